@@ -1,0 +1,49 @@
+"""Forge a memory dump from the command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.forge import forge, profiles
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    unit = units.get(text[-1:].upper())
+    return int(text[:-1]) << unit if unit else int(text, 0)
+
+
+def main() -> int:
+    """Write a dump and, beside it, its truth."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.forge",
+        description="Write a forged Windows memory dump, and the truth about it as FILE.truth.npz.",
+        epilog="example: python -m tests.forge Win10x64_17763 dumps/win10.raw --size 256M",
+    )
+    parser.add_argument("profile", help="a Windows profile of Volatility 2.6.1, e.g. Win7SP1x64")
+    parser.add_argument("file", type=Path, help="the dump to write")
+    parser.add_argument("--size", type=_size, default=32 << 20, help="such as 32M or 4G (32M)")
+    parser.add_argument("--processes", type=int, default=12, help="live, listed processes (12)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same dump (0)")
+    parser.add_argument("--pae", action=argparse.BooleanOptionalAction, help="32-bit paging mode")
+    parser.add_argument("--kernel-pages", type=int, help="about how many pages the kernel maps")
+    parser.add_argument("--user-pages", type=int, help="about how many each process maps")
+    arguments = parser.parse_args()
+    if arguments.profile not in profiles():
+        parser.error(f"no profile {arguments.profile}; there are: {', '.join(profiles())}")
+    truth = forge(
+        arguments.file,
+        profiles()[arguments.profile],
+        size=arguments.size,
+        processes=arguments.processes,
+        seed=arguments.seed,
+        pae=arguments.pae,
+        kernel_pages=arguments.kernel_pages,
+        user_pages=arguments.user_pages,
+    )
+    truth.save(arguments.file.with_name(arguments.file.name + ".truth.npz"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

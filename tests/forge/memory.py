@@ -1,0 +1,119 @@
+"""Physical memory under construction: which frames are taken and what they hold."""
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE_SIZE = 4096
+LOW_MEMORY_FRAMES = 256
+"""The first megabyte, which firmware and real-mode code use."""
+
+Frames = npt.NDArray[np.int64]
+"""Page frame numbers."""
+
+_NOISE_PAGES = 61  # prime, so that neighbouring frames differ whatever their stride
+_BLOCK_FRAMES = 4096
+
+
+class OutOfMemoryError(Exception):
+    """The image is too small for what shall be in it."""
+
+
+class PhysicalMemory:
+    """Frames that are handed out in scattered order and filled with zeros, noise or given bytes.
+
+    Only pages with given bytes are kept; noise is made while the image is written, so that
+    an image of many GiB needs little memory.
+    """
+
+    def __init__(self, frames: int, rng: np.random.Generator) -> None:
+        self.frames = frames
+        self._rng = rng
+        self._taken = np.zeros(frames, dtype=bool)
+        self._taken[:LOW_MEMORY_FRAMES] = True
+        self._order: Frames = rng.permutation(frames)
+        self._next = 0
+        self._noise = np.zeros(frames, dtype=bool)
+        self._pages: dict[int, bytearray] = {}
+
+    def allocate(self, count: int = 1) -> Frames:
+        """Take `count` free frames from all over the memory."""
+        taken: list[Frames] = []
+        missing = count
+        while missing:
+            if self._next >= self.frames:
+                raise OutOfMemoryError(f"{self.frames} frames are too few")
+            candidates = self._order[self._next : self._next + missing]
+            self._next += len(candidates)
+            free = candidates[~self._taken[candidates]]
+            self._taken[free] = True
+            taken.append(free)
+            missing -= len(free)
+        return np.concatenate(taken) if taken else np.empty(0, np.int64)
+
+    def allocate_run(self, count: int, *, below: int | None = None) -> Frames:
+        """Take `count` frames in a row, aligned to `count`, before frame `below`."""
+        end = min(self.frames, below or self.frames) // count * count
+        starts = np.flatnonzero(~self._taken[:end].reshape(-1, count).any(axis=1)) * count
+        if not len(starts):
+            raise OutOfMemoryError(f"no {count} frames in a row are free")
+        run = np.arange(count, dtype=np.int64) + int(self._rng.choice(starts))
+        self._taken[run] = True
+        return run
+
+    def reserve(self, frames: Frames) -> None:
+        """Take these frames, whoever might have them, out of what is handed out."""
+        self._taken[frames] = True
+
+    @property
+    def free_frames(self) -> Frames:
+        """The frames nobody was given."""
+        return np.flatnonzero(~self._taken)
+
+    def fill_with_noise(self, frames: Frames) -> None:
+        """Let these frames hold data that looks like nothing in particular, never all zeros."""
+        self._noise[frames] = True
+
+    def page(self, frame: int) -> bytearray:
+        """The 4096 bytes of a frame, to be written to; zeros at first."""
+        return self._pages.setdefault(int(frame), bytearray(PAGE_SIZE))
+
+    def zeros(self) -> npt.NDArray[np.bool_]:
+        """For each frame whether it holds only zeros."""
+        zero = ~self._noise
+        for frame, page in self._pages.items():
+            zero[frame] = not any(page)
+        return zero
+
+    def write(self, path: Path) -> None:
+        """Write the image as a raw dump: byte N is physical address N."""
+        noise = self._noise_pages()
+        with path.open("wb") as file:
+            for start in range(0, self.frames, _BLOCK_FRAMES):
+                self._write_block(file, start, min(start + _BLOCK_FRAMES, self.frames), noise)
+            file.truncate(self.frames * PAGE_SIZE)
+
+    def _write_block(
+        self, file: IO[bytes], start: int, end: int, noise: npt.NDArray[np.uint8]
+    ) -> None:
+        given = [frame for frame in range(start, end) if frame in self._pages]
+        noisy = np.flatnonzero(self._noise[start:end])
+        if not given and not len(noisy):
+            file.seek((end - start) * PAGE_SIZE, 1)  # a hole in the file reads as zeros
+            return
+        block = np.zeros((end - start, PAGE_SIZE), dtype=np.uint8)
+        block[noisy] = noise[(noisy + start) % _NOISE_PAGES]
+        # Every page of noise says which it is, so that no two are alike.
+        block[noisy, :8] = (noisy + start + 1).astype("<u8")[:, None].view(np.uint8)
+        for frame in given:
+            block[frame - start] = np.frombuffer(self._pages[frame], dtype=np.uint8)
+        file.write(block.data)
+
+    def _noise_pages(self) -> npt.NDArray[np.uint8]:
+        """Pages of differing density: from nearly empty to incompressible."""
+        pages = self._rng.integers(0, 256, (_NOISE_PAGES, PAGE_SIZE), dtype=np.uint8)
+        fill = self._rng.random((_NOISE_PAGES, 1))
+        pages[self._rng.random((_NOISE_PAGES, PAGE_SIZE)) > fill] = 0
+        return pages

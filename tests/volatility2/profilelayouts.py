@@ -1,0 +1,117 @@
+"""Write the structure layouts that tests/forge needs, from Volatility 2's own profile objects.
+
+    vol.py --plugins=tests/volatility2 -f README.md --profile=WinXPSP2x86 profilelayouts \
+        > tests/forge/profiles.json
+
+(Volatility wants some file and some profile; neither is looked at.)
+
+Runs inside Volatility 2, hence on Python 2.7; never loaded by users.
+"""
+
+import json
+
+import volatility.addrspace as addrspace
+import volatility.obj as obj
+import volatility.plugins.common as common
+import volatility.registry as registry
+
+# Each structure with the members that the forge writes. A member missing from a version is
+# left out of that version's layout: the forge then knows that there is nothing to write.
+MEMBERS = {
+    "_EPROCESS": [
+        "ActiveProcessLinks",
+        "ActiveThreads",
+        "CreateTime",
+        "ExitStatus",
+        "ExitTime",
+        "ImageFileName",
+        "InheritedFromUniqueProcessId",
+        "ObjectTable",
+        "Peb",
+        "SeAuditProcessCreationInfo",
+        "SectionBaseAddress",
+        "Session",
+        "ThreadListHead",
+        "Token",
+        "UniqueProcessId",
+        "VadRoot",
+        "WoW64Process",
+        "Wow64Process",
+    ],
+    "_KPROCESS": ["DirectoryTableBase", "ThreadListHead", "UserDirectoryTableBase"],
+    "_ETHREAD": ["Cid", "StartAddress", "ThreadListEntry", "ThreadsProcess", "CreateTime"],
+    "_KTHREAD": ["Process", "ThreadListEntry"],
+    "_HANDLE_TABLE": ["HandleCount", "UniqueProcessId", "HandleTableList"],
+    "_MM_SESSION_SPACE": ["SessionId"],
+    "_OBJECT_HEADER": ["Body", "PointerCount"],
+    "_POOL_HEADER": ["PoolTag", "BlockSize", "PoolType"],
+    "_KPCR": ["KdVersionBlock", "Prcb", "PrcbData", "Self", "SelfPcr", "CurrentPrcb"],
+    "_KPRCB": ["Number", "CurrentThread", "IdleThread"],
+    "_DBGKD_GET_VERSION64": [
+        "DebuggerDataList",
+        "KernBase",
+        "MajorVersion",
+        "MinorVersion",
+        "PsLoadedModuleList",
+    ],
+    "_KUSER_SHARED_DATA": [
+        "NtMajorVersion",
+        "NtMinorVersion",
+        "Reserved1",
+        "SystemTime",
+        "TimeZoneBias",
+    ],
+    "_LDR_DATA_TABLE_ENTRY": [
+        "BaseDllName",
+        "DllBase",
+        "EntryPoint",
+        "FullDllName",
+        "InLoadOrderLinks",
+        "SizeOfImage",
+    ],
+    "_PEB": ["ImageBaseAddress"],
+}
+
+
+class ProfileLayouts(common.AbstractWindowsCommand):
+    """Structure offsets and signatures of every Windows profile, as JSON"""
+
+    def calculate(self):
+        """Yield (profile name, layout) for every Windows profile, sorted by name."""
+        profiles = registry.get_plugin_classes(obj.Profile)
+        for name in sorted(profiles):
+            if profiles[name]._md_os != "windows":
+                continue
+            self._config.update("PROFILE", name)
+            yield name, self.layout(addrspace.BufferAddressSpace(self._config))
+
+    @staticmethod
+    def layout(space):
+        """Return what one profile says: its version, its signatures, its structures."""
+        profile, magic = space.profile, obj.VolMagic(space)
+        structures = {}
+        for structure, members in sorted(MEMBERS.items()):
+            if profile.has_type(structure):
+                known = profile.vtypes[structure][1]
+                structures[structure] = {
+                    "size": profile.get_obj_size(structure),
+                    "members": dict(
+                        (member, profile.get_obj_offset(structure, member))
+                        for member in members
+                        if member in known
+                    ),
+                }
+        metadata = profile.metadata
+        return {
+            "bits": 64 if metadata.get("memory_model") == "64bit" else 32,
+            "version": [metadata.get("major"), metadata.get("minor")],
+            "build": metadata.get("build", 0),
+            "process_signature": str(magic.DTBSignature.v()).encode("hex"),
+            "kdbg_header": str(magic.KDBGHeader.v()).encode("hex"),
+            "structures": structures,
+        }
+
+    def render_text(self, outfd, data):
+        """One JSON object: profile name to layout, one profile a line."""
+        rows = ['"%s": %s' % (name, json.dumps(layout, sort_keys=True)) for name, layout in data]
+        outfd.write("{\n" + ",\n".join(rows) + "\n}\n")
