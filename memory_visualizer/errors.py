@@ -1,0 +1,25 @@
+"""What can go wrong, as exceptions whose text is a sentence for the person at the screen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class MemoryVisualizerError(Exception):
+    """Any error that this package raises by itself."""
+
+
+class BadInputError(MemoryVisualizerError):
+    """An input cannot be read, or is not what it should be."""
+
+
+class DamagedInputError(BadInputError):
+    """A part of an input is wrong; with ``lenient=True`` the rest is read all the same."""
+
+
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Turn an operating system error in the block into a BadInputError that names the input."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(f"cannot read {name}: {error.strerror or error}") from error

@@ -1,0 +1,83 @@
+"""The page map: one record for each page frame, by PFN."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PageClass(IntEnum):
+    """What a page frame is. A frame has the first class of these that fits it."""
+
+    ABSENT = 0
+    """The dump does not hold the frame."""
+    BOTH = 1
+    """Reached by a user mapping and by a supervisor mapping."""
+    USER = 2
+    """Reached by user mappings only."""
+    KERNEL = 3
+    """Reached by supervisor mappings only."""
+    UNUSED_DATA = 4
+    """Reached by nobody, not all zeros."""
+    UNUSED_ZERO = 5
+    """Reached by nobody, all zeros."""
+
+    @property
+    def label(self) -> str:
+        """The class's name as people read it, such as ``unused-data``."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True)
+class PageMap:
+    """The records, a column each; all columns have one entry for each frame, by PFN."""
+
+    classes: NDArray[np.uint8]
+    """PageClass of each frame."""
+    zero: NDArray[np.bool_]
+    """Whether the frame is all zeros, whatever its class."""
+
+    def counts(self) -> dict[PageClass, int]:
+        """Count the frames of each class, classes without any included."""
+        counts = np.bincount(self.classes, minlength=len(PageClass))
+        return {page_class: int(counts[page_class]) for page_class in PageClass}
+
+
+def classify(
+    user: NDArray[np.bool_],
+    kernel: NDArray[np.bool_],
+    zero: NDArray[np.bool_],
+    absent: NDArray[np.bool_] | None = None,
+) -> PageMap:
+    """Give each frame its class.
+
+    All arguments have one entry for each frame: reached by a user mapping, reached by a
+    supervisor mapping, all zeros, and not held by the dump (None: it holds all of them).
+    """
+    classes = np.where(zero, np.uint8(PageClass.UNUSED_ZERO), np.uint8(PageClass.UNUSED_DATA))
+    classes[kernel] = PageClass.KERNEL
+    classes[user] = PageClass.USER
+    classes[user & kernel] = PageClass.BOTH
+    if absent is not None:
+        classes[absent] = PageClass.ABSENT
+    return PageMap(classes, zero)
+
+
+def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray[np.int64]) -> None:
+    """Set ``marks[first[i] : first[i] + count[i]]`` for every i; runs may overlap.
+
+    All runs must lie within `marks`, and have at least one frame.
+    """
+    single = count == 1
+    marks[first[single]] = True
+    if single.all():
+        return
+    start, end = first[~single], (first + count)[~single]
+    low, high = int(start.min()), int(end.max())
+    # How many runs cover a frame is the sum of the runs begun less those ended up to there.
+    depth = np.zeros(high - low + 1, dtype=np.int32)
+    np.add.at(depth, start - low, 1)
+    np.subtract.at(depth, end - low, 1)
+    np.cumsum(depth, out=depth)
+    marks[low:high] |= depth[:-1] > 0

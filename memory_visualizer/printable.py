@@ -1,0 +1,32 @@
+"""Text that came from a dump or a file name, made safe to show; numbers made easy to read."""
+
+
+def printable(text: str) -> str:
+    r"""Escape all that could steer a terminal or hide what is there.
+
+    Control, format (bidirectional overrides among them), surrogate, private and unassigned
+    characters become ``\xNN`` (ASCII), ``\uNNNN`` or ``\UNNNNNNNN``; a byte of a file name that is
+    not UTF-8 becomes ``\xNN``; the backslash is doubled, so that no two texts look the same.
+    """
+    return "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def binary_size(size: int) -> str:
+    """Name a number of bytes in the largest binary unit that it fills, as in ``1.5 GiB``."""
+    if size < 1024:
+        return f"{size} bytes"
+    exponent = min((size.bit_length() - 1) // 10, 6)
+    return f"{size / 1024**exponent:.4g} {'KMGTPE'[exponent - 1]}iB"

@@ -1,0 +1,53 @@
+"""Text made safe to show."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory_visualizer.printable import binary_size, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain dump é 漢字 (1).raw", "plain dump é 漢字 (1).raw"),
+        ("a\x1b[31mred", "a\\x1b[31mred"),
+        ("two\nlines\r\t\0", "two\\x0alines\\x0d\\x09\\x00"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\u2066\u200b\u2028\x85", "\\u2066\\u200b\\u2028\\u0085"),
+        ("byte \udcff", "byte \\xff"),
+        ("\U000e0041", "\\U000e0041"),
+        ("back\\x1bslash", "back\\\\x1bslash"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    """What is escaped, and how."""
+    assert printable(text) == shown
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_printable_is_safe_and_unambiguous(one: str, other: str) -> None:
+    """Nothing that is not a visible character or a space is left; no two texts look the same."""
+    assert all(unicodedata.category(c)[0] not in "CZ" or c == " " for c in printable(one))
+    assert (printable(one) == printable(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (4096, "4 KiB"),
+        (32 << 20, "32 MiB"),
+        (1 << 30, "1 GiB"),
+        (3 << 29, "1.5 GiB"),
+        (133_955_584, "127.8 MiB"),
+        ((1 << 30) - 4096, "1024 MiB"),
+        (1 << 75, "3.277e+04 EiB"),
+    ],
+)
+def test_binary_size(size: int, shown: str) -> None:
+    """The largest unit that is filled."""
+    assert binary_size(size) == shown
