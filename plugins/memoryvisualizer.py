@@ -25,7 +25,9 @@ from volatility.renderers.basic import Address, Hex
 
 PAGE_SIZE = 0x1000
 
-Row = collections.namedtuple("Row", "virtual physical size kernel pid process")
+# What was found in one page table: (virtual, physical, size, kernel) of each page there, and the
+# process by which the table was reached.
+Found = collections.namedtuple("Found", "pid process mappings")
 
 # How one way of paging is walked, level by level from the top (Intel SDM, volume 3A, 4.3 to
 # 4.5): an entry at that level covers 2**shift bytes; `page` names the address space's own
@@ -54,6 +56,7 @@ PAE = Paging(
 IA32 = Paging(4, (Level(22, 10, "get_four_meg_paddr", True), Level(12, 10, "get_paddr", True)))
 
 TABLE_MASK = 0xFFFFFFFFFF000
+PAE_TABLE_MASK = 0xFFFFFFE0  # the four directory pointers take 32 bytes
 
 
 def paging_of(space):
@@ -88,15 +91,18 @@ class Runs(object):
                 self.starts.append(first)
                 self.ends.append(last)
 
+    def __contains__(self, address):
+        """Whether the dump holds the page at this address."""
+        number = bisect.bisect_right(self.starts, address) - 1
+        return number >= 0 and address < self.ends[number]
+
     def within(self, start, size):
-        """Yield (address, size) of each part of the given stretch that the dump holds."""
-        number = max(bisect.bisect_right(self.starts, start) - 1, 0)
-        while number < len(self.starts) and self.starts[number] < start + size:
-            first = max(start, self.starts[number])
-            last = min(start + size, self.ends[number])
-            if first < last:
-                yield first, last - first
-            number += 1
+        """Return (address, size) of each part of the given stretch that the dump holds."""
+        parts = [
+            (max(start, first), min(start + size, last))
+            for first, last in zip(self.starts, self.ends)
+        ]
+        return [(first, last - first) for first, last in parts if first < last]
 
 
 class Walker(object):
@@ -111,51 +117,72 @@ class Walker(object):
         self._seen_by_kernel = set()
 
     def mappings(self, space):
-        """Yield (virtual, physical, size, kernel) for each mapping of the address space.
+        """Yield lists of (virtual, physical, size, kernel), one for each table with pages.
 
         `kernel` is False where user mode may reach the page: where U/S is set in the entries
         of all levels (SDM, volume 3A, 4.6). Pages that the dump does not hold are left out.
         """
-        top = space.dtb & (TABLE_MASK if paging_of(space) is not PAE else 0xFFFFFFE0)
-        return self._walk(space, paging_of(space), 0, top, 0, True, set())
+        paging = paging_of(space)
+        top = space.dtb & (PAE_TABLE_MASK if paging is PAE else TABLE_MASK)
+        return self._walk(space, paging, 0, top, 0, True, set())
 
     def _walk(self, space, paging, depth, table, virtual, user, seen_by_user):
         level = paging.levels[depth]
-        entries = self._entries(space, paging, level, table)
-        is_last = depth == len(paging.levels) - 1
-        page_address = level.page and getattr(space, level.page)
-        size = 1 << level.shift
-        skip_repeats = self._every_mapping and getattr(space, "skip_duplicate_entries", False)
-        previous = None
-        for index, entry in enumerate(entries):
-            # Windows 8 and later repeat kernel entries by the million; so Volatility skips them.
-            repeated, previous = skip_repeats and depth >= 2 and entry == previous, entry
-            if not entry or repeated or not space.entry_present(entry):
-                continue
+        entries = self._present_entries(space, paging, level, depth, table)
+        if depth == len(paging.levels) - 1:
+            yield self._pages(space, level, virtual, entries, user)
+            return
+        large_page_address = level.page and getattr(space, level.page)
+        for index, entry in entries:
             address = virtual + (index << level.shift)
             mode = user and not (level.mode and space.is_supervisor_page(entry))
-            if is_last or (page_address and space.page_size_flag(entry)):
-                # A directory belongs to one process, a kernel's large page in it to all.
-                if is_last or self._is_new((address, entry), mode, seen_by_user):
-                    physical = page_address(address, entry)
-                    for start, length in self._runs.within(physical, size):
-                        shown = canonical(address + start - physical)
-                        yield shown, start, length, not mode
-            else:
-                below = entry & TABLE_MASK
-                if self._is_new((below, depth), mode, seen_by_user):
-                    for mapping in self._walk(
-                        space, paging, depth + 1, below, address, mode, seen_by_user
-                    ):
-                        yield mapping
+            if large_page_address and space.page_size_flag(entry):
+                # The directory may be one process's own, the kernel's large page is all's.
+                if self._is_new((address, entry), mode, seen_by_user):
+                    physical = large_page_address(address, entry)
+                    yield [
+                        (canonical(address + start - physical), start, size, not mode)
+                        for start, size in self._runs.within(physical, 1 << level.shift)
+                    ]
+                continue
+            below = entry & TABLE_MASK
+            if self._is_new((below, depth), mode, seen_by_user):
+                for mappings in self._walk(
+                    space, paging, depth + 1, below, address, mode, seen_by_user
+                ):
+                    yield mappings
 
-    def _entries(self, space, paging, level, table):
-        """Return the table's entries; none where the dump does not hold it."""
+    def _pages(self, space, level, virtual, entries, user):
+        """Return the mappings of a table of the last level."""
+        virtual, shift = canonical(virtual), level.shift
+        page_address, is_supervisor, runs = space.get_paddr, space.is_supervisor_page, self._runs
+        mappings = []
+        for index, entry in entries:
+            address = virtual + (index << shift)
+            physical = page_address(address, entry) & -PAGE_SIZE
+            if physical in runs:
+                kernel = not user or is_supervisor(entry)
+                mappings.append((address, physical, PAGE_SIZE, kernel))
+        return mappings
+
+    def _present_entries(self, space, paging, level, depth, table):
+        """Return (index, entry) of what Volatility takes as present; none if out of the dump."""
         count = 1 << level.index_bits
         data = space.base.read(table, count * paging.entry_size)
         if not data or len(data) != count * paging.entry_size:
-            return ()
-        return struct.unpack("<%d%s" % (count, "Q" if paging.entry_size == 8 else "I"), data)
+            return []
+        entries = struct.unpack("<%d%s" % (count, "Q" if paging.entry_size == 8 else "I"), data)
+        is_present = space.entry_present
+        present = [
+            (index, entry)
+            for index, entry in enumerate(entries)
+            if entry & 1 or (entry and is_present(entry))
+        ]
+        # Windows 8 and later repeat kernel entries by the million. Where tables are read once
+        # that costs nothing; where not, Volatility's own address space skips them, and so here.
+        if self._every_mapping and depth >= 2 and getattr(space, "skip_duplicate_entries", False):
+            return [(i, entry) for i, entry in present if not i or entry != entries[i - 1]]
+        return present
 
     def _is_new(self, key, user, seen_by_user):
         """Remember the key; False if it was met before.
@@ -192,7 +219,7 @@ class MemoryVisualizer(taskmods.DllList):
         )
 
     def calculate(self):
-        """Yield a Row for each mapping; what cannot be read is told in a sentence."""
+        """Yield what is Found, table by table; what cannot be read is told in a sentence."""
         walker = None
         tasks = self._tasks()
         for number, task in enumerate(tasks):
@@ -207,9 +234,8 @@ class MemoryVisualizer(taskmods.DllList):
                 continue
             self._show_progress("process %d of %d: %s" % (number + 1, len(tasks), label))
             walker = walker or Walker(Runs(space.base), self._config.EVERY_MAPPING)
-            pid = int(task.UniqueProcessId)
-            for virtual, physical, size, kernel in walker.mappings(space):
-                yield Row(virtual, physical, size, kernel, pid, name)
+            for mappings in walker.mappings(space):
+                yield Found(int(task.UniqueProcessId), name, mappings)
         self._show_progress("")
         if walker is None:
             debug.error("No process has page tables that can be read: nothing to map")
@@ -249,9 +275,9 @@ class MemoryVisualizer(taskmods.DllList):
             titles += "  (Pid)   (Process)"
             form = form.replace("%s\n", "%-8s  %-6d  %s\n")
         outfd.write(titles + "\n" + "-" * (len(titles) + 2) + "\n")
-        columns = len(Row._fields) if self._config.OWNER else 4
-        for row in data:
-            outfd.write(form % row[:columns])
+        for pid, process, mappings in data:
+            owner = (pid, process) if self._config.OWNER else ()
+            outfd.write("".join([form % (mapping + owner) for mapping in mappings]))
 
     def unified_output(self, data):
         """Return the same rows for all other renderers."""
@@ -267,13 +293,7 @@ class MemoryVisualizer(taskmods.DllList):
 
     def generator(self, data):
         """Yield (depth, values) of each row, as TreeGrid wants them."""
-        for row in data:
-            values = [
-                Address(row.virtual),
-                Address(row.physical),
-                Hex(row.size),
-                str(row.kernel),
-            ]
-            if self._config.OWNER:
-                values += [row.pid, row.process]
-            yield (0, values)
+        for pid, process, mappings in data:
+            owner = [pid, process] if self._config.OWNER else []
+            for virtual, physical, size, kernel in mappings:
+                yield (0, [Address(virtual), Address(physical), Hex(size), str(kernel)] + owner)

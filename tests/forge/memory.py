@@ -90,7 +90,7 @@ class PhysicalMemory:
     def write(self, path: Path) -> None:
         """Write the image as a raw dump: byte N is physical address N."""
         noise = self._noise_pages()
-        with path.open("wb") as file:
+        with path.open("wb", buffering=0) as file:
             for start in range(0, self.frames, _BLOCK_FRAMES):
                 self._write_block(file, start, min(start + _BLOCK_FRAMES, self.frames), noise)
             file.truncate(self.frames * PAGE_SIZE)
@@ -100,16 +100,23 @@ class PhysicalMemory:
     ) -> None:
         given = [frame for frame in range(start, end) if frame in self._pages]
         noisy = np.flatnonzero(self._noise[start:end])
-        if not given and not len(noisy):
-            file.seek((end - start) * PAGE_SIZE, 1)  # a hole in the file reads as zeros
-            return
-        block = np.zeros((end - start, PAGE_SIZE), dtype=np.uint8)
-        block[noisy] = noise[(noisy + start) % _NOISE_PAGES]
+        filled = np.union1d(noisy, np.array(given, dtype=np.int64) - start)
+        if len(filled) * 4 > end - start:
+            filled = np.arange(end - start)
+        content = np.zeros((len(filled), PAGE_SIZE), dtype=np.uint8)
+        content[np.searchsorted(filled, noisy)] = noise[(noisy + start) % _NOISE_PAGES]
         # Every page of noise says which it is, so that no two are alike.
-        block[noisy, :8] = (noisy + start + 1).astype("<u8")[:, None].view(np.uint8)
+        numbers = (noisy + start + 1).astype("<u8")[:, None].view(np.uint8)
+        content[np.searchsorted(filled, noisy), :8] = numbers
         for frame in given:
-            block[frame - start] = np.frombuffer(self._pages[frame], dtype=np.uint8)
-        file.write(block.data)
+            page = np.frombuffer(self._pages[frame], dtype=np.uint8)
+            content[np.searchsorted(filled, frame - start)] = page
+        # What is skipped becomes a hole in the file and reads as zeros.
+        breaks = np.flatnonzero(np.diff(filled) != 1) + 1
+        for frames, pages in zip(np.split(filled, breaks), np.split(content, breaks), strict=True):
+            if len(frames):
+                file.seek((start + int(frames[0])) * PAGE_SIZE)
+                file.write(pages.data)
 
     def _noise_pages(self) -> npt.NDArray[np.uint8]:
         """Pages of differing density: from nearly empty to incompressible."""

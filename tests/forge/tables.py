@@ -118,7 +118,14 @@ class TableTree:
             flags |= NO_EXECUTE
         entries = frames.astype(np.uint64) << np.uint64(12) | np.uint64(flags)
         self._write(virtual, entries, shift, above)
-        self._ledger.note(frames, virtual, self._owner, size=size, user=user and above)
+        self._ledger.note(
+            frames,
+            virtual,
+            self._owner,
+            size=size,
+            user=user and above,
+            transition=transition,
+        )
         # Through the tables' own mapping, the entry of a large page is read as the entry of
         # a smaller one: the first part of the page shows there, to the kernel alone.
         levels = self.paging.shifts[self.paging.shifts.index(shift) + 1 :]

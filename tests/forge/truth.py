@@ -41,28 +41,44 @@ class Ledger:
     """
 
     frames: int
-    _notes: list[tuple[Frames, npt.NDArray[np.uint64], int, int, bool]] = field(
+    _notes: list[tuple[Frames, npt.NDArray[np.uint64], int, int, bool, bool]] = field(
         default_factory=list
     )
 
-    def note(self, frames: Frames, virtual: int, owner: int, *, size: int, user: bool) -> None:
+    def note(
+        self,
+        frames: Frames,
+        virtual: int,
+        owner: int,
+        *,
+        size: int,
+        user: bool,
+        transition: bool = False,
+    ) -> None:
         """Note that pages of `size` bytes, the first at `virtual`, lead to these frames."""
         addresses = np.uint64(virtual) + np.arange(len(frames), dtype=np.uint64) * np.uint64(size)
         # What lies past the end of memory is no page of the dump.
         inside = frames < self.frames
-        self._notes.append((frames[inside], addresses[inside], size, owner, user))
+        self._notes.append((frames[inside], addresses[inside], size, owner, user, transition))
 
     def mappings(self) -> npt.NDArray[np.void]:
-        """All notes as one table: frame, virtual, size, owner, user."""
+        """All notes as one table; Truth.mappings tells the columns."""
         kind = np.dtype(
-            [("frame", "i8"), ("virtual", "u8"), ("size", "i8"), ("owner", "i4"), ("user", "?")]
+            [
+                ("frame", "i8"),
+                ("virtual", "u8"),
+                ("size", "i8"),
+                ("owner", "i4"),
+                ("user", "?"),
+                ("transition", "?"),
+            ]
         )
         table = np.empty(sum(len(note[0]) for note in self._notes), dtype=kind)
         at = 0
-        for frames, virtual, size, owner, user in self._notes:
+        for frames, virtual, *rest in self._notes:
             rows = table[at : at + len(frames)]
-            rows["frame"], rows["virtual"], rows["size"] = frames, virtual, size
-            rows["owner"], rows["user"] = owner, user
+            rows["frame"], rows["virtual"] = frames, virtual
+            rows["size"], rows["owner"], rows["user"], rows["transition"] = rest
             at += len(frames)
         return table
 
@@ -76,7 +92,7 @@ class Truth:
     zero: npt.NDArray[np.bool_]
     """For each frame whether it holds only zeros."""
     mappings: npt.NDArray[np.void]
-    """frame, virtual, size, owner (index into `processes` or KERNEL), user."""
+    """frame, virtual, size, owner (index into `processes` or KERNEL), user, transition."""
     processes: tuple[Process, ...]
 
     @property

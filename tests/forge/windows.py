@@ -125,18 +125,19 @@ def forge(
     pae: bool | None = None,
     kernel_pages: int | None = None,
     user_pages: int | None = None,
-    names: Sequence[str] | None = None,
+    free_data: float = 0.5,
+    names: Sequence[str] = (),
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
     `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live ones are in the
     list; one more has been taken out of it, one has exited, and of one only tables are left.
     `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
-    map, by default what fits the size. `names` are used before the common ones. The same
-    arguments make the same bytes.
+    map, by default what fits the size. Of the free frames the share `free_data` holds old data.
+    `names` are given to processes before the common ones. The same arguments make the same bytes.
     """
-    forger = _Forger(profile, size, seed, pae, names or ())
-    forger.build(processes, kernel_pages, user_pages)
+    forger = _Forger(profile, size, seed, pae)
+    forger.build(processes, kernel_pages, user_pages, free_data, names)
     forger.memory.write(path)
     return Truth(
         profile=profile.name,
@@ -150,9 +151,7 @@ def forge(
 class _Forger:
     """Lays out one image, part by part."""
 
-    def __init__(
-        self, profile: Profile, size: int, seed: int, pae: bool | None, names: Sequence[str]
-    ) -> None:
+    def __init__(self, profile: Profile, size: int, seed: int, pae: bool | None) -> None:
         if size % PAGE_SIZE or size < 16 * MIB:
             raise ValueError("the size must be a whole number of pages, 16 MiB or more")
         if pae is False and profile.bits == 32 and not profile.may_lack_pae:
@@ -167,7 +166,6 @@ class _Forger:
         self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng)
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
-        self._names = names
         self._spaces: list[AddressSpace] = []
         self._kernel_tree = self._tree(KERNEL)
 
@@ -179,7 +177,15 @@ class _Forger:
     def _tree(self, owner: int, ledger: Ledger | None = None) -> TableTree:
         return TableTree(self.memory, ledger or self.ledger, self.paging, owner)
 
-    def build(self, processes: int, kernel_pages: int | None, user_pages: int | None) -> None:
+    def build(
+        self,
+        processes: int,
+        kernel_pages: int | None,
+        user_pages: int | None,
+        free_data: float,
+        names: Sequence[str],
+    ) -> None:
+        """Lay out everything."""
         frames = self.memory.frames
         if kernel_pages is None:
             kernel_pages = frames // 10
@@ -194,11 +200,11 @@ class _Forger:
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
         self._trap_frames = self._take(16)
-        self._all_processes(processes, user_pages, sessions)
+        self._all_processes(processes, user_pages, sessions, names)
         self.kernel.chain_processes()
         for space in self._spaces:
             space.finish()
-        self._left_over()
+        self._left_over(free_data)
 
     def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
         """Frames with noise in them, but for a share that holds only zeros."""
@@ -239,7 +245,7 @@ class _Forger:
 
     def _large_run(self, size: int) -> Frames:
         frames = self.memory.allocate_run(size // PAGE_SIZE)
-        self.memory.fill_with_noise(frames[: len(frames) // 2])
+        self.memory.fill_with_noise(frames[: min(len(frames) // 2, 1024)])
         return frames
 
     def _low_memory(self) -> None:
@@ -303,11 +309,16 @@ class _Forger:
 
     # -- the processes --------------------------------------------------------------------
 
-    def _all_processes(self, count: int, user_pages: int, sessions: Sequence[TableTree]) -> None:
+    def _all_processes(
+        self,
+        count: int,
+        user_pages: int,
+        sessions: Sequence[TableTree],
+        given_names: Sequence[str],
+    ) -> None:
         session_objects = [self._session_object(number) for number in range(len(sessions))]
-        names = [_NAMES[0], *self._names, *_NAMES[1:]] if self._names else list(_NAMES)
-        if self._names:  # MemProcFS wants smss.exe as second process
-            names = ["System", "smss.exe", *self._names, *_NAMES[2:]]
+        # MemProcFS wants smss.exe as the second process.
+        names = [*_NAMES[:2], *given_names, *_NAMES[2:]]
         while len(names) < count:
             names.append(_FURTHER_NAMES[len(names) % len(_FURTHER_NAMES)])
         live = [Process(4 + 4 * 37 * i, 4, name) for i, name in enumerate(names[:count])]
@@ -484,10 +495,10 @@ class _Forger:
             stub[0x70:0x78] = (self.places.image + 0x5000).to_bytes(8, "little")
             stub[0xA0:0xA8] = (dtb & ~0xFFF).to_bytes(8, "little")
 
-    def _left_over(self) -> None:
-        """Free memory: half of it still holds old data, one page just in its last byte."""
+    def _left_over(self, data: float) -> None:
+        """Free memory: some of it still holds old data, one page just in its last byte."""
         free = self.memory.free_frames
-        self.memory.fill_with_noise(free[self.rng.random(len(free)) < 0.5])
+        self.memory.fill_with_noise(free[self.rng.random(len(free)) < data])
         last_byte = free[len(free) // 2]
         page = self.memory.page(int(last_byte))
         page[-1] = 1

@@ -1,0 +1,54 @@
+"""What the tests need of the machine: found or made, else skipped or, in CI, failed."""
+
+import importlib
+import os
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_PYTHON = 4
+"""Exit code of visualizer.sh where there is no Python to make an environment with."""
+
+
+@pytest.fixture(scope="session")
+def volatility2() -> Path:
+    """Path of the vol.py in the project's own Python 2.7 environment, made when missing.
+
+    Its interpreter is the `python` beside it. Skips where there is no Python 2.7, but fails if
+    REQUIRE_VOLATILITY2=1.
+    """
+    # visualizer.sh locks its set-up, so the processes of pytest-xdist do not disturb each other.
+    setup = subprocess.run(
+        [ROOT / "visualizer.sh", "--setup"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if setup.returncode == NO_PYTHON:
+        _do_without("REQUIRE_VOLATILITY2", setup.stderr.strip())
+    if setup.returncode:
+        pytest.fail(f"./visualizer.sh --setup failed:\n{setup.stderr}", pytrace=False)
+    return ROOT / ".venv-volatility2/bin/vol.py"
+
+
+@pytest.fixture(scope="session")
+def memprocfs() -> ModuleType:
+    """The module `memprocfs`.
+
+    Skips where it or the libraries that it needs are missing, but fails if REQUIRE_MEMPROCFS=1.
+    """
+    try:
+        return importlib.import_module("memprocfs")
+    except (ImportError, OSError) as error:
+        _do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+
+
+def _do_without(requirement: str, reason: str) -> NoReturn:
+    if os.environ.get(requirement) == "1":
+        pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,75 @@
+"""A second opinion on the forged dumps: MemProcFS, which knows nothing of Volatility.
+
+It accepts 64-bit images of Vista and later that look like the real thing, finds the processes
+with its own methods, and maps their page tables with its own walker.
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.forge import MIB, Truth, forge, profiles
+from tests.forge.memory import PAGE_SIZE
+
+NAMES = [name for name, p in profiles().items() if p.bits == 64 and p.version >= (6, 0)]
+
+OPTIONS = [
+    "-disable-python",
+    "-disable-symbolserver",
+    "-disable-symbols",
+    "-disable-infodb",
+    "-norefresh",
+    "-waitinitialize",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_the_processes_and_maps_their_pages(
+    name: str, memprocfs: ModuleType, tmp_path: Path
+) -> None:
+    truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB)
+    vmm = memprocfs.Vmm(["-device", str(tmp_path / "dump"), *OPTIONS])
+    try:
+        seen = {p.pid: p for p in vmm.process_list()}
+        listed = [truth.processes[i] for i in truth.listed]
+        assert {pid: p.name for pid, p in seen.items()} == {p.pid: p.name for p in listed}
+        for owner in truth.listed:
+            process = seen[truth.processes[owner].pid]
+            assert process.dtb == truth.processes[owner].dtb & ~0xFFF
+            if not process.is_usermode:  # of these it also lists the kernel's half
+                continue
+            expected = user_pages(truth, owner)
+            assert addresses(process) == set(expected)
+            for virtual, physical in list(expected.items())[::7]:
+                assert process.memory.virt2phys(virtual) == physical
+    finally:
+        vmm.close()
+
+
+def user_pages(truth: Truth, owner: int) -> dict[int, int]:
+    """Virtual to physical address of each 4 KiB that a process reaches in user mode.
+
+    Without pages in transition, which the processor does not reach.
+    """
+    notes = truth.mappings[(truth.mappings["owner"] == owner) & truth.mappings["user"]]
+    pages = {}
+    for note in notes[~notes["transition"]]:
+        for part in range(0, note["size"], PAGE_SIZE):
+            pages[int(note["virtual"]) + part] = int(note["frame"]) * PAGE_SIZE + part
+    return pages
+
+
+def addresses(process: ModuleType) -> set[int]:
+    """Virtual addresses of all present pages in MemProcFS's map of a process."""
+    found = set()
+    for run in process.maps.pte(False):
+        for number in range(run["pages"]):
+            virtual = run["va"] + number * PAGE_SIZE
+            if run["pages-sw"]:  # some of the run is not present: ask page by page
+                try:
+                    process.memory.virt2phys(virtual)
+                except RuntimeError:
+                    continue
+            found.add(virtual)
+    return found

@@ -1,0 +1,334 @@
+"""The real Volatility 2.6.1 on forged dumps of all its Windows profiles, and the plugin in it."""
+
+import html
+import json
+import os
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.forge import MIB, Truth, forge, profiles
+from tests.forge.memory import PAGE_SIZE
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = sorted(profiles())
+BATCHES = 6
+
+Rows = list[tuple[int, int, int, str]]
+"""Virtual, physical, size, kernel."""
+
+
+def volatility(
+    vol: Path, dump: Path, profile: str, *arguments: str, plugins: str = "plugins"
+) -> subprocess.CompletedProcess[str]:
+    """Run vol.py as a person would."""
+    command = [vol, f"--plugins={plugins}", "-f", dump, f"--profile={profile}", *arguments]
+    return subprocess.run(
+        [str(vol.parent / "python"), *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def rows_of(text: str) -> Rows:
+    """The rows of a text page map."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith("0x"):
+            virtual, physical, size, kernel = line.split()[:4]
+            found.append((int(virtual, 16), int(physical, 16), int(size, 16), kernel))
+    return found
+
+
+def classes_of(rows: Rows, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
+    """The class of each page by these rows."""
+    reached = {"True": np.zeros(zero.size, bool), "False": np.zeros(zero.size, bool)}
+    for _, physical, size, kernel in rows:
+        reached[kernel][physical // PAGE_SIZE : (physical + size) // PAGE_SIZE] = True
+    is_kernel, is_user = reached["True"], reached["False"]
+    classes = np.where(zero, "unused-zero", "unused-data")
+    classes[is_kernel] = "kernel"
+    classes[is_user] = "user"
+    classes[is_user & is_kernel] = "both"
+    return classes
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_all_profiles(batch: int, volatility2: Path, tmp_path: Path) -> None:
+    """The real imageinfo and pslist know the dumps, and each page of the map is right.
+
+    Each row's physical address is what `vtop` says of its virtual one.
+    """
+    truths: list[Truth] = []
+    names = NAMES[batch::BATCHES]
+    for name in names:
+        truths.append(forge(tmp_path / name, profiles()[name], size=16 * MIB, seed=batch))
+    dumps = tmp_path / "dumps"
+    dumps.write_text("".join(f"{name} {tmp_path / name}\n" for name in names))
+    plugins = f"{ROOT / 'plugins'}:{ROOT / 'tests/volatility2'}"
+    done = volatility(
+        volatility2, dumps, "WinXPSP2x86", "secondopinion", f"--dumps={dumps}", plugins=plugins
+    )
+    assert done.returncode == 0, done.stderr
+    opinions = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(opinions) == len(names)
+    for name, truth, seen in zip(names, truths, opinions, strict=True):
+        assert name in re.split(r", | \(", seen["suggested"]), name
+        assert seen["image_time"] == "2019-04-17 18:40:00 UTC+0000"
+        listed = [[p.pid, p.name, p.exited] for p in truth.processes if p.listed]
+        assert seen["processes"] == listed, name
+        assert all(physical == vtop for _, physical, _, _, _, vtop in seen["rows"]), name
+        rows = [(row[0], row[1], row[2], str(row[3])) for row in seen["rows"]]
+        expected = truth.classes(truth.listed)
+        np.testing.assert_array_equal(classes_of(rows, truth.zero), expected, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "pae"), [("WinXPSP3x86", True), ("VistaSP1x86", False), ("Win7SP1x86", False)]
+)
+def test_the_other_32_bit_paging(name: str, pae: bool, volatility2: Path, tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, pae=pae)
+    done = volatility(volatility2, tmp_path / "dump", name, "memoryvisualizer")
+    np.testing.assert_array_equal(
+        classes_of(rows_of(done.stdout), truth.zero), truth.classes(truth.listed)
+    )
+
+
+@pytest.fixture(scope="module")
+def win7(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    """A forged 64-bit Windows 7, and its truth."""
+    dump = tmp_path_factory.mktemp("win7") / "win7.raw"
+    return dump, forge(dump, profiles()["Win7SP1x64"], size=16 * MIB)
+
+
+@pytest.fixture(scope="module")
+def page_map(win7: tuple[Path, Truth], volatility2: Path) -> str:
+    """The text page map of `win7` with owners."""
+    done = volatility(volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", "--owner")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_text_page_map(page_map: str) -> None:
+    title, rule, first = page_map.splitlines()[:3]
+    assert title.split() == [
+        "(Virtual)",
+        "(Physical)",
+        "(Size)",
+        "(Kernel)",
+        "(Pid)",
+        "(Process)",
+    ]
+    assert set(rule) == {"-"}
+    assert re.fullmatch(r"0x[0-9a-f]+ +0x[0-9a-f]+ +0x[0-9a-f]+ +(True|False) +\d+ +\S.*", first)
+
+
+def test_kernel_rows_are_distinct(page_map: str, win7: tuple[Path, Truth]) -> None:
+    """Each mapping of the kernel comes once, a process's own with the process."""
+    kernel = [row for row in rows_of(page_map) if row[3] == "True"]
+    assert len(kernel) == len(set(kernel))
+    notes = win7[1].mappings
+    owned = notes[np.isin(notes["owner"], [-1, *win7[1].listed])]
+    expected = set(zip(owned["virtual"].tolist(), owned["frame"].tolist(), strict=True))
+    found = {(virtual, physical // PAGE_SIZE) for virtual, physical, _, _ in rows_of(page_map)}
+    assert found == expected
+
+
+def test_owners(page_map: str, win7: tuple[Path, Truth]) -> None:
+    """A user mapping's pid and name are those of the process that was given the page."""
+    truth = win7[1]
+    notes = truth.mappings[truth.mappings["user"] & np.isin(truth.mappings["owner"], truth.listed)]
+    expected = {(int(note["virtual"]), truth.processes[note["owner"]].pid) for note in notes}
+    found = set()
+    for line in page_map.splitlines()[2:]:
+        virtual, _, _, kernel, pid, name = line.split(None, 5)
+        assert name == next(p.name for p in truth.processes if p.pid == int(pid))
+        if kernel == "False":
+            found.add((int(virtual, 16), int(pid)))
+    assert found == expected
+
+
+def test_every_mapping(win7: tuple[Path, Truth], volatility2: Path, page_map: str) -> None:
+    """As the seed did: all mappings of all processes, the kernel's again for each."""
+    done = volatility(volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", "--every-mapping")
+    rows = rows_of(done.stdout)
+    assert set(rows) == set(rows_of(page_map))
+    image = [row for row in rows if row[0] == 0xFFFFF800_02A00000]
+    assert len(image) == len(win7[1].listed)
+
+
+@pytest.mark.parametrize("output", ["json", "html", "sqlite", "greptext", "dot"])
+def test_other_renderers(
+    output: str,
+    win7: tuple[Path, Truth],
+    volatility2: Path,
+    page_map: str,
+    tmp_path: Path,
+) -> None:
+    """Volatility's own renderers give the same rows as the text."""
+    file = tmp_path / "out"
+    done = volatility(
+        volatility2,
+        win7[0],
+        "Win7SP1x64",
+        "memoryvisualizer",
+        f"--output={output}",
+        f"--output-file={file}",
+    )
+    assert done.returncode == 0, done.stderr
+    expected = set(rows_of(page_map))
+    if output == "json":
+        found = {tuple(row) for row in json.loads(file.read_text())["rows"]}
+    elif output == "sqlite":
+        with sqlite3.connect(file) as database:
+            columns = "Virtual, Physical, Size, Kernel"
+            table = database.execute(f"select {columns} from MemoryVisualizer").fetchall()
+        found = {(*map(int, row[:3]), row[3]) for row in table}
+    else:
+        text = html.unescape(file.read_text())
+        assert text.count("True") + text.count("False") >= len(expected)
+        return
+    assert found == expected
+
+
+def test_output_file_is_not_overwritten(
+    win7: tuple[Path, Truth], volatility2: Path, page_map: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "map"
+    for expected in (0, 1):
+        done = volatility(
+            volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", f"--output-file={file}"
+        )
+        assert done.returncode == expected
+    assert set(rows_of(file.read_text())) == set(rows_of(page_map))
+
+
+def choose(win7: tuple[Path, Truth], vol: Path, *arguments: str) -> set[str]:
+    """Names of the processes whose rows come with these options."""
+    done = volatility(vol, win7[0], "Win7SP1x64", "memoryvisualizer", "--owner", *arguments)
+    assert done.returncode == 0, done.stderr
+    return {line.split(None, 5)[5] for line in done.stdout.splitlines()[2:]}
+
+
+def test_choosing_processes(win7: tuple[Path, Truth], volatility2: Path) -> None:
+    """-p, -n and -o choose as they do in pslist; -o finds the process that is not in the list."""
+    truth = win7[1]
+    by_name = {p.name: p for p in truth.processes}
+    pids = f"{by_name['notepad.exe'].pid},{by_name['lsass.exe'].pid}"
+    assert choose(win7, volatility2, "-p", pids) == {"notepad.exe", "lsass.exe"}
+    assert choose(win7, volatility2, "-n", "^csrss") == {"csrss.exe"}
+    pool = truth.mappings[truth.mappings["virtual"] == by_name["rootkit.exe"].eprocess & ~0xFFF]
+    physical = int(pool["frame"][0]) * PAGE_SIZE + by_name["rootkit.exe"].eprocess % PAGE_SIZE
+    assert choose(win7, volatility2, "-o", hex(physical)) == {"rootkit.exe"}
+
+
+def failure(vol: Path, dump: Path, profile: str, *arguments: str) -> str:
+    """What the plugin says when it cannot work: one sentence, after Volatility's banner."""
+    done = volatility(vol, dump, profile, "memoryvisualizer", *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert not rows_of(done.stdout)
+    lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_wrong_profile(win7: tuple[Path, Truth], volatility2: Path) -> None:
+    assert "No Windows like WinXPSP3x86" in failure(volatility2, win7[0], "WinXPSP3x86")
+
+
+def test_not_a_dump(volatility2: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(os.urandom(MIB))
+    assert "No Windows like Win7SP1x64" in failure(volatility2, tmp_path / "noise", "Win7SP1x64")
+
+
+def test_no_such_process(win7: tuple[Path, Truth], volatility2: Path) -> None:
+    assert "Cannot find PID 12345" in failure(volatility2, win7[0], "Win7SP1x64", "-p", "12345")
+    sentence = failure(volatility2, win7[0], "Win7SP1x64", "-o", "0x1000")
+    assert "no process at the physical offset 0x1000" in sentence
+
+
+def damaged(win7: tuple[Path, Truth], tmp_path: Path, old: bytes, new: bytes) -> Path:
+    """A copy of the dump with some bytes replaced wherever they stand."""
+    dump = tmp_path / "damaged.raw"
+    contents = win7[0].read_bytes()
+    assert old in contents
+    dump.write_bytes(contents.replace(old, new))
+    return dump
+
+
+def test_no_process_list(win7: tuple[Path, Truth], volatility2: Path, tmp_path: Path) -> None:
+    dump = damaged(win7, tmp_path, b"KDBG", b"XXXX")
+    assert "no list of processes" in failure(volatility2, dump, "Win7SP1x64")
+
+
+def test_a_process_whose_tables_are_gone(
+    win7: tuple[Path, Truth], volatility2: Path, tmp_path: Path
+) -> None:
+    """It is named and left out; the others go on."""
+    truth = win7[1]
+    lost = next(i for i in truth.listed if truth.processes[i].name == "explorer.exe")
+    table = truth.processes[lost].dtb
+    contents = bytearray(win7[0].read_bytes())
+    contents[table : table + PAGE_SIZE] = os.urandom(8) * 512
+    dump = tmp_path / "damaged.raw"
+    dump.write_bytes(contents)
+    done = volatility(volatility2, dump, "Win7SP1x64", "memoryvisualizer", "--owner")
+    assert done.returncode == 0
+    assert re.search(r"explorer\.exe \(pid \d+\): its page tables are gone", done.stderr)
+    names = {line.split(None, 5)[5] for line in done.stdout.splitlines()[2:]}
+    assert names == {truth.processes[i].name for i in truth.listed if i != lost}
+
+
+def test_exited_process_is_named_and_left_out(win7: tuple[Path, Truth], volatility2: Path) -> None:
+    done = volatility(volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", "-n", "notepad|setup")
+    assert re.search(r"setup\.exe \(pid \d+\) has exited", done.stderr)
+
+
+def test_tables_in_circles_end(volatility2: Path, tmp_path: Path) -> None:
+    """A table all of whose entries lead back to itself is read once for each level."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB)
+    victim = next(p for p in truth.processes if p.name == "notepad.exe")
+    contents = bytearray((tmp_path / "dump").read_bytes())
+    entries = np.frombuffer(contents, dtype="<u8")[victim.dtb // 8 : victim.dtb // 8 + 512]
+    entries[:256] = victim.dtb | 0x67
+    # What Volatility wants to see of it is still there, one level down.
+    (tmp_path / "dump").write_bytes(contents)
+    done = volatility(volatility2, tmp_path / "dump", "Win7SP1x64", "memoryvisualizer")
+    assert done.returncode == 0
+    assert len(rows_of(done.stdout)) < 100_000
+
+
+def test_hostile_names_are_escaped(volatility2: Path, tmp_path: Path) -> None:
+    names = ["\x1b[31mred", "a\nb", "<script>"]
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB, names=names)
+    done = volatility(volatility2, tmp_path / "dump", "Win7SP1x64", "memoryvisualizer", "--owner")
+    assert "\x1b" not in done.stdout + done.stderr
+    shown = {line.split(None, 5)[5] for line in done.stdout.splitlines()[2:]}
+    assert shown >= {r"\x1b[31mred", r"a\x0ab", "<script>"}
+
+
+def test_not_for_other_systems(volatility2: Path) -> None:
+    """The plugin refuses a profile that is not Windows, with Volatility's own sentence."""
+    check = (
+        "import volatility.registry as r, volatility.conf as c; r.PluginImporter();"
+        "import sys; sys.path.insert(0, 'plugins'); import memoryvisualizer as m;"
+        "linux = type('P', (), {'metadata': {'os': 'linux'}})();"
+        "print(m.MemoryVisualizer.is_valid_profile(linux))"
+    )
+    done = subprocess.run(
+        [volatility2.parent / "python", "-c", check],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "False", done.stderr
