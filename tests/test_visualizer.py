@@ -1,0 +1,546 @@
+"""The front door, run as people run it: from a forged dump to its picture."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.forge import MIB, Truth, forge, profiles
+
+SCRIPT = ROOT / "visualizer.sh"
+BANNER = "Volatility Foundation Volatility Framework 2.6.1"
+MAP = """\
+(Virtual)   (Physical)    (Size)    (Kernel)
+----------------------------------------------
+0x80400000  0x1000        0x1000    True
+0x400000    0x2000        0x1000    False
+"""
+PICTURE = b"\x89PNG\r\n\x1a\n a picture of an earlier run"
+
+
+class House:
+    """A folder of its own for one test's dumps, temporary files and environment."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder's parts."""
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.environment = os.environ | {"TMPDIR": str(self.temporary)}
+        self.environment.pop("VOLATILITY", None)
+
+    def start(
+        self, *arguments: str | Path, script: Path = SCRIPT, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """Start the front door."""
+        return subprocess.Popen(
+            [script, *arguments],
+            cwd=cwd or self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, *arguments: str | Path, script: Path = SCRIPT, cwd: Path | None = None, code: int = 0
+    ) -> tuple[str, str]:
+        """Run the front door, check its exit code, return what it printed and said."""
+        process = self.start(*arguments, script=script, cwd=cwd)
+        printed, said = process.communicate()
+        assert process.returncode == code, said
+        assert not list(self.temporary.iterdir())
+        return printed, said
+
+    def dump(self, name: str = "small.raw") -> Path:
+        """Write a dump of four pages: of zeros, kernel, user, and data that nobody maps."""
+        path = self.folder / name
+        path.write_bytes(bytes(4096) + b"k" * 4096 + b"u" * 4096 + b"d" * 4096)
+        return path
+
+    def fake_volatility(self, body: str = "cat the.map", name: str = "fake vol.py") -> Path:
+        """Write a stand-in for Volatility: a shell script that notes how it was called.
+
+        Its body runs in this folder.
+        """
+        (self.folder / "the.map").write_text(MAP)
+        path = self.folder / name
+        path.write_text(
+            f"#!/usr/bin/env bash\necho '{BANNER}' >&2\n[[ $1 != -h ]] || exit\n"
+            f'cd "$(dirname "$0")"\nprintf "%s\\n" "$@" >called\n{body}\n'
+        )
+        path.chmod(0o755)
+        return path
+
+    def called(self) -> list[str] | None:
+        """Tell how the stand-in was called; None if it was not."""
+        called = self.folder / "called"
+        return called.read_text().splitlines() if called.exists() else None
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """A folder of its own."""
+    return House(tmp_path)
+
+
+@pytest.fixture
+def fake(house: House) -> House:
+    """A folder in which VOLATILITY is a stand-in that prints a map."""
+    house.environment["VOLATILITY"] = str(house.fake_volatility())
+    return house
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[Path]:
+    """A path in the checkout's images/, for a dump of the same name without .png."""
+    path = ROOT / "images" / f"{tmp_path.parent.name}-{tmp_path.name}.raw.png"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def pixels(picture: Path, box: tuple[int, int, int, int] | None = None) -> NDArray[np.str_]:
+    """Read the class of each pixel by the picture's own legend; `box` leaves out the panel."""
+    with Image.open(picture) as image:
+        legend: Mapping[str, str] = json.loads(image.info["Legend"])
+        colours = np.asarray(image.convert("RGB").crop(box)).reshape(-1, 3).astype(np.uint32)
+    codes = colours @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    names = np.full(codes.shape, "no colour of the legend")
+    for name, colour in legend.items():
+        names[codes == int(colour[1:], 16)] = name
+    return names
+
+
+def assert_painted_truly(picture: Path, truth: Truth) -> None:
+    """Compare every pixel with what is true of its page."""
+    painted, expected = pixels(picture)[: truth.frames], truth.classes(truth.listed)
+    wrong = np.flatnonzero(painted != expected)
+    examples = [(int(n), str(painted[n]), str(expected[n])) for n in wrong[:5]]
+    assert not examples, f"{wrong.size} of {truth.frames} pages, such as {examples}"
+
+
+# ---- From a dump to its picture
+
+
+FIRST_OF_FAMILY = {profile.family: name for name, profile in reversed(list(profiles().items()))}
+SIZES = {
+    name: 32 * MIB if name == FIRST_OF_FAMILY[profile.family] else 16 * MIB
+    for name, profile in profiles().items()
+}
+
+
+@pytest.mark.parametrize("name", profiles())
+@pytest.mark.usefixtures("volatility2")
+def test_paints_each_page_as_it_is(house: House, name: str) -> None:
+    """Every pixel, on all 58 profiles; the first of each family at twice the size."""
+    dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
+    truth = forge(dump, profiles()[name], size=SIZES[name])
+    house.run(dump.name, name, "-o", picture.name)
+    assert_painted_truly(picture, truth)
+
+
+@pytest.mark.parametrize("name", [n for n, profile in profiles().items() if profile.may_lack_pae])
+@pytest.mark.usefixtures("volatility2")
+def test_paints_each_page_in_the_other_paging_mode_too(house: House, name: str) -> None:
+    """With PAE where it was rare, without where it was usual."""
+    profile = profiles()[name]
+    dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
+    truth = forge(dump, profile, size=16 * MIB, pae=not profile.usually_has_pae)
+    house.run(dump, name, f"--output={picture}")
+    assert_painted_truly(picture, truth)
+
+
+@pytest.mark.usefixtures("volatility2")
+def test_demo_forges_a_dump_and_paints_it(house: House) -> None:
+    """The README's first command."""
+    printed, said = house.run("--demo")
+    with np.load(ROOT / "dumps/demo.raw.truth.npz") as truth:
+        expected = truth["class_seen_by_list"]
+    picture = ROOT / "images/demo.raw.png"
+    side = round(expected.size**0.5)
+    assert (pixels(picture, box=(0, 0, side, side)) == expected).all()
+    assert str(picture) in printed
+    assert re.findall(r"^\[(\d/\d)\]", said, re.MULTILINE) == ["1/3", "2/3", "3/3"]
+
+
+def test_picture_is_named_after_the_dump_with_its_ending(fake: House, published: Path) -> None:
+    """Without -o it stands in images/ of the checkout, wherever the person is."""
+    dump = fake.dump(published.stem)
+    printed, said = fake.run(dump, "WinXPSP2x86")
+    assert pixels(published).tolist() == ["unused-zero", "kernel", "user", "unused-data"]
+    assert str(published) in printed
+    assert re.findall(r"^\[(\d/\d)\]", said, re.MULTILINE) == ["1/2", "2/2"]
+
+
+def test_spaces_and_other_odd_characters_in_paths(fake: House) -> None:
+    """In folders, dump and picture; in names that look like options or patterns too."""
+    folder = fake.folder / "a folder é" / "$HOME 'x' %41"
+    folder.mkdir(parents=True)
+    dump = fake.dump().rename(folder / "-a *dump\\.raw")
+    fake.run(f"./{dump.name}", "WinXPSP2x86", "-o", "-a picture.png", cwd=folder)
+    assert pixels(folder / "-a picture.png")[1] == "kernel"
+
+
+def test_options_reach_the_renderer(fake: House) -> None:
+    """In each of the forms that it takes."""
+    dump = fake.dump()
+    fake.run(dump, "WinXPSP2x86", "--width", "4", "--palette=colour-blind", "-owide.png")
+    with Image.open(fake.folder / "wide.png") as image:
+        assert image.size == (4, 1)
+        assert json.loads(image.info["Legend"])["kernel"] == "#56b4e9"
+
+
+def test_usage_tells_the_options_of_the_renderer(house: House) -> None:
+    """All of them but --version."""
+    usage, _ = house.run("--help")
+    renderer = subprocess.run(
+        [sys.executable, ROOT / "imagegenerator.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    options = set(re.findall(r"^ +(-o|--[a-z]+)", renderer, re.MULTILINE)) - {"--version"}
+    assert options
+    assert options <= set(re.findall(r"^ +(-o|--[a-z]+) ", usage, re.MULTILINE))
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["x.raw", "WinXPSP2x86", "--help"]])
+def test_help_prints_usage_and_examples(house: House, arguments: list[str]) -> None:
+    """Wherever it is asked for."""
+    printed, said = house.run(*arguments)
+    assert "usage: ./visualizer.sh DUMP PROFILE" in printed
+    assert "examples:" in printed
+    assert not said
+
+
+def test_no_argument_prints_the_usage(house: House) -> None:
+    """As an error, since nothing was done."""
+    assert "usage: ./visualizer.sh DUMP PROFILE" in house.run(code=2)[1]
+
+
+# ---- Which profile
+
+
+@pytest.mark.usefixtures("volatility2")
+def test_without_profile_imageinfo_suggests_some(house: House) -> None:
+    """Each with a command to copy, options and quotes included."""
+    dump = house.folder / "a dump.raw"
+    forge(dump, profiles()["Win7SP1x86"], size=16 * MIB)
+    printed, said = house.run(dump, "--legend")
+    assert "Suggested Profile(s) : " in printed
+    suggested = [shlex.split(line) for line in said.splitlines() if line.startswith("  ")]
+    assert [str(SCRIPT), str(dump), "Win7SP1x86", "--legend"] in suggested
+    assert all(words[2] in profiles() for words in suggested)
+
+
+def test_imageinfo_without_suggestion_is_said_plainly(house: House) -> None:
+    """With an exit code of its own."""
+    suggestion = "          Suggested Profile(s) : No suggestion (Instantiated with no profile)"
+    house.environment["VOLATILITY"] = str(house.fake_volatility(f"echo '{suggestion}'"))
+    _, said = house.run(house.dump(), code=3)
+    assert "finds no Windows that it knows" in said
+
+
+def test_imageinfo_that_fails_ends_the_run_with_its_code(house: House) -> None:
+    """What it printed is shown all the same."""
+    house.environment["VOLATILITY"] = str(house.fake_volatility("echo Oh no; exit 9"))
+    printed, _ = house.run(house.dump(), code=9)
+    assert "Oh no" in printed
+
+
+# ---- What goes wrong
+
+
+@pytest.mark.usefixtures("volatility2")
+def test_unknown_profile_is_told_by_volatility(house: House) -> None:
+    """In its own words and with its exit code."""
+    _, said = house.run(house.dump(), "Win7SP9", "-o", "x.png", code=1)
+    assert "Invalid profile Win7SP9 selected" in said
+    assert not (house.folder / "x.png").exists()
+
+
+@pytest.mark.usefixtures("volatility2")
+def test_a_file_that_is_no_dump_is_told_by_volatility(house: House) -> None:
+    """By the plugin, in a sentence."""
+    dump = house.folder / "noise.raw"
+    dump.write_bytes(np.random.default_rng(0).bytes(MIB))
+    _, said = house.run(dump, "WinXPSP2x86", "-o", "x.png", code=1)
+    assert "No Windows like WinXPSP2x86 in this dump" in said
+    assert not (house.folder / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no such dump.raw", "WinXPSP2x86"], r"there is no file no\ such\ dump.raw"),
+        (["", "WinXPSP2x86"], "there is no file ''"),
+        (["tmp", "WinXPSP2x86"], "tmp is a folder; give a dump file in it"),
+        (["--legend", "small.raw"], "give the dump first"),
+        (["small.raw", "WinXPSP2x86", "x"], "only options may follow DUMP and PROFILE"),
+        (["small.raw", "WinXPSP2x86", "--colour"], "unrecognized arguments: --colour"),
+        (["small.raw", "WinXPSP2x86", "--width", "none"], "argument --width"),
+        (["small.raw", "WinXPSP2x86", "-o"], "argument -o/--output: expected one argument"),
+        (["small.raw", "WinXPSP2x86", "-o", "no/x.png"], "there is no folder for no/x.png"),
+    ],
+)
+def test_bad_usage_is_told_before_volatility_runs(
+    fake: House, arguments: list[str], sentence: str
+) -> None:
+    """It may take minutes; a typo must not."""
+    fake.dump()
+    printed, said = fake.run(*arguments, code=2)
+    assert sentence in said
+    assert not printed
+    assert fake.called() is None
+
+
+FAILURES = {
+    "Volatility fails": ("cat the.map; echo Oh no >&2; exit 7", 7, "Oh no"),
+    "Volatility prints no map": ("echo Oh no", 1, "Oh no"),
+    "Volatility prints an empty map": ("head -n 2 the.map", 1, "found no mapped page"),
+    "the renderer fails": ("cat the.map; echo 0x0 0x5000 0x1000 True", 2, "beyond the dump"),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "sentence"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize("options", [[], ["-o", "x.png"], ["-ox.png"], ["--outp=x.png"]])
+def test_a_failed_step_ends_the_run_and_leaves_no_picture(
+    fake: House, published: Path, options: list[str], body: str, code: int, sentence: str
+) -> None:
+    """Neither a half one, nor one of an earlier run, wherever it was to be."""
+    dump = fake.dump(published.stem)
+    picture = fake.folder / "x.png" if options else published
+    picture.write_bytes(PICTURE)
+    fake.fake_volatility(body)
+    _, said = fake.run(dump, "WinXPSP2x86", *options, code=code)
+    assert sentence in said
+    assert not picture.exists()
+
+
+def test_no_file_but_a_picture_is_removed_for_the_new_one(fake: House) -> None:
+    """Evidence named by mistake with -o stays as it is."""
+    dump = fake.dump()
+    before = dump.read_bytes()
+    fake.run(dump, "WinXPSP2x86", "-o", dump, code=2)
+    assert dump.read_bytes() == before
+
+
+def test_what_volatility_says_amid_the_map_reaches_the_person(fake: House) -> None:
+    """And does not disturb the renderer."""
+    noise = "*** Failed to import volatility.plugins.malware.apihooks (NameError: distorm3)"
+    fake.fake_volatility(f"echo '{noise}'; cat the.map")
+    _, said = fake.run(fake.dump(), "WinXPSP2x86", "-o", "x.png")
+    assert noise in said
+    assert pixels(fake.folder / "x.png")[1] == "kernel"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_an_interrupted_run_leaves_nothing_behind(
+    fake: House, published: Path, number: signal.Signals, code: int
+) -> None:
+    """No picture, no temporary file, no process."""
+    published.write_bytes(PICTURE)
+    fake.fake_volatility("echo $$ >pid; exec sleep 60")
+    process = fake.start(fake.dump(published.stem), "WinXPSP2x86")
+    pid = wait_for_text(fake.folder / "pid")
+    process.send_signal(number)  # to the script alone, which must end its step
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert "interrupted" in said
+    assert not published.exists()
+    assert not list(fake.temporary.iterdir())
+    assert not Path("/proc", pid).exists()
+
+
+def wait_for_text(path: Path, text: str = "\n", seconds: float = 120) -> str:
+    """Wait until a file holds the text, and return all of it."""
+    end = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+    return path.read_text().strip()
+
+
+# ---- Which Volatility
+
+
+def test_volatility_of_the_environment(house: House) -> None:
+    """A path relative to where the person is."""
+    house.environment["VOLATILITY"] = house.fake_volatility().name
+    house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
+    assert house.called() == [
+        f"--plugins={ROOT}/plugins",
+        f"--filename={house.folder}/small.raw",
+        "--profile=WinXPSP2x86",
+        "memoryvisualizer",
+    ]
+
+
+def test_volatility_may_be_a_command_with_arguments(house: House) -> None:
+    """Such as an interpreter and a script."""
+    house.fake_volatility(name="fake.py")
+    house.environment["VOLATILITY"] = f"bash {house.folder}/fake.py --cache"
+    house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
+    assert (house.called() or [""])[0] == "--cache"
+
+
+def test_volatility_may_be_a_script_for_another_python(house: House, volatility2: Path) -> None:
+    """As in the source archive: for a `python` that is Python 3 or missing, or not executable."""
+    script = house.folder / "my vol.py"
+    script.write_text("#!/usr/bin/env python3\n" + volatility2.read_text().partition("\n")[2])
+    house.environment["VOLATILITY"] = str(script)
+    truth = forge(house.folder / "x.raw", profiles()["WinXPSP2x86"], size=16 * MIB)
+    for mode in (0o644, 0o755):
+        script.chmod(mode)
+        _, said = house.run("x.raw", "WinXPSP2x86", "-o", "x.png")
+        assert f"({script})" in said
+        assert_painted_truly(house.folder / "x.png", truth)
+
+
+def test_volatility_that_is_not_there_is_told(house: House) -> None:
+    """Rather than another one used in its place."""
+    house.environment["VOLATILITY"] = "no such command"
+    _, said = house.run(house.dump(), "WinXPSP2x86", code=2)
+    assert r"VOLATILITY is neither a file nor a command: no\ such\ command" in said
+
+
+def test_volatility_on_the_path(house: House) -> None:
+    """Taken without set-up of an own one."""
+    house.fake_volatility(name="vol.py")
+    house.environment["PATH"] = f"{house.folder}:{os.environ['PATH']}"
+    house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
+    assert house.called()
+
+
+@pytest.mark.parametrize(
+    "body", ["echo Volatility 3 Framework 2.26.0", "echo 'pyenv: vol.py: command not found'"]
+)
+def test_a_vol_py_on_the_path_that_is_no_volatility_2_is_passed_over(
+    house: House, volatility2: Path, body: str
+) -> None:
+    """Such as Volatility 3, or what pyenv leaves of one that is switched off."""
+    script = house.folder / "vol.py"
+    script.write_text(f"#!/bin/sh\n{body}\nexit 1\n")
+    script.chmod(0o755)
+    house.environment["PATH"] = f"{house.folder}:{os.environ['PATH']}"
+    _, said = house.run(house.dump(), "WinXPSP2x86", code=1)
+    assert f"({volatility2})" in said
+
+
+# ---- The project's own environments
+
+
+def copy_checkout(target: Path) -> Path:
+    """Copy what the front door needs, without environments; return the copy's script."""
+    target.mkdir()
+    for name in ("visualizer.sh", "environments.sh", "requirements.txt", "imagegenerator.py"):
+        shutil.copy2(ROOT / name, target)
+    for name in ("memory_visualizer", "plugins", "tests"):
+        ignored = shutil.ignore_patterns("*.pyc", "__pycache__")
+        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    return target / "visualizer.sh"
+
+
+def hide_pythons(house: House, *commands: str) -> None:
+    """Leave on the PATH only what the script needs, and these commands."""
+    tools = ["bash", "cat", "cksum", "cmp", "dirname", "env", "flock", "grep", "head"]
+    tools += ["mkdir", "mktemp", "readlink", "rm", "sed"]
+    binaries = house.folder / "bin"
+    binaries.mkdir()
+    for tool in (*tools, *commands):
+        found = shutil.which(tool)
+        assert found, tool
+        (binaries / tool).symlink_to(found)
+    house.environment["PATH"] = str(binaries)
+    house.environment["HOME"] = house.environment["PYENV_ROOT"] = str(house.folder / "nowhere")
+
+
+@pytest.mark.parametrize("arguments", [["small.raw", "WinXPSP2x86"], ["--demo"], ["--setup"]])
+def test_without_python_2_7_one_sentence_says_how_to_get_one(
+    house: House, arguments: list[str]
+) -> None:
+    """Before anything is set up."""
+    script = copy_checkout(house.folder / "checkout")
+    hide_pythons(house)
+    (house.folder / "bin/python3").symlink_to(sys.executable)
+    house.dump()
+    printed, said = house.run(*arguments, script=script, code=4)
+    assert said.startswith("visualizer.sh: Volatility 2 needs Python 2.7, and there is none here")
+    assert "pyenv install 2.7.18" in said
+    assert "VOLATILITY" in said
+    assert len(said.splitlines()) == 1
+    assert not printed
+    assert not (script.parent / ".venv").exists()
+    assert not (script.parent / "images").exists()
+
+
+def test_without_python_3_one_sentence_says_how_to_get_one(house: House) -> None:
+    """Of the version that the renderer needs."""
+    script = copy_checkout(house.folder / "checkout")
+    house.environment["VOLATILITY"] = str(house.fake_volatility())
+    hide_pythons(house)
+    _, said = house.run(house.dump(), "WinXPSP2x86", script=script, code=4)
+    assert "needs Python 3.11 or later" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("volatility2")  # so that the compiled parts lie in pip's cache
+def test_environments_are_made_by_themselves_even_after_an_interruption(house: House) -> None:
+    """In a path with spaces, by two runs at once; made once, brought up to date later."""
+    script = copy_checkout(house.folder / "a check out")
+    environments = [script.parent / name for name in (".venv", ".venv-volatility2")]
+    for environment in environments:
+        process = house.start("--setup", script=script)
+        wait_for_text(environment / ".ready", "unfinished")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    for leftover in house.temporary.iterdir():  # SIGKILL leaves no chance to tidy up
+        shutil.rmtree(leftover)
+
+    truth = forge(house.folder / "x.raw", profiles()["Win10x64_17763"], size=16 * MIB)
+    both = [
+        house.start("x.raw", "Win10x64_17763", "-o", f"{n}.png", script=script) for n in range(2)
+    ]
+    said = "".join(process.communicate()[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said.count("Making Volatility's Python 2.7 environment") == 1
+    for n in range(2):
+        assert_painted_truly(house.folder / f"{n}.png", truth)
+
+    _, said = house.run("--setup", script=script)
+    assert said == "All is set up.\n"
+    with (script.parent / "requirements.txt").open("a") as requirements:
+        requirements.write("# changed\n")
+    _, said = house.run("--setup", script=script)
+    assert said.count("Installing what requirements.txt names") == 2
+    assert "Making" not in said
+
+
+def test_requirements_are_pinned_for_both_pythons() -> None:
+    """Each line to one version and one Python."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert all(
+        re.fullmatch(r"[\w-]+==[\d.]+ ; python_version [<>=]+ \"[\d.]+\"", p) for p in pinned
+    )
+    assert {p.partition(" ; ")[2] for p in pinned} == {
+        'python_version >= "3.11"',
+        'python_version < "3"',
+    }
