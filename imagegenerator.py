@@ -4,6 +4,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Ended from outside, leave nothing half written behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.name is None and options.output is None:

@@ -115,6 +115,7 @@ class Walker(object):
         self._runs = runs
         self._every_mapping = every_mapping
         self._seen_by_kernel = set()
+        self._directories = set()
 
     def mappings(self, space):
         """Yield lists of (virtual, physical, size, kernel), one for each table with pages.
@@ -130,8 +131,14 @@ class Walker(object):
         level = paging.levels[depth]
         entries = self._present_entries(space, paging, level, depth, table)
         if depth == len(paging.levels) - 1:
-            yield self._pages(space, level, virtual, entries, user)
+            mappings = self._pages(space, level, virtual, entries, user)
+            if table in self._directories:
+                # Through its own mapping, each process's directory shows the kernel's tables.
+                mappings = [m for m in mappings if self._is_new(m, not m[3], seen_by_user)]
+            yield mappings
             return
+        if depth <= (paging is PAE):  # PAE: the four directories, not the 32 bytes above them
+            self._directories.add(table)
         large_page_address = level.page and getattr(space, level.page)
         for index, entry in entries:
             address = virtual + (index << level.shift)
