@@ -1,0 +1,385 @@
+"""Page tables: what they map, read for all address spaces of a dump at once.
+
+A way of paging is data: levels, and the meaning of an entry's bits (Intel SDM, volume 3A, 4.3 to
+4.6). The walk goes level by level: all tables of one level are gathered, their entries decoded
+together, and the tables below them made unique before they are read. So a table is read once for
+each level at which it serves, however many paths lead to it, and tables that lead in circles
+cost no more than others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.dump import PAGE_SIZE
+
+PRESENT = 1 << 0
+WRITE = 1 << 1
+USER = 1 << 2
+LARGE = 1 << 7
+PROTOTYPE = 1 << 10
+TRANSITION = 1 << 11
+NO_EXECUTE = 1 << 63
+ADDRESS = 0x000F_FFFF_FFFF_F000
+"""Bits 12 to 51 of an entry: where the table or page below it begins."""
+
+MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
+"""What is allowed on all levels of a path together, as bits of Mappings.access."""
+
+SHARED = -1
+"""In Mappings.space: more than one address space has this mapping."""
+
+_TABLES_AT_ONCE = 1024
+_WAITING_TABLES = 1 << 20
+
+Entries: TypeAlias = NDArray[np.uint64]
+
+
+class PhysicalMemory(Protocol):
+    """What a walk needs of a dump."""
+
+    @property
+    def frame_count(self) -> int:
+        """Frames are numbered from 0 to below this."""
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """For each frame whether the dump holds it."""
+
+    def read_frames(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Contents of frames, shape (n, 512)."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of page tables."""
+
+    shift: int
+    """An entry covers 2**shift bytes."""
+    may_map: bool
+    """Whether an entry with LARGE set maps a page of that size; on the last level all do."""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """One way of paging."""
+
+    name: str
+    entry_bytes: int
+    levels: tuple[Level, ...]
+    """From the top, PAE's four pointers left out: its directories count as one top level."""
+    top_frames: int
+    """Frames of the top level."""
+    self_entries: range
+    """Where in the top level Windows may put the entry by which the tables map themselves."""
+
+    @property
+    def entries(self) -> int:
+        """Entries of one table."""
+        return PAGE_SIZE // self.entry_bytes
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of a virtual address that are translated."""
+        return self.levels[0].shift + (self.top_frames * self.entries - 1).bit_length()
+
+    def canonical(self, virtual: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Virtual addresses with the topmost translated bit repeated above (SDM 3.3.7.1)."""
+        bits = self.address_bits
+        if bits == 32:
+            return virtual
+        shift = np.uint64(64 - bits)
+        return ((virtual << shift).view(np.int64) >> shift.astype(np.int64)).view(np.uint64)
+
+    def decode(self, words: NDArray[np.uint64]) -> Entries:
+        """Tables as entries: shape (n, 512) words to (n, entries)."""
+        return words if self.entry_bytes == 8 else words.view(np.uint32).astype(np.uint64)
+
+    def is_present(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries lead somewhere.
+
+        Windows also keeps pages in transition: out of the processor's sight, still the
+        process's (Windows Internals, "Page faults"; Volatility 2 takes them so as well).
+        """
+        in_transition = entries & np.uint64(TRANSITION | PROTOTYPE) == TRANSITION
+        present: NDArray[np.bool_] = (entries & np.uint64(PRESENT) != 0) | in_transition
+        return present
+
+    def access(self, entries: Entries) -> NDArray[np.uint8]:
+        """What the entries allow, as MAY_ bits; a level's part of SDM 4.6."""
+        access = np.zeros(entries.shape, np.uint8)
+        access[entries & np.uint64(USER) != 0] |= MAY_USER
+        access[entries & np.uint64(WRITE) != 0] |= MAY_WRITE
+        barred = entries & np.uint64(NO_EXECUTE) != 0
+        access[~barred] |= MAY_EXECUTE
+        return access
+
+
+X86 = Paging("x86", 4, (Level(22, True), Level(12, True)), 1, range(0x300, 0x301))
+PAE = Paging("PAE", 8, (Level(21, True), Level(12, True)), 4, range(0x600, 0x601))
+X64 = Paging(
+    "x86-64",
+    8,
+    (Level(39, False), Level(30, True), Level(21, True), Level(12, True)),
+    1,
+    range(0x100, 0x200),
+)
+X64_5_LEVELS = Paging(
+    "x86-64, 5 levels", 8, (Level(48, False), *X64.levels), 1, range(0x100, 0x200)
+)
+
+
+@dataclass(frozen=True)
+class Mappings:
+    """Mappings found in page tables, a column each, a row for each."""
+
+    space: NDArray[np.int32]
+    """Index of the address space, or SHARED."""
+    virtual: NDArray[np.uint64]
+    """Address of the first byte, canonical."""
+    frame: NDArray[np.int64]
+    """First frame, held by the dump or followed by frames that are."""
+    frames: NDArray[np.int64]
+    """How many frames: 1, 512 or 1024, or 262,144."""
+    access: NDArray[np.uint8]
+    """MAY_USER, MAY_WRITE, MAY_EXECUTE where all levels allow it."""
+
+    @classmethod
+    def join(cls, parts: list["Mappings"]) -> "Mappings":
+        """Many tables of mappings as one."""
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(part.space for part in parts)]),
+            np.concatenate([np.empty(0, np.uint64), *(part.virtual for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.frame for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.frames for part in parts)]),
+            np.concatenate([np.empty(0, np.uint8), *(part.access for part in parts)]),
+        )
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Mappings":
+        """Some of the rows."""
+        return Mappings(
+            self.space[rows],
+            self.virtual[rows],
+            self.frame[rows],
+            self.frames[rows],
+            self.access[rows],
+        )
+
+    @property
+    def is_user(self) -> NDArray[np.bool_]:
+        """Which mappings user mode may use."""
+        user: NDArray[np.bool_] = self.access & MAY_USER != 0
+        return user
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """Tables of one level and by which way they are reached, a row for each way."""
+
+    space: NDArray[np.int32]
+    table: NDArray[np.int64]
+    virtual: NDArray[np.uint64]
+    """Address of the first byte that the table covers, not yet canonical."""
+    access: NDArray[np.uint8]
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "_Reached":
+        return _Reached(self.space[rows], self.table[rows], self.virtual[rows], self.access[rows])
+
+    @classmethod
+    def join(cls, parts: list["_Reached"]) -> "_Reached":
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(part.space for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.table for part in parts)]),
+            np.concatenate([np.empty(0, np.uint64), *(part.virtual for part in parts)]),
+            np.concatenate([np.empty(0, np.uint8), *(part.access for part in parts)]),
+        )
+
+    def unique(self, most: int) -> "_Reached":
+        """Each table once for each access and, for user mode, each address space.
+
+        The kernel's tables count once for all spaces; so do a user's tables from the moment
+        there are more than `most` ways, as only a dump made to waste time has them.
+        """
+        user = self.access & MAY_USER != 0
+        by_space = np.where(user, self.space, SHARED)
+        order = np.lexsort((self.virtual, self.space, by_space, self.access, self.table))
+        ways = self.take(order)
+        starts = _starts(ways.table, ways.access, by_space[order])
+        if np.count_nonzero(user[order][starts]) > most:
+            starts = _starts(ways.table, ways.access)
+        space = _common_space(ways.space, starts)
+        virtual = np.minimum.reduceat(ways.virtual, starts) if len(starts) else ways.virtual
+        return _Reached(space, ways.table[starts], virtual, ways.access[starts])
+
+
+def walk(
+    memory: PhysicalMemory,
+    paging: Paging,
+    tops: NDArray[np.int64],
+    *,
+    kernel_only: bool = False,
+) -> Iterator[Mappings]:
+    """Walk the page tables of address spaces and yield their mappings, in parts.
+
+    `tops` are the frames of the top levels, shape (spaces, paging.top_frames). With
+    `kernel_only` what user mode may reach is left out. Frames that the dump does not hold are
+    left out, as tables and as pages. The kernel's mappings, which all spaces share, come
+    once; merge_shared finds those that come again through each space's own top level.
+    """
+    spaces, parts = tops.shape
+    start = np.arange(parts, dtype=np.uint64) << np.uint64(paging.levels[0].shift)
+    reached = _Reached(
+        np.repeat(np.arange(spaces, dtype=np.int32), parts),
+        tops.astype(np.int64).ravel(),
+        np.tile(start * np.uint64(paging.entries), spaces),
+        np.full(spaces * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
+    )
+    for number, level in enumerate(paging.levels):
+        is_last = number == len(paging.levels) - 1
+        below: list[_Reached] = []
+        waiting = 0
+        for ways, entries in _decoded(memory, paging, reached, level):
+            access = ways.access & paging.access(entries)
+            chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
+            maps = chosen & (is_last | (level.may_map & (entries & np.uint64(LARGE) != 0)))
+            yield _mapped(memory, paging, level, ways, entries, access, maps)
+            if is_last:
+                continue
+            table = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+            leads = chosen & ~maps & _is_held(memory, table)
+            below.append(
+                _Reached(ways.space[leads], table[leads], ways.virtual[leads], access[leads])
+            )
+            waiting += len(below[-1].table)
+            if waiting > _WAITING_TABLES:
+                below = [_Reached.join(below).unique(memory.frame_count)]
+                waiting = 0
+        reached = _Reached.join(below).unique(memory.frame_count)
+
+
+def merge_shared(mappings: Mappings) -> Mappings:
+    """Make one row of supervisor mappings that several spaces have alike."""
+    user = mappings.is_user
+    kernel = mappings.take(~user)
+    order = np.lexsort((kernel.space, kernel.frames, kernel.frame, kernel.virtual))
+    kernel = kernel.take(order)
+    starts = _starts(kernel.virtual, kernel.frame, kernel.frames)
+    merged = kernel.take(starts)
+    common = Mappings(
+        _common_space(kernel.space, starts),
+        merged.virtual,
+        merged.frame,
+        merged.frames,
+        merged.access,
+    )
+    return Mappings.join([mappings.take(user), common])
+
+
+def translate(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], virtual: int
+) -> NDArray[np.int64]:
+    """Frame behind one virtual address in each address space; -1 where there is none."""
+    virtual &= (1 << paging.address_bits) - 1
+    top_index = virtual >> paging.levels[0].shift
+    table = tops[:, top_index // paging.entries].astype(np.int64)
+    frame = np.full(len(tops), -1, np.int64)
+    alive = np.flatnonzero(_is_held(memory, table))
+    for number, level in enumerate(paging.levels):
+        index = (virtual >> level.shift) % paging.entries
+        entries = paging.decode(memory.read_frames(table[alive]))[:, index]
+        present = paging.is_present(entries)
+        alive, entries = alive[present], entries[present]
+        target = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+        maps = np.full(len(entries), number == len(paging.levels) - 1)
+        maps |= level.may_map & (entries & np.uint64(LARGE) != 0)
+        pages = 1 << (level.shift - 12)
+        inside = (virtual >> 12) % pages
+        frame[alive[maps]] = target[maps] // pages * pages + inside
+        leads = ~maps & _is_held(memory, target)
+        alive = alive[leads]
+        table[alive] = target[leads]
+    frame[~_is_held(memory, frame)] = -1
+    return frame
+
+
+def _decoded(
+    memory: PhysicalMemory, paging: Paging, reached: _Reached, level: Level
+) -> Iterator[tuple[_Reached, Entries]]:
+    """Yield the present entries of the tables, each with the way by which it is reached.
+
+    `virtual` is then the address that the entry covers.
+    """
+    reached = reached.take(np.argsort(reached.table, kind="stable"))
+    first_way = _starts(reached.table)
+    for start in range(0, len(first_way), _TABLES_AT_ONCE):
+        chosen = first_way[start : start + _TABLES_AT_ONCE]
+        last = start + _TABLES_AT_ONCE
+        end = first_way[last] if last < len(first_way) else len(reached.table)
+        ways = reached.take(np.arange(chosen[0], end))
+        entries = paging.decode(memory.read_frames(reached.table[chosen]))
+        table, index = np.nonzero(paging.is_present(entries))
+        # All present entries of a way's table, for each way.
+        table_of_way = np.repeat(np.arange(len(chosen)), np.diff(chosen, append=np.intp(end)))
+        first_entry = np.searchsorted(table, np.arange(len(chosen) + 1))
+        count = np.diff(first_entry)[table_of_way]
+        way = np.repeat(np.arange(len(table_of_way)), count)
+        offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
+        entry = first_entry[table_of_way][way] + offset
+        covered = index[entry].astype(np.uint64) << np.uint64(level.shift)
+        yield (
+            _Reached(
+                ways.space[way], ways.table[way], ways.virtual[way] + covered, ways.access[way]
+            ),
+            entries[table[entry], index[entry]],
+        )
+
+
+def _mapped(
+    memory: PhysicalMemory,
+    paging: Paging,
+    level: Level,
+    ways: _Reached,
+    entries: Entries,
+    access: NDArray[np.uint8],
+    maps: NDArray[np.bool_],
+) -> Mappings:
+    """The mappings among the entries, of frames that the dump holds."""
+    pages = 1 << (level.shift - 12)
+    frame = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+    frame = frame // pages * pages
+    # Of a large page the first frame may be missing where later ones are not.
+    inside = _is_held(memory, frame) if pages == 1 else frame < memory.frame_count
+    chosen = np.flatnonzero(maps & inside)
+    return Mappings(
+        ways.space[chosen],
+        paging.canonical(ways.virtual[chosen]),
+        frame[chosen],
+        np.full(len(chosen), pages, np.int64),
+        access[chosen],
+    )
+
+
+def _is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    inside = (frame >= 0) & (frame < memory.frame_count)
+    held: NDArray[np.bool_] = inside & memory.held[np.where(inside, frame, 0)]
+    return held
+
+
+def _starts(*columns: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Where a new combination of values begins in sorted columns."""
+    if not len(columns[0]):
+        return np.empty(0, np.intp)
+    changes = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return np.concatenate(([0], np.flatnonzero(changes) + 1))
+
+
+def _common_space(space: NDArray[np.int32], starts: NDArray[np.intp]) -> NDArray[np.int32]:
+    """For each group of rows the space that they all have, else SHARED."""
+    if not len(starts):
+        return np.empty(0, np.int32)
+    lowest = np.minimum.reduceat(space, starts)
+    highest = np.maximum.reduceat(space, starts)
+    return np.where(lowest == highest, lowest, np.int32(SHARED))

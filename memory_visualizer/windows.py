@@ -1,0 +1,464 @@
+"""Whose address spaces a Windows dump holds, found in the dump alone.
+
+Windows maps its page tables into themselves: an entry of each top-level table names that table's
+own frame. Such tables are found by one look at each page. A process object (`_EPROCESS`) holds
+the address of its top-level table; where the objects hold what else is of interest follows from
+the objects themselves, so no version's offsets are needed.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.paging import (
+    ADDRESS,
+    PAE,
+    PRESENT,
+    X64,
+    X64_5_LEVELS,
+    X86,
+    Mappings,
+    Paging,
+    PhysicalMemory,
+    translate,
+    walk,
+)
+
+SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
+"""Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
+
+_TABLE_BASE = {32: 0x18, 64: 0x28}
+"""Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
+
+_OBJECT_BYTES = {32: 0x500, 64: 0xC00}
+"""As much of an `_EPROCESS` as is looked at."""
+
+_PROCESS_OBJECT = 3
+"""Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
+
+_MAX_PID = 1 << 24
+_MAX_PROCESSES = 1 << 16
+
+# Windows timestamps (100 ns since 1601) from 1998 to 2100: older or later ones are something else.
+_EARLIEST, _LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as its `_EPROCESS` tells."""
+
+    pid: int
+    ppid: int
+    name: str
+    dtb: int
+    """Physical address of its top-level page table."""
+    eprocess: int
+    """Virtual address of its `_EPROCESS`."""
+    created: int
+    """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
+    exited: int
+    """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
+    is_alive: bool
+    is_listed: bool
+    """Whether it is in the list of active processes."""
+    space: int | None
+    """Index of its address space among those found."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What was found of Windows in a dump."""
+
+    paging: Paging
+    tops: NDArray[np.int64]
+    """Frames of the top-level tables found, shape (spaces, paging.top_frames)."""
+    processes: tuple[Process, ...]
+
+
+class TopLevelSearch:
+    """Finds top-level tables while the dump's contents pass by, block after block."""
+
+    def __init__(self) -> None:
+        self._x86: list[NDArray[np.int64]] = []
+        self._pae: list[NDArray[np.int64]] = []
+        self._x64: dict[int, list[NDArray[np.int64]]] = {0x1ED: []}
+        """Frames by the entry that names them; Windows' own choice until 2016, and those met."""
+
+    def look_at(self, first_frame: int, words: NDArray[np.uint64]) -> None:
+        """Look at consecutive frames where tables are known to name themselves.
+
+        `words` are their contents, shape (n, 512), the first that of frame `first_frame`.
+        """
+        frame, own = self._own_entries(first_frame, len(words))
+        self._x86.append(frame[words[:, 0x180] & np.uint64(0xFFFFF001) == own])
+        self._pae.append(frame[words[:, 3] & np.uint64(ADDRESS | PRESENT) == own])
+        for index, found in self._x64.items():
+            found.append(frame[words[:, index] & np.uint64(ADDRESS | PRESENT) == own])
+
+    def look_everywhere(self, first_frame: int, words: NDArray[np.uint64]) -> None:
+        """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
+        frame, own = self._own_entries(first_frame, len(words))
+        upper = words[:, X64.self_entries.start : X64.self_entries.stop]
+        row, column = np.nonzero(upper & np.uint64(ADDRESS | PRESENT) == own[:, None])
+        for index in np.unique(column):
+            found = self._x64.setdefault(X64.self_entries.start + int(index), [])
+            found.append(frame[row[column == index]])
+
+    @staticmethod
+    def _own_entries(first_frame: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Numbers of consecutive frames, and what an entry that leads to each looks like."""
+        frame = np.arange(first_frame, first_frame + count, dtype=np.int64)
+        return frame, (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+
+    def found(self, memory: PhysicalMemory) -> tuple[Paging, NDArray[np.int64]] | None:
+        """The way of paging, and the frames of its top levels, that most tables speak for."""
+        pae = _joined(self._pae)
+        directories = (memory.read_frames(pae)[:, :4] & np.uint64(ADDRESS)) >> np.uint64(12)
+        choices: list[tuple[Paging, NDArray[np.int64]]] = [
+            (PAE, directories.astype(np.int64)),
+            (X86, _joined(self._x86)[:, None]),
+        ]
+        for found in self._x64.values():
+            tops = np.unique(_joined(found))[:, None]
+            choices += [(X64, tops), (X64_5_LEVELS, tops)]
+        best: tuple[Paging, NDArray[np.int64]] | None = None
+        for paging, tops in choices:
+            believable = _with_shared_data(memory, paging, tops)
+            if len(believable) and (best is None or len(believable) > len(best[1])):
+                best = paging, believable
+        return best
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _with_shared_data(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those tables by which KUSER_SHARED_DATA lies where most of them say.
+
+    Other pages that name themselves by chance, or in another system, have nothing there.
+    """
+    if not len(tops):
+        return tops
+    frame = translate(memory, paging, tops, SHARED_DATA[_bits(paging)])
+    places, count = np.unique(frame[frame >= 0], return_counts=True)
+    if not len(places):
+        return tops[:0]
+    believable: NDArray[np.int64] = tops[frame == places[np.argmax(count)]]
+    return believable
+
+
+def _bits(paging: Paging) -> int:
+    return 32 if paging.address_bits == 32 else 64
+
+
+class KernelMemory:
+    """Virtual memory of the kernel, to be read by address."""
+
+    def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
+        order = np.argsort(mappings.virtual, kind="stable")
+        self._memory = memory
+        self._mappings = mappings.take(order)
+
+    def frames(self) -> NDArray[np.int64]:
+        """All frames that the kernel maps, each once."""
+        rows = self._mappings
+        mapped = np.zeros(self._memory.frame_count + 1, np.int64)
+        np.add.at(mapped, rows.frame, 1)
+        np.add.at(mapped, np.minimum(rows.frame + rows.frames, self._memory.frame_count), -1)
+        return np.flatnonzero((np.cumsum(mapped[:-1]) > 0) & self._memory.held)
+
+    def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """A virtual address of each of these frames, which the kernel maps."""
+        rows = self._mappings
+        order = np.argsort(rows.frame, kind="stable")
+        start = rows.frame[order]
+        # A frame may lie in a large page that begins before others do: look at those first.
+        large = order[rows.frames[order] > 1]
+        virtual = np.zeros(len(frames), np.uint64)
+        for chosen, begins in ((large, rows.frame[large]), (order, start)):
+            if not len(chosen):
+                continue
+            row = chosen[np.maximum(np.searchsorted(begins, frames, "right") - 1, 0)]
+            inside = (frames >= rows.frame[row]) & (frames < rows.frame[row] + rows.frames[row])
+            offset = ((frames - rows.frame[row]) * PAGE_SIZE).astype(np.uint64)
+            virtual = np.where(inside, rows.virtual[row] + offset, virtual)
+        return virtual
+
+    def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
+        """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
+        pages = (size + 2 * PAGE_SIZE - 2) // PAGE_SIZE
+        first = addresses & ~np.uint64(PAGE_SIZE - 1)
+        spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+        frames = self._frames_behind(spread.ravel())
+        contents = self._memory.read_frames(np.where(frames >= 0, frames, 0))
+        contents[frames < 0] = 0
+        row = contents.view(np.uint8).reshape(len(addresses), pages * PAGE_SIZE)
+        offset = (addresses - first).astype(np.int64)
+        return np.take_along_axis(row, offset[:, None] + np.arange(size), axis=1)
+
+    def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        rows = self._mappings
+        if not len(rows.virtual):
+            return np.full(len(addresses), -1, np.int64)
+        row = np.maximum(np.searchsorted(rows.virtual, addresses, "right") - 1, 0)
+        page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
+        inside = (addresses >= rows.virtual[row]) & (page < rows.frames[row])
+        frame = np.where(inside, rows.frame[row] + page, -1)
+        frame[frame >= self._memory.frame_count] = -1
+        return frame
+
+
+def find_processes(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> tuple[Process, ...]:
+    """Find the process objects that belong to these address spaces, and those in their list."""
+    mappings = Mappings.join(list(walk(memory, paging, tops, kernel_only=True)))
+    kernel = KernelMemory(memory, mappings)
+    bases = _table_bases(memory, paging, tops, kernel)
+    objects = _objects_with_base(memory, paging, kernel, bases)
+    layout = _Layout.of(kernel, _bits(paging), objects)
+    if layout is None:
+        return ()
+    listed = layout.walk_list(kernel, objects)
+    return layout.processes(kernel, objects, listed, bases)
+
+
+def _table_bases(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], kernel: KernelMemory
+) -> dict[int, int]:
+    """What DirectoryTableBase holds for each address space: value to index."""
+    if paging is not PAE:
+        return {int(top) * PAGE_SIZE: index for index, top in enumerate(tops[:, 0])}
+    # PAE: it is the address of four pointers, 32 bytes somewhere in the kernel's memory.
+    bases: dict[int, int] = {}
+    pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+    index_of = {int(row[0]): index for index, row in enumerate(pointers)}
+    first = np.sort(pointers[:, 0])
+    for frames in _in_parts(kernel.frames()):
+        groups = memory.read_frames(frames).reshape(-1, 4)
+        hits = np.flatnonzero(_is_in(groups[:, 0], first))
+        for hit in hits.tolist():
+            index = index_of[int(groups[hit, 0])]
+            if (groups[hit] == pointers[index]).all():
+                page, place = divmod(hit, PAGE_SIZE // 32)
+                bases[int(frames[page]) * PAGE_SIZE + place * 32] = index
+    return bases
+
+
+def _objects_with_base(
+    memory: PhysicalMemory, paging: Paging, kernel: KernelMemory, bases: dict[int, int]
+) -> NDArray[np.uint64]:
+    """Virtual addresses of what begins as a process does and has one of the table bases."""
+    bits = _bits(paging)
+    offset, width = _TABLE_BASE[bits], bits // 8
+    # Objects are aligned to twice a pointer; the base stands at one place in that grid.
+    step, phase = 2, (offset // width) % 2
+    low_bits = np.uint64(0x1F if paging is PAE else 0xFFF)
+    known = np.sort(np.array(list(bases), np.uint64))
+    found: list[NDArray[np.uint64]] = []
+    for frames in _in_parts(kernel.frames()):
+        words = memory.read_frames(frames)
+        grid = (words if width == 8 else words.view(np.uint32))[:, phase::step]
+        # From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1).
+        frame, place = np.nonzero((grid != 0) & (grid & ~grid.dtype.type(3) & low_bits == 0))
+        value = grid[frame, place].astype(np.uint64) & ~np.uint64(3)
+        hit = _is_in(value, known)
+        start = (place[hit] * step + phase) * width - offset
+        virtual = kernel.virtual(frames[frame[hit]])
+        found.append((virtual.astype(np.int64) + start).astype(np.uint64))
+    objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
+    processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
+    return processes
+
+
+def _in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [frames[start : start + 4096] for start in range(0, len(frames), 4096)]
+
+
+def _is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the values are among some sorted ones."""
+    if not len(known):
+        return np.zeros(values.shape, bool)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: NDArray[np.bool_] = known[place] == values
+    return found
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Offsets in `_EPROCESS`, found in the objects of one dump."""
+
+    bits: int
+    pid: int
+    links: int
+    """ActiveProcessLinks; in every version it stands right behind the pid."""
+    name: int
+    parent: int | None = None
+    created: int | None = None
+    exited: int | None = None
+
+    @classmethod
+    def of(cls, kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> "_Layout | None":
+        """Find the offsets; None where the objects do not show them."""
+        width = bits // 8
+        contents = kernel.read(objects, _OBJECT_BYTES[bits])
+        words = contents.view(f"<u{width}").astype(np.uint64)
+        links = cls._find_links(words, objects, width)
+        if links is None:
+            return None
+        pid = links - width
+        pids = words[:, pid // width]
+        system = contents[pids == 4][0].tobytes()
+        name = system.find(b"System\0")
+        if name < 0:
+            return None
+        layout = cls(bits, pid, links, name)
+        running = pids > 4
+        return replace(
+            layout,
+            parent=layout._find_parent(words, pids, width),
+            created=layout._find_times(contents, pids),
+            exited=layout._find_exit(contents, running),
+        )
+
+    @staticmethod
+    def _find_links(
+        words: NDArray[np.uint64], objects: NDArray[np.uint64], width: int
+    ) -> int | None:
+        """The column behind the pids whose pointers lead to the same column of other objects."""
+        kernel_space = np.uint64(1 << 31 if width == 4 else 0xFFFF8000_00000000)
+        known = np.sort(objects)
+        for column in range(1, words.shape[1] - 1):
+            pids, forward, back = (words[:, column + n] for n in (-1, 0, 1))
+            if (pids >= _MAX_PID).any() or (pids % 4).any() or np.count_nonzero(pids == 4) != 1:
+                continue
+            if len(np.unique(pids)) != len(pids):
+                continue
+            active = pids > 0
+            if (forward[active] < kernel_space).any() or (back[active] < kernel_space).any():
+                continue
+            leads = _is_in(forward - np.uint64(column * width), known)
+            if np.count_nonzero(leads) * 2 >= np.count_nonzero(active) - 1:
+                return column * width
+        return None
+
+    def _find_parent(
+        self, words: NDArray[np.uint64], pids: NDArray[np.uint64], width: int
+    ) -> int | None:
+        """The column that holds others' pids most often: 0 for System, 4 for its child."""
+        rest = pids > 4
+        known = np.sort(pids[pids > 0])
+        best: int | None = None
+        best_count = 0
+        for column in range(words.shape[1]):
+            values = words[:, column]
+            if column * width == self.pid or (values >= _MAX_PID).any() or (values % 4).any():
+                continue
+            if values[pids == 4].any() or not (values[rest] == 4).any():
+                continue
+            count = int(np.count_nonzero(_is_in(values[rest], known)))
+            if count > best_count:
+                best, best_count = column * width, count
+        return best
+
+    def _find_times(self, contents: NDArray[np.uint8], pids: NDArray[np.uint64]) -> int | None:
+        """CreateTime: the timestamp, in all processes but System's, nearest to the pid."""
+        times = contents.view("<u8")[pids > 4]
+        is_time = ((times > _EARLIEST) & (times < _LATEST)).all(axis=0)
+        columns = np.flatnonzero(is_time) * 8
+        if not len(columns) or not len(times):
+            return None
+        return int(columns[np.argmin(np.abs(columns - self.pid))])
+
+    @staticmethod
+    def _find_exit(contents: NDArray[np.uint8], running: NDArray[np.bool_]) -> int | None:
+        """ExitTime: a timestamp in all that have ended, 0 in all that live."""
+        ended = contents[:, 4:8].any(axis=1) & running
+        times = contents.view("<u8")
+        is_time = ((times[ended] > _EARLIEST) & (times[ended] < _LATEST)).all(axis=0)
+        columns = np.flatnonzero(is_time & ~times[running & ~ended].any(axis=0))
+        return int(columns[0]) * 8 if ended.any() and len(columns) else None
+
+    def walk_list(self, kernel: KernelMemory, objects: NDArray[np.uint64]) -> set[int]:
+        """Addresses of the objects in the list of active processes, from System both ways."""
+        width = self.bits // 8
+        pids = self._numbers(kernel, objects, self.pid)
+        system = int(objects[pids == 4][0])
+        seen: set[int] = set()
+        for direction in (0, width):
+            at = system
+            passed: set[int] = set()
+            while at not in passed and len(passed) < _MAX_PROCESSES:
+                passed.add(at)
+                link = kernel.read(np.array([at + self.links + direction], np.uint64), width)
+                at = int.from_bytes(link.tobytes(), "little") - self.links
+                if at <= 0:
+                    break
+            seen |= passed
+        candidates = np.array(sorted(seen), np.uint64)
+        return set(candidates[self._are_processes(kernel, candidates)].tolist())
+
+    def _are_processes(
+        self, kernel: KernelMemory, objects: NDArray[np.uint64]
+    ) -> NDArray[np.bool_]:
+        """Tell processes from the list's head, and from what a damaged link leads to."""
+        pids = self._numbers(kernel, objects, self.pid)
+        types = kernel.read(objects, 1)[:, 0]
+        believable: NDArray[np.bool_] = (
+            (types == _PROCESS_OBJECT) & (pids > 0) & (pids < _MAX_PID) & (pids % 4 == 0)
+        )
+        return believable
+
+    def processes(
+        self,
+        kernel: KernelMemory,
+        objects: NDArray[np.uint64],
+        listed: set[int],
+        bases: dict[int, int],
+    ) -> tuple[Process, ...]:
+        """All processes, in the order of their pids; Idle, which is none, left out."""
+        everything = np.union1d(objects, np.array(sorted(listed), np.uint64))
+        everything = everything[self._are_processes(kernel, everything)]
+        contents = kernel.read(everything, _OBJECT_BYTES[self.bits])
+        found = [
+            self._process(int(address), row.tobytes(), int(address) in listed, bases)
+            for address, row in zip(everything, contents, strict=True)
+        ]
+        return tuple(sorted(found, key=lambda process: (process.pid, process.eprocess)))
+
+    def _process(
+        self, address: int, content: bytes, listed: bool, bases: dict[int, int]
+    ) -> Process:
+        def number(offset: int | None, size: int) -> int:
+            if offset is None:
+                return 0
+            return int.from_bytes(content[offset : offset + size], "little")
+
+        width = self.bits // 8
+        dtb = number(_TABLE_BASE[self.bits], width)
+        name = content[self.name : self.name + 15].split(b"\0")[0]
+        return Process(
+            pid=number(self.pid, width),
+            ppid=number(self.parent, width),
+            name=name.decode("utf-8", "backslashreplace"),
+            dtb=dtb,
+            eprocess=address,
+            created=number(self.created, 8),
+            exited=number(self.exited, 8),
+            # The object of a process is signalled when it ends (SignalState, wdm.h).
+            is_alive=number(4, 4) == 0,
+            is_listed=listed,
+            space=bases.get(dtb & ~3),
+        )
+
+    def _numbers(
+        self, kernel: KernelMemory, objects: NDArray[np.uint64], offset: int
+    ) -> NDArray[np.uint64]:
+        width = self.bits // 8
+        raw = kernel.read(objects + np.uint64(offset), width)
+        return raw.copy().view(f"<u{width}").astype(np.uint64)[:, 0]
