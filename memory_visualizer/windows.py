@@ -94,7 +94,7 @@ class TopLevelSearch:
         frame, own = self._own_entries(first_frame, len(words))
         self._x86.append(frame[words[:, 0x180] & np.uint64(0xFFFFF001) == own])
         self._pae.append(frame[words[:, 3] & np.uint64(ADDRESS | PRESENT) == own])
-        for index, found in self._x64.items():
+        for index, found in list(self._x64.items()):
             found.append(frame[words[:, index] & np.uint64(ADDRESS | PRESENT) == own])
 
     def look_everywhere(self, first_frame: int, words: NDArray[np.uint64]) -> None:
@@ -132,7 +132,7 @@ class TopLevelSearch:
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([np.empty(0, np.int64), *parts])
+    return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 def _with_shared_data(

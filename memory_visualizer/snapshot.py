@@ -1,0 +1,268 @@
+"""A whole dump, understood: what system it is of, its processes, and who has each page."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, open_dump
+from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
+from memory_visualizer.paging import SHARED, Mappings, Paging, merge_shared, walk
+from memory_visualizer.windows import (
+    Process,
+    TopLevelSearch,
+    find_processes,
+)
+
+_THREADS = 2
+_LEARNING_FRAMES = 4096
+"""The first 16 MiB: there lies the System process's top-level table of real machines."""
+_ENOUGH_TABLES = 3
+"""So many tables that name themselves at one place are no accident."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Who has which page, in long form: a row for each page and process."""
+
+    frame: NDArray[np.int64]
+    """Ascending."""
+    process: NDArray[np.int32]
+    """Index in Snapshot.processes."""
+    virtual: NDArray[np.uint64]
+    """The first address at which the process has the page."""
+    is_user: NDArray[np.bool_]
+    """Whether user mode may use it there; else it is the kernel's for this process alone, such
+    as a page table."""
+
+
+@dataclass(frozen=True)
+class Snapshot(PageMap):
+    """What a dump tells: a page map, and what it was made from."""
+
+    mapping_count: NDArray[np.uint32]
+    """How many mappings lead to each frame; those of the kernel, which all share, count once."""
+    dump: Dump
+    system: str | None
+    """``Windows``, or None where none was found."""
+    paging: Paging | None
+    processes: tuple[Process, ...]
+    """All processes, in the order of their pids; also those hidden or ended."""
+    stale_spaces: int
+    """Address spaces that no live process claims; they are not painted."""
+    mappings: Mappings
+    """Every mapping of live processes; `space` is an index in `processes`, or SHARED."""
+
+    @cached_property
+    def owners(self) -> Owners:
+        """Who has which page: see Owners."""
+        rows = self.mappings.take(self.mappings.space != SHARED)
+        row = np.repeat(np.arange(len(rows.frame)), rows.frames)
+        part = np.arange(len(row)) - np.repeat(np.cumsum(rows.frames) - rows.frames, rows.frames)
+        frame = rows.frame[row] + part
+        inside = np.flatnonzero(frame < self.classes.size)
+        inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
+        row, part, frame = row[inside], part[inside], frame[inside]
+        virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
+        kernel = ~rows.is_user[row]
+        order = np.lexsort((virtual, kernel, rows.space[row], frame))
+        frame, process = frame[order], rows.space[row][order]
+        first = np.ones(len(order), bool)
+        first[1:] = (frame[1:] != frame[:-1]) | (process[1:] != process[:-1])
+        return Owners(frame[first], process[first], virtual[order][first], ~kernel[order][first])
+
+    def owners_of(self, frame: int) -> list[tuple[Process, int]]:
+        """The processes that have a frame, each with its first virtual address there."""
+        owners = self.owners
+        start, end = np.searchsorted(owners.frame, [frame, frame + 1])
+        return [
+            (self.processes[process], virtual)
+            for process, virtual in zip(
+                owners.process[start:end].tolist(), owners.virtual[start:end].tolist(), strict=True
+            )
+        ]
+
+    def pages_of_processes(self) -> NDArray[np.int64]:
+        """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
+        owners = self.owners
+        frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
+        holders = np.bincount(frame, minlength=self.classes.size)
+        shared = (holders[frame] > 1).astype(np.int64)
+        counts = np.zeros((len(self.processes), 2), np.int64)
+        np.add.at(counts, (process, shared), 1)
+        return counts
+
+
+def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
+    path: str | Path, *, lenient: bool = False, progress: Progress | None = None
+) -> Snapshot:
+    """Read a memory dump: find out what it is of, and who has each page.
+
+    `progress` is told how many bytes of the dump have been looked at. BadInputError when the
+    file cannot be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is
+    missing.
+    """
+    dump = open_dump(path, lenient=lenient)
+    search = TopLevelSearch()
+    zero = _look_at_all(dump, search, progress)
+    found = search.found(dump) or _search_everywhere(dump, search)
+    if found is None:
+        nothing = np.zeros(dump.frame_count, bool)
+        return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
+    paging, tops = found
+    processes = find_processes(dump, paging, tops)
+    alive = [
+        index
+        for index, process in enumerate(processes)
+        if process.is_alive and process.space is not None
+    ]
+    if not alive:  # damaged: the tables are better than nothing
+        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(tops))
+        alive = list(range(len(tops)))
+    spaces = [space for index in alive if (space := processes[index].space) is not None]
+    mappings = merge_shared(Mappings.join(list(walk(dump, paging, tops[spaces]))))
+    process_of_space = np.array([*alive, SHARED], np.int32)  # SHARED is -1: the last
+    mappings = Mappings(
+        process_of_space[mappings.space],
+        mappings.virtual,
+        mappings.frame,
+        mappings.frames,
+        mappings.access,
+    )
+    claimed = {process.space for process in processes}
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True),
+        _reached(dump, mappings, user=False),
+        mappings,
+        system="Windows",
+        paging=paging,
+        processes=processes,
+        stale_spaces=len(set(range(len(tops))) - claimed),
+    )
+
+
+def _snapshot(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    user: NDArray[np.bool_],
+    kernel: NDArray[np.bool_],
+    mappings: Mappings,
+    *,
+    system: str | None = None,
+    paging: Paging | None = None,
+    processes: tuple[Process, ...] = (),
+    stale_spaces: int = 0,
+) -> Snapshot:
+    page_map = classify(user, kernel, zero, ~dump.held)
+    return Snapshot(
+        classes=page_map.classes,
+        zero=zero,
+        mapping_count=_mapping_count(mappings, dump.frame_count),
+        dump=dump,
+        system=system,
+        paging=paging,
+        processes=processes,
+        stale_spaces=stale_spaces,
+        mappings=mappings,
+    )
+
+
+def _unnamed(top: int, space: int) -> Process:
+    """Stand for a process of which only the page tables were found."""
+    return Process(
+        pid=-1,
+        ppid=-1,
+        name="(unknown)",
+        dtb=top * PAGE_SIZE,
+        eprocess=0,
+        created=0,
+        exited=0,
+        is_alive=True,
+        is_listed=False,
+        space=space,
+    )
+
+
+def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
+    """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
+    reached = np.zeros(dump.frame_count, bool)
+    rows = mappings.take(mappings.is_user == user)
+    count = np.minimum(rows.frame + rows.frames, dump.frame_count) - rows.frame
+    mark_runs(reached, rows.frame, count)
+    return reached & dump.held
+
+
+def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
+    single = mappings.frames == 1
+    count = np.bincount(mappings.frame[single], minlength=frame_count).astype(np.uint32)
+    for first, frames in zip(mappings.frame[~single], mappings.frames[~single], strict=True):
+        count[first : first + frames] += 1
+    return count
+
+
+def _look_at_all(
+    dump: Dump, search: TopLevelSearch, progress: Progress | None
+) -> NDArray[np.bool_]:
+    """Look once at all contents: find the frames of zeros, and top-level tables on the way."""
+    zero = np.ones(dump.frame_count, bool)
+
+    def look(first: int, words: NDArray[np.uint64]) -> int:
+        if first < _LEARNING_FRAMES:
+            search.look_everywhere(first, words)
+        search.look_at(first, words)
+        zero[first : first + len(words)] = _is_zero(words)
+        return (first + len(words)) * PAGE_SIZE
+
+    for done in _in_threads(look, dump.blocks()):
+        if progress:
+            progress(done, dump.frame_count * PAGE_SIZE)
+    return zero
+
+
+def _in_threads(
+    look: Callable[[int, NDArray[np.uint64]], int],
+    blocks: Iterator[tuple[int, NDArray[np.uint64]]],
+) -> Iterator[int]:
+    """Look at blocks in threads, a few ahead of what is asked for; the first one alone."""
+    first_block = next(blocks, None)
+    if first_block is None:
+        return
+    yield look(*first_block)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[Future[int]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(look, *block))
+            if len(waiting) > 2 * _THREADS:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+
+
+def _is_zero(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """For each page whether it holds only zeros; most that do not show it in a few words."""
+    zero: NDArray[np.bool_] = ~words[:, 3::64].any(axis=1)
+    doubtful = np.flatnonzero(zero)
+    pages = words if len(doubtful) == len(words) else words[doubtful]
+    zero[doubtful] = np.bitwise_or.reduce(pages, axis=1) == 0
+    return zero
+
+
+def _search_everywhere(
+    dump: Dump, search: TopLevelSearch
+) -> tuple[Paging, NDArray[np.int64]] | None:
+    """Look for the place where this boot's tables name themselves, then for all that do so."""
+    for first, words in dump.blocks():
+        search.look_everywhere(first, words)
+        found = search.found(dump)
+        if found and len(found[1]) >= _ENOUGH_TABLES:
+            break
+    for first, words in dump.blocks():
+        search.look_at(first, words)
+    return search.found(dump)
