@@ -2,33 +2,22 @@
 """Paint a picture of physical memory from a dump and its text page map."""
 
 import argparse
-import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from memory_visualizer import __version__
-from memory_visualizer.dump import RawDump
-from memory_visualizer.errors import (
-    BadInputError,
-    DamagedInputError,
-    MemoryVisualizerError,
-    reading,
-)
-from memory_visualizer.legend import legend, legend_json, legend_lines, legend_panel
+from memory_visualizer.command import add_picture_options, check_output, run, say, write_picture
+from memory_visualizer.dump import Dump, open_dump
+from memory_visualizer.errors import reading
 from memory_visualizer.pagemap import classify
-from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import add_panel, check_target, paint, write_png
-from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.textmap import MappedFrames, read_mapped_frames
 
+PROGRAM = "imagegenerator.py"
 IMAGES = Path(__file__).resolve().parent / "images"
-MAX_WIDTH = 65_535
 
 EXAMPLES = """\
 examples:
@@ -42,33 +31,11 @@ exit codes: 0 painted, 2 bad input or usage, 1 any other error, 130 interrupted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    # Ended from outside, leave nothing half written behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.name is None and options.output is None:
         parser.error("give a NAME, or a path with -o")
-    try:
-        _paint(options)
-        sys.stdout.flush()
-    except DamagedInputError as error:
-        return _fail(2, f"{error} (--lenient paints what can be painted)")
-    except BadInputError as error:
-        return _fail(2, str(error))
-    except BrokenPipeError:
-        # Nobody reads the legend; keep the interpreter from failing on it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _fail(1, f"cannot write {error.filename or 'standard output'}: {error.strerror}")
-    except (MemoryVisualizerError, MemoryError) as error:
-        return _fail(1, str(error) or "out of memory")
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted")
-    return 0
+    return run(PROGRAM, lambda: _paint(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="raw dump of physical memory")
+    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
     parser.add_argument(
         "map", metavar="MAP", help="text page map that the Volatility plugin printed; - for stdin"
     )
@@ -87,23 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", metavar="PATH", type=Path, help="write to PATH, whatever NAME is"
     )
-    parser.add_argument(
-        "--width",
-        metavar="N",
-        type=_width,
-        help="pixels in a row (default: the smallest square that holds all pages)",
-    )
-    parser.add_argument(
-        "--palette", choices=PALETTES, default="default", help="colours (default: %(default)s)"
-    )
-    parser.add_argument("--legend", action="store_true", help="draw the legend below the picture")
+    add_picture_options(parser)
     parser.add_argument(
         "--lenient",
         action="store_true",
         help="paint damaged input as far as possible: skip broken lines, cut mappings off at the"
         " dump's end, ignore an incomplete last page; and say so",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -113,53 +70,19 @@ def _name(text: str) -> str:
     return text
 
 
-def _width(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_WIDTH:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_WIDTH}")
-    return int(text)
-
-
-def _paint(options: argparse.Namespace) -> None:
-    output = _output(options)
-    dump = RawDump.open(options.dump, lenient=options.lenient)
+def _paint(options: argparse.Namespace) -> int:
+    if options.output is None:
+        IMAGES.mkdir(exist_ok=True)
+    output: Path = options.output or IMAGES / f"{options.name}.png"
+    check_output(output, [options.dump, Path(options.map)])
+    dump = open_dump(options.dump, lenient=options.lenient)
     mapped = _read_map(options, dump.frame_count)
     with ProgressLine("reading the dump") as progress:
         zero = dump.zero_frames(progress)
-    page_map = classify(mapped.user, mapped.kernel, zero)
-
-    palette = PALETTES[options.palette]
-    entries = legend(page_map, palette)
-    size = binary_size(dump.size)
-    picture = paint(page_map, palette, options.width)
-    caption = f"{picture.width:,} x {picture.height:,} pixels, one for each 4 KiB page of"
-    if options.legend:
-        subtitle = f"{size}, {dump.frame_count:,} pages; one pixel = one page of 4 KiB"
-        panel = legend_panel(picture.width, dump.path.name, subtitle, entries)
-        picture = add_panel(picture, panel, palette)
-    texts = {
-        "Software": f"Memory Visualizer {__version__}",
-        "Source": printable(dump.path.name),
-        "Legend": legend_json(palette),
-        "Layout": "rows",
-    }
-    write_png(output, picture, texts)
-
+    page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held)
     _report_damage(options.map, dump, mapped)
-    print(f"{printable(str(output))}: {caption} {printable(dump.path.name)} ({size})")
-    ansi = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print("\n".join(legend_lines(entries, ansi=ansi)))
-
-
-def _output(options: argparse.Namespace) -> Path:
-    if options.output is None:
-        IMAGES.mkdir(exist_ok=True)
-    path: Path = options.output or IMAGES / f"{options.name}.png"
-    check_target(path)
-    for source in (options.dump, Path(options.map)):
-        with reading(source):
-            if path.exists() and source.exists() and path.samefile(source):
-                raise BadInputError(f"{path} is an input; the picture must not replace it")
-    return path
+    write_picture(options, output, dump, page_map)
+    return 0
 
 
 def _read_map(options: argparse.Namespace, frame_count: int) -> MappedFrames:
@@ -182,26 +105,18 @@ def _open_map(name: str) -> AbstractContextManager[BinaryIO]:
         return Path(name).open("rb")
 
 
-def _report_damage(map_name: str, dump: RawDump, mapped: MappedFrames) -> None:
-    if dump.trailing_bytes:
-        _say(f"ignored the last {dump.trailing_bytes:,} bytes of {dump.path}, not a whole page")
+def _report_damage(map_name: str, dump: Dump, mapped: MappedFrames) -> None:
+    for remark in dump.remarks:
+        say(PROGRAM, remark)
     for fault, done in (
         (mapped.broken, "broken lines skipped"),
         (mapped.beyond, "mappings cut off at the dump's end"),
     ):
         if fault:
-            _say(f"{map_name}: {done}: {fault.count:,}, first line {fault.line}: {fault.reason}")
+            first = f"first line {fault.line}: {fault.reason}"
+            say(PROGRAM, f"{map_name}: {done}: {fault.count:,}, {first}")
     if mapped.row_count == 0:
-        _say(f"{map_name} has no mapping, so all pages are painted as unused")
-
-
-def _say(sentence: str) -> None:
-    print(f"imagegenerator.py: {printable(sentence)}", file=sys.stderr)
-
-
-def _fail(code: int, sentence: str) -> int:
-    _say(sentence)
-    return code
+        say(PROGRAM, f"{map_name} has no mapping, so all pages are painted as unused")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,25 @@
-"""See what a machine's RAM holds: one pixel for each page of physical memory."""
+"""See what a machine's RAM holds: one pixel for each page of physical memory.
+
+import memory_visualizer
+snapshot = memory_visualizer.open("memory.raw")
+snapshot.classes       # by page frame number: absent, both, user, kernel, unused
+snapshot.owners_of(42)  # the processes that have page frame 42, and where
+"""
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, MemoryVisualizerError
+from memory_visualizer.pagemap import PageClass
+from memory_visualizer.snapshot import Owners, Snapshot, open  # noqa: A004
+from memory_visualizer.windows import Process
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BadInputError",
+    "DamagedInputError",
+    "MemoryVisualizerError",
+    "Owners",
+    "PageClass",
+    "Process",
+    "Snapshot",
+    "open",
+]

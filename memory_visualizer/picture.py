@@ -1,8 +1,6 @@
 """The picture of a page map: one pixel for each page frame, as a PNG file."""
 
-import errno
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
 
@@ -11,8 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from memory_visualizer.legend import LINE_INDEX, PANEL_SHADES, PAPER_INDEX
+from memory_visualizer.output import whole_file
 from memory_visualizer.pagemap import PageClass, PageMap
 from memory_visualizer.palette import Colour, Palette
+
+DIMMED_INDEX = PAPER_INDEX + len(PANEL_SHADES)
+"""Where the pale classes begin in a picture's palette."""
 
 
 def layout_rows(classes: NDArray[np.uint8], width: int | None = None) -> NDArray[np.uint8]:
@@ -30,12 +32,20 @@ def layout_rows(classes: NDArray[np.uint8], width: int | None = None) -> NDArray
     return pixels.reshape(height, width)
 
 
-def paint(page_map: PageMap, palette: Palette, width: int | None = None) -> Image.Image:
+def paint(
+    page_map: PageMap,
+    palette: Palette,
+    width: int | None = None,
+    dimmed: NDArray[np.bool_] | None = None,
+) -> Image.Image:
     """Paint the page map in rows (see layout_rows) as a picture in palette mode.
 
-    A pixel's value is its frame's PageClass.
+    A pixel's value is its frame's PageClass; that of a `dimmed` frame is DIMMED_INDEX more.
     """
-    return _palette_image(layout_rows(page_map.classes, width), _class_colours(palette))
+    values = page_map.classes
+    if dimmed is not None:
+        values = np.where(dimmed, values + np.uint8(DIMMED_INDEX), values)
+    return _palette_image(layout_rows(values, width), palette)
 
 
 def add_panel(picture: Image.Image, panel: NDArray[np.uint8], palette: Palette) -> Image.Image:
@@ -47,7 +57,7 @@ def add_panel(picture: Image.Image, panel: NDArray[np.uint8], palette: Palette) 
     canvas[picture.height, : picture.width + 1] = LINE_INDEX
     canvas[: picture.height, picture.width : picture.width + 1] = LINE_INDEX
     canvas[: picture.height, : picture.width] = picture
-    return _palette_image(canvas, _class_colours(palette) + PANEL_SHADES)
+    return _palette_image(canvas, palette)
 
 
 def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> None:
@@ -56,39 +66,27 @@ def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> Non
     The file appears whole or not at all: it is written beside its place and then renamed. Same
     picture and texts, same bytes. OSError when it cannot be written.
     """
-    check_target(path)
-    path = path.resolve()  # a symbolic link stays one
     chunks = PngImagePlugin.PngInfo()
     for keyword, text in texts.items():
         chunks.add_text(keyword, text)
-    part = path.with_name(f".memory-visualizer-{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            picture.save(file, "PNG", pnginfo=chunks)
-        part.replace(path)
-    except OSError as error:  # name the file that was asked for, not the one beside it
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        picture.save(file, "PNG", pnginfo=chunks)
 
 
-def check_target(path: Path) -> None:
-    """Raise OSError when a file at `path` could surely not be written.
+def _palette_image(indexes: NDArray[np.uint8], palette: Palette) -> Image.Image:
+    """A picture of palette indexes: classes, then the panel's shades, then dimmed classes.
 
-    For whoever wants to know before the work is done. A renamed file would take the place of a
-    device or a pipe, so these are refused.
+    Colours after the last that is used are left out.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "it is there and is not a plain file", str(path))
-
-
-def _class_colours(palette: Palette) -> list[Colour]:
-    return [palette[page_class] for page_class in PageClass]
-
-
-def _palette_image(indexes: NDArray[np.uint8], colours: Sequence[Colour]) -> Image.Image:
+    classes = [palette[page_class] for page_class in PageClass]
+    colours = [*classes, *PANEL_SHADES, *map(_pale, classes)][: int(indexes.max()) + 1]
+    colours += classes[len(colours) :]
     picture = Image.fromarray(indexes)
     picture.putpalette([channel for colour in colours for channel in colour])
     return picture
+
+
+def _pale(colour: Colour) -> Colour:
+    """The colour as it looks behind thick fog."""
+    red, green, blue = (channel + (232 - channel) * 4 // 5 for channel in colour)
+    return red, green, blue

@@ -4,8 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from memory_visualizer.windows import (
     Process,
     TopLevelSearch,
     find_processes,
+    read_shared_data,
 )
 
 _THREADS = 2
@@ -49,7 +52,9 @@ class Snapshot(PageMap):
     """How many mappings lead to each frame; those of the kernel, which all share, count once."""
     dump: Dump
     system: str | None
-    """``Windows``, or None where none was found."""
+    """Such as ``Windows 6.1``, or None where no Windows was found."""
+    time: datetime | None
+    """When the dump was taken, by the system's own clock, UTC."""
     paging: Paging | None
     processes: tuple[Process, ...]
     """All processes, in the order of their pids; also those hidden or ended."""
@@ -97,6 +102,24 @@ class Snapshot(PageMap):
         np.add.at(counts, (process, shared), 1)
         return counts
 
+    def summary(self) -> dict[str, Any]:
+        """All that is known but the pages themselves, as JSON has it: see export.summary."""
+        from memory_visualizer import export
+
+        return export.summary(self)
+
+    def to_arrow(self) -> Any:
+        """The page map as a pyarrow.Table: see export.to_arrow."""
+        from memory_visualizer import export
+
+        return export.to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The page map as a pandas.DataFrame: see export.to_pandas."""
+        from memory_visualizer import export
+
+        return export.to_pandas(self)
+
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
     path: str | Path, *, lenient: bool = False, progress: Progress | None = None
@@ -134,6 +157,7 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         mappings.frames,
         mappings.access,
     )
+    shared_data = read_shared_data(dump, paging, tops)
     claimed = {process.space for process in processes}
     return _snapshot(
         dump,
@@ -141,7 +165,8 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         _reached(dump, mappings, user=True),
         _reached(dump, mappings, user=False),
         mappings,
-        system="Windows",
+        system=f"Windows {shared_data.version}",
+        time=shared_data.time,
         paging=paging,
         processes=processes,
         stale_spaces=len(set(range(len(tops))) - claimed),
@@ -156,6 +181,7 @@ def _snapshot(
     mappings: Mappings,
     *,
     system: str | None = None,
+    time: datetime | None = None,
     paging: Paging | None = None,
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
@@ -167,6 +193,7 @@ def _snapshot(
         mapping_count=_mapping_count(mappings, dump.frame_count),
         dump=dump,
         system=system,
+        time=time,
         paging=paging,
         processes=processes,
         stale_spaces=stale_spaces,
@@ -247,7 +274,7 @@ def _in_threads(
 
 def _is_zero(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """For each page whether it holds only zeros; most that do not show it in a few words."""
-    zero: NDArray[np.bool_] = ~words[:, 3::64].any(axis=1)
+    zero = np.logical_not(words[:, 3::64].any(axis=1))
     doubtful = np.flatnonzero(zero)
     pages = words if len(doubtful) == len(words) else words[doubtful]
     zero[doubtful] = np.bitwise_or.reduce(pages, axis=1) == 0

@@ -7,6 +7,8 @@ the objects themselves, so no version's offsets are needed.
 """
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,13 +70,13 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """What was found of Windows in a dump."""
+class SharedData:
+    """What KUSER_SHARED_DATA (ntddk.h) tells of the system."""
 
-    paging: Paging
-    tops: NDArray[np.int64]
-    """Frames of the top-level tables found, shape (spaces, paging.top_frames)."""
-    processes: tuple[Process, ...]
+    version: str
+    """Such as ``6.1`` or ``10.0.19041``; the build number is there since Windows 10."""
+    time: datetime | None
+    """When the dump was taken, UTC."""
 
 
 class TopLevelSearch:
@@ -156,6 +158,27 @@ def _bits(paging: Paging) -> int:
     return 32 if paging.address_bits == 32 else 64
 
 
+def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> SharedData:
+    """Read what Windows tells to every process about itself."""
+    frame = translate(memory, paging, tops[:1], SHARED_DATA[_bits(paging)])
+    page = memory.read_frames(frame)[0].tobytes()
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(page[offset : offset + size], "little")
+
+    build, major, minor = number(0x260, 4), number(0x26C, 4), number(0x270, 4)
+    version = f"{major}.{minor}" + (f".{build & 0xFFFF}" if major >= 10 and build else "")
+    time = number(0x14, 8)
+    if not _EARLIEST < time < _LATEST:
+        return SharedData(version, None)
+    return SharedData(version, datetime_of(time))
+
+
+def datetime_of(timestamp: int) -> datetime:
+    """A Windows timestamp (100 ns since 1601) as a date, UTC."""
+    return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=timestamp // 10)
+
+
 class KernelMemory:
     """Virtual memory of the kernel, to be read by address."""
 
@@ -174,20 +197,21 @@ class KernelMemory:
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """A virtual address of each of these frames, which the kernel maps."""
-        rows = self._mappings
-        order = np.argsort(rows.frame, kind="stable")
-        start = rows.frame[order]
-        # A frame may lie in a large page that begins before others do: look at those first.
-        large = order[rows.frames[order] > 1]
         virtual = np.zeros(len(frames), np.uint64)
-        for chosen, begins in ((large, rows.frame[large]), (order, start)):
-            if not len(chosen):
-                continue
-            row = chosen[np.maximum(np.searchsorted(begins, frames, "right") - 1, 0)]
+        # A large page may begin long before the frame, so large and small are looked for apart.
+        for rows in self._by_size:
+            row = np.maximum(np.searchsorted(rows.frame, frames, "right") - 1, 0)
             inside = (frames >= rows.frame[row]) & (frames < rows.frame[row] + rows.frames[row])
             offset = ((frames - rows.frame[row]) * PAGE_SIZE).astype(np.uint64)
             virtual = np.where(inside, rows.virtual[row] + offset, virtual)
         return virtual
+
+    @cached_property
+    def _by_size(self) -> list[Mappings]:
+        """The mappings of each size, sorted by frame."""
+        by_frame = self._mappings.take(np.argsort(self._mappings.frame, kind="stable"))
+        sizes = np.unique(by_frame.frames)
+        return [by_frame.take(by_frame.frames == size) for size in sizes]
 
     def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
         """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""

@@ -4,6 +4,7 @@ Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5), for the t
 forged dumps and the program's own walker with.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Page:
     transition: bool
 
 
-def walk(memory: bytes, paging: str, table_base: int) -> Iterator[Page]:
+def walk(memory: bytes | mmap.mmap, paging: str, table_base: int) -> Iterator[Page]:
     """All pages of the address space with this table base, page tables' own mapping included.
 
     `paging` is `x86`, `pae`, `x64` or `x64-5`; `memory` is all of physical memory.
@@ -43,7 +44,7 @@ def walk(memory: bytes, paging: str, table_base: int) -> Iterator[Page]:
 
 
 def _walk(
-    memory: bytes,
+    memory: bytes | mmap.mmap,
     paging: str,
     shifts: tuple[int, ...],
     table: int,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory_visualizer import dump as dump_module
 from memory_visualizer.dump import PAGE_SIZE, RawDump
 from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import base
 
 ZERO_PAGE = bytes(PAGE_SIZE)
 
@@ -48,7 +48,7 @@ def test_zero_frames_of_sparse_files(path: Path, pages: list[str], chunk_pages: 
                 file.seek(pfn * PAGE_SIZE)
                 file.write(page_with(pfn) if kind == "data" else ZERO_PAGE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dump_module, "_CHUNK_PAGES", chunk_pages)
+        patch.setattr(base, "BLOCK_FRAMES", chunk_pages)
         zero = RawDump.open(path).zero_frames()
     assert zero.tolist() == [kind != "data" for kind in pages]
 
@@ -69,7 +69,7 @@ def test_zero_frames_where_the_file_system_cannot_tell_holes(
 
 def test_progress_ends_at_the_dumps_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress grows chunk by chunk and ends at the number of bytes."""
-    monkeypatch.setattr(dump_module, "_CHUNK_PAGES", 2)
+    monkeypatch.setattr(base, "BLOCK_FRAMES", 2)
     path.write_bytes(page_with(0) * 5)
     calls: list[tuple[int, int | None]] = []
     RawDump.open(path).zero_frames(lambda done, total: calls.append((done, total)))
@@ -135,9 +135,8 @@ def test_pipe_as_dump() -> None:
 
 def test_dump_that_gets_shorter(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dump cut while it is read is an error, not zeros."""
-    monkeypatch.setattr(dump_module, "_CHUNK_PAGES", 1)
+    monkeypatch.setattr(base, "BLOCK_FRAMES", 1)
     path.write_bytes(page_with(0) * 4)
     dump = RawDump.open(path)
-    monkeypatch.setattr(dump_module, "_next_data", lambda file, position, end: position)
     with pytest.raises(BadInputError, match="got shorter while it was read"):
         dump.zero_frames(lambda done, total: os.truncate(path, 2 * PAGE_SIZE))

@@ -23,6 +23,14 @@ KINDS = [
     pytest.param("Win10x64_17763", {}, id="x64-10"),
 ]
 
+# So much of everything that nothing may lie too close to its neighbour.
+MUCH = {"size": 256 * MIB, "processes": 3, "kernel_pages": 43_000, "user_pages": 2_000}
+LARGE_KINDS = [
+    pytest.param("WinXPSP2x86", MUCH, id="x86-large"),
+    pytest.param("Win7SP1x86", MUCH, id="pae-large"),
+    pytest.param("Win7SP1x64", MUCH, id="x64-large"),
+]
+
 
 def pages_of(memory: bytes, truth: Truth, owner: int) -> list[Page]:
     end = truth.frames * PAGE_SIZE
@@ -30,7 +38,7 @@ def pages_of(memory: bytes, truth: Truth, owner: int) -> list[Page]:
     return [page for page in found if page.physical < end]
 
 
-@pytest.mark.parametrize(("name", "options"), KINDS)
+@pytest.mark.parametrize(("name", "options"), [*KINDS, *LARGE_KINDS])
 def test_truth_is_what_the_tables_say(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """What was noted when pages were given out equals what a plain walk of the tables finds."""
     truth = forge(tmp_path / "dump", profiles()[name], seed=3, **options)

@@ -292,8 +292,8 @@ class Kernel:
         self._set(at, "_EPROCESS", "InheritedFromUniqueProcessId", process.ppid)
         name = process.name.encode()[:15].ljust(16, b"\0")
         write(at + self.profile.offset("_EPROCESS", "ImageFileName"), name)
-        started = 0 if process.name in ("System", "Idle") else IMAGE_TIME - 36_000_000_000
-        self._set_time(at, "CreateTime", started + process.pid)
+        started = 0 if process.pid <= 4 else IMAGE_TIME - 36_000_000_000 + process.pid
+        self._set_time(at, "CreateTime", started)
         self._set_time(at, "ExitTime", IMAGE_TIME - 600_000_000 if process.exited else 0)
         self._set(at, "_EPROCESS", "Peb", peb)
         self._set(at, "_EPROCESS", "SectionBaseAddress", image_base)

@@ -152,6 +152,8 @@ class TableTree:
             table = self._table(at >> parent_shift << parent_shift, parent_shift, user)
             index = (at >> shift) % self.paging.entries
             part = values[written : written + self.paging.entries - index]
+            if table[index : index + len(part)].any():
+                raise ValueError(f"something is mapped at {at:#x} already")
             table[index : index + len(part)] = part
             written += len(part)
 

@@ -66,6 +66,7 @@ class _Places:
     libraries: int
     process_block: int
     stack: int
+    heap: int
 
 
 _SHARED_DATA = 0x7FFE0000
@@ -95,6 +96,7 @@ def _places(profile: Profile, paging: Paging) -> _Places:
             libraries=0x7FF8_20000000 if late else 0x77000000,
             process_block=0x7FF_FFFDF000,
             stack=0x00200000,
+            heap=0x00400000,
         )
     old = profile.version < (6, 0)
     return _Places(
@@ -112,6 +114,7 @@ def _places(profile: Profile, paging: Paging) -> _Places:
         libraries=0x77000000,
         process_block=0x7FFDF000,
         stack=0x00100000,
+        heap=0x20000000,
     )
 
 
@@ -288,7 +291,7 @@ class _Forger:
         after = places.system_cache + len(present) * PAGE_SIZE
         tree.map(after, trimmed, user=False, transition=True)
         # The user bit at the last level alone does not let user mode in.
-        beyond = places.system_cache + 16 * MIB
+        beyond = after + (len(trimmed) + 64) * PAGE_SIZE
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
 
@@ -401,7 +404,7 @@ class _Forger:
         tree.map(places.program, text, user=True, write=False, execute=True)
         data = places.program + program * PAGE_SIZE
         tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True)
-        self._heap(tree, places.stack + 2 * MIB, heap)
+        self._heap(tree, places.heap, heap)
         tree.map(places.stack, self._take(3, zeros=0.3), user=True)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
@@ -482,7 +485,7 @@ class _Forger:
         tree = self._tree(owner, ledger)
         space = self._address_space(owner, ledger, [self._kernel_tree, tree])
         self._table_base(owner, space)
-        self._heap(tree, self.places.stack + 2 * MIB, max(8, pages // 4))
+        self._heap(tree, self.places.heap, max(8, pages // 4))
 
     def _low_stub(self, dtb: int) -> None:
         """The start-up block of x64 in low memory, by which MemProcFS finds the page tables.

@@ -1,0 +1,7 @@
+"""``python -m memory_visualizer`` is ``memviz``."""
+
+import sys
+
+from memory_visualizer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,276 @@
+"""AVML dumps: LiME's headers in version 2, each followed by a Snappy stream and its length.
+
+The format is that of microsoft/avml, src/image.rs; the stream is Snappy's framing format (google/
+snappy, framing_format.txt): chunks of at most 64 KiB, those that do not shrink stored as they are.
+AVML writes 16 MiB a header, in its first versions a whole range, and leaves out blocks of zeros
+where it reads /proc/kcore: these frames are not held. Volatility 3's reader (2.28.2) hangs on
+chunks that are stored as they are, so the headers are read here, and the chunks are decoded, with
+their checksums, by cramjam, which is imported when a dump's contents are asked for.
+"""
+
+import os
+import struct
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import base
+from memory_visualizer.formats.base import MAX_FRAMES, MAX_RUNS, PAGE_SIZE, Dump, Words, merge_runs
+from memory_visualizer.formats.lime import HEADER
+from memory_visualizer.formats.mapped import file_size
+
+MAGIC = b"AVML"
+
+_VERSION = 2
+_STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
+# A chunk: its type, its size from here (3 bytes), a checksum (4), the data. Data that are
+# compressed begin with their length as a variable-length number, here of at most 3 bytes.
+_COMPRESSED, _STORED = 0, 1
+_CHUNK_HEAD = 1 + 3 + 4 + 3
+_MAX_CHUNK = 1 << 16  # bytes that a chunk decodes to, at most
+_STREAM_SIZE = struct.Struct("<Q")
+_MAX_THREADS = 4  # each holds a block; more would be faster than what reads them
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of data, by ascending address, a column each."""
+
+    address: NDArray[np.int64]
+    """Physical address of the first byte."""
+    length: NDArray[np.int64]
+    """Bytes when decoded."""
+    offset: NDArray[np.int64]
+    """Byte of the file at which the chunk begins."""
+    size: NDArray[np.int64]
+    """Bytes in the file."""
+
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "_Chunks":
+        columns = (self.address, self.length, self.offset, self.size)
+        return _Chunks(*(column[chosen] for column in columns))
+
+
+class AvmlDump(Dump):
+    """A compressed AVML dump."""
+
+    def __init__(self, path: Path, chunks: _Chunks, remarks: list[str]) -> None:
+        self._chunks = chunks
+        end = chunks.address + chunks.length
+        # Chunks whose addresses adjoin make one stretch of memory, whatever blocks they are in.
+        begins = np.concatenate(([True], chunks.address[1:] != end[:-1]))
+        starts = np.flatnonzero(begins)
+        first = -(-chunks.address[starts] // PAGE_SIZE)
+        last = end[np.concatenate((starts[1:] - 1, [end.size - 1]))] // PAGE_SIZE
+        whole = last > first
+        if not whole.any():
+            raise BadInputError(f"{path} holds no page of memory")
+        runs = merge_runs(first[whole], (last - first)[whole])
+        super().__init__(path, "AVML", runs, remarks=remarks)
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Find all chunks; they are decoded later, but for `lenient`, which leaves out broken ones.
+
+        BadInputError when the file cannot be read or is no AVML dump; DamagedInputError, unless
+        `lenient`, when a header is broken, or bytes are missing or there twice.
+        """
+        path = Path(path)
+        columns = [array("q") for _ in range(4)]
+        remarks: list[str] = []
+        with reading(path), path.open("rb", buffering=0) as file:
+            try:
+                _find_chunks(path, file, columns)
+            except DamagedInputError as error:
+                if not lenient:
+                    raise
+                remarks.append(f"{error}; what follows was ignored")
+        chunks = _Chunks(*(np.frombuffer(column, np.int64) for column in columns))
+        chunks = chunks[np.argsort(chunks.address, kind="stable")]
+        end_before = np.maximum.accumulate(chunks.address + chunks.length)[:-1]
+        twice = np.concatenate(([False], chunks.address[1:] < end_before))
+        if twice.any():
+            sentence = f"{path} holds memory at {chunks.address[twice][0]:#x} in several places"
+            if not lenient:
+                raise DamagedInputError(sentence)
+            remarks.append(f"{sentence}; one of them was taken")
+            chunks = chunks[~twice]
+        if chunks.address.size == 0:
+            raise BadInputError(f"{path} holds no page of memory")
+        dump = cls(path, chunks, remarks)
+        return dump._without_broken_chunks() if lenient else dump
+
+    def blocks(self) -> Iterator[tuple[int, Words]]:
+        """Yield the contents; the blocks after the one that is yielded are decoded meanwhile."""
+        wanted = (
+            (frame, min(first + count - frame, base.BLOCK_FRAMES))
+            for first, count in self.runs.tolist()
+            for frame in range(first, first + count, base.BLOCK_FRAMES)
+        )
+        threads = min(os.cpu_count() or 1, _MAX_THREADS)
+        with (
+            reading(self.path),
+            self.path.open("rb", buffering=0) as file,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            decoding: deque[tuple[int, Future[Words]]] = deque()
+            try:
+                for frame, count in wanted:
+                    decoding.append((frame, pool.submit(self._decode, file, frame, count)))
+                    if len(decoding) > threads:
+                        first, words = decoding.popleft()
+                        yield first, words.result()
+                for first, words in decoding:
+                    yield first, words.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Decode the chunks that these frames are in, each once where `frames` ascend."""
+        frames = np.asarray(frames, dtype=np.int64)
+        pages = np.zeros((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
+        starts, counts = self.runs.T
+        run = np.searchsorted(starts, frames, side="right") - 1
+        held = np.flatnonzero((run >= 0) & (frames - starts[run] < counts[run]))
+        chunk = np.searchsorted(self._chunks.address, frames[held] * PAGE_SIZE, side="right")
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            for same in np.split(held, np.flatnonzero(np.diff(chunk)) + 1) if held.size else ():
+                first = int(frames[same].min())
+                words = self._decode(file, first, int(frames[same].max()) + 1 - first)
+                pages[same] = words[frames[same] - first]
+        return pages
+
+    def _decode(self, file: FileIO, first: int, count: int) -> Words:
+        """Decode consecutive frames, all of them held."""
+        start, end = first * PAGE_SIZE, (first + count) * PAGE_SIZE
+        chunks = self._chunks
+        low = int(np.searchsorted(chunks.address, start, side="right")) - 1
+        high = int(np.searchsorted(chunks.address, end, side="left"))
+        decoded = np.empty(int(chunks.length[low:high].sum()), dtype=np.uint8)
+        # Chunks one after another in the file can be decoded at one go.
+        end_before = (chunks.offset + chunks.size)[low : high - 1]
+        parts = np.flatnonzero(chunks.offset[low + 1 : high] != end_before) + low + 1
+        done = 0
+        for a, b in pairwise([low, *parts.tolist(), high]):
+            length = int(chunks.length[a:b].sum())
+            self._decode_chunks(file, a, b, decoded[done : done + length])
+            done += length
+        skipped = start - int(chunks.address[low])
+        words = decoded[skipped : skipped + end - start].view(np.uint64).reshape(count, -1)
+        words.flags.writeable = False
+        return words
+
+    def _decode_chunks(self, file: FileIO, low: int, high: int, target: NDArray[np.uint8]) -> None:
+        snappy = _snappy(self.path)
+        chunks = self._chunks
+        start, end = int(chunks.offset[low]), int(chunks.offset[high - 1] + chunks.size[high - 1])
+        stream = os.pread(file.fileno(), end - start, start)
+        if len(stream) < end - start:
+            raise BadInputError(f"{self.path} got shorter while it was read")
+        try:
+            snappy.decompress_into(_STREAM_BEGIN + stream, target)
+        except Exception as error:  # cramjam's own, which is no subclass of anything else
+            raise DamagedInputError(
+                f"{self.path}: bytes {start:,} to {end:,} cannot be decoded: {error}"
+            ) from error
+
+    def _without_broken_chunks(self) -> Self:
+        """Decode all chunks; leave out those that cannot be."""
+        sound = np.ones(self._chunks.address.size, dtype=np.bool_)
+        target = np.empty(_MAX_CHUNK, dtype=np.uint8)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            for chunk, length in enumerate(self._chunks.length.tolist()):
+                try:
+                    self._decode_chunks(file, chunk, chunk + 1, target[:length])
+                except DamagedInputError:
+                    sound[chunk] = False
+        if sound.all():
+            return self
+        lost = f"{np.count_nonzero(~sound):,} broken pieces of {self.path} were left out"
+        return type(self)(self.path, self._chunks[sound], [*self.remarks, lost])
+
+
+def _snappy(path: Path) -> ModuleType:
+    try:
+        import cramjam
+    except ImportError as error:
+        raise BadInputError(
+            f"{path} is compressed; to read it, install the Python package cramjam"
+        ) from error
+    return cramjam.snappy
+
+
+def _find_chunks(path: Path, file: FileIO, columns: "Sequence[array[int]]") -> None:
+    """Append each chunk to the columns of _Chunks; DamagedInputError at the first fault."""
+    size = file_size(file)
+    position = 0
+    while position < size:
+        header = os.pread(file.fileno(), HEADER.size, position)
+        fault = f"{path}: the block at byte {position:,}"
+        if len(header) < HEADER.size:
+            raise DamagedInputError(f"{fault} is cut off")
+        magic, version, first, last, _ = HEADER.unpack(header)
+        if magic != MAGIC or version != _VERSION or last < first:
+            raise DamagedInputError(f"{fault} has no valid header")
+        if last >= MAX_FRAMES * PAGE_SIZE:
+            raise BadInputError(
+                f"{path} says that it holds memory up to physical address {last:#x}; this program"
+                f" stops at {MAX_FRAMES * PAGE_SIZE:#x} (16 TiB)"
+            )
+        begin = position + HEADER.size
+        end = _find_chunks_of_block(path, file, columns, begin, first, last + 1 - first)
+        position = end + _STREAM_SIZE.size
+        if os.pread(file.fileno(), _STREAM_SIZE.size, end) != _STREAM_SIZE.pack(end - begin):
+            raise DamagedInputError(f"{fault} does not end as it should")
+
+
+def _find_chunks_of_block(
+    path: Path,
+    file: FileIO,
+    columns: "Sequence[array[int]]",
+    position: int,
+    address: int,
+    left: int,
+) -> int:
+    """Walk one stream, which decodes to `left` bytes; returns its end."""
+    size = file_size(file)
+    while left:
+        head = os.pread(file.fileno(), _CHUNK_HEAD, position)
+        fault = f"{path}: the compressed piece at byte {position:,}"
+        stored = int.from_bytes(head[1:4], "little")
+        if len(head) < 4 or position + 4 + stored > size:
+            raise DamagedInputError(f"{fault} is cut off")
+        if head.startswith(_STREAM_BEGIN):
+            position += len(_STREAM_BEGIN)
+            continue
+        length = {_COMPRESSED: _varint(head[8:]), _STORED: stored - 4}.get(head[0], 0)
+        if not 0 < length <= min(left, _MAX_CHUNK):
+            raise DamagedInputError(f"{fault} is broken")
+        if len(columns[0]) == MAX_RUNS:
+            raise BadInputError(f"{path} has more than {MAX_RUNS:,} compressed pieces")
+        for column, value in zip(columns, (address, length, position, 4 + stored), strict=True):
+            column.append(value)
+        position += 4 + stored
+        address += length
+        left -= length
+    return position
+
+
+def _varint(data: bytes) -> int:
+    """Read the length with which compressed data begin; too large a number for a broken one."""
+    value = 0
+    for place, byte in enumerate(data):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value
+    return _MAX_CHUNK + 1

@@ -1,0 +1,136 @@
+"""What every dump can do, whatever its format."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_SIZE = 4096
+"""Bytes in a page frame, on x86 and x86-64 (Intel SDM, vol. 3A, 4.1)."""
+
+MAX_FRAMES = 2**32
+"""Frames up to which dumps are read: 16 TiB of physical addresses.
+
+The largest machines have more, but a header may lie, and a table with a byte for each frame
+must still fit a common machine's memory.
+"""
+
+MAX_RUNS = 2**24
+"""Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
+
+BLOCK_FRAMES = 4096
+"""Frames that `Dump.blocks` yields at once, at most: 16 MiB."""
+
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Told now and then how many bytes are done, and of how many (None: nobody knows)."""
+
+Words: TypeAlias = NDArray[np.uint64]
+"""The contents of n frames, shape (n, 512): little-endian words as the processor sees them."""
+
+
+class Dump(ABC):
+    """Physical memory as a dump file holds it; the file is only ever read."""
+
+    path: Path
+    """The file that was asked for."""
+    format: str
+    """The format as people call it, such as ``ELF core``."""
+    runs: NDArray[np.int64]
+    """Shape (n, 2): first frame and number of frames of each stretch of consecutive frames that the
+    dump holds, in ascending order, no two of them adjacent. A frame is held if the dump holds all
+    of its bytes."""
+    notes: Mapping[str, int | bytes]
+    """What the headers tell of the machine, under the names that the format has for it."""
+    remarks: Sequence[str]
+    """Sentences on what was left out or could not be known, for the person at the screen."""
+
+    def __init__(
+        self,
+        path: Path,
+        format_: str,
+        runs: NDArray[np.int64],
+        *,
+        notes: Mapping[str, int | bytes] | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self.path = path
+        self.format = format_
+        self.runs = runs
+        self.notes = MappingProxyType(dict(notes or {}))
+        self.remarks = tuple(remarks)
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Read the headers of a dump of this format.
+
+        BadInputError when the file cannot be read or is no such dump; DamagedInputError when a
+        part of it is missing or broken, where `lenient` takes what is there and adds to `remarks`.
+        """
+
+    @property
+    def frame_count(self) -> int:
+        """Frames up to and with the last one that is held: PFNs are below this."""
+        return int(self.runs[-1].sum())
+
+    @property
+    def size(self) -> int:
+        """Bytes in the frames that are held."""
+        return int(self.runs[:, 1].sum()) * PAGE_SIZE
+
+    @cached_property
+    def held(self) -> NDArray[np.bool_]:
+        """By PFN: whether the dump holds the frame."""
+        held = np.zeros(self.frame_count, dtype=np.bool_)
+        for first, count in self.runs.tolist():
+            held[first : first + count] = True
+        held.flags.writeable = False
+        return held
+
+    @abstractmethod
+    def blocks(self) -> Iterator[tuple[int, Words]]:
+        """Yield the contents in ascending order: a first frame, and the words of it and the next.
+
+        At most BLOCK_FRAMES at once. Frames that are held and not yielded are all zeros. The words
+        are read-only, and may lie in the file itself; a copy is the caller's to make.
+
+        BadInputError when the file cannot be read, or ends before the size that it had when it
+        was opened; DamagedInputError when it cannot be decoded.
+        """
+
+    @abstractmethod
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Copy the contents of the frames with these PFNs, in this order, repeated ones too.
+
+        A frame that the dump does not hold is all zeros. Fastest where `frames` ascend. Errors as
+        for `blocks`.
+        """
+
+    def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
+        """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.
+
+        True for frames that are not held. `progress` is told the bytes of held frames. Errors as
+        for `blocks`.
+        """
+        zero = np.ones(self.frame_count, dtype=np.bool_)
+        starts, counts = self.runs.T
+        held_before = np.cumsum(counts) - counts
+        for first, words in self.blocks():
+            end = first + len(words)
+            zero[first:end] = np.bitwise_or.reduce(words, axis=1) == 0
+            if progress:
+                run = np.searchsorted(starts, first, side="right") - 1
+                progress(int(held_before[run] + end - starts[run]) * PAGE_SIZE, self.size)
+        return zero
+
+
+def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join the adjacent ones of some ascending stretches of frames; as `Dump.runs`."""
+    begins = np.concatenate(([True], first[1:] != (first + count)[:-1]))
+    starts = np.flatnonzero(begins)
+    return np.stack((first[starts], np.add.reduceat(count, starts)), axis=1)

@@ -1,0 +1,155 @@
+"""ELF cores of a machine, as QEMU, libvirt and VirtualBox write them, or Linux's /proc/vmcore.
+
+System V ABI, chapters 4 and 5. Read here, since a kept reader (Volatility 3 2.28.2) looks at no
+more than 65,535 segments, refuses those with a part missing, and 32-bit files.
+
+QEMU's `dump-guest-memory` puts the section headers before the program headers, and starts memory
+at any byte. With `paging=on` it has a segment for each mapping: aliases of the same bytes, more
+than fit e_phnum. /proc/vmcore has the kernel's text twice. Where a segment has fewer bytes in the
+file than in memory, the ABI says zeros, but the writers mean memory that they left out (VirtualBox
+does so for device memory): those frames are not held.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import MAX_RUNS
+from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+
+MAGIC = b"\x7fELF"
+
+_IDENTITY = struct.Struct("<4sBB")  # magic, class, byte order
+_LITTLE_ENDIAN = 1
+_ET_CORE = 4
+_PT_LOAD, _PT_NOTE = 1, 4
+_PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
+_NOTE = struct.Struct("<III")  # size of the name and of the descriptor, type
+_MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB
+
+
+_Segments: TypeAlias = NDArray[np.void]
+"""Program headers, with the fields of _Layout.segment."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What differs between the two classes of ELF files."""
+
+    header: struct.Struct
+    """The file header from e_type on."""
+    segment: np.dtype[np.void]
+    section_info: int
+    """Where sh_info stands in a section header."""
+
+
+_LAYOUTS = {
+    1: _Layout(
+        struct.Struct("<16xHHIIIIIHHHHHH"),
+        np.dtype(
+            [(name, "<u4") for name in ("type", "offset", "virtual", "physical", "in_file")]
+            + [("in_memory", "<u4"), ("flags", "<u4"), ("alignment", "<u4")]
+        ),
+        28,
+    ),
+    2: _Layout(
+        struct.Struct("<16xHHIQQQIHHHHHH"),
+        np.dtype(
+            [("type", "<u4"), ("flags", "<u4")]
+            + [(name, "<u8") for name in ("offset", "virtual", "physical", "in_file")]
+            + [("in_memory", "<u8"), ("alignment", "<u8")]
+        ),
+        44,
+    ),
+}
+
+
+class ElfDump(MappedDump):
+    """An ELF core. Its `notes` hold the ELF notes, by name, those of one name one after another.
+
+    ``VMCOREINFO`` is Linux's own text, ``QEMU`` the state of each CPU, ``VBCPU`` the same.
+    """
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Read the program headers and the notes.
+
+        BadInputError when the file cannot be read or is not the core of a little-endian machine;
+        DamagedInputError, unless `lenient`, when a part of it is missing.
+        """
+        path = Path(path)
+        with reading(path), path.open("rb") as file:
+            size = file_size(file)
+            segments = _segments(path, file, size)
+            notes = _notes(file, segments[segments["type"] == _PT_NOTE])
+        loads = segments[(segments["type"] == _PT_LOAD) & (segments["in_file"] > 0)]
+        if len(loads) > 1 and not loads["physical"].any():
+            raise BadInputError(f"{path} is the core of a process, not of a machine")
+        extents, remarks = find_extents(
+            path,
+            loads["physical"],
+            loads["in_file"],
+            loads["offset"],
+            file_size=size,
+            lenient=lenient,
+            aliases=True,
+        )
+        return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
+
+
+def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
+    """Read the program headers."""
+    head = file.read(64)
+    cut = DamagedInputError(f"{path} ends within its ELF headers")
+    if len(head) < 64:
+        raise cut
+    _, class_, order = _IDENTITY.unpack_from(head)
+    layout = _LAYOUTS.get(class_)
+    if layout is None or order != _LITTLE_ENDIAN:
+        raise BadInputError(f"{path} is an ELF file of no x86 machine")
+    fields = layout.header.unpack_from(head)
+    type_, segment_offset, section_offset = fields[0], fields[4], fields[5]
+    segment_size, segment_count = fields[8], fields[9]
+    if type_ != _ET_CORE:
+        raise BadInputError(f"{path} is an ELF file, but no core")
+    if segment_count == _PN_XNUM and section_offset:
+        if section_offset + layout.section_info + 4 > size:
+            raise cut
+        file.seek(section_offset + layout.section_info)
+        segment_count = int.from_bytes(file.read(4), "little")
+    if segment_count and segment_size != layout.segment.itemsize:
+        raise BadInputError(f"{path} has program headers of {segment_size} bytes")
+    if segment_count > MAX_RUNS:
+        raise BadInputError(f"{path} says that it has {segment_count:,} segments; too many")
+    if segment_offset + segment_count * segment_size > size:
+        raise cut
+    file.seek(segment_offset)
+    return np.frombuffer(file.read(segment_count * segment_size), layout.segment)
+
+
+def _notes(file: BinaryIO, segments: _Segments) -> dict[str, bytes]:
+    """Read the notes in these segments; a broken one ends its segment."""
+    found: dict[str, list[bytes]] = {}
+    left = _MAX_NOTES
+    for offset, size in zip(segments["offset"].tolist(), segments["in_file"].tolist(), strict=True):
+        if offset >= 2**63 or left == 0:
+            break
+        file.seek(offset)
+        data = file.read(min(size, left))
+        left -= len(data)
+        position = 0
+        while position + _NOTE.size <= len(data):
+            name_size, descriptor_size, _ = _NOTE.unpack_from(data, position)
+            name_at = position + _NOTE.size
+            at = name_at + -(-name_size // 4) * 4
+            position = at + -(-descriptor_size // 4) * 4
+            if at + descriptor_size > len(data):
+                break
+            name = data[name_at : name_at + name_size].rstrip(b"\0").decode("latin-1")
+            found.setdefault(name, []).append(data[at : at + descriptor_size])
+    return {name: b"".join(descriptors) for name, descriptors in found.items()}

@@ -1,0 +1,297 @@
+"""Dumps whose pages lie in the file as they are, so that it can be mapped instead of read.
+
+A read of a mapped file cannot fail as a call can: where the disk fails, or the file was cut, the
+process is killed (SIGBUS). So every window of the file is brought in by the kernel first, which
+says what is wrong (MADV_POPULATE_READ, Linux 5.14), and the file's size is looked at again before
+any read. What remains is a file that is cut in the very moment in which a page of it is read.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import base
+from memory_visualizer.formats.base import MAX_FRAMES, MAX_RUNS, PAGE_SIZE, Dump, Words, merge_runs
+
+_MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
+_GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Where a file holds frames: disjoint stretches in ascending order, a column each."""
+
+    first: NDArray[np.int64]
+    """PFN of the first frame."""
+    count: NDArray[np.int64]
+    """Frames; at least one."""
+    offset: NDArray[np.int64]
+    """Byte of the file at which the first frame begins."""
+
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Extents":
+        return Extents(self.first[chosen], self.count[chosen], self.offset[chosen])
+
+
+def find_extents(
+    path: Path,
+    start: ArrayLike,
+    length: ArrayLike,
+    offset: ArrayLike,
+    *,
+    file_size: int,
+    lenient: bool = False,
+    aliases: bool = False,
+) -> tuple[Extents, list[str]]:
+    """Check what a header says, and find the whole frames in it; returns remarks, too.
+
+    The three columns are in bytes: physical address, size and place in the file of `file_size`
+    bytes. They may stand in any order, and hold any numbers below 2**64. Stretches that say the
+    same of the same frame are joined. Frames in several places of the file are an error unless
+    the format has `aliases`, copies of one another of which any will do.
+
+    BadInputError for what cannot be a dump of a machine; DamagedInputError, unless `lenient`, for
+    frames beyond the file's end or in several places. `path` stands for the file in errors.
+    """
+    start, length, offset = (
+        np.asarray(column, dtype=np.uint64) for column in (start, length, offset)
+    )
+    remarks = []
+    limit = np.uint64(MAX_FRAMES * PAGE_SIZE)
+    if start.size > MAX_RUNS:
+        raise BadInputError(f"{path} says that it holds {start.size:,} pieces of memory; too many")
+    far = (length > limit) | (start > limit - np.minimum(length, limit))
+    if far.any():
+        raise BadInputError(
+            f"{path} says that it holds memory at physical address {start[far][0]:#x} and beyond"
+            f" {int(limit):#x} (16 TiB), where this program stops"
+        )
+    end_of_file = np.uint64(file_size)
+    available = end_of_file - np.minimum(offset, end_of_file)
+    cut = length > available
+    if cut.any():
+        missing = int((length - np.minimum(length, available)).sum())
+        sentence = (
+            f"{path} ends too early: {missing:,} bytes of memory are missing, the first of them at"
+            f" physical address {(start + available)[cut].min():#x}"
+        )
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(sentence)
+        length = np.minimum(length, available)
+
+    page = np.uint64(PAGE_SIZE)
+    first = (start + page - np.uint64(1)) // page
+    count = ((start + length) // page).astype(np.int64) - first.astype(np.int64)
+    inside = count > 0
+    place = offset[inside] + (first * page - start)[inside]
+    extents = _join(Extents(first[inside].astype(np.int64), count[inside], place.astype(np.int64)))
+    if extents.first.size == 0:
+        raise BadInputError(f"{path} holds no page of memory")
+
+    end_before = np.maximum.accumulate(extents.first + extents.count)[:-1]
+    overlap = np.concatenate(([0], np.maximum(end_before - extents.first[1:], 0)))
+    if overlap.any() and not aliases:
+        twice = int(extents.first[overlap > 0][0])
+        sentence = f"{path} holds page frame {twice:#x} in more than one place"
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; the place listed for the lower address was taken")
+    extents = Extents(
+        extents.first + overlap, extents.count - overlap, extents.offset + overlap * PAGE_SIZE
+    )[overlap < extents.count]
+    if int(extents.count.sum()) * PAGE_SIZE > file_size:
+        raise BadInputError(f"{path} says that it holds more memory than the file has bytes")
+    return extents, remarks
+
+
+def _join(extents: Extents) -> Extents:
+    """Sort by frame, and join what overlaps or adjoins both in memory and in the file."""
+    if extents.first.size == 0:
+        return extents
+    # Stretches that agree on where frame 0 would be in the file can be joined.
+    origin = extents.offset - extents.first * PAGE_SIZE
+    order = np.lexsort((extents.first, origin))
+    extents, origin = extents[order], origin[order]
+    group = np.cumsum(np.concatenate(([0], origin[1:] != origin[:-1])))
+    base_of_group = group * (MAX_FRAMES + 1)
+    end = np.maximum.accumulate(base_of_group + extents.first + extents.count) - base_of_group
+    begins = np.concatenate(
+        ([True], (extents.first[1:] > end[:-1]) | (group[1:] != group[:-1])),
+    )
+    starts = np.flatnonzero(begins)
+    first, offset = extents.first[starts], extents.offset[starts]
+    count = end[np.concatenate((starts[1:] - 1, [end.size - 1]))] - first
+    return Extents(first, count, offset)[np.argsort(first, kind="stable")]
+
+
+class MappedDump(Dump):
+    """A dump that is a file and the places of the frames in it."""
+
+    def __init__(
+        self,
+        path: Path,
+        format_: str,
+        extents: Extents,
+        *,
+        source: Path | None = None,
+        notes: Mapping[str, int | bytes] | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        """`source` is the file that holds the pages, where that is not `path` itself."""
+        runs = merge_runs(extents.first, extents.count)
+        super().__init__(path, format_, runs, notes=notes, remarks=remarks)
+        self._extents = extents
+        self._source = source or path
+
+    def blocks(self) -> Iterator[tuple[int, Words]]:
+        """Yield the contents as views of the mapped file; holes of a sparse file are left out."""
+        with reading(self._source), self._source.open("rb", buffering=0) as opened:
+            file = _MappedFile(self._source, opened, self._end)
+            places = zip(
+                self._extents.first.tolist(),
+                self._extents.count.tolist(),
+                self._extents.offset.tolist(),
+                strict=True,
+            )
+            for first, count, offset in places:
+                for frame, frames in file.data(offset, count):
+                    for done in range(0, frames, base.BLOCK_FRAMES):
+                        block = min(frames - done, base.BLOCK_FRAMES)
+                        at = offset + (frame + done) * PAGE_SIZE
+                        yield first + frame + done, file.words(at, block)
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Gather frames from the mapped file."""
+        frames = np.asarray(frames, dtype=np.int64)
+        pages = np.zeros((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
+        with reading(self._source):
+            file = self._file
+            for start in range(0, frames.size, _GATHER_FRAMES):
+                self._gather(file, frames[start:][:_GATHER_FRAMES], pages[start:])
+        return pages
+
+    def _gather(self, file: "_MappedFile", frames: NDArray[np.int64], pages: Words) -> None:
+        extents = self._extents
+        file.check_size()
+        index = np.searchsorted(extents.first, frames, side="right") - 1
+        inside = frames - extents.first[index]
+        held = np.flatnonzero((index >= 0) & (inside < extents.count[index]))
+        place = extents.offset[index[held]] + inside[held] * PAGE_SIZE
+        # Frames whose places differ by whole pages are rows of the same view of the file.
+        remainder = place % PAGE_SIZE
+        for aligned in np.unique(remainder).tolist():
+            rows = np.flatnonzero(remainder == aligned)
+            pages[held[rows]] = file.rows(aligned)[place[rows] // PAGE_SIZE]
+
+    @cached_property
+    def _file(self) -> "_MappedFile":
+        with self._source.open("rb", buffering=0) as file:
+            return _MappedFile(self._source, file, self._end)
+
+    @property
+    def _end(self) -> int:
+        return int((self._extents.offset + self._extents.count * PAGE_SIZE).max())
+
+
+class _MappedFile:
+    """A file in memory, up to a given byte.
+
+    Raises OSError, and BadInputError where the file has become shorter than that.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        """`file` must stay open for `data` only."""
+        self._path = path
+        self._file = file
+        self._size = size
+        self._data_from = self._data_to = 0
+        self._populated = range(0)
+        self._can_populate = True
+        if file_size(file) < size:
+            raise self._shorter()
+        self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._has_size = self._memory.size() > 0  # a block device tells none
+
+    def check_size(self) -> None:
+        if self._has_size and self._memory.size() < self._size:
+            raise self._shorter()
+
+    def data(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
+        """Find what is no hole among the `count` pages at byte `offset`.
+
+        Yields stretches of pages: number within those, and how many.
+        """
+        end = offset + count * PAGE_SIZE
+        position = offset
+        while position < end:
+            if not self._data_from <= position < self._data_to:
+                self._data_from, self._data_to = self._next_data(position)
+            first = (max(self._data_from, position) - offset) // PAGE_SIZE
+            last = -(-(min(self._data_to, end) - offset) // PAGE_SIZE)
+            if first < count:
+                yield first, min(last, count) - first
+            position = max(self._data_to, offset + last * PAGE_SIZE)
+
+    def _next_data(self, position: int) -> tuple[int, int]:
+        descriptor = self._file.fileno()
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            return start, os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                self.check_size()
+                return self._size, self._size
+            return position, self._size  # this file system cannot tell
+
+    def words(self, offset: int, count: int) -> Words:
+        """View `count` pages at byte `offset`, after the kernel has read them without an error."""
+        end = offset + count * PAGE_SIZE
+        if not (offset in self._populated and end - 1 in self._populated):
+            self._populate(offset)
+        return np.frombuffer(self._memory, np.uint64, (end - offset) // 8, offset).reshape(
+            count, -1
+        )
+
+    def _populate(self, offset: int) -> None:
+        if self._populated:
+            # Else what was looked at would count as this process's memory until it is all of it.
+            self._memory.madvise(mmap.MADV_DONTNEED, self._populated.start, len(self._populated))
+        self.check_size()
+        start = offset // PAGE_SIZE * PAGE_SIZE
+        end = min(offset + base.BLOCK_FRAMES * PAGE_SIZE, self._size)
+        self._populated = range(start, end)
+        try:
+            if self._can_populate:
+                self._memory.madvise(_MADV_POPULATE_READ, start, end - start)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EFAULT: to read it would have been SIGBUS
+                self.check_size()
+                raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+            self._can_populate = False  # an older kernel
+
+    def rows(self, offset: int) -> Words:
+        """View all pages from byte `offset` on, the last one only if it is whole."""
+        count = (self._size - offset) // PAGE_SIZE
+        words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), offset)
+        return words.reshape(count, -1)
+
+    def _shorter(self) -> BadInputError:
+        return BadInputError(f"{self._path} got shorter while it was read")
+
+
+def file_size(file: BinaryIO) -> int:
+    """Ask a file or block device for its size, in bytes."""
+    # By seeking, as stat() gives 0 for a block device.
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size

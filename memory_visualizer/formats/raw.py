@@ -1,0 +1,43 @@
+"""Raw dumps: byte N of the file is byte N of physical memory."""
+
+from pathlib import Path
+from typing import Self
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import PAGE_SIZE
+from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+
+
+class RawDump(MappedDump):
+    """A raw dump. What its tool filled holes with cannot be told from memory, and is not."""
+
+    trailing_bytes: int
+    """Bytes after the last whole page; not looked at."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Look at the file's size.
+
+        BadInputError when the file cannot be read or holds no page; DamagedInputError, unless
+        `lenient`, when it is not a whole number of pages.
+        """
+        path = Path(path)
+        with reading(path), path.open("rb", buffering=0) as file:
+            if not file.seekable():
+                raise BadInputError(f"{path} is a pipe; a dump must be a file")
+            size = file_size(file)
+        frame_count, trailing_bytes = divmod(size, PAGE_SIZE)
+        if frame_count == 0:
+            raise BadInputError(f"{path} holds {trailing_bytes:,} bytes, less than one page")
+        remarks = []
+        if trailing_bytes:
+            if not lenient:
+                raise DamagedInputError(
+                    f"{path} is not a whole number of {PAGE_SIZE:,}-byte pages:"
+                    f" {trailing_bytes:,} bytes follow page {frame_count:,}"
+                )
+            remarks.append(f"ignored the last {trailing_bytes:,} bytes of {path}, not a whole page")
+        extents, _ = find_extents(path, [0], [size], [0], file_size=size)
+        dump = cls(path, "raw", extents, remarks=remarks)
+        dump.trailing_bytes = trailing_bytes
+        return dump

@@ -1,0 +1,158 @@
+"""VMware's suspended machines and snapshots: a .vmss or .vmsn file, and mostly a .vmem with it.
+
+A .vmem is the machine's RAM in one piece. Where devices take a part of the addresses (3 GiB and
+more), "regions" in the other file tell which of its pages is where. Older versions put the RAM into
+the .vmss or .vmsn itself. The format is not documented; what is here is what VMware's own
+contribution to crash (vmware_vmss.c, .h) and Volatility 2 and 3 agree on. Read here, since
+Volatility 3's reader takes neither RAM inside nor paddings, nor a name other than .vmem.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import MAX_FRAMES, PAGE_SIZE
+from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+
+MAGICS = tuple(
+    number.to_bytes(4, "little")
+    for number in (0xBED0BED0, 0xBED2BED0, 0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2)
+)
+RAM_SUFFIX = ".vmem"
+STATE_SUFFIXES = (".vmss", ".vmsn")
+
+_HEADER = struct.Struct("<4sII")  # magic, version, number of groups
+_GROUP = struct.Struct("<64sQQ")  # name, place in the file, size
+_MAX_GROUPS, _MAX_TAGS, _MAX_REGIONS = 1024, 1 << 20, 1 << 16
+_BLOCK, _COMPRESSED_BLOCK = 63, 62
+_FIRST_HOLE = 3 << 30  # machines with less RAM have it in one piece
+
+
+@dataclass
+class _State:
+    """What a .vmss or .vmsn file tells of the RAM."""
+
+    numbers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """The tags of the group "memory" that are numbers, by name and index (0 for none)."""
+    ram: tuple[int, int] | None = None
+    """Place and size of the RAM in this file itself."""
+
+
+class VmwareDump(MappedDump):
+    """A VMware machine's RAM."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Open either of the two files; the other one lies beside it, under the same name.
+
+        BadInputError when they cannot be read or make no sense; DamagedInputError, unless
+        `lenient`, when a part of the RAM is missing.
+        """
+        path = Path(path)
+        state_path = path if is_state(path) else find_state(path)
+        if state_path is None:
+            raise BadInputError(f"{path} has no .vmss or .vmsn file beside it")
+        with reading(state_path), state_path.open("rb") as file:
+            state = _read_state(state_path, file)
+        source, ram_offset = state_path, 0
+        if state.ram is None:
+            source = path if path != state_path else path.with_suffix(RAM_SUFFIX)
+        with reading(source), source.open("rb") as file:
+            size = file_size(file)
+        ram_offset, ram_size = state.ram or (0, size)
+        region_count = state.numbers.get(("regionsCount", 0), 0)
+        if region_count > _MAX_REGIONS:
+            raise BadInputError(f"{state_path} says that the RAM has {region_count:,} regions")
+        regions = [
+            [
+                min(state.numbers.get((name, region), 0), MAX_FRAMES + 1) * PAGE_SIZE
+                for name in ("regionPPN", "regionSize", "regionPageNum")
+            ]
+            for region in range(region_count)
+        ] or [[0, ram_size, 0]]
+        starts, lengths, offsets = zip(*regions, strict=True)
+        extents, remarks = find_extents(
+            path,
+            starts,
+            lengths,
+            [ram_offset + offset for offset in offsets],
+            file_size=size,
+            lenient=lenient,
+        )
+        return cls(path, "VMware", extents, source=source, remarks=remarks)
+
+
+def is_state(path: Path) -> bool:
+    """Tell whether a file is a .vmss or .vmsn, by its content."""
+    with reading(path), path.open("rb") as file:
+        return file.read(4) in MAGICS
+
+
+def find_state(path: Path) -> Path | None:
+    """Find the .vmss or .vmsn beside a .vmem; only the name ties the two together."""
+    if path.suffix.lower() == RAM_SUFFIX:
+        for suffix in STATE_SUFFIXES:
+            state = path.with_suffix(suffix)
+            if state.is_file() and is_state(state):
+                return state
+    return None
+
+
+def missing_state(path: Path, size: int) -> str | None:
+    """Say that a .vmem alone may be not enough; None where it is."""
+    if path.suffix.lower() == RAM_SUFFIX and size > _FIRST_HOLE:
+        return (
+            f"{path} is read as raw, but of a machine with more than 3 GiB the .vmss or .vmsn file"
+            " is needed beside it: pages above 3 GiB are at wrong addresses without it"
+        )
+    return None
+
+
+def _read_state(path: Path, file: BinaryIO) -> _State:
+    cut = DamagedInputError(f"{path} is cut off or broken: its description of memory does not end")
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise cut
+    magic, _, group_count = _HEADER.unpack(header)
+    groups = file.read(min(group_count, _MAX_GROUPS) * _GROUP.size)
+    groups = groups[: len(groups) // _GROUP.size * _GROUP.size]
+    places = {name.rstrip(b"\0"): place for name, place, _ in _GROUP.iter_unpack(groups)}
+    if b"memory" not in places:
+        raise BadInputError(f"{path} is a VMware file without a description of memory")
+    position = places[b"memory"]
+    size = file_size(file)
+    state = _State()
+    wide = struct.Struct("<II" if magic[0] & 0xF == 0 else "<QQ")
+    for _ in range(_MAX_TAGS):
+        if position > size:
+            raise cut
+        # Flags (number of indices, size of the value), length of the name, name, indices, value.
+        file.seek(position)
+        tag = file.read(2 + 255 + 3 * 4 + wide.size + 2)
+        if tag[:2] == b"\0\0":
+            return state
+        if len(tag) < 2:
+            raise cut
+        flags, name_size = tag[:2]
+        at = 2 + name_size + (flags >> 6) * 4
+        index = int.from_bytes(tag[2 + name_size : min(6 + name_size, at)], "little")
+        name = tag[2 : 2 + name_size].decode("latin-1")
+        value_size = flags & 0x3F
+        if value_size < _COMPRESSED_BLOCK:
+            state.numbers[name, index] = int.from_bytes(tag[at : at + value_size][:8], "little")
+            position += at + value_size
+            continue
+        if at + wide.size + 2 > len(tag):
+            raise cut
+        # A block: bytes in the file and in memory, bytes of padding, padding, data.
+        stored, _ = wide.unpack_from(tag, at)
+        data = at + wide.size
+        data += 2 + int.from_bytes(tag[data : data + 2], "little")
+        if name == "Memory":
+            if value_size == _COMPRESSED_BLOCK:
+                raise BadInputError(f"{path} holds the RAM compressed; this cannot be read")
+            state.ram = position + data, stored
+        position += data + stored
+    raise BadInputError(f"{path} says too much of the memory: more than {_MAX_TAGS:,} items")

@@ -1,0 +1,39 @@
+"""Output files that appear whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, and put it there when the block ends well.
+
+    OSError, with the path that was asked for, when it cannot be written; then nothing is left.
+    """
+    check_target(path)
+    path = path.resolve()  # a symbolic link stays one
+    part = path.with_name(f".memory-visualizer-{os.getpid()}-{path.name[:100]}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:  # name the file that was asked for, not the one beside it
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Raise OSError when a file at `path` could surely not be written.
+
+    For whoever wants to know before the work is done. A renamed file would take the place of a
+    device or a pipe, so these are refused.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is there and is not a plain file", str(path))

@@ -1,0 +1,228 @@
+"""The same physical memory in every way a dump comes, written from each format's description.
+
+Memory is given as pieces: physical address and contents, in the order in which the file shall have
+them. Nothing here knows the reader; where a format is not documented, the source is named.
+"""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import cramjam
+
+Pieces: TypeAlias = Sequence[tuple[int, bytes]]
+
+PAGE = 4096
+
+
+def write_raw(path: Path, pieces: Pieces) -> None:
+    """Byte N is byte N of memory; what no piece has is a hole."""
+    with path.open("wb") as file:
+        for address, contents in pieces:
+            file.seek(address)
+            file.write(contents)
+
+
+def write_lime(path: Path, pieces: Pieces) -> None:
+    """LiME version 1 (LiME, doc/README.md)."""
+    with path.open("wb") as file:
+        for address, contents in pieces:
+            last = address + len(contents) - 1
+            file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, last, 0) + contents)
+
+
+def write_avml(path: Path, pieces: Pieces, block_size: int = 16 << 20) -> None:
+    """AVML's version 2 of LiME's header (microsoft/avml, src/image.rs).
+
+    AVML compresses with the Rust library that cramjam is made of.
+    """
+    with path.open("wb") as file:
+        for address, contents in pieces:
+            for start in range(0, len(contents), block_size):
+                block = contents[start : start + block_size]
+                first = address + start
+                stream = bytes(cramjam.snappy.compress(block))
+                file.write(struct.pack("<4sIQQQ", b"AVML", 2, first, first + len(block) - 1, 0))
+                file.write(stream + struct.pack("<Q", len(stream)))
+
+
+def write_elf(
+    path: Path,
+    pieces: Pieces,
+    *,
+    bits: int = 64,
+    notes: Sequence[tuple[bytes, bytes]] = (),
+    left_out: Sequence[tuple[int, int]] = (),
+    views: Sequence[tuple[int, int]] = (),
+    many: bool = False,
+) -> None:
+    """An ELF core as QEMU writes it (dump/dump.c), section headers first (since 7.2).
+
+    `left_out` are address and size of segments without bytes in the file (VirtualBox: device
+    memory). `views` are address and size of further segments that show a part of a piece again, as
+    with paging=on. `many` puts the number of segments where it stands when e_phnum is too small.
+    """
+    wide = bits == 64
+    header_size, segment_size, section_size = (64, 56, 64) if wide else (52, 32, 40)
+    note = b""
+    for name, descriptor in notes:
+        note += struct.pack("<III", len(name) + 1, len(descriptor), 0)
+        note += _padded(name + b"\0") + _padded(descriptor)
+    count = 1 + len(pieces) + len(left_out) + len(views)
+    section_at = header_size
+    segment_at = section_at + 2 * section_size
+    note_at = segment_at + count * segment_size
+    memory_at = note_at + len(note)
+
+    def segment(type_: int, at: int, address: int, in_file: int, in_memory: int) -> bytes:
+        if wide:
+            return struct.pack("<IIQQQQQQ", type_, 0, at, 0, address, in_file, in_memory, 0)
+        return struct.pack("<IIIIIIII", type_, at, 0, address, in_file, in_memory, 0, 0)
+
+    segments = segment(4, note_at, 0, len(note), len(note))
+    places = []
+    at = memory_at
+    for address, contents in pieces:
+        segments += segment(1, at, address, len(contents), len(contents))
+        places.append((address, len(contents), at))
+        at += len(contents)
+    for address, size in left_out:
+        segments += segment(1, at, address, 0, size)
+    for address, size in views:
+        begin, place = next((b, p) for b, length, p in places if b <= address < b + length)
+        segments += segment(1, place + address - begin, address, size, size)
+
+    header = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9)
+    words = "<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH"
+    machine = 62 if wide else 3
+    header += struct.pack(
+        words,
+        4,
+        machine,
+        1,
+        0,
+        segment_at,
+        section_at,
+        0,
+        header_size,
+        segment_size,
+        0xFFFF if many else count,
+        section_size,
+        2,
+        1,
+    )
+    section = bytearray(section_size)
+    struct.pack_into("<I", section, 44 if wide else 28, count if many else 0)
+    with path.open("wb") as file:
+        file.write(header + bytes(section) + bytes(section_size) + segments + note)
+        for _, contents in pieces:
+            file.write(contents)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete") -> None:
+    """A Windows crash dump; pieces are whole pages, for a bitmap by ascending address.
+
+    Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and
+    the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
+    """
+    wide = bits == 64
+    header = bytearray(b"PAGE" * (0x2000 // 4) if wide else b"PAGE" * (0x1000 // 4))
+    runs = [(address // PAGE, len(contents) // PAGE) for address, contents in pieces]
+    pages = sum(count for _, count in runs)
+    if wide:
+        struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *_CRASH_FIELDS)
+        struct.pack_into("<Q", header, 0x80, 0xFFFFF80000001000)
+        struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
+        for number, run in enumerate(runs[:43]):
+            struct.pack_into("<QQ", header, 0x98 + 16 * number, *run)
+        struct.pack_into("<I", header, 0xF98, _CRASH_TYPES[kind])
+    else:
+        struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *_CRASH_FIELDS)
+        struct.pack_into("<BxxxI", header, 0x5C, 1, 0x80001000)
+        struct.pack_into("<II", header, 0x64, len(runs), pages)
+        for number, run in enumerate(runs[:86]):
+            struct.pack_into("<II", header, 0x6C + 8 * number, *run)
+        struct.pack_into("<I", header, 0xF88, _CRASH_TYPES[kind])
+    if kind == "bitmap":
+        bit_count = max(first + count for first, count in runs)
+        bitmap = bytearray(-(-bit_count // 32) * 4)
+        for first, count in runs:
+            for bit in range(first, first + count):
+                bitmap[bit // 8] |= 1 << bit % 8
+        first_page = -(-(len(header) + 0x38 + len(bitmap)) // PAGE) * PAGE
+        header += struct.pack("<8s24xQQQ", b"SDMPDUMP", first_page, pages, bit_count) + bitmap
+        header += bytes(first_page - len(header))
+    elif kind == "ranges":
+        # Nobody has described the file's metadata that follow the ranges; none are written.
+        table = b"".join(struct.pack("<QQ", *run) for run in runs) + bytes(16)
+        first_page = len(header) + 0x30 + len(table)
+        header += struct.pack("<I8sI", 0x40, b"RDMPDUMP", 0)
+        header += struct.pack("<QQ", first_page - 0x2020, first_page) + bytes(16) + table
+    with path.open("wb") as file:
+        file.write(header)
+        for _, contents in pieces:
+            file.write(contents)
+
+
+_CRASH_FIELDS = (15, 19041, 0x1AA000, 0x10, 0x20, 0x30, 0x8664, 4, 0xE2)
+"""Versions, DTB, PFN database, modules, processes, machine, processors, bug check."""
+_CRASH_TYPES = {"complete": 1, "bitmap": 5, "ranges": 10}
+
+
+def write_vmware(
+    ram: Path,
+    state: Path,
+    pieces: Pieces,
+    *,
+    version: int = 2,
+    inside: bool = False,
+    padding: int = 3,
+) -> None:
+    """A suspended VMware machine: `ram` (.vmem) with the pieces one after another, `state` (.vmss).
+
+    `inside` puts the RAM into the state file and writes no other, as VMware ESX did. From VMware's
+    own vmware_vmss.c and .h in crash.
+    """
+    wide = "<QQH" if version else "<IIH"
+    tags = _vmware_tag("align_mask", (), struct.pack("<I", 0xFFFF))
+    # A block before what is looked for, with padding, as a thumbnail picture would be.
+    tags += _vmware_tag("thumbnail", (0,), None) + struct.pack(wide, 5, 5, padding)
+    tags += bytes(padding) + b"image"
+    tags += _vmware_tag(
+        "regionsCount", (), struct.pack("<I", len(pieces) if len(pieces) > 1 else 0)
+    )
+    page = 0
+    for number, (address, contents) in enumerate(pieces if len(pieces) > 1 else ()):
+        for name, value in (
+            ("regionPageNum", page),
+            ("regionPPN", address // PAGE),
+            ("regionSize", len(contents) // PAGE),
+        ):
+            tags += _vmware_tag(name, (number,), struct.pack("<I", value))
+        page += len(contents) // PAGE
+    memory = b"".join(contents for _, contents in pieces)
+    if inside:
+        tags += _vmware_tag("Memory", (0, 0), None)
+        tags += struct.pack(wide, len(memory), len(memory), padding)
+        tags += bytes(padding) + memory
+    else:
+        ram.write_bytes(memory)
+    tags += b"\0\0"
+    groups = [b"Checkpoint", b"memory"]
+    tags_at = 12 + 80 * len(groups)
+    header = struct.pack("<III", 0xBED2BED2 if version else 0xBED0BED0, 8, len(groups))
+    header += struct.pack("<64sQQ", groups[0], tags_at, 2)
+    header += struct.pack("<64sQQ", groups[1], tags_at + 2, len(tags))
+    state.write_bytes(header + b"\0\0" + tags)
+
+
+def _vmware_tag(name: str, indexes: tuple[int, ...], value: bytes | None) -> bytes:
+    """A number, or with no value the beginning of a block."""
+    size = 63 if value is None else len(value)
+    tag = bytes([len(indexes) << 6 | size, len(name)]) + name.encode()
+    return tag + struct.pack(f"<{len(indexes)}I", *indexes) + (value or b"")
