@@ -8,7 +8,7 @@ cost no more than others.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -219,23 +219,27 @@ def walk(
     memory: PhysicalMemory,
     paging: Paging,
     tops: NDArray[np.int64],
+    spaces: NDArray[np.int32] | None = None,
     *,
     kernel_only: bool = False,
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in parts.
 
-    `tops` are the frames of the top levels, shape (spaces, paging.top_frames). With
+    `tops` are the frames of the top levels, shape (n, paging.top_frames); `spaces` what
+    Mappings.space shall be for each, by default its number; two tops may share one. With
     `kernel_only` what user mode may reach is left out. Frames that the dump does not hold are
     left out, as tables and as pages. The kernel's mappings, which all spaces share, come
-    once; merge_shared finds those that come again through each space's own top level.
+    once; merge_alike finds those that come again through each space's own top level.
     """
-    spaces, parts = tops.shape
+    count, parts = tops.shape
+    if spaces is None:
+        spaces = np.arange(count, dtype=np.int32)
     start = np.arange(parts, dtype=np.uint64) << np.uint64(paging.levels[0].shift)
     reached = _Reached(
-        np.repeat(np.arange(spaces, dtype=np.int32), parts),
+        np.repeat(spaces, parts),
         tops.astype(np.int64).ravel(),
-        np.tile(start * np.uint64(paging.entries), spaces),
-        np.full(spaces * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
+        np.tile(start * np.uint64(paging.entries), count),
+        np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
     )
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
@@ -260,22 +264,31 @@ def walk(
         reached = _Reached.join(below).unique(memory.frame_count)
 
 
-def merge_shared(mappings: Mappings) -> Mappings:
-    """Make one row of supervisor mappings that several spaces have alike."""
+def merge_alike(mappings: Mappings) -> Mappings:
+    """Make one row of mappings that are the same.
+
+    Those of user mode where space, addresses and size are; the kernel's also where only the
+    space differs. What any of them allows is allowed.
+    """
     user = mappings.is_user
-    kernel = mappings.take(~user)
-    order = np.lexsort((kernel.space, kernel.frames, kernel.frame, kernel.virtual))
-    kernel = kernel.take(order)
-    starts = _starts(kernel.virtual, kernel.frame, kernel.frames)
-    merged = kernel.take(starts)
-    common = Mappings(
-        _common_space(kernel.space, starts),
-        merged.virtual,
-        merged.frame,
-        merged.frames,
-        merged.access,
+    by_space = np.where(user, mappings.space, SHARED)
+    rows = mappings.take(
+        np.lexsort(
+            (mappings.space, mappings.frames, mappings.frame, mappings.virtual, user, by_space)
+        )
     )
-    return Mappings.join([mappings.take(user), common])
+    user = rows.is_user
+    starts = _starts(
+        np.where(user, rows.space, SHARED), user, rows.virtual, rows.frame, rows.frames
+    )
+    merged = rows.take(starts)
+    if not len(starts):
+        return merged
+    return replace(
+        merged,
+        space=_common_space(rows.space, starts),
+        access=np.bitwise_or.reduceat(rows.access, starts),
+    )
 
 
 def translate(

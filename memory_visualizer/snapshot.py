@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, open_dump
 from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
-from memory_visualizer.paging import SHARED, Mappings, Paging, merge_shared, walk
+from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, walk
 from memory_visualizer.windows import (
     Process,
+    TopLevels,
     TopLevelSearch,
     find_processes,
     read_shared_data,
@@ -137,28 +138,12 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if found is None:
         nothing = np.zeros(dump.frame_count, bool)
         return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
-    paging, tops = found
-    processes = find_processes(dump, paging, tops)
-    alive = [
-        index
-        for index, process in enumerate(processes)
-        if process.is_alive and process.space is not None
-    ]
-    if not alive:  # damaged: the tables are better than nothing
-        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(tops))
-        alive = list(range(len(tops)))
-    spaces = [space for index in alive if (space := processes[index].space) is not None]
-    mappings = merge_shared(Mappings.join(list(walk(dump, paging, tops[spaces]))))
-    process_of_space = np.array([*alive, SHARED], np.int32)  # SHARED is -1: the last
-    mappings = Mappings(
-        process_of_space[mappings.space],
-        mappings.virtual,
-        mappings.frame,
-        mappings.frames,
-        mappings.access,
-    )
-    shared_data = read_shared_data(dump, paging, tops)
-    claimed = {process.space for process in processes}
+    processes = find_processes(dump, found)
+    if not any(process.is_alive and process.space is not None for process in processes):
+        # Damaged: the tables, whoever they belong to, are better than nothing.
+        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
+    mappings = _mappings_of(dump, found, processes)
+    shared_data = read_shared_data(dump, found.paging, found.tops)
     return _snapshot(
         dump,
         zero,
@@ -167,10 +152,30 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         mappings,
         system=f"Windows {shared_data.version}",
         time=shared_data.time,
-        paging=paging,
+        paging=found.paging,
         processes=processes,
-        stale_spaces=len(set(range(len(tops))) - claimed),
+        stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
     )
+
+
+def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -> Mappings:
+    """All mappings of the live processes; `space` is a process's index, or SHARED."""
+    tops, owners = [], []
+    has_shadows = False
+    for index, process in enumerate(processes):
+        if process.is_alive and process.space is not None:
+            tops.append(found.tops[process.space])
+            owners.append(index)
+            if process.shadow is not None:
+                tops.append(found.others[process.shadow])
+                owners.append(index)
+                has_shadows = True
+    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32))
+    mappings = Mappings.join(list(walked))
+    if has_shadows:  # both tables of a process lead to its pages
+        return merge_alike(mappings)
+    user = mappings.is_user
+    return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
 
 
 def _snapshot(
@@ -281,14 +286,12 @@ def _is_zero(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return zero
 
 
-def _search_everywhere(
-    dump: Dump, search: TopLevelSearch
-) -> tuple[Paging, NDArray[np.int64]] | None:
+def _search_everywhere(dump: Dump, search: TopLevelSearch) -> TopLevels | None:
     """Look for the place where this boot's tables name themselves, then for all that do so."""
     for first, words in dump.blocks():
         search.look_everywhere(first, words)
         found = search.found(dump)
-        if found and len(found[1]) >= _ENOUGH_TABLES:
+        if found and len(found.tops) >= _ENOUGH_TABLES:
             break
     for first, words in dump.blocks():
         search.look_at(first, words)

@@ -66,7 +66,9 @@ class Process:
     is_listed: bool
     """Whether it is in the list of active processes."""
     space: int | None
-    """Index of its address space among those found."""
+    """Index of its top-level table in TopLevels.tops."""
+    shadow: int | None = None
+    """Index of its second table, for user mode, in TopLevels.others."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,18 @@ class SharedData:
     """Such as ``6.1`` or ``10.0.19041``; the build number is there since Windows 10."""
     time: datetime | None
     """When the dump was taken, UTC."""
+
+
+@dataclass(frozen=True)
+class TopLevels:
+    """Top-level tables that name themselves."""
+
+    paging: Paging
+    tops: NDArray[np.int64]
+    """Frames, shape (n, paging.top_frames), of those that map all that a kernel needs."""
+    others: NDArray[np.int64]
+    """The same of those that do not: a process's second table for user mode (KVA shadow, since
+    2018), or what looks like a table by chance."""
 
 
 class TopLevelSearch:
@@ -114,8 +128,8 @@ class TopLevelSearch:
         frame = np.arange(first_frame, first_frame + count, dtype=np.int64)
         return frame, (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
 
-    def found(self, memory: PhysicalMemory) -> tuple[Paging, NDArray[np.int64]] | None:
-        """The way of paging, and the frames of its top levels, that most tables speak for."""
+    def found(self, memory: PhysicalMemory) -> "TopLevels | None":
+        """The way of paging, and the top levels, that most tables speak for."""
         pae = _joined(self._pae)
         directories = (memory.read_frames(pae)[:, :4] & np.uint64(ADDRESS)) >> np.uint64(12)
         choices: list[tuple[Paging, NDArray[np.int64]]] = [
@@ -125,11 +139,12 @@ class TopLevelSearch:
         for found in self._x64.values():
             tops = np.unique(_joined(found))[:, None]
             choices += [(X64, tops), (X64_5_LEVELS, tops)]
-        best: tuple[Paging, NDArray[np.int64]] | None = None
+        best: TopLevels | None = None
         for paging, tops in choices:
             believable = _with_shared_data(memory, paging, tops)
-            if len(believable) and (best is None or len(believable) > len(best[1])):
-                best = paging, believable
+            count = int(np.count_nonzero(believable))
+            if count and (best is None or count > len(best.tops)):
+                best = TopLevels(paging, tops[believable], tops[~believable])
         return best
 
 
@@ -139,18 +154,18 @@ def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _with_shared_data(
     memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Those tables by which KUSER_SHARED_DATA lies where most of them say.
+) -> NDArray[np.bool_]:
+    """By which tables KUSER_SHARED_DATA lies where most of them say.
 
     Other pages that name themselves by chance, or in another system, have nothing there.
     """
     if not len(tops):
-        return tops
+        return np.zeros(0, bool)
     frame = translate(memory, paging, tops, SHARED_DATA[_bits(paging)])
     places, count = np.unique(frame[frame >= 0], return_counts=True)
     if not len(places):
-        return tops[:0]
-    believable: NDArray[np.int64] = tops[frame == places[np.argmax(count)]]
+        return np.zeros(len(tops), bool)
+    believable: NDArray[np.bool_] = frame == places[np.argmax(count)]
     return believable
 
 
@@ -237,10 +252,9 @@ class KernelMemory:
         return frame
 
 
-def find_processes(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> tuple[Process, ...]:
+def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, ...]:
     """Find the process objects that belong to these address spaces, and those in their list."""
+    paging, tops = found.paging, found.tops
     mappings = Mappings.join(list(walk(memory, paging, tops, kernel_only=True)))
     kernel = KernelMemory(memory, mappings)
     bases = _table_bases(memory, paging, tops, kernel)
@@ -248,8 +262,12 @@ def find_processes(
     layout = _Layout.of(kernel, _bits(paging), objects)
     if layout is None:
         return ()
+    shadows: dict[int, int] = {}
+    if paging.top_frames == 1:
+        shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
+        layout = layout.with_shadow(kernel, objects, shadows)
     listed = layout.walk_list(kernel, objects)
-    return layout.processes(kernel, objects, listed, bases)
+    return layout.processes(kernel, objects, listed, bases, shadows)
 
 
 def _table_bases(
@@ -325,6 +343,8 @@ class _Layout:
     parent: int | None = None
     created: int | None = None
     exited: int | None = None
+    shadow: int | None = None
+    """UserDirectoryTableBase."""
 
     @classmethod
     def of(cls, kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> "_Layout | None":
@@ -408,6 +428,18 @@ class _Layout:
         columns = np.flatnonzero(is_time & ~times[running & ~ended].any(axis=0))
         return int(columns[0]) * 8 if ended.any() and len(columns) else None
 
+    def with_shadow(
+        self, kernel: KernelMemory, objects: NDArray[np.uint64], shadows: dict[int, int]
+    ) -> "_Layout":
+        """Find where the objects name second tables, if they do."""
+        width = self.bits // 8
+        words = kernel.read(objects, _OBJECT_BYTES[self.bits]).view(f"<u{width}").astype(np.uint64)
+        known = np.sort(np.array(list(shadows), np.uint64))
+        hits = np.count_nonzero(_is_in(words & ~np.uint64(0xFFF), known), axis=0)
+        if not hits.any():
+            return self
+        return replace(self, shadow=int(np.argmax(hits)) * width)
+
     def walk_list(self, kernel: KernelMemory, objects: NDArray[np.uint64]) -> set[int]:
         """Addresses of the objects in the list of active processes, from System both ways."""
         width = self.bits // 8
@@ -444,19 +476,25 @@ class _Layout:
         objects: NDArray[np.uint64],
         listed: set[int],
         bases: dict[int, int],
+        shadows: dict[int, int],
     ) -> tuple[Process, ...]:
         """All processes, in the order of their pids; Idle, which is none, left out."""
         everything = np.union1d(objects, np.array(sorted(listed), np.uint64))
         everything = everything[self._are_processes(kernel, everything)]
         contents = kernel.read(everything, _OBJECT_BYTES[self.bits])
         found = [
-            self._process(int(address), row.tobytes(), int(address) in listed, bases)
+            self._process(int(address), row.tobytes(), int(address) in listed, bases, shadows)
             for address, row in zip(everything, contents, strict=True)
         ]
         return tuple(sorted(found, key=lambda process: (process.pid, process.eprocess)))
 
     def _process(
-        self, address: int, content: bytes, listed: bool, bases: dict[int, int]
+        self,
+        address: int,
+        content: bytes,
+        listed: bool,
+        bases: dict[int, int],
+        shadows: dict[int, int],
     ) -> Process:
         def number(offset: int | None, size: int) -> int:
             if offset is None:
@@ -478,6 +516,7 @@ class _Layout:
             is_alive=number(4, 4) == 0,
             is_listed=listed,
             space=bases.get(dtb & ~3),
+            shadow=shadows.get(number(self.shadow, width) & ~0xFFF),
         )
 
     def _numbers(

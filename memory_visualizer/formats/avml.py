@@ -96,6 +96,8 @@ class AvmlDump(Dump):
                     raise
                 remarks.append(f"{error}; what follows was ignored")
         chunks = _Chunks(*(np.frombuffer(column, np.int64) for column in columns))
+        if chunks.address.size == 0:
+            raise BadInputError(f"{path} holds no page of memory")
         chunks = chunks[np.argsort(chunks.address, kind="stable")]
         end_before = np.maximum.accumulate(chunks.address + chunks.length)[:-1]
         twice = np.concatenate(([False], chunks.address[1:] < end_before))
@@ -105,8 +107,6 @@ class AvmlDump(Dump):
                 raise DamagedInputError(sentence)
             remarks.append(f"{sentence}; one of them was taken")
             chunks = chunks[~twice]
-        if chunks.address.size == 0:
-            raise BadInputError(f"{path} holds no page of memory")
         dump = cls(path, chunks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 

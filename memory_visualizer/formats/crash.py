@@ -2,8 +2,9 @@
 
 Microsoft documents no more than the name of the format; the offsets below are those on which
 Volatility 3 (`crash.json`, `crash64.json`, `crash_common.json`) and 0vercl0k's kdmp-parser agree,
-the ranges kdmp-parser's alone. Read here, since the former builds an object for each word of the
-bitmap, and does not know the ranges, and the latter has no 32-bit ones and a table entry a page.
+the ranges (Windows 10 and later) kdmp-parser's alone. Read here, since the former builds an object
+for each word of the bitmap and does not know the ranges, and the latter reads no 32-bit dumps and
+keeps a table entry for each page.
 """
 
 import struct
@@ -88,16 +89,16 @@ _LAYOUTS = {
         },
     ),
 }
-_COMPLETE, _BITMAP = 1, 5
-_RANGES = {8: "kernel", 9: "kernel and user", 10: "complete"}
+_COMPLETE, _BITMAP, _COMPLETE_RANGES = 1, 5, 10
+_RANGES = {8: "kernel", 9: "kernel and user", _COMPLETE_RANGES: "complete"}
 _OTHERS = {2: "a kernel dump of the old kind", 3: "a header without memory", 4: "a minidump"}
 
 # Of the bitmap's own header: magic, first page's place in the file, bits.
 _BITMAP_HEADER = struct.Struct("<4s4s24xQ8xQ")
 _BITMAP_MAGICS = (b"SDMP", b"FDMP")
 _BITMAP_SLICE = 1 << 17  # bytes of a bitmap that are unpacked at once, to a megabyte
-# Of the ranges' own header: magic, first page's place in the file.
-_RANGES_HEADER = struct.Struct("<4x4s4s4x8xQ16x")
+# Of the ranges' own header: magic, first page's place in the file, pages (of a complete dump).
+_RANGES_HEADER = struct.Struct("<4x4s4s4x8xQ8xQ")
 
 
 class CrashDump(MappedDump):
@@ -127,7 +128,7 @@ class CrashDump(MappedDump):
                 at, first, count = _bitmap_runs(path, file)
             elif dump_type in _RANGES and layout.bits == 64:
                 kind = f"{_RANGES[dump_type]} ranges"
-                at, first, count = _range_runs(path, file)
+                at, first, count = _range_runs(path, file, complete=dump_type == _COMPLETE_RANGES)
             else:
                 what = _OTHERS.get(dump_type, f"of type {dump_type}")
                 raise BadInputError(
@@ -187,19 +188,25 @@ def _bitmap_runs(path: Path, file: BinaryIO) -> tuple[int, NDArray[np.uint64], N
     return at, begin_and_end[::2], begin_and_end[1::2] - begin_and_end[::2]
 
 
-def _range_runs(path: Path, file: BinaryIO) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
+def _range_runs(
+    path: Path, file: BinaryIO, *, complete: bool
+) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
     """Read the ranges of frames at the file's position; and where their pages begin."""
     header = file.read(_RANGES_HEADER.size)
     if len(header) < _RANGES_HEADER.size:
         raise DamagedInputError(f"{path} ends within its header")
-    magic, valid, at = _RANGES_HEADER.unpack(header)
+    magic, valid, at, page_count = _RANGES_HEADER.unpack(header)
     if magic != b"RDMP" or valid != b"DUMP":
         raise DamagedInputError(f"{path} has no ranges of its pages where they should be")
-    room = max(at - file.tell(), 0)
-    if room > MAX_RUNS * 16:
+    room = max(at - file.tell(), 0) // 16
+    if room > MAX_RUNS:
         raise BadInputError(f"{path} has more than {MAX_RUNS:,} runs of pages")
-    ranges = np.frombuffer(file.read(room // 16 * 16), "<u8")
-    ranges = ranges[: ranges.size // 2 * 2].reshape(-1, 2)
-    unused = np.flatnonzero((ranges == 0).any(axis=1))  # no range begins with frame 0 on Windows
-    ranges = ranges[: unused[0] if unused.size else None]
-    return at, ranges[:, 0], ranges[:, 1]
+    data = file.read(room * 16)
+    ranges = np.frombuffer(data, "<u8", len(data) // 16 * 2).reshape(-1, 2)
+    first, count = np.minimum(ranges, np.uint64(MAX_FRAMES + 1)).T
+    # Frame 0, which Windows never uses, ends the ranges; a complete dump's end with its page count.
+    used = first != 0
+    if complete:
+        used &= np.cumsum(count) - count < page_count
+    end = int(np.argmin(used)) if not used.all() else used.size
+    return at, first[:end], count[:end]

@@ -55,7 +55,7 @@ class VmwareDump(MappedDump):
         if state_path is None:
             raise BadInputError(f"{path} has no .vmss or .vmsn file beside it")
         with reading(state_path), state_path.open("rb") as file:
-            state = _read_state(state_path, file)
+            state = _read_state(state_path, file, lenient=lenient)
         source, ram_offset = state_path, 0
         if state.ram is None:
             source = path if path != state_path else path.with_suffix(RAM_SUFFIX)
@@ -65,6 +65,10 @@ class VmwareDump(MappedDump):
         region_count = state.numbers.get(("regionsCount", 0), 0)
         if region_count > _MAX_REGIONS:
             raise BadInputError(f"{state_path} says that the RAM has {region_count:,} regions")
+        if region_count == 0 and ram_size % PAGE_SIZE and not lenient:
+            raise DamagedInputError(
+                f"{source} is not a whole number of {PAGE_SIZE:,}-byte pages, so a part is missing"
+            )
         regions = [
             [
                 min(state.numbers.get((name, region), 0), MAX_FRAMES + 1) * PAGE_SIZE
@@ -110,7 +114,7 @@ def missing_state(path: Path, size: int) -> str | None:
     return None
 
 
-def _read_state(path: Path, file: BinaryIO) -> _State:
+def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     cut = DamagedInputError(f"{path} is cut off or broken: its description of memory does not end")
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -126,6 +130,8 @@ def _read_state(path: Path, file: BinaryIO) -> _State:
     state = _State()
     wide = struct.Struct("<II" if magic[0] & 0xF == 0 else "<QQ")
     for _ in range(_MAX_TAGS):
+        if position > size and lenient and state.ram:
+            return state
         if position > size:
             raise cut
         # Flags (number of indices, size of the value), length of the name, name, indices, value.

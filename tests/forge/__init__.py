@@ -7,8 +7,8 @@ when the page was given to someone and never found by walking the result.
     python -m tests.forge Win7SP1x64 dumps/win7.raw --size 64M
 """
 
-from tests.forge.profiles import Profile, profiles
+from tests.forge.profiles import Profile, builds, profiles
 from tests.forge.truth import KERNEL, Process, Truth
 from tests.forge.windows import GIB, MIB, forge
 
-__all__ = ["GIB", "KERNEL", "MIB", "Process", "Profile", "Truth", "forge", "profiles"]
+__all__ = ["GIB", "KERNEL", "MIB", "Process", "Profile", "Truth", "builds", "forge", "profiles"]

@@ -150,7 +150,7 @@ def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "comp
         struct.pack_into("<I", header, 0xF88, _CRASH_TYPES[kind])
     if kind == "bitmap":
         bit_count = max(first + count for first, count in runs)
-        bitmap = bytearray(-(-bit_count // 32) * 4)
+        bitmap = bytearray(-(-bit_count // 8))
         for first, count in runs:
             for bit in range(first, first + count):
                 bitmap[bit // 8] |= 1 << bit % 8
@@ -159,10 +159,11 @@ def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "comp
         header += bytes(first_page - len(header))
     elif kind == "ranges":
         # Nobody has described the file's metadata that follow the ranges; none are written.
-        table = b"".join(struct.pack("<QQ", *run) for run in runs) + bytes(16)
+        table = b"".join(struct.pack("<QQ", *run) for run in runs) + b"left over" * 16
         first_page = len(header) + 0x30 + len(table)
         header += struct.pack("<I8sI", 0x40, b"RDMPDUMP", 0)
-        header += struct.pack("<QQ", first_page - 0x2020, first_page) + bytes(16) + table
+        header += struct.pack("<QQIIQ", first_page - 0x2020, first_page, len(runs), 0, pages)
+        header += table
     with path.open("wb") as file:
         file.write(header)
         for _, contents in pieces:

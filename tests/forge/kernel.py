@@ -288,6 +288,8 @@ class Kernel:
         write(at - object_header + 0x40, self._pack(3))  # the object's reference count
         write(at, self.profile.process_signature + struct.pack("<I", process.exited))
         self._set(at, "_KPROCESS", "DirectoryTableBase", process.dtb)
+        if process.shadow_dtb:
+            self._set(at, "_KPROCESS", "UserDirectoryTableBase", process.shadow_dtb)
         self._set(at, "_EPROCESS", "UniqueProcessId", process.pid)
         self._set(at, "_EPROCESS", "InheritedFromUniqueProcessId", process.ppid)
         name = process.name.encode()[:15].ljust(16, b"\0")

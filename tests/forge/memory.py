@@ -33,17 +33,19 @@ class PhysicalMemory:
         self._rng = rng
         self._taken = np.zeros(frames, dtype=bool)
         self._taken[:LOW_MEMORY_FRAMES] = True
-        self._order: Frames = rng.permutation(frames)
+        self._order: Frames | None = None
         self._next = 0
         self._noise = np.zeros(frames, dtype=bool)
         self._pages: dict[int, bytearray] = {}
 
     def allocate(self, count: int = 1) -> Frames:
         """Take `count` free frames from all over the memory."""
+        if self._order is None:
+            self._order = self._rng.permutation(self.free_frames)
         taken: list[Frames] = []
         missing = count
         while missing:
-            if self._next >= self.frames:
+            if self._next >= len(self._order):
                 raise OutOfMemoryError(f"{self.frames} frames are too few")
             candidates = self._order[self._next : self._next + missing]
             self._next += len(candidates)

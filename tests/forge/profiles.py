@@ -1,7 +1,8 @@
 """What a version of Windows looks like in memory: structure offsets and signatures.
 
 `profiles.json` is written by `tests/volatility2/profilelayouts.py` from the profile objects of
-Volatility 2.6.1 itself; its docstring has the command.
+Volatility 2.6.1 itself, `builds.json` by `tests/forge/builds.py` from symbol files of later
+builds; their docstrings have the commands.
 """
 
 import functools
@@ -11,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-_PROFILES_FILE = Path(__file__).with_name("profiles.json")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ class Profile:
         return self.bits == 64 and self.version >= (6, 4) and self.build >= 14393
 
     @property
+    def has_shadow_tables(self) -> bool:
+        """Whether a process may have a second top-level table, for user mode (2018 on)."""
+        return self.has("_KPROCESS", "UserDirectoryTableBase")
+
+    @property
     def may_lack_pae(self) -> bool:
         """Whether this kernel also ran without PAE: 32-bit, before Windows 8."""
         return self.bits == 32 and self.version < (6, 2)
@@ -98,7 +102,17 @@ class Profile:
 @functools.cache
 def profiles() -> Mapping[str, Profile]:
     """All 58 Windows profiles of Volatility 2.6.1, by name."""
-    described = json.loads(_PROFILES_FILE.read_text())
+    return _read("profiles.json")
+
+
+@functools.cache
+def builds() -> Mapping[str, Profile]:
+    """Windows builds of 2016 to 2021, by name, with the offsets of their real kernels."""
+    return _read("builds.json")
+
+
+def _read(file: str) -> Mapping[str, Profile]:
+    described = json.loads(Path(__file__).with_name(file).read_text())
     return {
         name: Profile(
             name=name,

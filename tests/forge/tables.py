@@ -76,6 +76,7 @@ class Paging:
 X86 = Paging("x86", 4, (22, 12), 1, 0x300)
 PAE = Paging("pae", 8, (21, 12), 4, 0x600)
 X64 = Paging("x64", 8, (39, 30, 21, 12), 1, 0x1ED)
+X64_5_LEVELS = Paging("x64-5", 8, (48, 39, 30, 21, 12), 1, 0x1ED)
 
 
 class TableTree:
@@ -189,6 +190,8 @@ class AddressSpace:
         self.frames = frames
         """The frames of the top level."""
         self.trees: list[TableTree] = []
+        self.bars_user_code = False
+        """Whether user pages cannot be executed by this table, but by its shadow (KVA shadow)."""
         ledger.note(
             frames,
             paging.through_self_map(0, len(paging.shifts)),
@@ -206,7 +209,9 @@ class AddressSpace:
         }
         for entries in [*(tree.top for tree in self.trees), own]:
             for index, entry in entries.items():
-                tables[index // self._paging.entries][index % self._paging.entries] = entry
+                barred = NO_EXECUTE if self.bars_user_code and entry & USER else 0
+                table = tables[index // self._paging.entries]
+                table[index % self._paging.entries] = entry | barred
 
 
 def table_in(page: bytearray, paging: Paging) -> Entries:

@@ -24,6 +24,8 @@ class Process:
     name: str
     dtb: int = 0
     """Physical address of its top page table, as its `_KPROCESS` says."""
+    shadow_dtb: int = 0
+    """What its `_KPROCESS` names as second top page table, for user mode; 0 for none."""
     eprocess: int = 0
     """Virtual address of its `_EPROCESS`."""
     session: int | None = None

@@ -5,7 +5,7 @@ layout"); everything is placed in scattered frames, as in a machine that has run
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tests.forge.tables import (
     TRANSITION,
     USER,
     X64,
+    X64_5_LEVELS,
     X86,
     AddressSpace,
     Paging,
@@ -130,6 +131,9 @@ def forge(
     user_pages: int | None = None,
     free_data: float = 0.5,
     names: Sequence[str] = (),
+    five_levels: bool = False,
+    shadow_tables: bool = False,
+    holes: Sequence[tuple[int, int]] = (),
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -137,9 +141,13 @@ def forge(
     list; one more has been taken out of it, one has exited, and of one only tables are left.
     `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
     map, by default what fits the size. Of the free frames the share `free_data` holds old data.
-    `names` are given to processes before the common ones. The same arguments make the same bytes.
+    `names` are given to processes before the common ones.
+
+    `five_levels` pages with 57-bit addresses. With `shadow_tables` a process has a second top
+    table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
+    memory; the raw dump holds zeros there. The same arguments make the same bytes.
     """
-    forger = _Forger(profile, size, seed, pae)
+    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes)
     forger.build(processes, kernel_pages, user_pages, free_data, names)
     forger.memory.write(path)
     return Truth(
@@ -154,7 +162,16 @@ def forge(
 class _Forger:
     """Lays out one image, part by part."""
 
-    def __init__(self, profile: Profile, size: int, seed: int, pae: bool | None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        size: int,
+        seed: int,
+        pae: bool | None,
+        five_levels: bool,
+        shadow_tables: bool,
+        holes: Sequence[tuple[int, int]],
+    ) -> None:
         if size % PAGE_SIZE or size < 16 * MIB:
             raise ValueError("the size must be a whole number of pages, 16 MiB or more")
         if pae is False and profile.bits == 32 and not profile.may_lack_pae:
@@ -162,20 +179,29 @@ class _Forger:
         self.profile = profile
         self.rng = np.random.default_rng(seed)
         with_pae = profile.usually_has_pae if pae is None else pae
-        self.paging = X64 if profile.bits == 64 else PAE if with_pae else X86
+        wide = X64_5_LEVELS if five_levels else X64
+        self.paging = wide if profile.bits == 64 else PAE if with_pae else X86
         self.places = _places(profile, self.paging)
+        if five_levels:  # what is not the same for all needs top-level entries of its own
+            self.places = replace(
+                self.places, session=0xFFF20000_00000000, hyperspace=0xFFEE0000_00000000
+            )
         if profile.randomises_self_map:
             self.paging = self._with_random_self_map()
         self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng)
+        for first, count in holes:
+            self.memory.reserve(np.arange(first, first + count))
+        self._shadow_tables = shadow_tables
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
         self._kernel_tree = self._tree(KERNEL)
 
     def _with_random_self_map(self) -> Paging:
-        taken = {(vars(self.places)[name] >> 39) & 0x1FF for name in vars(self.places)}
+        shift = self.paging.shifts[0]
+        taken = {(place >> shift) & 0x1FF for place in vars(self.places).values()}
         free = [index for index in range(0x100, 0x1FF) if index not in taken]
-        return Paging("x64", 8, X64.shifts, 1, int(self.rng.choice(free)))
+        return replace(self.paging, self_index=int(self.rng.choice(free)))
 
     def _tree(self, owner: int, ledger: Ledger | None = None) -> TableTree:
         return TableTree(self.memory, ledger or self.ledger, self.paging, owner)
@@ -189,7 +215,7 @@ class _Forger:
         names: Sequence[str],
     ) -> None:
         """Lay out everything."""
-        frames = self.memory.frames
+        frames = len(self.memory.free_frames)
         if kernel_pages is None:
             kernel_pages = frames // 10
         if user_pages is None:
@@ -199,6 +225,7 @@ class _Forger:
         self._low_memory()
         self._kernel_image_and_pool(processes)
         self._kernel_data(kernel_pages)
+        self._shadow_code()
         self._devices()
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
@@ -230,7 +257,7 @@ class _Forger:
         self._user_large_page = (
             self._large_run(self._large_page) if self.memory.frames >= 8192 else None
         )
-        huge = self.paging is X64 or self.paging.shifts == X64.shifts
+        huge = self.paging.address_bits > 32
         self._user_huge_page = (
             self._large_run(GIB) if huge and self.memory.frames * PAGE_SIZE >= 4 * GIB else None
         )
@@ -295,13 +322,21 @@ class _Forger:
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
 
+    def _shadow_code(self) -> None:
+        """The code by which the kernel is entered from user mode: all of it that shadows map."""
+        self._shadow_tree = self._tree(KERNEL)
+        if self._shadow_tables:
+            code = self._take(3)
+            place = self.places.image + GIB
+            self._shadow_tree.map(place, code, user=False, write=False, execute=True)
+
     def _devices(self) -> None:
         """Device memory: entries that point past the end of the dump, the last by one page."""
         end = self.memory.frames
         registers = np.array([end, end + 1, end + 0x1234, 0xFEC00, 0xFEE00])
         outside = registers[registers >= end]
         self._kernel_tree.map(self.places.devices, outside, user=False)
-        if self.paging is not X86 and self.paging.shifts == X64.shifts:
+        if self.paging.address_bits > 32:
             window = np.array([0x10_0000_0000 // PAGE_SIZE])
             self._kernel_tree.map(self.places.large_pages + 64 * GIB, window, user=False, size=GIB)
 
@@ -369,6 +404,10 @@ class _Forger:
         process.dtb = self._table_base(owner, space)
         if owner == 0:
             self._low_stub(process.dtb)
+        elif self._shadow_tables:
+            space.bars_user_code = True
+            shadow = self._address_space(owner, ledger, [self._shadow_tree, tree])
+            process.shadow_dtb = int(shadow.frames[0]) * PAGE_SIZE | 1
         tree.map(self.places.hyperspace, self._take(2), user=False)
         self._user_half(tree, process, pages, shared)
         if process.pid % 5 == 0:
