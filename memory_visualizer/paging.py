@@ -113,7 +113,8 @@ class Paging:
         access = np.zeros(entries.shape, np.uint8)
         access[entries & np.uint64(USER) != 0] |= MAY_USER
         access[entries & np.uint64(WRITE) != 0] |= MAY_WRITE
-        barred = entries & np.uint64(NO_EXECUTE) != 0
+        # In an entry of a page in transition that bit means something else.
+        barred = entries & np.uint64(NO_EXECUTE | PRESENT) == NO_EXECUTE | PRESENT
         access[~barred] |= MAY_EXECUTE
         return access
 
@@ -241,6 +242,8 @@ def walk(
         np.tile(start * np.uint64(paging.entries), count),
         np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
     )
+    # Of an honest system each user table has one way to it, and there are fewer than frames.
+    most = memory.frame_count + _TABLES_AT_ONCE
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
         below: list[_Reached] = []
@@ -259,9 +262,9 @@ def walk(
             )
             waiting += len(below[-1].table)
             if waiting > _WAITING_TABLES:
-                below = [_Reached.join(below).unique(memory.frame_count)]
+                below = [_Reached.join(below).unique(most)]
                 waiting = 0
-        reached = _Reached.join(below).unique(memory.frame_count)
+        reached = _Reached.join(below).unique(most)
 
 
 def merge_alike(mappings: Mappings) -> Mappings:

@@ -285,9 +285,7 @@ def test_inputs_are_never_overwritten(files: Files, source: str) -> None:
     link.hardlink_to(files.folder / source)
     result = run([str(files.dump), str(files.map), "-o", str(link)])
     assert result.returncode == 2
-    assert result.stderr == (
-        f"imagegenerator.py: {link} is an input; the picture must not replace it\n"
-    )
+    assert result.stderr == f"imagegenerator.py: {link} is an input and must not be replaced\n"
     assert (files.dump.read_bytes(), files.map.read_text()) == (DUMP, MAP)
 
 

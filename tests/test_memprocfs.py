@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+import memory_visualizer
+from memory_visualizer import Snapshot
 from tests.forge import MIB, Truth, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -29,6 +31,7 @@ def test_lists_the_processes_and_maps_their_pages(
     name: str, memprocfs: ModuleType, tmp_path: Path
 ) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
     vmm = memprocfs.Vmm(["-device", str(tmp_path / "dump"), *OPTIONS])
     try:
         seen = {p.pid: p for p in vmm.process_list()}
@@ -41,6 +44,9 @@ def test_lists_the_processes_and_maps_their_pages(
                 continue
             expected = user_pages(truth, owner)
             assert addresses(process) == set(expected)
+            assert addresses(process) == engine_addresses(snapshot, process.pid) - trimmed(
+                truth, owner
+            )
             for virtual, physical in list(expected.items())[::7]:
                 assert process.memory.virt2phys(virtual) == physical
     finally:
@@ -58,6 +64,23 @@ def user_pages(truth: Truth, owner: int) -> dict[int, int]:
         for part in range(0, note["size"], PAGE_SIZE):
             pages[int(note["virtual"]) + part] = int(note["frame"]) * PAGE_SIZE + part
     return pages
+
+
+def trimmed(truth: Truth, owner: int) -> set[int]:
+    """Virtual addresses of a process's pages in transition, which MemProcFS does not count."""
+    notes = truth.mappings[(truth.mappings["owner"] == owner) & truth.mappings["transition"]]
+    return set(notes["virtual"].tolist())
+
+
+def engine_addresses(snapshot: Snapshot, pid: int) -> set[int]:
+    """Virtual addresses of each 4 KiB that a process reaches in user mode, by our own engine."""
+    [index] = [i for i, process in enumerate(snapshot.processes) if process.pid == pid]
+    rows = snapshot.mappings.take(snapshot.mappings.is_user & (snapshot.mappings.space == index))
+    return {
+        virtual + part * PAGE_SIZE
+        for virtual, frames in zip(rows.virtual.tolist(), rows.frames.tolist(), strict=True)
+        for part in range(frames)
+    }
 
 
 def addresses(process: ModuleType) -> set[int]:

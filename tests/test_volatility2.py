@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import memory_visualizer
+from memory_visualizer.paging import SHARED
 from tests.forge import MIB, Truth, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -46,6 +48,23 @@ def rows_of(text: str) -> Rows:
             virtual, physical, size, kernel = line.split()[:4]
             found.append((int(virtual, 16), int(physical, 16), int(size, 16), kernel))
     return found
+
+
+def rows_of_engine(dump: Path) -> set[tuple[int, int, int, str]]:
+    """The same rows, of listed processes and the kernel, as the project's own engine finds them."""
+    snapshot = memory_visualizer.open(dump)
+    listed = [i for i, process in enumerate(snapshot.processes) if process.is_listed]
+    seen = snapshot.mappings.take(np.isin(snapshot.mappings.space, [SHARED, *listed]))
+    return {
+        (virtual, frame * PAGE_SIZE, frames * PAGE_SIZE, str(not user))
+        for virtual, frame, frames, user in zip(
+            seen.virtual.tolist(),
+            seen.frame.tolist(),
+            np.minimum(seen.frames, snapshot.classes.size - seen.frame).tolist(),
+            seen.is_user.tolist(),
+            strict=True,
+        )
+    }
 
 
 def classes_of(rows: Rows, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
@@ -89,6 +108,7 @@ def test_all_profiles(batch: int, volatility2: Path, tmp_path: Path) -> None:
         rows = [(row[0], row[1], row[2], str(row[3])) for row in seen["rows"]]
         expected = truth.classes(truth.listed)
         np.testing.assert_array_equal(classes_of(rows, truth.zero), expected, name)
+        assert set(rows) == rows_of_engine(tmp_path / name), name
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ def main() -> int:
     parser.add_argument("--pae", action=argparse.BooleanOptionalAction, help="32-bit paging mode")
     parser.add_argument("--kernel-pages", type=int, help="about how many pages the kernel maps")
     parser.add_argument("--user-pages", type=int, help="about how many each process maps")
+    parser.add_argument(
+        "--stretch",
+        type=int,
+        default=256,
+        help="frames that stay together at most, as on a machine that has run for a while (256)",
+    )
     arguments = parser.parse_args()
     if arguments.profile not in profiles():
         parser.error(f"no profile {arguments.profile}; there are: {', '.join(profiles())}")
@@ -40,6 +46,7 @@ def main() -> int:
         pae=arguments.pae,
         kernel_pages=arguments.kernel_pages,
         user_pages=arguments.user_pages,
+        stretch=arguments.stretch,
     )
     truth.save(arguments.file.with_name(arguments.file.name + ".truth.npz"))
     return 0

@@ -80,7 +80,7 @@ def write_elf(
             return struct.pack("<IIQQQQQQ", type_, 0, at, 0, address, in_file, in_memory, 0)
         return struct.pack("<IIIIIIII", type_, at, 0, address, in_file, in_memory, 0, 0)
 
-    segments = segment(4, note_at, 0, len(note), len(note))
+    segments = bytearray(segment(4, note_at, 0, len(note), len(note)))
     places = []
     at = memory_at
     for address, contents in pieces:
@@ -115,7 +115,7 @@ def write_elf(
     section = bytearray(section_size)
     struct.pack_into("<I", section, 44 if wide else 28, count if many else 0)
     with path.open("wb") as file:
-        file.write(header + bytes(section) + bytes(section_size) + segments + note)
+        file.write(header + section + bytes(section_size) + segments + note)
         for _, contents in pieces:
             file.write(contents)
 

@@ -24,13 +24,16 @@ class OutOfMemoryError(Exception):
 class PhysicalMemory:
     """Frames that are handed out in scattered order and filled with zeros, noise or given bytes.
 
+    Up to `stretch` of them, in a row, stay together.
+
     Only pages with given bytes are kept; noise is made while the image is written, so that
     an image of many GiB needs little memory.
     """
 
-    def __init__(self, frames: int, rng: np.random.Generator) -> None:
+    def __init__(self, frames: int, rng: np.random.Generator, stretch: int = 1) -> None:
         self.frames = frames
         self._rng = rng
+        self._stretch = stretch
         self._taken = np.zeros(frames, dtype=bool)
         self._taken[:LOW_MEMORY_FRAMES] = True
         self._order: Frames | None = None
@@ -41,7 +44,7 @@ class PhysicalMemory:
     def allocate(self, count: int = 1) -> Frames:
         """Take `count` free frames from all over the memory."""
         if self._order is None:
-            self._order = self._rng.permutation(self.free_frames)
+            self._order = self._scattered(self.free_frames)
         taken: list[Frames] = []
         missing = count
         while missing:
@@ -54,6 +57,22 @@ class PhysicalMemory:
             taken.append(free)
             missing -= len(free)
         return np.concatenate(taken) if taken else np.empty(0, np.int64)
+
+    def _scattered(self, frames: Frames) -> Frames:
+        """These frames in random order, but for stretches that stay together."""
+        if self._stretch == 1:
+            return self._rng.permutation(frames)
+        # As many long stretches as short ones, by the logarithm of their length.
+        lengths = self._stretch ** self._rng.random(len(frames))
+        ends = np.cumsum(lengths.astype(np.int64))
+        stretches = np.split(frames, ends[ends < len(frames)])
+        order = self._rng.permutation(len(stretches))
+        return np.concatenate([stretches[number] for number in order])
+
+    def fill_free_frames(self, share: float) -> None:
+        """Let this share of the frames that nobody was given hold old data."""
+        free = self._scattered(self.free_frames)
+        self.fill_with_noise(free[: round(share * len(free))])
 
     def allocate_run(self, count: int, *, below: int | None = None) -> Frames:
         """Take `count` frames in a row, aligned to `count`, before frame `below`."""

@@ -134,6 +134,7 @@ def forge(
     five_levels: bool = False,
     shadow_tables: bool = False,
     holes: Sequence[tuple[int, int]] = (),
+    stretch: int = 1,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -141,13 +142,14 @@ def forge(
     list; one more has been taken out of it, one has exited, and of one only tables are left.
     `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
     map, by default what fits the size. Of the free frames the share `free_data` holds old data.
-    `names` are given to processes before the common ones.
+    `names` are given to processes before the common ones. Frames are handed out one by one from
+    all over the memory, or in stretches of up to `stretch`.
 
     `five_levels` pages with 57-bit addresses. With `shadow_tables` a process has a second top
     table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. The same arguments make the same bytes.
     """
-    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes)
+    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
     forger.build(processes, kernel_pages, user_pages, free_data, names)
     forger.memory.write(path)
     return Truth(
@@ -171,6 +173,7 @@ class _Forger:
         five_levels: bool,
         shadow_tables: bool,
         holes: Sequence[tuple[int, int]],
+        stretch: int,
     ) -> None:
         if size % PAGE_SIZE or size < 16 * MIB:
             raise ValueError("the size must be a whole number of pages, 16 MiB or more")
@@ -188,7 +191,7 @@ class _Forger:
             )
         if profile.randomises_self_map:
             self.paging = self._with_random_self_map()
-        self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng)
+        self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng, stretch)
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
@@ -258,9 +261,8 @@ class _Forger:
             self._large_run(self._large_page) if self.memory.frames >= 8192 else None
         )
         huge = self.paging.address_bits > 32
-        self._user_huge_page = (
-            self._large_run(GIB) if huge and self.memory.frames * PAGE_SIZE >= 4 * GIB else None
-        )
+        room = len(self.memory.free_frames) * PAGE_SIZE
+        self._user_huge_page = self._large_run(GIB) if huge and room >= 4 * GIB else None
         # Memory that ends within a large page: the kernel maps all of the page.
         whole = self.memory.frames * PAGE_SIZE // self._large_page * self._large_page // PAGE_SIZE
         if whole < self.memory.frames:
@@ -539,8 +541,8 @@ class _Forger:
 
     def _left_over(self, data: float) -> None:
         """Free memory: some of it still holds old data, one page just in its last byte."""
+        self.memory.fill_free_frames(data)
         free = self.memory.free_frames
-        self.memory.fill_with_noise(free[self.rng.random(len(free)) < data])
         last_byte = free[len(free) // 2]
         page = self.memory.page(int(last_byte))
         page[-1] = 1

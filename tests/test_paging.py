@@ -1,0 +1,222 @@
+"""The walk of page tables, against a recursive reader that does one entry at a time."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory_visualizer.paging import (
+    MAY_EXECUTE,
+    MAY_USER,
+    PAE,
+    SHARED,
+    X64,
+    X64_5_LEVELS,
+    X86,
+    Mappings,
+    Paging,
+    merge_alike,
+    translate,
+    walk,
+)
+from tests.simple_walker import walk as simple_walk
+
+PAGE = 4096
+KINDS = {"x86": X86, "pae": PAE, "x64": X64, "x64-5": X64_5_LEVELS}
+
+
+@dataclass
+class Memory:
+    """Physical memory in bytes, which counts how many frames are read."""
+
+    contents: bytes
+    missing: frozenset[int] = frozenset()
+    frames_read: int = field(default=0)
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.contents) // PAGE
+
+    @property
+    def held(self) -> npt.NDArray[np.bool_]:
+        return ~np.isin(np.arange(self.frame_count), list(self.missing))
+
+    def read_frames(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        self.frames_read += len(frames)
+        words = np.frombuffer(self.contents, "<u8").reshape(-1, 512)
+        return np.array(words[frames])
+
+
+FRAMES = 12
+FLAGS = st.sampled_from(
+    [0x67, 0x63, 0x27, 0x65, 0xE7, 0xE3, 0x867, 0x860, 0x864, 0xC64, 0x464, 0x80, 0x64, 1, 5]
+)
+TABLES = st.lists(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1023),  # where in the table
+            st.integers(0, FRAMES + 2),  # the frame; some lie past the end
+            FLAGS,
+            st.booleans(),  # no-execute
+        ),
+        max_size=4,
+    ),
+    min_size=FRAMES,
+    max_size=FRAMES,
+)
+"""A few entries for each of a few frames."""
+
+Tables = list[list[tuple[int, int, int, bool]]]
+
+
+def memory_with(tables: Tables, size: int) -> bytes:
+    """Memory with these entries of `size` bytes."""
+    memory = bytearray(FRAMES * PAGE)
+    for frame, entries in enumerate(tables):
+        for index, target, flags, barred in entries:
+            entry = target << 12 | flags | (barred << 63 if size == 8 else 0)
+            at = frame * PAGE + index * size % PAGE
+            struct.pack_into("<I" if size == 4 else "<Q", memory, at, entry)
+    return bytes(memory)
+
+
+def tops_of(name: str, roots: Sequence[int], memory: bytes) -> npt.NDArray[np.int64]:
+    """The top-level frames behind some table bases."""
+    if name != "pae":
+        return np.array([[root] for root in roots])
+    return np.array(
+        [[e >> 12 for e in struct.unpack_from("<4Q", memory, root * PAGE)] for root in roots]
+    )
+
+
+def found_by_walk(memory: Memory, paging: Paging, tops: npt.NDArray[np.int64]) -> Mappings:
+    return merge_alike(Mappings.join(list(walk(memory, paging, tops))))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_finds_what_a_simple_reader_finds(name: str) -> None:
+    """The same frames, for the same spaces, first at the same addresses."""
+    paging = KINDS[name]
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        tables=TABLES,
+        roots=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=3, unique=True),
+        data=st.data(),
+    )
+    def check(tables: Tables, roots: list[int], data: st.DataObject) -> None:
+        contents = memory_with(tables, paging.entry_bytes)
+        if name == "pae":  # its pointers are always there; the bits above them mean nothing here
+            pointers = data.draw(st.lists(st.integers(0, FRAMES - 1), min_size=4, max_size=4))
+            changed = bytearray(contents)
+            for root in roots:
+                entries = [frame << 12 | 1 for frame in pointers]
+                struct.pack_into("<4Q", changed, root * PAGE, *entries)
+            contents = bytes(changed)
+        rows = found_by_walk(Memory(contents), paging, tops_of(name, roots, contents))
+        found: dict[tuple[int, int, int, bool], int] = {}
+        executable = set()
+        for space, virtual, frame, frames, access in zip(
+            rows.space.tolist(),
+            rows.virtual.tolist(),
+            rows.frame.tolist(),
+            rows.frames.tolist(),
+            rows.access.tolist(),
+            strict=True,
+        ):
+            user = bool(access & MAY_USER)
+            key = (space if user else SHARED, frame, frames, user)
+            found[key] = min(virtual, found.get(key, virtual))
+            if access & MAY_EXECUTE:
+                executable.add(key)
+        expected: dict[tuple[int, int, int, bool], int] = {}
+        expected_executable = set()
+        for space, root in enumerate(roots):
+            for page in simple_walk(contents, name, root * PAGE):
+                frame = page.physical // PAGE
+                if frame < FRAMES:
+                    key = (space if page.user else SHARED, frame, page.size // PAGE, page.user)
+                    expected[key] = min(page.virtual, expected.get(key, page.virtual))
+                    if page.execute:
+                        expected_executable.add(key)
+        assert found == expected
+        if name not in ("x86", "pae"):
+            assert executable == expected_executable
+
+    check()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_translates_as_a_simple_reader_does(name: str) -> None:
+    paging = KINDS[name]
+
+    @settings(max_examples=50, deadline=None)
+    @given(tables=TABLES)
+    def check(tables: Tables) -> None:
+        contents = memory_with(tables, paging.entry_bytes)
+        if name == "pae":
+            changed = bytearray(contents)
+            struct.pack_into("<4Q", changed, 0, *(frame << 12 | 1 for frame in (1, 2, 3, 4)))
+            contents = bytes(changed)
+        tops = tops_of(name, [0], contents)
+        for page in simple_walk(contents, name, 0):
+            for inside in (0, page.size - PAGE):
+                frame = (page.physical + inside) // PAGE
+                expected = frame if frame < FRAMES else -1
+                address = page.virtual + inside
+                assert translate(Memory(contents), paging, tops, address) == [expected]
+
+    check()
+
+
+@pytest.mark.parametrize("name", ["x86", "x64", "x64-5"])
+def test_all_entries_lead_to_one_table(name: str) -> None:
+    """Stars and circles: tables are read once for each level and each way of access."""
+    paging = KINDS[name]
+    entry = struct.pack("<I" if name == "x86" else "<Q", 0x67)  # frame 0: the table itself
+    memory = Memory(entry * (PAGE // paging.entry_bytes) + bytes(3 * PAGE))
+    rows = found_by_walk(memory, paging, np.array([[0]]))
+    assert set(rows.frame.tolist()) == {0}
+    assert memory.frames_read == len(paging.levels)
+
+
+def test_many_spaces_share_all_tables() -> None:
+    """Hundreds of top levels that all lead to all: no more ways than pages are followed."""
+    count = 64
+    words = np.zeros((count, 512), np.uint64)
+    for frame in range(count):
+        words[frame, :256] = (np.arange(256, dtype=np.uint64) % count << 12) | 0x67
+    memory = Memory(words.tobytes())
+    parts = list(walk(memory, X64, np.arange(count)[:, None]))
+    assert memory.frames_read <= count * len(X64.levels)
+    assert sum(len(part.frame) for part in parts) < 40 * count * 512
+
+
+def test_frames_that_the_dump_lacks_are_left_out() -> None:
+    words = np.zeros((6, 512), np.uint64)
+    words[0, 0], words[1, 0], words[2, 0] = 0x1067, 0x2067, 0x3067
+    words[2, 1] = 0x5067
+    words[3, 0], words[3, 1] = 0x4067, 0x5067
+    words[5, 0] = 0x4067
+    complete = found_by_walk(Memory(words.tobytes()), X64, np.array([[0]]))
+    assert complete.frame.tolist() == [4, 5, 4]
+    lacking = Memory(words.tobytes(), frozenset({5}))
+    assert found_by_walk(lacking, X64, np.array([[0]])).frame.tolist() == [4]
+
+
+def test_two_tops_of_one_space() -> None:
+    """What two tables of one process lead to counts once; what one allows is allowed."""
+    words = np.zeros((6, 512), np.uint64)
+    words[0, 0], words[5, 0] = 0x1067 | 1 << 63, 0x1067  # the first bars execution
+    words[1, 0], words[2, 0], words[3, 0] = 0x2067, 0x3067, 0x4067
+    spaces = np.zeros(2, np.int32)
+    parts = list(walk(Memory(words.tobytes()), X64, np.array([[0], [5]]), spaces))
+    rows = merge_alike(Mappings.join(parts))
+    assert rows.frame.tolist() == [4]
+    assert rows.space.tolist() == [0]
+    assert rows.access[0] & MAY_EXECUTE

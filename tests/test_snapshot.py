@@ -1,0 +1,216 @@
+"""The engine on forged dumps: each page, each owner and each process as the truth says."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import memory_visualizer
+from memory_visualizer import PageClass, Snapshot
+from tests.forge import GIB, MIB, Truth, builds, forge, profiles
+from tests.forge.memory import PAGE_SIZE
+
+FAMILIES = {profile.family: name for name, profile in sorted(profiles().items(), reverse=True)}
+AT_LARGE = sorted(profiles()) if os.environ.get("ALL_SIZES") else sorted(FAMILIES.values())
+"""Profiles tried at 256 MiB: all with ALL_SIZES=1, else one of each family."""
+
+
+def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:
+    """The class of each frame, by name."""
+    return np.array([page_class.label for page_class in PageClass])[snapshot.classes]
+
+
+def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
+    """Compare all that is known of each frame and of each process."""
+    np.testing.assert_array_equal(labels(snapshot), truth.classes(truth.alive))
+    np.testing.assert_array_equal(snapshot.zero, truth.zero)
+    assert {
+        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.is_listed, p.is_alive)
+        for p in snapshot.processes
+    } == {
+        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.listed, not p.exited) for p in truth.processes
+    }
+    notes, frame, virtual = expanded(truth)
+    count = np.bincount(frame, minlength=truth.frames)
+    np.testing.assert_array_equal(snapshot.mapping_count, count)
+
+    # Owners: process and first virtual address, user mode's before the kernel's.
+    pids = np.array([process.pid for process in truth.processes])
+    owned = notes["owner"] >= 0
+    frame, virtual, notes = frame[owned], virtual[owned], notes[owned]
+    order = np.lexsort((virtual, ~notes["user"], pids[notes["owner"]], frame))
+    keys = np.stack([frame, pids[notes["owner"]]], axis=1)[order]
+    first = np.append(True, (keys[1:] != keys[:-1]).any(axis=1))
+    owners = snapshot.owners
+    found_pids = np.array([process.pid for process in snapshot.processes])[owners.process]
+    found = np.lexsort((found_pids, owners.frame))
+    np.testing.assert_array_equal(owners.frame[found], keys[first][:, 0])
+    np.testing.assert_array_equal(found_pids[found], keys[first][:, 1])
+    np.testing.assert_array_equal(owners.virtual[found], virtual[order][first])
+    np.testing.assert_array_equal(owners.is_user[found], notes["user"][order][first])
+
+
+def expanded(
+    truth: Truth,
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """The notes with one row for each frame: note, frame, virtual address."""
+    notes = truth.mappings
+    pages = notes["size"] // PAGE_SIZE
+    row = np.repeat(np.arange(len(notes)), pages)
+    part = np.arange(len(row)) - np.repeat(np.cumsum(pages) - pages, pages)
+    frame = notes["frame"][row] + part
+    virtual = notes["virtual"][row] + (part * PAGE_SIZE).astype(np.uint64)
+    inside = frame < truth.frames
+    return notes[row[inside]], frame[inside], virtual[inside]
+
+
+@pytest.mark.parametrize("name", sorted(profiles()))
+def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()[name], size=32 * MIB, seed=1)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    major, minor = (10, 0) if truth_version(name) == (6, 4) else truth_version(name)
+    assert snapshot.system == f"Windows {major}.{minor}"
+    assert str(snapshot.time) == "2019-04-17 18:40:00+00:00"
+    assert snapshot.stale_spaces == 1
+    [ended] = [process for process in snapshot.processes if not process.is_alive]
+    assert ended.created < ended.exited
+
+
+def truth_version(name: str) -> tuple[int, int]:
+    """NT version of a profile as Volatility has it."""
+    return profiles()[name].version
+
+
+@pytest.mark.parametrize("name", AT_LARGE)
+def test_at_256_mib(name: str, tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()[name], size=256 * MIB, processes=25, seed=2)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "pae"), [("WinXPSP3x86", True), ("VistaSP1x86", False), ("Win7SP1x86", False)]
+)
+def test_the_other_32_bit_paging(name: str, pae: bool, tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()[name], pae=pae)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+@pytest.mark.parametrize("options", [{}, {"shadow_tables": True}], ids=["plain", "shadow"])
+@pytest.mark.parametrize("name", sorted(builds()))
+def test_builds_without_a_profile(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Windows 10, 11 and Server with the offsets of their real kernels; KVA shadow tables."""
+    truth = forge(tmp_path / "dump", builds()[name], seed=4, **options)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    shadows = sum(process.shadow is not None for process in snapshot.processes)
+    assert shadows == (13 if options else 0)
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_five_levels(shadow: bool, tmp_path: Path) -> None:
+    build = builds()["Win2022x64_20348"]
+    truth = forge(tmp_path / "dump", build, five_levels=True, shadow_tables=shadow)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    assert snapshot.paging is not None
+    assert snapshot.paging.name == "x86-64, 5 levels"
+
+
+def test_64_gib_of_addresses_with_holes(tmp_path: Path) -> None:
+    """Memory in three pieces, the last just below 64 GiB; tables and pages in all of them."""
+    frames = 64 * GIB // PAGE_SIZE
+    holes = [(3000, 2_000_000), (2_004_000, frames - 2_004_000 - 4000)]
+    truth = forge(
+        tmp_path / "dump", profiles()["Win10x64_15063"], size=64 * GIB, holes=holes, seed=7
+    )
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
+    """A process whose top table was overwritten is still listed; the others are untouched."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"])
+    lost = next(p for p in truth.processes if p.name == "explorer.exe")
+    with (tmp_path / "dump").open("r+b") as file:
+        file.seek(lost.dtb)
+        file.write(os.urandom(PAGE_SIZE))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert {p.pid for p in snapshot.processes} == {p.pid for p in truth.processes}
+    [process] = [p for p in snapshot.processes if p.pid == lost.pid]
+    assert process.space is None
+    assert process.is_listed
+    alive = [i for i in truth.alive if truth.processes[i] is not lost]
+    expected = truth.classes(alive)
+    expected[lost.dtb // PAGE_SIZE] = "unused-data"
+    np.testing.assert_array_equal(labels(snapshot), expected)
+
+
+def test_tables_without_process_objects(tmp_path: Path) -> None:
+    """Where no process can be recognised, the address spaces are shown without names."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"])
+    contents = (tmp_path / "dump").read_bytes()
+    signature = profiles()["Win7SP1x64"].process_signature
+    (tmp_path / "dump").write_bytes(contents.replace(signature, bytes(4)))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert {process.name for process in snapshot.processes} == {"(unknown)"}
+    user = truth.classes(truth.alive) == "user"
+    assert (labels(snapshot)[user] == "user").all()
+
+
+@pytest.mark.parametrize("kind", ["noise", "zeros", "text"])
+def test_no_windows(kind: str, tmp_path: Path) -> None:
+    contents = {
+        "noise": np.random.default_rng(0).bytes(4 * MIB),
+        "zeros": bytes(4 * MIB),
+        "text": b"the quick brown fox " * (4 * MIB // 20 + 1),
+    }[kind][: 4 * MIB]
+    (tmp_path / "dump").write_bytes(contents)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert snapshot.system is None
+    assert snapshot.processes == ()
+    expected = "unused-zero" if kind == "zeros" else "unused-data"
+    assert set(labels(snapshot)) == {expected}
+
+
+def test_owners_of_a_frame(tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()["WinXPSP2x86"])
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    note = truth.mappings[truth.mappings["virtual"] == 0x7FFDF000][0]
+    owner = truth.processes[note["owner"]]
+    assert [(p.pid, virtual) for p, virtual in snapshot.owners_of(int(note["frame"]))] == [
+        (owner.pid, 0x7FFDF000)
+    ]
+    unused = int(np.flatnonzero(labels(snapshot) == "unused-zero")[0])
+    assert snapshot.owners_of(unused) == []
+
+
+def test_pages_of_processes(tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()["Win8SP1x64"])
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    notes, frame, _ = expanded(truth)
+    mapped = notes["user"] & (notes["owner"] >= 0)
+    pairs = np.unique(np.stack([frame[mapped], notes["owner"][mapped]], axis=1), axis=0)
+    holders = np.bincount(pairs[:, 0])
+    counts = dict(
+        zip(
+            (process.pid for process in snapshot.processes),
+            snapshot.pages_of_processes().tolist(),
+            strict=True,
+        )
+    )
+    for owner, process in enumerate(truth.processes):
+        own = pairs[pairs[:, 1] == owner, 0]
+        private = int((holders[own] == 1).sum())
+        assert counts[process.pid] == [private, len(own) - private], process.name
+
+
+def test_the_dump_is_only_read(tmp_path: Path) -> None:
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB)
+    before = (tmp_path / "dump").read_bytes(), (tmp_path / "dump").stat().st_mtime_ns
+    (tmp_path / "dump").chmod(0o400)
+    memory_visualizer.open(tmp_path / "dump")
+    assert before == ((tmp_path / "dump").read_bytes(), (tmp_path / "dump").stat().st_mtime_ns)
+    assert [file.name for file in tmp_path.iterdir()] == ["dump"]
