@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The checkout's two Python environments, found or made. Sourced by visualizer.sh and tests/run.
 #
-#   .venv/              Python 3.11 or later, for the renderer
+#   .venv/              Python 3.11 or later, for the renderer and memviz
 #   .venv-volatility2/  Python 2.7, for Volatility 2
 #
 # An environment's file .ready tells what was installed into it. It is written last, so one that
@@ -13,6 +13,8 @@ python2_environment=$root/.venv-volatility2
 requirements=$root/requirements.txt
 
 no_python=4 # the exit code where there is no Python to make an environment with
+needs_python2="Volatility 2 needs Python 2.7, and there is none here: get one with pyenv (pyenv \
+install 2.7.18) and run this again, or set VOLATILITY to a vol.py that starts"
 
 # Run by a Python to find out whether it serves; it then prints its own path.
 python3_check='import sys, ensurepip, venv
@@ -42,7 +44,7 @@ ensure_python3_environment() {
 # Make .venv-volatility2 ready, and .venv first; where that cannot be, say why and end the run.
 ensure_python2_environment() {
     # What is missing is better told before .venv is made than after.
-    is_ready "$python2_environment" || find_python2 >/dev/null || fail_without_python2
+    is_ready "$python2_environment" || find_python2 >/dev/null || fail $no_python "$needs_python2"
     ensure_python3_environment
     is_ready "$python2_environment" || locked make_python2_environment
 }
@@ -92,7 +94,7 @@ make_python2_environment() {
     is_ready "$python2_environment" && return
     local python
     if ! serves "$python2_environment" "$python2_check"; then
-        python=$(find_python2) || fail_without_python2
+        python=$(find_python2) || fail $no_python "$needs_python2"
         say "Making Volatility's Python 2.7 environment .venv-volatility2, once; about a minute …"
         start_anew "$python2_environment"
         quietly "$python3_environment/bin/python" -m virtualenv --no-periodic-update \
@@ -102,11 +104,6 @@ make_python2_environment() {
     install_requirements "$python2_environment" ||
         fail $? "could not install Volatility into .venv-volatility2; pip says above why (a part of" \
             "it is compiled, which needs a C compiler and the headers of Python 2.7)"
-}
-
-fail_without_python2() {
-    fail $no_python "Volatility 2 needs Python 2.7, and there is none here: get one with pyenv" \
-        "(pyenv install 2.7.18) and run this again, or set VOLATILITY to a vol.py that starts"
 }
 
 # serves ENVIRONMENT CHECK: whether it was made here, by whomever, and its Python passes.

@@ -9,7 +9,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from memory_visualizer.command import add_picture_options, check_output, run, say, write_picture
+from memory_visualizer.command import (
+    add_picture_options,
+    check_outputs,
+    legend_text,
+    run,
+    say,
+    write_picture,
+)
 from memory_visualizer.dump import Dump, open_dump
 from memory_visualizer.errors import reading
 from memory_visualizer.pagemap import classify
@@ -74,14 +81,15 @@ def _paint(options: argparse.Namespace) -> int:
     if options.output is None:
         IMAGES.mkdir(exist_ok=True)
     output: Path = options.output or IMAGES / f"{options.name}.png"
-    check_output(output, [options.dump, Path(options.map)])
+    check_outputs([output], [options.dump, Path(options.map)])
     dump = open_dump(options.dump, lenient=options.lenient)
     mapped = _read_map(options, dump.frame_count)
     with ProgressLine("reading the dump") as progress:
         zero = dump.zero_frames(progress)
     page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held)
     _report_damage(options.map, dump, mapped)
-    write_picture(options, output, dump, page_map)
+    print(write_picture(options, output, dump, page_map))
+    print(legend_text(options, page_map))
     return 0
 
 

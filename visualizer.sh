@@ -5,7 +5,16 @@ set -euo pipefail
 # shellcheck source=environments.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environments.sh"
 
-no_windows=3 # the exit code where Volatility finds no Windows that it knows
+no_windows=3 # the exit code where no Windows is found in the dump
+
+# Run a script as Python 2.7 itself would, but let it look for garbage less often: Volatility makes
+# so many objects as it starts that the search takes half of its time.
+run_script='import gc, os, sys
+gc.set_threshold(100000)
+del sys.argv[0]
+sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")'
 
 usage() {
     cat <<'END'
@@ -13,11 +22,11 @@ See what a machine's RAM holds: a picture with one pixel for each page of a memo
 
 usage: ./visualizer.sh DUMP PROFILE [OPTION ...]  paint images/<file name of DUMP>.png
        ./visualizer.sh DUMP                       find out which profiles fit the dump
-       ./visualizer.sh --demo [OPTION ...]        forge a small dump, and paint it with a legend
+       ./visualizer.sh --demo [OPTION ...]        forge a small Windows 10 dump, and paint it
        ./visualizer.sh --setup                    only make the Python environments
 
 DUMP is a raw dump of a Windows machine's memory, PROFILE its Windows version as Volatility 2
-names it. What follows PROFILE goes to the renderer:
+names it. What follows goes to the renderer:
 
   -o PATH          write the picture to PATH
   --legend         draw the legend below the picture
@@ -26,16 +35,18 @@ names it. What follows PROFILE goes to the renderer:
   --lenient        paint a damaged dump as far as possible
 
 examples:
+  ./visualizer.sh --demo
   ./visualizer.sh dumps/xp.raw
   ./visualizer.sh dumps/xp.raw WinXPSP2x86
   ./visualizer.sh "my dumps/win7.raw" Win7SP1x64 --legend -o win7.png
   VOLATILITY=~/volatility/vol.py ./visualizer.sh dumps/xp.raw WinXPSP2x86
 
 Volatility 2 is VOLATILITY of the environment (a vol.py, or a command), else vol.py on the PATH,
-else this project's own, which the first run sets up; that needs Python 2.7.
+else this project's own, which the first run sets up; that needs Python 2.7. Where there is none,
+memviz paints the dump, with a profile or without. --demo is always painted by memviz.
 
-exit codes: 0 done, 2 bad input or usage, 3 no Windows that Volatility knows, 4 a Python is
-missing, 130 interrupted; else that of the step that failed
+exit codes: 0 done, 2 bad input or usage, 3 no Windows found in the dump, 4 a Python is missing,
+130 interrupted; else that of the step that failed
 END
 }
 
@@ -67,7 +78,6 @@ picture_or_profiles() {
     local dump=$1
     check_dump "$dump"
     if [[ ${2--} == -* ]]; then
-        steps=1
         suggest_profiles "$dump" "${@:2}"
         return
     fi
@@ -75,7 +85,6 @@ picture_or_profiles() {
         fail 2 "only options may follow DUMP and PROFILE, but there is $(quoted "$3");" \
             "a path with spaces needs quotes"
     fi
-    steps=2
     paint "$@"
 }
 
@@ -86,14 +95,16 @@ check_dump() {
 }
 
 demo() {
-    local dump=$root/dumps/demo.raw profile=Win7SP1x64
-    steps=3
-    find_volatility
-    step "Forging the memory of a small Windows machine, dumps/demo.raw"
+    local dump=$root/dumps/demo.raw
+    steps=2
+    remove_old_picture "$dump" "$@"
+    ensure_python3_environment
+    step "Forging the memory of a small Windows 10 machine, dumps/demo.raw"
     mkdir -p "$root/dumps"
-    run in_checkout "$python3_environment/bin/python" -m tests.forge "$profile" "$dump" \
+    run in_checkout "$python3_environment/bin/python" -m tests.forge Win10x64_17763 "$dump" \
         --size 64M || step_failed $? "forging"
-    paint "$dump" "$profile" --legend "$@"
+    step "Painting it with memviz"
+    paint_with_memviz "$dump" --legend "$@"
 }
 
 in_checkout() {
@@ -104,12 +115,14 @@ in_checkout() {
 paint() {
     local dump=$1 profile=$2 picture
     shift 2
-    # Should a step fail, no picture of an earlier run may pass for this run's.
-    picture=$(picture_path "$dump" "$@")
-    if is_png "$picture" && [[ ! $picture -ef $dump ]]; then
-        rm -f -- "$(readlink -f -- "$picture")"
-    fi
+    remove_old_picture "$dump" "$@"
     find_volatility
+    if [[ ${#volatility[@]} -eq 0 ]]; then
+        paint_without_volatility "$dump" "$@"
+        return
+    fi
+    picture=$(picture_path "$dump" "$@")
+    steps=2
     check_options "$@"
     [[ $picture == "$root"/images/* || -d $(dirname -- "$picture") ]] ||
         fail 2 "there is no folder for $(quoted "$picture")"
@@ -125,6 +138,26 @@ paint() {
 
     step "Painting"
     run render "$@" -- "$dump" "$temporary/map" "${dump##*/}" || step_failed $? "the renderer"
+}
+
+paint_without_volatility() {
+    remove_old_picture "$@"
+    ensure_python3_environment
+    say "${0##*/}: $why_no_volatility; until then memviz paints the dump, and needs no profile for it"
+    paint_with_memviz "$@"
+}
+
+# paint_with_memviz DUMP OPTION...: the run's exit code is memviz's, which also says what is wrong.
+paint_with_memviz() {
+    local dump=$1
+    shift
+    mkdir -p "$root/images"
+    run memviz --output="$(picture_path "$dump")" "$@" -- "$dump" || exit $?
+}
+
+# Not from the current folder (-P): what lies beside a dump must not be run.
+memviz() {
+    PYTHONPATH=$root exec "$python3_environment/bin/python" -P -m memory_visualizer "$@"
 }
 
 render() {
@@ -147,6 +180,11 @@ try_to_render() {
 suggest_profiles() {
     local dump=$1 suggested profile code=0
     find_volatility
+    if [[ ${#volatility[@]} -eq 0 ]]; then
+        paint_without_volatility "$@"
+        return
+    fi
+    steps=1
     step "No profile given: asking Volatility which ones fit (imageinfo, half a minute or more)"
     run "${volatility[@]}" --filename="$dump" imageinfo >"$temporary/printed" || code=$?
     cat "$temporary/printed"
@@ -163,19 +201,30 @@ suggest_profiles() {
     done
 }
 
-# Put the command that runs Volatility 2 into `volatility`, and make .venv ready.
+# Put the command that runs Volatility 2 into `volatility`, and make .venv ready. Where it cannot
+# be had, leave `volatility` empty and put the reason into `why_no_volatility`.
 find_volatility() {
-    [[ ${#volatility[@]} -eq 0 ]] || return 0
     local on_path
     if [[ -n ${VOLATILITY-} ]]; then
         use_given_volatility
     elif on_path=$(type -P vol.py) && is_volatility2 "$on_path"; then
         volatility=("$on_path")
     else
-        ensure_python2_environment
-        volatility=("$python2_environment/bin/python" "$python2_environment/bin/vol.py")
+        use_own_volatility
     fi
-    ensure_python3_environment
+    [[ ${#volatility[@]} -eq 0 ]] || ensure_python3_environment
+}
+
+use_own_volatility() {
+    if ! is_ready "$python2_environment"; then
+        find_python2 >/dev/null || return 0
+        ensure_python3_environment
+        if ! (ensure_python2_environment); then
+            why_no_volatility="Volatility 2 could not be set up, see above; the next run tries again"
+            return
+        fi
+    fi
+    run_volatility_by "$python2_environment/bin/python" "$python2_environment/bin/vol.py"
 }
 
 use_given_volatility() {
@@ -192,11 +241,16 @@ use_given_volatility() {
     # A vol.py as it comes from its archive: not executable, or for a `python` that is Python 3.
     if is_ready "$python2_environment" || python=$(find_python2); then
         if [[ ! -x $script ]] || is_volatility2 "$python" "$script"; then
-            volatility=("$python" "$script")
+            run_volatility_by "$python" "$script"
         fi
     elif [[ ! -x $script ]]; then
-        fail_without_python2
+        volatility=()
     fi
+}
+
+# run_volatility_by PYTHON SCRIPT
+run_volatility_by() {
+    volatility=("$1" -c "$run_script" "$2")
 }
 
 # Whether the command is a Volatility 2 that starts. It says so at once, but takes seconds to end.
@@ -212,6 +266,15 @@ is_volatility2() {
     kill $! 2>/dev/null || true
     exec {output}<&-
     return $found
+}
+
+# Should a step fail, no picture of an earlier run may pass for this run's.
+remove_old_picture() {
+    local picture
+    picture=$(picture_path "$@")
+    if is_png "$picture" && [[ ! $picture -ef $1 ]]; then
+        rm -f -- "$(readlink -f -- "$picture")"
+    fi
 }
 
 # picture_path DUMP OPTION...: print where the renderer will write the picture.
@@ -272,6 +335,7 @@ quoted() {
 }
 
 volatility=()
+why_no_volatility=$needs_python2
 step=0 steps=0
 child=
 temporary=$(mktemp -d)

@@ -13,12 +13,11 @@ pixel that differs is worked out from the forge's notes. Exit code 1 if they do 
 """
 
 import argparse
+import json
 import mmap
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,19 +169,16 @@ def _run_painter(dump: Path, folder: Path, plugin: Plugin) -> Cost:
 
 def _run(command: Sequence[str], folder: Path) -> Cost:
     """Run a command to its end; what it says goes to a file, shown if it fails."""
-    log = folder / "log"
+    log, result = folder / "log", folder / "cost.json"
+    measure = [sys.executable, "-I", str(ROOT / "bench/cost.py"), str(result), *command]
     with log.open("wb") as file:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        done = subprocess.run(
+            measure, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, check=False
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
-    if process.returncode:
+    if done.returncode:
         sys.stderr.write(log.read_text(errors="backslashreplace"))
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)  # KiB on Linux
+        raise subprocess.CalledProcessError(done.returncode, command)
+    return Cost(**json.loads(result.read_text()))
 
 
 def _print_costs(name: str, costs: Sequence[Cost], more: str = "") -> None:

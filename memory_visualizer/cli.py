@@ -3,34 +3,62 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.command import add_picture_options, check_output, run, say, write_picture
+from memory_visualizer.command import (
+    add_picture_options,
+    cannot_write,
+    check_outputs,
+    legend_text,
+    run,
+    say,
+    write_picture,
+)
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.export import TABLE_FORMATS, write_json, write_table, write_text_map
+from memory_visualizer.export import (
+    TABLE_FORMATS,
+    check_table,
+    dump_holes,
+    write_json,
+    write_table,
+    write_text_map,
+)
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
+from memory_visualizer.windows import Process
 
 PROGRAM = "memviz"
-NO_SYSTEM = 3
-"""Exit code where no operating system was found in the dump."""
+WRITE_ERROR = 1
+"""Exit code where not all that was asked for could be written."""
+NO_WINDOWS = 3
+"""Exit code where no Windows was found in the dump."""
+
+DESCRIPTION = """\
+Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
+whose it is. The dump may be raw, LiME, AVML, an ELF core, a Windows crash dump
+or VMware's; no profile and no symbols are needed.
+"""
 
 EXAMPLES = """\
 examples:
-  memviz xp.raw                             paint xp.raw.png in this folder, print a summary
+  memviz xp.raw              print a summary, paint xp.raw.png in this folder
   memviz memory.lime -o memory.png --legend
   memviz win10.vmem --name '^lsass' -o lsass.png
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
 
-exit codes: 0 painted; 1 cannot write, or any other error; 2 bad input or usage; 3 no operating
-system found in the dump (zeros and data are painted all the same); 130 interrupted
+exit codes:
+  0    painted, and all else that was asked for is written
+  1    something could not be written (a sentence says what), or another error
+  2    bad input or usage
+  3    no Windows found in the dump; zeros and data are painted all the same
+  130  interrupted
 """
 
 
@@ -43,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Paint each page of a memory dump as one pixel: kernel, user, or unused. The"
-        " dump may be raw, LiME, AVML, an ELF core, a Windows crash dump or VMware's; no profile"
-        " and no symbols are needed.",
+        description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -104,47 +130,90 @@ def _table(text: str) -> Path:
 
 
 def _visualize(options: argparse.Namespace) -> int:
-    output: Path = options.output or Path(f"{options.dump.name}.png")
-    for path in filter(None, (output, options.table, options.json, options.map)):
-        check_output(path, [options.dump])
+    picture: Path = options.output or Path(f"{options.dump.name}.png")
+    tables = [path for path in (options.table, options.json, options.map) if path]
+    check_outputs([picture, *tables], [options.dump])
+    if options.table:
+        check_table(options.table)
     with ProgressLine("reading the dump") as progress:
         snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
     for remark in snapshot.dump.remarks:
         say(PROGRAM, remark)
-    dimmed = _dimmed(options, snapshot)
-    print("\n".join(_description(snapshot)))
-    write_picture(options, output, snapshot.dump, snapshot, dimmed=dimmed)
+    chosen = _chosen(options, snapshot)
+    # Files first: whoever reads the summary may stop doing so before its end.
+    painted = _painted(options, snapshot, picture, chosen)
+    tables_written = [
+        _written(path, write, snapshot)
+        for path, write in (
+            (options.table, write_table),
+            (options.json, write_json),
+            (options.map, write_text_map),
+        )
+        if path
+    ]
+    print("\n".join(_description(snapshot)), end="\n\n")
+    print("\n".join(filter(None, (painted, legend_text(options, snapshot)))))
+    if chosen is not None:
+        print(f"Pages of {_count(len(chosen), 'process', 'processes')} shown, others pale")
+    for line in filter(None, tables_written):
+        print(line)
     if snapshot.processes:
-        print("\n".join(_process_lines(snapshot)))
-    for path, write in (
-        (options.table, write_table),
-        (options.json, write_json),
-        (options.map, write_text_map),
-    ):
-        if path:
-            write(path, snapshot)
+        print("", *_process_lines(snapshot), sep="\n")
+    code = 0 if painted and all(tables_written) else WRITE_ERROR
     if snapshot.system is None:
+        sys.stdout.flush()
         say(
             PROGRAM,
             "no Windows was found: the dump is of another system, damaged or encrypted;"
             " only zeros and data are told apart",
         )
-        return NO_SYSTEM
-    return 0
+        return code or NO_WINDOWS
+    return code
 
 
-def _dimmed(options: argparse.Namespace, snapshot: Snapshot) -> NDArray[np.bool_] | None:
-    """The frames that the chosen processes do not have; None where none were chosen."""
-    if options.pid is None and options.name is None:
+def _painted(
+    options: argparse.Namespace, snapshot: Snapshot, path: Path, chosen: list[int] | None
+) -> str:
+    """Write the picture and say so; an empty text, and a word on stderr, if it cannot be."""
+    dimmed = _dimmed(snapshot, chosen)
+    try:
+        return write_picture(options, path, snapshot.dump, snapshot, dimmed=dimmed)
+    except OSError as error:
+        say(PROGRAM, cannot_write(error))
+        return ""
+
+
+def _written(path: Path, write: Callable[[Path, Snapshot], None], snapshot: Snapshot) -> str:
+    """Write a file for other programs, likewise."""
+    try:
+        write(path, snapshot)
+    except OSError as error:
+        say(PROGRAM, cannot_write(error))
+        return ""
+    return f"{printable(str(path))}: written"
+
+
+def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None:
+    """Indices of the processes that --pid and --name choose; None where there is no choice."""
+    if (options.pid is None and options.name is None) or not snapshot.processes:
         return None
+    pids = options.pid or set()
+    for pid in sorted(pids - {process.pid for process in snapshot.processes}):
+        say(PROGRAM, f"the dump has no process {pid}")
     chosen = [
         index
         for index, process in enumerate(snapshot.processes)
-        if (options.pid and process.pid in options.pid)
-        or (options.name and options.name.search(process.name))
+        if process.pid in pids or (options.name and options.name.search(process.name))
     ]
     if not chosen:
         raise BadInputError("the dump has no process that --pid or --name would choose")
+    return chosen
+
+
+def _dimmed(snapshot: Snapshot, chosen: list[int] | None) -> NDArray[np.bool_] | None:
+    """The frames that the chosen processes do not have; None where none were chosen."""
+    if chosen is None:
+        return None
     owners = snapshot.owners
     dimmed = np.ones(snapshot.classes.size, bool)
     dimmed[owners.frame[np.isin(owners.process, chosen)]] = False
@@ -155,37 +224,87 @@ def _description(snapshot: Snapshot) -> list[str]:
     """What the dump is, and of what system."""
     dump = snapshot.dump
     pages = dump.size // PAGE_SIZE
-    lines = [
-        f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}, {pages:,} pages"
-        + (f" in {len(dump.runs):,} runs" if len(dump.runs) > 1 else "")
-    ]
-    if snapshot.system and snapshot.paging:
-        time = f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC" if snapshot.time else ""
-        lines.append(f"{snapshot.system}, {snapshot.paging.name} paging{time}")
-    if snapshot.stale_spaces:
-        lines.append(f"page tables of {snapshot.stale_spaces:,} that no process has any more")
-    return lines
+    dump_line = f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}"
+    dump_line += f", {_count(pages, 'page')} in {_count(len(dump.runs), 'run')}"
+    if holes := dump_holes(dump):
+        missing = _count(dump.frame_count - pages, "page")
+        dump_line += f", {_count(holes, 'hole')} ({missing})"
+    if not snapshot.system or not snapshot.paging:
+        return [dump_line, "No Windows found"]
+    system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
+    if snapshot.time:
+        system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
+    return [dump_line, system_line]
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+_RELEASES = {
+    "5.0": "2000",
+    "5.1": "XP",
+    "5.2": "Server 2003 or XP x64",
+    "6.0": "Vista or Server 2008",
+    "6.1": "7 or Server 2008 R2",
+    "6.2": "8 or Server 2012",
+    "6.3": "8.1 or Server 2012 R2",
+    "10.0": "10 or 11, or their Servers",
+}
+_FIRST_WINDOWS_11 = 22000
+
+
+def _release(system: str) -> str:
+    """The names under which a version of Windows was sold."""
+    major, minor, build = (*system.removeprefix("Windows ").split("."), "", "", "")[:3]
+    if major == "10" and build.isdecimal():
+        name = (
+            "11 or Server 2025" if int(build) >= _FIRST_WINDOWS_11 else "10 or Server 2016 to 2022"
+        )
+    else:
+        name = _RELEASES.get(f"{major}.{minor}", "")
+    return f" ({name})" if name else ""
 
 
 def _process_lines(snapshot: Snapshot) -> list[str]:
-    """A table of the processes with their pages."""
+    """A table of the processes with their pages; the names, which may be anything, come last."""
     processes = snapshot.processes
-    hidden = sum(process.is_alive and not process.is_listed for process in processes)
-    ended = sum(not process.is_alive for process in processes)
-    title = f"{len(processes):,} processes"
-    title += f", {hidden:,} not in the list of active processes" if hidden else ""
-    title += f", {ended:,} ended" if ended else ""
-    lines = [title, f"{'pid':>7} {'parent':>7}  {'name':<24} {'private':>9} {'shared':>9}"]
+    states = [_state(process) for process in processes]
+    title = f"Pages of {_count(len(processes), 'process', 'processes')}"
+    for state, what in (
+        ("unlinked", "unlinked (not in the list of active processes)"),
+        ("exited", "exited"),
+        ("no tables", "with page tables that the dump does not hold"),
+        ("unknown", "known by their page tables only"),
+    ):
+        if number := states.count(state):
+            title += f", {number:,} {what}"
+    lines = [title, f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name"]
     counts = snapshot.pages_of_processes().tolist()
-    for process, (private, shared) in zip(processes, counts, strict=True):
-        mark = "" if process.is_alive else "  ended"
-        if process.is_alive and not process.is_listed:
-            mark = "  NOT IN THE LIST"
+    for process, state, (private, shared) in zip(processes, states, counts, strict=True):
+        if state == "unknown":
+            pid = parent = "?"
+        else:
+            pid, parent = str(process.pid), str(process.ppid)
         lines.append(
-            f"{process.pid:>7} {process.ppid:>7}  {printable(process.name):<24}"
-            f" {private:>9,} {shared:>9,}{mark}"
+            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,}"
+            f"  {state:<9}  {printable(process.name)}"
         )
+    if snapshot.stale_spaces:
+        spaces = _count(snapshot.stale_spaces, "address space")
+        lines.append(f"{spaces} without a process: not painted")
     return lines
+
+
+def _state(process: Process) -> str:
+    """What is out of the common with a process, or nothing."""
+    if not process.eprocess:
+        return "unknown"
+    if not process.is_alive:
+        return "exited"
+    if not process.is_listed:
+        return "unlinked"
+    return "" if process.space is not None else "no tables"
 
 
 if __name__ == "__main__":

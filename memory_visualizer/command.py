@@ -5,7 +5,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from memory_visualizer.errors import (
     MemoryVisualizerError,
     reading,
 )
+from memory_visualizer.formats import vmware
 from memory_visualizer.legend import legend, legend_json, legend_lines, legend_panel
 from memory_visualizer.output import check_target
 from memory_visualizer.pagemap import PageMap
@@ -31,11 +33,16 @@ MAX_WIDTH = 65_535
 
 def run(program: str, action: Callable[[], int]) -> int:
     """Run a command's work and return the exit code; each error becomes one sentence."""
+    # A stream that was closed before the program began is None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Ended from outside, leave nothing half written behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = action()
         sys.stdout.flush()
@@ -43,18 +50,28 @@ def run(program: str, action: Callable[[], int]) -> int:
         return _fail(program, 2, f"{error} (--lenient paints what can be painted)")
     except BadInputError as error:
         return _fail(program, 2, str(error))
-    except BrokenPipeError:
-        # Nobody reads the legend; keep the interpreter from failing on it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads the summary
+        _drop_output()
         return 1
     except OSError as error:
-        target = error.filename or "standard output"
-        return _fail(program, 1, f"cannot write {target}: {error.strerror}")
+        if error.filename is None:
+            _drop_output()
+        return _fail(program, 1, cannot_write(error))
     except (MemoryVisualizerError, MemoryError) as error:
         return _fail(program, 1, str(error) or "out of memory")
     except KeyboardInterrupt:
         return _fail(program, 130, "interrupted")
     return code
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing on standard output once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def cannot_write(error: OSError) -> str:
+    """Say what could not be written, and why; an error without a file is standard output's."""
+    return f"cannot write {error.filename or 'standard output'}: {error.strerror or error}"
 
 
 def say(program: str, sentence: str) -> None:
@@ -88,16 +105,27 @@ def _width(text: str) -> int:
     return int(text)
 
 
-def check_output(path: Path, inputs: list[Path]) -> None:
-    """Refuse an output that cannot be written, or that would replace an input.
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse outputs that cannot be written, or that would replace an input or one another.
 
     BadInputError or OSError.
     """
-    check_target(path)
-    for source in inputs:
-        with reading(source):
-            if path.exists() and source.exists() and path.samefile(source):
-                raise BadInputError(f"{path} is an input; the picture must not replace it")
+    targets = [check_target(path) for path in outputs]
+    for path, target in zip(outputs, targets, strict=True):
+        if targets.count(target) > 1:
+            raise BadInputError(f"{path} is named for more than one output")
+        for source in chain.from_iterable(map(_files_of, inputs)):
+            with reading(source):
+                if target.exists() and source.exists() and target.samefile(source):
+                    raise BadInputError(f"{path} is an input and must not be replaced")
+
+
+def _files_of(source: Path) -> list[Path]:
+    """The files in which an input may lie: one, but two of VMware's (see formats.vmware)."""
+    suffixes = (vmware.RAM_SUFFIX, *vmware.STATE_SUFFIXES)
+    if source.suffix.lower() not in suffixes:
+        return [source]
+    return [source, *map(source.with_suffix, suffixes)]
 
 
 def write_picture(
@@ -107,18 +135,21 @@ def write_picture(
     page_map: PageMap,
     *,
     dimmed: NDArray[np.bool_] | None = None,
-) -> None:
-    """Paint the page map with the options of add_picture_options, write it and say so.
+) -> str:
+    """Paint the page map with the options of add_picture_options and write it.
 
-    `dimmed` tells the frames to be shown pale.
+    `dimmed` tells the frames to be shown pale. Returns a line that says what was written; OSError
+    when it cannot be.
     """
     palette = PALETTES[options.palette]
-    entries = legend(page_map, palette)
     size = binary_size(dump.size)
     picture = paint(page_map, palette, options.width, dimmed)
     shape = f"{picture.width:,} x {picture.height:,} pixels"
     if options.legend:
         subtitle = f"{size}, {dump.size // PAGE_SIZE:,} pages; one pixel = one page of 4 KiB"
+        if dimmed is not None:
+            subtitle += "; pale = not a page of the chosen processes"
+        entries = legend(page_map, palette)
         panel = legend_panel(picture.width, dump.path.name, subtitle, entries)
         picture = add_panel(picture, panel, palette)
     name = printable(dump.path.name)
@@ -129,8 +160,13 @@ def write_picture(
         "Layout": "rows",
     }
     write_png(output, picture, texts)
-    print(f"{printable(str(output))}: {shape}, one for each 4 KiB page of {name} ({size})")
-    print("\n".join(legend_lines(entries, ansi=_shows_colours())))
+    return f"{printable(str(output))}: {shape}, one for each 4 KiB page of {name} ({size})"
+
+
+def legend_text(options: argparse.Namespace, page_map: PageMap) -> str:
+    """The legend for the terminal: each class with its colour, its pages and their share."""
+    entries = legend(page_map, PALETTES[options.palette])
+    return "\n".join(legend_lines(entries, ansi=_shows_colours()))
 
 
 def _shows_colours() -> bool:

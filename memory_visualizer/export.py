@@ -4,15 +4,17 @@ Every file appears whole or not at all. Names of processes come from the dump an
 in JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
 """
 
-import csv
 import json
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.output import whole_file
 from memory_visualizer.pagemap import PageClass
@@ -20,8 +22,10 @@ from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.windows import datetime_of
 
-PAGE_SIZE = 4096
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
+
+_LABELS = [page_class.label for page_class in PageClass]
+_FRAMES_AT_ONCE = 1 << 16
 
 
 class MissingLibraryError(MemoryVisualizerError):
@@ -36,62 +40,70 @@ def write_table(path: Path, snapshot: Snapshot) -> None:
     ``.parquet``: the same columns, owners as lists. OSError when it cannot be written,
     MissingLibraryError when a format's library is not installed.
     """
+    check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
     with whole_file(path) as file:
         writers[path.suffix.lower()](file, snapshot)
 
 
+def check_table(path: Path) -> None:
+    """Raise MissingLibraryError when a library is missing that write_table would need."""
+    if path.suffix.lower() == ".parquet":
+        _need("pyarrow", "a Parquet table")
+
+
 def _write_npz(file: IO[bytes], snapshot: Snapshot) -> None:
     owners = snapshot.owners
-    pids = np.array([process.pid for process in snapshot.processes], np.int64)
     arrays: dict[str, Any] = {
         "pfn": np.arange(snapshot.classes.size),
         "class": snapshot.classes,
-        "class_names": np.array([page_class.label for page_class in PageClass]),
+        "class_names": np.array(_LABELS),
         "zero": snapshot.zero,
         "mappings": snapshot.mapping_count,
         "owner_pfn": owners.frame,
-        "owner_pid": pids[owners.process] if len(pids) else np.empty(0, np.int64),
+        "owner_pid": _pids(snapshot)[owners.process],
         "owner_virtual": owners.virtual,
         "owner_user": owners.is_user,
     }
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    np.savez_compressed(file, **arrays)
+
+
+def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
+    """The pids, by index in Snapshot.processes; one that nobody has where there are none."""
+    return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
 _COLUMNS = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner_virtuals")
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot) -> None:
-    import io
-
-    with io.TextIOWrapper(file, encoding="ascii", newline="", write_through=True) as text:
-        writer = csv.writer(text)
-        writer.writerow(_COLUMNS)
-        for pfn, physical, label, zero, mappings, pids, virtuals in _rows(snapshot):
-            addresses = " ".join(map(hex, virtuals))
-            row = (pfn, hex(physical), label, int(zero), mappings)
-            writer.writerow((*row, " ".join(map(str, pids)), addresses))
-        text.detach()
+    file.write(",".join(_COLUMNS).encode("ascii") + b"\n")
+    for first in range(0, snapshot.classes.size, _FRAMES_AT_ONCE):
+        last = min(first + _FRAMES_AT_ONCE, snapshot.classes.size)
+        file.write("".join(_csv_rows(snapshot, first, last)).encode("ascii"))
 
 
-def _rows(snapshot: Snapshot) -> Iterator[tuple[Any, ...]]:
-    """The columns of each frame as Python's own types, owners as two lists."""
-    labels = [page_class.label for page_class in PageClass]
+def _csv_rows(snapshot: Snapshot, first: int, last: int) -> Iterator[str]:
+    """The rows of some frames: numbers and class names only, so there is nothing to quote."""
+    frames = slice(first, last)
     owners = snapshot.owners
-    starts = np.searchsorted(owners.frame, np.arange(snapshot.classes.size + 1)).tolist()
-    pids = [snapshot.processes[process].pid for process in owners.process.tolist()]
-    virtuals = owners.virtual.tolist()
-    columns = (snapshot.classes.tolist(), snapshot.zero.tolist(), snapshot.mapping_count.tolist())
-    for pfn, (page_class, zero, mappings) in enumerate(zip(*columns, strict=True)):
-        mine = slice(starts[pfn], starts[pfn + 1])
+    edges = np.searchsorted(owners.frame, np.arange(first, last + 1))
+    starts = (edges - edges[0]).tolist()
+    mine = slice(edges[0], edges[-1])
+    pids = list(map(str, _pids(snapshot)[owners.process[mine]].tolist()))
+    virtuals = list(map(hex, owners.virtual[mine].tolist()))
+    columns = zip(
+        snapshot.classes[frames].tolist(),
+        snapshot.zero[frames].tolist(),
+        snapshot.mapping_count[frames].tolist(),
+        starts,
+        starts[1:],
+        strict=False,
+    )
+    for pfn, (page_class, zero, mappings, start, end) in enumerate(columns, first):
         yield (
-            pfn,
-            pfn * PAGE_SIZE,
-            labels[page_class],
-            zero,
-            mappings,
-            pids[mine],
-            virtuals[mine],
+            f"{pfn},{pfn * PAGE_SIZE:#x},{_LABELS[page_class]},{zero:d},{mappings},"
+            f"{' '.join(pids[start:end])},{' '.join(virtuals[start:end])}\n"
         )
 
 
@@ -106,13 +118,12 @@ def to_arrow(snapshot: Snapshot) -> Any:
 
     MissingLibraryError where pyarrow is not installed.
     """
-    _need("pyarrow", "pip install 'memory-visualizer[parquet]'")
+    _need("pyarrow", "an Arrow table")
     import pyarrow as pa
 
     owners = snapshot.owners
     offsets = np.searchsorted(owners.frame, np.arange(snapshot.classes.size + 1)).astype(np.int32)
-    pids = np.array([process.pid for process in snapshot.processes] or [0], np.int64)
-    labels = pa.array([page_class.label for page_class in PageClass])
+    labels = pa.array(_LABELS)
     classes = pa.DictionaryArray.from_arrays(pa.array(snapshot.classes.astype(np.int8)), labels)
     pfn = np.arange(snapshot.classes.size)
     columns = (
@@ -121,7 +132,7 @@ def to_arrow(snapshot: Snapshot) -> Any:
         classes,
         pa.array(snapshot.zero),
         pa.array(snapshot.mapping_count),
-        pa.ListArray.from_arrays(offsets, pa.array(pids[owners.process])),
+        pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
     return pa.table(dict(zip(_COLUMNS, columns, strict=True)))
@@ -132,13 +143,12 @@ def to_pandas(snapshot: Snapshot) -> Any:
 
     MissingLibraryError where pandas is not installed.
     """
-    _need("pandas", "pip install pandas")
+    _need("pandas", "a DataFrame")
     import pandas as pd
 
-    labels = [page_class.label for page_class in PageClass]
     return pd.DataFrame(
         {
-            "class": pd.Categorical.from_codes(snapshot.classes, labels),
+            "class": pd.Categorical.from_codes(snapshot.classes, _LABELS),
             "zero": snapshot.zero,
             "mappings": snapshot.mapping_count,
         },
@@ -146,24 +156,33 @@ def to_pandas(snapshot: Snapshot) -> Any:
     )
 
 
-def _need(module: str, how: str) -> None:
+def _need(module: str, what: str) -> None:
     if find_spec(module) is None:
-        raise MissingLibraryError(f"{module} is not installed: {how}")
+        raise MissingLibraryError(
+            f"{what} needs {module}, which is not installed (pip install {module})"
+        )
 
 
 def summary(snapshot: Snapshot) -> dict[str, Any]:
-    """All that is known but the pages themselves, as JSON has it; addresses as numbers."""
+    """All that is known but the pages themselves, as JSON has it.
+
+    Physical addresses are numbers; virtual ones are hexadecimal text, since many readers of JSON
+    keep numbers exactly up to 2**53 only.
+    """
+    dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
     system = next((process for process in snapshot.processes if process.pid == 4), None)
     return {
-        "dump": snapshot.dump.path.name,
-        "format": snapshot.dump.format,
+        "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
+        "format": dump.format,
+        "size": dump.size,
+        "frames": dump.frame_count,
+        "runs": len(dump.runs),
+        "holes": dump_holes(dump),
         "os": snapshot.system,
         "time": snapshot.time.isoformat() if snapshot.time else None,
         "paging": snapshot.paging.name if snapshot.paging else None,
         "dtb": system.dtb if system else None,
-        "frames": snapshot.classes.size,
-        "runs": len(snapshot.dump.runs),
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
         "stale_spaces": snapshot.stale_spaces,
         "processes": [
@@ -172,17 +191,30 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
                 "ppid": process.ppid,
                 "name": process.name,
                 "dtb": process.dtb,
-                "eprocess": process.eprocess,
+                "eprocess": hex(process.eprocess),
                 "pages": private + shared,
                 "private_pages": private,
                 "shared_pages": shared,
                 "listed": process.is_listed,
                 "exited": not process.is_alive,
-                "created": datetime_of(process.created).isoformat() if process.created else None,
+                "created": _date(process.created),
             }
             for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
         ],
     }
+
+
+def dump_holes(dump: Dump) -> int:
+    """How many stretches of frames the dump does not hold, before its last frame."""
+    return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
+
+
+def _date(timestamp: int) -> str | None:
+    """A Windows timestamp as JSON has it; None where there is none, or nothing like one."""
+    try:
+        return datetime_of(timestamp).isoformat() if timestamp else None
+    except OverflowError:
+        return None
 
 
 def write_json(path: Path, snapshot: Snapshot) -> None:
@@ -193,14 +225,15 @@ def write_json(path: Path, snapshot: Snapshot) -> None:
 
 def write_text_map(path: Path, snapshot: Snapshot) -> None:
     """Write the text page map (see textmap), as the Volatility 2 plugin prints it."""
-    title = f"{'(Virtual)':<20}{'(Physical)':<14}{'(Size)':<10}(Kernel)\n"
+    width = 12 if snapshot.paging and snapshot.paging.address_bits == 32 else 20
+    titles = f"{'(Virtual)':<{width}}{'(Physical)':<14}{'(Size)':<10}(Kernel)"
     with whole_file(path) as file:
-        file.write(f"{title}{'-' * len(title)}\n".encode("ascii"))
-        for part in _text_rows(snapshot):
+        file.write(f"{titles}\n{'-' * (len(titles) + 2)}\n".encode("ascii"))
+        for part in _text_rows(snapshot, width):
             file.write(part)
 
 
-def _text_rows(snapshot: Snapshot) -> Iterator[bytes]:
+def _text_rows(snapshot: Snapshot, width: int) -> Iterator[bytes]:
     rows = snapshot.mappings
     held = snapshot.dump.held
     order = np.lexsort((rows.virtual, np.where(rows.space == SHARED, 1 << 30, rows.space)))
@@ -213,8 +246,9 @@ def _text_rows(snapshot: Snapshot) -> Iterator[bytes]:
             strict=True,
         )
         lines = [
-            b"%-#20x%-#14x%-#10x%s\n"
+            b"%-#*x%-#14x%-#10x%s\n"
             % (
+                width,
                 virtual + skip * PAGE_SIZE,
                 (frame + skip) * PAGE_SIZE,
                 length * PAGE_SIZE,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,26 +15,32 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
     OSError, with the path that was asked for, when it cannot be written; then nothing is left.
     """
-    check_target(path)
-    path = path.resolve()  # a symbolic link stays one
-    part = path.with_name(f".memory-visualizer-{os.getpid()}-{path.name[:100]}.part")
+    target = check_target(path)
+    part = target.with_name(f".memory-visualizer-{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
             yield file
-        part.replace(path)
+        part.replace(target)
     except OSError as error:  # name the file that was asked for, not the one beside it
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path) -> Path:
     """Raise OSError when a file at `path` could surely not be written.
 
     For whoever wants to know before the work is done. A renamed file would take the place of a
-    device or a pipe, so these are refused.
+    device or a pipe, so these are refused. Returns where the file really goes: a symbolic link
+    stays one.
     """
-    if not path.parent.is_dir():
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
-    if path.exists() and not path.is_file():
+    if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "it is there and is not a plain file", str(path))
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "its folder cannot be written to", str(path))
+    return target

@@ -1,15 +1,10 @@
 """A line on the terminal that says how far a long task has come."""
 
 import sys
-import time
 from types import TracebackType
-from typing import Self, TextIO
-
-from memory_visualizer.printable import binary_size
+from typing import Any, Self, TextIO
 
 _SILENT_SECONDS = 2.0
-_REDRAW_SECONDS = 0.1
-_ERASE_LINE = "\r\x1b[K"
 
 
 class ProgressLine:
@@ -22,23 +17,29 @@ class ProgressLine:
     def __init__(self, task: str, stream: TextIO | None = None) -> None:
         self._task = task
         self._stream = stream or sys.stderr
-        self._next_draw = time.monotonic() + _SILENT_SECONDS
-        self._drawn = False
+        self._bar: Any = None
 
     def __enter__(self) -> Self:
+        if self._stream.isatty():
+            from tqdm import tqdm  # here, since most runs that others start show nothing
+
+            self._bar = tqdm(
+                desc=self._task,
+                delay=_SILENT_SECONDS,
+                leave=False,
+                file=self._stream,
+                dynamic_ncols=True,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+            )
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
         """Show that `done` bytes are done, of `total` (None: nobody knows of how many)."""
-        now = time.monotonic()
-        if now < self._next_draw or not self._stream.isatty():
-            return
-        self._next_draw = now + _REDRAW_SECONDS
-        self._drawn = True
-        amount = f"{binary_size(done)} of {binary_size(total)}" if total else binary_size(done)
-        percent = f"  {100 * done // total} %" if total else ""
-        self._stream.write(f"{_ERASE_LINE}{self._task}: {amount}{percent}")
-        self._stream.flush()
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
 
     def __exit__(
         self,
@@ -46,6 +47,5 @@ class ProgressLine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._drawn:
-            self._stream.write(_ERASE_LINE)
-            self._stream.flush()
+        if self._bar is not None:
+            self._bar.close()

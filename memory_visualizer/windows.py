@@ -6,6 +6,7 @@ the address of its top-level table; where the objects hold what else is of inter
 the objects themselves, so no version's offsets are needed.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -40,6 +41,7 @@ _OBJECT_BYTES = {32: 0x500, 64: 0xC00}
 _PROCESS_OBJECT = 3
 """Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
 
+_THREADS = 2
 _MAX_PID = 1 << 24
 _MAX_PROCESSES = 1 << 16
 
@@ -300,26 +302,29 @@ def _objects_with_base(
     offset, width = _TABLE_BASE[bits], bits // 8
     # Objects are aligned to twice a pointer; the base stands at one place in that grid.
     step, phase = 2, (offset // width) % 2
-    low_bits = np.uint64(0x1F if paging is PAE else 0xFFF)
     known = np.sort(np.array(list(bases), np.uint64))
-    found: list[NDArray[np.uint64]] = []
-    for frames in _in_parts(kernel.frames()):
+    # From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1).
+    lowest, span = known[0], known[-1] - known[0] + np.uint64(3)
+
+    def look(frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         words = memory.read_frames(frames)
         grid = (words if width == 8 else words.view(np.uint32))[:, phase::step]
-        # From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1).
-        frame, place = np.nonzero((grid != 0) & (grid & ~grid.dtype.type(3) & low_bits == 0))
-        value = grid[frame, place].astype(np.uint64) & ~np.uint64(3)
-        hit = _is_in(value, known)
+        # Unsigned, what is below the lowest base wraps round to far above the span.
+        frame, place = np.nonzero(grid - grid.dtype.type(lowest) <= grid.dtype.type(span))
+        hit = _is_in(grid[frame, place].astype(np.uint64) & ~np.uint64(3), known)
         start = (place[hit] * step + phase) * width - offset
         virtual = kernel.virtual(frames[frame[hit]])
-        found.append((virtual.astype(np.int64) + start).astype(np.uint64))
+        return (virtual.astype(np.int64) + start).astype(np.uint64)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(look, _in_parts(kernel.frames()))) if len(known) else []
     objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
     return processes
 
 
 def _in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [frames[start : start + 4096] for start in range(0, len(frames), 4096)]
+    return [frames[start : start + 512] for start in range(0, len(frames), 512)]
 
 
 def _is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -37,17 +37,16 @@ class House:
     def __init__(self, folder: Path) -> None:
         """Make the folder's parts."""
         self.folder = folder
+        self.script = SCRIPT
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self.environment = os.environ | {"TMPDIR": str(self.temporary)}
         self.environment.pop("VOLATILITY", None)
 
-    def start(
-        self, *arguments: str | Path, script: Path = SCRIPT, cwd: Path | None = None
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start the front door."""
         return subprocess.Popen(
-            [script, *arguments],
+            [self.script, *arguments],
             cwd=cwd or self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -55,13 +54,14 @@ class House:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_signals,
         )
 
     def run(
-        self, *arguments: str | Path, script: Path = SCRIPT, cwd: Path | None = None, code: int = 0
+        self, *arguments: str | Path, cwd: Path | None = None, code: int = 0
     ) -> tuple[str, str]:
         """Run the front door, check its exit code, return what it printed and said."""
-        process = self.start(*arguments, script=script, cwd=cwd)
+        process = self.start(*arguments, cwd=cwd)
         printed, said = process.communicate()
         assert process.returncode == code, said
         assert not list(self.temporary.iterdir())
@@ -91,6 +91,12 @@ class House:
         """Tell how the stand-in was called; None if it was not."""
         called = self.folder / "called"
         return called.read_text().splitlines() if called.exists() else None
+
+
+def heed_signals() -> None:
+    """Undo what nohup, or a shell that runs the tests in the background, hands down."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -126,9 +132,13 @@ def pixels(picture: Path, box: tuple[int, int, int, int] | None = None) -> NDArr
     return names
 
 
-def assert_painted_truly(picture: Path, truth: Truth) -> None:
-    """Compare every pixel with what is true of its page."""
-    painted, expected = pixels(picture)[: truth.frames], truth.classes(truth.listed)
+def assert_painted_truly(picture: Path, truth: Truth, owners: list[int] | None = None) -> None:
+    """Compare every pixel with what is true of its page, as seen from these processes.
+
+    By default from those that Volatility finds: the ones in the list.
+    """
+    expected = truth.classes(truth.listed if owners is None else owners)
+    painted = pixels(picture)[: truth.frames]
     wrong = np.flatnonzero(painted != expected)
     examples = [(int(n), str(painted[n]), str(expected[n])) for n in wrong[:5]]
     assert not examples, f"{wrong.size} of {truth.frames} pages, such as {examples}"
@@ -154,28 +164,17 @@ def test_paints_each_page_as_it_is(house: House, name: str) -> None:
     assert_painted_truly(picture, truth)
 
 
-@pytest.mark.parametrize("name", [n for n, profile in profiles().items() if profile.may_lack_pae])
+@pytest.mark.parametrize(
+    "name", [name for name in FIRST_OF_FAMILY.values() if profiles()[name].may_lack_pae]
+)
 @pytest.mark.usefixtures("volatility2")
 def test_paints_each_page_in_the_other_paging_mode_too(house: House, name: str) -> None:
-    """With PAE where it was rare, without where it was usual."""
+    """With PAE where it was rare, without where it was usual; the first of each family."""
     profile = profiles()[name]
     dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
     truth = forge(dump, profile, size=16 * MIB, pae=not profile.usually_has_pae)
     house.run(dump, name, f"--output={picture}")
     assert_painted_truly(picture, truth)
-
-
-@pytest.mark.usefixtures("volatility2")
-def test_demo_forges_a_dump_and_paints_it(house: House) -> None:
-    """The README's first command."""
-    printed, said = house.run("--demo")
-    with np.load(ROOT / "dumps/demo.raw.truth.npz") as truth:
-        expected = truth["class_seen_by_list"]
-    picture = ROOT / "images/demo.raw.png"
-    side = round(expected.size**0.5)
-    assert (pixels(picture, box=(0, 0, side, side)) == expected).all()
-    assert str(picture) in printed
-    assert re.findall(r"^\[(\d/\d)\]", said, re.MULTILINE) == ["1/3", "2/3", "3/3"]
 
 
 def test_picture_is_named_after_the_dump_with_its_ending(fake: House, published: Path) -> None:
@@ -206,17 +205,26 @@ def test_options_reach_the_renderer(fake: House) -> None:
 
 
 def test_usage_tells_the_options_of_the_renderer(house: House) -> None:
-    """All of them but --version."""
-    usage, _ = house.run("--help")
-    renderer = subprocess.run(
-        [sys.executable, ROOT / "imagegenerator.py", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    options = set(re.findall(r"^ +(-o|--[a-z]+)", renderer, re.MULTILINE)) - {"--version"}
+    """All of them but --version; and memviz, which may have to paint instead, takes them too."""
+    told, _ = house.run("--help")
+    renderer, memviz = (
+        subprocess.run(
+            [sys.executable, *command, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for command in (["imagegenerator.py"], ["-m", "memory_visualizer"])
+    )
+    usage, options, substitutes = (
+        set(re.findall(r"^ +(-o|--[a-z]+)", text, re.MULTILINE))
+        for text in (told, renderer, memviz)
+    )
+    options.remove("--version")
     assert options
-    assert options <= set(re.findall(r"^ +(-o|--[a-z]+) ", usage, re.MULTILINE))
+    assert options <= usage
+    assert options <= substitutes
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["x.raw", "WinXPSP2x86", "--help"]])
@@ -472,31 +480,154 @@ def hide_pythons(house: House, *commands: str) -> None:
     house.environment["HOME"] = house.environment["PYENV_ROOT"] = str(house.folder / "nowhere")
 
 
-@pytest.mark.parametrize("arguments", [["small.raw", "WinXPSP2x86"], ["--demo"], ["--setup"]])
-def test_without_python_2_7_one_sentence_says_how_to_get_one(
-    house: House, arguments: list[str]
-) -> None:
-    """Before anything is set up."""
-    script = copy_checkout(house.folder / "checkout")
+@pytest.fixture
+def fresh(house: House) -> House:
+    """A machine with Python 3 but no Python 2.7, and on it the checkout as it is cloned."""
+    house.script = copy_checkout(house.folder / "a check out")
     hide_pythons(house)
     (house.folder / "bin/python3").symlink_to(sys.executable)
-    house.dump()
-    printed, said = house.run(*arguments, script=script, code=4)
+    return house
+
+
+@pytest.fixture
+def without_volatility(fresh: House) -> House:
+    """The same with .venv ready: in truth the Python that runs this test."""
+    checkout = fresh.script.parent
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    with (checkout / "requirements.txt").open() as requirements:
+        sum_ = subprocess.run(["cksum"], stdin=requirements, capture_output=True, check=True).stdout
+    (checkout / ".venv/.ready").write_text(f"{checkout}\n{sum_.decode()}")
+    return fresh
+
+
+def test_demo_needs_nothing_but_python_3(fresh: House) -> None:
+    """The README's first command, on a fresh machine: each pixel, and the hidden process named."""
+    checkout = fresh.script.parent
+    printed, said = fresh.run("--demo")
+    with np.load(checkout / "dumps/demo.raw.truth.npz") as truth:
+        expected = truth["class_of_all_live"]
+    picture = checkout / "images/demo.raw.png"
+    side = round(expected.size**0.5)
+    assert (pixels(picture, box=(0, 0, side, side)) == expected).all()
+    with Image.open(picture) as image:
+        assert image.height > side  # the legend
+    assert str(picture) in printed
+    assert "rootkit.exe" in printed
+    assert re.findall(r"^\[(\d/\d)\]", said, re.MULTILINE) == ["1/2", "2/2"]
+    assert not (checkout / ".venv-volatility2").exists()
+
+    _, said = fresh.run("--demo", "--width=256", "--palette", "colour-blind", "-o", "again.png")
+    assert (pixels(fresh.folder / "again.png", box=(0, 0, 256, 64)) == expected).all()
+    assert len(said.splitlines()) == 2
+
+
+def test_setup_without_python_2_7_says_how_to_get_one(fresh: House) -> None:
+    """In one sentence, before anything is set up."""
+    printed, said = fresh.run("--setup", code=4)
     assert said.startswith("visualizer.sh: Volatility 2 needs Python 2.7, and there is none here")
     assert "pyenv install 2.7.18" in said
     assert "VOLATILITY" in said
     assert len(said.splitlines()) == 1
     assert not printed
-    assert not (script.parent / ".venv").exists()
-    assert not (script.parent / "images").exists()
+    assert not (fresh.script.parent / ".venv").exists()
 
 
-def test_without_python_3_one_sentence_says_how_to_get_one(house: House) -> None:
-    """Of the version that the renderer needs."""
-    script = copy_checkout(house.folder / "checkout")
-    house.environment["VOLATILITY"] = str(house.fake_volatility())
-    hide_pythons(house)
-    _, said = house.run(house.dump(), "WinXPSP2x86", script=script, code=4)
+@pytest.mark.parametrize("profile", [[], ["WinXPSP2x86"]])  # which it is not
+def test_without_volatility_2_memviz_paints_the_dump(
+    without_volatility: House, profile: list[str]
+) -> None:
+    """A line says so; nothing that lies in the current folder is run."""
+    house, checkout = without_volatility, without_volatility.script.parent
+    (house.folder / "memory_visualizer").mkdir()
+    for trap in ("numpy.py", "memory_visualizer/__init__.py", "memory_visualizer/__main__.py"):
+        (house.folder / trap).write_text("raise SystemExit(99)")
+    dump = house.folder / "a dump.raw"
+    truth = forge(dump, profiles()["Win10x64_17763"], size=16 * MIB)
+    printed, said = house.run(dump.name, *profile)
+    assert_painted_truly(checkout / "images/a dump.raw.png", truth, truth.alive)
+    assert f"{checkout}/images/a dump.raw.png" in printed
+    assert "rootkit.exe" in printed
+    assert len(said.splitlines()) == 1
+    assert "Volatility 2 needs Python 2.7, and there is none here" in said
+    assert "pyenv install 2.7.18" in said
+    assert "memviz paints the dump, and needs no profile for it" in said
+
+
+def test_without_volatility_2_options_reach_memviz(without_volatility: House) -> None:
+    """Those of the renderer, and its own."""
+    house = without_volatility
+    dump, picture = house.folder / "-a dump.raw", house.folder / "a picture.png"
+    forge(dump, profiles()["Win7SP1x86"], size=16 * MIB)
+    options = ["--width", "32", "--palette=colour-blind", "--lenient", "--name", "^lsass"]
+    house.run(f"./{dump.name}", *options, "--json=a summary", "-o", picture.name)
+    with Image.open(picture) as image:
+        assert image.size == (32, 128)
+        assert json.loads(image.info["Legend"])["kernel"] == "#56b4e9"
+    assert json.loads((house.folder / "a summary").read_text())
+    assert not list((house.script.parent / "images").iterdir())
+
+
+def test_without_volatility_2_a_dump_without_windows(without_volatility: House) -> None:
+    """Zeros and data are painted all the same, with an exit code of its own."""
+    dump = without_volatility.dump()
+    _, said = without_volatility.run(dump, "-o", "x.png", code=3)
+    data = ["unused-data"] * 3
+    assert pixels(without_volatility.folder / "x.png").tolist() == ["unused-zero", *data]
+    assert "no Windows was found" in said
+
+
+@pytest.mark.parametrize("profile", [[], ["WinXPSP2x86"]])
+@pytest.mark.parametrize("option", ["--colour", "--width=none"])
+def test_without_volatility_2_a_failure_leaves_no_picture(
+    without_volatility: House, profile: list[str], option: str
+) -> None:
+    """Nor one of an earlier run; the exit code is memviz's."""
+    picture = without_volatility.script.parent / "images/small.raw.png"
+    picture.parent.mkdir()
+    picture.write_bytes(PICTURE)
+    _, said = without_volatility.run(without_volatility.dump(), *profile, option, code=2)
+    assert option.partition("=")[0] in said
+    assert not picture.exists()
+
+
+def test_a_given_volatility_that_cannot_start_without_python_2_7(without_volatility: House) -> None:
+    """As it comes from its archive, not executable."""
+    house = without_volatility
+    script = house.fake_volatility(name="vol.py")
+    script.chmod(0o644)
+    house.environment["VOLATILITY"] = str(script)
+    _, said = house.run(house.dump(), "WinXPSP2x86", "-o", "x.png", code=3)
+    assert "Volatility 2 needs Python 2.7" in said
+    assert house.called() is None
+
+
+def test_a_volatility_that_cannot_be_set_up(without_volatility: House) -> None:
+    """With a Python 2.7 that fails to make an environment; memviz paints all the same."""
+    house = without_volatility
+    python2 = house.folder / "bin/python2.7"
+    python2.write_text(f"#!/bin/sh\n[ $# = 2 ] && [ $1 = -c ] && echo '{python2}'\n")
+    python2.chmod(0o755)
+    _, said = house.run(house.dump(), "WinXPSP2x86", "-o", "x.png", code=3)
+    assert f"could not make .venv-volatility2 with {python2}" in said
+    assert "Volatility 2 could not be set up, see above" in said
+    assert "memviz paints the dump" in said
+    assert (house.folder / "x.png").exists()
+
+
+@pytest.mark.parametrize("arguments", [["small.raw", "WinXPSP2x86"], ["small.raw"], ["--demo"]])
+@pytest.mark.parametrize("volatility", [True, False])
+def test_without_python_3_one_sentence_says_how_to_get_one(
+    fresh: House, arguments: list[str], volatility: bool
+) -> None:
+    """Of the version that this needs, with a Volatility and without."""
+    fresh.dump()
+    if volatility:
+        fresh.environment["VOLATILITY"] = str(fresh.fake_volatility())
+    (fresh.folder / "bin/python3").unlink()
+    _, said = fresh.run(*arguments, code=4)
     assert "needs Python 3.11 or later" in said
     assert len(said.splitlines()) == 1
 
@@ -504,10 +635,10 @@ def test_without_python_3_one_sentence_says_how_to_get_one(house: House) -> None
 @pytest.mark.usefixtures("volatility2")  # so that the compiled parts lie in pip's cache
 def test_environments_are_made_by_themselves_even_after_an_interruption(house: House) -> None:
     """In a path with spaces, by two runs at once; made once, brought up to date later."""
-    script = copy_checkout(house.folder / "a check out")
-    environments = [script.parent / name for name in (".venv", ".venv-volatility2")]
-    for environment in environments:
-        process = house.start("--setup", script=script)
+    house.script = copy_checkout(house.folder / "a check out")
+    checkout = house.script.parent
+    for environment in (checkout / ".venv", checkout / ".venv-volatility2"):
+        process = house.start("--setup")
         wait_for_text(environment / ".ready", "unfinished")
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -515,20 +646,18 @@ def test_environments_are_made_by_themselves_even_after_an_interruption(house: H
         shutil.rmtree(leftover)
 
     truth = forge(house.folder / "x.raw", profiles()["Win10x64_17763"], size=16 * MIB)
-    both = [
-        house.start("x.raw", "Win10x64_17763", "-o", f"{n}.png", script=script) for n in range(2)
-    ]
+    both = [house.start("x.raw", "Win10x64_17763", "-o", f"{n}.png") for n in range(2)]
     said = "".join(process.communicate()[1] for process in both)
     assert [process.returncode for process in both] == [0, 0], said
     assert said.count("Making Volatility's Python 2.7 environment") == 1
     for n in range(2):
         assert_painted_truly(house.folder / f"{n}.png", truth)
 
-    _, said = house.run("--setup", script=script)
+    _, said = house.run("--setup")
     assert said == "All is set up.\n"
-    with (script.parent / "requirements.txt").open("a") as requirements:
+    with (checkout / "requirements.txt").open("a") as requirements:
         requirements.write("# changed\n")
-    _, said = house.run("--setup", script=script)
+    _, said = house.run("--setup")
     assert said.count("Installing what requirements.txt names") == 2
     assert "Making" not in said
 

@@ -66,6 +66,8 @@ class AvmlDump(Dump):
 
     def __init__(self, path: Path, chunks: _Chunks, remarks: list[str]) -> None:
         self._chunks = chunks
+        if chunks.address.size == 0:
+            raise BadInputError(f"{path} holds no page of memory")
         end = chunks.address + chunks.length
         # Chunks whose addresses adjoin make one stretch of memory, whatever blocks they are in.
         begins = np.concatenate(([True], chunks.address[1:] != end[:-1]))
@@ -96,11 +98,10 @@ class AvmlDump(Dump):
                     raise
                 remarks.append(f"{error}; what follows was ignored")
         chunks = _Chunks(*(np.frombuffer(column, np.int64) for column in columns))
-        if chunks.address.size == 0:
-            raise BadInputError(f"{path} holds no page of memory")
         chunks = chunks[np.argsort(chunks.address, kind="stable")]
         end_before = np.maximum.accumulate(chunks.address + chunks.length)[:-1]
-        twice = np.concatenate(([False], chunks.address[1:] < end_before))
+        twice = np.zeros(chunks.address.size, dtype=np.bool_)
+        twice[1:] = chunks.address[1:] < end_before
         if twice.any():
             sentence = f"{path} holds memory at {chunks.address[twice][0]:#x} in several places"
             if not lenient:

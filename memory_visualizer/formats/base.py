@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,8 @@ MAX_RUNS = 2**24
 
 BLOCK_FRAMES = 4096
 """Frames that `Dump.blocks` yields at once, at most: 16 MiB."""
+
+_SHORT_GAP = 16  # pages
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Told now and then how many bytes are done, and of how many (None: nobody knows)."""
@@ -120,13 +123,44 @@ class Dump(ABC):
         zero = np.ones(self.frame_count, dtype=np.bool_)
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
-        for first, words in self.blocks():
-            end = first + len(words)
-            zero[first:end] = np.bitwise_or.reduce(words, axis=1) == 0
-            if progress:
-                run = np.searchsorted(starts, first, side="right") - 1
-                progress(int(held_before[run] + end - starts[run]) * PAGE_SIZE, self.size)
+
+        def mark(frames: NDArray[np.int64], words: Words) -> int:
+            zero[frames] = zero_pages(words)
+            run = np.searchsorted(starts, frames[-1], side="right") - 1
+            return int(held_before[run] + frames[-1] + 1 - starts[run]) * PAGE_SIZE
+
+        # While some pages are looked at, the next are read.
+        marking: Future[int] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            for frames, words in self._pages():
+                if marking:
+                    done = marking.result()
+                    if progress:
+                        progress(done, self.size)
+                marking = pool.submit(mark, frames, words)
+        if marking and progress:
+            progress(marking.result(), self.size)
         return zero
+
+    def _pages(self) -> Iterator[tuple[NDArray[np.int64], Words]]:
+        """Yield what `blocks` does, with the PFN of each page, which may leave some out."""
+        for first, words in self.blocks():
+            yield np.arange(first, first + len(words)), words
+
+
+def zero_pages(words: Words) -> NDArray[np.bool_]:
+    """Find the pages of zeros among these; one bool for each."""
+    zero = words[:, 0] == 0
+    maybe = np.flatnonzero(zero)
+    if maybe.size:
+        # Only pages that begin with zeros are read to their end, and some between: to skip a few
+        # takes longer than to read them.
+        breaks = np.flatnonzero(np.diff(maybe) > _SHORT_GAP)
+        starts = maybe[np.concatenate(([0], breaks + 1))].tolist()
+        ends = (maybe[np.concatenate((breaks, [-1]))] + 1).tolist()
+        for start, end in zip(starts, ends, strict=True):
+            zero[start:end] = np.bitwise_or.reduce(words[start:end], axis=1) == 0
+    return zero
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -154,20 +155,30 @@ class MappedDump(Dump):
 
     def blocks(self) -> Iterator[tuple[int, Words]]:
         """Yield the contents as views of the mapped file; holes of a sparse file are left out."""
+        for frames, words in self._pages():
+            breaks = (np.flatnonzero(np.diff(frames) != 1) + 1).tolist()
+            for start, end in pairwise([0, *breaks, frames.size]):
+                yield int(frames[start]), words[start:end]
+
+    def _pages(self) -> Iterator[tuple[NDArray[np.int64], Words]]:
+        """Yield windows of the file; a bitmap's many short runs lie in it one after another."""
+        extents = self._extents
+        end = extents.offset + extents.count * PAGE_SIZE
+        parts = (np.flatnonzero(extents.offset[1:] != end[:-1]) + 1).tolist()
         with reading(self._source), self._source.open("rb", buffering=0) as opened:
             file = _MappedFile(self._source, opened, self._end)
-            places = zip(
-                self._extents.first.tolist(),
-                self._extents.count.tolist(),
-                self._extents.offset.tolist(),
-                strict=True,
-            )
-            for first, count, offset in places:
-                for frame, frames in file.data(offset, count):
-                    for done in range(0, frames, base.BLOCK_FRAMES):
-                        block = min(frames - done, base.BLOCK_FRAMES)
-                        at = offset + (frame + done) * PAGE_SIZE
-                        yield first + frame + done, file.words(at, block)
+            for low, high in pairwise([0, *parts, end.size]):
+                offset = int(extents.offset[low])
+                for page, count in file.data(offset, (int(end[high - 1]) - offset) // PAGE_SIZE):
+                    for start in range(page, page + count, base.BLOCK_FRAMES):
+                        pages = np.arange(start, min(start + base.BLOCK_FRAMES, page + count))
+                        frames = pages + extents.first[low]
+                        if high - low > 1:
+                            place = offset + pages * PAGE_SIZE
+                            run = np.searchsorted(extents.offset[low:high], place, side="right")
+                            run += low - 1
+                            frames = extents.first[run] + (place - extents.offset[run]) // PAGE_SIZE
+                        yield frames, file.words(offset + start * PAGE_SIZE, pages.size)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the mapped file."""
@@ -214,7 +225,7 @@ class _MappedFile:
         self._file = file
         self._size = size
         self._data_from = self._data_to = 0
-        self._populated = range(0)
+        self._populated = self._dropped_next = range(0)
         self._can_populate = True
         if file_size(file) < size:
             raise self._shorter()
@@ -262,9 +273,13 @@ class _MappedFile:
         )
 
     def _populate(self, offset: int) -> None:
-        if self._populated:
+        if self._dropped_next:
             # Else what was looked at would count as this process's memory until it is all of it.
-            self._memory.madvise(mmap.MADV_DONTNEED, self._populated.start, len(self._populated))
+            # The last window may still be in use; another look at one that is gone brings it back.
+            self._memory.madvise(
+                mmap.MADV_DONTNEED, self._dropped_next.start, len(self._dropped_next)
+            )
+        self._dropped_next = self._populated
         self.check_size()
         start = offset // PAGE_SIZE * PAGE_SIZE
         end = min(offset + base.BLOCK_FRAMES * PAGE_SIZE, self._size)

@@ -130,17 +130,15 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     state = _State()
     wide = struct.Struct("<II" if magic[0] & 0xF == 0 else "<QQ")
     for _ in range(_MAX_TAGS):
-        if position > size and lenient and state.ram:
-            return state
-        if position > size:
+        if position > size - 2:
+            if lenient and state.ram:
+                return state
             raise cut
         # Flags (number of indices, size of the value), length of the name, name, indices, value.
         file.seek(position)
         tag = file.read(2 + 255 + 3 * 4 + wide.size + 2)
         if tag[:2] == b"\0\0":
             return state
-        if len(tag) < 2:
-            raise cut
         flags, name_size = tag[:2]
         at = 2 + name_size + (flags >> 6) * 4
         index = int.from_bytes(tag[2 + name_size : min(6 + name_size, at)], "little")

@@ -253,6 +253,10 @@ class _Forger:
 
     def _large_pages(self) -> None:
         """Large pages of the kernel: most of memory's long-lived part, half of it empty."""
+        # The largest first, while there is a place for it.
+        huge = self.paging.address_bits > 32
+        room = len(self.memory.free_frames) * PAGE_SIZE
+        self._user_huge_page = self._large_run(GIB) if huge and room >= 3 * GIB else None
         frames = self._large_run(self._large_page)
         self._kernel_tree.map(
             self.places.large_pages, frames[:1], user=False, size=self._large_page
@@ -260,9 +264,6 @@ class _Forger:
         self._user_large_page = (
             self._large_run(self._large_page) if self.memory.frames >= 8192 else None
         )
-        huge = self.paging.address_bits > 32
-        room = len(self.memory.free_frames) * PAGE_SIZE
-        self._user_huge_page = self._large_run(GIB) if huge and room >= 4 * GIB else None
         # Memory that ends within a large page: the kernel maps all of the page.
         whole = self.memory.frames * PAGE_SIZE // self._large_page * self._large_page // PAGE_SIZE
         if whole < self.memory.frames:
@@ -420,7 +421,15 @@ class _Forger:
     def _address_space(
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
     ) -> AddressSpace:
-        frames = self.memory.allocate(self.paging.top_frames)
+        if owner == 0:  # as in real machines; tools look there for it
+            frames = np.concatenate(
+                [
+                    self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
+                    for _ in range(self.paging.top_frames)
+                ]
+            )
+        else:
+            frames = self.memory.allocate(self.paging.top_frames)
         space = AddressSpace(self.memory, ledger, self.paging, owner, frames)
         space.trees.extend(trees)
         self._spaces.append(space)

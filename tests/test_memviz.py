@@ -1,0 +1,725 @@
+"""The command memviz, run as people run it."""
+
+import csv
+import json
+import os
+import pty
+import re
+import resource
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from memory_visualizer import __version__
+from memory_visualizer.pagemap import PageClass
+from memory_visualizer.palette import DEFAULT, hex_colour
+from memory_visualizer.picture import DIMMED_INDEX
+from tests.forge import Truth, forge, profiles
+from tests.forge.containers import write_lime
+from tests.forge.memory import PAGE_SIZE
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = [page_class.label for page_class in PageClass]
+WIDTH = 91
+"""Of the picture of 32 MiB: the smallest square that holds 8,192 pages."""
+
+
+def run(
+    arguments: Sequence[object],
+    folder: Path,
+    *,
+    program: Sequence[str] = ("-m", "memory_visualizer"),
+    **options: Any,
+) -> "subprocess.CompletedProcess[str]":
+    """Run memviz, or a Python program that calls it, in a folder."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=folder,
+        text=True,
+        timeout=60,
+        **({"env": environment()} | pipes | options),
+    )
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """What the program is run with."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""} | changes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dumps")
+
+
+@pytest.fixture(scope="module")
+def truth(folder: Path) -> Truth:
+    """A Windows 7, in folder / "win7.raw"."""
+    return forge(folder / "win7.raw", profiles()["Win7SP1x64"])
+
+
+@pytest.fixture(scope="module")
+def dump(folder: Path, truth: Truth) -> Path:
+    return folder / "win7.raw"
+
+
+@pytest.fixture(scope="module")
+def holes(truth: Truth) -> list[tuple[int, int]]:
+    """First frame and end of three: at the beginning, and amid large pages of both kinds."""
+    large = truth.mappings[truth.mappings["size"] > PAGE_SIZE]["frame"].tolist()
+    return [(0, 16), *((first + 100, first + 300) for first in sorted(set(large))[:2])]
+
+
+@pytest.fixture(scope="module")
+def lime(folder: Path, dump: Path, truth: Truth, holes: list[tuple[int, int]]) -> Path:
+    """The same with holes."""
+    contents = dump.read_bytes()
+    edges = [*(edge for hole in holes for edge in hole), truth.frames]
+    pieces = [
+        (start * PAGE_SIZE, contents[start * PAGE_SIZE : end * PAGE_SIZE])
+        for start, end in zip(edges[1::2], edges[2::2], strict=True)
+    ]
+    write_lime(folder / "win7.lime", pieces)
+    return folder / "win7.lime"
+
+
+@pytest.fixture(scope="module")
+def noise(folder: Path) -> Path:
+    """No Windows: four pages of noise, then four of zeros."""
+    contents = np.random.default_rng(0).bytes(4 * PAGE_SIZE) + bytes(4 * PAGE_SIZE)
+    (folder / "noise.raw").write_bytes(contents)
+    return folder / "noise.raw"
+
+
+def indexes(path: Path) -> npt.NDArray[np.uint8]:
+    """Each pixel's place in the palette; a class's value, or DIMMED_INDEX more."""
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        return np.asarray(picture).ravel()
+
+
+def colours(path: Path) -> npt.NDArray[np.uint8]:
+    """Each pixel's colour, shape (height, width, 3)."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def classes_in(path: Path, frames: int) -> list[str]:
+    """The class of each frame by its pixel; behind the last one, nothing is painted."""
+    pixels = indexes(path)
+    assert (pixels[frames:] == PageClass.ABSENT).all()
+    return [LABELS[pixel] for pixel in pixels[:frames]]
+
+
+def pages_of(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """For each frame whether one of these processes has it."""
+    owned = np.zeros(truth.frames, bool)
+    for note in truth.mappings[np.isin(truth.mappings["owner"], list(chosen))]:
+        owned[note["frame"] : note["frame"] + note["size"] // PAGE_SIZE] = True
+    return owned
+
+
+# The picture and the summary
+
+
+def test_picture_in_this_folder(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """DUMP's name and .png, each pixel as the truth says, and nothing else written."""
+    result = run([dump], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["win7.raw.png"]
+    assert classes_in(tmp_path / "win7.raw.png", truth.frames) == (
+        truth.classes(truth.alive).tolist()
+    )
+    by_class = {LABELS[page_class]: DEFAULT[page_class] for page_class in PageClass}
+    expected = [by_class[label] for label in truth.classes(truth.alive).tolist()]
+    painted = colours(tmp_path / "win7.raw.png")
+    assert painted.shape == (WIDTH, WIDTH, 3)
+    assert painted.reshape(-1, 3)[: truth.frames].tolist() == [list(c) for c in expected]
+
+
+def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """What the dump is, of what system, the classes, the processes."""
+    head, picture, processes = run([dump], tmp_path).stdout.split("\n\n")
+    assert head == (
+        "win7.raw: raw, 32 MiB, 8,192 pages in 1 run\n"
+        "Windows 6.1 (7 or Server 2008 R2), x86-64 paging, taken 2019-04-17 18:40:00 UTC"
+    )
+    classes = truth.classes(truth.alive)
+    first, *legend = picture.splitlines()
+    assert first == ("win7.raw.png: 91 x 91 pixels, one for each 4 KiB page of win7.raw (32 MiB)")
+    counts = [int(np.count_nonzero(classes == label)) for label in LABELS]
+    assert [line.split() for line in legend] == [
+        [hex_colour(DEFAULT[page_class]), label, f"{count:,}", f"{count / 81.92:.1f}", "%"]
+        for page_class, label, count in zip(PageClass, LABELS, counts, strict=True)
+    ]
+    title, columns, *rows, left = processes.splitlines()
+    assert title == (
+        "Pages of 14 processes, 1 unlinked (not in the list of active processes), 1 exited"
+    )
+    assert columns.split() == ["pid", "parent", "private", "shared", "name"]
+    assert left == "1 address space without a process: not painted"
+
+    holders = sum(user_pages(truth, [owner]).astype(int) for owner in truth.alive)
+    expected = []
+    for owner, process in enumerate(truth.processes):
+        mine = user_pages(truth, [owner])
+        private, shared = (np.count_nonzero(mine & group) for group in (holders == 1, holders > 1))
+        state = "exited" if process.exited else "" if process.listed else "unlinked"
+        expected.append(
+            f"{process.pid:>8} {process.ppid:>8} {private:>10,} {shared:>10,}"
+            f"  {state:<9}  {process.name}"
+        )
+    assert rows == sorted(expected)
+    assert all(len(row) <= 79 for row in [columns, *rows])
+
+
+def user_pages(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """For each frame whether one of these processes has it in user mode."""
+    notes = truth.mappings[truth.mappings["user"] & np.isin(truth.mappings["owner"], list(chosen))]
+    owned = np.zeros(truth.frames, bool)
+    for note in notes:
+        owned[note["frame"] : note["frame"] + note["size"] // PAGE_SIZE] = True
+    return owned
+
+
+def test_holes(lime: Path, truth: Truth, holes: list[tuple[int, int]], tmp_path: Path) -> None:
+    """A format with holes: told, counted, and painted as absent."""
+    result = run([lime, "--json", "a.json"], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(
+        "win7.lime: LiME, 30.38 MiB, 7,776 pages in 3 runs, 3 holes (416 pages)\n"
+    )
+    expected = truth.classes(truth.alive)
+    for first, end in holes:
+        expected[first:end] = "absent"
+    painted = classes_in(tmp_path / "win7.lime.png", truth.frames)
+    assert painted == expected.tolist()
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert (summary["runs"], summary["holes"], summary["frames"]) == (3, 3, 8192)
+    assert summary["classes"]["absent"] == 416
+
+
+def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """Page tables without process objects, and the other way round."""
+    contents = dump.read_bytes()
+    signature = profiles()["Win7SP1x64"].process_signature
+    (tmp_path / "dump").write_bytes(contents.replace(signature, bytes(4)))
+    result = run(["dump"], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    title, _, row, *_ = result.stdout.split("\n\n")[2].splitlines()
+    assert re.fullmatch(r"Pages of (\d+) processes, \1 known by their page tables only", title)
+    assert re.fullmatch(r" +\? +\? +\d+ +\d+  unknown    \(unknown\)", row)
+
+    lost = truth.processes[6]
+    damaged = bytearray(contents)
+    damaged[lost.dtb : lost.dtb + PAGE_SIZE] = np.random.default_rng(0).bytes(PAGE_SIZE)
+    (tmp_path / "dump").write_bytes(damaged)
+    processes = run(["dump"], tmp_path).stdout.split("\n\n")[2]
+    assert ", 1 with page tables that the dump does not hold\n" in processes
+    assert f"0  no tables  {lost.name}\n" in processes
+
+
+@pytest.mark.parametrize(
+    ("profile", "system"),
+    [
+        ("WinXPSP3x86", "Windows 5.1 (XP), x86 paging"),
+        ("Win2003SP1x86", "Windows 5.2 (Server 2003 or XP x64), x86 paging"),
+        ("Win10x64_17134", "Windows 10.0 (10 or 11, or their Servers), x86-64 paging"),
+    ],
+)
+def test_systems(profile: str, system: str, tmp_path: Path) -> None:
+    truth = forge(tmp_path / "dump", profiles()[profile])
+    result = run(["dump"], tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[1].startswith(f"{system}, taken ")
+    assert classes_in(tmp_path / "dump.png", truth.frames) == truth.classes(truth.alive).tolist()
+
+
+def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
+    """The same as imagegenerator.py's."""
+    options = ["--width", 100, "--palette", "colour-blind", "--legend", "-o", "a.png"]
+    result = run([dump, *options], tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[3].startswith("a.png: 100 x 82 pixels, ")
+    assert "  #56b4e9  kernel " in result.stdout
+    assert colours(tmp_path / "a.png").shape[0] > 182
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+# Chosen processes
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--name", "^CSRSS"], {"csrss.exe"}),
+        (["--pid", "4"], {"System"}),
+        (["--pid", "4,3604", "--name", "smss"], {"System", "rootkit.exe", "smss.exe"}),
+        (["--name", "setup"], {"setup.exe"}),
+        (["--name", "."], None),
+    ],
+)
+def test_chosen_processes(
+    options: list[str], names: set[str] | None, dump: Path, truth: Truth, tmp_path: Path
+) -> None:
+    """Theirs keep the colours of their classes; the others turn pale."""
+    run([dump, "-o", "all.png"], tmp_path)
+    result = run([dump, "-o", "some.png", *options], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    chosen = [n for n, p in enumerate(truth.processes) if names is None or p.name in names]
+    count = "1 process" if len(chosen) == 1 else f"{len(chosen)} processes"
+    assert f"\nPages of {count} shown, others pale\n" in result.stdout
+
+    shown = np.zeros(WIDTH * WIDTH, bool)
+    shown[: truth.frames] = pages_of(truth, set(chosen) & set(truth.alive))
+    shown[truth.frames :] = True  # what is behind the last frame is of nobody, and stays
+    full, some = indexes(tmp_path / "all.png"), indexes(tmp_path / "some.png")
+    np.testing.assert_array_equal(some, np.where(shown, full, full + DIMMED_INDEX))
+    before, after = (
+        colours(tmp_path / name).reshape(-1, 3).astype(int) for name in ("all.png", "some.png")
+    )
+    np.testing.assert_array_equal(after[shown], before[shown])
+    classes = full[~shown]
+    for page_class in np.unique(classes):
+        [pale] = np.unique(after[~shown][classes == page_class], axis=0)
+        assert pale.min() > 180
+        assert not (pale == [list(colour) for colour in DEFAULT.values()]).all(axis=1).any()
+
+
+def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
+    """Beside one that is, a remark; alone, an error, and nothing is written."""
+    result = run([dump, "--pid", "4,17"], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "memviz: the dump has no process 17\n")
+    (tmp_path / "win7.raw.png").unlink()
+    for options in (["--name", "nobody"], ["--pid", "18"]):
+        result = run([dump, *options, "--json", "a.json"], tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.endswith(
+            "memviz: the dump has no process that --pid or --name would choose\n"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+
+# Tables, JSON, map
+
+
+def test_all_outputs(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """Each holds what it should (test_export.py looks closer), and the summary names it."""
+    options = ["--table", "a.npz", "--json", "a.json", "--map", "a.map"]
+    result = run([dump, *options], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\na.npz: written\na.json: written\na.map: written\n\n" in result.stdout
+    with np.load(tmp_path / "a.npz") as table:
+        labels = table["class_names"][table["class"]]
+        np.testing.assert_array_equal(labels, truth.classes(truth.alive))
+        owners = set(zip(table["owner_pfn"].tolist(), table["owner_pid"].tolist(), strict=True))
+    expected = {
+        (frame, process.pid)
+        for owner, process in enumerate(truth.processes)
+        for frame in np.flatnonzero(pages_of(truth, [owner])).tolist()
+    }
+    assert owners == expected
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert summary["os"] == "Windows 6.1"
+    assert [p["pid"] for p in summary["processes"]] == sorted(p.pid for p in truth.processes)
+    assert run([dump, "--table", "A.CSV"], tmp_path).returncode == 0
+    with (tmp_path / "A.CSV").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == labels.tolist()
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime", "noise"])
+def test_the_map_paints_the_same_picture(
+    kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path
+) -> None:
+    """By imagegenerator.py, pixel by pixel."""
+    source = {"raw": dump, "lime": lime, "noise": noise}[kind]
+    assert run([source, "-o", "a.png", "--map", "a.map"], tmp_path).returncode in (0, 3)
+    program = [str(ROOT / "imagegenerator.py")]
+    run([source, "a.map", "-o", "b.png"], tmp_path, program=program, check=True)
+    np.testing.assert_array_equal(indexes(tmp_path / "a.png"), indexes(tmp_path / "b.png"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
+    """Same dump, same options: same files, same words."""
+    printed = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        options = ["--table", "a.npz", "--json", "a.json", "--map", "a.map", "--pid", "4"]
+        printed.add(run([lime, *options, "--legend"], tmp_path / name).stdout)
+        run([lime, "--table", "a.csv"], tmp_path / name)
+    assert len(printed) == 1
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["a.csv", "a.json", "a.map", "a.npz", "win7.lime.png"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+# No Windows
+
+
+def test_no_windows(noise: Path, tmp_path: Path) -> None:
+    """Said plainly, painted all the same, all outputs written, a code of its own."""
+    options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
+    result = run([noise, *options], tmp_path)
+    assert result.returncode == 3
+    assert result.stderr == (
+        "memviz: no Windows was found: the dump is of another system, damaged or encrypted;"
+        " only zeros and data are told apart\n"
+    )
+    assert "noise.raw: raw, 32 KiB, 8 pages in 1 run\nNo Windows found\n" in result.stdout
+    assert "processes" not in result.stdout
+    expected = 4 * ["unused-data"] + 4 * ["unused-zero"]
+    assert classes_in(tmp_path / "noise.raw.png", 8) == expected
+    assert json.loads((tmp_path / "a.json").read_text())["os"] is None
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_no_windows_and_a_choice(noise: Path, tmp_path: Path) -> None:
+    """Nothing can be chosen, so nothing is dimmed."""
+    result = run([noise, "--name", "lsass"], tmp_path)
+    assert result.returncode == 3
+    assert classes_in(tmp_path / "noise.raw.png", 8)[0] == "unused-data"
+
+
+# Text from the dump
+
+
+HOSTILE = {
+    "\x1b[2J\x1b]0;x\x07": r"\x1b[2J\x1b]0;x\x07",
+    "\u202egpj.exe": r"\u202egpj.exe",
+    "a\r\n   4 b": r"a\x0d\x0a   4 b",
+    "=cmd()|'/c x'!A": "=cmd()|'/c x'!A",
+    "<script>x(1)": "<script>x(1)",
+    'a,b;"c"\t\'': r"a,b;" + '"c"' + r"\x09" + "'",
+    "\\x41": r"\\x41",
+    "日本.exe": "日本.exe",
+}
+"""Names of processes, and how they are shown."""
+
+
+def test_hostile_names(tmp_path: Path) -> None:
+    """Inert on the screen, in JSON and in CSV; a name that is not UTF-8 too."""
+    names = [*HOSTILE, "not-utf-8-name"]
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"], names=names)
+    contents = (tmp_path / "dump").read_bytes()
+    assert contents.count(b"not-utf-8-name\0") == 1
+    invalid = b"\xff\xfe\xc3\x28\x80valid.exe"
+    (tmp_path / "dump").write_bytes(contents.replace(b"not-utf-8-name", invalid[:14]))
+
+    for encoding in ("utf-8", "ascii"):
+        options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
+        result = run(
+            ["dump", *options],
+            tmp_path,
+            env=environment(PYTHONIOENCODING=encoding),
+            encoding="utf-8",
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        shown = result.stdout.splitlines()
+        assert all(line.isprintable() for line in shown)
+        column = shown[-1 - 14 - len("x") :]  # the table's head, 14 processes, the last line
+        place = column[0].index("name")
+        listed = [line[place:] for line in column[1:-1]]
+        expected = [
+            name if encoding == "utf-8" else name.encode("ascii", "backslashreplace").decode()
+            for name in HOSTILE.values()
+        ]
+        assert set(expected) <= set(listed)
+        assert any(re.fullmatch(r"[\\xfec380(]+valid\.ex?e?", name) for name in listed)
+
+    text = (tmp_path / "a.json").read_text("ascii")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert set(HOSTILE) <= {process["name"] for process in json.loads(text)["processes"]}
+    table = (tmp_path / "a.csv").read_text("ascii").splitlines()
+    assert all(re.fullmatch(r"[0-9a-fx, ]+|[0-9a-fx]+,[-0-9a-z, ]+", row) for row in table[1:])
+    assert (tmp_path / "a.map").read_text("ascii").isascii()
+
+    result = run(["dump", "--name", r"^\x1b\[2J"], tmp_path)
+    assert "Pages of 1 process shown" in result.stdout
+
+
+def test_hostile_file_names(noise: Path, tmp_path: Path) -> None:
+    """Escaped on the screen, in the PNG and in JSON."""
+    name = "\x1b[31m\u202e\udcff\n.raw"
+    (tmp_path / name).write_bytes(noise.read_bytes())
+    result = run([name, "--json", f"{name}.json", "--legend"], tmp_path)
+    assert result.returncode == 3
+    shown = "\\x1b[31m\\u202e\\xff\\x0a.raw"
+    assert f"{shown}: raw, 32 KiB" in result.stdout
+    assert f"\n{shown}.json: written\n" in result.stdout
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        assert picture.info["Source"] == shown
+    summary = json.loads((tmp_path / f"{name}.json").read_text("ascii"))
+    assert summary["dump"] == "\x1b[31m\u202e\\xff\n.raw"
+
+
+# Evidence
+
+
+def test_the_dump_is_only_read(dump: Path, tmp_path: Path) -> None:
+    """It is never opened in another way, and stays as it is."""
+    before, contents = dump.stat(), dump.read_bytes()
+    program = """
+import os, sys
+from memory_visualizer.cli import main
+
+opened = set()
+def watch(event, arguments):
+    if event == "open" and os.fspath(arguments[0]) == sys.argv[1]:
+        opened.add((arguments[1], arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+    elif event.startswith(("os.", "shutil.")) and sys.argv[1] in arguments:
+        opened.add(event)
+sys.addaudithook(watch)
+code = main([sys.argv[1], "--table", "a.npz", "--json", "a.json", "--map", "a.map"])
+assert opened and all(mode in ("r", "rb", None) and not flags for mode, flags in opened), opened
+sys.exit(code)
+"""
+    result = run([dump], tmp_path, program=["-c", program])
+    assert (result.returncode, result.stderr) == (0, "")
+    after = dump.stat()
+    assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+    assert dump.read_bytes() == contents
+
+
+@pytest.mark.parametrize("option", ["-o", "--table", "--json", "--map"])
+def test_the_dump_is_never_replaced(option: str, noise: Path, tmp_path: Path) -> None:
+    """By no output, and not under another name either."""
+    (tmp_path / "dump.csv").write_bytes(noise.read_bytes())
+    (tmp_path / "link.csv").symlink_to("dump.csv")
+    result = run(["dump.csv", option, "link.csv"], tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "memviz: link.csv is an input and must not be replaced\n"
+    assert (tmp_path / "dump.csv").read_bytes() == noise.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_lies_beside_the_dump_is_never_replaced(noise: Path, tmp_path: Path) -> None:
+    """VMware's dumps are two files."""
+    (tmp_path / "a.vmem").write_bytes(noise.read_bytes())
+    (tmp_path / "a.vmss").write_bytes(b"state")
+    result = run(["a.vmem", "--json", "a.vmss"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "memviz: a.vmss is an input and must not be replaced\n"
+    assert (tmp_path / "a.vmss").read_bytes() == b"state"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: DUMP"),
+        (["a", "--pid", "x"], "--pid: must be process ids, parted by commas"),
+        (["a", "--pid", "4,"], "--pid: must be process ids, parted by commas"),
+        (["a", "--name", "("], "--name: is no regular expression: missing ), unterminated"),
+        (["a", "--table", "a.txt"], "--table: must end in one of .npz, .csv, .parquet"),
+        (["a", "--table", "csv"], "--table: must end in one of .npz, .csv, .parquet"),
+        (["a", "--width", "0"], "--width: must be a whole number from 1 to 65535"),
+        (["a", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    result = run(arguments, tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert sentence in result.stderr
+
+
+def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
+    """Exit code 2, one sentence, and nothing written; --lenient takes what is there."""
+    (tmp_path / "cut").write_bytes(noise.read_bytes()[:-1])
+    (tmp_path / "empty").touch()
+    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08 and so on")
+    os.mkfifo(tmp_path / "pipe")
+    for name, sentence in (
+        ("missing", "cannot read missing: No such file or directory"),
+        ("empty", "empty holds 0 bytes, less than one page"),
+        ("packed", "packed is packed with gzip; unpack it first"),
+        (".", "cannot read .: Is a directory"),
+        ("cut", "cut is not a whole number of 4,096-byte pages: 4,095 bytes follow page 7"),
+    ):
+        result = run([name, "--json", "a.json"], tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"memviz: {sentence}")
+        assert result.stderr.count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == 4
+    result = run(["cut", "--lenient"], tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.startswith(
+        "memviz: ignored the last 4,095 bytes of cut, not a whole page\n"
+    )
+    assert classes_in(tmp_path / "cut.png", 7)[-1] == "unused-zero"
+
+
+def test_an_output_for_two(noise: Path, tmp_path: Path) -> None:
+    result = run([noise, "--json", "a", "--map", "../" + tmp_path.name + "/a"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "memviz: a is named for more than one output\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["-o", "--table", "--json", "--map"])
+def test_folder_is_missing(option: str, noise: Path, tmp_path: Path) -> None:
+    """Known before the work, so nothing is written at all."""
+    result = run([noise, option, "nowhere/a.csv"], tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "memviz: cannot write nowhere/a.csv: its folder does not exist\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_some_outputs_cannot_be_written(dump: Path, tmp_path: Path) -> None:
+    """Each that cannot is named, the others are there, and nothing is left half written."""
+    (tmp_path / "a.map").write_text("old")
+    options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
+    result = run(
+        [dump, *options],
+        tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "memviz: cannot write a.csv: File too large\nmemviz: cannot write a.map: File too large\n"
+    )
+    assert "a.json: written" in result.stdout
+    assert "a.csv" not in result.stdout
+    assert "14 processes" in result.stdout
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.json", "a.map", "win7.raw.png"]
+    assert (tmp_path / "a.map").read_text() == "old"
+    json.loads((tmp_path / "a.json").read_text())
+
+
+def test_the_picture_cannot_be_written(dump: Path, tmp_path: Path) -> None:
+    """The rest is, and the summary is printed all the same."""
+    result = run(
+        [dump, "--map", "a.map"],
+        tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
+    assert result.returncode == 1
+    assert "memviz: cannot write win7.raw.png: File too large\n" in result.stderr
+    assert "win7.raw.png" not in result.stdout
+    assert "unused-zero" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_reads_the_summary(dump: Path, tmp_path: Path) -> None:
+    """All files are written, and there is no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run([dump, "--json", "a.json", "--map", "a.map"], tmp_path, stdout=writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_closed_stream(stream: int, noise: Path, tmp_path: Path) -> None:
+    """What would have been said there is said nowhere, and lands in no file."""
+    result = run([noise, "--json", "a.json"], tmp_path, preexec_fn=lambda: os.close(stream))
+    assert result.returncode == 3
+    said = (result.stdout, result.stderr)
+    assert said[stream - 1] == ""
+    assert ("No Windows found" in said[0], "no Windows was" in said[1]) == (
+        stream != 1,
+        stream != 2,
+    )
+    json.loads((tmp_path / "a.json").read_text())
+    assert classes_in(tmp_path / "noise.raw.png", 8)[0] == "unused-data"
+
+
+def test_the_screen_is_full(dump: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = run([dump, "--json", "a.json"], tmp_path, stdout=full)
+    assert result.returncode == 1
+    assert result.stderr == "memviz: cannot write standard output: No space left on device\n"
+    json.loads((tmp_path / "a.json").read_text())
+
+
+def test_pyarrow_is_missing(dump: Path, tmp_path: Path) -> None:
+    """Said before the work, with what to do."""
+    program = """
+import sys
+from memory_visualizer import cli, export
+export.find_spec = lambda _: None
+sys.exit(cli.main())
+"""
+    result = run([dump, "--table", "a.parquet"], tmp_path, program=["-c", program])
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "memviz: a Parquet table needs pyarrow, which is not installed (pip install pyarrow)\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# Help, terminal, names
+
+
+def test_help(tmp_path: Path) -> None:
+    """Options and all exit codes are in the help; lines fit a terminal."""
+    result = run(["--help"], tmp_path, env=environment(COLUMNS="80"))
+    assert (result.returncode, result.stderr) == (0, "")
+    for option in ("-o", "--table", "--json", "--map", "--pid", "--name", "--lenient", "--legend"):
+        assert f" {option}" in result.stdout
+    codes = result.stdout.split("exit codes:")[1]
+    assert re.findall(r"\b\d+\b", codes) == ["0", "1", "2", "3", "130"]
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_the_console_script() -> None:
+    """`memviz` itself, where the package is installed."""
+    script = Path(sys.executable).with_name("memviz")
+    if not script.exists():
+        pytest.skip("memory-visualizer is not installed beside this Python")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"memviz {__version__}\n")
+
+
+def on_a_terminal(run_it: Callable[[int], object]) -> str:
+    """What a program writes to a terminal, whose file descriptor it is given."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    run_it(slave)
+    os.close(slave)
+    output = b""
+    try:
+        while chunk := os.read(master, 4096):
+            output += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    finally:
+        os.close(master)
+    return output.decode()
+
+
+def test_on_a_terminal(dump: Path, tmp_path: Path) -> None:
+    """Swatches; and no progress of what takes less than two seconds."""
+    output = on_a_terminal(lambda slave: run([dump], tmp_path, stdout=slave, stderr=slave))
+    assert "\x1b[48;2;95;194;205m" in output
+    assert "reading" not in output
+    assert "lsass.exe" in output
+
+
+def test_progress_on_a_terminal(dump: Path, tmp_path: Path) -> None:
+    """Of what takes longer; here at once. On standard error, and gone when the work is done."""
+    program = """
+import sys
+from memory_visualizer import cli, progress
+progress._SILENT_SECONDS = 0
+sys.exit(cli.main())
+"""
+    output = on_a_terminal(
+        lambda slave: run([dump], tmp_path, program=["-c", program], stderr=slave)
+    )
+    assert output.startswith("\rreading the dump: ")
+    assert output.split("\r")[-2].strip() == ""
+    assert "System" not in output
