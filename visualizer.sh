@@ -143,7 +143,8 @@ paint() {
 paint_without_volatility() {
     remove_old_picture "$@"
     ensure_python3_environment
-    say "${0##*/}: $why_no_volatility; until then memviz paints the dump, and needs no profile for it"
+    say "${0##*/}: $why_no_volatility; until then memviz paints the dump," \
+        "and needs no profile for it"
     paint_with_memviz "$@"
 }
 
@@ -220,7 +221,7 @@ use_own_volatility() {
         find_python2 >/dev/null || return 0
         ensure_python3_environment
         if ! (ensure_python2_environment); then
-            why_no_volatility="Volatility 2 could not be set up, see above; the next run tries again"
+            why_no_volatility="Volatility 2 could not be set up, as told above"
             return
         fi
     fi

@@ -612,7 +612,7 @@ def test_a_volatility_that_cannot_be_set_up(without_volatility: House) -> None:
     python2.chmod(0o755)
     _, said = house.run(house.dump(), "WinXPSP2x86", "-o", "x.png", code=3)
     assert f"could not make .venv-volatility2 with {python2}" in said
-    assert "Volatility 2 could not be set up, see above" in said
+    assert "Volatility 2 could not be set up, as told above" in said
     assert "memviz paints the dump" in said
     assert (house.folder / "x.png").exists()
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +26,7 @@ MAX_RUNS = 2**24
 BLOCK_FRAMES = 4096
 """Frames that `Dump.blocks` yields at once, at most: 16 MiB."""
 
-_SHORT_GAP = 16  # pages
+_SHORT_GAP = 8  # pages
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Told now and then how many bytes are done, and of how many (None: nobody knows)."""
@@ -123,23 +122,12 @@ class Dump(ABC):
         zero = np.ones(self.frame_count, dtype=np.bool_)
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
-
-        def mark(frames: NDArray[np.int64], words: Words) -> int:
+        for frames, words in self._pages():
             zero[frames] = zero_pages(words)
-            run = np.searchsorted(starts, frames[-1], side="right") - 1
-            return int(held_before[run] + frames[-1] + 1 - starts[run]) * PAGE_SIZE
-
-        # While some pages are looked at, the next are read.
-        marking: Future[int] | None = None
-        with ThreadPoolExecutor(1) as pool:
-            for frames, words in self._pages():
-                if marking:
-                    done = marking.result()
-                    if progress:
-                        progress(done, self.size)
-                marking = pool.submit(mark, frames, words)
-        if marking and progress:
-            progress(marking.result(), self.size)
+            if progress:
+                run = np.searchsorted(starts, frames[-1], side="right") - 1
+                done = int(held_before[run] + frames[-1] - starts[run]) + 1
+                progress(done * PAGE_SIZE, self.size)
         return zero
 
     def _pages(self) -> Iterator[tuple[NDArray[np.int64], Words]]:

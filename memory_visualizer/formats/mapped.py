@@ -225,7 +225,7 @@ class _MappedFile:
         self._file = file
         self._size = size
         self._data_from = self._data_to = 0
-        self._populated = self._dropped_next = range(0)
+        self._populated = range(0)
         self._can_populate = True
         if file_size(file) < size:
             raise self._shorter()
@@ -273,13 +273,9 @@ class _MappedFile:
         )
 
     def _populate(self, offset: int) -> None:
-        if self._dropped_next:
+        if self._populated:
             # Else what was looked at would count as this process's memory until it is all of it.
-            # The last window may still be in use; another look at one that is gone brings it back.
-            self._memory.madvise(
-                mmap.MADV_DONTNEED, self._dropped_next.start, len(self._dropped_next)
-            )
-        self._dropped_next = self._populated
+            self._memory.madvise(mmap.MADV_DONTNEED, self._populated.start, len(self._populated))
         self.check_size()
         start = offset // PAGE_SIZE * PAGE_SIZE
         end = min(offset + base.BLOCK_FRAMES * PAGE_SIZE, self._size)
