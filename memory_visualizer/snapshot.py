@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, open_dump
+from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
 from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, walk
 from memory_visualizer.windows import (
@@ -26,8 +27,6 @@ from memory_visualizer.windows import (
 _THREADS = 2
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
-_PAGES_IN_CACHE = 64
-"""So many pages are copied at once, for the copy not to leave the processor's cache."""
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -251,7 +250,7 @@ def _look_at_all(
         if first < _LEARNING_FRAMES:
             search.look_everywhere(first, words)
         search.look_at(first, words)
-        zero[first : first + len(words)] = _is_zero(words)
+        zero[first : first + len(words)] = zero_pages(words)
         return (first + len(words)) * PAGE_SIZE
 
     for done in _in_threads(look, dump.blocks()):
@@ -277,19 +276,6 @@ def _in_threads(
                 yield waiting.popleft().result()
         for future in waiting:
             yield future.result()
-
-
-def _is_zero(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """For each page whether it holds only zeros; most that do not show it in a few words."""
-    # The words at which TopLevelSearch has just looked: they are in the processor's cache.
-    zero: NDArray[np.bool_] = (words[:, 3] | words[:, 0x180] | words[:, 0x1ED]) == 0
-    doubtful = np.flatnonzero(zero)
-    if len(doubtful) == len(words):
-        return np.asarray(np.bitwise_or.reduce(words, axis=1) == 0)
-    for start in range(0, len(doubtful), _PAGES_IN_CACHE):
-        some = doubtful[start : start + _PAGES_IN_CACHE]
-        zero[some] = np.bitwise_or.reduce(words[some], axis=1) == 0
-    return zero
 
 
 def _search_everywhere(dump: Dump, search: TopLevelSearch) -> TopLevels | None:

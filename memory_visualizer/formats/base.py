@@ -138,7 +138,7 @@ class Dump(ABC):
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
     """Find the pages of zeros among these; one bool for each."""
-    zero = words[:, 0] == 0
+    zero: NDArray[np.bool_] = words[:, 0] == 0
     maybe = np.flatnonzero(zero)
     if maybe.size:
         # Only pages that begin with zeros are read to their end, and some between: to skip a few

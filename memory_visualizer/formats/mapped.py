@@ -201,7 +201,11 @@ class MappedDump(Dump):
         remainder = place % PAGE_SIZE
         for aligned in np.unique(remainder).tolist():
             rows = np.flatnonzero(remainder == aligned)
-            pages[held[rows]] = file.rows(aligned)[place[rows] // PAGE_SIZE]
+            if len(rows) == len(frames):  # as in most dumps: straight to where they shall go
+                view = file.rows(aligned)
+                np.take(view, place // PAGE_SIZE, axis=0, out=pages[: len(rows)], mode="clip")
+            else:
+                pages[held[rows]] = file.rows(aligned)[place[rows] // PAGE_SIZE]
 
     @cached_property
     def _file(self) -> "_MappedFile":
