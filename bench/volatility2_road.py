@@ -58,6 +58,12 @@ SEED = Plugin("seedway", ROOT / "bench/volatility2")
 OURS = Plugin("memoryvisualizer", ROOT / "plugins")
 START = Plugin("pslist", ROOT / "plugins")
 
+RUN_SCRIPT = (
+    "import gc, runpy, sys; gc.set_threshold(100000); del sys.argv[0];"
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+"""How visualizer.sh starts a vol.py: with less search for garbage. All plugins are started so."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -143,6 +149,9 @@ def _run_plugin(volatility: Path, dump: Path, folder: Path, plugin: Plugin) -> C
     output = _map_path(folder, plugin)
     output.unlink(missing_ok=True)  # Volatility does not overwrite
     command = [
+        str(volatility.parent / "python"),
+        "-c",
+        RUN_SCRIPT,
         str(volatility),
         f"--plugins={plugin.folder}",
         f"--filename={dump}",

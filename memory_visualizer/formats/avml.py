@@ -11,9 +11,7 @@ their checksums, by cramjam, which is imported when a dump's contents are asked 
 import os
 import struct
 from array import array
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
@@ -26,7 +24,15 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import MAX_FRAMES, MAX_RUNS, PAGE_SIZE, Dump, Words, merge_runs
+from memory_visualizer.formats.base import (
+    MAX_FRAMES,
+    MAX_RUNS,
+    PAGE_SIZE,
+    Dump,
+    Words,
+    ahead,
+    merge_runs,
+)
 from memory_visualizer.formats.lime import HEADER
 from memory_visualizer.formats.mapped import file_size
 
@@ -40,7 +46,6 @@ _COMPRESSED, _STORED = 0, 1
 _CHUNK_HEAD = 1 + 3 + 4 + 3
 _MAX_CHUNK = 1 << 16  # bytes that a chunk decodes to, at most
 _STREAM_SIZE = struct.Struct("<Q")
-_MAX_THREADS = 4  # each holds a block; more would be faster than what reads them
 
 
 @dataclass(frozen=True)
@@ -118,23 +123,8 @@ class AvmlDump(Dump):
             for first, count in self.runs.tolist()
             for frame in range(first, first + count, base.BLOCK_FRAMES)
         )
-        threads = min(os.cpu_count() or 1, _MAX_THREADS)
-        with (
-            reading(self.path),
-            self.path.open("rb", buffering=0) as file,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            decoding: deque[tuple[int, Future[Words]]] = deque()
-            try:
-                for frame, count in wanted:
-                    decoding.append((frame, pool.submit(self._decode, file, frame, count)))
-                    if len(decoding) > threads:
-                        first, words = decoding.popleft()
-                        yield first, words.result()
-                for first, words in decoding:
-                    yield first, words.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            yield from ahead(lambda block: (block[0], self._decode(file, *block)), wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Decode the chunks that these frames are in, each once where `frames` ascend."""

@@ -1,11 +1,14 @@
 """What every dump can do, whatever its format."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,9 @@ BLOCK_FRAMES = 4096
 """Frames that `Dump.blocks` yields at once, at most: 16 MiB."""
 
 _SHORT_GAP = 8  # pages
+_MAX_THREADS = 4  # more do not make it faster, and each has a block of memory
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Told now and then how many bytes are done, and of how many (None: nobody knows)."""
@@ -122,18 +128,18 @@ class Dump(ABC):
         zero = np.ones(self.frame_count, dtype=np.bool_)
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
-        for frames, words in self._pages():
-            zero[frames] = zero_pages(words)
+        for frames, are_zero in self._zero_pages():
+            zero[frames] = are_zero
             if progress:
                 run = np.searchsorted(starts, frames[-1], side="right") - 1
                 done = int(held_before[run] + frames[-1] - starts[run]) + 1
                 progress(done * PAGE_SIZE, self.size)
         return zero
 
-    def _pages(self) -> Iterator[tuple[NDArray[np.int64], Words]]:
-        """Yield what `blocks` does, with the PFN of each page, which may leave some out."""
+    def _zero_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Yield PFNs in ascending order, and whether these frames are zeros."""
         for first, words in self.blocks():
-            yield np.arange(first, first + len(words)), words
+            yield np.arange(first, first + len(words)), zero_pages(words)
 
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
@@ -149,6 +155,22 @@ def zero_pages(words: Words) -> NDArray[np.bool_]:
         for start, end in zip(starts, ends, strict=True):
             zero[start:end] = np.bitwise_or.reduce(words[start:end], axis=1) == 0
     return zero
+
+
+def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yield ``work(item)`` for each item in order, while threads do the next ones."""
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                under_way.append(pool.submit(work, item))
+                if len(under_way) > threads:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

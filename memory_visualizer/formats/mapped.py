@@ -6,10 +6,12 @@ says what is wrong (MADV_POPULATE_READ, Linux 5.14), and the file's size is look
 any read. What remains is a file that is cut in the very moment in which a page of it is read.
 """
 
+import ctypes
 import errno
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,9 +23,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import MAX_FRAMES, MAX_RUNS, PAGE_SIZE, Dump, Words, merge_runs
+from memory_visualizer.formats.base import (
+    MAX_FRAMES,
+    MAX_RUNS,
+    PAGE_SIZE,
+    Dump,
+    Words,
+    ahead,
+    merge_runs,
+    zero_pages,
+)
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
 
 
@@ -40,6 +52,20 @@ class Extents:
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Extents":
         return Extents(self.first[chosen], self.count[chosen], self.offset[chosen])
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Pages that lie one after another in the file."""
+
+    frames: NDArray[np.int64]
+    """PFN of each."""
+    offset: int
+    """Byte of the file at which the first begins."""
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.frames.size * PAGE_SIZE
 
 
 def find_extents(
@@ -155,30 +181,51 @@ class MappedDump(Dump):
 
     def blocks(self) -> Iterator[tuple[int, Words]]:
         """Yield the contents as views of the mapped file; holes of a sparse file are left out."""
-        for frames, words in self._pages():
-            breaks = (np.flatnonzero(np.diff(frames) != 1) + 1).tolist()
-            for start, end in pairwise([0, *breaks, frames.size]):
-                yield int(frames[start]), words[start:end]
+        with self._open() as file:
 
-    def _pages(self) -> Iterator[tuple[NDArray[np.int64], Words]]:
-        """Yield windows of the file; a bitmap's many short runs lie in it one after another."""
+            def read(window: _Window) -> tuple[_Window, Words]:
+                return window, file.read(window)
+
+            for window, words in ahead(read, self._windows(file)):
+                frames = window.frames
+                breaks = (np.flatnonzero(np.diff(frames) != 1) + 1).tolist()
+                for start, end in pairwise([0, *breaks, frames.size]):
+                    file.check_size()
+                    yield int(frames[start]), words[start:end]
+                file.drop(window)
+
+    def _zero_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        with self._open() as file:
+
+            def look(window: _Window) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+                zero = zero_pages(file.read(window))
+                file.drop(window)
+                return window.frames, zero
+
+            yield from ahead(look, self._windows(file))
+
+    @contextmanager
+    def _open(self) -> Iterator["_MappedFile"]:
+        with reading(self._source), self._source.open("rb", buffering=0) as file:
+            yield _MappedFile(self._source, file, self._end)
+
+    def _windows(self, file: "_MappedFile") -> Iterator[_Window]:
+        """Go through the file's pages, not the runs: a bitmap's many short runs adjoin in it."""
         extents = self._extents
         end = extents.offset + extents.count * PAGE_SIZE
         parts = (np.flatnonzero(extents.offset[1:] != end[:-1]) + 1).tolist()
-        with reading(self._source), self._source.open("rb", buffering=0) as opened:
-            file = _MappedFile(self._source, opened, self._end)
-            for low, high in pairwise([0, *parts, end.size]):
-                offset = int(extents.offset[low])
-                for page, count in file.data(offset, (int(end[high - 1]) - offset) // PAGE_SIZE):
-                    for start in range(page, page + count, base.BLOCK_FRAMES):
-                        pages = np.arange(start, min(start + base.BLOCK_FRAMES, page + count))
-                        frames = pages + extents.first[low]
-                        if high - low > 1:
-                            place = offset + pages * PAGE_SIZE
-                            run = np.searchsorted(extents.offset[low:high], place, side="right")
-                            run += low - 1
-                            frames = extents.first[run] + (place - extents.offset[run]) // PAGE_SIZE
-                        yield frames, file.words(offset + start * PAGE_SIZE, pages.size)
+        for low, high in pairwise([0, *parts, end.size]):
+            offset = int(extents.offset[low])
+            for page, count in file.data(offset, (int(end[high - 1]) - offset) // PAGE_SIZE):
+                for start in range(page, page + count, base.BLOCK_FRAMES):
+                    pages = np.arange(start, min(start + base.BLOCK_FRAMES, page + count))
+                    frames = pages + extents.first[low]
+                    if high - low > 1:
+                        place = offset + pages * PAGE_SIZE
+                        run = np.searchsorted(extents.offset[low:high], place, side="right")
+                        run += low - 1
+                        frames = extents.first[run] + (place - extents.offset[run]) // PAGE_SIZE
+                    yield _Window(frames, offset + start * PAGE_SIZE)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the mapped file."""
@@ -209,8 +256,8 @@ class MappedDump(Dump):
 
     @cached_property
     def _file(self) -> "_MappedFile":
-        with self._source.open("rb", buffering=0) as file:
-            return _MappedFile(self._source, file, self._end)
+        with self._open() as file:
+            return file
 
     @property
     def _end(self) -> int:
@@ -229,11 +276,11 @@ class _MappedFile:
         self._file = file
         self._size = size
         self._data_from = self._data_to = 0
-        self._populated = range(0)
         self._can_populate = True
         if file_size(file) < size:
             raise self._shorter()
         self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
         self._has_size = self._memory.size() > 0  # a block device tells none
 
     def check_size(self) -> None:
@@ -267,31 +314,38 @@ class _MappedFile:
                 return self._size, self._size
             return position, self._size  # this file system cannot tell
 
-    def words(self, offset: int, count: int) -> Words:
-        """View `count` pages at byte `offset`, after the kernel has read them without an error."""
-        end = offset + count * PAGE_SIZE
-        if not (offset in self._populated and end - 1 in self._populated):
-            self._populate(offset)
-        return np.frombuffer(self._memory, np.uint64, (end - offset) // 8, offset).reshape(
-            count, -1
-        )
-
-    def _populate(self, offset: int) -> None:
-        if self._populated:
-            # Else what was looked at would count as this process's memory until it is all of it.
-            self._memory.madvise(mmap.MADV_DONTNEED, self._populated.start, len(self._populated))
+    def read(self, window: _Window) -> Words:
+        """View a window's pages, which the kernel then has read without an error."""
         self.check_size()
-        start = offset // PAGE_SIZE * PAGE_SIZE
-        end = min(offset + base.BLOCK_FRAMES * PAGE_SIZE, self._size)
-        self._populated = range(start, end)
+        if self._can_populate:
+            self._populate(window)
+        count = window.frames.size
+        words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), window.offset)
+        return words.reshape(count, -1)
+
+    def drop(self, window: _Window) -> None:
+        """Let go of a window's memory, which else would add up to all of the file.
+
+        Whoever still looks at it brings it back.
+        """
+        self._advise(window, mmap.MADV_DONTNEED)
+
+    def _populate(self, window: _Window) -> None:
         try:
-            if self._can_populate:
-                self._memory.madvise(_MADV_POPULATE_READ, start, end - start)
+            self._advise(window, _MADV_POPULATE_READ)
         except OSError as error:
             if error.errno != errno.EINVAL:  # EFAULT: to read it would have been SIGBUS
                 self.check_size()
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
             self._can_populate = False  # an older kernel
+
+    def _advise(self, window: _Window, advice: int) -> None:
+        # Not by Python's own madvise(), which makes all other threads wait.
+        start = window.offset // PAGE_SIZE * PAGE_SIZE
+        place, size = ctypes.c_void_p(self._address + start), ctypes.c_size_t(window.end - start)
+        if _LIBC.madvise(place, size, advice):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def rows(self, offset: int) -> Words:
         """View all pages from byte `offset` on, the last one only if it is whole."""
