@@ -90,10 +90,10 @@ def _rows(dump: Dump, path: Path, folder: Path, runs: int) -> list[str]:
     for number in range(runs + 1):
         for name, command in commands.items():
             slow = name.startswith("the seed's")
-            if slow and number > 2:  # minutes each: twice are enough
+            if slow and number > 2:  # a minute each: three are enough
                 continue
-            output = folder / ("seed.map" if name == "the seed's plugin" else "output")
-            cost = _run(command, output)
+            keeps = name == "the seed's plugin"
+            cost = _run(command, folder / "seed.map" if keeps else Path("/dev/null"), folder)
             if number or slow:
                 results[name].append(cost)
     if dump.profile == SEED_PROFILE:
@@ -110,9 +110,9 @@ def _rows(dump: Dump, path: Path, folder: Path, runs: int) -> list[str]:
     ]
 
 
-def _run(command: list[str], output: Path) -> tuple[float, float, float]:
+def _run(command: list[str], output: Path, folder: Path) -> tuple[float, float, float]:
     """Run a command: seconds by the clock, of processor time, and MiB of anonymous memory."""
-    result = output.with_suffix(".cost")
+    result = folder / "cost"
     with output.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "bench/cost.py"), str(result), *command],
