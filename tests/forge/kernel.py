@@ -20,7 +20,7 @@ STATUS_PENDING = 0x103
 """Exit status of a process that runs."""
 
 _TEXT_PAGES = range(1, 16)
-_CODE_PAGE, _EXPORT_PAGE, _DATA_PAGE = 16, 32, 48
+_CODE_PAGE, _EXPORT_PAGE, _DATA_PAGE, _IDLE_PAGE = 16, 32, 48, 56
 IMAGE_PAGES = 64
 """Pages of the kernel's image; from _DATA_PAGE on they are writable."""
 READ_ONLY_PAGES = _DATA_PAGE
@@ -283,8 +283,12 @@ class Kernel:
         """
         object_header = 0x40 + self.profile.offset("_OBJECT_HEADER", "Body")
         size = object_header + max(self.profile.size("_EPROCESS"), 0x800)
-        at = process.eprocess = self._pool.allocate(size, b"Pro\xe3") + object_header
-        write = self._pool.region.write
+        if process.name == "Idle":  # KiInitialProcess is part of the kernel's image
+            at = self._image.base + _IDLE_PAGE * PAGE_SIZE + object_header
+        else:
+            at = self._pool.allocate(size, b"Pro\xe3") + object_header
+        process.eprocess = at
+        write = self._home(at).write
         write(at - object_header + 0x40, self._pack(3))  # the object's reference count
         write(at, self.profile.process_signature + struct.pack("<I", process.exited))
         self._set(at, "_KPROCESS", "DirectoryTableBase", process.dtb)

@@ -73,6 +73,8 @@ class _Places:
 _SHARED_DATA = 0x7FFE0000
 """Where every process sees KUSER_SHARED_DATA."""
 
+_LOADER_FRAMES = 64 * MIB // PAGE_SIZE
+
 _CONTROL_REGION = 0xFFDFF000
 """The KPCR's fixed place on Windows XP and 2003, x86."""
 
@@ -289,7 +291,9 @@ class _Forger:
 
     def _kernel_image_and_pool(self, processes: int) -> None:
         places, tree = self.places, self._kernel_tree
-        image = Region(self.memory, places.image, self.memory.allocate(IMAGE_PAGES))
+        # The boot loader puts the kernel low in memory.
+        low = [self.memory.allocate_run(1, below=_LOADER_FRAMES) for _ in range(IMAGE_PAGES)]
+        image = Region(self.memory, places.image, np.concatenate(low))
         header, body, data = np.split(image.frames, [1, READ_ONLY_PAGES])
         tree.map(places.image, header, user=False)
         tree.map(places.image + PAGE_SIZE, body, user=False, write=False, execute=True)
