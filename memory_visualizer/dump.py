@@ -1,17 +1,18 @@
 """Open a dump of physical memory, in whatever format its file is; the file's content decides.
 
     dump = open_dump("memory.lime")
-    for first_frame, words in dump.blocks():
+    for result in dump.each_block(look):  # look(frames, words) is called in threads
         ...
 
 What a dump can do is written at `Dump`. How a format lies in a file is known to its own module in
 `formats` only.
 """
 
+from importlib import import_module
 from pathlib import Path
 
 from memory_visualizer.errors import BadInputError, reading
-from memory_visualizer.formats import avml, crash, elf, lime, vmware
+from memory_visualizer.formats import vmware
 from memory_visualizer.formats.base import (
     BLOCK_FRAMES,
     MAX_FRAMES,
@@ -33,15 +34,15 @@ __all__ = [
     "open_dump",
 ]
 
-_FORMATS: dict[bytes, type[Dump]] = {
-    lime.MAGIC: lime.LimeDump,
-    avml.MAGIC: avml.AvmlDump,
-    elf.MAGIC: elf.ElfDump,
-    crash.MAGIC_32: crash.CrashDump,
-    crash.MAGIC_64: crash.CrashDump,
-    **dict.fromkeys(vmware.MAGICS, vmware.VmwareDump),
+_FORMATS = {
+    b"EMiL": "lime.LimeDump",
+    b"AVML": "avml.AvmlDump",
+    b"\x7fELF": "elf.ElfDump",
+    b"PAGEDUMP": "crash.CrashDump",
+    b"PAGEDU64": "crash.CrashDump",
+    **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
 }
-"""By the bytes with which the file begins."""
+"""By the bytes with which the file begins: module and class, imported when such a file is met."""
 
 _PACKED = {
     b"\x1f\x8b\x08": "gzip",
@@ -83,7 +84,10 @@ def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
             raise BadInputError(f"{path} is {what}")
     for magic, format_ in _FORMATS.items():
         if head.startswith(magic):
-            return format_.open(path, lenient=lenient)
+            module, name = format_.split(".")
+            reader = getattr(import_module(f"memory_visualizer.formats.{module}"), name)
+            opened: Dump = reader.open(path, lenient=lenient)
+            return opened
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)

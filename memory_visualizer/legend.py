@@ -4,17 +4,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from memory_visualizer.pagemap import PageClass, PageMap
 from memory_visualizer.palette import Colour, Palette, hex_colour
 from memory_visualizer.printable import printable
 
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def legend_panel(
     needs it; only `title` is shortened. Both texts may hold anything: what the font does not have
     is escaped.
     """
+    from PIL import ImageDraw, ImageFont  # here, since most pictures have no panel
+
     size = min(max(_MIN_FONT_SIZE, picture_width // _FONT_SIZES_PER_WIDTH), _MAX_FONT_SIZE)
     font, title_font = ImageFont.load_default(size), ImageFont.load_default(size * 1.3)
     subtitle = _in_font(subtitle)

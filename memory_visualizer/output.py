@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     OSError, with the path that was asked for, when it cannot be written; then nothing is left.
     """
     target = check_target(path)
-    part = target.with_name(f".memory-visualizer-{secrets.token_hex(8)}.part")
+    part = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
     try:
         with part.open("xb") as file:
             yield file

@@ -55,13 +55,21 @@ def classify(
     All arguments have one entry for each frame: reached by a user mapping, reached by a
     supervisor mapping, all zeros, and not held by the dump (None: it holds all of them).
     """
-    classes = np.where(zero, np.uint8(PageClass.UNUSED_ZERO), np.uint8(PageClass.UNUSED_DATA))
-    classes[kernel] = PageClass.KERNEL
-    classes[user] = PageClass.USER
-    classes[user & kernel] = PageClass.BOTH
+    what = zero.view(np.uint8) | kernel.view(np.uint8) << 1 | user.view(np.uint8) << 2
     if absent is not None:
-        classes[absent] = PageClass.ABSENT
-    return PageMap(classes, zero)
+        what |= absent.view(np.uint8) << 3
+    return PageMap(_CLASS_OF[what], zero)
+
+
+_CLASS_OF = np.full(16, PageClass.ABSENT, np.uint8)
+"""By what is true of a frame: zeros 1, mapped by the kernel 2, by user mode 4, absent 8."""
+_CLASS_OF[:8] = [
+    PageClass.UNUSED_DATA,
+    PageClass.UNUSED_ZERO,
+    *[PageClass.KERNEL] * 2,
+    *[PageClass.USER] * 2,
+    *[PageClass.BOTH] * 2,
+]
 
 
 def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray[np.int64]) -> None:

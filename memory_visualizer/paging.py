@@ -273,6 +273,17 @@ def merge_alike(mappings: Mappings) -> Mappings:
     Those of user mode where space, addresses and size are; the kernel's also where only the
     space differs. What any of them allows is allowed.
     """
+    # Few addresses come twice: only these rows need to be compared.
+    order = np.argsort(mappings.virtual)
+    virtual = mappings.virtual[order]
+    again = np.zeros(len(order) + 1, bool)
+    again[1:-1] = virtual[1:] == virtual[:-1]
+    repeated = again[:-1] | again[1:]
+    single = mappings.take(np.sort(order[~repeated]))
+    return Mappings.join([single, _merged(mappings.take(order[repeated]))])
+
+
+def _merged(mappings: Mappings) -> Mappings:
     user = mappings.is_user
     by_space = np.where(user, mappings.space, SHARED)
     rows = mappings.take(
@@ -336,20 +347,23 @@ def _decoded(
         end = first_way[last] if last < len(first_way) else len(reached.table)
         ways = reached.take(np.arange(chosen[0], end))
         entries = paging.decode(memory.read_frames(reached.table[chosen]))
-        table, index = np.nonzero(paging.is_present(entries))
-        # All present entries of a way's table, for each way.
-        table_of_way = np.repeat(np.arange(len(chosen)), np.diff(chosen, append=np.intp(end)))
-        first_entry = np.searchsorted(table, np.arange(len(chosen) + 1))
-        count = np.diff(first_entry)[table_of_way]
-        way = np.repeat(np.arange(len(table_of_way)), count)
-        offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
-        entry = first_entry[table_of_way][way] + offset
-        covered = index[entry].astype(np.uint64) << np.uint64(level.shift)
+        present = np.flatnonzero(paging.is_present(entries))
+        table, index = np.divmod(present, paging.entries)
+        way, entry = table, present
+        if len(ways.table) > len(chosen):  # all present entries of a way's table, for each way
+            table_of_way = np.repeat(np.arange(len(chosen)), np.diff(chosen, append=np.intp(end)))
+            first_entry = np.searchsorted(table, np.arange(len(chosen) + 1))
+            count = np.diff(first_entry)[table_of_way]
+            way = np.repeat(np.arange(len(table_of_way)), count)
+            offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
+            number = first_entry[table_of_way][way] + offset
+            entry, index = present[number], index[number]
+        covered = index.astype(np.uint64) << np.uint64(level.shift)
         yield (
             _Reached(
                 ways.space[way], ways.table[way], ways.virtual[way] + covered, ways.access[way]
             ),
-            entries[table[entry], index[entry]],
+            entries.reshape(-1)[entry],
         )
 
 

@@ -13,6 +13,10 @@ from memory_visualizer.output import whole_file
 from memory_visualizer.pagemap import PageClass, PageMap
 from memory_visualizer.palette import Colour, Palette
 
+_RUN_LENGTHS = 3
+"""zlib's Z_RLE: of such pictures it makes files as small as its default does, in a third of the
+time."""
+
 DIMMED_INDEX = PAPER_INDEX + len(PANEL_SHADES)
 """Where the pale classes begin in a picture's palette."""
 
@@ -70,7 +74,7 @@ def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> Non
     for keyword, text in texts.items():
         chunks.add_text(keyword, text)
     with whole_file(path) as file:
-        picture.save(file, "PNG", pnginfo=chunks)
+        picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
 
 
 def _palette_image(indexes: NDArray[np.uint8], palette: Palette) -> Image.Image:

@@ -1,18 +1,16 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, open_dump
+from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
 from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, walk
@@ -24,7 +22,6 @@ from memory_visualizer.windows import (
     read_shared_data,
 )
 
-_THREADS = 2
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
 _ENOUGH_TABLES = 3
@@ -69,19 +66,20 @@ class Snapshot(PageMap):
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
         rows = self.mappings.take(self.mappings.space != SHARED)
-        row = np.repeat(np.arange(len(rows.frame)), rows.frames)
-        part = np.arange(len(row)) - np.repeat(np.cumsum(rows.frames) - rows.frames, rows.frames)
-        frame = rows.frame[row] + part
-        inside = np.flatnonzero(frame < self.classes.size)
-        inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
-        row, part, frame = row[inside], part[inside], frame[inside]
+        row, part, frame = self._pages(rows)
         virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
-        kernel = ~rows.is_user[row]
-        order = np.lexsort((virtual, kernel, rows.space[row], frame))
-        frame, process = frame[order], rows.space[row][order]
-        first = np.ones(len(order), bool)
-        first[1:] = (frame[1:] != frame[:-1]) | (process[1:] != process[:-1])
-        return Owners(frame[first], process[first], virtual[order][first], ~kernel[order][first])
+        # One number to sort by, much faster than three: frame, process, user before kernel.
+        holder = frame * len(self.processes) + rows.space[row]
+        key = holder * 2 + ~rows.is_user[row]
+        order = np.argsort(key)
+        key = key[order]
+        starts = np.flatnonzero(np.diff(key, prepend=-1))
+        virtual = np.minimum.reduceat(virtual[order], starts) if len(starts) else virtual
+        key = key[starts]
+        first = np.diff(key // 2, prepend=-1) != 0
+        key = key[first]
+        frame, process = np.divmod(key // 2, max(len(self.processes), 1))
+        return Owners(frame, process.astype(np.int32), virtual[first], key % 2 == 0)
 
     def owners_of(self, frame: int) -> list[tuple[Process, int]]:
         """The processes that have a frame, each with its first virtual address there."""
@@ -96,13 +94,41 @@ class Snapshot(PageMap):
 
     def pages_of_processes(self) -> NDArray[np.int64]:
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
-        owners = self.owners
-        frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
-        holders = np.bincount(frame, minlength=self.classes.size)
-        shared = (holders[frame] > 1).astype(np.int64)
-        counts = np.zeros((len(self.processes), 2), np.int64)
-        np.add.at(counts, (process, shared), 1)
-        return counts
+        # Without `owners`, which costs a sort of all rows.
+        rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
+        row, _, frame = self._pages(rows)
+        # As numbers of 16 bits, if these do, the sort is a quick one.
+        process = rows.space[row].astype(np.min_scalar_type(len(self.processes)))
+        by_process = np.argsort(process, kind="stable")
+        process = process[by_process]
+        frame = frame[by_process]
+        edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
+        holders = np.zeros(self.classes.size, np.int32)
+        slot = np.zeros(self.classes.size, np.int32)
+        pages = []
+        for start, end in pairwise(edges):
+            mine = frame[start:end]
+            number = np.arange(len(mine), dtype=np.int32)
+            slot[mine] = number
+            pages.append(mine[slot[mine] == number])  # each frame once
+            holders[pages[-1]] += 1
+        shared = [int(np.count_nonzero(holders[mine] > 1)) for mine in pages]
+        alone = [len(mine) - count for mine, count in zip(pages, shared, strict=True)]
+        return np.stack((alone, shared), axis=1).astype(np.int64)
+
+    def _pages(
+        self, rows: Mappings
+    ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
+        """The single pages of some mappings: row, number within it, and frame that is held."""
+        if (rows.frames == 1).all():
+            row = np.arange(len(rows.frame))
+            return row, np.zeros(len(row), np.int64), rows.frame
+        row = np.repeat(np.arange(len(rows.frame)), rows.frames)
+        part = np.arange(len(row)) - np.repeat(np.cumsum(rows.frames) - rows.frames, rows.frames)
+        frame = rows.frame[row] + part
+        inside = np.flatnonzero(frame < self.classes.size)
+        inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
+        return row[inside], part[inside], frame[inside]
 
     def summary(self) -> dict[str, Any]:
         """All that is known but the pages themselves, as JSON has it: see export.summary."""
@@ -244,47 +270,27 @@ def _look_at_all(
     dump: Dump, search: TopLevelSearch, progress: Progress | None
 ) -> NDArray[np.bool_]:
     """Look once at all contents: find the frames of zeros, and top-level tables on the way."""
+    learning = np.flatnonzero(dump.held[:_LEARNING_FRAMES])
+    search.look_everywhere(learning, dump.read_frames(learning))
     zero = np.ones(dump.frame_count, bool)
 
-    def look(first: int, words: NDArray[np.uint64]) -> int:
-        if first < _LEARNING_FRAMES:
-            search.look_everywhere(first, words)
-        search.look_at(first, words)
-        zero[first : first + len(words)] = zero_pages(words)
-        return (first + len(words)) * PAGE_SIZE
+    def look(frames: NDArray[np.int64], words: Words) -> int:
+        zero[frames] = zero_pages(words)
+        search.look_at(frames, words)
+        return int(frames[-1]) + 1
 
-    for done in _in_threads(look, dump.blocks()):
+    for done in dump.each_block(look):
         if progress:
-            progress(done, dump.frame_count * PAGE_SIZE)
+            progress(done * PAGE_SIZE, dump.frame_count * PAGE_SIZE)
     return zero
-
-
-def _in_threads(
-    look: Callable[[int, NDArray[np.uint64]], int],
-    blocks: Iterator[tuple[int, NDArray[np.uint64]]],
-) -> Iterator[int]:
-    """Look at blocks in threads, a few ahead of what is asked for; the first one alone."""
-    first_block = next(blocks, None)
-    if first_block is None:
-        return
-    yield look(*first_block)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: deque[Future[int]] = deque()
-        for block in blocks:
-            waiting.append(pool.submit(look, *block))
-            if len(waiting) > 2 * _THREADS:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
 
 
 def _search_everywhere(dump: Dump, search: TopLevelSearch) -> TopLevels | None:
     """Look for the place where this boot's tables name themselves, then for all that do so."""
-    for first, words in dump.blocks():
-        search.look_everywhere(first, words)
+    for _ in dump.each_block(search.look_everywhere):
         found = search.found(dump)
         if found and len(found.tops) >= _ENOUGH_TABLES:
             break
-    for first, words in dump.blocks():
-        search.look_at(first, words)
+    for _ in dump.each_block(search.look_at):
+        pass
     return search.found(dump)

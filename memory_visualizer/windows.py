@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -96,7 +97,10 @@ class TopLevels:
 
 
 class TopLevelSearch:
-    """Finds top-level tables while the dump's contents pass by, block after block."""
+    """Finds top-level tables while the dump's contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
 
     def __init__(self) -> None:
         self._x86: list[NDArray[np.int64]] = []
@@ -104,20 +108,17 @@ class TopLevelSearch:
         self._x64: dict[int, list[NDArray[np.int64]]] = {0x1ED: []}
         """Frames by the entry that names them; Windows' own choice until 2016, and those met."""
 
-    def look_at(self, first_frame: int, words: NDArray[np.uint64]) -> None:
-        """Look at consecutive frames where tables are known to name themselves.
-
-        `words` are their contents, shape (n, 512), the first that of frame `first_frame`.
-        """
-        frame, own = self._own_entries(first_frame, len(words))
+    def look_at(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+        """Look at frames, with their contents, where tables are known to name themselves."""
+        own = self._own_entries(frame)
         self._x86.append(frame[words[:, 0x180] & np.uint64(0xFFFFF001) == own])
         self._pae.append(frame[words[:, 3] & np.uint64(ADDRESS | PRESENT) == own])
         for index, found in list(self._x64.items()):
             found.append(frame[words[:, index] & np.uint64(ADDRESS | PRESENT) == own])
 
-    def look_everywhere(self, first_frame: int, words: NDArray[np.uint64]) -> None:
+    def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
-        frame, own = self._own_entries(first_frame, len(words))
+        own = self._own_entries(frame)
         upper = words[:, X64.self_entries.start : X64.self_entries.stop]
         row, column = np.nonzero(upper & np.uint64(ADDRESS | PRESENT) == own[:, None])
         for index in np.unique(column):
@@ -125,10 +126,9 @@ class TopLevelSearch:
             found.append(frame[row[column == index]])
 
     @staticmethod
-    def _own_entries(first_frame: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Numbers of consecutive frames, and what an entry that leads to each looks like."""
-        frame = np.arange(first_frame, first_frame + count, dtype=np.int64)
-        return frame, (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+    def _own_entries(frame: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """What an entry that leads to each frame looks like."""
+        return (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
 
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The way of paging, and the top levels, that most tables speak for."""
@@ -138,7 +138,7 @@ class TopLevelSearch:
             (PAE, directories.astype(np.int64)),
             (X86, _joined(self._x86)[:, None]),
         ]
-        for found in self._x64.values():
+        for _, found in sorted(self._x64.items()):
             tops = np.unique(_joined(found))[:, None]
             choices += [(X64, tops), (X64_5_LEVELS, tops)]
         best: TopLevels | None = None
@@ -207,10 +207,10 @@ class KernelMemory:
     def frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
         rows = self._mappings
-        mapped = np.zeros(self._memory.frame_count + 1, np.int64)
-        np.add.at(mapped, rows.frame, 1)
-        np.add.at(mapped, np.minimum(rows.frame + rows.frames, self._memory.frame_count), -1)
-        return np.flatnonzero((np.cumsum(mapped[:-1]) > 0) & self._memory.held)
+        end = np.minimum(rows.frame + rows.frames, self._memory.frame_count)
+        mapped = np.zeros(self._memory.frame_count, bool)
+        mark_runs(mapped, rows.frame, end - rows.frame)
+        return np.flatnonzero(mapped & self._memory.held)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """A virtual address of each of these frames, which the kernel maps."""
@@ -303,21 +303,27 @@ def _objects_with_base(
     # Objects are aligned to twice a pointer; the base stands at one place in that grid.
     step, phase = 2, (offset // width) % 2
     known = np.sort(np.array(list(bases), np.uint64))
+    if not bases:
+        return np.empty(0, np.uint64)
     # From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1).
     lowest, span = known[0], known[-1] - known[0] + np.uint64(3)
+    in_page = np.zeros((int(span) // PAGE_SIZE) + 1, bool)
+    in_page[(known - lowest) // np.uint64(PAGE_SIZE)] = True
 
     def look(frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         words = memory.read_frames(frames)
         grid = (words if width == 8 else words.view(np.uint32))[:, phase::step]
         # Unsigned, what is below the lowest base wraps round to far above the span.
-        frame, place = np.nonzero(grid - grid.dtype.type(lowest) <= grid.dtype.type(span))
+        near = np.flatnonzero(grid - grid.dtype.type(lowest) <= grid.dtype.type(span))
+        near = near[in_page[(grid[np.divmod(near, grid.shape[1])] - grid.dtype.type(lowest)) >> 12]]
+        frame, place = np.divmod(near, grid.shape[1])
         hit = _is_in(grid[frame, place].astype(np.uint64) & ~np.uint64(3), known)
         start = (place[hit] * step + phase) * width - offset
         virtual = kernel.virtual(frames[frame[hit]])
         return (virtual.astype(np.int64) + start).astype(np.uint64)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(look, _in_parts(kernel.frames()))) if len(known) else []
+        found = list(pool.map(look, _in_parts(kernel.frames())))
     objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
     return processes

@@ -17,7 +17,7 @@ from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from memory_visualizer.formats.base import (
     MAX_FRAMES,
     MAX_RUNS,
     PAGE_SIZE,
+    BlockWork,
     Dump,
     Words,
     ahead,
@@ -46,6 +47,8 @@ _COMPRESSED, _STORED = 0, 1
 _CHUNK_HEAD = 1 + 3 + 4 + 3
 _MAX_CHUNK = 1 << 16  # bytes that a chunk decodes to, at most
 _STREAM_SIZE = struct.Struct("<Q")
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -116,15 +119,20 @@ class AvmlDump(Dump):
         dump = cls(path, chunks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 
-    def blocks(self) -> Iterator[tuple[int, Words]]:
-        """Yield the contents; the blocks after the one that is yielded are decoded meanwhile."""
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Decode the blocks, and let `work` look at them."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()
             for frame in range(first, first + count, base.BLOCK_FRAMES)
         )
         with reading(self.path), self.path.open("rb", buffering=0) as file:
-            yield from ahead(lambda block: (block[0], self._decode(file, *block)), wanted)
+
+            def look(block: tuple[int, int]) -> _Result:
+                first, count = block
+                return work(np.arange(first, first + count), self._decode(file, first, count))
+
+            yield from ahead(look, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Decode the chunks that these frames are in, each once where `frames` ascend."""

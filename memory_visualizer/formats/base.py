@@ -27,7 +27,7 @@ MAX_RUNS = 2**24
 """Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
 
 BLOCK_FRAMES = 4096
-"""Frames that `Dump.blocks` yields at once, at most: 16 MiB."""
+"""Frames in a block of `Dump.each_block`, at most: 16 MiB."""
 
 _SHORT_GAP = 8  # pages
 _MAX_THREADS = 4  # more do not make it faster, and each has a block of memory
@@ -39,6 +39,9 @@ Progress: TypeAlias = Callable[[int, int | None], None]
 
 Words: TypeAlias = NDArray[np.uint64]
 """The contents of n frames, shape (n, 512): little-endian words as the processor sees them."""
+
+BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
+"""Called with PFNs, and the contents of these frames."""
 
 
 class Dump(ABC):
@@ -101,11 +104,13 @@ class Dump(ABC):
         return held
 
     @abstractmethod
-    def blocks(self) -> Iterator[tuple[int, Words]]:
-        """Yield the contents in ascending order: a first frame, and the words of it and the next.
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Yield what `work` makes of each block of the contents, the blocks in ascending order.
 
-        At most BLOCK_FRAMES at once. Frames that are held and not yielded are all zeros. The words
-        are read-only, and may lie in the file itself; a copy is the caller's to make.
+        `work` gets the PFNs, ascending and BLOCK_FRAMES at most, and the contents of these frames;
+        frames that are held and in no block are all zeros. It is called in several threads, some
+        blocks ahead of what was yielded. The words are read-only, may lie in the file itself, and
+        must not be used after the call; a copy is the caller's to make.
 
         BadInputError when the file cannot be read, or ends before the size that it had when it
         was opened; DamagedInputError when it cannot be decoded.
@@ -116,37 +121,38 @@ class Dump(ABC):
         """Copy the contents of the frames with these PFNs, in this order, repeated ones too.
 
         A frame that the dump does not hold is all zeros. Fastest where `frames` ascend. Errors as
-        for `blocks`.
+        for `each_block`.
         """
 
     def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
         """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.
 
         True for frames that are not held. `progress` is told the bytes of held frames. Errors as
-        for `blocks`.
+        for `each_block`.
         """
         zero = np.ones(self.frame_count, dtype=np.bool_)
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
-        for frames, are_zero in self._zero_pages():
-            zero[frames] = are_zero
+
+        def look(frames: NDArray[np.int64], words: Words) -> int:
+            zero[frames] = zero_pages(words)
+            return int(frames[-1])
+
+        for last in self.each_block(look):
             if progress:
-                run = np.searchsorted(starts, frames[-1], side="right") - 1
-                done = int(held_before[run] + frames[-1] - starts[run]) + 1
+                run = np.searchsorted(starts, last, side="right") - 1
+                done = int(held_before[run] + last - starts[run]) + 1
                 progress(done * PAGE_SIZE, self.size)
         return zero
-
-    def _zero_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Yield PFNs in ascending order, and whether these frames are zeros."""
-        for first, words in self.blocks():
-            yield np.arange(first, first + len(words)), zero_pages(words)
 
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
     """Find the pages of zeros among these; one bool for each."""
     zero: NDArray[np.bool_] = words[:, 0] == 0
     maybe = np.flatnonzero(zero)
-    if maybe.size:
+    if maybe.size * _SHORT_GAP > len(words):
+        zero = np.bitwise_or.reduce(words, axis=1) == 0
+    elif maybe.size:
         # Only pages that begin with zeros are read to their end, and some between: to skip a few
         # takes longer than to read them.
         breaks = np.flatnonzero(np.diff(maybe) > _SHORT_GAP)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,15 +27,16 @@ from memory_visualizer.formats.base import (
     MAX_FRAMES,
     MAX_RUNS,
     PAGE_SIZE,
+    BlockWork,
     Dump,
     Words,
     ahead,
     merge_runs,
-    zero_pages,
 )
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_Result = TypeVar("_Result")
 _GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
 
 
@@ -179,28 +180,14 @@ class MappedDump(Dump):
         self._extents = extents
         self._source = source or path
 
-    def blocks(self) -> Iterator[tuple[int, Words]]:
-        """Yield the contents as views of the mapped file; holes of a sparse file are left out."""
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Let `work` look at views of the mapped file; holes of a sparse file are left out."""
         with self._open() as file:
 
-            def read(window: _Window) -> tuple[_Window, Words]:
-                return window, file.read(window)
-
-            for window, words in ahead(read, self._windows(file)):
-                frames = window.frames
-                breaks = (np.flatnonzero(np.diff(frames) != 1) + 1).tolist()
-                for start, end in pairwise([0, *breaks, frames.size]):
-                    file.check_size()
-                    yield int(frames[start]), words[start:end]
+            def look(window: _Window) -> _Result:
+                result = work(window.frames, file.read(window))
                 file.drop(window)
-
-    def _zero_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        with self._open() as file:
-
-            def look(window: _Window) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-                zero = zero_pages(file.read(window))
-                file.drop(window)
-                return window.frames, zero
+                return result
 
             yield from ahead(look, self._windows(file))
 
