@@ -320,7 +320,8 @@ def _objects_with_base(
         hit = _is_in(grid[frame, place].astype(np.uint64) & ~np.uint64(3), known)
         start = (place[hit] * step + phase) * width - offset
         virtual = kernel.virtual(frames[frame[hit]])
-        return (virtual.astype(np.int64) + start).astype(np.uint64)
+        objects: NDArray[np.uint64] = (virtual.astype(np.int64) + start).astype(np.uint64)
+        return objects
 
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(look, _in_parts(kernel.frames())))
