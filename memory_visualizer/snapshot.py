@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
-from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, walk
+from memory_visualizer.paging import (
+    MAY_EXECUTE,
+    MAY_USER,
+    MAY_WRITE,
+    SHARED,
+    Mappings,
+    Paging,
+    merge_alike,
+    walk,
+)
 from memory_visualizer.windows import (
     Process,
     TopLevels,
@@ -80,6 +89,25 @@ class Snapshot(PageMap):
         key = key[first]
         frame, process = np.divmod(key // 2, max(len(self.processes), 1))
         return Owners(frame, process.astype(np.int32), virtual[first], key % 2 == 0)
+
+    @cached_property
+    def access(self) -> NDArray[np.uint8]:
+        """What may be done with each frame, as MAY_ bits.
+
+        By user mode where it has the frame at all, else by the kernel; what any of the mappings
+        allows is allowed.
+        """
+        access = np.zeros(self.classes.size, np.uint8)
+        rows = self.mappings
+        count = np.minimum(rows.frame + rows.frames, access.size) - rows.frame
+        of_user = np.isin(self.classes, (PageClass.USER, PageClass.BOTH))
+        for user, frames in ((True, of_user), (False, ~of_user)):
+            for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
+                chosen = (rows.is_user == user) & (rows.access & bit != 0)
+                marks = np.zeros(access.size, bool)
+                mark_runs(marks, rows.frame[chosen], count[chosen])
+                access[marks & frames] |= bit
+        return access
 
     def owners_of(self, frame: int) -> list[tuple[Process, int]]:
         """The processes that have a frame, each with its first virtual address there."""
@@ -260,10 +288,14 @@ def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]
 
 def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     single = mappings.frames == 1
-    count = np.bincount(mappings.frame[single], minlength=frame_count).astype(np.uint32)
-    for first, frames in zip(mappings.frame[~single], mappings.frames[~single], strict=True):
-        count[first : first + frames] += 1
-    return count
+    count = np.bincount(mappings.frame[single], minlength=frame_count)
+    if not single.all():
+        large = mappings.take(~single)
+        end = np.minimum(large.frame + large.frames, frame_count)
+        begun = np.bincount(large.frame, minlength=frame_count + 1)
+        ended = np.bincount(end, minlength=frame_count + 1)
+        count += np.cumsum(begun - ended)[:-1]
+    return count.astype(np.uint32)
 
 
 def _look_at_all(
