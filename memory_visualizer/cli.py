@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.command import (
     add_picture_options,
     cannot_write,
@@ -18,6 +19,7 @@ from memory_visualizer.command import (
     say,
     write_picture,
 )
+from memory_visualizer.contents import entropy
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export import (
@@ -28,6 +30,7 @@ from memory_visualizer.export import (
     write_table,
     write_text_map,
 )
+from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
@@ -85,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_picture_options(parser)
     parser.add_argument(
+        "--color-by",
+        choices=COLOURINGS,
+        default="class",
+        help="what the colours tell: class, process, protection (what may be done: read, write,"
+        " execute), entropy of the contents, or mappings (by how many a page is shared)"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--pid", metavar="N[,N]", type=_pids, help="show pages of these processes, dim the rest"
     )
     parser.add_argument(
@@ -140,8 +151,9 @@ def _visualize(options: argparse.Namespace) -> int:
     for remark in snapshot.dump.remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
+    colouring = _colouring(options, snapshot)
     # Files first: whoever reads the summary may stop doing so before its end.
-    painted = _painted(options, snapshot, picture, chosen)
+    painted = _painted(options, snapshot, colouring, picture, chosen)
     tables_written = [
         _written(path, write, snapshot)
         for path, write in (
@@ -152,7 +164,7 @@ def _visualize(options: argparse.Namespace) -> int:
         if path
     ]
     print("\n".join(_description(snapshot)), end="\n\n")
-    print("\n".join(filter(None, (painted, legend_text(options, snapshot)))))
+    print("\n".join(filter(None, (painted, legend_text(colouring)))))
     if chosen is not None:
         print(f"Pages of {_count(len(chosen), 'process', 'processes')} shown, others pale")
     for line in filter(None, tables_written):
@@ -171,13 +183,27 @@ def _visualize(options: argparse.Namespace) -> int:
     return code
 
 
+def _colouring(options: argparse.Namespace, snapshot: Snapshot) -> Colouring:
+    """What --color-by asks for; entropy takes a second look at the whole dump."""
+
+    def measure() -> NDArray[np.uint8]:
+        with ProgressLine("measuring entropy") as progress:
+            return entropy(snapshot.dump, progress)
+
+    return colour_by(options.color_by, snapshot, PALETTES[options.palette], measure)
+
+
 def _painted(
-    options: argparse.Namespace, snapshot: Snapshot, path: Path, chosen: list[int] | None
+    options: argparse.Namespace,
+    snapshot: Snapshot,
+    colouring: Colouring,
+    path: Path,
+    chosen: list[int] | None,
 ) -> str:
     """Write the picture and say so; an empty text, and a word on stderr, if it cannot be."""
     dimmed = _dimmed(snapshot, chosen)
     try:
-        return write_picture(options, path, snapshot.dump, snapshot, dimmed=dimmed)
+        return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
     except OSError as error:
         say(PROGRAM, cannot_write(error))
         return ""

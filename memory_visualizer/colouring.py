@@ -4,6 +4,7 @@ import colorsys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Colouring:
 
     name: str
     """One of COLOURINGS."""
-    values: NDArray[np.uint8] | NDArray[np.uint16]
+    values: NDArray[np.unsignedinteger[Any]]
     """By PFN: index in swatches."""
     swatches: tuple[Swatch, ...]
     """The first one is for absent frames, and for pixels behind the last frame."""
@@ -115,7 +116,7 @@ _KERNEL_RIGHTS: dict[str, Colour] = {
     "r--": (176, 214, 222),
     "rw-": (74, 150, 176),
     "r-x": (34, 66, 140),
-    "rwx": (0, 60, 40),
+    "rwx": (118, 0, 34),
 }
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 from memory_visualizer import __version__
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import DEFAULT, hex_colour
-from memory_visualizer.picture import DIMMED_INDEX
 from tests.forge import Truth, forge, profiles
 from tests.forge.containers import write_lime
 from tests.forge.memory import PAGE_SIZE
@@ -100,7 +99,7 @@ def noise(folder: Path) -> Path:
 
 
 def indexes(path: Path) -> npt.NDArray[np.uint8]:
-    """Each pixel's place in the palette; a class's value, or DIMMED_INDEX more."""
+    """Each pixel's place in the palette: a class's value, or, where dimmed, six more."""
     with Image.open(path) as picture:
         assert picture.mode == "P"
         return np.asarray(picture).ravel()
@@ -282,7 +281,7 @@ def test_chosen_processes(
     shown[: truth.frames] = pages_of(truth, set(chosen) & set(truth.alive))
     shown[truth.frames :] = True  # what is behind the last frame is of nobody, and stays
     full, some = indexes(tmp_path / "all.png"), indexes(tmp_path / "some.png")
-    np.testing.assert_array_equal(some, np.where(shown, full, full + DIMMED_INDEX))
+    np.testing.assert_array_equal(some, np.where(shown, full, full + len(PageClass)))
     before, after = (
         colours(tmp_path / name).reshape(-1, 3).astype(int) for name in ("all.png", "some.png")
     )
