@@ -285,8 +285,8 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
         assert picture.info["Layout"] == "hilbert"
         left, top, right, bottom = map(int, picture.info["Box"].split())
         pixels = np.asarray(picture)[top:bottom, left:right]
-    y, x = np.indices(pixels.shape).astype(np.int64) // 3
-    frames = hilbert_frames(x, y, 7)
+    grid = np.indices(pixels.shape) // 3
+    frames = hilbert_frames(grid[1], grid[0], 7)
     expected = np.array([LABELS.index(label) for label in truth.classes(truth.alive)])
     np.testing.assert_array_equal(pixels, expected[frames])
 
