@@ -103,6 +103,8 @@ def picture_of(
 
     one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
     subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one} of 4 KiB"
+    if colouring.name != "class":
+        subtitle += f", coloured by {colouring.name}"
     if dimmed is not None:
         subtitle += "; pale = not a page of the chosen processes"
     return add_panel(
