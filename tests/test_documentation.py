@@ -33,8 +33,9 @@ def test_examples_in_docstrings() -> None:
 
 def test_pages_of_the_library(tmp_path: Path) -> None:
     """There is one for each module, and they are made without a warning."""
+    direct = [name for name in MODULES if name.count(".") == 1]  # these bring theirs with them
     result = subprocess.run(
-        [sys.executable, "-m", "pdoc", "memory_visualizer", *MODULES, "-o", tmp_path],
+        [sys.executable, "-m", "pdoc", "memory_visualizer", *direct, "-o", tmp_path],
         capture_output=True,
         text=True,
         check=True,
