@@ -29,10 +29,10 @@ from memory_visualizer.export import (
     write_text_map,
 )
 from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.process import Process
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
-from memory_visualizer.windows import Process
 
 PROGRAM = "memviz"
 WRITE_ERROR = 1
