@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memory_visualizer import linux
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.linuxtasks import find_processes as find_processes_of
 from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
 from memory_visualizer.pagestates import PageArray, PageStates
 from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, tables_of, walk
@@ -27,6 +28,8 @@ from memory_visualizer.windows import (
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
+_SYSTEM_PID = 4
+"""Of Windows' System process."""
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -65,6 +68,8 @@ class Snapshot(PageMap):
     mappings: Mappings
     """Every mapping of live processes; `space` is an index in `processes`, or SHARED. Of a Linux
     kernel, which maps all memory, only those that processes have of their own."""
+    kernel_dtb: int | None = None
+    """Physical address of the kernel's own top-level page table, where that is known."""
     states: NDArray[np.uint8] | None = None
     """PageState of each frame; None where the system is not Linux."""
     remarks: tuple[str, ...] = ()
@@ -138,6 +143,13 @@ class Snapshot(PageMap):
         inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
         return row[inside], part[inside], frame[inside]
 
+    def state_counts(self) -> dict[PageState, int]:
+        """Count the frames of each state, states without any included; nothing where unknown."""
+        if self.states is None:
+            return {}
+        counts = np.bincount(self.states, minlength=len(PageState))
+        return {state: int(counts[state]) for state in PageState}
+
     def summary(self) -> dict[str, Any]:
         """All that is known but the pages themselves, as JSON has it: see export.summary."""
         from memory_visualizer import export
@@ -189,12 +201,14 @@ def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> 
         processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
     mappings = _mappings_of(dump, found, processes)
     shared_data = read_shared_data(dump, found.paging, found.tops)
+    system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
     return _snapshot(
         dump,
         zero,
         _reached(dump, mappings, user=True),
         _reached(dump, mappings, user=False),
         mappings,
+        kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}",
         time=shared_data.time,
         paging=found.paging,
@@ -214,7 +228,7 @@ _KERNEL_STATES = (
 
 
 def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKernel) -> Snapshot:
-    found = linux.find_processes(kernel)
+    found = find_processes_of(kernel)
     remarks = [*kernel.remarks, *found.remarks]
     tops, owners = [], []
     for index, process in enumerate(found.processes):
@@ -255,6 +269,7 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
         processes=found.processes,
         stale_spaces=0,
         mappings=mappings,
+        kernel_dtb=kernel.top * PAGE_SIZE,
         states=states,
         remarks=tuple(remarks),
     )
@@ -302,6 +317,7 @@ def _snapshot(
     paging: Paging | None = None,
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
+    kernel_dtb: int | None = None,
 ) -> Snapshot:
     page_map = classify(user, kernel, zero, ~dump.held)
     return Snapshot(
@@ -315,6 +331,7 @@ def _snapshot(
         processes=processes,
         stale_spaces=stale_spaces,
         mappings=mappings,
+        kernel_dtb=kernel_dtb,
     )
 
 
