@@ -65,7 +65,7 @@ class LinuxKernel:
         return f"Linux {self.info.release}"
 
 
-_SYMBOLS = ("init_task", "iomem_resource", "__start_BTF", "__stop_BTF")
+_SYMBOLS = ("init_task", "iomem_resource", "pgd_list", "__start_BTF", "__stop_BTF")
 
 
 def find_kernel(memory: PhysicalMemory, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:

@@ -5,7 +5,7 @@ themselves show it, as Windows' process objects do: what each of them has in the
 what fits together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from memory_visualizer.btf import Btf
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.kallsyms import kernel_image
 from memory_visualizer.linux import LinuxKernel
+from memory_visualizer.pagestates import PageArray
 from memory_visualizer.process import Process
 from memory_visualizer.virtualmemory import VirtualMemory
 
@@ -87,8 +88,12 @@ class _Offsets:
         return max(*places, *(place for place in others if place is not None)) + _COMM_SIZE
 
 
-def find_processes(found: LinuxKernel) -> LinuxProcesses:
-    """Walk the kernel's list of processes; threads are no processes."""
+def find_processes(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
+    """Walk the kernel's list of processes, threads left out, and its list of address spaces.
+
+    A process that is in the latter only has been taken out of the former, as rootkits do. `pages`
+    are the kernel's struct pages, by which address spaces are listed.
+    """
     first = found.symbols.get("init_task") or _find_first_task(found)
     if first is None:
         return _none("the kernel's first task was not found; no process is known")
@@ -104,6 +109,12 @@ def find_processes(found: LinuxKernel) -> LinuxProcesses:
         process = _process(found, offsets, task, tops)
         if process:
             processes.append(process)
+    spaces = (
+        pages.listed(found.symbols["pgd_list"]) if pages and "pgd_list" in found.symbols else ()
+    )
+    for frame in spaces:
+        if pages and frame not in tops and found.memory.held[frame]:
+            processes = _with_space(found, offsets, processes, pages, frame, tops)
     processes.sort(key=lambda process: (process.pid, process.eprocess))
     frames = np.array(list(tops), np.int64)[:, None]
     return LinuxProcesses(tuple(processes), frames, (remark,) if remark else ())
@@ -205,6 +216,51 @@ def _process(
         is_listed=True,
         space=None if top is None else tops[top],
         is_kernel_thread=is_thread,
+    )
+
+
+def _with_space(
+    found: LinuxKernel,
+    offsets: _Offsets,
+    processes: list[Process],
+    pages: PageArray,
+    frame: int,
+    tops: dict[int, int],
+) -> list[Process]:
+    """Add the process of an address space that none of them has, by its top-level table.
+
+    The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how. If
+    this is a known process (its first thread has ended), it gets the space back.
+    """
+    entries = found.memory.read_frames(np.array([frame]))[0]
+    if found.paging.user_entries and not entries[found.paging.user_entries].any():
+        return processes  # one that is about to go, or the kernel's own
+    space = tops.setdefault(frame, len(tops))
+    types, kernel = found.btf, found.kernel
+    place = types.offset("page", "pt_mm") or types.offset("ptdesc", "pt_mm") if types else None
+    owner = types.offset("mm_struct", "owner") if types else None
+    mm = pages.word(frame, place) if place is not None else None
+    task = kernel.number(mm + owner) if mm and owner is not None else None
+    if mm and task and kernel.number(task + offsets.mm) == mm:
+        process = _process(found, offsets, task, tops)
+        if process and process.space == space and not process.is_kernel_thread:
+            return [*processes, replace(process, is_listed=False)]
+    return [*processes, _unnamed(frame, space)]
+
+
+def _unnamed(frame: int, space: int) -> Process:
+    """Stand for a process of which only the page tables were found."""
+    return Process(
+        pid=-1,
+        ppid=-1,
+        name="(unknown)",
+        dtb=frame * PAGE_SIZE,
+        eprocess=0,
+        created=0,
+        exited=0,
+        is_alive=True,
+        is_listed=False,
+        space=space,
     )
 
 

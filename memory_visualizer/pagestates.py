@@ -258,6 +258,28 @@ class PageArray:
                 return frames, arrays
         raise LookupError("its struct pages are not where its VMCOREINFO says")
 
+    def listed(self, head: int) -> list[int]:
+        """Frames of the pages in a list by their `lru`, in the list's order."""
+        frames: list[int] = []
+        bases = [base for base in np.unique(self._arrays).tolist() if base]
+        at, seen = self._kernel.number(head), {head}
+        while at and at not in seen:
+            seen.add(at)
+            for base in bases:
+                frame, rest = divmod(at - self._layout.links - base, self._layout.size)
+                section = frame // self._section_frames
+                if not rest and 0 <= section < len(self._arrays):
+                    if self._arrays[section] == base:
+                        frames.append(frame)
+                    break
+            at = self._kernel.number(at)
+        return [frame for frame in frames if frame < self._memory.frame_count]
+
+    def word(self, frame: int, place: int) -> int | None:
+        """A word of one frame's `struct page`."""
+        base = int(self._arrays[frame // self._section_frames])
+        return self._kernel.number(base + frame * self._layout.size + place) if base else None
+
     def read(
         self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks
     ) -> PageStates:

@@ -228,8 +228,14 @@ _KERNEL_STATES = (
 
 
 def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKernel) -> Snapshot:
-    found = find_processes_of(kernel)
-    remarks = [*kernel.remarks, *found.remarks]
+    remarks = [*kernel.remarks]
+    pages = None
+    try:
+        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
+    except LookupError as error:
+        remarks.append(f"what the kernel knows of its pages was not found: {error}")
+    found = find_processes_of(kernel, pages)
+    remarks += found.remarks
     tops, owners = [], []
     for index, process in enumerate(found.processes):
         if process.space is not None:
@@ -242,20 +248,18 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
         )
         mappings = Mappings.join(list(walked))
     mapped = _reached(dump, mappings, user=True)
-    try:
-        pages = _read_states(dump, kernel, found.tops)
-    except LookupError as error:
-        remarks.append(f"what the kernel knows of its pages was not found: {error}")
+    if pages is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
         states[~dump.held] = PageState.ABSENT
         used = np.zeros(dump.frame_count, bool)
     else:
-        remarks += pages.remarks
-        states = pages.states
+        read = _read_states(dump, kernel, pages, found.tops)
+        remarks += read.remarks
+        states = read.states
         used = np.isin(states, _KERNEL_STATES)
         # In use, though nobody maps them: a huge page in its pool, a page just let go of.
         used |= ~mapped & (states == PageState.HUGE_PAGE)
-        used |= ~mapped & (states == PageState.ANONYMOUS) & ~pages.swap_cache
+        used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
     absent = states == PageState.ABSENT
     page_map = classify(mapped, used, zero, absent)
     return Snapshot(
@@ -275,9 +279,10 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
     )
 
 
-def _read_states(dump: Dump, kernel: linux.LinuxKernel, tops: NDArray[np.int64]) -> PageStates:
-    """The state of each frame, by the kernel's struct pages; LookupError if there are none."""
-    pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
+def _read_states(
+    dump: Dump, kernel: linux.LinuxKernel, pages: PageArray, tops: NDArray[np.int64]
+) -> PageStates:
+    """The state of each frame, by the kernel's struct pages."""
     resources = linux.read_resources(kernel)
     image = resources.image if resources else linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.paging, tops, own_only=True)
