@@ -15,6 +15,7 @@ from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.kallsyms import kernel_image
 from memory_visualizer.linux import LinuxKernel
 from memory_visualizer.pagestates import PageArray
+from memory_visualizer.paging import walk
 from memory_visualizer.process import Process
 from memory_visualizer.virtualmemory import VirtualMemory
 
@@ -232,8 +233,8 @@ def _with_space(
     The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how. If
     this is a known process (its first thread has ended), it gets the space back.
     """
-    entries = found.memory.read_frames(np.array([frame]))[0]
-    if found.paging.user_entries and not entries[found.paging.user_entries].any():
+    walked = walk(found.memory, found.paging, np.array([[frame]]), own_only=True)
+    if not any(part.is_user.any() for part in walked):
         return processes  # one that is about to go, or the kernel's own
     space = tops.setdefault(frame, len(tops))
     types, kernel = found.btf, found.kernel
@@ -396,7 +397,7 @@ def _find_memory(
         used = mm > 0
         if used[0] or not used.any() or (mm[used] != words[used, column + 1]).any():
             continue
-        if (mm[used] >> np.uint64(47) == 0x1FFFF).all():
+        if (mm[used] >> np.uint64(63) == 1).all():
             pgd = _find_tables(found, np.unique(mm[used]))
             if pgd is not None:
                 return column * 8, pgd

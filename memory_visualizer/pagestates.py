@@ -36,8 +36,8 @@ _BARE = 0xFF
 _NO_TYPE = 0xFFFF_FFFF
 _TYPE_BYTE = 0xFF00_0000
 
-_UPPER = np.uint64(0x1FFFF)
-"""The kernel's half of all addresses, in the bits above 47."""
+_UPPER = np.uint64(1 << 63)
+"""Where the kernel's half of all addresses begins, or before."""
 
 _Numbers = NDArray[np.uint32]
 _Marks = NDArray[np.bool_]
@@ -245,7 +245,7 @@ class PageArray:
                 continue
             arrays = np.zeros(roots * in_root, np.uint64)
             for root, address in enumerate(np.frombuffer(pointers, "<u8").tolist()):
-                sections = kernel.read(address, in_root * size) if address >> 47 else None
+                sections = kernel.read(address, in_root * size) if address >> 63 else None
                 if sections:
                     words = np.frombuffer(sections, "<u8").reshape(in_root, -1)
                     arrays[root * in_root : (root + 1) * in_root] = words[:, member // 8]
@@ -468,7 +468,7 @@ class PageArray:
         links = (chosen + first).astype(np.uint64) * np.uint64(layout.size)
         links += np.uint64(base + layout.links)
         following = rows[chosen, layout.links // 8]
-        maybe = np.flatnonzero((following != links) & (following >> np.uint64(47) == _UPPER))
+        maybe = np.flatnonzero((following != links) & (following >= _UPPER))
         back = following[maybe] + np.uint64(8)
         frames = self._kernel.frames(back)
         inside = (frames >= 0) & (back % np.uint64(8) == 0)
