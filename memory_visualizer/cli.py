@@ -56,7 +56,7 @@ examples:
   memviz memory.lime -o memory.png --legend
   memviz win10.vmem --name '^lsass' -o lsass.png
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
-  memviz doctor              which optional parts are there, how to get the others
+  memviz doctor              which optional parts are there, how to get more
 
 exit codes:
   0    painted, and all else that was asked for is written
