@@ -11,7 +11,7 @@ import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.pagemap import PageState
 from tests.conftest import real_dumps
-from tests.forge.containers import write_avml, write_elf, write_lime
+from tests.forge.containers import write_avml, write_elf, write_kdump, write_lime
 from tests.forge.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
 
 
@@ -283,7 +283,7 @@ def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     pieces = [(0x1000, contents[0x1000:0x9F000]), (0x100000, contents[0x100000:])]
     expected = truth.classes.copy()
     expected[:256] = np.where(np.isin(np.arange(256), np.arange(1, 0x9F)), expected[:256], "absent")
-    for write in (write_lime, write_avml, write_elf):
+    for write in (write_lime, write_avml, write_elf, write_kdump):
         write(tmp_path / "dump", pieces)
         snapshot = memory_visualizer.open(tmp_path / "dump")
         np.testing.assert_array_equal(labels(snapshot), expected)
