@@ -301,7 +301,7 @@ def walk(
             if is_last:
                 continue
             table = paging.frames(entries)
-            leads = chosen & ~maps & _is_held(memory, table)
+            leads = chosen & ~maps & is_held(memory, table)
             below.append(
                 _Reached(ways.space[leads], table[leads], ways.virtual[leads], access[leads])
             )
@@ -321,7 +321,7 @@ def tables_of(
     """
     found = np.zeros(memory.frame_count, bool)
     tables = np.unique(tops)
-    tables = tables[_is_held(memory, tables)]
+    tables = tables[is_held(memory, tables)]
     found[tables] = True
     lowest = np.zeros(memory.frame_count, bool)
     for number, level in enumerate(paging.levels[:-1]):
@@ -334,7 +334,7 @@ def tables_of(
             if level.may_map:
                 leads &= entries & np.uint64(LARGE) == 0
             targets = paging.frames(entries[leads])
-            below[targets[_is_held(memory, targets)]] = True
+            below[targets[is_held(memory, targets)]] = True
         tables = np.flatnonzero(below)
         found |= below
         lowest = below
@@ -387,7 +387,7 @@ def translate(
     top_index = virtual >> paging.levels[0].shift
     table = tops[:, top_index // paging.entries].astype(np.int64)
     frame = np.full(len(tops), -1, np.int64)
-    alive = np.flatnonzero(_is_held(memory, table))
+    alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
         index = (virtual >> level.shift) % paging.entries
         entries = paging.decode(memory.read_frames(table[alive]))[:, index]
@@ -399,10 +399,10 @@ def translate(
         pages = 1 << (level.shift - 12)
         inside = (virtual >> 12) % pages
         frame[alive[maps]] = target[maps] // pages * pages + inside
-        leads = ~maps & _is_held(memory, target)
+        leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]
-    frame[~_is_held(memory, frame)] = -1
+    frame[~is_held(memory, frame)] = -1
     return frame
 
 
@@ -454,7 +454,7 @@ def _mapped(
     pages = 1 << (level.shift - 12)
     frame = paging.frames(entries) // pages * pages
     # Of a large page the first frame may be missing where later ones are not.
-    inside = _is_held(memory, frame) if pages == 1 else frame < memory.frame_count
+    inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
     chosen = np.flatnonzero(maps & inside)
     return Mappings(
         ways.space[chosen],
@@ -465,7 +465,8 @@ def _mapped(
     )
 
 
-def _is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames, any numbers, the dump holds."""
     inside = (frame >= 0) & (frame < memory.frame_count)
     held: NDArray[np.bool_] = inside & memory.held[np.where(inside, frame, 0)]
     return held

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import linux
+from memory_visualizer import linux, othersystems
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.linuxtasks import find_processes as find_processes_of
 from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
 from memory_visualizer.pagestates import PageArray, PageStates
 from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, tables_of, walk
-from memory_visualizer.process import Process
+from memory_visualizer.process import Process, unnamed
 from memory_visualizer.vmcoreinfo import VmcoreInfoSearch, search_everywhere
 from memory_visualizer.windows import (
     TopLevels,
@@ -189,16 +189,43 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if kernel:
         return _linux_snapshot(dump, zero, kernel)
     if found is None:
-        nothing = np.zeros(dump.frame_count, bool)
-        return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
+        return _other_snapshot(dump, zero)
     return _windows_snapshot(dump, zero, found)
+
+
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
+    """A system that is not known: user and kernel as its page tables say, if any are found."""
+    tops = othersystems.find_spaces(dump)
+    walked = walk(dump, othersystems.PAGING, tops) if len(tops) else ()
+    mappings = Mappings.join(list(walked))
+    mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
+    user = mappings.is_user
+    mappings = Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    remarks = []
+    if len(tops):
+        remarks.append(
+            f"{len(tops):,} address spaces were found by what their page tables share; whose they"
+            " are, and whether all of them are still in use, is not known"
+        )
+    if has_direct_map:
+        remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True),
+        _reached(dump, mappings, user=False),
+        mappings,
+        paging=othersystems.PAGING if len(tops) else None,
+        processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
+        remarks=tuple(remarks),
+    )
 
 
 def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> Snapshot:
     processes = find_processes(dump, found)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
     mappings = _mappings_of(dump, found, processes)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
@@ -323,6 +350,7 @@ def _snapshot(
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
     kernel_dtb: int | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Snapshot:
     page_map = classify(user, kernel, zero, ~dump.held)
     return Snapshot(
@@ -337,22 +365,7 @@ def _snapshot(
         stale_spaces=stale_spaces,
         mappings=mappings,
         kernel_dtb=kernel_dtb,
-    )
-
-
-def _unnamed(top: int, space: int) -> Process:
-    """Stand for a process of which only the page tables were found."""
-    return Process(
-        pid=-1,
-        ppid=-1,
-        name="(unknown)",
-        dtb=top * PAGE_SIZE,
-        eprocess=0,
-        created=0,
-        exited=0,
-        is_alive=True,
-        is_listed=False,
-        space=space,
+        remarks=remarks,
     )
 
 

@@ -6,7 +6,6 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,20 +14,15 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Words
 
-_BEGINNINGS = [
-    np.frombuffer(text, "<u8")[0] for text in (b"OSRELEASE=", b"BUILD-ID=", b"PAGESIZE=")
-    for text in [text[:8]]
-]  # fmt: skip
-"""How the first line may begin, eight bytes of it as a word."""
+_BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
+"""How the first line may begin, as a word."""
 _NOTE_WORDS = 3
 """Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
 _MAX_PAGES = 4
 """Pages that the text may fill; one in all kernels up to 6.18."""
 _MAX_TEXTS = 1 << 12
 """Places looked at; a dump made to waste time might have one in each page."""
-_FIRST_LINE = re.compile(rb"OSRELEASE=[0-9]")
-_LINE = re.compile(rb"(?:(?:SYMBOL|SIZE|OFFSET|LENGTH|NUMBER)\(([\w.]+)\)|([\w-]+))=([^\n]*)")
-_VALUE_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER")
+_FIRST_VALUE_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER")
 
 
 @dataclass(frozen=True)

@@ -288,3 +288,22 @@ def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
         snapshot = memory_visualizer.open(tmp_path / "dump")
         np.testing.assert_array_equal(labels(snapshot), expected)
         assert owned(snapshot) == truth.owners
+
+
+def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Without its kernel's word a system is known by its tables; the direct map is left out."""
+    source, truth = small
+    places = {frame * 4096: bytes(4096) for frame in truth.text_frames}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.system is None and snapshot.states is None
+    assert {process.dtb for process in snapshot.processes} == {
+        task.dtb for task in truth.tasks if task.dtb
+    }
+    assert {process.name for process in snapshot.processes} == {"(unknown)"}
+    assert len(snapshot.remarks) == 2
+    # Pages of PROT_NONE are a matter of Linux; all others are found.
+    mapped = np.isin(labels(snapshot), ["user", "both"])
+    assert mapped.sum() > 1000
+    assert (np.isin(truth.classes, ["user", "both"])[mapped]).all()
+    protected = {frame for _, _, frame in truth.owners} - set(np.flatnonzero(mapped).tolist())
+    assert len(protected) == 512 + 5 * 6
