@@ -6,6 +6,7 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ _MAX_PAGES = 4
 """Pages that the text may fill; one in all kernels up to 6.18."""
 _MAX_TEXTS = 1 << 12
 """Places looked at; a dump made to waste time might have one in each page."""
-_FIRST_VALUE_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER")
+_FIRST_LINE = re.compile(rb"OSRELEASE=[0-9]")
+_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER", "KERNELOFFSET", "PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class VmcoreInfo:
                 release = value
                 continue
             kind = name.partition(b"(")[0].decode("ascii")
-            if kind not in (*_VALUE_KINDS, "KERNELOFFSET", "PAGESIZE"):
+            if kind not in _KINDS:
                 continue
             # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
             base = 16 if kind in ("SYMBOL", "KERNELOFFSET") or value.startswith(b"0x") else 10
