@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from memory_visualizer.dump import PAGE_SIZE
+
 
 @dataclass(frozen=True)
 class Process:
@@ -28,3 +30,19 @@ class Process:
     """Index of its second table, for user mode, in TopLevels.others."""
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
+
+
+def unnamed(frame: int, space: int) -> Process:
+    """Stand for a process of which only the page tables were found; the top one in `frame`."""
+    return Process(
+        pid=-1,
+        ppid=-1,
+        name="(unknown)",
+        dtb=frame * PAGE_SIZE,
+        eprocess=0,
+        created=0,
+        exited=0,
+        is_alive=True,
+        is_listed=False,
+        space=space,
+    )
