@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ examples:
   memviz xp.raw              print a summary, paint xp.raw.png in this folder
   memviz memory.lime -o memory.png --legend
   memviz win10.vmem --name '^lsass' -o lsass.png
+  memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
 
 exit codes:
@@ -105,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         help="show pages of processes whose names match, dim the rest",
     )
     parser.add_argument(
+        "--html",
+        metavar="PAGE",
+        type=Path,
+        help="write a page for the browser in which each pixel can be asked what it is; with"
+        " entropies if --color-by entropy is given",
+    )
+    parser.add_argument(
         "--table",
         metavar="FILE",
         type=_table,
@@ -142,7 +151,7 @@ def _table(text: str) -> Path:
 
 def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(f"{options.dump.name}.png")
-    tables = [path for path in (options.table, options.json, options.map) if path]
+    tables = [path for path in (options.html, options.table, options.json, options.map) if path]
     check_outputs([picture, *tables], [options.dump])
     if options.table:
         check_table(options.table)
@@ -151,12 +160,14 @@ def _visualize(options: argparse.Namespace) -> int:
     for remark in snapshot.dump.remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
-    colouring = _colouring(options, snapshot)
+    measured = cache(lambda: _entropy(snapshot))
+    colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     # Files first: whoever reads the summary may stop doing so before its end.
     painted = _painted(options, snapshot, colouring, picture, chosen)
     tables_written = [
         _written(path, write, snapshot)
         for path, write in (
+            (options.html, partial(_write_page, options, measured)),
             (options.table, write_table),
             (options.json, write_json),
             (options.map, write_text_map),
@@ -183,14 +194,29 @@ def _visualize(options: argparse.Namespace) -> int:
     return code
 
 
-def _colouring(options: argparse.Namespace, snapshot: Snapshot) -> Colouring:
-    """What --color-by asks for; entropy takes a second look at the whole dump."""
+def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
+    """What contents.entropy says; it takes a second look at the whole dump."""
+    with ProgressLine("measuring entropy") as progress:
+        return entropy(snapshot.dump, progress)
 
-    def measure() -> NDArray[np.uint8]:
-        with ProgressLine("measuring entropy") as progress:
-            return entropy(snapshot.dump, progress)
 
-    return colour_by(options.color_by, snapshot, PALETTES[options.palette], measure)
+def _write_page(
+    options: argparse.Namespace,
+    measured: Callable[[], NDArray[np.uint8]],
+    path: Path,
+    snapshot: Snapshot,
+) -> None:
+    """Write the page; it opens with the layout and the colours that the options choose."""
+    from memory_visualizer.viewer import write_page  # here, since most runs write no page
+
+    write_page(
+        path,
+        snapshot,
+        entropy=measured() if options.color_by == "entropy" else None,
+        layout=options.layout,
+        color_by=options.color_by,
+        palette=options.palette,
+    )
 
 
 def _painted(
