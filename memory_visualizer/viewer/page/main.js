@@ -168,7 +168,7 @@ async function start() {
   else map.fit();
   document.body.classList.remove("loading");
   // For tests, and whoever opens the console.
-  window.memviz = { about, model, map, colourings, get state() { return state; } };
+  window.memviz = { about, model, map, colourings, LAYOUTS, get state() { return state; } };
 }
 
 start().catch((error) => {

@@ -97,6 +97,9 @@ class MapView {
   }
 
   goTo(x, y, scale, smooth = false) {
+    x = Math.min(Math.max(x, 0), this.layout.width);
+    y = Math.min(Math.max(y, 0), this.layout.height);
+    scale = Math.min(Math.max(scale, this.fitScale * 0.8), MAX_SCALE);
     const target = d3.zoomIdentity
       .translate(this.width / 2, this.height / 2).scale(scale).translate(-x, -y);
     this.moving(smooth).call(this.zoom.transform, target);
