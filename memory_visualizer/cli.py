@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer import __version__
 from memory_visualizer.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.command import (
     add_picture_options,
@@ -57,6 +58,7 @@ examples:
   memviz win10.vmem --name '^lsass' -o lsass.png
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
+  memviz doctor              which optional parts are there, how to get the others
 
 exit codes:
   0    painted, and all else that was asked for is written
@@ -69,8 +71,31 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if list(arguments) == ["doctor"]:
+        return run(PROGRAM, _doctor)
     options = _parser().parse_args(arguments)
     return run(PROGRAM, lambda: _visualize(options))
+
+
+def _doctor() -> int:
+    """Say which optional parts are there, and how to get the others."""
+    from memory_visualizer.doctor import examine  # here, since no dump needs it
+
+    parts = examine()
+    print(f"memviz {__version__}")
+    names, places = ([getattr(part, field) or "-" for part in parts] for field in ("name", "found"))
+    name_width, place_width = (max(map(len, texts)) for texts in (names, places))
+    for part, name, place in zip(parts, names, places, strict=True):
+        line = f"  {name:<{name_width}}  {printable(place):<{place_width}}  {part.purpose}"
+        print(line if part.found else f"{line}: {part.remedy}")
+    missing = [part.name for part in parts if part.is_needed and not part.found]
+    if missing:
+        sys.stdout.flush()
+        say(PROGRAM, f"missing, and needed: {', '.join(missing)}")
+        return WRITE_ERROR
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

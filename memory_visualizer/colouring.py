@@ -37,6 +37,8 @@ class Colouring:
     """By PFN: index in swatches."""
     swatches: tuple[Swatch, ...]
     """The first one is for absent frames, and for pixels behind the last frame."""
+    general: int = 0
+    """So many swatches from the first on belong in every legend, however long it would be."""
 
     def counts(self) -> list[int]:
         """Frames of each swatch."""
@@ -92,7 +94,7 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
     alone = np.bincount(frame, minlength=values.size)[frame] == 1
     values[frame[alone]] = process[alone] + len(base)
-    return Colouring("process", values, swatches)
+    return Colouring("process", values, swatches, general=len(base))
 
 
 def process_colour(process: Process) -> Colour:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer import __version__
 from memory_visualizer.colouring import Colouring
-from memory_visualizer.dump import PAGE_SIZE, Dump
+from memory_visualizer.dump import Dump
 from memory_visualizer.errors import (
     BadInputError,
     DamagedInputError,
@@ -26,14 +26,11 @@ from memory_visualizer.layout import LAYOUTS
 from memory_visualizer.legend import legend, legend_json, legend_lines
 from memory_visualizer.output import check_target
 from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import paint, write_png
+from memory_visualizer.picture import MOST_ENTRIES, picture_of, write_png
 from memory_visualizer.printable import binary_size, printable
 
 MAX_WIDTH = 65_535
 MAX_SCALE = 64
-_MOST_PIXELS = 1 << 31
-_MOST_ENTRIES = 24
-"""Lines of a legend, at most."""
 
 
 def run(program: str, action: Callable[[], int]) -> int:
@@ -170,33 +167,20 @@ def write_picture(
     `dimmed` tells the frames to be shown pale. Returns a line that says what was written; OSError
     when it cannot be, BadInputError when the picture would be too large.
     """
-    size = binary_size(dump.size)
     scale: int = options.scale
-    picture = paint(colouring, options.layout, options.width, dimmed)
-    height, width = (side * scale for side in picture.pixels.shape)
-    if height * width > _MOST_PIXELS:
-        raise BadInputError(
-            f"the picture would have {width:,} x {height:,} pixels; choose a smaller --scale"
-        )
-    picture = picture.scaled(scale)
-    shape = f"{width:,} x {height:,} pixels"
+    picture = picture_of(
+        dump,
+        colouring,
+        layout=options.layout,
+        width=options.width,
+        scale=scale,
+        dimmed=dimmed,
+        legend=options.legend,
+    )
+    left, top, right, bottom = picture.box
+    shape = f"{right - left:,} x {bottom - top:,} pixels"
     each = "one" if scale == 1 else f"{scale} x {scale}"
-    if options.legend:
-        from memory_visualizer.panel import add_panel  # fonts take time to load
-
-        one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
-        subtitle = f"{size}, {dump.size // PAGE_SIZE:,} pages; {one} of 4 KiB"
-        if dimmed is not None:
-            subtitle += "; pale = not a page of the chosen processes"
-        picture = add_panel(
-            picture,
-            dump.path.name,
-            subtitle,
-            legend(colouring, _MOST_ENTRIES),
-            colouring.values.size,
-            layout=options.layout,
-            scale=scale,
-        )
+    size = binary_size(dump.size)
     name = printable(dump.path.name)
     texts = {
         "Software": f"Memory Visualizer {__version__}",
@@ -212,7 +196,7 @@ def write_picture(
 
 def legend_text(colouring: Colouring) -> str:
     """The legend for the terminal: each colour with its meaning, its pages and their share."""
-    entries = legend(colouring, _MOST_ENTRIES)
+    entries = legend(colouring, MOST_ENTRIES)
     return "\n".join(legend_lines(entries, ansi=_shows_colours()))
 
 

@@ -29,6 +29,10 @@ def arrange_rows(
     """Lay out in rows: the first frame top left, left to right, top to bottom.
 
     Without a width in the smallest square that holds all; with one as high as need be.
+
+    >>> arrange_rows(np.arange(5), width=3, beyond=9)
+    array([[0, 1, 2],
+           [3, 4, 9]])
     """
     if width is None:
         width = height = isqrt(values.size - 1) + 1
@@ -45,6 +49,12 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
     (D. Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", 1891.) It begins
     top left, goes down first, and would end top right of a square with a power of two to a side;
     the right half is left out where no frame is in it.
+
+    >>> arrange_hilbert(np.arange(16))
+    array([[ 0,  1, 14, 15],
+           [ 3,  2, 13, 12],
+           [ 4,  7,  8, 11],
+           [ 5,  6,  9, 10]])
     """
     order = ((values.size - 1).bit_length() + 1) // 2
     padded = np.full(4**order, beyond, dtype=values.dtype)

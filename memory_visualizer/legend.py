@@ -31,8 +31,8 @@ class LegendEntry:
 def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
     """List the colours in their order, those without frames included.
 
-    Where there are more than `most`, those with the most frames are kept, and one more entry
-    stands for all others.
+    Where there are more than `most`, the general ones and those with the most frames are kept,
+    and one more entry stands for all others.
     """
     total = max(colouring.values.size, 1)
     entries = [
@@ -41,7 +41,10 @@ def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
     ]
     if most is None or len(entries) <= most:
         return entries
-    kept = set(sorted(range(len(entries)), key=lambda n: -entries[n].count)[: most - 1])
+    by_weight = sorted(
+        range(len(entries)), key=lambda n: (n >= colouring.general, -entries[n].count)
+    )
+    kept = set(by_weight[: most - 1])
     rest = [entry for n, entry in enumerate(entries) if n not in kept]
     count = sum(entry.count for entry in rest)
     return [entry for n, entry in enumerate(entries) if n in kept] + [

@@ -39,7 +39,11 @@ PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BL
 
 
 def hex_colour(colour: Colour) -> str:
-    """Write a colour as ``#rrggbb``."""
+    """Write a colour as ``#rrggbb``.
+
+    >>> hex_colour((95, 194, 205))
+    '#5fc2cd'
+    """
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from memory_visualizer.windows import (
     find_processes,
     read_shared_data,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
@@ -157,6 +160,44 @@ class Snapshot(PageMap):
         inside = np.flatnonzero(frame < self.classes.size)
         inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
         return row[inside], part[inside], frame[inside]
+
+    def image(
+        self,
+        *,
+        color_by: str = "class",
+        layout: str = "rows",
+        width: int | None = None,
+        scale: int = 1,
+        palette: str = "default",
+        legend: bool = False,
+    ) -> "Image":
+        """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
+
+        `color_by` is one of colouring.COLOURINGS, `palette` one of palette.PALETTES.
+        """
+        from memory_visualizer import notebook
+
+        return notebook.image(
+            self,
+            color_by=color_by,
+            layout=layout,
+            width=width,
+            scale=scale,
+            palette=palette,
+            legend=legend,
+        )
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the picture with its legend."""
+        from memory_visualizer import notebook
+
+        return notebook.html(self)
+
+    def _repr_png_(self) -> bytes:
+        """The same for what shows pictures only."""
+        from memory_visualizer import notebook
+
+        return notebook.png(self)
 
     def summary(self) -> dict[str, Any]:
         """All that is known but the pages themselves, as JSON has it: see export.summary."""

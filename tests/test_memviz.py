@@ -18,7 +18,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from memory_visualizer import __version__
+import memory_visualizer
+from memory_visualizer import __version__, contents
+from memory_visualizer.colouring import COLOURINGS, colour_by
+from memory_visualizer.layout import hilbert_frames
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import DEFAULT, hex_colour
 from tests.forge import Truth, forge, profiles
@@ -251,6 +254,53 @@ def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
     assert "  #56b4e9  kernel " in result.stdout
     assert colours(tmp_path / "a.png").shape[0] > 182
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("color_by", COLOURINGS)
+def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
+    """The picture and the printed legend have the colours of that colouring, and only these."""
+    result = run([dump, "-o", "a.png", "--color-by", color_by], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Colours"] == color_by
+        legend = json.loads(picture.info["Legend"])
+    snapshot = memory_visualizer.open(dump)
+    expected = colour_by(color_by, snapshot, DEFAULT, lambda: contents.entropy(snapshot.dump))
+    assert legend == {s.label: hex_colour(s.colour) for s in expected.swatches}
+    table = np.array([swatch.colour for swatch in expected.swatches])
+    pixels = colours(tmp_path / "a.png").reshape(-1, 3)[: expected.values.size]
+    np.testing.assert_array_equal(pixels, table[expected.values])
+    used = [s.label for s, n in zip(expected.swatches, expected.counts(), strict=True) if n]
+    assert all(f"  {label} " in result.stdout for label in used[:5])
+
+
+def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """Along the curve, three by three pixels a page; each where the curve puts it."""
+    options = ["--layout", "hilbert", "--scale", 3, "--legend", "-o", "a.png"]
+    result = run([dump, *options], tmp_path)
+    assert result.stdout.splitlines()[3] == (
+        "a.png: 192 x 384 pixels, 3 x 3 for each 4 KiB page of win7.raw (32 MiB)"
+    )
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Layout"] == "hilbert"
+        left, top, right, bottom = map(int, picture.info["Box"].split())
+        pixels = np.asarray(picture)[top:bottom, left:right]
+    grid = np.indices(pixels.shape) // 3
+    frames = hilbert_frames(grid[1], grid[0], 7)
+    expected = np.array([LABELS.index(label) for label in truth.classes(truth.alive)])
+    np.testing.assert_array_equal(pixels, expected[frames])
+
+
+def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
+    """A sentence instead of no memory left."""
+    options = ["--width", "60000", "--scale", "64", "--layout", "rows"]
+    (tmp_path / "large.raw").touch()
+    os.truncate(tmp_path / "large.raw", 60_000 * 10 * PAGE_SIZE)
+    result = run(["large.raw", *options], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "memviz: the picture would have 3,840,000 x 640 pixels; choose a smaller scale\n"
+    )
 
 
 # Chosen processes

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+from dataclasses import replace
 from itertools import combinations, pairwise
 from math import dist
 from pathlib import Path
@@ -207,6 +208,8 @@ def test_legend_of_many() -> None:
         ("4 others", None, 2),
     ]
     assert len(legend(colouring, 6)) == 6
+    general = replace(colouring, general=1)
+    assert [entry.label for entry in legend(general, 3)] == ["process 0", "process 3", "4 others"]
     assert legend_lines(legend(colouring, 3))[2].split() == ["4", "others", "2", "28.6", "%"]
 
 

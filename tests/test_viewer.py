@@ -626,6 +626,7 @@ def test_strip_navigates(page: "Page", dump: Dump) -> None:
     frames = dump.truth.frames
 
     def here() -> int:
+        page.wait_for_timeout(200)  # it tells a moment later
         return int(strip.get_attribute("aria-valuenow") or -1)
 
     assert abs(here() - 0.75 * frames) < 200

@@ -63,6 +63,7 @@ class Strip {
     this.canvas.height = Math.round(box.height * this.ratio);
     this.bars = Math.min(Math.max(Math.floor(box.width / BAR), 1), this.model.frames);
     this.count();
+    this.bare = null;
     this.draw();
   }
 
@@ -83,6 +84,7 @@ class Strip {
   show(palette, off) {
     this.colours = about.palettes[palette];
     this.off = off;
+    this.bare = null;
     this.redraw();
   }
 
@@ -93,15 +95,21 @@ class Strip {
     });
   }
 
-  draw() {
-    if (!this.counts || !this.map.layout || !this.colours) return;
-    const context = this.canvas.getContext("2d");
-    const { width, height } = this.canvas;
-    const mark = Math.round(5 * this.ratio), full = height - mark - this.ratio;
-    context.clearRect(0, 0, width, height);
+  left(bar) {
+    return Math.round(bar * this.canvas.width / this.bars);
+  }
+
+  get full() {
+    return this.canvas.height - Math.round(6 * this.ratio);
+  }
+
+  // The bars, which change less often than what is in view.
+  drawBars() {
+    const { full } = this;
+    const bare = Object.assign(document.createElement("canvas"),
+      { width: this.canvas.width, height: full });
+    const context = bare.getContext("2d");
     for (let bar = 0; bar < this.bars; bar++) {
-      const x = Math.round(bar * width / this.bars);
-      const wide = Math.round((bar + 1) * width / this.bars) - x;
       const all = this.edge(bar + 1) - this.edge(bar);
       let below = 0;
       for (const value of STACK) {
@@ -111,18 +119,36 @@ class Strip {
         const to = full - Math.round(full * below / all);
         if (!count || this.off.has(value)) continue;
         context.fillStyle = this.colours[value];
-        context.fillRect(x, to, wide, from - to);
+        context.fillRect(this.left(bar), to, this.left(bar + 1) - this.left(bar), from - to);
       }
     }
+    return bare;
+  }
+
+  draw() {
+    if (!this.counts || !this.map.layout || !this.colours) return;
+    const context = this.canvas.getContext("2d");
+    const { width, height } = this.canvas;
+    const { full, theme } = this, mark = height - full - this.ratio;
+    this.bare ??= this.drawBars();
+    context.clearRect(0, 0, width, height);
+    context.drawImage(this.bare, 0, 0);
     const seen = this.seen();
-    for (let bar = 0; bar < this.bars; bar++) {
-      const x = Math.round(bar * width / this.bars);
-      const wide = Math.round((bar + 1) * width / this.bars) - x;
-      context.fillStyle = seen[bar] ? this.theme.accent : this.theme.veil;
-      if (seen[bar]) context.fillRect(x, height - mark, wide, mark - this.ratio);
+    for (let bar = 0, end; bar < this.bars; bar = end) {
+      end = bar + 1;
+      while (end < this.bars && seen[end] === seen[bar]) end++;
+      const x = this.left(bar), wide = this.left(end) - x;
+      context.fillStyle = seen[bar] ? theme.accent : theme.veil;
+      if (seen[bar]) context.fillRect(x, full + this.ratio, wide, mark);
       else context.fillRect(x, 0, wide, full);
     }
-    const frame = this.frame;
+    this.telling ??= setTimeout(() => this.tell(), 120);
+  }
+
+  // For those who listen: not in each frame of a movement.
+  tell() {
+    this.telling = undefined;
+    const { frame } = this;
     this.canvas.setAttribute("aria-valuenow", frame);
     this.canvas.setAttribute("aria-valuetext", `around ${hexAddress(frame)}`);
   }
@@ -138,7 +164,7 @@ class Strip {
       return seen.fill(1, first, last + 1);
     }
     // The curve comes and goes: look at enough cells to meet each bar.
-    const stepX = Math.max((right - left) / 96, 1), stepY = Math.max((bottom - top) / 96, 1);
+    const stepX = Math.max((right - left) / 48, 1), stepY = Math.max((bottom - top) / 48, 1);
     for (let y = top; y < bottom; y += stepY) {
       for (let x = left; x < right; x += stepX) {
         const frame = layout.frameAt(Math.floor(x), Math.floor(y));
