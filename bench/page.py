@@ -90,8 +90,8 @@ def _measure(dump: Path, folder: Path, runs: int) -> list[str]:
     allowed = 6 * mapped + 300 * 1024
     lines += [
         f"| writing the page, from the snapshot | {took:.1f} s |",
-        f"| size, without and with entropy | {plain.stat().st_size:,} and"
-        f" {full.stat().st_size:,} bytes ({full.stat().st_size / allowed:.0%} of what is allowed) |",
+        f"| size without entropy | {_size(plain, allowed)} |",
+        f"| size with entropy | {_size(full, allowed)} |",
     ]
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     with sync_playwright() as playwright:
@@ -120,10 +120,18 @@ def _measure(dump: Path, folder: Path, runs: int) -> list[str]:
     return lines
 
 
+def _size(page: Path, allowed: int) -> str:
+    size = page.stat().st_size
+    return f"{size:,} bytes, {size / allowed:.0%} of what is allowed"
+
+
 def _drag(page: "Page", scale: float) -> tuple[float, float]:
     """Drag the map to and fro: frames a second, and the longest time between two, in ms."""
     page.evaluate(
-        "(scale) => memviz.map.goTo(memviz.map.layout.width / 2, memviz.map.layout.height / 2, scale)",
+        """(scale) => {
+            const { map } = memviz;
+            map.goTo(map.layout.width / 2, map.layout.height / 2, scale);
+        }""",
         scale,
     )
     page.wait_for_timeout(700)  # what is in view is painted
