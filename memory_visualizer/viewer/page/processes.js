@@ -38,10 +38,19 @@ class Processes {
 
   heading() {
     const all = about.processes;
-    const count = (state) => all.filter((process) => process.state === state).length;
-    const parts = [`${counted(all.length)}`];
-    for (const state of ["unlinked", "exited"]) if (count(state)) parts.push(`${count(state)} ${state}`);
-    byId("process-count").textContent = all.length ? parts.join(" · ") : "none found";
+    const parts = [all.length ? counted(all.length) : "none found"];
+    for (const state of ["unlinked", "exited"]) {
+      const count = all.filter((process) => process.state === state).length;
+      if (!count) continue;
+      parts.push(" · ", element("button", {
+        type: "button", className: state, title: `Search ${state} processes`,
+        onclick: () => {
+          this.search.value = this.search.value === state ? "" : state;
+          this.draw();
+        },
+      }, `${counted(count)} ${state}`));
+    }
+    byId("process-count").append(...parts);
   }
 
   key(event) {
