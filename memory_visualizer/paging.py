@@ -32,7 +32,7 @@ MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 SHARED = -1
 """In Mappings.space: more than one address space has this mapping."""
 
-_TABLES_AT_ONCE = 1024
+_TABLES_AT_ONCE = 256
 _WAITING_TABLES = 1 << 20
 
 Entries: TypeAlias = NDArray[np.uint64]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
+_FRAMES_AT_ONCE = 256
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -349,8 +350,9 @@ def _look_at_all(
     dump: Dump, search: TopLevelSearch, progress: Progress | None
 ) -> NDArray[np.bool_]:
     """Look once at all contents: find the frames of zeros, and top-level tables on the way."""
-    learning = np.flatnonzero(dump.held[:_LEARNING_FRAMES])
-    search.look_everywhere(learning, dump.read_frames(learning))
+    for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):
+        frames = first + np.flatnonzero(dump.held[first : first + _FRAMES_AT_ONCE])
+        search.look_everywhere(frames, dump.read_frames(frames))
     zero = np.ones(dump.frame_count, bool)
 
     def look(frames: NDArray[np.int64], words: Words) -> int:

@@ -536,7 +536,8 @@ def test_dump_that_gets_shorter_between_two_blocks(
     path.write_bytes(b"x" * (40 * PAGE_SIZE))
     blocks = copied_blocks(open_dump(path))
     next(blocks)
-    os.truncate(path, PAGE_SIZE)
+    # Some of the pages after the first are being looked at just then; these stay.
+    os.truncate(path, 20 * PAGE_SIZE)
     with pytest.raises(BadInputError, match="Input/output error"):
         for _ in blocks:
             pass

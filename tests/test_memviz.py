@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,38 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
     frames = hilbert_frames(grid[1], grid[0], 7)
     expected = np.array([LABELS.index(label) for label in truth.classes(truth.alive)])
     np.testing.assert_array_equal(pixels, expected[frames])
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_dump_cut_while_it_is_read(attempt: int, tmp_path: Path) -> None:
+    """Whatever is being read just then: one sentence, and nothing left behind."""
+    path = tmp_path / "dump.raw"
+    path.write_bytes(b"x" * (512 << 20))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memory_visualizer", path],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # From the moment on in which the dump is mapped.
+    while process.poll() is None and str(path) not in _maps(process.pid):
+        pass
+    time.sleep(0.01 * attempt)
+    os.truncate(path, 4096)
+    printed, said = process.communicate(timeout=60)
+    if process.returncode == 3:  # it was quicker
+        return
+    assert (process.returncode, printed) == (2, "")
+    assert re.fullmatch("memviz: .*(got shorter|Input/output error).*\n", said)
+    assert [path.name for path in tmp_path.iterdir()] == ["dump.raw"]
+
+
+def _maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
 
 
 def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
