@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, viewer
@@ -21,9 +22,11 @@ from memory_visualizer.contents import entropy
 from memory_visualizer.layout import arrange
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import printable
+from tests.conftest import ROOT
 from tests.forge import MIB, Truth, forge, profiles
 from tests.forge.containers import write_lime
 from tests.forge.memory import PAGE_SIZE
+from tests.screenshots import take
 from tests.test_snapshot import expanded, labels
 
 if TYPE_CHECKING:
@@ -1116,3 +1119,12 @@ def test_command_line(
     assert main([*arguments, str(dump.path)]) == 2
     assert "must not be replaced" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "page.html"]
+
+
+def test_pictures_of_the_page(browser: "Browser", tmp_path: Path) -> None:
+    """Those in images/ can be taken again, and are small enough to be shown."""
+    for path in take(browser, tmp_path):
+        shown = ROOT / "images" / path.name
+        with Image.open(path) as taken, Image.open(shown) as kept:
+            assert taken.size == kept.size == (1280, 800)
+        assert shown.stat().st_size <= 300 * 1024
