@@ -4,7 +4,7 @@ import base64
 import re
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from memory_visualizer.cli import main
 from memory_visualizer.colouring import COLOURINGS, colour_by
 from memory_visualizer.contents import entropy
 from memory_visualizer.layout import arrange
+from memory_visualizer.pagemap import PageState
+from memory_visualizer.paging import SHARED
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import printable
 from tests.conftest import ROOT
@@ -355,7 +357,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 
 
 @pytest.mark.parametrize(("layout", "palette"), [("rows", "colour-blind"), ("hilbert", "default")])
-@pytest.mark.parametrize("name", COLOURINGS)
+@pytest.mark.parametrize("name", [name for name in COLOURINGS if name != "state"])
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
@@ -1075,9 +1077,60 @@ def test_a_dump_without_windows(open_page: Callable[..., "Page"], tmp_path: Path
     assert "entropy" not in page.locator("#color option").evaluate_all(
         "(all) => all.map(({ value }) => value)"
     )
-    for name in COLOURINGS[:3]:
+    for name in ("class", "process", "protection"):
         page.select_option("#color", name)
         settle(page)
+
+
+def test_states_and_kernel_threads(
+    open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
+) -> None:
+    """What only Linux dumps have: a state for each page, and processes without pages."""
+    states = np.random.default_rng(3).integers(1, len(PageState), dump.truth.frames, np.uint8)
+    states[dump.snapshot.classes == PageClass.ABSENT] = PageState.ABSENT
+    processes = list(dump.snapshot.processes)
+    thread = {"name": "kworker/0:1", "is_kernel_thread": True, "space": None, "dtb": 0}
+    processes[4] = replace(processes[4], **thread)
+    snapshot = replace(dump.snapshot, states=states, processes=tuple(processes))
+    like_linux = replace(dump, snapshot=snapshot, page=tmp_path / "page.html")
+    viewer.write_page(like_linux.page, snapshot, color_by="state")
+    page = open_page(like_linux.page)
+    assert page.input_value("#color") == "state"
+    colouring = colour_by("state", snapshot, PALETTES["default"], lambda: states)
+    colours = np.array([swatch.colour for swatch in colouring.swatches], np.uint8)
+    np.testing.assert_array_equal(by_frame(page, like_linux), colours[states])
+    for frame in (20, 4000):
+        assert card_of(page, frame)["State"] == PageState(states[frame]).label
+    assert "kworker/0:1" not in names_listed(page)
+    assert page.locator("#process-count").inner_text() == (
+        "13 · 1 unlinked · 1 exited · 1 kernel thread"
+    )
+    page.get_by_role("button", name="1 kernel thread").click()
+    assert names_listed(page) == ["kworker/0:1"]
+
+
+def test_a_real_linux_guest(
+    open_page: Callable[..., "Page"], qemu_core: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What was forged is tidier than what is real."""
+    snapshot = memory_visualizer.open(qemu_core[0])
+    snapshot.to_html(tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html")
+    for name in ("process", "protection", "mappings", "state"):
+        page.select_option("#color", name)
+        colouring = colour_by(name, snapshot, PALETTES["default"], lambda: snapshot.classes)
+        values = page.evaluate(f"[...memviz.colourings.get('{name}', 'default').values]")
+        np.testing.assert_array_equal(values, colouring.values)
+    pids = [process.pid for process in snapshot.processes if not process.is_kernel_thread]
+    listed = page.locator("#process-rows td:nth-child(2)").all_inner_texts()
+    assert list(map(int, listed)) == sorted(pids)
+    owners = page.evaluate(
+        "[...memviz.model.page.keys()].map((frame) => memviz.model.owners.of(frame).length)"
+    )
+    shared = snapshot.mappings.take(snapshot.mappings.space == SHARED)
+    expected = np.bincount(snapshot.owners.frame, minlength=snapshot.classes.size)
+    expected[np.unique(snapshot.pages_of(shared)[2])] += 1
+    np.testing.assert_array_equal(owners, expected)
 
 
 @pytest.mark.parametrize("stretch", [1, 256])

@@ -1,6 +1,7 @@
 // The list of processes: sorted, searched, and chosen from.
 
 const MOST_ROWS = 1000;
+const THREAD = "kernel thread"; // of Linux; has no pages, so it is shown only when searched for
 
 class Processes {
   constructor(choose) {
@@ -38,17 +39,18 @@ class Processes {
 
   heading() {
     const all = about.processes;
-    const parts = [all.length ? counted(all.length) : "none found"];
-    for (const state of ["unlinked", "exited"]) {
-      const count = all.filter((process) => process.state === state).length;
-      if (!count) continue;
+    const count = (state) => all.filter((process) => process.state === state).length;
+    const usual = all.length - count(THREAD);
+    const parts = [usual ? counted(usual) : "none found"];
+    for (const state of ["unlinked", "exited", THREAD]) {
+      if (!count(state)) continue;
       parts.push(" · ", element("button", {
-        type: "button", className: state, title: `Search ${state} processes`,
+        type: "button", className: state.replace(" ", "-"), title: `Search ${state} processes`,
         onclick: () => {
           this.search.value = this.search.value === state ? "" : state;
           this.draw();
         },
-      }, `${counted(count)} ${state}`));
+      }, `${counted(count(state))} ${state}${state === THREAD && count(state) > 1 ? "s" : ""}`));
     }
     byId("process-count").append(...parts);
   }
@@ -67,7 +69,8 @@ class Processes {
     const words = this.search.value.toLowerCase().trim();
     const found = [...about.processes.keys()].filter((index) => {
       const { name, pid, state } = about.processes[index];
-      return !words || name.toLowerCase().includes(words) || String(pid) === words
+      if (!words) return state !== THREAD;
+      return name.toLowerCase().includes(words) || String(pid) === words
         || (state && state.startsWith(words));
     });
     const key = ({
