@@ -239,11 +239,11 @@ class Snapshot(PageMap):
 
         return export.to_pandas(self)
 
-    def to_html(self, path: str | Path) -> None:
+    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self)
+        viewer.write_page(Path(path), self, entropy=entropy)
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
