@@ -1,5 +1,6 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +22,7 @@ from memory_visualizer.paging import (
     MAY_USER,
     MAY_WRITE,
     SHARED,
+    Losses,
     Mappings,
     Paging,
     merge_alike,
@@ -276,15 +278,18 @@ def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> 
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
-    mappings = _mappings_of(dump, found, processes)
+    losses, rest = Losses(), _Rest(dump)
+    mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
     return _snapshot(
         dump,
         zero,
-        _reached(dump, mappings, user=True),
-        _reached(dump, mappings, user=False),
+        _reached(dump, mappings, user=True) | rest.user,
+        _reached(dump, mappings, user=False) | rest.kernel,
         mappings,
+        rest=rest,
+        remarks=_remarks(losses, rest),
         kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}",
         time=shared_data.time,
@@ -313,6 +318,7 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
     found = find_processes_of(kernel, pages)
     remarks += found.remarks
+    losses, rest = Losses(), _Rest(dump)
     tops, owners = [], []
     for index, process in enumerate(found.processes):
         if process.space is not None:
@@ -321,10 +327,16 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
     mappings = Mappings.join([])
     if tops:
         walked = walk(
-            dump, kernel.paging, np.array(tops), np.array(owners, np.int32), own_only=True
+            dump,
+            kernel.paging,
+            np.array(tops),
+            np.array(owners, np.int32),
+            own_only=True,
+            losses=losses,
         )
-        mappings = Mappings.join(list(walked))
-    mapped = _reached(dump, mappings, user=True)
+        mappings = rest.without(walked)
+    remarks += _remarks(losses, rest)
+    mapped = _reached(dump, mappings, user=True) | rest.user
     if pages is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
         states[~dump.held] = PageState.ABSENT
@@ -342,7 +354,7 @@ def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKern
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
-        mapping_count=_mapping_count(mappings, dump.frame_count),
+        mapping_count=_mapping_count(mappings, dump.frame_count) + rest.mapping_count,
         dump=dump,
         system=kernel.system,
         time=None,
@@ -367,7 +379,63 @@ def _read_states(
     return pages.read(image, resources.is_ram if resources else None, own | tables, leaves)
 
 
-def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -> Mappings:
+class _Rest:
+    """What the mappings amount to for which there is no room."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._room = 4 * dump.frame_count + (1 << 20)
+        self.mappings = 0
+        self.user = np.zeros(dump.frame_count, bool)
+        self.kernel = np.zeros(dump.frame_count, bool)
+        self.mapping_count = np.zeros(dump.frame_count, np.uint32)
+
+    def without(self, walked: Iterator[Mappings]) -> Mappings:
+        """Join the parts of a walk; keep only the sum of what exceeds the room.
+
+        No honest machine has so many mappings of so few frames, but memory must not be what a
+        dump can take from those who look at it.
+        """
+        kept = []
+        for part in walked:
+            self._room -= len(part.frame)
+            if self._room >= 0:
+                kept.append(part)
+                continue
+            self.mappings += len(part.frame)
+            self.user |= _reached(self._dump, part, user=True)
+            self.kernel |= _reached(self._dump, part, user=False)
+            self.mapping_count += _mapping_count(part, self._dump.frame_count)
+        return Mappings.join(kept)
+
+
+def _remarks(losses: Losses, rest: _Rest) -> list[str]:
+    """What the walk could not use, for the person at the screen."""
+    remarks = []
+    if losses.not_tables:
+        remarks.append(
+            f"{losses.not_tables:,} pages are no page tables, though reached as such; what these"
+            " would map is not known"
+        )
+    if losses.tables:
+        remarks.append(
+            f"{losses.tables:,} page tables were left out: there are more than any machine has"
+        )
+    if rest.mappings:
+        remarks.append(
+            f"{rest.mappings:,} mappings are too many to keep: their pages have their classes, but"
+            " not all of their owners are told"
+        )
+    return remarks
+
+
+def _mappings_of(
+    dump: Dump,
+    found: TopLevels,
+    processes: tuple[Process, ...],
+    losses: Losses,
+    rest: _Rest,
+) -> Mappings:
     """All mappings of the live processes; `space` is a process's index, or SHARED."""
     tops, owners = [], []
     has_shadows = False
@@ -379,8 +447,8 @@ def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -
                 tops.append(found.others[process.shadow])
                 owners.append(index)
                 has_shadows = True
-    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32))
-    mappings = Mappings.join(list(walked))
+    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = rest.without(walked)
     if has_shadows:  # both tables of a process lead to its pages
         return merge_alike(mappings)
     user = mappings.is_user
@@ -400,12 +468,17 @@ def _snapshot(
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
     kernel_dtb: int | None = None,
+    rest: _Rest | None = None,
+    remarks: Sequence[str] = (),
 ) -> Snapshot:
     page_map = classify(user, kernel, zero, ~dump.held)
+    mapping_count = _mapping_count(mappings, dump.frame_count)
+    if rest and rest.mappings:
+        mapping_count += rest.mapping_count
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
-        mapping_count=_mapping_count(mappings, dump.frame_count),
+        mapping_count=mapping_count,
         dump=dump,
         system=system,
         time=time,
@@ -414,6 +487,7 @@ def _snapshot(
         stale_spaces=stale_spaces,
         mappings=mappings,
         kernel_dtb=kernel_dtb,
+        remarks=tuple(remarks),
     )
 
 

@@ -6,6 +6,7 @@ the address of its top-level table; where the objects hold what else is of inter
 the objects themselves, so no version's offsets are needed.
 """
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -110,7 +111,9 @@ class TopLevelSearch:
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The way of paging, and the top levels, that most tables speak for."""
         pae = _joined(self._pae)
-        directories = (memory.read_frames(pae)[:, :4] & np.uint64(ADDRESS)) >> np.uint64(12)
+        pointers = [memory.read_frames(frames)[:, :4] for frames in _in_parts(pae)]
+        directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
+        directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         choices: list[tuple[Paging, NDArray[np.int64]]] = [
             (PAE, directories.astype(np.int64)),
             (X86, _joined(self._x86)[:, None]),
@@ -234,7 +237,8 @@ class KernelMemory:
 def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, ...]:
     """Find the process objects that belong to these address spaces, and those in their list."""
     paging, tops = found.paging, found.tops
-    mappings = Mappings.join(list(walk(memory, paging, tops, kernel_only=True)))
+    walked = walk(memory, paging, tops, kernel_only=True)
+    mappings = Mappings.join(list(_up_to(4 * memory.frame_count + (1 << 20), walked)))
     kernel = KernelMemory(memory, mappings)
     bases = _table_bases(memory, paging, tops, kernel)
     objects = _objects_with_base(memory, paging, kernel, bases)
@@ -247,6 +251,15 @@ def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, .
         layout = layout.with_shadow(kernel, objects, shadows)
     listed = layout.walk_list(kernel, objects)
     return layout.processes(kernel, objects, listed, bases, shadows)
+
+
+def _up_to(most: int, walked: Iterable[Mappings]) -> Iterator[Mappings]:
+    """The first parts of a walk; all of them, but of a dump made to waste memory."""
+    for part in walked:
+        most -= len(part.frame)
+        if most < 0:
+            return
+        yield part
 
 
 def _table_bases(

@@ -1,6 +1,7 @@
 """The engine on forged dumps: each page, each owner and each process as the truth says."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,38 @@ def test_the_dump_is_only_read(tmp_path: Path) -> None:
     memory_visualizer.open(tmp_path / "dump")
     assert before == ((tmp_path / "dump").read_bytes(), (tmp_path / "dump").stat().st_mtime_ns)
     assert [file.name for file in tmp_path.iterdir()] == ["dump"]
+
+
+def everything_is_a_table(
+    path: Path, frames: int, entry: Callable[[int], npt.NDArray[np.uint64]]
+) -> None:
+    """A dump in which each page is full of entries, and some name themselves as top tables."""
+    words = np.stack([entry(frame) for frame in range(frames)])
+    tops = np.arange(16, 16 + 40, dtype=np.uint64)
+    words[tops, 0x1ED] = tops << np.uint64(12) | np.uint64(0x63)
+    # KUSER_SHARED_DATA, by which tables are believed, lies at one place for all.
+    at = [0xFFFFF780_00000000 >> shift & 511 for shift in (39, 30, 21, 12)]
+    words[:, at[0]] = 7 << 12 | 0x63
+    for table, index in zip((7, 8, 9), at[1:], strict=True):
+        words[table, index] = table + 1 << 12 | 0x63
+    words.tofile(path)
+
+
+@pytest.mark.parametrize("kind", ["star", "thicket"])
+def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
+    """All entries lead to one table, or each to another: memory and mappings stay few."""
+    rng = np.random.default_rng(3)
+    frames = 8192
+
+    def entry(frame: int) -> npt.NDArray[np.uint64]:
+        target = np.full(512, 5) if kind == "star" else rng.integers(frames, size=512)
+        return target.astype(np.uint64) << np.uint64(12) | np.uint64(0x67)
+
+    everything_is_a_table(tmp_path / "dump", frames, entry)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert len(snapshot.mappings.frame) <= 4 * frames + (1 << 20)
+    if kind == "thicket":
+        assert any("page tables were left out" in remark for remark in snapshot.remarks)
+        assert any("mappings are too many to keep" in remark for remark in snapshot.remarks)
+        assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.frame)
+        assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
