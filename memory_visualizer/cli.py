@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,6 @@ from memory_visualizer.export import (
 )
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.process import Process
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
@@ -55,6 +55,7 @@ examples:
   memviz xp.raw              print a summary, paint xp.raw.png in this folder
   memviz memory.lime -o memory.png --legend
   memviz win10.vmem --name '^lsass' -o lsass.png
+  memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz doctor              which optional parts are there, how to get more
 
@@ -131,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         help="show pages of processes whose names match, dim the rest",
     )
     parser.add_argument(
+        "--html",
+        metavar="PAGE",
+        type=Path,
+        help="write a page for the browser in which each pixel can be asked what it is; with"
+        " entropies if --color-by entropy is given",
+    )
+    parser.add_argument(
         "--table",
         metavar="FILE",
         type=_table,
@@ -168,7 +176,7 @@ def _table(text: str) -> Path:
 
 def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(f"{options.dump.name}.png")
-    tables = [path for path in (options.table, options.json, options.map) if path]
+    tables = [path for path in (options.html, options.table, options.json, options.map) if path]
     check_outputs([picture, *tables], [options.dump])
     if options.table:
         check_table(options.table)
@@ -177,12 +185,14 @@ def _visualize(options: argparse.Namespace) -> int:
     for remark in (*snapshot.dump.remarks, *snapshot.remarks):
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
-    colouring = _colouring(options, snapshot)
+    measured = cache(lambda: _entropy(snapshot))
+    colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     # Files first: whoever reads the summary may stop doing so before its end.
     painted = _painted(options, snapshot, colouring, picture, chosen)
     tables_written = [
         _written(path, write, snapshot)
         for path, write in (
+            (options.html, partial(_write_page, options, measured)),
             (options.table, write_table),
             (options.json, write_json),
             (options.map, write_text_map),
@@ -212,14 +222,29 @@ def _visualize(options: argparse.Namespace) -> int:
     return code
 
 
-def _colouring(options: argparse.Namespace, snapshot: Snapshot) -> Colouring:
-    """What --color-by asks for; entropy takes a second look at the whole dump."""
+def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
+    """What contents.entropy says; it takes a second look at the whole dump."""
+    with ProgressLine("measuring entropy") as progress:
+        return entropy(snapshot.dump, progress)
 
-    def measure() -> NDArray[np.uint8]:
-        with ProgressLine("measuring entropy") as progress:
-            return entropy(snapshot.dump, progress)
 
-    return colour_by(options.color_by, snapshot, PALETTES[options.palette], measure)
+def _write_page(
+    options: argparse.Namespace,
+    measured: Callable[[], NDArray[np.uint8]],
+    path: Path,
+    snapshot: Snapshot,
+) -> None:
+    """Write the page; it opens with the layout and the colours that the options choose."""
+    from memory_visualizer.viewer import write_page  # here, since most runs write no page
+
+    write_page(
+        path,
+        snapshot,
+        entropy=measured() if options.color_by == "entropy" else None,
+        layout=options.layout,
+        color_by=options.color_by,
+        palette=options.palette,
+    )
 
 
 def _painted(
@@ -338,7 +363,7 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
     """A table of the processes with their pages; the names, which may be anything, come last."""
     threads = sum(process.is_kernel_thread for process in snapshot.processes)
     processes = [process for process in snapshot.processes if not process.is_kernel_thread]
-    states = [_state(process) for process in processes]
+    states = [process.state for process in processes]
     title = f"Pages of {_count(len(processes), 'process', 'processes')}"
     for state, what in (
         ("unlinked", "unlinked (not in the list of active processes)"),
@@ -371,17 +396,6 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
         spaces = _count(snapshot.stale_spaces, "address space")
         lines.append(f"{spaces} without a process: not painted")
     return lines
-
-
-def _state(process: Process) -> str:
-    """What is out of the common with a process, or nothing."""
-    if not process.eprocess:
-        return "unknown"
-    if not process.is_alive:
-        return "exited"
-    if not process.is_listed:
-        return "unlinked"
-    return "" if process.space is not None else "no tables"
 
 
 if __name__ == "__main__":

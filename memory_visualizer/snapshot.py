@@ -95,7 +95,7 @@ class Snapshot(PageMap):
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
         rows = self.mappings.take(self.mappings.space != SHARED)
-        row, part, frame = self._pages(rows)
+        row, part, frame = self.pages_of(rows)
         virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
         # One number to sort by, much faster than three: frame, process, user before kernel.
         holder = frame * len(self.processes) + rows.space[row]
@@ -144,7 +144,7 @@ class Snapshot(PageMap):
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
         # Without `owners`, which costs a sort of all rows.
         rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
-        row, _, frame = self._pages(rows)
+        row, _, frame = self.pages_of(rows)
         # As numbers of 16 bits, if these do, the sort is a quick one.
         process = rows.space[row].astype(np.min_scalar_type(len(self.processes)))
         by_process = np.argsort(process, kind="stable")
@@ -164,7 +164,7 @@ class Snapshot(PageMap):
         alone = [len(mine) - count for mine, count in zip(pages, shared, strict=True)]
         return np.stack((alone, shared), axis=1).astype(np.int64)
 
-    def _pages(
+    def pages_of(
         self, rows: Mappings
     ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
         """The single pages of some mappings: row, number within it, and frame that is held."""
@@ -240,6 +240,12 @@ class Snapshot(PageMap):
         from memory_visualizer import export
 
         return export.to_pandas(self)
+
+    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+        """Write the page for the browser: see viewer.write_page."""
+        from memory_visualizer import viewer
+
+        viewer.write_page(Path(path), self, entropy=entropy)
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
