@@ -1,0 +1,100 @@
+"""Sound dumps to begin with, each with the places in it at which a wrong byte tells most."""
+
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.forge import MIB, builds, containers, forge, profiles
+from tests.forge.linux import forge_linux
+
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A sound dump in one file."""
+
+    contents: bytes
+    places: npt.NDArray[np.int64]
+    """Bytes of the file where headers, page tables and the system's objects begin."""
+
+
+def _windows(profile: str, **options: int | bool) -> tuple[bytes, list[int]]:
+    kind = builds()[profile] if profile in builds() else profiles()[profile]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        truth = forge(path, kind, size=16 * MIB, processes=3, **options)  # type: ignore[arg-type]
+        contents = path.read_bytes()
+    notes = truth.mappings
+    places = [process.dtb & ~0xFFF for process in truth.processes]
+    for process in truth.processes:
+        inside = (notes["virtual"] <= process.eprocess) & (
+            process.eprocess < notes["virtual"] + notes["size"].astype(np.uint64)
+        )
+        for note in notes[inside]:
+            offset = process.eprocess - int(note["virtual"])
+            places.append(int(note["frame"]) * PAGE + offset)
+    return contents, places
+
+
+def _linux(era: str, **options: bool) -> tuple[bytes, list[int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        truth = forge_linux(path, era, size=32 * MIB, processes=3, **options)
+        contents = path.read_bytes()
+    places = [truth.top * PAGE, *(frame * PAGE for frame in truth.text_frames)]
+    for name in (b"\x9f\xeb\x01", b"swapper/0"):  # BTF, the first task
+        if (place := contents.find(name)) >= 0:
+            places.append(place)
+    return contents, places
+
+
+_SYSTEMS = {
+    "xp": lambda: _windows("WinXPSP2x86", pae=False),
+    "pae": lambda: _windows("Win7SP1x86"),
+    "win7": lambda: _windows("Win7SP1x64"),
+    "win11": lambda: _windows("Win11x64_22000", shadow_tables=True),
+    "levels": lambda: _windows("Win10x64_17763", five_levels=True),
+    "linux": lambda: _linux("6.1", pti=True),
+    "old": lambda: _linux("4.19"),
+    "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
+}
+_CONTAINERS = {
+    "raw": containers.write_raw,
+    "lime": containers.write_lime,
+    "avml": containers.write_avml,
+    "elf": containers.write_elf,
+    "crash": containers.write_crash,
+    "kdump": containers.write_kdump,
+}
+SYSTEMS, CONTAINERS = list(_SYSTEMS), list(_CONTAINERS)
+
+
+@functools.cache
+def seed(system: str, container: str) -> Seed:
+    """A small dump of one of SYSTEMS in one of CONTAINERS."""
+    memory, places = _system(system)
+    if container == "raw":
+        return Seed(memory, np.array(sorted({0, *places}), np.int64))
+    half = len(memory) // 2
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
+        if system != "noise":  # as one piece, so that frames stay where the tables say
+            pieces = [(0, memory)]
+        _CONTAINERS[container](path, pieces)
+        contents = path.read_bytes()
+    # Where a page lies uncompressed, what is at its places lies there, too.
+    start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1
+    moved = [start + place for place in places] if start >= 0 else []
+    headers = [0, 16, 64, 128, 512, 1024, len(contents) - 64]
+    return Seed(contents, np.array(sorted({*headers, *moved}), np.int64))
+
+
+@functools.cache
+def _system(name: str) -> tuple[bytes, list[int]]:
+    return _SYSTEMS[name]()
