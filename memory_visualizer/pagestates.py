@@ -280,6 +280,11 @@ class PageArray:
         base = int(self._arrays[frame // self._section_frames])
         return self._kernel.number(base + frame * self._layout.size + place) if base else None
 
+    def is_counted(self, frame: int) -> bool:
+        """Whether somebody holds on to this frame."""
+        word = self.word(frame, self._layout.count // 8 * 8) or 0
+        return bool(word >> self._layout.count % 8 * 8 & 0xFFFF_FFFF)
+
     def read(
         self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks
     ) -> PageStates:
