@@ -30,6 +30,7 @@ _MAX_TASKS = 1 << 22
 _MAX_PID = 1 << 22
 _TASK_SIZE = 1 << 14
 """As much of a task as is looked at."""
+_LARGEST_TASK = 1 << 16
 _MEMORY_SIZE = 1 << 10
 """Likewise of an mm_struct."""
 _TOUCHED = 0x60
@@ -153,6 +154,8 @@ def _offsets_by_btf(types: Btf) -> _Offsets | None:
     tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
     comm, mm, pgd = task("comm"), task("mm"), types.offset("mm_struct", "pgd")
     if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
+        return None
+    if max(tasks, pid, parent, comm, mm, pgd) > _LARGEST_TASK:
         return None
     return _Offsets(
         tasks,

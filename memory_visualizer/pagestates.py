@@ -263,7 +263,7 @@ class PageArray:
         frames: list[int] = []
         bases = [base for base in np.unique(self._arrays).tolist() if base]
         at, seen = self._kernel.number(head), {head}
-        while at and at not in seen:
+        while at and at not in seen and len(seen) <= self._memory.frame_count:
             seen.add(at)
             for base in bases:
                 frame, rest = divmod(at - self._layout.links - base, self._layout.size)
