@@ -38,6 +38,9 @@ _EXTRA_WORDS = {1: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENU
 }
 """Words behind a type's three: of the type, and of each of its members; by its kind."""
 _MAX_DEPTH = 8
+"""Typedefs and qualifiers, one on the other."""
+_MAX_NESTED = 200
+"""Structures without a name within one."""
 
 
 def total_size(header: bytes) -> int | None:
@@ -98,12 +101,13 @@ class Btf:
         if number is None:
             return None
         words = self._words
-        for at in self._kinds_at((_ENUM, _ENUM64)):
-            step = 2 if words[at + 1] >> 24 & 0x1F == _ENUM else 3
-            members = words[at + 3 : at + 3 + step * (int(words[at + 1]) & 0xFFFF)]
-            [places] = np.nonzero(members[::step] == number)
-            if len(places):
-                return int(members[int(places[0]) * step + 1])
+        for place in np.flatnonzero(words[:-1] == number).tolist():
+            # Is it in the place of a member's name?
+            at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
+            kind = int(words[at + 1]) >> 24 & 0x1F
+            step = _EXTRA_WORDS[kind][1] if kind in (_ENUM, _ENUM64) else 0
+            if step and place >= at + 3 and (place - at - 3) % step == 0:
+                return int(words[place + 1])
         return None
 
     def _member(self, structure: str, *members: str) -> tuple[int, int] | None:
@@ -112,14 +116,15 @@ class Btf:
             return None
         for member in members:
             number = self._text_at(member)
-            found = None if number is None else self._member_of(at, number, _MAX_DEPTH)
+            found = None if number is None else self._member_of(at, number, set())
             if found:
                 return found
         return None
 
-    def _member_of(self, at: int, name: int, depth: int) -> tuple[int, int] | None:
-        """Offset and type of a member, in the structure at this word."""
+    def _member_of(self, at: int, name: int, seen: set[int]) -> tuple[int, int] | None:
+        """Offset and type of a member, in the structure at this word, unless it was `seen`."""
         words = self._words
+        seen.add(at)
         # With this bit a member's offset has the size of a bit field in its upper byte.
         has_bit_fields = bool(words[at + 1] >> 31)
         count = int(words[at + 1]) & 0xFFFF
@@ -131,9 +136,11 @@ class Btf:
                 return offset, type_
             if member == 0:
                 without_name.append((offset, type_))
-        for offset, type_ in without_name if depth else ():
+        for offset, type_ in without_name if len(seen) < _MAX_NESTED else ():
             below = self._resolved(type_)
-            found = None if below is None else self._member_of(below, name, depth - 1)
+            if below is None or below in seen:
+                continue
+            found = self._member_of(below, name, seen)
             if found:
                 return offset + found[0], found[1]
         return None
@@ -155,12 +162,11 @@ class Btf:
         number = self._text_at(name)
         if number is None:
             return None
-        at = self._kinds_at(kinds)
-        found = at[self._words[at] == number]
-        return int(found[0]) if len(found) else None
-
-    def _kinds_at(self, kinds: tuple[int, ...]) -> NDArray[np.int64]:
-        return self._starts[np.isin(self._words[self._starts + 1] >> 24 & 0x1F, kinds)]
+        for place in np.flatnonzero(self._words[:-2] == number).tolist():
+            at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
+            if at == place and int(self._words[at + 1]) >> 24 & 0x1F in kinds:
+                return at
+        return None
 
     def _text_at(self, name: str) -> int | None:
         """Where in the text a name stands."""

@@ -46,8 +46,9 @@ NO_SYSTEM = 3
 
 DESCRIPTION = """\
 Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
-whose it is. The dump may be raw, LiME, AVML, an ELF core, kdump, a Windows crash
-dump or VMware's, of Windows or of Linux; no profile and no symbols are needed.
+whose it is. The dump may be raw, LiME, AVML, an ELF core, kdump, a Windows
+crash dump or VMware's, of Windows or of Linux; no profile and no symbols are
+needed.
 """
 
 EXAMPLES = """\

@@ -17,6 +17,8 @@ from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo
 
 _TOKENS = 256
+_DIGITS = b"\0".join(b"%d" % digit for digit in range(10))
+_MAX_TOKENS_SIZE = 1 << 14
 _MAX_SYMBOLS = 1 << 22
 _MAX_BYTES = 1 << 26
 _LONG = 0x80
@@ -203,14 +205,24 @@ def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
 
 
 def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
-    """Where 256 ascending small numbers begin with 0, at a multiple of 8 bytes."""
-    numbers = contents[: len(contents) // 8 * 8].view("<u2")
-    at = np.arange(0, len(numbers) - _TOKENS, 4)
-    at = at[numbers[at] == 0]
-    for place in range(1, _TOKENS):
-        step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
-        at = at[(step >= 2) & (step <= 64)]
-    return [int(place) * 2 for place in at]
+    """Where the index of the tokens may begin: 256 ascending small numbers, the first one 0.
+
+    It lies behind the tokens, among which are the digits one after the other.
+    """
+    found: list[int] = []
+    places = np.flatnonzero(contents[: max(len(contents) - _MAX_TOKENS_SIZE, 0)] == _DIGITS[0])
+    for distance, letter in enumerate(_DIGITS):
+        places = places[contents[places + distance] == letter]
+    for digits in places.tolist():
+        start = digits // 8 * 8
+        numbers = contents[start : start + _MAX_TOKENS_SIZE].view("<u2")
+        at = np.arange(0, len(numbers) - _TOKENS, 4)
+        at = at[numbers[at] == 0]
+        for place in range(1, _TOKENS):
+            step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
+            at = at[(step >= 2) & (step <= 64)]
+        found += (start + at * 2).tolist()
+    return sorted(set(found))
 
 
 def kernel_image(kernel: VirtualMemory, info: VmcoreInfo) -> tuple[int, NDArray[np.uint8]] | None:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from memory_visualizer import btf as btf_format
 from memory_visualizer.btf import Btf
-from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.kallsyms import image_frames, kernel_image, read_kallsyms
 from memory_visualizer.paging import (
     X64,
     X64_5_LEVELS,
     Paging,
-    PhysicalMemory,
     as_linux_has_it,
 )
 from memory_visualizer.printable import printable
@@ -52,7 +51,7 @@ class LinuxKernel:
 
     info: VmcoreInfo
     paging: Paging
-    memory: PhysicalMemory
+    memory: Dump
     top: int
     """Frame of its own top-level table, swapper_pg_dir."""
     kernel: VirtualMemory
@@ -69,7 +68,7 @@ class LinuxKernel:
 _SYMBOLS = ("init_task", "iomem_resource", "pgd_list", "__start_BTF", "__stop_BTF")
 
 
-def find_kernel(memory: PhysicalMemory, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
+def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
     """Find the kernel that one of these texts is of: the tables that it names translate."""
     for info in texts:
         for paging in _pagings(info):
@@ -85,7 +84,7 @@ def _pagings(info: VmcoreInfo) -> list[Paging]:
     return pagings[::-1] if info.number("pgtable_l5_enabled") else pagings
 
 
-def _with_tables(memory: PhysicalMemory, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
     """Check that the kernel's image lies where the text says, its release in it."""
     table = info.symbol("swapper_pg_dir")
     names = info.symbol("init_uts_ns")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.btf import Btf
-from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.dump import PAGE_SIZE, Words
 from memory_visualizer.kallsyms import kernel_image
 from memory_visualizer.linux import LinuxKernel
 from memory_visualizer.pagestates import PageArray
@@ -30,8 +30,11 @@ _MAX_TASKS = 1 << 22
 _MAX_PID = 1 << 22
 _TASK_SIZE = 1 << 14
 """As much of a task as is looked at."""
+_LARGEST_TASK = 1 << 16
 _MEMORY_SIZE = 1 << 10
 """Likewise of an mm_struct."""
+_TOUCHED = 0x60
+"""Bits of a table's entry by which the processor notes that it was used."""
 _COMM_SIZE = 16
 _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN."""
@@ -96,13 +99,11 @@ def find_processes(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesse
     are the kernel's struct pages, by which address spaces are listed.
     """
     first = found.symbols.get("init_task") or _find_first_task(found)
-    if first is None:
-        return _none("the kernel's first task was not found; no process is known")
     offsets = _offsets_by_btf(found.btf) if found.btf else None
-    if offsets is None:
+    if offsets is None and first is not None:
         offsets = _offsets_by_form(found, first)
-    if offsets is None:
-        return _none("where a task keeps its pid and memory was not found; no process is known")
+    if first is None or offsets is None:
+        return _nameless(found, pages)
     tasks, remark = _listed(found.kernel, first, offsets.tasks)
     tops: dict[int, int] = {}
     processes = []
@@ -121,8 +122,29 @@ def find_processes(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesse
     return LinuxProcesses(tuple(processes), frames, (remark,) if remark else ())
 
 
-def _none(remark: str) -> LinuxProcesses:
-    return LinuxProcesses((), np.empty((0, 1), np.int64), (remark,))
+def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
+    """Address spaces by the kernel's half that all of them share, of tables that are in use."""
+    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
+    half = found.paging.entries // 2
+    shared = half + np.flatnonzero(own[half:])
+
+    def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
+        rows = np.flatnonzero(words[:, -1] & ~np.uint64(_TOUCHED) == own[-1])
+        tables = words[rows]
+        same = tables[:, shared] & ~np.uint64(_TOUCHED) == own[shared]
+        # The second table under page-table isolation has but a few of these entries.
+        alike = np.count_nonzero(same, axis=1) * 2 >= len(shared)
+        found: NDArray[np.int64] = frames[rows[alike & tables[:, :half].any(axis=1)]]
+        return found
+
+    tops = np.concatenate([np.empty(0, np.int64), *found.memory.each_block(look)])
+    if pages:
+        tops = tops[[pages.is_counted(frame) for frame in tops.tolist()]]
+    return LinuxProcesses(
+        tuple(unnamed(frame, space) for space, frame in enumerate(tops.tolist())),
+        tops[:, None],
+        ("the list of processes was not found; address spaces are shown without their names",),
+    )
 
 
 def _offsets_by_btf(types: Btf) -> _Offsets | None:
@@ -132,6 +154,8 @@ def _offsets_by_btf(types: Btf) -> _Offsets | None:
     tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
     comm, mm, pgd = task("comm"), task("mm"), types.offset("mm_struct", "pgd")
     if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
+        return None
+    if max(tasks, pid, parent, comm, mm, pgd) > _LARGEST_TASK:
         return None
     return _Offsets(
         tasks,

@@ -263,7 +263,7 @@ class PageArray:
         frames: list[int] = []
         bases = [base for base in np.unique(self._arrays).tolist() if base]
         at, seen = self._kernel.number(head), {head}
-        while at and at not in seen:
+        while at and at not in seen and len(seen) <= self._memory.frame_count:
             seen.add(at)
             for base in bases:
                 frame, rest = divmod(at - self._layout.links - base, self._layout.size)
@@ -279,6 +279,11 @@ class PageArray:
         """A word of one frame's `struct page`."""
         base = int(self._arrays[frame // self._section_frames])
         return self._kernel.number(base + frame * self._layout.size + place) if base else None
+
+    def is_counted(self, frame: int) -> bool:
+        """Whether somebody holds on to this frame."""
+        word = self.word(frame, self._layout.count // 8 * 8) or 0
+        return bool(word >> self._layout.count % 8 * 8 & 0xFFFF_FFFF)
 
     def read(
         self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks

@@ -107,6 +107,7 @@ class VirtualMemory:
 
     def read_far(self, address: int, size: int) -> NDArray[np.uint8]:
         """Read many bytes at once; zeros where nothing is mapped or held."""
+        address %= 2**64
         first = address // PAGE_SIZE
         last = (address + size - 1) // PAGE_SIZE
         pages = np.arange(last + 1 - first, dtype=np.uint64) + np.uint64(first)

@@ -1,6 +1,11 @@
 """Linux dumps: each page, each owner and each process as the truth says."""
 
+import csv
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.pagemap import PageState
-from tests.conftest import real_dumps
+from tests.conftest import ROOT, real_dumps
 from tests.forge.containers import write_avml, write_elf, write_kdump, write_lime
 from tests.forge.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
 
@@ -307,3 +312,85 @@ def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     assert (np.isin(truth.classes, ["user", "both"])[mapped]).all()
     protected = {frame for _, _, frame in truth.owners} - set(np.flatnonzero(mapped).tolist())
     assert len(protected) == 512 + 5 * 6
+
+
+@pytest.mark.parametrize("bit", [47, 51])
+def test_encrypted_memory(bit: int, tmp_path: Path) -> None:
+    """A dump taken inside a machine whose memory AMD's processor encrypts."""
+    truth = forge_linux(tmp_path / "dump", "6.1", encryption=1 << bit, seed=3)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+def memviz(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run memviz as people do."""
+    return subprocess.run(
+        [sys.executable, "-m", "memory_visualizer", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Picture, summary, tables and JSON of a Linux dump."""
+    source, truth = small
+    outputs = ["--table", "a.csv", "--json", "a.json", "--map", "a.map", "-o", "a.png"]
+    result = memviz(source, *outputs, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[1] == f"Linux {truth.era.release}, x86-64 paging"
+    counts = dict(zip(*np.unique(truth.states, return_counts=True), strict=True))
+    for state, count in counts.items():
+        assert any(line.startswith(f"  {state} ") and f" {count:,} " in line for line in lines)
+    threads = sum(task.kernel_thread for task in truth.tasks)
+    own = len(truth.tasks) - threads
+    title = f"Pages of {own} processes, 1 unlinked (not in the list of active processes), 1 exited"
+    assert f"{title}; {threads} kernel threads, which have none" in lines
+    assert any(line.split() == ["99", "1", "0", "0", "exited", "gone"] for line in lines)
+    assert not any("kthreadd" in line for line in lines)
+
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["state"] for row in rows] == truth.states.tolist()
+    assert [row["class"] for row in rows] == truth.classes.tolist()
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert {state: count for state, count in summary["states"].items() if count} == counts
+    assert summary["dtb"] == truth.top * 4096
+    processes = {process["pid"]: process for process in summary["processes"]}
+    for task in truth.tasks:
+        assert processes[task.pid]["kernel_thread"] == task.kernel_thread
+        assert processes[task.pid]["listed"] == task.listed
+        assert int(processes[task.pid]["task"], 16) == task.address
+    first = (tmp_path / "a.map").read_text().splitlines()[2].split()
+    assert first[3] == "False"
+
+
+def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Neither a process's name nor the kernel's steers the terminal."""
+    source, truth = small
+    contents = source.read_bytes()
+    name = b"worker \xc3\xa92".ljust(16, b"\0")
+    release = truth.era.release.encode()
+    evil = release[:-4] + b"\x1b[2J"
+    (tmp_path / "dump").write_bytes(
+        contents.replace(name, b"\x1b]0;evil\x07\xff\xfe".ljust(16, b"\0")).replace(release, evil)
+    )
+    result = memviz("dump", folder=tmp_path)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout and "\\x1b[2J" in result.stdout
+    assert "\\x1b]0;evil\\x07" in result.stdout
+
+
+@pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
+def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
+    """Then address spaces are known by the kernel's half; the picture is right all the same."""
+    truth = forge_linux(tmp_path / "whole", "4.19", pti=pti)
+    contents = (tmp_path / "whole").read_bytes()
+    (tmp_path / "dump").write_bytes(contents.replace(b"swapper/0", b"zwapper/0"))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    np.testing.assert_array_equal(states(snapshot), truth.states)
+    tops = [task.dtb for task in truth.tasks if task.dtb]
+    assert sorted(process.dtb for process in snapshot.processes) == sorted(tops)
+    assert any("without their names" in remark for remark in snapshot.remarks)

@@ -54,6 +54,7 @@ _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 _FLAT_HEADER_SIZE = 4096
 _FLAT_PIECE = struct.Struct(">qq")
 _MAX_PIECES = 1 << 24
+_MAX_CUTS = 1 << 28
 _GAP = 1 << 16  # bytes between pages that are read along
 _WINDOW = 1 << 25
 
@@ -131,13 +132,16 @@ def _find_pieces(
             break
         position += length
     starts, lengths, places = (np.frombuffer(column, np.int64) for column in columns)
-    return _without_overlaps(starts, lengths, places)
+    cut = _without_overlaps(starts, lengths, places)
+    if cut is None:
+        raise BadInputError(f"{path} has too many pieces one over the other")
+    return cut
 
 
 def _without_overlaps(
     start: NDArray[np.int64], length: NDArray[np.int64], place: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Cut pieces where a later one covers them, and sort them."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Cut pieces where a later one covers them, and sort them; None if they are a tangle."""
     order = np.argsort(start, kind="stable")
     end = (start + length)[order]
     if not (end[:-1] > start[order][1:]).any():
@@ -145,6 +149,8 @@ def _without_overlaps(
     # Every piece is cut at all edges; of the parts that begin at the same place the last counts.
     edges = np.unique(np.concatenate((start, start + length)))
     low, high = np.searchsorted(edges, start), np.searchsorted(edges, start + length)
+    if int((high - low).sum()) > _MAX_CUTS:
+        return None
     owner = np.full(len(edges), -1, np.int64)
     for number, (first, last) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
         owner[first:last] = number

@@ -171,13 +171,17 @@ def forge_linux(
     pti: bool = False,
     hole: bool = False,
     processes: int = 6,
+    encryption: int = 0,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
 
-    `hole`: a quarter of the addresses, from the middle on, is no RAM.
+    `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
+    entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
     """
-    return _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed).write(path)
+    machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
+    machine.encryption = encryption
+    return machine.write(path)
 
 
 @dataclass
@@ -215,14 +219,14 @@ class _Tables:
             place = table * PAGE_SIZE + (virtual >> level) % 512 * 8
             if level == shift:
                 assert not any(machine.peek(place, 8))
-                machine.poke(place, struct.pack("<Q", entry))
+                machine.poke(place, struct.pack("<Q", entry | machine.encryption))
                 return
             key = (number, virtual >> level)
             if key not in self._known:
                 self._known[key] = machine.new_table(self)
                 self.frames[number + 1].append(self._known[key])
                 below = self._known[key] << 12 | _PRESENT | _WRITE | _USER | _TOUCHED
-                machine.poke(place, struct.pack("<Q", below))
+                machine.poke(place, struct.pack("<Q", below | machine.encryption))
             table = self._known[key]
 
 
@@ -250,6 +254,7 @@ class _Machine:
         self.user: set[tuple[int, int, int]] = set()
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
+        self.encryption = 0
         self.spaces: list[int] = []
         self.section_bits = 24
         low = np.arange(LOW_MEMORY_FRAMES)
@@ -564,7 +569,8 @@ class _Machine:
             at += 64 * PAGE_SIZE
             self._map_protected(tables, task, at)
             # What was swapped out: not present, and no page of the process.
-            tables.map(at + (1 << 30), (int(rng.integers(1, 1 << 30)) << 14) & ~_NONE)
+            swapped = int(rng.integers(1, 1 << 30)) << 14
+            tables.map(at + (1 << 30), swapped)
             if number == 1:
                 self._map_huge(tables, task, 0x7E00_0000_0000)
             state, listed_mm = 0, mm
@@ -632,7 +638,7 @@ class _Machine:
     def protected(self, frame: int) -> int:
         address = frame << 12
         if self.era.inverts:
-            address ^= _ADDRESS
+            address ^= _ADDRESS & ~self.encryption
         return address | _NONE | 0x20
 
     def _map_huge(self, tables: _Tables, task: Task, virtual: int) -> None:
@@ -803,6 +809,8 @@ class _Machine:
         else:
             lines |= {"NUMBER(HUGETLB_PAGE_DTOR)": 2, "OFFSET(page.compound_dtor)": 16}
         lines |= {f"SYMBOL(kallsyms_{part})": place for part, place in parts.items()}
+        if self.encryption:
+            lines["NUMBER(sme_mask)"] = self.encryption
         lines |= {"NUMBER(phys_base)": self.phys_base, "KERNELOFFSET": self.text - _IMAGE_BASE}
         if self.era.release[:4] not in ("4.14", "4.15"):
             lines["NUMBER(pgtable_l5_enabled)"] = int(len(self.shifts) == 5)
@@ -904,8 +912,8 @@ class _Machine:
         for level in self.shifts:
             place = table * PAGE_SIZE + (virtual >> level) % 512 * 8
             [entry] = struct.unpack("<Q", self.peek(place, 8))
-            table = (entry & _ADDRESS) >> 12
-        self.poke(place, struct.pack("<Q", entry & ~_ADDRESS | frame << 12))
+            table = (entry & _ADDRESS & ~self.encryption) >> 12
+        self.poke(place, struct.pack("<Q", entry & ~(_ADDRESS & ~self.encryption) | frame << 12))
 
     def _classes(self, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
         mapped = np.zeros(self.frames, bool)
