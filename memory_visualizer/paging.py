@@ -8,7 +8,7 @@ cost no more than others.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -290,8 +290,8 @@ class Losses:
 
     tables: int = 0
     """Tables left out, as there were more than any machine has."""
-    not_tables: int = 0
-    """What is reached as a table and cannot be one: most of its entries name impossible places."""
+    not_tables: set[int] = field(default_factory=set)
+    """Frames reached as tables that cannot be any: most of the entries name impossible places."""
 
 
 def walk(
@@ -347,7 +347,7 @@ def walk(
             yield _mapped(memory, paging, level, ways, frame, access, maps)
             if is_last:
                 continue
-            leads = chosen & ~maps & _is_held(memory, frame)
+            leads = chosen & ~maps & is_held(memory, frame)
             below.append(
                 _Reached(ways.space[leads], frame[leads], ways.virtual[leads], access[leads])
             )
@@ -367,7 +367,7 @@ def tables_of(
     """
     found = np.zeros(memory.frame_count, bool)
     tables = np.unique(tops)
-    tables = tables[_is_held(memory, tables)]
+    tables = tables[is_held(memory, tables)]
     found[tables] = True
     lowest = np.zeros(memory.frame_count, bool)
     for number, level in enumerate(paging.levels[:-1]):
@@ -380,7 +380,7 @@ def tables_of(
             if level.may_map:
                 leads &= entries & np.uint64(LARGE) == 0
             targets = paging.frames(entries[leads])
-            below[targets[_is_held(memory, targets)]] = True
+            below[targets[is_held(memory, targets)]] = True
         tables = np.flatnonzero(below)
         found |= below
         lowest = below
@@ -438,7 +438,7 @@ def translate(
     top_index = virtual >> paging.levels[0].shift
     table = tops[:, top_index // paging.entries].astype(np.int64)
     frame = np.full(len(tops), -1, np.int64)
-    alive = np.flatnonzero(_is_held(memory, table))
+    alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
         index = (virtual >> level.shift) % paging.entries
         entries = paging.decode(memory.read_frames(table[alive]))[:, index]
@@ -450,10 +450,10 @@ def translate(
         pages = 1 << (level.shift - 12)
         inside = (virtual >> 12) % pages
         frame[alive[maps]] = target[maps] // pages * pages + inside
-        leads = ~maps & _is_held(memory, target)
+        leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]
-    frame[~_is_held(memory, frame)] = -1
+    frame[~is_held(memory, frame)] = -1
     return frame
 
 
@@ -479,7 +479,7 @@ def _decoded(
             # another moment stands in the table's place.
             far_of_table = np.bincount(table[far], minlength=len(first_way))
             wrong = 2 * far_of_table > np.bincount(table, minlength=len(first_way))
-            losses.not_tables += int(np.count_nonzero(wrong))
+            losses.not_tables |= set(ways.table[first_way[wrong]].tolist())
             right = ~wrong[table]
             table, index = table[right], index[right]
             entries, frame = entries[right], frame[right]
@@ -535,7 +535,7 @@ def _mapped(
     pages = 1 << (level.shift - 12)
     frame = frame // pages * pages
     # Of a large page the first frame may be missing where later ones are not.
-    inside = _is_held(memory, frame) if pages == 1 else frame < memory.frame_count
+    inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
     chosen = np.flatnonzero(maps & inside)
     return Mappings(
         ways.space[chosen],
@@ -546,7 +546,8 @@ def _mapped(
     )
 
 
-def _is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames, any numbers, the dump holds."""
     inside = (frame >= 0) & (frame < memory.frame_count)
     held: NDArray[np.bool_] = inside & memory.held[np.where(inside, frame, 0)]
     return held

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import linux
+from memory_visualizer import linux, othersystems
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.linuxtasks import find_processes as find_processes_of
@@ -29,7 +29,7 @@ from memory_visualizer.paging import (
     tables_of,
     walk,
 )
-from memory_visualizer.process import Process
+from memory_visualizer.process import Process, unnamed
 from memory_visualizer.vmcoreinfo import VmcoreInfoSearch, search_everywhere
 from memory_visualizer.windows import (
     TopLevels,
@@ -268,16 +268,49 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if kernel:
         return _linux_snapshot(dump, zero, kernel)
     if found is None:
-        nothing = np.zeros(dump.frame_count, bool)
-        return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
+        # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
+        found = search.alike(dump)
+        if found is None or not find_processes(dump, found):
+            return _other_snapshot(dump, zero)
     return _windows_snapshot(dump, zero, found)
+
+
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
+    """A system that is not known: user and kernel as its page tables say, if any are found."""
+    tops = othersystems.find_spaces(dump)
+    losses, rest = Losses(), _Rest(dump)
+    mappings = Mappings.join([])
+    if len(tops):
+        mappings = rest.without(walk(dump, othersystems.PAGING, tops, losses=losses))
+    mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
+    user = mappings.is_user
+    mappings = Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    remarks = []
+    if len(tops):
+        remarks.append(
+            f"{len(tops):,} address spaces were found by what their page tables share; whose they"
+            " are, and whether all of them are still in use, is not known"
+        )
+    if has_direct_map:
+        remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True) | rest.user,
+        _reached(dump, mappings, user=False) | rest.kernel,
+        mappings,
+        rest=rest,
+        paging=othersystems.PAGING if len(tops) else None,
+        processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
+        remarks=(*remarks, *_remarks(losses, rest)),
+    )
 
 
 def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> Snapshot:
     processes = find_processes(dump, found)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
     losses, rest = Losses(), _Rest(dump)
     mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
@@ -291,7 +324,7 @@ def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> 
         rest=rest,
         remarks=_remarks(losses, rest),
         kernel_dtb=system.dtb if system else None,
-        system=f"Windows {shared_data.version}",
+        system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,
         paging=found.paging,
         processes=processes,
@@ -414,8 +447,8 @@ def _remarks(losses: Losses, rest: _Rest) -> list[str]:
     remarks = []
     if losses.not_tables:
         remarks.append(
-            f"{losses.not_tables:,} pages are no page tables, though reached as such; what these"
-            " would map is not known"
+            f"{len(losses.not_tables):,} pages are no page tables, though reached as such; what"
+            " these would map is not known"
         )
     if losses.tables:
         remarks.append(
@@ -488,22 +521,6 @@ def _snapshot(
         mappings=mappings,
         kernel_dtb=kernel_dtb,
         remarks=tuple(remarks),
-    )
-
-
-def _unnamed(top: int, space: int) -> Process:
-    """Stand for a process of which only the page tables were found."""
-    return Process(
-        pid=-1,
-        ppid=-1,
-        name="(unknown)",
-        dtb=top * PAGE_SIZE,
-        eprocess=0,
-        created=0,
-        exited=0,
-        is_alive=True,
-        is_listed=False,
-        space=space,
     )
 
 

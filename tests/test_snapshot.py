@@ -250,3 +250,35 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
         assert any("mappings are too many to keep" in remark for remark in snapshot.remarks)
         assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.frame)
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
+
+
+def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
+    """Smear: where a table is overwritten, its pages are lost, and no others are found instead."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
+    data = bytearray((tmp_path / "dump").read_bytes())
+    notes = truth.mappings
+    # The forge notes the tables where Windows maps them into themselves.
+    tables = np.unique(
+        notes["frame"][(notes["virtual"] >> np.uint64(39) & np.uint64(511)) == 0x1ED]
+    )
+    tops = {process.dtb // PAGE_SIZE for process in truth.processes}
+    lowest = [int(frame) for frame in tables if frame not in tops]
+    rng = np.random.default_rng(1)
+    smeared = rng.choice(lowest, len(lowest) // 10, replace=False)
+    before = labels(memory_visualizer.open(tmp_path / "dump"))
+    for frame in smeared:
+        data[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE] = rng.bytes(PAGE_SIZE)
+    (tmp_path / "dump").write_bytes(data)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    after = labels(snapshot)
+    assert snapshot.remarks == (
+        f"{len(smeared)} pages are no page tables, though reached as such; what these would map is"
+        " not known",
+    )
+    assert len(snapshot.processes) == len(truth.processes)
+    changed = before != after
+    # No page is taken for used that is not; what is lost was used.
+    assert set(before[changed]) <= {"user", "kernel", "both"}
+    used = np.isin(before, ["user", "kernel", "both"])
+    assert (~changed & used).sum() > 0.6 * used.sum()
+    assert changed.any()
