@@ -133,11 +133,17 @@ def _number_sets(
     Process by process: groups stay alike as long as their first, second, … are the same.
     """
     numbers = user.astype(np.int64)
-    for place in range(int(sizes.max(initial=0))):
-        longer = np.flatnonzero(sizes > place)
-        pair = np.stack((numbers[longer], process[starts[longer] + place]))
-        key = pair[0] * (process.max() + 1) + pair[1]
-        numbers[longer] = np.unique(key, return_inverse=True)[1] + numbers.max() + 1
+    most = int(process.max(initial=0)) + 1
+    free = 2
+    longer = np.flatnonzero(sizes)
+    place = 0
+    while longer.size:
+        key = numbers[longer] * most + process[starts[longer] + place]
+        found, inverse = np.unique(key, return_inverse=True)
+        numbers[longer] = inverse + free
+        free += len(found)
+        place += 1
+        longer = longer[sizes[longer] > place]
     return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
 
 
