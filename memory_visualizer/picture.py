@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +71,16 @@ def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> Non
     The file appears whole or not at all: it is written beside its place and then renamed. Same
     picture and texts, same bytes. OSError when it cannot be written.
     """
+    with whole_file(path) as file:
+        save_png(file, picture, texts)
+
+
+def save_png(file: IO[bytes], picture: Image.Image, texts: Mapping[str, str]) -> None:
+    """Write a picture as PNG into an open file; the rest as for write_png."""
     chunks = PngImagePlugin.PngInfo()
     for keyword, text in texts.items():
         chunks.add_text(keyword, text)
-    with whole_file(path) as file:
-        picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
+    picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
 
 
 def _palette_image(indexes: NDArray[np.uint8], palette: Palette) -> Image.Image:

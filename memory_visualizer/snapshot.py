@@ -171,11 +171,9 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
     mappings = _mappings_of(dump, found, processes)
     shared_data = read_shared_data(dump, found.paging, found.tops)
-    return _snapshot(
+    return of_mappings(
         dump,
         zero,
-        _reached(dump, mappings, user=True),
-        _reached(dump, mappings, user=False),
         mappings,
         system=f"Windows {shared_data.version}",
         time=shared_data.time,
@@ -203,6 +201,35 @@ def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -
         return merge_alike(mappings)
     user = mappings.is_user
     return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+
+
+def of_mappings(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    mappings: Mappings,
+    *,
+    system: str | None = None,
+    time: datetime | None = None,
+    paging: Paging | None = None,
+    processes: tuple[Process, ...] = (),
+    stale_spaces: int = 0,
+) -> Snapshot:
+    """Put together what is known of a dump; the mappings decide who has which frame.
+
+    `zero` tells for each frame whether it is all zeros; the rest is as in Snapshot.
+    """
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True),
+        _reached(dump, mappings, user=False),
+        mappings,
+        system=system,
+        time=time,
+        paging=paging,
+        processes=processes,
+        stale_spaces=stale_spaces,
+    )
 
 
 def _snapshot(

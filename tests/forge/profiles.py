@@ -6,6 +6,7 @@ builds; their docstrings have the commands.
 """
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +31,12 @@ class Profile:
     kdbg_header: bytes
     """The bytes around the tag `KDBG` that Volatility searches for."""
     structures: Mapping[str, Mapping[str, Any]]
+    pdb: str
+    """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
+    real ones, or made up where the real kernel's symbols are not known."""
+    symbols: Mapping[str, int]
+    """Where in its image the real kernel keeps what the forge writes there too; empty where
+    that is not known."""
 
     @property
     def pointer_size(self) -> int:
@@ -122,6 +129,8 @@ def _read(file: str) -> Mapping[str, Profile]:
             process_signature=bytes.fromhex(row["process_signature"]),
             kdbg_header=bytes.fromhex(row["kdbg_header"]),
             structures=row["structures"],
+            pdb=row.get("pdb") or f"{hashlib.md5(name.encode()).hexdigest().upper()}-1",
+            symbols=row.get("symbols", {}),
         )
         for name, row in described.items()
     }
