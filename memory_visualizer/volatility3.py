@@ -215,21 +215,13 @@ def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.i
     return tops
 
 
-def read_mappings(
-    dump: Dump, paging: Paging, bases: Sequence[int], kernel_base: int | None = None
-) -> Mappings:
+def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
     """All mappings of some address spaces, given by what goes into CR3.
 
-    `space` is the number of the base, or SHARED. What the kernel maps in `kernel_base` is SHARED;
-    user mode is left out there.
+    `space` is the number of the base, or SHARED.
     """
     memory: PhysicalMemory = _Tables(dump, paging)
-    parts = list(walk(memory, paging, top_levels(dump, paging, bases)))
-    if kernel_base is not None and kernel_base not in bases:
-        shared = np.array([SHARED], np.int32)
-        tops = top_levels(dump, paging, [kernel_base])
-        parts += walk(memory, paging, tops, shared, kernel_only=True)
-    found = Mappings.join(parts)
+    found = Mappings.join(list(walk(memory, paging, top_levels(dump, paging, bases))))
     found = found.take(_wholly_held(dump, found))
     user = found.is_user
     return Mappings.join([found.take(user), merge_alike(found.take(~user))])
@@ -379,7 +371,7 @@ class Visualizer:
     def _process_rows(self) -> Iterator[tuple[Any, ...]]:
         written = ", ".join(self._write_files()) or "Disabled"
         snapshot = self._snapshot
-        base = format_hints.Hex(self._kernel_base)
+        base = format_hints.Hex(table_base(self._layer))
         shared = shared_kernel_pages(snapshot)
         yield renderers.NotApplicableValue(), "kernel", 0, 0, shared, base, written
         pages = {
@@ -403,13 +395,11 @@ class Visualizer:
         chosen = [p for p in self._processes if not self._pids or p.pid in self._pids]
         if self._plugin.config["every-mapping"]:
             for process in chosen:
-                yield from self._rows_of([process], None)
+                yield from self._rows_of([process])
         else:
-            yield from self._rows_of(chosen, None if self._pids else self._kernel_base)
+            yield from self._rows_of(chosen)
 
-    def _rows_of(
-        self, processes: Sequence[Process], kernel_base: int | None
-    ) -> Iterator[tuple[Any, ...]]:
+    def _rows_of(self, processes: Sequence[Process]) -> Iterator[tuple[Any, ...]]:
         bases = [process.dtb for process in processes]
         names: dict[int, tuple[Any, str]] = {
             number: (process.pid, printable(process.name))
@@ -417,7 +407,7 @@ class Visualizer:
         }
         names[SHARED] = renderers.NotApplicableValue(), "kernel"
         address = format_hints.Hex
-        mappings = read_mappings(self._dump, self._paging, bases, kernel_base)
+        mappings = read_mappings(self._dump, self._paging, bases)
         for space, virtual, physical_address, size, user in runs(mappings, self._paging):
             yield (
                 *names[space],
@@ -441,17 +431,13 @@ class Visualizer:
     def _paging(self) -> Paging:
         return paging_of(self._layer)
 
-    @property
-    def _kernel_base(self) -> int:
-        return table_base(self._layer)
-
     @cached_property
     def _snapshot(self) -> Snapshot:
         """All processes, though only some may be asked for: what is shared depends on all."""
         dump = self._dump
         self._say(0, "Reading page tables")
         bases = [process.dtb for process in self._processes]
-        mappings = read_mappings(dump, self._paging, bases, self._kernel_base)
+        mappings = read_mappings(dump, self._paging, bases)
         self._say(100, "Reading page tables")
         return of_mappings(
             dump,

@@ -226,8 +226,7 @@ class _Forger:
         if user_pages is None:
             user_pages = max(24, frames // 4 // (processes + 2))
         # Runs of frames first, while there are any.
-        if self.paging is PAE:
-            self._first_run = self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
+        self._first_run = self._first_top_level()
         self._large_pages()
         self._low_memory()
         self._kernel_image_and_pool(processes)
@@ -433,7 +432,10 @@ class _Forger:
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
     ) -> AddressSpace:
         if owner == 0:
-            frames = self._first_top_level()
+            frames = self._first_run
+            if self.paging is PAE:
+                pointers, frames = frames[:1], frames[1:5]
+                self._kernel_tree.map(self._directory_pointers + PAGE_SIZE, pointers, user=False)
         else:
             frames = self.memory.allocate(self.paging.top_frames)
         space = AddressSpace(self.memory, ledger, self.paging, owner, frames)
@@ -442,20 +444,17 @@ class _Forger:
         return space
 
     def _first_top_level(self) -> Frames:
-        """The System process's, where the boot loader puts it and tools look for it.
+        """Frames for the System process's top level, where the boot loader takes them.
 
-        Volatility 3 (automagic/windows.py): of a 64-bit kernel that chooses at each boot where its
-        tables name themselves, in a narrow range; of one with PAE, all four directories behind
-        the page with their pointers.
+        There tools look for it. Volatility 3 (automagic/windows.py): of a 64-bit kernel that
+        chooses at each boot where its tables name themselves, in a narrow range; of one with PAE,
+        four directories in a row behind the page with their pointers.
         """
-        low = 16 * MIB // PAGE_SIZE
         if self.paging is PAE:
-            pointers, directories = self._first_run[:1], self._first_run[1:5]
-            self._kernel_tree.map(self._directory_pointers + PAGE_SIZE, pointers, user=False)
-            return directories
+            return self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
         if self.profile.randomises_self_map:
-            return self.memory.allocate_run(1, above=0x150, below=0x2A0)
-        return self.memory.allocate_run(1, below=low)
+            return self.memory.allocate_run(1, above=0x150, below=0x151)
+        return self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
 
     def _table_base(self, number: int, space: AddressSpace) -> int:
         """What goes into CR3 for this space."""
