@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from memory_visualizer.colouring import by_class
 from memory_visualizer.command import (
     add_picture_options,
     check_outputs,
@@ -20,6 +21,7 @@ from memory_visualizer.command import (
 from memory_visualizer.dump import Dump, open_dump
 from memory_visualizer.errors import reading
 from memory_visualizer.pagemap import classify
+from memory_visualizer.palette import PALETTES
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.textmap import MappedFrames, read_mapped_frames
 
@@ -88,8 +90,9 @@ def _paint(options: argparse.Namespace) -> int:
         zero = dump.zero_frames(progress)
     page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held)
     _report_damage(options.map, dump, mapped)
-    print(write_picture(options, output, dump, page_map))
-    print(legend_text(options, page_map))
+    colouring = by_class(page_map, PALETTES[options.palette])
+    print(write_picture(options, output, dump, colouring))
+    print(legend_text(colouring))
     return 0
 
 

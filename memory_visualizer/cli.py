@@ -4,11 +4,14 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer import __version__
+from memory_visualizer.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.command import (
     add_picture_options,
     cannot_write,
@@ -18,6 +21,7 @@ from memory_visualizer.command import (
     say,
     write_picture,
 )
+from memory_visualizer.contents import entropy
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export import (
@@ -28,6 +32,7 @@ from memory_visualizer.export import (
     write_table,
     write_text_map,
 )
+from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
@@ -51,7 +56,9 @@ examples:
   memviz xp.raw              print a summary, paint xp.raw.png in this folder
   memviz memory.lime -o memory.png --legend
   memviz win10.vmem --name '^lsass' -o lsass.png
+  memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
+  memviz doctor              which optional parts are there, how to get the others
 
 exit codes:
   0    painted, and all else that was asked for is written
@@ -64,8 +71,31 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if list(arguments) == ["doctor"]:
+        return run(PROGRAM, _doctor)
     options = _parser().parse_args(arguments)
     return run(PROGRAM, lambda: _visualize(options))
+
+
+def _doctor() -> int:
+    """Say which optional parts are there, and how to get the others."""
+    from memory_visualizer.doctor import examine  # here, since no dump needs it
+
+    parts = examine()
+    print(f"memviz {__version__}")
+    names, places = ([getattr(part, field) or "-" for part in parts] for field in ("name", "found"))
+    name_width, place_width = (max(map(len, texts)) for texts in (names, places))
+    for part, name, place in zip(parts, names, places, strict=True):
+        line = f"  {name:<{name_width}}  {printable(place):<{place_width}}  {part.purpose}"
+        print(line if part.found else f"{line}: {part.remedy}")
+    missing = [part.name for part in parts if part.is_needed and not part.found]
+    if missing:
+        sys.stdout.flush()
+        say(PROGRAM, f"missing, and needed: {', '.join(missing)}")
+        return WRITE_ERROR
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_picture_options(parser)
     parser.add_argument(
+        "--color-by",
+        choices=COLOURINGS,
+        default="class",
+        help="what the colours tell: class, process, protection (what may be done: read, write,"
+        " execute), entropy of the contents, or mappings (by how many a page is shared)"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--pid", metavar="N[,N]", type=_pids, help="show pages of these processes, dim the rest"
     )
     parser.add_argument(
@@ -92,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         type=_pattern,
         help="show pages of processes whose names match, dim the rest",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="PAGE",
+        type=Path,
+        help="write a page for the browser in which each pixel can be asked what it is; with"
+        " entropies if --color-by entropy is given",
     )
     parser.add_argument(
         "--table",
@@ -131,7 +176,7 @@ def _table(text: str) -> Path:
 
 def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(f"{options.dump.name}.png")
-    tables = [path for path in (options.table, options.json, options.map) if path]
+    tables = [path for path in (options.html, options.table, options.json, options.map) if path]
     check_outputs([picture, *tables], [options.dump])
     if options.table:
         check_table(options.table)
@@ -140,11 +185,14 @@ def _visualize(options: argparse.Namespace) -> int:
     for remark in snapshot.dump.remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
+    measured = cache(lambda: _entropy(snapshot))
+    colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     # Files first: whoever reads the summary may stop doing so before its end.
-    painted = _painted(options, snapshot, picture, chosen)
+    painted = _painted(options, snapshot, colouring, picture, chosen)
     tables_written = [
         _written(path, write, snapshot)
         for path, write in (
+            (options.html, partial(_write_page, options, measured)),
             (options.table, write_table),
             (options.json, write_json),
             (options.map, write_text_map),
@@ -152,7 +200,7 @@ def _visualize(options: argparse.Namespace) -> int:
         if path
     ]
     print("\n".join(_description(snapshot)), end="\n\n")
-    print("\n".join(filter(None, (painted, legend_text(options, snapshot)))))
+    print("\n".join(filter(None, (painted, legend_text(colouring)))))
     if chosen is not None:
         print(f"Pages of {_count(len(chosen), 'process', 'processes')} shown, others pale")
     for line in filter(None, tables_written):
@@ -171,13 +219,42 @@ def _visualize(options: argparse.Namespace) -> int:
     return code
 
 
+def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
+    """What contents.entropy says; it takes a second look at the whole dump."""
+    with ProgressLine("measuring entropy") as progress:
+        return entropy(snapshot.dump, progress)
+
+
+def _write_page(
+    options: argparse.Namespace,
+    measured: Callable[[], NDArray[np.uint8]],
+    path: Path,
+    snapshot: Snapshot,
+) -> None:
+    """Write the page; it opens with the layout and the colours that the options choose."""
+    from memory_visualizer.viewer import write_page  # here, since most runs write no page
+
+    write_page(
+        path,
+        snapshot,
+        entropy=measured() if options.color_by == "entropy" else None,
+        layout=options.layout,
+        color_by=options.color_by,
+        palette=options.palette,
+    )
+
+
 def _painted(
-    options: argparse.Namespace, snapshot: Snapshot, path: Path, chosen: list[int] | None
+    options: argparse.Namespace,
+    snapshot: Snapshot,
+    colouring: Colouring,
+    path: Path,
+    chosen: list[int] | None,
 ) -> str:
     """Write the picture and say so; an empty text, and a word on stderr, if it cannot be."""
     dimmed = _dimmed(snapshot, chosen)
     try:
-        return write_picture(options, path, snapshot.dump, snapshot, dimmed=dimmed)
+        return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
     except OSError as error:
         say(PROGRAM, cannot_write(error))
         return ""

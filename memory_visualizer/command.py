@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer import __version__
-from memory_visualizer.dump import PAGE_SIZE, Dump
+from memory_visualizer.colouring import Colouring
+from memory_visualizer.dump import Dump
 from memory_visualizer.errors import (
     BadInputError,
     DamagedInputError,
@@ -21,14 +22,15 @@ from memory_visualizer.errors import (
     reading,
 )
 from memory_visualizer.formats import vmware
-from memory_visualizer.legend import legend, legend_json, legend_lines, legend_panel
+from memory_visualizer.layout import LAYOUTS
+from memory_visualizer.legend import legend, legend_lines
 from memory_visualizer.output import check_target
-from memory_visualizer.pagemap import PageMap
 from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import add_panel, paint, write_png
+from memory_visualizer.picture import MOST_ENTRIES, picture_of, texts_of, write_png
 from memory_visualizer.printable import binary_size, printable
 
 MAX_WIDTH = 65_535
+MAX_SCALE = 64
 
 
 def run(program: str, action: Callable[[], int]) -> int:
@@ -87,21 +89,45 @@ def _fail(program: str, code: int, sentence: str) -> int:
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command which paints has."""
     parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="rows",
+        help="where a page's pixel lies: in rows from top left, or along Hilbert's curve, which"
+        " keeps neighbours together (default: %(default)s)",
+    )
+    parser.add_argument(
         "--width",
         metavar="N",
         type=_width,
-        help="pixels in a row (default: the smallest square that holds all pages)",
+        help="pages in a row (default: the smallest square that holds all pages)",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="N",
+        type=_scale,
+        default=1,
+        help="N by N pixels for each page (default: %(default)s)",
     )
     parser.add_argument(
         "--palette", choices=PALETTES, default="default", help="colours (default: %(default)s)"
     )
-    parser.add_argument("--legend", action="store_true", help="draw the legend below the picture")
+    parser.add_argument(
+        "--legend",
+        action="store_true",
+        help="draw title and legend below the picture, addresses at its left",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
 
 def _width(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_WIDTH:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_WIDTH}")
+    return int(text)
+
+
+def _scale(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_SCALE}")
     return int(text)
 
 
@@ -132,40 +158,38 @@ def write_picture(
     options: argparse.Namespace,
     output: Path,
     dump: Dump,
-    page_map: PageMap,
+    colouring: Colouring,
     *,
     dimmed: NDArray[np.bool_] | None = None,
 ) -> str:
-    """Paint the page map with the options of add_picture_options and write it.
+    """Paint with the options of add_picture_options and write the PNG.
 
     `dimmed` tells the frames to be shown pale. Returns a line that says what was written; OSError
-    when it cannot be.
+    when it cannot be, BadInputError when the picture would be too large.
     """
-    palette = PALETTES[options.palette]
+    scale: int = options.scale
+    picture = picture_of(
+        dump,
+        colouring,
+        layout=options.layout,
+        width=options.width,
+        scale=scale,
+        dimmed=dimmed,
+        legend=options.legend,
+    )
+    left, top, right, bottom = picture.box
+    shape = f"{right - left:,} x {bottom - top:,} pixels"
+    each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
-    picture = paint(page_map, palette, options.width, dimmed)
-    shape = f"{picture.width:,} x {picture.height:,} pixels"
-    if options.legend:
-        subtitle = f"{size}, {dump.size // PAGE_SIZE:,} pages; one pixel = one page of 4 KiB"
-        if dimmed is not None:
-            subtitle += "; pale = not a page of the chosen processes"
-        entries = legend(page_map, palette)
-        panel = legend_panel(picture.width, dump.path.name, subtitle, entries)
-        picture = add_panel(picture, panel, palette)
     name = printable(dump.path.name)
-    texts = {
-        "Software": f"Memory Visualizer {__version__}",
-        "Source": name,
-        "Legend": legend_json(palette),
-        "Layout": "rows",
-    }
-    write_png(output, picture, texts)
-    return f"{printable(str(output))}: {shape}, one for each 4 KiB page of {name} ({size})"
+    texts = texts_of(dump, colouring, picture, options.layout)
+    write_png(output, picture.image(), texts)
+    return f"{printable(str(output))}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 
 
-def legend_text(options: argparse.Namespace, page_map: PageMap) -> str:
-    """The legend for the terminal: each class with its colour, its pages and their share."""
-    entries = legend(page_map, PALETTES[options.palette])
+def legend_text(colouring: Colouring) -> str:
+    """The legend for the terminal: each colour with its meaning, its pages and their share."""
+    entries = legend(colouring, MOST_ENTRIES)
     return "\n".join(legend_lines(entries, ansi=_shows_colours()))
 
 

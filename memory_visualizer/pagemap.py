@@ -25,7 +25,11 @@ class PageClass(IntEnum):
 
     @property
     def label(self) -> str:
-        """The class's name as people read it, such as ``unused-data``."""
+        """The class's name as people read it.
+
+        >>> PageClass.UNUSED_DATA.label
+        'unused-data'
+        """
         return self.name.lower().replace("_", "-")
 
 

@@ -108,14 +108,24 @@ class Paging:
         present: NDArray[np.bool_] = (entries & np.uint64(PRESENT) != 0) | in_transition
         return present
 
-    def access(self, entries: Entries) -> NDArray[np.uint8]:
-        """What the entries allow, as MAY_ bits; a level's part of SDM 4.6."""
+    def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
+        """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
         access = np.zeros(entries.shape, np.uint8)
         access[entries & np.uint64(USER) != 0] |= MAY_USER
         access[entries & np.uint64(WRITE) != 0] |= MAY_WRITE
-        # In an entry of a page in transition that bit means something else.
-        barred = entries & np.uint64(NO_EXECUTE | PRESENT) == NO_EXECUTE | PRESENT
-        access[~barred] |= MAY_EXECUTE
+        access[entries & np.uint64(NO_EXECUTE) == 0] |= MAY_EXECUTE
+        away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
+        if len(away):
+            access[away] &= MAY_USER
+            if is_last:
+                # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
+                # to write (ntosp.h, MM_EXECUTE and so on).
+                access[away] |= (entries[away] >> np.uint64(6) & np.uint64(2)).astype(np.uint8)
+                access[away] |= (entries[away] >> np.uint64(4) & np.uint64(4)).astype(np.uint8)
+                if self.entry_bytes == 4:
+                    access[away] |= MAY_EXECUTE
+            else:  # a table's own rights say nothing about the pages below it
+                access[away] |= MAY_WRITE | MAY_EXECUTE
         return access
 
 
@@ -249,7 +259,7 @@ def walk(
         below: list[_Reached] = []
         waiting = 0
         for ways, entries in _decoded(memory, paging, reached, level):
-            access = ways.access & paging.access(entries)
+            access = ways.access & paging.access(entries, is_last=is_last)
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
             maps = chosen & (is_last | (level.may_map & (entries & np.uint64(LARGE) != 0)))
             yield _mapped(memory, paging, level, ways, entries, access, maps)

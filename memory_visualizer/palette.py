@@ -39,5 +39,33 @@ PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BL
 
 
 def hex_colour(colour: Colour) -> str:
-    """Write a colour as ``#rrggbb``."""
+    """Write a colour as ``#rrggbb``.
+
+    >>> hex_colour((95, 194, 205))
+    '#5fc2cd'
+    """
     return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+# From pale to dark, so that the order is seen without colour, too.
+_RAMP: tuple[Colour, ...] = (
+    (253, 244, 208),
+    (250, 190, 96),
+    (228, 98, 70),
+    (150, 44, 110),
+    (46, 16, 82),
+)
+
+
+def ramp(steps: int) -> list[Colour]:
+    """Colours for an ordered scale, from pale to dark."""
+    colours: list[Colour] = []
+    for step in range(steps):
+        place = step * (len(_RAMP) - 1) / max(steps - 1, 1)
+        low = min(int(place), len(_RAMP) - 2)
+        part = place - low
+        red, green, blue = (
+            round(a + (b - a) * part) for a, b in zip(_RAMP[low], _RAMP[low + 1], strict=True)
+        )
+        colours.append((red, green, blue))
+    return colours

@@ -1,68 +1,135 @@
-"""The picture of a page map: one pixel for each page frame, as a PNG file."""
+"""The picture: one pixel for each page frame, as a PNG file."""
 
 from collections.abc import Mapping
-from math import isqrt
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from memory_visualizer.legend import LINE_INDEX, PANEL_SHADES, PAPER_INDEX
+from memory_visualizer import __version__
+from memory_visualizer.colouring import Colouring
+from memory_visualizer.dump import PAGE_SIZE, Dump
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.layout import arrange
+from memory_visualizer.legend import legend as legend_of
+from memory_visualizer.legend import legend_json
 from memory_visualizer.output import whole_file
-from memory_visualizer.pagemap import PageClass, PageMap
-from memory_visualizer.palette import Colour, Palette
+from memory_visualizer.palette import Colour
+from memory_visualizer.printable import binary_size, printable
+
+MOST_PIXELS = 1 << 31
+MOST_ENTRIES = 24
+"""Entries of a legend, at most."""
 
 _RUN_LENGTHS = 3
 """zlib's Z_RLE: of such pictures it makes files as small as its default does, in a third of the
 time."""
 
-DIMMED_INDEX = PAPER_INDEX + len(PANEL_SHADES)
-"""Where the pale classes begin in a picture's palette."""
 
+@dataclass(frozen=True)
+class Painting:
+    """A picture as it is painted, not yet a file."""
 
-def layout_rows(classes: NDArray[np.uint8], width: int | None = None) -> NDArray[np.uint8]:
-    """Lay the frames out in rows: the first top left, left to right, top to bottom.
+    pixels: NDArray[np.unsignedinteger[Any]]
+    """Shape (height, width): index in colours."""
+    colours: tuple[Colour, ...]
+    box: tuple[int, int, int, int]
+    """Where the frames' pixels are: left, top, right, bottom, the latter two exclusive."""
 
-    Returns shape (height, `width`), height just enough for all frames; without a width the
-    smallest square that holds them. What is left after the last frame is PageClass.ABSENT.
-    """
-    if width is None:
-        width = height = isqrt(classes.size - 1) + 1
-    else:
-        height = -(-classes.size // width)
-    pixels = np.full(height * width, PageClass.ABSENT, dtype=np.uint8)
-    pixels[: classes.size] = classes
-    return pixels.reshape(height, width)
+    def image(self) -> Image.Image:
+        """The picture for Pillow: in palette mode where the colours are few enough."""
+        if len(self.colours) > 256:
+            return Image.fromarray(np.array(self.colours, np.uint8)[self.pixels])
+        image = Image.fromarray(self.pixels.astype(np.uint8, copy=False))
+        image.putpalette([channel for colour in self.colours for channel in colour])
+        return image
+
+    def scaled(self, scale: int) -> "Painting":
+        """The same with `scale` by `scale` pixels for each one."""
+        if scale == 1:
+            return self
+        left, top, right, bottom = (scale * edge for edge in self.box)
+        pixels = self.pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+        return replace(self, pixels=pixels, box=(left, top, right, bottom))
 
 
 def paint(
-    page_map: PageMap,
-    palette: Palette,
+    colouring: Colouring,
+    layout: str = "rows",
     width: int | None = None,
     dimmed: NDArray[np.bool_] | None = None,
-) -> Image.Image:
-    """Paint the page map in rows (see layout_rows) as a picture in palette mode.
+) -> Painting:
+    """Paint a pixel for each frame, in one of layout.LAYOUTS; `width` is that of rows.
 
-    A pixel's value is its frame's PageClass; that of a `dimmed` frame is DIMMED_INDEX more.
+    A pixel is its frame's swatch; that of a `dimmed` frame is a pale one of the same hue.
     """
-    values = page_map.classes
+    values = colouring.values
+    colours = [swatch.colour for swatch in colouring.swatches]
     if dimmed is not None:
-        values = np.where(dimmed, values + np.uint8(DIMMED_INDEX), values)
-    return _palette_image(layout_rows(values, width), palette)
+        if 2 * len(colours) > 256:
+            values = values.astype(np.uint16)
+        values = np.where(dimmed, values + values.dtype.type(len(colours)), values)
+        colours += [_pale(colour) for colour in colours]
+    pixels = arrange(values, layout, width)
+    return Painting(pixels, tuple(colours), (0, 0, pixels.shape[1], pixels.shape[0]))
 
 
-def add_panel(picture: Image.Image, panel: NDArray[np.uint8], palette: Palette) -> Image.Image:
-    """Put a panel from legend.legend_panel below a picture, whose own pixels stay as they are."""
-    panel_height, width = panel.shape
-    canvas = np.full((picture.height + panel_height, width), PAPER_INDEX, dtype=np.uint8)
-    canvas[picture.height :] = panel
-    # Hairlines round the picture, as its white and the paper are hard to tell apart.
-    canvas[picture.height, : picture.width + 1] = LINE_INDEX
-    canvas[: picture.height, picture.width : picture.width + 1] = LINE_INDEX
-    canvas[: picture.height, : picture.width] = picture
-    return _palette_image(canvas, palette)
+def picture_of(
+    dump: Dump,
+    colouring: Colouring,
+    *,
+    layout: str = "rows",
+    width: int | None = None,
+    scale: int = 1,
+    dimmed: NDArray[np.bool_] | None = None,
+    legend: bool = False,
+) -> Painting:
+    """Paint the whole picture of a dump, with the panel that has its `legend` or without.
+
+    `scale` by `scale` pixels for each frame; the rest as for `paint`. BadInputError when it would
+    have more than MOST_PIXELS.
+    """
+    picture = paint(colouring, layout, width, dimmed)
+    height, row = (side * scale for side in picture.pixels.shape)
+    if height * row > MOST_PIXELS:
+        raise BadInputError(
+            f"the picture would have {row:,} x {height:,} pixels; choose a smaller scale"
+        )
+    picture = picture.scaled(scale)
+    if not legend:
+        return picture
+    from memory_visualizer.panel import add_panel  # fonts take time to load
+
+    one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
+    subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one} of 4 KiB"
+    if colouring.name != "class":
+        subtitle += f", coloured by {colouring.name}"
+    if dimmed is not None:
+        subtitle += "; pale = not a page of the chosen processes"
+    return add_panel(
+        picture,
+        dump.path.name,
+        subtitle,
+        legend_of(colouring, MOST_ENTRIES),
+        colouring.values.size,
+        layout=layout,
+        scale=scale,
+    )
+
+
+def texts_of(dump: Dump, colouring: Colouring, picture: Painting, layout: str) -> dict[str, str]:
+    """The text chunks of a dump's picture (keyword to text)."""
+    return {
+        "Software": f"Memory Visualizer {__version__}",
+        "Source": printable(dump.path.name),
+        "Colours": colouring.name,
+        "Legend": legend_json(colouring),
+        "Layout": layout,
+        "Box": " ".join(map(str, picture.box)),
+    }
 
 
 def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> None:
@@ -81,19 +148,6 @@ def save_png(file: IO[bytes], picture: Image.Image, texts: Mapping[str, str]) ->
     for keyword, text in texts.items():
         chunks.add_text(keyword, text)
     picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
-
-
-def _palette_image(indexes: NDArray[np.uint8], palette: Palette) -> Image.Image:
-    """A picture of palette indexes: classes, then the panel's shades, then dimmed classes.
-
-    Colours after the last that is used are left out.
-    """
-    classes = [palette[page_class] for page_class in PageClass]
-    colours = [*classes, *PANEL_SHADES, *map(_pale, classes)][: int(indexes.max()) + 1]
-    colours += classes[len(colours) :]
-    picture = Image.fromarray(indexes)
-    picture.putpalette([channel for colour in colours for channel in colour])
-    return picture
 
 
 def _pale(colour: Colour) -> Colour:

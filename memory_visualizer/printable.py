@@ -7,6 +7,9 @@ def printable(text: str) -> str:
     Control, format (bidirectional overrides among them), surrogate, private and unassigned
     characters become ``\xNN`` (ASCII), ``\uNNNN`` or ``\UNNNNNNNN``; a byte of a file name that is
     not UTF-8 becomes ``\xNN``; the backslash is doubled, so that no two texts look the same.
+
+    >>> print(printable("\x1b[2J\\"))
+    \x1b[2J\\
     """
     return "".join(map(_escape, text))
 
@@ -25,7 +28,11 @@ def _escape(character: str) -> str:
 
 
 def binary_size(size: int) -> str:
-    """Name a number of bytes in the largest binary unit that it fills, as in ``1.5 GiB``."""
+    """Name a number of bytes in the largest binary unit that it fills.
+
+    >>> binary_size(1536 << 20)
+    '1.5 GiB'
+    """
     if size < 1024:
         return f"{size} bytes"
     exponent = min((size.bit_length() - 1) // 10, 6)

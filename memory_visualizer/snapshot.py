@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
-from memory_visualizer.paging import SHARED, Mappings, Paging, merge_alike, walk
+from memory_visualizer.paging import (
+    MAY_EXECUTE,
+    MAY_USER,
+    MAY_WRITE,
+    SHARED,
+    Mappings,
+    Paging,
+    merge_alike,
+    walk,
+)
 from memory_visualizer.windows import (
     Process,
     TopLevels,
@@ -21,6 +30,9 @@ from memory_visualizer.windows import (
     find_processes,
     read_shared_data,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
@@ -66,7 +78,7 @@ class Snapshot(PageMap):
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
         rows = self.mappings.take(self.mappings.space != SHARED)
-        row, part, frame = self._pages(rows)
+        row, part, frame = self.pages_of(rows)
         virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
         # One number to sort by, much faster than three: frame, process, user before kernel.
         holder = frame * len(self.processes) + rows.space[row]
@@ -80,6 +92,25 @@ class Snapshot(PageMap):
         key = key[first]
         frame, process = np.divmod(key // 2, max(len(self.processes), 1))
         return Owners(frame, process.astype(np.int32), virtual[first], key % 2 == 0)
+
+    @cached_property
+    def access(self) -> NDArray[np.uint8]:
+        """What may be done with each frame, as MAY_ bits.
+
+        By user mode where it has the frame at all, else by the kernel; what any of the mappings
+        allows is allowed.
+        """
+        access = np.zeros(self.classes.size, np.uint8)
+        rows = self.mappings
+        count = np.minimum(rows.frame + rows.frames, access.size) - rows.frame
+        of_user = np.isin(self.classes, (PageClass.USER, PageClass.BOTH))
+        for user, frames in ((True, of_user), (False, ~of_user)):
+            for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
+                chosen = (rows.is_user == user) & (rows.access & bit != 0)
+                marks = np.zeros(access.size, bool)
+                mark_runs(marks, rows.frame[chosen], count[chosen])
+                access[marks & frames] |= bit
+        return access
 
     def owners_of(self, frame: int) -> list[tuple[Process, int]]:
         """The processes that have a frame, each with its first virtual address there."""
@@ -96,7 +127,7 @@ class Snapshot(PageMap):
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
         # Without `owners`, which costs a sort of all rows.
         rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
-        row, _, frame = self._pages(rows)
+        row, _, frame = self.pages_of(rows)
         # As numbers of 16 bits, if these do, the sort is a quick one.
         process = rows.space[row].astype(np.min_scalar_type(len(self.processes)))
         by_process = np.argsort(process, kind="stable")
@@ -116,7 +147,7 @@ class Snapshot(PageMap):
         alone = [len(mine) - count for mine, count in zip(pages, shared, strict=True)]
         return np.stack((alone, shared), axis=1).astype(np.int64)
 
-    def _pages(
+    def pages_of(
         self, rows: Mappings
     ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
         """The single pages of some mappings: row, number within it, and frame that is held."""
@@ -129,6 +160,44 @@ class Snapshot(PageMap):
         inside = np.flatnonzero(frame < self.classes.size)
         inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
         return row[inside], part[inside], frame[inside]
+
+    def image(
+        self,
+        *,
+        color_by: str = "class",
+        layout: str = "rows",
+        width: int | None = None,
+        scale: int = 1,
+        palette: str = "default",
+        legend: bool = False,
+    ) -> "Image":
+        """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
+
+        `color_by` is one of colouring.COLOURINGS, `palette` one of palette.PALETTES.
+        """
+        from memory_visualizer import notebook
+
+        return notebook.image(
+            self,
+            color_by=color_by,
+            layout=layout,
+            width=width,
+            scale=scale,
+            palette=palette,
+            legend=legend,
+        )
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the picture with its legend."""
+        from memory_visualizer import notebook
+
+        return notebook.html(self)
+
+    def _repr_png_(self) -> bytes:
+        """The same for what shows pictures only."""
+        from memory_visualizer import notebook
+
+        return notebook.png(self)
 
     def summary(self) -> dict[str, Any]:
         """All that is known but the pages themselves, as JSON has it: see export.summary."""
@@ -147,6 +216,12 @@ class Snapshot(PageMap):
         from memory_visualizer import export
 
         return export.to_pandas(self)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the page for the browser: see viewer.write_page."""
+        from memory_visualizer import viewer
+
+        viewer.write_page(Path(path), self)
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
@@ -287,10 +362,14 @@ def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]
 
 def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     single = mappings.frames == 1
-    count = np.bincount(mappings.frame[single], minlength=frame_count).astype(np.uint32)
-    for first, frames in zip(mappings.frame[~single], mappings.frames[~single], strict=True):
-        count[first : first + frames] += 1
-    return count
+    count = np.bincount(mappings.frame[single], minlength=frame_count)
+    if not single.all():
+        large = mappings.take(~single)
+        end = np.minimum(large.frame + large.frames, frame_count)
+        begun = np.bincount(large.frame, minlength=frame_count + 1)
+        ended = np.bincount(end, minlength=frame_count + 1)
+        count += np.cumsum(begun - ended)[:-1]
+    return count.astype(np.uint32)
 
 
 def _look_at_all(

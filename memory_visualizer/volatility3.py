@@ -15,10 +15,11 @@ are listed at the lowest of them. To list all is what makes `memmap` run for day
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -29,12 +30,11 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import linear, physical
 from volatility3.framework.renderers import format_hints
 
-from memory_visualizer import __version__
+from memory_visualizer.colouring import by_class
 from memory_visualizer.dump import BLOCK_FRAMES, MAX_FRAMES, PAGE_SIZE, Dump, Words
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError
 from memory_visualizer.formats.base import BlockWork, merge_runs
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
-from memory_visualizer.legend import legend_json
 from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import (
     PAE,
@@ -52,7 +52,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.palette import DEFAULT
-from memory_visualizer.picture import paint, save_png
+from memory_visualizer.picture import picture_of, save_png, texts_of
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot import Snapshot, of_mappings
 from memory_visualizer.windows import Process
@@ -326,6 +326,12 @@ def options() -> list[Any]:
             default=False,
             optional=True,
         ),
+        requirements.BooleanRequirement(
+            name="html",
+            description="Write a page in which each page frame can be asked whose it is",
+            default=False,
+            optional=True,
+        ),
     ]
 
 
@@ -341,10 +347,10 @@ class Visualizer:
         self._system = system
         self._pids = set(plugin.config.get("pid") or ())
         # What a process had that has exited is free memory, and its tables may be others' by now.
-        self._processes = [
-            process for process in processes if process.is_alive or process.pid in self._pids
-        ]
-        self._all = processes
+        shown = (p for p in processes if p.is_alive or p.pid in self._pids)
+        by_pid = enumerate(sorted(shown, key=lambda process: process.pid))
+        self._processes = [replace(process, space=number) for number, process in by_pid]
+        self._listed = processes
         for pid in sorted(self._pids - {process.pid for process in processes}):
             _logger.warning("There is no process %d in the list", pid)
 
@@ -383,7 +389,7 @@ class Visualizer:
                 strict=False,
             )
         }
-        for process in self._all:
+        for process in self._listed:
             if not self._pids or process.pid in self._pids:
                 private, shared, kernel = pages.get(process.eprocess, (0, 0, 0))
                 base = format_hints.Hex(process.dtb)
@@ -392,7 +398,9 @@ class Visualizer:
 
     def _mapping_rows(self) -> Iterator[tuple[Any, ...]]:
         self._write_files()
-        chosen = [p for p in self._processes if not self._pids or p.pid in self._pids]
+        spaces = {process.eprocess: process for process in self._processes}
+        listed = [spaces[p.eprocess] for p in self._listed if p.eprocess in spaces]
+        chosen = [p for p in listed if not self._pids or p.pid in self._pids]
         if self._plugin.config["every-mapping"]:
             for process in chosen:
                 yield from self._rows_of([process])
@@ -450,7 +458,7 @@ class Visualizer:
 
     def _zero(self) -> NDArray[np.bool_]:
         """The frames of zeros, if the picture shall tell them; to find them all is read."""
-        if not self._plugin.config["png"]:
+        if not self._plugin.config["png"] and not self._plugin.config["html"]:
             return np.zeros(self._dump.frame_count, bool)
         task = "Looking for pages of zeros"
         return self._dump.zero_frames(
@@ -466,9 +474,9 @@ class Visualizer:
         """Write what is asked for through the plugin's file handler; return the names."""
         written = []
         if self._plugin.config["png"]:
-            content = BytesIO()
-            write_picture(content, self._snapshot, self._dimmed())
-            written.append(self._write("png", content.getvalue()))
+            written.append(self._write("png", _picture(self._snapshot, self._dimmed())))
+        if self._plugin.config["html"]:
+            written.append(self._write("html", _page(self._snapshot)))
         return written
 
     def _write(self, ending: str, content: bytes) -> str:
@@ -495,14 +503,18 @@ def table_base(layer: Any) -> int:
     return base & ~0x1F if paging_of(layer) is PAE else base & ~0xFFF
 
 
-def write_picture(
-    file: IO[bytes], snapshot: Snapshot, dimmed: NDArray[np.bool_] | None = None
-) -> None:
-    """Write the picture as PNG, as `memviz` does without options."""
-    texts = {
-        "Software": f"Memory Visualizer {__version__}",
-        "Source": printable(snapshot.dump.path.name),
-        "Legend": legend_json(DEFAULT),
-        "Layout": "rows",
-    }
-    save_png(file, paint(snapshot, DEFAULT, dimmed=dimmed), texts)
+def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:
+    """The picture as PNG, as `memviz` makes it without options."""
+    colouring = by_class(snapshot, DEFAULT)
+    picture = picture_of(snapshot.dump, colouring, dimmed=dimmed)
+    file = BytesIO()
+    save_png(file, picture.image(), texts_of(snapshot.dump, colouring, picture, "rows"))
+    return file.getvalue()
+
+
+def _page(snapshot: Snapshot) -> bytes:
+    """The page, as `memviz` makes it without options."""
+    from memory_visualizer.viewer import page  # most runs write none
+
+    start = {"layout": "rows", "color": "class", "palette": "default"}
+    return page(snapshot, None, start).encode("utf-8")

@@ -4,15 +4,22 @@ import fcntl
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+"""What the browser's command may be called."""
 NO_PYTHON = 4
 """Exit code of visualizer.sh where there is no Python to make an environment with."""
 
@@ -98,6 +105,27 @@ def symbol_files() -> Path:
     if not any(folder.glob("*/**/*.json.xz")):
         pytest.skip(f"no symbol files of real kernels in {folder} (MEMVIZ_ISF names the folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Chromium of the system without a window, driven by Playwright.
+
+    Skips where either is missing, but fails if REQUIRE_CHROMIUM=1.
+    """
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        _do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        _do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        # Root may not use the sandbox; what is opened here are files of our own making.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
 
 
 def _do_without(requirement: str, reason: str) -> NoReturn:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PRESENT, USER, LARGE, PROTOTYPE, TRANSITION = 1, 4, 0x80, 0x400, 0x800
+PRESENT, WRITE, USER, LARGE, PROTOTYPE, TRANSITION = 1, 2, 4, 0x80, 0x400, 0x800
 NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 
@@ -23,6 +23,8 @@ class Page:
     size: int
     user: bool
     """U/S is set in the entries of all levels."""
+    write: bool
+    """R/W is set in the entries of all levels."""
     execute: bool
     """No-execute is clear in the entries of all levels."""
     transition: bool
@@ -40,7 +42,7 @@ def walk(memory: bytes | mmap.mmap, paging: str, table_base: int) -> Iterator[Pa
         "x64-5": (48, 39, 30, 21, 12),
     }[paging]
     mask = 0xFFFFFFE0 if paging == "pae" else ADDRESS
-    yield from _walk(memory, paging, shifts, table_base & mask, 0, True, True)
+    yield from _walk(memory, paging, shifts, table_base & mask, 0, True, True, True)
 
 
 def _walk(
@@ -50,6 +52,7 @@ def _walk(
     table: int,
     base: int,
     user: bool,
+    write: bool,
     execute: bool,
 ) -> Iterator[Page]:
     shift, is_pointer_table = shifts[0], paging == "pae" and len(shifts) == 3
@@ -64,14 +67,30 @@ def _walk(
             continue
         virtual = base + (index << shift)
         entry_user = user and (is_pointer_table or bool(entry & USER))
-        entry_execute = execute and (in_transition or size == 4 or not entry & NO_EXECUTE)
+        entry_write = write and (is_pointer_table or bool(entry & WRITE))
+        entry_execute = execute and (size == 4 or not entry & NO_EXECUTE)
+        if in_transition:
+            # A page's rights are then in the field Protection, bits 5 to 9 (ntosp.h, MM_...):
+            # 2, 3, 6 and 7 allow to execute, 4 to 7 to write. A table's say nothing.
+            protection = entry >> 5 & 31
+            entry_write = write and (shift != 12 or bool(protection & 4))
+            entry_execute = execute and (size == 4 or shift != 12 or bool(protection & 2))
         can_be_large = shift in (21, 30) if size == 8 else shift == 22
         if shift == 12 or (can_be_large and not is_pointer_table and entry & LARGE):
             physical = entry & ADDRESS & ~((1 << shift) - 1)
             top = {"x64": 47, "x64-5": 56}.get(paging)
             if top and virtual >> top:
                 virtual |= (1 << 64) - (1 << top)
-            yield Page(virtual, physical, 1 << shift, entry_user, entry_execute, in_transition)
+            yield Page(
+                virtual,
+                physical,
+                1 << shift,
+                entry_user,
+                entry_write,
+                entry_execute,
+                in_transition,
+            )
         else:
             below = entry & ADDRESS
-            yield from _walk(memory, paging, shifts[1:], below, virtual, entry_user, entry_execute)
+            rights = (entry_user, entry_write, entry_execute)
+            yield from _walk(memory, paging, shifts[1:], below, virtual, *rights)

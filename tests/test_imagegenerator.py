@@ -169,7 +169,9 @@ def test_drawn_legend(files: Files) -> None:
     with Image.open(files.png) as picture:
         assert picture.mode == "P"
         assert picture.height > 100
-        assert picture.convert("RGB").getpixel((1, 0)) == (86, 180, 233)
+        left, top, right, bottom = map(int, picture.info["Box"].split())
+        assert (top, right - left, bottom) == (0, 2, 3)
+        assert picture.convert("RGB").getpixel((left + 1, 0)) == (86, 180, 233)
         assert json.loads(picture.info["Legend"])["kernel"] == "#56b4e9"
 
 

@@ -18,10 +18,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from memory_visualizer import __version__
+import memory_visualizer
+from memory_visualizer import __version__, contents
+from memory_visualizer.colouring import COLOURINGS, colour_by
+from memory_visualizer.layout import hilbert_frames
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import DEFAULT, hex_colour
-from memory_visualizer.picture import DIMMED_INDEX
 from tests.forge import Truth, forge, profiles
 from tests.forge.containers import write_lime
 from tests.forge.memory import PAGE_SIZE
@@ -100,7 +102,7 @@ def noise(folder: Path) -> Path:
 
 
 def indexes(path: Path) -> npt.NDArray[np.uint8]:
-    """Each pixel's place in the palette; a class's value, or DIMMED_INDEX more."""
+    """Each pixel's place in the palette: a class's value, or, where dimmed, six more."""
     with Image.open(path) as picture:
         assert picture.mode == "P"
         return np.asarray(picture).ravel()
@@ -254,6 +256,53 @@ def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("color_by", COLOURINGS)
+def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
+    """The picture and the printed legend have the colours of that colouring, and only these."""
+    result = run([dump, "-o", "a.png", "--color-by", color_by], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Colours"] == color_by
+        legend = json.loads(picture.info["Legend"])
+    snapshot = memory_visualizer.open(dump)
+    expected = colour_by(color_by, snapshot, DEFAULT, lambda: contents.entropy(snapshot.dump))
+    assert legend == {s.label: hex_colour(s.colour) for s in expected.swatches}
+    table = np.array([swatch.colour for swatch in expected.swatches])
+    pixels = colours(tmp_path / "a.png").reshape(-1, 3)[: expected.values.size]
+    np.testing.assert_array_equal(pixels, table[expected.values])
+    used = [s.label for s, n in zip(expected.swatches, expected.counts(), strict=True) if n]
+    assert all(f"  {label} " in result.stdout for label in used[:5])
+
+
+def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """Along the curve, three by three pixels a page; each where the curve puts it."""
+    options = ["--layout", "hilbert", "--scale", 3, "--legend", "-o", "a.png"]
+    result = run([dump, *options], tmp_path)
+    assert result.stdout.splitlines()[3] == (
+        "a.png: 192 x 384 pixels, 3 x 3 for each 4 KiB page of win7.raw (32 MiB)"
+    )
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["Layout"] == "hilbert"
+        left, top, right, bottom = map(int, picture.info["Box"].split())
+        pixels = np.asarray(picture)[top:bottom, left:right]
+    grid = np.indices(pixels.shape) // 3
+    frames = hilbert_frames(grid[1], grid[0], 7)
+    expected = np.array([LABELS.index(label) for label in truth.classes(truth.alive)])
+    np.testing.assert_array_equal(pixels, expected[frames])
+
+
+def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
+    """A sentence instead of no memory left."""
+    options = ["--width", "60000", "--scale", "64", "--layout", "rows"]
+    (tmp_path / "large.raw").touch()
+    os.truncate(tmp_path / "large.raw", 60_000 * 10 * PAGE_SIZE)
+    result = run(["large.raw", *options], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "memviz: the picture would have 3,840,000 x 640 pixels; choose a smaller scale\n"
+    )
+
+
 # Chosen processes
 
 
@@ -282,7 +331,7 @@ def test_chosen_processes(
     shown[: truth.frames] = pages_of(truth, set(chosen) & set(truth.alive))
     shown[truth.frames :] = True  # what is behind the last frame is of nobody, and stays
     full, some = indexes(tmp_path / "all.png"), indexes(tmp_path / "some.png")
-    np.testing.assert_array_equal(some, np.where(shown, full, full + DIMMED_INDEX))
+    np.testing.assert_array_equal(some, np.where(shown, full, full + len(PageClass)))
     before, after = (
         colours(tmp_path / name).reshape(-1, 3).astype(int) for name in ("all.png", "some.png")
     )

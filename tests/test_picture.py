@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+from dataclasses import replace
 from itertools import combinations, pairwise
 from math import dist
 from pathlib import Path
@@ -12,15 +13,10 @@ import pytest
 from PIL import Image
 
 import memory_visualizer
+from memory_visualizer.colouring import Colouring, Swatch, by_class
 from memory_visualizer.dump import PAGE_SIZE, RawDump
-from memory_visualizer.legend import (
-    PANEL_SHADES,
-    LegendEntry,
-    legend,
-    legend_json,
-    legend_lines,
-    legend_panel,
-)
+from memory_visualizer.layout import LAYOUTS, arrange
+from memory_visualizer.legend import LegendEntry, legend, legend_json, legend_lines
 from memory_visualizer.output import check_target
 from memory_visualizer.pagemap import PageClass, PageMap, classify
 from memory_visualizer.palette import (
@@ -31,7 +27,8 @@ from memory_visualizer.palette import (
     Palette,
     hex_colour,
 )
-from memory_visualizer.picture import add_panel, layout_rows, paint, write_png
+from memory_visualizer.panel import SHADES, add_panel, ticks
+from memory_visualizer.picture import paint, write_png
 from memory_visualizer.textmap import read_mapped_frames
 
 
@@ -42,41 +39,54 @@ def some_page_map(frame_count: int) -> PageMap:
     return PageMap(classes, classes == PageClass.UNUSED_ZERO)
 
 
-# Layout
-
-
-@pytest.mark.parametrize(
-    ("frame_count", "side"), [(1, 1), (2, 2), (4, 2), (5, 3), (131_072, 363), (262_144, 512)]
-)
-def test_default_layout_is_the_smallest_square(frame_count: int, side: int) -> None:
-    """The whole square, as the seed's pictures: 363 x 363 for 512 MiB."""
-    assert layout_rows(np.zeros(frame_count, dtype=np.uint8)).shape == (side, side)
-
-
-@pytest.mark.parametrize(("frame_count", "width"), [(7, 3), (6, 3), (2, 5), (10, None), (1, 1)])
-def test_frames_lie_in_rows(frame_count: int, width: int | None) -> None:
-    """First frame top left, left to right, top to bottom; absent behind the last."""
-    page_map = some_page_map(frame_count)
-    rows = layout_rows(page_map.classes, width)
-    if width:
-        assert rows.shape[1] == width
-        assert (rows.shape[0] - 1) * width < frame_count <= rows.shape[0] * width
-    for y, x in np.ndindex(rows.shape):
-        pfn = y * rows.shape[1] + x
-        expected = page_map.classes[pfn] if pfn < frame_count else PageClass.ABSENT
-        assert rows[y, x] == expected
+# Pixels
 
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_painted_colours(palette: Palette) -> None:
     """Each pixel has its class's colour exactly, and is the class in the palette."""
     page_map = some_page_map(30)
-    picture = paint(page_map, palette, 6)
+    picture = paint(by_class(page_map, palette), width=6).image()
     assert (picture.mode, picture.size) == ("P", (6, 5))
     assert np.array_equal(np.asarray(picture).ravel(), page_map.classes)
     in_rgb = picture.convert("RGB")
     for pfn, value in enumerate(page_map.classes):
         assert in_rgb.getpixel((pfn % 6, pfn // 6)) == palette[PageClass(value)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scale", [1, 2, 5])
+def test_scale(layout: str, scale: int) -> None:
+    """Each pixel becomes a square, wherever it lies."""
+    colouring = by_class(some_page_map(50), DEFAULT)
+    plain = paint(colouring, layout)
+    scaled = plain.scaled(scale)
+    assert np.array_equal(scaled.pixels, np.kron(plain.pixels, np.ones((scale, scale), np.uint8)))
+    assert scaled.box == (0, 0, *scaled.image().size)
+
+
+def test_more_colours_than_a_palette_holds() -> None:
+    """Such as those of 300 processes: the picture is in true colour, dimmed pixels, too."""
+    colours = [(n % 256, n // 256, 7) for n in range(300)]
+    swatches = tuple(Swatch(str(n), colour) for n, colour in enumerate(colours))
+    colouring = Colouring("process", np.arange(300, dtype=np.uint16), swatches)
+    dimmed = np.arange(300) >= 290
+    picture = paint(colouring, width=300, dimmed=dimmed).image()
+    assert picture.mode == "RGB"
+    row = np.asarray(picture)[0].tolist()
+    assert row[:290] == [list(colour) for colour in colours[:290]]
+    assert all(min(pixel) > 180 for pixel in row[290:])
+
+
+@pytest.mark.parametrize("count", [6, 127, 128, 129])
+def test_dimmed(count: int) -> None:
+    """The pale colours follow the others, for however many of these."""
+    swatches = tuple(Swatch(str(n), (n, 0, 0)) for n in range(count))
+    colouring = Colouring("process", np.arange(count, dtype=np.uint8), swatches)
+    painting = paint(colouring, width=count, dimmed=np.arange(count) % 2 == 1)
+    expected = [n + (count if n % 2 else 0) for n in range(count)]
+    assert painting.pixels[0].tolist() == expected
+    assert painting.colours[count - 1] == (count - 1, 0, 0)
 
 
 # PNG files
@@ -85,7 +95,7 @@ def test_painted_colours(palette: Palette) -> None:
 def test_png_file(tmp_path: Path) -> None:
     """Palette-coded, with its text chunks, and the same bytes each time."""
     path = tmp_path / "a.png"
-    picture = paint(some_page_map(100), DEFAULT)
+    picture = paint(by_class(some_page_map(100), DEFAULT)).image()
     texts = {"Software": "test", "Source": "漢字.raw"}
     write_png(path, picture, texts)
     with Image.open(path) as read:
@@ -131,7 +141,7 @@ def test_symbolic_link_stays_one(tmp_path: Path) -> None:
     """What it points to is replaced."""
     target, link = tmp_path / "target.png", tmp_path / "link.png"
     link.symlink_to(target)
-    write_png(link, paint(some_page_map(4), DEFAULT), {})
+    write_png(link, paint(by_class(some_page_map(4), DEFAULT)).image(), {})
     assert link.is_symlink()
     assert target.is_file()
 
@@ -144,7 +154,7 @@ def test_check_target(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is not a plain file"):
         check_target(tmp_path)
     with pytest.raises(FileExistsError, match="is not a plain file"):
-        write_png(Path("/dev/null"), paint(some_page_map(4), DEFAULT), {})
+        write_png(Path("/dev/null"), paint(by_class(some_page_map(4), DEFAULT)).image(), {})
 
 
 # Legend
@@ -153,12 +163,12 @@ def test_check_target(tmp_path: Path) -> None:
 def example_legend() -> list[LegendEntry]:
     """The legend of eight frames."""
     classes = np.array([2, 3, 3, 3, 4, 5, 5, 5], dtype=np.uint8)
-    return legend(PageMap(classes, classes == 5), DEFAULT)
+    return legend(by_class(PageMap(classes, classes == 5), DEFAULT))
 
 
 def test_legend_counts() -> None:
     """All classes, in their order, with counts and shares."""
-    entries = [(e.page_class.label, e.count, e.percent, e.colour) for e in example_legend()]
+    entries = [(e.label, e.count, e.percent, e.colour) for e in example_legend()]
     assert entries == [
         ("absent", 0, "0.0 %", (24, 26, 30)),
         ("both", 0, "0.0 %", (92, 45, 120)),
@@ -181,39 +191,96 @@ def test_legend_lines() -> None:
 
 def test_legend_json() -> None:
     """One object, class name to colour, as the PNG carries it."""
-    colours = json.loads(legend_json(DEFAULT))
+    colours = json.loads(legend_json(by_class(some_page_map(4), DEFAULT)))
     assert list(colours) == ["absent", "both", "user", "kernel", "unused-data", "unused-zero"]
     assert colours["kernel"] == "#5fc2cd"
     assert colours["user"] == "#d4462d"
 
 
-@pytest.mark.parametrize("frame_count", [1, 8192, 262_144, 1_048_576])
+def test_legend_of_many() -> None:
+    """Those with the most frames are named in their order, the rest counted together."""
+    swatches = tuple(Swatch(f"process {n}", (n, n, n)) for n in range(6))
+    colouring = Colouring("process", np.array([1, 1, 3, 3, 3, 5, 2], np.uint8), swatches)
+    entries = [(entry.label, entry.colour, entry.count) for entry in legend(colouring, 3)]
+    assert entries == [
+        ("process 1", (1, 1, 1), 2),
+        ("process 3", (3, 3, 3), 3),
+        ("4 others", None, 2),
+    ]
+    assert len(legend(colouring, 6)) == 6
+    general = replace(colouring, general=1)
+    assert [entry.label for entry in legend(general, 3)] == ["process 0", "process 3", "4 others"]
+    assert legend_lines(legend(colouring, 3))[2].split() == ["4", "others", "2", "28.6", "%"]
+
+
+def test_legend_lines_are_for_terminals() -> None:
+    """A label may hold anything; what a terminal would obey is escaped."""
+    swatches = (Swatch("\x1b[31mred\u202e\n", (1, 2, 3)),)
+    [line] = legend_lines(legend(Colouring("process", np.zeros(1, np.uint8), swatches)))
+    assert line.isprintable()
+    assert "\\x1b[31mred" in line
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("frame_count", "scale"), [(1, 1), (1, 3), (8192, 1), (8192, 3), (262_144, 1), (1_048_576, 1)]
+)
 @pytest.mark.parametrize("title", ["win7.raw", "x" * 255, "\x1b[31m\u202e漢字\n.raw", ""])
-def test_drawn_legend(frame_count: int, title: str) -> None:
+def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> None:
     """The picture stays as it is; the legend below has a swatch of each class, and text."""
-    page_map = some_page_map(frame_count)
-    plain = paint(page_map, DEFAULT)
-    panel = legend_panel(plain.width, title, "subtitle", legend(page_map, DEFAULT))
-    picture = add_panel(plain, panel, DEFAULT)
-    pixels = np.asarray(picture)
+    colouring = by_class(some_page_map(frame_count), DEFAULT)
+    plain = paint(colouring, layout).scaled(scale)
+    painting = add_panel(
+        plain, title, "subtitle", legend(colouring), frame_count, layout=layout, scale=scale
+    )
+    left, top, right, bottom = painting.box
+    assert np.array_equal(painting.pixels[top:bottom, left:right], plain.pixels)
+    assert (top, bottom) == (0, plain.pixels.shape[0])
+    picture = painting.image()
     assert picture.mode == "P"
-    assert picture.width >= max(plain.width, 200)
-    assert np.array_equal(pixels[: plain.height, : plain.width], np.asarray(plain))
-    below = pixels[plain.height :]
+    assert picture.width >= max(plain.pixels.shape[1], 200)
+    below = painting.pixels[bottom:]
     for page_class in PageClass:
         assert np.count_nonzero(below == page_class) >= 12 * 12
-    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
-    assert colours <= {*DEFAULT.values(), *PANEL_SHADES}
-    darkest = len(PageClass) + len(PANEL_SHADES) - 1
+    assert painting.colours == (*DEFAULT.values(), *SHADES)
+    darkest, paper = len(painting.colours) - 1, len(PageClass)
     assert np.count_nonzero(below == darkest) > 50
     # Nothing touches the panel's edges, so nothing was cut off.
-    assert (below[1:, [0, -1]] == len(PageClass)).all()
-    assert (below[-1] == len(PageClass)).all()
+    assert (below[1:, [0, -1]] == paper).all()
+    assert (below[-1] == paper).all()
+    # Addresses stand at the left of all but the smallest, and are not cut off either.
+    assert (left > 0) == (bottom > 3 * 14)
+    if left:
+        assert (painting.pixels[:bottom, 0] == paper).all()
+
+
+@pytest.mark.parametrize(("frame_count", "width"), [(262_144, None), (65_536, 100), (9_000, 17)])
+def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None:
+    """At each mark the row in which that page lies; round addresses, far enough apart."""
+    height = -(-frame_count // (width or 512))
+    marks = ticks(frame_count, "rows", (height, width or 512), 1, 14)
+    assert len(marks) > 3
+    for row, address in marks:
+        assert row == address // PAGE_SIZE // (width or 512)
+    step = marks[1][1]
+    assert step & (step - 1) == 0
+    assert [address for _, address in marks] == [n * step for n in range(len(marks))]
+    assert min(b - a for (a, _), (b, _) in pairwise(marks)) >= 3 * 14 - 1
+
+
+def test_addresses_along_hilberts_curve() -> None:
+    """Each mark tells the page whose pixel is the row's first."""
+    pixels = arrange(np.arange(60_000), "hilbert", beyond=-1)
+    marks = ticks(60_000, "hilbert", (256, 256), 2, 14)
+    assert len(marks) > 3
+    for row, address in marks:
+        assert pixels[row // 2, 0] == address // PAGE_SIZE
 
 
 def test_drawn_legend_needs_no_subtitle() -> None:
     """The narrowest panel still holds one column of classes."""
-    assert legend_panel(1, "", "", example_legend()).shape[1] > 100
+    plain = paint(by_class(some_page_map(1), DEFAULT))
+    assert add_panel(plain, "", "", example_legend(), 1).pixels.shape[1] > 100
 
 
 # Colours
@@ -307,9 +374,9 @@ def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture
     map_text = io.BytesIO(b"0 0 8192 True\nbroken\n0 0 0x10000 False\n")
     mapped = read_mapped_frames(map_text, "map", dump.frame_count, lenient=True)
     page_map = classify(mapped.user, mapped.kernel, dump.zero_frames())
-    picture = paint(page_map, DEFAULT)
-    panel = legend_panel(picture.width, "dump.raw", "", legend(page_map, DEFAULT))
-    write_png(tmp_path / "a.png", add_panel(picture, panel, DEFAULT), {})
+    colouring = by_class(page_map, DEFAULT)
+    picture = add_panel(paint(colouring), "dump.raw", "", legend(colouring), dump.frame_count)
+    write_png(tmp_path / "a.png", picture.image(), {})
     assert capfd.readouterr() == ("", "")
 
 

@@ -51,6 +51,7 @@ class Volatility:
     folder: Path
     """Holds the dump, the symbols, and Volatility's cache."""
     symbols: Path
+    cache: Path | None = None
     dump: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class Volatility:
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a plugin with these arguments; what it wrote, and its exit code."""
         output = self.folder / "output"
-        cache = self.folder / "cache"
+        cache = self.cache or self.folder / "cache"
         for needed in (output, cache):
             needed.mkdir(exist_ok=True)
         common = ["--offline", "-q", "--cache-path", cache, "-s", self.symbols, "-o", output]
@@ -79,9 +80,18 @@ class Volatility:
         table = done.stdout[done.stdout.index("TreeDepth") :]
         return list(csv.DictReader(io.StringIO(table), escapechar="\\"))
 
-    def memmap(self, pid: int) -> list[Mapping]:
-        """What Volatility's own `memmap` lists of a process."""
-        return addresses(self.rows("windows.memmap", "--pid", str(pid)))
+    def memmap(self) -> dict[int, list[Mapping]]:
+        """What Volatility's own `memmap` lists of each process, by pid.
+
+        It does not say of which process a row is: in each of them addresses ascend.
+        """
+        rows = addresses(self.rows("windows.memmap"))
+        ends = [n for n in range(1, len(rows)) if rows[n][0] <= rows[n - 1][0]]
+        pids = [int(row["PID"]) for row in self.rows("windows.pslist")]
+        return {
+            pid: rows[start:end]
+            for pid, start, end in zip(pids, [0, *ends], [*ends, len(rows)], strict=True)
+        }
 
 
 def addresses(rows: Iterable[Row]) -> list[Mapping]:
@@ -123,13 +133,19 @@ def in_list(truth: Truth) -> dict[int, str]:
 # -- Volatility takes the forged dumps -----------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Volatility's cache for all tests with real symbol files: to look into these takes time."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("name", sorted(builds()))
 def test_takes_dumps_with_symbols_of_real_kernels(
-    name: str, volatility3: Path, symbol_files: Path, tmp_path: Path
+    name: str, volatility3: Path, symbol_files: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Dumps forged for five real builds are read with Microsoft's own symbols for them."""
+    """Dumps forged for five real builds are read with the real symbols of these."""
     build = builds()[name]
-    volatility = Volatility(volatility3, tmp_path, symbol_files)
+    volatility = Volatility(volatility3, tmp_path, symbol_files, cache)
     truth = forge(volatility.dump, build, size=32 * MIB, seed=2)
     told = {row["Variable"]: row["Value"] for row in volatility.rows("windows.info")}
     assert f"{build.pdb}.json.xz" in told["Symbols"]
@@ -206,9 +222,10 @@ def test_lists_just_what_memmap_lists(
     rows = volatility.rows(PLUGIN, "--pages", "--every-mapping")
     once = volatility.rows(PLUGIN, "--pages")
     everything: set[Mapping] = set()
+    memmap = volatility.memmap()
     for owner in truth.listed:
         process = truth.processes[owner]
-        theirs = volatility.memmap(process.pid)
+        theirs = memmap[process.pid]
         assert len(theirs) > 100
         mine = [row for row in rows if row["PID"] == str(process.pid)]
         assert {row["Process"] for row in mine} == {process.name}
@@ -220,7 +237,7 @@ def test_lists_just_what_memmap_lists(
     assert str(exited.pid) not in {row["PID"] for row in rows}
     asked = volatility.rows(PLUGIN, "--pages", "--pid", str(exited.pid))
     assert {row["PID"] for row in asked} == {str(exited.pid)}
-    assert joined(addresses(asked)) == volatility.memmap(exited.pid)
+    assert joined(addresses(asked)) == memmap[exited.pid]
     # What the kernel maps for all is listed once, without --every-mapping; nothing is lost.
     assert set(pages(addresses(once))) == everything
     assert len(once) < len(rows)
@@ -278,7 +295,7 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
 
     process = truth.processes[0]
     mine = joined(addresses(volatility.rows(PLUGIN, "--pages", "--pid", str(process.pid))))
-    theirs = volatility.memmap(process.pid)
+    theirs = volatility.memmap()[process.pid]
     start = 0x1F3 << 39
     leaf = page * PAGE_SIZE
     served = [
@@ -365,6 +382,13 @@ def test_picture_is_written_through_the_file_handler(windows: tuple[Volatility, 
     painted = labels[np.asarray(picture).ravel()[: truth.frames]]
     np.testing.assert_array_equal(painted, truth.classes(truth.listed))
     assert picture.text["Source"] == "dump.raw"  # type: ignore[attr-defined]
+
+    # The page is the one that memviz writes; what it shows is tested there.
+    [kernel] = [row for row in volatility.rows(PLUGIN, "--html") if row["PID"] == "N/A"]
+    assert kernel["File output"] == "dump.raw.html"
+    text = (output / "dump.raw.html").read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert all(truth.processes[owner].name in text for owner in truth.listed)
 
     # Volatility gives a second file a name of its own; pages of others are pale in it.
     pid = truth.processes[truth.listed[2]].pid
@@ -475,6 +499,6 @@ def test_runs_in_the_oldest_release_as_in_the_newest(
         assert old.rows(PLUGIN, *options) == volatility.rows(PLUGIN, *options)
     process = truth.processes[truth.listed[3]]
     rows = old.rows(PLUGIN, "--pages", "--pid", str(process.pid))
-    assert joined(addresses(rows)) == old.memmap(process.pid)
+    assert joined(addresses(rows)) == old.memmap()[process.pid]
     kernel = old.rows(PLUGIN, "--png")[0]
     assert (old.folder / "output" / kernel["File output"]).read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,100 @@
+"""Layouts: where in a picture each page frame's pixel lies."""
+
+from math import isqrt
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+LAYOUTS = ("rows", "hilbert")
+
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+def arrange(
+    values: NDArray[_Number], layout: str, width: int | None = None, *, beyond: int = 0
+) -> NDArray[_Number]:
+    """Lay out one value for each frame as a picture, shape (height, width).
+
+    Pixels behind the last frame get the value `beyond`. `width` is for rows only.
+    """
+    if layout == "hilbert":
+        return arrange_hilbert(values, beyond=beyond)
+    return arrange_rows(values, width, beyond=beyond)
+
+
+def arrange_rows(
+    values: NDArray[_Number], width: int | None = None, *, beyond: int = 0
+) -> NDArray[_Number]:
+    """Lay out in rows: the first frame top left, left to right, top to bottom.
+
+    Without a width in the smallest square that holds all; with one as high as need be.
+
+    >>> arrange_rows(np.arange(5), width=3, beyond=9)
+    array([[0, 1, 2],
+           [3, 4, 9]])
+    """
+    if width is None:
+        width = height = isqrt(values.size - 1) + 1
+    else:
+        height = -(-values.size // width)
+    pixels = np.full(height * width, beyond, dtype=values.dtype)
+    pixels[: values.size] = values
+    return pixels.reshape(height, width)
+
+
+def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Number]:
+    """Lay out along Hilbert's curve, on which neighbours in memory stay neighbours.
+
+    (D. Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", 1891.) It begins
+    top left, goes down first, and would end top right of a square with a power of two to a side;
+    the right half is left out where no frame is in it.
+
+    >>> arrange_hilbert(np.arange(16))
+    array([[ 0,  1, 14, 15],
+           [ 3,  2, 13, 12],
+           [ 4,  7,  8, 11],
+           [ 5,  6,  9, 10]])
+    """
+    order = ((values.size - 1).bit_length() + 1) // 2
+    padded = np.full(4**order, beyond, dtype=values.dtype)
+    padded[: values.size] = values
+    blocks = padded.reshape(-1, 1, 1)
+    # Four pieces of the curve make one of twice the side, all of one size at once.
+    for _ in range(order):
+        side = blocks.shape[1]
+        first, second, third, fourth = np.moveaxis(blocks.reshape(-1, 4, side, side), 1, 0)
+        blocks = np.empty((len(first), 2 * side, 2 * side), values.dtype)
+        blocks[:, :side, :side] = first.transpose(0, 2, 1)
+        blocks[:, side:, :side] = second
+        blocks[:, side:, side:] = third
+        blocks[:, :side, side:] = fourth[:, ::-1, ::-1].transpose(0, 2, 1)
+    pixels: NDArray[_Number] = blocks[0]
+    if 1 < values.size <= padded.size // 2:
+        pixels = np.ascontiguousarray(pixels[:, : pixels.shape[1] // 2])
+    return pixels
+
+
+def hilbert_frames(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> NDArray[np.int64]:
+    """PFN at each pixel of a whole square with 2**order pixels to a side."""
+    frame = np.zeros(x.shape, np.int64)
+    for level in reversed(range(order)):
+        side = 1 << level
+        right, low = (x & side) != 0, (y & side) != 0
+        frame += side * side * np.where(right, np.where(low, 2, 3), np.where(low, 1, 0))
+        x, y = x & (side - 1), y & (side - 1)
+        turned = right & ~low
+        x, y = np.where(turned, side - 1 - x, x), np.where(turned, side - 1 - y, y)
+        x, y = np.where(low, x, y), np.where(low, y, x)
+    return frame
+
+
+def left_frames(frame_count: int, layout: str, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """PFN of the leftmost pixel of each row of a picture of this shape; -1 behind the last."""
+    height, width = shape
+    row = np.arange(height, dtype=np.int64)
+    if layout == "hilbert":
+        first = hilbert_frames(np.zeros_like(row), row, (height - 1).bit_length())
+    else:
+        first = row * width
+    return np.where(first < frame_count, first, -1)

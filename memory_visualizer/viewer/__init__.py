@@ -1,0 +1,222 @@
+"""The page: one HTML file in which each page of a dump can be asked whose it is.
+
+    write_page(Path("memory.html"), snapshot)
+
+The file holds all it needs and may load nothing: its content security policy names the very
+scripts and styles that stand in it, and forbids the network. Its sources lie in `page`, plain
+files that are put together as they are; libraries by others lie in `vendor`.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer import colouring
+from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.export import dump_holes
+from memory_visualizer.output import whole_file
+from memory_visualizer.pagemap import PageClass
+from memory_visualizer.palette import PALETTES, hex_colour
+from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.snapshot import Snapshot
+from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.windows import Process
+
+_LIBRARIES = (
+    "color",
+    "dispatch",
+    "ease",
+    "interpolate",
+    "selection",
+    "timer",
+    "drag",
+    "transition",
+    "zoom",
+)
+"""Parts of D3 in the order in which they need one another: d3-zoom, and what it is made of."""
+
+_SCRIPTS = (
+    "dom",
+    "data",
+    "layout",
+    "colour",
+    "tiles",
+    "map",
+    "strip",
+    "card",
+    "legend",
+    "processes",
+    "goto",
+    "link",
+    "main",
+)
+"""The page's own scripts; together they are one function, so that nothing leaks."""
+
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+
+
+def write_page(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    entropy: NDArray[np.uint8] | None = None,
+    layout: str = "rows",
+    color_by: str = "class",
+    palette: str = "default",
+) -> None:
+    """Write the page of a snapshot.
+
+    `entropy` is what contents.entropy gives, if the page shall show it. The others say how the
+    page looks when it is opened: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES.
+    The file appears whole or not at all. Same arguments, same bytes. OSError when it cannot be
+    written.
+    """
+    start = {"layout": layout, "color": color_by, "palette": palette}
+    text = page(snapshot, entropy, start)
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
+    """The page as text; `start` names the layout, the colouring (`color`) and the palette."""
+    columns = page_columns(snapshot, entropy)
+    about = _about(snapshot, has_entropy=entropy is not None)
+    about["start"] = dict(start)
+    about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
+    style = _source("page/style.css")
+    script = _script()
+    parts = {
+        "title": html.escape(about["dump"]["name"]),
+        "facts": html.escape(_facts(snapshot)),
+        "end": hex(snapshot.dump.frame_count * PAGE_SIZE),
+        "policy": html.escape(_policy(script, style)),
+        "style": style,
+        "script": script,
+        "licences": html.escape(
+            _source("vendor/LICENSE-d3.txt") + "\n" + _source("vendor/LICENSE-d3-ease.txt")
+        ),
+        "about": _json_element(about),
+        "columns": "\n".join(
+            f'<script type="application/octet-stream" id="column-{name}">'
+            f"{base64.b64encode(column.packed).decode('ascii')}</script>"
+            for name, column in columns.items()
+        ),
+    }
+    # In one go, so that no text from the dump is taken for a placeholder.
+    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _source("page/page.html"))
+
+
+def _facts(snapshot: Snapshot) -> str:
+    """One line on what the dump is, and of what system."""
+    dump = snapshot.dump
+    facts = [printable(dump.format), binary_size(dump.size), f"{dump.size // PAGE_SIZE:,} pages"]
+    if holes := dump_holes(dump):
+        facts.append(f"{holes:,} holes" if holes > 1 else "1 hole")
+    if snapshot.system and snapshot.paging:
+        facts += [printable(snapshot.system), f"{snapshot.paging.name} paging"]
+    else:
+        facts.append("no system found")
+    if snapshot.time:
+        facts.append(f"taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC")
+    return " · ".join(facts)
+
+
+def _policy(script: str, style: str) -> str:
+    """A content security policy: only this script and this style, and no text becomes markup."""
+    return (
+        "default-src 'none';"
+        f" script-src '{_hash(script)}';"
+        f" style-src '{_hash(style)}';"
+        " img-src data:; base-uri 'none'; form-action 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _script() -> str:
+    libraries = [_source(f"vendor/d3-{name}.min.js") for name in _LIBRARIES]
+    own = [_source(f"page/{name}.js") for name in _SCRIPTS]
+    return "\n".join([*libraries, '(() => {\n"use strict";', *own, "})();"])
+
+
+def _source(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _json_element(data: Any) -> str:
+    """JSON that may stand in a script element: nothing in it ends the element or a line."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
+    """What is known beside the columns. Text from the dump is made printable here."""
+    dump = snapshot.dump
+    pages = snapshot.pages_of_processes().tolist()
+    return {
+        "dump": {
+            "name": printable(dump.path.name),
+            "frames": dump.frame_count,
+        },
+        "classes": [page_class.label for page_class in PageClass],
+        "palettes": {
+            name: [hex_colour(palette[page_class]) for page_class in PageClass]
+            for name, palette in PALETTES.items()
+        },
+        "swatches": _swatches(snapshot, has_entropy=has_entropy),
+        "processes": [
+            {
+                "pid": process.pid,
+                "ppid": process.ppid,
+                "name": printable(process.name),
+                "state": _state(process),
+                "private": private,
+                "shared": shared,
+                "colour": hex_colour(colouring.process_colour(process)),
+            }
+            for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
+        ],
+    }
+
+
+_BASE_SWATCHES = 5
+"""Of the colouring by process: those that stand for no process."""
+
+
+def _swatches(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, list[list[str]]]:
+    """Labels and colours of each colouring but that by class, in the order of their values."""
+    nothing = np.zeros(snapshot.classes.size, np.uint8)
+    swatches = {}
+    for name in colouring.COLOURINGS:
+        if name == "class" or (name == "entropy" and not has_entropy):
+            continue
+        found = colouring.colour_by(name, snapshot, PALETTES["default"], lambda: nothing).swatches
+        swatches[name] = [
+            [swatch.label, hex_colour(swatch.colour)]
+            for swatch in (found[:_BASE_SWATCHES] if name == "process" else found)
+        ]
+    return swatches
+
+
+def _state(process: Process) -> str:
+    """What is out of the common with a process, or nothing; as the command line says it."""
+    if not process.eprocess:
+        return "unknown"
+    if not process.is_alive:
+        return "exited"
+    if not process.is_listed:
+        return "unlinked"
+    return "" if process.space is not None else "no tables"

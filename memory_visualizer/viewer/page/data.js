@@ -1,0 +1,140 @@
+// The columns of the file, unpacked: see viewer/data.py for how they are packed.
+
+const PAGE_SIZE = 4096;
+const ABSENT = 0;
+
+const about = JSON.parse(document.getElementById("about").textContent);
+
+function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const binary = atob(base64);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// One column as a typed array wide enough for its numbers; removed from the document, which
+// would otherwise keep its text in memory.
+async function column(name) {
+  const [count, width] = about.columns[name];
+  const element = document.getElementById(`column-${name}`);
+  const planes = await inflate(bytesOf(element.textContent.trim()));
+  element.remove();
+  if (width === 1) return planes;
+  const Wide = width <= 1 ? Uint8Array : width <= 2 ? Uint16Array
+    : width <= 4 ? Uint32Array : Float64Array;
+  const numbers = new Wide(count);
+  for (let plane = 0, factor = 1; plane < width; plane++, factor *= 256) {
+    const start = plane * count;
+    for (let i = 0; i < count; i++) numbers[i] += planes[start + i] * factor;
+  }
+  return numbers;
+}
+
+// Who has which page. Rows are not laid out one by one: a frame leads to the stretches that it
+// is in, a stretch to the set of processes that have it.
+class Owners {
+  constructor(frames, columns) {
+    this.runFrame = columns.run_frame;
+    this.runLength = columns.run_length;
+    const runs = this.runFrame.length;
+    this.runSet = new Uint32Array(runs);
+    this.runVirtual = new Float64Array(runs); // in pages: 52 bits, which a double holds exactly
+    this.setUser = columns.set_user;
+    this.setRuns = columns.set_runs;
+    const space = 2 ** 52;
+    for (let set = 0, run = 0; set < this.setRuns.length; set++) {
+      for (let n = this.setRuns[set], end = 0; n > 0; n--, run++) {
+        this.runSet[run] = set;
+        this.runVirtual[run] = (end + columns.run_gap[run]) % space;
+        end = this.runVirtual[run] + this.runLength[run];
+      }
+    }
+    this.members = columns.members;
+    this.setStart = new Uint32Array(this.setRuns.length + 1);
+    for (let set = 0; set < this.setRuns.length; set++)
+      this.setStart[set + 1] = this.setStart[set] + columns.set_size[set];
+
+    // The stretches of each frame, by counting.
+    const start = this.start = new Uint32Array(frames + 1);
+    this.holders = new Uint32Array(frames);
+    for (let run = 0; run < runs; run++) {
+      const first = this.runFrame[run], end = first + this.runLength[run];
+      const size = this.setSize(this.runSet[run]);
+      for (let frame = first; frame < end; frame++) {
+        start[frame + 1]++;
+        this.holders[frame] += size;
+      }
+    }
+    for (let frame = 0; frame < frames; frame++) start[frame + 1] += start[frame];
+    this.runs = new Uint32Array(start[frames]);
+    // Filled from behind, so that `start` is right again in the end without a copy of it.
+    for (let run = 0; run < runs; run++) {
+      const first = this.runFrame[run], end = first + this.runLength[run];
+      for (let frame = first; frame < end; frame++) this.runs[--start[frame + 1]] = run;
+    }
+    for (let frame = 0; frame < frames; frame++) start[frame] = start[frame + 1];
+    start[frames] = this.runs.length;
+  }
+
+  setSize(set) {
+    return this.setStart[set + 1] - this.setStart[set];
+  }
+
+  // The owners of a frame: process (the kernel's index is the number of processes), virtual
+  // page, and whether user mode may use it there; by process.
+  of(frame) {
+    const found = [];
+    for (let i = this.start[frame]; i < this.start[frame + 1]; i++) {
+      const run = this.runs[i], set = this.runSet[run];
+      const virtual = this.runVirtual[run] + frame - this.runFrame[run];
+      for (let m = this.setStart[set]; m < this.setStart[set + 1]; m++)
+        found.push({ process: this.members[m], virtual, user: this.setUser[set] === 1 });
+    }
+    return found.sort((a, b) => a.process - b.process || a.virtual - b.virtual);
+  }
+
+  // 1 for each set that has one of the processes.
+  setsWith(processes) {
+    const sets = new Uint8Array(this.setRuns.length);
+    for (let set = 0; set < sets.length; set++)
+      for (let m = this.setStart[set]; m < this.setStart[set + 1]; m++)
+        if (processes.has(this.members[m])) sets[set] = 1;
+    return sets;
+  }
+
+  // Call visit(firstFrame, endFrame, firstVirtualPage, set) for each stretch of these sets.
+  eachRun(sets, visit) {
+    for (let run = 0; run < this.runFrame.length; run++) {
+      if (!sets[this.runSet[run]]) continue;
+      const first = this.runFrame[run];
+      visit(first, first + this.runLength[run], this.runVirtual[run], this.runSet[run]);
+    }
+  }
+}
+
+async function unpack() {
+  const names = Object.keys(about.columns);
+  const unpacked = await Promise.all(names.map(column));
+  const columns = Object.fromEntries(names.map((name, i) => [name, unpacked[i]]));
+  const frames = about.dump.frames;
+  const owners = new Owners(frames, columns);
+  // With as little as one process in it the column of what is beyond can be left empty.
+  const further = columns.further;
+  return {
+    frames,
+    owners,
+    page: columns.page,
+    entropy: columns.entropy,
+    named: Object.fromEntries((about.named ?? []).map(({ id }) => [id, columns[id]])),
+    classOf: (frame) => columns.page[frame] & 7,
+    isZero: (frame) => (columns.page[frame] & 8) !== 0,
+    accessOf: (frame) => columns.page[frame] >> 4,
+    mappingsOf: (frame) => owners.holders[frame] + further[frame],
+  };
+}

@@ -1,0 +1,51 @@
+// Elements and numbers for people. Text only ever becomes text: nothing here, or anywhere in the
+// page, makes markup of it, and the page's policy would stop it.
+
+// An element with properties and children; children are elements or text.
+function element(tag, properties, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (name in made) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+const byId = (id) => document.getElementById(id);
+
+// A name from the dump, kept from turning the text around it (right-to-left letters).
+const nameElement = (name) => element("bdi", { className: "name" }, name);
+
+function swatchElement(colour) {
+  const swatch = element("span", { className: "swatch" });
+  if (colour) swatch.style.backgroundColor = colour;
+  else swatch.classList.add("many");
+  return swatch;
+}
+
+const counted = (number) => number.toLocaleString("en");
+const hexAddress = (frame) => `0x${(frame * PAGE_SIZE).toString(16)}`;
+const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
+
+function percent(part, all) {
+  if (!part) return "0 %";
+  const share = 100 * part / all;
+  return share < 0.05 ? "< 0.1 %" : `${share.toFixed(1)} %`;
+}
+
+const kernelIndex = () => about.processes.length;
+const ownerName = (process) =>
+  process === kernelIndex() ? "kernel, for all" : about.processes[process].name;
+
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // an older browser, or not allowed for files
+    const area = element("textarea", { value: text, className: "unseen" });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}

@@ -1,0 +1,67 @@
+// Go to a physical address, a PFN, or a virtual address of a process.
+
+class GoTo {
+  constructor(model, go) {
+    Object.assign(this, { model, go });
+    this.form = byId("goto");
+    this.kind = byId("goto-kind");
+    this.number = byId("goto-number");
+    this.process = byId("goto-process");
+    this.answer = byId("goto-answer");
+    this.process.append(
+      element("option", { value: String(kernelIndex()) }, "kernel"),
+      ...about.processes.map(({ name, pid }, index) =>
+        element("option", { value: String(index) }, `${pid} ${name}`)));
+    this.kind.addEventListener("change", () => this.adapt());
+    this.number.addEventListener("input", () => { this.answer.textContent = ""; });
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.answer.textContent = this.submit();
+    });
+    this.adapt();
+  }
+
+  adapt() {
+    this.process.hidden = this.kind.value !== "virtual";
+    this.number.placeholder = { physical: "0x1a2b000", pfn: "6699 or 0x1a2b", virtual: "0x7ff6…" }[this.kind.value];
+    this.answer.textContent = "";
+  }
+
+  // Addresses are hexadecimal with and without 0x, as debuggers have them; PFNs need the 0x.
+  parse() {
+    const text = this.number.value.trim().replace(/[_`,]/g, "");
+    const isHex = this.kind.value !== "pfn" || /^0x/i.test(text);
+    const digits = text.replace(/^0x/i, "");
+    if (!(isHex ? /^[0-9a-f]{1,16}$/i : /^[0-9]{1,15}$/).test(digits)) return null;
+    return BigInt(isHex ? `0x${digits}` : digits);
+  }
+
+  submit() {
+    const number = this.parse();
+    if (number === null) return "That is not a number.";
+    const { frames } = this.model;
+    let frame = this.kind.value === "pfn" ? number : number >> 12n;
+    if (this.kind.value === "virtual") {
+      frame = this.translate(Number(number >> 12n), Number(this.process.value));
+      if (frame < 0) return "No page of the dump is there in that process.";
+    } else if (frame >= BigInt(frames)) {
+      return `The memory ends before ${hexAddress(frames)}.`;
+    }
+    this.go(Number(frame));
+    return "";
+  }
+
+  translate(page, process) {
+    const { owners } = this.model;
+    let found = -1;
+    owners.eachRun(owners.setsWith(new Set([process, kernelIndex()])), (first, end, virtual) => {
+      if (virtual <= page && page < virtual + end - first) found = first + page - virtual;
+    });
+    return found;
+  }
+
+  focus() {
+    this.number.focus();
+    this.number.select();
+  }
+}

@@ -1,0 +1,180 @@
+// The page comes to life: state, keys, and who tells whom.
+
+function readTheme() {
+  const style = getComputedStyle(document.documentElement);
+  const value = (name) => style.getPropertyValue(`--${name}`).trim();
+  return {
+    canvas: value("canvas"), fog: value("fog"), line: value("edge"), accent: value("accent"),
+    hover: value("ink"), veil: value("veil"), mono: value("mono"),
+  };
+}
+
+const FOG = 0.86; // how much of it lies over pages that are not lit
+
+async function start() {
+  const model = await unpack();
+  const colourings = new Colourings(model);
+  const theme = readTheme();
+  const map = new MapView(byId("map"), theme);
+  const layouts = {};
+  let state = readLink(colourings, model.frames);
+  let linkTimer;
+
+  const allLit = new Uint8Array(model.frames).fill(1);
+  function litFrames() {
+    if (!state.chosen.size) return allLit;
+    const lit = new Uint8Array(model.frames);
+    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) => lit.fill(1, first, end));
+    return lit;
+  }
+
+  const legend = new Legend((off) => update({ off }));
+  const choose = (chosen) => update({ chosen });
+  const processes = new Processes(choose);
+  const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
+  const strip = new Strip(byId("strip"), model, map, theme);
+  const goTo = new GoTo(model, (frame) => {
+    update({ pin: frame });
+    map.goToFrame(frame, true);
+  });
+
+  function paint() {
+    const colouring = colourings.get(state.colour, state.palette);
+    const fog = pixelOf(theme.fog), hole = pixelOf(theme.canvas);
+    const bright = colouring.colours.slice();
+    const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
+    for (const index of state.off) {
+      const entry = colouring.entries[index];
+      if (!entry) continue;
+      bright.fill(hole, entry.first, entry.last + 1);
+      pale.fill(hole, entry.first, entry.last + 1);
+    }
+    const layout = layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
+    map.pinned = state.pin;
+    map.show(layout, { values: colouring.values, lit: litFrames(), bright, pale });
+    legend.show(colouring, state.off, model.frames);
+    strip.show(state.palette, state.colour === "class" ? state.off : new Set());
+  }
+
+  // Change some of the state, and show what follows from it.
+  function update(changes) {
+    const before = state, isFirst = !map.layout;
+    state = { ...state, ...changes };
+    if (state.colour !== before.colour && !changes.off) state.off = new Set();
+    byId("layout").value = state.layout;
+    byId("color").value = state.colour;
+    byId("palette").value = state.palette;
+    const centre = isFirst ? -1 : strip.frame, wasFitted = isFirst || map.isFitted;
+    card.pin(state.pin, state.palette, () => update({ pin: -1 }));
+    if (["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key])
+      || isFirst) paint();
+    if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
+    if (state.layout !== before.layout) {
+      if (wasFitted) map.fit();
+      else map.goToFrame(state.pin >= 0 ? state.pin : centre, false);
+    }
+    map.pinned = state.pin;
+    map.redraw();
+    link();
+  }
+
+  function link() {
+    clearTimeout(linkTimer);
+    linkTimer = setTimeout(() => writeLink(state, map), 250);
+  }
+
+  function follow() {
+    clearTimeout(linkTimer);
+    const given = readLink(colourings, model.frames);
+    update(given);
+    if (given.view) map.goTo(...given.view);
+    else if (given.pin >= 0) map.goToFrame(given.pin, true);
+    else map.fit();
+  }
+
+  for (const name of ["layout", "color", "palette"]) {
+    const select = byId(name);
+    const choices = {
+      layout: Object.keys(LAYOUTS).map((id) => [id, capital(id)]),
+      color: colourings.names.map((id) => [id, colourings.title(id)]),
+      palette: Object.keys(about.palettes).map((id) => [id, capital(id)]),
+    }[name];
+    select.replaceChildren(...choices.map(([value, text]) => element("option", { value }, text)));
+    select.addEventListener("change", () =>
+      update({ [name === "color" ? "colour" : name]: select.value }));
+  }
+
+  map.on("view", link);
+  map.on("pick", (frame) => update({ pin: frame === state.pin ? -1 : frame }));
+  byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
+  byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
+  byId("zoom-fit").addEventListener("click", () => map.fit(true));
+  byId("help-open").addEventListener("click", () => byId("help").showModal());
+  byId("side-open").addEventListener("click", () => {
+    const isOpen = document.body.classList.toggle("side-shown");
+    byId("side-open").setAttribute("aria-expanded", isOpen);
+  });
+  addEventListener("hashchange", follow);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    Object.assign(theme, readTheme());
+    paint();
+  });
+
+  function stepPin(x, y) {
+    const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);
+    const frame = map.layout.frameAt(from[0] + x, from[1] + y);
+    if (frame < 0) return;
+    update({ pin: frame });
+    const box = map.boxOf(frame);
+    if (box.left < 0 || box.top < 0 || box.left + box.size > map.width || box.top + box.size > map.height)
+      map.goToFrame(frame, false, map.transform.k);
+  }
+
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+    const { target, key } = event;
+    if (target.matches("select, textarea, input:not([type=checkbox])")) {
+      if (key === "Escape") map.canvas.focus();
+      return;
+    }
+    const onMap = target === document.body || target === map.canvas;
+    if (key in arrows && onMap) {
+      const [x, y] = arrows[key];
+      map.crosshair = true;
+      if (event.shiftKey) stepPin(x, y);
+      else map.panBy(-x * 90, -y * 90);
+    } else if (key === "Enter" && onMap) {
+      map.crosshair = true;
+      update({ pin: map.frameAtPoint(map.width / 2, map.height / 2) });
+    } else if (key === "+" || key === "=") map.zoomBy(1.5);
+    else if (key === "-") map.zoomBy(1 / 1.5);
+    else if (key === "Home") map.fit(true);
+    else if (key === "Escape") update({ pin: -1 });
+    else if (key === "/") {
+      document.body.classList.add("side-shown");
+      byId("search").focus();
+    } else if (key === "g") goTo.focus();
+    else if (key === "?") byId("help").showModal();
+    else return;
+    event.preventDefault();
+  });
+
+  map.resize();
+  update({});
+  map.resize();
+  if (state.view) map.goTo(...state.view);
+  else if (state.pin >= 0) map.goToFrame(state.pin, false);
+  else map.fit();
+  document.body.classList.remove("loading");
+  // For tests, and whoever opens the console.
+  window.memviz = { about, model, map, colourings, LAYOUTS, get state() { return state; } };
+}
+
+start().catch((error) => {
+  document.body.classList.add("failed");
+  byId("failure").textContent = typeof DecompressionStream === "undefined"
+    ? "This browser is too old for this page: it cannot unpack compressed data."
+    : `The page's data cannot be unpacked (${error.message}).`;
+  throw error;
+});

@@ -1,0 +1,280 @@
+// The map: pan and zoom (d3-zoom), drawing, and which frame lies under a point.
+
+const MAX_SCALE = 96; // screen pixels for a page at most
+const BORDERS_FROM = 8, NUMBERS_FROM = 56; // from so many pixels a page
+const PAINT_MS = 14; // of painting tiles in one frame of the screen
+
+class MapView {
+  constructor(canvas, theme) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d");
+    this.theme = theme;
+    this.tiles = new Tiles();
+    this.pinned = -1;
+    this.hovered = -1;
+    this.crosshair = false;
+    this.listeners = { view: [], hover: [], pick: [] };
+    this.selection = d3.select(canvas);
+    this.zoom = d3.zoom()
+      .clickDistance(4)
+      .extent(() => [[0, 0], [this.width, this.height]])
+      .on("zoom", ({ transform }) => {
+        this.transform = transform;
+        this.redraw();
+        this.emit("view");
+      });
+    this.transform = d3.zoomIdentity;
+    this.width = this.height = 1;
+    this.selection.call(this.zoom);
+    canvas.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse") this.hover(event);
+    });
+    canvas.addEventListener("pointerleave", () => this.emit("hover", -1));
+    canvas.addEventListener("click", (event) => this.emit("pick", this.frameUnder(event)));
+    new ResizeObserver(() => this.resize()).observe(canvas);
+  }
+
+  on(name, listener) {
+    this.listeners[name].push(listener);
+  }
+
+  emit(name, ...details) {
+    for (const listener of this.listeners[name]) listener(...details);
+  }
+
+  show(layout, colouring) {
+    const changed = layout !== this.layout;
+    this.layout = layout;
+    this.tiles.show(layout, colouring);
+    if (changed) this.limit();
+    this.redraw();
+  }
+
+  // The scale at which all fits: whole pixels where pages are larger than one.
+  get fitScale() {
+    const scale = Math.min((this.width - 24) / this.layout.width,
+      (this.height - 24) / this.layout.height);
+    return scale > 1 ? Math.min(Math.floor(scale), MAX_SCALE) : Math.max(scale, 0.001);
+  }
+
+  limit() {
+    const { width, height } = this.layout;
+    const margin = 40 / this.fitScale;
+    this.zoom.scaleExtent([this.fitScale * 0.8, MAX_SCALE])
+      .translateExtent([[-margin, -margin], [width + margin, height + margin]]);
+  }
+
+  resize() {
+    const box = this.canvas.getBoundingClientRect();
+    if (!box.width || !box.height) return;
+    const ratio = window.devicePixelRatio || 1;
+    const wasFitted = this.layout && this.isFitted;
+    const centre = this.layout && this.centre;
+    this.ratio = ratio;
+    this.width = box.width;
+    this.height = box.height;
+    this.canvas.width = Math.round(box.width * ratio);
+    this.canvas.height = Math.round(box.height * ratio);
+    if (!this.layout) return;
+    this.limit();
+    if (wasFitted) this.fit();
+    else this.goTo(...centre, this.transform.k);
+    this.draw(); // at once: a resized canvas is blank
+  }
+
+  get isFitted() {
+    return this.transform.k === this.fittedTo;
+  }
+
+  fit(smooth = false) {
+    this.fittedTo = this.fitScale;
+    this.goTo(this.layout.width / 2, this.layout.height / 2, this.fittedTo, smooth);
+  }
+
+  // The cell in the middle of the window; not whole.
+  get centre() {
+    return this.transform.invert([this.width / 2, this.height / 2]);
+  }
+
+  goTo(x, y, scale, smooth = false) {
+    x = Math.min(Math.max(x, 0), this.layout.width);
+    y = Math.min(Math.max(y, 0), this.layout.height);
+    scale = Math.min(Math.max(scale, this.fitScale * 0.8), MAX_SCALE);
+    const target = d3.zoomIdentity
+      .translate(this.width / 2, this.height / 2).scale(scale).translate(-x, -y);
+    this.moving(smooth).call(this.zoom.transform, target);
+  }
+
+  moving(smooth) {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    return smooth && !still ? this.selection.transition().duration(350) : this.selection.interrupt();
+  }
+
+  panBy(x, y) {
+    this.moving(false).call(this.zoom.translateBy, x / this.transform.k, y / this.transform.k);
+  }
+
+  zoomBy(factor) {
+    this.moving(false).call(this.zoom.scaleBy, factor);
+  }
+
+  // Bring a frame to the middle, large enough to be seen.
+  goToFrame(frame, smooth, scale = Math.max(this.transform.k, 24)) {
+    const [x, y] = this.layout.placeOf(frame);
+    this.goTo(x + 0.5, y + 0.5, scale, smooth);
+  }
+
+  frameAtPoint(x, y) {
+    const [cellX, cellY] = this.transform.invert([x, y]);
+    return this.layout ? this.layout.frameAt(Math.floor(cellX), Math.floor(cellY)) : -1;
+  }
+
+  frameUnder(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return this.frameAtPoint(event.clientX - box.left, event.clientY - box.top);
+  }
+
+  hover(event) {
+    this.crosshair = false;
+    const frame = event.buttons ? -1 : this.frameUnder(event);
+    this.emit("hover", frame, event);
+    if (frame !== this.hovered) {
+      this.hovered = frame;
+      this.redraw();
+    }
+  }
+
+  // Where in the window the page is: left, top, size, in CSS pixels.
+  boxOf(frame) {
+    const [x, y] = this.layout.placeOf(frame);
+    const [left, top] = this.transform.apply([x, y]);
+    return { left, top, size: this.transform.k };
+  }
+
+  // Cells in view: left, top, right, bottom, the last two not included.
+  get visible() {
+    const [left, top] = this.transform.invert([0, 0]);
+    const [right, bottom] = this.transform.invert([this.width, this.height]);
+    return [
+      Math.max(Math.floor(left), 0), Math.max(Math.floor(top), 0),
+      Math.min(Math.ceil(right), this.layout.width), Math.min(Math.ceil(bottom), this.layout.height),
+    ];
+  }
+
+  redraw() {
+    this.scheduled ??= requestAnimationFrame(() => {
+      this.scheduled = undefined;
+      this.draw();
+    });
+  }
+
+  draw() {
+    if (!this.layout || !this.ratio) return;
+    const { context, ratio, theme } = this;
+    const scale = this.transform.k * ratio;
+    const originX = this.transform.x * ratio, originY = this.transform.y * ratio;
+    const placeX = (x) => Math.round(originX + x * scale);
+    const placeY = (y) => Math.round(originY + y * scale);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+
+    const level = Math.min(Math.max(Math.floor(Math.log2(1 / scale)), 0), MAX_LEVEL);
+    const side = TILE * 2 ** level;
+    const [left, top, right, bottom] = this.visible;
+    context.imageSmoothingEnabled = scale < 1;
+    const begin = performance.now();
+    let painted = 0, waiting = false;
+    const mayPaint = () => {
+      // Always one, so that it comes to an end on slow machines, too.
+      if (painted && performance.now() - begin > PAINT_MS) {
+        waiting = true;
+        return false;
+      }
+      painted++;
+      return true;
+    };
+    for (let y = Math.floor(top / side); y * side < bottom; y++) {
+      for (let x = Math.floor(left / side); x * side < right; x++) {
+        const tile = this.tiles.get(level, x, y, mayPaint);
+        if (!tile) continue;
+        const toX = placeX(x * side), toY = placeY(y * side);
+        context.drawImage(tile.canvas, toX, toY,
+          placeX((x + 1) * side) - toX, placeY((y + 1) * side) - toY);
+      }
+    }
+    if (this.transform.k >= BORDERS_FROM) this.drawBorders(placeX, placeY);
+    if (this.transform.k >= NUMBERS_FROM) this.drawNumbers(placeX, placeY);
+    this.drawEdge(placeX, placeY);
+    if (this.hovered >= 0 && this.transform.k >= 3) this.drawRing(this.hovered, theme.hover, 1);
+    if (this.pinned >= 0) this.drawRing(this.pinned, theme.accent, 2.5);
+    if (this.crosshair) this.drawCrosshair();
+    this.settled = !waiting;
+    if (waiting) this.redraw();
+  }
+
+  drawBorders(placeX, placeY) {
+    const { context, theme } = this;
+    const [left, top, right, bottom] = this.visible;
+    const line = Math.max(1, Math.round(this.ratio * Math.min(this.transform.k / 24, 1.5)));
+    context.globalAlpha = Math.min((this.transform.k - BORDERS_FROM + 2) / 12, 1);
+    context.fillStyle = theme.canvas;
+    const x0 = placeX(left), y0 = placeY(top), x1 = placeX(right), y1 = placeY(bottom);
+    for (let x = left; x <= right; x++) context.fillRect(placeX(x), y0, line, y1 - y0);
+    for (let y = top; y <= bottom; y++) context.fillRect(x0, placeY(y), x1 - x0, line);
+    context.globalAlpha = 1;
+  }
+
+  drawNumbers(placeX, placeY) {
+    const { context, ratio, tiles } = this;
+    const [left, top, right, bottom] = this.visible;
+    context.font = `${Math.round(10 * ratio)}px ${this.theme.mono}`;
+    context.textBaseline = "top";
+    for (let y = top; y < bottom; y++) {
+      for (let x = left; x < right; x++) {
+        const frame = this.layout.frameAt(x, y);
+        if (frame < 0) continue;
+        const pixel = tiles.pixel(frame);
+        const light = 0.3 * (pixel & 255) + 0.59 * (pixel >> 8 & 255) + 0.11 * (pixel >> 16 & 255);
+        context.fillStyle = light > 140 ? "rgb(0 0 0 / 62%)" : "rgb(255 255 255 / 75%)";
+        context.fillText(frame.toString(16), placeX(x) + 5 * ratio, placeY(y) + 5 * ratio);
+      }
+    }
+  }
+
+  drawEdge(placeX, placeY) {
+    const { context, layout, ratio } = this;
+    const x = placeX(0), y = placeY(0);
+    const line = Math.max(1, Math.round(ratio));
+    context.strokeStyle = this.theme.line;
+    context.lineWidth = line;
+    context.strokeRect(x - line / 2, y - line / 2,
+      placeX(layout.width) - x + line, placeY(layout.height) - y + line);
+  }
+
+  drawRing(frame, colour, width) {
+    const { context, ratio } = this;
+    const { left, top, size } = this.boxOf(frame);
+    const grow = Math.max((10 - size) / 2, 0) + 1; // small pages get a ring that can be found
+    const place = [(left - grow) * ratio, (top - grow) * ratio,
+      (size + 2 * grow) * ratio, (size + 2 * grow) * ratio];
+    for (const [stroke, line] of [[this.theme.canvas, width + 2], [colour, width]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = line * ratio;
+      context.strokeRect(...place);
+    }
+  }
+
+  drawCrosshair() {
+    const { context, ratio } = this;
+    const x = this.canvas.width / 2, y = this.canvas.height / 2, arm = 9 * ratio;
+    for (const [stroke, line] of [[this.theme.canvas, 4], [this.theme.accent, 1.5]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = line * ratio;
+      context.beginPath();
+      context.moveTo(x - arm, y);
+      context.lineTo(x + arm, y);
+      context.moveTo(x, y - arm);
+      context.lineTo(x, y + arm);
+      context.stroke();
+    }
+  }
+}

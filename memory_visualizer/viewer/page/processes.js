@@ -1,0 +1,112 @@
+// The list of processes: sorted, searched, and chosen from.
+
+const MOST_ROWS = 1000;
+
+class Processes {
+  constructor(choose) {
+    this.choose = choose; // choose(indexes of processes)
+    this.chosen = new Set();
+    this.sort = "pid";
+    this.down = false;
+    this.body = byId("process-rows");
+    this.search = byId("search");
+    this.note = byId("process-note");
+    this.clear = byId("clear");
+    this.search.addEventListener("input", () => this.draw());
+    this.search.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !this.search.value) return;
+      this.choose(new Set(this.matches()));
+    });
+    this.clear.addEventListener("click", () => this.choose(new Set()));
+    for (const button of document.querySelectorAll("#processes th button"))
+      button.addEventListener("click", () => this.sortBy(button.dataset.sort));
+    this.body.addEventListener("change", ({ target }) => {
+      const changed = new Set(this.chosen), index = Number(target.value);
+      if (!changed.delete(index)) changed.add(index);
+      this.choose(changed);
+    });
+    this.body.addEventListener("keydown", (event) => this.key(event));
+    this.heading();
+  }
+
+  sortBy(column) {
+    // Numbers the largest first, names from A on; again: the other way round.
+    this.down = column === this.sort ? !this.down : column === "private" || column === "shared";
+    this.sort = column;
+    this.draw();
+  }
+
+  heading() {
+    const all = about.processes;
+    const count = (state) => all.filter((process) => process.state === state).length;
+    const parts = [`${counted(all.length)}`];
+    for (const state of ["unlinked", "exited"]) if (count(state)) parts.push(`${count(state)} ${state}`);
+    byId("process-count").textContent = all.length ? parts.join(" · ") : "none found";
+  }
+
+  key(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const boxes = [...this.body.querySelectorAll("input")];
+    boxes[boxes.indexOf(event.target) + step]?.focus();
+  }
+
+  // Indexes of the processes that are searched for: by a part of the name or the state, or the pid.
+  matches() {
+    const words = this.search.value.toLowerCase().trim();
+    const found = [...about.processes.keys()].filter((index) => {
+      const { name, pid, state } = about.processes[index];
+      return !words || name.toLowerCase().includes(words) || String(pid) === words
+        || (state && state.startsWith(words));
+    });
+    const key = ({
+      name: (process) => process.name.toLowerCase(),
+      pid: (process) => process.pid,
+      private: (process) => process.private,
+      shared: (process) => process.shared,
+    })[this.sort];
+    const keys = about.processes.map(key);
+    const sign = this.down ? -1 : 1;
+    return found.sort((a, b) => sign * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0) || a - b);
+  }
+
+  show(chosen) {
+    this.chosen = chosen;
+    this.draw();
+  }
+
+  draw() {
+    const focused = this.body.contains(document.activeElement) ? document.activeElement.value : null;
+    const found = this.matches();
+    this.body.replaceChildren(...found.slice(0, MOST_ROWS).map((index) => this.row(index)));
+    const hidden = found.length - MOST_ROWS;
+    this.note.textContent = hidden > 0 ? `and ${counted(hidden)} more: search to find them`
+      : found.length || !about.processes.length ? "" : "No process matches.";
+    this.clear.hidden = this.chosen.size === 0;
+    this.clear.textContent = `Clear ${this.chosen.size}`;
+    for (const button of document.querySelectorAll("#processes th button")) {
+      const here = button.dataset.sort === this.sort;
+      button.closest("th").setAttribute("aria-sort",
+        here ? (this.down ? "descending" : "ascending") : "none");
+    }
+    if (focused !== null)
+      [...this.body.querySelectorAll("input")].find(({ value }) => value === focused)?.focus();
+  }
+
+  row(index) {
+    const { name, pid, ppid, state, private: mine, shared, colour } = about.processes[index];
+    const isChosen = this.chosen.has(index);
+    const unknown = state === "unknown";
+    const label = element("label", {},
+      element("input", { type: "checkbox", value: String(index), checked: isChosen }),
+      swatchElement(colour), nameElement(name),
+      state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null);
+    return element("tr", { className: `${isChosen ? "chosen" : ""} ${state.replace(" ", "-")}` },
+      element("td", { title: unknown ? "" : `${name} (parent ${ppid})` }, label),
+      element("td", { className: "number" }, unknown ? "?" : String(pid)),
+      element("td", { className: "number" }, counted(mine)),
+      element("td", { className: "number" }, counted(shared)));
+  }
+}

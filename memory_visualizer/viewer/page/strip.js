@@ -1,0 +1,176 @@
+// The overview strip: the classes along physical memory as stacked bars, and where the view is.
+
+const BAR = 3; // pixels a bar
+const STACK = [2, 1, 3, 4, 5, 0]; // from the bottom: user, both, kernel, data, zeros, absent
+
+class Strip {
+  constructor(canvas, model, map, theme) {
+    Object.assign(this, { canvas, model, map, theme });
+    this.off = new Set();
+    let dragging = false;
+    canvas.addEventListener("pointerdown", (event) => {
+      dragging = true;
+      canvas.setPointerCapture(event.pointerId);
+      this.goTo(event);
+    });
+    canvas.addEventListener("pointermove", (event) => dragging && this.goTo(event));
+    for (const name of ["pointerup", "pointercancel"])
+      canvas.addEventListener(name, () => { dragging = false; });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => this.resize()).observe(canvas);
+    map.on("view", () => this.redraw());
+  }
+
+  goTo(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+    this.centreOn(Math.floor(part * this.model.frames));
+  }
+
+  centreOn(frame) {
+    const { map, model } = this;
+    frame = Math.min(Math.max(frame, 0), model.frames - 1);
+    const [x, y] = map.layout.placeOf(frame);
+    // Of the whole memory nothing moves: come close enough for the view to be a part of it.
+    map.goTo(x + 0.5, y + 0.5, Math.max(map.transform.k, map.fitScale * 4));
+  }
+
+  key(event) {
+    const steps = {
+      ArrowLeft: -1 / 64, ArrowRight: 1 / 64, ArrowDown: -1 / 64, ArrowUp: 1 / 64,
+      PageDown: -1 / 8, PageUp: 1 / 8, Home: -1, End: 1,
+    };
+    if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.centreOn(Math.round(this.frame + steps[event.key] * this.model.frames));
+  }
+
+  // The frame in the middle of the map.
+  get frame() {
+    const { layout } = this.map;
+    const [x, y] = this.map.centre;
+    const cell = [[x, layout.width], [y, layout.height]].map(([at, size]) =>
+      Math.min(Math.max(Math.floor(at), 0), size - 1));
+    const frame = layout.frameAt(...cell);
+    return frame < 0 ? this.model.frames - 1 : frame;
+  }
+
+  resize() {
+    const box = this.canvas.getBoundingClientRect();
+    this.ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(box.width * this.ratio);
+    this.canvas.height = Math.round(box.height * this.ratio);
+    this.bars = Math.min(Math.max(Math.floor(box.width / BAR), 1), this.model.frames);
+    this.count();
+    this.bare = null;
+    this.draw();
+  }
+
+  count() {
+    const { frames, page } = this.model;
+    const counts = this.counts = new Uint32Array(this.bars * 6);
+    for (let bar = 0; bar < this.bars; bar++) {
+      const end = this.edge(bar + 1);
+      for (let frame = this.edge(bar); frame < end; frame++) counts[bar * 6 + (page[frame] & 7)]++;
+    }
+    this.canvas.setAttribute("aria-valuemax", frames - 1);
+  }
+
+  edge(bar) {
+    return Math.floor(bar * this.model.frames / this.bars);
+  }
+
+  show(palette, off) {
+    this.colours = about.palettes[palette];
+    this.off = off;
+    this.bare = null;
+    this.redraw();
+  }
+
+  redraw() {
+    this.scheduled ??= requestAnimationFrame(() => {
+      this.scheduled = undefined;
+      this.draw();
+    });
+  }
+
+  left(bar) {
+    return Math.round(bar * this.canvas.width / this.bars);
+  }
+
+  get full() {
+    return this.canvas.height - Math.round(6 * this.ratio);
+  }
+
+  // The bars, which change less often than what is in view.
+  drawBars() {
+    const { full } = this;
+    const bare = Object.assign(document.createElement("canvas"),
+      { width: this.canvas.width, height: full });
+    const context = bare.getContext("2d");
+    for (let bar = 0; bar < this.bars; bar++) {
+      const all = this.edge(bar + 1) - this.edge(bar);
+      let below = 0;
+      for (const value of STACK) {
+        const count = this.counts[bar * 6 + value];
+        const from = full - Math.round(full * below / all);
+        below += count;
+        const to = full - Math.round(full * below / all);
+        if (!count || this.off.has(value)) continue;
+        context.fillStyle = this.colours[value];
+        context.fillRect(this.left(bar), to, this.left(bar + 1) - this.left(bar), from - to);
+      }
+    }
+    return bare;
+  }
+
+  draw() {
+    if (!this.counts || !this.map.layout || !this.colours) return;
+    const context = this.canvas.getContext("2d");
+    const { width, height } = this.canvas;
+    const { full, theme } = this, mark = height - full - this.ratio;
+    this.bare ??= this.drawBars();
+    context.clearRect(0, 0, width, height);
+    context.drawImage(this.bare, 0, 0);
+    const seen = this.seen();
+    for (let bar = 0, end; bar < this.bars; bar = end) {
+      end = bar + 1;
+      while (end < this.bars && seen[end] === seen[bar]) end++;
+      const x = this.left(bar), wide = this.left(end) - x;
+      context.fillStyle = seen[bar] ? theme.accent : theme.veil;
+      if (seen[bar]) context.fillRect(x, full + this.ratio, wide, mark);
+      else context.fillRect(x, 0, wide, full);
+    }
+    this.telling ??= setTimeout(() => this.tell(), 120);
+  }
+
+  // For those who listen: not in each frame of a movement.
+  tell() {
+    this.telling = undefined;
+    const { frame } = this;
+    this.canvas.setAttribute("aria-valuenow", frame);
+    this.canvas.setAttribute("aria-valuetext", `around ${hexAddress(frame)}`);
+  }
+
+  // 1 for each bar of which something is in view.
+  seen() {
+    const { layout, visible: [left, top, right, bottom] } = this.map;
+    const seen = new Uint8Array(this.bars);
+    const barOf = (frame) => Math.min(Math.floor(frame * this.bars / this.model.frames), this.bars - 1);
+    if (right <= left || bottom <= top) return seen;
+    if (layout.name === "rows") {
+      const [first, last] = [barOf(top * layout.width + left), barOf((bottom - 1) * layout.width + right - 1)];
+      return seen.fill(1, first, last + 1);
+    }
+    // The curve comes and goes: look at enough cells to meet each bar.
+    const stepX = Math.max((right - left) / 48, 1), stepY = Math.max((bottom - top) / 48, 1);
+    for (let y = top; y < bottom; y += stepY) {
+      for (let x = left; x < right; x += stepX) {
+        const frame = layout.frameAt(Math.floor(x), Math.floor(y));
+        if (frame >= 0) seen[barOf(frame)] = 1;
+      }
+    }
+    return seen;
+  }
+}

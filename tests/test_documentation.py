@@ -1,0 +1,74 @@
+"""The documentation is true: examples run, pages are made of the docstrings, help is as printed."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import memory_visualizer
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(memory_visualizer.__path__, "memory_visualizer.")
+    if not module.name.endswith("__main__")
+)
+
+
+def test_examples_in_docstrings() -> None:
+    """All doctests of all modules."""
+    attempted = 0
+    for name in MODULES:
+        result = doctest.testmod(importlib.import_module(name))
+        assert not result.failed, name
+        attempted += result.attempted
+    assert attempted >= 5
+
+
+def test_pages_of_the_library(tmp_path: Path) -> None:
+    """There is one for each module, and they are made without a warning."""
+    direct = [name for name in MODULES if name.count(".") == 1]  # these bring theirs with them
+    result = subprocess.run(
+        [sys.executable, "-m", "pdoc", "memory_visualizer", *direct, "-o", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "Warn" not in result.stderr
+    pages = {path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.html")}
+    assert {Path(*name.split(".")) for name in MODULES} <= pages
+    first = (tmp_path / "memory_visualizer.html").read_text()
+    assert "Who has which page, in long form" in first
+
+
+def test_help_in_the_readme() -> None:
+    """README.md shows what `memviz --help` prints, to the letter."""
+    result = subprocess.run(
+        [sys.executable, "-m", "memory_visualizer", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    [shown] = re.findall(
+        r"<!-- memviz --help -->\n\n((?:(?:    .*)?\n)+)", (ROOT / "README.md").read_text()
+    )
+    lines = [line.removeprefix("    ") for line in shown.rstrip("\n").splitlines()]
+    if sys.version_info >= (3, 13):
+        pytest.skip("argparse lays its help out in another way since Python 3.13")
+    assert lines == result.stdout.rstrip("\n").splitlines()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Files that the documents point to are there."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
+    for target in targets:
+        assert (ROOT / target).exists(), target
