@@ -34,16 +34,16 @@ from memory_visualizer.export import (
 )
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.process import Process
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
-from memory_visualizer.windows import Process
 
 PROGRAM = "memviz"
 WRITE_ERROR = 1
 """Exit code where not all that was asked for could be written."""
-NO_WINDOWS = 3
-"""Exit code where no Windows was found in the dump."""
+NO_SYSTEM = 3
+"""Exit code where neither Windows nor Linux was found in the dump."""
 
 DESCRIPTION = """\
 Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
@@ -58,13 +58,13 @@ examples:
   memviz win10.vmem --name '^lsass' -o lsass.png
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
-  memviz doctor              which optional parts are there, how to get the others
+  memviz doctor              which optional parts are there, how to get more
 
 exit codes:
   0    painted, and all else that was asked for is written
   1    something could not be written (a sentence says what), or another error
   2    bad input or usage
-  3    no Windows found in the dump; zeros and data are painted all the same
+  3    neither Windows nor Linux found; zeros and data are painted all the same
   130  interrupted
 """
 
@@ -116,11 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     add_picture_options(parser)
     parser.add_argument(
         "--color-by",
+        metavar="WHAT",
         choices=COLOURINGS,
         default="class",
         help="what the colours tell: class, process, protection (what may be done: read, write,"
-        " execute), entropy of the contents, or mappings (by how many a page is shared)"
-        " (default: %(default)s)",
+        " execute), entropy of the contents, mappings (by how many a page is shared), or state"
+        " (what it is to a Linux kernel) (default: %(default)s)",
     )
     parser.add_argument(
         "--pid", metavar="N[,N]", type=_pids, help="show pages of these processes, dim the rest"
@@ -182,7 +183,7 @@ def _visualize(options: argparse.Namespace) -> int:
         check_table(options.table)
     with ProgressLine("reading the dump") as progress:
         snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
-    for remark in snapshot.dump.remarks:
+    for remark in (*snapshot.dump.remarks, *snapshot.remarks):
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
     measured = cache(lambda: _entropy(snapshot))
@@ -205,6 +206,8 @@ def _visualize(options: argparse.Namespace) -> int:
         print(f"Pages of {_count(len(chosen), 'process', 'processes')} shown, others pale")
     for line in filter(None, tables_written):
         print(line)
+    if snapshot.states is not None:
+        print("", *_state_lines(snapshot), sep="\n")
     if snapshot.processes:
         print("", *_process_lines(snapshot), sep="\n")
     code = 0 if painted and all(tables_written) else WRITE_ERROR
@@ -212,10 +215,10 @@ def _visualize(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         say(
             PROGRAM,
-            "no Windows was found: the dump is of another system, damaged or encrypted;"
-            " only zeros and data are told apart",
+            "neither Windows nor Linux was found: the dump is of another system, damaged or"
+            " encrypted; only zeros and data are told apart",
         )
-        return code or NO_WINDOWS
+        return code or NO_SYSTEM
     return code
 
 
@@ -307,7 +310,7 @@ def _description(snapshot: Snapshot) -> list[str]:
         missing = _count(dump.frame_count - pages, "page")
         dump_line += f", {_count(holes, 'hole')} ({missing})"
     if not snapshot.system or not snapshot.paging:
-        return [dump_line, "No Windows found"]
+        return [dump_line, "No Windows and no Linux found"]
     system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
     if snapshot.time:
         system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
@@ -343,9 +346,22 @@ def _release(system: str) -> str:
     return f" ({name})" if name else ""
 
 
+def _state_lines(snapshot: Snapshot) -> list[str]:
+    """What the kernel says of its pages, a line for each state that there is."""
+    counts = {state: count for state, count in snapshot.state_counts().items() if count}
+    return [
+        "By the kernel's own word",
+        *(
+            f"  {state.label:<13}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
+            for state, count in counts.items()
+        ),
+    ]
+
+
 def _process_lines(snapshot: Snapshot) -> list[str]:
     """A table of the processes with their pages; the names, which may be anything, come last."""
-    processes = snapshot.processes
+    threads = sum(process.is_kernel_thread for process in snapshot.processes)
+    processes = [process for process in snapshot.processes if not process.is_kernel_thread]
     states = [_state(process) for process in processes]
     title = f"Pages of {_count(len(processes), 'process', 'processes')}"
     for state, what in (
@@ -356,8 +372,16 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
     ):
         if number := states.count(state):
             title += f", {number:,} {what}"
+    if threads:
+        title += f"; {_count(threads, 'kernel thread')}, which have none"
     lines = [title, f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name"]
-    counts = snapshot.pages_of_processes().tolist()
+    counts = [
+        pages
+        for process, pages in zip(
+            snapshot.processes, snapshot.pages_of_processes().tolist(), strict=True
+        )
+        if not process.is_kernel_thread
+    ]
     for process, state, (private, shared) in zip(processes, states, counts, strict=True):
         if state == "unknown":
             pid = parent = "?"

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.contents import ENTROPY_STEPS
-from memory_visualizer.pagemap import PageClass, PageMap
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.palette import Colour, Palette, ramp
+from memory_visualizer.process import Process
 from memory_visualizer.snapshot import Snapshot
-from memory_visualizer.windows import Process
 
-COLOURINGS = ("class", "process", "protection", "entropy", "mappings")
+COLOURINGS = ("class", "process", "protection", "entropy", "mappings", "state")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ def colour_by(
     palette: Palette,
     entropy: Callable[[], NDArray[np.uint8]],
 ) -> Colouring:
-    """One of COLOURINGS; `entropy` is called for contents.entropy where it is needed."""
+    """One of COLOURINGS; `entropy` is called for contents.entropy where it is needed.
+
+    BadInputError for the state of pages of a dump that does not tell it.
+    """
     if name == "process":
         return by_process(snapshot, palette)
     if name == "protection":
@@ -67,6 +71,8 @@ def colour_by(
         return by_entropy(snapshot, palette, entropy())
     if name == "mappings":
         return by_mappings(snapshot, palette)
+    if name == "state":
+        return by_state(snapshot, palette)
     return by_class(snapshot, palette)
 
 
@@ -172,3 +178,30 @@ def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
     values = (np.searchsorted(_MAPPING_BINS, snapshot.mapping_count, "right") + 1).astype(np.uint8)
     values[snapshot.classes == PageClass.ABSENT] = 0
     return Colouring("mappings", values, tuple(swatches))
+
+
+# What processes use is warm, the kernel's own cool; what could be taken at any time is pale.
+_STATES: dict[PageState, Colour] = {
+    PageState.FREE: (250, 250, 246),
+    PageState.ANONYMOUS: (212, 70, 45),
+    PageState.FILE_CACHE: (240, 196, 90),
+    PageState.SHARED_MEMORY: (168, 58, 120),
+    PageState.SLAB: (95, 194, 205),
+    PageState.PAGE_TABLE: (52, 74, 160),
+    PageState.KERNEL_IMAGE: (20, 110, 130),
+    PageState.RESERVED: (150, 154, 160),
+    PageState.HUGE_PAGE: (120, 84, 40),
+    PageState.KERNEL_OTHER: (150, 214, 170),
+    PageState.UNKNOWN: (205, 190, 220),
+}
+
+
+def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by what they are to the kernel: Snapshot.states, which Linux dumps have."""
+    if snapshot.states is None:
+        raise BadInputError(
+            f"{snapshot.dump.path} does not tell the state of its pages, as Linux dumps do"
+        )
+    colours = {PageState.ABSENT: palette[PageClass.ABSENT], **_STATES}
+    swatches = tuple(Swatch(state.label, colours[state]) for state in PageState)
+    return Colouring("state", snapshot.states, swatches)

@@ -1,6 +1,7 @@
 """What the commands have in common: exit codes, options for the picture, sentences on stderr."""
 
 import argparse
+import ctypes
 import io
 import os
 import signal
@@ -41,6 +42,7 @@ def run(program: str, action: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _end_on_bus_error(program)
     # Ended from outside, leave nothing half written behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
@@ -64,6 +66,29 @@ def run(program: str, action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _fail(program, 130, "interrupted")
     return code
+
+
+def _end_on_bus_error(program: str) -> None:
+    """Have a sentence said where a mapped file is cut in the very moment in which it is read.
+
+    The processor's exception then cannot become one of Python's (see formats.mapped): a handler of
+    Python's own would return to the same read for ever, so this one ends the process.
+    """
+
+    def end(_: int) -> None:
+        sentence = f"{program}: the dump got shorter, or its disk failed, while it was read\n"
+        os.write(2, sentence.encode())
+        os._exit(2)
+
+    global _on_bus_error
+    _on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    libc.signal(signal.SIGBUS, ctypes.cast(_on_bus_error, ctypes.c_void_p))
+
+
+_on_bus_error: object = None
+"""Kept, as the C library does not keep it."""
 
 
 def _drop_output() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.output import whole_file
-from memory_visualizer.pagemap import PageClass
+from memory_visualizer.pagemap import PageClass, PageState
 from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.windows import datetime_of
@@ -25,6 +25,7 @@ from memory_visualizer.windows import datetime_of
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
 
 _LABELS = [page_class.label for page_class in PageClass]
+_STATE_LABELS = [state.label for state in PageState]
 _FRAMES_AT_ONCE = 1 << 16
 
 
@@ -37,7 +38,8 @@ def write_table(path: Path, snapshot: Snapshot) -> None:
 
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user``. ``.csv`` and
-    ``.parquet``: the same columns, owners as lists. OSError when it cannot be written,
+    ``.parquet``: the same columns, owners as lists. Of a Linux dump there is ``state`` as well, in
+    ``.npz`` with ``state_names``. OSError when it cannot be written,
     MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
@@ -65,6 +67,8 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot) -> None:
         "owner_virtual": owners.virtual,
         "owner_user": owners.is_user,
     }
+    if snapshot.states is not None:
+        arrays |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
     np.savez_compressed(file, **arrays)
 
 
@@ -77,7 +81,8 @@ _COLUMNS = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot) -> None:
-    file.write(",".join(_COLUMNS).encode("ascii") + b"\n")
+    columns = _COLUMNS if snapshot.states is None else (*_COLUMNS, "state")
+    file.write(",".join(columns).encode("ascii") + b"\n")
     for first in range(0, snapshot.classes.size, _FRAMES_AT_ONCE):
         last = min(first + _FRAMES_AT_ONCE, snapshot.classes.size)
         file.write("".join(_csv_rows(snapshot, first, last)).encode("ascii"))
@@ -92,18 +97,22 @@ def _csv_rows(snapshot: Snapshot, first: int, last: int) -> Iterator[str]:
     mine = slice(edges[0], edges[-1])
     pids = list(map(str, _pids(snapshot)[owners.process[mine]].tolist()))
     virtuals = list(map(hex, owners.virtual[mine].tolist()))
+    states = [""] * (last - first)
+    if snapshot.states is not None:
+        states = [f",{_STATE_LABELS[state]}" for state in snapshot.states[frames].tolist()]
     columns = zip(
         snapshot.classes[frames].tolist(),
         snapshot.zero[frames].tolist(),
         snapshot.mapping_count[frames].tolist(),
         starts,
         starts[1:],
+        states,
         strict=False,
     )
-    for pfn, (page_class, zero, mappings, start, end) in enumerate(columns, first):
+    for pfn, (page_class, zero, mappings, start, end, state) in enumerate(columns, first):
         yield (
             f"{pfn},{pfn * PAGE_SIZE:#x},{_LABELS[page_class]},{zero:d},{mappings},"
-            f"{' '.join(pids[start:end])},{' '.join(virtuals[start:end])}\n"
+            f"{' '.join(pids[start:end])},{' '.join(virtuals[start:end])}{state}\n"
         )
 
 
@@ -135,7 +144,11 @@ def to_arrow(snapshot: Snapshot) -> Any:
         pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
-    return pa.table(dict(zip(_COLUMNS, columns, strict=True)))
+    table = dict(zip(_COLUMNS, columns, strict=True))
+    if snapshot.states is not None:
+        states = pa.array(snapshot.states.astype(np.int8))
+        table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    return pa.table(table)
 
 
 def to_pandas(snapshot: Snapshot) -> Any:
@@ -146,14 +159,14 @@ def to_pandas(snapshot: Snapshot) -> Any:
     _need("pandas", "a DataFrame")
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            "class": pd.Categorical.from_codes(snapshot.classes, _LABELS),
-            "zero": snapshot.zero,
-            "mappings": snapshot.mapping_count,
-        },
-        index=pd.RangeIndex(snapshot.classes.size, name="pfn"),
-    )
+    columns = {
+        "class": pd.Categorical.from_codes(snapshot.classes, _LABELS),
+        "zero": snapshot.zero,
+        "mappings": snapshot.mapping_count,
+    }
+    if snapshot.states is not None:
+        columns["state"] = pd.Categorical.from_codes(snapshot.states, _STATE_LABELS)
+    return pd.DataFrame(columns, index=pd.RangeIndex(snapshot.classes.size, name="pfn"))
 
 
 def _need(module: str, what: str) -> None:
@@ -171,7 +184,7 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
     """
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
-    system = next((process for process in snapshot.processes if process.pid == 4), None)
+    is_linux = snapshot.states is not None
     return {
         "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
         "format": dump.format,
@@ -182,8 +195,9 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
         "os": snapshot.system,
         "time": snapshot.time.isoformat() if snapshot.time else None,
         "paging": snapshot.paging.name if snapshot.paging else None,
-        "dtb": system.dtb if system else None,
+        "dtb": snapshot.kernel_dtb,
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
+        "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
         "stale_spaces": snapshot.stale_spaces,
         "processes": [
             {
@@ -191,11 +205,12 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
                 "ppid": process.ppid,
                 "name": process.name,
                 "dtb": process.dtb,
-                "eprocess": hex(process.eprocess),
+                "task" if is_linux else "eprocess": hex(process.eprocess),
                 "pages": private + shared,
                 "private_pages": private,
                 "shared_pages": shared,
                 "listed": process.is_listed,
+                "kernel_thread": process.is_kernel_thread,
                 "exited": not process.is_alive,
                 "created": _date(process.created),
             }

@@ -33,6 +33,39 @@ class PageClass(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+class PageState(IntEnum):
+    """What a page frame is to a Linux kernel, more finely than its class; told by `struct page`."""
+
+    ABSENT = 0
+    """No RAM, or not in the dump."""
+    FREE = 1
+    """In the buddy allocator, or on one processor's list of free pages."""
+    ANONYMOUS = 2
+    """A process's own memory that no file stands behind."""
+    FILE_CACHE = 3
+    """A part of a file, mapped or not."""
+    SHARED_MEMORY = 4
+    """Memory that processes share, and files of tmpfs."""
+    SLAB = 5
+    """The kernel's small objects."""
+    PAGE_TABLE = 6
+    KERNEL_IMAGE = 7
+    """The kernel's own code and data, as they were loaded."""
+    RESERVED = 8
+    """Never given to the allocator: early memory of the kernel, firmware's tables."""
+    HUGE_PAGE = 9
+    """In the pool of huge pages (hugetlb), whether used or not."""
+    KERNEL_OTHER = 10
+    """Any other page in use: stacks, vmalloc, modules, per-processor data, drivers."""
+    UNKNOWN = 11
+    """The dump does not hold what the kernel knows of it."""
+
+    @property
+    def label(self) -> str:
+        """The state's name as people read it, such as ``file cache``."""
+        return self.name.lower().replace("_", " ")
+
+
 @dataclass(frozen=True)
 class PageMap:
     """The records, a column each; all columns have one entry for each frame, by PFN."""

@@ -22,6 +22,8 @@ USER = 1 << 2
 LARGE = 1 << 7
 PROTOTYPE = 1 << 10
 TRANSITION = 1 << 11
+PROTECTION_NONE = 1 << 8
+"""On Linux, in an entry that is not present: the page is there, but nobody may use it."""
 NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 12 to 51 of an entry: where the table or page below it begins."""
@@ -32,7 +34,7 @@ MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 SHARED = -1
 """In Mappings.space: more than one address space has this mapping."""
 
-_TABLES_AT_ONCE = 1024
+_TABLES_AT_ONCE = 256
 _WAITING_TABLES = 1 << 20
 
 Entries: TypeAlias = NDArray[np.uint64]
@@ -75,6 +77,20 @@ class Paging:
     """Frames of the top level."""
     self_entries: range
     """Where in the top level Windows may put the entry by which the tables map themselves."""
+    out_of_sight: tuple[int, int] = (TRANSITION | PROTOTYPE, TRANSITION)
+    """Mask and value of entries that lead somewhere, if out of the processor's sight.
+
+    Windows keeps pages in transition: still the process's (Windows Internals, "Page faults";
+    Volatility 2 takes them so as well). Linux keeps pages of PROT_NONE (pgtable_types.h).
+    """
+    out_of_sight_is_user: bool = False
+    """Whether such entries are user mode's, whatever their U/S bit."""
+    inverted: int = 0
+    """A bit that, in an entry that is not present, says that the address is inverted."""
+    address: int = ADDRESS
+    """Bits of an entry that are the address of what is below it."""
+    user_entries: range | None = None
+    """Entries of the top level that are the process's own, where the system parts them so."""
 
     @property
     def entries(self) -> int:
@@ -99,25 +115,34 @@ class Paging:
         return words if self.entry_bytes == 8 else words.view(np.uint32).astype(np.uint64)
 
     def is_present(self, entries: Entries) -> NDArray[np.bool_]:
-        """Which entries lead somewhere.
-
-        Windows also keeps pages in transition: out of the processor's sight, still the
-        process's (Windows Internals, "Page faults"; Volatility 2 takes them so as well).
-        """
-        in_transition = entries & np.uint64(TRANSITION | PROTOTYPE) == TRANSITION
-        present: NDArray[np.bool_] = (entries & np.uint64(PRESENT) != 0) | in_transition
+        """Which entries lead somewhere, those out of the processor's sight included."""
+        mask, value = self.out_of_sight
+        out_of_sight = entries & np.uint64(mask) == value
+        present: NDArray[np.bool_] = (entries & np.uint64(PRESENT) != 0) | out_of_sight
         return present
+
+    def frames(self, entries: Entries) -> NDArray[np.int64]:
+        """The frame that each entry names: of a table, or of a page's beginning."""
+        if self.inverted:
+            marked = np.uint64(self.inverted | PRESENT)
+            entries = np.where(entries & marked == self.inverted, ~entries, entries)
+        return ((entries & np.uint64(self.address)) >> np.uint64(12)).astype(np.int64)
 
     def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
         """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
         access = np.zeros(entries.shape, np.uint8)
-        access[entries & np.uint64(USER) != 0] |= MAY_USER
+        user = entries & np.uint64(USER) != 0
+        if self.out_of_sight_is_user:
+            user |= entries & np.uint64(PRESENT) == 0
+        access[user] |= MAY_USER
         access[entries & np.uint64(WRITE) != 0] |= MAY_WRITE
         access[entries & np.uint64(NO_EXECUTE) == 0] |= MAY_EXECUTE
         away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
         if len(away):
             access[away] &= MAY_USER
-            if is_last:
+            if self.out_of_sight_is_user:
+                pass  # Linux' PROT_NONE: nothing is allowed
+            elif is_last:
                 # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
                 # to write (ntosp.h, MM_EXECUTE and so on).
                 access[away] |= (entries[away] >> np.uint64(6) & np.uint64(2)).astype(np.uint8)
@@ -141,6 +166,23 @@ X64 = Paging(
 X64_5_LEVELS = Paging(
     "x86-64, 5 levels", 8, (Level(48, False), *X64.levels), 1, range(0x100, 0x200)
 )
+
+
+def as_linux_has_it(paging: Paging, encryption: int = 0) -> Paging:
+    """The same levels with the entries that Linux leaves for itself.
+
+    `encryption` is the bit of an entry by which AMD's processors encrypt the page. Addresses in
+    entries of PROT_NONE are inverted since 2018, against a flaw of processors
+    (arch/x86/include/asm/pgtable-invert.h); no machine has memory where the top bit is set.
+    """
+    return replace(
+        paging,
+        out_of_sight=(PRESENT | PROTECTION_NONE, PROTECTION_NONE),
+        out_of_sight_is_user=True,
+        inverted=1 << 51,
+        address=ADDRESS & ~encryption,
+        user_entries=range(paging.entries // 2),
+    )
 
 
 @dataclass(frozen=True)
@@ -233,14 +275,16 @@ def walk(
     spaces: NDArray[np.int32] | None = None,
     *,
     kernel_only: bool = False,
+    own_only: bool = False,
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in parts.
 
     `tops` are the frames of the top levels, shape (n, paging.top_frames); `spaces` what
     Mappings.space shall be for each, by default its number; two tops may share one. With
-    `kernel_only` what user mode may reach is left out. Frames that the dump does not hold are
-    left out, as tables and as pages. The kernel's mappings, which all spaces share, come
-    once; merge_alike finds those that come again through each space's own top level.
+    `kernel_only` what user mode may reach is left out, with `own_only` what is not below
+    paging.user_entries. Frames that the dump does not hold are left out, as tables and as pages.
+    The kernel's mappings, which all spaces share, come once; merge_alike finds those that come
+    again through each space's own top level.
     """
     count, parts = tops.shape
     if spaces is None:
@@ -261,11 +305,14 @@ def walk(
         for ways, entries in _decoded(memory, paging, reached, level):
             access = ways.access & paging.access(entries, is_last=is_last)
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
+            if own_only and number == 0 and paging.user_entries:
+                index = (ways.virtual >> np.uint64(level.shift)).astype(np.int64)
+                chosen &= (index >= paging.user_entries[0]) & (index <= paging.user_entries[-1])
             maps = chosen & (is_last | (level.may_map & (entries & np.uint64(LARGE) != 0)))
             yield _mapped(memory, paging, level, ways, entries, access, maps)
             if is_last:
                 continue
-            table = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+            table = paging.frames(entries)
             leads = chosen & ~maps & _is_held(memory, table)
             below.append(
                 _Reached(ways.space[leads], table[leads], ways.virtual[leads], access[leads])
@@ -275,6 +322,35 @@ def walk(
                 below = [_Reached.join(below).unique(most)]
                 waiting = 0
         reached = _Reached.join(below).unique(most)
+
+
+def tables_of(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], *, own_only: bool = False
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each frame whether it is a table of one of these address spaces, and one of the lowest.
+
+    Those of the lowest level are only named by those above, and not read. `own_only` as in `walk`.
+    """
+    found = np.zeros(memory.frame_count, bool)
+    tables = np.unique(tops)
+    tables = tables[_is_held(memory, tables)]
+    found[tables] = True
+    lowest = np.zeros(memory.frame_count, bool)
+    for number, level in enumerate(paging.levels[:-1]):
+        below = np.zeros(memory.frame_count, bool)
+        for start in range(0, len(tables), _TABLES_AT_ONCE):
+            entries = paging.decode(memory.read_frames(tables[start : start + _TABLES_AT_ONCE]))
+            if own_only and number == 0 and paging.user_entries:
+                entries = entries[:, paging.user_entries.start : paging.user_entries.stop]
+            leads = entries & np.uint64(PRESENT) != 0
+            if level.may_map:
+                leads &= entries & np.uint64(LARGE) == 0
+            targets = paging.frames(entries[leads])
+            below[targets[_is_held(memory, targets)]] = True
+        tables = np.flatnonzero(below)
+        found |= below
+        lowest = below
+    return found, lowest
 
 
 def merge_alike(mappings: Mappings) -> Mappings:
@@ -329,7 +405,7 @@ def translate(
         entries = paging.decode(memory.read_frames(table[alive]))[:, index]
         present = paging.is_present(entries)
         alive, entries = alive[present], entries[present]
-        target = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+        target = paging.frames(entries)
         maps = np.full(len(entries), number == len(paging.levels) - 1)
         maps |= level.may_map & (entries & np.uint64(LARGE) != 0)
         pages = 1 << (level.shift - 12)
@@ -388,8 +464,7 @@ def _mapped(
 ) -> Mappings:
     """The mappings among the entries, of frames that the dump holds."""
     pages = 1 << (level.shift - 12)
-    frame = ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
-    frame = frame // pages * pages
+    frame = paging.frames(entries) // pages * pages
     # Of a large page the first frame may be missing where later ones are not.
     inside = _is_held(memory, frame) if pages == 1 else frame < memory.frame_count
     chosen = np.flatnonzero(maps & inside)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer import linux
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
-from memory_visualizer.pagemap import PageClass, PageMap, classify, mark_runs
+from memory_visualizer.linuxtasks import find_processes as find_processes_of
+from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
+from memory_visualizer.pagestates import PageArray, PageStates
 from memory_visualizer.paging import (
     MAY_EXECUTE,
     MAY_USER,
@@ -21,10 +24,12 @@ from memory_visualizer.paging import (
     Mappings,
     Paging,
     merge_alike,
+    tables_of,
     walk,
 )
+from memory_visualizer.process import Process
+from memory_visualizer.vmcoreinfo import VmcoreInfoSearch, search_everywhere
 from memory_visualizer.windows import (
-    Process,
     TopLevels,
     TopLevelSearch,
     find_processes,
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
+_FRAMES_AT_ONCE = 256
+_SYSTEM_PID = 4
+"""Of Windows' System process."""
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -72,7 +80,14 @@ class Snapshot(PageMap):
     stale_spaces: int
     """Address spaces that no live process claims; they are not painted."""
     mappings: Mappings
-    """Every mapping of live processes; `space` is an index in `processes`, or SHARED."""
+    """Every mapping of live processes; `space` is an index in `processes`, or SHARED. Of a Linux
+    kernel, which maps all memory, only those that processes have of their own."""
+    kernel_dtb: int | None = None
+    """Physical address of the kernel's own top-level page table, where that is known."""
+    states: NDArray[np.uint8] | None = None
+    """PageState of each frame; None where the system is not Linux."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what could not be known of the system, for the person at the screen."""
 
     @cached_property
     def owners(self) -> Owners:
@@ -161,6 +176,13 @@ class Snapshot(PageMap):
         inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
         return row[inside], part[inside], frame[inside]
 
+    def state_counts(self) -> dict[PageState, int]:
+        """Count the frames of each state, states without any included; nothing where unknown."""
+        if self.states is None:
+            return {}
+        counts = np.bincount(self.states, minlength=len(PageState))
+        return {state: int(counts[state]) for state in PageState}
+
     def image(
         self,
         *,
@@ -234,28 +256,113 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     missing.
     """
     dump = open_dump(path, lenient=lenient)
-    search = TopLevelSearch()
-    zero = _look_at_all(dump, search, progress)
-    found = search.found(dump) or _search_everywhere(dump, search)
+    search, texts = TopLevelSearch(), VmcoreInfoSearch()
+    zero = _look_at_all(dump, search, texts, progress)
+    # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
+    kernel = linux.find_kernel(dump, texts.found(dump))
+    found = None if kernel else search.found(dump) or _search_everywhere(dump, search)
+    if found is None and kernel is None:
+        kernel = linux.find_kernel(dump, search_everywhere(dump))
+    if kernel:
+        return _linux_snapshot(dump, zero, kernel)
     if found is None:
         nothing = np.zeros(dump.frame_count, bool)
         return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
+    return _windows_snapshot(dump, zero, found)
+
+
+def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> Snapshot:
     processes = find_processes(dump, found)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
     mappings = _mappings_of(dump, found, processes)
     shared_data = read_shared_data(dump, found.paging, found.tops)
+    system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
     return of_mappings(
         dump,
         zero,
         mappings,
+        kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}",
         time=shared_data.time,
         paging=found.paging,
         processes=processes,
         stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
     )
+
+
+_KERNEL_STATES = (
+    PageState.SLAB,
+    PageState.PAGE_TABLE,
+    PageState.KERNEL_IMAGE,
+    PageState.RESERVED,
+    PageState.KERNEL_OTHER,
+)
+"""States of pages that the kernel uses, whether or not they are mapped into processes."""
+
+
+def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKernel) -> Snapshot:
+    remarks = [*kernel.remarks]
+    pages = None
+    try:
+        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
+    except LookupError as error:
+        remarks.append(f"what the kernel knows of its pages was not found: {error}")
+    found = find_processes_of(kernel, pages)
+    remarks += found.remarks
+    tops, owners = [], []
+    for index, process in enumerate(found.processes):
+        if process.space is not None:
+            tops.append(found.tops[process.space])
+            owners.append(index)
+    mappings = Mappings.join([])
+    if tops:
+        walked = walk(
+            dump, kernel.paging, np.array(tops), np.array(owners, np.int32), own_only=True
+        )
+        mappings = Mappings.join(list(walked))
+    mapped = _reached(dump, mappings, user=True)
+    if pages is None:
+        states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
+        states[~dump.held] = PageState.ABSENT
+        used = np.zeros(dump.frame_count, bool)
+    else:
+        read = _read_states(dump, kernel, pages, found.tops)
+        remarks += read.remarks
+        states = read.states
+        used = np.isin(states, _KERNEL_STATES)
+        # In use, though nobody maps them: a huge page in its pool, a page just let go of.
+        used |= ~mapped & (states == PageState.HUGE_PAGE)
+        used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
+    absent = states == PageState.ABSENT
+    page_map = classify(mapped, used, zero, absent)
+    return Snapshot(
+        classes=page_map.classes,
+        zero=zero,
+        mapping_count=_mapping_count(mappings, dump.frame_count),
+        dump=dump,
+        system=kernel.system,
+        time=None,
+        paging=kernel.paging,
+        processes=found.processes,
+        stale_spaces=0,
+        mappings=mappings,
+        kernel_dtb=kernel.top * PAGE_SIZE,
+        states=states,
+        remarks=tuple(remarks),
+    )
+
+
+def _read_states(
+    dump: Dump, kernel: linux.LinuxKernel, pages: PageArray, tops: NDArray[np.int64]
+) -> PageStates:
+    """The state of each frame, by the kernel's struct pages."""
+    resources = linux.read_resources(kernel)
+    image = resources.image if resources else linux.frames_of_image(kernel)
+    own, leaves = tables_of(dump, kernel.paging, tops, own_only=True)
+    tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))
+    return pages.read(image, resources.is_ram if resources else None, own | tables, leaves)
 
 
 def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -> Mappings:
@@ -288,6 +395,7 @@ def of_mappings(
     paging: Paging | None = None,
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
+    kernel_dtb: int | None = None,
 ) -> Snapshot:
     """Put together what is known of a dump; the mappings decide who has which frame.
 
@@ -304,6 +412,7 @@ def of_mappings(
         paging=paging,
         processes=processes,
         stale_spaces=stale_spaces,
+        kernel_dtb=kernel_dtb,
     )
 
 
@@ -319,6 +428,7 @@ def _snapshot(
     paging: Paging | None = None,
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
+    kernel_dtb: int | None = None,
 ) -> Snapshot:
     page_map = classify(user, kernel, zero, ~dump.held)
     return Snapshot(
@@ -332,6 +442,7 @@ def _snapshot(
         processes=processes,
         stale_spaces=stale_spaces,
         mappings=mappings,
+        kernel_dtb=kernel_dtb,
     )
 
 
@@ -373,16 +484,18 @@ def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
 
 
 def _look_at_all(
-    dump: Dump, search: TopLevelSearch, progress: Progress | None
+    dump: Dump, search: TopLevelSearch, texts: VmcoreInfoSearch, progress: Progress | None
 ) -> NDArray[np.bool_]:
-    """Look once at all contents: find the frames of zeros, and top-level tables on the way."""
-    learning = np.flatnonzero(dump.held[:_LEARNING_FRAMES])
-    search.look_everywhere(learning, dump.read_frames(learning))
+    """Look once at all contents: find the frames of zeros; tables and texts on the way."""
+    for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):
+        frames = first + np.flatnonzero(dump.held[first : first + _FRAMES_AT_ONCE])
+        search.look_everywhere(frames, dump.read_frames(frames))
     zero = np.ones(dump.frame_count, bool)
 
     def look(frames: NDArray[np.int64], words: Words) -> int:
         zero[frames] = zero_pages(words)
         search.look_at(frames, words)
+        texts.look_at(frames, words)
         return int(frames[-1]) + 1
 
     for done in dump.each_block(look):

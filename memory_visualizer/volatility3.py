@@ -54,8 +54,8 @@ from memory_visualizer.paging import (
 from memory_visualizer.palette import DEFAULT
 from memory_visualizer.picture import picture_of, save_png, texts_of
 from memory_visualizer.printable import printable
+from memory_visualizer.process import Process
 from memory_visualizer.snapshot import Snapshot, of_mappings
-from memory_visualizer.windows import Process
 
 _logger = logging.getLogger(__name__)
 
@@ -454,6 +454,7 @@ class Visualizer:
             system=self._system,
             paging=self._paging,
             processes=tuple(self._processes),
+            kernel_dtb=table_base(self._layer),
         )
 
     def _zero(self) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ from memory_visualizer.paging import (
     translate,
     walk,
 )
+from memory_visualizer.process import Process
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
@@ -49,30 +50,6 @@ _MAX_PROCESSES = 1 << 16
 
 # Windows timestamps (100 ns since 1601) from 1998 to 2100: older or later ones are something else.
 _EARLIEST, _LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process as its `_EPROCESS` tells."""
-
-    pid: int
-    ppid: int
-    name: str
-    dtb: int
-    """Physical address of its top-level page table."""
-    eprocess: int
-    """Virtual address of its `_EPROCESS`."""
-    created: int
-    """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
-    exited: int
-    """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
-    is_alive: bool
-    is_listed: bool
-    """Whether it is in the list of active processes."""
-    space: int | None
-    """Index of its top-level table in TopLevels.tops."""
-    shadow: int | None = None
-    """Index of its second table, for user mode, in TopLevels.others."""
 
 
 @dataclass(frozen=True)

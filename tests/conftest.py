@@ -128,6 +128,29 @@ def browser() -> Iterator["Browser"]:
         chromium.close()
 
 
+def real_dumps() -> Path:
+    """The folder of dumps of real machines, which may not be there."""
+    return Path(os.environ.get("MEMVIZ_DUMPS", ROOT.parent / "shared/dumps"))
+
+
+@pytest.fixture(scope="session")
+def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A real guest's memory, raw and as QEMU's ELF core."""
+    stem = real_dumps() / "linux-6.1-x64-256m"
+    if not stem.with_name(stem.name + ".raw.xz").exists():
+        pytest.skip(f"no real dump here: MEMVIZ_DUMPS names the folder of {stem.name}.raw.xz")
+    target = tmp_path_factory.mktemp("real")
+    raw, core = target / "dump.raw", target / "dump.elf"
+    with raw.open("wb") as file:
+        subprocess.run(["xz", "-dc", f"{stem}.raw.xz"], stdout=file, check=True)
+    tail = subprocess.run(["xz", "-dc", f"{stem}.elf.tail.xz"], capture_output=True, check=True)
+    head = stem.with_name(stem.name + ".elf.head").read_bytes()
+    core.write_bytes(head + raw.read_bytes() + tail.stdout)
+    yield raw, core
+    raw.unlink()
+    core.unlink()
+
+
 def _do_without(requirement: str, reason: str) -> NoReturn:
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)

@@ -21,11 +21,15 @@ from memory_visualizer.colouring import (
     process_colour,
 )
 from memory_visualizer.dump import open_dump
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.palette import DEFAULT, ramp
 from tests.forge import MIB, Truth, builds, containers, forge, profiles
+from tests.forge.linux import forge_linux
 from tests.forge.memory import PAGE_SIZE
 from tests.simple_walker import walk
 from tests.test_picture import cielab
+
+OF_ALL_SYSTEMS = [name for name in COLOURINGS if name != "state"]
 
 
 @pytest.fixture(scope="module", params=["Win7SP1x86", "Win10x64_17763"])
@@ -151,7 +155,17 @@ def test_kernel_pages_by_no_table(forged: tuple[Snapshot, Truth, bytes]) -> None
         snapshot.mapping_count[kernel[0]] = 1
 
 
-@pytest.mark.parametrize("name", COLOURINGS)
+def test_by_state(tmp_path: Path) -> None:
+    """What each page is to a Linux kernel; Windows dumps do not tell."""
+    truth = forge_linux(tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert labels(snapshot, "state").tolist() == truth.states.tolist()
+    forge(tmp_path / "windows", profiles()["Win7SP1x86"], size=16 * MIB, processes=2)
+    with pytest.raises(BadInputError, match="does not tell the state of its pages"):
+        labels(memory_visualizer.open(tmp_path / "windows"), "state")
+
+
+@pytest.mark.parametrize("name", OF_ALL_SYSTEMS)
 def test_holes_are_absent_in_all(name: str, tmp_path: Path) -> None:
     """Frames that the dump does not hold are that, whatever the colours tell."""
     build = builds()["Win11x64_22000"]

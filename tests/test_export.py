@@ -224,6 +224,7 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "paging": "x86-64",
         "dtb": truth.processes[0].dtb,
         "classes": {label: int(np.count_nonzero(classes == label)) for label in LABELS.tolist()},
+        "states": None,
         "stale_spaces": 1,
     }
     names = ("pid", "ppid", "name", "dtb", "listed", "exited")

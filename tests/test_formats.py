@@ -536,7 +536,8 @@ def test_dump_that_gets_shorter_between_two_blocks(
     path.write_bytes(b"x" * (40 * PAGE_SIZE))
     blocks = copied_blocks(open_dump(path))
     next(blocks)
-    os.truncate(path, PAGE_SIZE)
+    # Some of the pages after the first are being looked at just then; these stay.
+    os.truncate(path, 20 * PAGE_SIZE)
     with pytest.raises(BadInputError, match="Input/output error"):
         for _ in blocks:
             pass
@@ -553,25 +554,6 @@ def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # A real one
-
-
-@pytest.fixture(scope="session")
-def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A real guest's memory, raw and as QEMU's ELF core."""
-    folder = Path(os.environ.get("MEMVIZ_DUMPS", ROOT.parent / "shared/dumps"))
-    stem = folder / "linux-6.1-x64-256m"
-    if not stem.with_name(stem.name + ".raw.xz").exists():
-        pytest.skip(f"no real dump here: MEMVIZ_DUMPS names the folder of {stem.name}.raw.xz")
-    target = tmp_path_factory.mktemp("real")
-    raw, core = target / "dump.raw", target / "dump.elf"
-    with raw.open("wb") as file:
-        subprocess.run(["xz", "-dc", f"{stem}.raw.xz"], stdout=file, check=True)
-    tail = subprocess.run(["xz", "-dc", f"{stem}.elf.tail.xz"], capture_output=True, check=True)
-    head = stem.with_name(stem.name + ".elf.head").read_bytes()
-    core.write_bytes(head + raw.read_bytes() + tail.stdout)
-    yield raw, core
-    raw.unlink()
-    core.unlink()
 
 
 def test_qemu_core(qemu_core: tuple[Path, Path]) -> None:

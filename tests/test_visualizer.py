@@ -577,7 +577,7 @@ def test_without_volatility_2_a_dump_without_windows(without_volatility: House) 
     _, said = without_volatility.run(dump, "-o", "x.png", code=3)
     data = ["unused-data"] * 3
     assert pixels(without_volatility.folder / "x.png").tolist() == ["unused-zero", *data]
-    assert "no Windows was found" in said
+    assert "neither Windows nor Linux was found" in said
 
 
 @pytest.mark.parametrize("profile", [[], ["WinXPSP2x86"]])

@@ -217,7 +217,7 @@ class MappedDump(Dump):
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the mapped file."""
         frames = np.asarray(frames, dtype=np.int64)
-        pages = np.zeros((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
+        pages = np.empty((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
         with reading(self._source):
             file = self._file
             for start in range(0, frames.size, _GATHER_FRAMES):
@@ -231,6 +231,8 @@ class MappedDump(Dump):
         inside = frames - extents.first[index]
         held = np.flatnonzero((index >= 0) & (inside < extents.count[index]))
         place = extents.offset[index[held]] + inside[held] * PAGE_SIZE
+        if len(held) < len(frames):
+            pages[: len(frames)] = 0
         # Frames whose places differ by whole pages are rows of the same view of the file.
         remainder = place % PAGE_SIZE
         for aligned in np.unique(remainder).tolist():

@@ -1,0 +1,532 @@
+"""What a Linux kernel knows of each page frame: its array of `struct page`.
+
+Where in it a member stands, and what a flag's number is, is told by VMCOREINFO, else by BTF. Three
+ways of saying a page's type followed one another, and the value by which VMCOREINFO names pages of
+the buddy allocator tells which it is (include/linux/page-flags.h of the kernel):
+
+- up to 4.17 a negative `_mapcount` of a few fixed values;
+- up to 6.11 `page_type`, in the same place, in which the bit of a type is cleared;
+- since then a number in the upper eight bits of `page_type`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.btf import Btf
+from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.formats.base import ahead
+from memory_visualizer.pagemap import PageState, mark_runs
+from memory_visualizer.paging import PhysicalMemory
+from memory_visualizer.virtualmemory import VirtualMemory
+from memory_visualizer.vmcoreinfo import VmcoreInfo
+
+_HAS_ARRAY = 2
+"""In section_mem_map: SECTION_HAS_MEM_MAP."""
+_MAP_FLAGS = 0xFFF
+"""Bits of section_mem_map that may be flags; an array begins at a page, whatever the version."""
+_ANONYMOUS, _MAPPING_KIND = 1, 3
+"""In `mapping`: the lower bits tell what it points to (PAGE_MAPPING_ANON)."""
+_ALWAYS_FLAGS = (1 << 18) - 1
+"""Bits of `flags` that are flags in every version; higher ones may be a zone, a node or a time."""
+_MAX_ORDER = 20
+_BARE = 0xFF
+"""In the place of a state, until it is known: in use by its count, flags and type by nobody."""
+_NO_TYPE = 0xFFFF_FFFF
+_TYPE_BYTE = 0xFF00_0000
+
+_UPPER = np.uint64(1 << 63)
+"""Where the kernel's half of all addresses begins, or before."""
+
+_Numbers = NDArray[np.uint32]
+_Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PageTypes:
+    """How this kernel says the type of a page that is no user's."""
+
+    of_buddy: int
+    """The value that pages of the buddy allocator have, as 32 bits."""
+
+    @property
+    def _is_number(self) -> bool:
+        return self.of_buddy & ~_TYPE_BYTE == 0
+
+    @property
+    def _base(self) -> int:
+        """Bits that are set in every type made of bits; 0 where types are values."""
+        bit = ~self.of_buddy & _NO_TYPE
+        if self._is_number or bit & (bit - 1):
+            return 0
+        return 0x8000_0000 if bit >= 1 << 23 else 0xF000_0000
+
+    def any(self, types: _Numbers) -> _Marks:
+        """Which pages have a type."""
+        # As signed numbers, types lie below all counts of mappings, and -1 is none.
+        limit = _TYPE_BYTE if self._is_number else _NO_TYPE
+        typed: _Marks = (types >= np.uint32(0x8000_0000)) & (types < np.uint32(limit))
+        return typed
+
+    def are(self, types: _Numbers, value: int) -> _Marks:
+        """Which pages have the type that VMCOREINFO names by this value."""
+        value &= _NO_TYPE
+        if self._is_number:
+            same: _Marks = types & np.uint32(_TYPE_BYTE) == value
+        elif self._base:
+            bits = np.uint32(self._base | (~value & _NO_TYPE))
+            same = types & bits == self._base
+        else:
+            same = types == value
+        return same
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What stands where in this kernel's `struct page`."""
+
+    size: int
+    flags: int
+    count: int
+    type: int
+    mapping: int
+    head: int
+    links: int
+    """`lru`, by which free pages are listed as well."""
+    private: int
+    """In a free block's first page its order."""
+    destructor: int | None
+    """Of a compound page's second `struct page`."""
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Masks of page flags; 0 where this kernel has none, or does not tell."""
+
+    head: int
+    slab: int
+    reserved: int
+    lru: int
+    swap_backed: int
+    swap_cache: int
+    huge: int
+    """In a compound page's second `flags` (6.6 to 6.8)."""
+    all: int
+
+
+@dataclass(frozen=True)
+class PageStates:
+    """The state of each frame, and what goes beyond it."""
+
+    states: NDArray[np.uint8]
+    """PageState by PFN."""
+    swap_cache: _Marks
+    """Anonymous pages that the swap cache has as well."""
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was read of one section's frames."""
+
+    states: NDArray[np.uint8]
+    """PageState, or _BARE; of tails what their heads are is not known yet."""
+    swap_cache: _Marks
+    types: _Numbers
+    """`page_type` or `_mapcount` of pages that are no tail of another."""
+    tail: NDArray[np.int64]
+    """Frames that belong to the one with the same place in `head`."""
+    head: NDArray[np.int64]
+    bare: NDArray[np.int64]
+    """Frames whose state is _BARE."""
+    linked: NDArray[np.int64]
+    """Those of them that are in a list."""
+
+
+class PageArray:
+    """The array of `struct page`, found and ready to be read."""
+
+    def __init__(
+        self, memory: PhysicalMemory, kernel: VirtualMemory, info: VmcoreInfo, btf: Btf | None
+    ) -> None:
+        """LookupError with a sentence where the kernel does not tell enough."""
+        self._memory = memory
+        self._kernel = kernel
+        self._info = info
+        self._btf = btf
+        self._layout = self._find_layout()
+        self._flags = self._find_flags()
+        buddy = info.number("PAGE_BUDDY_MAPCOUNT_VALUE")
+        if buddy is None:
+            raise LookupError("its VMCOREINFO does not tell how free pages are marked")
+        self.types = PageTypes(buddy & _NO_TYPE)
+        self._section_frames, self._arrays = self._find_arrays()
+
+    def _find_layout(self) -> _Layout:
+        places: list[int] = []
+        for names in (
+            ("flags",),
+            ("_refcount",),
+            ("_mapcount",),
+            ("mapping",),
+            ("compound_head", "compound_info"),
+            ("lru",),
+            ("private",),
+        ):
+            told = [self._info.offset(f"page.{name}") for name in names]
+            told += [self._btf.offset("page", *names) if self._btf else None]
+            place = next((place for place in told if place is not None), None)
+            if place is None:
+                raise LookupError(f"it does not tell where in struct page {names[0]} stands")
+            places.append(place)
+        size = self._info.size("page")
+        counts, words = places[1:3], [places[0], *places[3:]]
+        if not size or size % 8 or size > PAGE_SIZE:
+            raise LookupError(f"its struct page has {size} bytes")
+        if any(place not in range(0, size, 4) for place in counts) or any(
+            place not in range(0, size, 8) for place in (*words, places[5] + 8)
+        ):
+            raise LookupError("the members of its struct page lie where they cannot")
+        destructor = self._info.offset("page.compound_dtor")
+        flags, count, type_, mapping, head, links, private = places
+        return _Layout(
+            size,
+            flags,
+            count,
+            type_,
+            mapping,
+            head,
+            links,
+            private,
+            destructor if destructor in range(size) else None,
+        )
+
+    def _find_flags(self) -> _Flags:
+        def mask(name: str) -> int:
+            number = self._info.number(name)
+            if number is None and self._btf:
+                number = self._btf.enumerator(name)
+            return 1 << number if number is not None and 0 <= number < 64 else 0
+
+        private = mask("PG_private")
+        count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
+        by_type = self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is not None
+        poisoned = mask("PG_hwpoison")
+        every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
+        return _Flags(
+            head=self._info.number("PG_head_mask") or mask("PG_head"),
+            slab=0 if by_type else mask("PG_slab"),
+            # In all versions the flag before PG_private, should BTF not name it.
+            reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
+            lru=mask("PG_lru"),
+            swap_backed=mask("PG_swapbacked"),
+            swap_cache=mask("PG_swapcache"),
+            huge=1 << number if (number := self._info.number("PG_hugetlb")) else 0,
+            all=every & ~poisoned,
+        )
+
+    def _find_arrays(self) -> tuple[int, NDArray[np.uint64]]:
+        """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
+        info, kernel = self._info, self._kernel
+        bits, place = info.number("SECTION_SIZE_BITS"), info.symbol("mem_section")
+        size = info.size("mem_section")
+        if bits is None or not 20 <= bits <= 40 or place is None or not size or size % 8:
+            raise LookupError("its VMCOREINFO does not tell where its struct pages are")
+        frames = 1 << (bits - 12)
+        count = -(-self._memory.frame_count // frames)
+        in_root = PAGE_SIZE // size
+        roots = -(-count // in_root)
+        member = info.offset("mem_section.section_mem_map") or 0
+        # In 4.15 the symbol is that of a pointer to the table, else of the table itself.
+        for table in (place, kernel.number(place)):
+            pointers = kernel.read(table, roots * 8) if table else None
+            if pointers is None:
+                continue
+            arrays = np.zeros(roots * in_root, np.uint64)
+            for root, address in enumerate(np.frombuffer(pointers, "<u8").tolist()):
+                sections = kernel.read(address, in_root * size) if address >> 63 else None
+                if sections:
+                    words = np.frombuffer(sections, "<u8").reshape(in_root, -1)
+                    arrays[root * in_root : (root + 1) * in_root] = words[:, member // 8]
+            arrays = np.where(arrays & np.uint64(_HAS_ARRAY), arrays & ~np.uint64(_MAP_FLAGS), 0)
+            arrays = arrays[:count]
+            present = np.flatnonzero(arrays)
+            first = present[:1].astype(np.uint64)
+            offset = first * np.uint64(frames * self._layout.size)
+            if len(present) and (kernel.frames(arrays[present[:1]] + offset) >= 0).all():
+                return frames, arrays
+        raise LookupError("its struct pages are not where its VMCOREINFO says")
+
+    def listed(self, head: int) -> list[int]:
+        """Frames of the pages in a list by their `lru`, in the list's order."""
+        frames: list[int] = []
+        bases = [base for base in np.unique(self._arrays).tolist() if base]
+        at, seen = self._kernel.number(head), {head}
+        while at and at not in seen:
+            seen.add(at)
+            for base in bases:
+                frame, rest = divmod(at - self._layout.links - base, self._layout.size)
+                section = frame // self._section_frames
+                if not rest and 0 <= section < len(self._arrays):
+                    if self._arrays[section] == base:
+                        frames.append(frame)
+                    break
+            at = self._kernel.number(at)
+        return [frame for frame in frames if frame < self._memory.frame_count]
+
+    def word(self, frame: int, place: int) -> int | None:
+        """A word of one frame's `struct page`."""
+        base = int(self._arrays[frame // self._section_frames])
+        return self._kernel.number(base + frame * self._layout.size + place) if base else None
+
+    def read(
+        self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks
+    ) -> PageStates:
+        """Find the state of each frame.
+
+        `image` are the frames of the kernel's image; `is_ram` tells for each frame whether it is
+        RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
+        whether it is one of the lowest level of a process.
+        """
+        count = self._memory.frame_count
+        states = np.full(count, PageState.ABSENT, np.uint8)
+        swap_cache = np.zeros(count, bool)
+        types = np.full(count, _NO_TYPE, np.uint32)
+        parts: list[_Part] = []
+
+        def look(first: int) -> None:
+            end = min(first + self._section_frames, count)
+            part = self._part(first, end - first)
+            if part is not None:
+                states[first:end] = part.states
+                swap_cache[first:end] = part.swap_cache
+                types[first:end] = part.types
+                parts.append(part)
+
+        for _ in ahead(look, range(0, count, self._section_frames)):
+            pass
+        # A tail belongs to its head, which may lie in another section.
+        tail, head = _joined([part.tail for part in parts]), _joined([part.head for part in parts])
+        inside = (head >= 0) & (head < count)
+        tail, head = tail[inside], head[inside]
+        states[tail], swap_cache[tail] = states[head], swap_cache[head]
+
+        inner = image[(image >= 0) & (image < count)]
+        states[inner[states[inner] == PageState.RESERVED]] = PageState.KERNEL_IMAGE
+        self._mark_tables(states, types, tables, leaf_tables)
+        self._mark_bare(states, parts)
+        remarks = []
+        if is_ram is not None:
+            states[~is_ram] = PageState.ABSENT
+        states[~self._memory.held] = PageState.ABSENT
+        if unknown := np.count_nonzero(states == PageState.UNKNOWN):
+            remarks.append(
+                f"the dump does not hold what its kernel knows of {unknown:,} pages; of these only"
+                " mapped ones are known to be used"
+            )
+        if not self._flags.slab and self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is None:
+            remarks.append("this kernel does not tell which pages are slab; they are kernel other")
+        return PageStates(states, swap_cache, tuple(remarks))
+
+    def _mark_bare(self, states: NDArray[np.uint8], parts: list["_Part"]) -> None:
+        """Tell bare pages on lists of free pages from those behind the first of an allocation.
+
+        A block of pages that was given out together, but not as a compound page, has its count in
+        the first page only. A block on a processor's list of free pages is linked by its first
+        page only. So a bare page that is not linked is what the one is that leads its block.
+        """
+        bare = np.sort(_joined([part.bare for part in parts]))
+        bare = bare[states[bare] == _BARE]
+        linked = bare[np.isin(bare, _joined([part.linked for part in parts]))]
+        states[linked] = PageState.FREE
+        rest = bare[states[bare] == _BARE]
+        if not len(rest):
+            return
+        begins = np.flatnonzero(np.diff(rest, prepend=-2) != 1)
+        leader = np.repeat(rest[begins] - 1, np.diff(begins, append=len(rest)))
+        # Blocks are aligned to their size.
+        together = (leader > 0) & (rest - leader < (leader & -leader))
+        state = states[np.maximum(leader, 0)]
+        together &= np.isin(leader, linked) | (state == PageState.PAGE_TABLE)
+        states[rest] = np.where(together, state, PageState.KERNEL_OTHER)
+
+    def _mark_tables(
+        self, states: NDArray[np.uint8], types: _Numbers, tables: _Marks, leaf_tables: _Marks
+    ) -> None:
+        """Mark page tables: those that were met, and those that have the type of such."""
+        states[tables & (states == PageState.KERNEL_OTHER)] = PageState.PAGE_TABLE
+        value = None
+        if self._btf and (number := self._btf.enumerator("PGTY_table")) is not None:
+            value = number << 24
+        else:
+            # The kernel does not tell the type's number, but these are of it, if of any.
+            met = types[leaf_tables & (states == PageState.PAGE_TABLE)]
+            met = met[self.types.any(met)]
+            if len(met):
+                values, count = np.unique(met, return_counts=True)
+                value = int(values[np.argmax(count)])
+        if value is not None:
+            others = np.flatnonzero(states == PageState.KERNEL_OTHER)
+            others = others[self.types.any(types[others]) & self.types.are(types[others], value)]
+            states[others] = PageState.PAGE_TABLE
+
+    def _part(self, first: int, count: int) -> _Part | None:
+        """Read the struct pages of some frames of one section; None where it has none."""
+        base = int(self._arrays[first // self._section_frames])
+        if not base:
+            return None
+        layout, flag = self._layout, self._flags
+        rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
+        flags = rows[:, layout.flags // 8]
+        mapping = rows[:, layout.mapping // 8]
+        compound = rows[:, layout.head // 8]
+        numbers = rows.view(np.uint32)
+        uses = numbers[:, layout.count // 4]
+        types = np.ascontiguousarray(numbers[:, layout.type // 4])
+
+        def has(mask: int) -> _Marks:
+            marks: _Marks = flags & np.uint64(mask) != 0
+            return marks
+
+        # A huge page's later struct pages may be its first ones, shown again (HVO): with the flag
+        # of a head, but behind it a tail that belongs to another.
+        is_tail = compound & np.uint64(1) != 0
+        named = compound.copy()
+        [apparent] = np.nonzero(has(flag.head) & ~is_tail)
+        apparent = apparent[apparent + 1 < count]
+        follower = compound[apparent + 1]
+        named[apparent] = follower
+        own = np.uint64(base) + (apparent + first).astype(np.uint64) * np.uint64(layout.size)
+        again = (follower & np.uint64(1) != 0) & (_head_address(own, follower) != own)
+        is_tail[apparent[again]] = True
+        is_tail &= known
+        [tail] = np.nonzero(is_tail)
+        addresses = np.uint64(base) + (tail + first).astype(np.uint64) * np.uint64(layout.size)
+        offset = (_head_address(addresses, named[tail]) - np.uint64(base)).view(np.int64)
+        head = np.where(offset % layout.size == 0, offset // layout.size, -1)
+
+        kinds = self.types
+        typed = kinds.any(types) & ~has(flag.slab)
+        info = self._info
+        slab = has(flag.slab)
+        if (value := info.number("PAGE_SLAB_MAPCOUNT_VALUE")) is not None:
+            slab |= typed & kinds.are(types, value)
+        huge = self._huge(rows, has(flag.head), typed, types)
+        buddy = typed & kinds.are(types, kinds.of_buddy) & known & ~is_tail
+        bare = ~typed & (uses == 0) & (flags & np.uint64(flag.all) == 0) & ~is_tail
+        free = self._in_free_blocks(rows, buddy)
+        anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS
+        anonymous |= mapping & np.uint64(_MAPPING_KIND) == _MAPPING_KIND  # merged by KSM
+        cache = (mapping != 0) & (mapping & np.uint64(_MAPPING_KIND) == 0) | has(flag.lru)
+        swap_backed = has(flag.swap_backed)
+        conditions: list[tuple[_Marks, int]] = [
+            (~known, PageState.ABSENT),
+            (slab, PageState.SLAB),
+            (huge, PageState.HUGE_PAGE),
+            (has(flag.reserved), PageState.RESERVED),
+            (free, PageState.FREE),
+            (bare, _BARE),
+            (typed, PageState.KERNEL_OTHER),
+            (anonymous, PageState.ANONYMOUS),
+            (cache & swap_backed, PageState.SHARED_MEMORY),
+            (cache, PageState.FILE_CACHE),
+        ]
+        states = np.full(count, PageState.KERNEL_OTHER, np.uint8)
+        for marks, state in reversed(conditions):
+            states[marks] = state
+        states[missing] = PageState.UNKNOWN
+        swap_cache = anonymous & has(flag.swap_cache) & swap_backed & known
+        types[is_tail | ~known | slab] = _NO_TYPE
+        [bare_rows] = np.nonzero(states == _BARE)
+        return _Part(
+            states,
+            swap_cache,
+            types,
+            tail + first,
+            head,
+            bare_rows + first,
+            bare_rows[self._is_listed(base, first, rows, bare_rows)] + first,
+        )
+
+    def _in_free_blocks(self, rows: NDArray[np.uint64], buddy: _Marks) -> _Marks:
+        """Which pages are in the blocks that begin with these pages of the buddy allocator."""
+        [begin] = np.nonzero(buddy)
+        order = rows[begin, self._layout.private // 8]
+        believable = order < _MAX_ORDER
+        begin, order = begin[believable], order[believable]
+        pages = np.int64(1) << order.astype(np.int64)
+        free = buddy.copy()
+        mark_runs(free, begin, np.minimum(pages, len(rows) - begin))
+        return free
+
+    def _is_listed(
+        self, base: int, first: int, rows: NDArray[np.uint64], chosen: NDArray[np.int64]
+    ) -> _Marks:
+        """Which of these rows are in a list: what they link to links back."""
+        layout = self._layout
+        links = (chosen + first).astype(np.uint64) * np.uint64(layout.size)
+        links += np.uint64(base + layout.links)
+        following = rows[chosen, layout.links // 8]
+        maybe = np.flatnonzero((following != links) & (following >= _UPPER))
+        back = following[maybe] + np.uint64(8)
+        frames = self._kernel.frames(back)
+        inside = (frames >= 0) & (back % np.uint64(8) == 0)
+        maybe, back, frames = maybe[inside], back[inside], frames[inside]
+        pages, row = np.unique(frames, return_inverse=True)
+        place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // 8
+        listed = np.zeros(len(chosen), bool)
+        listed[maybe] = self._memory.read_frames(pages)[row, place] == links[maybe]
+        return listed
+
+    def _rows(self, address: int, count: int) -> tuple[NDArray[np.uint64], _Marks, _Marks]:
+        """Read `count` struct pages: words of each, which there are, and which are not held."""
+        size = self._layout.size
+        first = address // PAGE_SIZE
+        last = (address + count * size - 1) // PAGE_SIZE
+        pages = np.arange(last + 1 - first, dtype=np.uint64) + np.uint64(first)
+        frames = self._kernel.frames(pages * np.uint64(PAGE_SIZE))
+        mapped = frames >= 0
+        held = mapped & (frames < self._memory.frame_count)
+        held[held] = self._memory.held[frames[held]]
+        contents = self._memory.read_frames(np.where(held, frames, self._memory.frame_count))
+        start = address % PAGE_SIZE
+        octets = contents.reshape(-1).view(np.uint8)[start : start + count * size]
+        begin = start + np.arange(count) * size
+        low, high = begin // PAGE_SIZE, (begin + size - 1) // PAGE_SIZE
+        known = held[low] & held[high]
+        missing = mapped[low] & mapped[high] & ~known
+        return octets.view(np.uint64).reshape(count, -1), known, missing
+
+    def _huge(
+        self, rows: NDArray[np.uint64], heads: _Marks, typed: _Marks, types: _Numbers
+    ) -> _Marks:
+        """Which pages are heads of huge pages."""
+        info, layout = self._info, self._layout
+        if (value := info.number("PAGE_HUGETLB_MAPCOUNT_VALUE")) is not None:
+            return typed & self.types.are(types, value)
+        huge = np.zeros(len(rows), bool)
+        [head] = np.nonzero(heads[:-1])
+        if self._flags.huge:
+            huge[head] = rows[head + 1, layout.flags // 8] & np.uint64(self._flags.huge) != 0
+            return huge
+        destructor = info.number("HUGETLB_PAGE_DTOR")
+        if destructor is not None and layout.destructor is not None:
+            huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == destructor
+        return huge
+
+
+def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Where the head's `struct page` is, by a tail's own address and its `compound_head`.
+
+    That is a pointer with the lowest bit set, or in the newest kernels a mask for the tail's own
+    address: ones down to some bit, as no pointer looks.
+    """
+    value = compound & ~np.uint64(1)
+    lowest = (~value + np.uint64(1)) & value
+    is_mask = (value != 0) & (value + lowest == 0)
+    return np.where(is_mask, own & value, value)
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *parts])

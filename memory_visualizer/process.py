@@ -1,0 +1,30 @@
+"""A process, whatever the system that runs it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as its object in the kernel tells: `_EPROCESS`, or on Linux `task_struct`."""
+
+    pid: int
+    ppid: int
+    name: str
+    """The image's name, up to 15 bytes; on Linux the `comm` of the first thread."""
+    dtb: int
+    """Physical address of its top-level page table; 0 where it has none (kernel threads)."""
+    eprocess: int
+    """Virtual address of its object in the kernel; 0 where only its page tables were found."""
+    created: int
+    """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
+    exited: int
+    """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
+    is_alive: bool
+    is_listed: bool
+    """Whether it is in the system's list of processes."""
+    space: int | None
+    """Index of its address space among those that were found."""
+    shadow: int | None = None
+    """Index of its second table, for user mode, in TopLevels.others."""
+    is_kernel_thread: bool = False
+    """Whether it is a thread of a Linux kernel, which has no memory of its own."""

@@ -1,0 +1,134 @@
+"""VMCOREINFO: what a Linux kernel writes down about itself for those who read its dump.
+
+A text of lines such as ``SYMBOL(swapper_pg_dir)=ffffffff82a10000``, described in the kernel's
+Documentation/admin-guide/kdump/vmcoreinfo.rst. The kernel keeps it in pages of its own, once as it
+is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c). Its
+place is the same since 4.13, and so it is found by one look at how each page begins.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.dump import PAGE_SIZE, Dump, Words
+
+_BEGINNINGS = [
+    np.frombuffer(text, "<u8")[0] for text in (b"OSRELEASE=", b"BUILD-ID=", b"PAGESIZE=")
+    for text in [text[:8]]
+]  # fmt: skip
+"""How the first line may begin, eight bytes of it as a word."""
+_NOTE_WORDS = 3
+"""Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
+_MAX_PAGES = 4
+"""Pages that the text may fill; one in all kernels up to 6.18."""
+_MAX_TEXTS = 1 << 12
+"""Places looked at; a dump made to waste time might have one in each page."""
+_FIRST_LINE = re.compile(rb"OSRELEASE=[0-9]")
+_LINE = re.compile(rb"(?:(?:SYMBOL|SIZE|OFFSET|LENGTH|NUMBER)\(([\w.]+)\)|([\w-]+))=([^\n]*)")
+_VALUE_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER")
+
+
+@dataclass(frozen=True)
+class VmcoreInfo:
+    """The text's values, by kind and name."""
+
+    release: str
+    """Such as ``6.1.0-18-amd64``."""
+    values: Mapping[str, int]
+    """By the name as it stands in the text, such as ``SYMBOL(_stext)``."""
+
+    @classmethod
+    def parse(cls, text: bytes) -> "VmcoreInfo | None":
+        """Read the text, which may be followed by a zero byte and anything; None if it is none."""
+        release = b""
+        values: dict[str, int] = {}
+        for line in text.split(b"\0", 1)[0].split(b"\n"):
+            name, equals, value = line.partition(b"=")
+            if not equals or not name.isascii():
+                continue
+            if name == b"OSRELEASE":
+                release = value
+                continue
+            kind = name.partition(b"(")[0].decode("ascii")
+            if kind not in (*_VALUE_KINDS, "KERNELOFFSET", "PAGESIZE"):
+                continue
+            # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
+            base = 16 if kind in ("SYMBOL", "KERNELOFFSET") or value.startswith(b"0x") else 10
+            try:
+                values[name.decode("ascii")] = int(value, base)
+            except ValueError:
+                continue
+        if not release or not values:
+            return None
+        return cls(release.decode("latin-1"), values)
+
+    def symbol(self, name: str) -> int | None:
+        """Virtual address of a symbol."""
+        return self.values.get(f"SYMBOL({name})")
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a structure."""
+        return self.values.get(f"SIZE({name})")
+
+    def offset(self, name: str) -> int | None:
+        """Offset of a member, named such as ``page.flags``."""
+        return self.values.get(f"OFFSET({name})")
+
+    def number(self, name: str) -> int | None:
+        """Any other number, such as that of a flag."""
+        return self.values.get(f"NUMBER({name})")
+
+
+class VmcoreInfoSearch:
+    """Finds the text while the dump's contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[tuple[NDArray[np.int64], int]] = []
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at how frames, with their contents, begin."""
+        for word in (0, _NOTE_WORDS):
+            column = words[:, word]
+            for beginning in _BEGINNINGS:
+                if len(found := frames[column == beginning]):
+                    self._places.append((found, word * 8))
+
+    def found(self, dump: Dump) -> list[VmcoreInfo]:
+        """The texts at the places found and in the dump's own notes, each once."""
+        texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
+        places = [(int(frame), at) for frames, at in self._places for frame in frames]
+        for frame, at in sorted(places)[:_MAX_TEXTS]:
+            pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
+            texts.append(pages.tobytes()[at:])
+        return _parsed(texts)
+
+
+def search_everywhere(dump: Dump) -> list[VmcoreInfo]:
+    """Look for the text at any place; much slower, for dumps in which it is not where it was."""
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
+        found = []
+        for match in _FIRST_LINE.finditer(words.reshape(-1).view(np.uint8).data):
+            page, at = divmod(match.start(), PAGE_SIZE)
+            found.append((int(frames[page]), at))
+        return found
+
+    places = [place for block in dump.each_block(look) for place in block][:_MAX_TEXTS]
+    return _parsed(
+        dump.read_frames(np.arange(frame, frame + _MAX_PAGES)).tobytes()[at:]
+        for frame, at in places
+    )
+
+
+def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:
+    found: list[VmcoreInfo] = []
+    for info in map(VmcoreInfo.parse, texts):
+        if info and info not in found:
+            found.append(info)
+    return found

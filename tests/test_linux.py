@@ -1,0 +1,290 @@
+"""Linux dumps: each page, each owner and each process as the truth says."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import memory_visualizer
+from memory_visualizer import PageClass, Snapshot
+from memory_visualizer.pagemap import PageState
+from tests.conftest import real_dumps
+from tests.forge.containers import write_avml, write_elf, write_lime
+from tests.forge.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
+
+
+def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:
+    """The class of each frame, by name."""
+    return np.array([page_class.label for page_class in PageClass])[snapshot.classes]
+
+
+def states(snapshot: Snapshot) -> npt.NDArray[np.str_]:
+    """The state of each frame, by name."""
+    assert snapshot.states is not None
+    return np.array([state.label for state in PageState])[snapshot.states]
+
+
+def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
+    """Pid, virtual address and frame of all that processes have."""
+    rows = snapshot.mappings
+    assert rows.is_user.all()
+    found = set()
+    for space, virtual, frame, frames in zip(
+        rows.space.tolist(),
+        rows.virtual.tolist(),
+        rows.frame.tolist(),
+        rows.frames.tolist(),
+        strict=True,
+    ):
+        pid = snapshot.processes[space].pid
+        found |= {(pid, virtual + n * 4096, frame + n) for n in range(frames)}
+    return found
+
+
+def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
+    """Compare all that is known of each frame and of each process."""
+    np.testing.assert_array_equal(states(snapshot), truth.states)
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    np.testing.assert_array_equal(snapshot.zero, truth.zero)
+    assert snapshot.system == f"Linux {truth.era.release}"
+    assert snapshot.kernel_dtb == truth.top * 4096
+    tasks = {task.pid: task for task in truth.tasks}
+    # Without BTF nobody knows whose a space is that no task in the list has.
+    unknown = {pid for pid, task in tasks.items() if is_unnamed(task, truth)}
+    assert owned(snapshot) == {
+        (-1 if pid in unknown else pid, virtual, frame) for pid, virtual, frame in truth.owners
+    }
+    nameless = [p.dtb for p in snapshot.processes if p.pid == -1]
+    assert sorted(nameless) == sorted(tasks[pid].dtb for pid in unknown)
+    assert [
+        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.is_alive, p.is_listed, p.is_kernel_thread)
+        for p in snapshot.processes
+        if p.pid != -1
+    ] == [
+        (
+            task.pid,
+            task.ppid,
+            (truth.era.has_btf and task.full_name) or task.comm,
+            0 if task.pid in unknown else task.dtb,
+            task.address,
+            task.alive and task.pid not in unknown,
+            task.listed,
+            task.kernel_thread,
+        )
+        for task in truth.tasks
+        if task.listed or truth.era.has_btf
+    ]
+
+
+def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
+    """Whether its memory cannot be known for its own."""
+    return not truth.era.has_btf and (not task.listed or task.leader_has_ended)
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_every_era(era: str, tmp_path: Path) -> None:
+    truth = forge_linux(tmp_path / "dump", era)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+
+
+@pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
+@pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
+@pytest.mark.parametrize("era", ["4.19", "6.12"])
+def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) -> None:
+    """Four levels and five; page-table isolation, under which a process has two tables."""
+    truth = forge_linux(tmp_path / "dump", era, five_levels=five_levels, pti=pti, seed=5)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    assert snapshot.paging is not None
+    assert snapshot.paging.name == ("x86-64, 5 levels" if five_levels else "x86-64")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hole(seed: int, tmp_path: Path) -> None:
+    """What is no RAM is absent, though a raw dump has zeros there."""
+    truth = forge_linux(tmp_path / "dump", "6.1", size=128 * MIB, hole=True, seed=seed)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+REAL = "linux-6.1-x64-256m"
+CLASS_OF = {
+    "not RAM": "absent",
+    "no struct page": "absent",
+    "zero page": "both",
+    "hugetlb mapped": "user",
+    "anonymous mapped": "user",
+    "cache mapped by user": "user",
+    "kernel image page mapped by user": "both",
+    "other, mapped by user": "both",
+}
+"""The class by what the kernel says; see also `true_classes`."""
+
+
+def true_classes(truth: "np.lib.npyio.NpzFile[np.generic]") -> npt.NDArray[np.str_]:
+    """The class of each frame of a real dump, by the kernel's own word."""
+    unused = np.where(truth["zero"], "unused-zero", "unused-data")
+    classes = np.full(len(unused), "kernel", dtype="U11")
+    for code, name in enumerate(truth["kernel_says_names"].tolist()):
+        chosen = truth["kernel_says"] == code
+        if name in CLASS_OF:
+            classes[chosen] = CLASS_OF[name]
+        elif name.startswith("free") or name.endswith("unmapped"):
+            classes[chosen] = unused[chosen]
+    return classes
+
+
+def test_a_real_guest(qemu_core: tuple[Path, Path]) -> None:
+    """What a real kernel said of itself a moment before; the same from QEMU's ELF core."""
+    snapshot, of_core = map(memory_visualizer.open, qemu_core)
+    truth = np.load(qemu_truth())
+    steady = ~truth["changed"]
+    agree = labels(snapshot)[steady] == true_classes(truth)[steady]
+    # The one is the page of the clock that is mapped into processes ([vvar]), which the kernel's
+    # pagemap leaves out.
+    assert np.count_nonzero(~agree) <= 1
+    kinds = truth["kernel_says_names"][truth["kernel_says"]]
+    for says, state in (
+        ("free (buddy)", "free"),
+        ("free (per-CPU list)", "free"),
+        ("slab", "slab"),
+        ("page table", "page table"),
+        ("anonymous mapped", "anonymous"),
+        ("file cache, unmapped", "file cache"),
+        ("shared memory cache, unmapped", "shared memory"),
+        ("kernel image", "kernel image"),
+        ("reserved", "reserved"),
+        ("compound kernel", "kernel other"),
+    ):
+        assert set(states(snapshot)[steady & (kinds == says)]) == {state}, says
+
+    columns = ("owner_pid", "owner_virtual", "owner_pfn")
+    listed = set(zip(*(truth[column].tolist() for column in columns), strict=True))
+    more = owned(snapshot) - listed
+    assert not listed - owned(snapshot)
+    assert len(more) == 16 and len({frame for _, _, frame in more}) == 1
+
+    fields = ("pids", "ppid", "comm", "kernel_thread", "pgd")
+    assert [
+        (p.pid, p.ppid, p.name, p.is_kernel_thread, p.dtb) for p in snapshot.processes
+    ] == sorted(zip(*(truth[field].tolist() for field in fields), strict=True))
+    assert all(process.is_alive and process.is_listed for process in snapshot.processes)
+    assert snapshot.remarks == ()
+
+    frames = snapshot.classes.size
+    np.testing.assert_array_equal(of_core.classes[:frames], snapshot.classes)
+    assert of_core.states is not None and snapshot.states is not None
+    np.testing.assert_array_equal(of_core.states[:frames], snapshot.states)
+    # The firmware above is no RAM.
+    assert set(labels(of_core)[frames:]) == {"absent"}
+    assert of_core.processes == snapshot.processes
+
+
+def qemu_truth() -> Path:
+    """The truth about the dump that the fixture `qemu_core` unpacks."""
+    return real_dumps() / f"{REAL}.truth.npz"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LinuxTruth]:
+    """A forged dump, and its truth."""
+    path = tmp_path_factory.mktemp("linux") / "dump"
+    return path, forge_linux(path, "6.1")
+
+
+def changed(source: Path, target: Path, places: dict[int, bytes]) -> Path:
+    """A copy with other bytes at some addresses."""
+    shutil.copyfile(source, target)
+    with target.open("r+b") as file:
+        for place, contents in places.items():
+            file.seek(place)
+            file.write(contents)
+    return target
+
+
+def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """VMCOREINFO is found as it is, as a note, or anywhere else."""
+    source, truth = small
+    plain, note = (frame * 4096 for frame in truth.text_frames)
+    text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
+    gone = bytes(4096)
+    for places in ({plain: gone}, {note: gone}, {plain: gone + text, note: gone}):
+        if len(places) == 2:
+            places = {plain: gone, note: b"\0" * 777 + text + bytes(4096 - 777 - len(text))}
+        snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+        assert snapshot.system == f"Linux {truth.era.release}"
+        assert owned(snapshot) == truth.owners
+
+
+def test_nothing_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Without VMCOREINFO there is no Linux to be seen."""
+    source, truth = small
+    places = {frame * 4096: bytes(4096) for frame in truth.text_frames}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.system is None
+
+
+def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """A list of processes that ends in nothing is walked from both sides, and said to be."""
+    source, truth = small
+    contents = source.read_bytes()
+    victim = next(task for task in truth.tasks if task.pid == 107)
+    # The task's object is gone: the lists that lead through it are cut there.
+    physical = contents.find(victim.comm.encode().ljust(16, b"\0"))
+    start = physical // 8192 * 8192
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", {start: bytes(8192)}))
+    assert "the list of processes is broken: some may be missing" in snapshot.remarks
+    pids = {process.pid for process in snapshot.processes}
+    expected = {task.pid for task in truth.tasks} - {107}
+    assert expected <= pids | {-1}
+    assert owned(snapshot) == {
+        (-1 if pid == 107 else pid, virtual, frame) for pid, virtual, frame in truth.owners
+    }
+
+
+def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Owners are still known; which other pages are used is not, and is said not to be."""
+    source, truth = small
+    contents = source.read_bytes()
+    text = truth.text_frames[0] * 4096
+    changes = {
+        frame * 4096 + contents[frame * 4096 :][:4096].find(b"SIZE(page)="): b"SIZE(pagX)="
+        for frame in truth.text_frames
+    }
+    assert contents[text:][:4096].find(b"SIZE(page)=") > 0
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    assert owned(snapshot) <= truth.owners
+    assert {"user", "unused-data", "unused-zero"} == set(labels(snapshot))
+    assert any("what the kernel knows of its pages was not found" in r for r in snapshot.remarks)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_in_it(seed: int, small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Whatever is overwritten: an answer, soon and without an error."""
+    source, truth = small
+    rng = np.random.default_rng(seed)
+    frames = rng.choice(len(truth.zero), int(rng.integers(1, 4000)), replace=False)
+    places = {int(frame) * 4096: rng.bytes(int(rng.integers(8, 4096))) for frame in frames}
+    if seed % 2:  # the list of tasks, kernel's tables and symbols among them, but for the text
+        image = np.arange(truth.top - 320, truth.top + 600)
+        for frame in rng.choice(image, 40):
+            places[int(frame) * 4096 + int(rng.integers(0, 500)) * 8] = rng.bytes(8)
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.classes.size == len(truth.zero)
+    snapshot.summary()
+
+
+def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """The same page map from each format that Linux dumps come in."""
+    source, truth = small
+    contents = source.read_bytes()
+    pieces = [(0x1000, contents[0x1000:0x9F000]), (0x100000, contents[0x100000:])]
+    expected = truth.classes.copy()
+    expected[:256] = np.where(np.isin(np.arange(256), np.arange(1, 0x9F)), expected[:256], "absent")
+    for write in (write_lime, write_avml, write_elf):
+        write(tmp_path / "dump", pieces)
+        snapshot = memory_visualizer.open(tmp_path / "dump")
+        np.testing.assert_array_equal(labels(snapshot), expected)
+        assert owned(snapshot) == truth.owners
