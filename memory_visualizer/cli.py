@@ -34,7 +34,6 @@ from memory_visualizer.export import (
 )
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.process import Process
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
@@ -362,7 +361,7 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
     """A table of the processes with their pages; the names, which may be anything, come last."""
     threads = sum(process.is_kernel_thread for process in snapshot.processes)
     processes = [process for process in snapshot.processes if not process.is_kernel_thread]
-    states = [_state(process) for process in processes]
+    states = [process.state for process in processes]
     title = f"Pages of {_count(len(processes), 'process', 'processes')}"
     for state, what in (
         ("unlinked", "unlinked (not in the list of active processes)"),
@@ -395,17 +394,6 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
         spaces = _count(snapshot.stale_spaces, "address space")
         lines.append(f"{spaces} without a process: not painted")
     return lines
-
-
-def _state(process: Process) -> str:
-    """What is out of the common with a process, or nothing."""
-    if not process.eprocess:
-        return "unknown"
-    if not process.is_alive:
-        return "exited"
-    if not process.is_listed:
-        return "unlinked"
-    return "" if process.space is not None else "no tables"
 
 
 if __name__ == "__main__":

@@ -28,3 +28,16 @@ class Process:
     """Index of its second table, for user mode, in TopLevels.others."""
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
+
+    @property
+    def state(self) -> str:
+        """What is out of the common with it in a word or two, or nothing."""
+        if not self.eprocess:
+            return "unknown"
+        if not self.is_alive:
+            return "exited"
+        if not self.is_listed:
+            return "unlinked"
+        if self.is_kernel_thread:
+            return "kernel thread"
+        return "" if self.space is not None else "no tables"

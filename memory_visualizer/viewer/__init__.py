@@ -29,7 +29,7 @@ from memory_visualizer.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.process import Process
 from memory_visualizer.snapshot import Snapshot
-from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.data import pack, page_columns
 
 _LIBRARIES = (
     "color",
@@ -91,6 +91,12 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     columns = page_columns(snapshot, entropy)
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
+    about["named"] = []
+    if snapshot.states is not None:
+        columns["state"] = pack(snapshot.states)
+        about["named"].append(
+            {"id": "state", "title": "State", "swatches": _swatches(snapshot, "state")}
+        )
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
     script = _script()
@@ -176,13 +182,17 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
             name: [hex_colour(palette[page_class]) for page_class in PageClass]
             for name, palette in PALETTES.items()
         },
-        "swatches": _swatches(snapshot, has_entropy=has_entropy),
+        "swatches": {
+            name: _swatches(snapshot, name)
+            for name in ("process", "protection", "entropy", "mappings")
+            if has_entropy or name != "entropy"
+        },
         "processes": [
             {
                 "pid": process.pid,
                 "ppid": process.ppid,
                 "name": printable(process.name),
-                "state": _state(process),
+                "state": process.state,
                 "private": private,
                 "shared": shared,
                 "colour": hex_colour(colouring.process_colour(process)),
@@ -196,27 +206,9 @@ _BASE_SWATCHES = 5
 """Of the colouring by process: those that stand for no process."""
 
 
-def _swatches(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, list[list[str]]]:
-    """Labels and colours of each colouring but that by class, in the order of their values."""
+def _swatches(snapshot: Snapshot, name: str) -> list[list[str]]:
+    """Labels and colours of a colouring, in the order of its values; of processes only the base."""
     nothing = np.zeros(snapshot.classes.size, np.uint8)
-    swatches = {}
-    for name in colouring.COLOURINGS:
-        if name == "class" or (name == "entropy" and not has_entropy):
-            continue
-        found = colouring.colour_by(name, snapshot, PALETTES["default"], lambda: nothing).swatches
-        swatches[name] = [
-            [swatch.label, hex_colour(swatch.colour)]
-            for swatch in (found[:_BASE_SWATCHES] if name == "process" else found)
-        ]
-    return swatches
-
-
-def _state(process: Process) -> str:
-    """What is out of the common with a process, or nothing; as the command line says it."""
-    if not process.eprocess:
-        return "unknown"
-    if not process.is_alive:
-        return "exited"
-    if not process.is_listed:
-        return "unlinked"
-    return "" if process.space is not None else "no tables"
+    found = colouring.colour_by(name, snapshot, PALETTES["default"], lambda: nothing).swatches
+    chosen = found[:_BASE_SWATCHES] if name == "process" else found
+    return [[swatch.label, hex_colour(swatch.colour)] for swatch in chosen]

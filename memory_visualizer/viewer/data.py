@@ -32,8 +32,10 @@ def pack(numbers: NDArray[Any]) -> Column:
     """Pack non-negative whole numbers; Column tells how."""
     largest = int(numbers.max()) if numbers.size else 0
     width = -(-largest.bit_length() // 8)
-    planes = numbers.astype("<u8").view(np.uint8).reshape(-1, 8).T[:width]
-    return Column(numbers.size, width, zlib.compress(planes.tobytes(), 9))
+    packer = zlib.compressobj(9)
+    planes = ((numbers >> 8 * place & 0xFF).astype(np.uint8) for place in range(width))
+    packed = b"".join(packer.compress(plane.tobytes()) for plane in planes)
+    return Column(numbers.size, width, packed + packer.flush())
 
 
 def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[str, Column]:
@@ -91,7 +93,7 @@ def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.int
         # Large pages may begin below where the one before ends: modulo the whole address space.
         "run_gap": pack((run_virtual - end) % _ADDRESS_SPACE),
         "set_runs": pack(np.bincount(run_set)),
-        "set_user": pack(user[starts[firsts]]),
+        "set_user": pack(user[starts[firsts]].view(np.uint8)),
         "set_size": pack(set_size),
         "members": pack(members),
     }, held_by

@@ -73,7 +73,7 @@ class Card {
       }, name);
     return element("li", {}, name,
       element("span", { className: "pid" }, isKernel ? "" : `pid ${known.pid}`),
-      known?.state ? element("span", { className: `badge ${known.state}` }, known.state) : null,
+      known?.state ? element("span", { className: `badge ${known.state.replace(" ", "-")}` }, known.state) : null,
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
       copy(`virtual address in ${ownerName(process)}`, address));

@@ -17,6 +17,14 @@ async function start() {
   const theme = readTheme();
   const map = new MapView(byId("map"), theme);
   const layouts = {};
+  map.describe = (frame) => {
+    const { owners } = model;
+    if (owners.start[frame] === owners.start[frame + 1]) return "";
+    const names = new Set(owners.of(frame).map(({ process }) => process));
+    const [first] = names;
+    if (names.size > 1) return `${names.size} owners`;
+    return first === kernelIndex() ? "kernel" : ownerName(first);
+  };
   let state = readLink(colourings, model.frames);
   let linkTimer;
 
@@ -115,10 +123,14 @@ async function start() {
     byId("side-open").setAttribute("aria-expanded", isOpen);
   });
   addEventListener("hashchange", follow);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    Object.assign(theme, readTheme());
-    paint();
-  });
+  for (const medium of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(medium).addEventListener("change", () => {
+      Object.assign(theme, readTheme());
+      paint();
+      map.draw(); // at once: paper does not wait
+      strip.draw();
+    });
+  }
 
   function stepPin(x, y) {
     const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);

@@ -13,6 +13,7 @@ class MapView {
     this.pinned = -1;
     this.hovered = -1;
     this.crosshair = false;
+    this.describe = () => ""; // a word or two on a frame, where there is room for them
     this.listeners = { view: [], hover: [], pick: [] };
     this.selection = d3.select(canvas);
     this.zoom = d3.zoom()
@@ -235,7 +236,10 @@ class MapView {
         const pixel = tiles.pixel(frame);
         const light = 0.3 * (pixel & 255) + 0.59 * (pixel >> 8 & 255) + 0.11 * (pixel >> 16 & 255);
         context.fillStyle = light > 140 ? "rgb(0 0 0 / 62%)" : "rgb(255 255 255 / 75%)";
-        context.fillText(frame.toString(16), placeX(x) + 5 * ratio, placeY(y) + 5 * ratio);
+        const atX = placeX(x) + 5 * ratio, atY = placeY(y) + 5 * ratio;
+        context.fillText(frame.toString(16), atX, atY);
+        const letters = Math.floor((this.transform.k - 8) / 6.1);
+        context.fillText(this.describe(frame).slice(0, letters), atX, atY + 14 * ratio);
       }
     }
   }

@@ -1,6 +1,7 @@
 // The list of processes: sorted, searched, and chosen from.
 
 const MOST_ROWS = 1000;
+const THREAD = "kernel thread"; // of Linux; has no pages, so it is shown only when searched for
 
 class Processes {
   constructor(choose) {
@@ -39,9 +40,19 @@ class Processes {
   heading() {
     const all = about.processes;
     const count = (state) => all.filter((process) => process.state === state).length;
-    const parts = [`${counted(all.length)}`];
-    for (const state of ["unlinked", "exited"]) if (count(state)) parts.push(`${count(state)} ${state}`);
-    byId("process-count").textContent = all.length ? parts.join(" · ") : "none found";
+    const usual = all.length - count(THREAD);
+    const parts = [usual ? counted(usual) : "none found"];
+    for (const state of ["unlinked", "exited", THREAD]) {
+      if (!count(state)) continue;
+      parts.push(" · ", element("button", {
+        type: "button", className: state.replace(" ", "-"), title: `Search ${state} processes`,
+        onclick: () => {
+          this.search.value = this.search.value === state ? "" : state;
+          this.draw();
+        },
+      }, `${counted(count(state))} ${state}${state === THREAD && count(state) > 1 ? "s" : ""}`));
+    }
+    byId("process-count").append(...parts);
   }
 
   key(event) {
@@ -58,7 +69,8 @@ class Processes {
     const words = this.search.value.toLowerCase().trim();
     const found = [...about.processes.keys()].filter((index) => {
       const { name, pid, state } = about.processes[index];
-      return !words || name.toLowerCase().includes(words) || String(pid) === words
+      if (!words) return state !== THREAD;
+      return name.toLowerCase().includes(words) || String(pid) === words
         || (state && state.startsWith(words));
     });
     const key = ({

@@ -1,0 +1,106 @@
+"""Take the pictures of the page that are shown in images/, from a forged dump.
+
+Usage: .venv/bin/python -m tests.screenshots [FOLDER]
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import memory_visualizer
+from memory_visualizer.contents import entropy
+from memory_visualizer.viewer import write_page
+from tests.conftest import CHROMIUM, ROOT
+from tests.forge import MIB, forge, profiles
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WINDOW: Any = {"width": 1280, "height": 800}
+
+
+def take(browser: "Browser", folder: Path) -> list[Path]:
+    """Write the pictures to a folder and return their paths."""
+    with tempfile.TemporaryDirectory() as temporary:
+        dump = Path(temporary) / "win10.raw"
+        profile = profiles()["Win10x64_17763"]
+        forge(dump, profile, size=256 * MIB, processes=30, stretch=256)
+        snapshot = memory_visualizer.open(dump)
+        page_file = Path(temporary) / "page.html"
+        write_page(page_file, snapshot, entropy=entropy(snapshot.dump))
+        paths = []
+        for name, scheme, fragment, prepare in (
+            ("whole", "light", "", _point),
+            ("processes", "dark", "#layout=hilbert&color=process&view=128,128,3", None),
+            ("pages", "light", "#layout=hilbert", _pin_unlinked),
+        ):
+            context = browser.new_context(viewport=WINDOW, color_scheme=scheme)  # type: ignore[arg-type]
+            page = context.new_page()
+            page.goto(page_file.as_uri() + fragment)
+            _settle(page)
+            if prepare:
+                prepare(page)
+                _settle(page)
+            paths.append(folder / f"sample-page-{name}.png")
+            page.screenshot(path=paths[-1])
+            context.close()
+    return paths
+
+
+def _settle(page: "Page") -> None:
+    page.wait_for_function("() => window.memviz && memviz.map.settled")
+    page.wait_for_timeout(600)
+
+
+def _point(page: "Page") -> None:
+    """Point at a page that several processes have."""
+    x, y = page.evaluate(
+        """() => {
+            const { map, model } = memviz;
+            const frame = [...model.page.keys()].find((frame) =>
+                frame > model.frames / 3 && model.owners.of(frame).length > 3);
+            const { left, top, size } = map.boxOf(frame);
+            const box = map.canvas.getBoundingClientRect();
+            return [box.left + left + size / 2, box.top + top + size / 2];
+        }"""
+    )
+    page.mouse.move(x, y)
+
+
+def _pin_unlinked(page: "Page") -> None:
+    """Light up the process that was taken out of the list, and go to one of its pages."""
+    page.get_by_role("button", name="1 unlinked").click()
+    page.locator("#process-rows input").click()
+    address = page.evaluate(
+        """() => {
+            const { model, about } = memviz;
+            const unlinked = about.processes.findIndex(({ state }) => state === "unlinked");
+            const frame = [...model.page.keys()].find((frame) => frame > model.frames / 5
+                && model.owners.of(frame).every(({ process }) => process === unlinked)
+                && model.owners.of(frame).length);
+            return "0x" + (frame * 4096).toString(16);
+        }"""
+    )
+    page.fill("#goto-number", address)
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+
+
+def main() -> int:
+    """Take the pictures."""
+    from playwright.sync_api import sync_playwright
+
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "images"
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for taken in take(browser, folder):
+            print(f"{taken}: {taken.stat().st_size:,} bytes")
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
