@@ -1,6 +1,6 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memory_visualizer import linux
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.linuxtasks import LinuxProcesses
 from memory_visualizer.linuxtasks import find_processes as find_processes_of
 from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
 from memory_visualizer.pagestates import PageArray, PageStates
@@ -302,14 +303,46 @@ _KERNEL_STATES = (
 """States of pages that the kernel uses, whether or not they are mapped into processes."""
 
 
-def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKernel) -> Snapshot:
+def of_linux(
+    dump: Dump, zero: NDArray[np.bool_], processes: LinuxProcesses, paging: Paging
+) -> Snapshot:
+    """Put together what is known of a Linux dump, with processes that were found elsewhere.
+
+    What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
+    all that no process maps is unused. `zero` as for of_mappings.
+    """
+    kernel = linux.find_kernel(dump, search_everywhere(dump))
+    if kernel:
+        return _linux_snapshot(dump, zero, kernel, processes)
+    spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
+    owners = np.array(spaces, np.int32)
+    walked = walk(dump, paging, processes.tops, owners, own_only=True) if spaces else ()
+    snapshot = of_mappings(
+        dump,
+        zero,
+        Mappings.join(list(walked)),
+        system="Linux",
+        paging=paging,
+        processes=processes.processes,
+    )
+    remark = "what the kernel knows of its pages was not found: its own are shown as unused"
+    return replace(snapshot, remarks=(*processes.remarks, remark))
+
+
+def _linux_snapshot(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    kernel: linux.LinuxKernel,
+    found: LinuxProcesses | None = None,
+) -> Snapshot:
+    """A Linux dump's; where `found` is not given, the processes are looked for."""
     remarks = [*kernel.remarks]
     pages = None
     try:
         pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
     except LookupError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
-    found = find_processes_of(kernel, pages)
+    found = found or find_processes_of(kernel, pages)
     remarks += found.remarks
     tops, owners = [], []
     for index, process in enumerate(found.processes):

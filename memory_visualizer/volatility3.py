@@ -35,7 +35,8 @@ from memory_visualizer.dump import BLOCK_FRAMES, MAX_FRAMES, PAGE_SIZE, Dump, Wo
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError
 from memory_visualizer.formats.base import BlockWork, merge_runs
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
-from memory_visualizer.pagemap import mark_runs
+from memory_visualizer.linuxtasks import LinuxProcesses
+from memory_visualizer.pagemap import PageClass, mark_runs
 from memory_visualizer.paging import (
     PAE,
     PRESENT,
@@ -48,6 +49,7 @@ from memory_visualizer.paging import (
     Mappings,
     Paging,
     PhysicalMemory,
+    as_linux_has_it,
     merge_alike,
     walk,
 )
@@ -55,7 +57,7 @@ from memory_visualizer.palette import DEFAULT
 from memory_visualizer.picture import picture_of, save_png, texts_of
 from memory_visualizer.printable import printable
 from memory_visualizer.process import Process
-from memory_visualizer.snapshot import Snapshot, of_mappings
+from memory_visualizer.snapshot import Snapshot, of_linux, of_mappings
 
 _logger = logging.getLogger(__name__)
 
@@ -347,7 +349,7 @@ class Visualizer:
         self._system = system
         self._pids = set(plugin.config.get("pid") or ())
         # What a process had that has exited is free memory, and its tables may be others' by now.
-        shown = (p for p in processes if p.is_alive or p.pid in self._pids)
+        shown = (p for p in processes if p.dtb and (p.is_alive or p.pid in self._pids))
         by_pid = enumerate(sorted(shown, key=lambda process: process.pid))
         self._processes = [replace(process, space=number) for number, process in by_pid]
         self._listed = processes
@@ -378,23 +380,28 @@ class Visualizer:
         written = ", ".join(self._write_files()) or "Disabled"
         snapshot = self._snapshot
         base = format_hints.Hex(table_base(self._layer))
-        shared = shared_kernel_pages(snapshot)
-        yield renderers.NotApplicableValue(), "kernel", 0, 0, shared, base, written
+        common, own = self._kernel_pages()
+        absent = renderers.NotApplicableValue()
+        yield absent, "kernel", 0, 0, common, base, written
         pages = {
             process.eprocess: (*counts, kernel)
             for process, counts, kernel in zip(
                 snapshot.processes,
                 snapshot.pages_of_processes().tolist(),
-                kernel_pages(snapshot),
+                own,
                 strict=False,
             )
         }
         for process in self._listed:
             if not self._pids or process.pid in self._pids:
                 private, shared, kernel = pages.get(process.eprocess, (0, 0, 0))
-                base = format_hints.Hex(process.dtb)
+                base = format_hints.Hex(process.dtb) if process.dtb else absent
                 name = printable(process.name)
                 yield process.pid, name, private, shared, kernel, base, "Disabled"
+
+    def _kernel_pages(self) -> tuple[int, list[int]]:
+        """Pages that the kernel has for several processes, and for each process alone."""
+        return shared_kernel_pages(self._snapshot), kernel_pages(self._snapshot)
 
     def _mapping_rows(self) -> Iterator[tuple[Any, ...]]:
         self._write_files()
@@ -496,6 +503,33 @@ class Visualizer:
         dimmed = np.ones(self._snapshot.classes.size, bool)
         dimmed[owners.frame[np.isin(owners.process, chosen)]] = False
         return dimmed
+
+
+class LinuxVisualizer(Visualizer):
+    """The same for Linux, where the kernel's struct pages tell what it uses."""
+
+    @cached_property
+    def _paging(self) -> Paging:
+        return as_linux_has_it(paging_of(self._layer))
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        dump = self._dump
+        self._say(0, "Reading page tables")
+        bases = [process.dtb for process in self._processes]
+        tops = top_levels(dump, self._paging, bases)
+        found = LinuxProcesses(tuple(self._processes), tops, ())
+        snapshot = of_linux(dump, self._zero(), found, self._paging)
+        for remark in snapshot.remarks:
+            _logger.warning("%s", remark)
+        self._say(100, "Reading page tables")
+        return snapshot
+
+    def _kernel_pages(self) -> tuple[int, list[int]]:
+        """What the kernel uses, page tables included; which are whose is not told apart."""
+        counts = self._snapshot.counts()
+        used = counts[PageClass.KERNEL] + counts[PageClass.BOTH]
+        return used, [0] * len(self._processes)
 
 
 def table_base(layer: Any) -> int:

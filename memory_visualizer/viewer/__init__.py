@@ -27,7 +27,6 @@ from memory_visualizer.output import whole_file
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.process import Process
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.viewer.data import pack, page_columns
 
