@@ -21,6 +21,7 @@ from volatility3.framework.layers import lime, physical
 
 from memory_visualizer import BadInputError, PageClass
 from memory_visualizer.volatility3 import MappedLayer, ReadLayer, open_layer
+from tests.conftest import real_dumps
 from tests.forge import KERNEL, MIB, Profile, Truth, builds, forge, profiles
 from tests.forge.containers import write_elf, write_lime
 from tests.forge.isf import write_symbols
@@ -502,3 +503,54 @@ def test_runs_in_the_oldest_release_as_in_the_newest(
     assert joined(addresses(rows)) == old.memmap()[process.pid]
     kernel = old.rows(PLUGIN, "--png")[0]
     assert (old.folder / "output" / kernel["File output"]).read_bytes()[:4] == b"\x89PNG"
+
+
+# -- Linux ---------------------------------------------------------------------------------------
+
+
+def test_real_linux_guest(
+    volatility3: Path,
+    symbol_files: Path,
+    cache: Path,
+    qemu_core: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """Tasks, their pages and the picture, beside what the guest's kernel said of itself."""
+    volatility = Volatility(volatility3, tmp_path, symbol_files, cache)
+    volatility.dump = qemu_core[0]
+    truth = np.load(real_dumps() / "linux-6.1-x64-256m.truth.npz")
+    plugin = "linux.memoryvisualizer"
+    listed = [(row["PID"], row["COMM"]) for row in volatility.rows("linux.pslist")]
+    kernel, *rows = volatility.rows(plugin, "--png")
+    assert [(row["PID"], row["Process"]) for row in rows] == listed
+    bases = dict(zip(truth["pids"].tolist(), truth["pgd"].tolist(), strict=True))
+    for row in rows:
+        assert int(row["DTB"], 16) == bases[int(row["PID"])] if row["DTB"] else True
+    owned: dict[int, set[int]] = {}
+    columns = (truth["owner_pid"].tolist(), truth["owner_pfn"].tolist())
+    for pid, frame in zip(*columns, strict=True):
+        owned.setdefault(pid, set()).add(frame)
+    for row in rows:
+        found = int(row["Private"]) + int(row["Shared"])
+        # A walk of all tables finds one [vvar] page more than the kernel tells.
+        assert found - len(owned.get(int(row["PID"]), ())) in (0, 1)
+    picture = Image.open(tmp_path / "output" / kernel["File output"])
+    classes = np.asarray(picture).ravel()[: len(truth["user_mapped"])]
+    user = np.isin(classes, (PageClass.USER, PageClass.BOTH))
+    same = user == truth["user_mapped"]
+    assert np.count_nonzero(~same[~truth["changed"]]) <= 1
+    assert int(kernel["Kernel"]) == np.count_nonzero(
+        np.isin(classes, (PageClass.KERNEL, PageClass.BOTH))
+    )
+    pid = int(truth["owner_pid"][0])
+    mine = truth["owner_pid"] == pid
+    mappings = volatility.rows(plugin, "--pages", "--pid", str(pid))
+    told = pages(addresses(row for row in mappings if row["Mode"] == "user"))
+    noted = {
+        (int(virtual), int(frame) * PAGE_SIZE, PAGE_SIZE)
+        for virtual, frame in zip(
+            truth["owner_virtual"][mine], truth["owner_pfn"][mine], strict=True
+        )
+    }
+    assert noted <= set(told)
+    assert len(told) - len(noted) <= 1

@@ -226,7 +226,8 @@ class _Forger:
         if user_pages is None:
             user_pages = max(24, frames // 4 // (processes + 2))
         # Runs of frames first, while there are any.
-        self._first_run = self._first_top_level()
+        if self.paging is PAE or self.profile.randomises_self_map:
+            self._first_run = self._first_top_level()
         self._large_pages()
         self._low_memory()
         self._kernel_image_and_pool(processes)
@@ -432,7 +433,8 @@ class _Forger:
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
     ) -> AddressSpace:
         if owner == 0:
-            frames = self._first_run
+            early = self.paging is PAE or self.profile.randomises_self_map
+            frames = self._first_run if early else self._first_top_level()
             if self.paging is PAE:
                 pointers, frames = frames[:1], frames[1:5]
                 self._kernel_tree.map(self._directory_pointers + PAGE_SIZE, pointers, user=False)
