@@ -65,6 +65,14 @@ class Profile:
         return self.bits == 64 and self.version >= (6, 4) and self.build >= 14393
 
     @property
+    def marks_transition(self) -> bool:
+        """Whether entries of pages in transition have a bit set above the address (L1TF, 2018).
+
+        Not where Volatility 2 has a profile: it would not find these pages.
+        """
+        return self.bits == 64 and self.version >= (6, 4) and self.build > 17763
+
+    @property
     def has_shadow_tables(self) -> bool:
         """Whether a process may have a second top-level table, for user mode (2018 on)."""
         return self.has("_KPROCESS", "UserDirectoryTableBase")

@@ -193,6 +193,8 @@ class _Forger:
             )
         if profile.randomises_self_map:
             self.paging = self._with_random_self_map()
+        if profile.marks_transition:
+            self.paging = replace(self.paging, transition_mark=1 << 45)
         self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng, stretch)
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
