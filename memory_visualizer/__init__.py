@@ -7,7 +7,7 @@ snapshot.owners_of(42)  # the processes that have page frame 42, and where
 """
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, MemoryVisualizerError
-from memory_visualizer.pagemap import PageClass
+from memory_visualizer.pagemap import PageClass, PageState
 from memory_visualizer.process import Process
 from memory_visualizer.snapshot import Owners, Snapshot, open  # noqa: A004
 
@@ -19,6 +19,7 @@ __all__ = [
     "MemoryVisualizerError",
     "Owners",
     "PageClass",
+    "PageState",
     "Process",
     "Snapshot",
     "open",

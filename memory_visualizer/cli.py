@@ -46,8 +46,8 @@ NO_SYSTEM = 3
 
 DESCRIPTION = """\
 Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
-whose it is. The dump may be raw, LiME, AVML, an ELF core, a Windows crash dump
-or VMware's; no profile and no symbols are needed.
+whose it is. The dump may be raw, LiME, AVML, an ELF core, kdump, a Windows crash
+dump or VMware's, of Windows or of Linux; no profile and no symbols are needed.
 """
 
 EXAMPLES = """\
@@ -212,10 +212,11 @@ def _visualize(options: argparse.Namespace) -> int:
     code = 0 if painted and all(tables_written) else WRITE_ERROR
     if snapshot.system is None:
         sys.stdout.flush()
+        known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
         say(
             PROGRAM,
             "neither Windows nor Linux was found: the dump is of another system, damaged or"
-            " encrypted; only zeros and data are told apart",
+            f" encrypted; only {known} are told apart",
         )
         return code or NO_SYSTEM
     return code
@@ -309,7 +310,8 @@ def _description(snapshot: Snapshot) -> list[str]:
         missing = _count(dump.frame_count - pages, "page")
         dump_line += f", {_count(holes, 'hole')} ({missing})"
     if not snapshot.system or not snapshot.paging:
-        return [dump_line, "No Windows and no Linux found"]
+        paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""
+        return [dump_line, f"No Windows and no Linux found{paging}"]
     system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
     if snapshot.time:
         system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"

@@ -40,6 +40,8 @@ _FORMATS = {
     b"\x7fELF": "elf.ElfDump",
     b"PAGEDUMP": "crash.CrashDump",
     b"PAGEDU64": "crash.CrashDump",
+    b"KDUMP   ": "kdump.KdumpDump",
+    b"makedumpfile": "kdump.KdumpDump",
     **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
@@ -54,8 +56,6 @@ _PACKED = {
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
 }
 _UNREAD = {
-    b"makedumpfile": "a kdump file; dump again as ELF (virsh dump --memory-only --format elf)",
-    b"KDUMP   ": "a kdump file; dump again as ELF (virsh dump --memory-only --format elf)",
     b"LibvirtQemudSave": "a saved machine; dump its memory (virsh dump --memory-only --format elf)",
     b"QEVM": "a saved machine; dump its memory (dump-guest-memory in QEMU's monitor)",
     b"\x7fVirtualBox SavedState": "a saved machine; dump its memory (VBoxManage debugvm)",

@@ -6,7 +6,7 @@ they lie one behind the other and show themselves by their form.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -55,22 +55,23 @@ class KernelSymbols:
     def _index(self, name: bytes) -> int | None:
         """Number of a symbol; the first, where several have the name."""
         starts, lengths, decoded = self._layout
-        for number in np.flatnonzero(decoded == len(name) + 1).tolist():
+        maybe = np.flatnonzero(decoded == len(name) + 1)
+        ends_well = np.array([token[-1:] == name[-1:] for token in self.tokens])
+        last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
+        for number in maybe[ends_well[self.names[last]]].tolist():
             packed = self.names[starts[number] : starts[number] + lengths[number]].tolist()
             # The first letter is the symbol's type.
-            if (
-                self.tokens[packed[-1]][-1:] == name[-1:]
-                and b"".join(self.tokens[token] for token in packed)[1:] == name
-            ):
-                return number
+            if b"".join(self.tokens[token] for token in packed)[1:] == name:
+                return int(number)
         return None
 
     @cached_property
-    def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
         """Of each symbol: where its tokens begin, how many, and letters when unpacked."""
         starts, lengths = _names_in(self.names.tobytes(), len(self.offsets))
-        letters = np.array([len(token) for token in self.tokens], np.int64)[self.names]
-        before = np.concatenate(([0], np.cumsum(letters)))
+        letters = np.array([len(token) for token in self.tokens], np.int32)[self.names]
+        before = np.zeros(len(letters) + 1, np.int32)
+        np.cumsum(letters, dtype=np.int32, out=before[1:])
         return starts, lengths, before[starts + lengths] - before[starts]
 
 
@@ -119,9 +120,9 @@ def read_kallsyms(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | No
     ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
     if known not in ways:
         return None
-    return KernelSymbols(
-        table.tokens, table.names, table.offsets, table.place, table.base, ways.index(known)
-    )
+    found = replace(table, shift=ways.index(known))
+    found.__dict__["_layout"] = table._layout  # known already, and dear
+    return found
 
 
 def _by_vmcoreinfo(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:

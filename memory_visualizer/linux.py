@@ -23,6 +23,7 @@ from memory_visualizer.paging import (
     PhysicalMemory,
     as_linux_has_it,
 )
+from memory_visualizer.printable import printable
 from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo
 
@@ -62,7 +63,7 @@ class LinuxKernel:
     @property
     def system(self) -> str:
         """Such as ``Linux 6.1.0-18-amd64``."""
-        return f"Linux {self.info.release}"
+        return f"Linux {printable(self.info.release)}"
 
 
 _SYMBOLS = ("init_task", "iomem_resource", "pgd_list", "__start_BTF", "__stop_BTF")

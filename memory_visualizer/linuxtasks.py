@@ -16,7 +16,7 @@ from memory_visualizer.kallsyms import kernel_image
 from memory_visualizer.linux import LinuxKernel
 from memory_visualizer.pagestates import PageArray
 from memory_visualizer.paging import walk
-from memory_visualizer.process import Process
+from memory_visualizer.process import Process, unnamed
 from memory_visualizer.virtualmemory import VirtualMemory
 
 _KERNEL_THREAD = 0x0020_0000
@@ -246,23 +246,7 @@ def _with_space(
         process = _process(found, offsets, task, tops)
         if process and process.space == space and not process.is_kernel_thread:
             return [*processes, replace(process, is_listed=False)]
-    return [*processes, _unnamed(frame, space)]
-
-
-def _unnamed(frame: int, space: int) -> Process:
-    """Stand for a process of which only the page tables were found."""
-    return Process(
-        pid=-1,
-        ppid=-1,
-        name="(unknown)",
-        dtb=frame * PAGE_SIZE,
-        eprocess=0,
-        created=0,
-        exited=0,
-        is_alive=True,
-        is_listed=False,
-        space=space,
-    )
+    return [*processes, unnamed(frame, space)]
 
 
 def _top_of(found: LinuxKernel, offsets: _Offsets, mm: int) -> int | None:

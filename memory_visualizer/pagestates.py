@@ -298,13 +298,13 @@ class PageArray:
         def look(first: int) -> None:
             end = min(first + self._section_frames, count)
             part = self._part(first, end - first)
-            if part is not None:
-                states[first:end] = part.states
-                swap_cache[first:end] = part.swap_cache
-                types[first:end] = part.types
-                parts.append(part)
+            states[first:end] = part.states
+            swap_cache[first:end] = part.swap_cache
+            types[first:end] = part.types
+            parts.append(part)
 
-        for _ in ahead(look, range(0, count, self._section_frames)):
+        present = np.flatnonzero(self._arrays) * self._section_frames
+        for _ in ahead(look, present.tolist()):
             pass
         # A tail belongs to its head, which may lie in another section.
         tail, head = _joined([part.tail for part in parts]), _joined([part.head for part in parts])
@@ -371,11 +371,9 @@ class PageArray:
             others = others[self.types.any(types[others]) & self.types.are(types[others], value)]
             states[others] = PageState.PAGE_TABLE
 
-    def _part(self, first: int, count: int) -> _Part | None:
-        """Read the struct pages of some frames of one section; None where it has none."""
+    def _part(self, first: int, count: int) -> _Part:
+        """Read the struct pages of some frames of one section, which has some."""
         base = int(self._arrays[first // self._section_frames])
-        if not base:
-            return None
         layout, flag = self._layout, self._flags
         rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
         flags = rows[:, layout.flags // 8]

@@ -8,7 +8,7 @@ cost no more than others.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -39,7 +39,10 @@ SHARED = -1
 """In Mappings.space: more than one address space has this mapping."""
 
 _TABLES_AT_ONCE = 256
-_WAITING_TABLES = 1 << 20
+_WAYS_AT_ONCE = 2048
+_FAR = 1 << 34
+"""No machine has page frames from here on, 64 TiB; devices are seldom so far up."""
+_WAITING_TABLES = 1 << 18
 
 Entries: TypeAlias = NDArray[np.uint64]
 
@@ -261,19 +264,42 @@ class _Reached:
     def unique(self, most: int) -> "_Reached":
         """Each table once for each access and, for user mode, each address space.
 
-        The kernel's tables count once for all spaces; so do a user's tables from the moment
-        there are more than `most` ways, as only a dump made to waste time has them.
+        The kernel's tables count once for all spaces; so do a user's tables, and whatever the
+        access, from the moment there are more than `most` ways, as only a dump made to waste time
+        has them.
         """
         user = self.access & MAY_USER != 0
         by_space = np.where(user, self.space, SHARED)
         order = np.lexsort((self.virtual, self.space, by_space, self.access, self.table))
         ways = self.take(order)
         starts = _starts(ways.table, ways.access, by_space[order])
-        if np.count_nonzero(user[order][starts]) > most:
-            starts = _starts(ways.table, ways.access)
+        if not len(starts):
+            return ways
+        access = ways.access[starts]
+        if np.count_nonzero(access & MAY_USER) > most:
+            ways = ways.take(np.lexsort((ways.access & MAY_USER, ways.table)))
+            starts = _starts(ways.table, ways.access & MAY_USER)
+            access = np.bitwise_or.reduceat(ways.access, starts)
         space = _common_space(ways.space, starts)
-        virtual = np.minimum.reduceat(ways.virtual, starts) if len(starts) else ways.virtual
-        return _Reached(space, ways.table[starts], virtual, ways.access[starts])
+        virtual = np.minimum.reduceat(ways.virtual, starts)
+        return _Reached(space, ways.table[starts], virtual, access)
+
+    def first_tables(self, most: int) -> tuple["_Reached", int]:
+        """The ways to the first `most` tables, and how many tables are left out."""
+        tables = np.unique(self.table)
+        if len(tables) <= most:
+            return self, 0
+        return self.take(self.table < tables[most]), len(tables) - most
+
+
+@dataclass
+class Losses:
+    """What a walk met and could not use."""
+
+    tables: int = 0
+    """Tables left out, as there were more than any machine has."""
+    not_tables: set[int] = field(default_factory=set)
+    """Frames reached as tables that cannot be any: most of the entries name impossible places."""
 
 
 def walk(
@@ -284,6 +310,7 @@ def walk(
     *,
     kernel_only: bool = False,
     own_only: bool = False,
+    losses: Losses | None = None,
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in parts.
 
@@ -292,8 +319,12 @@ def walk(
     `kernel_only` what user mode may reach is left out, with `own_only` what is not below
     paging.user_entries. Frames that the dump does not hold are left out, as tables and as pages.
     The kernel's mappings, which all spaces share, come once; merge_alike finds those that come
-    again through each space's own top level.
+    again through each space's own top level. What could not be used is added to `losses`.
+
+    However the tables lead to one another, the walk's cost stays within that of an honest dump
+    whose tables take up an eighth of the memory.
     """
+    losses = losses or Losses()
     count, parts = tops.shape
     if spaces is None:
         spaces = np.arange(count, dtype=np.int32)
@@ -304,26 +335,29 @@ def walk(
         np.tile(start * np.uint64(paging.entries), count),
         np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
     )
-    # Of an honest system each user table has one way to it, and there are fewer than frames.
-    most = memory.frame_count + _TABLES_AT_ONCE
+    # Of an honest system each user table has one way to it, or few more.
+    most = memory.frame_count // 8 + 1024
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
         below: list[_Reached] = []
         waiting = 0
-        for ways, entries in _decoded(memory, paging, reached, level):
+        reached, left_out = reached.first_tables(
+            most if is_last else memory.frame_count // 64 + 1024
+        )
+        losses.tables += left_out
+        for ways, entries, frame in _decoded(memory, paging, reached, level, losses):
             access = ways.access & paging.access(entries, is_last=is_last)
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
             if own_only and number == 0 and paging.user_entries:
                 index = (ways.virtual >> np.uint64(level.shift)).astype(np.int64)
                 chosen &= (index >= paging.user_entries[0]) & (index <= paging.user_entries[-1])
             maps = chosen & (is_last | (level.may_map & (entries & np.uint64(LARGE) != 0)))
-            yield _mapped(memory, paging, level, ways, entries, access, maps)
+            yield _mapped(memory, paging, level, ways, frame, access, maps)
             if is_last:
                 continue
-            table = paging.frames(entries)
-            leads = chosen & ~maps & _is_held(memory, table)
+            leads = chosen & ~maps & is_held(memory, frame)
             below.append(
-                _Reached(ways.space[leads], table[leads], ways.virtual[leads], access[leads])
+                _Reached(ways.space[leads], frame[leads], ways.virtual[leads], access[leads])
             )
             waiting += len(below[-1].table)
             if waiting > _WAITING_TABLES:
@@ -341,7 +375,7 @@ def tables_of(
     """
     found = np.zeros(memory.frame_count, bool)
     tables = np.unique(tops)
-    tables = tables[_is_held(memory, tables)]
+    tables = tables[is_held(memory, tables)]
     found[tables] = True
     lowest = np.zeros(memory.frame_count, bool)
     for number, level in enumerate(paging.levels[:-1]):
@@ -354,7 +388,7 @@ def tables_of(
             if level.may_map:
                 leads &= entries & np.uint64(LARGE) == 0
             targets = paging.frames(entries[leads])
-            below[targets[_is_held(memory, targets)]] = True
+            below[targets[is_held(memory, targets)]] = True
         tables = np.flatnonzero(below)
         found |= below
         lowest = below
@@ -403,11 +437,16 @@ def translate(
     memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], virtual: int
 ) -> NDArray[np.int64]:
     """Frame behind one virtual address in each address space; -1 where there is none."""
+    if len(tops) > _TABLES_AT_ONCE:
+        parts = range(0, len(tops), _TABLES_AT_ONCE)
+        return np.concatenate(
+            [translate(memory, paging, tops[at : at + _TABLES_AT_ONCE], virtual) for at in parts]
+        )
     virtual &= (1 << paging.address_bits) - 1
     top_index = virtual >> paging.levels[0].shift
     table = tops[:, top_index // paging.entries].astype(np.int64)
     frame = np.full(len(tops), -1, np.int64)
-    alive = np.flatnonzero(_is_held(memory, table))
+    alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
         index = (virtual >> level.shift) % paging.entries
         entries = paging.decode(memory.read_frames(table[alive]))[:, index]
@@ -419,46 +458,76 @@ def translate(
         pages = 1 << (level.shift - 12)
         inside = (virtual >> 12) % pages
         frame[alive[maps]] = target[maps] // pages * pages + inside
-        leads = ~maps & _is_held(memory, target)
+        leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]
-    frame[~_is_held(memory, frame)] = -1
+    frame[~is_held(memory, frame)] = -1
     return frame
 
 
 def _decoded(
-    memory: PhysicalMemory, paging: Paging, reached: _Reached, level: Level
-) -> Iterator[tuple[_Reached, Entries]]:
-    """Yield the present entries of the tables, each with the way by which it is reached.
+    memory: PhysicalMemory, paging: Paging, reached: _Reached, level: Level, losses: Losses
+) -> Iterator[tuple[_Reached, Entries, NDArray[np.int64]]]:
+    """Yield the present entries of the tables, the way to each, and the frame it names.
 
-    `virtual` is then the address that the entry covers.
+    The way's `virtual` is then the address that the entry covers.
     """
     reached = reached.take(np.argsort(reached.table, kind="stable"))
-    first_way = _starts(reached.table)
-    for start in range(0, len(first_way), _TABLES_AT_ONCE):
-        chosen = first_way[start : start + _TABLES_AT_ONCE]
-        last = start + _TABLES_AT_ONCE
-        end = first_way[last] if last < len(first_way) else len(reached.table)
-        ways = reached.take(np.arange(chosen[0], end))
-        entries = paging.decode(memory.read_frames(reached.table[chosen]))
-        present = np.flatnonzero(paging.is_present(entries))
+    for start, end in _pieces(reached.table):
+        ways = reached.take(np.arange(start, end))
+        first_way = _starts(ways.table)
+        tables = paging.decode(memory.read_frames(ways.table[first_way]))
+        present = np.flatnonzero(paging.is_present(tables))
         table, index = np.divmod(present, paging.entries)
-        way, entry = table, present
-        if len(ways.table) > len(chosen):  # all present entries of a way's table, for each way
-            table_of_way = np.repeat(np.arange(len(chosen)), np.diff(chosen, append=np.intp(end)))
-            first_entry = np.searchsorted(table, np.arange(len(chosen) + 1))
+        entries = tables.reshape(-1)[present]
+        frame = paging.frames(entries)
+        far = frame >= _FAR
+        if far.any():
+            # What names impossible places more often than others is no table, as where a page of
+            # another moment stands in the table's place.
+            far_of_table = np.bincount(table[far], minlength=len(first_way))
+            wrong = 2 * far_of_table > np.bincount(table, minlength=len(first_way))
+            losses.not_tables |= set(ways.table[first_way[wrong]].tolist())
+            right = ~wrong[table]
+            table, index = table[right], index[right]
+            entries, frame = entries[right], frame[right]
+        way = table
+        if len(ways.table) > len(first_way):  # all present entries of a way's table, for each way
+            table_of_way = np.repeat(
+                np.arange(len(first_way)), np.diff(first_way, append=np.intp(end - start))
+            )
+            first_entry = np.searchsorted(table, np.arange(len(first_way) + 1))
             count = np.diff(first_entry)[table_of_way]
             way = np.repeat(np.arange(len(table_of_way)), count)
             offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
-            number = first_entry[table_of_way][way] + offset
-            entry, index = present[number], index[number]
+            entry = first_entry[table_of_way][way] + offset
+            index, entries, frame = index[entry], entries[entry], frame[entry]
         covered = index.astype(np.uint64) << np.uint64(level.shift)
         yield (
             _Reached(
                 ways.space[way], ways.table[way], ways.virtual[way] + covered, ways.access[way]
             ),
-            entries.reshape(-1)[entry],
+            entries,
+            frame,
         )
+
+
+def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Part the sorted tables of ways in pieces of so many tables and ways as are read at once.
+
+    The ways of one table stay together, unless they alone are too many.
+    """
+    first_way = _starts(table)
+    start = 0
+    while start < len(table):
+        number = int(np.searchsorted(first_way, start, "right")) - 1
+        last = number + _TABLES_AT_ONCE
+        end = int(first_way[last]) if last < len(first_way) else len(table)
+        if end - start > _WAYS_AT_ONCE:
+            whole = int(first_way[np.searchsorted(first_way, start + _WAYS_AT_ONCE, "right") - 1])
+            end = whole if whole > start else start + _WAYS_AT_ONCE
+        yield start, end
+        start = end
 
 
 def _mapped(
@@ -466,15 +535,15 @@ def _mapped(
     paging: Paging,
     level: Level,
     ways: _Reached,
-    entries: Entries,
+    frame: NDArray[np.int64],
     access: NDArray[np.uint8],
     maps: NDArray[np.bool_],
 ) -> Mappings:
     """The mappings among the entries, of frames that the dump holds."""
     pages = 1 << (level.shift - 12)
-    frame = paging.frames(entries) // pages * pages
+    frame = frame // pages * pages
     # Of a large page the first frame may be missing where later ones are not.
-    inside = _is_held(memory, frame) if pages == 1 else frame < memory.frame_count
+    inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
     chosen = np.flatnonzero(maps & inside)
     return Mappings(
         ways.space[chosen],
@@ -485,7 +554,8 @@ def _mapped(
     )
 
 
-def _is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames, any numbers, the dump holds."""
     inside = (frame >= 0) & (frame < memory.frame_count)
     held: NDArray[np.bool_] = inside & memory.held[np.where(inside, frame, 0)]
     return held

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from memory_visualizer.dump import PAGE_SIZE
+
 
 @dataclass(frozen=True)
 class Process:
@@ -41,3 +43,19 @@ class Process:
         if self.is_kernel_thread:
             return "kernel thread"
         return "" if self.space is not None else "no tables"
+
+
+def unnamed(frame: int, space: int) -> Process:
+    """Stand for a process of which only the page tables were found; the top one in `frame`."""
+    return Process(
+        pid=-1,
+        ppid=-1,
+        name="(unknown)",
+        dtb=frame * PAGE_SIZE,
+        eprocess=0,
+        created=0,
+        exited=0,
+        is_alive=True,
+        is_listed=False,
+        space=space,
+    )

@@ -1,5 +1,6 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import linux
+from memory_visualizer import linux, othersystems
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
 from memory_visualizer.linuxtasks import LinuxProcesses
@@ -22,13 +23,14 @@ from memory_visualizer.paging import (
     MAY_USER,
     MAY_WRITE,
     SHARED,
+    Losses,
     Mappings,
     Paging,
     merge_alike,
     tables_of,
     walk,
 )
-from memory_visualizer.process import Process
+from memory_visualizer.process import Process, unnamed
 from memory_visualizer.vmcoreinfo import VmcoreInfoSearch, search_everywhere
 from memory_visualizer.windows import (
     TopLevels,
@@ -240,11 +242,11 @@ class Snapshot(PageMap):
 
         return export.to_pandas(self)
 
-    def to_html(self, path: str | Path) -> None:
+    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self)
+        viewer.write_page(Path(path), self, entropy=entropy)
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
@@ -267,25 +269,63 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if kernel:
         return _linux_snapshot(dump, zero, kernel)
     if found is None:
-        nothing = np.zeros(dump.frame_count, bool)
-        return _snapshot(dump, zero, nothing, nothing, Mappings.join([]))
+        # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
+        found = search.alike(dump)
+        if found is None or not find_processes(dump, found):
+            return _other_snapshot(dump, zero)
     return _windows_snapshot(dump, zero, found)
+
+
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
+    """A system that is not known: user and kernel as its page tables say, if any are found."""
+    tops = othersystems.find_spaces(dump)
+    losses, rest = Losses(), _Rest(dump)
+    mappings = Mappings.join([])
+    if len(tops):
+        mappings = rest.without(walk(dump, othersystems.PAGING, tops, losses=losses))
+    mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
+    user = mappings.is_user
+    mappings = Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    remarks = []
+    if len(tops):
+        remarks.append(
+            f"{len(tops):,} address spaces were found by what their page tables share; whose they"
+            " are, and whether all of them are still in use, is not known"
+        )
+    if has_direct_map:
+        remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True) | rest.user,
+        _reached(dump, mappings, user=False) | rest.kernel,
+        mappings,
+        rest=rest,
+        paging=othersystems.PAGING if len(tops) else None,
+        processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
+        remarks=(*remarks, *_remarks(losses, rest)),
+    )
 
 
 def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> Snapshot:
     processes = find_processes(dump, found)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        processes = tuple(_unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
-    mappings = _mappings_of(dump, found, processes)
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
+    losses, rest = Losses(), _Rest(dump)
+    mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
-    return of_mappings(
+    return _snapshot(
         dump,
         zero,
+        _reached(dump, mappings, user=True) | rest.user,
+        _reached(dump, mappings, user=False) | rest.kernel,
         mappings,
+        rest=rest,
+        remarks=_remarks(losses, rest),
         kernel_dtb=system.dtb if system else None,
-        system=f"Windows {shared_data.version}",
+        system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,
         paging=found.paging,
         processes=processes,
@@ -344,6 +384,7 @@ def _linux_snapshot(
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
     found = found or find_processes_of(kernel, pages)
     remarks += found.remarks
+    losses, rest = Losses(), _Rest(dump)
     tops, owners = [], []
     for index, process in enumerate(found.processes):
         if process.space is not None:
@@ -352,10 +393,16 @@ def _linux_snapshot(
     mappings = Mappings.join([])
     if tops:
         walked = walk(
-            dump, kernel.paging, np.array(tops), np.array(owners, np.int32), own_only=True
+            dump,
+            kernel.paging,
+            np.array(tops),
+            np.array(owners, np.int32),
+            own_only=True,
+            losses=losses,
         )
-        mappings = Mappings.join(list(walked))
-    mapped = _reached(dump, mappings, user=True)
+        mappings = rest.without(walked)
+    remarks += _remarks(losses, rest)
+    mapped = _reached(dump, mappings, user=True) | rest.user
     if pages is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
         states[~dump.held] = PageState.ABSENT
@@ -373,7 +420,7 @@ def _linux_snapshot(
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
-        mapping_count=_mapping_count(mappings, dump.frame_count),
+        mapping_count=_mapping_count(mappings, dump.frame_count) + rest.mapping_count,
         dump=dump,
         system=kernel.system,
         time=None,
@@ -398,7 +445,63 @@ def _read_states(
     return pages.read(image, resources.is_ram if resources else None, own | tables, leaves)
 
 
-def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -> Mappings:
+class _Rest:
+    """What the mappings amount to for which there is no room."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._room = 4 * dump.frame_count + (1 << 20)
+        self.mappings = 0
+        self.user = np.zeros(dump.frame_count, bool)
+        self.kernel = np.zeros(dump.frame_count, bool)
+        self.mapping_count = np.zeros(dump.frame_count, np.uint32)
+
+    def without(self, walked: Iterator[Mappings]) -> Mappings:
+        """Join the parts of a walk; keep only the sum of what exceeds the room.
+
+        No honest machine has so many mappings of so few frames, but memory must not be what a
+        dump can take from those who look at it.
+        """
+        kept = []
+        for part in walked:
+            self._room -= len(part.frame)
+            if self._room >= 0:
+                kept.append(part)
+                continue
+            self.mappings += len(part.frame)
+            self.user |= _reached(self._dump, part, user=True)
+            self.kernel |= _reached(self._dump, part, user=False)
+            self.mapping_count += _mapping_count(part, self._dump.frame_count)
+        return Mappings.join(kept)
+
+
+def _remarks(losses: Losses, rest: _Rest) -> list[str]:
+    """What the walk could not use, for the person at the screen."""
+    remarks = []
+    if losses.not_tables:
+        remarks.append(
+            f"{len(losses.not_tables):,} pages are no page tables, though reached as such; what"
+            " these would map is not known"
+        )
+    if losses.tables:
+        remarks.append(
+            f"{losses.tables:,} page tables were left out: there are more than any machine has"
+        )
+    if rest.mappings:
+        remarks.append(
+            f"{rest.mappings:,} mappings are too many to keep: their pages have their classes, but"
+            " not all of their owners are told"
+        )
+    return remarks
+
+
+def _mappings_of(
+    dump: Dump,
+    found: TopLevels,
+    processes: tuple[Process, ...],
+    losses: Losses,
+    rest: _Rest,
+) -> Mappings:
     """All mappings of the live processes; `space` is a process's index, or SHARED."""
     tops, owners = [], []
     has_shadows = False
@@ -410,8 +513,8 @@ def _mappings_of(dump: Dump, found: TopLevels, processes: tuple[Process, ...]) -
                 tops.append(found.others[process.shadow])
                 owners.append(index)
                 has_shadows = True
-    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32))
-    mappings = Mappings.join(list(walked))
+    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = rest.without(walked)
     if has_shadows:  # both tables of a process lead to its pages
         return merge_alike(mappings)
     user = mappings.is_user
@@ -462,12 +565,17 @@ def _snapshot(
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
     kernel_dtb: int | None = None,
+    rest: _Rest | None = None,
+    remarks: Sequence[str] = (),
 ) -> Snapshot:
     page_map = classify(user, kernel, zero, ~dump.held)
+    mapping_count = _mapping_count(mappings, dump.frame_count)
+    if rest and rest.mappings:
+        mapping_count += rest.mapping_count
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
-        mapping_count=_mapping_count(mappings, dump.frame_count),
+        mapping_count=mapping_count,
         dump=dump,
         system=system,
         time=time,
@@ -476,22 +584,7 @@ def _snapshot(
         stale_spaces=stale_spaces,
         mappings=mappings,
         kernel_dtb=kernel_dtb,
-    )
-
-
-def _unnamed(top: int, space: int) -> Process:
-    """Stand for a process of which only the page tables were found."""
-    return Process(
-        pid=-1,
-        ppid=-1,
-        name="(unknown)",
-        dtb=top * PAGE_SIZE,
-        eprocess=0,
-        created=0,
-        exited=0,
-        is_alive=True,
-        is_listed=False,
-        space=space,
+        remarks=tuple(remarks),
     )
 
 

@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Words
 
-_BEGINNINGS = [
-    np.frombuffer(text, "<u8")[0] for text in (b"OSRELEASE=", b"BUILD-ID=", b"PAGESIZE=")
-    for text in [text[:8]]
-]  # fmt: skip
-"""How the first line may begin, eight bytes of it as a word."""
+_BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
+"""How the first line may begin, as a word."""
 _NOTE_WORDS = 3
 """Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
 _MAX_PAGES = 4
@@ -27,8 +24,7 @@ _MAX_PAGES = 4
 _MAX_TEXTS = 1 << 12
 """Places looked at; a dump made to waste time might have one in each page."""
 _FIRST_LINE = re.compile(rb"OSRELEASE=[0-9]")
-_LINE = re.compile(rb"(?:(?:SYMBOL|SIZE|OFFSET|LENGTH|NUMBER)\(([\w.]+)\)|([\w-]+))=([^\n]*)")
-_VALUE_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER")
+_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER", "KERNELOFFSET", "PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class VmcoreInfo:
                 release = value
                 continue
             kind = name.partition(b"(")[0].decode("ascii")
-            if kind not in (*_VALUE_KINDS, "KERNELOFFSET", "PAGESIZE"):
+            if kind not in _KINDS:
                 continue
             # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
             base = 16 if kind in ("SYMBOL", "KERNELOFFSET") or value.startswith(b"0x") else 10

@@ -6,7 +6,7 @@ the address of its top-level table; where the objects hold what else is of inter
 the objects themselves, so no version's offsets are needed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,10 @@ class SharedData:
     """What KUSER_SHARED_DATA (ntddk.h) tells of the system."""
 
     version: str
-    """Such as ``6.1`` or ``10.0.19041``; the build number is there since Windows 10."""
+    """Such as ``6.1`` or ``10.0.19041``; the build number is there since Windows 10.
+
+    Nothing where it is not known.
+    """
     time: datetime | None
     """When the dump was taken, UTC."""
 
@@ -110,8 +113,21 @@ class TopLevelSearch:
 
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The way of paging, and the top levels, that most tables speak for."""
+        return self._best(memory, _with_shared_data)
+
+    def alike(self, memory: PhysicalMemory) -> "TopLevels | None":
+        """The same by what the tables have in common, where a damaged dump lets `found` down."""
+        return self._best(memory, _with_common_kernel)
+
+    def _best(
+        self,
+        memory: PhysicalMemory,
+        believe: Callable[[PhysicalMemory, Paging, NDArray[np.int64]], NDArray[np.bool_]],
+    ) -> "TopLevels | None":
         pae = _joined(self._pae)
-        directories = (memory.read_frames(pae)[:, :4] & np.uint64(ADDRESS)) >> np.uint64(12)
+        pointers = [memory.read_frames(frames)[:, :4] for frames in _in_parts(pae)]
+        directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
+        directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         choices: list[tuple[Paging, NDArray[np.int64]]] = [
             (PAE, directories.astype(np.int64)),
             (X86, _joined(self._x86)[:, None]),
@@ -121,7 +137,7 @@ class TopLevelSearch:
             choices += [(X64, tops), (X64_5_LEVELS, tops)]
         best: TopLevels | None = None
         for paging, tops in choices:
-            believable = _with_shared_data(memory, paging, tops)
+            believable = believe(memory, paging, tops)
             count = int(np.count_nonzero(believable))
             if count and (best is None or count > len(best.tops)):
                 best = TopLevels(paging, tops[believable], tops[~believable])
@@ -149,14 +165,42 @@ def _with_shared_data(
     return believable
 
 
+_MOST_COMPARED = 1 << 12
+_FEWEST_ALIKE = 3
+
+
+def _with_common_kernel(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which tables have most entries of their kernel's half in common with one another."""
+    alike = np.zeros(len(tops), bool)
+    if not _FEWEST_ALIKE <= len(tops) <= _MOST_COMPARED:
+        return alike
+    last = tops[:, -1]
+    held = np.flatnonzero((last < memory.frame_count) & memory.held[last % memory.frame_count])
+    entries = paging.decode(memory.read_frames(last[held]))
+    if paging.top_frames == 1:
+        entries = entries[:, paging.entries // 2 :]
+    common = np.zeros(entries.shape, bool)
+    for column in range(entries.shape[1]):
+        values, count = np.unique(entries[:, column], return_counts=True)
+        if values[np.argmax(count)] and count.max() >= _FEWEST_ALIKE:
+            common[:, column] = entries[:, column] == values[np.argmax(count)]
+    columns = np.count_nonzero(common.any(axis=0))
+    alike[held] = (2 * common.sum(axis=1) > columns) & (columns >= _FEWEST_ALIKE)
+    return alike if np.count_nonzero(alike) >= _FEWEST_ALIKE else np.zeros(len(tops), bool)
+
+
 def _bits(paging: Paging) -> int:
     return 32 if paging.address_bits == 32 else 64
 
 
 def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> SharedData:
     """Read what Windows tells to every process about itself."""
-    frame = translate(memory, paging, tops[:1], SHARED_DATA[_bits(paging)])
-    page = memory.read_frames(frame)[0].tobytes()
+    frame = translate(memory, paging, tops, SHARED_DATA[_bits(paging)])
+    if not (frame >= 0).any():
+        return SharedData("", None)
+    page = memory.read_frames(frame[frame >= 0][:1])[0].tobytes()
 
     def number(offset: int, size: int) -> int:
         return int.from_bytes(page[offset : offset + size], "little")
@@ -235,7 +279,8 @@ class KernelMemory:
 def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, ...]:
     """Find the process objects that belong to these address spaces, and those in their list."""
     paging, tops = found.paging, found.tops
-    mappings = Mappings.join(list(walk(memory, paging, tops, kernel_only=True)))
+    walked = walk(memory, paging, tops, kernel_only=True)
+    mappings = Mappings.join(list(_up_to(4 * memory.frame_count + (1 << 20), walked)))
     kernel = KernelMemory(memory, mappings)
     bases = _table_bases(memory, paging, tops, kernel)
     candidates = _objects_with_base(memory, paging, kernel, bases)
@@ -251,6 +296,15 @@ def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, .
         layout = layout.with_shadow(kernel, objects, shadows)
     listed = layout.walk_list(kernel, objects)
     return layout.processes(kernel, objects, listed, bases, shadows)
+
+
+def _up_to(most: int, walked: Iterable[Mappings]) -> Iterator[Mappings]:
+    """The first parts of a walk; all of them, but of a dump made to waste memory."""
+    for part in walked:
+        most -= len(part.frame)
+        if most < 0:
+            return
+        yield part
 
 
 def _table_bases(

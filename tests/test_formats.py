@@ -101,6 +101,19 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         PIECES,
         functools.partial(crash, kind="ranges"),
     ),
+    "kdump": ("kdump", PIECES, containers.write_kdump),
+    "kdump-lzo": ("kdump", LOW, functools.partial(containers.write_kdump, compression="lzo")),
+    "kdump-snappy": (
+        "kdump",
+        HIGH_FIRST,
+        functools.partial(containers.write_kdump, compression="snappy"),
+    ),
+    "kdump-zstd": ("kdump", LOW, functools.partial(containers.write_kdump, compression="zstd")),
+    "kdump-flattened": (
+        "kdump (flattened)",
+        PIECES,
+        functools.partial(containers.write_kdump, flattened=True),
+    ),
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -364,8 +377,6 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
         (b"\x1f\x8b\x08", "is packed with gzip; unpack it first"),
         (b"\xfd7zXZ\0", "is packed with xz; unpack it first"),
         (b"PK\x03\x04", "is packed with zip; unpack it first"),
-        (b"makedumpfile\0", "is a kdump file; dump again as ELF"),
-        (b"KDUMP   ", "is a kdump file; dump again as ELF"),
         (b"MDMP\x93\xa7", "is the minidump of a process"),
         (b"EVF\x09\r\n\xff\0", "is an EnCase image"),
     ],
@@ -393,7 +404,9 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
         try:
             dump = open_dump(path, lenient=True)
         except BadInputError:
-            assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_ == "AVML"
+            assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
+                ("AVML", "kdump")
+            )
         else:
             there = np.flatnonzero(dump.held).tolist()
             check(dump, {pfn: frames[pfn] for pfn in there})
@@ -551,6 +564,42 @@ def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dump.frame_count
     with pytest.raises(BadInputError, match="install the Python package cramjam"):
         next(copied_blocks(dump))
+
+
+def test_kdump_without_some_pages(path: Path) -> None:
+    """What makedumpfile left out is not held; the kernel's note is there."""
+    left_out = [0x3, 0x21, 0x22, 0x100]
+    containers.write_kdump(path, LOW, left_out=left_out, vmcoreinfo=b"OSRELEASE=6.1\n")
+    dump = open_dump(path)
+    frames = {pfn: page for pfn, page in frames_of(LOW).items() if pfn not in left_out}
+    check(dump, frames)
+    assert dump.notes["VMCOREINFO"] == b"OSRELEASE=6.1\n"
+
+
+def _place_of_page(data: bytes, number: int) -> tuple[int, int]:
+    """Where in a kdump file the contents of a page are, and how many bytes."""
+    [blocks] = struct.unpack_from("<I", data, 436)
+    offset, size = struct.unpack_from("<QI", data, PAGE_SIZE * (2 + blocks) + 24 * number)
+    return offset, size
+
+
+@pytest.mark.parametrize("compression", ["zlib", "snappy", "zstd", "lzo"])
+def test_kdump_with_broken_pages(path: Path, compression: str) -> None:
+    """A page that cannot be unpacked is an error; lenient leaves it out and says so."""
+    containers.write_kdump(path, LOW, compression=compression)
+    data = bytearray(path.read_bytes())
+    frames = frames_of(LOW)
+    pfns = sorted(frames)
+    number = next(pfn for pfn in pfns if frames[pfn][:6] == b"memory")
+    offset, size = _place_of_page(bytes(data), pfns.index(number))
+    data[offset : offset + size] = b"\xf3" * size
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match=r"cannot be unpacked|bytes unpacked"):
+        open_dump(path).read_frames(np.array([number]))
+    lenient = open_dump(path, lenient=True)
+    assert "1 broken page " in lenient.remarks[-1]
+    del frames[number]
+    check(lenient, frames)
 
 
 # A real one

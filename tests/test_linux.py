@@ -11,7 +11,7 @@ import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.pagemap import PageState
 from tests.conftest import real_dumps
-from tests.forge.containers import write_avml, write_elf, write_lime
+from tests.forge.containers import write_avml, write_elf, write_kdump, write_lime
 from tests.forge.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
 
 
@@ -283,8 +283,27 @@ def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     pieces = [(0x1000, contents[0x1000:0x9F000]), (0x100000, contents[0x100000:])]
     expected = truth.classes.copy()
     expected[:256] = np.where(np.isin(np.arange(256), np.arange(1, 0x9F)), expected[:256], "absent")
-    for write in (write_lime, write_avml, write_elf):
+    for write in (write_lime, write_avml, write_elf, write_kdump):
         write(tmp_path / "dump", pieces)
         snapshot = memory_visualizer.open(tmp_path / "dump")
         np.testing.assert_array_equal(labels(snapshot), expected)
         assert owned(snapshot) == truth.owners
+
+
+def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Without its kernel's word a system is known by its tables; the direct map is left out."""
+    source, truth = small
+    places = {frame * 4096: bytes(4096) for frame in truth.text_frames}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.system is None and snapshot.states is None
+    assert {process.dtb for process in snapshot.processes} == {
+        task.dtb for task in truth.tasks if task.dtb
+    }
+    assert {process.name for process in snapshot.processes} == {"(unknown)"}
+    assert len(snapshot.remarks) == 2
+    # Pages of PROT_NONE are a matter of Linux; all others are found.
+    mapped = np.isin(labels(snapshot), ["user", "both"])
+    assert mapped.sum() > 1000
+    assert (np.isin(truth.classes, ["user", "both"])[mapped]).all()
+    protected = {frame for _, _, frame in truth.owners} - set(np.flatnonzero(mapped).tolist())
+    assert len(protected) == 512 + 5 * 6

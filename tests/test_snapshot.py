@@ -1,6 +1,7 @@
 """The engine on forged dumps: each page, each owner and each process as the truth says."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,70 @@ def test_the_dump_is_only_read(tmp_path: Path) -> None:
     memory_visualizer.open(tmp_path / "dump")
     assert before == ((tmp_path / "dump").read_bytes(), (tmp_path / "dump").stat().st_mtime_ns)
     assert [file.name for file in tmp_path.iterdir()] == ["dump"]
+
+
+def everything_is_a_table(
+    path: Path, frames: int, entry: Callable[[int], npt.NDArray[np.uint64]]
+) -> None:
+    """A dump in which each page is full of entries, and some name themselves as top tables."""
+    words = np.stack([entry(frame) for frame in range(frames)])
+    tops = np.arange(16, 16 + 40, dtype=np.uint64)
+    words[tops, 0x1ED] = tops << np.uint64(12) | np.uint64(0x63)
+    # KUSER_SHARED_DATA, by which tables are believed, lies at one place for all.
+    at = [0xFFFFF780_00000000 >> shift & 511 for shift in (39, 30, 21, 12)]
+    words[:, at[0]] = 7 << 12 | 0x63
+    for table, index in zip((7, 8, 9), at[1:], strict=True):
+        words[table, index] = table + 1 << 12 | 0x63
+    words.tofile(path)
+
+
+@pytest.mark.parametrize("kind", ["star", "thicket"])
+def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
+    """All entries lead to one table, or each to another: memory and mappings stay few."""
+    rng = np.random.default_rng(3)
+    frames = 8192
+
+    def entry(frame: int) -> npt.NDArray[np.uint64]:
+        target = np.full(512, 5) if kind == "star" else rng.integers(frames, size=512)
+        return target.astype(np.uint64) << np.uint64(12) | np.uint64(0x67)
+
+    everything_is_a_table(tmp_path / "dump", frames, entry)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert len(snapshot.mappings.frame) <= 4 * frames + (1 << 20)
+    if kind == "thicket":
+        assert any("page tables were left out" in remark for remark in snapshot.remarks)
+        assert any("mappings are too many to keep" in remark for remark in snapshot.remarks)
+        assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.frame)
+        assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
+
+
+def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
+    """Smear: where a table is overwritten, its pages are lost, and no others are found instead."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
+    data = bytearray((tmp_path / "dump").read_bytes())
+    notes = truth.mappings
+    # The forge notes the tables where Windows maps them into themselves.
+    tables = np.unique(
+        notes["frame"][(notes["virtual"] >> np.uint64(39) & np.uint64(511)) == 0x1ED]
+    )
+    tops = {process.dtb // PAGE_SIZE for process in truth.processes}
+    lowest = [int(frame) for frame in tables if frame not in tops]
+    rng = np.random.default_rng(1)
+    smeared = rng.choice(lowest, len(lowest) // 10, replace=False)
+    before = labels(memory_visualizer.open(tmp_path / "dump"))
+    for frame in smeared:
+        data[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE] = rng.bytes(PAGE_SIZE)
+    (tmp_path / "dump").write_bytes(data)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    after = labels(snapshot)
+    assert snapshot.remarks == (
+        f"{len(smeared)} pages are no page tables, though reached as such; what these would map is"
+        " not known",
+    )
+    assert len(snapshot.processes) == len(truth.processes)
+    changed = before != after
+    # No page is taken for used that is not; what is lost was used.
+    assert set(before[changed]) <= {"user", "kernel", "both"}
+    used = np.isin(before, ["user", "kernel", "both"])
+    assert (~changed & used).sum() > 0.6 * used.sum()
+    assert changed.any()

@@ -804,6 +804,23 @@ def test_touch(open_page: Callable[..., "Page"], dump: Dump) -> None:
     assert (after[0] - before[0], after[1] - before[1]) == pytest.approx((-60, 60), abs=2)
 
 
+def test_another_layout_keeps_the_spot(page: "Page", dump: Dump) -> None:
+    go_to(page, "pfn", "5000")
+    scale = view(page)[2]
+    page.select_option("#layout", "hilbert")
+    assert view(page)[2] == scale
+    x, y = place(page, 5000)
+    box = page.locator("#map").bounding_box()
+    assert box
+    assert (x, y) == pytest.approx((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2))
+    page.keyboard.press("Escape")  # without a pin: what was in the middle
+    before = page.evaluate("memviz.map.layout.frameAt(...memviz.map.centre.map(Math.floor))")
+    page.select_option("#layout", "rows")
+    settle(page)
+    after = page.evaluate("memviz.map.layout.frameAt(...memviz.map.centre.map(Math.floor))")
+    assert after == before
+
+
 # -- the link ------------------------------------------------------------------------------
 
 

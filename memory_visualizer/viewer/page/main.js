@@ -79,7 +79,7 @@ async function start() {
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
-      else map.goToFrame(state.pin >= 0 ? state.pin : centre, false);
+      else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);
     }
     map.pinned = state.pin;
     map.redraw();
