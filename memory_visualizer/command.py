@@ -24,10 +24,10 @@ from memory_visualizer.errors import (
 )
 from memory_visualizer.formats import vmware
 from memory_visualizer.layout import LAYOUTS
-from memory_visualizer.legend import legend, legend_json, legend_lines
+from memory_visualizer.legend import legend, legend_lines
 from memory_visualizer.output import check_target
 from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import MOST_ENTRIES, picture_of, write_png
+from memory_visualizer.picture import MOST_ENTRIES, picture_of, texts_of, write_png
 from memory_visualizer.printable import binary_size, printable
 
 MAX_WIDTH = 65_535
@@ -207,14 +207,7 @@ def write_picture(
     each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
     name = printable(dump.path.name)
-    texts = {
-        "Software": f"Memory Visualizer {__version__}",
-        "Source": name,
-        "Colours": colouring.name,
-        "Legend": legend_json(colouring),
-        "Layout": options.layout,
-        "Box": " ".join(map(str, picture.box)),
-    }
+    texts = texts_of(dump, colouring, picture, options.layout)
     write_png(output, picture.image(), texts)
     return f"{printable(str(output))}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 

@@ -28,6 +28,10 @@ NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 12 to 51 of an entry: where the table or page below it begins."""
 
+_TRANSITION_FRAMES = (1 << 45 - 12) - 1
+"""Bits of the frame in an entry of a page in transition. Windows sets one above since 2018, so that
+processors with the flaw L1TF do not look there; Volatility 3 reads as many (layers/intel.py)."""
+
 MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 """What is allowed on all levels of a path together, as bits of Mappings.access."""
 
@@ -129,7 +133,11 @@ class Paging:
         if self.inverted:
             marked = np.uint64(self.inverted | PRESENT)
             entries = np.where(entries & marked == self.inverted, ~entries, entries)
-        return ((entries & np.uint64(self.address)) >> np.uint64(12)).astype(np.int64)
+        frames = ((entries & np.uint64(self.address)) >> np.uint64(12)).astype(np.int64)
+        if self.out_of_sight[1] == TRANSITION and self.entry_bytes == 8:
+            away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
+            frames[away] &= _TRANSITION_FRAMES
+        return frames
 
     def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
         """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""

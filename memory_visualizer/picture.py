@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from memory_visualizer import __version__
 from memory_visualizer.colouring import Colouring
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.layout import arrange
 from memory_visualizer.legend import legend as legend_of
+from memory_visualizer.legend import legend_json
 from memory_visualizer.output import whole_file
 from memory_visualizer.palette import Colour
-from memory_visualizer.printable import binary_size
+from memory_visualizer.printable import binary_size, printable
 
 MOST_PIXELS = 1 << 31
 MOST_ENTRIES = 24
@@ -118,17 +120,34 @@ def picture_of(
     )
 
 
+def texts_of(dump: Dump, colouring: Colouring, picture: Painting, layout: str) -> dict[str, str]:
+    """The text chunks of a dump's picture (keyword to text)."""
+    return {
+        "Software": f"Memory Visualizer {__version__}",
+        "Source": printable(dump.path.name),
+        "Colours": colouring.name,
+        "Legend": legend_json(colouring),
+        "Layout": layout,
+        "Box": " ".join(map(str, picture.box)),
+    }
+
+
 def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> None:
     """Write a picture as a PNG file with text chunks (keyword to text).
 
     The file appears whole or not at all: it is written beside its place and then renamed. Same
     picture and texts, same bytes. OSError when it cannot be written.
     """
+    with whole_file(path) as file:
+        save_png(file, picture, texts)
+
+
+def save_png(file: IO[bytes], picture: Image.Image, texts: Mapping[str, str]) -> None:
+    """Write a picture as PNG into an open file; the rest as for write_png."""
     chunks = PngImagePlugin.PngInfo()
     for keyword, text in texts.items():
         chunks.add_text(keyword, text)
-    with whole_file(path) as file:
-        picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
+    picture.save(file, "PNG", pnginfo=chunks, compress_type=_RUN_LENGTHS)
 
 
 def _pale(colour: Colour) -> Colour:

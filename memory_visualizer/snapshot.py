@@ -1,7 +1,7 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from memory_visualizer import linux, othersystems
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.linuxtasks import LinuxProcesses
 from memory_visualizer.linuxtasks import find_processes as find_processes_of
 from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
 from memory_visualizer.pagestates import PageArray, PageStates
@@ -342,14 +343,46 @@ _KERNEL_STATES = (
 """States of pages that the kernel uses, whether or not they are mapped into processes."""
 
 
-def _linux_snapshot(dump: Dump, zero: NDArray[np.bool_], kernel: linux.LinuxKernel) -> Snapshot:
+def of_linux(
+    dump: Dump, zero: NDArray[np.bool_], processes: LinuxProcesses, paging: Paging
+) -> Snapshot:
+    """Put together what is known of a Linux dump, with processes that were found elsewhere.
+
+    What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
+    all that no process maps is unused. `zero` as for of_mappings.
+    """
+    kernel = linux.find_kernel(dump, search_everywhere(dump))
+    if kernel:
+        return _linux_snapshot(dump, zero, kernel, processes)
+    spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
+    owners = np.array(spaces, np.int32)
+    walked = walk(dump, paging, processes.tops, owners, own_only=True) if spaces else ()
+    snapshot = of_mappings(
+        dump,
+        zero,
+        Mappings.join(list(walked)),
+        system="Linux",
+        paging=paging,
+        processes=processes.processes,
+    )
+    remark = "what the kernel knows of its pages was not found: its own are shown as unused"
+    return replace(snapshot, remarks=(*processes.remarks, remark))
+
+
+def _linux_snapshot(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    kernel: linux.LinuxKernel,
+    found: LinuxProcesses | None = None,
+) -> Snapshot:
+    """A Linux dump's; where `found` is not given, the processes are looked for."""
     remarks = [*kernel.remarks]
     pages = None
     try:
         pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
     except LookupError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
-    found = find_processes_of(kernel, pages)
+    found = found or find_processes_of(kernel, pages)
     remarks += found.remarks
     losses, rest = Losses(), _Rest(dump)
     tops, owners = [], []
@@ -486,6 +519,37 @@ def _mappings_of(
         return merge_alike(mappings)
     user = mappings.is_user
     return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+
+
+def of_mappings(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    mappings: Mappings,
+    *,
+    system: str | None = None,
+    time: datetime | None = None,
+    paging: Paging | None = None,
+    processes: tuple[Process, ...] = (),
+    stale_spaces: int = 0,
+    kernel_dtb: int | None = None,
+) -> Snapshot:
+    """Put together what is known of a dump; the mappings decide who has which frame.
+
+    `zero` tells for each frame whether it is all zeros; the rest is as in Snapshot.
+    """
+    return _snapshot(
+        dump,
+        zero,
+        _reached(dump, mappings, user=True),
+        _reached(dump, mappings, user=False),
+        mappings,
+        system=system,
+        time=time,
+        paging=paging,
+        processes=processes,
+        stale_spaces=stale_spaces,
+        kernel_dtb=kernel_dtb,
+    )
 
 
 def _snapshot(

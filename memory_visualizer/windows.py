@@ -283,9 +283,12 @@ def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, .
     mappings = Mappings.join(list(_up_to(4 * memory.frame_count + (1 << 20), walked)))
     kernel = KernelMemory(memory, mappings)
     bases = _table_bases(memory, paging, tops, kernel)
-    objects = _objects_with_base(memory, paging, kernel, bases)
-    layout = _Layout.of(kernel, _bits(paging), objects)
-    if layout is None:
+    candidates = _objects_with_base(memory, paging, kernel, bases)
+    for objects in _groups(kernel, candidates):
+        layout = _Layout.of(kernel, _bits(paging), objects)
+        if layout is not None:
+            break
+    else:
         return ()
     shadows: dict[int, int] = {}
     if paging.top_frames == 1:
@@ -360,6 +363,18 @@ def _objects_with_base(
     objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
     return processes
+
+
+def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
+    """Yield all the objects, then those of each size that their headers tell, most of them first.
+
+    Copies of one page with what looks like a process by chance can outnumber the processes.
+    """
+    yield objects
+    sizes = kernel.read(objects, 4)[:, 2]
+    known, count = np.unique(sizes, return_counts=True)
+    for size in known[np.argsort(-count, kind="stable")]:
+        yield objects[sizes == size]
 
 
 def _in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:

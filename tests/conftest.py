@@ -1,9 +1,12 @@
 """What the tests need of the machine: found or made, else skipped or, in CI, failed."""
 
+import fcntl
 import importlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +56,55 @@ def memprocfs() -> ModuleType:
         return importlib.import_module("memprocfs")
     except (ImportError, OSError) as error:
         _do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+
+
+@pytest.fixture(scope="session")
+def volatility3() -> Path:
+    """Path of the newest Volatility 3's `vol`: that of the test tools."""
+    return Path(sys.executable).with_name("vol")
+
+
+@pytest.fixture(scope="session")
+def oldest_volatility3() -> Path:
+    """Path of the `vol` of the oldest Volatility 3 that the plugins say they run in.
+
+    In an environment of its own, made when missing. Skips where that cannot be, but fails if
+    REQUIRE_VOLATILITY3=1.
+    """
+    plugin = (ROOT / "plugins3/windows/memoryvisualizer.py").read_text()
+    stated = re.search(r"_required_framework_version = \((\d+), (\d+), (\d+)\)", plugin)
+    assert stated
+    wanted = f"volatility3=={'.'.join(stated.groups())}"
+    environment = ROOT / ".venv-volatility3-oldest"
+    ready = environment / ".ready"
+    state = f"{environment}\n{wanted}\n{(ROOT / 'pyproject.toml').read_text()}"
+    with (ROOT / ".venv-volatility3-oldest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes of pytest-xdist makes it
+        if not ready.exists() or ready.read_text() != state:
+            python = environment / "bin/python"
+            pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+            for command in (
+                [sys.executable, "-m", "venv", "--clear", str(environment)],
+                [*pip, wanted, "--editable", str(ROOT)],
+            ):
+                made = subprocess.run(command, capture_output=True, text=True, check=False)
+                if made.returncode:
+                    reason = f"no {wanted} here: {made.stderr.strip()[-500:]}"
+                    _do_without("REQUIRE_VOLATILITY3", reason)
+            ready.write_text(state)
+    return environment / "bin/vol"
+
+
+@pytest.fixture(scope="session")
+def symbol_files() -> Path:
+    """The folder with symbol files of real kernels, for Volatility 3's option ``-s``.
+
+    MEMVIZ_ISF names it; without, it is looked for beside the checkout. Skips where there is none.
+    """
+    folder = Path(os.environ.get("MEMVIZ_ISF", ROOT.parent / "shared/isf"))
+    if not any(folder.glob("*/**/*.json.xz")):
+        pytest.skip(f"no symbol files of real kernels in {folder} (MEMVIZ_ISF names the folder)")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -161,6 +161,20 @@ def test_tables_without_process_objects(tmp_path: Path) -> None:
     assert (labels(snapshot)[user] == "user").all()
 
 
+def test_copies_of_what_looks_like_a_process(tmp_path: Path) -> None:
+    """Pages that hold a table base behind the right byte outnumber the process objects."""
+    truth = forge(tmp_path / "dump", profiles()["WinXPSP2x86"])
+    notes = truth.mappings
+    paged_pool = (notes["owner"] == -1) & (notes["virtual"] >= 0xE1000000) & (notes["size"] == 4096)
+    words = np.memmap(tmp_path / "dump", np.uint32, "r+", shape=(truth.frames, 1024))
+    for frame in notes["frame"][paged_pool][:60].tolist():
+        words[frame, 0x60 // 4] = 0x00550003
+        words[frame, (0x60 + 0x18) // 4] = truth.processes[1].dtb
+    words.flush()
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert {p.pid for p in snapshot.processes} == {p.pid for p in truth.processes}
+
+
 @pytest.mark.parametrize("kind", ["noise", "zeros", "text"])
 def test_no_windows(kind: str, tmp_path: Path) -> None:
     contents = {

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.forge import forge, profiles
+from tests.forge.isf import write_symbols
 
 
 def _size(text: str) -> int:
@@ -34,6 +35,9 @@ def main() -> int:
         default=256,
         help="frames that stay together at most, as on a machine that has run for a while (256)",
     )
+    parser.add_argument(
+        "--symbols", metavar="FOLDER", type=Path, help="also write a symbol file for Volatility 3"
+    )
     arguments = parser.parse_args()
     if arguments.profile not in profiles():
         parser.error(f"no profile {arguments.profile}; there are: {', '.join(profiles())}")
@@ -49,6 +53,8 @@ def main() -> int:
         stretch=arguments.stretch,
     )
     truth.save(arguments.file.with_name(arguments.file.name + ".truth.npz"))
+    if arguments.symbols:
+        write_symbols(profiles()[arguments.profile], arguments.symbols)
     return 0
 
 

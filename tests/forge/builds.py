@@ -3,7 +3,8 @@
     python -m tests.forge.builds NAME=SYMBOLS.json.xz ... > tests/forge/builds.json
 
 SYMBOLS are symbol files of Volatility 3 for the kernel; NAME ends in the build number, as in
-Win11x64_22000. What is written are offsets and sizes, nothing else.
+Win11x64_22000. What is written are offsets and sizes, the addresses of a few symbols, and the
+identity of the symbols, nothing else.
 """
 
 import json
@@ -15,6 +16,16 @@ from typing import Any
 from tests.forge.profiles import profiles
 
 _LIKE = "Win10x64_17763"
+
+SYMBOLS = (
+    "KdDebuggerDataBlock",
+    "KdVersionBlock",
+    "KeNumberProcessors",
+    "PsActiveProcessHead",
+    "PsInitialSystemProcess",
+    "PsLoadedModuleList",
+)
+"""What the forge writes where the real kernel has it."""
 
 
 def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +45,10 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
         }
     # The dispatcher header's third byte is the size of the process object in words.
     words = structures["_KPROCESS"]["size"] // 4 & 0xFF
+    pdb = symbols["metadata"]["windows"]["pdb"]
     return {
+        "pdb": f"{pdb['GUID']}-{pdb['age']}",
+        "symbols": {symbol: symbols["symbols"][symbol]["address"] for symbol in SYMBOLS},
         "bits": 64,
         "version": [6, 4],
         "build": int(name.rpartition("_")[2]),

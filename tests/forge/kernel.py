@@ -1,10 +1,12 @@
 """What the kernel of a forged Windows keeps in memory so that tools recognise it.
 
-The image with its exports, the debugger data block, the processor control region, the shared
-user data page, and objects in the nonpaged pool. What each tool looks for is told beside it.
+The image with its exports and the record that names its symbols, the debugger data block, the
+processor control region, the shared user data page, and objects in the nonpaged pool. What each
+tool looks for is told beside it.
 """
 
 import struct
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,18 +18,52 @@ from tests.forge.truth import Process
 IMAGE_TIME = 132_000_000_000_000_000
 """When the forged image was taken: 2019-04-17 18:40 UTC, as a Windows timestamp (100 ns)."""
 
+MACHINE_TYPE = 8
+"""Offset in `_DBGKD_GET_VERSION64` (wdbgexts.h), in every version."""
+SYSTEM_ROOT, PRODUCT_TYPE = 0x30, 0x264
+"""Offsets of NtSystemRoot and NtProductType in KUSER_SHARED_DATA (ntddk.h), in every version."""
+
 STATUS_PENDING = 0x103
 """Exit status of a process that runs."""
 
 _TEXT_PAGES = range(1, 16)
 _CODE_PAGE, _EXPORT_PAGE, _DATA_PAGE, _IDLE_PAGE = 16, 32, 48, 56
-IMAGE_PAGES = 64
-"""Pages of the kernel's image; from _DATA_PAGE on they are writable."""
+_CORE_PAGES = 64
 READ_ONLY_PAGES = _DATA_PAGE
+"""Pages at the begin of the kernel's image that cannot be written to."""
+_DEBUG_PLACE = _EXPORT_PAGE * PAGE_SIZE + 0x400
+PDB_NAME = "ntkrnlmp.pdb"
+
+_DATA = _DATA_PAGE * PAGE_SIZE
+_OWN_SYMBOLS = {
+    "PsActiveProcessHead": _DATA + 0x108,
+    "PsLoadedModuleList": _DATA + 0x120,
+    "KdVersionBlock": _DATA + 0x200,
+    "PsInitialSystemProcess": _DATA + 0x250,
+    "KeNumberProcessors": _DATA + 0x278,
+    "KdDebuggerDataBlock": _DATA + 0x400,
+}
+
+
+def symbols_of(profile: Profile) -> dict[str, int]:
+    """Where in its image a forged kernel keeps things: in bytes from its base, by name."""
+    return {**_OWN_SYMBOLS, **profile.symbols}
+
+
+def image_pages(profile: Profile) -> list[int]:
+    """Pages of the kernel's image that are in memory, ascending; the others are paged out.
+
+    A real kernel is larger than a forged one: of it there are the pages with its symbols.
+    """
+    further = {address // PAGE_SIZE for address in symbols_of(profile).values()}
+    return sorted(further.union(range(_CORE_PAGES)))
 
 
 class Region:
-    """Consecutive virtual pages of the kernel with known frames, to be written to by address."""
+    """Virtual pages of the kernel with known frames, to be written to by address.
+
+    Those whose frame is -1 are not in memory.
+    """
 
     def __init__(self, memory: PhysicalMemory, base: int, frames: Frames) -> None:
         self.base = base
@@ -40,6 +76,8 @@ class Region:
         page, at = divmod(virtual - self.base, PAGE_SIZE)
         if at + len(data) > PAGE_SIZE:
             raise ValueError(f"{len(data)} bytes at {virtual:#x} cross a page border")
+        if self.frames[page] < 0:
+            raise ValueError(f"the page at {virtual:#x} is not in memory")
         self._memory.page(int(self.frames[page]))[at : at + len(data)] = data
 
     def physical(self, virtual: int) -> int:
@@ -85,20 +123,22 @@ class Kernel:
         self._pool = pool
         self._regions = [image, pool.region, *([control_region] if control_region else [])]
         self._pointer = "<I" if profile.bits == 32 else "<Q"
-        data = image.base + _DATA_PAGE * PAGE_SIZE
-        self.process_list = data + 0x108
-        self._module_list = data + 0x120
+        data = image.base + _DATA
+        at = {name: image.base + place for name, place in symbols_of(profile).items()}
+        self.process_list = at["PsActiveProcessHead"]
+        self._module_list = at["PsLoadedModuleList"]
         self._debugger_list = data + 0x140
         self._build_lab = data + 0x160
         self._service_pack = data + 0x1A0
         self._processor_blocks = data + 0x1B0
-        self._version_block = data + 0x200
+        self._version_block = at["KdVersionBlock"]
         self._debugger_block_pointer = data + 0x240
-        self._initial_system_process = data + 0x250
+        self._initial_system_process = at["PsInitialSystemProcess"]
         self._block_encoded = data + 0x260
         self._wait_never = data + 0x268
         self._wait_always = data + 0x270
-        self._debugger_block = data + 0x400
+        self._number_of_processors = at["KeNumberProcessors"]
+        self._debugger_block = at["KdDebuggerDataBlock"]
         self._control_region = control_region.base if control_region else data + PAGE_SIZE
         self._processes: list[Process] = []
 
@@ -110,6 +150,8 @@ class Kernel:
             self._image.write(self._image.base + page * PAGE_SIZE, rng.bytes(PAGE_SIZE))
         self._write_headers()
         self._write_exports()
+        self._write_debug_record()
+        self._image.write(self._number_of_processors, struct.pack("<I", 1))
         self._write_empty_list(self._module_list)
         self._write_module()
         build = f"{self.profile.build}.forged.{self.profile.name}"[:31]
@@ -130,7 +172,7 @@ class Kernel:
             (b".text", len(_TEXT_PAGES), 1, 0x6800_0020),
             (b"POOLCODE", 1, _CODE_PAGE, 0x6800_0020),
             (b".edata", 1, _EXPORT_PAGE, 0x4000_0040),
-            (b".data", IMAGE_PAGES - _DATA_PAGE, _DATA_PAGE, 0xC800_0040),
+            (b".data", len(self._image.frames) - _DATA_PAGE, _DATA_PAGE, 0xC800_0040),
         ]
         machine, optional_size = (0x8664, 0xF0) if wide else (0x14C, 0xE0)
         header = bytearray(b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0xF0))
@@ -143,9 +185,10 @@ class Kernel:
         struct.pack_into("<Q" if wide else "<I", optional, 24 if wide else 28, self._image.base)
         struct.pack_into("<II", optional, 32, PAGE_SIZE, 0x200)
         struct.pack_into("<HH", optional, 40, *self._windows_version)
-        struct.pack_into("<II", optional, 56, IMAGE_PAGES * PAGE_SIZE, PAGE_SIZE)
+        struct.pack_into("<II", optional, 56, self._image.end - self._image.base, PAGE_SIZE)
         directories = 108 if wide else 92
         struct.pack_into("<III", optional, directories, 16, _EXPORT_PAGE * PAGE_SIZE, 0x200)
+        struct.pack_into("<II", optional, directories + 4 + 6 * 8, _DEBUG_PLACE, 28)
         header += optional
         for name, pages, first, flags in sections:
             size, start = pages * PAGE_SIZE, first * PAGE_SIZE
@@ -176,11 +219,25 @@ class Kernel:
         table += b"PsInitialSystemProcess\0"
         self._image.write(self._image.base + start, bytes(table))
 
+    def _write_debug_record(self) -> None:
+        """The debug directory and the CodeView record, which name the kernel's symbols.
+
+        IMAGE_DEBUG_DIRECTORY (winnt.h); `RSDS`, GUID, age and file name, by which Volatility 3
+        finds the kernel and its symbols (automagic/pdbscan.py).
+        """
+        guid, age = self.profile.pdb.split("-")
+        record = b"RSDS" + uuid.UUID(guid).bytes_le + struct.pack("<I", int(age))
+        record += PDB_NAME.encode() + b"\0"
+        at = _DEBUG_PLACE + 0x40
+        directory = struct.pack("<IIHHIIII", 0, 0x4A5BC600, 0, 0, 2, len(record), at, at)
+        self._image.write(self._image.base + _DEBUG_PLACE, directory)
+        self._image.write(self._image.base + at, record)
+
     def _write_module(self) -> None:
         """The kernel itself, as first of the loaded modules."""
         entry = self._pool.allocate(self.profile.size("_LDR_DATA_TABLE_ENTRY"), b"MmLd")
         self._set(entry, "_LDR_DATA_TABLE_ENTRY", "DllBase", self._image.base)
-        self._set(entry, "_LDR_DATA_TABLE_ENTRY", "SizeOfImage", IMAGE_PAGES * PAGE_SIZE)
+        self._set(entry, "_LDR_DATA_TABLE_ENTRY", "SizeOfImage", self._image.end - self._image.base)
         name = self._pool.allocate(0x20, b"MmLn")
         self._pool.region.write(name, "ntoskrnl.exe".encode("utf-16-le"))
         for member in ("BaseDllName", "FullDllName"):
@@ -204,11 +261,15 @@ class Kernel:
         for member, value, form in [
             ("MajorVersion", 15, "<H"),
             ("MinorVersion", self.profile.build & 0xFFFF, "<H"),
+            ("MachineType", 0x8664 if self.profile.bits == 64 else 0x14C, "<H"),
             ("KernBase", self._extended(self._image.base), "<Q"),
             ("PsLoadedModuleList", self._extended(self._module_list), "<Q"),
             ("DebuggerDataList", self._extended(self._debugger_block_pointer), "<Q"),
         ]:
-            at = self._version_block + self.profile.offset(structure, member)
+            at = self._version_block
+            at += (
+                MACHINE_TYPE if member == "MachineType" else self.profile.offset(structure, member)
+            )
             self._image.write(at, struct.pack(form, value))
         self._image.write(self._debugger_block_pointer, self._pack(self._debugger_block))
 
@@ -274,6 +335,8 @@ class Kernel:
         page.write(page.base + self.profile.offset(structure, "SystemTime"), time)
         version = struct.pack("<II", *self._windows_version)
         page.write(page.base + self.profile.offset(structure, "NtMajorVersion"), version)
+        page.write(page.base + SYSTEM_ROOT, r"C:\Windows".encode("utf-16-le"))
+        page.write(page.base + PRODUCT_TYPE, struct.pack("<I", 1))
 
     def write_process(self, process: Process, peb: int, image_base: int, session: int) -> None:
         """Write a process object with what belongs to it; chain_processes links it.

@@ -74,10 +74,11 @@ class PhysicalMemory:
         free = self._scattered(self.free_frames)
         self.fill_with_noise(free[: round(share * len(free))])
 
-    def allocate_run(self, count: int, *, below: int | None = None) -> Frames:
-        """Take `count` frames in a row, aligned to `count`, before frame `below`."""
+    def allocate_run(self, count: int, *, above: int = 0, below: int | None = None) -> Frames:
+        """Take `count` frames in a row, aligned to `count`, from `above` to before `below`."""
         end = min(self.frames, below or self.frames) // count * count
         starts = np.flatnonzero(~self._taken[:end].reshape(-1, count).any(axis=1)) * count
+        starts = starts[starts >= above]
         if not len(starts):
             raise OutOfMemoryError(f"no {count} frames in a row are free")
         run = np.arange(count, dtype=np.int64) + int(self._rng.choice(starts))

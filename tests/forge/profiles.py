@@ -6,6 +6,7 @@ builds; their docstrings have the commands.
 """
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +31,12 @@ class Profile:
     kdbg_header: bytes
     """The bytes around the tag `KDBG` that Volatility searches for."""
     structures: Mapping[str, Mapping[str, Any]]
+    pdb: str
+    """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
+    real ones, or made up where the real kernel's symbols are not known."""
+    symbols: Mapping[str, int]
+    """Where in its image the real kernel keeps what the forge writes there too; empty where
+    that is not known."""
 
     @property
     def pointer_size(self) -> int:
@@ -56,6 +63,14 @@ class Profile:
     def randomises_self_map(self) -> bool:
         """Whether the page tables' own mapping moves at each boot (Windows 10 1607 on)."""
         return self.bits == 64 and self.version >= (6, 4) and self.build >= 14393
+
+    @property
+    def marks_transition(self) -> bool:
+        """Whether entries of pages in transition have a bit set above the address (L1TF, 2018).
+
+        Not where Volatility 2 has a profile: it would not find these pages.
+        """
+        return self.bits == 64 and self.version >= (6, 4) and self.build > 17763
 
     @property
     def has_shadow_tables(self) -> bool:
@@ -122,6 +137,8 @@ def _read(file: str) -> Mapping[str, Profile]:
             process_signature=bytes.fromhex(row["process_signature"]),
             kdbg_header=bytes.fromhex(row["kdbg_header"]),
             structures=row["structures"],
+            pdb=row.get("pdb") or f"{hashlib.md5(name.encode()).hexdigest().upper()}-1",
+            symbols=row.get("symbols", {}),
         )
         for name, row in described.items()
     }

@@ -40,6 +40,8 @@ class Paging:
     """Frames of the top level; PAE has four page directories side by side."""
     self_index: int
     """The first top-level entry through which the tables map themselves."""
+    transition_mark: int = 0
+    """What else is set in entries of pages in transition: a bit above the address, since 2018."""
 
     @property
     def address_bits(self) -> int:
@@ -112,6 +114,7 @@ class TableTree:
         shift = size.bit_length() - 1
         above = user if user_above is None else user_above
         flags = TRANSITION | READ_WRITE_PROTECTION if transition else PRESENT | ACCESSED
+        flags |= self.paging.transition_mark if transition else 0
         flags |= USER if user else 0
         flags |= WRITE | (0 if transition else DIRTY) if write else 0
         flags |= LARGE if shift > 12 else 0

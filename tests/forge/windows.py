@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.forge.kernel import IMAGE_PAGES, READ_ONLY_PAGES, Kernel, Pool, Region
+from tests.forge.kernel import READ_ONLY_PAGES, Kernel, Pool, Region, image_pages
 from tests.forge.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.forge.profiles import Profile
 from tests.forge.tables import (
@@ -193,6 +193,8 @@ class _Forger:
             )
         if profile.randomises_self_map:
             self.paging = self._with_random_self_map()
+        if profile.marks_transition:
+            self.paging = replace(self.paging, transition_mark=1 << 45)
         self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng, stretch)
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
@@ -226,6 +228,8 @@ class _Forger:
         if user_pages is None:
             user_pages = max(24, frames // 4 // (processes + 2))
         # Runs of frames first, while there are any.
+        if self.paging is PAE or self.profile.randomises_self_map:
+            self._first_run = self._first_top_level()
         self._large_pages()
         self._low_memory()
         self._kernel_image_and_pool(processes)
@@ -292,12 +296,17 @@ class _Forger:
     def _kernel_image_and_pool(self, processes: int) -> None:
         places, tree = self.places, self._kernel_tree
         # The boot loader puts the kernel low in memory.
-        low = [self.memory.allocate_run(1, below=_LOADER_FRAMES) for _ in range(IMAGE_PAGES)]
-        image = Region(self.memory, places.image, np.concatenate(low))
-        header, body, data = np.split(image.frames, [1, READ_ONLY_PAGES])
+        pages = np.array(image_pages(self.profile))
+        low = [self.memory.allocate_run(1, below=_LOADER_FRAMES) for _ in pages]
+        frames = np.full(pages[-1] + 1, -1, np.int64)
+        frames[pages] = np.concatenate(low)
+        image = Region(self.memory, places.image, frames)
+        header, body = frames[:1], frames[1:READ_ONLY_PAGES]
         tree.map(places.image, header, user=False)
         tree.map(places.image + PAGE_SIZE, body, user=False, write=False, execute=True)
-        tree.map(places.image + READ_ONLY_PAGES * PAGE_SIZE, data, user=False)
+        data = pages[READ_ONLY_PAGES:]
+        for stretch in np.split(data, np.flatnonzero(np.diff(data) != 1) + 1):
+            tree.map(places.image + int(stretch[0]) * PAGE_SIZE, frames[stretch], user=False)
         self._shared_frame = self.memory.allocate()
         tree.map(places.shared_data, self._shared_frame, user=False)
         control_region = None
@@ -425,13 +434,12 @@ class _Forger:
     def _address_space(
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
     ) -> AddressSpace:
-        if owner == 0:  # as in real machines; tools look there for it
-            frames = np.concatenate(
-                [
-                    self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
-                    for _ in range(self.paging.top_frames)
-                ]
-            )
+        if owner == 0:
+            early = self.paging is PAE or self.profile.randomises_self_map
+            frames = self._first_run if early else self._first_top_level()
+            if self.paging is PAE:
+                pointers, frames = frames[:1], frames[1:5]
+                self._kernel_tree.map(self._directory_pointers + PAGE_SIZE, pointers, user=False)
         else:
             frames = self.memory.allocate(self.paging.top_frames)
         space = AddressSpace(self.memory, ledger, self.paging, owner, frames)
@@ -439,15 +447,33 @@ class _Forger:
         self._spaces.append(space)
         return space
 
+    def _first_top_level(self) -> Frames:
+        """Frames for the System process's top level, where the boot loader takes them.
+
+        There tools look for it. Volatility 3 (automagic/windows.py): of a 64-bit kernel that
+        chooses at each boot where its tables name themselves, in a narrow range; of one with PAE,
+        four directories in a row behind the page with their pointers.
+        """
+        if self.paging is PAE:
+            return self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
+        if self.profile.randomises_self_map:
+            return self.memory.allocate_run(1, above=0x150, below=0x151)
+        return self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
+
     def _table_base(self, number: int, space: AddressSpace) -> int:
         """What goes into CR3 for this space."""
         if self.paging is not PAE:
             # From 2018 on the low bits hold a process-context identifier (SDM 4.10.1).
             identifier = 2 if self.profile.bits == 64 and self.profile.build >= 17134 else 0
             return int(space.frames[0]) * PAGE_SIZE | identifier
-        pool, at = self._pool.region, self._directory_pointers + 32 * number
         entries = [int(frame) * PAGE_SIZE | 1 for frame in space.frames]
-        pool.write(at, b"".join(entry.to_bytes(8, "little") for entry in entries))
+        pointers = b"".join(entry.to_bytes(8, "little") for entry in entries)
+        if number == 0:
+            first = int(self._first_run[0])
+            self.memory.page(first)[: len(pointers)] = pointers
+            return first * PAGE_SIZE
+        pool, at = self._pool.region, self._directory_pointers + 32 * number
+        pool.write(at, pointers)
         return pool.physical(at)
 
     def _user_half(self, tree: TableTree, process: Process, pages: int, shared: Frames) -> None:

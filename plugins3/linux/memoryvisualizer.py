@@ -1,0 +1,69 @@
+"""Volatility 3: to whom each page of a Linux memory dump belongs.
+
+    vol -p plugins3 -f DUMP linux.memoryvisualizer
+
+What it does is in memory_visualizer.volatility3; here is what Volatility knows of Linux.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.framework.objects import utility
+from volatility3.plugins.linux import pslist
+
+from memory_visualizer.process import Process
+from memory_visualizer.volatility3 import LinuxVisualizer, options, table_base
+
+vollog = logging.getLogger(__name__)
+
+
+class MemoryVisualizer(interfaces.plugins.PluginInterface):
+    """Shows to whom each page of memory belongs."""
+
+    _required_framework_version = (2, 26, 0)
+    _version = (1, 0, 0)
+
+    @classmethod
+    def get_requirements(cls) -> list[Any]:
+        """What it needs of Volatility, and its options."""
+        return [
+            requirements.ModuleRequirement(
+                name="kernel",
+                description="Linux kernel",
+                architectures=["Intel32", "Intel64"],
+            ),
+            requirements.VersionRequirement(
+                name="pslist", component=pslist.PsList, version=(4, 0, 0)
+            ),
+            *options(),
+        ]
+
+    def run(self) -> Any:
+        """A row for each process, or for each mapping."""
+        kernel = self.context.modules[self.config["kernel"]]
+        layer = self.context.layers[kernel.layer_name]
+        return LinuxVisualizer(self, layer, list(self._processes()), "Linux").grid()
+
+    def _processes(self) -> Iterator[Process]:
+        for task in pslist.PsList.list_tasks(self.context, self.config["kernel"]):
+            try:
+                # A kernel thread borrows the memory of whoever ran before it.
+                name = None if task.is_kernel_thread else task.add_process_layer()
+                yield Process(
+                    pid=int(task.tgid),
+                    ppid=int(task.get_parent_pid()),
+                    name=utility.array_to_string(task.comm),
+                    dtb=table_base(self.context.layers[name]) if name else 0,
+                    eprocess=int(task.vol.offset),
+                    created=0,
+                    exited=0,
+                    is_alive=True,
+                    is_listed=True,
+                    space=None,
+                    is_kernel_thread=bool(task.is_kernel_thread),
+                )
+            except exceptions.InvalidAddressException:
+                vollog.info("Invalid task found at address %x: left out", task.vol.offset)

@@ -1,0 +1,74 @@
+"""Volatility 3: to whom each page of a Windows memory dump belongs.
+
+    vol -p plugins3 -f DUMP windows.memoryvisualizer
+
+What it does is in memory_visualizer.volatility3; here is what Volatility knows of Windows.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.plugins.windows import info, pslist
+
+from memory_visualizer import Process
+from memory_visualizer.volatility3 import Visualizer, options, table_base
+
+vollog = logging.getLogger(__name__)
+
+
+class MemoryVisualizer(interfaces.plugins.PluginInterface):
+    """Shows to whom each page of memory belongs."""
+
+    _required_framework_version = (2, 26, 0)
+    _version = (1, 0, 0)
+
+    @classmethod
+    def get_requirements(cls) -> list[Any]:
+        """What it needs of Volatility, and its options."""
+        return [
+            requirements.ModuleRequirement(
+                name="kernel",
+                description="Windows kernel",
+                architectures=["Intel32", "Intel64"],
+            ),
+            requirements.VersionRequirement(
+                name="pslist", component=pslist.PsList, version=(3, 0, 0)
+            ),
+            requirements.VersionRequirement(name="info", component=info.Info, version=(2, 0, 0)),
+            *options(),
+        ]
+
+    def run(self) -> Any:
+        """A row for each process, or for each mapping."""
+        kernel = self.context.modules[self.config["kernel"]]
+        layer = self.context.layers[kernel.layer_name]
+        return Visualizer(self, layer, list(self._processes()), self._system()).grid()
+
+    def _processes(self) -> Iterator[Process]:
+        for proc in pslist.PsList.list_processes(self.context, self.config["kernel"]):
+            try:
+                name = proc.ImageFileName
+                yield Process(
+                    pid=int(proc.UniqueProcessId),
+                    ppid=int(proc.InheritedFromUniqueProcessId),
+                    name=name.cast("string", max_length=name.vol.count, errors="replace"),
+                    dtb=table_base(self.context.layers[proc.add_process_layer()]),
+                    eprocess=int(proc.vol.offset),
+                    created=int(proc.CreateTime.QuadPart),
+                    exited=int(proc.ExitTime.QuadPart),
+                    is_alive=not proc.ExitTime.QuadPart,
+                    is_listed=True,
+                    space=None,
+                )
+            except exceptions.InvalidAddressException:
+                vollog.info("Invalid process found at address %x: left out", proc.vol.offset)
+
+    def _system(self) -> str:
+        try:
+            user = info.Info.get_kuser_structure(self.context, self.config["kernel"])
+            return f"Windows {user.NtMajorVersion}.{user.NtMinorVersion}"
+        except exceptions.InvalidAddressException:
+            return "Windows"
