@@ -346,7 +346,12 @@ def walk(
         )
         losses.tables += left_out
         for ways, entries, frame in _decoded(memory, paging, reached, level, losses):
-            access = ways.access & paging.access(entries, is_last=is_last)
+            access = paging.access(entries, is_last=is_last)
+            if number == 0 and paging.user_entries:
+                # Linux' kernel bars itself from its users' code in its own copy of the top level
+                # (arch/x86/mm/pti.c); users run on the other one.
+                access |= MAY_EXECUTE
+            access &= ways.access
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
             if own_only and number == 0 and paging.user_entries:
                 index = (ways.virtual >> np.uint64(level.shift)).astype(np.int64)
