@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""Measure memviz as a whole command beside what people would use instead, on the same dumps.
+
+Usage: .venv/bin/python -m bench.peers [--runs N] [--folder FOLDER] [--write] [--linux DUMP]
+
+Forges dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
+the commands in turn, each once unmeasured so that the dump is in the page cache. --write puts the
+table into bench/README.md, and draws bench/growth.svg.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.forge import GIB, MIB, forge, profiles
+from tests.forge.isf import write_symbols
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "bench/README.md"
+PLOT = ROOT / "bench/growth.svg"
+BEGIN, END = "<!-- peers.py: begin -->", "<!-- peers.py: end -->"
+PROFILE = "Win10x64_17763"
+_SLOW_RUNS = 2
+"""Runs of what takes a minute or more, the first of them counted, too."""
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A forged dump to measure with."""
+
+    name: str
+    size: int
+    processes: int
+
+
+DUMPS = (
+    Dump("512 MiB", 512 * MIB, 40),
+    Dump("2 GiB", 2 * GIB, 40),
+    Dump("8 GiB", 8 * GIB, 60),
+)
+Cost = tuple[float, float, float]
+"""Seconds by the clock, of processor time, and MiB of anonymous memory."""
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description="Measure memviz beside its peers.")
+    parser.add_argument("--runs", metavar="N", type=int, default=5, help="measured runs (5)")
+    parser.add_argument("--folder", type=Path, help="where the dumps are, or shall be kept")
+    parser.add_argument("--linux", type=Path, help="a raw Linux dump, with Volatility 3 beside it")
+    parser.add_argument("--symbols", type=Path, help="folder of Volatility 3's symbols for it")
+    parser.add_argument("--write", action="store_true", help="update bench/README.md")
+    options = parser.parse_args()
+    lines = [
+        "| dump | command | wall, s | cpu, s | anonymous memory, MiB | wall to memviz's |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    growth: dict[str, list[tuple[int, float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        write_symbols(profiles()[PROFILE], folder)
+        for dump in DUMPS:
+            path = folder / f"{dump.size // MIB}m.raw"
+            if not path.exists():
+                forge(path, profiles()[PROFILE], size=dump.size, processes=dump.processes)
+                _as_read(path)
+            commands = _commands(dump, path, folder, Path(temporary))
+            costs = _measured(commands, Path(temporary), options.runs)
+            for name, of_one in costs.items():
+                growth.setdefault(name, []).append((dump.size, median(c[0] for c in of_one)))
+            lines += _rows(f"{dump.name}, {dump.processes} processes", costs)
+            print("\n".join(lines), flush=True)
+        if options.linux:
+            commands = _linux_commands(options.linux, options.symbols, folder, Path(temporary))
+            costs = _measured(commands, Path(temporary), options.runs)
+            lines += _rows("a real Linux guest", costs)
+    print("\n".join(lines))
+    if options.write:
+        text = README.read_text()
+        head, rest = text.split(BEGIN)
+        tail = rest.split(END)[1]
+        README.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
+        PLOT.write_text(_plot(growth))
+    return 0
+
+
+def _as_read(path: Path) -> None:
+    """Let the page cache hold the dump as if it had been read, not written page by page."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def _commands(dump: Dump, path: Path, folder: Path, scratch: Path) -> dict[str, list[str]]:
+    python, picture = sys.executable, str(scratch / "a.png")
+    memviz = [python, "-m", "memory_visualizer", str(path), "-o", picture]
+    commands = {
+        "memviz": memviz,
+        "`cat`": ["cat", str(path)],
+        "memviz --html": [*memviz, "--html", str(scratch / "a.html")],
+        "MemProcFS, all maps": [python, str(ROOT / "bench/memprocfs_maps.py"), str(path)],
+        "visualizer.sh, Volatility 2": [
+            str(ROOT / "visualizer.sh"),
+            str(path),
+            PROFILE,
+            "-o",
+            str(scratch / "b.png"),
+        ],
+    }
+    if dump.size > 2 * GIB:
+        return commands
+    volatility2 = ROOT / ".venv-volatility2/bin"
+    seed = [str(volatility2 / "python"), str(volatility2 / "vol.py")]
+    seed += [f"--plugins={ROOT}/bench/volatility2", "-f", str(path), f"--profile={PROFILE}"]
+    painter = [python, str(ROOT / "bench/seedpainter.py"), str(path), str(scratch / "seed.map")]
+    commands["the seed's plugin"] = [*seed, "seedway"]
+    commands["the seed's painter"] = [*painter, str(scratch / "c.png")]
+    commands["Volatility 3, memmap"] = [*_volatility3(path, folder, scratch), "windows.memmap"]
+    return commands
+
+
+def _linux_commands(
+    path: Path, symbols: Path | None, folder: Path, scratch: Path
+) -> dict[str, list[str]]:
+    commands = {
+        "memviz": [
+            sys.executable,
+            "-m",
+            "memory_visualizer",
+            str(path),
+            "-o",
+            str(scratch / "a.png"),
+        ],
+        "`cat`": ["cat", str(path)],
+    }
+    if symbols:
+        volatility3 = _volatility3(path, symbols, scratch)
+        commands["Volatility 3, linux.pslist"] = [*volatility3, "linux.pslist"]
+        commands["Volatility 3, linux.proc.Maps"] = [*volatility3, "linux.proc.Maps"]
+    return commands
+
+
+def _volatility3(path: Path, symbols: Path, scratch: Path) -> list[str]:
+    vol = str(Path(sys.executable).with_name("vol"))
+    options = ["--offline", "-q", "-r", "csv", "--cache-path", str(scratch), "-s", str(symbols)]
+    return [vol, *options, "-f", str(path)]
+
+
+def _measured(commands: dict[str, list[str]], scratch: Path, runs: int) -> dict[str, list[Cost]]:
+    """Run the commands in turn; what is slow fewer times."""
+    results: dict[str, list[Cost]] = {name: [] for name in commands}
+    for number in range(runs + 1):
+        for name, command in commands.items():
+            slow = name.startswith(("the seed's", "Volatility 3, memmap"))
+            if slow and number >= _SLOW_RUNS:
+                continue
+            output = scratch / "seed.map" if name == "the seed's plugin" else Path("/dev/null")
+            cost = _run(command, output, scratch)
+            if number or slow:
+                results[name].append(cost)
+    if "the seed's plugin" in results:
+        pairs = zip(results["the seed's plugin"], results["the seed's painter"], strict=True)
+        results["the seed's way, both"] = [
+            (a[0] + b[0], a[1] + b[1], max(a[2], b[2])) for a, b in pairs
+        ]
+    return results
+
+
+def _rows(what: str, results: dict[str, list[Cost]]) -> Iterator[str]:
+    ours = median(cost[0] for cost in results["memviz"])
+    for name, costs in results.items():
+        columns = (f"{median(column):.2f}" for column in zip(*costs, strict=True))
+        ratio = median(cost[0] for cost in costs) / ours
+        yield f"| {what} | {name} | {' | '.join(columns)} | {ratio:.2f} |"
+
+
+_COLOURS = ("#d4462d", "#1c1e22", "#b06a00", "#5c2d78", "#1f7a8c", "#7a7f87", "#9a9fa7", "#2c7a3f")
+
+
+def _plot(growth: dict[str, list[tuple[int, float]]]) -> str:
+    """Wall time over the dump's size, both in powers of two, as an SVG."""
+    width, height, left, top = 720, 420, 60, 20
+    seconds = [time_ for points in growth.values() for _, time_ in points]
+    low, high = min(seconds) / 1.5, max(seconds) * 1.5
+
+    def place(size: int, time_: float) -> tuple[float, float]:
+        x = left + (width - left - 230) * math.log2(size / DUMPS[0].size) / 4
+        part = (math.log(time_) - math.log(low)) / (math.log(high) - math.log(low))
+        return x, top + (height - top - 40) * (1 - part)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+    ]
+    for dump in DUMPS:
+        x, _ = place(dump.size, low)
+        parts.append(f'<text x="{x:.0f}" y="{height - 12}" text-anchor="middle">{dump.name}</text>')
+    for mark in (0.1, 0.3, 1, 3, 10, 30, 100, 300):
+        if low < mark < high:
+            _, y = place(DUMPS[0].size, mark)
+            parts.append(
+                f'<path d="M{left} {y:.0f}H{width - 230}" stroke="#ddd"/>'
+                f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{mark} s</text>'
+            )
+    labels: list[float] = []
+    for colour, (name, points) in zip(_COLOURS, growth.items(), strict=False):
+        places = [place(*point) for point in points]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        y = places[-1][1] + 4
+        while any(abs(y - other) < 14 for other in labels):
+            y += 2
+        labels.append(y)
+        parts.append(
+            f'<text x="{places[-1][0] + 8:.0f}" y="{y:.0f}" fill="{colour}">'
+            f"{name.replace('`', '')}</text>"
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _run(command: list[str], output: Path, folder: Path) -> tuple[float, float, float]:
+    """Run a command: seconds by the clock, of processor time, and MiB of anonymous memory."""
+    result = folder / "cost"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "bench/cost.py"), str(result), *command],
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _anonymous_memory(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"failed with code {process.returncode}: {' '.join(command)}")
+    cost = json.loads(result.read_text())
+    return cost["wall"], cost["cpu"], peak
+
+
+def _anonymous_memory(parent: int) -> float:
+    """MiB of memory, other than of files, that the parent's only child has in use."""
+    try:
+        child = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
+        status = Path(f"/proc/{child}/status").read_text()
+    except (OSError, IndexError):
+        return 0.0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
+    return int(found[0]) / 1024 if found else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
