@@ -10,20 +10,45 @@ from typing import IO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, and put it there when the block ends well.
+    """Write a file that has no name yet, and put it in its place when the block ends well.
 
-    OSError, with the path that was asked for, when it cannot be written; then nothing is left.
+    Whatever ends the process before, nothing is left. OSError, with the path that was asked for,
+    when it cannot be written.
     """
     target = check_target(path)
     part = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
     try:
-        with part.open("xb") as file:
+        with _unnamed_file(part) as file:
             yield file
+            file.flush()
+            if not part.exists():
+                _give_name(file.fileno(), part)
         part.replace(target)
     except OSError as error:  # name the file that was asked for, not the one beside it
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _unnamed_file(part: Path) -> IO[bytes]:
+    """A file without a name in the folder of `part`; `part` itself where that is not possible.
+
+    (O_TMPFILE, open(2): not all file systems have it.)
+    """
+    try:
+        descriptor = os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:
+        return part.open("xb")
+    return os.fdopen(descriptor, "wb")
+
+
+def _give_name(descriptor: int, path: Path) -> None:
+    """Link a file that has no name yet into a folder (linkat(2), AT_SYMLINK_FOLLOW)."""
+    descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.link(str(descriptor), path, src_dir_fd=descriptors, follow_symlinks=True)
+    finally:
+        os.close(descriptors)
 
 
 def check_target(path: Path) -> Path:

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import linux, othersystems
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import zero_pages
-from memory_visualizer.linuxtasks import LinuxProcesses
-from memory_visualizer.linuxtasks import find_processes as find_processes_of
 from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
-from memory_visualizer.pagestates import PageArray, PageStates
 from memory_visualizer.paging import (
     MAY_EXECUTE,
     MAY_USER,
@@ -31,7 +27,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.process import Process, unnamed
-from memory_visualizer.vmcoreinfo import VmcoreInfoSearch, search_everywhere
+from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch, search_everywhere
 from memory_visualizer.windows import (
     TopLevels,
     TopLevelSearch,
@@ -39,8 +35,13 @@ from memory_visualizer.windows import (
     read_shared_data,
 )
 
+# What reads Linux and other systems is imported where a dump is met that needs it.
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from memory_visualizer.linux import LinuxKernel
+    from memory_visualizer.linuxtasks import LinuxProcesses
+    from memory_visualizer.pagestates import PageArray, PageStates
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
@@ -262,10 +263,10 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     search, texts = TopLevelSearch(), VmcoreInfoSearch()
     zero = _look_at_all(dump, search, texts, progress)
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
-    kernel = linux.find_kernel(dump, texts.found(dump))
+    kernel = _linux_kernel(dump, texts.found(dump))
     found = None if kernel else search.found(dump) or _search_everywhere(dump, search)
     if found is None and kernel is None:
-        kernel = linux.find_kernel(dump, search_everywhere(dump))
+        kernel = _linux_kernel(dump, search_everywhere(dump))
     if kernel:
         return _linux_snapshot(dump, zero, kernel)
     if found is None:
@@ -276,8 +277,19 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     return _windows_snapshot(dump, zero, found)
 
 
+def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | None":
+    """The Linux kernel that one of these texts is of, if it is."""
+    if not texts:
+        return None
+    from memory_visualizer import linux
+
+    return linux.find_kernel(dump, texts)
+
+
 def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
     """A system that is not known: user and kernel as its page tables say, if any are found."""
+    from memory_visualizer import othersystems
+
     tops = othersystems.find_spaces(dump)
     losses, rest = Losses(), _Rest(dump)
     mappings = Mappings.join([])
@@ -344,14 +356,14 @@ _KERNEL_STATES = (
 
 
 def of_linux(
-    dump: Dump, zero: NDArray[np.bool_], processes: LinuxProcesses, paging: Paging
+    dump: Dump, zero: NDArray[np.bool_], processes: "LinuxProcesses", paging: Paging
 ) -> Snapshot:
     """Put together what is known of a Linux dump, with processes that were found elsewhere.
 
     What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
     all that no process maps is unused. `zero` as for of_mappings.
     """
-    kernel = linux.find_kernel(dump, search_everywhere(dump))
+    kernel = _linux_kernel(dump, search_everywhere(dump))
     if kernel:
         return _linux_snapshot(dump, zero, kernel, processes)
     spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
@@ -372,17 +384,20 @@ def of_linux(
 def _linux_snapshot(
     dump: Dump,
     zero: NDArray[np.bool_],
-    kernel: linux.LinuxKernel,
-    found: LinuxProcesses | None = None,
+    kernel: "LinuxKernel",
+    found: "LinuxProcesses | None" = None,
 ) -> Snapshot:
     """A Linux dump's; where `found` is not given, the processes are looked for."""
+    from memory_visualizer.linuxtasks import find_processes as find_tasks
+    from memory_visualizer.pagestates import PageArray
+
     remarks = [*kernel.remarks]
     pages = None
     try:
         pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
     except LookupError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
-    found = found or find_processes_of(kernel, pages)
+    found = found or find_tasks(kernel, pages)
     remarks += found.remarks
     losses, rest = Losses(), _Rest(dump)
     tops, owners = [], []
@@ -435,9 +450,11 @@ def _linux_snapshot(
 
 
 def _read_states(
-    dump: Dump, kernel: linux.LinuxKernel, pages: PageArray, tops: NDArray[np.int64]
-) -> PageStates:
+    dump: Dump, kernel: "LinuxKernel", pages: "PageArray", tops: NDArray[np.int64]
+) -> "PageStates":
     """The state of each frame, by the kernel's struct pages."""
+    from memory_visualizer import linux
+
     resources = linux.read_resources(kernel)
     image = resources.image if resources else linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.paging, tops, own_only=True)

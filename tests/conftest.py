@@ -155,3 +155,12 @@ def _do_without(requirement: str, reason: str) -> NoReturn:
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """Path of strace. Skips where there is none, but fails if REQUIRE_STRACE=1."""
+    path = shutil.which("strace")
+    if path is None:
+        _do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")
+    return path

@@ -59,6 +59,80 @@ sys.exit(run("test", work))
     assert list(tmp_path.iterdir()) == []
 
 
+def test_killed(tmp_path: Path) -> None:
+    """Without a chance to tidy up: no leftover, and the old file is as it was."""
+    (tmp_path / "a").write_bytes(b"old")
+    program = """
+import os, signal
+from pathlib import Path
+from memory_visualizer.output import whole_file
+with whole_file(Path("a")) as file:
+    file.write(b"half" * 100_000)
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path)
+    assert result.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_where_files_must_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no unnamed files: whole or not at all, still."""
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
+    path = tmp_path / "a"
+    with pytest.raises(ValueError, match="half"), whole_file(path) as file:
+        file.write(b"new")
+        raise ValueError("half")
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_are_the_users_own(tmp_path: Path) -> None:
+    """As of any other new file."""
+    (tmp_path / "other").touch()
+    with whole_file(tmp_path / "a") as file:
+        file.write(b"new")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """Each writes its own; the last one to end is there, whole."""
+    path = tmp_path / "a"
+    with whole_file(path) as one, whole_file(path) as other:
+        one.write(b"1" * 1000)
+        other.write(b"2" * 2000)
+    assert path.read_bytes() == b"1" * 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_is_full(tmp_path: Path) -> None:
+    """A file larger than may be written: a sentence's worth of error, the old file as it was."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    program = """
+import resource, signal
+from pathlib import Path
+from memory_visualizer.output import whole_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with whole_file(Path("a")) as file:
+        file.write(b"new" * 10_000)
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.stdout == "a File too large\n"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_nohup_is_heeded(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
