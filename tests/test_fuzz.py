@@ -10,8 +10,8 @@ from tests.fuzz.__main__ import Worker, cases
 from tests.fuzz.cases import Case
 
 REGRESSIONS = json.loads((Path(__file__).parent / "fuzz/regressions.json").read_text())
-COUNT = int(os.environ.get("FUZZ_CASES", "300"))
-"""Cases of each of four fixed stretches; two minutes in all."""
+COUNT = int(os.environ.get("FUZZ_CASES", "200"))
+"""Cases of each of four fixed stretches; a minute or two in all."""
 
 
 def check(given: list[Case]) -> None:

@@ -1,10 +1,13 @@
-"""`pip install .` gives a `memviz` that works, wherever it is installed."""
+"""Wheel and sdist are whole, and give a `memviz` that works wherever it is installed."""
 
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from memory_visualizer import __version__
@@ -18,14 +21,42 @@ def files(package: Path) -> set[Path]:
     return {path for path in found if "__pycache__" not in path.parts}
 
 
-def test_pip_install_gives_memviz(tmp_path: Path) -> None:
-    """With all parts of the package, in an environment that knows nothing of this checkout."""
-    sources, environment = tmp_path / "sources", tmp_path / "environment"
-    sources.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, sources)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with an sdist and, made of it, a wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    sources = folder / "sources"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "memory_visualizer", sources / "memory_visualizer", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, sources)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", folder, sources],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_licences_are_with_the_package(built: Path) -> None:
+    """Its own, and those of what it bundles, in the wheel and in the sdist."""
+    [wheel], [sdist] = built.glob("*.whl"), built.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        in_wheel = set(archive.namelist())
+    with tarfile.open(sdist) as archive_:
+        in_sdist = {name.split("/", 1)[1] for name in archive_.getnames() if "/" in name}
+    vendor = ROOT / "memory_visualizer/viewer/vendor"
+    licences = {str(path.relative_to(ROOT)) for path in vendor.glob("LICENSE*")}
+    assert licences
+    assert licences | {"LICENSE"} <= in_sdist
+    assert licences <= in_wheel
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in in_wheel)
+
+
+def test_the_wheel_gives_memviz(built: Path, tmp_path: Path) -> None:
+    """With all parts of the package, in an environment that knows nothing of this checkout."""
+    environment = tmp_path / "environment"
+    [wheel] = built.glob("*.whl")
     python = environment / "bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     pip: list[str | Path] = [
@@ -36,7 +67,7 @@ def test_pip_install_gives_memviz(tmp_path: Path) -> None:
         python,
         "--disable-pip-version-check",
     ]
-    subprocess.run([*pip, "install", "--quiet", "--no-compile", sources], cwd=tmp_path, check=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", wheel], cwd=tmp_path, check=True)
 
     [installed] = environment.glob("lib/python3.*/site-packages/memory_visualizer")
     assert files(installed) == files(ROOT / "memory_visualizer")
