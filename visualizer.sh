@@ -30,7 +30,9 @@ names it. What follows goes to the renderer:
 
   -o PATH          write the picture to PATH
   --legend         draw the legend below the picture
-  --width N        pixels in a row (else the smallest square that holds all pages)
+  --layout hilbert along a curve that keeps neighbours together, instead of in rows
+  --width N        pages in a row (else the smallest square that holds all pages)
+  --scale N        N by N pixels for each page
   --palette NAME   colours: default, or colour-blind
   --lenient        paint a damaged dump as far as possible
 

@@ -29,8 +29,8 @@ README = ROOT / "bench/README.md"
 PLOT = ROOT / "bench/growth.svg"
 BEGIN, END = "<!-- peers.py: begin -->", "<!-- peers.py: end -->"
 PROFILE = "Win10x64_17763"
-_SLOW_RUNS = 2
-"""Runs of what takes a minute or more, the first of them counted, too."""
+_SLOW_RUNS = 1
+"""Runs of what takes a minute or more."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import Worker, cases
-from tests.fuzz.cases import Case
+from tests.fuzz.cases import Case, workplace
 
 REGRESSIONS = json.loads((Path(__file__).parent / "fuzz/regressions.json").read_text())
 COUNT = int(os.environ.get("FUZZ_CASES", "200"))
@@ -15,14 +15,15 @@ COUNT = int(os.environ.get("FUZZ_CASES", "200"))
 
 
 def check(given: list[Case]) -> None:
-    worker = Worker()
     faults = []
-    for case in given:
-        worker.give(case)
-        outcome = worker.take()
-        if outcome.fault:
-            faults.append((case, outcome.fault))
-    worker.give(None)
+    with workplace() as folder:
+        worker = Worker(folder)
+        for case in given:
+            worker.give(case)
+            outcome = worker.take()
+            if outcome.fault:
+                faults.append((case, outcome.fault))
+        worker.give(None)
     assert faults == []
 
 

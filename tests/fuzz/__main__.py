@@ -15,12 +15,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from tests.fuzz.cases import MUTATIONS, Case, Outcome, run, workplace
+from tests.fuzz.cases import DUMP, MUTATIONS, Case, Outcome, mutated, run, workplace
 from tests.fuzz.seeds import CONTAINERS, SYSTEMS, seed
 
 _MEMORY = 300 << 20
@@ -45,35 +47,36 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (used + _MEMORY, resource.RLIM_INFINITY))
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, folder: Path) -> None:
     """Run the cases that come through the pipe, and send back how they end."""
-    for system in SYSTEMS:  # not to be counted as the cases' memory
-        seed(system, "raw")
-    signal.alarm(0)
     limit_memory()
-    with workplace() as folder:
-        while (case := pipe.recv()) is not None:
-            signal.alarm(_PATIENCE)
-            outcome = run(case, folder)
-            signal.alarm(0)
-            pipe.send(outcome)
+    while (case := pipe.recv()) is not None:
+        signal.alarm(_PATIENCE)
+        outcome = run(case, folder)
+        signal.alarm(0)
+        pipe.send(outcome)
 
 
 class Worker:
     """A process that runs cases, and is replaced when one of them ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._context = multiprocessing.get_context("fork")
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process = self._context.Process(
+            target=_work, args=(theirs, self._folder), daemon=True
+        )
         self._process.start()
         theirs.close()
 
     def give(self, case: Case | None) -> None:
-        """Have it run a case; None ends it."""
+        """Have it run a case, whose dump is made here; None ends it."""
+        if case:
+            (self._folder / DUMP).write_bytes(mutated(case))
         self._pipe.send(case)
 
     def take(self) -> Outcome:
@@ -99,13 +102,19 @@ def main() -> int:
     for system in SYSTEMS:
         for container in CONTAINERS:
             seed(system, container)
-    workers = [Worker() for _ in range(options.processes)]
+    with ExitStack() as places:
+        folders = [places.enter_context(workplace()) for _ in range(options.processes)]
+        return _run_all(options.count, options.first, [Worker(folder) for folder in folders])
+
+
+def _run_all(count: int, first: int, workers: list[Worker]) -> int:
+    """Keep the workers busy, and print what came of it."""
     slowest: dict[str, float] = {}
     times: dict[str, list[float]] = {}
     codes: Counter[int] = Counter()
     faults = 0
     begin = time.monotonic()
-    todo = cases(options.count, options.first)
+    todo = cases(count, first)
     waiting: list[tuple[Worker, Case]] = []
     done = 0
     for worker in workers:

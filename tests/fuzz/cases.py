@@ -16,6 +16,8 @@ from tests.fuzz.seeds import PAGE, seed
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, 2**32 - 1, 1 << 52, 2**63 - 1, 2**64 - 1)
 _EXIT_CODES = (0, 2, 3)
+DUMP = "dump"
+"""The file's name."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,8 @@ MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray, list[int]], None]
 
 
 def run(case: Case, folder: Path) -> Outcome:
-    """Run the command on a case's dump in a folder that is empty but for it."""
-    dump = folder / "dump"
-    dump.write_bytes(mutated(case))
+    """Run the command on a case's dump, which is in a folder that is empty but for it."""
+    dump = folder / DUMP
     before = dump.stat()
     options = [] if case.number % 2 else ["--lenient"]
     outputs = ["-o", str(folder / "a.png"), "--json", str(folder / "a.json")]
