@@ -261,9 +261,9 @@ def _text_rows(snapshot: Snapshot, width: int) -> Iterator[bytes]:
             strict=True,
         )
         lines = [
-            b"%-#*x%-#14x%-#10x%s\n"
+            b"%-#*x %-#13x %-#9x %s\n"
             % (
-                width,
+                width - 1,
                 virtual + skip * PAGE_SIZE,
                 (frame + skip) * PAGE_SIZE,
                 length * PAGE_SIZE,

@@ -277,7 +277,8 @@ class MemoryVisualizer(taskmods.DllList):
         profile = registry.get_plugin_classes(obj.Profile)[self._config.PROFILE]
         wide = 20 if profile._md_memory_model == "64bit" else 12
         titles = "%-*s%-14s%-10s%s" % (wide, "(Virtual)", "(Physical)", "(Size)", "(Kernel)")
-        form = "%%-#%dx%%-#14x%%-#10x%%s\n" % wide
+        # A blank of its own parts each column from the next, however long its number.
+        form = "%%-#%dx %%-#13x %%-#9x %%s\n" % (wide - 1)
         if self._config.OWNER:
             titles += "  (Pid)   (Process)"
             form = form.replace("%s\n", "%-8s  %-6d  %s\n")

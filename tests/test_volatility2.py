@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
+from memory_visualizer.export import write_text_map
 from memory_visualizer.paging import SHARED
-from tests.forge import MIB, Truth, forge, profiles
+from tests.forge import GIB, MIB, Truth, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,6 +150,27 @@ def test_text_page_map(page_map: str) -> None:
     ]
     assert set(rule) == {"-"}
     assert re.fullmatch(r"0x[0-9a-f]+ +0x[0-9a-f]+ +0x[0-9a-f]+ +(True|False) +\d+ +\S.*", first)
+
+
+def test_pages_of_1_gib(volatility2: Path, tmp_path: Path) -> None:
+    """Their size is the longest; each line has its four columns, in the engine's map, too."""
+    dump, name = tmp_path / "dump", "Win10x64_17763"
+    truth = forge(
+        dump,
+        profiles()[name],
+        size=5 * GIB,
+        kernel_pages=600,
+        user_pages=60,
+        free_data=0.0,
+        processes=3,
+    )
+    assert (truth.mappings["size"] == GIB).any()
+    write_text_map(tmp_path / "map", memory_visualizer.open(dump))
+    theirs = volatility(volatility2, dump, name, "memoryvisualizer").stdout
+    for text in (theirs, (tmp_path / "map").read_text()):
+        rows = [line.split() for line in text.splitlines()[2:]]
+        assert {len(row) for row in rows} == {4}
+        assert "0x40000000" in {row[2] for row in rows}
 
 
 def test_kernel_rows_are_distinct(page_map: str, win7: tuple[Path, Truth]) -> None:
