@@ -153,7 +153,8 @@ class Snapshot(PageMap):
         process = process[by_process]
         frame = frame[by_process]
         edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
-        holders = np.zeros(self.classes.size, np.int32)
+        held = np.zeros(self.classes.size, bool)
+        held_again = np.zeros(self.classes.size, bool)
         slot = np.zeros(self.classes.size, np.int32)
         pages = []
         for start, end in pairwise(edges):
@@ -161,8 +162,9 @@ class Snapshot(PageMap):
             number = np.arange(len(mine), dtype=np.int32)
             slot[mine] = number
             pages.append(mine[slot[mine] == number])  # each frame once
-            holders[pages[-1]] += 1
-        shared = [int(np.count_nonzero(holders[mine] > 1)) for mine in pages]
+            held_again[pages[-1]] |= held[pages[-1]]
+            held[pages[-1]] = True
+        shared = [int(np.count_nonzero(held_again[mine])) for mine in pages]
         alone = [len(mine) - count for mine, count in zip(pages, shared, strict=True)]
         return np.stack((alone, shared), axis=1).astype(np.int64)
 
@@ -534,8 +536,10 @@ def _mappings_of(
     mappings = rest.without(walked)
     if has_shadows:  # both tables of a process lead to its pages
         return merge_alike(mappings)
-    user = mappings.is_user
-    return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    parts = [mappings.take(mappings.is_user), mappings.take(~mappings.is_user)]
+    del mappings  # many megabytes
+    parts[1] = merge_alike(parts[1])
+    return Mappings.join(parts)
 
 
 def of_mappings(
@@ -616,14 +620,17 @@ def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]
 
 def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     single = mappings.frames == 1
-    count = np.bincount(mappings.frame[single], minlength=frame_count)
+    # Not by bincount, whose counts take twice the room.
+    count = np.zeros(frame_count, np.uint32)
+    np.add.at(count, mappings.frame[single], 1)
     if not single.all():
         large = mappings.take(~single)
-        end = np.minimum(large.frame + large.frames, frame_count)
-        begun = np.bincount(large.frame, minlength=frame_count + 1)
-        ended = np.bincount(end, minlength=frame_count + 1)
-        count += np.cumsum(begun - ended)[:-1]
-    return count.astype(np.uint32)
+        change = np.zeros(frame_count + 1, np.int32)
+        np.add.at(change, large.frame, 1)
+        np.subtract.at(change, np.minimum(large.frame + large.frames, frame_count), 1)
+        np.cumsum(change, out=change)
+        count += change[:-1].view(np.uint32)
+    return count
 
 
 def _look_at_all(
