@@ -9,6 +9,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 - since then a number in the upper eight bits of `page_type`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ _ANONYMOUS, _MAPPING_KIND = 1, 3
 """In `mapping`: the lower bits tell what it points to (PAGE_MAPPING_ANON)."""
 _ALWAYS_FLAGS = (1 << 18) - 1
 """Bits of `flags` that are flags in every version; higher ones may be a zone, a node or a time."""
+_FRAMES_AT_ONCE = 1 << 17
 _MAX_ORDER = 20
 _BARE = 0xFF
 """In the place of a state, until it is known: in use by its count, flags and type by nobody."""
@@ -300,16 +302,15 @@ class PageArray:
         types = np.full(count, _NO_TYPE, np.uint32)
         parts: list[_Part] = []
 
-        def look(first: int) -> None:
-            end = min(first + self._section_frames, count)
+        def look(stretch: tuple[int, int]) -> None:
+            first, end = stretch
             part = self._part(first, end - first)
             states[first:end] = part.states
             swap_cache[first:end] = part.swap_cache
             types[first:end] = part.types
             parts.append(part)
 
-        present = np.flatnonzero(self._arrays) * self._section_frames
-        for _ in ahead(look, present.tolist()):
+        for _ in ahead(look, self._stretches()):
             pass
         # A tail belongs to its head, which may lie in another section.
         tail, head = _joined([part.tail for part in parts]), _joined([part.head for part in parts])
@@ -333,6 +334,18 @@ class PageArray:
         if not self._flags.slab and self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is None:
             remarks.append("this kernel does not tell which pages are slab; they are kernel other")
         return PageStates(states, swap_cache, tuple(remarks))
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """First frame, and end, of sections that are read at once: neighbours in one array."""
+        at_once = max(1, _FRAMES_AT_ONCE // self._section_frames)
+        present = np.flatnonzero(self._arrays)
+        apart = (np.diff(present) > 1) | (np.diff(self._arrays[present]) != 0)
+        for group in np.split(present, np.flatnonzero(apart) + 1):
+            for start in range(0, len(group), at_once):
+                part = group[start : start + at_once]
+                first = int(part[0]) * self._section_frames
+                end = (int(part[-1]) + 1) * self._section_frames
+                yield first, min(end, self._memory.frame_count)
 
     def _mark_bare(self, states: NDArray[np.uint8], parts: list["_Part"]) -> None:
         """Tell bare pages on lists of free pages from those behind the first of an allocation.
