@@ -76,6 +76,8 @@ def main() -> int:
             commands = _commands(dump, path, folder, Path(temporary))
             costs = _measured(commands, Path(temporary), options.runs)
             for name, of_one in costs.items():
+                if name in ("the seed's plugin", "the seed's painter"):
+                    continue  # parts of a way
                 growth.setdefault(name, []).append((dump.size, median(c[0] for c in of_one)))
             lines += _rows(f"{dump.name}, {dump.processes} processes", costs)
             print("\n".join(lines), flush=True)
@@ -213,15 +215,15 @@ def _plot(growth: dict[str, list[tuple[int, float]]]) -> str:
                 f'<path d="M{left} {y:.0f}H{width - 230}" stroke="#ddd"/>'
                 f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{mark} s</text>'
             )
-    labels: list[float] = []
+    labels: list[tuple[float, float]] = []
     for colour, (name, points) in zip(_COLOURS, growth.items(), strict=False):
         places = [place(*point) for point in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         y = places[-1][1] + 4
-        while any(abs(y - other) < 14 for other in labels):
+        while any(places[-1][0] == x and abs(y - other) < 14 for x, other in labels):
             y += 2
-        labels.append(y)
+        labels.append((places[-1][0], y))
         parts.append(
             f'<text x="{places[-1][0] + 8:.0f}" y="{y:.0f}" fill="{colour}">'
             f"{name.replace('`', '')}</text>"
