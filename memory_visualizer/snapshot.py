@@ -171,15 +171,29 @@ class Snapshot(PageMap):
     def pages_of(
         self, rows: Mappings
     ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
-        """The single pages of some mappings: row, number within it, and frame that is held."""
+        """The single pages of some mappings: row, number within it, and frame that is held.
+
+        Of a large page that a process has at several addresses only the first one counts: a
+        thousand mappings of one gigabyte would be many pages to list.
+        """
         if (rows.frames == 1).all():
             row = np.arange(len(rows.frame))
             return row, np.zeros(len(row), np.int64), rows.frame
-        row = np.repeat(np.arange(len(rows.frame)), rows.frames)
-        part = np.arange(len(row)) - np.repeat(np.cumsum(rows.frames) - rows.frames, rows.frames)
+        kept = rows.frames == 1
+        large = np.flatnonzero(~kept)
+        of_large = rows.take(large)
+        order = np.lexsort(
+            (of_large.virtual, ~of_large.is_user, of_large.frames, of_large.frame, of_large.space)
+        )
+        columns = np.stack((of_large.space, of_large.frame, of_large.frames))[:, order]
+        new = np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))
+        kept[large[order[new]]] = True
+        chosen = np.flatnonzero(kept)
+        count = np.minimum(rows.frames, self.classes.size - rows.frame)[chosen]
+        row = np.repeat(chosen, count)
+        part = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         frame = rows.frame[row] + part
-        inside = np.flatnonzero(frame < self.classes.size)
-        inside = inside[self.classes[frame[inside]] != PageClass.ABSENT]
+        inside = np.flatnonzero(self.classes[frame] != PageClass.ABSENT)
         return row[inside], part[inside], frame[inside]
 
     def state_counts(self) -> dict[PageState, int]:

@@ -558,7 +558,8 @@ from memory_visualizer.cli import main
 
 opened = set()
 def watch(event, arguments):
-    if event == "open" and os.fspath(arguments[0]) == sys.argv[1]:
+    named = event == "open" and not isinstance(arguments[0], int)
+    if named and os.fspath(arguments[0]) == sys.argv[1]:
         opened.add((arguments[1], arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
     elif event.startswith(("os.", "shutil.")) and sys.argv[1] in arguments:
         opened.add(event)
