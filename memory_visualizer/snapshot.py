@@ -149,6 +149,7 @@ class Snapshot(PageMap):
         row, _, frame = self.pages_of(rows)
         # As numbers of 16 bits, if these do, the sort is a quick one.
         process = rows.space[row].astype(np.min_scalar_type(len(self.processes)))
+        del rows, row  # many megabytes
         by_process = np.argsort(process, kind="stable")
         process = process[by_process]
         frame = frame[by_process]
@@ -191,9 +192,13 @@ class Snapshot(PageMap):
         chosen = np.flatnonzero(kept)
         count = np.minimum(rows.frames, self.classes.size - rows.frame)[chosen]
         row = np.repeat(chosen, count)
-        part = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        frame = rows.frame[row] + part
-        inside = np.flatnonzero(self.classes[frame] != PageClass.ABSENT)
+        part = np.arange(len(row))
+        part -= np.repeat(np.cumsum(count) - count, count)
+        frame = rows.frame[row]
+        frame += part
+        inside = self.classes[frame] != PageClass.ABSENT
+        if inside.all():
+            return row, part, frame
         return row[inside], part[inside], frame[inside]
 
     def state_counts(self) -> dict[PageState, int]:
