@@ -47,6 +47,9 @@ _PROCESS_OBJECT = 3
 _THREADS = 2
 _MAX_PID = 1 << 24
 _MAX_PROCESSES = 1 << 16
+_MAX_OBJECTS = 1 << 14
+"""So many candidates are looked at, 3 KiB of each; a dump may be made of nothing else."""
+_READ_AT_ONCE = 1 << 10
 
 # Windows timestamps (100 ns since 1601) from 1998 to 2100: older or later ones are something else.
 _EARLIEST, _LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
@@ -254,6 +257,11 @@ class KernelMemory:
 
     def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
         """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
+        if len(addresses) > _READ_AT_ONCE:
+            parts = range(0, len(addresses), _READ_AT_ONCE)
+            return np.concatenate(
+                [self.read(addresses[at : at + _READ_AT_ONCE], size) for at in parts]
+            )
         pages = (size + 2 * PAGE_SIZE - 2) // PAGE_SIZE
         first = addresses & ~np.uint64(PAGE_SIZE - 1)
         spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
@@ -362,7 +370,7 @@ def _objects_with_base(
         found = list(pool.map(look, _in_parts(kernel.frames())))
     objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
-    return processes
+    return processes[:_MAX_OBJECTS]
 
 
 def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
