@@ -256,7 +256,7 @@ def _painted(
     chosen: list[int] | None,
 ) -> str:
     """Write the picture and say so; an empty text, and a word on stderr, if it cannot be."""
-    dimmed = _dimmed(snapshot, chosen)
+    dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
     try:
         return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
     except OSError as error:
@@ -289,16 +289,6 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     if not chosen:
         raise BadInputError("the dump has no process that --pid or --name would choose")
     return chosen
-
-
-def _dimmed(snapshot: Snapshot, chosen: list[int] | None) -> NDArray[np.bool_] | None:
-    """The frames that the chosen processes do not have; None where none were chosen."""
-    if chosen is None:
-        return None
-    owners = snapshot.owners
-    dimmed = np.ones(snapshot.classes.size, bool)
-    dimmed[owners.frame[np.isin(owners.process, chosen)]] = False
-    return dimmed
 
 
 def _description(snapshot: Snapshot) -> list[str]:

@@ -6,10 +6,6 @@ from html import escape
 
 from PIL import Image
 
-from memory_visualizer import contents
-from memory_visualizer.colouring import colour_by
-from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import picture_of
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot import Snapshot
 
@@ -17,33 +13,14 @@ _MOST_PIXELS = 1 << 24
 """A notebook carries its pictures with it: larger ones (of 64 GiB and more) are thinned out."""
 
 
-def image(
-    snapshot: Snapshot,
-    *,
-    color_by: str = "class",
-    layout: str = "rows",
-    width: int | None = None,
-    scale: int = 1,
-    palette: str = "default",
-    legend: bool = False,
-) -> Image.Image:
-    """The picture for Pillow: see Snapshot.image."""
-    colouring = colour_by(
-        color_by, snapshot, PALETTES[palette], lambda: contents.entropy(snapshot.dump)
-    )
-    return picture_of(
-        snapshot.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
-    ).image()
-
-
 def png(snapshot: Snapshot) -> bytes:
     """The picture with its legend as a PNG file's bytes."""
-    return _png(image(snapshot, legend=True))
+    return _png(snapshot.image(legend=True))
 
 
 def html(snapshot: Snapshot) -> str:
     """The picture with its legend as HTML, with what it is of as its text."""
-    picture = image(snapshot, legend=True)
+    picture = snapshot.image(legend=True)
     data = base64.b64encode(_png(picture)).decode("ascii")
     name = escape(printable(snapshot.dump.path.name))
     system = escape(printable(snapshot.system or "no known system"))

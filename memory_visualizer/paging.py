@@ -416,6 +416,20 @@ def merge_alike(mappings: Mappings) -> Mappings:
     return Mappings.join([single, _merged(mappings.take(order[repeated]))])
 
 
+def merge_kernel(mappings: Mappings) -> Mappings:
+    """Make one row of the kernel's mappings that are the same; user mode's come first, as they are.
+
+    Each process has its own half of the tables once, so only the kernel's half comes again.
+    """
+    user = mappings.is_user
+    return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+
+
+def most_mappings(memory: PhysicalMemory) -> int:
+    """How many rows of mappings are kept at most: no honest machine has so many for its frames."""
+    return 4 * memory.frame_count + (1 << 20)
+
+
 def _merged(mappings: Mappings) -> Mappings:
     user = mappings.is_user
     by_space = np.where(user, mappings.space, SHARED)

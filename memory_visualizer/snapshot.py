@@ -1,6 +1,6 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -23,6 +23,8 @@ from memory_visualizer.paging import (
     Mappings,
     Paging,
     merge_alike,
+    merge_kernel,
+    most_mappings,
     tables_of,
     walk,
 )
@@ -208,6 +210,12 @@ class Snapshot(PageMap):
         counts = np.bincount(self.states, minlength=len(PageState))
         return {state: int(counts[state]) for state in PageState}
 
+    def pages_of_others(self, processes: Collection[int]) -> NDArray[np.bool_]:
+        """By PFN: whether none of these processes, by their index, has the frame."""
+        others = np.ones(self.classes.size, bool)
+        others[self.owners.frame[np.isin(self.owners.process, list(processes))]] = False
+        return others
+
     def image(
         self,
         *,
@@ -222,17 +230,17 @@ class Snapshot(PageMap):
 
         `color_by` is one of colouring.COLOURINGS, `palette` one of palette.PALETTES.
         """
-        from memory_visualizer import notebook
+        from memory_visualizer import contents
+        from memory_visualizer.colouring import colour_by
+        from memory_visualizer.palette import PALETTES
+        from memory_visualizer.picture import picture_of
 
-        return notebook.image(
-            self,
-            color_by=color_by,
-            layout=layout,
-            width=width,
-            scale=scale,
-            palette=palette,
-            legend=legend,
+        colouring = colour_by(
+            color_by, self, PALETTES[palette], lambda: contents.entropy(self.dump)
         )
+        return picture_of(
+            self.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
+        ).image()
 
     def _repr_html_(self) -> str:
         """How a notebook shows it: the picture with its legend."""
@@ -290,12 +298,12 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         kernel = _linux_kernel(dump, search_everywhere(dump))
     if kernel:
         return _linux_snapshot(dump, zero, kernel)
-    if found is None:
-        # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
-        found = search.alike(dump)
-        if found is None or not find_processes(dump, found):
-            return _other_snapshot(dump, zero)
-    return _windows_snapshot(dump, zero, found)
+    if found:
+        return _windows_snapshot(dump, zero, found, find_processes(dump, found))
+    # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
+    if (alike := search.alike(dump)) and (processes := find_processes(dump, alike)):
+        return _windows_snapshot(dump, zero, alike, processes)
+    return _other_snapshot(dump, zero)
 
 
 def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | None":
@@ -317,8 +325,7 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
     if len(tops):
         mappings = rest.without(walk(dump, othersystems.PAGING, tops, losses=losses))
     mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
-    user = mappings.is_user
-    mappings = Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    mappings = merge_kernel(mappings)
     remarks = []
     if len(tops):
         remarks.append(
@@ -327,11 +334,9 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
         )
     if has_direct_map:
         remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
-    return _snapshot(
+    return of_mappings(
         dump,
         zero,
-        _reached(dump, mappings, user=True) | rest.user,
-        _reached(dump, mappings, user=False) | rest.kernel,
         mappings,
         rest=rest,
         paging=othersystems.PAGING if len(tops) else None,
@@ -340,8 +345,9 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
     )
 
 
-def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> Snapshot:
-    processes = find_processes(dump, found)
+def _windows_snapshot(
+    dump: Dump, zero: NDArray[np.bool_], found: TopLevels, processes: tuple[Process, ...]
+) -> Snapshot:
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
@@ -349,11 +355,9 @@ def _windows_snapshot(dump: Dump, zero: NDArray[np.bool_], found: TopLevels) -> 
     mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
-    return _snapshot(
+    return of_mappings(
         dump,
         zero,
-        _reached(dump, mappings, user=True) | rest.user,
-        _reached(dump, mappings, user=False) | rest.kernel,
         mappings,
         rest=rest,
         remarks=_remarks(losses, rest),
@@ -488,7 +492,7 @@ class _Rest:
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
-        self._room = 4 * dump.frame_count + (1 << 20)
+        self._room = most_mappings(dump)
         self.mappings = 0
         self.user = np.zeros(dump.frame_count, bool)
         self.kernel = np.zeros(dump.frame_count, bool)
@@ -555,10 +559,7 @@ def _mappings_of(
     mappings = rest.without(walked)
     if has_shadows:  # both tables of a process lead to its pages
         return merge_alike(mappings)
-    parts = [mappings.take(mappings.is_user), mappings.take(~mappings.is_user)]
-    del mappings  # many megabytes
-    parts[1] = merge_alike(parts[1])
-    return Mappings.join(parts)
+    return merge_kernel(mappings)
 
 
 def of_mappings(
@@ -572,46 +573,22 @@ def of_mappings(
     processes: tuple[Process, ...] = (),
     stale_spaces: int = 0,
     kernel_dtb: int | None = None,
+    rest: "_Rest | None" = None,
+    remarks: Sequence[str] = (),
 ) -> Snapshot:
     """Put together what is known of a dump; the mappings decide who has which frame.
 
-    `zero` tells for each frame whether it is all zeros; the rest is as in Snapshot.
+    `zero` tells for each frame whether it is all zeros, `rest` the sum of mappings beside these;
+    all else is as in Snapshot.
     """
-    return _snapshot(
-        dump,
-        zero,
-        _reached(dump, mappings, user=True),
-        _reached(dump, mappings, user=False),
-        mappings,
-        system=system,
-        time=time,
-        paging=paging,
-        processes=processes,
-        stale_spaces=stale_spaces,
-        kernel_dtb=kernel_dtb,
-    )
-
-
-def _snapshot(
-    dump: Dump,
-    zero: NDArray[np.bool_],
-    user: NDArray[np.bool_],
-    kernel: NDArray[np.bool_],
-    mappings: Mappings,
-    *,
-    system: str | None = None,
-    time: datetime | None = None,
-    paging: Paging | None = None,
-    processes: tuple[Process, ...] = (),
-    stale_spaces: int = 0,
-    kernel_dtb: int | None = None,
-    rest: _Rest | None = None,
-    remarks: Sequence[str] = (),
-) -> Snapshot:
-    page_map = classify(user, kernel, zero, ~dump.held)
+    user = _reached(dump, mappings, user=True)
+    kernel = _reached(dump, mappings, user=False)
     mapping_count = _mapping_count(mappings, dump.frame_count)
     if rest and rest.mappings:
+        user |= rest.user
+        kernel |= rest.kernel
         mapping_count += rest.mapping_count
+    page_map = classify(user, kernel, zero, ~dump.held)
     return Snapshot(
         classes=page_map.classes,
         zero=zero,

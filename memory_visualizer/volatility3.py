@@ -50,7 +50,7 @@ from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
     as_linux_has_it,
-    merge_alike,
+    merge_kernel,
     walk,
 )
 from memory_visualizer.palette import DEFAULT
@@ -225,8 +225,7 @@ def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
     memory: PhysicalMemory = _Tables(dump, paging)
     found = Mappings.join(list(walk(memory, paging, top_levels(dump, paging, bases))))
     found = found.take(_wholly_held(dump, found))
-    user = found.is_user
-    return Mappings.join([found.take(user), merge_alike(found.take(~user))])
+    return merge_kernel(found)
 
 
 def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
@@ -248,18 +247,11 @@ def shared_kernel_pages(snapshot: Snapshot) -> int:
 def kernel_pages(snapshot: Snapshot) -> list[int]:
     """Pages that the kernel has for one process alone, such as its page tables; for each."""
     rows = snapshot.mappings
-    by_process = ~rows.is_user & (rows.space != SHARED)
-    own = rows.take(by_process)
-    if (own.frames == 1).all():
-        holder = np.unique(own.space * np.int64(snapshot.classes.size) + own.frame)
-        count = np.bincount(
-            holder // snapshot.classes.size, minlength=max(len(snapshot.processes), 1)
-        )
-        return [int(number) for number in count]
-    return [
-        _pages(snapshot, by_process & (rows.space == number))
-        for number in range(len(snapshot.processes))
-    ]
+    own = rows.take(~rows.is_user & (rows.space != SHARED))
+    row, _, frame = snapshot.pages_of(own)
+    holder = np.unique(own.space[row] * np.int64(snapshot.classes.size) + frame)
+    count = np.bincount(holder // snapshot.classes.size, minlength=len(snapshot.processes))
+    return [int(number) for number in count]
 
 
 def _pages(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> int:
@@ -498,11 +490,8 @@ class Visualizer:
         """The frames that the chosen processes do not have; None where none were chosen."""
         if not self._pids:
             return None
-        owners = self._snapshot.owners
         chosen = [n for n, process in enumerate(self._processes) if process.pid in self._pids]
-        dimmed = np.ones(self._snapshot.classes.size, bool)
-        dimmed[owners.frame[np.isin(owners.process, chosen)]] = False
-        return dimmed
+        return self._snapshot.pages_of_others(chosen)
 
 
 class LinuxVisualizer(Visualizer):

@@ -7,7 +7,6 @@ the objects themselves, so no version's offsets are needed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.formats.base import ahead
 from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import (
     ADDRESS,
@@ -27,6 +27,7 @@ from memory_visualizer.paging import (
     Mappings,
     Paging,
     PhysicalMemory,
+    most_mappings,
     translate,
     walk,
 )
@@ -44,7 +45,6 @@ _OBJECT_BYTES = {32: 0x500, 64: 0xC00}
 _PROCESS_OBJECT = 3
 """Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
 
-_THREADS = 2
 _MAX_PID = 1 << 24
 _MAX_PROCESSES = 1 << 16
 _MAX_OBJECTS = 1 << 14
@@ -288,7 +288,7 @@ def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, .
     """Find the process objects that belong to these address spaces, and those in their list."""
     paging, tops = found.paging, found.tops
     walked = walk(memory, paging, tops, kernel_only=True)
-    mappings = Mappings.join(list(_up_to(4 * memory.frame_count + (1 << 20), walked)))
+    mappings = Mappings.join(list(_up_to(most_mappings(memory), walked)))
     kernel = KernelMemory(memory, mappings)
     bases = _table_bases(memory, paging, tops, kernel)
     candidates = _objects_with_base(memory, paging, kernel, bases)
@@ -366,8 +366,7 @@ def _objects_with_base(
         objects: NDArray[np.uint64] = (virtual.astype(np.int64) + start).astype(np.uint64)
         return objects
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(look, _in_parts(kernel.frames())))
+    found = list(ahead(look, _in_parts(kernel.frames())))
     objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
     return processes[:_MAX_OBJECTS]
