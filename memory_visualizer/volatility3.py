@@ -51,6 +51,7 @@ from memory_visualizer.paging import (
     PhysicalMemory,
     as_linux_has_it,
     merge_kernel,
+    tables_of,
     walk,
 )
 from memory_visualizer.palette import DEFAULT
@@ -515,10 +516,15 @@ class LinuxVisualizer(Visualizer):
         return snapshot
 
     def _kernel_pages(self) -> tuple[int, list[int]]:
-        """What the kernel uses, page tables included; which are whose is not told apart."""
+        """What the kernel uses, all page tables included, and each process's own tables."""
         counts = self._snapshot.counts()
         used = counts[PageClass.KERNEL] + counts[PageClass.BOTH]
-        return used, [0] * len(self._processes)
+        return used, [self._own_tables(process.dtb) for process in self._processes]
+
+    def _own_tables(self, base: int) -> int:
+        tops = top_levels(self._dump, self._paging, [base])
+        tables, _ = tables_of(self._dump, self._paging, tops, own_only=True)
+        return int(np.count_nonzero(tables))
 
 
 def table_base(layer: Any) -> int:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import lzma
+import struct
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -508,6 +509,36 @@ def test_runs_in_the_oldest_release_as_in_the_newest(
 # -- Linux ---------------------------------------------------------------------------------------
 
 
+def tables_below(memory: bytes, table: int, levels: int, entries: int = 512) -> set[int]:
+    """Addresses of a page table and those below it that are the process's own, read plainly."""
+    found = {table}
+    if levels > 1:
+        for at in range(0, 8 * entries, 8):
+            (entry,) = struct.unpack_from("<Q", memory, table + at)
+            below = entry & 0x000F_FFFF_FFFF_F000
+            if entry & 0x81 == 1 and below < len(memory):
+                found |= tables_below(memory, below, levels - 1)
+    return found
+
+
+def test_real_linux_guest_in_the_oldest_release(
+    volatility3: Path,
+    oldest_volatility3: Path,
+    symbol_files: Path,
+    cache: Path,
+    qemu_core: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """The same rows as in the newest."""
+    (tmp_path / "old").mkdir()
+    new = Volatility(volatility3, tmp_path, symbol_files, cache)
+    old = Volatility(oldest_volatility3, tmp_path / "old", symbol_files)
+    new.dump = old.dump = qemu_core[0]
+    rows = old.rows("linux.memoryvisualizer")
+    assert len(rows) == 91
+    assert rows == new.rows("linux.memoryvisualizer")
+
+
 def test_real_linux_guest(
     volatility3: Path,
     symbol_files: Path,
@@ -538,6 +569,10 @@ def test_real_linux_guest(
         found = int(row["Private"]) + int(row["Shared"])
         # A walk of all tables finds one [vvar] page more than the kernel tells.
         assert found - len(owned.get(int(row["PID"]), ())) in (0, 1)
+    memory = qemu_core[0].read_bytes()
+    for row in rows:  # its own page tables
+        base = bases[int(row["PID"])]
+        assert int(row["Kernel"]) == (len(tables_below(memory, base, 4, 256)) if base else 0)
     picture = Image.open(tmp_path / "output" / kernel["File output"])
     classes = np.asarray(picture).ravel()[: len(truth["user_mapped"])]
     user = np.isin(classes, (PageClass.USER, PageClass.BOTH))
