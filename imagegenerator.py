@@ -13,6 +13,7 @@ from memory_visualizer.colouring import by_class
 from memory_visualizer.command import (
     add_picture_options,
     check_outputs,
+    check_picture_options,
     legend_text,
     run,
     say,
@@ -80,6 +81,7 @@ def _name(text: str) -> str:
 
 
 def _paint(options: argparse.Namespace) -> int:
+    check_picture_options(options)
     if options.output is None:
         IMAGES.mkdir(exist_ok=True)
     output: Path = options.output or IMAGES / f"{options.name}.png"

@@ -22,6 +22,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 import memory_visualizer
+from bench.readme import put_table
 from memory_visualizer.contents import entropy
 from memory_visualizer.viewer import write_page
 from tests.conftest import CHROMIUM
@@ -30,8 +31,6 @@ from tests.forge import GIB, forge, profiles
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-README = Path(__file__).resolve().parent / "README.md"
-BEGIN, END = "<!-- page.py: begin -->", "<!-- page.py: end -->"
 WINDOW: Any = {"width": 1280, "height": 800}
 SECONDS = 3.0
 
@@ -71,9 +70,7 @@ def main() -> int:
         lines = ["| what | measured |", "| --- | --- |", *_measure(dump, folder, options.runs)]
     print("\n".join(lines))
     if options.write:
-        head, rest = README.read_text().split(BEGIN)
-        text = "\n".join([head + BEGIN, *lines, END + rest.split(END)[1]])
-        README.write_text(text)
+        put_table("page.py", lines)
     return 0
 
 

@@ -15,12 +15,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from bench.readme import put_table
 from tests.forge import GIB, forge, profiles
 from tests.forge.isf import write_symbols
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "bench/README.md"
-BEGIN, END = "<!-- volatility3.py: begin -->", "<!-- volatility3.py: end -->"
 PROFILE = "Win10x64_17763"
 COMMANDS = {
     "`windows.pslist`": ["windows.pslist"],
@@ -62,10 +61,7 @@ def main() -> int:
         )
     print("\n".join(lines))
     if options.write:
-        text = README.read_text()
-        head, rest = text.split(BEGIN)
-        tail = rest.split(END)[1]
-        README.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
+        put_table("volatility3.py", lines)
     return 0
 
 

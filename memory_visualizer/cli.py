@@ -16,6 +16,7 @@ from memory_visualizer.command import (
     add_picture_options,
     cannot_write,
     check_outputs,
+    check_picture_options,
     legend_text,
     run,
     say,
@@ -178,6 +179,7 @@ def _table(text: str) -> Path:
 def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(f"{options.dump.name}.png")
     tables = [path for path in (options.html, options.table, options.json, options.map) if path]
+    check_picture_options(options)
     check_outputs([picture, *tables], [options.dump])
     if options.table:
         check_table(options.table)

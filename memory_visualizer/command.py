@@ -150,6 +150,14 @@ def _width(text: str) -> int:
     return int(text)
 
 
+def check_picture_options(options: argparse.Namespace) -> None:
+    """BadInputError where options of add_picture_options contradict one another."""
+    if options.width and options.layout != "rows":
+        raise BadInputError(
+            "--width is for rows; along Hilbert's curve the number of pages decides it"
+        )
+
+
 def _scale(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_SCALE:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_SCALE}")

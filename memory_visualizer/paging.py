@@ -455,32 +455,49 @@ def _merged(mappings: Mappings) -> Mappings:
 def translate(
     memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], virtual: int
 ) -> NDArray[np.int64]:
-    """Frame behind one virtual address in each address space; -1 where there is none."""
-    if len(tops) > _TABLES_AT_ONCE:
-        parts = range(0, len(tops), _TABLES_AT_ONCE)
-        return np.concatenate(
-            [translate(memory, paging, tops[at : at + _TABLES_AT_ONCE], virtual) for at in parts]
-        )
+    """Frame behind one virtual address in each address space; -1 where the dump holds none."""
     virtual &= (1 << paging.address_bits) - 1
-    top_index = virtual >> paging.levels[0].shift
-    table = tops[:, top_index // paging.entries].astype(np.int64)
-    frame = np.full(len(tops), -1, np.int64)
+    top = tops[:, (virtual >> paging.levels[0].shift) // paging.entries]
+    addresses = np.full(len(tops), virtual, np.uint64)
+    parts = [
+        frames_behind(
+            memory, paging, top[at : at + _TABLES_AT_ONCE], addresses[at:][:_TABLES_AT_ONCE]
+        )
+        for at in range(0, len(tops), _TABLES_AT_ONCE)
+    ]
+    frame = np.concatenate([np.empty(0, np.int64), *parts])
+    frame[~is_held(memory, frame)] = -1
+    return frame
+
+
+def frames_behind(
+    memory: PhysicalMemory,
+    paging: Paging,
+    top: NDArray[np.int64],
+    addresses: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    """The frame behind each address, below the top-level table in the frame that stands with it.
+
+    -1 where nothing is mapped; a frame may lie outside of what the dump holds.
+    """
+    table = top.astype(np.int64)
+    frame = np.full(len(addresses), -1, np.int64)
     alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
-        index = (virtual >> level.shift) % paging.entries
-        entries = paging.decode(memory.read_frames(table[alive]))[:, index]
+        tables, row = np.unique(table[alive], return_inverse=True)
+        index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
+        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
         present = paging.is_present(entries)
         alive, entries = alive[present], entries[present]
         target = paging.frames(entries)
         maps = np.full(len(entries), number == len(paging.levels) - 1)
         maps |= level.may_map & (entries & np.uint64(LARGE) != 0)
         pages = 1 << (level.shift - 12)
-        inside = (virtual >> 12) % pages
-        frame[alive[maps]] = target[maps] // pages * pages + inside
+        inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % pages
+        frame[alive[maps]] = (target // pages * pages + inside)[maps]
         leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]
-    frame[~is_held(memory, frame)] = -1
     return frame
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.paging import LARGE, Paging, PhysicalMemory
+from memory_visualizer.paging import LARGE, Paging, PhysicalMemory, frames_behind
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
 
@@ -29,26 +29,8 @@ class VirtualMemory:
 
         A frame may lie outside of what the dump holds.
         """
-        paging = self._paging
-        frame = np.full(len(addresses), -1, np.int64)
-        alive = np.arange(len(addresses))
-        table = np.full(len(addresses), self._top, np.int64)
-        for number, level in enumerate(paging.levels):
-            tables, row = np.unique(table[alive], return_inverse=True)
-            index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
-            entries = paging.decode(self._memory.read_frames(tables))[row, index.astype(np.int64)]
-            present = paging.is_present(entries)
-            alive, entries = alive[present], entries[present]
-            target = paging.frames(entries)
-            maps = np.full(len(entries), number == len(paging.levels) - 1)
-            maps |= level.may_map & (entries & np.uint64(LARGE) != 0)
-            pages = 1 << (level.shift - 12)
-            inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % pages
-            frame[alive[maps]] = (target // pages * pages + inside)[maps]
-            leads = ~maps & (target < self._memory.frame_count)
-            alive = alive[leads]
-            table[alive] = target[leads]
-        return frame
+        top = np.full(len(addresses), self._top, np.int64)
+        return frames_behind(self._memory, self._paging, top, addresses)
 
     def frame(self, address: int) -> int:
         """The frame behind one address; -1 where nothing is mapped."""

@@ -11,15 +11,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.forge import MIB, containers, forge, profiles
 
-WRITERS = {
-    "raw": containers.write_raw,
-    "lime": containers.write_lime,
-    "avml": containers.write_avml,
-    "elf": containers.write_elf,
-    "crash": containers.write_crash,
-    "kdump": containers.write_kdump,
-}
-
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -28,11 +19,11 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("format_", WRITERS)
+@pytest.mark.parametrize("format_", containers.WRITERS)
 def test_dump_is_only_read(format_: str, memory: bytes, strace: str, tmp_path: Path) -> None:
     """With all outputs asked for, it is opened for reading each time; bytes and times stay."""
     dump = tmp_path / "evidence.dump"
-    WRITERS[format_](dump, [(0, memory)])
+    containers.WRITERS[format_](dump, [(0, memory)])
     contents, before = dump.read_bytes(), dump.stat()
     log = tmp_path / "log"
     calls = (

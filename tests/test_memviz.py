@@ -324,6 +324,16 @@ def _maps(pid: int) -> str:
         return ""
 
 
+def test_width_is_for_rows(dump: Path, tmp_path: Path) -> None:
+    """With the curve it is an error, before any work, and not left aside."""
+    result = run([dump, "--width", "100", "--layout", "hilbert"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "memviz: --width is for rows; along Hilbert's curve the number of pages decides it\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
     """A sentence instead of no memory left."""
     options = ["--width", "60000", "--scale", "64", "--layout", "rows"]

@@ -306,3 +306,14 @@ def _vmware_tag(name: str, indexes: tuple[int, ...], value: bytes | None) -> byt
     size = 63 if value is None else len(value)
     tag = bytes([len(indexes) << 6 | size, len(name)]) + name.encode()
     return tag + struct.pack(f"<{len(indexes)}I", *indexes) + (value or b"")
+
+
+WRITERS = {
+    "raw": write_raw,
+    "lime": write_lime,
+    "avml": write_avml,
+    "elf": write_elf,
+    "crash": write_crash,
+    "kdump": write_kdump,
+}
+"""Those that write one file of pieces, by name."""

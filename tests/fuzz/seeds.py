@@ -63,15 +63,7 @@ _SYSTEMS = {
     "old": lambda: _linux("4.19"),
     "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
 }
-_CONTAINERS = {
-    "raw": containers.write_raw,
-    "lime": containers.write_lime,
-    "avml": containers.write_avml,
-    "elf": containers.write_elf,
-    "crash": containers.write_crash,
-    "kdump": containers.write_kdump,
-}
-SYSTEMS, CONTAINERS = list(_SYSTEMS), list(_CONTAINERS)
+SYSTEMS, CONTAINERS = list(_SYSTEMS), list(containers.WRITERS)
 
 
 @functools.cache
@@ -86,7 +78,7 @@ def seed(system: str, container: str) -> Seed:
         pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
         if system != "noise":  # as one piece, so that frames stay where the tables say
             pieces = [(0, memory)]
-        _CONTAINERS[container](path, pieces)
+        containers.WRITERS[container](path, pieces)
         contents = path.read_bytes()
     # Where a page lies uncompressed, what is at its places lies there, too.
     start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1
