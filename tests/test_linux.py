@@ -16,6 +16,7 @@ import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.pagemap import PageState
 from tests.conftest import ROOT, real_dumps
+from tests.forge import containers
 from tests.forge.containers import write_avml, write_elf, write_kdump, write_lime
 from tests.forge.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
 
@@ -185,6 +186,38 @@ def test_a_real_guest(qemu_core: tuple[Path, Path]) -> None:
     # The firmware above is no RAM.
     assert set(labels(of_core)[frames:]) == {"absent"}
     assert of_core.processes == snapshot.processes
+
+
+def test_a_real_guests_marked_pages(qemu_core: tuple[Path, Path]) -> None:
+    """Pages of its workers tell whose they are; of workers that ended they are free, with data."""
+    snapshot = memory_visualizer.open(qemu_core[0])
+    truth = np.load(qemu_truth())
+    words = np.fromfile(qemu_core[0], "<u8").reshape(-1, 512)
+    marked = np.flatnonzero(words[:, 0] == int.from_bytes(b"LINTRUTH", "little"))
+    alive = np.isin(words[marked, 1], truth["pids"])
+    assert set(labels(snapshot)[marked[~alive]]) == {"unused-data"}
+    assert len(marked[~alive]) == 1520
+    mapped = marked[alive & truth["user_mapped"][marked]]
+    assert len(mapped) > 5000
+    assert set(labels(snapshot)[mapped]) == {"user"}
+    # Each is where its mark says, in the worker that wrote it or a child that shares it.
+    for frame in mapped.tolist():
+        assert int(words[frame, 2]) in {virtual for _, virtual in snapshot.owners_of(frame)}
+
+
+@pytest.mark.parametrize("format_", ["lime", "avml", "kdump"])
+def test_a_real_guest_in_other_formats(
+    format_: str, qemu_core: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The same page map as from the raw dump."""
+    containers.WRITERS[format_](tmp_path / "dump", [(0, qemu_core[0].read_bytes())])
+    raw, other = map(memory_visualizer.open, (qemu_core[0], tmp_path / "dump"))
+    assert raw.states is not None and other.states is not None
+    np.testing.assert_array_equal(raw.classes, other.classes)
+    np.testing.assert_array_equal(raw.states, other.states)
+    np.testing.assert_array_equal(raw.zero, other.zero)
+    assert raw.processes == other.processes
+    assert owned(raw) == owned(other)
 
 
 def qemu_truth() -> Path:
