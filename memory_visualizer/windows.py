@@ -9,7 +9,6 @@ the objects themselves, so no version's offsets are needed.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +48,11 @@ _MAX_PID = 1 << 24
 _MAX_PROCESSES = 1 << 16
 _MAX_OBJECTS = 1 << 14
 """So many candidates are looked at, 3 KiB of each; a dump may be made of nothing else."""
+_MAX_PLACES = 1 << 20
+"""So many places are kept that may be a process while the table bases are not known."""
+_UNKNOWN = -1
+_BASE_NUMBER = 3
+"""From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
 _READ_AT_ONCE = 1 << 10
 
 # Windows timestamps (100 ns since 1601) from 1998 to 2100: older or later ones are something else.
@@ -95,10 +99,13 @@ class TopLevelSearch:
     def look_at(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at frames, with their contents, where tables are known to name themselves."""
         own = self._own_entries(frame)
-        self._x86.append(frame[words[:, 0x180] & np.uint64(0xFFFFF001) == own])
-        self._pae.append(frame[words[:, 3] & np.uint64(ADDRESS | PRESENT) == own])
-        for index, found in list(self._x64.items()):
-            found.append(frame[words[:, index] & np.uint64(ADDRESS | PRESENT) == own])
+        for found, index, mask in (
+            (self._x86, 0x180, 0xFFFFF001),
+            (self._pae, 3, ADDRESS | PRESENT),
+            *((found, index, ADDRESS | PRESENT) for index, found in self._x64.items()),
+        ):
+            if (names_itself := words[:, index] & np.uint64(mask) == own).any():
+                found.append(frame[names_itself])
 
     def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
@@ -108,6 +115,11 @@ class TopLevelSearch:
         for index in np.unique(column):
             found = self._x64.setdefault(X64.self_entries.start + int(index), [])
             found.append(frame[row[column == index]])
+
+    def look_also(self, early: "TopLevelSearch") -> None:
+        """Look where another search has met tables that name themselves."""
+        for index in early._x64:
+            self._x64.setdefault(index, [])
 
     @staticmethod
     def _own_entries(frame: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -238,22 +250,25 @@ class KernelMemory:
         return np.flatnonzero(mapped & self._memory.held)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """A virtual address of each of these frames, which the kernel maps."""
+        """A virtual address of each of these frames; 0 where the kernel does not map it."""
         virtual = np.zeros(len(frames), np.uint64)
+        asked = np.zeros(self._memory.frame_count, bool)
+        asked[frames] = True
+        rows = self._mappings
+        single = rows.frames == 1
+        near = np.zeros(len(single), bool)
+        near[single] = asked[rows.frame[single]]
         # A large page may begin long before the frame, so large and small are looked for apart.
-        for rows in self._by_size:
-            row = np.maximum(np.searchsorted(rows.frame, frames, "right") - 1, 0)
-            inside = (frames >= rows.frame[row]) & (frames < rows.frame[row] + rows.frames[row])
-            offset = ((frames - rows.frame[row]) * PAGE_SIZE).astype(np.uint64)
-            virtual = np.where(inside, rows.virtual[row] + offset, virtual)
+        for size in np.unique(rows.frames):
+            of_size = rows.take(near if size == 1 else rows.frames == size)
+            if not len(of_size.frame):
+                continue
+            of_size = of_size.take(np.argsort(of_size.frame, kind="stable"))
+            row = np.maximum(np.searchsorted(of_size.frame, frames, "right") - 1, 0)
+            inside = (frames >= of_size.frame[row]) & (frames < of_size.frame[row] + size)
+            offset = ((frames - of_size.frame[row]) * PAGE_SIZE).astype(np.uint64)
+            virtual = np.where(inside, of_size.virtual[row] + offset, virtual)
         return virtual
-
-    @cached_property
-    def _by_size(self) -> list[Mappings]:
-        """The mappings of each size, sorted by frame."""
-        by_frame = self._mappings.take(np.argsort(self._mappings.frame, kind="stable"))
-        sizes = np.unique(by_frame.frames)
-        return [by_frame.take(by_frame.frames == size) for size in sizes]
 
     def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
         """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
@@ -284,14 +299,25 @@ class KernelMemory:
         return frame
 
 
-def find_processes(memory: PhysicalMemory, found: TopLevels) -> tuple[Process, ...]:
-    """Find the process objects that belong to these address spaces, and those in their list."""
+def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
+    """What the kernel maps in any of these address spaces."""
+    walked = walk(memory, found.paging, found.tops, kernel_only=True)
+    return KernelMemory(memory, Mappings.join(list(_up_to(most_mappings(memory), walked))))
+
+
+def find_processes(
+    memory: PhysicalMemory, found: TopLevels, search: "ProcessSearch | None" = None
+) -> tuple[Process, ...]:
+    """Find the process objects that belong to these address spaces, and those in their list.
+
+    `search` has looked at pages already; it is asked for those, and the others are read.
+    """
     paging, tops = found.paging, found.tops
-    walked = walk(memory, paging, tops, kernel_only=True)
-    mappings = Mappings.join(list(_up_to(most_mappings(memory), walked)))
-    kernel = KernelMemory(memory, mappings)
+    kernel = kernel_memory(memory, found)
     bases = _table_bases(memory, paging, tops, kernel)
-    candidates = _objects_with_base(memory, paging, kernel, bases)
+    if search is None or search.paging is not paging:
+        search = ProcessSearch(memory, paging)
+    candidates = _objects_with_base(memory, kernel, bases, search)
     for objects in _groups(kernel, candidates):
         layout = _Layout.of(kernel, _bits(paging), objects)
         if layout is not None:
@@ -337,39 +363,96 @@ def _table_bases(
     return bases
 
 
+class ProcessSearch:
+    """Finds what begins as a process does while contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        frames: NDArray[np.int64] | None = None,
+        bases: NDArray[np.uint64] | None = None,
+    ) -> None:
+        """Look at these frames only; find any table base, or one of these sorted ones only."""
+        self.paging = paging
+        self.seen = np.zeros(memory.frame_count, bool)
+        """Which frames were looked at."""
+        self._wanted = np.zeros(memory.frame_count, bool)
+        self._wanted[frames if frames is not None else []] = True
+        self._end = memory.frame_count * PAGE_SIZE
+        self._bases = bases
+        self._found: list[NDArray[np.int64]] = []
+        self._room = _MAX_PLACES
+
+    def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+        """Look at those of these frames, with their contents, that are asked for."""
+        for chosen in _in_parts(np.flatnonzero(self._wanted[frames])):
+            found = self._look(frames[chosen], words[chosen])
+            if self._bases is None:
+                self._room -= len(found)
+                if self._room < 0:
+                    return  # a dump made of nothing else: later, when the bases are known
+            self._found.append(found)
+            self.seen[frames[chosen]] = True
+
+    def _look(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        offset, step, align = _object_grid(self.paging)
+        # Type is one byte, much quicker to look through than the bases are.
+        types = words.view(np.uint8)[:, ::align]
+        row, place = np.divmod(np.flatnonzero(types == _PROCESS_OBJECT), types.shape[1])
+        place *= align
+        column = (place + offset) // step
+        whole = column < PAGE_SIZE // step
+        base = words.view(f"<u{step}")[row, np.where(whole, column, 0)].astype(np.int64)
+        base &= ~_BASE_NUMBER
+        if self._bases is None:
+            possible = (base > 0) & (base < self._end) & (base % 32 == 0)
+        else:
+            possible = _is_in(base.view(np.uint64), self._bases)
+        # Where the base stands in the next page, SignalState says whether to look there.
+        base[~whole] = _UNKNOWN
+        possible[~whole] = words.view("<u4")[row[~whole], place[~whole] // 4 + 1] <= 1
+        row, place, base = (column[possible] for column in (row, place, base))
+        return np.stack((frames[row] * PAGE_SIZE + place, base), axis=1)
+
+    def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Physical addresses of what has one of these sorted bases, or one not known."""
+        found = np.concatenate([np.empty((0, 2), np.int64), *self._found])
+        base = found[:, 1]
+        return np.unique(found[_is_in(base.view(np.uint64), bases) | (base == _UNKNOWN), 0])
+
+
+def _object_grid(paging: Paging) -> tuple[int, int, int]:
+    """Of process objects: offset of the table base, its size, what they are aligned to."""
+    bits = _bits(paging)
+    return _TABLE_BASE[bits], bits // 8, bits // 4
+
+
 def _objects_with_base(
-    memory: PhysicalMemory, paging: Paging, kernel: KernelMemory, bases: dict[int, int]
+    memory: PhysicalMemory, kernel: KernelMemory, bases: dict[int, int], search: ProcessSearch
 ) -> NDArray[np.uint64]:
     """Virtual addresses of what begins as a process does and has one of the table bases."""
-    bits = _bits(paging)
-    offset, width = _TABLE_BASE[bits], bits // 8
-    # Objects are aligned to twice a pointer; the base stands at one place in that grid.
-    step, phase = 2, (offset // width) % 2
     known = np.sort(np.array(list(bases), np.uint64))
     if not bases:
         return np.empty(0, np.uint64)
-    # From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1).
-    lowest, span = known[0], known[-1] - known[0] + np.uint64(3)
-    in_page = np.zeros((int(span) // PAGE_SIZE) + 1, bool)
-    in_page[(known - lowest) // np.uint64(PAGE_SIZE)] = True
+    frames = kernel.frames()
+    rest = ProcessSearch(memory, search.paging, frames[~search.seen[frames]], known)
 
-    def look(frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        words = memory.read_frames(frames)
-        grid = (words if width == 8 else words.view(np.uint32))[:, phase::step]
-        # Unsigned, what is below the lowest base wraps round to far above the span.
-        near = np.flatnonzero(grid - grid.dtype.type(lowest) <= grid.dtype.type(span))
-        near = near[in_page[(grid[np.divmod(near, grid.shape[1])] - grid.dtype.type(lowest)) >> 12]]
-        frame, place = np.divmod(near, grid.shape[1])
-        hit = _is_in(grid[frame, place].astype(np.uint64) & ~np.uint64(3), known)
-        start = (place[hit] * step + phase) * width - offset
-        virtual = kernel.virtual(frames[frame[hit]])
-        objects: NDArray[np.uint64] = (virtual.astype(np.int64) + start).astype(np.uint64)
-        return objects
+    def look(part: NDArray[np.int64]) -> None:
+        rest.look_at(part, memory.read_frames(part))
 
-    found = list(ahead(look, _in_parts(kernel.frames())))
-    objects = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
-    processes: NDArray[np.uint64] = objects[kernel.read(objects, 1)[:, 0] == _PROCESS_OBJECT]
-    return processes[:_MAX_OBJECTS]
+    for _ in ahead(look, _in_parts(frames[~search.seen[frames]])):
+        pass
+    places = np.union1d(search.found(known), rest.found(known))
+    virtual = kernel.virtual(places // PAGE_SIZE)
+    objects = (virtual + (places % PAGE_SIZE).astype(np.uint64))[virtual != 0]
+    offset, step, _ = _object_grid(search.paging)
+    base = kernel.read(objects, offset + step)[:, offset:].copy().view(f"<u{step}")[:, 0]
+    has_base = _is_in(base.astype(np.uint64) & ~np.uint64(_BASE_NUMBER), known)
+    return np.unique(objects[has_base])[:_MAX_OBJECTS]
 
 
 def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
@@ -385,7 +468,7 @@ def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArr
 
 
 def _in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [frames[start : start + 512] for start in range(0, len(frames), 512)]
+    return [frames[start : start + 256] for start in range(0, len(frames), 256)]
 
 
 def _is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
