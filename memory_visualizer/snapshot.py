@@ -30,14 +30,8 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch, search_everywhere
-from memory_visualizer.windows import (
-    ProcessSearch,
-    TopLevels,
-    TopLevelSearch,
-    find_processes,
-    kernel_memory,
-    read_shared_data,
-)
+from memory_visualizer.windows import TopLevels, TopLevelSearch, read_shared_data
+from memory_visualizer.windowsprocesses import ProcessSearch, find_processes, kernel_memory
 
 # What reads Linux and other systems is imported where a dump is met that needs it.
 if TYPE_CHECKING:
