@@ -25,6 +25,7 @@ from memory_visualizer.paging import (
     merge_alike,
     merge_kernel,
     most_mappings,
+    most_tables,
     tables_of,
     walk,
 )
@@ -346,10 +347,12 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
 def _windows_snapshot(
     dump: Dump, zero: NDArray[np.bool_], found: TopLevels, processes: tuple[Process, ...]
 ) -> Snapshot:
+    losses, rest = Losses(), _Rest(dump)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(found.tops))
-    losses, rest = Losses(), _Rest(dump)
+        tops = found.tops[: most_tables(dump)]
+        losses.tables += len(found.tops) - len(tops)
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
     mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)

@@ -123,7 +123,9 @@ class TopLevelSearch:
             tops = np.unique(_joined(found))[:, None]
             choices += [(X64, tops), (X64_5_LEVELS, tops)]
         best: TopLevels | None = None
-        for paging, tops in choices:
+        for paging, tops in sorted(choices, key=lambda choice: -len(choice[1])):
+            if best and len(tops) <= len(best.tops):
+                break
             believable = believe(memory, paging, tops)
             count = int(np.count_nonzero(believable))
             if count and (best is None or count > len(best.tops)):
