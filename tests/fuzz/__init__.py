@@ -1,6 +1,6 @@
 """Mutated dumps, and what must hold for each of them: a picture or one sentence, and soon.
 
-A case is a few small numbers and names, so that it can be kept and made again at any time: see
-`Case`. `python -m tests.fuzz` runs many of them; tests/test_fuzz.py a fixed few, and every one
-that ever failed (regressions.json).
+Hypothesis chooses the cases and makes those that fail simpler. A case is a few numbers and names,
+so that it can be kept and made again at any time: see `Case`. `python -m tests.fuzz` runs many;
+tests/test_fuzz.py a fixed few, and every one that ever failed (regressions.json).
 """

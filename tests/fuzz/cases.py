@@ -1,23 +1,41 @@
-"""One case: a mutation of a sound dump, run through the command as its users run it."""
+"""One case: a mutation of a sound dump, run through a command as its users run it."""
 
 import contextlib
 import io
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 
+import imagegenerator
 from memory_visualizer import cli
-from tests.fuzz.seeds import PAGE, seed
+from memory_visualizer.colouring import COLOURINGS
+from tests.fuzz.seeds import CONTAINERS, PAGE, SYSTEMS, Seed, seed
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, 2**32 - 1, 1 << 52, 2**63 - 1, 2**64 - 1)
 _EXIT_CODES = (0, 2, 3)
-DUMP = "dump"
-"""The file's name."""
+_OPTIONS = (
+    ("--lenient",),
+    ("--layout", "hilbert"),
+    ("--scale", "3"),
+    ("--palette", "colour-blind"),
+    ("--legend",),
+)
+_MEMVIZ_OPTIONS = (
+    *(("--color-by", what) for what in COLOURINGS),
+    ("--pid", "4"),
+    ("--name", "."),
+    ("--html", "a.html"),
+    ("--table", "a.csv"),
+    ("--table", "a.npz"),
+    ("--map", "a.map"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,26 @@ class Case:
     mutation: str
     number: int
     """Of the random numbers."""
+    options: Sequence[str] = ()
+    """Of the command."""
+
+
+def cases(systems: Sequence[str] = ()) -> st.SearchStrategy[Case]:
+    """Cases of some systems, or of all; raw dumps most often."""
+
+    def of_container(container: str) -> st.SearchStrategy[Case]:
+        options = _OPTIONS if container == "map" else (*_OPTIONS, *_MEMVIZ_OPTIONS)
+        chosen = st.lists(st.sampled_from(options), max_size=2, unique_by=lambda option: option[0])
+        return st.builds(
+            Case,
+            st.sampled_from(systems or SYSTEMS),
+            st.just(container),
+            st.sampled_from(list(MUTATIONS)),
+            st.integers(0, 2**32 - 1),
+            chosen.map(lambda options: tuple(chain(*options))),
+        )
+
+    return st.sampled_from(["raw"] * len(CONTAINERS) + CONTAINERS).flatmap(of_container)
 
 
 @dataclass(frozen=True)
@@ -43,7 +81,7 @@ class Outcome:
 
 
 def mutated(case: Case) -> bytearray:
-    """The dump of a case."""
+    """What a case has made of the sound input."""
     sound = seed(case.system, case.container)
     data = bytearray(sound.contents)
     rng = np.random.default_rng([case.number, len(case.mutation)])
@@ -75,6 +113,8 @@ def _cut(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
 
 def _entries(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
     """Tables in circles and stars: entries that lead to other tables, or to their own."""
+    if len(data) < PAGE:
+        return _extreme(rng, data, places)
     frames = [place // PAGE for place in places] or [0]
     words = np.frombuffer(data, "<u8", len(data) // 8)
     words = words[: len(words) // 512 * 512].reshape(-1, 512).copy()
@@ -87,6 +127,7 @@ def _entries(rng: np.random.Generator, data: bytearray, places: list[int]) -> No
         else:
             words[table] = target
     data[: words.nbytes] = words.tobytes()
+    return None
 
 
 def _smear(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
@@ -106,6 +147,19 @@ def _noise(rng: np.random.Generator, data: bytearray, places: list[int]) -> None
         data[at : at + size] = rng.bytes(len(data[at : at + size]))
 
 
+def _numbers(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
+    """Numbers of a text that are too large, too small, or none; elsewhere as `_extreme`."""
+    if b"\0" in data[:PAGE]:
+        return _extreme(rng, data, places)
+    for _ in range(int(rng.integers(1, 12))):
+        if not (found := re.compile(rb"\w+").search(data, int(rng.choice(places)))):
+            continue
+        value = _EXTREMES[int(rng.integers(len(_EXTREMES)))]
+        forms = (str(value), hex(value), f"-{value}", "True", "nan", "", "\x1b[2J", "9" * 5000)
+        data[slice(*found.span())] = forms[int(rng.integers(len(forms)))].encode()
+    return None
+
+
 MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray, list[int]], None]] = {
     "flip": _flip,
     "extreme": _extreme,
@@ -113,43 +167,60 @@ MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray, list[int]], None]
     "entries": _entries,
     "smear": _smear,
     "noise": _noise,
+    "numbers": _numbers,
 }
 
 
+def prepare(case: Case, folder: Path, *, sound: bool = False) -> None:
+    """Write a case's files into an empty folder; `sound` leaves the mutation out."""
+    given = seed(case.system, case.container)
+    for name, contents in given.beside.items():
+        (folder / name).write_bytes(contents)
+    (folder / given.name).write_bytes(given.contents if sound else mutated(case))
+
+
 def run(case: Case, folder: Path) -> Outcome:
-    """Run the command on a case's dump, which is in a folder that is empty but for it."""
-    dump = folder / DUMP
-    before = dump.stat()
-    options = [] if case.number % 2 else ["--lenient"]
-    outputs = ["-o", str(folder / "a.png"), "--json", str(folder / "a.json")]
+    """Run the command on a case's files, which are alone in a folder, and remove all."""
+    given = seed(case.system, case.container)
+    inputs = {path: path.stat() for path in folder.iterdir()}
+    arguments = [str(folder / name) for name in given.arguments]
+    arguments += ["-o", str(folder / "a.png")]
+    if not given.is_map:
+        arguments += ["--json", str(folder / "a.json")]
+    arguments += [str(folder / one) if one.startswith("a.") else one for one in case.options]
     printed, said = io.StringIO(), io.StringIO()
     started = time.process_time()
     code, fault = -1, ""
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-            code = cli.main([str(dump), *outputs, *options])
+            code = (imagegenerator if given.is_map else cli).main(arguments)
     except BaseException as error:
         fault = f"{type(error).__name__}: {error}"
     seconds = time.process_time() - started
-    left = sorted(path.name for path in folder.iterdir())
+    outputs = {one for one in arguments if Path(one).name.startswith("a.")}
+    left = {str(path) for path in folder.iterdir()} - set(map(str, inputs))
     if not fault:
-        fault = _fault(code, printed.getvalue(), said.getvalue(), left)
-    after = dump.stat()
-    if not fault and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        fault = "the dump was changed"
-    for name in left:
-        (folder / name).unlink()
+        fault = _fault(given, code, printed.getvalue(), said.getvalue(), left, outputs)
+    for path, before in inputs.items():
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            fault = fault or f"{path.name} was changed"
+    for path in list(folder.iterdir()):
+        path.unlink()
     return Outcome(fault, seconds, code)
 
 
-def _fault(code: int, printed: str, said: str, left: list[str]) -> str:
+def _fault(
+    given: Seed, code: int, printed: str, said: str, left: set[str], outputs: set[str]
+) -> str:
     """What is wrong with how the command ended, if anything is."""
     if code not in _EXIT_CODES:
         return f"exit code {code}: {said[:300]}"
-    if code == 2 and not re.fullmatch(r"(memviz: .+\n)+", said):
+    program = "imagegenerator.py" if given.is_map else "memviz"
+    if code == 2 and not re.fullmatch(rf"({re.escape(program)}: .+\n)+", said):
         return f"no sentence: {said[:300]!r}"
-    if left != (["dump"] if code == 2 else ["a.json", "a.png", "dump"]):
-        return f"exit code {code} left {left}"
+    if left != (set() if code == 2 else outputs):
+        return f"exit code {code} left {sorted(left)}"
     if not all(line.isprintable() for line in (printed + said).splitlines()):
         return "prints what a terminal would obey"
     return ""

@@ -1,13 +1,17 @@
 """Sound dumps to begin with, each with the places in it at which a wrong byte tells most."""
 
+import contextlib
 import functools
+import io
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from memory_visualizer import cli
 from tests.forge import MIB, builds, containers, forge, profiles
 from tests.forge.linux import forge_linux
 
@@ -16,11 +20,20 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Seed:
-    """A sound dump in one file."""
+    """A sound input of one of the commands."""
 
     contents: bytes
+    """Of the file that is going to be mutated."""
     places: npt.NDArray[np.int64]
-    """Bytes of the file where headers, page tables and the system's objects begin."""
+    """Bytes of it where headers, page tables and the system's objects begin."""
+    name: str = "dump"
+    """Its name."""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Other files, by name, that the command needs."""
+    arguments: tuple[str, ...] = ("dump",)
+    """The names to give to the command."""
+    is_map: bool = False
+    """Whether it is a text page map, for imagegenerator.py."""
 
 
 def _windows(profile: str, **options: int | bool) -> tuple[bytes, list[int]]:
@@ -63,7 +76,8 @@ _SYSTEMS = {
     "old": lambda: _linux("4.19"),
     "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
 }
-SYSTEMS, CONTAINERS = list(_SYSTEMS), list(containers.WRITERS)
+SYSTEMS = list(_SYSTEMS)
+CONTAINERS = [*containers.WRITERS, "vmware", "map"]
 
 
 @functools.cache
@@ -72,6 +86,10 @@ def seed(system: str, container: str) -> Seed:
     memory, places = _system(system)
     if container == "raw":
         return Seed(memory, np.array(sorted({0, *places}), np.int64))
+    if container == "vmware":
+        return _vmware(memory)
+    if container == "map":
+        return _text_map(memory)
     half = len(memory) // 2
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
@@ -85,6 +103,31 @@ def seed(system: str, container: str) -> Seed:
     moved = [start + place for place in places] if start >= 0 else []
     headers = [0, 16, 64, 128, 512, 1024, len(contents) - 64]
     return Seed(contents, np.array(sorted({*headers, *moved}), np.int64))
+
+
+def _vmware(memory: bytes) -> Seed:
+    """A suspended machine; the file to mutate is the one that says where the RAM belongs."""
+    half = len(memory) // 2
+    with tempfile.TemporaryDirectory() as folder:
+        ram, state = Path(folder) / "dump.vmem", Path(folder) / "dump.vmss"
+        containers.write_vmware(ram, state, [(0, memory[:half]), (half, memory[half:])])
+        contents = state.read_bytes()
+    places = np.arange(0, len(contents), 16)
+    return Seed(contents, places, "dump.vmss", {"dump.vmem": memory}, ("dump.vmem",))
+
+
+def _text_map(memory: bytes) -> Seed:
+    """The text page map that memviz writes of the dump."""
+    silent = contextlib.ExitStack()
+    with tempfile.TemporaryDirectory() as folder, silent:
+        silent.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        silent.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        dump, text = Path(folder) / "dump", Path(folder) / "dump.map"
+        dump.write_bytes(memory)
+        cli.main([str(dump), "-o", str(Path(folder) / "a.png"), "--map", str(text)])
+        contents = text.read_bytes()
+    places = np.arange(0, len(contents), max(1, len(contents) // 64))
+    return Seed(contents, places, "dump.map", {"dump": memory}, ("dump", "dump.map"), is_map=True)
 
 
 @functools.cache

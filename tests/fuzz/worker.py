@@ -1,0 +1,80 @@
+"""A process that runs cases within bounds, and is replaced when one of them ends it."""
+
+import contextlib
+import multiprocessing
+import resource
+import signal
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.fuzz.cases import Case, Outcome, prepare, run, workplace
+
+_MEMORY = 300 << 20
+_PATIENCE = 60
+"""Seconds after which a case hangs."""
+
+
+def _limit_memory() -> None:
+    """Let this process take so much more memory, and no more."""
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + _MEMORY, resource.RLIM_INFINITY))
+
+
+def _work(pipe: Connection, folder: Path) -> None:
+    """Run the cases that come through the pipe, and send back how they end."""
+    _limit_memory()
+    while (case := pipe.recv()) is not None:
+        signal.alarm(_PATIENCE)
+        outcome = run(case, folder)
+        signal.alarm(0)
+        pipe.send(outcome)
+
+
+class Worker:
+    """Runs cases in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._context = multiprocessing.get_context("fork")
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=_work, args=(theirs, self._folder), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def outcome(self, case: Case, *, sound: bool = False) -> Outcome:
+        """Run a case, or what it is a mutation of, and wait for how it ends."""
+        prepare(case, self._folder, sound=sound)
+        try:
+            self._pipe.send(case)
+            outcome: Outcome = self._pipe.recv()
+        except (EOFError, BrokenPipeError):
+            self._process.join()
+            code = self._process.exitcode
+            for path in list(self._folder.iterdir()):
+                path.unlink()
+            self._start()
+            what = "hangs" if code == -signal.SIGALRM else f"ends the process: {code}"
+            return Outcome(what, float(_PATIENCE), -1)
+        return outcome
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._pipe.send(None)
+
+
+@contextlib.contextmanager
+def worker_of_its_own() -> Iterator[Worker]:
+    """A worker in a new folder."""
+    with workplace() as folder:
+        worker = Worker(folder)
+        try:
+            yield worker
+        finally:
+            worker.end()
