@@ -18,14 +18,54 @@ _MOST_ENTRIES = 192
 _TOUCHED = 0x60
 """The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _MAX_CANDIDATES = 1 << 14
+_TABLES_AT_ONCE = 128
 _LEAST_SPACES = 2
 _DIRECT_SHARE = 0.5
 """The part of memory from which on what the kernel maps at one distance is all memory."""
 
 
-def find_spaces(dump: Dump) -> NDArray[np.int64]:
-    """Frames of the top-level tables that speak for one another; shape (n, 1), n may be 0."""
-    frames, tables = _candidates(dump)
+class SpaceSearch:
+    """Finds pages that could be top-level tables while contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._limit = np.uint64(dump.frame_count << 12)
+        self._found: list[tuple[NDArray[np.int64], Words]] = []
+        self._room = _MAX_CANDIDATES
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at frames, with their contents."""
+        if self._room <= 0:
+            return
+        bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
+        used = np.bitwise_count(bits).sum(axis=1)
+        rows = np.flatnonzero((used > 0) & (used <= _MOST_ENTRIES))
+        for start in range(0, len(rows), _TABLES_AT_ONCE):
+            part = rows[start : start + _TABLES_AT_ONCE]
+            chosen = words[part]
+            empty = chosen == 0
+            address = chosen & np.uint64(ADDRESS)
+            leads = chosen & np.uint64(PRESENT | LARGE) == PRESENT
+            leads &= (address > 0) & (address < self._limit)
+            sound = (empty | leads).all(axis=1)
+            sound &= np.count_nonzero(~empty[:, :_HALF], axis=1) <= _MOST_ENTRIES
+            if sound.any():
+                self._room -= int(np.count_nonzero(sound))
+                self._found.append((frames[part[sound]], chosen[sound]))
+
+    def found(self) -> NDArray[np.int64]:
+        """Frames of the tables that speak for one another; shape (n, 1), n may be 0."""
+        found = sorted(self._found, key=lambda part: int(part[0][0]))
+        frames = np.concatenate([np.empty(0, np.int64), *(part for part, _ in found)])
+        tables = np.concatenate([np.empty((0, 512), np.uint64), *(part for _, part in found)])
+        return _alike(self._dump, frames[:_MAX_CANDIDATES], tables[:_MAX_CANDIDATES])
+
+
+def _alike(dump: Dump, frames: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:
+    """Those of the tables that have the kernel's half in common."""
     if len(frames) < _LEAST_SPACES:
         return np.empty((0, 1), np.int64)
     sound = _lead_to_tables(dump, tables, 2)
@@ -46,27 +86,6 @@ def find_spaces(dump: Dump) -> NDArray[np.int64]:
     # The kernel's own table, and that of a process that is about to go, map nothing of their own.
     has_own = tables[np.searchsorted(frames, tops), :_HALF].any(axis=1)
     return (tops[has_own] if has_own.any() else tops)[:, None]
-
-
-def _candidates(dump: Dump) -> tuple[NDArray[np.int64], Words]:
-    """Pages that could be top-level tables by their own contents, with these."""
-    limit = np.uint64(dump.frame_count << 12)
-
-    def look(frames: NDArray[np.int64], words: Words) -> tuple[NDArray[np.int64], Words]:
-        used = np.count_nonzero(words[:, _HALF:], axis=1)
-        rows = np.flatnonzero((used > 0) & (used <= _MOST_ENTRIES))
-        chosen = words[rows]
-        empty = chosen == 0
-        address = chosen & np.uint64(ADDRESS)
-        leads = (chosen & np.uint64(PRESENT | LARGE) == PRESENT) & (address > 0) & (address < limit)
-        sound = (empty | leads).all(axis=1)
-        sound &= np.count_nonzero(~empty[:, :_HALF], axis=1) <= _MOST_ENTRIES
-        return frames[rows[sound]], chosen[sound]
-
-    found = list(dump.each_block(look))
-    frames = np.concatenate([np.empty(0, np.int64), *(part for part, _ in found)])
-    tables = np.concatenate([np.empty((0, 512), np.uint64), *(part for _, part in found)])
-    return frames[:_MAX_CANDIDATES], tables[:_MAX_CANDIDATES]
 
 
 def _lead_to_tables(dump: Dump, tables: Words, depth: int) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.process import Process, unnamed
-from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch, search_everywhere
+from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.windows import TopLevels, TopLevelSearch, read_shared_data
 from memory_visualizer.windowsprocesses import ProcessSearch, find_processes, kernel_memory
 
@@ -291,18 +291,41 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     looks = [search.look_at, texts.look_at, *([objects.look_at] if objects else [])]
     zero = _look_at_all(dump, looks, progress)
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
-    kernel = _linux_kernel(dump, texts.found(dump))
-    found = None if kernel else search.found(dump) or _search_everywhere(dump, search)
-    if found is None and kernel is None:
-        kernel = _linux_kernel(dump, search_everywhere(dump))
-    if kernel:
+    if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
-    if found:
+    if found := search.found(dump):
         return _windows_snapshot(dump, zero, found, find_processes(dump, found, objects))
+    return _second_look(dump, zero, search)
+
+
+def _second_look(dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch) -> Snapshot:
+    """Look once more for what is not at its usual place, and for other systems."""
+    from memory_visualizer import othersystems
+
+    texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
+
+    def look(frames: NDArray[np.int64], words: Words) -> None:
+        search.look_everywhere(frames, words)
+        texts.look_everywhere(frames, words)
+        spaces.look_at(frames, words)
+
+    for _ in dump.each_block(look):
+        found = search.found(dump) if search.has_met(_ENOUGH_TABLES) else None
+        if found and len(found.tops) >= _ENOUGH_TABLES:
+            break  # now it is known where this boot's tables name themselves
+    else:
+        found = None
+    if found:
+        for _ in dump.each_block(search.look_at):
+            pass
+    if found := search.found(dump):
+        return _windows_snapshot(dump, zero, found, find_processes(dump, found))
+    if kernel := _linux_kernel(dump, texts.found(dump)):
+        return _linux_snapshot(dump, zero, kernel)
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if (alike := search.alike(dump)) and (processes := find_processes(dump, alike)):
         return _windows_snapshot(dump, zero, alike, processes)
-    return _other_snapshot(dump, zero)
+    return _other_snapshot(dump, zero, spaces.found())
 
 
 def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | None":
@@ -314,11 +337,10 @@ def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | Non
     return linux.find_kernel(dump, texts)
 
 
-def _other_snapshot(dump: Dump, zero: NDArray[np.bool_]) -> Snapshot:
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]) -> Snapshot:
     """A system that is not known: user and kernel as its page tables say, if any are found."""
     from memory_visualizer import othersystems
 
-    tops = othersystems.find_spaces(dump)
     losses, rest = Losses(), _Rest(dump)
     mappings = Mappings.join([])
     if len(tops):
@@ -389,7 +411,10 @@ def of_linux(
     What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
     all that no process maps is unused. `zero` as for of_mappings.
     """
-    kernel = _linux_kernel(dump, search_everywhere(dump))
+    texts = VmcoreInfoSearch()
+    for _ in dump.each_block(texts.look_everywhere):
+        pass
+    kernel = _linux_kernel(dump, texts.found(dump))
     if kernel:
         return _linux_snapshot(dump, zero, kernel, processes)
     spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
@@ -666,14 +691,3 @@ def _look_at_all(
         if progress:
             progress(done * PAGE_SIZE, dump.frame_count * PAGE_SIZE)
     return zero
-
-
-def _search_everywhere(dump: Dump, search: TopLevelSearch) -> TopLevels | None:
-    """Look for the place where this boot's tables name themselves, then for all that do so."""
-    for _ in dump.each_block(search.look_everywhere):
-        found = search.found(dump)
-        if found and len(found.tops) >= _ENOUGH_TABLES:
-            break
-    for _ in dump.each_block(search.look_at):
-        pass
-    return search.found(dump)

@@ -6,7 +6,6 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +22,13 @@ _MAX_PAGES = 4
 """Pages that the text may fill; one in all kernels up to 6.18."""
 _MAX_TEXTS = 1 << 12
 """Places looked at; a dump made to waste time might have one in each page."""
-_FIRST_LINE = re.compile(rb"OSRELEASE=[0-9]")
+_MAX_TRIES = 1 << 14
+"""The same of what only begins like a text."""
+_OSRELEASE = b"OSRELEASE="
+_QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
+"""Four bytes of it, one of which is aligned wherever the text lies."""
+_QUADS_AT_ONCE = 1 << 16
+"""As many as fit into a processor's cache."""
 _KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER", "KERNELOFFSET", "PAGESIZE")
 
 
@@ -86,6 +91,7 @@ class VmcoreInfoSearch:
 
     def __init__(self) -> None:
         self._places: list[tuple[NDArray[np.int64], int]] = []
+        self._tries = _MAX_TRIES
 
     def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at how frames, with their contents, begin."""
@@ -95,6 +101,20 @@ class VmcoreInfoSearch:
                 if len(found := frames[column == beginning]):
                     self._places.append((found, word * 8))
 
+    def look_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look for the text at any place, for dumps in which it is not where it was."""
+        contents = words.reshape(-1).view(np.uint8)
+        quads = contents.view("<u4")
+        for first in range(0, len(quads), _QUADS_AT_ONCE):
+            part = quads[first : first + _QUADS_AT_ONCE]
+            for shift, quad in enumerate(_QUADS):
+                at = (first + np.flatnonzero(part == quad)[: self._tries]) * 4 - shift
+                self._tries -= len(at)
+                for start in at[at >= 0].tolist():
+                    if contents[start : start + len(_OSRELEASE)].tobytes() == _OSRELEASE:
+                        page, place = divmod(start, PAGE_SIZE)
+                        self._places.append((frames[page : page + 1], place))
+
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
@@ -103,23 +123,6 @@ class VmcoreInfoSearch:
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])
         return _parsed(texts)
-
-
-def search_everywhere(dump: Dump) -> list[VmcoreInfo]:
-    """Look for the text at any place; much slower, for dumps in which it is not where it was."""
-
-    def look(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
-        found = []
-        for match in _FIRST_LINE.finditer(words.reshape(-1).view(np.uint8).data):
-            page, at = divmod(match.start(), PAGE_SIZE)
-            found.append((int(frames[page]), at))
-        return found
-
-    places = [place for block in dump.each_block(look) for place in block][:_MAX_TEXTS]
-    return _parsed(
-        dump.read_frames(np.arange(frame, frame + _MAX_PAGES)).tobytes()[at:]
-        for frame, at in places
-    )
 
 
 def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:

@@ -81,12 +81,25 @@ class TopLevelSearch:
 
     def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
-        own = self._own_entries(frame)
-        upper = words[:, X64.self_entries.start : X64.self_entries.stop]
-        row, column = np.nonzero(upper & np.uint64(ADDRESS | PRESENT) == own[:, None])
-        for index in np.unique(column):
-            found = self._x64.setdefault(X64.self_entries.start + int(index), [])
-            found.append(frame[row[column == index]])
+        entries = X64.self_entries
+        mask = ADDRESS | PRESENT
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            own = self._own_entries(frame[start : start + _ROWS_AT_ONCE])
+            upper = words[start : start + _ROWS_AT_ONCE, entries.start : entries.stop]
+            # The lower halves of entries are less to compare, and seldom alike.
+            lower = upper.view(np.uint32)[:, ::2] & np.uint32(mask & 0xFFFFFFFF)
+            row, column = np.divmod(
+                np.flatnonzero(lower == own.astype(np.uint32)[:, None]), len(entries)
+            )
+            alike = upper[row, column] & np.uint64(mask) == own[row]
+            row, column = row[alike], column[alike]
+            for index in np.unique(column).tolist():
+                found = self._x64.setdefault(entries.start + index, [])
+                found.append(frame[start + row[column == index]])
+
+    def has_met(self, count: int) -> bool:
+        """Whether so many 64-bit tables name themselves by one entry."""
+        return any(sum(map(len, found)) >= count for found in self._x64.values())
 
     def look_also(self, early: "TopLevelSearch") -> None:
         """Look where another search has met tables that name themselves."""
@@ -120,7 +133,7 @@ class TopLevelSearch:
             (X86, _joined(self._x86)[:, None]),
         ]
         for _, found in sorted(self._x64.items()):
-            tops = np.unique(_joined(found))[:, None]
+            tops = _joined(found)[:, None]
             choices += [(X64, tops), (X64_5_LEVELS, tops)]
         best: TopLevels | None = None
         for paging, tops in sorted(choices, key=lambda choice: -len(choice[1])):
@@ -134,7 +147,7 @@ class TopLevelSearch:
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 def _with_shared_data(
@@ -154,6 +167,8 @@ def _with_shared_data(
     return believable
 
 
+_ROWS_AT_ONCE = 512
+"""Of tables, as many as fit into a processor's cache with what is made of them."""
 _MOST_COMPARED = 1 << 12
 _FEWEST_ALIKE = 3
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -171,23 +171,26 @@ MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray, list[int]], None]
 }
 
 
-def prepare(case: Case, folder: Path, *, sound: bool = False) -> None:
-    """Write a case's files into an empty folder; `sound` leaves the mutation out."""
+def prepare(case: Case, folder: Path, *, sound: bool = False) -> Seed:
+    """Write a case's files into an empty folder; `sound` leaves the mutation out.
+
+    Returns what `run` needs to know of them, without the contents.
+    """
     given = seed(case.system, case.container)
     for name, contents in given.beside.items():
         (folder / name).write_bytes(contents)
     (folder / given.name).write_bytes(given.contents if sound else mutated(case))
+    return replace(given, contents=b"", beside={})
 
 
-def run(case: Case, folder: Path) -> Outcome:
-    """Run the command on a case's files, which are alone in a folder, and remove all."""
-    given = seed(case.system, case.container)
+def run(given: Seed, options: Sequence[str], folder: Path) -> Outcome:
+    """Run the command on files that are alone in a folder, and remove all."""
     inputs = {path: path.stat() for path in folder.iterdir()}
     arguments = [str(folder / name) for name in given.arguments]
     arguments += ["-o", str(folder / "a.png")]
     if not given.is_map:
         arguments += ["--json", str(folder / "a.json")]
-    arguments += [str(folder / one) if one.startswith("a.") else one for one in case.options]
+    arguments += [str(folder / one) if one.startswith("a.") else one for one in options]
     printed, said = io.StringIO(), io.StringIO()
     started = time.process_time()
     code, fault = -1, ""

@@ -25,9 +25,10 @@ def _limit_memory() -> None:
 def _work(pipe: Connection, folder: Path) -> None:
     """Run the cases that come through the pipe, and send back how they end."""
     _limit_memory()
-    while (case := pipe.recv()) is not None:
+    while task := pipe.recv():
+        given, options = task
         signal.alarm(_PATIENCE)
-        outcome = run(case, folder)
+        outcome = run(given, options, folder)
         signal.alarm(0)
         pipe.send(outcome)
 
@@ -50,9 +51,9 @@ class Worker:
 
     def outcome(self, case: Case, *, sound: bool = False) -> Outcome:
         """Run a case, or what it is a mutation of, and wait for how it ends."""
-        prepare(case, self._folder, sound=sound)
+        given = prepare(case, self._folder, sound=sound)
         try:
-            self._pipe.send(case)
+            self._pipe.send((given, case.options))
             outcome: Outcome = self._pipe.recv()
         except (EOFError, BrokenPipeError):
             self._process.join()
