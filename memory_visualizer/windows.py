@@ -5,9 +5,10 @@ own frame. Such tables are found by one look at each page; those of Windows lead
 lies at one address in every version.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,31 +120,30 @@ class TopLevelSearch:
         """The same by what the tables have in common, where a damaged dump lets `found` down."""
         return self._best(memory, _with_common_kernel)
 
-    def _best(
-        self,
-        memory: PhysicalMemory,
-        believe: Callable[[PhysicalMemory, Paging, NDArray[np.int64]], NDArray[np.bool_]],
-    ) -> "TopLevels | None":
+    def _best(self, memory: PhysicalMemory, believe: "_Belief") -> "TopLevels | None":
         pae = _joined(self._pae)
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
-        choices: list[tuple[Paging, NDArray[np.int64]]] = [
-            (PAE, directories.astype(np.int64)),
-            (X86, _joined(self._x86)[:, None]),
-        ]
-        for _, found in sorted(self._x64.items()):
-            tops = _joined(found)[:, None]
-            choices += [(X64, tops), (X64_5_LEVELS, tops)]
+        x64 = [_joined(found)[:, None] for _, found in sorted(self._x64.items())]
         best: TopLevels | None = None
-        for paging, tops in sorted(choices, key=lambda choice: -len(choice[1])):
-            if best and len(tops) <= len(best.tops):
-                break
-            believable = believe(memory, paging, tops)
-            count = int(np.count_nonzero(believable))
-            if count and (best is None or count > len(best.tops)):
-                best = TopLevels(paging, tops[believable], tops[~believable])
+        for paging, groups in (
+            (PAE, [directories.astype(np.int64)]),
+            (X86, [_joined(self._x86)[:, None]]),
+            (X64, x64),
+            (X64_5_LEVELS, x64),
+        ):
+            for tops, believable in zip(groups, believe(memory, paging, groups), strict=True):
+                count = int(np.count_nonzero(believable))
+                if count and (best is None or count > len(best.tops)):
+                    best = TopLevels(paging, tops[believable], tops[~believable])
         return best
+
+
+_Belief: TypeAlias = Callable[
+    [PhysicalMemory, Paging, list[NDArray[np.int64]]], Iterable[NDArray[np.bool_]]
+]
+"""Tells which tables of each group, those that name themselves by one entry, are believable."""
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -151,20 +151,18 @@ def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _with_shared_data(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """By which tables KUSER_SHARED_DATA lies where most of them say.
+    memory: PhysicalMemory, paging: Paging, groups: list[NDArray[np.int64]]
+) -> Iterator[NDArray[np.bool_]]:
+    """By which tables KUSER_SHARED_DATA lies where most of their group say.
 
     Other pages that name themselves by chance, or in another system, have nothing there.
     """
-    if not len(tops):
-        return np.zeros(0, bool)
-    frame = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
-    places, count = np.unique(frame[frame >= 0], return_counts=True)
-    if not len(places):
-        return np.zeros(len(tops), bool)
-    believable: NDArray[np.bool_] = frame == places[np.argmax(count)]
-    return believable
+    # All at once: a page may name itself by each of its entries.
+    frames = translate(memory, paging, np.concatenate(groups), SHARED_DATA[bits_of(paging)])
+    ends = np.cumsum([len(tops) for tops in groups])
+    for frame in np.split(frames, ends[:-1]):
+        places, count = np.unique(frame[frame >= 0], return_counts=True)
+        yield frame == (places[np.argmax(count)] if len(places) else np.inf)
 
 
 _ROWS_AT_ONCE = 512
@@ -174,9 +172,14 @@ _FEWEST_ALIKE = 3
 
 
 def _with_common_kernel(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which tables have most entries of their kernel's half in common with one another."""
+    memory: PhysicalMemory, paging: Paging, groups: list[NDArray[np.int64]]
+) -> Iterator[NDArray[np.bool_]]:
+    """Which tables have most entries of their kernel's half in common with others of the group."""
+    for tops in groups:
+        yield _alike(memory, paging, tops)
+
+
+def _alike(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> NDArray[np.bool_]:
     alike = np.zeros(len(tops), bool)
     if not _FEWEST_ALIKE <= len(tops) <= _MOST_COMPARED:
         return alike
