@@ -4,14 +4,17 @@
 Usage: .venv/bin/python -m bench.peers [--runs N] [--folder FOLDER] [--write] [--linux DUMP]
 
 Forges dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
-the commands in turn, each once unmeasured so that the dump is in the page cache. --write puts the
-table into bench/README.md, and draws bench/growth.svg.
+the commands in turn; those that take less than a minute once unmeasured before, so that the dump
+is in the page cache. All of it takes three hours, so each measurement is kept in FOLDER/peers.json,
+and what is there is not measured again. --write puts the table into bench/README.md, and draws
+bench/growth.svg.
 """
 
 import argparse
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PLOT = ROOT / "bench/growth.svg"
 PROFILE = "Win10x64_17763"
 _LINUX_SIZE = 4608 * MIB
-_SLOW_RUNS = 1
-"""Runs of what takes a minute or more."""
+_SLOW = ("the seed's", "Volatility 3")
+"""How the names of commands begin that take a minute or more."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def main() -> int:
     growth: dict[str, list[tuple[int, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
+        kept = Measurements(folder / "peers.json")
         write_symbols(profiles()[PROFILE], folder)
         for dump in DUMPS:
             path = folder / f"{dump.size // MIB}m.raw"
@@ -77,7 +81,8 @@ def main() -> int:
                 forge(path, profiles()[PROFILE], size=dump.size, processes=dump.processes)
                 _as_read(path)
             commands = _commands(dump, path, folder, Path(temporary))
-            costs = _measured(commands, Path(temporary), options.runs)
+            kept.measure(dump.name, commands, Path(temporary), options.runs)
+            costs = kept.costs(dump.name)
             for name, of_one in costs.items():
                 if name in ("the seed's plugin", "the seed's painter"):
                     continue  # parts of a way
@@ -96,7 +101,8 @@ def main() -> int:
             guests["the same, grown to 4.5 GiB"] = (grown, options.symbols)
         for what, (guest, symbols) in guests.items():
             commands = _linux_commands(guest, symbols, Path(temporary))
-            lines += _rows(what, _measured(commands, Path(temporary), options.runs))
+            kept.measure(what, commands, Path(temporary), options.runs)
+            lines += _rows(what, kept.costs(what))
     print("\n".join(lines))
     if options.write:
         put_table("peers.py", lines)
@@ -138,13 +144,13 @@ def _commands(dump: Dump, path: Path, folder: Path, scratch: Path) -> dict[str, 
             str(scratch / "b.png"),
         ],
     }
-    if dump.size > 2 * GIB:
-        return commands
     volatility2 = ROOT / ".venv-volatility2/bin"
     seed = [str(volatility2 / "python"), str(volatility2 / "vol.py")]
     seed += [f"--plugins={ROOT}/bench/volatility2", "-f", str(path), f"--profile={PROFILE}"]
-    painter = [python, str(ROOT / "bench/seedpainter.py"), str(path), str(scratch / "seed.map")]
-    commands["the seed's plugin"] = [*seed, "seedway"]
+    text = path.with_suffix(".map")
+    painter = [python, str(ROOT / "bench/seedpainter.py"), str(path), str(text)]
+    seedway = f"exec {shlex.join([*seed, 'seedway'])} > {shlex.quote(str(text))}"
+    commands["the seed's plugin"] = ["sh", "-c", seedway]
     commands["the seed's painter"] = [*painter, str(scratch / "c.png")]
     commands["Volatility 3, memmap"] = [*_volatility3(path, folder, scratch), "windows.memmap"]
     return commands
@@ -175,24 +181,37 @@ def _volatility3(path: Path, symbols: Path, scratch: Path) -> list[str]:
     return [vol, *options, "-f", str(path)]
 
 
-def _measured(commands: dict[str, list[str]], scratch: Path, runs: int) -> dict[str, list[Cost]]:
-    """Run the commands in turn; what is slow fewer times."""
-    results: dict[str, list[Cost]] = {name: [] for name in commands}
-    for number in range(runs + 1):
+class Measurements:
+    """What was measured, by dump and command; kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept: dict[str, dict[str, list[Cost]]] = {}
+        if path.exists():
+            self._kept = json.loads(path.read_text())
+
+    def measure(self, dump: str, commands: dict[str, list[str]], scratch: Path, runs: int) -> None:
+        """Run the commands in turn, as many times as are still missing."""
+        costs = self._kept.setdefault(dump, {})
         for name, command in commands.items():
-            slow = name.startswith(("the seed's", "Volatility 3"))
-            if slow and number >= _SLOW_RUNS:
-                continue
-            output = scratch / "seed.map" if name == "the seed's plugin" else Path("/dev/null")
-            cost = _run(command, output, scratch)
-            if number or slow:
-                results[name].append(cost)
-    if "the seed's plugin" in results:
-        pairs = zip(results["the seed's plugin"], results["the seed's painter"], strict=True)
-        results["the seed's way, both"] = [
-            (a[0] + b[0], a[1] + b[1], max(a[2], b[2])) for a, b in pairs
-        ]
-    return results
+            if len(costs.setdefault(name, [])) < runs and not name.startswith(_SLOW):
+                _run(command, scratch)
+        for number in range(runs):
+            for name, command in commands.items():
+                if len(costs[name]) > number:
+                    continue
+                costs[name].append(_run(command, scratch))
+                self._path.write_text(json.dumps(self._kept))
+
+    def costs(self, dump: str) -> dict[str, list[Cost]]:
+        """By command; the two parts of the seed's way also together."""
+        costs = dict(self._kept[dump])
+        if "the seed's plugin" in costs:
+            pairs = zip(costs["the seed's plugin"], costs["the seed's painter"], strict=True)
+            costs["the seed's way, both"] = [
+                (a[0] + b[0], a[1] + b[1], max(a[2], b[2])) for a, b in pairs
+            ]
+        return costs
 
 
 def _rows(what: str, results: dict[str, list[Cost]]) -> Iterator[str]:
@@ -248,20 +267,19 @@ def _plot(growth: dict[str, list[tuple[int, float]]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _run(command: list[str], output: Path, folder: Path) -> tuple[float, float, float]:
-    """Run a command: seconds by the clock, of processor time, and MiB of anonymous memory."""
-    result = folder / "cost"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "bench/cost.py"), str(result), *command],
-            stdout=file,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _anonymous_memory(process.pid))
-            time.sleep(0.02)
+def _run(command: list[str], scratch: Path) -> Cost:
+    """Run a command, and measure it."""
+    result = scratch / "cost"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "bench/cost.py"), str(result), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, _anonymous_memory(process.pid))
+        time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"failed with code {process.returncode}: {' '.join(command)}")
     cost = json.loads(result.read_text())
