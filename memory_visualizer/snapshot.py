@@ -295,21 +295,18 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
         return _windows_snapshot(dump, zero, found, find_processes(dump, found, objects))
-    return _second_look(dump, zero, search)
+    return _second_look(dump, zero, search, progress)
 
 
-def _second_look(dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch) -> Snapshot:
+def _second_look(
+    dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
+) -> Snapshot:
     """Look once more for what is not at its usual place, and for other systems."""
     from memory_visualizer import othersystems
 
     texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
-
-    def look(frames: NDArray[np.int64], words: Words) -> None:
-        search.look_everywhere(frames, words)
-        texts.look_everywhere(frames, words)
-        spaces.look_at(frames, words)
-
-    for _ in dump.each_block(look):
+    looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at]
+    for _ in _pass_by(dump, looks, progress):
         found = search.found(dump) if search.has_met(_ENOUGH_TABLES) else None
         if found and len(found.tops) >= _ENOUGH_TABLES:
             break  # now it is known where this boot's tables name themselves
@@ -681,13 +678,25 @@ def _look_at_all(
     """Look once at all contents: find the frames of zeros, and let others look on the way."""
     zero = np.ones(dump.frame_count, bool)
 
-    def look(frames: NDArray[np.int64], words: Words) -> int:
+    def find_zeros(frames: NDArray[np.int64], words: Words) -> None:
         zero[frames] = zero_pages(words)
-        for other in looks:
-            other(frames, words)
+
+    for _ in _pass_by(dump, [find_zeros, *looks], progress):
+        pass
+    return zero
+
+
+def _pass_by(
+    dump: Dump, looks: Sequence[BlockWork[None]], progress: Progress | None
+) -> Iterator[None]:
+    """Let all contents pass by those that look, and yield after each block."""
+
+    def look(frames: NDArray[np.int64], words: Words) -> int:
+        for one in looks:
+            one(frames, words)
         return int(frames[-1]) + 1
 
     for done in dump.each_block(look):
         if progress:
             progress(done * PAGE_SIZE, dump.frame_count * PAGE_SIZE)
-    return zero
+        yield

@@ -96,7 +96,7 @@ class VmcoreInfoSearch:
     def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at how frames, with their contents, begin."""
         for word in (0, _NOTE_WORDS):
-            column = words[:, word]
+            column = words[:, word].copy()  # as reading one of many pages is what takes time
             for beginning in _BEGINNINGS:
                 if len(found := frames[column == beginning]):
                     self._places.append((found, word * 8))
