@@ -343,7 +343,7 @@ def walk(
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
         below: list[_Reached] = []
-        waiting = 0
+        waiting, room = 0, most_mappings(memory)
         reached, left_out = reached.first_tables(most if is_last else most_tables(memory))
         losses.tables += left_out
         for ways, entries, frame in _decoded(memory, paging, reached, level, losses):
@@ -367,8 +367,11 @@ def walk(
             )
             waiting += len(below[-1].table)
             if waiting > _WAITING_TABLES:
-                below = [_Reached.join(below).unique(most)]
-                waiting = 0
+                room -= waiting
+                below, waiting = [_Reached.join(below).unique(most)], 0
+                if room < 0:
+                    losses.tables += len(np.unique(reached.table[reached.table > ways.table.max()]))
+                    break
         reached = _Reached.join(below).unique(most)
 
 

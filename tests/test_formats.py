@@ -472,6 +472,28 @@ def test_more_memory_than_there_is(path: Path, first: int, last: int) -> None:
                 open_dump(path, lenient=lenient)
 
 
+@pytest.mark.parametrize("write", [containers.write_lime, containers.write_elf])
+def test_a_few_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
+    """No machine has them there, but what is near can be read; no table is made for all between."""
+    near = memory(4, 1)
+    write(path, [(0x1000, near), (1 << 42, memory(2, 2))])
+    with pytest.raises(DamagedInputError, match="too far away for the 24 KiB"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert dump.frame_count == 5
+    assert "was left out" in dump.remarks[0]
+    assert dump.read_frames(np.arange(1, 5)).tobytes() == near
+
+
+@pytest.mark.parametrize("write", [containers.write_avml, containers.write_lime])
+def test_all_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
+    """Nothing is left to be read."""
+    write(path, [(1 << 42, memory(2, 2))])
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="too far away for the 8 KiB"):
+            open_dump(path, lenient=lenient)
+
+
 def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
     """Segments that show the same bytes at other addresses cannot make a small file large."""
     contents = memory(4, 1)

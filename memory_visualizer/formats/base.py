@@ -23,6 +23,10 @@ The largest machines have more, but a header may lie, and a table with a byte fo
 must still fit a common machine's memory.
 """
 
+_NEAR_FRAMES = 2**24
+"""64 GiB of addresses, which any dump may use."""
+_FRAMES_FOR_EACH = 64
+
 MAX_RUNS = 2**24
 """Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
 
@@ -177,6 +181,15 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
                 yield under_way.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def far_from(held: int) -> int:
+    """From which frame on no machine has memory that has so many frames of it in all.
+
+    Machines leave holes, of a terabyte even, but not around a few megabytes; and for each frame up
+    to the last one, held or not, there is something to be kept in memory.
+    """
+    return min(MAX_FRAMES, max(_NEAR_FRAMES, _FRAMES_FOR_EACH * held))
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

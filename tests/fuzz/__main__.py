@@ -92,6 +92,7 @@ def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]")
     """Print what fails while it comes in, and what came of all."""
     times: dict[str, list[float]] = {}
     codes: Counter[int] = Counter()
+    inputs: set[tuple[str, str, str, int]] = set()
     faults = done = 0
     begin = time.monotonic()
     while processes:
@@ -100,6 +101,7 @@ def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]")
             continue
         case, outcome = result
         done += 1
+        inputs.add((case.system, case.container, case.mutation, case.number))
         codes[outcome.code] += 1
         times.setdefault(f"{case.system}, {case.container}", []).append(outcome.seconds)
         if outcome.fault:
@@ -107,7 +109,9 @@ def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]")
             print(json.dumps(dataclasses.asdict(case)), outcome.fault, flush=True)
         if done % 1000 == 0:
             print(f"{done:,} cases, {faults} faults, {time.monotonic() - begin:.0f} s", flush=True)
-    print(f"{done:,} cases, {faults} faults; exit codes {dict(sorted(codes.items()))}")
+    print(
+        f"{done:,} cases, {len(inputs):,} different inputs, {faults} faults; exit codes {dict(sorted(codes.items()))}"
+    )
     for what, seconds in sorted(times.items()):
         print(
             f"  {what}: {len(seconds):,}, median {median(seconds):.2f} s,"
