@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer import PageClass, Snapshot
+from memory_visualizer import PageClass, Snapshot, windowsprocesses
+from memory_visualizer import snapshot as snapshot_module
 from tests.forge import GIB, MIB, Truth, builds, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -129,6 +130,30 @@ def test_64_gib_of_addresses_with_holes(tmp_path: Path) -> None:
         tmp_path / "dump", profiles()["Win10x64_15063"], size=64 * GIB, holes=holes, seed=7
     )
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES.values(), "Win11x64_22000"])
+@pytest.mark.parametrize("what", ["nothing learned", "too many places", "a part is learned"])
+def test_processes_that_the_first_look_misses(
+    what: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel's pages are not known while all pages pass by, they are read afterwards."""
+    if what == "nothing learned":
+        monkeypatch.setattr(snapshot_module, "_LEARNING_FRAMES", 0)
+    elif what == "too many places":
+        monkeypatch.setattr(windowsprocesses, "_MAX_PLACES", 0)
+    else:
+        monkeypatch.setattr(snapshot_module, "kernel_memory", half_of_the_kernel)
+    kind = builds()[name] if name in builds() else profiles()[name]
+    truth = forge(tmp_path / "dump", kind)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+def half_of_the_kernel(*given: Any) -> windowsprocesses.KernelMemory:
+    """What the kernel maps, every other frame left out."""
+    kernel = windowsprocesses.kernel_memory(*given)
+    kernel.frames = lambda: type(kernel).frames(kernel)[::2]  # type: ignore[method-assign]
+    return kernel
 
 
 def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]")
         if done % 1000 == 0:
             print(f"{done:,} cases, {faults} faults, {time.monotonic() - begin:.0f} s", flush=True)
     print(
-        f"{done:,} cases, {len(inputs):,} different inputs, {faults} faults; exit codes {dict(sorted(codes.items()))}"
+        f"{done:,} cases, {len(inputs):,} different inputs, {faults} faults;"
+        f" exit codes {dict(sorted(codes.items()))}"
     )
     for what, seconds in sorted(times.items()):
         print(
