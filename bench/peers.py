@@ -192,9 +192,10 @@ class Measurements:
 
     def measure(self, dump: str, commands: dict[str, list[str]], scratch: Path, runs: int) -> None:
         """Run the commands in turn, as many times as are still missing."""
-        costs = self._kept.setdefault(dump, {})
+        before = self._kept.get(dump, {})
+        costs = self._kept[dump] = {name: before.get(name, []) for name in commands}
         for name, command in commands.items():
-            if len(costs.setdefault(name, [])) < runs and not name.startswith(_SLOW):
+            if len(costs[name]) < runs and not name.startswith(_SLOW):
                 _run(command, scratch)
         for number in range(runs):
             for name, command in commands.items():
