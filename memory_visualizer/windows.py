@@ -75,7 +75,7 @@ class TopLevelSearch:
         for found, index, mask in (
             (self._x86, 0x180, 0xFFFFF001),
             (self._pae, 3, ADDRESS | PRESENT),
-            *((found, index, ADDRESS | PRESENT) for index, found in self._x64.items()),
+            *((found, index, ADDRESS | PRESENT) for index, found in list(self._x64.items())),
         ):
             if (names_itself := words[:, index] & np.uint64(mask) == own).any():
                 found.append(frame[names_itself])
@@ -100,7 +100,7 @@ class TopLevelSearch:
 
     def has_met(self, count: int) -> bool:
         """Whether so many 64-bit tables name themselves by one entry."""
-        return any(sum(map(len, found)) >= count for found in self._x64.values())
+        return any(sum(map(len, found)) >= count for found in list(self._x64.values()))
 
     def look_also(self, early: "TopLevelSearch") -> None:
         """Look where another search has met tables that name themselves."""
