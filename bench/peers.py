@@ -6,8 +6,8 @@ Usage: .venv/bin/python -m bench.peers [--runs N] [--folder FOLDER] [--write] [-
 Forges dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
 the commands in turn; those that take less than a minute once unmeasured before, so that the dump
 is in the page cache. All of it takes three hours, so each measurement is kept in FOLDER/peers.json,
-and what is there is not measured again. --write puts the table into bench/README.md, and draws
-bench/growth.svg.
+and what is there is not measured again: delete it after a change of what is measured. --write puts
+the table into bench/README.md, and draws bench/growth.svg.
 """
 
 import argparse
@@ -202,13 +202,15 @@ class Measurements:
                 if len(costs[name]) > number:
                     continue
                 costs[name].append(_run(command, scratch))
-                self._path.write_text(json.dumps(self._kept))
+                beside = self._path.with_suffix(".new")
+                beside.write_text(json.dumps(self._kept))
+                beside.replace(self._path)
 
     def costs(self, dump: str) -> dict[str, list[Cost]]:
         """By command; the two parts of the seed's way also together."""
         costs = dict(self._kept[dump])
         if "the seed's plugin" in costs:
-            pairs = zip(costs["the seed's plugin"], costs["the seed's painter"], strict=True)
+            pairs = zip(costs["the seed's plugin"], costs["the seed's painter"], strict=False)
             costs["the seed's way, both"] = [
                 (a[0] + b[0], a[1] + b[1], max(a[2], b[2])) for a, b in pairs
             ]

@@ -20,10 +20,8 @@ from memory_visualizer.formats.base import (
     Dump,
     Progress,
     Words,
-    far_from,
 )
 from memory_visualizer.formats.raw import RawDump
-from memory_visualizer.printable import binary_size
 
 __all__ = [
     "BLOCK_FRAMES",
@@ -89,12 +87,6 @@ def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
             module, name = format_.split(".")
             reader = getattr(import_module(f"memory_visualizer.formats.{module}"), name)
             opened: Dump = reader.open(path, lenient=lenient)
-            if opened.frame_count > far_from(opened.size // PAGE_SIZE):
-                raise BadInputError(
-                    f"{path} says that it holds memory up to physical address"
-                    f" {opened.frame_count * PAGE_SIZE:#x}, much too far away for the"
-                    f" {binary_size(opened.size)} that it holds in all"
-                )
             return opened
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)

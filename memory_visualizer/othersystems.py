@@ -33,13 +33,10 @@ class SpaceSearch:
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._limit = np.uint64(dump.frame_count << 12)
-        self._found: list[tuple[NDArray[np.int64], Words]] = []
-        self._room = _MAX_CANDIDATES
+        self._found: list[NDArray[np.int64]] = []
 
     def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at frames, with their contents."""
-        if self._room <= 0:
-            return
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         used = np.bitwise_count(bits).sum(axis=1)
         rows = np.flatnonzero((used > 0) & (used <= _MOST_ENTRIES))
@@ -53,15 +50,12 @@ class SpaceSearch:
             sound = (empty | leads).all(axis=1)
             sound &= np.count_nonzero(~empty[:, :_HALF], axis=1) <= _MOST_ENTRIES
             if sound.any():
-                self._room -= int(np.count_nonzero(sound))
-                self._found.append((frames[part[sound]], chosen[sound]))
+                self._found.append(frames[part[sound]])
 
     def found(self) -> NDArray[np.int64]:
         """Frames of the tables that speak for one another; shape (n, 1), n may be 0."""
-        found = sorted(self._found, key=lambda part: int(part[0][0]))
-        frames = np.concatenate([np.empty(0, np.int64), *(part for part, _ in found)])
-        tables = np.concatenate([np.empty((0, 512), np.uint64), *(part for _, part in found)])
-        return _alike(self._dump, frames[:_MAX_CANDIDATES], tables[:_MAX_CANDIDATES])
+        frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))[:_MAX_CANDIDATES]
+        return _alike(self._dump, frames, self._dump.read_frames(frames))
 
 
 def _alike(dump: Dump, frames: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:

@@ -306,15 +306,17 @@ def _second_look(
 
     texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
     looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at]
+    asked = _ENOUGH_TABLES / 2
     for _ in _pass_by(dump, looks, progress):
-        found = search.found(dump) if search.has_met(_ENOUGH_TABLES) else None
-        if found and len(found.tops) >= _ENOUGH_TABLES:
-            break  # now it is known where this boot's tables name themselves
-    else:
-        found = None
-    if found:
-        for _ in dump.each_block(search.look_at):
-            pass
+        # Tables of others may name themselves, too: so it is asked the less often the more it met.
+        if search.most_met() < 2 * asked:
+            continue
+        asked = search.most_met()
+        if (found := search.found(dump)) and len(found.tops) >= _ENOUGH_TABLES:
+            # Now it is known where this boot's tables name themselves.
+            for _ in dump.each_block(search.look_at):
+                pass
+            break
     if found := search.found(dump):
         return _windows_snapshot(dump, zero, found, find_processes(dump, found))
     if kernel := _linux_kernel(dump, texts.found(dump)):
@@ -372,6 +374,7 @@ def _windows_snapshot(
         tops = found.tops[: most_tables(dump)]
         losses.tables += len(found.tops) - len(tops)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
+        found = replace(found, tops=tops)
     mappings = _mappings_of(dump, found, processes, losses, rest)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)

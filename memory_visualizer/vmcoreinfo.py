@@ -22,11 +22,10 @@ _MAX_PAGES = 4
 """Pages that the text may fill; one in all kernels up to 6.18."""
 _MAX_TEXTS = 1 << 12
 """Places looked at; a dump made to waste time might have one in each page."""
-_MAX_TRIES = 1 << 14
-"""The same of what only begins like a text."""
-_OSRELEASE = b"OSRELEASE="
+_OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
 _QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
 """Four bytes of it, one of which is aligned wherever the text lies."""
+_MAX_TEXTS_IN_PART = 64
 _QUADS_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache."""
 _KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER", "KERNELOFFSET", "PAGESIZE")
@@ -90,8 +89,8 @@ class VmcoreInfoSearch:
     """
 
     def __init__(self) -> None:
-        self._places: list[tuple[NDArray[np.int64], int]] = []
-        self._tries = _MAX_TRIES
+        self._places: list[NDArray[np.int64]] = []
+        """Physical addresses."""
 
     def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at how frames, with their contents, begin."""
@@ -99,27 +98,28 @@ class VmcoreInfoSearch:
             column = words[:, word].copy()  # as reading one of many pages is what takes time
             for beginning in _BEGINNINGS:
                 if len(found := frames[column == beginning]):
-                    self._places.append((found, word * 8))
+                    self._places.append(found * PAGE_SIZE + word * 8)
 
     def look_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look for the text at any place, for dumps in which it is not where it was."""
         contents = words.reshape(-1).view(np.uint8)
         quads = contents.view("<u4")
+        whole = np.arange(len(_OSRELEASE))
         for first in range(0, len(quads), _QUADS_AT_ONCE):
             part = quads[first : first + _QUADS_AT_ONCE]
             for shift, quad in enumerate(_QUADS):
-                at = (first + np.flatnonzero(part == quad)[: self._tries]) * 4 - shift
-                self._tries -= len(at)
-                for start in at[at >= 0].tolist():
-                    if contents[start : start + len(_OSRELEASE)].tobytes() == _OSRELEASE:
-                        page, place = divmod(start, PAGE_SIZE)
-                        self._places.append((frames[page : page + 1], place))
+                start = (first + np.flatnonzero(part == quad)) * 4 - shift
+                start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
+                is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
+                page, place = np.divmod(start[is_text][:_MAX_TEXTS_IN_PART], PAGE_SIZE)
+                if len(page):
+                    self._places.append(frames[page] * PAGE_SIZE + place)
 
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
-        places = [(int(frame), at) for frames, at in self._places for frame in frames]
-        for frame, at in sorted(places)[:_MAX_TEXTS]:
+        places = np.unique(np.concatenate([np.empty(0, np.int64), *self._places]))
+        for frame, at in (divmod(place, PAGE_SIZE) for place in places[:_MAX_TEXTS].tolist()):
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])
         return _parsed(texts)

@@ -93,14 +93,16 @@ class TopLevelSearch:
                 np.flatnonzero(lower == own.astype(np.uint32)[:, None]), len(entries)
             )
             alike = upper[row, column] & np.uint64(mask) == own[row]
+            # No top-level table names itself so often.
+            alike &= np.bincount(row[alike], minlength=len(own))[row] <= _MOST_OWN_ENTRIES
             row, column = row[alike], column[alike]
             for index in np.unique(column).tolist():
                 found = self._x64.setdefault(entries.start + index, [])
                 found.append(frame[start + row[column == index]])
 
-    def has_met(self, count: int) -> bool:
-        """Whether so many 64-bit tables name themselves by one entry."""
-        return any(sum(map(len, found)) >= count for found in list(self._x64.values()))
+    def most_met(self) -> int:
+        """How many 64-bit tables, at most, name themselves by the same entry."""
+        return max(sum(map(len, found)) for found in list(self._x64.values()))
 
     def look_also(self, early: "TopLevelSearch") -> None:
         """Look where another search has met tables that name themselves."""
@@ -165,6 +167,7 @@ def _with_shared_data(
         yield frame == (places[np.argmax(count)] if len(places) else np.inf)
 
 
+_MOST_OWN_ENTRIES = 4
 _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
 _MOST_COMPARED = 1 << 12

@@ -40,6 +40,8 @@ _MAX_OBJECTS = 1 << 14
 """So many candidates are looked at, 3 KiB of each; a dump may be made of nothing else."""
 _MAX_PLACES = 1 << 20
 """So many places are kept that may be a process while the table bases are not known."""
+_MAX_PLACES_IN_PART = 1 << 10
+"""The same in what is looked at at once, a megabyte: no more processes fit into it."""
 _UNKNOWN = -1
 _BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
@@ -203,7 +205,7 @@ class ProcessSearch:
     def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at those of these frames, with their contents, that are asked for."""
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
-            found = self._look(frames[chosen], words[chosen])
+            found = self._look(frames[chosen], words[chosen])[:_MAX_PLACES_IN_PART]
             if self._bases is None:
                 self._room -= len(found)
                 if self._room < 0:
@@ -231,11 +233,12 @@ class ProcessSearch:
         row, place, base = (column[possible] for column in (row, place, base))
         return np.stack((frames[row] * PAGE_SIZE + place, base), axis=1)
 
-    def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Physical addresses of what has one of these sorted bases, or one not known."""
+    def found(self, bases: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Physical addresses of what has one of these sorted bases, and of what may have."""
         found = np.concatenate([np.empty((0, 2), np.int64), *self._found])
-        base = found[:, 1]
-        return np.unique(found[_is_in(base.view(np.uint64), bases) | (base == _UNKNOWN), 0])
+        base = np.ascontiguousarray(found[:, 1])
+        is_known = _is_in(base.view(np.uint64), bases)
+        return found[is_known, 0], found[base == _UNKNOWN, 0]
 
 
 def _object_grid(paging: Paging) -> tuple[int, int, int]:
@@ -259,13 +262,21 @@ def _objects_with_base(
 
     for _ in ahead(look, in_parts(frames[~search.seen[frames]])):
         pass
-    places = np.union1d(search.found(known), rest.found(known))
-    virtual = kernel.virtual(places // PAGE_SIZE)
-    objects = (virtual + (places % PAGE_SIZE).astype(np.uint64))[virtual != 0]
+    sure, possible = map(np.union1d, search.found(known), rest.found(known))
+    objects = _virtual(kernel, sure[:_MAX_OBJECTS])
+    others = _virtual(kernel, possible[:_MAX_OBJECTS])
     offset, step, _ = _object_grid(search.paging)
-    base = kernel.read(objects, offset + step)[:, offset:].copy().view(f"<u{step}")[:, 0]
+    base = kernel.read(others, offset + step)[:, offset:].copy().view(f"<u{step}")[:, 0]
     has_base = _is_in(base.astype(np.uint64) & ~np.uint64(_BASE_NUMBER), known)
-    return np.unique(objects[has_base])[:_MAX_OBJECTS]
+    return np.union1d(objects, others[has_base])[:_MAX_OBJECTS]
+
+
+def _virtual(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Where the kernel sees these physical addresses; those that it does not see are left out."""
+    virtual = kernel.virtual(places // PAGE_SIZE)
+    is_seen = virtual != 0
+    objects: NDArray[np.uint64] = virtual[is_seen] + (places[is_seen] % PAGE_SIZE).astype(np.uint64)
+    return objects
 
 
 def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:

@@ -256,6 +256,19 @@ def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
         assert owned(snapshot) == truth.owners
 
 
+def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """What only looks like its beginning does not hide it."""
+    source, truth = small
+    plain, note = (frame * 4096 for frame in truth.text_frames)
+    text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
+    dump = changed(source, tmp_path / "dump", {plain: bytes(4096), note: bytes(4096)})
+    words = (b"RELEASE OSRE ELEASE= OSRELEAS" * 200)[:4096].ljust(4096)
+    with dump.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(words * 100 + (bytes(801) + text).ljust(8192, b"\0"))
+    assert memory_visualizer.open(dump).system == f"Linux {truth.era.release}"
+
+
 def test_nothing_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     """Without VMCOREINFO there is no Linux to be seen."""
     source, truth = small

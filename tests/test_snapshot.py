@@ -12,6 +12,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, windowsprocesses
 from memory_visualizer import snapshot as snapshot_module
+from memory_visualizer.formats.mapped import MappedDump
 from tests.forge import GIB, MIB, Truth, builds, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -147,6 +148,26 @@ def test_processes_that_the_first_look_misses(
     kind = builds()[name] if name in builds() else profiles()[name]
     truth = forge(tmp_path / "dump", kind)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's pages are not read a second time."""
+    truth = forge(tmp_path / "dump", profiles()["Win10x64_17763"], processes=5)
+    kernel = np.count_nonzero(truth.classes(truth.alive) == "kernel")
+    read: list[int] = []
+    read_frames = MappedDump.read_frames
+
+    def count(self: MappedDump, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        read.append(len(frames))
+        return read_frames(self, frames)
+
+    monkeypatch.setattr(MappedDump, "read_frames", count)
+    memory_visualizer.open(tmp_path / "dump")
+    with_first_look = sum(read)
+    read.clear()
+    monkeypatch.setattr(windowsprocesses, "_MAX_PLACES", 0)
+    memory_visualizer.open(tmp_path / "dump")
+    assert sum(read) > with_first_look + kernel / 2
 
 
 def half_of_the_kernel(*given: Any) -> windowsprocesses.KernelMemory:

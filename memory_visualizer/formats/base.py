@@ -13,6 +13,8 @@ from typing import Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.printable import binary_size
+
 PAGE_SIZE = 4096
 """Bytes in a page frame, on x86 and x86-64 (Intel SDM, vol. 3A, 4.1)."""
 
@@ -25,7 +27,8 @@ must still fit a common machine's memory.
 
 _NEAR_FRAMES = 2**24
 """64 GiB of addresses, which any dump may use."""
-_FRAMES_FOR_EACH = 64
+_FRAMES_FOR_EACH = 1024
+"""Even a dump without free, cached and user pages holds more than a page of so many."""
 
 MAX_RUNS = 2**24
 """Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
@@ -186,10 +189,19 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
 def far_from(held: int) -> int:
     """From which frame on no machine has memory that has so many frames of it in all.
 
-    Machines leave holes, of a terabyte even, but not around a few megabytes; and for each frame up
-    to the last one, held or not, there is something to be kept in memory.
+    Machines leave holes, of a terabyte even, and tools leave pages out; but a few megabytes are
+    not all that there is in a terabyte. For each frame up to the last one, held or not, there is
+    something to be kept in memory, and so headers that lie must not tell how much.
     """
     return min(MAX_FRAMES, max(_NEAR_FRAMES, _FRAMES_FOR_EACH * held))
+
+
+def far_away(path: Path, address: int, size: int) -> str:
+    """The sentence about memory at an address that `far_from` rules out."""
+    return (
+        f"{path} says that it holds memory at physical address {address:#x}, much too far away for"
+        f" the {binary_size(size)} that it holds in all"
+    )
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

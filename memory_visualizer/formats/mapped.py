@@ -31,10 +31,10 @@ from memory_visualizer.formats.base import (
     Dump,
     Words,
     ahead,
+    far_away,
     far_from,
     merge_runs,
 )
-from memory_visualizer.printable import binary_size
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -140,16 +140,12 @@ def find_extents(
     )[overlap < extents.count]
     if int(extents.count.sum()) * PAGE_SIZE > file_size:
         raise BadInputError(f"{path} says that it holds more memory than the file has bytes")
-    is_far = extents.first + extents.count > far_from(int(extents.count.sum()))
-    if is_far.any():
-        sentence = (
-            f"{path} says that it holds memory at physical address"
-            f" {int(extents.first[is_far][0]) * PAGE_SIZE:#x}, much too far away for the"
-            f" {binary_size(int(extents.count.sum()) * PAGE_SIZE)} that it holds in all"
-        )
+    while (is_far := extents.first + extents.count > far_from(int(extents.count.sum()))).any():
+        size = int(extents.count.sum()) * PAGE_SIZE
+        sentence = far_away(path, int(extents.first[is_far][0]) * PAGE_SIZE, size)
         if not lenient or is_far.all():
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; what is so far away was left out")
+        remarks.append(f"{sentence}; it was left out")
         extents = extents[~is_far]
     return extents, remarks
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from statistics import median
 
 import hypothesis
@@ -24,6 +25,8 @@ from tests.fuzz.cases import Case, Outcome, cases
 from tests.fuzz.seeds import CONTAINERS, SYSTEMS, seed
 from tests.fuzz.worker import Worker, worker_of_its_own
 
+REGRESSIONS = Path(__file__).parent / "regressions.json"
+"""Every case that ever failed."""
 _TIMES = 2
 _NOISE = 0.05
 """Seconds by which processor time may be off on a busy machine."""
@@ -41,12 +44,16 @@ def main() -> int:
             seed(system, container)
     context = multiprocessing.get_context("fork")
     results: SimpleQueue[tuple[Case, Outcome] | None] = context.SimpleQueue()
+    processes = []
     for number in range(options.processes):
         count = (options.count + number) // options.processes
-        context.Process(
-            target=_stretch, args=(options.seed * 1000 + number, count, results)
-        ).start()
-    return _report(options.processes, results)
+        given = (options.seed * 1000 + number, count, results)
+        processes.append(context.Process(target=_stretch, args=given))
+        processes[-1].start()
+    faults = _report(options.processes, results)
+    for process in processes:
+        process.join()
+    return 1 if faults or any(process.exitcode for process in processes) else 0
 
 
 def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome] | None]") -> None:
@@ -59,19 +66,20 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
                 """Seconds that the sound input of such a case takes."""
                 return min(worker.outcome(case, sound=True).seconds for _ in range(3))
 
-            @hypothesis.seed(number)
-            @hypothesis.settings(
+            def check(case: Case) -> None:
+                results.put((case, _outcome(worker, case, sound)))
+
+            if number % 1000 == 0:
+                for case in json.loads(REGRESSIONS.read_text()):
+                    check(Case(**case))
+            settings = hypothesis.settings(
                 max_examples=count,
                 deadline=None,
                 database=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            @given(cases())
-            def run_all(case: Case) -> None:
-                results.put((case, _outcome(worker, case, sound)))
-
-            run_all()
+            hypothesis.seed(number)(settings(given(cases())(check)))()
     finally:
         results.put(None)
 
@@ -118,7 +126,7 @@ def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]")
             f"  {what}: {len(seconds):,}, median {median(seconds):.2f} s,"
             f" slowest {max(seconds):.2f} s"
         )
-    return 1 if faults else 0
+    return faults
 
 
 if __name__ == "__main__":

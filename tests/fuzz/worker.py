@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from memory_visualizer.formats import base
 from tests.fuzz.cases import Case, Outcome, prepare, run, workplace
 
 _MEMORY = 300 << 20
+_BLOCK_FRAMES = 512
 _PATIENCE = 60
 """Seconds after which a case hangs."""
 
@@ -25,6 +27,7 @@ def _limit_memory() -> None:
 def _work(pipe: Connection, folder: Path) -> None:
     """Run the cases that come through the pipe, and send back how they end."""
     _limit_memory()
+    base.BLOCK_FRAMES = _BLOCK_FRAMES  # so that small dumps have many blocks, too
     while task := pipe.recv():
         given, options = task
         signal.alarm(_PATIENCE)
