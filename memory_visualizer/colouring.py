@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from memory_visualizer.contents import ENTROPY_STEPS
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.pagemap import PageClass, PageMap, PageState
+from memory_visualizer.pagemap import (
+    PageClass,
+    PageMap,
+    PageState,
+    count_frames,
+    count_values,
+    look_up,
+)
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.palette import Colour, Palette, ramp
 from memory_visualizer.process import Process
@@ -43,7 +50,7 @@ class Colouring:
 
     def counts(self) -> list[int]:
         """Frames of each swatch."""
-        counts: list[int] = np.bincount(self.values, minlength=len(self.swatches)).tolist()
+        counts: list[int] = count_values(self.values, len(self.swatches)).tolist()
         return counts
 
 
@@ -95,10 +102,10 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
         Swatch(f"{process.name} ({process.pid})", process_colour(process))
         for process in snapshot.processes
     )
-    values = np.array([0, 1, 1, 2, 3, 4], np.uint16)[snapshot.classes]
+    values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
     owners = snapshot.owners
     frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
-    alone = np.bincount(frame, minlength=values.size)[frame] == 1
+    alone = count_frames(frame, values.size)[frame] == 1
     values[frame[alone]] = process[alone] + len(base)
     return Colouring("process", values, swatches, general=len(base))
 
@@ -138,7 +145,7 @@ def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
         *[Swatch(f"kernel {rights}", colour) for rights, colour in _KERNEL_RIGHTS.items()],
     ]
     writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
-    values = np.array([0, 3, 3, 7, 2, 2], np.uint8)[snapshot.classes]
+    values = look_up(np.array([0, 3, 3, 7, 2, 2], np.uint8), snapshot.classes)
     values[values >= 3] += (writable + 2 * executable.view(np.uint8))[values >= 3]
     values[(values >= 3) & (snapshot.mapping_count == 0)] = 1
     return Colouring("protection", values, tuple(swatches))

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 class PageClass(IntEnum):
@@ -77,7 +80,7 @@ class PageMap:
 
     def counts(self) -> dict[PageClass, int]:
         """Count the frames of each class, classes without any included."""
-        counts = np.bincount(self.classes, minlength=len(PageClass))
+        counts = count_values(self.classes, len(PageClass))
         return {page_class: int(counts[page_class]) for page_class in PageClass}
 
 
@@ -92,10 +95,12 @@ def classify(
     All arguments have one entry for each frame: reached by a user mapping, reached by a
     supervisor mapping, all zeros, and not held by the dump (None: it holds all of them).
     """
-    what = zero.view(np.uint8) | kernel.view(np.uint8) << 1 | user.view(np.uint8) << 2
+    what = zero.astype(np.uint8)
+    what |= kernel.view(np.uint8) << 1
+    what |= user.view(np.uint8) << 2
     if absent is not None:
         what |= absent.view(np.uint8) << 3
-    return PageMap(_CLASS_OF[what], zero)
+    return PageMap(look_up(_CLASS_OF, what), zero)
 
 
 _CLASS_OF = np.full(16, PageClass.ABSENT, np.uint8)
@@ -107,6 +112,34 @@ _CLASS_OF[:8] = [
     *[PageClass.USER] * 2,
     *[PageClass.BOTH] * 2,
 ]
+
+
+_AT_ONCE = 1 << 20
+"""Frames; numpy makes 8 bytes of each small number that is counted or used as an index."""
+
+
+def count_values(values: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray[np.int64]:
+    """How often each number below `most` comes among small ones, as by np.bincount."""
+    counts = np.zeros(most, np.int64)
+    for start in range(0, values.size, _AT_ONCE):
+        counts += np.bincount(values[start : start + _AT_ONCE], minlength=most)
+    return counts
+
+
+def count_frames(frames: NDArray[np.int64], frame_count: int) -> NDArray[np.uint32]:
+    """How often each frame comes among these; np.bincount would take twice the room."""
+    counts = np.zeros(frame_count, np.uint32)
+    # Ones of the same type as the counts: so `at` is twenty times as fast.
+    np.add.at(counts, frames, np.uint32(1))
+    return counts
+
+
+def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:
+    """``table[index]`` for many small numbers."""
+    found = np.empty(index.size, table.dtype)
+    for start in range(0, index.size, _AT_ONCE):
+        found[start : start + _AT_ONCE] = table[index[start : start + _AT_ONCE]]
+    return found
 
 
 def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray[np.int64]) -> None:

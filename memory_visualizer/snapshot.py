@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import BlockWork, zero_pages
-from memory_visualizer.pagemap import PageClass, PageMap, PageState, classify, mark_runs
+from memory_visualizer.pagemap import (
+    PageClass,
+    PageMap,
+    PageState,
+    classify,
+    count_frames,
+    count_values,
+    mark_runs,
+)
 from memory_visualizer.paging import (
     MAY_EXECUTE,
     MAY_USER,
@@ -204,7 +212,7 @@ class Snapshot(PageMap):
         """Count the frames of each state, states without any included; nothing where unknown."""
         if self.states is None:
             return {}
-        counts = np.bincount(self.states, minlength=len(PageState))
+        counts = count_values(self.states, len(PageState))
         return {state: int(counts[state]) for state in PageState}
 
     def pages_of_others(self, processes: Collection[int]) -> NDArray[np.bool_]:
@@ -642,10 +650,7 @@ def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]
 
 def _mapping_count(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     single = mappings.frames == 1
-    # Not by bincount, whose counts take twice the room.
-    count = np.zeros(frame_count, np.uint32)
-    # Ones of the same type as the counts: so `at` is twenty times as fast.
-    np.add.at(count, mappings.frame[single], np.uint32(1))
+    count = count_frames(mappings.frame[single], frame_count)
     if not single.all():
         large = mappings.take(~single)
         change = np.zeros(frame_count + 1, np.int32)

@@ -25,8 +25,8 @@ The largest machines have more, but a header may lie, and a table with a byte fo
 must still fit a common machine's memory.
 """
 
-_NEAR_FRAMES = 2**24
-"""64 GiB of addresses, which any dump may use."""
+_NEAR_FRAMES = 2**21
+"""8 GiB of addresses, which any dump may use."""
 _FRAMES_FOR_EACH = 1024
 """Even a dump without free, cached and user pages holds more than a page of so many."""
 

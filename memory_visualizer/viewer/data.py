@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.pagemap import count_frames
 from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot import Snapshot
 
@@ -53,7 +54,7 @@ def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[
     return columns
 
 
-def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.int64]]:
+def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.uint32]]:
     """Who has which page, as stretches of it, and how many have each frame.
 
     Pages at successive addresses in successive frames, which the same processes have, make one
@@ -64,7 +65,7 @@ def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.int
     kernel, which all share.
     """
     frame, process, virtual, user = _all_owners(snapshot)
-    held_by = np.bincount(frame, minlength=snapshot.classes.size)
+    held_by = count_frames(frame, snapshot.classes.size)
 
     # Rows become groups: a page at an address, and the processes that have it there.
     order = np.lexsort((process, user, frame, virtual))

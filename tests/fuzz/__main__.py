@@ -9,6 +9,7 @@ tests/fuzz/regressions.json when it is mended.
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import sys
@@ -66,8 +67,14 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
                 """Seconds that the sound input of such a case takes."""
                 return min(worker.outcome(case, sound=True).seconds for _ in range(3))
 
+            numbers = itertools.count(number << 32)
+
             def check(case: Case) -> None:
                 results.put((case, _outcome(worker, case, sound)))
+
+            def check_anew(case: Case) -> None:
+                # Hypothesis likes to try the same numbers again, with other options.
+                check(dataclasses.replace(case, number=next(numbers)))
 
             if number % 1000 == 0:
                 for case in json.loads(REGRESSIONS.read_text()):
@@ -79,7 +86,7 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            hypothesis.seed(number)(settings(given(cases())(check)))()
+            hypothesis.seed(number)(settings(given(cases())(check_anew)))()
     finally:
         results.put(None)
 
