@@ -140,10 +140,8 @@ class _Part:
     tail: NDArray[np.int64]
     """Frames that belong to the one with the same place in `head`."""
     head: NDArray[np.int64]
-    bare: NDArray[np.int64]
-    """Frames whose state is _BARE."""
     linked: NDArray[np.int64]
-    """Those of them that are in a list."""
+    """Frames whose state is _BARE, and that are in a list."""
 
 
 class PageArray:
@@ -354,8 +352,8 @@ class PageArray:
         the first page only. A block on a processor's list of free pages is linked by its first
         page only. So a bare page that is not linked is what the one is that leads its block.
         """
-        bare = np.sort(_joined([part.bare for part in parts]))
-        bare = bare[states[bare] == _BARE]
+        # By the state, as a damaged dump has tails of bare pages, too.
+        bare = np.flatnonzero(states == _BARE)
         linked = bare[np.isin(bare, _joined([part.linked for part in parts]))]
         states[linked] = PageState.FREE
         rest = bare[states[bare] == _BARE]
@@ -461,7 +459,6 @@ class PageArray:
             types,
             tail + first,
             head,
-            bare_rows + first,
             bare_rows[self._is_listed(base, first, rows, bare_rows)] + first,
         )
 
