@@ -43,6 +43,7 @@ _MAX_PLACES = 1 << 20
 _MAX_PLACES_IN_PART = 1 << 10
 """The same in what is looked at at once, a megabyte: no more processes fit into it."""
 _UNKNOWN = -1
+"""In the place of a table base that stands in another page."""
 _BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
 _READ_AT_ONCE = 1 << 10
@@ -205,12 +206,12 @@ class ProcessSearch:
     def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at those of these frames, with their contents, that are asked for."""
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
-            found = self._look(frames[chosen], words[chosen])[:_MAX_PLACES_IN_PART]
+            found = self._look(frames[chosen], words[chosen])
             if self._bases is None:
                 self._room -= len(found)
-                if self._room < 0:
-                    return  # a dump made of nothing else: later, when the bases are known
-            self._found.append(found)
+                if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
+                    continue  # a dump made of nothing else: later, when the bases are known
+            self._found.append(found[:_MAX_PLACES_IN_PART])
             self.seen[frames[chosen]] = True
 
     def _look(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -32,9 +32,8 @@ from memory_visualizer.formats.base import (
     Dump,
     Words,
     ahead,
-    far_away,
-    far_from,
     merge_runs,
+    near_pieces,
 )
 from memory_visualizer.formats.lime import HEADER
 from memory_visualizer.formats.mapped import file_size
@@ -118,15 +117,9 @@ class AvmlDump(Dump):
                 raise DamagedInputError(sentence)
             remarks.append(f"{sentence}; one of them was taken")
             chunks = chunks[~twice]
-        while (
-            is_far := (chunks.address + chunks.length) // PAGE_SIZE
-            > far_from(int(chunks.length.sum()) // PAGE_SIZE)
-        ).any():
-            sentence = far_away(path, int(chunks.address[is_far][0]), int(chunks.length.sum()))
-            if not lenient or is_far.all():
-                raise DamagedInputError(sentence)
-            remarks.append(f"{sentence}; it was left out")
-            chunks = chunks[~is_far]
+        near, left_out = near_pieces(path, chunks.address, chunks.length, lenient=lenient)
+        chunks = chunks[near]
+        remarks += left_out
         dump = cls(path, chunks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 

@@ -13,6 +13,7 @@ from typing import Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.printable import binary_size
 
 PAGE_SIZE = 4096
@@ -186,22 +187,33 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
             pool.shutdown(cancel_futures=True)
 
 
-def far_from(held: int) -> int:
-    """From which frame on no machine has memory that has so many frames of it in all.
+def near_pieces(
+    path: Path, start: NDArray[np.int64], length: NDArray[np.int64], *, lenient: bool
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which pieces of memory, in bytes, a machine with so much memory can have; and remarks.
 
     Machines leave holes, of a terabyte even, and tools leave pages out; but a few megabytes are
     not all that there is in a terabyte. For each frame up to the last one, held or not, there is
     something to be kept in memory, and so headers that lie must not tell how much.
+    DamagedInputError for pieces too far away, unless `lenient` and there are others.
     """
-    return min(MAX_FRAMES, max(_NEAR_FRAMES, _FRAMES_FOR_EACH * held))
-
-
-def far_away(path: Path, address: int, size: int) -> str:
-    """The sentence about memory at an address that `far_from` rules out."""
-    return (
-        f"{path} says that it holds memory at physical address {address:#x}, much too far away for"
-        f" the {binary_size(size)} that it holds in all"
-    )
+    near = np.ones(start.size, np.bool_)
+    remarks: list[str] = []
+    while near.any():  # without what is far away, other pieces may be too far for the rest
+        size = int(length[near].sum())
+        frames = max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
+        far = near & (start + length > frames * PAGE_SIZE)
+        if not far.any():
+            break
+        sentence = (
+            f"{path} says that it holds memory at physical address {start[far][0]:#x}, much too far"
+            f" away for the {binary_size(size)} that it holds in all"
+        )
+        near &= ~far
+        if not lenient or not near.any():
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; it was left out")
+    return near, remarks
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

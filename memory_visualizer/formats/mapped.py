@@ -31,9 +31,8 @@ from memory_visualizer.formats.base import (
     Dump,
     Words,
     ahead,
-    far_away,
-    far_from,
     merge_runs,
+    near_pieces,
 )
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
@@ -94,7 +93,7 @@ def find_extents(
     start, length, offset = (
         np.asarray(column, dtype=np.uint64) for column in (start, length, offset)
     )
-    remarks = []
+    remarks: list[str] = []
     limit = np.uint64(MAX_FRAMES * PAGE_SIZE)
     if start.size > MAX_RUNS:
         raise BadInputError(f"{path} says that it holds {start.size:,} pieces of memory; too many")
@@ -140,14 +139,10 @@ def find_extents(
     )[overlap < extents.count]
     if int(extents.count.sum()) * PAGE_SIZE > file_size:
         raise BadInputError(f"{path} says that it holds more memory than the file has bytes")
-    while (is_far := extents.first + extents.count > far_from(int(extents.count.sum()))).any():
-        size = int(extents.count.sum()) * PAGE_SIZE
-        sentence = far_away(path, int(extents.first[is_far][0]) * PAGE_SIZE, size)
-        if not lenient or is_far.all():
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; it was left out")
-        extents = extents[~is_far]
-    return extents, remarks
+    near, left_out = near_pieces(
+        path, extents.first * PAGE_SIZE, extents.count * PAGE_SIZE, lenient=lenient
+    )
+    return extents[near], remarks + left_out
 
 
 def _join(extents: Extents) -> Extents:

@@ -15,6 +15,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from statistics import median
@@ -91,7 +92,7 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
         results.put(None)
 
 
-def _outcome(worker: Worker, case: Case, sound: "functools._lru_cache_wrapper[float]") -> Outcome:
+def _outcome(worker: Worker, case: Case, sound: Callable[[Case], float]) -> Outcome:
     """How a case ends; what seems to be slow is looked at again."""
     outcome = worker.outcome(case)
     plain = dataclasses.replace(case, mutation="", number=0, options=())

@@ -118,10 +118,11 @@ def _vmware(memory: bytes) -> Seed:
 
 def _text_map(memory: bytes) -> Seed:
     """The text page map that memviz writes of the dump."""
-    silent = contextlib.ExitStack()
-    with tempfile.TemporaryDirectory() as folder, silent:
-        silent.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        silent.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         dump, text = Path(folder) / "dump", Path(folder) / "dump.map"
         dump.write_bytes(memory)
         cli.main([str(dump), "-o", str(Path(folder) / "a.png"), "--map", str(text)])
