@@ -42,7 +42,9 @@ _TABLES_AT_ONCE = 256
 _WAYS_AT_ONCE = 2048
 _FAR = 1 << 34
 """No machine has page frames from here on, 64 TiB; devices are seldom so far up."""
-_WAITING_TABLES = 1 << 18
+_WAITING_WAYS = 1 << 18
+_ALIKE = 4
+"""So many times, in the middle, an honest system's ways of user mode come again, at most."""
 
 Entries: TypeAlias = NDArray[np.uint64]
 
@@ -124,8 +126,9 @@ class Paging:
     def is_present(self, entries: Entries) -> NDArray[np.bool_]:
         """Which entries lead somewhere, those out of the processor's sight included."""
         mask, value = self.out_of_sight
-        out_of_sight = entries & np.uint64(mask) == value
-        present: NDArray[np.bool_] = (entries & np.uint64(PRESENT) != 0) | out_of_sight
+        low = entries.view(np.uint16)[..., ::4]  # all of these bits are there
+        present: NDArray[np.bool_] = low & np.uint16(mask) == value
+        present |= low & np.uint16(PRESENT) != 0
         return present
 
     def frames(self, entries: Entries) -> NDArray[np.int64]:
@@ -133,7 +136,7 @@ class Paging:
         if self.inverted:
             marked = np.uint64(self.inverted | PRESENT)
             entries = np.where(entries & marked == self.inverted, ~entries, entries)
-        frames = ((entries & np.uint64(self.address)) >> np.uint64(12)).astype(np.int64)
+        frames = ((entries & np.uint64(self.address)) >> np.uint64(12)).view(np.int64)
         if self.out_of_sight[1] == TRANSITION and self.entry_bytes == 8:
             away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
             frames[away] &= _TRANSITION_FRAMES
@@ -141,18 +144,18 @@ class Paging:
 
     def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
         """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
-        access = np.zeros(entries.shape, np.uint8)
-        user = entries & np.uint64(USER) != 0
-        if self.out_of_sight_is_user:
-            user |= entries & np.uint64(PRESENT) == 0
-        access[user] |= MAY_USER
-        access[entries & np.uint64(WRITE) != 0] |= MAY_WRITE
-        access[entries & np.uint64(NO_EXECUTE) == 0] |= MAY_EXECUTE
-        away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
+        # USER, WRITE and NO_EXECUTE in the lowest and the highest byte are bits 2, 1 and 7.
+        low, high = entries.view(np.uint8)[::8], entries.view(np.uint8)[7::8]
+        access: NDArray[np.uint8] = low >> np.uint8(2) & np.uint8(MAY_USER)
+        access |= low & np.uint8(MAY_WRITE)
+        access |= ~high >> np.uint8(5) & np.uint8(MAY_EXECUTE)
+        away = np.flatnonzero(low & np.uint8(PRESENT) == 0)
         if len(away):
             access[away] &= MAY_USER
             if self.out_of_sight_is_user:
-                pass  # Linux' PROT_NONE: nothing is allowed
+                access[away] |= MAY_USER
+            if self.out_of_sight_is_user:
+                pass  # Linux' PROT_NONE: nothing else is allowed
             elif is_last:
                 # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
                 # to write (ntosp.h, MM_EXECUTE and so on).
@@ -249,7 +252,7 @@ class _Reached:
     """Address of the first byte that the table covers, not yet canonical."""
     access: NDArray[np.uint8]
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "_Reached":
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "_Reached":
         return _Reached(self.space[rows], self.table[rows], self.virtual[rows], self.access[rows])
 
     @classmethod
@@ -261,38 +264,127 @@ class _Reached:
             np.concatenate([np.empty(0, np.uint8), *(part.access for part in parts)]),
         )
 
-    def unique(self, most: int) -> "_Reached":
+    def unique(self, frame_count: int, most: int) -> "_Reached":
         """Each table once for each access and, for user mode, each address space.
 
         The kernel's tables count once for all spaces; so do a user's tables, and whatever the
         access, from the moment there are more than `most` ways, as only a dump made to waste time
         has them.
         """
+        user = self.access & MAY_USER != 0
+        if np.count_nonzero(user) <= _ALIKE * most:
+            own = self.take(user)._unique_in_spaces()
+            if len(own.table) <= most:
+                kernel = self.take(~user)
+                return _Reached.join([own, kernel._unique(kernel.access, frame_count)])
+        return self._unique(user.view(np.uint8), frame_count)
+
+    def _unique_in_spaces(self) -> "_Reached":
+        """Each table once for each access and each address space."""
         if not len(self.table):
             return self
         # One number to sort by is much faster than several.
-        user = self.access & MAY_USER != 0
-        by_space = np.where(user, self.space, SHARED).astype(np.int64) - SHARED
-        key = (self.table * (by_space.max() + 1) + by_space) * 8 + self.access
+        space = self.space.astype(np.int64) - SHARED
+        key = (self.table * (space.max() + 1) + space) * 8 + self.access
         order = np.argsort(key)
         starts = _starts(key[order])
-        access = self.access[order[starts]]
-        if np.count_nonzero(access & MAY_USER) > most:
-            key = self.table * 2 + user
-            order = np.argsort(key)
-            starts = _starts(key[order])
-            access = np.bitwise_or.reduceat(self.access[order], starts)
-        ways = self.take(order)
-        space = _common_space(ways.space, starts)
-        virtual = np.minimum.reduceat(ways.virtual, starts)
-        return _Reached(space, ways.table[starts], virtual, access)
+        virtual = np.minimum.reduceat(self.virtual[order], starts)
+        return replace(self.take(order[starts]), virtual=virtual)
 
-    def first_tables(self, most: int) -> tuple["_Reached", int]:
-        """The ways to the first `most` tables, and how many tables are left out."""
-        tables = np.unique(self.table)
-        if len(tables) <= most:
-            return self, 0
-        return self.take(self.table < tables[most]), len(tables) - most
+    def _unique(self, kind: NDArray[np.uint8], frame_count: int) -> "_Reached":
+        """Each table once for each kind of way to it; kinds are below 8.
+
+        Nothing is sorted, as these ways may be very many.
+        """
+        first = _one_of_each(self.table, frame_count)
+        is_first = first == np.arange(len(first))
+        table = self.table[is_first]
+        number = np.cumsum(is_first) - 1
+        group = number[first] * 8 + kind
+        groups = len(table) * 8
+        virtual = np.full(groups, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(virtual, group, self.virtual)
+        lowest = np.full(groups, np.iinfo(np.int32).max, np.int32)
+        np.minimum.at(lowest, group, self.space)
+        highest = np.full(groups, SHARED, np.int32)
+        np.maximum.at(highest, group, self.space)
+        access = np.zeros(groups, np.uint8)
+        for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
+            access[group[self.access & bit != 0]] |= bit
+        there = np.flatnonzero(lowest <= highest)
+        space = np.where(lowest == highest, lowest, np.int32(SHARED))[there]
+        return _Reached(space, table[there // 8], virtual[there], access[there])
+
+
+class _Below:
+    """The tables of one level, and the ways to them, as they are gathered from the level above."""
+
+    def __init__(self, memory: PhysicalMemory, most_tables: int, most_ways: int) -> None:
+        """Take in so many tables; for `most_ways` see _Reached.unique."""
+        self.rows = 0
+        """How many ways were added."""
+        self._most_ways = most_ways
+        self._room = most_tables
+        self._known = np.zeros(memory.frame_count, bool)
+        self._left_out = np.zeros(memory.frame_count, bool)
+        self._parts: list[_Reached] = []
+        self._waiting = 0
+
+    def admit(self, tables: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these tables, any of them any number of times, there is room for."""
+        admitted = self._known[tables]
+        if admitted.all():
+            return admitted
+        if self._room:
+            new = tables[~admitted]
+            first = _one_of_each(new, len(self._known))
+            new = new[first == np.arange(len(first))][: self._room]
+            self._room -= len(new)
+            self._known[new] = True
+            admitted = self._known[tables]
+        self._left_out[tables[~admitted]] = True
+        return admitted
+
+    def add(self, ways: _Reached) -> None:
+        """Add ways to tables that were admitted."""
+        self.rows += len(ways.table)
+        self._waiting += len(ways.table)
+        self._parts.append(ways)
+        if self._waiting > _WAITING_WAYS:
+            self._parts = [self.ways()]
+            self._waiting = 0
+
+    def ways(self) -> _Reached:
+        """All ways that were added."""
+        return _Reached.join(self._parts).unique(len(self._known), self._most_ways)
+
+    @property
+    def left_out(self) -> int:
+        """How many tables there was no room for."""
+        return int(np.count_nonzero(self._left_out))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Entries of tables that lead somewhere, a row for each, for each way to their table."""
+
+    ways: _Reached
+    """The ways to the tables."""
+    way: NDArray[np.intp]
+    """Row in `ways`."""
+    index: NDArray[np.intp]
+    """Where in its table the entry is."""
+    entry: Entries
+    frame: NDArray[np.int64]
+    """What the entry names."""
+
+    def reached(self, rows: NDArray[np.intp], access: NDArray[np.uint8], level: Level) -> _Reached:
+        """What some of the entries lead to, with the access that is given for all of them."""
+        way = self.way[rows]
+        covered = self.index[rows].astype(np.uint64) << np.uint64(level.shift)
+        return _Reached(
+            self.ways.space[way], self.frame[rows], self.ways.virtual[way] + covered, access[rows]
+        )
 
 
 @dataclass
@@ -339,40 +431,43 @@ def walk(
         np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
     )
     # Of an honest system each user table has one way to it, or few more.
-    most = memory.frame_count // 8 + 1024
+    most_ways = memory.frame_count // 8 + 1024
+    tops_known = _Below(memory, most_tables(memory), most_ways)
+    held = np.flatnonzero(is_held(memory, reached.table))
+    reached = reached.take(held[tops_known.admit(reached.table[held])])
+    losses.tables += tops_known.left_out
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
-        below: list[_Reached] = []
-        waiting, room = 0, most_mappings(memory)
-        reached, left_out = reached.first_tables(most if is_last else most_tables(memory))
-        losses.tables += left_out
-        for ways, entries, frame in _decoded(memory, paging, reached, level, losses):
-            access = paging.access(entries, is_last=is_last)
+        leads_to_last = number == len(paging.levels) - 2
+        most = most_lowest_tables(memory, kernel_only) if leads_to_last else most_tables(memory)
+        below = _Below(memory, most, most_ways)
+        for found in _decoded(memory, paging, reached, level, losses):
+            access = paging.access(found.entry, is_last=is_last)
             if number == 0 and paging.user_entries:
                 # Linux' kernel bars itself from its users' code in its own copy of the top level
                 # (arch/x86/mm/pti.c); users run on the other one.
                 access |= MAY_EXECUTE
-            access &= ways.access
+            access &= found.ways.access[found.way]
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
             if own_only and number == 0 and paging.user_entries:
-                index = (ways.virtual >> np.uint64(level.shift)).astype(np.int64)
+                index = (found.ways.virtual[found.way] >> np.uint64(level.shift)).view(np.int64)
+                index += found.index
                 chosen &= (index >= paging.user_entries[0]) & (index <= paging.user_entries[-1])
-            maps = chosen & (is_last | (level.may_map & (entries & np.uint64(LARGE) != 0)))
-            yield _mapped(memory, paging, level, ways, frame, access, maps)
+            maps = chosen
+            if not is_last:
+                maps = chosen & level.may_map & (found.entry & np.uint64(LARGE) != 0)
+            yield _mapped(memory, paging, level, found, access, maps)
             if is_last:
                 continue
-            leads = chosen & ~maps & is_held(memory, frame)
-            below.append(
-                _Reached(ways.space[leads], frame[leads], ways.virtual[leads], access[leads])
-            )
-            waiting += len(below[-1].table)
-            if waiting > _WAITING_TABLES:
-                room -= waiting
-                below, waiting = [_Reached.join(below).unique(most)], 0
-                if room < 0:
-                    losses.tables += len(np.unique(reached.table[reached.table > ways.table.max()]))
-                    break
-        reached = _Reached.join(below).unique(most)
+            leads = np.flatnonzero(chosen & ~maps & is_held(memory, found.frame))
+            leads = leads[below.admit(found.frame[leads])]
+            below.add(found.reached(leads, access, level))
+            if below.rows > max(_WAITING_WAYS, most_mappings(memory)):
+                later = reached.table[reached.table > found.ways.table[-1]]
+                losses.tables += len(np.unique(later))
+                break
+        losses.tables += below.left_out
+        reached = below.ways()
 
 
 def tables_of(
@@ -437,6 +532,11 @@ def most_mappings(memory: PhysicalMemory) -> int:
 def most_tables(memory: PhysicalMemory) -> int:
     """How many tables of one level, other than the last, are read at most; more is a trick."""
     return memory.frame_count // 64 + 512
+
+
+def most_lowest_tables(memory: PhysicalMemory, kernel_only: bool) -> int:
+    """The same for the last level; a kernel alone has fewer, as it maps a page seldom twice."""
+    return memory.frame_count // (32 if kernel_only else 8) + 1024
 
 
 def _merged(mappings: Mappings) -> Mappings:
@@ -512,20 +612,18 @@ def frames_behind(
 
 def _decoded(
     memory: PhysicalMemory, paging: Paging, reached: _Reached, level: Level, losses: Losses
-) -> Iterator[tuple[_Reached, Entries, NDArray[np.int64]]]:
-    """Yield the present entries of the tables, the way to each, and the frame it names.
-
-    The way's `virtual` is then the address that the entry covers.
-    """
+) -> Iterator[_Decoded]:
+    """Yield the present entries of tables, many tables at once."""
     reached = reached.take(np.argsort(reached.table, kind="stable"))
     for start, end in _pieces(reached.table):
-        ways = reached.take(np.arange(start, end))
+        ways = reached.take(slice(start, end))
         first_way = _starts(ways.table)
         tables = paging.decode(memory.read_frames(ways.table[first_way]))
         present = np.flatnonzero(paging.is_present(tables))
-        table, index = np.divmod(present, paging.entries)
-        entries = tables.reshape(-1)[present]
-        frame = paging.frames(entries)
+        table = present >> (paging.entries - 1).bit_length()
+        index = present & (paging.entries - 1)
+        entry = tables.reshape(-1)[present]
+        frame = paging.frames(entry)
         far = frame >= _FAR
         if far.any():
             # What names impossible places more often than others is no table, as where a page of
@@ -535,7 +633,7 @@ def _decoded(
             losses.not_tables |= set(ways.table[first_way[wrong]].tolist())
             right = ~wrong[table]
             table, index = table[right], index[right]
-            entries, frame = entries[right], frame[right]
+            entry, frame = entry[right], frame[right]
         way = table
         if len(ways.table) > len(first_way):  # all present entries of a way's table, for each way
             table_of_way = np.repeat(
@@ -545,16 +643,9 @@ def _decoded(
             count = np.diff(first_entry)[table_of_way]
             way = np.repeat(np.arange(len(table_of_way)), count)
             offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
-            entry = first_entry[table_of_way][way] + offset
-            index, entries, frame = index[entry], entries[entry], frame[entry]
-        covered = index.astype(np.uint64) << np.uint64(level.shift)
-        yield (
-            _Reached(
-                ways.space[way], ways.table[way], ways.virtual[way] + covered, ways.access[way]
-            ),
-            entries,
-            frame,
-        )
+            row = first_entry[table_of_way][way] + offset
+            index, entry, frame = index[row], entry[row], frame[row]
+        yield _Decoded(ways, way, index, entry, frame)
 
 
 def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -579,31 +670,40 @@ def _mapped(
     memory: PhysicalMemory,
     paging: Paging,
     level: Level,
-    ways: _Reached,
-    frame: NDArray[np.int64],
+    found: _Decoded,
     access: NDArray[np.uint8],
     maps: NDArray[np.bool_],
 ) -> Mappings:
     """The mappings among the entries, of frames that the dump holds."""
     pages = 1 << (level.shift - 12)
-    frame = frame // pages * pages
+    rows = np.flatnonzero(maps)
+    reached = found.reached(rows, access, level)
+    frame = reached.table // pages * pages if pages > 1 else reached.table
     # Of a large page the first frame may be missing where later ones are not.
     inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
-    chosen = np.flatnonzero(maps & inside)
-    return Mappings(
-        ways.space[chosen],
-        paging.canonical(ways.virtual[chosen]),
-        frame[chosen],
-        np.full(len(chosen), pages, np.int64),
-        access[chosen],
+    mappings = Mappings(
+        reached.space,
+        paging.canonical(reached.virtual),
+        frame,
+        np.full(len(frame), pages, np.int64),
+        reached.access,
     )
+    return mappings if inside.all() else mappings.take(inside)
 
 
 def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of these frames, any numbers, the dump holds."""
-    inside = (frame >= 0) & (frame < memory.frame_count)
-    held: NDArray[np.bool_] = inside & memory.held[np.where(inside, frame, 0)]
+    held: NDArray[np.bool_] = memory.held.take(frame, mode="clip")
+    held &= (frame >= 0) & (frame < memory.frame_count)
     return held
+
+
+def _one_of_each(frame: NDArray[np.int64], frame_count: int) -> NDArray[np.intp]:
+    """For each row the number of one row that stands for all with the same frame."""
+    row = np.arange(len(frame))
+    standing = np.empty(frame_count, np.intp)
+    standing[frame] = row
+    return standing[frame]
 
 
 def _starts(*columns: NDArray[np.generic]) -> NDArray[np.intp]:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
 _FRAMES_AT_ONCE = 256
+_MOST_EARLY_TABLES = 128
+"""So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_PID = 4
 """Of Windows' System process."""
 _ENOUGH_TABLES = 3
@@ -642,9 +644,9 @@ def of_mappings(
 def _reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
     """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
     reached = np.zeros(dump.frame_count, bool)
-    rows = mappings.take(mappings.is_user == user)
-    count = np.minimum(rows.frame + rows.frames, dump.frame_count) - rows.frame
-    mark_runs(reached, rows.frame, count)
+    rows = mappings.is_user == user
+    first, frames = mappings.frame[rows], mappings.frames[rows]
+    mark_runs(reached, first, np.minimum(first + frames, dump.frame_count) - first)
     return reached & dump.held
 
 
@@ -675,7 +677,7 @@ def _learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
         early.look_at(frames, words)
     search.look_also(early)
     found = early.found(dump)
-    if found is None:
+    if found is None or len(found.tops) > _MOST_EARLY_TABLES:
         return None
     return ProcessSearch(dump, found.paging, kernel_memory(dump, found).frames())
 

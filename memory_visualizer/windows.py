@@ -22,11 +22,15 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
+    most_tables,
     translate,
 )
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
+
+_MAJOR_VERSIONS, _MINOR_VERSIONS = range(5, 16), 16
+"""Windows is 5.0 to 10.0 by its own counting; a few more are to come."""
 
 EARLIEST, LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
 """Windows timestamps (100 ns since 1601) from 1998 to 2100: others are something else."""
@@ -123,15 +127,18 @@ class TopLevelSearch:
         return self._best(memory, _with_common_kernel)
 
     def _best(self, memory: PhysicalMemory, believe: "_Belief") -> "TopLevels | None":
-        pae = _joined(self._pae)
+        most = most_tables(memory)
+        pae = _joined(self._pae)[:most]
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
-        x64 = [_joined(found)[:, None] for _, found in sorted(self._x64.items())]
+        x86 = _joined(self._x86)[:most, None]
+        x64 = [_joined(found)[:most, None] for _, found in sorted(self._x64.items())]
+        x64 = _largest(x64, _GROUPS * most)
         best: TopLevels | None = None
         for paging, groups in (
             (PAE, [directories.astype(np.int64)]),
-            (X86, [_joined(self._x86)[:, None]]),
+            (X86, [x86]),
             (X64, x64),
             (X64_5_LEVELS, x64),
         ):
@@ -146,6 +153,13 @@ _Belief: TypeAlias = Callable[
     [PhysicalMemory, Paging, list[NDArray[np.int64]]], Iterable[NDArray[np.bool_]]
 ]
 """Tells which tables of each group, those that name themselves by one entry, are believable."""
+
+
+def _largest(groups: list[NDArray[np.int64]], most: int) -> list[NDArray[np.int64]]:
+    """The largest groups that together have no more tables."""
+    groups = sorted(groups, key=len, reverse=True)
+    ends = np.cumsum([len(tops) for tops in groups])
+    return groups[: int(np.searchsorted(ends, most, "right"))]
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -164,10 +178,15 @@ def _with_shared_data(
     ends = np.cumsum([len(tops) for tops in groups])
     for frame in np.split(frames, ends[:-1]):
         places, count = np.unique(frame[frame >= 0], return_counts=True)
-        yield frame == (places[np.argmax(count)] if len(places) else np.inf)
+        places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
+        is_it = [_SharedPage(memory.read_frames(place[None])[0]).is_believable for place in places]
+        yield frame == (places[is_it.index(True)] if any(is_it) else np.inf)
 
 
+_MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
+_GROUPS = 4
+"""So many full groups of tables that name themselves by one entry are judged; one is honest."""
 _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
 _MOST_COMPARED = 1 << 12
@@ -211,17 +230,31 @@ def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.in
     frame = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
     if not (frame >= 0).any():
         return SharedData("", None)
-    page = memory.read_frames(frame[frame >= 0][:1])[0].tobytes()
+    page = _SharedPage(memory.read_frames(frame[frame >= 0][:1])[0])
+    if not page.is_believable:
+        return SharedData("", None)
+    build = f".{page.build}" if page.major >= 10 and page.build else ""
+    time = datetime_of(page.time) if EARLIEST < page.time < LATEST else None
+    return SharedData(f"{page.major}.{page.minor}{build}", time)
 
-    def number(offset: int, size: int) -> int:
-        return int.from_bytes(page[offset : offset + size], "little")
 
-    build, major, minor = number(0x260, 4), number(0x26C, 4), number(0x270, 4)
-    version = f"{major}.{minor}" + (f".{build & 0xFFFF}" if major >= 10 and build else "")
-    time = number(0x14, 8)
-    if not EARLIEST < time < LATEST:
-        return SharedData(version, None)
-    return SharedData(version, datetime_of(time))
+class _SharedPage:
+    """KUSER_SHARED_DATA as it lies in memory."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        page = words.tobytes()
+
+        def number(offset: int, size: int) -> int:
+            return int.from_bytes(page[offset : offset + size], "little")
+
+        self.time = number(0x14, 8)
+        self.build = number(0x260, 4) & 0xFFFF
+        self.major, self.minor = number(0x26C, 4), number(0x270, 4)
+
+    @property
+    def is_believable(self) -> bool:
+        """Whether there is such a version of Windows."""
+        return self.major in _MAJOR_VERSIONS and self.minor < _MINOR_VERSIONS
 
 
 def datetime_of(timestamp: int) -> datetime:

@@ -20,6 +20,7 @@ from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
     most_mappings,
+    most_tables,
     walk,
 )
 from memory_visualizer.process import Process
@@ -36,8 +37,6 @@ _PROCESS_OBJECT = 3
 
 _MAX_PID = 1 << 24
 _MAX_PROCESSES = 1 << 16
-_MAX_OBJECTS = 1 << 14
-"""So many candidates are looked at, 3 KiB of each; a dump may be made of nothing else."""
 _MAX_PLACES = 1 << 20
 """So many places are kept that may be a process while the table bases are not known."""
 _MAX_PLACES_IN_PART = 1 << 10
@@ -234,12 +233,15 @@ class ProcessSearch:
         row, place, base = (column[possible] for column in (row, place, base))
         return np.stack((frames[row] * PAGE_SIZE + place, base), axis=1)
 
-    def found(self, bases: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Physical addresses of what has one of these sorted bases, and of what may have."""
+    def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Physical addresses of what has one of these sorted bases, and the bases: shape (n, 2).
+
+        The base is _UNKNOWN where it stands in another page.
+        """
         found = np.concatenate([np.empty((0, 2), np.int64), *self._found])
         base = np.ascontiguousarray(found[:, 1])
-        is_known = _is_in(base.view(np.uint64), bases)
-        return found[is_known, 0], found[base == _UNKNOWN, 0]
+        may_be = _is_in(base.view(np.uint64), bases) | (base == _UNKNOWN)
+        return np.compress(may_be, found, axis=0)
 
 
 def _object_grid(paging: Paging) -> tuple[int, int, int]:
@@ -263,13 +265,25 @@ def _objects_with_base(
 
     for _ in ahead(look, in_parts(frames[~search.seen[frames]])):
         pass
-    sure, possible = map(np.union1d, search.found(known), rest.found(known))
-    objects = _virtual(kernel, sure[:_MAX_OBJECTS])
-    others = _virtual(kernel, possible[:_MAX_OBJECTS])
+    found = np.concatenate([search.found(known), rest.found(known)])
+    is_sure = found[:, 1] != _UNKNOWN
+    # A dump may be made of nothing else than what looks like a process.
+    most = most_tables(memory)
+    objects = _virtual(kernel, _fairly(found[is_sure], most))
+    others = _virtual(kernel, _fairly(found[~is_sure], most))
     offset, step, _ = _object_grid(search.paging)
     base = kernel.read(others, offset + step)[:, offset:].copy().view(f"<u{step}")[:, 0]
     has_base = _is_in(base.astype(np.uint64) & ~np.uint64(_BASE_NUMBER), known)
-    return np.union1d(objects, others[has_base])[:_MAX_OBJECTS]
+    return np.union1d(objects, others[has_base])
+
+
+def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many places, by address: the first of each table base, then the second of each."""
+    found = found[np.lexsort(found.T[::-1])]
+    by_base = np.argsort(found[:, 1], kind="stable")
+    base = found[by_base, 1]
+    rank = np.arange(len(base)) - np.searchsorted(base, base)
+    return np.sort(found[by_base[np.argsort(rank, kind="stable")[:most]], 0])
 
 
 def _virtual(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:

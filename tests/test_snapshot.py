@@ -289,6 +289,7 @@ def everything_is_a_table(
     words[:, at[0]] = 7 << 12 | 0x63
     for table, index in zip((7, 8, 9), at[1:], strict=True):
         words[table, index] = table + 1 << 12 | 0x63
+    words[10, 0x4D:0x4F] = 6 << 32, 1  # NtMajorVersion and NtMinorVersion
     words.tofile(path)
 
 

@@ -1,0 +1,185 @@
+"""Dumps made to waste time and memory: most of what they hold are page tables that lead nowhere.
+
+Each begins as a sound dump, beside which its cost is measured, and keeps its size.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.forge import forge, profiles
+from tests.forge.linux import forge_linux
+
+PAGE = 4096
+_OWN = 0x1ED
+"""The entry by which Windows' top-level tables name themselves, until 2016."""
+_USER, _KERNEL = 0x67, 0x63
+"""Flags of entries: present, writable, used before; for user mode or not."""
+_PROCESSES = 12
+
+Words = npt.NDArray[np.uint64]
+"""All of the memory, shape (frames, 512)."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound dump, to be spoiled."""
+
+    contents: bytes
+    tops: Sequence[int]
+    """Frames of the processes' top-level tables."""
+    unused: npt.NDArray[np.int64]
+    """Frames that nobody uses."""
+
+
+@cache
+def sound(system: str, size: int) -> Sound:
+    """A forged dump of so many bytes: ``windows`` or ``linux``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        if system == "windows":
+            truth = forge(path, profiles()["Win7SP1x64"], size=size, processes=_PROCESSES)
+            tops = [truth.processes[one].dtb // PAGE for one in truth.alive]
+            classes = truth.classes(range(len(truth.processes)))
+        else:
+            linux = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
+            tops = [task.dtb // PAGE for task in linux.tasks if task.dtb and task.alive]
+            classes = linux.classes
+        contents = path.read_bytes()
+    unused = np.flatnonzero(np.char.startswith(classes, "unused"))
+    return Sound(contents, tops, unused[unused > 256])
+
+
+def crafted(name: str, size: int) -> bytes:
+    """A dump of so many bytes, one of CRAFTED."""
+    system, spoil = CRAFTED[name]
+    given = sound(system, size)
+    words = np.frombuffer(given.contents, "<u8").reshape(-1, PAGE // 8).copy()
+    spoil(np.random.default_rng(0), words, given)
+    return words.tobytes()
+
+
+def _entries(frames: npt.NDArray[np.int64], flags: int) -> Words:
+    return frames.astype(np.uint64) << np.uint64(12) | np.uint64(flags)
+
+
+def _random(rng: np.random.Generator, words: Words, flags: int) -> None:
+    words[:] = _entries(rng.integers(len(words), size=words.shape), flags)
+
+
+def _name_themselves(words: Words, step: int = 1) -> None:
+    words[::step, _OWN] = _entries(np.arange(0, len(words), step), _KERNEL)
+
+
+def _tell_of_windows(words: Words) -> None:
+    """Let all tables lead to one page where Windows has its word of itself."""
+    words[:, 0x1EF] = words[5] = 5 << 12 | _KERNEL
+    words[5, 0x4D:0x4F] = 6 << 32, 1  # NtMajorVersion and NtMinorVersion
+
+
+def _web(flags: int, step: int, *, is_windows: bool) -> Callable[..., None]:
+    """Every page a table that leads anywhere; each, or some, name themselves."""
+
+    def spoil(rng: np.random.Generator, words: Words, given: Sound) -> None:
+        _random(rng, words, flags)
+        if step:
+            _name_themselves(words, step)
+        if is_windows:
+            _tell_of_windows(words)
+
+    return spoil
+
+
+def _circle(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Every page a table of which all entries lead to the next page."""
+    frames = np.arange(len(words))
+    words[:] = _entries(np.roll(frames, -1), _USER)[:, None]
+    _name_themselves(words)
+    _tell_of_windows(words)
+
+
+def _star(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Every page a table of which all entries lead to one page."""
+    words[:] = 5 << 12 | _USER
+    _name_themselves(words)
+    _tell_of_windows(words)
+
+
+def _own_anywhere(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Every page names itself by four of its entries."""
+    _random(rng, words, _USER)
+    frames = np.arange(len(words))
+    for _ in range(4):
+        words[frames, rng.integers(256, 512, size=len(words))] = _entries(frames, _KERNEL)
+
+
+def _grafted(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """A sound system whose processes' tables also lead to tables in all pages left unused."""
+    table = _entries(rng.choice(given.unused, (len(given.unused), 512)), _USER)
+    words[given.unused] = table
+    for top in given.tops:
+        empty = np.flatnonzero(words[top, :256] == 0)
+        words[top, empty] = _entries(rng.choice(given.unused, len(empty)), _USER)
+
+
+def _layers(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The same in layers: what stands in one level of tables stands in no other."""
+    layers = np.array_split(rng.permutation(given.unused), (1, 64))
+    upper, middle = given.unused[:64], given.unused[64:576]
+    lower = given.unused[576:]
+    del layers
+    for frames, below in ((upper, middle), (middle, lower), (lower, lower)):
+        words[frames] = _entries(rng.choice(below, (len(frames), 512)), _USER)
+    for top in given.tops:
+        empty = np.flatnonzero(words[top, :256] == 0)
+        words[top, empty] = _entries(rng.choice(upper, len(empty)), _USER)
+
+
+def _alike(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Every page a table that has its upper half in common with all others."""
+    _random(rng, words, _USER)
+    words[:, 192:256] = 0
+    words[:, 256:] = 0
+    words[:, 300:320] = words[5, 300:320] = _entries(rng.integers(len(words), size=20), _KERNEL)
+
+
+def _objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """All unused pages are the kernel's, and full of what begins as a process does."""
+    page = np.zeros(512, np.uint64)
+    page[::4] = 3
+    page[5::4] = given.tops[0] << 12
+    words[given.unused] = page
+    tables = given.unused[: len(given.unused) // 513]
+    pages = given.unused[len(tables) :][: 512 * len(tables)].reshape(-1, 512)
+    words[tables[: len(pages)]] = _entries(pages, _KERNEL)
+    directory, pointers = given.unused[-1], given.unused[-2]
+    words[directory] = words[pointers] = 0
+    words[directory, : min(512, len(pages))] = _entries(tables, _KERNEL)[: min(512, len(pages))]
+    words[pointers, 0] = directory << 12 | _KERNEL
+    for top in given.tops:
+        words[top, 0x1F0] = pointers << 12 | _KERNEL
+
+
+CRAFTED: dict[str, tuple[str, Callable[[np.random.Generator, Words, Sound], None]]] = {
+    "web": ("windows", _web(_USER, 1, is_windows=True)),
+    "web, kernel": ("windows", _web(_KERNEL, 1, is_windows=True)),
+    "web, no system": ("windows", _web(_USER, 0, is_windows=False)),
+    "web, own entries": ("windows", _web(_USER, 1, is_windows=False)),
+    "web, half": ("windows", _web(_USER, 2, is_windows=True)),
+    "web, a 64th": ("windows", _web(_USER, 64, is_windows=True)),
+    "web, a 64th, kernel": ("windows", _web(_KERNEL, 64, is_windows=True)),
+    "circle": ("windows", _circle),
+    "star": ("windows", _star),
+    "own anywhere": ("windows", _own_anywhere),
+    "grafted": ("windows", _grafted),
+    "grafted, Linux": ("linux", _grafted),
+    "layers": ("windows", _layers),
+    "layers, Linux": ("linux", _layers),
+    "alike": ("windows", _alike),
+    "objects": ("windows", _objects),
+}
