@@ -6,11 +6,23 @@ half, and below which there are tables. Nothing tells here which of them are sti
 whose they are.
 """
 
+import hashlib
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import Dump, Words
-from memory_visualizer.paging import ADDRESS, LARGE, PRESENT, X64, Mappings, is_held
+from memory_visualizer.paging import (
+    ADDRESS,
+    LARGE,
+    PRESENT,
+    X64,
+    Mappings,
+    is_held,
+    most_lowest_tables,
+    most_tables,
+)
 
 _HALF = 256
 _MOST_ENTRIES = 192
@@ -19,6 +31,8 @@ _TOUCHED = 0x60
 """The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _MAX_CANDIDATES = 1 << 14
 _TABLES_AT_ONCE = 128
+_FAR = np.uint64(1 << 46)
+"""No machine has memory from here on, at 64 TiB; devices are seldom so far up."""
 _LEAST_SPACES = 2
 _DIRECT_SHARE = 0.5
 """The part of memory from which on what the kernel maps at one distance is all memory."""
@@ -54,60 +68,99 @@ class SpaceSearch:
 
     def found(self) -> NDArray[np.int64]:
         """Frames of the tables that speak for one another; shape (n, 1), n may be 0."""
-        frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))[:_MAX_CANDIDATES]
-        return _alike(self._dump, frames, self._dump.read_frames(frames))
+        most = min(_MAX_CANDIDATES, most_tables(self._dump))
+        frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))[:most]
+        return _alike(self._dump, frames[_lead_to_tables(self._dump, frames)])
 
 
-def _alike(dump: Dump, frames: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:
+def _alike(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the tables that have the kernel's half in common."""
-    if len(frames) < _LEAST_SPACES:
-        return np.empty((0, 1), np.int64)
-    sound = _lead_to_tables(dump, tables, 2)
-    frames, tables = frames[sound], tables[sound]
-    upper = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
-    own = (upper & np.uint64(ADDRESS)) >> np.uint64(12) == frames[:, None].astype(np.uint64)
-    upper[own] = 0
     groups: dict[bytes, list[int]] = {}
-    for frame, half in zip(frames.tolist(), upper, strict=True):
-        groups.setdefault(half.tobytes(), []).append(frame)
+    entries: dict[bytes, int] = {}
+    has_own = np.zeros(dump.frame_count, bool)
+    for part, tables in _in_parts(dump, frames):
+        # The kernel's own table, and that of a process about to go, map nothing of their own.
+        has_own[part] = tables[:, :_HALF].any(axis=1)
+        upper = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
+        upper[(upper & np.uint64(ADDRESS)) >> np.uint64(12) == part[:, None].astype(np.uint64)] = 0
+        for frame, half in zip(part.tolist(), upper, strict=True):
+            key = hashlib.blake2b(half.tobytes()).digest()
+            groups.setdefault(key, []).append(frame)
+            entries[key] = int(np.count_nonzero(half))
     best: list[int] = []
     most = 0
-    for half, members in groups.items():
-        entries = int(np.count_nonzero(np.frombuffer(half, np.uint64)))
-        if len(members) >= _LEAST_SPACES and len(members) * entries > most:
-            best, most = members, len(members) * entries
+    for key, members in groups.items():
+        if len(members) >= _LEAST_SPACES and len(members) * entries[key] > most:
+            best, most = members, len(members) * entries[key]
     tops = np.array(best, np.int64)
-    # The kernel's own table, and that of a process that is about to go, map nothing of their own.
-    has_own = tables[np.searchsorted(frames, tops), :_HALF].any(axis=1)
-    return (tops[has_own] if has_own.any() else tops)[:, None]
+    return (tops[has_own[tops]] if has_own[tops].any() else tops)[:, None]
 
 
-def _lead_to_tables(dump: Dump, tables: Words, depth: int) -> NDArray[np.bool_]:
-    """Whether what all entries of a table lead to are tables as well, down to a depth."""
+def _lead_to_tables(dump: Dump, tops: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tables lead to what looks like tables, and these, too, to nothing else.
+
+    A table none of whose entries lead to a page of the dump is none.
+    """
+    # More tables than any machine has are a trick: those beyond are not believed.
+    below = np.flatnonzero(_targets(dump, tops))[: most_tables(dump)]
+    deeper = np.flatnonzero(_targets(dump, below))[: most_lowest_tables(dump, kernel_only=True)]
+    is_table = np.zeros(dump.frame_count, bool)
+    is_table[deeper] = _look_like_tables(dump, deeper)
+    sound = _look_like_tables(dump, below) & _lead_only_to(dump, below, is_table)[0]
+    is_table[:] = False
+    is_table[below[sound]] = True
+    only, any_ = _lead_only_to(dump, tops, is_table)
+    return only & any_
+
+
+def _in_parts(
+    dump: Dump, frames: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Frames and their contents, so many as are read at once."""
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = frames[start : start + _TABLES_AT_ONCE]
+        yield part, dump.read_frames(part)
+
+
+def _leading(dump: Dump, tables: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Row of each entry that leads to a table that the dump holds, and that table's frame."""
     row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
-    target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+    target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
     held = is_held(dump, target)
-    below, number = np.unique(target[held], return_inverse=True)
-    contents = dump.read_frames(below)
-    used = contents != 0
-    present = contents & np.uint64(PRESENT) != 0
-    # Entries that are not present may hold anything, but not in most of a table.
-    sound = present.any(axis=1)
-    sound &= np.count_nonzero(present, axis=1) * 2 >= np.count_nonzero(used, axis=1)
-    address = contents & np.uint64(ADDRESS)
-    sound &= ~(present & (address >= np.uint64(1 << 46))).any(axis=1)
-    if depth > 1 and len(below):
-        sound[sound] = _lead_to_tables(dump, contents[sound], depth - 1)
-    good = np.ones(len(row), bool)
-    good[held] = sound[number]
-    result = np.ones(len(tables), bool)
-    result[row[~good]] = False
-    # A table none of whose entries lead to a page of the dump is none.
-    known = np.zeros(len(tables), bool)
-    known[row[held]] = True
-    if depth > 1:
-        result &= known
-    return result
+    return row[held], target[held]
+
+
+def _targets(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """By PFN: whether an entry of these tables leads there."""
+    found = np.zeros(dump.frame_count, bool)
+    for _, tables in _in_parts(dump, frames):
+        found[_leading(dump, tables)[1]] = True
+    return found
+
+
+def _lead_only_to(
+    dump: Dump, frames: NDArray[np.int64], allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which tables lead, within the dump, to nothing but allowed frames; and which to any frame."""
+    only, any_ = np.ones(dump.frame_count, bool), np.zeros(dump.frame_count, bool)
+    for part, tables in _in_parts(dump, frames):
+        row, target = _leading(dump, tables)
+        only[part[row[~allowed[target]]]] = False
+        any_[part[row]] = True
+    return only[frames], any_[frames]
+
+
+def _look_like_tables(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames hold entries that are present, and little else."""
+    sound = np.zeros(dump.frame_count, bool)
+    for part, contents in _in_parts(dump, frames):
+        present = contents & np.uint64(PRESENT) != 0
+        # Entries that are not present may hold anything, but not in most of a table.
+        few = np.count_nonzero(present, axis=1)
+        is_table = (few > 0) & (2 * few >= np.count_nonzero(contents, axis=1))
+        is_table &= ~(present & (contents & np.uint64(ADDRESS) >= _FAR)).any(axis=1)
+        sound[part] = is_table
+    return sound[frames]
 
 
 def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Mappings, bool]:

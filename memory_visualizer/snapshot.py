@@ -316,14 +316,15 @@ def _second_look(
 
     texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
     looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at]
-    asked = _ENOUGH_TABLES / 2
+    asked = 0
     for _ in _pass_by(dump, looks, progress):
         # Tables of others may name themselves, too: so it is asked the less often the more it met.
-        if search.most_met() < 2 * asked:
+        if search.most_met() < max(_ENOUGH_TABLES, 4 * asked):
             continue
         asked = search.most_met()
         if (found := search.found(dump)) and len(found.tops) >= _ENOUGH_TABLES:
             # Now it is known where this boot's tables name themselves.
+            search.look_only()
             for _ in dump.each_block(search.look_at):
                 pass
             break

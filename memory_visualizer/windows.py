@@ -70,8 +70,13 @@ class TopLevelSearch:
     def __init__(self) -> None:
         self._x86: list[NDArray[np.int64]] = []
         self._pae: list[NDArray[np.int64]] = []
-        self._x64: dict[int, list[NDArray[np.int64]]] = {0x1ED: []}
-        """Frames by the entry that names them; Windows' own choice until 2016, and those met."""
+        self._x64: list[NDArray[np.int64]] = []
+        """Frames, and the entry of each that names it: see _named."""
+        self._x64_entries = [0x1ED]
+        """Where look_at looks: at Windows' own choice until 2016, and at what was met."""
+        self._counts = np.zeros(X64.entries, np.int64)
+        """How many of the first _counted parts of _x64 name themselves by each entry."""
+        self._counted = 0
 
     def look_at(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at frames, with their contents, where tables are known to name themselves."""
@@ -79,10 +84,12 @@ class TopLevelSearch:
         for found, index, mask in (
             (self._x86, 0x180, 0xFFFFF001),
             (self._pae, 3, ADDRESS | PRESENT),
-            *((found, index, ADDRESS | PRESENT) for index, found in list(self._x64.items())),
         ):
             if (names_itself := words[:, index] & np.uint64(mask) == own).any():
                 found.append(frame[names_itself])
+        for index in self._x64_entries:
+            if (names_itself := words[:, index] & np.uint64(ADDRESS | PRESENT) == own).any():
+                self._x64.append(_named(frame[names_itself], index))
 
     def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
@@ -99,19 +106,39 @@ class TopLevelSearch:
             alike = upper[row, column] & np.uint64(mask) == own[row]
             # No top-level table names itself so often.
             alike &= np.bincount(row[alike], minlength=len(own))[row] <= _MOST_OWN_ENTRIES
-            row, column = row[alike], column[alike]
-            for index in np.unique(column).tolist():
-                found = self._x64.setdefault(entries.start + index, [])
-                found.append(frame[start + row[column == index]])
+            if alike.any():
+                self._x64.append(_named(frame[start + row[alike]], entries.start + column[alike]))
 
     def most_met(self) -> int:
         """How many 64-bit tables, at most, name themselves by the same entry."""
-        return max(sum(map(len, found)) for found in list(self._x64.values()))
+        return int(self._counts_by_entry().max())
 
     def look_also(self, early: "TopLevelSearch") -> None:
-        """Look where another search has met tables that name themselves."""
-        for index in early._x64:
-            self._x64.setdefault(index, [])
+        """Look where another search has met most tables that name themselves."""
+        self._x64_entries = sorted({*self._x64_entries, *early._largest(_MOST_GROUPS)})
+
+    def look_only(self) -> None:
+        """From now on look where most tables were met that name themselves."""
+        self._x64_entries = self._largest(_MOST_GROUPS)
+
+    def _counts_by_entry(self) -> NDArray[np.int64]:
+        """How many 64-bit tables were met that name themselves by each entry."""
+        for part in self._x64[self._counted :]:
+            self._counts += np.bincount(part % X64.entries, minlength=X64.entries)
+            self._counted += 1
+        return self._counts
+
+    def _largest(self, most: int) -> list[int]:
+        """The entries by which most 64-bit tables name themselves; one of them is Windows'."""
+        counts = self._counts_by_entry()
+        largest: list[int] = np.argsort(-counts, kind="stable")[:most].tolist()
+        return [index for index in largest if counts[index]]
+
+    def _groups(self, most: int) -> list[NDArray[np.int64]]:
+        """The frames of the largest groups of tables that name themselves by the same entry."""
+        found = _joined(self._x64)
+        frame, index = np.divmod(found, X64.entries)
+        return [frame[index == one] for one in self._largest(most)]
 
     @staticmethod
     def _own_entries(frame: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -120,21 +147,22 @@ class TopLevelSearch:
 
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The way of paging, and the top levels, that most tables speak for."""
-        return self._best(memory, _with_shared_data)
+        return self._best(memory, _with_shared_data, _MOST_GROUPS)
 
     def alike(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The same by what the tables have in common, where a damaged dump lets `found` down."""
-        return self._best(memory, _with_common_kernel)
+        return self._best(memory, _with_common_kernel, 1)
 
-    def _best(self, memory: PhysicalMemory, believe: "_Belief") -> "TopLevels | None":
+    def _best(
+        self, memory: PhysicalMemory, believe: "_Belief", most_groups: int
+    ) -> "TopLevels | None":
         most = most_tables(memory)
         pae = _joined(self._pae)[:most]
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         x86 = _joined(self._x86)[:most, None]
-        x64 = [_joined(found)[:most, None] for _, found in sorted(self._x64.items())]
-        x64 = _largest(x64, _GROUPS * most)
+        x64 = [tops[:most, None] for tops in self._groups(most_groups)]
         best: TopLevels | None = None
         for paging, groups in (
             (PAE, [directories.astype(np.int64)]),
@@ -155,11 +183,9 @@ _Belief: TypeAlias = Callable[
 """Tells which tables of each group, those that name themselves by one entry, are believable."""
 
 
-def _largest(groups: list[NDArray[np.int64]], most: int) -> list[NDArray[np.int64]]:
-    """The largest groups that together have no more tables."""
-    groups = sorted(groups, key=len, reverse=True)
-    ends = np.cumsum([len(tops) for tops in groups])
-    return groups[: int(np.searchsorted(ends, most, "right"))]
+def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Frames and the entries that name them, as single numbers."""
+    return frame * X64.entries + index
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -174,9 +200,10 @@ def _with_shared_data(
     Other pages that name themselves by chance, or in another system, have nothing there.
     """
     # All at once: a page may name itself by each of its entries.
-    frames = translate(memory, paging, np.concatenate(groups), SHARED_DATA[bits_of(paging)])
+    tops = np.concatenate([np.empty((0, paging.top_frames), np.int64), *groups])
+    frames = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
     ends = np.cumsum([len(tops) for tops in groups])
-    for frame in np.split(frames, ends[:-1]):
+    for frame in np.split(frames, ends)[:-1]:
         places, count = np.unique(frame[frame >= 0], return_counts=True)
         places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
         is_it = [_SharedPage(memory.read_frames(place[None])[0]).is_believable for place in places]
@@ -185,8 +212,8 @@ def _with_shared_data(
 
 _MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
-_GROUPS = 4
-"""So many full groups of tables that name themselves by one entry are judged; one is honest."""
+_MOST_GROUPS = 8
+"""Groups of tables, each with one entry by which they name themselves; one of them is honest."""
 _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
 _MOST_COMPARED = 1 << 12
