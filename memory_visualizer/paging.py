@@ -40,6 +40,8 @@ SHARED = -1
 
 _TABLES_AT_ONCE = 256
 _WAYS_AT_ONCE = 2048
+_FAIR_PART = 8
+"""The part of all tables of a level that one address space may have."""
 _FAR = 1 << 34
 """No machine has page frames from here on, 64 TiB; devices are seldom so far up."""
 _WAITING_WAYS = 1 << 18
@@ -325,25 +327,49 @@ class _Below:
         """How many ways were added."""
         self._most_ways = most_ways
         self._room = most_tables
+        self._room_for_each = most_tables // _FAIR_PART
+        self._of_space = np.zeros(1, np.int64)
+        """How many tables each space has led to, those that are SHARED first."""
         self._known = np.zeros(memory.frame_count, bool)
         self._left_out = np.zeros(memory.frame_count, bool)
         self._parts: list[_Reached] = []
         self._waiting = 0
 
-    def admit(self, tables: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these tables, any of them any number of times, there is room for."""
+    def admit(self, tables: NDArray[np.int64], spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of these tables, any of them any number of times, there is room for.
+
+        A space that leads to too many of them has its own left out, not those of others.
+        """
         admitted = self._known[tables]
         if admitted.all():
             return admitted
         if self._room:
-            new = tables[~admitted]
-            first = _one_of_each(new, len(self._known))
-            new = new[first == np.arange(len(first))][: self._room]
-            self._room -= len(new)
-            self._known[new] = True
+            rows = np.flatnonzero(~admitted)
+            one = _one_of_each(tables[rows], len(self._known))
+            rows = rows[one == np.arange(len(one))]
+            rows = rows[self._is_fair(spaces[rows])][: self._room]
+            self._room -= len(rows)
+            self._of_space += np.bincount(spaces[rows] - SHARED, minlength=len(self._of_space))
+            self._known[tables[rows]] = True
             admitted = self._known[tables]
         self._left_out[tables[~admitted]] = True
         return admitted
+
+    def _is_fair(self, spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of these tables, by the spaces that lead to them, are not beyond their share."""
+        number = spaces.astype(np.int64) - SHARED
+        missing = int(number.max()) + 1 - len(self._of_space)
+        self._of_space = np.pad(self._of_space, (0, max(0, missing)))
+        count = np.bincount(number, minlength=len(self._of_space))
+        if (self._of_space + count)[1:].max(initial=0) <= self._room_for_each:
+            return np.ones(len(number), bool)
+        order = np.argsort(number, kind="stable")
+        rank = np.empty(len(number), np.int64)
+        rank[order] = np.arange(len(number)) - (np.cumsum(count) - count)[number[order]]
+        fair: NDArray[np.bool_] = (self._of_space[number] + rank < self._room_for_each) | (
+            number == 0
+        )
+        return fair
 
     def add(self, ways: _Reached) -> None:
         """Add ways to tables that were admitted."""
@@ -434,12 +460,15 @@ def walk(
     most_ways = memory.frame_count // 8 + 1024
     tops_known = _Below(memory, most_tables(memory), most_ways)
     held = np.flatnonzero(is_held(memory, reached.table))
-    reached = reached.take(held[tops_known.admit(reached.table[held])])
-    losses.tables += tops_known.left_out
+    shared = np.full(len(held), SHARED, np.int32)
+    reached = reached.take(held[tops_known.admit(reached.table[held], shared)])
+    left_out = tops_known.left_out
     for number, level in enumerate(paging.levels):
         is_last = number == len(paging.levels) - 1
         leads_to_last = number == len(paging.levels) - 2
-        most = most_lowest_tables(memory, kernel_only) if leads_to_last else most_tables(memory)
+        most = most_tables(memory)
+        if leads_to_last and not left_out:
+            most = most_lowest_tables(memory, kernel_only)
         below = _Below(memory, most, most_ways)
         for found in _decoded(memory, paging, reached, level, losses):
             access = paging.access(found.entry, is_last=is_last)
@@ -460,14 +489,15 @@ def walk(
             if is_last:
                 continue
             leads = np.flatnonzero(chosen & ~maps & is_held(memory, found.frame))
-            leads = leads[below.admit(found.frame[leads])]
+            leads = leads[below.admit(found.frame[leads], found.ways.space[found.way[leads]])]
             below.add(found.reached(leads, access, level))
             if below.rows > max(_WAITING_WAYS, most_mappings(memory)):
                 later = reached.table[reached.table > found.ways.table[-1]]
-                losses.tables += len(np.unique(later))
+                left_out += len(np.unique(later))
                 break
-        losses.tables += below.left_out
+        left_out += below.left_out
         reached = below.ways()
+    losses.tables += left_out
 
 
 def tables_of(
@@ -483,6 +513,7 @@ def tables_of(
     found[tables] = True
     lowest = np.zeros(memory.frame_count, bool)
     for number, level in enumerate(paging.levels[:-1]):
+        tables = tables[: most_tables(memory)]
         below = np.zeros(memory.frame_count, bool)
         for start in range(0, len(tables), _TABLES_AT_ONCE):
             entries = paging.decode(memory.read_frames(tables[start : start + _TABLES_AT_ONCE]))

@@ -212,7 +212,7 @@ def _with_shared_data(
 
 _MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
-_MOST_GROUPS = 8
+_MOST_GROUPS = 4
 """Groups of tables, each with one entry by which they name themselves; one of them is honest."""
 _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
