@@ -5,7 +5,7 @@ and the text that names point into. Read here, for what is needed is little (whe
 of a few structures stand), and no library for it is kept up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ _HEADER = np.dtype(
     ]
 )
 HEADER_SIZE = _HEADER.itemsize
-MAX_SIZE = 1 << 26
+MAX_SIZE = 1 << 25
 
 _STRUCT, _UNION, _ENUM, _ENUM64 = 4, 5, 6, 19
 _ARRAY, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG = 3, 8, 9, 10, 11, 18
@@ -39,8 +39,14 @@ _EXTRA_WORDS = {1: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENU
 """Words behind a type's three: of the type, and of each of its members; by its kind."""
 _MAX_DEPTH = 8
 """Typedefs and qualifiers, one on the other."""
-_MAX_NESTED = 200
-"""Structures without a name within one."""
+_MAX_NESTED = 64
+"""Structures without a name within one, itself included."""
+_MAX_MEMBERS = 1 << 12
+_MAX_TYPES = 1 << 20
+_MAX_PLACES = 1 << 12
+"""Words looked at that have the value of a name's place in the text."""
+_WORDS_AT_ONCE = 1 << 16
+_NO_MEMBERS = np.empty((0, 3), np.int64)
 
 
 def total_size(header: bytes) -> int | None:
@@ -61,18 +67,24 @@ class Btf:
 
     _words: NDArray[np.uint32]
     _text: bytes
+    _places: dict[str, int] = field(default_factory=dict)
+    """What was looked for in the text, and where it stands; -1 where nowhere."""
+    _known: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    """What _members_of tells of structures, by their names."""
 
     @classmethod
-    def parse(cls, contents: bytes) -> "Btf | None":
+    def parse(cls, contents: NDArray[np.uint8]) -> "Btf | None":
         """Take header, types and text apart; None where they are none, or broken."""
-        total = total_size(contents)
+        header = contents[:HEADER_SIZE].tobytes()
+        total = total_size(header)
         if total is None or total > len(contents):
             return None
-        _, _, _, size, types_at, types_size, text_at, text_size = np.frombuffer(
-            contents[:HEADER_SIZE], _HEADER
-        )[0].tolist()
-        words = np.frombuffer(contents, "<u4", types_size // 4, size + types_at)
-        return cls(words, contents[size + text_at : size + text_at + text_size])
+        (_, _, _, size, types_at, types_size, text_at, text_size) = np.frombuffer(header, _HEADER)[
+            0
+        ].tolist()
+        # A copy each, so that the rest of the contents need not be kept.
+        words = contents[size + types_at :][: types_size // 4 * 4].copy().view("<u4")
+        return cls(words, contents[size + text_at :][:text_size].tobytes())
 
     def offset(self, structure: str, *members: str) -> int | None:
         """Offset of a member in a structure, or of the first of some names that it has.
@@ -101,7 +113,7 @@ class Btf:
         if number is None:
             return None
         words = self._words
-        for place in np.flatnonzero(words[:-1] == number).tolist():
+        for place in np.flatnonzero(words[:-1] == number)[:_MAX_PLACES].tolist():
             # Is it in the place of a member's name?
             at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
             kind = int(words[at + 1]) >> 24 & 0x1F
@@ -111,39 +123,44 @@ class Btf:
         return None
 
     def _member(self, structure: str, *members: str) -> tuple[int, int] | None:
-        at = self._named(structure, (_STRUCT, _UNION))
-        if at is None:
-            return None
+        if structure not in self._known:
+            at = self._named(structure, (_STRUCT, _UNION))
+            self._known[structure] = self._members_of(at) if at is not None else _NO_MEMBERS
+        names, offsets, types = self._known[structure].T
         for member in members:
             number = self._text_at(member)
-            found = None if number is None else self._member_of(at, number, set())
-            if found:
-                return found
+            found = np.flatnonzero(names == (-1 if number is None else number))
+            if len(found):
+                return int(offsets[found[0]]), int(types[found[0]])
         return None
 
-    def _member_of(self, at: int, name: int, seen: set[int]) -> tuple[int, int] | None:
-        """Offset and type of a member, in the structure at this word, unless it was `seen`."""
+    def _members_of(self, at: int) -> NDArray[np.int64]:
+        """Place of the name, offset and type of each member of the structure at this word.
+
+        First its own, then those of the structures without a name in it, each of these once.
+        """
         words = self._words
-        seen.add(at)
-        # With this bit a member's offset has the size of a bit field in its upper byte.
-        has_bit_fields = bool(words[at + 1] >> 31)
-        count = int(words[at + 1]) & 0xFFFF
-        without_name = []
-        for place in range(at + 3, min(at + 3 + 3 * count, len(words) - 2), 3):
-            member, type_, bits = words[place : place + 3].tolist()
-            offset = (bits & 0xFFFFFF if has_bit_fields else bits) // 8
-            if member == name:
-                return offset, type_
-            if member == 0:
-                without_name.append((offset, type_))
-        for offset, type_ in without_name if len(seen) < _MAX_NESTED else ():
-            below = self._resolved(type_)
-            if below is None or below in seen:
-                continue
-            found = self._member_of(below, name, seen)
-            if found:
-                return offset + found[0], found[1]
-        return None
+        parts, seen = [], {at}
+        waiting = [(at, 0)]
+        while waiting:
+            at, before = waiting.pop()
+            count = min(int(words[at + 1]) & 0xFFFF, _MAX_MEMBERS, (len(words) - at - 3) // 3)
+            members = words[at + 3 : at + 3 + 3 * count].reshape(-1, 3).astype(np.int64)
+            members = np.stack((members[:, 0], members[:, 2], members[:, 1]), axis=1)
+            # With this bit a member's offset has the size of a bit field in its upper byte.
+            if words[at + 1] >> 31:
+                members[:, 1] &= 0xFFFFFF
+            members[:, 1] = members[:, 1] // 8 + before
+            has_name = members[:, 0] != 0
+            parts.append(members[has_name])
+            below = []
+            for _, offset, type_ in members[~has_name][:_MAX_NESTED].tolist():
+                inner = self._resolved(type_)
+                if inner is not None and inner not in seen and len(seen) < _MAX_NESTED:
+                    seen.add(inner)
+                    below.append((inner, offset))
+            waiting += below[::-1]
+        return np.concatenate(parts)
 
     def _resolved(self, type_: int) -> int | None:
         """The word at which a type begins, typedefs and qualifiers followed."""
@@ -162,15 +179,17 @@ class Btf:
         number = self._text_at(name)
         if number is None:
             return None
-        for place in np.flatnonzero(self._words[:-2] == number).tolist():
-            at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
-            if at == place and int(self._words[at + 1]) >> 24 & 0x1F in kinds:
-                return at
+        starts = self._starts
+        for at in starts[self._words[starts] == number][:_MAX_PLACES].tolist():
+            if int(self._words[at + 1]) >> 24 & 0x1F in kinds:
+                return int(at)
         return None
 
     def _text_at(self, name: str) -> int | None:
         """Where in the text a name stands."""
-        place = self._text.find(b"\0" + name.encode("ascii") + b"\0")
+        if name not in self._places:
+            self._places[name] = self._text.find(b"\0" + name.encode("ascii") + b"\0")
+        place = self._places[name]
         return None if place < 0 else place + 1
 
     @cached_property
@@ -179,14 +198,19 @@ class Btf:
         fixed, each = [3] * 32, [0] * 32
         for kind, (extra, per_member) in _EXTRA_WORDS.items():
             fixed[kind], each[kind] = 3 + extra, per_member
-        words = self._words.tolist()
-        starts = []
-        position, end = 0, len(words) - 2
-        while position < end:
+        words = self._words
+        steps = np.empty(max(len(words) - 2, 0), np.int32)
+        for start in range(0, len(steps), _WORDS_AT_ONCE):
+            infos = words[start + 1 : min(start + 1 + _WORDS_AT_ONCE, len(words) - 1)]
+            kinds = infos >> np.uint32(24) & np.uint32(0x1F)
+            step = np.array(fixed)[kinds] + np.array(each)[kinds] * (infos & np.uint32(0xFFFF))
+            steps[start : start + len(step)] = step
+        starts: list[int] = []
+        # As a list a large array of numbers would take much room.
+        step_at, position, end = steps.data, 0, len(steps)
+        while position < end and len(starts) < _MAX_TYPES:
             starts.append(position)
-            info = words[position + 1]
-            kind = info >> 24 & 0x1F
-            position += fixed[kind] + each[kind] * (info & 0xFFFF)
+            position += step_at[position]
         if position > len(words):  # cut off in the last type
             starts.pop()
         return np.array(starts, np.int64)

@@ -13,14 +13,24 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo
 
 _TOKENS = 256
 _DIGITS = b"\0".join(b"%d" % digit for digit in range(10))
 _MAX_TOKENS_SIZE = 1 << 14
-_MAX_SYMBOLS = 1 << 22
-_MAX_BYTES = 1 << 26
+_MAX_SYMBOLS = 1 << 20
+_SYMBOLS_FOR_FRAME = 16
+"""A kernel with a hundred thousand symbols needs more than 24 MiB to run."""
+_MAX_BYTES = 1 << 24
+_MAX_SHARE = 8
+"""So small a part of the memory at least are the names, and half of it the image."""
+_ALIKE = 16
+"""So small a part of all names at least are as long as another, and end with the same letter."""
+_MORE_ALIKE = 1024
+_MOST_INDEXES, _MOST_BASES = 32, 4096
+"""Places that are tried, where a kernel has one, or few."""
 _LONG = 0x80
 """In the byte that tells a name's length: seven bits of it, the next byte has more (since 6.1)."""
 _KNOWN = "init_uts_ns"
@@ -60,11 +70,26 @@ class KernelSymbols:
         maybe = np.flatnonzero(decoded == len(name) + 1)
         ends_well = np.array([token[-1:] == name[-1:] for token in self.tokens])
         last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
-        for number in maybe[ends_well[self.names[last]]].tolist():
-            packed = self.names[starts[number] : starts[number] + lengths[number]].tolist()
-            # The first letter is the symbol's type.
-            if b"".join(self.tokens[token] for token in packed)[1:] == name:
-                return int(number)
+        maybe = maybe[ends_well[self.names[last]]]
+        # Where more are alike than ever, they were made to be compared.
+        maybe = maybe[: len(decoded) // _ALIKE + _MORE_ALIKE]
+        # All are compared token by token, together. The first letter is the symbol's type.
+        fits = np.zeros((len(name) + 2, len(self.tokens)), bool)
+        for number, token in enumerate(self.tokens):
+            fits[0, number] = token and name.startswith(token[1:])
+            place = name.find(token)
+            while token and place >= 0:
+                fits[place + 1, number] = True
+                place = name.find(token, place + 1)
+        letters = np.array([len(token) for token in self.tokens], np.int64)
+        reached, at = starts[maybe], np.zeros(len(maybe), np.int64)
+        while len(maybe):
+            if (done := np.flatnonzero(at == len(name) + 1)).size:
+                return int(maybe[done[0]])
+            packed = self.names[reached]
+            right = fits[at, packed]
+            maybe, reached = maybe[right], reached[right] + 1
+            at = at[right] + letters[packed[right]]
         return None
 
     @cached_property
@@ -79,21 +104,24 @@ class KernelSymbols:
 
 def _names_in(names: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Walk the packed names: where each one's tokens begin, and how many there are."""
-    starts: list[int] = []
-    lengths: list[int] = []
+    begins: list[int] = []
     position, end = 0, len(names) - 1
-    while len(starts) < count and position < end:
+    for _ in range(count):
+        if position >= end:
+            break
+        begins.append(position)
         length = names[position]
-        position += 1
-        if length & _LONG:
-            length = length & (_LONG - 1) | names[position] << 7
-            position += 1
-        starts.append(position)
-        lengths.append(length)
-        position += length
-    while starts and starts[-1] + lengths[-1] > len(names):
-        del starts[-1], lengths[-1]
-    return np.array(starts, np.int64), np.array(lengths, np.int64)
+        if length >= _LONG:
+            length = (length & (_LONG - 1) | names[position + 1] << 7) + 1
+        position += length + 1
+    if begins and position > len(names):
+        begins.pop()
+    begin = np.array(begins, np.int64)
+    octets = np.frombuffer(names, np.uint8)
+    is_long = octets[begin] >= _LONG
+    lengths = octets[begin].astype(np.int64) & (_LONG - 1)
+    lengths[is_long] |= octets[begin[is_long] + 1].astype(np.int64) << 7
+    return begin + 1 + is_long, lengths
 
 
 def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
@@ -136,7 +164,9 @@ def _by_vmcoreinfo(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | N
     base_at = info.symbol("kallsyms_relative_base")
     count = kernel.number(count_at, 4) or 0
     base = kernel.number(base_at) if base_at else 0
-    if base is None or not 0 < count <= _MAX_SYMBOLS or not 0 < table - names <= _MAX_BYTES:
+    if base is None or not 0 < count <= _most_symbols(kernel):
+        return None
+    if not 0 < table - names <= _most_bytes(kernel):
         return None
     raw_table, raw_index = kernel.read(table, 1 << 15), kernel.read(index, 2 * _TOKENS)
     if raw_table is None or raw_index is None:
@@ -158,7 +188,18 @@ def _tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes] | None:
     starts = index.tolist()
     if any(low >= high for low, high in pairwise(starts)) or starts[-1] >= len(table):
         return None
-    return [table[start:].split(b"\0", 1)[0] for start in starts]
+    ends = [table.find(b"\0", start) for start in starts]
+    return [
+        table[start : end if end >= 0 else None] for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _most_symbols(kernel: VirtualMemory) -> int:
+    return min(_MAX_SYMBOLS, _SYMBOLS_FOR_FRAME * kernel.frame_count)
+
+
+def _most_bytes(kernel: VirtualMemory) -> int:
+    return min(_MAX_BYTES, kernel.frame_count * PAGE_SIZE // _MAX_SHARE)
 
 
 def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
@@ -172,6 +213,14 @@ def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
         return None
     start, contents = image
     words = contents[: len(contents) // 8 * 8].view("<u8")
+    # The base is the lowest symbol's address, _text, which is aligned to 2 MiB.
+    text = np.uint64((info.symbol("_stext") or 0) & ~0x1FFFFF)
+    bases = np.array(places_of(text.tobytes(), contents[:-8], _MOST_BASES), np.int64)
+    bases = bases[bases % 8 == 0] // 8
+    counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
+    offsets = bases * 8 - -(-counts * 4 // 8) * 8
+    likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
+    bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
     for index_at in _token_indexes(contents):
         index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
         # The text ends less than 8 bytes before the index, with the last token.
@@ -185,18 +234,14 @@ def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
         tokens = _tokens(contents[table_at:index_at].tobytes(), index)
         if tokens is None:
             continue
-        # The base is the lowest symbol's address, _text, which is aligned to 2 MiB.
-        text = np.uint64((info.symbol("_stext") or 0) & ~0x1FFFFF)
-        for base_word in np.flatnonzero(words[: table_at // 8] == text).tolist():
-            count = int(words[base_word + 1]) & 0xFFFFFFFF
-            names_at = base_word * 8 + 16
-            offsets_at = base_word * 8 - -(-count * 4 // 8) * 8
-            if not 1000 < count <= _MAX_SYMBOLS or offsets_at < 0 or names_at >= table_at:
-                continue
+        names = bases * 8 + 16
+        fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
+        for which in fit[:1].tolist():
+            names_at, offsets_at = int(names[which]), int(offsets[which])
             return KernelSymbols(
                 tokens,
                 contents[names_at:table_at],
-                contents[offsets_at : offsets_at + 4 * count].view("<i4"),
+                contents[offsets_at : offsets_at + 4 * int(counts[which])].view("<i4"),
                 start + offsets_at,
                 int(text),
                 0,
@@ -210,29 +255,43 @@ def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
     It lies behind the tokens, among which are the digits one after the other.
     """
     found: list[int] = []
-    places = np.flatnonzero(contents[: max(len(contents) - _MAX_TOKENS_SIZE, 0)] == _DIGITS[0])
-    for distance, letter in enumerate(_DIGITS):
-        places = places[contents[places + distance] == letter]
-    for digits in places.tolist():
+    for digits in places_of(_DIGITS, contents, _MOST_INDEXES):
         start = digits // 8 * 8
         numbers = contents[start : start + _MAX_TOKENS_SIZE].view("<u2")
         at = np.arange(0, len(numbers) - _TOKENS, 4)
         at = at[numbers[at] == 0]
-        for place in range(1, _TOKENS):
+        for place in range(1, _TOKENS if len(at) else 0):
             step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
             at = at[(step >= 2) & (step <= 64)]
         found += (start + at * 2).tolist()
-    return sorted(set(found))
+    return sorted(set(found))[:_MOST_INDEXES]
+
+
+def places_of(text: bytes, contents: NDArray[np.uint8], most: int) -> list[int]:
+    """The first places, so many at most, where a text stands; they do not overlap."""
+    found: list[int] = []
+    for start in range(0, len(contents), _SEARCHED_AT_ONCE):
+        part = contents[start : start + _SEARCHED_AT_ONCE + len(text) - 1].tobytes()
+        place = part.find(text)
+        while place >= 0:
+            found.append(start + place)
+            if len(found) == most:
+                return found
+            place = part.find(text, place + len(text))
+    return found
 
 
 def kernel_image(kernel: VirtualMemory, info: VmcoreInfo) -> tuple[int, NDArray[np.uint8]] | None:
-    """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros."""
+    """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
+
+    No more of it than could lie in half of the memory.
+    """
     start = (info.symbol("_stext") or 0) & ~0x1FFFFF
-    pages = image_frames(kernel, info)
+    pages = image_frames(kernel, info)[: min(_MAX_CONTENTS // PAGE_SIZE, kernel.frame_count // 2)]
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
         return None
-    return start, kernel.read_far(start, (int(mapped[-1]) + 1) * 4096)
+    return start, kernel.read_far(start, (int(mapped[-1]) + 1) * PAGE_SIZE)
 
 
 def image_frames(kernel: VirtualMemory, info: VmcoreInfo) -> NDArray[np.int64]:
@@ -242,9 +301,12 @@ def image_frames(kernel: VirtualMemory, info: VmcoreInfo) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     start &= ~0x1FFFFF
     size = min(_MAX_IMAGE, 2**64 - start)
-    pages = np.arange(size // 4096, dtype=np.uint64) * np.uint64(4096) + np.uint64(start)
+    pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
     return kernel.frames(pages)
 
 
 _MAX_IMAGE = 1 << 28
 """Bytes that a kernel may have, modules apart."""
+_MAX_CONTENTS = 1 << 27
+"""Bytes of it that are searched."""
+_SEARCHED_AT_ONCE = 1 << 20

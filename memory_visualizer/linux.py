@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from memory_visualizer import btf as btf_format
 from memory_visualizer.btf import Btf
 from memory_visualizer.dump import PAGE_SIZE, Dump
-from memory_visualizer.kallsyms import image_frames, kernel_image, read_kallsyms
+from memory_visualizer.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
+from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import (
     X64,
     X64_5_LEVELS,
@@ -31,18 +32,13 @@ _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 _UTS_RELEASE = 2 * 65
 """Offset of the release in struct new_utsname: behind two names of 65 bytes."""
 
-_KERNEL_THREAD = 0x0020_0000
-"""In task_struct.flags: PF_KTHREAD."""
-_ENDED = 0x30
-"""In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
-_MAX_TASKS = 1 << 22
-"""More than Linux allows (PID_MAX_LIMIT)."""
-_MAX_TASK_SIZE = 1 << 16
-_MAX_PID = 1 << 22
-_COMM_SIZE = 16
-
 _RAM, _IMAGE = b"System RAM", b"Kernel "
-_MAX_RESOURCES = 1 << 16
+_FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
+"""So many resources there may be: each block of memory that can be removed is one."""
+_MOST_MAGICS = 256
+"""Places in the kernel's image that are looked at, where its types may begin."""
+_MAX_SHARE = 8
+"""So small a part of the memory at least is the description of types."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +124,18 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
 
 
 def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
+    most = min(btf_format.MAX_SIZE, found.memory.frame_count * PAGE_SIZE // _MAX_SHARE)
     start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
-    if start and stop and 0 < stop - start <= btf_format.MAX_SIZE:
-        return Btf.parse(found.kernel.read_far(start, stop - start).tobytes())
+    if start and stop and 0 < stop - start <= most:
+        return Btf.parse(found.kernel.read_far(start, stop - start))
     if symbols:  # a kernel with symbols, but not these, has none
         return None
     image = kernel_image(found.kernel, found.info)
     if image is None:
         return None
-    contents = image[1].tobytes()
-    place = contents.find(btf_format.MAGIC)
-    while place >= 0:
-        if types := Btf.parse(contents[place : place + btf_format.MAX_SIZE]):
+    for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
+        if types := Btf.parse(image[1][place : place + most]):
             return types
-        place = contents.find(btf_format.MAGIC, place + 1)
     return None
 
 
@@ -160,20 +154,42 @@ def read_resources(found: LinuxKernel) -> Resources | None:
     root = found.symbols.get("iomem_resource")
     if root is None:
         return None
-    is_ram = np.zeros(found.memory.frame_count, bool)
-    image = np.zeros(found.memory.frame_count, bool)
-    for name, start, end, below in _resources(found, root):
+    count = found.memory.frame_count
+    room = _Room(count // _FRAMES_OF_RESOURCE + _MORE_RESOURCES)
+    ram: list[tuple[int, int]] = []
+    image: list[tuple[int, int]] = []
+    for name, start, end, below in _resources(found, root, room):
         if not name.startswith(_RAM):
             continue
         # A frame of which only a part is RAM is no page to the kernel.
-        is_ram[-(-start // PAGE_SIZE) : (end + 1) // PAGE_SIZE] = True
-        for inner, first, last, _ in _resources(found, below):
+        ram.append((-(-start // PAGE_SIZE), (end + 1) // PAGE_SIZE))
+        for inner, first, last, _ in _resources(found, below, room):
             if inner.startswith(_IMAGE):
-                image[first // PAGE_SIZE : last // PAGE_SIZE + 1] = True
-    return Resources(is_ram, np.flatnonzero(image)) if is_ram.any() else None
+                image.append((first // PAGE_SIZE, last // PAGE_SIZE + 1))
+    is_ram = _marked(ram, count)
+    return Resources(is_ram, np.flatnonzero(_marked(image, count))) if is_ram.any() else None
 
 
-def _resources(found: LinuxKernel, parent: int) -> Iterator[tuple[bytes, int, int, int]]:
+def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:
+    """Mark stretches of frames, each by its first one and its end."""
+    marks = np.zeros(count, bool)
+    inside = [(first, min(end, count)) for first, end in stretches if first < min(end, count)]
+    if inside:
+        first, end = np.array(inside, np.int64).T
+        mark_runs(marks, first, end - first)
+    return marks
+
+
+@dataclass
+class _Room:
+    """How many resources may still be read, in all."""
+
+    left: int
+
+
+def _resources(
+    found: LinuxKernel, parent: int, room: _Room
+) -> Iterator[tuple[bytes, int, int, int]]:
     """The resources below one: how the name begins, first and last byte, address of its own."""
 
     def offset(name: str, usual: int) -> int:
@@ -185,8 +201,9 @@ def _resources(found: LinuxKernel, parent: int) -> Iterator[tuple[bytes, int, in
     sibling_at, child_at = offset("sibling", 48), offset("child", 56)
     read = found.kernel.number
     at, seen = read(parent + child_at), set[int]()
-    while at and at not in seen and len(seen) < _MAX_RESOURCES:
+    while at and at not in seen and room.left:
         seen.add(at)
+        room.left -= 1
         start, end, name = read(at + start_at), read(at + end_at), read(at + name_at)
         if start is None or end is None or name is None:
             return

@@ -9,6 +9,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 - since then a number in the upper eight bits of `page_type`.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,12 @@ _ANONYMOUS, _MAPPING_KIND = 1, 3
 _ALWAYS_FLAGS = (1 << 18) - 1
 """Bits of `flags` that are flags in every version; higher ones may be a zone, a node or a time."""
 _FRAMES_AT_ONCE = 1 << 17
+_MAX_STRUCT_PAGE = 256
+_SECTION_BITS = range(24, 41)
+"""On x86-64 it is 27."""
+_FRAMES_FOR_PAGE, _MORE_PAGES = 32, 1024
+"""In one page of so many, and in some more, lie struct pages and the heads of lists of them."""
+_PAGES_AT_ONCE = 1 << 10
 _MAX_ORDER = 20
 _BARE = 0xFF
 """In the place of a state, until it is known: in use by its count, flags and type by nobody."""
@@ -182,7 +189,7 @@ class PageArray:
             places.append(place)
         size = self._info.size("page")
         counts, words = places[1:3], [places[0], *places[3:]]
-        if not size or size % 8 or size > PAGE_SIZE:
+        if not size or size % 8 or size > _MAX_STRUCT_PAGE:
             raise LookupError(f"its struct page has {size} bytes")
         if any(place not in range(0, size, 4) for place in counts) or any(
             place not in range(0, size, 8) for place in (*words, places[5] + 8)
@@ -215,14 +222,14 @@ class PageArray:
         poisoned = mask("PG_hwpoison")
         every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
         return _Flags(
-            head=self._info.number("PG_head_mask") or mask("PG_head"),
+            head=(self._info.number("PG_head_mask") or mask("PG_head")) % 2**64,
             slab=0 if by_type else mask("PG_slab"),
             # In all versions the flag before PG_private, should BTF not name it.
             reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
             lru=mask("PG_lru"),
             swap_backed=mask("PG_swapbacked"),
             swap_cache=mask("PG_swapcache"),
-            huge=1 << number if (number := self._info.number("PG_hugetlb")) else 0,
+            huge=mask("PG_hugetlb") if self._info.number("PG_hugetlb") else 0,
             all=every & ~poisoned,
         )
 
@@ -231,13 +238,19 @@ class PageArray:
         info, kernel = self._info, self._kernel
         bits, place = info.number("SECTION_SIZE_BITS"), info.symbol("mem_section")
         size = info.size("mem_section")
-        if bits is None or not 20 <= bits <= 40 or place is None or not size or size % 8:
+        member = info.offset("mem_section.section_mem_map") or 0
+        if bits is None or bits not in _SECTION_BITS or place is None:
             raise LookupError("its VMCOREINFO does not tell where its struct pages are")
+        if (
+            size is None
+            or size not in range(8, PAGE_SIZE + 1, 8)
+            or member not in range(0, size, 8)
+        ):
+            raise LookupError(f"its mem_section of {size} bytes has a member at {member}")
         frames = 1 << (bits - 12)
         count = -(-self._memory.frame_count // frames)
         in_root = PAGE_SIZE // size
         roots = -(-count // in_root)
-        member = info.offset("mem_section.section_mem_map") or 0
         # In 4.15 the symbol is that of a pointer to the table, else of the table itself.
         for table in (place, kernel.number(place)):
             pointers = kernel.read(table, roots * 8) if table else None
@@ -258,32 +271,48 @@ class PageArray:
                 return frames, arrays
         raise LookupError("its struct pages are not where its VMCOREINFO says")
 
-    def listed(self, head: int) -> list[int]:
-        """Frames of the pages in a list by their `lru`, in the list's order."""
-        frames: list[int] = []
-        bases = [base for base in np.unique(self._arrays).tolist() if base]
+    def listed(self, head: int, most: int) -> tuple[list[int], bool]:
+        """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
+
+        No more than `most` are followed.
+        """
+        layout, frames = self._layout, self._section_frames
+        present = np.flatnonzero(self._arrays)
+        begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
+        order = np.argsort(begin)
+        present, begins = present[order].tolist(), begin[order].tolist()
+        listed: list[int] = []
         at, seen = self._kernel.number(head), {head}
-        while at and at not in seen and len(seen) <= self._memory.frame_count:
+        while at and at not in seen:
+            if len(seen) > most:
+                return listed, False
             seen.add(at)
-            for base in bases:
-                frame, rest = divmod(at - self._layout.links - base, self._layout.size)
-                section = frame // self._section_frames
-                if not rest and 0 <= section < len(self._arrays):
-                    if self._arrays[section] == base:
-                        frames.append(frame)
-                    break
+            row = bisect_right(begins, at - layout.links) - 1
+            if row >= 0:
+                inside, rest = divmod(at - layout.links - begins[row], layout.size)
+                frame = present[row] * frames + inside
+                if not rest and inside < frames and frame < self._memory.frame_count:
+                    listed.append(frame)
             at = self._kernel.number(at)
-        return [frame for frame in frames if frame < self._memory.frame_count]
+        return listed, True
 
-    def word(self, frame: int, place: int) -> int | None:
-        """A word of one frame's `struct page`."""
-        base = int(self._arrays[frame // self._section_frames])
-        return self._kernel.number(base + frame * self._layout.size + place) if base else None
+    def words(
+        self, frames: NDArray[np.int64], place: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """A word of the `struct page` of each of these frames, 0 where it cannot be read."""
+        base = self._arrays[frames // self._section_frames]
+        offset = (frames * self._layout.size + place).astype(np.uint64)
+        words, known = self._kernel.numbers(base + offset)
+        known &= base != 0
+        words[~known] = 0
+        return words, known
 
-    def is_counted(self, frame: int) -> bool:
-        """Whether somebody holds on to this frame."""
-        word = self.word(frame, self._layout.count // 8 * 8) or 0
-        return bool(word >> self._layout.count % 8 * 8 & 0xFFFF_FFFF)
+    def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these frames somebody holds on to."""
+        words, _ = self.words(frames, self._layout.count // 8 * 8)
+        shift = np.uint64(self._layout.count % 8 * 8)
+        counted: NDArray[np.bool_] = words >> shift & np.uint64(0xFFFF_FFFF) != 0
+        return counted
 
     def read(
         self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks
@@ -342,8 +371,9 @@ class PageArray:
             for start in range(0, len(group), at_once):
                 part = group[start : start + at_once]
                 first = int(part[0]) * self._section_frames
-                end = (int(part[-1]) + 1) * self._section_frames
-                yield first, min(end, self._memory.frame_count)
+                end = min((int(part[-1]) + 1) * self._section_frames, self._memory.frame_count)
+                for at in range(first, end, _FRAMES_AT_ONCE):  # larger sections than there are
+                    yield at, min(at + _FRAMES_AT_ONCE, end)
 
     def _mark_bare(self, states: NDArray[np.uint8], parts: list["_Part"]) -> None:
         """Tell bare pages on lists of free pages from those behind the first of an allocation.
@@ -488,8 +518,14 @@ class PageArray:
         maybe, back, frames = maybe[inside], back[inside], frames[inside]
         pages, row = np.unique(frames, return_inverse=True)
         place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // 8
+        linked = np.zeros(len(maybe), np.uint64)
+        most = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
+        for start in range(0, min(len(pages), most), _PAGES_AT_ONCE):
+            contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
+            read = np.flatnonzero((row >= start) & (row < start + len(contents)))
+            linked[read] = contents[row[read] - start, place[read]]
         listed = np.zeros(len(chosen), bool)
-        listed[maybe] = self._memory.read_frames(pages)[row, place] == links[maybe]
+        listed[maybe] = linked == links[maybe]
         return listed
 
     def _rows(self, address: int, count: int) -> tuple[NDArray[np.uint64], _Marks, _Marks]:

@@ -1,20 +1,29 @@
 """Memory of one address space, read by virtual address as its page tables translate it.
 
-For few addresses here and there: what is translated and read is kept. Tables over which much is to
-be known at once are `paging.walk`'s.
+Addresses one after the other, where each is known by what the last one holds, or many at once. What
+is read one by one is kept. Tables over which much is to be known are `paging.walk`'s.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.paging import LARGE, Paging, PhysicalMemory, frames_behind
+from memory_visualizer.paging import LARGE, Paging, PhysicalMemory, frames_behind, is_held
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
+_ADDRESSES_AT_ONCE = 1 << 11
+"""Each of them may have a table of its own."""
+_PIECES_AT_ONCE = 1 << 10
+_PAGES_OF_TABLE = 256
+"""A kernel's own tables lie closer: one has 512 entries, and most map large pages."""
+_MORE_TABLES = 1024
 
 
 class VirtualMemory:
-    """An address space by its top-level table; what is not mapped or not held reads as nothing."""
+    """An address space by its top-level table; what is not mapped or not held reads as nothing.
+
+    Of tables met one by one only so many are read as a kernel may have for so much memory.
+    """
 
     def __init__(self, memory: PhysicalMemory, paging: Paging, top: int) -> None:
         """`top` is the frame of the top-level table."""
@@ -23,14 +32,25 @@ class VirtualMemory:
         self._top = top
         self._pages: dict[int, bytes] = {}
         self._frames: dict[int, int] = {}
+        self._tables: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the memory, by which it is known how much a kernel in it can be."""
+        return self._memory.frame_count
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each address; -1 where nothing is mapped.
 
         A frame may lie outside of what the dump holds.
         """
-        top = np.full(len(addresses), self._top, np.int64)
-        return frames_behind(self._memory, self._paging, top, addresses)
+        frames = np.empty(len(addresses), np.int64)
+        for start in range(0, len(addresses), _ADDRESSES_AT_ONCE):
+            part = addresses[start : start + _ADDRESSES_AT_ONCE]
+            top = np.full(len(part), self._top, np.int64)
+            frames[start : start + len(part)] = frames_behind(self._memory, self._paging, top, part)
+        return frames
 
     def frame(self, address: int) -> int:
         """The frame behind one address; -1 where nothing is mapped."""
@@ -45,18 +65,30 @@ class VirtualMemory:
         paging = self._paging
         table = self._top
         for number, level in enumerate(paging.levels):
+            targets, is_large = self._table(table)
             index = (address >> level.shift) % paging.entries
-            at = index * paging.entry_bytes
-            raw = self._page(table)[at : at + paging.entry_bytes]
-            entry = np.array([int.from_bytes(raw, "little")], np.uint64)
-            if not paging.is_present(entry)[0]:
+            target = int(targets[index])
+            if target < 0:
                 return -1
-            target = int(paging.frames(entry)[0])
-            if number == len(paging.levels) - 1 or (level.may_map and int(entry[0]) & LARGE):
+            if number == len(paging.levels) - 1 or (level.may_map and is_large[index]):
                 pages = 1 << (level.shift - 12)
                 return target // pages * pages + (address >> 12) % pages
             table = target
         return -1
+
+    def _table(self, frame: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What a table's entries lead to, -1 where to nothing; and which have LARGE set."""
+        known = self._tables.get(frame)
+        if known is None:
+            entries = np.zeros(self._paging.entries, np.uint64)
+            if len(self._tables) < self._most_tables:
+                entries = self._paging.decode(self._memory.read_frames(np.array([frame])))[0]
+            targets = self._paging.frames(entries)
+            targets[~self._paging.is_present(entries)] = -1
+            known = targets, entries & np.uint64(LARGE) != 0
+            if len(self._tables) < self._most_tables:
+                self._tables[frame] = known
+        return known
 
     def _page(self, frame: int) -> bytes:
         """A frame's contents; zeros where the dump does not hold it."""
@@ -97,3 +129,44 @@ class VirtualMemory:
         contents = self._memory.read_frames(np.where(frames >= 0, frames, self._memory.frame_count))
         start = address % PAGE_SIZE
         return contents.reshape(-1).view(np.uint8)[start : start + size]
+
+    def read_each(
+        self, addresses: NDArray[np.uint64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read a few bytes at each address: shape (n, size), and where all of them are there.
+
+        Zeros where any of them is not mapped or not held.
+        """
+        contents = np.zeros((len(addresses), size), np.uint8)
+        known = np.zeros(len(addresses), bool)
+        for start in range(0, len(addresses), _PIECES_AT_ONCE):
+            part = slice(start, start + _PIECES_AT_ONCE)
+            contents[part], known[part] = self._read_pieces(addresses[part], size)
+        return contents, known
+
+    def _read_pieces(
+        self, addresses: NDArray[np.uint64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        begin = (addresses % np.uint64(PAGE_SIZE)).astype(np.int64)
+        count = (int(begin.max()) + size - 1) // PAGE_SIZE + 1
+        page = (addresses // np.uint64(PAGE_SIZE))[:, None] + np.arange(count, dtype=np.uint64)
+        pages, row = np.unique(page.ravel(), return_inverse=True)
+        frames = self.frames((pages * np.uint64(PAGE_SIZE)).astype(np.uint64))
+        held = is_held(self._memory, frames)
+        row = row.reshape(page.shape)
+        needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
+        known: NDArray[np.bool_] = np.logical_and.reduce(held[row] | ~needed, axis=1)
+        words = self._memory.read_frames(np.where(held, frames, self._memory.frame_count))
+        octets = words.view(np.uint8).reshape(-1)
+        place = begin[:, None] + np.arange(size)
+        at = np.take_along_axis(row, place // PAGE_SIZE, axis=1) * PAGE_SIZE + place % PAGE_SIZE
+        return np.where(known[:, None], octets[at], np.uint8(0)), known
+
+    def numbers(
+        self, addresses: NDArray[np.uint64], size: int = 8
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Read an unsigned number at each address, 0 where it cannot be; and where it can."""
+        raw, known = self.read_each(addresses, size)
+        whole = np.zeros((len(raw), 8), np.uint8)
+        whole[:, :size] = raw
+        return whole.view(np.uint64)[:, 0], known

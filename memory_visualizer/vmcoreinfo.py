@@ -6,7 +6,7 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,66 +20,77 @@ _NOTE_WORDS = 3
 """Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
 _MAX_PAGES = 4
 """Pages that the text may fill; one in all kernels up to 6.18."""
-_MAX_TEXTS = 1 << 12
+_MAX_SIZE = _MAX_PAGES * PAGE_SIZE
+_MAX_TEXTS = 1 << 9
 """Places looked at; a dump made to waste time might have one in each page."""
+_MAX_DIGITS = 20
+"""Of a number of 64 bits."""
 _OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
 _QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
 """Four bytes of it, one of which is aligned wherever the text lies."""
 _MAX_TEXTS_IN_PART = 64
 _QUADS_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache."""
-_KINDS = ("SYMBOL", "SIZE", "OFFSET", "LENGTH", "NUMBER", "KERNELOFFSET", "PAGESIZE")
 
 
 @dataclass(frozen=True)
 class VmcoreInfo:
-    """The text's values, by kind and name."""
+    """The text, and its values by kind and name."""
 
     release: str
     """Such as ``6.1.0-18-amd64``."""
-    values: Mapping[str, int]
-    """By the name as it stands in the text, such as ``SYMBOL(_stext)``."""
+    _text: bytes
+    """Lines, each with a line's end before it and behind it."""
 
     @classmethod
     def parse(cls, text: bytes) -> "VmcoreInfo | None":
-        """Read the text, which may be followed by a zero byte and anything; None if it is none."""
-        release = b""
-        values: dict[str, int] = {}
-        for line in text.split(b"\0", 1)[0].split(b"\n"):
-            name, equals, value = line.partition(b"=")
-            if not equals or not name.isascii():
-                continue
-            if name == b"OSRELEASE":
-                release = value
-                continue
-            kind = name.partition(b"(")[0].decode("ascii")
-            if kind not in _KINDS:
-                continue
-            # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
-            base = 16 if kind in ("SYMBOL", "KERNELOFFSET") or value.startswith(b"0x") else 10
-            try:
-                values[name.decode("ascii")] = int(value, base)
-            except ValueError:
-                continue
-        if not release or not values:
-            return None
-        return cls(release.decode("latin-1"), values)
+        """Take the text, which may be followed by a zero byte and anything; None if it is none.
+
+        Its lines are looked for when asked for: a dump may have many texts that are not its own.
+        """
+        lines = b"\n" + text[:_MAX_SIZE].split(b"\0", 1)[0] + b"\n"
+        release = _line(lines, b"OSRELEASE")
+        return cls(release.decode("latin-1"), lines) if release and b"(" in lines else None
 
     def symbol(self, name: str) -> int | None:
         """Virtual address of a symbol."""
-        return self.values.get(f"SYMBOL({name})")
+        # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
+        return _unsigned(self._value(f"SYMBOL({name})", 16))
 
     def size(self, name: str) -> int | None:
         """Bytes of a structure."""
-        return self.values.get(f"SIZE({name})")
+        return _unsigned(self._value(f"SIZE({name})"))
 
     def offset(self, name: str) -> int | None:
         """Offset of a member, named such as ``page.flags``."""
-        return self.values.get(f"OFFSET({name})")
+        return _unsigned(self._value(f"OFFSET({name})"))
 
     def number(self, name: str) -> int | None:
-        """Any other number, such as that of a flag."""
-        return self.values.get(f"NUMBER({name})")
+        """Any other number of 64 bits, such as that of a flag; some are negative."""
+        return self._value(f"NUMBER({name})")
+
+    def _value(self, name: str, base: int = 10) -> int | None:
+        text = _line(self._text, name.encode("ascii"))
+        if text is None or len(text) > _MAX_DIGITS:
+            return None
+        try:
+            value = int(text, 16 if text.startswith(b"0x") else base)
+        except ValueError:
+            return None
+        return value if -(2**63) <= value < 2**64 else None
+
+
+def _unsigned(value: int | None) -> int | None:
+    return None if value is None or value < 0 else value
+
+
+def _line(lines: bytes, name: bytes) -> bytes | None:
+    """What stands behind a name; of several lines the last one's, as the kernel adds to the end."""
+    place = lines.rfind(b"\n" + name + b"=")
+    if place < 0:
+        return None
+    start = place + len(name) + 2
+    return lines[start : lines.index(b"\n", start)]
 
 
 class VmcoreInfoSearch:
@@ -104,14 +115,14 @@ class VmcoreInfoSearch:
         """Look for the text at any place, for dumps in which it is not where it was."""
         contents = words.reshape(-1).view(np.uint8)
         quads = contents.view("<u4")
-        whole = np.arange(len(_OSRELEASE))
         for first in range(0, len(quads), _QUADS_AT_ONCE):
             part = quads[first : first + _QUADS_AT_ONCE]
             for shift, quad in enumerate(_QUADS):
                 start = (first + np.flatnonzero(part == quad)) * 4 - shift
                 start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
-                is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
-                page, place = np.divmod(start[is_text][:_MAX_TEXTS_IN_PART], PAGE_SIZE)
+                for at, letter in enumerate(_OSRELEASE):
+                    start = start[contents[start + at] == letter]
+                page, place = np.divmod(start[:_MAX_TEXTS_IN_PART], PAGE_SIZE)
                 if len(page):
                     self._places.append(frames[page] * PAGE_SIZE + place)
 
@@ -126,8 +137,5 @@ class VmcoreInfoSearch:
 
 
 def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:
-    found: list[VmcoreInfo] = []
-    for info in map(VmcoreInfo.parse, texts):
-        if info and info not in found:
-            found.append(info)
-    return found
+    """Those that are such texts, each once."""
+    return list(dict.fromkeys(filter(None, map(VmcoreInfo.parse, texts))))
