@@ -20,7 +20,7 @@ from memory_visualizer.paging import (
     X64,
     Mappings,
     is_held,
-    most_lowest_tables,
+    most_spaces,
     most_tables,
 )
 
@@ -68,7 +68,7 @@ class SpaceSearch:
 
     def found(self) -> NDArray[np.int64]:
         """Frames of the tables that speak for one another; shape (n, 1), n may be 0."""
-        most = min(_MAX_CANDIDATES, most_tables(self._dump))
+        most = min(_MAX_CANDIDATES, most_spaces(self._dump))
         frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))[:most]
         return _alike(self._dump, frames[_lead_to_tables(self._dump, frames)])
 
@@ -102,8 +102,8 @@ def _lead_to_tables(dump: Dump, tops: NDArray[np.int64]) -> NDArray[np.bool_]:
     A table none of whose entries lead to a page of the dump is none.
     """
     # More tables than any machine has are a trick: those beyond are not believed.
-    below = np.flatnonzero(_targets(dump, tops))[: most_tables(dump)]
-    deeper = np.flatnonzero(_targets(dump, below))[: most_lowest_tables(dump, kernel_only=True)]
+    below = np.flatnonzero(_targets(dump, tops))[: most_spaces(dump)]
+    deeper = np.flatnonzero(_targets(dump, below))[: most_tables(dump) // 4]
     is_table = np.zeros(dump.frame_count, bool)
     is_table[deeper] = _look_like_tables(dump, deeper)
     sound = _look_like_tables(dump, below) & _lead_only_to(dump, below, is_table)[0]

@@ -33,7 +33,7 @@ from memory_visualizer.paging import (
     merge_alike,
     merge_kernel,
     most_mappings,
-    most_tables,
+    most_spaces,
     tables_of,
     walk,
 )
@@ -382,7 +382,7 @@ def _windows_snapshot(
     losses, rest = Losses(), _Rest(dump)
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        tops = found.tops[: most_tables(dump)]
+        tops = found.tops[: most_spaces(dump)]
         losses.tables += len(found.tops) - len(tops)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
         found = replace(found, tops=tops)

@@ -22,7 +22,8 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
-    most_tables,
+    distinct,
+    most_spaces,
     translate,
 )
 
@@ -156,7 +157,7 @@ class TopLevelSearch:
     def _best(
         self, memory: PhysicalMemory, believe: "_Belief", most_groups: int
     ) -> "TopLevels | None":
-        most = most_tables(memory)
+        most = most_spaces(memory)
         pae = _joined(self._pae)[:most]
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
@@ -189,7 +190,7 @@ def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+    return distinct(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 def _with_shared_data(
@@ -238,10 +239,12 @@ def _alike(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> N
     if paging.top_frames == 1:
         entries = entries[:, paging.entries // 2 :]
     common = np.zeros(entries.shape, bool)
-    for column in range(entries.shape[1]):
-        values, count = np.unique(entries[:, column], return_counts=True)
-        if values[np.argmax(count)] and count.max() >= _FEWEST_ALIKE:
-            common[:, column] = entries[:, column] == values[np.argmax(count)]
+    for column, given in enumerate(np.sort(entries.T, axis=1)):
+        starts = np.flatnonzero(np.diff(given, prepend=~given[:1]))
+        count = np.diff(starts, append=len(given))
+        value = given[starts[np.argmax(count)]]
+        if value and count.max() >= _FEWEST_ALIKE:
+            common[:, column] = entries[:, column] == value
     columns = np.count_nonzero(common.any(axis=0))
     alike[held] = (2 * common.sum(axis=1) > columns) & (columns >= _FEWEST_ALIKE)
     return alike if np.count_nonzero(alike) >= _FEWEST_ALIKE else np.zeros(len(tops), bool)

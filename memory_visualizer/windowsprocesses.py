@@ -20,7 +20,7 @@ from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
     most_mappings,
-    most_tables,
+    most_spaces,
     walk,
 )
 from memory_visualizer.process import Process
@@ -36,16 +36,19 @@ _PROCESS_OBJECT = 3
 """Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
 
 _MAX_PID = 1 << 24
-_MAX_PROCESSES = 1 << 16
 _MAX_PLACES = 1 << 20
 """So many places are kept that may be a process while the table bases are not known."""
 _MAX_PLACES_IN_PART = 1 << 10
 """The same in what is looked at at once, a megabyte: no more processes fit into it."""
+_MAX_COPIES = 64
+"""So many copies of the four pointers of an address space are taken for what they are."""
 _UNKNOWN = -1
 """In the place of a table base that stands in another page."""
 _BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
 _READ_AT_ONCE = 1 << 10
+_KEPT_PAGES = 1 << 10
+_ZEROS = bytes(PAGE_SIZE)
 
 
 class KernelMemory:
@@ -53,21 +56,22 @@ class KernelMemory:
 
     def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
         order = np.argsort(mappings.virtual, kind="stable")
-        self._memory = memory
+        self.memory = memory
         self._mappings = mappings.take(order)
+        self._pages: dict[int, bytes] = {}
 
     def frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
         rows = self._mappings
-        end = np.minimum(rows.frame + rows.frames, self._memory.frame_count)
-        mapped = np.zeros(self._memory.frame_count, bool)
+        end = np.minimum(rows.frame + rows.frames, self.memory.frame_count)
+        mapped = np.zeros(self.memory.frame_count, bool)
         mark_runs(mapped, rows.frame, end - rows.frame)
-        return np.flatnonzero(mapped & self._memory.held)
+        return np.flatnonzero(mapped & self.memory.held)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """A virtual address of each of these frames; 0 where the kernel does not map it."""
         virtual = np.zeros(len(frames), np.uint64)
-        asked = np.zeros(self._memory.frame_count, bool)
+        asked = np.zeros(self.memory.frame_count, bool)
         asked[frames] = True
         rows = self._mappings
         single = rows.frames == 1
@@ -96,11 +100,28 @@ class KernelMemory:
         first = addresses & ~np.uint64(PAGE_SIZE - 1)
         spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
         frames = self._frames_behind(spread.ravel())
-        contents = self._memory.read_frames(np.where(frames >= 0, frames, 0))
+        contents = self.memory.read_frames(np.where(frames >= 0, frames, 0))
         contents[frames < 0] = 0
         row = contents.view(np.uint8).reshape(len(addresses), pages * PAGE_SIZE)
         offset = (addresses - first).astype(np.int64)
         return np.take_along_axis(row, offset[:, None] + np.arange(size), axis=1)
+
+    def number(self, address: int, size: int) -> int:
+        """Read one number as `read` does, where many are read one after the other."""
+        start = address % PAGE_SIZE
+        raw = self._page(address // PAGE_SIZE)
+        if start > PAGE_SIZE - size:
+            raw += self._page(address // PAGE_SIZE + 1)
+        return int.from_bytes(raw[start : start + size], "little")
+
+    def _page(self, number: int) -> bytes:
+        if number not in self._pages:
+            if len(self._pages) >= _KEPT_PAGES:
+                self._pages.clear()
+            frame = self._frames_behind(np.array([number * PAGE_SIZE % 2**64], np.uint64))
+            held = frame[0] >= 0
+            self._pages[number] = self.memory.read_frames(frame).tobytes() if held else _ZEROS
+        return self._pages[number]
 
     def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         rows = self._mappings
@@ -110,7 +131,7 @@ class KernelMemory:
         page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
         inside = (addresses >= rows.virtual[row]) & (page < rows.frames[row])
         frame = np.where(inside, rows.frame[row] + page, -1)
-        frame[frame >= self._memory.frame_count] = -1
+        frame[frame >= self.memory.frame_count] = -1
         return frame
 
 
@@ -165,16 +186,20 @@ def _table_bases(
     # PAE: it is the address of four pointers, 32 bytes somewhere in the kernel's memory.
     bases: dict[int, int] = {}
     pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
-    index_of = {int(row[0]): index for index, row in enumerate(pointers)}
-    first = np.sort(pointers[:, 0])
+    order = np.argsort(pointers[:, 0], kind="stable")
+    first = pointers[order, 0]
+    room = np.full(len(tops), _MAX_COPIES)
     for frames in in_parts(kernel.frames()):
         groups = memory.read_frames(frames).reshape(-1, 4)
         hits = np.flatnonzero(_is_in(groups[:, 0], first))
-        for hit in hits.tolist():
-            index = index_of[int(groups[hit, 0])]
-            if (groups[hit] == pointers[index]).all():
-                page, place = divmod(hit, PAGE_SIZE // 32)
-                bases[int(frames[page]) * PAGE_SIZE + place * 32] = index
+        index = order[np.searchsorted(first, groups[hits, 0])]
+        hits, index = hits[room[index] > 0], index[room[index] > 0]
+        alike = (groups[hits] == pointers[index]).all(axis=1)
+        hits, index = hits[alike], index[alike]
+        room -= np.bincount(index, minlength=len(room))
+        page, place = np.divmod(hits, PAGE_SIZE // 32)
+        found = frames[page] * PAGE_SIZE + place * 32
+        bases.update(zip(found.tolist(), index.tolist(), strict=True))
     return bases
 
 
@@ -200,10 +225,12 @@ class ProcessSearch:
         self._end = memory.frame_count * PAGE_SIZE
         self._bases = bases
         self._found: list[NDArray[np.int64]] = []
-        self._room = _MAX_PLACES
+        self._room = min(_MAX_PLACES, 4 * memory.frame_count)
 
     def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at those of these frames, with their contents, that are asked for."""
+        if self._room < 0:
+            return
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
             found = self._look(frames[chosen], words[chosen])
             if self._bases is None:
@@ -216,22 +243,22 @@ class ProcessSearch:
     def _look(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
         offset, step, align = _object_grid(self.paging)
         # Type is one byte, much quicker to look through than the bases are.
-        types = words.view(np.uint8)[:, ::align]
-        row, place = np.divmod(np.flatnonzero(types == _PROCESS_OBJECT), types.shape[1])
-        place *= align
-        column = (place + offset) // step
-        whole = column < PAGE_SIZE // step
-        base = words.view(f"<u{step}")[row, np.where(whole, column, 0)].astype(np.int64)
+        types = words.reshape(-1).view(np.uint8)[::align]
+        place = np.flatnonzero(types == _PROCESS_OBJECT) * align
+        # Where the base stands in the next page, SignalState says whether to look there.
+        is_cut = place & (PAGE_SIZE - 1) >= PAGE_SIZE - offset
+        cut = place[is_cut]
+        cut = cut[words.reshape(-1).view("<u4")[cut // 4 + 1] <= 1]
+        place = place[~is_cut]
+        base = words.reshape(-1).view(f"<u{step}")[(place + offset) // step].astype(np.int64)
         base &= ~_BASE_NUMBER
         if self._bases is None:
-            possible = (base > 0) & (base < self._end) & (base % 32 == 0)
+            possible = (base > 0) & (base < self._end) & (base & 31 == 0)
         else:
             possible = _is_in(base.view(np.uint64), self._bases)
-        # Where the base stands in the next page, SignalState says whether to look there.
-        base[~whole] = _UNKNOWN
-        possible[~whole] = words.view("<u4")[row[~whole], place[~whole] // 4 + 1] <= 1
-        row, place, base = (column[possible] for column in (row, place, base))
-        return np.stack((frames[row] * PAGE_SIZE + place, base), axis=1)
+        place = np.concatenate((place[possible], cut))
+        base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
+        return np.stack((frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE, base), axis=1)
 
     def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Physical addresses of what has one of these sorted bases, and the bases: shape (n, 2).
@@ -268,7 +295,7 @@ def _objects_with_base(
     found = np.concatenate([search.found(known), rest.found(known)])
     is_sure = found[:, 1] != _UNKNOWN
     # A dump may be made of nothing else than what looks like a process.
-    most = most_tables(memory)
+    most = most_spaces(memory)
     objects = _virtual(kernel, _fairly(found[is_sure], most))
     others = _virtual(kernel, _fairly(found[~is_sure], most))
     offset, step, _ = _object_grid(search.paging)
@@ -429,16 +456,14 @@ class _Layout:
         width = self.bits // 8
         pids = self._numbers(kernel, objects, self.pid)
         system = int(objects[pids == 4][0])
+        most = 2 * most_spaces(kernel.memory)  # with those that have ended
         seen: set[int] = set()
         for direction in (0, width):
             at = system
             passed: set[int] = set()
-            while at not in passed and len(passed) < _MAX_PROCESSES:
+            while at > 0 and at not in passed and len(passed) < most:
                 passed.add(at)
-                link = kernel.read(np.array([at + self.links + direction], np.uint64), width)
-                at = int.from_bytes(link.tobytes(), "little") - self.links
-                if at <= 0:
-                    break
+                at = kernel.number(at + self.links + direction, width) - self.links
             seen |= passed
         candidates = np.array(sorted(seen), np.uint64)
         return set(candidates[self._are_processes(kernel, candidates)].tolist())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.forge import forge, profiles
+from tests.forge import Profile, forge, profiles
 from tests.forge.linux import forge_linux
 
 PAGE = 4096
@@ -21,6 +21,7 @@ _OWN = 0x1ED
 _USER, _KERNEL = 0x67, 0x63
 """Flags of entries: present, writable, used before; for user mode or not."""
 _PROCESSES = 12
+_PROFILES = {"windows": "Win7SP1x64", "pae": "Win7SP1x86"}
 
 Words = npt.NDArray[np.uint64]
 """All of the memory, shape (frames, 512)."""
@@ -32,27 +33,53 @@ class Sound:
 
     contents: bytes
     tops: Sequence[int]
-    """Frames of the processes' top-level tables."""
+    """Frames of the processes' top-level tables; under PAE those of the four pointers' pages."""
     unused: npt.NDArray[np.int64]
     """Frames that nobody uses."""
+    bases: Sequence[int] = ()
+    """What the processes' objects name as their tables, of Windows."""
+    objects: Sequence[int] = ()
+    """Physical addresses of the processes' objects, of Windows; System's is the first."""
+    links: int = 0
+    """Where in an object the list of processes goes on."""
 
 
 @cache
 def sound(system: str, size: int) -> Sound:
-    """A forged dump of so many bytes: ``windows`` or ``linux``."""
+    """A forged dump of so many bytes: ``windows``, ``pae`` or ``linux``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
-        if system == "windows":
-            truth = forge(path, profiles()["Win7SP1x64"], size=size, processes=_PROCESSES)
-            tops = [truth.processes[one].dtb // PAGE for one in truth.alive]
-            classes = truth.classes(range(len(truth.processes)))
-        else:
-            linux = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
-            tops = [task.dtb // PAGE for task in linux.tasks if task.dtb and task.alive]
-            classes = linux.classes
-        contents = path.read_bytes()
-    unused = np.flatnonzero(np.char.startswith(classes, "unused"))
-    return Sound(contents, tops, unused[unused > 256])
+        if system in _PROFILES:
+            return _windows(path, profiles()[_PROFILES[system]], size)
+        truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
+        tops = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
+        return Sound(path.read_bytes(), tops, _unused(truth.classes))
+
+
+def _windows(path: Path, profile: Profile, size: int) -> Sound:
+    truth = forge(path, profile, size=size, processes=_PROCESSES)
+    processes = sorted((truth.processes[one] for one in truth.alive), key=lambda one: one.pid)
+    notes = truth.mappings
+    objects = []
+    for process in processes:
+        inside = (notes["virtual"] <= process.eprocess) & (
+            process.eprocess < notes["virtual"] + notes["size"].astype(np.uint64)
+        )
+        note = notes[inside][0]
+        objects.append(int(note["frame"]) * PAGE + process.eprocess - int(note["virtual"]))
+    return Sound(
+        path.read_bytes(),
+        [process.dtb // PAGE for process in processes],
+        _unused(truth.classes(range(len(truth.processes)))),
+        [process.dtb for process in processes],
+        objects,
+        int(profile.structures["_EPROCESS"]["members"]["ActiveProcessLinks"]),
+    )
+
+
+def _unused(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
+    frames = np.flatnonzero(np.char.startswith(classes, "unused"))
+    return frames[frames > 256]  # not where firmware and the kernel have their own
 
 
 def crafted(name: str, size: int) -> bytes:
@@ -148,21 +175,48 @@ def _alike(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[:, 300:320] = words[5, 300:320] = _entries(rng.integers(len(words), size=20), _KERNEL)
 
 
-def _objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """All unused pages are the kernel's, and full of what begins as a process does."""
-    page = np.zeros(512, np.uint64)
-    page[::4] = 3
-    page[5::4] = given.tops[0] << 12
-    words[given.unused] = page
-    tables = given.unused[: len(given.unused) // 513]
-    pages = given.unused[len(tables) :][: 512 * len(tables)].reshape(-1, 512)
-    words[tables[: len(pages)]] = _entries(pages, _KERNEL)
-    directory, pointers = given.unused[-1], given.unused[-2]
+def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
+    """Let the kernel map most unused pages, one after the other; where, and which."""
+    frames = given.unused
+    tables = frames[: len(frames) // 520]
+    directory, pointers = frames[-1], frames[-2]
+    pages = frames[len(tables) : len(tables) * 513].reshape(len(tables), 512)
     words[directory] = words[pointers] = 0
-    words[directory, : min(512, len(pages))] = _entries(tables, _KERNEL)[: min(512, len(pages))]
-    words[pointers, 0] = directory << 12 | _KERNEL
-    for top in given.tops:
-        words[top, 0x1F0] = pointers << 12 | _KERNEL
+    words[tables] = _entries(pages, _KERNEL)
+    words[directory, : len(tables)] = _entries(tables, _KERNEL)
+    words[pointers, 0] = int(directory) << 12 | _KERNEL
+    free = 256 + int(np.flatnonzero((words[list(given.tops), 256:] == 0).all(axis=0))[0])
+    words[list(given.tops), free] = int(pointers) << 12 | _KERNEL
+    return 0xFFFF << 48 | free << 39, pages.reshape(-1)
+
+
+def _objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and full of what begins as a process does."""
+    _, pages = _as_kernel(words, given)
+    words[pages, ::4] = 3
+    words[pages, 5::4] = given.bases[0]
+
+
+def _list(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The list of processes goes on through most unused pages, sixteen bytes at a time."""
+    virtual, pages = _as_kernel(words, given)
+    links = virtual + 16 * np.arange(len(pages) * PAGE // 16, dtype=np.uint64)
+    words[pages] = np.stack((links + 16, links - 16), axis=1).reshape(-1, 512)
+    at = (given.objects[0] + given.links) // 8
+    words.reshape(-1)[at : at + 2] = virtual
+
+
+def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and full of one process's four pointers (PAE)."""
+    at = given.bases[1] // 8
+    pointers = words.reshape(-1)[at : at + 4].copy()
+    directory = int(pointers[3]) >> 12
+    places = np.flatnonzero(words[directory] == 0)
+    tables = given.unused[: min(len(places), len(given.unused) // 513)]
+    pages = given.unused[len(tables) : len(tables) * 513].reshape(len(tables), 512)
+    words[directory, places[: len(tables)]] = _entries(tables, _KERNEL)
+    words[tables] = _entries(pages, _KERNEL)
+    words[pages.reshape(-1)] = np.tile(pointers, 128)
 
 
 CRAFTED: dict[str, tuple[str, Callable[[np.random.Generator, Words, Sound], None]]] = {
@@ -182,4 +236,6 @@ CRAFTED: dict[str, tuple[str, Callable[[np.random.Generator, Words, Sound], None
     "layers, Linux": ("linux", _layers),
     "alike": ("windows", _alike),
     "objects": ("windows", _objects),
+    "list": ("windows", _list),
+    "pointers": ("pae", _pointers),
 }
