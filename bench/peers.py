@@ -15,10 +15,8 @@ import json
 import math
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +24,12 @@ from statistics import median
 
 import numpy as np
 
+from bench.measure import ROOT, Cost, run
 from bench.readme import put_table
 from tests.forge import GIB, MIB, forge, profiles
 from tests.forge.isf import write_symbols
 from tests.forge.linux import forge_linux
 
-ROOT = Path(__file__).resolve().parent.parent
 PLOT = ROOT / "bench/growth.svg"
 PROFILE = "Win10x64_17763"
 _LINUX_SIZE = 4608 * MIB
@@ -53,8 +51,6 @@ DUMPS = (
     Dump("2 GiB", 2 * GIB, 40),
     Dump("8 GiB", 8 * GIB, 60),
 )
-Cost = tuple[float, float, float]
-"""Seconds by the clock, of processor time, and MiB of anonymous memory."""
 
 
 def main() -> int:
@@ -196,12 +192,12 @@ class Measurements:
         costs = self._kept[dump] = {name: before.get(name, []) for name in commands}
         for name, command in commands.items():
             if len(costs[name]) < runs and not name.startswith(_SLOW):
-                _run(command, scratch)
+                run(command, scratch)
         for number in range(runs):
             for name, command in commands.items():
                 if len(costs[name]) > number:
                     continue
-                costs[name].append(_run(command, scratch))
+                costs[name].append(run(command, scratch))
                 beside = self._path.with_suffix(".new")
                 beside.write_text(json.dumps(self._kept))
                 beside.replace(self._path)
@@ -268,36 +264,6 @@ def _plot(growth: dict[str, list[tuple[int, float]]]) -> str:
             f"{name.replace('`', '')}</text>"
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _run(command: list[str], scratch: Path) -> Cost:
-    """Run a command, and measure it."""
-    result = scratch / "cost"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "bench/cost.py"), str(result), *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, _anonymous_memory(process.pid))
-        time.sleep(0.02)
-    if process.returncode:
-        raise SystemExit(f"failed with code {process.returncode}: {' '.join(command)}")
-    cost = json.loads(result.read_text())
-    return cost["wall"], cost["cpu"], peak
-
-
-def _anonymous_memory(parent: int) -> float:
-    """MiB of memory, other than of files, that the parent's only child has in use."""
-    try:
-        child = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
-        status = Path(f"/proc/{child}/status").read_text()
-    except (OSError, IndexError):
-        return 0.0
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
-    return int(found[0]) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":

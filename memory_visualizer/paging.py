@@ -361,9 +361,8 @@ class _Below:
     def _is_fair(self, spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of these tables, by the spaces that lead to them, are not beyond their share."""
         number = spaces.astype(np.int64) - SHARED
-        missing = int(number.max()) + 1 - len(self._of_space)
-        self._of_space = np.pad(self._of_space, (0, max(0, missing)))
         count = np.bincount(number, minlength=len(self._of_space))
+        self._of_space = np.pad(self._of_space, (0, len(count) - len(self._of_space)))
         if (self._of_space + count)[1:].max(initial=0) <= self._room_for_each:
             return np.ones(len(number), bool)
         order = np.argsort(number, kind="stable")

@@ -530,6 +530,9 @@ class _Rest:
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._room = most_mappings(dump)
+        self._room_for_each = self._room // 2
+        self._of_space = np.zeros(1, np.int64)
+        """How many mappings of each space there were; of those that are SHARED first."""
         self.mappings = 0
         self.user = np.zeros(dump.frame_count, bool)
         self.kernel = np.zeros(dump.frame_count, bool)
@@ -539,19 +542,37 @@ class _Rest:
         """Join the parts of a walk; keep only the sum of what exceeds the room.
 
         No honest machine has so many mappings of so few frames, but memory must not be what a
-        dump can take from those who look at it.
+        dump can take from those who look at it. A space that has too many loses its own.
         """
         kept = []
         for part in walked:
-            self._room -= len(part.frame)
-            if self._room >= 0:
-                kept.append(part)
+            fits = self._fits(part)
+            some = part if fits.all() else part.take(fits)
+            self._room -= len(some.frame)
+            if self._room < 0:
+                self._add(part)
                 continue
-            self.mappings += len(part.frame)
-            self.user |= _reached(self._dump, part, user=True)
-            self.kernel |= _reached(self._dump, part, user=False)
-            self.mapping_count += _mapping_count(part, self._dump.frame_count)
+            kept.append(some)
+            if some is not part:
+                self._add(part.take(~fits))
         return Mappings.join(kept)
+
+    def _fits(self, part: Mappings) -> NDArray[np.bool_]:
+        """Which mappings are of spaces that have not too many."""
+        number = part.space.astype(np.int64) - SHARED
+        count = np.bincount(number, minlength=len(self._of_space))
+        count[: len(self._of_space)] += self._of_space
+        self._of_space = count
+        fits = count <= self._room_for_each
+        fits[0] = True
+        return fits[number]
+
+    def _add(self, part: Mappings) -> None:
+        """Add mappings to the sum."""
+        self.mappings += len(part.frame)
+        self.user |= _reached(self._dump, part, user=True)
+        self.kernel |= _reached(self._dump, part, user=False)
+        self.mapping_count += _mapping_count(part, self._dump.frame_count)
 
 
 def _remarks(losses: Losses, rest: _Rest) -> list[str]:

@@ -4,13 +4,16 @@ import json
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.forge import MIB
 from tests.fuzz.__main__ import REGRESSIONS
 from tests.fuzz.cases import Case, cases
-from tests.fuzz.seeds import SYSTEMS
+from tests.fuzz.crafted import CRAFTED, crafted
+from tests.fuzz.seeds import SYSTEMS, Seed
 from tests.fuzz.worker import Worker, worker_of_its_own
 
 COUNT = int(os.environ.get("FUZZ_CASES", "100"))
@@ -42,3 +45,10 @@ def test_mutated_dumps(system: str, worker: Worker, data: st.DataObject) -> None
 def test_what_once_failed(case: dict[str, object], worker: Worker) -> None:
     """Every case that ever failed; those that took too long are measured by the longer run."""
     assert worker.outcome(Case(**case)).fault == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_dumps_made_to_waste_time(name: str, worker: Worker) -> None:
+    """The same of dumps in which nearly every page is a trick; bench/crafted.py measures them."""
+    (worker.folder / "dump").write_bytes(crafted(name, 32 * MIB))
+    assert worker.run(Seed(b"", np.zeros(1, np.int64))).fault == ""

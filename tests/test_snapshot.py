@@ -313,6 +313,38 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
 
 
+def test_a_process_with_too_many_tables_loses_its_own(tmp_path: Path) -> None:
+    """One process leads to thousands of tables: what others have is found all the same."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=32 * MIB, seed=5)
+    before = memory_visualizer.open(tmp_path / "dump")
+    words = np.fromfile(tmp_path / "dump", "<u8").reshape(-1, 512)
+    rng = np.random.default_rng(5)
+    unused = np.flatnonzero(np.isin(labels(before), ("unused-data", "unused-zero")))[256:]
+    words[unused] = rng.choice(unused, (len(unused), 512)).astype(np.uint64) << np.uint64(12) | 0x67
+    spoiled = truth.processes[truth.alive[2]]
+    top = spoiled.dtb // PAGE_SIZE
+    empty = np.flatnonzero(words[top, :256] == 0)
+    words[top, empty] = rng.choice(unused, len(empty)).astype(np.uint64) << np.uint64(12) | 0x67
+    words.tofile(tmp_path / "dump")
+    after = memory_visualizer.open(tmp_path / "dump")
+    assert any("page tables were left out" in remark for remark in after.remarks)
+
+    def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
+        pids = np.array([process.pid for process in snapshot.processes])
+        owners = snapshot.owners
+        rows = zip(
+            pids[owners.process].tolist(),
+            owners.frame.tolist(),
+            owners.virtual.tolist(),
+            strict=True,
+        )
+        return {row for row in rows if row[0] != spoiled.pid}
+
+    # What it shared with one other alone may now seem to be that one's alone.
+    assert owned(before) <= owned(after)
+    assert len(owned(after) - owned(before)) < 10
+
+
 def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     """Smear: where a table is overwritten, its pages are lost, and no others are found instead."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)

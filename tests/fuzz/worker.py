@@ -4,12 +4,13 @@ import contextlib
 import multiprocessing
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from memory_visualizer.formats import base
 from tests.fuzz.cases import Case, Outcome, prepare, run, workplace
+from tests.fuzz.seeds import Seed
 
 _MEMORY = 300 << 20
 _BLOCK_FRAMES = 512
@@ -40,28 +41,30 @@ class Worker:
     """Runs cases in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        """Where a case's files are put; empty before and after."""
         self._context = multiprocessing.get_context("fork")
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(
-            target=_work, args=(theirs, self._folder), daemon=True
-        )
+        self._process = self._context.Process(target=_work, args=(theirs, self.folder), daemon=True)
         self._process.start()
         theirs.close()
 
     def outcome(self, case: Case, *, sound: bool = False) -> Outcome:
         """Run a case, or what it is a mutation of, and wait for how it ends."""
-        given = prepare(case, self._folder, sound=sound)
+        return self.run(prepare(case, self.folder, sound=sound), case.options)
+
+    def run(self, given: Seed, options: Sequence[str] = ()) -> Outcome:
+        """Run what lies in the folder, as `given` says, and wait for how it ends."""
         try:
-            self._pipe.send((given, case.options))
+            self._pipe.send((given, options))
             outcome: Outcome = self._pipe.recv()
         except (EOFError, BrokenPipeError):
             self._process.join()
             code = self._process.exitcode
-            for path in list(self._folder.iterdir()):
+            for path in list(self.folder.iterdir()):
                 path.unlink()
             self._start()
             what = "hangs" if code == -signal.SIGALRM else f"ends the process: {code}"
