@@ -571,7 +571,7 @@ def most_tables(memory: PhysicalMemory) -> int:
 
 def most_entries(memory: PhysicalMemory) -> int:
     """How many entries of tables are read at most, of each for each way to its table."""
-    return 8 * memory.frame_count + (1 << 20)
+    return 8 * memory.frame_count + (1 << 19)
 
 
 def most_spaces(memory: PhysicalMemory) -> int:

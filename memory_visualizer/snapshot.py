@@ -319,7 +319,7 @@ def _second_look(
     asked = 0
     for _ in _pass_by(dump, looks, progress):
         # Tables of others may name themselves, too: so it is asked the less often the more it met.
-        if search.most_met() < max(_ENOUGH_TABLES, 4 * asked):
+        if search.most_met() < max(_ENOUGH_TABLES, 16 * asked):
             continue
         asked = search.most_met()
         if (found := search.found(dump)) and len(found.tops) >= _ENOUGH_TABLES:

@@ -200,17 +200,30 @@ def _with_shared_data(
 
     Other pages that name themselves by chance, or in another system, have nothing there.
     """
-    # All at once: a page may name itself by each of its entries.
-    tops = np.concatenate([np.empty((0, paging.top_frames), np.int64), *groups])
+    # First some of each group: of a dump full of tables that name themselves all are too many.
+    for tops in groups:
+        believable = np.zeros(len(tops), bool)
+        step = -(-len(tops) // _SAMPLE)
+        if not len(tops) or _place_of_shared_data(memory, paging, tops[::step])[0] is None:
+            yield believable
+            continue
+        place, frames = _place_of_shared_data(memory, paging, tops)
+        yield frames == place if place is not None else believable
+
+
+def _place_of_shared_data(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> tuple[int | None, NDArray[np.int64]]:
+    """Where most of these address spaces have KUSER_SHARED_DATA, and where each has it."""
     frames = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
-    ends = np.cumsum([len(tops) for tops in groups])
-    for frame in np.split(frames, ends)[:-1]:
-        places, count = np.unique(frame[frame >= 0], return_counts=True)
-        places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
-        is_it = [_SharedPage(memory.read_frames(place[None])[0]).is_believable for place in places]
-        yield frame == (places[is_it.index(True)] if any(is_it) else np.inf)
+    places, count = np.unique(frames[frames >= 0], return_counts=True)
+    for place in places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]:
+        if _SharedPage(memory.read_frames(place[None])[0]).is_believable:
+            return int(place), frames
+    return None, frames
 
 
+_SAMPLE = 64
 _MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
 _MOST_GROUPS = 4

@@ -243,8 +243,10 @@ class ProcessSearch:
     def _look(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
         offset, step, align = _object_grid(self.paging)
         # Type is one byte, much quicker to look through than the bases are.
-        types = words.reshape(-1).view(np.uint8)[::align]
-        place = np.flatnonzero(types == _PROCESS_OBJECT) * align
+        is_process = words.view(np.uint8)[:, ::align] == _PROCESS_OBJECT
+        # No page that holds a process is full of what looks like one.
+        is_process[np.count_nonzero(is_process, axis=1) > PAGE_SIZE // align // 4] = False
+        place = np.flatnonzero(is_process) * align
         # Where the base stands in the next page, SignalState says whether to look there.
         is_cut = place & (PAGE_SIZE - 1) >= PAGE_SIZE - offset
         cut = place[is_cut]

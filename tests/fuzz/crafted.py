@@ -193,8 +193,8 @@ def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
 def _objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """Most unused pages are the kernel's, and full of what begins as a process does."""
     _, pages = _as_kernel(words, given)
-    words[pages, ::4] = 3
-    words[pages, 5::4] = given.bases[0]
+    words[pages, ::8] = 3
+    words[pages, 5::8] = given.bases[0]
 
 
 def _list(rng: np.random.Generator, words: Words, given: Sound) -> None:
