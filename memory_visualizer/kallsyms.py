@@ -215,8 +215,7 @@ def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
     words = contents[: len(contents) // 8 * 8].view("<u8")
     # The base is the lowest symbol's address, _text, which is aligned to 2 MiB.
     text = np.uint64((info.symbol("_stext") or 0) & ~0x1FFFFF)
-    bases = np.array(places_of(text.tobytes(), contents[:-8], _MOST_BASES), np.int64)
-    bases = bases[bases % 8 == 0] // 8
+    bases = np.flatnonzero(words[:-1] == text)[:_MOST_BASES]
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
@@ -307,6 +306,6 @@ def image_frames(kernel: VirtualMemory, info: VmcoreInfo) -> NDArray[np.int64]:
 
 _MAX_IMAGE = 1 << 28
 """Bytes that a kernel may have, modules apart."""
-_MAX_CONTENTS = 1 << 27
+_MAX_CONTENTS = 1 << 26
 """Bytes of it that are searched."""
 _SEARCHED_AT_ONCE = 1 << 20

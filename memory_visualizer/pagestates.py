@@ -281,17 +281,18 @@ class PageArray:
         begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
         order = np.argsort(begin)
         present, begins = present[order].tolist(), begin[order].tolist()
+        count, links, size = self._memory.frame_count, layout.links, layout.size
         listed: list[int] = []
         at, seen = self._kernel.number(head), {head}
         while at and at not in seen:
             if len(seen) > most:
                 return listed, False
             seen.add(at)
-            row = bisect_right(begins, at - layout.links) - 1
+            row = bisect_right(begins, at - links) - 1
             if row >= 0:
-                inside, rest = divmod(at - layout.links - begins[row], layout.size)
+                inside, rest = divmod(at - links - begins[row], size)
                 frame = present[row] * frames + inside
-                if not rest and inside < frames and frame < self._memory.frame_count:
+                if not rest and inside < frames and frame < count:
                     listed.append(frame)
             at = self._kernel.number(at)
         return listed, True

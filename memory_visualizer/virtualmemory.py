@@ -11,6 +11,8 @@ from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.paging import LARGE, Paging, PhysicalMemory, frames_behind, is_held
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
+_KEPT_REGIONS = 1 << 14
+_NOTHING = np.full(1024, -1, np.int64)
 _ADDRESSES_AT_ONCE = 1 << 11
 """Each of them may have a table of its own."""
 _PIECES_AT_ONCE = 1 << 10
@@ -30,15 +32,13 @@ class VirtualMemory:
         self._memory = memory
         self._paging = paging
         self._top = top
-        self._pages: dict[int, bytes] = {}
-        self._frames: dict[int, int] = {}
+        self.frame_count = memory.frame_count
+        """Frames of the memory, by which it is known how much a kernel in it can be."""
+        self._pages: dict[int, bytes | None] = {}
+        self._regions: dict[int, NDArray[np.int64] | range] = {}
+        """Frames behind addresses: of as many as one table of the lowest level covers."""
         self._tables: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
-
-    @property
-    def frame_count(self) -> int:
-        """Frames of the memory, by which it is known how much a kernel in it can be."""
-        return self._memory.frame_count
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each address; -1 where nothing is mapped.
@@ -54,61 +54,68 @@ class VirtualMemory:
 
     def frame(self, address: int) -> int:
         """The frame behind one address; -1 where nothing is mapped."""
-        page = address // PAGE_SIZE
-        if page not in self._frames:
-            if len(self._frames) > _KEPT_PAGES:
-                self._frames.clear()
-            self._frames[page] = self._translate(address)
-        return self._frames[page]
+        pages = self._paging.entries
+        number = address // PAGE_SIZE
+        region = self._regions.get(number // pages)
+        if region is None:
+            if len(self._regions) > _KEPT_REGIONS:
+                self._regions.clear()
+            region = self._regions[number // pages] = self._region(address)
+        return int(region[number % pages])
 
-    def _translate(self, address: int) -> int:
+    def _region(self, address: int) -> "NDArray[np.int64] | range":
+        """What a table of the lowest level has, or would have, where it covers this address."""
         paging = self._paging
         table = self._top
-        for number, level in enumerate(paging.levels):
+        for level in paging.levels[:-1]:
             targets, is_large = self._table(table)
             index = (address >> level.shift) % paging.entries
             target = int(targets[index])
-            if target < 0:
-                return -1
-            if number == len(paging.levels) - 1 or (level.may_map and is_large[index]):
+            if target >= 0 and level.may_map and is_large[index]:
                 pages = 1 << (level.shift - 12)
-                return target // pages * pages + (address >> 12) % pages
+                inside = (address >> 12) % pages // paging.entries * paging.entries
+                first = target // pages * pages + inside
+                return range(first, first + paging.entries)
+            if target < 0:
+                return _NOTHING
             table = target
-        return -1
+        return self._table(table)[0]
 
     def _table(self, frame: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """What a table's entries lead to, -1 where to nothing; and which have LARGE set."""
         known = self._tables.get(frame)
         if known is None:
-            entries = np.zeros(self._paging.entries, np.uint64)
-            if len(self._tables) < self._most_tables:
-                entries = self._paging.decode(self._memory.read_frames(np.array([frame])))[0]
+            if len(self._tables) == self._most_tables:
+                return _NOTHING, _NOTHING > 0
+            entries = self._paging.decode(self._memory.read_frames(np.array([frame])))[0]
             targets = self._paging.frames(entries)
             targets[~self._paging.is_present(entries)] = -1
-            known = targets, entries & np.uint64(LARGE) != 0
-            if len(self._tables) < self._most_tables:
-                self._tables[frame] = known
+            known = self._tables[frame] = targets, entries & np.uint64(LARGE) != 0
         return known
 
-    def _page(self, frame: int) -> bytes:
-        """A frame's contents; zeros where the dump does not hold it."""
-        page = self._pages.get(frame)
-        if page is None:
-            if len(self._pages) > _KEPT_PAGES:
-                self._pages.clear()
+    def _page(self, frame: int) -> bytes | None:
+        """A frame's contents; None where the dump does not hold it."""
+        if frame in self._pages:
+            return self._pages[frame]
+        if len(self._pages) > _KEPT_PAGES:
+            self._pages.clear()
+        page = None
+        if 0 <= frame < self.frame_count and self._memory.held[frame]:
             page = self._memory.read_frames(np.array([frame])).tobytes()
-            self._pages[frame] = page
+        self._pages[frame] = page
         return page
 
     def read(self, address: int, size: int) -> bytes | None:
         """Read bytes; None unless all of them are mapped and held."""
-        parts = []
+        parts: list[bytes] = []
         while size > 0:
-            frame = self.frame(address)
-            if not 0 <= frame < self._memory.frame_count or not self._memory.held[frame]:
+            page = self._page(self.frame(address))
+            if page is None:
                 return None
             start = address % PAGE_SIZE
-            part = self._page(frame)[start : start + size]
+            part = page[start : start + size]
+            if len(part) == size and not parts:
+                return part
             parts.append(part)
             address += len(part)
             size -= len(part)
@@ -126,7 +133,7 @@ class VirtualMemory:
         last = (address + size - 1) // PAGE_SIZE
         pages = np.arange(last + 1 - first, dtype=np.uint64) + np.uint64(first)
         frames = self.frames(pages * np.uint64(PAGE_SIZE))
-        contents = self._memory.read_frames(np.where(frames >= 0, frames, self._memory.frame_count))
+        contents = self._memory.read_frames(np.where(frames >= 0, frames, self.frame_count))
         start = address % PAGE_SIZE
         return contents.reshape(-1).view(np.uint8)[start : start + size]
 
@@ -156,7 +163,7 @@ class VirtualMemory:
         row = row.reshape(page.shape)
         needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
         known: NDArray[np.bool_] = np.logical_and.reduce(held[row] | ~needed, axis=1)
-        words = self._memory.read_frames(np.where(held, frames, self._memory.frame_count))
+        words = self._memory.read_frames(np.where(held, frames, self.frame_count))
         octets = words.view(np.uint8).reshape(-1)
         place = begin[:, None] + np.arange(size)
         at = np.take_along_axis(row, place // PAGE_SIZE, axis=1) * PAGE_SIZE + place % PAGE_SIZE

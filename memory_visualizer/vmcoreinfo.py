@@ -6,7 +6,7 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ _MAX_DIGITS = 20
 _OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
 _QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
 """Four bytes of it, one of which is aligned wherever the text lies."""
+_MANY_QUADS = 512
+"""So many of them in one part are made to waste time."""
 _MAX_TEXTS_IN_PART = 64
 _QUADS_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache."""
@@ -115,13 +117,19 @@ class VmcoreInfoSearch:
         """Look for the text at any place, for dumps in which it is not where it was."""
         contents = words.reshape(-1).view(np.uint8)
         quads = contents.view("<u4")
+        whole = np.arange(len(_OSRELEASE))
         for first in range(0, len(quads), _QUADS_AT_ONCE):
             part = quads[first : first + _QUADS_AT_ONCE]
             for shift, quad in enumerate(_QUADS):
-                start = (first + np.flatnonzero(part == quad)) * 4 - shift
+                is_quad = part == quad
+                if np.count_nonzero(is_quad) > _MANY_QUADS:
+                    for away, mask, value in _around(shift):
+                        inside = part[1 + away : len(part) - 2 + away]
+                        is_quad[1:-2] &= inside & mask == value
+                start = (first + np.flatnonzero(is_quad)) * 4 - shift
                 start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
-                for at, letter in enumerate(_OSRELEASE):
-                    start = start[contents[start + at] == letter]
+                is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
+                start = start[is_text]
                 page, place = np.divmod(start[:_MAX_TEXTS_IN_PART], PAGE_SIZE)
                 if len(page):
                     self._places.append(frames[page] * PAGE_SIZE + place)
@@ -129,11 +137,27 @@ class VmcoreInfoSearch:
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
-        places = np.unique(np.concatenate([np.empty(0, np.int64), *self._places]))
-        for frame, at in (divmod(place, PAGE_SIZE) for place in places[:_MAX_TEXTS].tolist()):
+        places = np.sort(np.concatenate([np.empty(0, np.int64), *self._places]))
+        places = places[np.diff(places, prepend=-1) != 0][:_MAX_TEXTS]
+        for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])
         return _parsed(texts)
+
+
+def _around(shift: int) -> Iterator[tuple[int, np.uint32, np.uint32]]:
+    """In words around the four bytes of the text from `shift` on: which bits have which value.
+
+    The words come with their distances from these four bytes.
+    """
+    for away in (-1, 1, 2):
+        places = range(shift + 4 * away, shift + 4 * away + 4)
+        told = [0 <= place < len(_OSRELEASE) for place in places]
+        mask = bytes(0xFF if known else 0 for known in told)
+        value = bytes(
+            _OSRELEASE[place] if known else 0 for place, known in zip(places, told, strict=True)
+        )
+        yield away, np.frombuffer(mask, "<u4")[0], np.frombuffer(value, "<u4")[0]
 
 
 def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:
