@@ -25,7 +25,7 @@ _SYMBOLS_FOR_FRAME = 16
 """A kernel with a hundred thousand symbols needs more than 24 MiB to run."""
 _MAX_BYTES = 1 << 24
 _MAX_SHARE = 8
-"""So small a part of the memory at least are the names, and half of it the image."""
+"""So small a part of the memory at least are the names, and twice as much the image."""
 _ALIKE = 16
 """So small a part of all names at least are as long as another, and end with the same letter."""
 _MORE_ALIKE = 1024
@@ -283,10 +283,12 @@ def places_of(text: bytes, contents: NDArray[np.uint8], most: int) -> list[int]:
 def kernel_image(kernel: VirtualMemory, info: VmcoreInfo) -> tuple[int, NDArray[np.uint8]] | None:
     """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
 
-    No more of it than could lie in half of the memory.
+    No more of it than could be a kernel for so much memory.
     """
     start = (info.symbol("_stext") or 0) & ~0x1FFFFF
-    pages = image_frames(kernel, info)[: min(_MAX_CONTENTS // PAGE_SIZE, kernel.frame_count // 2)]
+    pages = image_frames(kernel, info)[
+        : min(_MAX_CONTENTS // PAGE_SIZE, 2 * kernel.frame_count // _MAX_SHARE)
+    ]
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
         return None
