@@ -153,15 +153,17 @@ class Snapshot(PageMap):
 
     def pages_of_processes(self) -> NDArray[np.int64]:
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
-        # Without `owners`, which costs a sort of all rows.
+        # Without `owners`, which costs a sort of all rows, and without listing large pages.
         rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
-        row, _, frame = self.pages_of(rows)
+        runs = _runs_of_large(rows.take(rows.frames > 1), self.classes.size)
+        if len(runs.space):
+            rows = rows.take((rows.frames == 1) & ~runs.cover(rows.space, rows.frame))
         # As numbers of 16 bits, if these do, the sort is a quick one.
-        process = rows.space[row].astype(np.min_scalar_type(len(self.processes)))
-        del rows, row  # many megabytes
+        process = rows.space.astype(np.min_scalar_type(len(self.processes)))
         by_process = np.argsort(process, kind="stable")
         process = process[by_process]
-        frame = frame[by_process]
+        frame = rows.frame[by_process]
+        del rows  # many megabytes
         edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
         held = np.zeros(self.classes.size, bool)
         held_again = np.zeros(self.classes.size, bool)
@@ -174,9 +176,18 @@ class Snapshot(PageMap):
             pages.append(mine[slot[mine] == number])  # each frame once
             held_again[pages[-1]] |= held[pages[-1]]
             held[pages[-1]] = True
-        shared = [int(np.count_nonzero(held_again[mine])) for mine in pages]
-        alone = [len(mine) - count for mine, count in zip(pages, shared, strict=True)]
-        return np.stack((alone, shared), axis=1).astype(np.int64)
+        if len(runs.space):
+            depth = runs.depth(self.classes.size)
+            held_again |= (held & (depth > 0)) | (depth > 1)
+        count = np.zeros((len(self.processes), 2), np.int64)
+        count[:, 1] = [np.count_nonzero(held_again[mine]) for mine in pages]
+        count[:, 0] = [len(mine) for mine in pages]
+        if len(runs.space):
+            there = self.classes != PageClass.ABSENT
+            np.add.at(count[:, 1], runs.space, runs.count(held_again & there))
+            np.add.at(count[:, 0], runs.space, runs.count(there))
+        count[:, 0] -= count[:, 1]
+        return count
 
     def pages_of(
         self, rows: Mappings
@@ -184,23 +195,18 @@ class Snapshot(PageMap):
         """The single pages of some mappings: row, number within it, and frame that is held.
 
         Of a large page that a process has at several addresses only the first one counts: a
-        thousand mappings of one gigabyte would be many pages to list.
+        thousand mappings of one gigabyte would be many pages to list. Of large pages beyond
+        most_mappings, all their pages counted, none is listed; `remarks` then says so.
         """
         if (rows.frames == 1).all():
             row = np.arange(len(rows.frame))
             return row, np.zeros(len(row), np.int64), rows.frame
-        kept = rows.frames == 1
-        large = np.flatnonzero(~kept)
-        of_large = rows.take(large)
-        order = np.lexsort(
-            (of_large.virtual, ~of_large.is_user, of_large.frames, of_large.frame, of_large.space)
-        )
-        columns = np.stack((of_large.space, of_large.frame, of_large.frames))[:, order]
-        new = np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))
-        kept[large[order[new]]] = True
-        chosen = np.flatnonzero(kept)
-        count = np.minimum(rows.frames, self.classes.size - rows.frame)[chosen]
-        row = np.repeat(chosen, count)
+        chosen = rows.frames == 1
+        large, pages = _each_large(rows, self.classes.size)
+        chosen[large[np.cumsum(pages) <= most_mappings(self.dump)]] = True
+        row = np.flatnonzero(chosen)
+        count = np.minimum(rows.frames, self.classes.size - rows.frame)[row]
+        row = np.repeat(row, count)
         part = np.arange(len(row))
         part -= np.repeat(np.cumsum(count) - count, count)
         frame = rows.frame[row]
@@ -284,6 +290,66 @@ class Snapshot(PageMap):
         from memory_visualizer import viewer
 
         viewer.write_page(Path(path), self, entropy=entropy)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Stretches of frames that processes have, a row for each; those of a process do not meet."""
+
+    space: NDArray[np.int32]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    """The frame behind the last one."""
+
+    def cover(self, space: NDArray[np.int32], frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these frames, each of a process, lie in a stretch of that process."""
+        size = int(self.end.max(initial=0)) + 1
+        starts = self.space * size + self.first
+        asked = space.astype(np.int64) * size + np.minimum(frame, size - 1)
+        row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
+        covered: NDArray[np.bool_] = asked >= starts[row]
+        covered &= asked < (self.space * size + self.end)[row]
+        return covered
+
+    def depth(self, frame_count: int) -> NDArray[np.int32]:
+        """How many processes have each frame in a stretch."""
+        change = np.zeros(frame_count + 1, np.int32)
+        np.add.at(change, self.first, np.int32(1))
+        np.subtract.at(change, self.end, np.int32(1))
+        return np.cumsum(change[:-1], dtype=np.int32)
+
+    def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many frames of each stretch are marked."""
+        before = np.zeros(marks.size + 1, np.int64)
+        np.cumsum(marks, out=before[1:])
+        return before[self.end] - before[self.first]
+
+
+def _runs_of_large(rows: Mappings, frame_count: int) -> _Runs:
+    """The stretches that these large pages make up for each process."""
+    order = np.lexsort((rows.frame, rows.space))
+    space = rows.space[order].astype(np.int64)
+    first = rows.frame[order]
+    end = np.minimum(first + rows.frames[order], frame_count)
+    # As if the processes' memories stood one behind the other, and did not touch.
+    start = space * (frame_count + 1)
+    reach = np.maximum.accumulate(start + end) if len(order) else end
+    begins = np.flatnonzero(start[1:] + first[1:] > reach[:-1]) + 1 if len(order) else order
+    begins = np.append(np.zeros(min(1, len(order)), np.intp), begins)
+    last = np.append(begins[1:], len(order))[: len(begins)] - 1
+    return _Runs(space[begins].astype(np.int32), first[begins], (reach - start)[last])
+
+
+def _each_large(rows: Mappings, frame_count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """The rows of large pages, of each in a process the first one, and how many pages each has."""
+    large = np.flatnonzero(rows.frames > 1)
+    rows = rows.take(large)
+    order = np.lexsort((rows.virtual, ~rows.is_user, rows.frames, rows.frame, rows.space))
+    columns = np.stack((rows.space, rows.frame, rows.frames))[:, order]
+    new = np.ones(len(order), bool)
+    new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
+    chosen = np.sort(order[new])
+    return large[chosen], np.minimum(rows.frames, frame_count - rows.frame)[chosen]
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
@@ -372,7 +438,7 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]
         rest=rest,
         paging=othersystems.PAGING if len(tops) else None,
         processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
-        remarks=(*remarks, *_remarks(losses, rest)),
+        remarks=(*remarks, *_remarks(dump, mappings, losses, rest)),
     )
 
 
@@ -394,7 +460,7 @@ def _windows_snapshot(
         zero,
         mappings,
         rest=rest,
-        remarks=_remarks(losses, rest),
+        remarks=_remarks(dump, mappings, losses, rest),
         kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,
@@ -478,7 +544,7 @@ def _linux_snapshot(
             losses=losses,
         )
         mappings = rest.without(walked)
-    remarks += _remarks(losses, rest)
+    remarks += _remarks(dump, mappings, losses, rest)
     mapped = _reached(dump, mappings, user=True) | rest.user
     if pages is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
@@ -575,9 +641,16 @@ class _Rest:
         self.mapping_count += _mapping_count(part, self._dump.frame_count)
 
 
-def _remarks(losses: Losses, rest: _Rest) -> list[str]:
-    """What the walk could not use, for the person at the screen."""
+def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> list[str]:
+    """What the walk could not use, and what is not listed, for the person at the screen."""
     remarks = []
+    large = mappings.take((mappings.frames > 1) & (mappings.space != SHARED))
+    pages = int(_each_large(large, dump.frame_count)[1].sum())
+    if pages > most_mappings(dump):
+        remarks.append(
+            f"the large pages of all processes have {pages:,} pages in all: too many for a list of"
+            " the owners of each, so some of them are not told"
+        )
     if losses.not_tables:
         remarks.append(
             f"{len(losses.not_tables):,} pages are no page tables, though reached as such; what"

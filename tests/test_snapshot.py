@@ -1,6 +1,8 @@
 """The engine on forged dumps: each page, each owner and each process as the truth says."""
 
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, windowsprocesses
 from memory_visualizer import snapshot as snapshot_module
+from memory_visualizer.dump import open_dump
 from memory_visualizer.formats.mapped import MappedDump
+from memory_visualizer.paging import MAY_USER, Mappings
+from memory_visualizer.process import unnamed
+from memory_visualizer.snapshot import of_mappings
 from tests.forge import GIB, MIB, Truth, builds, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -266,6 +274,70 @@ def test_pages_of_processes(tmp_path: Path) -> None:
         own = pairs[pairs[:, 1] == owner, 0]
         private = int((holders[own] == 1).sum())
         assert counts[process.pid] == [private, len(own) - private], process.name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 3),  # the process
+            st.one_of(st.integers(0, 40), st.integers(0, 1499)),  # the frame
+            st.sampled_from([1, 1, 1, 512, 1024]),  # frames
+            st.booleans(),  # whether user mode may use it
+        ),
+        max_size=30,
+    )
+)
+def test_pages_of_processes_with_large_pages(rows: list[tuple[int, int, int, bool]]) -> None:
+    """What is counted by stretches is what counting page by page gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        path.write_bytes(bytes(1500 * PAGE_SIZE))
+        dump = open_dump(path)
+    space, frame, frames, user = (
+        (np.array(column, np.int64) for column in zip(*rows, strict=True))
+        if rows
+        else [np.empty(0, np.int64)] * 4
+    )
+    mappings = Mappings(
+        space.astype(np.int32),
+        np.arange(len(space), dtype=np.uint64) << np.uint64(40),
+        frame // frames * frames if len(frame) else frame,
+        frames,
+        user.astype(np.uint8) * np.uint8(MAY_USER),
+    )
+    processes = tuple(unnamed(number, number) for number in range(4))
+    snapshot = of_mappings(dump, np.ones(1500, bool), mappings, processes=processes)
+    pages: list[set[int]] = [set() for _ in range(4)]
+    for process, first, count, is_user in rows:
+        first = first // count * count
+        if is_user:
+            pages[process] |= set(range(first, min(first + count, 1500)))
+    holders = Counter(page for of_one in pages for page in of_one)
+    expected = [
+        [sum(holders[page] == 1 for page in of_one), sum(holders[page] > 1 for page in of_one)]
+        for of_one in pages
+    ]
+    assert snapshot.pages_of_processes().tolist() == expected
+
+
+def test_large_pages_beyond_all_bounds_are_not_listed(tmp_path: Path) -> None:
+    """Hundreds of processes that share one huge page: counted, but not listed one by one."""
+    (tmp_path / "dump").write_bytes(bytes(8192 * PAGE_SIZE))
+    count = 200
+    number = np.arange(count)
+    mappings = Mappings(
+        number.astype(np.int32),
+        np.zeros(count, np.uint64),
+        np.zeros(count, np.int64),
+        np.full(count, 1 << 18),
+        np.full(count, MAY_USER, np.uint8),
+    )
+    processes = tuple(unnamed(int(one), int(one)) for one in number)
+    dump = open_dump(tmp_path / "dump")
+    snapshot = of_mappings(dump, np.ones(8192, bool), mappings, processes=processes)
+    assert snapshot.pages_of_processes().tolist() == [[0, 8192]] * count
+    assert 0 < len(snapshot.owners.frame) <= 4 * 8192 + (1 << 16)
 
 
 def test_the_dump_is_only_read(tmp_path: Path) -> None:

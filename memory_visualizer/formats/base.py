@@ -92,7 +92,7 @@ class Dump(ABC):
         part of it is missing or broken, where `lenient` takes what is there and adds to `remarks`.
         """
 
-    @property
+    @cached_property
     def frame_count(self) -> int:
         """Frames up to and with the last one that is held: PFNs are below this."""
         return int(self.runs[-1].sum())

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -224,28 +225,42 @@ class MappedDump(Dump):
         pages = np.empty((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
         with reading(self._source):
             file = self._file
+            if frames.size == 1:  # lists are followed page by page
+                pages[0] = self._page(file, int(frames[0]))
+                return pages
             for start in range(0, frames.size, _GATHER_FRAMES):
                 self._gather(file, frames[start:][:_GATHER_FRAMES], pages[start:])
         return pages
 
+    def _page(self, file: "_MappedFile", frame: int) -> Words | int:
+        """One frame's contents; 0 where the dump does not hold it."""
+        extents = self._extents
+        file.check_size()
+        index = bisect_right(extents.first, frame) - 1
+        inside = frame - int(extents.first[index])
+        if index < 0 or inside >= extents.count[index]:
+            return 0
+        return file.page(int(extents.offset[index]) + inside * PAGE_SIZE)
+
     def _gather(self, file: "_MappedFile", frames: NDArray[np.int64], pages: Words) -> None:
         extents = self._extents
         file.check_size()
-        index = np.searchsorted(extents.first, frames, side="right") - 1
+        index = extents.first.searchsorted(frames, side="right") - 1
         inside = frames - extents.first[index]
-        held = np.flatnonzero((index >= 0) & (inside < extents.count[index]))
-        place = extents.offset[index[held]] + inside[held] * PAGE_SIZE
-        if len(held) < len(frames):
-            pages[: len(frames)] = 0
+        is_held = (index >= 0) & (inside < extents.count[index])
+        place = extents.offset[index] + inside * PAGE_SIZE
         # Frames whose places differ by whole pages are rows of the same view of the file.
         remainder = place % PAGE_SIZE
-        for aligned in np.unique(remainder).tolist():
-            rows = np.flatnonzero(remainder == aligned)
-            if len(rows) == len(frames):  # as in most dumps: straight to where they shall go
-                view = file.rows(aligned)
-                np.take(view, place // PAGE_SIZE, axis=0, out=pages[: len(rows)], mode="clip")
-            else:
-                pages[held[rows]] = file.rows(aligned)[place[rows] // PAGE_SIZE]
+        aligned = int(remainder[0])
+        if is_held.all() and (remainder == aligned).all():  # as in most dumps
+            view = file.rows(aligned)
+            view.take(place // PAGE_SIZE, axis=0, out=pages[: len(frames)], mode="clip")
+            return
+        pages[: len(frames)] = 0
+        held = np.flatnonzero(is_held)
+        for aligned in np.unique(remainder[held]).tolist():
+            rows = held[remainder[held] == aligned]
+            pages[rows] = file.rows(aligned)[place[rows] // PAGE_SIZE]
 
     @cached_property
     def _file(self) -> "_MappedFile":
@@ -339,6 +354,10 @@ class _MappedFile:
         if _LIBC.madvise(place, size, advice):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+
+    def page(self, offset: int) -> Words:
+        """View the page from byte `offset` on."""
+        return np.frombuffer(self._memory, np.uint64, PAGE_SIZE // 8, offset)
 
     def rows(self, offset: int) -> Words:
         """View all pages from byte `offset` on, the last one only if it is whole."""
