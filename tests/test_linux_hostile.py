@@ -1,14 +1,15 @@
-"""Linux dumps made to waste time end in a picture or a sentence, and are read within bounds."""
+"""Linux dumps made to waste time are read within bounds, and remarks say what was left out.
 
-import contextlib
-import io
+test_fuzz.py shows that all of them end in a picture or a sentence.
+"""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot, cli, kallsyms, linux, linuxtasks, paging
+from memory_visualizer import Snapshot, kallsyms, linux, linuxtasks, paging
 from memory_visualizer.btf import Btf
 from memory_visualizer.linuxtasks import most_tasks
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
@@ -47,20 +48,6 @@ def written(words: Words, folder: Path) -> Path:
 def opened(name: str, sound: tuple[bytes, LinuxTruth], folder: Path) -> Snapshot:
     """What is understood of one of the crafted dumps."""
     return memory_visualizer.open(spoiled(name, sound, folder))
-
-
-@pytest.mark.parametrize("name", CRAFTED_LINUX)
-def test_a_picture_or_a_sentence(
-    name: str, sound: tuple[bytes, LinuxTruth], tmp_path: Path
-) -> None:
-    """Whatever is made up, the command ends as it should."""
-    dump, picture = spoiled(name, sound, tmp_path), tmp_path / "a.png"
-    printed, said = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-        code = cli.main([str(dump), "-o", str(picture)])
-    assert code in (0, 2, 3)
-    assert picture.exists() == (code != 2)
-    assert all(line.startswith("memviz: ") for line in said.getvalue().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.forge import Profile, forge, profiles
-from tests.forge.linux import forge_linux
+from tests.forge.linux import LinuxTruth, forge_linux
+from tests.fuzz.crafted_linux import CRAFTED_LINUX
+from tests.fuzz.crafted_linux import Spoiler as LinuxSpoiler
 
 PAGE = 4096
 _OWN = 0x1ED
@@ -42,6 +44,12 @@ class Sound:
     """Physical addresses of the processes' objects, of Windows; System's is the first."""
     links: int = 0
     """Where in an object the list of processes goes on."""
+    linux: LinuxTruth | None = None
+    """All that is true of it, if it is of Linux."""
+
+
+Spoiler = Callable[[np.random.Generator, Words, Sound], None]
+"""Spoils a dump's memory, in place."""
 
 
 @cache
@@ -53,7 +61,7 @@ def sound(system: str, size: int) -> Sound:
             return _windows(path, profiles()[_PROFILES[system]], size)
         truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
         tops = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
-        return Sound(path.read_bytes(), tops, _unused(truth.classes))
+        return Sound(path.read_bytes(), tops, _unused(truth.classes), linux=truth)
 
 
 def _windows(path: Path, profile: Profile, size: int) -> Sound:
@@ -109,7 +117,7 @@ def _tell_of_windows(words: Words) -> None:
     words[5, 0x4D:0x4F] = 6 << 32, 1  # NtMajorVersion and NtMinorVersion
 
 
-def _web(flags: int, step: int, *, is_windows: bool) -> Callable[..., None]:
+def _web(flags: int, step: int, *, is_windows: bool) -> Spoiler:
     """Every page a table that leads anywhere; each, or some, name themselves."""
 
     def spoil(rng: np.random.Generator, words: Words, given: Sound) -> None:
@@ -219,7 +227,17 @@ def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[pages.reshape(-1)] = np.tile(pointers, 128)
 
 
-CRAFTED: dict[str, tuple[str, Callable[[np.random.Generator, Words, Sound], None]]] = {
+def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
+    """A Linux kernel's word of itself that does not end."""
+
+    def of_sound(rng: np.random.Generator, words: Words, given: Sound) -> None:
+        assert given.linux
+        spoil(rng, words, given.linux)
+
+    return of_sound
+
+
+CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "web": ("windows", _web(_USER, 1, is_windows=True)),
     "web, kernel": ("windows", _web(_KERNEL, 1, is_windows=True)),
     "web, no system": ("windows", _web(_USER, 0, is_windows=False)),
@@ -238,4 +256,5 @@ CRAFTED: dict[str, tuple[str, Callable[[np.random.Generator, Words, Sound], None
     "objects": ("windows", _objects),
     "list": ("windows", _list),
     "pointers": ("pae", _pointers),
+    **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
 }
