@@ -6,6 +6,7 @@ in JSON they are escaped by its rules, and tables for spreadsheets hold numbers 
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,10 @@ TABLE_FORMATS = (".npz", ".csv", ".parquet")
 _LABELS = [page_class.label for page_class in PageClass]
 _STATE_LABELS = [state.label for state in PageState]
 _FRAMES_AT_ONCE = 1 << 16
+
+
+_LEVEL = 2
+"""Of zlib's, in tables."""
 
 
 class MissingLibraryError(MemoryVisualizerError):
@@ -69,7 +74,11 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot) -> None:
     }
     if snapshot.states is not None:
         arrays |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
-    np.savez_compressed(file, **arrays)
+    # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
