@@ -256,6 +256,17 @@ def test_words_of_a_text(filler: bytes) -> None:
     assert sorted(np.concatenate(search._places).tolist()) == places
 
 
+@pytest.mark.parametrize("place", [0, 24, 700, 3600, 4080, 4091, 8191, 63 * 4096, 63 * 4096 + 3280])
+def test_a_text_among_other_pages(place: int) -> None:
+    """Wherever in its page a text begins, and whatever the other pages hold."""
+    contents = np.random.default_rng(0).integers(128, 256, 64 * 4096, np.uint8)
+    text = b"OSRELEASE=" + b"SYMBOL(name)=ffff\n" * 45
+    contents[place : place + len(text)] = np.frombuffer(text, np.uint8)[: len(contents) - place]
+    search = VmcoreInfoSearch()
+    search.look_everywhere(np.arange(64) + 5, contents.view("<u8").reshape(64, 512))
+    assert np.concatenate(search._places).tolist() == [5 * 4096 + place]
+
+
 def test_structures_that_are_not_sound(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
     """Structures of nothing but structures without a name have no members, and no end of them."""
     kernel = find(spoiled("types, nested", sound, tmp_path))
