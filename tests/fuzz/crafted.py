@@ -186,7 +186,7 @@ def _alike(rng: np.random.Generator, words: Words, given: Sound) -> None:
 def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
     """Let the kernel map most unused pages, one after the other; where, and which."""
     frames = given.unused
-    tables = frames[: len(frames) // 520]
+    tables = frames[: min(512, len(frames) // 520)]  # as many as one directory leads to
     directory, pointers = frames[-1], frames[-2]
     pages = frames[len(tables) : len(tables) * 513].reshape(len(tables), 512)
     words[directory] = words[pointers] = 0
