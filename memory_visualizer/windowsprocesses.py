@@ -40,13 +40,15 @@ _MAX_PLACES = 1 << 20
 """So many places are kept that may be a process while the table bases are not known."""
 _MAX_PLACES_IN_PART = 1 << 10
 """The same in what is looked at at once, a megabyte: no more processes fit into it."""
+_PLACES_OF_PROCESS = 16
+"""As many copies of a process's object there are at most, of pages that were let go of."""
 _MAX_COPIES = 64
 """So many copies of the four pointers of an address space are taken for what they are."""
 _UNKNOWN = -1
 """In the place of a table base that stands in another page."""
 _BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
-_READ_AT_ONCE = 1 << 10
+_READ_AT_ONCE = 1 << 8
 _KEPT_PAGES = 1 << 10
 _ZEROS = bytes(PAGE_SIZE)
 
@@ -91,20 +93,23 @@ class KernelMemory:
 
     def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
         """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
-        if len(addresses) > _READ_AT_ONCE:
-            parts = range(0, len(addresses), _READ_AT_ONCE)
-            return np.concatenate(
-                [self.read(addresses[at : at + _READ_AT_ONCE], size) for at in parts]
-            )
+        read = np.empty((len(addresses), size), np.uint8)
+        for at in range(0, len(addresses), _READ_AT_ONCE):
+            read[at : at + _READ_AT_ONCE] = self._read(addresses[at : at + _READ_AT_ONCE], size)
+        return read
+
+    def _read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
         pages = (size + 2 * PAGE_SIZE - 2) // PAGE_SIZE
         first = addresses & ~np.uint64(PAGE_SIZE - 1)
         spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
         frames = self._frames_behind(spread.ravel())
         contents = self.memory.read_frames(np.where(frames >= 0, frames, 0))
         contents[frames < 0] = 0
-        row = contents.view(np.uint8).reshape(len(addresses), pages * PAGE_SIZE)
-        offset = (addresses - first).astype(np.int64)
-        return np.take_along_axis(row, offset[:, None] + np.arange(size), axis=1)
+        row = contents.reshape(len(addresses), -1)
+        offset = (addresses - first).astype(np.int64)[:, None]
+        if size % 8 == 0 and not (offset % 8).any():  # as objects are, and much faster
+            return np.take_along_axis(row, offset // 8 + np.arange(size // 8), 1).view(np.uint8)
+        return np.take_along_axis(row.view(np.uint8), offset + np.arange(size), axis=1)
 
     def number(self, address: int, size: int) -> int:
         """Read one number as `read` does, where many are read one after the other."""
@@ -214,33 +219,39 @@ class ProcessSearch:
         memory: PhysicalMemory,
         paging: Paging,
         frames: NDArray[np.int64] | None = None,
-        bases: NDArray[np.uint64] | None = None,
     ) -> None:
-        """Look at these frames only; find any table base, or one of these sorted ones only."""
+        """Look at these frames only."""
         self.paging = paging
         self.seen = np.zeros(memory.frame_count, bool)
         """Which frames were looked at."""
         self._wanted = np.zeros(memory.frame_count, bool)
         self._wanted[frames if frames is not None else []] = True
         self._end = memory.frame_count * PAGE_SIZE
-        self._bases = bases
         self._found: list[NDArray[np.int64]] = []
-        self._room = min(_MAX_PLACES, 4 * memory.frame_count)
+        self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
 
     def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at those of these frames, with their contents, that are asked for."""
         if self._room < 0:
             return
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
-            found = self._look(frames[chosen], words[chosen])
-            if self._bases is None:
-                self._room -= len(found)
-                if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
-                    continue  # a dump made of nothing else: later, when the bases are known
-            self._found.append(found[:_MAX_PLACES_IN_PART])
+            found = self.places(frames[chosen], words[chosen])
+            self._room -= len(found)
+            if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
+                continue  # a dump made of nothing else: later, when the bases are known
+            self._found.append(found)
             self.seen[frames[chosen]] = True
 
-    def _look(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def places(
+        self,
+        frames: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        bases: NDArray[np.uint64] | None = None,
+    ) -> NDArray[np.int64]:
+        """What begins as a process does and has any table base, or one of some sorted ones.
+
+        Physical addresses and bases, shape (n, 2); _UNKNOWN where the base stands in another page.
+        """
         offset, step, align = _object_grid(self.paging)
         # Type is one byte, much quicker to look through than the bases are.
         is_process = words.view(np.uint8)[:, ::align] == _PROCESS_OBJECT
@@ -254,19 +265,16 @@ class ProcessSearch:
         place = place[~is_cut]
         base = words.reshape(-1).view(f"<u{step}")[(place + offset) // step].astype(np.int64)
         base &= ~_BASE_NUMBER
-        if self._bases is None:
+        if bases is None:
             possible = (base > 0) & (base < self._end) & (base & 31 == 0)
         else:
-            possible = _is_in(base.view(np.uint64), self._bases)
+            possible = _is_in(base.view(np.uint64), bases)
         place = np.concatenate((place[possible], cut))
         base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
         return np.stack((frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE, base), axis=1)
 
     def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Physical addresses of what has one of these sorted bases, and the bases: shape (n, 2).
-
-        The base is _UNKNOWN where it stands in another page.
-        """
+        """The places that were found with one of these sorted bases, as from `places`."""
         found = np.concatenate([np.empty((0, 2), np.int64), *self._found])
         base = np.ascontiguousarray(found[:, 1])
         may_be = _is_in(base.view(np.uint64), bases) | (base == _UNKNOWN)
@@ -287,17 +295,21 @@ def _objects_with_base(
     if not bases:
         return np.empty(0, np.uint64)
     frames = kernel.frames()
-    rest = ProcessSearch(memory, search.paging, frames[~search.seen[frames]], known)
 
-    def look(part: NDArray[np.int64]) -> None:
-        rest.look_at(part, memory.read_frames(part))
+    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        return search.places(part, memory.read_frames(part), known)[:_MAX_PLACES_IN_PART]
 
-    for _ in ahead(look, in_parts(frames[~search.seen[frames]])):
-        pass
-    found = np.concatenate([search.found(known), rest.found(known)])
-    is_sure = found[:, 1] != _UNKNOWN
+    places = [search.found(known)]
     # A dump may be made of nothing else than what looks like a process.
     most = most_spaces(memory)
+    room = _PLACES_OF_PROCESS * most
+    for of_part in ahead(look, in_parts(frames[~search.seen[frames]])):
+        places.append(of_part)
+        room -= len(of_part)
+        if room < 0:
+            break
+    found = np.concatenate(places)
+    is_sure = found[:, 1] != _UNKNOWN
     objects = _virtual(kernel, _fairly(found[is_sure], most))
     others = _virtual(kernel, _fairly(found[~is_sure], most))
     offset, step, _ = _object_grid(search.paging)
@@ -364,7 +376,7 @@ class _Layout:
         """Find the offsets; None where the objects do not show them."""
         width = bits // 8
         contents = kernel.read(objects, _OBJECT_BYTES[bits])
-        words = contents.view(f"<u{width}").astype(np.uint64)
+        words = contents.view(f"<u{width}").astype(np.uint64, copy=False)
         links = cls._find_links(words, objects, width)
         if links is None:
             return None
@@ -446,7 +458,8 @@ class _Layout:
     ) -> "_Layout":
         """Find where the objects name second tables, if they do."""
         width = self.bits // 8
-        words = kernel.read(objects, _OBJECT_BYTES[self.bits]).view(f"<u{width}").astype(np.uint64)
+        contents = kernel.read(objects, _OBJECT_BYTES[self.bits])
+        words = contents.view(f"<u{width}").astype(np.uint64, copy=False)
         known = np.sort(np.array(list(shadows), np.uint64))
         hits = np.count_nonzero(_is_in(words & ~np.uint64(0xFFF), known), axis=0)
         if not hits.any():
