@@ -746,11 +746,10 @@ def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool
     return held
 
 
-def _one_of_each(frame: NDArray[np.int64], frame_count: int) -> NDArray[np.intp]:
+def _one_of_each(frame: NDArray[np.int64], frame_count: int) -> NDArray[np.int32]:
     """For each row the number of one row that stands for all with the same frame."""
-    row = np.arange(len(frame))
-    standing = np.empty(frame_count, np.intp)
-    standing[frame] = row
+    standing = np.empty(frame_count, np.int32)
+    standing[frame] = np.arange(len(frame), dtype=np.int32)
     return standing[frame]
 
 
