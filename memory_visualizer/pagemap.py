@@ -134,6 +134,14 @@ def count_frames(frames: NDArray[np.int64], frame_count: int) -> NDArray[np.uint
     return counts
 
 
+def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each of many numbers once, ascending; much faster than np.unique of numpy 2.3 and later."""
+    values = np.sort(values)
+    is_new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    return values[is_new]
+
+
 def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:
     """``table[index]`` for many small numbers."""
     found = np.empty(index.size, table.dtype)

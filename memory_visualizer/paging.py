@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.pagemap import distinct
 
 PRESENT = 1 << 0
 WRITE = 1 << 1
@@ -729,14 +730,6 @@ def _mapped(
         reached.access,
     )
     return mappings if inside.all() else mappings.take(inside)
-
-
-def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each of many numbers once, ascending; much faster than np.unique of numpy 2.3 and later."""
-    values = np.sort(values)
-    is_new = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=is_new[1:])
-    return values[is_new]
 
 
 def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Words
+from memory_visualizer.pagemap import distinct
 
 _BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
 """How the first line may begin, as a word."""
@@ -147,8 +148,7 @@ class VmcoreInfoSearch:
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
-        places = np.sort(np.concatenate([np.empty(0, np.int64), *self._places]))
-        places = places[np.diff(places, prepend=-1) != 0][:_MAX_TEXTS]
+        places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))[:_MAX_TEXTS]
         for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])

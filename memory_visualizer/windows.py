@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.pagemap import distinct
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -22,7 +23,6 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
-    distinct,
     most_spaces,
     translate,
 )

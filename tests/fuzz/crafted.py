@@ -23,7 +23,7 @@ _OWN = 0x1ED
 _USER, _KERNEL = 0x67, 0x63
 """Flags of entries: present, writable, used before; for user mode or not."""
 _PROCESSES = 12
-_PROFILES = {"windows": "Win7SP1x64", "pae": "Win7SP1x86"}
+_PROFILES = {"windows": "Win7SP1x64", "pae": "Win7SP1x86", "levels": "Win10x64_17763"}
 
 Words = npt.NDArray[np.uint64]
 """All of the memory, shape (frames, 512)."""
@@ -54,18 +54,19 @@ Spoiler = Callable[[np.random.Generator, Words, Sound], None]
 
 @cache
 def sound(system: str, size: int) -> Sound:
-    """A forged dump of so many bytes: ``windows``, ``pae`` or ``linux``."""
+    """A forged dump of so many bytes: ``windows``, ``pae``, ``levels`` (five) or ``linux``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         if system in _PROFILES:
-            return _windows(path, profiles()[_PROFILES[system]], size)
+            profile = profiles()[_PROFILES[system]]
+            return _windows(path, profile, size, five_levels=system == "levels")
         truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
         tops = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
         return Sound(path.read_bytes(), tops, _unused(truth.classes), linux=truth)
 
 
-def _windows(path: Path, profile: Profile, size: int) -> Sound:
-    truth = forge(path, profile, size=size, processes=_PROCESSES)
+def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> Sound:
+    truth = forge(path, profile, size=size, processes=_PROCESSES, five_levels=five_levels)
     processes = sorted((truth.processes[one] for one in truth.alive), key=lambda one: one.pid)
     notes = truth.mappings
     objects = []
@@ -162,6 +163,14 @@ def _grafted(rng: np.random.Generator, words: Words, given: Sound) -> None:
         words[top, empty] = _entries(rng.choice(given.unused, len(empty)), _USER)
 
 
+def _one_table(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """All that a sound system's processes leave empty leads to one table, and that to itself."""
+    table = int(given.unused[0])
+    words[table] = table << 12 | _USER
+    for top in given.tops:
+        words[top, np.flatnonzero(words[top, :256] == 0)] = table << 12 | _USER
+
+
 def _layers(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """The same in layers: what stands in one level of tables stands in no other."""
     layers = np.array_split(rng.permutation(given.unused), (1, 64))
@@ -250,6 +259,9 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "own anywhere": ("windows", _own_anywhere),
     "grafted": ("windows", _grafted),
     "grafted, Linux": ("linux", _grafted),
+    "one table": ("windows", _one_table),
+    "one table, 5 levels": ("levels", _one_table),
+    "grafted, 5 levels": ("levels", _grafted),
     "layers": ("windows", _layers),
     "layers, Linux": ("linux", _layers),
     "alike": ("windows", _alike),
