@@ -221,6 +221,8 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
                 "listed": process.is_listed,
                 "kernel_thread": process.is_kernel_thread,
                 "exited": not process.is_alive,
+                "phase": process.phase,
+                "anomalies": list(process.anomalies),
                 "created": _date(process.created),
             }
             for process, (private, shared) in zip(snapshot.processes, pages, strict=True)

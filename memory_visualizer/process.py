@@ -4,6 +4,31 @@ from dataclasses import dataclass
 
 from memory_visualizer.dump import PAGE_SIZE
 
+ANOMALIES = {
+    "starting": "it is being made: it has an object, but no thread yet, and is in no list",
+    "ending": "it is being deleted: its end is noted, but it has not ended, or is out of the list",
+    "header altered": "the beginning of its object is not what all others have there",
+    "links lead nowhere": "its own links in the list of processes lead to no other process",
+    "list leads past it": "its neighbours in the list of processes lead to one another",
+    "pid also of": "another process has the same pid; the address of its object follows",
+    "pid not plausible": "its pid is none that this system gives to a process",
+    "name not printable": "its name is empty, or holds what no name does",
+    "parent unknown": "no process in the dump has its parent's pid",
+    "parent not plausible": "its parent's pid is none that this system gives to a process",
+    "created in the future": "it was created after the dump was taken, by the system's own clock",
+    "creation time not plausible": "its creation time is none that a clock of this system shows",
+    "exit time not plausible": "its exit time is none that a clock shows, or before its creation",
+    "end in doubt": "what tells whether it has ended disagrees: most of it decided",
+    "base leads to no table": "the address of its page tables leads to none",
+    "base also of": "another process has the same page tables; the address of its object follows",
+    "base altered": "a part of the address of its page tables is not what the tables say",
+    "not whole": "a part of its object could not be read",
+    "known by its page tables only": "no object of a process leads to these page tables",
+}
+"""What may be odd about a process, and what each word means. Such words are leads for those who
+look at a dump: much of it also happens to sound processes, as when memory is saved while one
+starts."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -22,6 +47,7 @@ class Process:
     exited: int
     """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
     is_alive: bool
+    """Whether its page tables are in use: it runs, starts, or has not quite ended."""
     is_listed: bool
     """Whether it is in the system's list of processes."""
     space: int | None
@@ -30,14 +56,24 @@ class Process:
     """Index of its second table, for user mode, in TopLevels.others."""
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
+    anomalies: tuple[str, ...] = ()
+    """What is odd about it, in words of ANOMALIES; some are followed by an address."""
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``running``, ``ending`` or ``exited``."""
+        for phase in ("starting", "ending"):
+            if phase in self.anomalies:
+                return phase
+        return "running" if self.is_alive else "exited"
 
     @property
     def state(self) -> str:
         """What is out of the common with it in a word or two, or nothing."""
         if not self.eprocess:
             return "unknown"
-        if not self.is_alive:
-            return "exited"
+        if self.phase != "running":
+            return self.phase
         if not self.is_listed:
             return "unlinked"
         if self.is_kernel_thread:
@@ -58,4 +94,5 @@ def unnamed(frame: int, space: int) -> Process:
         is_alive=True,
         is_listed=False,
         space=space,
+        anomalies=("known by its page tables only",),
     )

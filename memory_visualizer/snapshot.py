@@ -101,6 +101,8 @@ class Snapshot(PageMap):
     """PageState of each frame; None where the system is not Linux."""
     remarks: tuple[str, ...] = ()
     """Sentences on what could not be known of the system, for the person at the screen."""
+    copies: tuple[Process, ...] = ()
+    """Old copies of process objects, and what is left of processes long gone: no processes."""
 
     @cached_property
     def owners(self) -> Owners:
