@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
 from memory_visualizer.formats.base import BlockWork, zero_pages
+from memory_visualizer.kernelmemory import kernel_memory
 from memory_visualizer.pagemap import (
     PageClass,
     PageMap,
@@ -38,9 +39,10 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.process import Process, unnamed
+from memory_visualizer.processsearch import ProcessSearch
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.windows import TopLevels, TopLevelSearch, read_shared_data
-from memory_visualizer.windowsprocesses import ProcessSearch, find_processes, kernel_memory
+from memory_visualizer.windowsprocesses import FoundProcesses, find_processes
 
 # What reads Linux and other systems is imported where a dump is met that needs it.
 if TYPE_CHECKING:
@@ -372,7 +374,7 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
-        return _windows_snapshot(dump, zero, found, find_processes(dump, found, objects))
+        return _windows_snapshot(dump, zero, found, objects)
     return _second_look(dump, zero, search, progress)
 
 
@@ -397,12 +399,14 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        return _windows_snapshot(dump, zero, found, find_processes(dump, found))
+        return _windows_snapshot(dump, zero, found)
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
-    if (alike := search.alike(dump)) and (processes := find_processes(dump, alike)):
-        return _windows_snapshot(dump, zero, alike, processes)
+    if alike := search.alike(dump):
+        who = find_processes(dump, alike)
+        if any(process.eprocess for process in who.processes):
+            return _windows_snapshot(dump, zero, alike, who=who)
     return _other_snapshot(dump, zero, spaces.found())
 
 
@@ -445,9 +449,17 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]
 
 
 def _windows_snapshot(
-    dump: Dump, zero: NDArray[np.bool_], found: TopLevels, processes: tuple[Process, ...]
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    found: TopLevels,
+    search: ProcessSearch | None = None,
+    who: FoundProcesses | None = None,
 ) -> Snapshot:
+    """A Windows dump's; where `who` is not given, the processes are looked for."""
     losses, rest = Losses(), _Rest(dump)
+    shared_data = read_shared_data(dump, found.paging, found.tops)
+    who = who or find_processes(dump, found, search, shared_data.time)
+    processes = who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         tops = found.tops[: most_spaces(dump)]
@@ -455,14 +467,13 @@ def _windows_snapshot(
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
         found = replace(found, tops=tops)
     mappings = _mappings_of(dump, found, processes, losses, rest)
-    shared_data = read_shared_data(dump, found.paging, found.tops)
     system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
-    return of_mappings(
+    snapshot = of_mappings(
         dump,
         zero,
         mappings,
         rest=rest,
-        remarks=_remarks(dump, mappings, losses, rest),
+        remarks=(*who.remarks, *_remarks(dump, mappings, losses, rest)),
         kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,
@@ -470,6 +481,7 @@ def _windows_snapshot(
         processes=processes,
         stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
     )
+    return replace(snapshot, copies=who.copies)
 
 
 _KERNEL_STATES = (

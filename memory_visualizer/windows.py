@@ -305,6 +305,11 @@ def datetime_of(timestamp: int) -> datetime:
     return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=timestamp // 10)
 
 
+def timestamp_of(time: datetime) -> int:
+    """A date as a Windows timestamp (100 ns since 1601)."""
+    return (time - datetime(1601, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 10
+
+
 def in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Part frames in as many as are read at once."""
     return [frames[start : start + 256] for start in range(0, len(frames), 256)]

@@ -1,551 +1,623 @@
 """Which processes a Windows dump holds, and whose address space is whose.
 
-A process object (`_EPROCESS`) holds the address of its top-level table; where the objects hold
-what else is of interest follows from the objects themselves, so no version's offsets are needed.
+A process object (`_EPROCESS`) is known by several clues: it begins as a process does, holds the
+address of a top-level table, stands in the list of active processes, behind the tag of a process'
+pool block, and has a pid and a name. No single clue decides, and each object is judged by itself:
+what is odd about one is said of that one (see process.ANOMALIES).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.formats.base import ahead
-from memory_visualizer.pagemap import mark_runs
-from memory_visualizer.paging import (
-    PAE,
-    PRESENT,
-    Mappings,
-    Paging,
-    PhysicalMemory,
-    most_mappings,
-    most_spaces,
-    walk,
+from memory_visualizer.kernelmemory import KernelMemory, kernel_memory
+from memory_visualizer.paging import PhysicalMemory, most_spaces, translate
+from memory_visualizer.process import Process, unnamed
+from memory_visualizer.processlayout import (
+    MAX_PID,
+    NAME_BYTES,
+    OBJECT_BYTES,
+    STILL_ACTIVE,
+    SYSTEM_PID,
+    Layout,
+    are_names,
+    find_links,
+    have_pool_tag,
+    numbers_at,
+    with_fields,
+    with_shadow,
 )
-from memory_visualizer.process import Process
-from memory_visualizer.windows import EARLIEST, LATEST, TopLevels, bits_of, in_parts
+from memory_visualizer.processlist import ActiveList, Links, find_list
+from memory_visualizer.processsearch import (
+    BASE_NUMBER,
+    PROCESS_OBJECT,
+    TABLE_BASE,
+    ProcessSearch,
+    find_candidates,
+    objects_by_base,
+    table_bases,
+    virtual_places,
+)
+from memory_visualizer.windows import (
+    EARLIEST,
+    LATEST,
+    SHARED_DATA,
+    TopLevels,
+    bits_of,
+    in_parts,
+    timestamp_of,
+)
 
-_TABLE_BASE = {32: 0x18, 64: 0x28}
-"""Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
+USER_SHARED_DATA = 0x7FFE0000
+"""Where each process with a user half sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
 
-_OBJECT_BYTES = {32: 0x500, 64: 0xC00}
-"""As much of an `_EPROCESS` as is looked at."""
-
-_PROCESS_OBJECT = 3
-"""Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
-
-_MAX_PID = 1 << 24
-_MAX_PLACES = 1 << 20
-"""So many places are kept that may be a process while the table bases are not known."""
-_MAX_PLACES_IN_PART = 1 << 10
-"""The same in what is looked at at once, a megabyte: no more processes fit into it."""
-_PLACES_OF_PROCESS = 16
-"""As many copies of a process's object there are at most, of pages that were let go of."""
-_MAX_COPIES = 64
-"""So many copies of the four pointers of an address space are taken for what they are."""
-_UNKNOWN = -1
-"""In the place of a table base that stands in another page."""
-_BASE_NUMBER = 3
-"""From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
-_READ_AT_ONCE = 1 << 8
-_KEPT_PAGES = 1 << 10
-_ZEROS = bytes(PAGE_SIZE)
-
-
-class KernelMemory:
-    """Virtual memory of the kernel, to be read by address."""
-
-    def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
-        order = np.argsort(mappings.virtual, kind="stable")
-        self.memory = memory
-        self._mappings = mappings.take(order)
-        self._pages: dict[int, bytes] = {}
-
-    def frames(self) -> NDArray[np.int64]:
-        """All frames that the kernel maps, each once."""
-        rows = self._mappings
-        end = np.minimum(rows.frame + rows.frames, self.memory.frame_count)
-        mapped = np.zeros(self.memory.frame_count, bool)
-        mark_runs(mapped, rows.frame, end - rows.frame)
-        return np.flatnonzero(mapped & self.memory.held)
-
-    def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """A virtual address of each of these frames; 0 where the kernel does not map it."""
-        virtual = np.zeros(len(frames), np.uint64)
-        asked = np.zeros(self.memory.frame_count, bool)
-        asked[frames] = True
-        rows = self._mappings
-        single = rows.frames == 1
-        near = np.zeros(len(single), bool)
-        near[single] = asked[rows.frame[single]]
-        # A large page may begin long before the frame, so large and small are looked for apart.
-        for size in np.unique(rows.frames):
-            of_size = rows.take(near if size == 1 else rows.frames == size)
-            if not len(of_size.frame):
-                continue
-            of_size = of_size.take(np.argsort(of_size.frame, kind="stable"))
-            row = np.maximum(np.searchsorted(of_size.frame, frames, "right") - 1, 0)
-            inside = (frames >= of_size.frame[row]) & (frames < of_size.frame[row] + size)
-            offset = ((frames - of_size.frame[row]) * PAGE_SIZE).astype(np.uint64)
-            virtual = np.where(inside, of_size.virtual[row] + offset, virtual)
-        return virtual
-
-    def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
-        """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
-        read = np.empty((len(addresses), size), np.uint8)
-        for at in range(0, len(addresses), _READ_AT_ONCE):
-            read[at : at + _READ_AT_ONCE] = self._read(addresses[at : at + _READ_AT_ONCE], size)
-        return read
-
-    def _read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
-        pages = (size + 2 * PAGE_SIZE - 2) // PAGE_SIZE
-        first = addresses & ~np.uint64(PAGE_SIZE - 1)
-        spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-        frames = self._frames_behind(spread.ravel())
-        contents = self.memory.read_frames(np.where(frames >= 0, frames, 0))
-        contents[frames < 0] = 0
-        row = contents.reshape(len(addresses), -1)
-        offset = (addresses - first).astype(np.int64)[:, None]
-        if size % 8 == 0 and not (offset % 8).any():  # as objects are, and much faster
-            return np.take_along_axis(row, offset // 8 + np.arange(size // 8), 1).view(np.uint8)
-        return np.take_along_axis(row.view(np.uint8), offset + np.arange(size), axis=1)
-
-    def number(self, address: int, size: int) -> int:
-        """Read one number as `read` does, where many are read one after the other."""
-        start = address % PAGE_SIZE
-        raw = self._page(address // PAGE_SIZE)
-        if start > PAGE_SIZE - size:
-            raw += self._page(address // PAGE_SIZE + 1)
-        return int.from_bytes(raw[start : start + size], "little")
-
-    def _page(self, number: int) -> bytes:
-        if number not in self._pages:
-            if len(self._pages) >= _KEPT_PAGES:
-                self._pages.clear()
-            frame = self._frames_behind(np.array([number * PAGE_SIZE % 2**64], np.uint64))
-            held = frame[0] >= 0
-            self._pages[number] = self.memory.read_frames(frame).tobytes() if held else _ZEROS
-        return self._pages[number]
-
-    def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        rows = self._mappings
-        if not len(rows.virtual):
-            return np.full(len(addresses), -1, np.int64)
-        row = np.maximum(np.searchsorted(rows.virtual, addresses, "right") - 1, 0)
-        page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
-        inside = (addresses >= rows.virtual[row]) & (page < rows.frames[row])
-        frame = np.where(inside, rows.frame[row] + page, -1)
-        frame[frame >= self.memory.frame_count] = -1
-        return frame
-
-
-def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
-    """What the kernel maps in any of these address spaces."""
-    walked = walk(memory, found.paging, found.tops, kernel_only=True)
-    return KernelMemory(memory, Mappings.join(list(_up_to(most_mappings(memory), walked))))
-
-
-def find_processes(
-    memory: PhysicalMemory, found: TopLevels, search: "ProcessSearch | None" = None
-) -> tuple[Process, ...]:
-    """Find the process objects that belong to these address spaces, and those in their list.
-
-    `search` has looked at pages already; it is asked for those, and the others are read.
-    """
-    paging, tops = found.paging, found.tops
-    kernel = kernel_memory(memory, found)
-    bases = _table_bases(memory, paging, tops, kernel)
-    if search is None or search.paging is not paging:
-        search = ProcessSearch(memory, paging)
-    candidates = _objects_with_base(memory, kernel, bases, search)
-    for objects in _groups(kernel, candidates):
-        layout = _Layout.of(kernel, bits_of(paging), objects)
-        if layout is not None:
-            break
-    else:
-        return ()
-    shadows: dict[int, int] = {}
-    if paging.top_frames == 1:
-        shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
-        layout = layout.with_shadow(kernel, objects, shadows)
-    listed = layout.walk_list(kernel, objects)
-    return layout.processes(kernel, objects, listed, bases, shadows)
-
-
-def _up_to(most: int, walked: Iterable[Mappings]) -> Iterator[Mappings]:
-    """The first parts of a walk; all of them, but of a dump made to waste memory."""
-    for part in walked:
-        most -= len(part.frame)
-        if most < 0:
-            return
-        yield part
-
-
-def _table_bases(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], kernel: KernelMemory
-) -> dict[int, int]:
-    """What DirectoryTableBase holds for each address space: value to index."""
-    if paging is not PAE:
-        return {int(top) * PAGE_SIZE: index for index, top in enumerate(tops[:, 0])}
-    # PAE: it is the address of four pointers, 32 bytes somewhere in the kernel's memory.
-    bases: dict[int, int] = {}
-    pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
-    order = np.argsort(pointers[:, 0], kind="stable")
-    first = pointers[order, 0]
-    room = np.full(len(tops), _MAX_COPIES)
-    for frames in in_parts(kernel.frames()):
-        groups = memory.read_frames(frames).reshape(-1, 4)
-        hits = np.flatnonzero(_is_in(groups[:, 0], first))
-        index = order[np.searchsorted(first, groups[hits, 0])]
-        hits, index = hits[room[index] > 0], index[room[index] > 0]
-        alike = (groups[hits] == pointers[index]).all(axis=1)
-        hits, index = hits[alike], index[alike]
-        room -= np.bincount(index, minlength=len(room))
-        page, place = np.divmod(hits, PAGE_SIZE // 32)
-        found = frames[page] * PAGE_SIZE + place * 32
-        bases.update(zip(found.tolist(), index.tolist(), strict=True))
-    return bases
-
-
-class ProcessSearch:
-    """Finds what begins as a process does while contents pass by, block after block.
-
-    Blocks may come in any order, and from several threads.
-    """
-
-    def __init__(
-        self,
-        memory: PhysicalMemory,
-        paging: Paging,
-        frames: NDArray[np.int64] | None = None,
-    ) -> None:
-        """Look at these frames only."""
-        self.paging = paging
-        self.seen = np.zeros(memory.frame_count, bool)
-        """Which frames were looked at."""
-        self._wanted = np.zeros(memory.frame_count, bool)
-        self._wanted[frames if frames is not None else []] = True
-        self._end = memory.frame_count * PAGE_SIZE
-        self._found: list[NDArray[np.int64]] = []
-        self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
-
-    def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
-        """Look at those of these frames, with their contents, that are asked for."""
-        if self._room < 0:
-            return
-        for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
-            found = self.places(frames[chosen], words[chosen])
-            self._room -= len(found)
-            if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
-                continue  # a dump made of nothing else: later, when the bases are known
-            self._found.append(found)
-            self.seen[frames[chosen]] = True
-
-    def places(
-        self,
-        frames: NDArray[np.int64],
-        words: NDArray[np.uint64],
-        bases: NDArray[np.uint64] | None = None,
-    ) -> NDArray[np.int64]:
-        """What begins as a process does and has any table base, or one of some sorted ones.
-
-        Physical addresses and bases, shape (n, 2); _UNKNOWN where the base stands in another page.
-        """
-        offset, step, align = _object_grid(self.paging)
-        # Type is one byte, much quicker to look through than the bases are.
-        is_process = words.view(np.uint8)[:, ::align] == _PROCESS_OBJECT
-        # No page that holds a process is full of what looks like one.
-        is_process[np.count_nonzero(is_process, axis=1) > PAGE_SIZE // align // 4] = False
-        place = np.flatnonzero(is_process) * align
-        # Where the base stands in the next page, SignalState says whether to look there.
-        is_cut = place & (PAGE_SIZE - 1) >= PAGE_SIZE - offset
-        cut = place[is_cut]
-        cut = cut[words.reshape(-1).view("<u4")[cut // 4 + 1] <= 1]
-        place = place[~is_cut]
-        base = words.reshape(-1).view(f"<u{step}")[(place + offset) // step].astype(np.int64)
-        base &= ~_BASE_NUMBER
-        if bases is None:
-            possible = (base > 0) & (base < self._end) & (base & 31 == 0)
-        else:
-            possible = _is_in(base.view(np.uint64), bases)
-        place = np.concatenate((place[possible], cut))
-        base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
-        return np.stack((frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE, base), axis=1)
-
-    def found(self, bases: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The places that were found with one of these sorted bases, as from `places`."""
-        found = np.concatenate([np.empty((0, 2), np.int64), *self._found])
-        base = np.ascontiguousarray(found[:, 1])
-        may_be = _is_in(base.view(np.uint64), bases) | (base == _UNKNOWN)
-        return np.compress(may_be, found, axis=0)
-
-
-def _object_grid(paging: Paging) -> tuple[int, int, int]:
-    """Of process objects: offset of the table base, its size, what they are aligned to."""
-    bits = bits_of(paging)
-    return _TABLE_BASE[bits], bits // 8, bits // 4
-
-
-def _objects_with_base(
-    memory: PhysicalMemory, kernel: KernelMemory, bases: dict[int, int], search: ProcessSearch
-) -> NDArray[np.uint64]:
-    """Virtual addresses of what begins as a process does and has one of the table bases."""
-    known = np.sort(np.array(list(bases), np.uint64))
-    if not bases:
-        return np.empty(0, np.uint64)
-    frames = kernel.frames()
-
-    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
-        return search.places(part, memory.read_frames(part), known)[:_MAX_PLACES_IN_PART]
-
-    places = [search.found(known)]
-    # A dump may be made of nothing else than what looks like a process.
-    most = most_spaces(memory)
-    room = _PLACES_OF_PROCESS * most
-    for of_part in ahead(look, in_parts(frames[~search.seen[frames]])):
-        places.append(of_part)
-        room -= len(of_part)
-        if room < 0:
-            break
-    found = np.concatenate(places)
-    is_sure = found[:, 1] != _UNKNOWN
-    objects = _virtual(kernel, _fairly(found[is_sure], most))
-    others = _virtual(kernel, _fairly(found[~is_sure], most))
-    offset, step, _ = _object_grid(search.paging)
-    base = kernel.read(others, offset + step)[:, offset:].copy().view(f"<u{step}")[:, 0]
-    has_base = _is_in(base.astype(np.uint64) & ~np.uint64(_BASE_NUMBER), known)
-    return np.union1d(objects, others[has_base])
-
-
-def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """So many places, by address: the first of each table base, then the second of each."""
-    found = found[np.lexsort(found.T[::-1])]
-    by_base = np.argsort(found[:, 1], kind="stable")
-    base = found[by_base, 1]
-    rank = np.arange(len(base)) - np.searchsorted(base, base)
-    return np.sort(found[by_base[np.argsort(rank, kind="stable")[:most]], 0])
-
-
-def _virtual(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Where the kernel sees these physical addresses; those that it does not see are left out."""
-    virtual = kernel.virtual(places // PAGE_SIZE)
-    is_seen = virtual != 0
-    objects: NDArray[np.uint64] = virtual[is_seen] + (places[is_seen] % PAGE_SIZE).astype(np.uint64)
-    return objects
-
-
-def _groups(kernel: KernelMemory, objects: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
-    """Yield all the objects, then those of each size that their headers tell, most of them first.
-
-    Copies of one page with what looks like a process by chance can outnumber the processes.
-    """
-    yield objects
-    sizes = kernel.read(objects, 4)[:, 2]
-    known, count = np.unique(sizes, return_counts=True)
-    for size in known[np.argsort(-count, kind="stable")]:
-        yield objects[sizes == size]
-
-
-def _is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of the values are among some sorted ones."""
-    if not len(known):
-        return np.zeros(values.shape, bool)
-    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    found: NDArray[np.bool_] = known[place] == values
-    return found
+_LIST_FACTOR = 2
+"""So many entries of the list, for each process that there may be: some have ended."""
+_MOST_REMAINS = 1 << 12
+"""So many places that begin as a process does, but lead to no tables, are judged."""
+_READ_AT_ONCE = 256
+_SIZES_TRIED = 8
+_MOST_NAMED = 8
+"""So many are named in one remark."""
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Offsets in `_EPROCESS`, found in the objects of one dump."""
+class FoundProcesses:
+    """What find_processes found."""
 
-    bits: int
+    processes: tuple[Process, ...] = ()
+    """In the order of their pids; also those hidden or ended, and known by their tables only."""
+    copies: tuple[Process, ...] = ()
+    """Old copies of process objects, and what is left of processes that are gone."""
+    remarks: tuple[str, ...] = ()
+
+
+def find_processes(
+    memory: PhysicalMemory,
+    found: TopLevels,
+    search: ProcessSearch | None = None,
+    time: datetime | None = None,
+) -> FoundProcesses:
+    """Find the processes that have these address spaces, and those in their list.
+
+    `search` has looked at pages already; it is asked for those, and the others are read. `time`
+    is when the dump was taken.
+    """
+    paging = found.paging
+    kernel = kernel_memory(memory, found)
+    bases = table_bases(memory, paging, found.tops, kernel)
+    if search is None or search.paging is not paging:
+        search = ProcessSearch(memory, paging)
+    candidates = find_candidates(memory, kernel, bases, search)
+    layout = _layout(kernel, bits_of(paging), candidates.objects)
+    if layout is None:
+        return FoundProcesses(tuple(_unnamed(found, _in_use(memory, found))))
+    shadows: dict[int, int] = {}
+    if paging.top_frames == 1:
+        shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
+    objects = _Objects.read(kernel, layout, candidates.objects, bases, shadows)
+    judged = _judge(objects)
+    missing = _unclaimed(memory, found, judged)
+    if missing:
+        # Their objects may begin as no process does, or hold no base.
+        more = objects_by_base(
+            memory, kernel, [b for b, n in bases.items() if n in missing], paging
+        )
+        remains = _remains(memory, kernel, candidates.others, objects.layout)
+        seeds = np.union1d(np.union1d(candidates.objects, more), remains)
+        judged = _judge(_Objects.read(kernel, layout, seeds, bases, shadows), may_lack_tables=True)
+        missing = _unclaimed(memory, found, judged)
+    return _put_together(judged, _unnamed(found, missing), candidates.left_out, time)
+
+
+def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
+    """Where pid and links stand, by all the objects, or by those of one size.
+
+    Copies of one page with what looks like a process by chance can outnumber the processes.
+    """
+    if layout := find_links(kernel, bits, objects):
+        return layout
+    sizes = kernel.read(objects, 4)[:, 2]
+    known, count = np.unique(sizes, return_counts=True)
+    for size in known[np.argsort(-count, kind="stable")[:_SIZES_TRIED]]:
+        if layout := find_links(kernel, bits, objects[sizes == size]):
+            return layout
+    return None
+
+
+def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
+    """Address spaces that are in use, by their index in `found.tops`.
+
+    While a process with a user half lives, KUSER_SHARED_DATA is mapped there at one address, and
+    its frame is the one that the kernel has, or that most have. When it ends, its mappings are
+    undone, this one too, while its top-level table stays as it was in a page that is free. The
+    System process and others without a user half are not told so.
+    """
+    place = translate(memory, found.paging, found.tops, USER_SHARED_DATA)
+    known = translate(memory, found.paging, found.tops, SHARED_DATA[bits_of(found.paging)])
+    known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
+    if not len(known):
+        return set()
+    frames, count = np.unique(known, return_counts=True)
+    return set(np.flatnonzero(place == frames[np.argmax(count)]).tolist())
+
+
+def _unnamed(found: TopLevels, spaces: Iterable[int]) -> list[Process]:
+    return [unnamed(int(found.tops[space, 0]), space) for space in sorted(spaces)]
+
+
+def _unclaimed(memory: PhysicalMemory, found: TopLevels, judged: "_Judged") -> set[int]:
+    """Address spaces in use that no process object leads to."""
+    free = set(range(len(found.tops))) - {one.space for one in judged.owners.values()}
+    return free & _in_use(memory, found) if free else set()
+
+
+def _remains(
+    memory: PhysicalMemory, kernel: KernelMemory, places: NDArray[np.int64], layout: Layout
+) -> NDArray[np.uint64]:
+    """Virtual addresses of what begins as a process of this system does, but has no known base.
+
+    `places` are physical addresses of what begins as any process.
+    """
+    if layout.size_byte is None:
+        return np.empty(0, np.uint64)
+    kept = []
+    for frames in in_parts(np.unique(places // PAGE_SIZE)):
+        contents = memory.read_frames(frames).view(np.uint8)
+        mine = places[np.isin(places // PAGE_SIZE, frames)]
+        row = np.searchsorted(frames, mine // PAGE_SIZE)
+        sizes = contents[row, mine % PAGE_SIZE + 2]
+        kept.append(mine[sizes == layout.size_byte])
+    chosen = np.concatenate([np.empty(0, np.int64), *kept])[:_MOST_REMAINS]
+    objects = virtual_places(kernel, chosen)
+    return objects[have_pool_tag(kernel, objects)]
+
+
+@dataclass(frozen=True)
+class _Object:
+    """What one object says, each part by itself."""
+
+    address: int
+    physical: int
     pid: int
-    links: int
-    """ActiveProcessLinks; in every version it stands right behind the pid."""
-    name: int
-    parent: int | None = None
-    created: int | None = None
-    exited: int | None = None
-    shadow: int | None = None
-    """UserDirectoryTableBase."""
+    ppid: int
+    name: bytes
+    dtb: int
+    created: int
+    exited: int
+    is_signalled: bool
+    has_ended_by_status: bool | None
+    space: int | None
+    shadow: int | None
+    is_header_sound: bool
+    has_tag: bool
+    is_name_sound: bool
+    is_whole: bool
+    thread_pid: int | None
+    """By its first thread; None where it has none, or that is not known."""
+    has_threads: bool | None
+    lacks_signs: bool
+    """Whether it lacks what all processes but a few have."""
+
+    @property
+    def is_pid_sound(self) -> bool:
+        """Whether Windows gives such pids."""
+        return is_pid(self.pid)
+
+    @property
+    def clues(self) -> int:
+        """How many clues of four say that it is a process: header, base, tag, pid with name."""
+        fields = self.is_pid_sound and self.is_name_sound
+        return self.is_header_sound + (self.space is not None) + self.has_tag + fields
+
+    @property
+    def has_exit_time(self) -> bool:
+        """Whether it says when it ended."""
+        return is_time(self.exited) and self.exited >= self.created
+
+    @property
+    def votes(self) -> tuple[bool, ...]:
+        """What is there to tell whether it has ended: its signal, exit time, and exit status."""
+        votes = (self.is_signalled, self.has_exit_time)
+        status = self.has_ended_by_status
+        return votes if status is None else (*votes, status)
+
+    @property
+    def has_ended(self) -> bool:
+        """What most of the votes say; where they are even, whether it has threads."""
+        ended, votes = sum(self.votes), len(self.votes)
+        return 2 * ended > votes or (2 * ended == votes and self.has_threads is False)
+
+
+def is_pid(number: int) -> bool:
+    """Whether Windows gives such pids."""
+    return 0 < number < MAX_PID and number % 4 == 0
+
+
+def is_time(number: int) -> bool:
+    """Whether it is a timestamp that a clock of Windows may show."""
+    return EARLIEST < number < LATEST
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """All objects that may be processes, and the list that they are in."""
+
+    layout: Layout
+    list: ActiveList
+    found: dict[int, _Object]
+    """By the address of their links."""
+    links: dict[int, tuple[int, int]]
 
     @classmethod
-    def of(cls, kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> "_Layout | None":
-        """Find the offsets; None where the objects do not show them."""
-        width = bits // 8
-        contents = kernel.read(objects, _OBJECT_BYTES[bits])
-        words = contents.view(f"<u{width}").astype(np.uint64, copy=False)
-        links = cls._find_links(words, objects, width)
-        if links is None:
-            return None
-        pid = links - width
-        pids = words[:, pid // width]
-        system = contents[pids == 4][0].tobytes()
-        name = system.find(b"System\0")
-        if name < 0:
-            return None
-        layout = cls(bits, pid, links, name)
-        running = pids > 4
-        return replace(
-            layout,
-            parent=layout._find_parent(words, pids, width),
-            created=layout._find_times(contents, pids),
-            exited=layout._find_exit(contents, running),
-        )
-
-    @staticmethod
-    def _find_links(
-        words: NDArray[np.uint64], objects: NDArray[np.uint64], width: int
-    ) -> int | None:
-        """The column behind the pids whose pointers lead to the same column of other objects."""
-        kernel_space = np.uint64(1 << 31 if width == 4 else 0xFFFF8000_00000000)
-        known = np.sort(objects)
-        for column in range(1, words.shape[1] - 1):
-            pids, forward, back = (words[:, column + n] for n in (-1, 0, 1))
-            if (pids >= _MAX_PID).any() or (pids % 4).any() or np.count_nonzero(pids == 4) != 1:
-                continue
-            if len(np.unique(pids)) != len(pids):
-                continue
-            active = pids > 0
-            if (forward[active] < kernel_space).any() or (back[active] < kernel_space).any():
-                continue
-            leads = _is_in(forward - np.uint64(column * width), known)
-            if np.count_nonzero(leads) * 2 >= np.count_nonzero(active) - 1:
-                return column * width
-        return None
-
-    def _find_parent(
-        self, words: NDArray[np.uint64], pids: NDArray[np.uint64], width: int
-    ) -> int | None:
-        """The column that holds others' pids most often: 0 for System, 4 for its child."""
-        rest = pids > 4
-        known = np.sort(pids[pids > 0])
-        best: int | None = None
-        best_count = 0
-        for column in range(words.shape[1]):
-            values = words[:, column]
-            if column * width == self.pid or (values >= _MAX_PID).any() or (values % 4).any():
-                continue
-            if values[pids == 4].any() or not (values[rest] == 4).any():
-                continue
-            count = int(np.count_nonzero(_is_in(values[rest], known)))
-            if count > best_count:
-                best, best_count = column * width, count
-        return best
-
-    def _find_times(self, contents: NDArray[np.uint8], pids: NDArray[np.uint64]) -> int | None:
-        """CreateTime: the timestamp, in all processes but System's, nearest to the pid."""
-        times = contents.view("<u8")[pids > 4]
-        is_time = ((times > EARLIEST) & (times < LATEST)).all(axis=0)
-        columns = np.flatnonzero(is_time) * 8
-        if not len(columns) or not len(times):
-            return None
-        return int(columns[np.argmin(np.abs(columns - self.pid))])
-
-    @staticmethod
-    def _find_exit(contents: NDArray[np.uint8], running: NDArray[np.bool_]) -> int | None:
-        """ExitTime: a timestamp in all that have ended, 0 in all that live."""
-        ended = contents[:, 4:8].any(axis=1) & running
-        times = contents.view("<u8")
-        is_time = ((times[ended] > EARLIEST) & (times[ended] < LATEST)).all(axis=0)
-        columns = np.flatnonzero(is_time & ~times[running & ~ended].any(axis=0))
-        return int(columns[0]) * 8 if ended.any() and len(columns) else None
-
-    def with_shadow(
-        self, kernel: KernelMemory, objects: NDArray[np.uint64], shadows: dict[int, int]
-    ) -> "_Layout":
-        """Find where the objects name second tables, if they do."""
-        width = self.bits // 8
-        contents = kernel.read(objects, _OBJECT_BYTES[self.bits])
-        words = contents.view(f"<u{width}").astype(np.uint64, copy=False)
-        known = np.sort(np.array(list(shadows), np.uint64))
-        hits = np.count_nonzero(_is_in(words & ~np.uint64(0xFFF), known), axis=0)
-        if not hits.any():
-            return self
-        return replace(self, shadow=int(np.argmax(hits)) * width)
-
-    def walk_list(self, kernel: KernelMemory, objects: NDArray[np.uint64]) -> set[int]:
-        """Addresses of the objects in the list of active processes, from System both ways."""
-        width = self.bits // 8
-        pids = self._numbers(kernel, objects, self.pid)
-        system = int(objects[pids == 4][0])
-        most = 2 * most_spaces(kernel.memory)  # with those that have ended
-        seen: set[int] = set()
-        for direction in (0, width):
-            at = system
-            passed: set[int] = set()
-            while at > 0 and at not in passed and len(passed) < most:
-                passed.add(at)
-                at = kernel.number(at + self.links + direction, width) - self.links
-            seen |= passed
-        candidates = np.array(sorted(seen), np.uint64)
-        return set(candidates[self._are_processes(kernel, candidates)].tolist())
-
-    def _are_processes(
-        self, kernel: KernelMemory, objects: NDArray[np.uint64]
-    ) -> NDArray[np.bool_]:
-        """Tell processes from the list's head, and from what a damaged link leads to."""
-        pids = self._numbers(kernel, objects, self.pid)
-        types = kernel.read(objects, 1)[:, 0]
-        believable: NDArray[np.bool_] = (
-            (types == _PROCESS_OBJECT) & (pids > 0) & (pids < _MAX_PID) & (pids % 4 == 0)
-        )
-        return believable
-
-    def processes(
-        self,
+    def read(
+        cls,
         kernel: KernelMemory,
-        objects: NDArray[np.uint64],
-        listed: set[int],
+        layout: Layout,
+        seeds: NDArray[np.uint64],
         bases: dict[int, int],
         shadows: dict[int, int],
-    ) -> tuple[Process, ...]:
-        """All processes, in the order of their pids; Idle, which is none, left out."""
-        everything = np.union1d(objects, np.array(sorted(listed), np.uint64))
-        everything = everything[self._are_processes(kernel, everything)]
-        contents = kernel.read(everything, _OBJECT_BYTES[self.bits])
-        found = [
-            self._process(int(address), row.tobytes(), int(address) in listed, bases, shadows)
-            for address, row in zip(everything, contents, strict=True)
-        ]
-        return tuple(sorted(found, key=lambda process: (process.pid, process.eprocess)))
+    ) -> "_Objects":
+        """Follow the links of the seeds, and read all objects that are found."""
+        offset, width = layout.links, layout.width
+        links = Links(kernel, width, _LIST_FACTOR * most_spaces(kernel.memory) + len(seeds))
 
-    def _process(
-        self,
-        address: int,
-        content: bytes,
-        listed: bool,
-        bases: dict[int, int],
-        shadows: dict[int, int],
-    ) -> Process:
-        def number(offset: int | None, size: int) -> int:
-            if offset is None:
-                return 0
-            return int.from_bytes(content[offset : offset + size], "little")
+        @cache
+        def is_process(entry: int) -> bool:
+            return _looks_like_process(kernel, layout, entry - offset, bases)
 
-        width = self.bits // 8
-        dtb = number(_TABLE_BASE[self.bits], width)
-        name = content[self.name : self.name + 15].split(b"\0")[0]
-        return Process(
-            pid=number(self.pid, width),
-            ppid=number(self.parent, width),
-            name=name.decode("utf-8", "backslashreplace"),
+        links.follow((seeds + np.uint64(offset)).tolist(), is_process)
+        active = find_list(links, is_process, ())
+        everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
+        everything = everything - np.uint64(offset)
+        listed = np.isin(everything + np.uint64(offset), np.array(list(active.main), np.uint64))
+        voters = everything[listed] if np.count_nonzero(listed) > 1 else seeds
+        layout = with_fields(layout, kernel, voters)
+        if shadows:
+            layout = with_shadow(layout, kernel, voters, shadows)
+        rows = _read_objects(kernel, layout, everything, bases, shadows)
+        found = {one.address + offset: one for one in _each_once(rows, active.main, offset)}
+        taken = {found[entry].space for entry in active.main if entry in found}
+        credible = {
+            entry
+            for entry, one in found.items()
+            if one.clues >= 3 and (one.space is None or one.space not in taken)
+        }
+        return cls(layout, find_list(links, is_process, credible), found, links.of)
+
+
+def _looks_like_process(
+    kernel: KernelMemory, layout: Layout, address: int, bases: dict[int, int]
+) -> bool:
+    """Whether there is an object by its header, by its base, or by its pool block and its pid."""
+    address %= 2**64
+    if kernel.number(address, 1) == PROCESS_OBJECT:
+        return True
+    if kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases:
+        return True
+    if not is_pid(kernel.number(address + layout.pid, layout.width)):
+        return False
+    return bool(have_pool_tag(kernel, np.array([address], np.uint64))[0])
+
+
+def _each_once(objects: Iterable[_Object], main: set[int], links: int) -> list[_Object]:
+    """Each object once, however many addresses lead to it: by that which the list has."""
+    by_place: dict[int, _Object] = {}
+    for one in objects:
+        known = by_place.get(one.physical)
+        if known is None or (one.address + links in main and known.address + links not in main):
+            by_place[one.physical] = one
+    return list(by_place.values())
+
+
+def _read_objects(
+    kernel: KernelMemory,
+    layout: Layout,
+    objects: NDArray[np.uint64],
+    bases: dict[int, int],
+    shadows: dict[int, int],
+) -> Iterator[_Object]:
+    """Read what each object says."""
+    bits, width = layout.bits, layout.width
+    tags = have_pool_tag(kernel, objects)
+    physical = kernel.physical(objects)
+    places = (layout.links + 2 * width, layout.name, layout.exited, layout.created, layout.parent)
+    last = max(place for place in places if place is not None)
+    is_whole = kernel.physical(objects + np.uint64(last)) >= 0
+    threads = _first_threads(kernel, layout, objects)
+    contents = chain.from_iterable(
+        kernel.read(objects[start : start + _READ_AT_ONCE], OBJECT_BYTES[bits])
+        for start in range(0, len(objects), _READ_AT_ONCE)
+    )
+    for row, (address, read) in enumerate(zip(objects.tolist(), contents, strict=True)):
+        content = read.tobytes()
+
+        def number(offset: int | None, size: int, content: bytes = content) -> int:
+            return (
+                0 if offset is None else int.from_bytes(content[offset : offset + size], "little")
+            )
+
+        dtb = number(TABLE_BASE[bits], width)
+        name = content[layout.name : layout.name + 16] if layout.name is not None else b""
+        signal, status = number(4, 4), number(layout.status, 4)
+        has_threads, thread_pid = threads[row]
+        yield _Object(
+            address=address,
+            physical=int(physical[row]),
+            pid=number(layout.pid, width),
+            ppid=number(layout.parent, width),
+            name=name[:NAME_BYTES].split(b"\0")[0],
             dtb=dtb,
-            eprocess=address,
-            created=number(self.created, 8),
-            exited=number(self.exited, 8),
-            # The object of a process is signalled when it ends (SignalState, wdm.h).
-            is_alive=number(4, 4) == 0,
-            is_listed=listed,
-            space=bases.get(dtb & ~3),
-            shadow=shadows.get(number(self.shadow, width) & ~0xFFF),
+            created=number(layout.created, 8),
+            exited=number(layout.exited, 8),
+            is_signalled=signal != 0,
+            has_ended_by_status=None if layout.status is None else status != STILL_ACTIVE,
+            space=bases.get(dtb & ~BASE_NUMBER),
+            shadow=shadows.get(number(layout.shadow, width) & ~0xFFF),
+            is_header_sound=content[0] == PROCESS_OBJECT
+            and content[2] == layout.size_byte
+            and signal <= 1,
+            has_tag=bool(tags[row]),
+            is_name_sound=layout.name is None
+            or bool(are_names(np.frombuffer(name.ljust(16, b"\0"), np.uint8))),
+            is_whole=bool(is_whole[row]),
+            thread_pid=thread_pid,
+            has_threads=has_threads,
+            lacks_signs=any(not number(place, 4) for place in layout.signs),
         )
 
-    def _numbers(
-        self, kernel: KernelMemory, objects: NDArray[np.uint64], offset: int
-    ) -> NDArray[np.uint64]:
-        width = self.bits // 8
-        raw = kernel.read(objects + np.uint64(offset), width)
-        return raw.copy().view(f"<u{width}").astype(np.uint64)[:, 0]
+
+def _first_threads(
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64]
+) -> list[tuple[bool | None, int | None]]:
+    """Of each object whether its list of threads leads to one, and the pid that this one tells."""
+    threads, width = layout.threads, layout.width
+    if threads is None:
+        return [(None, None)] * len(objects)
+    head = objects + np.uint64(threads.head)
+    link = numbers_at(kernel, objects, threads.head, width)
+    leads_back = numbers_at(kernel, link, width, width) == head
+    has_threads = leads_back & (link != head)
+    pids = np.zeros(len(objects), np.uint64)
+    if threads.pid is not None:
+        pids = numbers_at(kernel, link, threads.pid, width)
+    return [
+        (bool(there), int(pid) if there and threads.pid is not None else None)
+        for there, pid in zip(has_threads, pids, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Which objects are processes, and which only look like one."""
+
+    objects: _Objects
+    processes: list[_Object]
+    copies: list[_Object]
+    owners: dict[int, _Object]
+    """Of each address space that any object leads to, by its index, the one that has it."""
+    is_list_known: bool
+    """Whether most processes are in a list at all; else nobody is missed there."""
+
+    def is_listed(self, one: _Object) -> bool:
+        """Whether the list has it, or there is none that could."""
+        return not self.is_list_known or self._entry(one) in self.objects.list.main
+
+    def _entry(self, one: _Object) -> int:
+        return one.address + self.objects.layout.links
+
+    def own_links(self, one: _Object) -> tuple[int, int]:
+        """Where its links lead."""
+        return self.objects.links.get(self._entry(one), (0, 0))
+
+    def are_links_wrong(self, one: _Object) -> bool:
+        """Whether its links do not lead where they should: to what is there, and leads back."""
+        entry = self._entry(one)
+        if entry in self.objects.list.wrong or 0 in self.own_links(one):
+            return True
+        if entry in self.objects.list.main:
+            return False
+        return any(target not in self.objects.links for target in self.own_links(one))
+
+
+def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
+    """Tell processes from copies of them, and from what only looks like one.
+
+    `may_lack_tables` where there are address spaces without a process: then an object that is in
+    no list and leads to no tables may be one whose base was altered.
+    """
+    main, offset = objects.list.main, objects.layout.links
+    listed, others = [], []
+    for entry, one in objects.found.items():
+        if entry in main and one.clues >= 2:
+            listed.append(one)
+        elif entry not in main and one.clues >= 3:
+            others.append(one)
+    is_list_known = len(listed) > 1 and 3 * len(listed) >= len(others)
+
+    def rank(one: _Object) -> tuple[bool, bool, bool, bool, int, int]:
+        """The smallest is the best owner of an address space."""
+        entry = one.address + offset
+        return (
+            entry not in main,
+            one.pid == 0,
+            entry not in objects.list.proven,
+            one.has_ended,
+            one.created,
+            one.address,
+        )
+
+    owners: dict[int, _Object] = {}
+    for one in sorted((*listed, *others), key=rank):
+        if one.space is not None:
+            owners.setdefault(one.space, one)
+    processes, copies = [*listed], []
+    pids = {one.pid for one in listed}
+    for one in others:
+        owner = None if one.space is None else owners[one.space]
+        if one.pid == 0 and owner is not one:
+            continue  # Idle has the tables of System, and is no process
+        if owner is one or (owner is None and may_lack_tables and one.pid not in pids):
+            processes.append(one)
+        else:
+            copies.append(one)
+    return _Judged(objects, processes, copies, owners, is_list_known)
+
+
+def _put_together(
+    judged: _Judged, nameless: list[Process], left_out: int, time: datetime | None
+) -> FoundProcesses:
+    """The processes with what is odd about each, and remarks on all of them."""
+    now = None if time is None else timestamp_of(time)
+    late = [one for one in judged.processes if now and is_time(one.created) and one.created > now]
+    if 2 * len(late) > len(judged.processes):
+        now, late = None, late  # then it is the clock that is wrong
+    processes = [_process(judged, one, now) for one in judged.processes]
+    copies = [_process(judged, one, now) for one in judged.copies]
+    remarks = _remarks(judged, left_out)
+    if late and now is None:
+        remarks.append(
+            f"{len(late):,} of {len(processes):,} processes were created after the time that the"
+            " system's clock shows: it is not believed"
+        )
+    everyone = sorted(
+        (*_with_doubles(judged, processes), *nameless),
+        key=lambda process: (process.pid, process.eprocess),
+    )
+    return FoundProcesses(tuple(everyone), tuple(copies), tuple(remarks))
+
+
+def _process(judged: _Judged, one: _Object, now: int | None) -> Process:
+    owner = None if one.space is None else judged.owners[one.space]
+    is_listed = judged.is_listed(one)
+    phase = _phase(judged, one, is_listed)
+    has_ended = one.has_ended and not (phase == "ending" and not one.is_signalled)
+    process = Process(
+        pid=one.pid,
+        ppid=one.ppid,
+        name=one.name.decode("utf-8", "backslashreplace"),
+        dtb=one.dtb,
+        eprocess=one.address,
+        created=one.created,
+        exited=one.exited,
+        is_alive=not has_ended,
+        is_listed=is_listed,
+        space=one.space if owner is one else None,
+        shadow=one.shadow,
+    )
+    odd = [*filter(None, [phase]), *_oddities(judged, one, is_listed, phase, now)]
+    if owner is not one and not has_ended:
+        odd.append(f"base also of {owner.address:#x}" if owner else "base leads to no table")
+    return replace(process, anomalies=tuple(odd))
+
+
+def _phase(judged: _Judged, one: _Object, is_listed: bool) -> str:
+    """Whether it is being made or deleted when the dump is taken; nothing where it is neither.
+
+    What is made has no links yet, and lacks threads or other things that all processes have; what
+    is deleted has no links any more, or its end is noted but not yet announced.
+    """
+    if one.has_ended:
+        if one.has_exit_time and not one.is_signalled:
+            return "ending"
+        return "ending" if not is_listed and judged.own_links(one) == (0, 0) else ""
+    if is_listed or judged.own_links(one) != (0, 0):
+        return ""
+    return "starting" if one.has_threads is False or one.lacks_signs else ""
+
+
+def _oddities(
+    judged: _Judged, one: _Object, is_listed: bool, phase: str, now: int | None
+) -> Iterator[str]:
+    """Words of process.ANOMALIES that fit an object by itself."""
+    if not one.is_header_sound:
+        yield "header altered"
+    if judged.are_links_wrong(one) and not phase:
+        yield "links lead nowhere"
+    if not one.is_pid_sound:
+        yield "pid not plausible"
+    if one.thread_pid not in (None, one.pid):
+        yield "threads tell another pid"
+    if not one.is_name_sound:
+        yield "name not printable"
+    if one.ppid and (not is_pid(one.ppid) or one.ppid == one.pid):
+        yield "parent unknown"
+    may_be_zero = one.pid == SYSTEM_PID or phase == "starting"
+    if not is_time(one.created) and not (one.created == 0 and may_be_zero):
+        yield "creation time not plausible"
+    elif now is not None and one.created > now:
+        yield "created in the future"
+    if one.exited and not one.has_exit_time:
+        yield "exit time not plausible"
+    if phase != "ending" and len(set(one.votes)) > 1:
+        yield "end in doubt"
+    if not one.is_whole:
+        yield "not whole"
+
+
+def _with_doubles(judged: _Judged, processes: list[Process]) -> Iterator[Process]:
+    """Say of whom else a pid is: of each pid the process that its own thread speaks for has it."""
+    by_pid = defaultdict(list)
+    for one, process in zip(judged.processes, processes, strict=True):
+        by_pid[one.pid].append((one.thread_pid not in (None, one.pid), one.created, process))
+    for same in by_pid.values():
+        same.sort(key=lambda row: (*row[:2], row[2].eprocess))
+        first = same[0][2]
+        yield first
+        for *_, process in same[1:]:
+            word = f"pid also of {first.eprocess:#x}"
+            yield replace(process, anomalies=(*process.anomalies, word))
+
+
+def _remarks(judged: _Judged, left_out: int) -> list[str]:
+    """What could not be known of all processes together."""
+    remarks = []
+    active = judged.objects.list
+    if not judged.is_list_known and len(judged.processes) > 1:
+        remarks.append(
+            "the list of active processes was not found: nobody is said to be missing in it"
+        )
+    elif active.gaps:
+        places = [
+            " and ".join(
+                filter(
+                    None, (_named(judged, side, at) for side, at in zip(_SIDES, gap, strict=True))
+                )
+            )
+            for gap in active.gaps
+        ]
+        some = "; ".join(places[:_MOST_NAMED])
+        more = f"; {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
+        count = "one place" if len(places) == 1 else f"{len(places):,} places"
+        remarks.append(f"the list of active processes is broken at {count}: {some}{more}")
+    if active.left_out:
+        remarks.append(
+            f"{active.left_out:,} entries of lists of processes were not followed: there are more"
+            " than any machine has processes"
+        )
+    if left_out:
+        remarks.append(
+            f"{left_out:,} places that look like processes were left out: there are more than any"
+            " machine has"
+        )
+    return remarks
+
+
+_SIDES = ("behind", "before")
+
+
+def _named(judged: _Judged, side: str, entry: int) -> str:
+    """A place in the list, by the process there."""
+    one = judged.objects.found.get(entry)
+    if not entry:
+        return ""
+    if one is None:
+        return f"{side} {entry:#x}"
+    return f"{side} {one.name.decode('utf-8', 'backslashreplace')} ({one.pid})"

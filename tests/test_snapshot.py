@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_visualizer
-from memory_visualizer import PageClass, Snapshot, windowsprocesses
+from memory_visualizer import PageClass, Snapshot, kernelmemory, processsearch
 from memory_visualizer import snapshot as snapshot_module
 from memory_visualizer.dump import open_dump
 from memory_visualizer.formats.mapped import MappedDump
@@ -150,7 +150,7 @@ def test_processes_that_the_first_look_misses(
     if what == "nothing learned":
         monkeypatch.setattr(snapshot_module, "_LEARNING_FRAMES", 0)
     elif what == "too many places":
-        monkeypatch.setattr(windowsprocesses, "_MAX_PLACES", 0)
+        monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
     else:
         monkeypatch.setattr(snapshot_module, "kernel_memory", half_of_the_kernel)
     kind = builds()[name] if name in builds() else profiles()[name]
@@ -173,14 +173,14 @@ def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.Monk
     memory_visualizer.open(tmp_path / "dump")
     with_first_look = sum(read)
     read.clear()
-    monkeypatch.setattr(windowsprocesses, "_MAX_PLACES", 0)
+    monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
     memory_visualizer.open(tmp_path / "dump")
     assert sum(read) > with_first_look + kernel / 2
 
 
-def half_of_the_kernel(*given: Any) -> windowsprocesses.KernelMemory:
+def half_of_the_kernel(*given: Any) -> kernelmemory.KernelMemory:
     """What the kernel maps, every other frame left out."""
-    kernel = windowsprocesses.kernel_memory(*given)
+    kernel = kernelmemory.kernel_memory(*given)
     kernel.frames = lambda: type(kernel).frames(kernel)[::2]  # type: ignore[method-assign]
     return kernel
 

@@ -1,0 +1,258 @@
+"""What begins as a process object does, found in the contents of pages.
+
+A process object (`_EPROCESS`) begins with a dispatcher header and holds the address of its
+top-level table; where, is the same in every version of Windows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.formats.base import ahead
+from memory_visualizer.kernelmemory import KernelMemory
+from memory_visualizer.paging import PAE, PRESENT, Paging, PhysicalMemory, most_spaces
+from memory_visualizer.windows import bits_of, in_parts
+
+TABLE_BASE = {32: 0x18, 64: 0x28}
+"""Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
+
+PROCESS_OBJECT = 3
+"""Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
+
+BASE_NUMBER = 3
+"""From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
+
+_MAX_PLACES = 1 << 20
+"""So many places are kept that may be a process while the table bases are not known."""
+_MAX_PLACES_IN_PART = 1 << 10
+"""The same in what is looked at at once, a megabyte: no more processes fit into it."""
+_PLACES_OF_PROCESS = 16
+"""As many copies of a process's object there are at most, of pages that were let go of."""
+_MAX_COPIES = 64
+"""So many copies of the four pointers of an address space are taken for what they are."""
+_FEW_BASES = 8
+"""So many are compared one by one."""
+_UNKNOWN = -1
+"""In the place of a table base that stands in another page."""
+
+
+def table_bases(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], kernel: KernelMemory
+) -> dict[int, int]:
+    """What DirectoryTableBase holds for each address space: value to index."""
+    if paging is not PAE:
+        return {int(top) * PAGE_SIZE: index for index, top in enumerate(tops[:, 0])}
+    # PAE: it is the address of four pointers, 32 bytes somewhere in the kernel's memory.
+    bases: dict[int, int] = {}
+    pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+    order = np.argsort(pointers[:, 0], kind="stable")
+    first = pointers[order, 0]
+    room = np.full(len(tops), _MAX_COPIES)
+    for frames in in_parts(kernel.frames()):
+        groups = memory.read_frames(frames).reshape(-1, 4)
+        hits = np.flatnonzero(is_in(groups[:, 0], first))
+        index = order[np.searchsorted(first, groups[hits, 0])]
+        hits, index = hits[room[index] > 0], index[room[index] > 0]
+        alike = (groups[hits] == pointers[index]).all(axis=1)
+        hits, index = hits[alike], index[alike]
+        room -= np.bincount(index, minlength=len(room))
+        page, place = np.divmod(hits, PAGE_SIZE // 32)
+        found = frames[page] * PAGE_SIZE + place * 32
+        bases.update(zip(found.tolist(), index.tolist(), strict=True))
+    return bases
+
+
+class ProcessSearch:
+    """Finds what begins as a process does while contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        frames: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Look at these frames only."""
+        self.paging = paging
+        self.seen = np.zeros(memory.frame_count, bool)
+        """Which frames were looked at."""
+        self._wanted = np.zeros(memory.frame_count, bool)
+        self._wanted[frames if frames is not None else []] = True
+        self._end = memory.frame_count * PAGE_SIZE
+        self._found: list[NDArray[np.int64]] = []
+        self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
+
+    def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+        """Look at those of these frames, with their contents, that are asked for."""
+        if self._room < 0:
+            return
+        for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
+            found = self.places(frames[chosen], words[chosen])
+            self._room -= len(found)
+            if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
+                continue  # a dump made of nothing else: later, when the bases are known
+            self._found.append(found)
+            self.seen[frames[chosen]] = True
+
+    def places(
+        self,
+        frames: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        bases: NDArray[np.uint64] | None = None,
+    ) -> NDArray[np.int64]:
+        """What begins as a process does and has any table base, or one of some sorted ones.
+
+        Physical addresses and bases, shape (n, 2); _UNKNOWN where the base stands in another page.
+        """
+        offset, step, align = _object_grid(self.paging)
+        # Type is one byte, much quicker to look through than the bases are.
+        is_process = words.view(np.uint8)[:, ::align] == PROCESS_OBJECT
+        # No page that holds a process is full of what looks like one.
+        is_process[np.count_nonzero(is_process, axis=1) > PAGE_SIZE // align // 4] = False
+        place = np.flatnonzero(is_process) * align
+        # Where the base stands in the next page, SignalState says whether to look there.
+        is_cut = place & (PAGE_SIZE - 1) >= PAGE_SIZE - offset
+        cut = place[is_cut]
+        cut = cut[words.reshape(-1).view("<u4")[cut // 4 + 1] <= 1]
+        place = place[~is_cut]
+        base = words.reshape(-1).view(f"<u{step}")[(place + offset) // step].astype(np.int64)
+        base &= ~BASE_NUMBER
+        if bases is None:
+            possible = (base > 0) & (base < self._end) & (base & 31 == 0)
+        else:
+            possible = is_in(base.view(np.uint64), bases)
+        place = np.concatenate((place[possible], cut))
+        base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
+        return np.stack((frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE, base), axis=1)
+
+    def found(self) -> NDArray[np.int64]:
+        """All places that were found, as from `places`."""
+        return np.concatenate([np.empty((0, 2), np.int64), *self._found])
+
+
+def _object_grid(paging: Paging) -> tuple[int, int, int]:
+    """Of process objects: offset of the table base, its size, what they are aligned to."""
+    bits = bits_of(paging)
+    return TABLE_BASE[bits], bits // 8, bits // 4
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be process objects."""
+
+    objects: NDArray[np.uint64]
+    """Virtual addresses, ascending, of what begins as a process and has a known table base."""
+    others: NDArray[np.int64]
+    """Physical addresses of what begins so and has, in the base's place, another address."""
+    left_out: int
+    """Places that were not looked at, as there are more than any machine has processes."""
+
+
+def find_candidates(
+    memory: PhysicalMemory, kernel: KernelMemory, bases: dict[int, int], search: ProcessSearch
+) -> Candidates:
+    """Find what begins as a process does, in pages that the kernel maps.
+
+    `search` has looked at pages already; those that it has not seen are read.
+    """
+    known = np.sort(np.array(list(bases), np.uint64))
+    frames = kernel.frames()
+
+    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        words = memory.read_frames(part)
+        found = search.places(part, words)
+        if len(found) > _MAX_PLACES_IN_PART:
+            found = search.places(part, words, known)[:_MAX_PLACES_IN_PART]
+        return found
+
+    places = [search.found()]
+    # A dump may be made of nothing else than what looks like a process.
+    most = most_spaces(memory)
+    room = _PLACES_OF_PROCESS * most
+    left_out = 0
+    for of_part in ahead(look, in_parts(frames[~search.seen[frames]])):
+        room -= len(of_part)
+        if room < 0:
+            left_out += len(of_part)
+        else:
+            places.append(of_part)
+    found = np.concatenate(places)
+    base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
+    is_known = is_in(base, known)
+    is_cut = found[:, 1] == _UNKNOWN
+    sure, cut = _fairly(found[is_known], most), _fairly(found[is_cut], most)
+    left_out += int(np.count_nonzero(is_known)) - len(sure)
+    objects, others = virtual_places(kernel, sure), virtual_places(kernel, cut)
+    offset, step, _ = _object_grid(search.paging)
+    base_of_cut = kernel.read(others + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
+    has_base = is_in(base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER), known)
+    rest = found[~is_known & ~is_cut, 0]
+    return Candidates(np.union1d(objects, others[has_base]), rest, left_out)
+
+
+def objects_by_base(
+    memory: PhysicalMemory, kernel: KernelMemory, bases: list[int], paging: Paging
+) -> NDArray[np.uint64]:
+    """Virtual addresses of what would be process objects by these few table bases alone.
+
+    However they begin: for address spaces that are in use though no object was found for them.
+    Shape (n,); no more than there may be processes.
+    """
+    offset, step, align = _object_grid(paging)
+    most = most_spaces(memory)
+    wanted = np.sort(np.array(bases, np.uint64))
+
+    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        words = memory.read_frames(part).view(f"<u{step}").reshape(-1)
+        # Bases are multiples of 32, so one number in a few thousand is left to be looked up.
+        place = np.flatnonzero(words & 0x1C == 0) if len(bases) > _FEW_BASES else None
+        if place is None:
+            hit = np.zeros(len(words), bool)
+            for base in bases:
+                hit |= words & ~words.dtype.type(BASE_NUMBER) == base
+            place = np.flatnonzero(hit)
+        else:
+            values = words[place].astype(np.uint64) & ~np.uint64(BASE_NUMBER)
+            place = place[is_in(values, wanted)]
+        page, at = np.divmod(place * step, PAGE_SIZE)
+        begin = at - offset
+        whole = (begin >= 0) & (begin % align == 0)
+        found: NDArray[np.int64] = part[page[whole]] * PAGE_SIZE + begin[whole]
+        return found[:_MAX_PLACES_IN_PART]
+
+    places: list[NDArray[np.int64]] = []
+    room = most
+    for of_part in ahead(look, in_parts(kernel.frames())):
+        places.append(of_part[: max(room, 0)])
+        room -= len(places[-1])
+    return virtual_places(kernel, np.concatenate([np.empty(0, np.int64), *places]))
+
+
+def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many places, by address: the first of each table base, then the second of each."""
+    found = found[np.lexsort(found.T[::-1])]
+    by_base = np.argsort(found[:, 1], kind="stable")
+    base = found[by_base, 1]
+    rank = np.arange(len(base)) - np.searchsorted(base, base)
+    return np.sort(found[by_base[np.argsort(rank, kind="stable")[:most]], 0])
+
+
+def virtual_places(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Where the kernel sees these physical addresses; those that it does not see are left out."""
+    virtual = kernel.virtual(places // PAGE_SIZE)
+    is_seen = virtual != 0
+    objects: NDArray[np.uint64] = virtual[is_seen] + (places[is_seen] % PAGE_SIZE).astype(np.uint64)
+    return objects
+
+
+def is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the values are among some sorted ones."""
+    if not len(known):
+        return np.zeros(values.shape, bool)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: NDArray[np.bool_] = known[place] == values
+    return found
