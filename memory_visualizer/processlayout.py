@@ -29,6 +29,8 @@ _THREAD_BYTES = 0x800
 _THREAD_VOTERS = 64
 STILL_ACTIVE = 0x103
 """ExitStatus of a process that has not ended (STATUS_PENDING, ntstatus.h)."""
+_UNKNOWN_PARENT = 0.25
+"""What a parent that is gone weighs beside one that is there, and older."""
 _POOL_TAGS = [np.frombuffer(tag, "<u4")[0] for tag in (b"Pro\xe3", b"Proc")]
 _TAG_DISTANCE = 0x100
 """Object headers and what may stand before them are smaller."""
@@ -360,18 +362,20 @@ def _find_parent(
     values, own = words[voters], pids[voters]
     place = np.minimum(np.searchsorted(known, values), len(known) - 1)
     parent = order[place]
-    hits = (known[place] == values) & (values != own[:, None])
-    hits &= (created[parent] <= created[voters][:, None]) | (values == SYSTEM_PID)
+    hits = (known[place] == values) & (created[parent] <= created[voters][:, None])
+    hits |= values == SYSTEM_PID  # whose object may be lost
+    hits &= values != own[:, None]
     wrong = (values >= MAX_PID) | (values & np.uint64(3) != 0)
     system = own == SYSTEM_PID
     score = hits.sum(axis=0) - 2.0 * wrong.sum(axis=0)
+    score += _UNKNOWN_PARENT * (are_pids(values) & (values != own[:, None])).sum(axis=0)
     score += np.where(system[:, None], np.where(values == 0, 1.0, -len(voters) / 2), 0).sum(axis=0)
     best, best_score = None, 0.0
     for column in np.argsort(-score, kind="stable")[:_COLUMNS_TRIED].tolist():
         if score[column] <= best_score or column * layout.width == layout.pid:
             continue
-        told = values[hits[:, column], column]
-        if len(voters) > 3 and len(np.unique(told)) < 2 and not system.any():
+        told = values[are_pids(values[:, column]), column]
+        if len(voters) > 3 and len(np.unique(told)) < 2:
             continue
         best, best_score = column * layout.width, float(score[column])
     return best

@@ -5,7 +5,7 @@ does not is judged by what others say of the same place, so one damaged or wild 
 page, takes nobody out of the list.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -81,13 +81,12 @@ def find_list(
     entries of objects that surely are processes: only these are joined for the latter reason.
     """
     chain = _Chain(links.of)
-    proven = {*chain.next, *chain.previous}
     main = chain.largest(is_process)
     chain.join_led_to(main)
     for part in _lost_parts(chain, main, credible):
         main |= part
     chain.join_led_to(main)
-    return ActiveList(main, chain.gaps(main), chain.wrong(), proven, links.left_out)
+    return ActiveList(main, chain.gaps(main), chain.wrong(), chain.proven, links.left_out)
 
 
 class _Chain:
@@ -98,9 +97,12 @@ class _Chain:
         self.next: dict[int, int] = {}
         self.previous: dict[int, int] = {}
         self._part_of = {entry: {entry} for entry in links}
+        self.proven = set[int]()
         for entry, (forward, _) in links.items():
             if forward in links and links[forward][_BACK] == entry:
-                self._connect(entry, forward)
+                self.proven |= {entry, forward}
+                if entry != forward:  # else others, if any, say where it stands
+                    self._connect(entry, forward)
 
     def _connect(self, entry: int, following: int) -> None:
         self.next[entry], self.previous[following] = following, entry
@@ -139,24 +141,36 @@ class _Chain:
     def join_led_to(self, main: set[int]) -> None:
         """Decide open ends by what the list's own entries say, first those within it.
 
-        What is led to from the list is added to `main`. Each end is looked at twice at most.
+        What is led to from the list is added to `main`, and so is what leads to an entry of it
+        whose own link is of no use. Each end is looked at a few times at most.
         """
-        outside: deque[_End] = deque()
-        inside = deque(self.open_ends(main))
-        while inside or outside:
-            end = inside.popleft() if inside else outside.popleft()
-            target = end[2]
-            if target not in self.links or not self._is_free(end):
+        claims: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for entry, direction, target in self.open_ends(self.links.keys() - main):
+            claims[target, 1 - direction].append(entry)
+        inside, outside = deque(self.open_ends(main)), deque[_End]()
+        claimed: deque[_End] = deque()
+        while inside or outside or claimed:
+            queue = inside or outside or claimed
+            end = queue.popleft()
+            entry, direction, target = end
+            if target not in self.links:
+                for other in sorted(
+                    claims.pop((entry, direction), ()), key=self._size, reverse=True
+                ):
+                    claimed.append((other, 1 - direction, entry))
                 continue
-            if target in main:
-                self._decide(end)
-            elif inside:
+            if not self._is_free(end):
+                continue
+            if queue is inside and target not in main:
                 outside.append(end)
-            else:
-                added = self._part_of[target] - main
-                self._decide(end)
-                main |= added
-                inside.extend(self.open_ends(added))
+                continue
+            added = (self._part_of[target] | self._part_of[entry]) - main
+            self._decide(end)
+            main |= added
+            inside.extend(self.open_ends(added))
+
+    def _size(self, entry: int) -> int:
+        return len(self._part_of[entry])
 
     def _is_free(self, end: _End) -> bool:
         """Whether both places are still open."""
@@ -203,5 +217,5 @@ def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Ite
         ends = chain.open_ends(part)
         lost = sum(is_lost(target) for *_, target in ends)
         sure = sum(entry in credible for entry in part)
-        if not part & main and ends and lost == len(ends) and 2 * sure > len(part):
+        if not part & main and ends and lost == len(ends) and 2 * sure >= len(part):
             yield part

@@ -6,11 +6,11 @@ pool block, and has a pid and a name. No single clue decides, and each object is
 what is odd about one is said of that one (see process.ANOMALIES).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 
 import numpy as np
@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.kernelmemory import KernelMemory, kernel_memory
-from memory_visualizer.paging import PhysicalMemory, most_spaces, translate
+from memory_visualizer.paging import (
+    ADDRESS,
+    PRESENT,
+    PhysicalMemory,
+    most_spaces,
+    translate,
+)
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.processlayout import (
     MAX_PID,
@@ -62,6 +68,10 @@ _LIST_FACTOR = 2
 """So many entries of the list, for each process that there may be: some have ended."""
 _MOST_REMAINS = 1 << 12
 """So many places that begin as a process does, but lead to no tables, are judged."""
+_MOST_SHADOWS = 1 << 8
+"""So many second tables that no object names are compared with first ones."""
+_RIGHTS = 5
+"""How many of the reasons to be the owner of an address space are more than a custom."""
 _READ_AT_ONCE = 256
 _SIZES_TRIED = 8
 _MOST_NAMED = 8
@@ -98,12 +108,13 @@ def find_processes(
     candidates = find_candidates(memory, kernel, bases, search)
     layout = _layout(kernel, bits_of(paging), candidates.objects)
     if layout is None:
-        return FoundProcesses(tuple(_unnamed(found, _in_use(memory, found))))
+        return FoundProcesses(tuple(_unnamed(memory, found, _in_use(memory, found))))
     shadows: dict[int, int] = {}
     if paging.top_frames == 1:
         shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
     objects = _Objects.read(kernel, layout, candidates.objects, bases, shadows)
-    judged = _judge(objects)
+    fits = partial(_fit_together, memory, found)
+    judged = _judge(objects, fits)
     missing = _unclaimed(memory, found, judged)
     if missing:
         # Their objects may begin as no process does, or hold no base.
@@ -112,9 +123,12 @@ def find_processes(
         )
         remains = _remains(memory, kernel, candidates.others, objects.layout)
         seeds = np.union1d(np.union1d(candidates.objects, more), remains)
-        judged = _judge(_Objects.read(kernel, layout, seeds, bases, shadows), may_lack_tables=True)
+        objects = _Objects.read(kernel, layout, seeds, bases, shadows)
+        judged = _judge(objects, fits, may_lack_tables=True)
         missing = _unclaimed(memory, found, judged)
-    return _put_together(judged, _unnamed(found, missing), candidates.left_out, time)
+    second_tables = set(shadows.values()) - {one.shadow for one in objects.found.values()}
+    nameless = _unnamed(memory, found, missing, sorted(second_tables)[:_MOST_SHADOWS])
+    return _put_together(judged, nameless, candidates.left_out, time)
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
@@ -149,14 +163,40 @@ def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
     return set(np.flatnonzero(place == frames[np.argmax(count)]).tolist())
 
 
-def _unnamed(found: TopLevels, spaces: Iterable[int]) -> list[Process]:
-    return [unnamed(int(found.tops[space, 0]), space) for space in sorted(spaces)]
+def _unnamed(
+    memory: PhysicalMemory, found: TopLevels, spaces: Iterable[int], shadows: Collection[int] = ()
+) -> list[Process]:
+    """Processes of which only the tables were found; `shadows` are second tables left over."""
+    processes = []
+    for space in sorted(spaces):
+        process = unnamed(int(found.tops[space, 0]), space)
+        fitting = (n for n in shadows if _share_user_half(memory, found, space, n))
+        processes.append(replace(process, shadow=next(fitting, None)))
+    return processes
 
 
 def _unclaimed(memory: PhysicalMemory, found: TopLevels, judged: "_Judged") -> set[int]:
     """Address spaces in use that no process object leads to."""
     free = set(range(len(found.tops))) - {one.space for one in judged.owners.values()}
     return free & _in_use(memory, found) if free else set()
+
+
+def _fit_together(memory: PhysicalMemory, found: TopLevels, one: "_Object") -> bool:
+    """Whether the second table that an object names, if any, is that of its address space."""
+    if one.shadow is None or one.space is None:
+        return True
+    return _share_user_half(memory, found, one.space, one.shadow)
+
+
+def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shadow: int) -> bool:
+    """Whether most user entries of a top-level table and of a second one are the same."""
+    frames = np.array([found.tops[space, 0], found.others[shadow, 0]])
+    half = found.paging.entries // 2
+    mask = np.uint64(ADDRESS | PRESENT)
+    first, second = found.paging.decode(memory.read_frames(frames))[:, :half] & mask
+    named = (first | second) & np.uint64(PRESENT) != 0
+    same = np.count_nonzero(first[named] == second[named])
+    return bool(same and 2 * same >= np.count_nonzero(named))
 
 
 def _remains(
@@ -277,8 +317,9 @@ class _Objects:
         active = find_list(links, is_process, ())
         everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
         everything = everything - np.uint64(offset)
-        listed = np.isin(everything + np.uint64(offset), np.array(list(active.main), np.uint64))
-        voters = everything[listed] if np.count_nonzero(listed) > 1 else seeds
+        linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
+        voters = everything[np.isin(everything, linked)]
+        voters = voters if len(voters) > 1 else seeds
         layout = with_fields(layout, kernel, voters)
         if shadows:
             layout = with_shadow(layout, kernel, voters, shadows)
@@ -403,6 +444,8 @@ class _Judged:
     copies: list[_Object]
     owners: dict[int, _Object]
     """Of each address space that any object leads to, by its index, the one that has it."""
+    seconds: dict[int | None, _Object]
+    """Of address spaces that two processes in the list claim with equal right, the other one."""
     is_list_known: bool
     """Whether most processes are in a list at all; else nobody is missed there."""
 
@@ -427,8 +470,12 @@ class _Judged:
         return any(target not in self.objects.links for target in self.own_links(one))
 
 
-def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
+def _judge(
+    objects: _Objects, fits: Callable[[_Object], bool], *, may_lack_tables: bool = False
+) -> _Judged:
     """Tell processes from copies of them, and from what only looks like one.
+
+    `fits` says whether the two tables that an object names are of one process.
 
     `may_lack_tables` where there are address spaces without a process: then an object that is in
     no list and leads to no tables may be one whose base was altered.
@@ -442,7 +489,9 @@ def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
             others.append(one)
     is_list_known = len(listed) > 1 and 3 * len(listed) >= len(others)
 
-    def rank(one: _Object) -> tuple[bool, bool, bool, bool, int, int]:
+    claims = Counter(one.space for one in (*listed, *others))
+
+    def rank(one: _Object) -> tuple[bool, bool, bool, bool, bool, int, int]:
         """The smallest is the best owner of an address space."""
         entry = one.address + offset
         return (
@@ -450,6 +499,7 @@ def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
             one.pid == 0,
             entry not in objects.list.proven,
             one.has_ended,
+            claims[one.space] > 1 and not fits(one),
             one.created,
             one.address,
         )
@@ -458,6 +508,11 @@ def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
     for one in sorted((*listed, *others), key=rank):
         if one.space is not None:
             owners.setdefault(one.space, one)
+    seconds: dict[int | None, _Object] = {}
+    for one in sorted(listed, key=rank):
+        first = owners[one.space] if one.space is not None else one
+        if one is not first and rank(one)[:_RIGHTS] == rank(first)[:_RIGHTS]:
+            seconds.setdefault(first.space, one)
     processes, copies = [*listed], []
     pids = {one.pid for one in listed}
     for one in others:
@@ -468,7 +523,7 @@ def _judge(objects: _Objects, *, may_lack_tables: bool = False) -> _Judged:
             processes.append(one)
         else:
             copies.append(one)
-    return _Judged(objects, processes, copies, owners, is_list_known)
+    return _Judged(objects, processes, copies, owners, seconds, is_list_known)
 
 
 def _put_together(
@@ -496,6 +551,7 @@ def _put_together(
 
 def _process(judged: _Judged, one: _Object, now: int | None) -> Process:
     owner = None if one.space is None else judged.owners[one.space]
+    second = None if one.space is None else judged.seconds.get(one.space)
     is_listed = judged.is_listed(one)
     phase = _phase(judged, one, is_listed)
     has_ended = one.has_ended and not (phase == "ending" and not one.is_signalled)
@@ -509,11 +565,11 @@ def _process(judged: _Judged, one: _Object, now: int | None) -> Process:
         exited=one.exited,
         is_alive=not has_ended,
         is_listed=is_listed,
-        space=one.space if owner is one else None,
+        space=one.space if one in (owner, second) else None,
         shadow=one.shadow,
     )
     odd = [*filter(None, [phase]), *_oddities(judged, one, is_listed, phase, now)]
-    if owner is not one and not has_ended:
+    if one not in (owner, second) and not has_ended:
         odd.append(f"base also of {owner.address:#x}" if owner else "base leads to no table")
     return replace(process, anomalies=tuple(odd))
 
@@ -566,14 +622,28 @@ def _with_doubles(judged: _Judged, processes: list[Process]) -> Iterator[Process
     """Say of whom else a pid is: of each pid the process that its own thread speaks for has it."""
     by_pid = defaultdict(list)
     for one, process in zip(judged.processes, processes, strict=True):
-        by_pid[one.pid].append((one.thread_pid not in (None, one.pid), one.created, process))
+        by_pid[one.pid].append((one.thread_pid not in (None, one.pid), process))
     for same in by_pid.values():
-        same.sort(key=lambda row: (*row[:2], row[2].eprocess))
-        first = same[0][2]
-        yield first
-        for *_, process in same[1:]:
-            word = f"pid also of {first.eprocess:#x}"
-            yield replace(process, anomalies=(*process.anomalies, word))
+        right = [process for is_wrong, process in same if not is_wrong] or [same[0][1]]
+        for _, process in same:
+            word = f"pid also of {right[0].eprocess:#x}"
+            is_doubtful = not any(process is one for one in right)
+            yield replace(process, anomalies=(*process.anomalies, word)) if is_doubtful else process
+
+
+def _undecided(judged: _Judged) -> Iterator[str]:
+    """Sentences on what two processes claim with equal right."""
+    for space, second in judged.seconds.items():
+        owner = judged.owners[space or 0]
+        yield f"{_title(owner)} and {_title(second)} name the same page tables"
+    by_pid = defaultdict(list)
+    for one in judged.processes:
+        if one.is_pid_sound and one.thread_pid in (None, one.pid):
+            by_pid[one.pid].append(one)
+    for pid, same in sorted(by_pid.items()):
+        if len(same) > 1:
+            places = ", ".join(f"{one.address:#x}" for one in same[:_MOST_NAMED])
+            yield f"{len(same):,} processes have the pid {pid}: their objects lie at {places}"
 
 
 def _remarks(judged: _Judged, left_out: int) -> list[str]:
@@ -597,6 +667,7 @@ def _remarks(judged: _Judged, left_out: int) -> list[str]:
         more = f"; {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
         count = "one place" if len(places) == 1 else f"{len(places):,} places"
         remarks.append(f"the list of active processes is broken at {count}: {some}{more}")
+    remarks += _shortened(list(_undecided(judged)))
     if active.left_out:
         remarks.append(
             f"{active.left_out:,} entries of lists of processes were not followed: there are more"
@@ -610,6 +681,16 @@ def _remarks(judged: _Judged, left_out: int) -> list[str]:
     return remarks
 
 
+def _shortened(sentences: list[str]) -> list[str]:
+    """The first of many sentences, and how many more there are."""
+    more = len(sentences) - _MOST_NAMED
+    return sentences[:_MOST_NAMED] + ([f"{more:,} more of this kind"] if more > 0 else [])
+
+
+def _title(one: _Object) -> str:
+    return f"{one.name.decode('utf-8', 'backslashreplace')} ({one.pid})"
+
+
 _SIDES = ("behind", "before")
 
 
@@ -620,4 +701,4 @@ def _named(judged: _Judged, side: str, entry: int) -> str:
         return ""
     if one is None:
         return f"{side} {entry:#x}"
-    return f"{side} {one.name.decode('utf-8', 'backslashreplace')} ({one.pid})"
+    return f"{side} {_title(one)}"
