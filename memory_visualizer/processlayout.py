@@ -32,6 +32,8 @@ STILL_ACTIVE = 0x103
 _UNKNOWN_PARENT = 0.25
 """What a parent that is gone weighs beside one that is there, and older."""
 _POOL_TAGS = [np.frombuffer(tag, "<u4")[0] for tag in (b"Pro\xe3", b"Proc")]
+_TAG_SHARE = 10
+"""One in so many objects must have its tag at a place."""
 _TAG_DISTANCE = 0x100
 """Object headers and what may stand before them are smaller."""
 
@@ -56,6 +58,8 @@ class Layout:
     pid: int
     links: int
     """ActiveProcessLinks; in every version it stands right behind the pid."""
+    tags: tuple[int, ...] = ()
+    """How far before an object the tag of its pool block may stand."""
     name: int | None = None
     parent: int | None = None
     created: int | None = None
@@ -104,7 +108,7 @@ def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> 
         count = _distinct(pids, loose)
         if 4 * count.max(initial=0) >= max(3 * len(objects), 12):
             best = (int(np.argmax(count)) + 1) * width
-    return None if best is None else Layout(bits, best - width, best)
+    return None if best is None else Layout(bits, best - width, best, find_tags(kernel, objects))
 
 
 def kernel_space(bits: int) -> np.uint64:
@@ -368,11 +372,15 @@ def _find_parent(
     wrong = (values >= MAX_PID) | (values & np.uint64(3) != 0)
     system = own == SYSTEM_PID
     score = hits.sum(axis=0) - 2.0 * wrong.sum(axis=0)
-    score += _UNKNOWN_PARENT * (are_pids(values) & (values != own[:, None])).sum(axis=0)
+    unknown = are_pids(values) & (values != own[:, None])
+    # Several processes have one parent; what differs in each of them is something else.
+    siblings = unknown.sum(axis=0) - _distinct(values, unknown)
+    score += _UNKNOWN_PARENT * siblings
     score += np.where(system[:, None], np.where(values == 0, 1.0, -len(voters) / 2), 0).sum(axis=0)
     best, best_score = None, 0.0
+    taken = {TABLE_BASE[layout.bits], layout.pid, layout.links, layout.links + layout.width}
     for column in np.argsort(-score, kind="stable")[:_COLUMNS_TRIED].tolist():
-        if score[column] <= best_score or column * layout.width == layout.pid:
+        if score[column] <= best_score or column * layout.width in taken:
             continue
         told = values[are_pids(values[:, column]), column]
         if len(voters) > 3 and len(np.unique(told)) < 2:
@@ -393,11 +401,29 @@ def with_shadow(
     return replace(layout, shadow=int(np.argmax(hits)) * layout.width)
 
 
-def have_pool_tag(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which objects have, somewhere in front, the tag of the pool block of a process.
+def find_tags(kernel: KernelMemory, objects: NDArray[np.uint64]) -> tuple[int, ...]:
+    """How far before process objects the tag of their pool block stands, as more than a few say.
 
-    ``Proc``, until Windows 7 with a mark in its last byte (poolhdr.h's PROTECTED_POOL).
+    Optional headers, which not all objects have, may stand between.
     """
-    before = kernel.read(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
-    tagged: NDArray[np.bool_] = np.logical_or.reduce(np.isin(before, _POOL_TAGS), axis=1)
+    objects = _voters(objects)
+    count = np.count_nonzero(_tags_before(kernel, objects), axis=0)
+    usual = np.flatnonzero(_TAG_SHARE * count >= max(len(objects), 1))
+    return tuple((_TAG_DISTANCE - usual * 4).tolist())
+
+
+def have_pool_tag(
+    kernel: KernelMemory, objects: NDArray[np.uint64], distances: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which objects have the tag of a process' pool block as far in front as others have it."""
+    places = (_TAG_DISTANCE - np.array(distances, np.int64)) // 4
+    tagged: NDArray[np.bool_] = np.logical_or.reduce(
+        _tags_before(kernel, objects)[:, places], axis=1
+    )
     return tagged
+
+
+def _tags_before(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Where before each object a tag stands: ``Proc``, until Windows 7 with a mark in its end."""
+    before = kernel.read(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
+    return np.isin(before, _POOL_TAGS)

@@ -83,6 +83,7 @@ def find_list(
     chain = _Chain(links.of)
     main = chain.largest(is_process)
     chain.join_led_to(main)
+    chain.join_others(main)
     for part in _lost_parts(chain, main, credible):
         main |= part
     chain.join_led_to(main)
@@ -169,6 +170,15 @@ class _Chain:
             main |= added
             inside.extend(self.open_ends(added))
 
+    def join_others(self, main: set[int]) -> None:
+        """Decide what entries outside of the list say of others there whose own links are wild."""
+        for entry, direction, target in self.open_ends(self.links.keys() - main):
+            if target in main or target not in self.links or entry == target:
+                continue
+            answer = self.links[target][1 - direction]
+            if answer not in self.links and self._is_free((entry, direction, target)):
+                self._decide((entry, direction, target))
+
     def _size(self, entry: int) -> int:
         return len(self._part_of[entry])
 
@@ -207,15 +217,19 @@ def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Ite
     Their own ends lead to where nobody is, and so do ends of the list. An object that was taken
     out of the list points to itself, to nothing, or to its old neighbours, which are in the list.
     """
-
-    def is_lost(target: int) -> bool:
-        return target > 0 and target not in chain.links
-
-    if not any(is_lost(target) for *_, target in chain.open_ends(main)):
+    if not any(_is_lost(chain, target) for *_, target in chain.open_ends(main)):
         return
     for part in chain.parts():
-        ends = chain.open_ends(part)
-        lost = sum(is_lost(target) for *_, target in ends)
+        targets = [target for *_, target in chain.open_ends(part)]
         sure = sum(entry in credible for entry in part)
-        if not part & main and ends and lost == len(ends) and 2 * sure >= len(part):
+        if (
+            not part & main
+            and any(_is_lost(chain, target) for target in targets)
+            and not any(target in chain.links for target in targets)
+            and 2 * sure >= len(part)
+        ):
             yield part
+
+
+def _is_lost(chain: _Chain, target: int) -> bool:
+    return target > 0 and target not in chain.links

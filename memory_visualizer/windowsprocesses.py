@@ -34,6 +34,7 @@ from memory_visualizer.processlayout import (
     SYSTEM_PID,
     Layout,
     are_names,
+    are_pids,
     find_links,
     have_pool_tag,
     numbers_at,
@@ -47,6 +48,7 @@ from memory_visualizer.processsearch import (
     TABLE_BASE,
     ProcessSearch,
     find_candidates,
+    is_in,
     objects_by_base,
     table_bases,
     virtual_places,
@@ -70,8 +72,10 @@ _MOST_REMAINS = 1 << 12
 """So many places that begin as a process does, but lead to no tables, are judged."""
 _MOST_SHADOWS = 1 << 8
 """So many second tables that no object names are compared with first ones."""
-_RIGHTS = 5
+_RIGHTS = 6
 """How many of the reasons to be the owner of an address space are more than a custom."""
+_SURE_CLUES = 3
+"""So many of four clues make an object a process for sure."""
 _READ_AT_ONCE = 256
 _SIZES_TRIED = 8
 _MOST_NAMED = 8
@@ -217,7 +221,7 @@ def _remains(
         kept.append(mine[sizes == layout.size_byte])
     chosen = np.concatenate([np.empty(0, np.int64), *kept])[:_MOST_REMAINS]
     objects = virtual_places(kernel, chosen)
-    return objects[have_pool_tag(kernel, objects)]
+    return objects[have_pool_tag(kernel, objects, layout.tags)]
 
 
 @dataclass(frozen=True)
@@ -318,34 +322,67 @@ class _Objects:
         everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
         everything = everything - np.uint64(offset)
         linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
-        voters = everything[np.isin(everything, linked)]
-        voters = voters if len(voters) > 1 else seeds
+        is_voter = np.isin(everything, linked)
+        is_voter |= _surely_processes(kernel, layout, everything, bases)
+        voters = everything[is_voter] if np.count_nonzero(is_voter) > 1 else seeds
         layout = with_fields(layout, kernel, voters)
         if shadows:
             layout = with_shadow(layout, kernel, voters, shadows)
         rows = _read_objects(kernel, layout, everything, bases, shadows)
         found = {one.address + offset: one for one in _each_once(rows, active.main, offset)}
-        taken = {found[entry].space for entry in active.main if entry in found}
-        credible = {
-            entry
-            for entry, one in found.items()
-            if one.clues >= 3 and (one.space is None or one.space not in taken)
-        }
+        credible = _credible(found, active)
         return cls(layout, find_list(links, is_process, credible), found, links.of)
+
+
+def _credible(found: dict[int, _Object], active: ActiveList) -> set[int]:
+    """Links of objects that surely are processes: of those with one base only the best of them.
+
+    A copy's threads, unlike the original's, do not lead back to it.
+    """
+    taken = {found[entry].space for entry in active.main if entry in found}
+    best: dict[int, int] = {}
+    credible = set()
+    for entry, one in sorted(
+        found.items(),
+        key=lambda row: (row[0] not in active.proven, row[1].has_threads is not True, row[0]),
+    ):
+        if one.clues < _SURE_CLUES:
+            continue
+        if one.space is None:
+            credible.add(entry)
+        elif one.space not in taken:
+            best.setdefault(one.space, entry)
+    return credible | set(best.values())
+
+
+def _surely_processes(
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: dict[int, int]
+) -> NDArray[np.bool_]:
+    """Which objects have three clues of four: header, base, pool block, pid."""
+    bits, width = layout.bits, layout.width
+    clues = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
+    base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
+    clues += is_in(base, np.sort(np.array(list(bases), np.uint64)))
+    clues += have_pool_tag(kernel, objects, layout.tags)
+    clues += are_pids(numbers_at(kernel, objects, layout.pid, width))
+    sure: NDArray[np.bool_] = clues >= _SURE_CLUES
+    return sure
 
 
 def _looks_like_process(
     kernel: KernelMemory, layout: Layout, address: int, bases: dict[int, int]
 ) -> bool:
-    """Whether there is an object by its header, by its base, or by its pool block and its pid."""
+    """Whether two clues say so of four: header, base, pool block, pid."""
     address %= 2**64
-    if kernel.number(address, 1) == PROCESS_OBJECT:
-        return True
-    if kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases:
-        return True
-    if not is_pid(kernel.number(address + layout.pid, layout.width)):
+    if address % (2 * layout.width):  # as allocations of the pool are
         return False
-    return bool(have_pool_tag(kernel, np.array([address], np.uint64))[0])
+    clues = int(kernel.number(address, 1) == PROCESS_OBJECT)
+    clues += kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases
+    clues += is_pid(kernel.number(address + layout.pid, layout.width))
+    if clues == 1:
+        objects = np.array([address], np.uint64)
+        clues += bool(have_pool_tag(kernel, objects, layout.tags)[0])
+    return clues >= 2
 
 
 def _each_once(objects: Iterable[_Object], main: set[int], links: int) -> list[_Object]:
@@ -367,7 +404,7 @@ def _read_objects(
 ) -> Iterator[_Object]:
     """Read what each object says."""
     bits, width = layout.bits, layout.width
-    tags = have_pool_tag(kernel, objects)
+    tags = have_pool_tag(kernel, objects, layout.tags)
     physical = kernel.physical(objects)
     places = (layout.links + 2 * width, layout.name, layout.exited, layout.created, layout.parent)
     last = max(place for place in places if place is not None)
@@ -485,19 +522,20 @@ def _judge(
     for entry, one in objects.found.items():
         if entry in main and one.clues >= 2:
             listed.append(one)
-        elif entry not in main and one.clues >= 3:
+        elif entry not in main and one.clues >= _SURE_CLUES:
             others.append(one)
     is_list_known = len(listed) > 1 and 3 * len(listed) >= len(others)
 
     claims = Counter(one.space for one in (*listed, *others))
 
-    def rank(one: _Object) -> tuple[bool, bool, bool, bool, bool, int, int]:
+    def rank(one: _Object) -> tuple[bool, bool, bool, bool, bool, bool, int, int]:
         """The smallest is the best owner of an address space."""
         entry = one.address + offset
         return (
             entry not in main,
             one.pid == 0,
             entry not in objects.list.proven,
+            one.has_threads is False,
             one.has_ended,
             claims[one.space] > 1 and not fits(one),
             one.created,
