@@ -33,6 +33,7 @@ from memory_visualizer.export import (
     write_table,
     write_text_map,
 )
+from memory_visualizer.findings import findings, named, remarks_on_copies
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
@@ -185,7 +186,8 @@ def _visualize(options: argparse.Namespace) -> int:
         check_table(options.table)
     with ProgressLine("reading the dump") as progress:
         snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
-    for remark in (*snapshot.dump.remarks, *snapshot.remarks):
+    remarks = (*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+    for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
     measured = cache(lambda: _entropy(snapshot))
@@ -212,6 +214,8 @@ def _visualize(options: argparse.Namespace) -> int:
         print("", *_state_lines(snapshot), sep="\n")
     if snapshot.processes:
         print("", *_process_lines(snapshot), sep="\n")
+    if odd := _finding_lines(snapshot):
+        print("", *odd, sep="\n")
     code = 0 if painted and all(tables_written) else WRITE_ERROR
     if snapshot.system is None:
         sys.stdout.flush()
@@ -360,6 +364,8 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
     title = f"Pages of {_count(len(processes), 'process', 'processes')}"
     for state, what in (
         ("unlinked", "unlinked (not in the list of active processes)"),
+        ("starting", "starting"),
+        ("ending", "ending"),
         ("exited", "exited"),
         ("no tables", "with page tables that the dump does not hold"),
         ("unknown", "known by their page tables only"),
@@ -389,6 +395,18 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
         spaces = _count(snapshot.stale_spaces, "address space")
         lines.append(f"{spaces} without a process: not painted")
     return lines
+
+
+def _finding_lines(snapshot: Snapshot) -> list[str]:
+    """What is odd about processes, a line for each word; nothing where nothing is."""
+    found = findings(snapshot.processes)
+    if not found:
+        return []
+    width = max(map(len, found))
+    return [
+        "What is odd about processes",
+        *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
+    ]
 
 
 if __name__ == "__main__":

@@ -227,6 +227,11 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
             }
             for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
         ],
+        "copies": [
+            {"pid": copy.pid, "name": copy.name, "eprocess": hex(copy.eprocess)}
+            for copy in snapshot.copies
+        ],
+        "remarks": [*dump.remarks, *snapshot.remarks],
     }
 
 

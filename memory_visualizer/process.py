@@ -27,6 +27,9 @@ ANOMALIES = {
 look at a dump: much of it also happens to sound processes, as when memory is saved while one
 starts."""
 
+STATE_WORDS = ("starting", "ending", "known by its page tables only")
+"""Those of them that Process.state tells, too."""
+
 
 @dataclass(frozen=True)
 class Process:

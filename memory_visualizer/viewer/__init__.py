@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from memory_visualizer import colouring
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.export import dump_holes
+from memory_visualizer.findings import remarks_on_copies
 from memory_visualizer.output import whole_file
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.process import STATE_WORDS
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.viewer.data import pack, page_columns
 
@@ -192,11 +194,17 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
                 "ppid": process.ppid,
                 "name": printable(process.name),
                 "state": process.state,
+                # What the state does not tell already.
+                "anomalies": [word for word in process.anomalies if word not in STATE_WORDS],
                 "private": private,
                 "shared": shared,
                 "colour": hex_colour(colouring.process_colour(process)),
             }
             for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
+        ],
+        "remarks": [
+            printable(remark)
+            for remark in (*dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
         ],
     }
 

@@ -74,6 +74,8 @@ class Card {
     return element("li", {}, name,
       element("span", { className: "pid" }, isKernel ? "" : `pid ${known.pid}`),
       known?.state ? element("span", { className: `badge ${known.state.replace(" ", "-")}` }, known.state) : null,
+      known?.anomalies.length
+        ? element("span", { className: "badge odd", title: known.anomalies.join("; ") }, ODD) : null,
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
       copy(`virtual address in ${ownerName(process)}`, address));

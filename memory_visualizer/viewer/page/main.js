@@ -36,6 +36,8 @@ async function start() {
     return lit;
   }
 
+  byId("remarks").hidden = about.remarks.length === 0;
+  byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
   const legend = new Legend((off) => update({ off }));
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);

@@ -1,6 +1,7 @@
 // The list of processes: sorted, searched, and chosen from.
 
 const MOST_ROWS = 1000;
+const ODD = "odd";
 const THREAD = "kernel thread"; // of Linux; has no pages, so it is shown only when searched for
 
 class Processes {
@@ -42,17 +43,24 @@ class Processes {
     const count = (state) => all.filter((process) => process.state === state).length;
     const usual = all.length - count(THREAD);
     const parts = [usual ? counted(usual) : "none found"];
-    for (const state of ["unlinked", "exited", THREAD]) {
-      if (!count(state)) continue;
-      parts.push(" · ", element("button", {
-        type: "button", className: state.replace(" ", "-"), title: `Search ${state} processes`,
-        onclick: () => {
-          this.search.value = this.search.value === state ? "" : state;
-          this.draw();
-        },
-      }, `${counted(count(state))} ${state}${state === THREAD && count(state) > 1 ? "s" : ""}`));
+    for (const state of ["unlinked", "starting", "ending", "exited", THREAD]) {
+      const number = count(state);
+      if (number) parts.push(" · ", this.finder(state, number, state === THREAD && number > 1 ? "s" : ""));
     }
+    const odd = all.filter(({ anomalies }) => anomalies.length).length;
+    if (odd) parts.push(" · ", this.finder(ODD, odd, ""));
     byId("process-count").append(...parts);
+  }
+
+  // A button that searches the processes of one kind, and on a second click all again.
+  finder(kind, number, ending) {
+    return element("button", {
+      type: "button", className: kind.replace(" ", "-"), title: `Search ${kind} processes`,
+      onclick: () => {
+        this.search.value = this.search.value === kind ? "" : kind;
+        this.draw();
+      },
+    }, `${counted(number)} ${kind}${ending}`);
   }
 
   key(event) {
@@ -64,14 +72,16 @@ class Processes {
     boxes[boxes.indexOf(event.target) + step]?.focus();
   }
 
-  // Indexes of the processes that are searched for: by a part of the name or the state, or the pid.
+  // Indexes of the processes that are searched for: by a part of the name, of the state or of what
+  // is odd, or by the pid.
   matches() {
     const words = this.search.value.toLowerCase().trim();
     const found = [...about.processes.keys()].filter((index) => {
-      const { name, pid, state } = about.processes[index];
+      const { name, pid, state, anomalies } = about.processes[index];
       if (!words) return state !== THREAD;
       return name.toLowerCase().includes(words) || String(pid) === words
-        || (state && state.startsWith(words));
+        || (state && state.startsWith(words))
+        || (words === ODD && anomalies.length > 0) || anomalies.some((word) => word.includes(words));
     });
     const key = ({
       name: (process) => process.name.toLowerCase(),
@@ -108,13 +118,14 @@ class Processes {
   }
 
   row(index) {
-    const { name, pid, ppid, state, private: mine, shared, colour } = about.processes[index];
+    const { name, pid, ppid, state, private: mine, shared, colour, anomalies } = about.processes[index];
     const isChosen = this.chosen.has(index);
     const unknown = state === "unknown";
     const label = element("label", {},
       element("input", { type: "checkbox", value: String(index), checked: isChosen }),
       swatchElement(colour), nameElement(name),
-      state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null);
+      state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null,
+      anomalies.length ? element("span", { className: "badge odd", title: anomalies.join("; ") }, ODD) : null);
     return element("tr", { className: `${isChosen ? "chosen" : ""} ${state.replace(" ", "-")}` },
       element("td", { title: unknown ? "" : `${name} (parent ${ppid})` }, label),
       element("td", { className: "number" }, unknown ? "?" : String(pid)),
