@@ -6,9 +6,12 @@ page, takes nobody out of the list.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memory_visualizer.kernelmemory import KernelMemory
 
@@ -42,19 +45,30 @@ class Links:
         self.of: dict[int, tuple[int, int]] = {}
         """Where each entry's forward and back link lead."""
         self.left_out = 0
+        self._read: dict[int, tuple[int, int]] = {}
 
     def read(self, entry: int) -> tuple[int, int]:
         """Forward and back link of any entry, 0 where nothing is mapped."""
+        if entry in self._read:
+            return self._read[entry]
         number = self._kernel.number
         return number(entry, self._width), number(entry + self._width, self._width)
 
-    def follow(self, seeds: Iterable[int], is_process: Callable[[int], bool]) -> None:
+    def _read_all(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Read many links at once, which is faster; shape (n, 2)."""
+        raw = self._kernel.read(entries, 2 * self._width)
+        links = raw.view(f"<u{self._width}").astype(np.uint64)
+        self._read.update(zip(entries.tolist(), map(tuple, links.tolist()), strict=True))
+        return links
+
+    def follow(self, seeds: NDArray[np.uint64], is_process: Callable[[int], bool]) -> None:
         """Read these entries and all that are reached from them.
 
         What leads back belongs to the list; what does not is taken if `is_process` says that
         it looks like a process, as its own links may be the damaged ones.
         """
-        waiting = list(seeds)
+        self._read_all(np.unique(self._read_all(seeds)))
+        waiting = seeds.tolist()
         while waiting:
             entry = waiting.pop()
             if entry in self.of:

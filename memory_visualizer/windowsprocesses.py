@@ -10,8 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache, partial
-from itertools import chain
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +73,8 @@ _MOST_SHADOWS = 1 << 8
 """So many second tables that no object names are compared with first ones."""
 _RIGHTS = 6
 """How many of the reasons to be the owner of an address space are more than a custom."""
+_FEW_CLUES = 2
+"""So many of four clues are worth to follow an object's links."""
 _SURE_CLUES = 3
 """So many of four clues make an object a process for sure."""
 _READ_AT_ONCE = 256
@@ -255,25 +256,25 @@ class _Object:
         """Whether Windows gives such pids."""
         return is_pid(self.pid)
 
-    @property
+    @cached_property
     def clues(self) -> int:
         """How many clues of four say that it is a process: header, base, tag, pid with name."""
         fields = self.is_pid_sound and self.is_name_sound
         return self.is_header_sound + (self.space is not None) + self.has_tag + fields
 
-    @property
+    @cached_property
     def has_exit_time(self) -> bool:
         """Whether it says when it ended."""
         return is_time(self.exited) and self.exited >= self.created
 
-    @property
+    @cached_property
     def votes(self) -> tuple[bool, ...]:
         """What is there to tell whether it has ended: its signal, exit time, and exit status."""
         votes = (self.is_signalled, self.has_exit_time)
         status = self.has_ended_by_status
         return votes if status is None else (*votes, status)
 
-    @property
+    @cached_property
     def has_ended(self) -> bool:
         """What most of the votes say; where they are even, whether it has threads."""
         ended, votes = sum(self.votes), len(self.votes)
@@ -311,19 +312,24 @@ class _Objects:
     ) -> "_Objects":
         """Follow the links of the seeds, and read all objects that are found."""
         offset, width = layout.links, layout.width
-        links = Links(kernel, width, _LIST_FACTOR * most_spaces(kernel.memory) + len(seeds))
+        links = Links(kernel, width, _LIST_FACTOR * most_spaces(kernel.memory))
 
-        @cache
+        entries = seeds + np.uint64(offset)
+        looks = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES
+        known: dict[int, bool] = dict(zip(entries.tolist(), looks.tolist(), strict=True))
+
         def is_process(entry: int) -> bool:
-            return _looks_like_process(kernel, layout, entry - offset, bases)
+            if entry not in known:
+                known[entry] = _looks_like_process(kernel, layout, entry - offset, bases)
+            return known[entry]
 
-        links.follow((seeds + np.uint64(offset)).tolist(), is_process)
+        links.follow(entries, is_process)
         active = find_list(links, is_process, ())
         everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
         everything = everything - np.uint64(offset)
         linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
         is_voter = np.isin(everything, linked)
-        is_voter |= _surely_processes(kernel, layout, everything, bases)
+        is_voter |= _clues(kernel, layout, everything, bases) >= _SURE_CLUES
         voters = everything[is_voter] if np.count_nonzero(is_voter) > 1 else seeds
         layout = with_fields(layout, kernel, voters)
         if shadows:
@@ -355,34 +361,33 @@ def _credible(found: dict[int, _Object], active: ActiveList) -> set[int]:
     return credible | set(best.values())
 
 
-def _surely_processes(
+def _clues(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: dict[int, int]
-) -> NDArray[np.bool_]:
-    """Which objects have three clues of four: header, base, pool block, pid."""
+) -> NDArray[np.int8]:
+    """How many of four clues each object has: header, base, pool block, pid."""
     bits, width = layout.bits, layout.width
-    clues = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
+    clues: NDArray[np.int8] = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
     base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
     clues += is_in(base, np.sort(np.array(list(bases), np.uint64)))
     clues += have_pool_tag(kernel, objects, layout.tags)
     clues += are_pids(numbers_at(kernel, objects, layout.pid, width))
-    sure: NDArray[np.bool_] = clues >= _SURE_CLUES
-    return sure
+    return clues
 
 
 def _looks_like_process(
     kernel: KernelMemory, layout: Layout, address: int, bases: dict[int, int]
 ) -> bool:
-    """Whether two clues say so of four: header, base, pool block, pid."""
+    """Whether _clues of one object are enough to follow its links; faster for a single one."""
     address %= 2**64
     if address % (2 * layout.width):  # as allocations of the pool are
         return False
     clues = int(kernel.number(address, 1) == PROCESS_OBJECT)
     clues += kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases
     clues += is_pid(kernel.number(address + layout.pid, layout.width))
-    if clues == 1:
+    if clues == _FEW_CLUES - 1:
         objects = np.array([address], np.uint64)
         clues += bool(have_pool_tag(kernel, objects, layout.tags)[0])
-    return clues >= 2
+    return clues >= _FEW_CLUES
 
 
 def _each_once(objects: Iterable[_Object], main: set[int], links: int) -> list[_Object]:
@@ -403,52 +408,79 @@ def _read_objects(
     shadows: dict[int, int],
 ) -> Iterator[_Object]:
     """Read what each object says."""
-    bits, width = layout.bits, layout.width
-    tags = have_pool_tag(kernel, objects, layout.tags)
-    physical = kernel.physical(objects)
+    for start in range(0, len(objects), _READ_AT_ONCE):
+        yield from _read_some(
+            kernel, layout, objects[start : start + _READ_AT_ONCE], bases, shadows
+        )
+
+
+def _read_some(
+    kernel: KernelMemory,
+    layout: Layout,
+    objects: NDArray[np.uint64],
+    bases: dict[int, int],
+    shadows: dict[int, int],
+) -> Iterator[_Object]:
+    """The same of so many as are read at once."""
+    contents = kernel.read(objects, OBJECT_BYTES[layout.bits])
+    width = layout.width
+
+    def column(offset: int | None, size: int = width) -> NDArray[np.uint64]:
+        if offset is None:
+            return np.zeros(len(objects), np.uint64)
+        return contents[:, offset : offset + size].copy().view(f"<u{size}").astype(np.uint64)[:, 0]
+
+    names = np.zeros((len(objects), 16), np.uint8)
+    if layout.name is not None:
+        names = contents[:, layout.name : layout.name + 16]
+    signal, status = column(4, 4), column(layout.status, 4)
+    is_sound = (contents[:, 0] == PROCESS_OBJECT) & (contents[:, 2] == layout.size_byte)
     places = (layout.links + 2 * width, layout.name, layout.exited, layout.created, layout.parent)
     last = max(place for place in places if place is not None)
-    is_whole = kernel.physical(objects + np.uint64(last)) >= 0
-    threads = _first_threads(kernel, layout, objects)
-    contents = chain.from_iterable(
-        kernel.read(objects[start : start + _READ_AT_ONCE], OBJECT_BYTES[bits])
-        for start in range(0, len(objects), _READ_AT_ONCE)
-    )
-    for row, (address, read) in enumerate(zip(objects.tolist(), contents, strict=True)):
-        content = read.tobytes()
-
-        def number(offset: int | None, size: int, content: bytes = content) -> int:
-            return (
-                0 if offset is None else int.from_bytes(content[offset : offset + size], "little")
-            )
-
-        dtb = number(TABLE_BASE[bits], width)
-        name = content[layout.name : layout.name + 16] if layout.name is not None else b""
-        signal, status = number(4, 4), number(layout.status, 4)
-        has_threads, thread_pid = threads[row]
+    signs = np.array(layout.signs, np.int64) // 4
+    bytes_of = [row.tobytes()[:NAME_BYTES].split(b"\0")[0] for row in names]
+    dtb = column(TABLE_BASE[layout.bits]).tolist()
+    for *numbers, name, base, second, is_header, has_tag, is_name, is_whole, lacks, threads in zip(
+        objects.tolist(),
+        kernel.physical(objects).tolist(),
+        column(layout.pid).tolist(),
+        column(layout.parent).tolist(),
+        column(layout.created, 8).tolist(),
+        column(layout.exited, 8).tolist(),
+        signal.tolist(),
+        status.tolist(),
+        bytes_of,
+        dtb,
+        column(layout.shadow).tolist(),
+        (is_sound & (signal <= 1)).tolist(),
+        have_pool_tag(kernel, objects, layout.tags).tolist(),
+        (are_names(names) | (layout.name is None)).tolist(),
+        (kernel.physical(objects + np.uint64(last)) >= 0).tolist(),
+        (contents.view("<u4")[:, signs] == 0).any(axis=1).tolist(),
+        _first_threads(kernel, layout, objects),
+        strict=True,
+    ):
+        address, physical, pid, ppid, created, exited, is_signalled, code = numbers
         yield _Object(
             address=address,
-            physical=int(physical[row]),
-            pid=number(layout.pid, width),
-            ppid=number(layout.parent, width),
-            name=name[:NAME_BYTES].split(b"\0")[0],
-            dtb=dtb,
-            created=number(layout.created, 8),
-            exited=number(layout.exited, 8),
-            is_signalled=signal != 0,
-            has_ended_by_status=None if layout.status is None else status != STILL_ACTIVE,
-            space=bases.get(dtb & ~BASE_NUMBER),
-            shadow=shadows.get(number(layout.shadow, width) & ~0xFFF),
-            is_header_sound=content[0] == PROCESS_OBJECT
-            and content[2] == layout.size_byte
-            and signal <= 1,
-            has_tag=bool(tags[row]),
-            is_name_sound=layout.name is None
-            or bool(are_names(np.frombuffer(name.ljust(16, b"\0"), np.uint8))),
-            is_whole=bool(is_whole[row]),
-            thread_pid=thread_pid,
-            has_threads=has_threads,
-            lacks_signs=any(not number(place, 4) for place in layout.signs),
+            physical=physical,
+            pid=pid,
+            ppid=ppid,
+            name=name,
+            dtb=base,
+            created=created,
+            exited=exited,
+            is_signalled=is_signalled != 0,
+            has_ended_by_status=None if layout.status is None else code != STILL_ACTIVE,
+            space=bases.get(base & ~BASE_NUMBER),
+            shadow=shadows.get(second & ~0xFFF),
+            is_header_sound=is_header,
+            has_tag=has_tag,
+            is_name_sound=is_name,
+            is_whole=is_whole,
+            thread_pid=threads[1],
+            has_threads=threads[0],
+            lacks_signs=lacks,
         )
 
 

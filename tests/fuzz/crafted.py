@@ -223,6 +223,35 @@ def _list(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words.reshape(-1)[at : at + 2] = virtual
 
 
+def _fakes(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and hold copies of a process in a list of their own."""
+    virtual, pages = _as_kernel(words, given)
+    place = given.objects[1]
+    words[pages] = words[place // PAGE]
+    at = (place % PAGE + given.links) // 8
+    links = virtual + PAGE * np.arange(len(pages), dtype=np.uint64) + np.uint64(at * 8)
+    words[pages, at], words[pages, at + 1] = np.roll(links, -1), np.roll(links, 1)
+    words[pages, at - 1] = 4 * np.arange(2, len(pages) + 2)
+    bases = np.array(given.bases, np.uint64)
+    words[pages, place % PAGE // 8 + 5] = bases[np.arange(len(pages)) % len(bases)]
+
+
+def _homeless(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Every unused page is a copy of a process' top-level table that nobody leads to."""
+    words[given.unused] = words[given.tops[1]]
+    words[given.unused, _OWN] = _entries(given.unused, _KERNEL)
+
+
+def _homeless_objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Half of the unused pages are such tables, and the others full of what names these."""
+    _, pages = _as_kernel(words, given)
+    tables = np.setdiff1d(given.unused, pages)[:-8]
+    pages, tables = pages[::2], np.concatenate((tables, pages[1::2]))
+    words[tables] = words[given.tops[1]]
+    words[tables, _OWN] = _entries(tables, _KERNEL)
+    words[pages] = _entries(rng.choice(tables, (len(pages), 512)), 0)
+
+
 def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """Most unused pages are the kernel's, and full of one process's four pointers (PAE)."""
     at = given.bases[1] // 8
@@ -267,6 +296,9 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "alike": ("windows", _alike),
     "objects": ("windows", _objects),
     "list": ("windows", _list),
+    "fake processes": ("windows", _fakes),
+    "tables of nobody": ("windows", _homeless),
+    "tables of nobody, named": ("windows", _homeless_objects),
     "pointers": ("pae", _pointers),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
 }
