@@ -107,21 +107,34 @@ class Snapshot(PageMap):
     @cached_property
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
-        rows = self.mappings.take(self.mappings.space != SHARED)
-        row, part, frame = self.pages_of(rows)
-        virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
-        # One number to sort by, much faster than three: frame, process, user before kernel.
-        holder = frame * len(self.processes) + rows.space[row]
-        key = holder * 2 + ~rows.is_user[row]
+        rows = self.mappings
+        is_own = rows.space != SHARED
+        small = np.flatnonzero(is_own & (rows.frames == 1))
+        large = rows.take(is_own & (rows.frames > 1))
+        row, part, frame = self.pages_of(large)
+        # One number to sort by, much faster than three: frame, process, user before kernel. Large
+        # columns are let go of as soon as they can be: there are millions of rows.
+        key = np.concatenate((rows.frame[small], frame)) * len(self.processes)
+        key += np.concatenate((rows.space[small], large.space[row]))
+        key *= 2
+        key += np.concatenate((rows.access[small], large.access[row])) & MAY_USER == 0
+        virtual = large.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
+        virtual = np.concatenate((rows.virtual[small], virtual))
+        del small, large, row, part, frame
         order = np.argsort(key)
         key = key[order]
+        virtual = virtual[order]
+        del order
         starts = np.flatnonzero(np.diff(key, prepend=-1))
-        virtual = np.minimum.reduceat(virtual[order], starts) if len(starts) else virtual
-        key = key[starts]
+        if len(starts) < len(key):
+            virtual = np.minimum.reduceat(virtual, starts)
+            key = key[starts]
+        del starts
         first = np.diff(key // 2, prepend=-1) != 0
         key = key[first]
+        virtual = virtual[first]
         frame, process = np.divmod(key // 2, max(len(self.processes), 1))
-        return Owners(frame, process.astype(np.int32), virtual[first], key % 2 == 0)
+        return Owners(frame, process.astype(np.int32), virtual, key % 2 == 0)
 
     @cached_property
     def access(self) -> NDArray[np.uint8]:
@@ -155,17 +168,25 @@ class Snapshot(PageMap):
 
     def pages_of_processes(self) -> NDArray[np.int64]:
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
+        return self._pages_of_processes.copy()
+
+    @cached_property
+    def _pages_of_processes(self) -> NDArray[np.int64]:
         # Without `owners`, which costs a sort of all rows, and without listing large pages.
-        rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
-        runs = _runs_of_large(rows.take(rows.frames > 1), self.classes.size)
-        if len(runs.space):
-            rows = rows.take((rows.frames == 1) & ~runs.cover(rows.space, rows.frame))
+        rows = self.mappings
+        chosen = rows.is_user & (rows.space != SHARED)
+        runs = _runs_of_large(rows.take(chosen & (rows.frames > 1)), self.classes.size)
+        chosen &= rows.frames == 1
         # As numbers of 16 bits, if these do, the sort is a quick one.
-        process = rows.space.astype(np.min_scalar_type(len(self.processes)))
+        process = rows.space[chosen].astype(np.min_scalar_type(len(self.processes)))
+        frame = rows.frame[chosen]
+        if len(runs.space):
+            left = ~runs.cover(process.astype(np.int32), frame)
+            process, frame = process[left], frame[left]
         by_process = np.argsort(process, kind="stable")
         process = process[by_process]
-        frame = rows.frame[by_process]
-        del rows  # many megabytes
+        frame = frame[by_process]
+        del chosen, by_process  # many megabytes
         edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
         held = np.zeros(self.classes.size, bool)
         held_again = np.zeros(self.classes.size, bool)
