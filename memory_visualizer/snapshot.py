@@ -20,6 +20,7 @@ from memory_visualizer.pagemap import (
     classify,
     count_frames,
     count_values,
+    distinct,
     mark_runs,
 )
 from memory_visualizer.paging import (
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
 _FRAMES_AT_ONCE = 256
+_ROWS_AT_ONCE = 1 << 17
+"""Of mappings; a few megabytes."""
 _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_PID = 4
@@ -107,6 +110,10 @@ class Snapshot(PageMap):
     @cached_property
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
+        return self.find_owners()
+
+    def find_owners(self) -> Owners:
+        """The same as `owners`, for whoever needs it once: it is as large as the mappings."""
         rows = self.mappings
         is_own = rows.space != SHARED
         small = np.flatnonzero(is_own & (rows.frames == 1))
@@ -181,7 +188,7 @@ class Snapshot(PageMap):
         process = rows.space[chosen].astype(np.min_scalar_type(len(self.processes)))
         frame = rows.frame[chosen]
         if len(runs.space):
-            left = ~runs.cover(process.astype(np.int32), frame)
+            left = ~runs.cover(process, frame)
             process, frame = process[left], frame[left]
         by_process = np.argsort(process, kind="stable")
         process = process[by_process]
@@ -190,15 +197,13 @@ class Snapshot(PageMap):
         edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
         held = np.zeros(self.classes.size, bool)
         held_again = np.zeros(self.classes.size, bool)
-        slot = np.zeros(self.classes.size, np.int32)
         pages = []
         for start, end in pairwise(edges):
-            mine = frame[start:end]
-            number = np.arange(len(mine), dtype=np.int32)
-            slot[mine] = number
-            pages.append(mine[slot[mine] == number])  # each frame once
-            held_again[pages[-1]] |= held[pages[-1]]
-            held[pages[-1]] = True
+            mine = distinct(frame[start:end])
+            frame[start : start + len(mine)] = mine
+            pages.append(frame[start : start + len(mine)])
+            held_again[mine] |= held[mine]
+            held[mine] = True
         if len(runs.space):
             depth = runs.depth(self.classes.size)
             held_again |= (held & (depth > 0)) | (depth > 1)
@@ -324,14 +329,17 @@ class _Runs:
     end: NDArray[np.int64]
     """The frame behind the last one."""
 
-    def cover(self, space: NDArray[np.int32], frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def cover(self, space: NDArray[np.integer[Any]], frame: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frames, each of a process, lie in a stretch of that process."""
         size = int(self.end.max(initial=0)) + 1
         starts = self.space * size + self.first
-        asked = space.astype(np.int64) * size + np.minimum(frame, size - 1)
-        row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
-        covered: NDArray[np.bool_] = asked >= starts[row]
-        covered &= asked < (self.space * size + self.end)[row]
+        ends = self.space * size + self.end
+        covered = np.zeros(len(frame), bool)
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            asked = space[part].astype(np.int64) * size + np.minimum(frame[part], size - 1)
+            row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
+            covered[part] = (asked >= starts[row]) & (asked < ends[row])
         return covered
 
     def depth(self, frame_count: int) -> NDArray[np.int32]:
@@ -343,9 +351,9 @@ class _Runs:
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many frames of each stretch are marked."""
-        before = np.zeros(marks.size + 1, np.int64)
+        before = np.zeros(marks.size + 1, np.uint32)  # no more frames than MAX_FRAMES
         np.cumsum(marks, out=before[1:])
-        return before[self.end] - before[self.first]
+        return before[self.end].astype(np.int64) - before[self.first]
 
 
 def _runs_of_large(rows: Mappings, frame_count: int) -> _Runs:
@@ -633,7 +641,9 @@ class _Rest:
         No honest machine has so many mappings of so few frames, but memory must not be what a
         dump can take from those who look at it. A space that has too many loses its own.
         """
-        kept = []
+        joined: list[Mappings] = []
+        kept: list[Mappings] = []
+        waiting = 0
         for part in walked:
             fits = self._fits(part)
             some = part if fits.all() else part.take(fits)
@@ -642,9 +652,15 @@ class _Rest:
                 self._add(part)
                 continue
             kept.append(some)
+            # Many small parts, let go of one by one, would leave memory in pieces.
+            waiting += len(some.frame)
+            if waiting > _ROWS_AT_ONCE:
+                joined.append(Mappings.join(kept))
+                waiting = 0
             if some is not part:
                 self._add(part.take(~fits))
-        return Mappings.join(kept)
+        joined.append(Mappings.join(kept))
+        return Mappings.join(joined)
 
     def _fits(self, part: Mappings) -> NDArray[np.bool_]:
         """Which mappings are of spaces that have not too many."""
@@ -710,10 +726,8 @@ def _mappings_of(
                 owners.append(index)
                 has_shadows = True
     walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
-    mappings = rest.without(walked)
-    if has_shadows:  # both tables of a process lead to its pages
-        return merge_alike(mappings)
-    return merge_kernel(mappings)
+    # With shadows both tables of a process lead to its pages.
+    return (merge_alike if has_shadows else merge_kernel)(rest.without(walked))
 
 
 def of_mappings(

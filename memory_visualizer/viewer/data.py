@@ -78,34 +78,37 @@ def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.uin
     held_by = count_frames(rows.frame, snapshot.classes.size)
 
     # Rows become groups: a page at an address, and the processes that have it there.
-    starts = np.flatnonzero(_changes(rows.frame, rows.virtual, rows.user))
-    sizes = np.diff(starts, append=len(rows.frame))
-    group_set = _number_sets(rows.user[starts], starts, sizes, rows.process)
+    index: type[np.signedinteger[Any]] = np.int32 if len(rows.frame) < 1 << 31 else np.int64
+    starts = np.flatnonzero(_changes(rows.frame, rows.virtual, rows.user)).astype(index)
+    sizes = np.diff(starts, append=index(len(rows.frame)))
+    user, virtual, frame = rows.user[starts], rows.virtual[starts], rows.frame[starts]
+    process = rows.process
+    del rows
+    group_set = _number_sets(user, starts, sizes, process)
 
     # Groups become stretches.
-    order = _order_of_groups(group_set, rows.virtual[starts])
-    starts, group_set = starts[order], group_set[order]
-    sizes = sizes[order]
+    order = _order_of_groups(group_set, virtual)
+    virtual, frame, user = virtual[order], frame[order], user[order]
+    starts, sizes, group_set = starts[order], sizes[order], group_set[order]
     del order
-    frame_of, virtual_of = rows.frame[starts].astype(np.int64), rows.virtual[starts]
-    steps = np.arange(len(starts))
-    begins = np.flatnonzero(_changes(group_set, virtual_of - steps, frame_of - steps))
-    del steps
+    is_next = ~_changes(group_set)
+    is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
+    begins = np.flatnonzero(~is_next)
     length = np.diff(begins, append=len(starts))
-    run_set, run_virtual = group_set[begins], virtual_of[begins]
+    run_set, run_virtual = group_set[begins], virtual[begins]
     end = np.where(_changes(run_set), 0, np.roll(run_virtual + length, 1))
 
     firsts = np.flatnonzero(_changes(group_set))  # the first group of each set stands for it
     set_size = sizes[firsts]
     row = np.repeat(starts[firsts] - np.cumsum(set_size) + set_size, set_size)
-    members = rows.process[row + np.arange(len(row))]
+    members = process[row + np.arange(len(row))]
     return {
-        "run_frame": pack(frame_of[begins]),
+        "run_frame": pack(frame[begins]),
         "run_length": pack(length),
         # Large pages may begin below where the one before ends: modulo the whole address space.
         "run_gap": pack((run_virtual - end) % _ADDRESS_SPACE),
         "set_runs": pack(np.bincount(run_set)),
-        "set_user": pack(rows.user[starts[firsts]].view(np.uint8)),
+        "set_user": pack(user[firsts].view(np.uint8)),
         "set_size": pack(set_size),
         "members": pack(members),
     }, held_by
@@ -126,7 +129,7 @@ class _Rows:
     process: NDArray[np.int32]
     """The number after the last process's stands for the kernel, which all share."""
 
-    def sort(self, order: NDArray[np.intp], rows: NDArray[np.intp] | slice) -> None:
+    def sort(self, order: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
         """Put some of the rows in another order."""
         for column in (self.frame, self.virtual, self.user, self.process):
             column[rows] = column[rows][order]
@@ -134,22 +137,24 @@ class _Rows:
 
 def _all_owners(snapshot: Snapshot) -> _Rows:
     """Snapshot.owners and the kernel's, by frame, virtual page, kernel before user, and process."""
-    owners = snapshot.owners
+    owners = snapshot.find_owners()
     shared = snapshot.mappings.take(snapshot.mappings.space == SHARED)
     row, part, frame = snapshot.pages_of(shared)
     virtual = shared.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
     order = np.lexsort((virtual, frame))
     first = order[_changes(frame[order])]
-    of_kernel = len(first)
+    frame, virtual = frame[first], virtual[first]
+    # The kernel's rows go behind those of the same frame: all is in the order of frames already.
+    places = np.searchsorted(owners.frame, frame, "right")
     rows = _Rows(
-        np.concatenate((owners.frame, frame[first]), dtype=np.uint32, casting="unsafe"),
-        np.concatenate((owners.virtual, virtual[first])).view(np.int64),
-        np.concatenate((owners.is_user, np.zeros(of_kernel, bool))),
-        np.append(owners.process, np.full(of_kernel, len(snapshot.processes), np.int32)),
+        np.insert(owners.frame.astype(np.uint32), places, frame),
+        np.insert(owners.virtual, places, virtual).view(np.int64),
+        np.insert(owners.is_user, places, False),
+        np.insert(owners.process, places, np.int32(len(snapshot.processes))),
     )
+    del owners, shared, row, part, frame, virtual, order, first, places
     rows.virtual >>= PAGE_SIZE.bit_length() - 1
     rows.virtual &= _ADDRESS_SPACE - 1
-    rows.sort(np.argsort(rows.frame, kind="stable"), slice(None))
     # Few pages are at different addresses, or both the kernel's and a user's.
     differs = _changes(rows.virtual, rows.user) & ~_changes(rows.frame)
     mixed = np.zeros(snapshot.classes.size, bool)
@@ -161,14 +166,14 @@ def _all_owners(snapshot: Snapshot) -> _Rows:
 
 
 def _order_of_groups(
-    group_set: NDArray[np.int64], virtual: NDArray[np.int64]
+    group_set: NDArray[np.int32], virtual: NDArray[np.int64]
 ) -> NDArray[np.signedinteger[Any]]:
     """By set and virtual page; those that have both in common stay in their order."""
     # Addresses are canonical: what is above these bits is all ones or all zeros.
     bits = _CANONICAL_BITS
     if int(group_set.max(initial=0)) >= 1 << (63 - bits):
         return np.lexsort((virtual, group_set))
-    key = group_set << bits | virtual & ((1 << bits) - 1)
+    key = group_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
     order = np.argsort(key)  # much faster than a stable sort, and seldom another
     key = key[order]
     return np.lexsort((virtual, group_set)) if (key[1:] == key[:-1]).any() else order
@@ -180,10 +185,10 @@ _CANONICAL_BITS = 45
 
 def _number_sets(
     user: NDArray[np.bool_],
-    starts: NDArray[np.intp],
-    sizes: NDArray[np.intp],
+    starts: NDArray[np.signedinteger[Any]],
+    sizes: NDArray[np.signedinteger[Any]],
     process: NDArray[np.int32],
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """Number the different sets of processes, 0 and up, and give each group that of its set.
 
     Process by process: groups stay alike as long as their first, second, … are the same.
@@ -200,7 +205,7 @@ def _number_sets(
         free += count
         place += 1
         longer = longer[sizes[longer] > place]
-    return _ranks(numbers)[0]
+    return _ranks(numbers)[0].astype(np.int32)
 
 
 def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

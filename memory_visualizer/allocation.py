@@ -1,0 +1,25 @@
+"""Memory that is let go of goes back to the system at once, where it can be arranged.
+
+The C library of Linux keeps what was freed, for all but the largest blocks, and raises the limit as
+it goes: columns of some megabytes, made and let go of one after the other, then leave holes that
+add up to more than all that is in use.
+"""
+
+import ctypes
+import sys
+
+_M_MMAP_THRESHOLD = -3  # malloc.h, as of glibc
+_LARGE = 1 << 20
+
+
+def give_back_large_blocks() -> None:
+    """Let every block from a megabyte on be given back when it is freed (mallopt(3), glibc).
+
+    For the commands to call: what a library is used in has its own mind.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    except (OSError, AttributeError):
+        return  # another C library
