@@ -8,8 +8,9 @@ add up to more than all that is in use.
 import ctypes
 import sys
 
-_M_MMAP_THRESHOLD = -3  # malloc.h, as of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h, as of glibc
 _LARGE = 1 << 20
+_KEPT = 16 << 20  # of small blocks, so that those used again and again are not asked for each time
 
 
 def give_back_large_blocks() -> None:
@@ -20,6 +21,8 @@ def give_back_large_blocks() -> None:
     if not sys.platform.startswith("linux"):
         return
     try:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
     except (OSError, AttributeError):
         return  # another C library
