@@ -18,6 +18,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -73,22 +74,17 @@ def _read_into(file: BinaryIO, target: NDArray[Any], offset: int) -> int:
     return done
 
 
-class _at:  # noqa: N801 - used like a function
+@contextmanager
+def _at(file: BinaryIO, offset: int) -> Iterator[int]:
     """A file's descriptor at another place for a moment, where there is no pread (Windows)."""
-
-    def __init__(self, file: BinaryIO, offset: int) -> None:
-        self._descriptor = file.fileno()
-        self._offset = offset
-
-    def __enter__(self) -> int:
-        _seeking.acquire()
-        self._before = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-        os.lseek(self._descriptor, self._offset, os.SEEK_SET)
-        return self._descriptor
-
-    def __exit__(self, *_: object) -> None:
-        os.lseek(self._descriptor, self._before, os.SEEK_SET)
-        _seeking.release()
+    descriptor = file.fileno()
+    with _seeking:
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        try:
+            yield descriptor
+        finally:
+            os.lseek(descriptor, before, os.SEEK_SET)
 
 
 class PagesFile(ABC):
