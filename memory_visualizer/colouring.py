@@ -56,8 +56,7 @@ class Colouring:
 
 def by_class(page_map: PageMap, palette: Palette) -> Colouring:
     """Colour frames by their PageClass, which is also the index of the swatch."""
-    swatches = tuple(Swatch(page_class.label, palette[page_class]) for page_class in PageClass)
-    return Colouring("class", page_map.classes, swatches)
+    return Colouring("class", page_map.classes, _class_swatches(page_map, palette))
 
 
 def colour_by(
@@ -91,23 +90,32 @@ _ZEROS: Colour = (255, 255, 255)
 
 def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour the pages of user mode by whose they are; all others are shades of grey."""
-    base = (
+    base = BASE_SWATCHES
+    values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
+    owners = snapshot.owners
+    frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
+    alone = count_frames(frame, values.size)[frame] == 1
+    values[frame[alone]] = process[alone] + base
+    swatches = _process_swatches(snapshot, palette)
+    return Colouring("process", values, swatches, general=base)
+
+
+BASE_SWATCHES = 5
+"""Of the colouring by process: those that stand for no process, the first ones."""
+
+
+def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
         Swatch("absent", palette[PageClass.ABSENT]),
         Swatch("several processes", _SHARED),
         Swatch("kernel", _KERNEL),
         Swatch("unused-data", _DATA),
         Swatch("unused-zero", _ZEROS),
+        *(
+            Swatch(f"{process.name} ({process.pid})", process_colour(process))
+            for process in snapshot.processes
+        ),
     )
-    swatches = base + tuple(
-        Swatch(f"{process.name} ({process.pid})", process_colour(process))
-        for process in snapshot.processes
-    )
-    values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
-    owners = snapshot.owners
-    frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
-    alone = count_frames(frame, values.size)[frame] == 1
-    values[frame[alone]] = process[alone] + len(base)
-    return Colouring("process", values, swatches, general=len(base))
 
 
 def process_colour(process: Process) -> Colour:
@@ -137,18 +145,21 @@ _KERNEL_RIGHTS: dict[str, Colour] = {
 
 def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour frames by what may be done with them: Snapshot.access."""
-    swatches = [
+    writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
+    values = look_up(np.array([0, 3, 3, 7, 2, 2], np.uint8), snapshot.classes)
+    values[values >= 3] += (writable + 2 * executable.view(np.uint8))[values >= 3]
+    values[(values >= 3) & (snapshot.mapping_count == 0)] = 1
+    return Colouring("protection", values, _protection_swatches(snapshot, palette))
+
+
+def _protection_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
         Swatch("absent", palette[PageClass.ABSENT]),
         Swatch("kernel, by no table", _KERNEL),
         Swatch("unused", (246, 246, 242)),
         *[Swatch(f"user {rights}", colour) for rights, colour in _USER_RIGHTS.items()],
         *[Swatch(f"kernel {rights}", colour) for rights, colour in _KERNEL_RIGHTS.items()],
-    ]
-    writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
-    values = look_up(np.array([0, 3, 3, 7, 2, 2], np.uint8), snapshot.classes)
-    values[values >= 3] += (writable + 2 * executable.view(np.uint8))[values >= 3]
-    values[(values >= 3) & (snapshot.mapping_count == 0)] = 1
-    return Colouring("protection", values, tuple(swatches))
+    )
 
 
 _ENTROPY_BINS = 16
@@ -156,14 +167,22 @@ _ENTROPY_BINS = 16
 
 def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8]) -> Colouring:
     """Colour frames by contents.entropy, in half bits per byte; zeros are white."""
-    swatches = [Swatch("absent", palette[PageClass.ABSENT]), Swatch("zeros", _ZEROS)]
-    for step, colour in enumerate(ramp(_ENTROPY_BINS)):
-        swatches.append(Swatch(f"{step / 2:.1f} to {(step + 1) / 2:.1f} bits per byte", colour))
     bins = np.minimum(entropy.astype(np.uint16) * _ENTROPY_BINS // ENTROPY_STEPS, _ENTROPY_BINS - 1)
     values = (bins + 2).astype(np.uint8)
     values[snapshot.zero] = 1
     values[snapshot.classes == PageClass.ABSENT] = 0
-    return Colouring("entropy", values, tuple(swatches))
+    return Colouring("entropy", values, _entropy_swatches(snapshot, palette))
+
+
+def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("zeros", _ZEROS),
+        *(
+            Swatch(f"{step / 2:.1f} to {(step + 1) / 2:.1f} bits per byte", colour)
+            for step, colour in enumerate(ramp(_ENTROPY_BINS))
+        ),
+    )
 
 
 _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
@@ -172,6 +191,12 @@ _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
 
 def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour frames by how many mappings lead to them."""
+    values = (np.searchsorted(_MAPPING_BINS, snapshot.mapping_count, "right") + 1).astype(np.uint8)
+    values[snapshot.classes == PageClass.ABSENT] = 0
+    return Colouring("mappings", values, _mapping_swatches(snapshot, palette))
+
+
+def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     swatches = [Swatch("absent", palette[PageClass.ABSENT]), Swatch("not mapped", _ZEROS)]
     ends = [*(start - 1 for start in _MAPPING_BINS[1:]), None]
     for start, end, colour in zip(_MAPPING_BINS, ends, ramp(len(_MAPPING_BINS)), strict=True):
@@ -182,9 +207,7 @@ def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
         else:
             label = f"{start} to {end} mappings"
         swatches.append(Swatch(label, colour))
-    values = (np.searchsorted(_MAPPING_BINS, snapshot.mapping_count, "right") + 1).astype(np.uint8)
-    values[snapshot.classes == PageClass.ABSENT] = 0
-    return Colouring("mappings", values, tuple(swatches))
+    return tuple(swatches)
 
 
 # What processes use is warm, the kernel's own cool; what could be taken at any time is pale.
@@ -209,6 +232,28 @@ def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
         raise BadInputError(
             f"{snapshot.dump.path} does not tell the state of its pages, as Linux dumps do"
         )
+    return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
+
+
+def _state_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     colours = {PageState.ABSENT: palette[PageClass.ABSENT], **_STATES}
-    swatches = tuple(Swatch(state.label, colours[state]) for state in PageState)
-    return Colouring("state", snapshot.states, swatches)
+    return tuple(Swatch(state.label, colours[state]) for state in PageState)
+
+
+def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
+    return tuple(Swatch(page_class.label, palette[page_class]) for page_class in PageClass)
+
+
+_SWATCHES: dict[str, Callable[[Snapshot, Palette], tuple[Swatch, ...]]] = {
+    "class": _class_swatches,
+    "process": _process_swatches,
+    "protection": _protection_swatches,
+    "entropy": _entropy_swatches,
+    "mappings": _mapping_swatches,
+    "state": _state_swatches,
+}
+
+
+def swatches_of(name: str, snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    """The swatches that colour_by gives, without looking at any frame."""
+    return _SWATCHES[name](snapshot, palette)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer import __version__
+from memory_visualizer.allocation import give_back_large_blocks
 from memory_visualizer.colouring import Colouring
 from memory_visualizer.dump import Dump
 from memory_visualizer.errors import (
@@ -42,6 +43,7 @@ def run(program: str, action: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    give_back_large_blocks()
     _end_on_bus_error(program)
     # Ended from outside, leave nothing half written behind.
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,14 +1,17 @@
 """What the contents of pages look like, apart from who uses them."""
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.bytecount import PAGES_AT_ONCE, Counts, byte_counter
 from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words
+from memory_visualizer.formats.base import zero_pages
 
 ENTROPY_STEPS = 255
 """What stands for 8 bits per byte, as much as there can be."""
 
-_PAGES_AT_ONCE = 64
 # The information in a byte value that occurs n times in a page, times n; 0 bits where n is 0.
 _COUNTS = np.arange(PAGE_SIZE + 1)
 _BITS = _COUNTS * np.log2(PAGE_SIZE / np.maximum(_COUNTS, 1))
@@ -24,11 +27,15 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     """
     steps = np.zeros(dump.frame_count, np.uint8)
 
+    of_thread = threading.local()
+
     def look(frames: NDArray[np.int64], words: Words) -> int:
-        filled = np.flatnonzero(words.any(axis=1))
-        for start in range(0, len(filled), _PAGES_AT_ONCE):
-            rows = filled[start : start + _PAGES_AT_ONCE]
-            steps[frames[rows]] = _entropy_of_pages(words[rows])
+        if not hasattr(of_thread, "count"):
+            of_thread.count = byte_counter()
+        filled = np.flatnonzero(~zero_pages(words))
+        for start in range(0, len(filled), PAGES_AT_ONCE):
+            rows = filled[start : start + PAGES_AT_ONCE]
+            steps[frames[rows]] = _steps(of_thread.count(words[rows].view(np.uint8)))
         return int(frames[-1]) + 1
 
     for done in dump.each_block(look):
@@ -37,10 +44,8 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     return steps
 
 
-def _entropy_of_pages(words: Words) -> NDArray[np.uint8]:
-    pages = words.view(np.uint8)
-    values = pages + np.arange(len(pages), dtype=np.uint16)[:, None] * np.uint16(256)
-    counts = np.bincount(values.ravel(), minlength=len(pages) * 256).reshape(-1, 256)
+def _steps(counts: Counts) -> NDArray[np.uint8]:
+    """The entropy of pages in which the byte values come so often."""
     bits = _BITS[counts].sum(axis=1) / PAGE_SIZE
     steps: NDArray[np.uint8] = np.rint(bits * (ENTROPY_STEPS / 8)).astype(np.uint8)
     return steps

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.csvtable import csv_parts
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.output import whole_file
@@ -27,8 +28,6 @@ TABLE_FORMATS = (".npz", ".csv", ".parquet")
 
 _LABELS = [page_class.label for page_class in PageClass]
 _STATE_LABELS = [state.label for state in PageState]
-_FRAMES_AT_ONCE = 1 << 16
-
 
 _LEVEL = 2
 """Of zlib's, in tables."""
@@ -92,37 +91,8 @@ _COLUMNS = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner
 def _write_csv(file: IO[bytes], snapshot: Snapshot) -> None:
     columns = _COLUMNS if snapshot.states is None else (*_COLUMNS, "state")
     file.write(",".join(columns).encode("ascii") + b"\n")
-    for first in range(0, snapshot.classes.size, _FRAMES_AT_ONCE):
-        last = min(first + _FRAMES_AT_ONCE, snapshot.classes.size)
-        file.write("".join(_csv_rows(snapshot, first, last)).encode("ascii"))
-
-
-def _csv_rows(snapshot: Snapshot, first: int, last: int) -> Iterator[str]:
-    """The rows of some frames: numbers and class names only, so there is nothing to quote."""
-    frames = slice(first, last)
-    owners = snapshot.owners
-    edges = np.searchsorted(owners.frame, np.arange(first, last + 1))
-    starts = (edges - edges[0]).tolist()
-    mine = slice(edges[0], edges[-1])
-    pids = list(map(str, _pids(snapshot)[owners.process[mine]].tolist()))
-    virtuals = list(map(hex, owners.virtual[mine].tolist()))
-    states = [""] * (last - first)
-    if snapshot.states is not None:
-        states = [f",{_STATE_LABELS[state]}" for state in snapshot.states[frames].tolist()]
-    columns = zip(
-        snapshot.classes[frames].tolist(),
-        snapshot.zero[frames].tolist(),
-        snapshot.mapping_count[frames].tolist(),
-        starts,
-        starts[1:],
-        states,
-        strict=False,
-    )
-    for pfn, (page_class, zero, mappings, start, end, state) in enumerate(columns, first):
-        yield (
-            f"{pfn},{pfn * PAGE_SIZE:#x},{_LABELS[page_class]},{zero:d},{mappings},"
-            f"{' '.join(pids[start:end])},{' '.join(virtuals[start:end])}{state}\n"
-        )
+    for part in csv_parts(snapshot, snapshot.owners, _pids(snapshot)):
+        file.write(part.encode("ascii"))
 
 
 def _write_parquet(file: IO[bytes], snapshot: Snapshot) -> None:

@@ -126,7 +126,7 @@ def count_values(values: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray
     return counts
 
 
-def count_frames(frames: NDArray[np.int64], frame_count: int) -> NDArray[np.uint32]:
+def count_frames(frames: NDArray[np.integer[Any]], frame_count: int) -> NDArray[np.uint32]:
     """How often each frame comes among these; np.bincount would take twice the room."""
     counts = np.zeros(frame_count, np.uint32)
     # Ones of the same type as the counts: so `at` is twenty times as fast.

@@ -9,7 +9,7 @@ cost no more than others.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,14 +219,23 @@ class Mappings:
 
     @classmethod
     def join(cls, parts: list["Mappings"]) -> "Mappings":
-        """Many tables of mappings as one."""
+        """Many tables of mappings as one; `parts` is empty afterwards.
+
+        There are megabytes of them, so each column is let go of when it has been joined.
+        """
+        columns = [part.columns for part in parts]
+        parts.clear()
         return cls(
-            np.concatenate([np.empty(0, np.int32), *(part.space for part in parts)]),
-            np.concatenate([np.empty(0, np.uint64), *(part.virtual for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.frame for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.frames for part in parts)]),
-            np.concatenate([np.empty(0, np.uint8), *(part.access for part in parts)]),
+            *(
+                np.concatenate([empty, *(column.pop(0) for column in columns)])
+                for empty in _NO_MAPPINGS
+            )
         )
+
+    @property
+    def columns(self) -> list[NDArray[Any]]:
+        """All columns, in their order."""
+        return [self.space, self.virtual, self.frame, self.frames, self.access]
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Mappings":
         """Some of the rows."""
@@ -243,6 +252,15 @@ class Mappings:
         """Which mappings user mode may use."""
         user: NDArray[np.bool_] = self.access & MAY_USER != 0
         return user
+
+
+_NO_MAPPINGS = [
+    np.empty(0, np.int32),
+    np.empty(0, np.uint64),
+    np.empty(0, np.int64),
+    np.empty(0, np.int64),
+    np.empty(0, np.uint8),
+]
 
 
 @dataclass(frozen=True)
@@ -557,7 +575,12 @@ def merge_kernel(mappings: Mappings) -> Mappings:
     Each process has its own half of the tables once, so only the kernel's half comes again.
     """
     user = mappings.is_user
-    return Mappings.join([mappings.take(user), merge_alike(mappings.take(~user))])
+    kernel = merge_alike(mappings.take(~user))
+    columns = mappings.columns
+    del mappings  # whoever keeps no reference has room for the result
+    return Mappings(
+        *(np.concatenate((columns.pop(0)[user], of_kernel)) for of_kernel in kernel.columns)
+    )
 
 
 def most_mappings(memory: PhysicalMemory) -> int:

@@ -21,6 +21,7 @@ from memory_visualizer.pagemap import (
     classify,
     count_frames,
     count_values,
+    distinct,
     mark_runs,
 )
 from memory_visualizer.paging import (
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
 _FRAMES_AT_ONCE = 256
+_ROWS_AT_ONCE = 1 << 17
+"""Of mappings; a few megabytes."""
 _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_PID = 4
@@ -109,21 +112,38 @@ class Snapshot(PageMap):
     @cached_property
     def owners(self) -> Owners:
         """Who has which page: see Owners."""
-        rows = self.mappings.take(self.mappings.space != SHARED)
-        row, part, frame = self.pages_of(rows)
-        virtual = rows.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
-        # One number to sort by, much faster than three: frame, process, user before kernel.
-        holder = frame * len(self.processes) + rows.space[row]
-        key = holder * 2 + ~rows.is_user[row]
+        return self.find_owners()
+
+    def find_owners(self) -> Owners:
+        """The same as `owners`, for whoever needs it once: it is as large as the mappings."""
+        rows = self.mappings
+        is_own = rows.space != SHARED
+        small = np.flatnonzero(is_own & (rows.frames == 1))
+        large = rows.take(is_own & (rows.frames > 1))
+        row, part, frame = self.pages_of(large)
+        # One number to sort by, much faster than three: frame, process, user before kernel. Large
+        # columns are let go of as soon as they can be: there are millions of rows.
+        key = np.concatenate((rows.frame[small], frame)) * len(self.processes)
+        key += np.concatenate((rows.space[small], large.space[row]))
+        key *= 2
+        key += np.concatenate((rows.access[small], large.access[row])) & MAY_USER == 0
+        virtual = large.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
+        virtual = np.concatenate((rows.virtual[small], virtual))
+        del small, large, row, part, frame
         order = np.argsort(key)
         key = key[order]
+        virtual = virtual[order]
+        del order
         starts = np.flatnonzero(np.diff(key, prepend=-1))
-        virtual = np.minimum.reduceat(virtual[order], starts) if len(starts) else virtual
-        key = key[starts]
+        if len(starts) < len(key):
+            virtual = np.minimum.reduceat(virtual, starts)
+            key = key[starts]
+        del starts
         first = np.diff(key // 2, prepend=-1) != 0
         key = key[first]
+        virtual = virtual[first]
         frame, process = np.divmod(key // 2, max(len(self.processes), 1))
-        return Owners(frame, process.astype(np.int32), virtual[first], key % 2 == 0)
+        return Owners(frame, process.astype(np.int32), virtual, key % 2 == 0)
 
     @cached_property
     def access(self) -> NDArray[np.uint8]:
@@ -157,29 +177,35 @@ class Snapshot(PageMap):
 
     def pages_of_processes(self) -> NDArray[np.int64]:
         """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
+        return self._pages_of_processes.copy()
+
+    @cached_property
+    def _pages_of_processes(self) -> NDArray[np.int64]:
         # Without `owners`, which costs a sort of all rows, and without listing large pages.
-        rows = self.mappings.take(self.mappings.is_user & (self.mappings.space != SHARED))
-        runs = _runs_of_large(rows.take(rows.frames > 1), self.classes.size)
-        if len(runs.space):
-            rows = rows.take((rows.frames == 1) & ~runs.cover(rows.space, rows.frame))
+        rows = self.mappings
+        chosen = rows.is_user & (rows.space != SHARED)
+        runs = _runs_of_large(rows.take(chosen & (rows.frames > 1)), self.classes.size)
+        chosen &= rows.frames == 1
         # As numbers of 16 bits, if these do, the sort is a quick one.
-        process = rows.space.astype(np.min_scalar_type(len(self.processes)))
+        process = rows.space[chosen].astype(np.min_scalar_type(len(self.processes)))
+        frame = rows.frame[chosen]
+        if len(runs.space):
+            left = ~runs.cover(process, frame)
+            process, frame = process[left], frame[left]
         by_process = np.argsort(process, kind="stable")
         process = process[by_process]
-        frame = rows.frame[by_process]
-        del rows  # many megabytes
+        frame = frame[by_process]
+        del chosen, by_process  # many megabytes
         edges = np.searchsorted(process, np.arange(len(self.processes) + 1)).tolist()
         held = np.zeros(self.classes.size, bool)
         held_again = np.zeros(self.classes.size, bool)
-        slot = np.zeros(self.classes.size, np.int32)
         pages = []
         for start, end in pairwise(edges):
-            mine = frame[start:end]
-            number = np.arange(len(mine), dtype=np.int32)
-            slot[mine] = number
-            pages.append(mine[slot[mine] == number])  # each frame once
-            held_again[pages[-1]] |= held[pages[-1]]
-            held[pages[-1]] = True
+            mine = distinct(frame[start:end])
+            frame[start : start + len(mine)] = mine
+            pages.append(frame[start : start + len(mine)])
+            held_again[mine] |= held[mine]
+            held[mine] = True
         if len(runs.space):
             depth = runs.depth(self.classes.size)
             held_again |= (held & (depth > 0)) | (depth > 1)
@@ -305,14 +331,17 @@ class _Runs:
     end: NDArray[np.int64]
     """The frame behind the last one."""
 
-    def cover(self, space: NDArray[np.int32], frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def cover(self, space: NDArray[np.integer[Any]], frame: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frames, each of a process, lie in a stretch of that process."""
         size = int(self.end.max(initial=0)) + 1
         starts = self.space * size + self.first
-        asked = space.astype(np.int64) * size + np.minimum(frame, size - 1)
-        row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
-        covered: NDArray[np.bool_] = asked >= starts[row]
-        covered &= asked < (self.space * size + self.end)[row]
+        ends = self.space * size + self.end
+        covered = np.zeros(len(frame), bool)
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            asked = space[part].astype(np.int64) * size + np.minimum(frame[part], size - 1)
+            row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
+            covered[part] = (asked >= starts[row]) & (asked < ends[row])
         return covered
 
     def depth(self, frame_count: int) -> NDArray[np.int32]:
@@ -324,9 +353,9 @@ class _Runs:
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many frames of each stretch are marked."""
-        before = np.zeros(marks.size + 1, np.int64)
+        before = np.zeros(marks.size + 1, np.uint32)  # no more frames than MAX_FRAMES
         np.cumsum(marks, out=before[1:])
-        return before[self.end] - before[self.first]
+        return before[self.end].astype(np.int64) - before[self.first]
 
 
 def _runs_of_large(rows: Mappings, frame_count: int) -> _Runs:
@@ -624,7 +653,9 @@ class _Rest:
         No honest machine has so many mappings of so few frames, but memory must not be what a
         dump can take from those who look at it. A space that has too many loses its own.
         """
-        kept = []
+        joined: list[Mappings] = []
+        kept: list[Mappings] = []
+        waiting = 0
         for part in walked:
             fits = self._fits(part)
             some = part if fits.all() else part.take(fits)
@@ -633,9 +664,15 @@ class _Rest:
                 self._add(part)
                 continue
             kept.append(some)
+            # Many small parts, let go of one by one, would leave memory in pieces.
+            waiting += len(some.frame)
+            if waiting > _ROWS_AT_ONCE:
+                joined.append(Mappings.join(kept))
+                waiting = 0
             if some is not part:
                 self._add(part.take(~fits))
-        return Mappings.join(kept)
+        joined.append(Mappings.join(kept))
+        return Mappings.join(joined)
 
     def _fits(self, part: Mappings) -> NDArray[np.bool_]:
         """Which mappings are of spaces that have not too many."""
@@ -701,10 +738,8 @@ def _mappings_of(
                 owners.append(index)
                 has_shadows = True
     walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
-    mappings = rest.without(walked)
-    if has_shadows:  # both tables of a process lead to its pages
-        return merge_alike(mappings)
-    return merge_kernel(mappings)
+    # With shadows both tables of a process lead to its pages.
+    return (merge_alike if has_shadows else merge_kernel)(rest.without(walked))
 
 
 def of_mappings(

@@ -1,6 +1,5 @@
 """What the tests need of the machine: found or made, else skipped or, in CI, failed."""
 
-import fcntl
 import importlib
 import os
 import re
@@ -78,6 +77,8 @@ def oldest_volatility3() -> Path:
     environment = ROOT / ".venv-volatility3-oldest"
     ready = environment / ".ready"
     state = f"{environment}\n{wanted}\n{(ROOT / 'pyproject.toml').read_text()}"
+    import fcntl  # here, since Windows, where the other tests run too, has none
+
     with (ROOT / ".venv-volatility3-oldest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes of pytest-xdist makes it
         if not ready.exists() or ready.read_text() != state:

@@ -19,6 +19,7 @@ from memory_visualizer.colouring import (
     by_protection,
     colour_by,
     process_colour,
+    swatches_of,
 )
 from memory_visualizer.dump import open_dump
 from memory_visualizer.errors import BadInputError
@@ -225,3 +226,12 @@ def test_counts(forged: tuple[Snapshot, Truth, bytes]) -> None:
     for colouring in (by_mappings(snapshot, DEFAULT), by_protection(snapshot, DEFAULT)):
         assert sum(colouring.counts()) == snapshot.classes.size
         assert len(colouring.counts()) == len(colouring.swatches)
+
+
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state"}))
+def test_swatches_without_frames(forged: tuple[Snapshot, Truth, bytes], name: str) -> None:
+    """What the page asks for is what a picture's legend has."""
+    snapshot, _, _ = forged
+    nothing = np.zeros(snapshot.classes.size, np.uint8)
+    painted = colour_by(name, snapshot, DEFAULT, lambda: nothing)
+    assert swatches_of(name, snapshot, DEFAULT) == painted.swatches

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import BLOCK_FRAMES, PAGE_SIZE, Dump, Words, open_dump
+from memory_visualizer.dump import BLOCK_FRAMES, PAGE_SIZE, Dump, RawDump, Words, open_dump
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats import base, mapped
+from memory_visualizer.formats import base, files, mapped
+from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.formats.mapped import MappedDump
 from tests.forge import containers
 from tests.forge.containers import Pieces
 
@@ -197,6 +200,53 @@ def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: W
         patch.setattr(mapped, "_GATHER_FRAMES", 5)
         check(open_dump(path, lenient=True), frames_of(pieces))
     assert path.read_bytes() == before
+
+
+def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
+    """The same memory, where every page lies `by` bytes further on in the file."""
+    source = dump._source
+    path.write_bytes(bytes(by) + source.read_bytes())
+    extents = dump._extents
+    moved = mapped.Extents(extents.first, extents.count, extents.offset + by)
+    return RawDump(path, dump.format, moved)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name[:4] not in ("avml", "kdum")])
+@pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
+def test_pages_at_any_byte_of_the_file(
+    path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No format promises that words of memory are aligned in the file."""
+    _, pieces, write = WRITERS[name]
+    write(path, pieces)
+    dump = open_dump(path)
+    assert isinstance(dump, MappedDump)
+    if not is_mapped:
+        monkeypatch.setattr(files, "_can_populate", lambda: False)
+    for by in range(8):
+        check(shifted(dump, path.with_name("shifted"), by), frames_of(pieces))
+
+
+@pytest.mark.parametrize("by", range(8))
+def test_only_what_is_asked_for_is_copied(path: Path, by: int) -> None:
+    """Wherever pages begin: once the whole file was copied for each read of odd ones."""
+    pages = 16_384
+    with path.open("wb") as file:
+        for address, size in ((pages * PAGE_SIZE * 2, by), (0, pages * PAGE_SIZE)):
+            if size:
+                file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, address + size - 1, 0))
+                file.truncate(file.seek(size, os.SEEK_CUR))
+    dump = open_dump(path)
+    asked = np.arange(0, pages, pages // 16)
+    tracemalloc.start()
+    try:
+        assert not dump.read_frames(asked).any()
+        assert not dump.read_frames(asked[:1]).any()
+        assert all(dump.each_block(lambda _, words: bool(zero_pages(words).all())))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < pages * PAGE_SIZE // 16
 
 
 @every_format
@@ -579,7 +629,7 @@ def test_dump_that_gets_shorter_between_two_blocks(
 ) -> None:
     """The kernel is asked before a page is touched, even where the size looks right."""
     monkeypatch.setattr(base, "BLOCK_FRAMES", 1)
-    monkeypatch.setattr(mapped._MappedFile, "check_size", lambda self: None)
+    monkeypatch.setattr(files._MappedFile, "check_size", lambda self: None)
     path.write_bytes(b"x" * (40 * PAGE_SIZE))
     blocks = copied_blocks(open_dump(path))
     next(blocks)

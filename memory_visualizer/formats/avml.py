@@ -8,7 +8,6 @@ chunks that are stored as they are, so the headers are read here, and the chunks
 their checksums, by cramjam, which is imported when a dump's contents are asked for.
 """
 
-import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -35,8 +34,8 @@ from memory_visualizer.formats.base import (
     merge_runs,
     near_pieces,
 )
+from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.lime import HEADER
-from memory_visualizer.formats.mapped import file_size
 
 MAGIC = b"AVML"
 
@@ -177,7 +176,7 @@ class AvmlDump(Dump):
         snappy = _snappy(self.path)
         chunks = self._chunks
         start, end = int(chunks.offset[low]), int(chunks.offset[high - 1] + chunks.size[high - 1])
-        stream = os.pread(file.fileno(), end - start, start)
+        stream = read_at(file, end - start, start)
         if len(stream) < end - start:
             raise BadInputError(f"{self.path} got shorter while it was read")
         try:
@@ -218,7 +217,7 @@ def _find_chunks(path: Path, file: FileIO, columns: "Sequence[array[int]]") -> N
     size = file_size(file)
     position = 0
     while position < size:
-        header = os.pread(file.fileno(), HEADER.size, position)
+        header = read_at(file, HEADER.size, position)
         fault = f"{path}: the block at byte {position:,}"
         if len(header) < HEADER.size:
             raise DamagedInputError(f"{fault} is cut off")
@@ -233,7 +232,7 @@ def _find_chunks(path: Path, file: FileIO, columns: "Sequence[array[int]]") -> N
         begin = position + HEADER.size
         end = _find_chunks_of_block(path, file, columns, begin, first, last + 1 - first)
         position = end + _STREAM_SIZE.size
-        if os.pread(file.fileno(), _STREAM_SIZE.size, end) != _STREAM_SIZE.pack(end - begin):
+        if read_at(file, _STREAM_SIZE.size, end) != _STREAM_SIZE.pack(end - begin):
             raise DamagedInputError(f"{fault} does not end as it should")
 
 
@@ -248,7 +247,7 @@ def _find_chunks_of_block(
     """Walk one stream, which decodes to `left` bytes; returns its end."""
     size = file_size(file)
     while left:
-        head = os.pread(file.fileno(), _CHUNK_HEAD, position)
+        head = read_at(file, _CHUNK_HEAD, position)
         fault = f"{path}: the compressed piece at byte {position:,}"
         stored = int.from_bytes(head[1:4], "little")
         if len(head) < 4 or position + 4 + stored > size:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,9 @@ Progress: TypeAlias = Callable[[int, int | None], None]
 """Told now and then how many bytes are done, and of how many (None: nobody knows)."""
 
 Words: TypeAlias = NDArray[np.uint64]
-"""The contents of n frames, shape (n, 512): little-endian words as the processor sees them."""
+"""The contents of n frames, shape (n, 512): little-endian words as the processor sees them.
+
+Where they lie in a file, they need not be aligned as words are."""
 
 BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 """Called with PFNs, and the contents of these frames."""
@@ -157,6 +159,7 @@ class Dump(ABC):
 def zero_pages(words: Words) -> NDArray[np.bool_]:
     """Find the pages of zeros among these; one bool for each."""
     zero: NDArray[np.bool_] = words[:, 0] == 0
+    words = _aligned(words)
     maybe = np.flatnonzero(zero)
     if maybe.size * _SHORT_GAP > len(words):
         zero = np.bitwise_or.reduce(words, axis=1) == 0
@@ -169,6 +172,14 @@ def zero_pages(words: Words) -> NDArray[np.bool_]:
         for start, end in zip(starts, ends, strict=True):
             zero[start:end] = np.bitwise_or.reduce(words[start:end], axis=1) == 0
     return zero
+
+
+def _aligned(words: Words) -> NDArray[np.unsignedinteger[Any]]:
+    """The same bytes as numbers so small that they are aligned: others numpy would copy first."""
+    if words.flags.aligned:
+        return words
+    address = words.ctypes.data
+    return words.view(f"u{address & -address}")
 
 
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

@@ -7,7 +7,6 @@ each behind its place and size, later ones over earlier ones. Read here, since n
 can be installed from a package as it is. The decompressors are imported when a page needs them.
 """
 
-import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from memory_visualizer.formats.base import (
     Words,
     ahead,
 )
-from memory_visualizer.formats.mapped import file_size
+from memory_visualizer.formats.files import file_size, read_at
 
 MAGIC = b"KDUMP   "
 FLAT_MAGIC = b"makedumpfile"
@@ -70,7 +69,7 @@ class _Source:
         size = file_size(file)
         self._pieces: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
         self.size = size
-        if os.pread(file.fileno(), len(FLAT_MAGIC), 0) == FLAT_MAGIC:
+        if read_at(file, len(FLAT_MAGIC), 0) == FLAT_MAGIC:
             self._pieces = _find_pieces(path, file, size, lenient=lenient, remarks=remarks)
             start, length, _ = self._pieces
             self.size = int((start + length).max(initial=0))
@@ -78,7 +77,7 @@ class _Source:
     def read(self, file: FileIO, offset: int, size: int) -> bytes:
         """Read bytes, fewer at the end; those that no piece has are zeros."""
         if self._pieces is None:
-            return os.pread(file.fileno(), size, offset)
+            return read_at(file, size, offset)
         size = max(min(size, self.size - offset), 0)
         target = bytearray(size)
         start, length, place = self._pieces
@@ -89,7 +88,7 @@ class _Source:
             end = min(int(start[piece] + length[piece]), offset + size)
             if begin < end:
                 at = int(place[piece]) + begin - int(start[piece])
-                target[begin - offset : end - offset] = os.pread(file.fileno(), end - begin, at)
+                target[begin - offset : end - offset] = read_at(file, end - begin, at)
         return bytes(target)
 
 
@@ -103,7 +102,7 @@ def _find_pieces(
     columns: Sequence[array[int]] = [array("q") for _ in range(3)]
     position = _FLAT_HEADER_SIZE
     while True:
-        head = os.pread(file.fileno(), _FLAT_PIECE.size, position)
+        head = read_at(file, _FLAT_PIECE.size, position)
         fault = ""
         start = length = 0
         if len(head) < _FLAT_PIECE.size:

@@ -1,15 +1,5 @@
-"""Dumps whose pages lie in the file as they are, so that it can be mapped instead of read.
+"""Dumps whose pages lie in the file as they are, so that it can be mapped instead of read."""
 
-A read of a mapped file cannot fail as a call can: where the disk fails, or the file was cut, the
-process is killed (SIGBUS). So every window of the file is brought in by the kernel first, which
-says what is wrong (MADV_POPULATE_READ, Linux 5.14), and the file's size is looked at again before
-any read. What remains is a file that is cut in the very moment in which a page of it is read.
-"""
-
-import ctypes
-import errno
-import mmap
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import base
 from memory_visualizer.formats.base import (
     MAX_FRAMES,
     MAX_RUNS,
@@ -35,9 +24,10 @@ from memory_visualizer.formats.base import (
     merge_runs,
     near_pieces,
 )
+from memory_visualizer.formats.files import PagesFile, file_size, open_pages
 
-_MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
-_LIBC = ctypes.CDLL(None, use_errno=True)
+__all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
+
 _Result = TypeVar("_Result")
 _GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
 
@@ -65,10 +55,6 @@ class _Window:
     """PFN of each."""
     offset: int
     """Byte of the file at which the first begins."""
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.frames.size * PAGE_SIZE
 
 
 def find_extents(
@@ -186,22 +172,23 @@ class MappedDump(Dump):
         self._source = source or path
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Let `work` look at views of the mapped file; holes of a sparse file are left out."""
+        """Let `work` look at views of the file; holes of a sparse file are left out."""
         with self._open() as file:
 
             def look(window: _Window) -> _Result:
-                result = work(window.frames, file.read(window))
-                file.drop(window)
+                count = window.frames.size
+                result = work(window.frames, file.view(window.offset, count))
+                file.drop(window.offset, count)
                 return result
 
             yield from ahead(look, self._windows(file))
 
     @contextmanager
-    def _open(self) -> Iterator["_MappedFile"]:
+    def _open(self) -> Iterator[PagesFile]:
         with reading(self._source), self._source.open("rb", buffering=0) as file:
-            yield _MappedFile(self._source, file, self._end)
+            yield open_pages(self._source, file, self._end)
 
-    def _windows(self, file: "_MappedFile") -> Iterator[_Window]:
+    def _windows(self, file: PagesFile) -> Iterator[_Window]:
         """Go through the file's pages, not the runs: a bitmap's many short runs adjoin in it."""
         extents = self._extents
         end = extents.offset + extents.count * PAGE_SIZE
@@ -209,8 +196,8 @@ class MappedDump(Dump):
         for low, high in pairwise([0, *parts, end.size]):
             offset = int(extents.offset[low])
             for page, count in file.data(offset, (int(end[high - 1]) - offset) // PAGE_SIZE):
-                for start in range(page, page + count, base.BLOCK_FRAMES):
-                    pages = np.arange(start, min(start + base.BLOCK_FRAMES, page + count))
+                for start in range(page, page + count, file.block_frames):
+                    pages = np.arange(start, min(start + file.block_frames, page + count))
                     frames = pages + extents.first[low]
                     if high - low > 1:
                         place = offset + pages * PAGE_SIZE
@@ -220,159 +207,50 @@ class MappedDump(Dump):
                     yield _Window(frames, offset + start * PAGE_SIZE)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Gather frames from the mapped file."""
+        """Gather frames from the file."""
         frames = np.asarray(frames, dtype=np.int64)
         pages = np.empty((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
         with reading(self._source):
             file = self._file
+            file.check_size()
             if frames.size == 1:  # lists are followed page by page
-                pages[0] = self._page(file, int(frames[0]))
+                self._read_one(file, int(frames[0]), pages)
                 return pages
             for start in range(0, frames.size, _GATHER_FRAMES):
-                self._gather(file, frames[start:][:_GATHER_FRAMES], pages[start:])
+                part = slice(start, start + _GATHER_FRAMES)
+                self._gather(file, frames[part], pages[part])
         return pages
 
-    def _page(self, file: "_MappedFile", frame: int) -> Words | int:
-        """One frame's contents; 0 where the dump does not hold it."""
+    def _read_one(self, file: PagesFile, frame: int, pages: Words) -> None:
+        """What _gather does, for one frame much faster."""
         extents = self._extents
-        file.check_size()
         index = bisect_right(extents.first, frame) - 1
         inside = frame - int(extents.first[index])
         if index < 0 or inside >= extents.count[index]:
-            return 0
-        return file.page(int(extents.offset[index]) + inside * PAGE_SIZE)
+            pages[:] = 0
+            return
+        file.gather(extents.offset[index : index + 1] + inside * PAGE_SIZE, pages)
 
-    def _gather(self, file: "_MappedFile", frames: NDArray[np.int64], pages: Words) -> None:
+    def _gather(self, file: PagesFile, frames: NDArray[np.int64], pages: Words) -> None:
         extents = self._extents
-        file.check_size()
         index = extents.first.searchsorted(frames, side="right") - 1
         inside = frames - extents.first[index]
         is_held = (index >= 0) & (inside < extents.count[index])
         place = extents.offset[index] + inside * PAGE_SIZE
-        # Frames whose places differ by whole pages are rows of the same view of the file.
-        remainder = place % PAGE_SIZE
-        aligned = int(remainder[0])
-        if is_held.all() and (remainder == aligned).all():  # as in most dumps
-            view = file.rows(aligned)
-            view.take(place // PAGE_SIZE, axis=0, out=pages[: len(frames)], mode="clip")
+        if is_held.all():  # as in most dumps
+            file.gather(place, pages)
             return
-        pages[: len(frames)] = 0
-        held = np.flatnonzero(is_held)
-        for aligned in np.unique(remainder[held]).tolist():
-            rows = held[remainder[held] == aligned]
-            pages[rows] = file.rows(aligned)[place[rows] // PAGE_SIZE]
+        pages[~is_held] = 0
+        if is_held.any():
+            held = np.empty((np.count_nonzero(is_held), pages.shape[1]), pages.dtype)
+            file.gather(place[is_held], held)
+            pages[is_held] = held
 
     @cached_property
-    def _file(self) -> "_MappedFile":
+    def _file(self) -> PagesFile:
         with self._open() as file:
             return file
 
     @property
     def _end(self) -> int:
         return int((self._extents.offset + self._extents.count * PAGE_SIZE).max())
-
-
-class _MappedFile:
-    """A file in memory, up to a given byte.
-
-    Raises OSError, and BadInputError where the file has become shorter than that.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
-        """`file` must stay open for `data` only."""
-        self._path = path
-        self._file = file
-        self._size = size
-        self._data_from = self._data_to = 0
-        self._can_populate = True
-        if file_size(file) < size:
-            raise self._shorter()
-        self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
-        self._has_size = self._memory.size() > 0  # a block device tells none
-
-    def check_size(self) -> None:
-        if self._has_size and self._memory.size() < self._size:
-            raise self._shorter()
-
-    def data(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
-        """Find what is no hole among the `count` pages at byte `offset`.
-
-        Yields stretches of pages: number within those, and how many.
-        """
-        end = offset + count * PAGE_SIZE
-        position = offset
-        while position < end:
-            if not self._data_from <= position < self._data_to:
-                self._data_from, self._data_to = self._next_data(position)
-            first = (max(self._data_from, position) - offset) // PAGE_SIZE
-            last = -(-(min(self._data_to, end) - offset) // PAGE_SIZE)
-            if first < count:
-                yield first, min(last, count) - first
-            position = max(self._data_to, offset + last * PAGE_SIZE)
-
-    def _next_data(self, position: int) -> tuple[int, int]:
-        descriptor = self._file.fileno()
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-            return start, os.lseek(descriptor, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
-                self.check_size()
-                return self._size, self._size
-            return position, self._size  # this file system cannot tell
-
-    def read(self, window: _Window) -> Words:
-        """View a window's pages, which the kernel then has read without an error."""
-        self.check_size()
-        if self._can_populate:
-            self._populate(window)
-        count = window.frames.size
-        words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), window.offset)
-        return words.reshape(count, -1)
-
-    def drop(self, window: _Window) -> None:
-        """Let go of a window's memory, which else would add up to all of the file.
-
-        Whoever still looks at it brings it back.
-        """
-        self._advise(window, mmap.MADV_DONTNEED)
-
-    def _populate(self, window: _Window) -> None:
-        try:
-            self._advise(window, _MADV_POPULATE_READ)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EFAULT: to read it would have been SIGBUS
-                self.check_size()
-                raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-            self._can_populate = False  # an older kernel
-
-    def _advise(self, window: _Window, advice: int) -> None:
-        # Not by Python's own madvise(), which makes all other threads wait.
-        start = window.offset // PAGE_SIZE * PAGE_SIZE
-        place, size = ctypes.c_void_p(self._address + start), ctypes.c_size_t(window.end - start)
-        if _LIBC.madvise(place, size, advice):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-    def page(self, offset: int) -> Words:
-        """View the page from byte `offset` on."""
-        return np.frombuffer(self._memory, np.uint64, PAGE_SIZE // 8, offset)
-
-    def rows(self, offset: int) -> Words:
-        """View all pages from byte `offset` on, the last one only if it is whole."""
-        count = (self._size - offset) // PAGE_SIZE
-        words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), offset)
-        return words.reshape(count, -1)
-
-    def _shorter(self) -> BadInputError:
-        return BadInputError(f"{self._path} got shorter while it was read")
-
-
-def file_size(file: BinaryIO) -> int:
-    """Ask a file or block device for its size, in bytes."""
-    # By seeking, as stat() gives 0 for a block device.
-    position = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(position)
-    return size

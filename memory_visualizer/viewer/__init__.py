@@ -209,13 +209,8 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
     }
 
 
-_BASE_SWATCHES = 5
-"""Of the colouring by process: those that stand for no process."""
-
-
 def _swatches(snapshot: Snapshot, name: str) -> list[list[str]]:
     """Labels and colours of a colouring, in the order of its values; of processes only the base."""
-    nothing = np.zeros(snapshot.classes.size, np.uint8)
-    found = colouring.colour_by(name, snapshot, PALETTES["default"], lambda: nothing).swatches
-    chosen = found[:_BASE_SWATCHES] if name == "process" else found
+    found = colouring.swatches_of(name, snapshot, PALETTES["default"])
+    chosen = found[: colouring.BASE_SWATCHES] if name == "process" else found
     return [[swatch.label, hex_colour(swatch.colour)] for swatch in chosen]

@@ -1,0 +1,28 @@
+"""Memory that is let go of goes back to the system at once, where it can be arranged.
+
+The C library of Linux keeps what was freed, for all but the largest blocks, and raises the limit as
+it goes: columns of some megabytes, made and let go of one after the other, then leave holes that
+add up to more than all that is in use.
+"""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h, as of glibc
+_LARGE = 1 << 20
+_KEPT = 16 << 20  # of small blocks, so that those used again and again are not asked for each time
+
+
+def give_back_large_blocks() -> None:
+    """Let every block from a megabyte on be given back when it is freed (mallopt(3), glibc).
+
+    For the commands to call: what a library is used in has its own mind.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    except (OSError, AttributeError):
+        return  # another C library

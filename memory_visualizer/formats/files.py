@@ -1,0 +1,287 @@
+"""Files as the formats read them, on each operating system.
+
+Linux can map a file safely. A read of a mapped file cannot fail as a call can: where the disk
+fails, or the file was cut, the process is killed (SIGBUS). So each window of the file is brought in
+by the kernel first, which says what is wrong (MADV_POPULATE_READ, Linux 5.14), and the file's size
+is looked at again before any read. What remains is a file that is cut in the very moment in which a
+page of it is read. Nothing is copied, wherever in the file pages begin.
+
+All others read pieces of the file into memory of their own, which fails as a call does.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.formats import base
+from memory_visualizer.formats.base import PAGE_SIZE, Words
+
+_MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
+_COPIED_FRAMES = 1024
+"""Frames that are read into memory at once: 4 MiB for each thread."""
+_PAGE = np.dtype((np.void, PAGE_SIZE))
+"""A page as bytes, which may begin anywhere: of numbers numpy would first copy the whole file."""
+
+_seeking = threading.Lock()
+
+
+def file_size(file: BinaryIO) -> int:
+    """Ask a file or block device for its size, in bytes."""
+    # By seeking, as stat() gives 0 for a block device.
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
+
+
+def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+    """Read bytes from a place in a file, fewer at its end; by any thread. OSError."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, offset)
+    with _at(file, offset) as descriptor:
+        return os.read(descriptor, size)
+
+
+def _read_into(file: BinaryIO, target: NDArray[Any], offset: int) -> int:
+    """Fill a contiguous array from a place in a file; returns how many bytes there were."""
+    room = target.data.cast("B")
+    done = 0
+    while done < len(room):  # no call reads more than 2 GiB
+        if hasattr(os, "preadv"):
+            size = os.preadv(file.fileno(), [room[done:]], offset + done)
+        else:
+            part = read_at(file, min(len(room) - done, 1 << 22), offset + done)
+            size = len(part)
+            room[done : done + size] = part
+        if not size:
+            break
+        done += size
+    return done
+
+
+@contextmanager
+def _at(file: BinaryIO, offset: int) -> Iterator[int]:
+    """A file's descriptor at another place for a moment, where there is no pread (Windows)."""
+    descriptor = file.fileno()
+    with _seeking:
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        try:
+            yield descriptor
+        finally:
+            os.lseek(descriptor, before, os.SEEK_SET)
+
+
+class PagesFile(ABC):
+    """A file up to a given byte, of which pages are read.
+
+    Raises OSError, and BadInputError where the file has become shorter than that.
+    """
+
+    block_frames: int
+    """Pages of a view, at most."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        """`file` must stay open for `data` and `view`."""
+        self._path = path
+        self._file = file
+        self._size = size
+        self._data_from = self._data_to = 0
+        if file_size(file) < size:
+            raise self._shorter()
+
+    @abstractmethod
+    def check_size(self) -> None:
+        """Look whether the file is still as long as it was."""
+
+    @abstractmethod
+    def view(self, offset: int, count: int) -> Words:
+        """The `count` pages from byte `offset` on, until this thread asks for others.
+
+        They need not be aligned as words are.
+        """
+
+    @abstractmethod
+    def drop(self, offset: int, count: int) -> None:
+        """Let go of a view's memory, which else would add up to all of the file."""
+
+    @abstractmethod
+    def gather(self, places: NDArray[np.int64], pages: Words) -> None:
+        """Copy the pages that begin at these bytes, to where they are wanted."""
+
+    def data(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
+        """Find what is no hole among the `count` pages at byte `offset`.
+
+        Yields stretches of pages: number within those, and how many.
+        """
+        end = offset + count * PAGE_SIZE
+        position = offset
+        while position < end:
+            if not self._data_from <= position < self._data_to:
+                self._data_from, self._data_to = self._next_data(position)
+            first = (max(self._data_from, position) - offset) // PAGE_SIZE
+            last = -(-(min(self._data_to, end) - offset) // PAGE_SIZE)
+            if first < count:
+                yield first, min(last, count) - first
+            position = max(self._data_to, offset + last * PAGE_SIZE)
+
+    def _next_data(self, position: int) -> tuple[int, int]:
+        if not hasattr(os, "SEEK_DATA"):
+            return position, self._size
+        descriptor = self._file.fileno()
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            return start, os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                self.check_size()
+                return self._size, self._size
+            return position, self._size  # this file system cannot tell
+
+    def _shorter(self) -> BadInputError:
+        return BadInputError(f"{self._path} got shorter while it was read")
+
+
+def open_pages(path: Path, file: BinaryIO, size: int) -> PagesFile:
+    """Read the pages of an open file up to byte `size` in the best way that there is here."""
+    kind = _MappedFile if _can_populate() else _CopiedFile
+    return kind(path, file, size)
+
+
+class _MappedFile(PagesFile):
+    """A file that is mapped. For `gather` it need not stay open."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        super().__init__(path, file, size)
+        self.block_frames = base.BLOCK_FRAMES
+        self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
+        self._has_size = self._memory.size() > 0  # a block device tells none
+
+    def check_size(self) -> None:
+        if self._has_size and self._memory.size() < self._size:
+            raise self._shorter()
+
+    def view(self, offset: int, count: int) -> Words:
+        """View pages that the kernel has read without an error."""
+        self.check_size()
+        try:
+            self._advise(offset, count, _MADV_POPULATE_READ)
+        except OSError as error:  # EFAULT: to read it would have been SIGBUS
+            self.check_size()
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+        words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), offset)
+        return words.reshape(count, -1)
+
+    def drop(self, offset: int, count: int) -> None:
+        """Unmap pages; whoever still looks at them brings them back."""
+        self._advise(offset, count, mmap.MADV_DONTNEED)
+
+    def _advise(self, offset: int, count: int, advice: int) -> None:
+        start = offset // PAGE_SIZE * PAGE_SIZE
+        _advise(self._address + start, offset + count * PAGE_SIZE - start, advice)
+
+    def gather(self, places: NDArray[np.int64], pages: Words) -> None:
+        self.check_size()
+        if len(places) == 1:  # lists are followed page by page
+            pages[0] = np.frombuffer(self._memory, np.uint64, PAGE_SIZE // 8, int(places[0]))
+            return
+        # Pages whose places differ by whole pages are rows of the same view of the file.
+        remainder = places % PAGE_SIZE
+        wanted = pages.view(_PAGE)[:, 0]
+        first = int(remainder[0])
+        if (remainder == first).all():  # as in most dumps
+            self._rows(first).take(places // PAGE_SIZE, out=wanted, mode="clip")
+            return
+        for offset in np.unique(remainder).tolist():
+            chosen = np.flatnonzero(remainder == offset)
+            wanted[chosen] = self._rows(offset)[places[chosen] // PAGE_SIZE]
+
+    def _rows(self, offset: int) -> NDArray[np.void]:
+        """View all pages from byte `offset` on, the last one only if it is whole."""
+        return np.frombuffer(self._memory, _PAGE, (self._size - offset) // PAGE_SIZE, offset)
+
+
+class _CopiedFile(PagesFile):
+    """A file that is read, piece by piece, into memory that each thread uses again and again.
+
+    Keeps a file of its own open.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        super().__init__(path, file, size)
+        self.block_frames = min(base.BLOCK_FRAMES, _COPIED_FRAMES)
+        self._own = path.open("rb", buffering=0)
+        weakref.finalize(self, self._own.close)
+        self._has_size = os.fstat(self._own.fileno()).st_size > 0  # a block device tells none
+        self._of_thread = threading.local()
+
+    def check_size(self) -> None:
+        if self._has_size and os.fstat(self._own.fileno()).st_size < self._size:
+            raise self._shorter()
+
+    def view(self, offset: int, count: int) -> Words:
+        memory: Words | None = getattr(self._of_thread, "memory", None)
+        if memory is None or len(memory) < count:
+            memory = self._of_thread.memory = np.empty((count, PAGE_SIZE // 8), np.uint64)
+        self._read(memory[:count], offset)
+        words = memory[:count]
+        words.flags.writeable = False
+        return words
+
+    def drop(self, offset: int, count: int) -> None:
+        """Nothing to be done: the memory is used again."""
+
+    def gather(self, places: NDArray[np.int64], pages: Words) -> None:
+        breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
+        for start, end in pairwise([0, *breaks.tolist(), len(places)]):
+            self._read(pages[start:end], int(places[start]))
+
+    def _read(self, pages: Words, offset: int) -> None:
+        if _read_into(self._own, pages, offset) < pages.nbytes:
+            raise self._shorter()
+
+
+@cache
+def _can_populate() -> bool:
+    """Whether a mapped file can be brought in by a call that tells errors."""
+    if sys.platform != "linux" or not hasattr(mmap, "MADV_DONTNEED"):
+        return False
+    with mmap.mmap(-1, PAGE_SIZE) as memory:
+        try:
+            _advise(_address_of(memory), PAGE_SIZE, _MADV_POPULATE_READ)
+        except OSError:  # EINVAL: an older kernel
+            return False
+    return True
+
+
+def _address_of(memory: mmap.mmap) -> int:
+    return int(np.frombuffer(memory, np.uint8).ctypes.data)
+
+
+def _advise(address: int, size: int, advice: int) -> None:
+    """Call madvise(2), not by Python's own, which makes all other threads wait."""
+    libc = _c_library()
+    if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

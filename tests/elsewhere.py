@@ -1,0 +1,154 @@
+"""Makes Python here as poor as Windows' is, to test that the program needs nothing of Linux alone.
+
+    python -X warn_default_encoding -m tests.elsewhere memviz DUMP      a command
+    python -m pytest -p tests.elsewhere tests/test_formats.py           tests
+
+What Windows' Python does not have (library reference, "Availability") is taken away: names of `os`,
+`signal` and `mmap`, modules, the C library by ``ctypes.CDLL(None)``, ``/proc``. mmap takes no
+flags; a file that is open cannot be renamed; names that Windows forbids cannot be made; text files
+without an encoding are an error. What stays as it is: paths are those of this system.
+"""
+
+import ctypes
+import errno
+import mmap
+import multiprocessing.pool  # what is taken away from a module that is loaded does not break it
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = str(ROOT / "memory_visualizer")
+LOADED_BEFORE = (hypothesis, multiprocessing.pool, shutil, subprocess)
+
+OF_OS = (
+    *("O_CLOEXEC", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_SYNC"),
+    *("O_TMPFILE", "SEEK_DATA", "SEEK_HOLE", "chown", "chroot", "copy_file_range", "fork"),
+    *("getloadavg", "getpgid", "killpg", "memfd_create", "mkfifo", "mknod"),
+    *("posix_fadvise", "posix_fallocate", "pread", "preadv", "pwrite", "pwritev"),
+    *("sched_getaffinity", "sendfile", "setsid", "splice", "statvfs", "sysconf", "wait4"),
+)
+OF_SIGNAL = ("SIGALRM", "SIGBUS", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2", "alarm")
+MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
+
+_FORBIDDEN = re.compile(r'.*[<>:"|?*\x00-\x1f\\]|.*[. ]$|(con|nul|prn|aux|com\d|lpt\d)(\.|$)', re.I)
+
+
+class _Mmap(mmap.mmap):
+    """As on Windows: a name in the place of flags, no advice, and no protection but `access`."""
+
+    def __new__(
+        cls,
+        fileno: int,
+        length: int,
+        tagname: str | None = None,
+        access: int = mmap.ACCESS_DEFAULT,
+        offset: int = 0,
+    ) -> "_Mmap":
+        del tagname
+        return super().__new__(cls, fileno, length, access=access, offset=offset)
+
+    @property
+    def madvise(self) -> Any:
+        raise AttributeError("Windows' mmap has no madvise")
+
+
+class _Library(ctypes.CDLL):
+    """As on Windows: there is no library without a name."""
+
+    def __init__(self, name: str | None, *arguments: Any, **more: Any) -> None:
+        if name is None:
+            raise TypeError("expected str, bytes or os.PathLike object, not NoneType")
+        super().__init__(name, *arguments, **more)
+
+
+def leave() -> None:
+    """Take everything away."""
+    for module, names in ((os, OF_OS), (signal, OF_SIGNAL)):
+        for name in names:
+            if hasattr(module, name):
+                delattr(module, name)
+    for name in [name for name in vars(mmap) if re.match("MADV_|MAP_|PROT_", name)]:
+        delattr(mmap, name)
+    setattr(mmap, "mmap", _Mmap)  # noqa: B010 - a type checker lets nobody do so
+    ctypes.CDLL = _Library  # type: ignore[misc]
+    setattr(tempfile, "_O_TMPFILE_WORKS", False)  # noqa: B010
+    for name in MODULES:
+        sys.modules[name] = None  # type: ignore[assignment]
+    sysconfig.get_config_vars()  # it reads a file that is named by the platform
+    sys.platform = "elsewhere"
+    for name in ("rename", "replace"):
+        setattr(os, name, _refusing_open_files(getattr(os, name)))
+    sys.addaudithook(_audit)
+    warnings.filterwarnings("error", category=EncodingWarning, module=r"memory_visualizer\b")
+    from memory_visualizer import output
+
+    if hasattr(output, "_is_windows"):
+        output._is_windows = True
+
+
+def _refusing_open_files(rename: Callable[..., None]) -> Callable[..., None]:
+    """Renaming as Windows does it: neither file may be open."""
+
+    def checked(source: Any, target: Any, **more: Any) -> None:
+        for path in (source, target):
+            if os.path.realpath(path) in _open_files():
+                raise PermissionError(errno.EACCES, "it is open", str(path))
+        rename(source, target, **more)
+
+    return checked
+
+
+def _open_files() -> set[str]:
+    """Files that this process has open."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(str(link.readlink()))
+        except OSError:
+            continue  # the folder itself, closed by now
+    return found
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse files that Windows does not have, and names that it does not allow."""
+    if event != "open" or not isinstance(arguments[0], str) or not _is_of_the_package():
+        return
+    path, _, flags = arguments
+    if path.startswith(("/proc/", "/dev/", "/sys/")) and path != os.devnull:
+        raise FileNotFoundError(errno.ENOENT, "Windows has no such file", path)
+    if flags & os.O_CREAT and path != os.devnull and _FORBIDDEN.match(Path(path).name):
+        raise OSError(errno.EINVAL, "Windows allows no such name", path)
+
+
+def _is_of_the_package() -> bool:
+    """Whether the program itself, not a test, opens something; pathlib may stand between."""
+    frame = sys._getframe(2)
+    while frame and "/lib/python" in frame.f_code.co_filename:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
+
+
+if __name__ == "__main__":
+    leave()
+    command, *sys.argv[1:] = sys.argv[1:]
+    if command == "memviz":
+        from memory_visualizer.cli import main
+
+        sys.exit(main())
+    sys.argv[0] = command
+    runpy.run_path(command, run_name="__main__")
+elif "pytest" in sys.modules:
+    leave()
