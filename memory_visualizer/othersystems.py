@@ -19,6 +19,7 @@ from memory_visualizer.paging import (
     PRESENT,
     X64,
     Mappings,
+    as_processor_has_it,
     is_held,
     most_spaces,
     most_tables,
@@ -180,5 +181,5 @@ def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Map
     return mappings.take(~(kernel & (distance == values[largest]))), True
 
 
-PAGING = X64
+PAGING = as_processor_has_it(X64)
 """The way of paging that is looked for."""
