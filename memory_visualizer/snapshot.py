@@ -473,7 +473,7 @@ def _windows_snapshot(
         zero,
         mappings,
         rest=rest,
-        remarks=(*who.remarks, *_remarks(dump, mappings, losses, rest)),
+        remarks=(*found.remarks, *who.remarks, *_remarks(dump, mappings, losses, rest)),
         kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,
