@@ -324,7 +324,8 @@ def _kin(
     entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
     common, count = _most_common(entries[chosen])
     # What a single one has is its own, and what a few have tells little.
-    weight = np.where(count >= max(2, np.count_nonzero(chosen) // 4), count, 0)
+    fewest = max(2, int(np.count_nonzero(chosen)) // 4)
+    weight = np.where(count >= fewest, count, 0)
     agrees = (entries == common) @ weight
     kin[rows] = 2 * agrees > weight.sum()
     return kin
