@@ -790,6 +790,27 @@ def read_tables(
     return target, is_page
 
 
+def are_tables(
+    memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which of these pages look like tables of one level: most of them entries that lead somewhere.
+
+    An empty page does not.
+    """
+    found = np.zeros(len(frames), bool)
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = frames[start : start + _TABLES_AT_ONCE]
+        tables = paging.decode(memory.read_frames(part))
+        present = np.count_nonzero(paging.is_present(tables), axis=1)
+        # Entries that are not present may hold anything, but not in most of a table.
+        sound = (present > 0) & (2 * present >= np.count_nonzero(tables, axis=1))
+        weight = _weighed(memory, paging, number, tables)[-1]
+        if weight is not None:
+            sound &= weight.is_table(np.zeros(len(part), bool), np.arange(len(part)))
+        found[start : start + len(part)] = sound
+    return found
+
+
 def _sound(
     memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
 ) -> tuple[NDArray[np.intp], Entries, NDArray[np.int64]]:

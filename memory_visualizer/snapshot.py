@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from memory_visualizer.linux import LinuxKernel
     from memory_visualizer.linuxtasks import LinuxProcesses
+    from memory_visualizer.othersystems import Spaces
     from memory_visualizer.pagestates import PageArray, PageStates
 
 _LEARNING_FRAMES = 4096
@@ -419,17 +420,18 @@ def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | Non
     return linux.find_kernel(dump, texts)
 
 
-def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]) -> Snapshot:
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Snapshot:
     """A system that is not known: user and kernel as its page tables say, if any are found."""
     from memory_visualizer import othersystems
 
+    tops = spaces.tops
     losses, rest = Losses(), _Rest(dump)
     mappings = Mappings.join([])
     if len(tops):
         mappings = rest.without(walk(dump, othersystems.PAGING, tops, losses=losses))
     mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
     mappings = merge_kernel(mappings)
-    remarks = []
+    remarks = [*spaces.remarks]
     if len(tops):
         remarks.append(
             f"{len(tops):,} address spaces were found by what their page tables share; whose they"
