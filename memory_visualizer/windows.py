@@ -22,8 +22,10 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
+    are_tables,
     is_held,
     most_spaces,
+    read_tables,
     translate,
 )
 
@@ -170,7 +172,7 @@ class TopLevelSearch:
         most = 0
         for paging, groups in self._candidates(memory):
             for tops in groups:
-                kin = _kin(memory, paging, tops, np.ones(len(tops), bool))
+                kin = share_kernel(memory, paging, tops, np.ones(len(tops), bool))
                 if np.count_nonzero(kin) < _FEWEST_ALIKE:
                     continue
                 # Where Windows' word of itself is damaged, most tables still lead to its place.
@@ -266,14 +268,14 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
             rows = unknown & (_places(memory, paging, tops)[0] == place)
         else:  # the tables by which the kernel sees it, which all processes share, are damaged
             rows = unknown & (_places(memory, paging, tops)[1] == place)
-            rows &= _kin(memory, paging, tops, rows)
+            rows &= share_kernel(memory, paging, tops, rows)
             if np.count_nonzero(rows) < _FEWEST_ALIKE:
                 continue
         unknown &= ~rows
         found.append((rows, page))
     for rows, _ in found:
         if unknown.any():
-            rows |= unknown & _kin(memory, paging, tops, rows)
+            rows |= unknown & share_kernel(memory, paging, tops, rows)
             unknown &= ~rows
     return [_Boot(paging, tops[rows], tops[unknown], page) for rows, page in found if rows.any()]
 
@@ -301,7 +303,7 @@ def _pages(
     return found[0], found[1]
 
 
-def _kin(
+def share_kernel(
     memory: PhysicalMemory,
     paging: Paging,
     tops: NDArray[np.int64],
@@ -350,6 +352,28 @@ def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArr
         best = int(np.argmax(count))
         common[column], counts[column] = given[starts[best]], count[best]
     return common, counts
+
+
+def tables_in_doubt(memory: PhysicalMemory, found: TopLevels) -> float:
+    """The part of the tables right below the top-level ones that are none where they should lie.
+
+    Few in a sound dump; more where it was cut short, or its memory was moved.
+    """
+    paging = found.paging
+    tops = distinct(found.tops[is_held(memory, found.tops)])[:_MOST_COMPARED]
+    below: list[NDArray[np.int64]] = []
+    for frames in in_parts(tops):
+        target, is_page = read_tables(memory, paging, 0, frames)
+        below.append(target[(target >= 0) & ~is_page])
+    tables = _joined(below)
+    tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
+    held = tables[is_held(memory, tables)]
+    sound = np.count_nonzero(are_tables(memory, paging, 1, held))
+    return 1 - int(sound) / len(tables) if len(tables) else 0.0
+
+
+_MOST_IN_DOUBT = 256
+"""So many tables are looked at."""
 
 
 def bits_of(paging: Paging) -> int:
