@@ -771,6 +771,31 @@ def frames_behind(
     return frame
 
 
+def _odd_leaves(
+    table: NDArray[np.intp], entry: Entries, impossible: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """For each table of the last level the entries that are odd: all, or none.
+
+    Pages may be mapped with any flags. But pages side by side are mapped alike: what comes with a
+    new mixture of flags every other time is something else.
+    """
+    # Writable, user, PWT, PCD; PAT and global: what use leaves behind is not looked at.
+    flags = (entry >> np.uint64(1) & np.uint64(0xF) | entry >> np.uint64(3) & np.uint64(0x30)).view(
+        np.int64
+    )
+    seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
+    mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
+    mixtures = mixtures.reshape(count, 64)
+    present = mixtures.sum(axis=1)
+    kinds = np.count_nonzero(mixtures, axis=1)
+    too_many = kinds > np.minimum(present // 2, _MOST_MIXTURES)
+    return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
+
+
+_FEWEST_LEAVES = 8
+_MOST_MIXTURES = 16
+
+
 def read_tables(
     memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -911,21 +936,20 @@ def _weighed(
     entry = tables.reshape(-1)[found]
     frame = paging.frames(entry, level)
     impossible = paging.is_impossible(entry, frame, level)
-    # Of pages, other than of tables, entries may have any of the processor's flags.
-    has_habits = paging.has_habits and number < len(paging.levels) - 1
-    if not has_habits and not impossible.any():
-        return table, index, entry, frame, None
     count = len(tables)
     odd = supervisor = np.zeros(count, np.int64)
-    if has_habits:
+    if paging.has_habits and number == len(paging.levels) - 1:
+        odd = _odd_leaves(table, entry, impossible, count)
+    elif paging.has_habits:
         near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
         is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
         bars = (entry & np.uint64(USER) == 0) & ~paging.is_large(entry, level)
         bars &= ~(is_odd | impossible)
-        if not (impossible.any() or is_odd.any() or bars.any()):
-            return table, index, entry, frame, None
-        odd = np.bincount(table[is_odd], minlength=count)
-        supervisor = np.bincount(table[bars], minlength=count)
+        if is_odd.any() or bars.any():
+            odd = np.bincount(table[is_odd], minlength=count)
+            supervisor = np.bincount(table[bars], minlength=count)
+    if not (impossible.any() or odd.any() or supervisor.any()):
+        return table, index, entry, frame, None
     weight = _Weight(
         np.bincount(table, minlength=count),
         np.bincount(table[impossible], minlength=count),
