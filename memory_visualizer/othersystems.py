@@ -8,21 +8,28 @@ whose they are.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import Dump, Words
+from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.pagemap import distinct
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
     PRESENT,
     X64,
     Mappings,
+    are_tables,
+    as_processor_has_it,
     is_held,
-    most_spaces,
-    most_tables,
+    read_tables,
 )
+
+PAGING = as_processor_has_it(X64)
+"""The way of paging that is looked for."""
 
 _HALF = 256
 _MOST_ENTRIES = 192
@@ -30,12 +37,26 @@ _MOST_ENTRIES = 192
 _TOUCHED = 0x60
 """The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _MAX_CANDIDATES = 1 << 14
+_FRAMES_OF_SPACE = 64
+"""An address space takes some 20 frames at least; and some more beside those of small machines:"""
+_SPACES_OF_SMALL = 512
 _TABLES_AT_ONCE = 128
-_FAR = np.uint64(1 << 46)
-"""No machine has memory from here on, at 64 TiB; devices are seldom so far up."""
 _LEAST_SPACES = 2
+_MOST_GROUPS = 4
+_MOST_TABLES = 1 << 12
+"""Below the kernel's half of one group, or of one space's own half, so many are looked at."""
 _DIRECT_SHARE = 0.5
 """The part of memory from which on what the kernel maps at one distance is all memory."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Address spaces of a system that is not known."""
+
+    tops: NDArray[np.int64]
+    """Frames of the top-level tables, shape (n, 1); n may be 0."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what was left out, for the person at the screen."""
 
 
 class SpaceSearch:
@@ -57,60 +78,128 @@ class SpaceSearch:
         for start in range(0, len(rows), _TABLES_AT_ONCE):
             part = rows[start : start + _TABLES_AT_ONCE]
             chosen = words[part]
-            empty = chosen == 0
             address = chosen & np.uint64(ADDRESS)
             leads = chosen & np.uint64(PRESENT | LARGE) == PRESENT
             leads &= (address > 0) & (address < self._limit)
-            sound = (empty | leads).all(axis=1)
-            sound &= np.count_nonzero(~empty[:, :_HALF], axis=1) <= _MOST_ENTRIES
+            used_now = np.count_nonzero(chosen, axis=1)
+            odd = used_now - np.count_nonzero(leads, axis=1)
+            # A bit that was flipped is no reason to lose an address space.
+            sound = _ODD_SHARE * odd <= used_now
+            sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= _MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
 
-    def found(self) -> NDArray[np.int64]:
-        """Frames of the tables that speak for one another; shape (n, 1), n may be 0."""
-        most = min(_MAX_CANDIDATES, most_spaces(self._dump))
-        frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))[:most]
-        return _alike(self._dump, frames[_lead_to_tables(self._dump, frames)])
+    def found(self) -> Spaces:
+        """The tables that speak for one another."""
+        every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
+        held = int(np.count_nonzero(self._dump.held))
+        most = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
+        # More than any machine has are a trick: what most of them share shows in some of them.
+        kernel = _shared_half(self._dump, every[:: -(-len(every) // most) or 1])
+        if kernel is None:
+            return Spaces(np.empty((0, 1), np.int64))
+        alike = every[_agreeing(self._dump, every, kernel)]
+        step = -(-len(alike) // most) or 1
+        remarks = []
+        if step > 1:
+            remarks.append(
+                f"{len(alike):,} pages look like top-level page tables, more than any machine has:"
+                f" one in {step:,} of them is believed"
+            )
+        return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
 
 
-def _alike(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the tables that have the kernel's half in common."""
+_ODD_SHARE = 8
+"""One in so many of a top-level table's entries may be odd."""
+
+
+def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | None:
+    """The kernel's half that most tables have in common, if it leads to tables."""
     groups: dict[bytes, list[int]] = {}
-    entries: dict[bytes, int] = {}
-    has_own = np.zeros(dump.frame_count, bool)
+    halves: dict[bytes, NDArray[np.uint64]] = {}
     for part, tables in _in_parts(dump, frames):
-        # The kernel's own table, and that of a process about to go, map nothing of their own.
-        has_own[part] = tables[:, :_HALF].any(axis=1)
-        upper = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
-        upper[(upper & np.uint64(ADDRESS)) >> np.uint64(12) == part[:, None].astype(np.uint64)] = 0
-        for frame, half in zip(part.tolist(), upper, strict=True):
+        for frame, half in zip(part.tolist(), _kernel_halves(part, tables), strict=True):
             key = hashlib.blake2b(half.tobytes()).digest()
             groups.setdefault(key, []).append(frame)
-            entries[key] = int(np.count_nonzero(half))
-    best: list[int] = []
-    most = 0
-    for key, members in groups.items():
-        if len(members) >= _LEAST_SPACES and len(members) * entries[key] > most:
-            best, most = members, len(members) * entries[key]
-    tops = np.array(best, np.int64)
-    return (tops[has_own[tops]] if has_own[tops].any() else tops)[:, None]
+            halves.setdefault(key, half)
+    weights = {
+        key: len(members) * int(np.count_nonzero(halves[key]))
+        for key, members in groups.items()
+        if len(members) >= _LEAST_SPACES
+    }
+    for key in sorted(weights, key=lambda key: -weights[key])[:_MOST_GROUPS]:
+        below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
+        if _lead_to_tables(dump, ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)):
+            return halves[key]
+    return None
 
 
-def _lead_to_tables(dump: Dump, tops: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which tables lead to what looks like tables, and these, too, to nothing else.
+def _kernel_halves(frames: NDArray[np.int64], tables: Words) -> Words:
+    """The upper halves without what is each table's own: marks of use, and the entry that names it.
 
-    A table none of whose entries lead to a page of the dump is none.
+    The address of an entry says nothing where the entry is not present.
     """
-    # More tables than any machine has are a trick: those beyond are not believed.
-    below = np.flatnonzero(_targets(dump, tops))[: most_spaces(dump)]
-    deeper = np.flatnonzero(_targets(dump, below))[: most_tables(dump) // 4]
-    is_table = np.zeros(dump.frame_count, bool)
-    is_table[deeper] = _look_like_tables(dump, deeper)
-    sound = _look_like_tables(dump, below) & _lead_only_to(dump, below, is_table)[0]
-    is_table[:] = False
-    is_table[below[sound]] = True
-    only, any_ = _lead_only_to(dump, tops, is_table)
-    return only & any_
+    upper: Words = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
+    own = (upper & np.uint64(ADDRESS)) >> np.uint64(12) == frames[:, None].astype(np.uint64)
+    upper[own] = 0
+    return upper
+
+
+def _agreeing(
+    dump: Dump, frames: NDArray[np.int64], kernel: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Which tables have most entries of the kernel's half in common with this one."""
+    used = kernel != 0
+    agrees = np.zeros(len(frames), bool)
+    done = 0
+    for part, tables in _in_parts(dump, frames):
+        halves = _kernel_halves(part, tables)
+        alike = np.count_nonzero((halves == kernel) & used, axis=1)
+        either = np.count_nonzero((halves != 0) | used, axis=1)
+        agrees[done : done + len(part)] = 2 * alike > either
+        done += len(part)
+    return agrees
+
+
+def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The tables that map something of their own; all where none does.
+
+    The kernel's own table, and that of a process about to go, map nothing of their own; where the
+    page is used for something else by now, most of it leads to no tables.
+    """
+    has_own = np.zeros(len(frames), bool)
+    done = 0
+    for part, tables in _in_parts(dump, frames):
+        row, column = np.nonzero(tables[:, :_HALF] & np.uint64(PRESENT | LARGE) == PRESENT)
+        target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+        row, target = row[is_held(dump, target)], target[is_held(dump, target)]
+        known = distinct(target)
+        is_table = are_tables(dump, PAGING, 1, known)[np.searchsorted(known, target)]
+        right = np.bincount(row[is_table], minlength=len(part))
+        count = np.bincount(row, minlength=len(part))
+        has_own[done : done + len(part)] = (count > 0) & (2 * right >= count)
+        done += len(part)
+    return frames[has_own] if has_own.any() else frames
+
+
+def _lead_to_tables(dump: Dump, frames: NDArray[np.int64]) -> bool:
+    """Whether most of these pages are tables of the second level that lead to tables in turn.
+
+    A system may keep empty ones for later; but a table none of whose entries lead to a page of the
+    dump is none.
+    """
+    frames = distinct(frames[is_held(dump, frames)])
+    frames = frames[~zero_pages(dump.read_frames(frames))]
+    sound = frames[are_tables(dump, PAGING, 1, frames)]
+    if 2 * len(sound) <= len(frames):
+        return False
+    target, is_page = read_tables(dump, PAGING, 1, sound)
+    below = target[(target >= 0) & ~is_page]
+    below = distinct(below[is_held(dump, below)])
+    below = below[:: -(-len(below) // _MOST_TABLES) or 1]
+    right = np.count_nonzero(are_tables(dump, PAGING, 2, below))
+    # The kernel may map all memory by pages of 1 GiB, and nothing but by them.
+    return bool(2 * right >= len(below)) and bool((target >= 0).any())
 
 
 def _in_parts(
@@ -120,47 +209,6 @@ def _in_parts(
     for start in range(0, len(frames), _TABLES_AT_ONCE):
         part = frames[start : start + _TABLES_AT_ONCE]
         yield part, dump.read_frames(part)
-
-
-def _leading(dump: Dump, tables: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Row of each entry that leads to a table that the dump holds, and that table's frame."""
-    row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
-    target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
-    held = is_held(dump, target)
-    return row[held], target[held]
-
-
-def _targets(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """By PFN: whether an entry of these tables leads there."""
-    found = np.zeros(dump.frame_count, bool)
-    for _, tables in _in_parts(dump, frames):
-        found[_leading(dump, tables)[1]] = True
-    return found
-
-
-def _lead_only_to(
-    dump: Dump, frames: NDArray[np.int64], allowed: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tables lead, within the dump, to nothing but allowed frames; and which to any frame."""
-    only, any_ = np.ones(dump.frame_count, bool), np.zeros(dump.frame_count, bool)
-    for part, tables in _in_parts(dump, frames):
-        row, target = _leading(dump, tables)
-        only[part[row[~allowed[target]]]] = False
-        any_[part[row]] = True
-    return only[frames], any_[frames]
-
-
-def _look_like_tables(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of these frames hold entries that are present, and little else."""
-    sound = np.zeros(dump.frame_count, bool)
-    for part, contents in _in_parts(dump, frames):
-        present = contents & np.uint64(PRESENT) != 0
-        # Entries that are not present may hold anything, but not in most of a table.
-        few = np.count_nonzero(present, axis=1)
-        is_table = (few > 0) & (2 * few >= np.count_nonzero(contents, axis=1))
-        is_table &= ~(present & (contents & np.uint64(ADDRESS) >= _FAR)).any(axis=1)
-        sound[part] = is_table
-    return sound[frames]
 
 
 def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Mappings, bool]:
@@ -178,7 +226,3 @@ def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Map
     if covered[largest] < _DIRECT_SHARE * np.count_nonzero(held):
         return mappings, False
     return mappings.take(~(kernel & (distance == values[largest]))), True
-
-
-PAGING = X64
-"""The way of paging that is looked for."""

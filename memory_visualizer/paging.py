@@ -29,12 +29,23 @@ NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 12 to 51 of an entry: where the table or page below it begins."""
 
-_TRANSITION_FRAMES = (1 << 45 - 12) - 1
-"""Bits of the frame in an entry of a page in transition. Windows sets one above since 2018, so that
-processors with the flaw L1TF do not look there; Volatility 3 reads as many (layers/intel.py)."""
+ACCESSED = 1 << 5
+DIRTY = 1 << 6
+_CACHING = 1 << 3 | 1 << 4
+"""PWT and PCD: how the processor caches what lies behind the entry."""
+_TRANSITION_BITS = 45
+"""Bits of the address in an entry of a page in transition. Windows sets one above since 2018, so
+that processors with the flaw L1TF do not look there; Volatility 3 reads as many
+(layers/intel.py)."""
+_MARKS = (1 << 52) - (1 << _TRANSITION_BITS)
+_PHYSICAL_BITS = 46
+"""Bits of a physical address of most machines, at most: 64 TiB."""
 
 MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 """What is allowed on all levels of a path together, as bits of Mappings.access."""
+_DIRECT = 8
+"""Beside those, while tables are walked: no top-level table served on a lower level on the way."""
+_KINDS = 16
 
 SHARED = -1
 """In Mappings.space: more than one address space has this mapping."""
@@ -43,8 +54,10 @@ _TABLES_AT_ONCE = 256
 _WAYS_AT_ONCE = 512
 _FAIR_PART = 8
 """The part of all tables of a level that one address space may have."""
-_FAR = 1 << 34
-"""No machine has page frames from here on, 64 TiB; devices are seldom so far up."""
+_NEAR_FRAMES = 1 << 22
+_NEAR_TIMES = 64
+"""Memory lies below so many frames, 16 GiB, or so many times those of the dump, which may be cut
+short: what is further away is a device, or no address."""
 _WAITING_WAYS = 1 << 18
 _ALIKE = 4
 """So many times, in the middle, an honest system's ways of user mode come again, at most."""
@@ -74,7 +87,45 @@ class Level:
     shift: int
     """An entry covers 2**shift bytes."""
     may_map: bool
-    """Whether an entry with LARGE set maps a page of that size; on the last level all do."""
+    """Whether an entry with LARGE set maps such a page; on the last level all entries map one."""
+    reserved: int = 0
+    """Bits that the processor demands to be zero in an entry that is present (SDM 4.3 to 4.5)."""
+    reserved_if_large: int = 0
+    """The same where it maps a large page."""
+
+    @property
+    def pages(self) -> int:
+        """Page frames that an entry covers."""
+        return 1 << (self.shift - 12)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What an operating system means by entries that the processor takes as not present."""
+
+    mask: int
+    value: int
+    """An entry leads somewhere if these of its bits have this value."""
+    is_user: bool = False
+    """Whether such entries are user mode's, whatever their U/S bit, and allow nothing else."""
+    may_be_large: bool = False
+    """Whether LARGE means the same in them."""
+    inverted: int = 0
+    """A bit that says that all bits of the address are inverted."""
+    marks: int = 0
+    """Bits above the address, of which one may be set so that the processor looks nowhere."""
+
+
+NOBODY = Unseen(PRESENT, PRESENT)
+"""An entry that is not present means nothing."""
+WINDOWS = Unseen(TRANSITION | PROTOTYPE | PRESENT, TRANSITION, marks=_MARKS)
+"""Pages in transition are still the process's (Windows Internals, "Page faults"; Volatility 2 takes
+them so as well). Bit 7 belongs to their protection, and no large page is in transition."""
+LINUX = Unseen(
+    PRESENT | PROTECTION_NONE, PROTECTION_NONE, is_user=True, may_be_large=True, inverted=1 << 51
+)
+"""Pages of PROT_NONE (pgtable_types.h), their addresses inverted since 2018, against a flaw of
+processors (pgtable-invert.h); no machine has memory where the top bit is set."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +140,16 @@ class Paging:
     """Frames of the top level."""
     self_entries: range
     """Where in the top level Windows may put the entry by which the tables map themselves."""
-    out_of_sight: tuple[int, int] = (TRANSITION | PROTOTYPE, TRANSITION)
-    """Mask and value of entries that lead somewhere, if out of the processor's sight.
-
-    Windows keeps pages in transition: still the process's (Windows Internals, "Page faults";
-    Volatility 2 takes them so as well). Linux keeps pages of PROT_NONE (pgtable_types.h).
-    """
-    out_of_sight_is_user: bool = False
-    """Whether such entries are user mode's, whatever their U/S bit."""
-    inverted: int = 0
-    """A bit that, in an entry that is not present, says that the address is inverted."""
+    unseen: Unseen = WINDOWS
+    has_habits: bool = True
+    """Whether the system makes entries that lead to tables as Windows and Linux do: writable and
+    accessed from the beginning, cached, of user mode wherever the levels above are."""
     address: int = ADDRESS
     """Bits of an entry that are the address of what is below it."""
     user_entries: range | None = None
     """Entries of the top level that are the process's own, where the system parts them so."""
+    physical_bits: int = _PHYSICAL_BITS
+    """Bits of a physical address: those above are reserved."""
 
     @property
     def entries(self) -> int:
@@ -128,22 +175,71 @@ class Paging:
 
     def is_present(self, entries: Entries) -> NDArray[np.bool_]:
         """Which entries lead somewhere, those out of the processor's sight included."""
-        mask, value = self.out_of_sight
         low = entries.view(np.uint16)[..., ::4]  # all of these bits are there
-        present: NDArray[np.bool_] = low & np.uint16(mask) == value
+        present: NDArray[np.bool_] = low & np.uint16(self.unseen.mask) == self.unseen.value
         present |= low & np.uint16(PRESENT) != 0
         return present
 
-    def frames(self, entries: Entries) -> NDArray[np.int64]:
+    def is_large(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
+        """Which entries of an upper level map large pages, of those that lead somewhere."""
+        mask = np.uint64(LARGE if self.unseen.may_be_large else LARGE | PRESENT)
+        large: NDArray[np.bool_] = (entries & mask == mask) & level.may_map
+        return large
+
+    def frames(self, entries: Entries, level: Level) -> NDArray[np.int64]:
         """The frame that each entry names: of a table, or of a page's beginning."""
-        if self.inverted:
-            marked = np.uint64(self.inverted | PRESENT)
-            entries = np.where(entries & marked == self.inverted, ~entries, entries)
+        if self.unseen.inverted:
+            marked = np.uint64(self.unseen.inverted | PRESENT)
+            entries = np.where(entries & marked == self.unseen.inverted, ~entries, entries)
         frames = ((entries & np.uint64(self.address)) >> np.uint64(12)).view(np.int64)
-        if self.out_of_sight[1] == TRANSITION and self.entry_bytes == 8:
+        if self.unseen.marks and self.entry_bytes == 8:
             away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
-            frames[away] &= _TRANSITION_FRAMES
+            frames[away] &= ~(self.unseen.marks >> 12)
+        if level.may_map and (large := self.is_large(entries, level)).any():
+            if self.entry_bytes == 4:  # PSE-36: bits 13 to 20 are bits 32 to 39 of the address
+                high = entries >> np.uint64(13) & np.uint64(0xFF)
+                frames[large] |= (high[large] << np.uint64(20)).view(np.int64)
+            frames[large] &= -level.pages
         return frames
+
+    def is_impossible(
+        self, entries: Entries, frames: NDArray[np.int64], level: Level
+    ) -> NDArray[np.bool_]:
+        """Which entries break the processor's rules, or the system's for those out of its sight.
+
+        All of them lead somewhere, and `frames` is what they name.
+        """
+        broken: NDArray[np.bool_] = frames >= 1 << (self.physical_bits - 12)
+        if level.reserved:
+            broken |= entries & np.uint64(level.reserved) != 0
+        if level.may_map and (large := self.is_large(entries, level)).any():
+            broken |= large & (entries & np.uint64(level.reserved_if_large) != 0)
+        away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
+        if len(away):
+            broken[away] = frames[away] >= 1 << (self.physical_bits - 12)
+            if self.unseen.marks and self.entry_bytes == 8:
+                marks = entries[away] & np.uint64(self.unseen.marks)
+                broken[away] |= marks & (marks - np.uint64(1)) != 0
+        return broken
+
+    def is_odd(
+        self, entries: Entries, frames: NDArray[np.int64], level: Level, near: int
+    ) -> NDArray[np.bool_]:
+        """Which entries of an upper level are such as the system does not make.
+
+        Each may be: for a table only that counts which most of its entries are. Memory lies below
+        the frame `near`.
+        """
+        large = self.is_large(entries, level)
+        flags = entries & np.uint64(PRESENT | WRITE | ACCESSED | _CACHING)
+        odd: NDArray[np.bool_] = flags != PRESENT | WRITE | ACCESSED
+        odd &= entries & np.uint64(PRESENT) != 0
+        odd |= (frames == 0) | (frames >= near)
+        # Large pages may be read-only, and a device's; but the first megabyte, where the firmware's
+        # own is, is the kernel's, who maps it to write there.
+        used = np.uint64(PRESENT | WRITE | USER | ACCESSED | DIRTY)
+        at_zero = (frames == 0) & (entries & used != PRESENT | WRITE | ACCESSED | DIRTY)
+        return np.where(large, at_zero, odd)
 
     def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
         """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
@@ -155,10 +251,8 @@ class Paging:
         away = np.flatnonzero(low & np.uint8(PRESENT) == 0)
         if len(away):
             access[away] &= MAY_USER
-            if self.out_of_sight_is_user:
+            if self.unseen.is_user:
                 access[away] |= MAY_USER
-            if self.out_of_sight_is_user:
-                pass  # Linux' PROT_NONE: nothing else is allowed
             elif is_last:
                 # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
                 # to write (ntosp.h, MM_EXECUTE and so on).
@@ -171,32 +265,53 @@ class Paging:
         return access
 
 
-X86 = Paging("x86", 4, (Level(22, True), Level(12, True)), 1, range(0x300, 0x301))
-PAE = Paging("PAE", 8, (Level(21, True), Level(12, True)), 4, range(0x600, 0x601))
+def _bits(first: int, last: int) -> int:
+    return (1 << last + 1) - (1 << first)
+
+
+_PAE_RESERVED = _bits(52, 62)
+X86 = Paging("x86", 4, (Level(22, True, 0, 1 << 21), Level(12, False)), 1, range(0x300, 0x301))
+PAE = Paging(
+    "PAE",
+    8,
+    (Level(21, True, _PAE_RESERVED, _bits(13, 20)), Level(12, False, _PAE_RESERVED)),
+    4,
+    range(0x600, 0x601),
+)
 X64 = Paging(
     "x86-64",
     8,
-    (Level(39, False), Level(30, True), Level(21, True), Level(12, True)),
+    (
+        Level(39, False, LARGE),
+        Level(30, True, 0, _bits(13, 29)),
+        Level(21, True, 0, _bits(13, 20)),
+        Level(12, False),
+    ),
     1,
     range(0x100, 0x200),
 )
 X64_5_LEVELS = Paging(
-    "x86-64, 5 levels", 8, (Level(48, False), *X64.levels), 1, range(0x100, 0x200)
+    "x86-64, 5 levels", 8, (Level(48, False, LARGE), *X64.levels), 1, range(0x100, 0x200)
 )
+"""These four are as Windows has them."""
+
+PAE_POINTER_RESERVED = 1 << 1 | 1 << 2 | _bits(5, 8) | _bits(52, 63)
+"""Bits that are zero in each of PAE's four pointers, beside those above the physical width."""
+
+
+def as_processor_has_it(paging: Paging) -> Paging:
+    """The same levels with entries that mean what the processor takes them for, and no more."""
+    return replace(paging, unseen=NOBODY, has_habits=False)
 
 
 def as_linux_has_it(paging: Paging, encryption: int = 0) -> Paging:
     """The same levels with the entries that Linux leaves for itself.
 
-    `encryption` is the bit of an entry by which AMD's processors encrypt the page. Addresses in
-    entries of PROT_NONE are inverted since 2018, against a flaw of processors
-    (arch/x86/include/asm/pgtable-invert.h); no machine has memory where the top bit is set.
+    `encryption` is the bit of an entry by which AMD's processors encrypt the page.
     """
     return replace(
         paging,
-        out_of_sight=(PRESENT | PROTECTION_NONE, PROTECTION_NONE),
-        out_of_sight_is_user=True,
-        inverted=1 << 51,
+        unseen=LINUX,
         address=ADDRESS & ~encryption,
         user_entries=range(paging.entries // 2),
     )
@@ -311,14 +426,14 @@ class _Reached:
             return self
         # One number to sort by is much faster than several.
         space = self.space.astype(np.int64) - SHARED
-        key = (self.table * (space.max() + 1) + space) * 8 + self.access
+        key = (self.table * (space.max() + 1) + space) * _KINDS + self.access
         order = np.argsort(key)
         starts = _starts(key[order])
         virtual = np.minimum.reduceat(self.virtual[order], starts)
         return replace(self.take(order[starts]), virtual=virtual)
 
     def _unique(self, kind: NDArray[np.uint8], frame_count: int) -> "_Reached":
-        """Each table once for each kind of way to it; kinds are below 8.
+        """Each table once for each kind of way to it; kinds are below _KINDS.
 
         Nothing is sorted, as these ways may be very many.
         """
@@ -326,8 +441,8 @@ class _Reached:
         is_first = first == np.arange(len(first))
         table = self.table[is_first]
         number = np.cumsum(is_first) - 1
-        group = number[first] * 8 + kind
-        groups = len(table) * 8
+        group = number[first] * _KINDS + kind
+        groups = len(table) * _KINDS
         virtual = np.full(groups, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(virtual, group, self.virtual)
         lowest = np.full(groups, np.iinfo(np.int32).max, np.int32)
@@ -335,11 +450,11 @@ class _Reached:
         highest = np.full(groups, SHARED, np.int32)
         np.maximum.at(highest, group, self.space)
         access = np.zeros(groups, np.uint8)
-        for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
+        for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE, _DIRECT):
             access[group[self.access & bit != 0]] |= bit
         there = np.flatnonzero(lowest <= highest)
         space = np.where(lowest == highest, lowest, np.int32(SHARED))[there]
-        return _Reached(space, table[there // 8], virtual[there], access[there])
+        return _Reached(space, table[there // _KINDS], virtual[there], access[there])
 
 
 class _Below:
@@ -440,7 +555,9 @@ class Losses:
     tables: int = 0
     """Tables left out, as there were more than any machine has."""
     not_tables: set[int] = field(default_factory=set)
-    """Frames reached as tables that cannot be any: most of the entries name impossible places."""
+    """Frames reached as tables that are none: most of their entries are such as none has."""
+    impossible: int = 0
+    """Entries of tables that break the processor's rules; each is left out by itself."""
 
 
 def walk(
@@ -474,8 +591,11 @@ def walk(
         np.repeat(spaces, parts),
         tops.astype(np.int64).ravel(),
         np.tile(start * np.uint64(paging.entries), count),
-        np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE, np.uint8),
+        np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE | _DIRECT, np.uint8),
     )
+    refused = np.zeros(memory.frame_count, bool)
+    is_top = np.zeros(memory.frame_count, bool)
+    is_top[reached.table[is_held(memory, reached.table)]] = True
     # Of an honest system each user table has one way to it, or few more.
     most_ways = memory.frame_count // 8 + 1024
     tables_left, entries_left = most_tables(memory), most_entries(memory)
@@ -492,7 +612,7 @@ def walk(
         tables_left -= reached.table_count
         below = _Below(memory, tables_left if leads_to_last else tables_left // 2, most_ways)
         entries = 0
-        for found in _decoded(memory, paging, reached, level, losses):
+        for found in _decoded(memory, paging, reached, number, losses, refused):
             if entries > (entries_left if is_last else entries_left // 2):
                 later = reached.table[reached.table >= found.ways.table[0]]
                 losses.tables += len(distinct(later))
@@ -503,6 +623,10 @@ def walk(
                 # Linux' kernel bars itself from its users' code in its own copy of the top level
                 # (arch/x86/mm/pti.c); users run on the other one.
                 access |= MAY_EXECUTE
+            access |= _DIRECT
+            if number == 0:
+                named = np.flatnonzero(is_held(memory, found.frame))
+                access[named[is_top[found.frame[named]]]] &= ~np.uint8(_DIRECT)
             access &= found.ways.access[found.way]
             chosen = access & MAY_USER == 0 if kernel_only else np.ones(len(access), bool)
             if own_only and number == 0 and paging.user_entries:
@@ -511,7 +635,7 @@ def walk(
                 chosen &= (index >= paging.user_entries[0]) & (index <= paging.user_entries[-1])
             maps = chosen
             if not is_last:
-                maps = chosen & level.may_map & (found.entry & np.uint64(LARGE) != 0)
+                maps = chosen & paging.is_large(found.entry, level)
             yield _mapped(memory, paging, level, found, access, maps)
             if is_last:
                 continue
@@ -521,6 +645,7 @@ def walk(
         losses.tables += below.left_out
         entries_left -= entries
         reached = below.ways()
+    losses.not_tables |= set(np.flatnonzero(refused).tolist())
 
 
 def tables_of(
@@ -542,11 +667,10 @@ def tables_of(
             entries = paging.decode(memory.read_frames(tables[start : start + _TABLES_AT_ONCE]))
             if own_only and number == 0 and paging.user_entries:
                 entries = entries[:, paging.user_entries.start : paging.user_entries.stop]
-            leads = entries & np.uint64(PRESENT) != 0
-            if level.may_map:
-                leads &= entries & np.uint64(LARGE) == 0
-            targets = paging.frames(entries[leads])
-            below[targets[is_held(memory, targets)]] = True
+            entry, targets = _sound(memory, paging, number, np.ascontiguousarray(entries))[1:]
+            leads = (entry & np.uint64(PRESENT) != 0) & ~paging.is_large(entry, level)
+            leads &= is_held(memory, targets)
+            below[targets[leads]] = True
         tables = np.flatnonzero(below)
         found |= below
         lowest = below
@@ -659,57 +783,204 @@ def frames_behind(
     for number, level in enumerate(paging.levels):
         tables, row = np.unique(table[alive], return_inverse=True)
         index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
-        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
-        present = paging.is_present(entries)
-        alive, entries = alive[present], entries[present]
-        target = paging.frames(entries)
-        maps = np.full(len(entries), number == len(paging.levels) - 1)
-        maps |= level.may_map & (entries & np.uint64(LARGE) != 0)
-        pages = 1 << (level.shift - 12)
-        inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % pages
-        frame[alive[maps]] = (target // pages * pages + inside)[maps]
+        targets, is_page = read_tables(memory, paging, number, tables)
+        target, maps = targets[row, index.astype(np.int64)], is_page[row, index.astype(np.int64)]
+        alive, target, maps = alive[target >= 0], target[target >= 0], maps[target >= 0]
+        inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % level.pages
+        frame[alive[maps]] = (target + inside)[maps]
         leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]
     return frame
 
 
+def _odd_leaves(
+    table: NDArray[np.intp], entry: Entries, impossible: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """For each table of the last level the entries that are odd: all, or none.
+
+    Pages may be mapped with any flags. But pages side by side are mapped alike: what comes with a
+    new mixture of flags every other time is something else.
+    """
+    # Writable, user, PWT, PCD; PAT and global: what use leaves behind is not looked at.
+    flags = (entry >> np.uint64(1) & np.uint64(0xF) | entry >> np.uint64(3) & np.uint64(0x30)).view(
+        np.int64
+    )
+    seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
+    mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
+    mixtures = mixtures.reshape(count, 64)
+    present = mixtures.sum(axis=1)
+    kinds = np.count_nonzero(mixtures, axis=1)
+    too_many = kinds > np.minimum(present // 2, _MOST_MIXTURES)
+    return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
+
+
+_FEWEST_LEAVES = 8
+_MOST_MIXTURES = 16
+
+
+def read_tables(
+    memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """What the entries of tables of one level lead to, -1 where to nothing, and which map pages.
+
+    Shape (n, paging.entries). What breaks the processor's rules leads to nothing, and so does all
+    of a page that is no table.
+    """
+    level = paging.levels[number]
+    tables = paging.decode(memory.read_frames(frames))
+    place, entry, frame = _sound(memory, paging, number, tables)
+    target = np.full(tables.shape, -1, np.int64)
+    target.reshape(-1)[place] = frame
+    is_page = np.full(tables.shape, number == len(paging.levels) - 1)
+    if level.may_map:
+        is_page.reshape(-1)[place] |= paging.is_large(entry, level)
+    return target, is_page
+
+
+def are_tables(
+    memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which of these pages look like tables of one level: most of them entries that lead somewhere.
+
+    An empty page does not.
+    """
+    found = np.zeros(len(frames), bool)
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = frames[start : start + _TABLES_AT_ONCE]
+        tables = paging.decode(memory.read_frames(part))
+        present = np.count_nonzero(paging.is_present(tables), axis=1)
+        # Entries that are not present may hold anything, but not in most of a table.
+        sound = (present > 0) & (2 * present >= np.count_nonzero(tables, axis=1))
+        weight = _weighed(memory, paging, number, tables)[-1]
+        if weight is not None:
+            sound &= weight.is_table(np.zeros(len(part), bool), np.arange(len(part)))
+        found[start : start + len(part)] = sound
+    return found
+
+
+def _sound(
+    memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
+) -> tuple[NDArray[np.intp], Entries, NDArray[np.int64]]:
+    """The entries that lead somewhere: where they stand in all of `tables`, they, and the frames.
+
+    Whether user mode came so far is not known: so no entry is odd for barring it.
+    """
+    table, index, entry, frame, weight = _weighed(memory, paging, number, tables)
+    place = table * tables.shape[1] + index
+    if weight is None:
+        return place, entry, frame
+    is_table = weight.is_table(np.zeros(len(tables), bool), np.arange(len(tables)))[table]
+    return place[is_table], entry[is_table], frame[is_table]
+
+
 def _decoded(
-    memory: PhysicalMemory, paging: Paging, reached: _Reached, level: Level, losses: Losses
+    memory: PhysicalMemory,
+    paging: Paging,
+    reached: _Reached,
+    number: int,
+    losses: Losses,
+    refused: NDArray[np.bool_],
 ) -> Iterator[_Decoded]:
-    """Yield the present entries of tables, many tables at once."""
+    """Yield the entries of a level's tables that lead somewhere, many tables at once.
+
+    `refused` marks the frames that are no tables, though reached as such.
+    """
     reached = reached.take(np.argsort(reached.table, kind="stable"))
     for start, end in _pieces(reached.table):
         ways = reached.take(slice(start, end))
         first_way = _starts(ways.table)
         tables = paging.decode(memory.read_frames(ways.table[first_way]))
-        present = np.flatnonzero(paging.is_present(tables))
-        table = present >> (paging.entries - 1).bit_length()
-        index = present & (paging.entries - 1)
-        entry = tables.reshape(-1)[present]
-        frame = paging.frames(entry)
-        far = frame >= _FAR
-        if far.any():
-            # What names impossible places more often than others is no table, as where a page of
-            # another moment stands in the table's place.
-            far_of_table = np.bincount(table[far], minlength=len(first_way))
-            wrong = 2 * far_of_table > np.bincount(table, minlength=len(first_way))
-            losses.not_tables |= set(ways.table[first_way[wrong]].tolist())
-            right = ~wrong[table]
-            table, index = table[right], index[right]
-            entry, frame = entry[right], frame[right]
-        way = table
-        if len(ways.table) > len(first_way):  # all present entries of a way's table, for each way
-            table_of_way = np.repeat(
-                np.arange(len(first_way)), np.diff(first_way, append=np.intp(end - start))
-            )
-            first_entry = np.searchsorted(table, np.arange(len(first_way) + 1))
-            count = np.diff(first_entry)[table_of_way]
-            way = np.repeat(np.arange(len(table_of_way)), count)
-            offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
-            row = first_entry[table_of_way][way] + offset
-            index, entry, frame = index[row], entry[row], frame[row]
-        yield _Decoded(ways, way, index, entry, frame)
+        table, index, entry, frame, weight = _weighed(memory, paging, number, tables)
+        table_of_way = _table_of_way(first_way, end - start)
+        is_direct = ways.access & _DIRECT != 0
+        # Tables that map themselves serve once more a level below, and so do those that are none.
+        is_table = is_direct | ~(refused[ways.table] & paging.has_habits)
+        if weight is not None:
+            is_user = (ways.access & MAY_USER != 0) & (number > 0)
+            is_table &= weight.is_table(is_user, table_of_way)
+            refused[ways.table[is_direct & ~is_table]] = True
+            losses.impossible += int(weight.impossible[distinct(table_of_way[is_table])].sum())
+        if is_table.all() and len(ways.table) == len(first_way):
+            yield _Decoded(ways, table, index, entry, frame)
+            continue
+        # All entries of a way's table, for each way.
+        ways, table_of_way = ways.take(is_table), table_of_way[is_table]
+        first_entry = np.searchsorted(table, np.arange(len(first_way) + 1))
+        count = np.diff(first_entry)[table_of_way]
+        way = np.repeat(np.arange(len(table_of_way)), count)
+        offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
+        row = first_entry[table_of_way][way] + offset
+        yield _Decoded(ways, way, index[row], entry[row], frame[row])
+
+
+def _table_of_way(first_way: NDArray[np.intp], ways: int) -> NDArray[np.intp]:
+    """The number of each way's table, where each table's ways stand together."""
+    return np.repeat(np.arange(len(first_way)), np.diff(first_way, append=np.intp(ways)))
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """What speaks for and against some pages' being tables: how many entries of each."""
+
+    entries: NDArray[np.int64]
+    """That lead somewhere, the impossible ones included."""
+    impossible: NDArray[np.int64]
+    """That break the processor's rules."""
+    odd: NDArray[np.int64]
+    """That the system does not make, beside the impossible ones."""
+    supervisor: NDArray[np.int64]
+    """That lead to tables and bar user mode, beside all those: odd where user mode came so far."""
+
+    def is_table(self, is_user: NDArray[np.bool_], page: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether each page, by its number, is a table for those who come by user mode, or not.
+
+        Most entries decide. So a real table in which a bit was flipped costs that entry, and
+        what is no table leads nowhere, whatever a few of its words look like.
+        """
+        against = self.impossible[page] + self.odd[page]
+        against += np.where(is_user, self.supervisor[page], 0)
+        sound: NDArray[np.bool_] = 2 * against <= self.entries[page]
+        return sound
+
+
+def _weighed(
+    memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Entries, NDArray[np.int64], "_Weight | None"]:
+    """The entries of a level's tables that lead somewhere, without those that cannot be.
+
+    Number of the table, ascending; index; the entry; what it names; and, unless nothing speaks
+    against any of the tables, what does.
+    """
+    level = paging.levels[number]
+    found = np.flatnonzero(paging.is_present(tables))
+    table = found >> (tables.shape[1] - 1).bit_length()
+    index = found & (tables.shape[1] - 1)
+    entry = tables.reshape(-1)[found]
+    frame = paging.frames(entry, level)
+    impossible = paging.is_impossible(entry, frame, level)
+    count = len(tables)
+    odd = supervisor = np.zeros(count, np.int64)
+    if paging.has_habits and number == len(paging.levels) - 1:
+        odd = _odd_leaves(table, entry, impossible, count)
+    elif paging.has_habits:
+        near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
+        is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
+        bars = (entry & np.uint64(USER) == 0) & ~paging.is_large(entry, level)
+        bars &= ~(is_odd | impossible)
+        if is_odd.any() or bars.any():
+            odd = np.bincount(table[is_odd], minlength=count)
+            supervisor = np.bincount(table[bars], minlength=count)
+    if not (impossible.any() or odd.any() or supervisor.any()):
+        return table, index, entry, frame, None
+    weight = _Weight(
+        np.bincount(table, minlength=count),
+        np.bincount(table[impossible], minlength=count),
+        odd,
+        supervisor,
+    )
+    possible = ~impossible
+    return table[possible], index[possible], entry[possible], frame[possible], weight
 
 
 def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -739,10 +1010,10 @@ def _mapped(
     maps: NDArray[np.bool_],
 ) -> Mappings:
     """The mappings among the entries, of frames that the dump holds."""
-    pages = 1 << (level.shift - 12)
+    pages = level.pages
     rows = np.flatnonzero(maps)
     reached = found.reached(rows, access, level)
-    frame = reached.table // pages * pages if pages > 1 else reached.table
+    frame = reached.table
     # Of a large page the first frame may be missing where later ones are not.
     inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
     mappings = Mappings(
@@ -750,7 +1021,7 @@ def _mapped(
         paging.canonical(reached.virtual),
         frame,
         np.full(len(frame), pages, np.int64),
-        reached.access,
+        reached.access & np.uint8(_DIRECT - 1),
     )
     return mappings if inside.all() else mappings.take(inside)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, Words, open_dump
+from memory_visualizer.dump import PAGE_SIZE, Dump, Progress, RawDump, Words, open_dump
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, zero_pages
 from memory_visualizer.kernelmemory import kernel_memory
 from memory_visualizer.pagemap import (
@@ -42,7 +43,12 @@ from memory_visualizer.paging import (
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.processsearch import ProcessSearch
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
-from memory_visualizer.windows import TopLevels, TopLevelSearch, read_shared_data
+from memory_visualizer.windows import (
+    TopLevels,
+    TopLevelSearch,
+    read_shared_data,
+    tables_in_doubt,
+)
 from memory_visualizer.windowsprocesses import FoundProcesses, find_processes
 
 # What reads Linux and other systems is imported where a dump is met that needs it.
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
 
     from memory_visualizer.linux import LinuxKernel
     from memory_visualizer.linuxtasks import LinuxProcesses
+    from memory_visualizer.othersystems import Spaces
     from memory_visualizer.pagestates import PageArray, PageStates
 
 _LEARNING_FRAMES = 4096
@@ -62,6 +69,8 @@ _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_PID = 4
 """Of Windows' System process."""
+_DOUBT = 1 / 16
+"""From this part on of the tables that make no sense it is asked whether memory was moved."""
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -394,7 +403,10 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     file cannot be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is
     missing.
     """
-    dump = open_dump(path, lenient=lenient)
+    return _understand(open_dump(path, lenient=lenient), progress)
+
+
+def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     search, texts = TopLevelSearch(), VmcoreInfoSearch()
     objects = _learn(dump, search)
     looks = [search.look_at, texts.look_at, *([objects.look_at] if objects else [])]
@@ -403,8 +415,34 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
-        return _windows_snapshot(dump, zero, found, objects)
+        mended = _mended(dump, progress) if tables_in_doubt(dump, found) > _DOUBT else None
+        return mended or _windows_snapshot(dump, zero, found, objects)
     return _second_look(dump, zero, search, progress)
+
+
+def _mended(dump: Dump, progress: Progress | None) -> Snapshot | None:
+    """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
+
+    BadInputError where that does not help.
+    """
+    if not isinstance(dump, RawDump):
+        return None
+    from memory_visualizer.displaced import DisplacedSearch, MendedDump
+
+    search = DisplacedSearch()
+    for _ in _pass_by(dump, [search.look_at], progress):
+        pass
+    pieces = search.pieces(dump)
+    if not pieces:
+        return None
+    snapshot = _understand(MendedDump(dump, pieces), progress)
+    if not snapshot.system:
+        raise BadInputError(
+            f"{dump.path} does not hold its memory where it belongs: {search.tables:,} top-level"
+            f" page tables name page frames that lie up to {max(p.shift for p in pieces):,} pages"
+            " behind them, and the memory could not be put there"
+        )
+    return snapshot
 
 
 def _second_look(
@@ -428,9 +466,12 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        return _windows_snapshot(dump, zero, found)
+        mended = _mended(dump, progress) if tables_in_doubt(dump, found) > _DOUBT else None
+        return mended or _windows_snapshot(dump, zero, found)
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
+    if mended := _mended(dump, progress):
+        return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
@@ -448,17 +489,18 @@ def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | Non
     return linux.find_kernel(dump, texts)
 
 
-def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]) -> Snapshot:
+def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Snapshot:
     """A system that is not known: user and kernel as its page tables say, if any are found."""
     from memory_visualizer import othersystems
 
+    tops = spaces.tops
     losses, rest = Losses(), _Rest(dump)
     mappings = Mappings.join([])
     if len(tops):
         mappings = rest.without(walk(dump, othersystems.PAGING, tops, losses=losses))
     mappings, has_direct_map = othersystems.without_direct_map(mappings, dump.held)
     mappings = merge_kernel(mappings)
-    remarks = []
+    remarks = [*spaces.remarks]
     if len(tops):
         remarks.append(
             f"{len(tops):,} address spaces were found by what their page tables share; whose they"
@@ -502,7 +544,7 @@ def _windows_snapshot(
         zero,
         mappings,
         rest=rest,
-        remarks=(*who.remarks, *_remarks(dump, mappings, losses, rest)),
+        remarks=(*found.remarks, *who.remarks, *_remarks(dump, mappings, losses, rest)),
         kernel_dtb=system.dtb if system else None,
         system=f"Windows {shared_data.version}".rstrip(),
         time=shared_data.time,

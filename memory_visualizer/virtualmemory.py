@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.paging import LARGE, Paging, PhysicalMemory, frames_behind, is_held
+from memory_visualizer.paging import (
+    Paging,
+    PhysicalMemory,
+    frames_behind,
+    is_held,
+    read_tables,
+)
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
 _KEPT_REGIONS = 1 << 14
@@ -37,7 +43,8 @@ class VirtualMemory:
         self._pages: dict[int, bytes | None] = {}
         self._regions: dict[int, NDArray[np.int64] | range] = {}
         """Frames behind addresses: of as many as one table of the lowest level covers."""
-        self._tables: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        """By frame and level."""
         self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -67,30 +74,27 @@ class VirtualMemory:
         """What a table of the lowest level has, or would have, where it covers this address."""
         paging = self._paging
         table = self._top
-        for level in paging.levels[:-1]:
-            targets, is_large = self._table(table)
+        for number, level in enumerate(paging.levels[:-1]):
+            targets, is_large = self._table(table, number)
             index = (address >> level.shift) % paging.entries
             target = int(targets[index])
-            if target >= 0 and level.may_map and is_large[index]:
-                pages = 1 << (level.shift - 12)
-                inside = (address >> 12) % pages // paging.entries * paging.entries
-                first = target // pages * pages + inside
+            if target >= 0 and is_large[index]:
+                inside = (address >> 12) % level.pages // paging.entries * paging.entries
+                first = target + inside
                 return range(first, first + paging.entries)
             if target < 0:
                 return _NOTHING
             table = target
-        return self._table(table)[0]
+        return self._table(table, len(paging.levels) - 1)[0]
 
-    def _table(self, frame: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """What a table's entries lead to, -1 where to nothing; and which have LARGE set."""
-        known = self._tables.get(frame)
+    def _table(self, frame: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What a table's entries lead to, -1 where to nothing; and which map large pages."""
+        known = self._tables.get((frame, number))
         if known is None:
             if len(self._tables) == self._most_tables:
                 return _NOTHING, _NOTHING > 0
-            entries = self._paging.decode(self._memory.read_frames(np.array([frame])))[0]
-            targets = self._paging.frames(entries)
-            targets[~self._paging.is_present(entries)] = -1
-            known = self._tables[frame] = targets, entries & np.uint64(LARGE) != 0
+            targets, is_page = read_tables(self._memory, self._paging, number, np.array([frame]))
+            known = self._tables[frame, number] = targets[0], is_page[0]
         return known
 
     def _page(self, frame: int) -> bytes | None:

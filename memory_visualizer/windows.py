@@ -5,10 +5,9 @@ own frame. Such tables are found by one look at each page; those of Windows lead
 lies at one address in every version.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,18 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
+    are_tables,
+    is_held,
     most_spaces,
+    read_tables,
     translate,
 )
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
+
+_SHARED_DATA_OF_USERS = 0x7FFE0000
+"""Where each process sees it, by tables of its own; its second table for user mode, too."""
 
 _MAJOR_VERSIONS, _MINOR_VERSIONS = range(5, 16), 16
 """Windows is 5.0 to 10.0 by its own counting; a few more are to come."""
@@ -60,6 +65,8 @@ class TopLevels:
     others: NDArray[np.int64]
     """The same of those that do not: a process's second table for user mode (KVA shadow, since
     2018), or what looks like a table by chance."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on tables that are of another boot, for the person at the screen."""
 
 
 class TopLevelSearch:
@@ -147,41 +154,48 @@ class TopLevelSearch:
         return (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
 
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
-        """The way of paging, and the top levels, that most tables speak for."""
-        return self._best(memory, _with_shared_data, _MOST_GROUPS)
+        """The way of paging, and the top levels, that most tables speak for.
+
+        Of the tables of several boots those of the last one.
+        """
+        boots = [
+            boot
+            for paging, groups in self._candidates(memory)
+            for tops in groups
+            for boot in _boots(memory, paging, tops)
+        ]
+        return _last_boot(boots) if boots else None
 
     def alike(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The same by what the tables have in common, where a damaged dump lets `found` down."""
-        return self._best(memory, _with_common_kernel, 1)
+        best: TopLevels | None = None
+        most = 0
+        for paging, groups in self._candidates(memory):
+            for tops in groups:
+                kin = share_kernel(memory, paging, tops, np.ones(len(tops), bool))
+                if np.count_nonzero(kin) < _FEWEST_ALIKE:
+                    continue
+                # Where Windows' word of itself is damaged, most tables still lead to its place.
+                lead = _places(memory, paging, tops[kin])[0] >= 0
+                count = np.count_nonzero(kin) + np.count_nonzero(lead)
+                if count > most:
+                    best, most = TopLevels(paging, tops[kin], tops[~kin]), int(count)
+        return best
 
-    def _best(
-        self, memory: PhysicalMemory, believe: "_Belief", most_groups: int
-    ) -> "TopLevels | None":
+    def _candidates(
+        self, memory: PhysicalMemory
+    ) -> Iterator[tuple[Paging, list[NDArray[np.int64]]]]:
+        """For each way of paging the groups of tables that name themselves by one entry."""
         most = most_spaces(memory)
         pae = _joined(self._pae)[:most]
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
-        x86 = _joined(self._x86)[:most, None]
-        x64 = [tops[:most, None] for tops in self._groups(most_groups)]
-        best: TopLevels | None = None
-        for paging, groups in (
-            (PAE, [directories.astype(np.int64)]),
-            (X86, [x86]),
-            (X64, x64),
-            (X64_5_LEVELS, x64),
-        ):
-            for tops, believable in zip(groups, believe(memory, paging, groups), strict=True):
-                count = int(np.count_nonzero(believable))
-                if count and (best is None or count > len(best.tops)):
-                    best = TopLevels(paging, tops[believable], tops[~believable])
-        return best
-
-
-_Belief: TypeAlias = Callable[
-    [PhysicalMemory, Paging, list[NDArray[np.int64]]], Iterable[NDArray[np.bool_]]
-]
-"""Tells which tables of each group, those that name themselves by one entry, are believable."""
+        x64 = [tops[:most, None] for tops in self._groups(_MOST_GROUPS)]
+        yield PAE, [directories.astype(np.int64)]
+        yield X86, [_joined(self._x86)[:most, None]]
+        yield X64, x64
+        yield X64_5_LEVELS, x64
 
 
 def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[np.int64]:
@@ -193,36 +207,6 @@ def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return distinct(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
-def _with_shared_data(
-    memory: PhysicalMemory, paging: Paging, groups: list[NDArray[np.int64]]
-) -> Iterator[NDArray[np.bool_]]:
-    """By which tables KUSER_SHARED_DATA lies where most of their group say.
-
-    Other pages that name themselves by chance, or in another system, have nothing there.
-    """
-    # First some of each group: of a dump full of tables that name themselves all are too many.
-    for tops in groups:
-        believable = np.zeros(len(tops), bool)
-        step = -(-len(tops) // _SAMPLE)
-        if not len(tops) or _place_of_shared_data(memory, paging, tops[::step])[0] is None:
-            yield believable
-            continue
-        place, frames = _place_of_shared_data(memory, paging, tops)
-        yield frames == place if place is not None else believable
-
-
-def _place_of_shared_data(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> tuple[int | None, NDArray[np.int64]]:
-    """Where most of these address spaces have KUSER_SHARED_DATA, and where each has it."""
-    frames = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
-    places, count = np.unique(frames[frames >= 0], return_counts=True)
-    for place in places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]:
-        if _SharedPage(memory.read_frames(place[None])[0]).is_believable:
-            return int(place), frames
-    return None, frames
-
-
 _SAMPLE = 64
 _MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
@@ -232,35 +216,164 @@ _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
 _MOST_COMPARED = 1 << 12
 _FEWEST_ALIKE = 3
+_PART_OF_BOOT = 8
+"""A boot has at least this part of the tables that the largest has; fewer are odd ones."""
+_TOUCHED = 0x60
+"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
 
 
-def _with_common_kernel(
-    memory: PhysicalMemory, paging: Paging, groups: list[NDArray[np.int64]]
-) -> Iterator[NDArray[np.bool_]]:
-    """Which tables have most entries of their kernel's half in common with others of the group."""
-    for tops in groups:
-        yield _alike(memory, paging, tops)
+@dataclass(frozen=True)
+class _Boot:
+    """The top-level tables by which one page of KUSER_SHARED_DATA is reached."""
+
+    paging: Paging
+    tops: NDArray[np.int64]
+    others: NDArray[np.int64]
+    """Those of the group that are of no boot."""
+    page: "_SharedPage"
 
 
-def _alike(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> NDArray[np.bool_]:
-    alike = np.zeros(len(tops), bool)
-    if not _FEWEST_ALIKE <= len(tops) <= _MOST_COMPARED:
-        return alike
+def _last_boot(boots: list[_Boot]) -> TopLevels:
+    """The boot with the latest clock, of those that have tables enough; a remark on the others."""
+    largest = max(boots, key=lambda boot: len(boot.tops))
+    enough = max(2, len(largest.tops) // _PART_OF_BOOT)
+    many = [boot for boot in boots if len(boot.tops) >= enough and boot.page.clock]
+    last = max(many, key=lambda boot: boot.page.time, default=largest)
+    remarks = [
+        f"{len(boot.tops):,} top-level page tables are of another boot of Windows"
+        f" {boot.page.version}, whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
+        " what these map is not painted"
+        for boot in many
+        if boot is not last
+    ]
+    return TopLevels(last.paging, last.tops, last.others, tuple(remarks))
+
+
+def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> list[_Boot]:
+    """The boots that some tables, which name themselves by the same entry, are of.
+
+    A table is of a boot if it leads to the boot's page of KUSER_SHARED_DATA, or has most of the
+    kernel's half in common with those that do. Pages that name themselves by chance, or in another
+    system, have nothing there.
+    """
+    # First some of each group: of a dump full of tables that name themselves all are too many.
+    step = -(-len(tops) // _SAMPLE)
+    if not len(tops) or not any(_pages(memory, paging, tops[::step])):
+        return []
+    by_kernel, by_users = _pages(memory, paging, tops)
+    unknown = np.ones(len(tops), bool)
+    found = []
+    for place, page in (by_kernel or by_users).items():
+        if by_kernel:
+            rows = unknown & (_places(memory, paging, tops)[0] == place)
+        else:  # the tables by which the kernel sees it, which all processes share, are damaged
+            rows = unknown & (_places(memory, paging, tops)[1] == place)
+            rows &= share_kernel(memory, paging, tops, rows)
+            if np.count_nonzero(rows) < _FEWEST_ALIKE:
+                continue
+        unknown &= ~rows
+        found.append((rows, page))
+    for rows, _ in found:
+        if unknown.any():
+            rows |= unknown & share_kernel(memory, paging, tops, rows)
+            unknown &= ~rows
+    return [_Boot(paging, tops[rows], tops[unknown], page) for rows, page in found if rows.any()]
+
+
+def _places(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each has KUSER_SHARED_DATA by the kernel's address, and by the user's; -1: nowhere."""
+    return (
+        translate(memory, paging, tops, SHARED_DATA[bits_of(paging)]),
+        translate(memory, paging, tops, _SHARED_DATA_OF_USERS),
+    )
+
+
+def _pages(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> tuple[dict[int, "_SharedPage"], dict[int, "_SharedPage"]]:
+    """The pages that most of these address spaces have there, by frame, as far as believable."""
+    found: list[dict[int, _SharedPage]] = []
+    for frames in _places(memory, paging, tops):
+        places, count = np.unique(frames[frames >= 0], return_counts=True)
+        places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
+        pages = {int(place): _SharedPage(memory.read_frames(place[None])[0]) for place in places}
+        found.append({place: page for place, page in pages.items() if page.is_believable})
+    return found[0], found[1]
+
+
+def share_kernel(
+    memory: PhysicalMemory,
+    paging: Paging,
+    tops: NDArray[np.int64],
+    among: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Which tables have most of the kernel's half in common with most of those chosen.
+
+    What more of these have counts for more: the kernel's own entries, not those of a session.
+    """
+    kin = np.zeros(len(tops), bool)
     last = tops[:, -1]
-    held = np.flatnonzero((last < memory.frame_count) & memory.held[last % memory.frame_count])
-    entries = paging.decode(memory.read_frames(last[held]))
+    rows = np.flatnonzero(is_held(memory, last))[:_MOST_COMPARED]
+    chosen = among[rows]
+    if np.count_nonzero(chosen) < 2:
+        return kin
+    entries = paging.decode(memory.read_frames(last[rows]))
     if paging.top_frames == 1:
         entries = entries[:, paging.entries // 2 :]
-    common = np.zeros(entries.shape, bool)
-    for column, given in enumerate(np.sort(entries.T, axis=1)):
+    entries = entries & ~np.uint64(_TOUCHED)
+    entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
+    common, count = _most_common(entries[chosen])
+    # What a single one has is its own, and what a few have tells little.
+    fewest = max(2, int(np.count_nonzero(chosen)) // 4)
+    weight = np.where(count >= fewest, count, 0)
+    agrees = (entries == common) @ weight
+    kin[rows] = 2 * agrees > weight.sum()
+    return kin
+
+
+def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which entries of each table name that table's own frame."""
+    named = (entries & np.uint64(ADDRESS)) >> np.uint64(12)
+    own: NDArray[np.bool_] = named == frames.astype(np.uint64)[:, None]
+    return own
+
+
+def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """For each column the value but zero that comes most often, and how often."""
+    common = np.zeros(entries.shape[1], np.uint64)
+    counts = np.zeros(entries.shape[1], np.int64)
+    for column in np.flatnonzero(entries.any(axis=0)):
+        given = np.sort(entries[:, column])
+        given = given[given != 0]
         starts = np.flatnonzero(np.diff(given, prepend=~given[:1]))
         count = np.diff(starts, append=len(given))
-        value = given[starts[np.argmax(count)]]
-        if value and count.max() >= _FEWEST_ALIKE:
-            common[:, column] = entries[:, column] == value
-    columns = np.count_nonzero(common.any(axis=0))
-    alike[held] = (2 * common.sum(axis=1) > columns) & (columns >= _FEWEST_ALIKE)
-    return alike if np.count_nonzero(alike) >= _FEWEST_ALIKE else np.zeros(len(tops), bool)
+        best = int(np.argmax(count))
+        common[column], counts[column] = given[starts[best]], count[best]
+    return common, counts
+
+
+def tables_in_doubt(memory: PhysicalMemory, found: TopLevels) -> float:
+    """The part of the tables right below the top-level ones that are none where they should lie.
+
+    Few in a sound dump; more where it was cut short, or its memory was moved.
+    """
+    paging = found.paging
+    tops = distinct(found.tops[is_held(memory, found.tops)])[:_MOST_COMPARED]
+    below: list[NDArray[np.int64]] = []
+    for frames in in_parts(tops):
+        target, is_page = read_tables(memory, paging, 0, frames)
+        below.append(target[(target >= 0) & ~is_page])
+    tables = _joined(below)
+    tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
+    held = tables[is_held(memory, tables)]
+    sound = np.count_nonzero(are_tables(memory, paging, 1, held))
+    return 1 - int(sound) / len(tables) if len(tables) else 0.0
+
+
+_MOST_IN_DOUBT = 256
+"""So many tables are looked at."""
 
 
 def bits_of(paging: Paging) -> int:
@@ -269,16 +382,11 @@ def bits_of(paging: Paging) -> int:
 
 
 def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> SharedData:
-    """Read what Windows tells to every process about itself."""
-    frame = translate(memory, paging, tops, SHARED_DATA[bits_of(paging)])
-    if not (frame >= 0).any():
-        return SharedData("", None)
-    page = _SharedPage(memory.read_frames(frame[frame >= 0][:1])[0])
-    if not page.is_believable:
-        return SharedData("", None)
-    build = f".{page.build}" if page.major >= 10 and page.build else ""
-    time = datetime_of(page.time) if EARLIEST < page.time < LATEST else None
-    return SharedData(f"{page.major}.{page.minor}{build}", time)
+    """Read what Windows tells to every process about itself, where most of them see it."""
+    for pages in _pages(memory, paging, tops):
+        for page in pages.values():
+            return SharedData(page.version, page.clock)
+    return SharedData("", None)
 
 
 class _SharedPage:
@@ -298,6 +406,17 @@ class _SharedPage:
     def is_believable(self) -> bool:
         """Whether there is such a version of Windows."""
         return self.major in _MAJOR_VERSIONS and self.minor < _MINOR_VERSIONS
+
+    @property
+    def version(self) -> str:
+        """Such as ``6.1`` or ``10.0.19041``."""
+        build = f".{self.build}" if self.major >= 10 and self.build else ""
+        return f"{self.major}.{self.minor}{build}"
+
+    @property
+    def clock(self) -> datetime | None:
+        """What its clock shows, UTC; None where no clock does."""
+        return datetime_of(self.time) if EARLIEST < self.time < LATEST else None
 
 
 def datetime_of(timestamp: int) -> datetime:

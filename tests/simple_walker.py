@@ -1,7 +1,10 @@
 """The plainest possible reading of x86 page tables: one entry at a time, by recursion.
 
 Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5), for the tests to check
-forged dumps and the program's own walker with.
+synthetic dumps and the program's own walker with.
+
+A page is no table if most of its entries that lead somewhere break the manual's rules; of a table,
+entries that break them lead nowhere.
 """
 
 import mmap
@@ -12,6 +15,8 @@ from dataclasses import dataclass
 PRESENT, WRITE, USER, LARGE, PROTOTYPE, TRANSITION = 1, 2, 4, 0x80, 0x400, 0x800
 NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
+PHYSICAL_BITS = 46
+"""MAXPHYADDR of the machines in the tests: the bits of an address from here on are reserved."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,13 @@ class Page:
     transition: bool
 
 
-def walk(memory: bytes | mmap.mmap, paging: str, table_base: int) -> Iterator[Page]:
+def walk(
+    memory: bytes | mmap.mmap, paging: str, table_base: int, *, is_windows: bool = True
+) -> Iterator[Page]:
     """All pages of the address space with this table base, page tables' own mapping included.
 
-    `paging` is `x86`, `pae`, `x64` or `x64-5`; `memory` is all of physical memory.
+    `paging` is `x86`, `pae`, `x64` or `x64-5`; `memory` is all of physical memory. `is_windows`
+    says whether entries that are not present may be of pages in transition.
     """
     shifts = {
         "x86": (22, 12),
@@ -42,55 +50,105 @@ def walk(memory: bytes | mmap.mmap, paging: str, table_base: int) -> Iterator[Pa
         "x64-5": (48, 39, 30, 21, 12),
     }[paging]
     mask = 0xFFFFFFE0 if paging == "pae" else ADDRESS
-    yield from _walk(memory, paging, shifts, table_base & mask, 0, True, True, True)
+    walker = _Walker(memory, paging, is_windows)
+    yield from walker.walk(shifts, table_base & mask, 0, True, True, True)
 
 
-def _walk(
-    memory: bytes | mmap.mmap,
-    paging: str,
-    shifts: tuple[int, ...],
-    table: int,
-    base: int,
-    user: bool,
-    write: bool,
-    execute: bool,
-) -> Iterator[Page]:
-    shift, is_pointer_table = shifts[0], paging == "pae" and len(shifts) == 3
-    size = 4 if paging == "x86" else 8
-    count = 4 if is_pointer_table else 4096 // size
-    if table + count * size > len(memory):
-        return
-    for index in range(count):
-        (entry,) = struct.unpack_from("<I" if size == 4 else "<Q", memory, table + index * size)
+@dataclass(frozen=True)
+class _Walker:
+    memory: bytes | mmap.mmap
+    paging: str
+    is_windows: bool
+
+    def walk(
+        self,
+        shifts: tuple[int, ...],
+        table: int,
+        base: int,
+        user: bool,
+        write: bool,
+        execute: bool,
+    ) -> Iterator[Page]:
+        shift, is_pointer_table = shifts[0], self.paging == "pae" and len(shifts) == 3
+        size = 4 if self.paging == "x86" else 8
+        count = 4 if is_pointer_table else 4096 // size
+        if table + count * size > len(self.memory):
+            return
+        entries = struct.unpack_from(f"<{count}{'I' if size == 4 else 'Q'}", self.memory, table)
+        leading = [entry for entry in entries if self.leads(entry)]
+        broken = [entry for entry in leading if self.is_broken(entry, shift)]
+        if 2 * len(broken) > len(leading) and not is_pointer_table:
+            return
+        for index, entry in enumerate(entries):
+            if not self.leads(entry) or self.is_broken(entry, shift):
+                continue
+            virtual = base + (index << shift)
+            entry_user = user and (is_pointer_table or bool(entry & USER))
+            entry_write = write and (is_pointer_table or bool(entry & WRITE))
+            entry_execute = execute and (size == 4 or not entry & NO_EXECUTE)
+            in_transition = not entry & PRESENT
+            if in_transition:
+                # A page's rights are then in the field Protection, bits 5 to 9 (ntosp.h, MM_...):
+                # 2, 3, 6 and 7 allow to execute, 4 to 7 to write. A table's say nothing.
+                protection = entry >> 5 & 31
+                entry_write = write and (shift != 12 or bool(protection & 4))
+                entry_execute = execute and (size == 4 or shift != 12 or bool(protection & 2))
+            if shift == 12 or self.is_large(entry, shift):
+                top = {"x64": 47, "x64-5": 56}.get(self.paging)
+                if top and virtual >> top:
+                    virtual |= (1 << 64) - (1 << top)
+                yield Page(
+                    virtual,
+                    self.page_address(entry, shift),
+                    1 << shift,
+                    entry_user,
+                    entry_write,
+                    entry_execute,
+                    in_transition,
+                )
+            else:
+                below = self.address(entry)
+                rights = (entry_user, entry_write, entry_execute)
+                yield from self.walk(shifts[1:], below, virtual, *rights)
+
+    def leads(self, entry: int) -> bool:
+        """Whether the entry is present, or Windows keeps its page in transition."""
         in_transition = entry & (PRESENT | TRANSITION | PROTOTYPE) == TRANSITION
-        if not (entry & PRESENT or in_transition):
-            continue
-        virtual = base + (index << shift)
-        entry_user = user and (is_pointer_table or bool(entry & USER))
-        entry_write = write and (is_pointer_table or bool(entry & WRITE))
-        entry_execute = execute and (size == 4 or not entry & NO_EXECUTE)
-        if in_transition:
-            # A page's rights are then in the field Protection, bits 5 to 9 (ntosp.h, MM_...):
-            # 2, 3, 6 and 7 allow to execute, 4 to 7 to write. A table's say nothing.
-            protection = entry >> 5 & 31
-            entry_write = write and (shift != 12 or bool(protection & 4))
-            entry_execute = execute and (size == 4 or shift != 12 or bool(protection & 2))
-        can_be_large = shift in (21, 30) if size == 8 else shift == 22
-        if shift == 12 or (can_be_large and not is_pointer_table and entry & LARGE):
-            physical = entry & ADDRESS & ~((1 << shift) - 1)
-            top = {"x64": 47, "x64-5": 56}.get(paging)
-            if top and virtual >> top:
-                virtual |= (1 << 64) - (1 << top)
-            yield Page(
-                virtual,
-                physical,
-                1 << shift,
-                entry_user,
-                entry_write,
-                entry_execute,
-                in_transition,
-            )
-        else:
-            below = entry & ADDRESS
-            rights = (entry_user, entry_write, entry_execute)
-            yield from _walk(memory, paging, shifts[1:], below, virtual, *rights)
+        return bool(entry & PRESENT) or (self.is_windows and in_transition)
+
+    def is_large(self, entry: int, shift: int) -> bool:
+        """Whether PS is set where it may be; in a page in transition it is something else."""
+        levels = {"x86": (22,), "pae": (21,), "x64": (21, 30), "x64-5": (21, 30)}[self.paging]
+        return shift in levels and bool(entry & PRESENT) and bool(entry & LARGE)
+
+    def is_broken(self, entry: int, shift: int) -> bool:
+        """Whether a bit is set that must not be: tables 4-5, 4-6 and 4-8 to 4-20 of the manual."""
+        if self.paging == "x86":
+            return self.is_large(entry, shift) and bool(entry >> 21 & 1)
+        if not entry & PRESENT:
+            # One bit above the address keeps the processor from guessing; more are no address.
+            return (entry >> 45 & 0x7F).bit_count() > 1
+        if entry >> PHYSICAL_BITS & (1 << 52 - PHYSICAL_BITS) - 1:
+            return True
+        if self.paging == "pae" and shift == 30:
+            return bool(entry & 0b1_1110_0110) or bool(entry >> 52)
+        if self.paging == "pae" and entry >> 52 & 0x7FF:
+            return True
+        if shift in (39, 48):
+            return bool(entry & LARGE)
+        if self.is_large(entry, shift):
+            return bool(entry >> 13 & (1 << shift - 13) - 1)
+        return False
+
+    def address(self, entry: int) -> int:
+        """Where the table or small page begins."""
+        if self.paging != "x86" and not entry & PRESENT:
+            return entry & ADDRESS & (1 << 45) - 1
+        return entry & ADDRESS
+
+    def page_address(self, entry: int, shift: int) -> int:
+        """Where the page begins."""
+        address = self.address(entry) & ~((1 << shift) - 1)
+        if self.paging == "x86" and shift == 22:
+            address |= (entry >> 13 & 0xFF) << 32  # PSE-36
+        return address
