@@ -92,9 +92,8 @@ def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel 
     kernel = VirtualMemory(memory, paging, top)
     if kernel.frame(table) != top:
         return None
-    at = names + (info.offset("uts_namespace.name") or 0) + _UTS_RELEASE
-    release = kernel.read(at, 65)
-    if release is None or release.split(b"\0")[0].decode("latin-1") != info.release:
+    told = kernel.read(names, 4 * 65) or b""
+    if (info.release.encode("latin-1") + b"\0") not in told:
         return None
     return LinuxKernel(info, paging, memory, top, kernel)
 

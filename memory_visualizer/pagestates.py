@@ -10,7 +10,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,17 +151,55 @@ class _Part:
     """Frames whose state is _BARE, and that are in a list."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the struct pages say by themselves, before it is known which pages are tables."""
+
+    array: "PageArray"
+    states: NDArray[np.uint8]
+    """PageState by PFN, or _BARE; of page tables and the kernel's image not yet that."""
+    swap_cache: _Marks
+    types: _Numbers
+    """`page_type` or `_mapcount` of pages that are no tail of another."""
+    tail: NDArray[np.int64]
+    """Frames that belong to the one with the same place in `head`."""
+    head: NDArray[np.int64]
+    linked: NDArray[np.int64]
+    """Frames whose state is _BARE, and that are in a list."""
+
+    @property
+    def no_tables(self) -> _Marks:
+        """For each frame whether it is in a use in which no page table is."""
+        return np.isin(self.states, _NO_TABLES)
+
+
+_NO_TABLES = (
+    PageState.SLAB,
+    PageState.FREE,
+    PageState.HUGE_PAGE,
+    PageState.ANONYMOUS,
+    PageState.FILE_CACHE,
+    PageState.SHARED_MEMORY,
+)
+
+
 class PageArray:
     """The array of `struct page`, found and ready to be read."""
 
     def __init__(
-        self, memory: PhysicalMemory, kernel: VirtualMemory, info: VmcoreInfo, btf: Btf | None
+        self,
+        memory: PhysicalMemory,
+        kernel: VirtualMemory,
+        info: VmcoreInfo,
+        btf: Btf | None,
+        symbols: Mapping[str, int] | None = None,
     ) -> None:
         """LookupError with a sentence where the kernel does not tell enough."""
         self._memory = memory
         self._kernel = kernel
         self._info = info
         self._btf = btf
+        self._symbols = symbols or {}
         self._layout = self._find_layout()
         self._flags = self._find_flags()
         buddy = info.number("PAGE_BUDDY_MAPCOUNT_VALUE")
@@ -274,8 +312,16 @@ class PageArray:
     def listed(self, head: int, most: int) -> tuple[list[int], bool]:
         """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
 
-        No more than `most` are followed.
+        No more than `most` are followed, from both ends where the list is broken.
         """
+        listed, is_whole, is_all = self._followed(head, most, 0)
+        if not is_whole and is_all:
+            others, _, is_all = self._followed(head, most - len(listed), 8)
+            listed += [frame for frame in others[::-1] if frame not in set(listed)]
+        return listed, is_all
+
+    def _followed(self, head: int, most: int, direction: int) -> tuple[list[int], bool, bool]:
+        """Frames of pages in a list in one direction; whether it came round, and was not cut."""
         layout, frames = self._layout, self._section_frames
         present = np.flatnonzero(self._arrays)
         begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
@@ -283,10 +329,10 @@ class PageArray:
         present, begins = present[order].tolist(), begin[order].tolist()
         count, links, size = self._memory.frame_count, layout.links, layout.size
         listed: list[int] = []
-        at, seen = self._kernel.number(head), {head}
+        at, seen = self._kernel.number(head + direction), {head}
         while at and at not in seen:
             if len(seen) > most:
-                return listed, False
+                return listed, False, False
             seen.add(at)
             row = bisect_right(begins, at - links) - 1
             if row >= 0:
@@ -294,8 +340,8 @@ class PageArray:
                 frame = present[row] * frames + inside
                 if not rest and inside < frames and frame < count:
                     listed.append(frame)
-            at = self._kernel.number(at)
-        return listed, True
+            at = self._kernel.number(at + direction)
+        return listed, at == head, True
 
     def words(
         self, frames: NDArray[np.int64], place: int
@@ -308,6 +354,33 @@ class PageArray:
         words[~known] = 0
         return words, known
 
+    def in_same_cache(
+        self, frames: NDArray[np.int64], survey: "Survey"
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The slabs that objects in these frames are in, and all slabs of the same cache.
+
+        Both by their first frames; the former one for each of `frames`. Which word of a slab's
+        struct page leads to its cache shows in these: it is the one that most of them have alike.
+        """
+        first = np.arange(self._memory.frame_count)
+        first[survey.tail] = survey.head
+        slabs = np.flatnonzero((survey.states == PageState.SLAB) & (first == np.arange(len(first))))
+        own = first[np.clip(frames, 0, len(first) - 1)]
+        own = own[survey.states[own] == PageState.SLAB]
+        if not len(own):
+            return first[frames], own
+        best, same = 0.0, np.empty(0, np.int64)
+        distinct = np.unique(own)
+        for place in range(8, self._layout.size, 8):
+            words, _ = self.words(distinct, place)
+            values, count = np.unique(words, return_counts=True)
+            value, share = values[np.argmax(count)], count.max() / len(words)
+            # The links of a page that is in no list are poison, which leads nowhere.
+            if share > best and value >= _UPPER and self._kernel.frame(int(value)) >= 0:
+                of_all, _ = self.words(slabs, place)
+                best, same = share, slabs[of_all == value]
+        return first[frames], same if best > 1 / 2 else np.empty(0, np.int64)
+
     def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frames somebody holds on to."""
         words, _ = self.words(frames, self._layout.count // 8 * 8)
@@ -315,15 +388,8 @@ class PageArray:
         counted: NDArray[np.bool_] = words >> shift & np.uint64(0xFFFF_FFFF) != 0
         return counted
 
-    def read(
-        self, image: NDArray[np.int64], is_ram: _Marks | None, tables: _Marks, leaf_tables: _Marks
-    ) -> PageStates:
-        """Find the state of each frame.
-
-        `image` are the frames of the kernel's image; `is_ram` tells for each frame whether it is
-        RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
-        whether it is one of the lowest level of a process.
-        """
+    def survey(self) -> "Survey":
+        """Read all struct pages."""
         count = self._memory.frame_count
         states = np.full(count, PageState.ABSENT, np.uint8)
         swap_cache = np.zeros(count, bool)
@@ -345,11 +411,33 @@ class PageArray:
         inside = (head >= 0) & (head < count)
         tail, head = tail[inside], head[inside]
         states[tail], swap_cache[tail] = states[head], swap_cache[head]
+        linked = _joined([part.linked for part in parts])
+        return Survey(self, states, swap_cache, types, tail, head, linked)
 
+    def finish(
+        self,
+        survey: "Survey",
+        image: NDArray[np.int64],
+        is_ram: _Marks | None,
+        tables: _Marks,
+        leaf_tables: _Marks,
+    ) -> PageStates:
+        """Find the state of each frame.
+
+        `image` are the frames of the kernel's image; `is_ram` tells for each frame whether it is
+        RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
+        whether it is one of the lowest level of a process.
+        """
+        count = self._memory.frame_count
+        states = survey.states.copy()
         inner = image[(image >= 0) & (image < count)]
         states[inner[states[inner] == PageState.RESERVED]] = PageState.KERNEL_IMAGE
-        self._mark_tables(states, types, tables, leaf_tables)
-        self._mark_bare(states, parts)
+        self._mark_tables(states, survey.types, tables, leaf_tables)
+        # Under page-table isolation the second half of a top table is a tail (6.18 and later).
+        of_table = states[survey.head] == PageState.PAGE_TABLE
+        of_table &= states[survey.tail] == PageState.KERNEL_OTHER
+        states[survey.tail[of_table]] = PageState.PAGE_TABLE
+        self._mark_bare(states, survey.linked)
         remarks = []
         if is_ram is not None:
             states[~is_ram] = PageState.ABSENT
@@ -361,7 +449,7 @@ class PageArray:
             )
         if not self._flags.slab and self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is None:
             remarks.append("this kernel does not tell which pages are slab; they are kernel other")
-        return PageStates(states, swap_cache, tuple(remarks))
+        return PageStates(states, survey.swap_cache, tuple(remarks))
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
         """First frame, and end, of sections that are read at once: neighbours in one array."""
@@ -376,7 +464,7 @@ class PageArray:
                 for at in range(first, end, _FRAMES_AT_ONCE):  # larger sections than there are
                     yield at, min(at + _FRAMES_AT_ONCE, end)
 
-    def _mark_bare(self, states: NDArray[np.uint8], parts: list["_Part"]) -> None:
+    def _mark_bare(self, states: NDArray[np.uint8], listed: NDArray[np.int64]) -> None:
         """Tell bare pages on lists of free pages from those behind the first of an allocation.
 
         A block of pages that was given out together, but not as a compound page, has its count in
@@ -385,7 +473,7 @@ class PageArray:
         """
         # By the state, as a damaged dump has tails of bare pages, too.
         bare = np.flatnonzero(states == _BARE)
-        linked = bare[np.isin(bare, _joined([part.linked for part in parts]))]
+        linked = bare[np.isin(bare, listed)]
         states[linked] = PageState.FREE
         rest = bare[states[bare] == _BARE]
         if not len(rest):
@@ -463,7 +551,9 @@ class PageArray:
         free = self._in_free_blocks(rows, buddy)
         anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS
         anonymous |= mapping & np.uint64(_MAPPING_KIND) == _MAPPING_KIND  # merged by KSM
-        cache = (mapping != 0) & (mapping & np.uint64(_MAPPING_KIND) == 0) | has(flag.lru)
+        # A page of perf's ring has a mapping as well, but is on no list of such, nor marked.
+        cache = (mapping != 0) & (mapping & np.uint64(_MAPPING_KIND) == 0) & has(flag.all)
+        cache |= has(flag.lru)
         swap_backed = has(flag.swap_backed)
         conditions: list[tuple[_Marks, int]] = [
             (~known, PageState.ABSENT),
