@@ -140,6 +140,7 @@ def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[in
     before, _ = kernel.numbers(at + links + np.uint64(8))
     led = np.isin(at + links, following) & np.isin(at + links, before)
     led |= _are_linked(kernel, offsets, at)
+    led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE, Words
-from memory_visualizer.kallsyms import kernel_image, places_of
+from memory_visualizer.kallsyms import places_of
 from memory_visualizer.linux import LinuxKernel
 from memory_visualizer.linuxlist import Roll, TaskSlabs, gather
 from memory_visualizer.linuxoffsets import (
@@ -45,6 +45,7 @@ _RESCUER = b"kworker/R-"
 _MOST_FIRST = 256
 """Places of that name that are looked at."""
 _TABLES_AT_ONCE = 256
+_NO_TYPES = "the kernel does not describe its types (BTF)"
 _LOWER = np.uint64(0xFFFF_FFFF)
 
 
@@ -81,6 +82,8 @@ def find_processes(
         return _nameless(found, pages)
     judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
     remarks = [*roll.remarks]
+    if found.btf is None:
+        remarks.append(f"{_NO_TYPES}; its processes were found by their form")
     processes = judge.processes(roll.tasks, roll.listed)
     if pages and "pgd_list" in found.symbols:
         spaces, all_of_them = pages.listed(found.symbols["pgd_list"], most)
@@ -121,6 +124,8 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     remarks = [
         "the list of processes was not found; address spaces are shown without their names",
     ]
+    if found.btf is None:
+        remarks.insert(0, _NO_TYPES)
     if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
         remarks.append(
             f"{left_out:,} address spaces were left out: there are more than any machine has"
@@ -588,7 +593,7 @@ def _find_first_task(found: LinuxKernel) -> int | None:
     """The first task by its name, in the kernel's image; needs BTF."""
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
-    image = kernel_image(found.kernel, found.info)
+    image = found.image
     if comm is None or tasks is None or image is None:
         return None
     start, contents = image

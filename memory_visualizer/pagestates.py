@@ -10,7 +10,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,25 @@ _BARE = 0xFF
 """In the place of a state, until it is known: in use by its count, flags and type by nobody."""
 _NO_TYPE = 0xFFFF_FFFF
 _TYPE_BYTE = 0xFF00_0000
+
+_USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
+_MEMBERS: dict[tuple[str, ...], int] = {
+    ("flags",): 0,
+    ("_refcount",): 52,
+    ("_mapcount",): 48,
+    ("mapping",): 24,
+    ("compound_head", "compound_info"): 8,
+    ("lru",): 8,
+    ("private",): 40,
+}
+"""Members of struct page, by all their names, and where they stand if it has 64 bytes.
+
+So it is on x86-64 in all versions (include/linux/mm_types.h): one more witness."""
+_COUNTS = ("_refcount", "_mapcount")
+_NEAR = (~0x80 & _NO_TYPE, -128 & _NO_TYPE)
+"""The oldest values for free blocks, which differ by one."""
+_BUDDIES = (*_NEAR, ~0x4000_0000 & _NO_TYPE, 0xF0 << 24)
+"""How free blocks were marked: up to 4.17, to 6.10, in 6.11, since then."""
 
 _UPPER = np.uint64(1 << 63)
 """Where the kernel's half of all addresses begins, or before."""
@@ -183,6 +202,14 @@ _NO_TABLES = (
 )
 
 
+def _is_size(size: int) -> bool:
+    return size in range(8, _MAX_STRUCT_PAGE + 1, 8)
+
+
+def _is_bit(number: int) -> bool:
+    return 0 <= number < 64
+
+
 class PageArray:
     """The array of `struct page`, found and ready to be read."""
 
@@ -202,37 +229,30 @@ class PageArray:
         self._symbols = symbols or {}
         self._layout = self._find_layout()
         self._flags = self._find_flags()
-        buddy = info.number("PAGE_BUDDY_MAPCOUNT_VALUE")
-        if buddy is None:
-            raise LookupError("its VMCOREINFO does not tell how free pages are marked")
-        self.types = PageTypes(buddy & _NO_TYPE)
+        if not (self._flags.lru or self._flags.head or self._flags.slab):
+            raise LookupError("it does not tell what the flags of its pages mean")
         self._section_frames, self._arrays = self._find_arrays()
+        self.types = self._find_types()
+        self._slab = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab")
+        self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
 
     def _find_layout(self) -> _Layout:
+        size = self._elected([*self._info.votes("SIZE(page)"), self._size("page"), 64], _is_size)
+        if size is None:
+            raise LookupError("it does not tell how large its struct page is")
         places: list[int] = []
-        for names in (
-            ("flags",),
-            ("_refcount",),
-            ("_mapcount",),
-            ("mapping",),
-            ("compound_head", "compound_info"),
-            ("lru",),
-            ("private",),
-        ):
-            told = [self._info.offset(f"page.{name}") for name in names]
-            told += [self._btf.offset("page", *names) if self._btf else None]
-            place = next((place for place in told if place is not None), None)
+        for names, usual in _MEMBERS.items():
+            told = [vote for name in names for vote in self._info.votes(f"OFFSET(page.{name})")]
+            own = self._btf.offset("page", *names) if self._btf else None
+            step = 4 if names[0] in _COUNTS else 8
+            end = size - 8 * (names[0] == "lru")
+            place = self._elected(
+                [*told, own, usual if size == _USUAL_SIZE else None],
+                lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
+            )
             if place is None:
                 raise LookupError(f"it does not tell where in struct page {names[0]} stands")
             places.append(place)
-        size = self._info.size("page")
-        counts, words = places[1:3], [places[0], *places[3:]]
-        if not size or size % 8 or size > _MAX_STRUCT_PAGE:
-            raise LookupError(f"its struct page has {size} bytes")
-        if any(place not in range(0, size, 4) for place in counts) or any(
-            place not in range(0, size, 8) for place in (*words, places[5] + 8)
-        ):
-            raise LookupError("the members of its struct page lie where they cannot")
         destructor = self._info.offset("page.compound_dtor")
         flags, count, type_, mapping, head, links, private = places
         return _Layout(
@@ -247,20 +267,32 @@ class PageArray:
             destructor if destructor in range(size) else None,
         )
 
+    def _size(self, structure: str) -> int | None:
+        return self._btf.size(structure) if self._btf else None
+
+    def _elected(self, votes: list[int | None], may_be: Callable[[int], bool]) -> int | None:
+        """The value that most tell, of those that may be; of as many the last one's.
+
+        The text comes first, and any of its lines may be damaged; then BTF, if there is any.
+        """
+        likely = [vote for vote in votes if vote is not None and may_be(vote)]
+        return max(likely[::-1], key=likely.count) if likely else None
+
     def _find_flags(self) -> _Flags:
         def mask(name: str) -> int:
-            number = self._info.number(name)
-            if number is None and self._btf:
-                number = self._btf.enumerator(name)
-            return 1 << number if number is not None and 0 <= number < 64 else 0
+            own = self._btf.enumerator(name) if self._btf else None
+            number = self._elected([*self._info.votes(f"NUMBER({name})"), own], _is_bit)
+            return 1 << number if number is not None else 0
 
         private = mask("PG_private")
         count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
-        by_type = self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is not None
+        by_type = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab") is not None
         poisoned = mask("PG_hwpoison")
         every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
+        heads = self._info.votes("NUMBER(PG_head_mask)")
+        head = self._elected([*heads, mask("PG_head") or None], lambda vote: bool(vote % 2**64))
         return _Flags(
-            head=(self._info.number("PG_head_mask") or mask("PG_head")) % 2**64,
+            head=(head or 0) % 2**64,
             slab=0 if by_type else mask("PG_slab"),
             # In all versions the flag before PG_private, should BTF not name it.
             reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
@@ -271,25 +303,87 @@ class PageArray:
             all=every & ~poisoned,
         )
 
+    def _type(self, told: str, named: str) -> int | None:
+        """The value of a page's type: by VMCOREINFO, or by BTF, which names it since 6.12."""
+        number = self._btf.enumerator(named) if self._btf else None
+        own = number << 24 if number is not None and number < 256 else None
+        votes = [vote & _NO_TYPE for vote in self._info.votes(f"NUMBER({told})")]
+        return self._elected([*votes, own], bool)
+
+    def _find_types(self) -> PageTypes:
+        """How free pages are marked: by what is told, if pages are marked so, else by what is."""
+        told = [vote & _NO_TYPE for vote in self._info.votes("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")]
+        if own := self._type("PAGE_BUDDY_MAPCOUNT_VALUE", "PGTY_buddy"):
+            told.append(own)
+        if len(set(told)) == 1 and told[0] in _BUDDIES and (self._btf or told[0] not in _NEAR):
+            return PageTypes(told[0])
+        count = self._in_buddy([*told, *_BUDDIES])
+        best = max(count, key=lambda value: count[value])
+        if not count[best] and not told:
+            raise LookupError("its VMCOREINFO does not tell how free pages are marked")
+        return PageTypes(best)
+
+    def _in_buddy(self, values: list[int]) -> dict[int, int]:
+        """How many pages begin free blocks, if these are marked by each of some values."""
+        layout = self._layout
+        count = dict.fromkeys(values, 0)
+        for first, end in self._stretches():
+            base = int(self._arrays[first // self._section_frames])
+            rows, _, _ = self._rows((base + first * layout.size) % 2**64, end - first)
+            numbers = rows.view(np.uint32)
+            types = np.ascontiguousarray(numbers[:, layout.type // 4])
+            order = rows[:, layout.private // 8]
+            frames = np.arange(first, end, dtype=np.uint64)
+            aligned = frames & ((np.uint64(1) << np.minimum(order, np.uint64(32))) - np.uint64(1))
+            begins = (order < _MAX_ORDER) & (aligned == 0) & (numbers[:, layout.count // 4] == 0)
+            for value in values:
+                marked = begins & PageTypes(value).are(types, value)
+                count[value] += int(np.count_nonzero(marked))
+        return count
+
     def _find_arrays(self) -> tuple[int, NDArray[np.uint64]]:
         """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
-        info, kernel = self._info, self._kernel
-        bits, place = info.number("SECTION_SIZE_BITS"), info.symbol("mem_section")
-        size = info.size("mem_section")
-        member = info.offset("mem_section.section_mem_map") or 0
-        if bits is None or bits not in _SECTION_BITS or place is None:
-            raise LookupError("its VMCOREINFO does not tell where its struct pages are")
-        if (
-            size is None
-            or size not in range(8, PAGE_SIZE + 1, 8)
-            or member not in range(0, size, 8)
-        ):
-            raise LookupError(f"its mem_section of {size} bytes has a member at {member}")
+        info = self._info
+        bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
+        size = self._elected(
+            [*info.votes("SIZE(mem_section)"), self._size("mem_section"), 32],
+            lambda vote: vote in range(8, PAGE_SIZE + 1, 8),
+        )
+        assert size is not None
+        own = self._btf.offset("mem_section", "section_mem_map") if self._btf else None
+        member = self._elected(
+            [*info.votes("OFFSET(mem_section.section_mem_map)"), own, 0],
+            lambda vote: vote in range(0, size, 8),
+        )
+        tables = info.symbols("mem_section")
+        if "mem_section" in self._symbols:
+            tables.append(self._symbols["mem_section"])
+        best: tuple[int, int, NDArray[np.uint64]] | None = None
+        for place in dict.fromkeys(tables):
+            for each in dict.fromkeys([*bits, _USUAL_SECTION_BITS]):
+                arrays = self._arrays_by_sections(place, size, member or 0, each)
+                if arrays is None:
+                    continue
+                described = int(np.count_nonzero(arrays)) << (each - 12)
+                if best is None or described > 2 * best[0]:
+                    best = described, 1 << (each - 12), arrays
+        if best is None and (arrays := self._arrays_in_a_row()) is not None:
+            best = 0, 1 << (_USUAL_SECTION_BITS - 12), arrays
+        if best is None:
+            raise LookupError("it does not tell where its struct pages are")
+        return best[1], best[2]
+
+    def _arrays_by_sections(
+        self, place: int, size: int, member: int, bits: int
+    ) -> NDArray[np.uint64] | None:
+        """The arrays by the table of sections at an address; None where that is none."""
+        kernel = self._kernel
         frames = 1 << (bits - 12)
         count = -(-self._memory.frame_count // frames)
         in_root = PAGE_SIZE // size
         roots = -(-count // in_root)
-        # In 4.15 the symbol is that of a pointer to the table, else of the table itself.
+        # In 4.15, and by the table of symbols, it is that of a pointer to the table, else of the
+        # table itself.
         for table in (place, kernel.number(place)):
             pointers = kernel.read(table, roots * 8) if table else None
             if pointers is None:
@@ -298,7 +392,8 @@ class PageArray:
             for root, address in enumerate(np.frombuffer(pointers, "<u8").tolist()):
                 sections = kernel.read(address, in_root * size) if address >> 63 else None
                 if sections:
-                    words = np.frombuffer(sections, "<u8").reshape(in_root, -1)
+                    words = np.frombuffer(sections, "<u8")[: in_root * (size // 8)]
+                    words = words.reshape(in_root, -1)
                     arrays[root * in_root : (root + 1) * in_root] = words[:, member // 8]
             arrays = np.where(arrays & np.uint64(_HAS_ARRAY), arrays & ~np.uint64(_MAP_FLAGS), 0)
             arrays = arrays[:count]
@@ -306,8 +401,20 @@ class PageArray:
             first = present[:1].astype(np.uint64)
             offset = first * np.uint64(frames * self._layout.size)
             if len(present) and (kernel.frames(arrays[present[:1]] + offset) >= 0).all():
-                return frames, arrays
-        raise LookupError("its struct pages are not where its VMCOREINFO says")
+                return arrays
+        return None
+
+    def _arrays_in_a_row(self) -> NDArray[np.uint64] | None:
+        """The arrays where all lie one behind the other, from where the kernel's variable says."""
+        variable = self._symbols.get("vmemmap_base")
+        base = self._kernel.number(variable) if variable else None
+        if base is None or not base >> 63 or base % PAGE_SIZE:
+            return None
+        frames = 1 << (_USUAL_SECTION_BITS - 12)
+        count = -(-self._memory.frame_count // frames)
+        begin = np.arange(count, dtype=np.uint64) * np.uint64(frames * self._layout.size)
+        mapped = self._kernel.frames(begin + np.uint64(base)) >= 0
+        return np.where(mapped, np.uint64(base), np.uint64(0)) if mapped.any() else None
 
     def listed(self, head: int, most: int) -> tuple[list[int], bool]:
         """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
@@ -447,7 +554,7 @@ class PageArray:
                 f"the dump does not hold what its kernel knows of {unknown:,} pages; of these only"
                 " mapped ones are known to be used"
             )
-        if not self._flags.slab and self._info.number("PAGE_SLAB_MAPCOUNT_VALUE") is None:
+        if not self._flags.slab and self._slab is None:
             remarks.append("this kernel does not tell which pages are slab; they are kernel other")
         return PageStates(states, survey.swap_cache, tuple(remarks))
 
@@ -541,10 +648,9 @@ class PageArray:
 
         kinds = self.types
         typed = kinds.any(types) & ~has(flag.slab)
-        info = self._info
         slab = has(flag.slab)
-        if (value := info.number("PAGE_SLAB_MAPCOUNT_VALUE")) is not None:
-            slab |= typed & kinds.are(types, value)
+        if self._slab is not None:
+            slab |= typed & kinds.are(types, self._slab)
         huge = self._huge(rows, has(flag.head), typed, types)
         buddy = typed & kinds.are(types, kinds.of_buddy) & known & ~is_tail
         bare = ~typed & (uses == 0) & (flags & np.uint64(flag.all) == 0) & ~is_tail
@@ -643,8 +749,8 @@ class PageArray:
     ) -> _Marks:
         """Which pages are heads of huge pages."""
         info, layout = self._info, self._layout
-        if (value := info.number("PAGE_HUGETLB_MAPCOUNT_VALUE")) is not None:
-            return typed & self.types.are(types, value)
+        if self._hugetlb is not None:
+            return typed & self.types.are(types, self._hugetlb)
         huge = np.zeros(len(rows), bool)
         [head] = np.nonzero(heads[:-1])
         if self._flags.huge:

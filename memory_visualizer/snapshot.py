@@ -47,7 +47,7 @@ from memory_visualizer.windowsprocesses import ProcessSearch, find_processes, ke
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from memory_visualizer.linux import LinuxKernel
+    from memory_visualizer.linux import LinuxKernel, TopTableSearch
     from memory_visualizer.linuxtasks import LinuxProcesses
     from memory_visualizer.pagestates import PageStates, Survey
 
@@ -384,9 +384,10 @@ def _second_look(
 ) -> Snapshot:
     """Look once more for what is not at its usual place, and for other systems."""
     from memory_visualizer import othersystems
+    from memory_visualizer.linux import TopTableSearch
 
-    texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
-    looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at]
+    texts, spaces, tables = VmcoreInfoSearch(), othersystems.SpaceSearch(dump), TopTableSearch()
+    looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at, tables.look_at]
     asked = 0
     for _ in _pass_by(dump, looks, progress):
         # Tables of others may name themselves, too: so it is asked the less often the more it met.
@@ -401,7 +402,7 @@ def _second_look(
             break
     if found := search.found(dump):
         return _windows_snapshot(dump, zero, found, find_processes(dump, found))
-    if kernel := _linux_kernel(dump, texts.found(dump)):
+    if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if (alike := search.alike(dump)) and (processes := find_processes(dump, alike)):
@@ -409,13 +410,16 @@ def _second_look(
     return _other_snapshot(dump, zero, spaces.found())
 
 
-def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | None":
-    """The Linux kernel that one of these texts is of, if it is."""
-    if not texts:
+def _linux_kernel(
+    dump: Dump, texts: Sequence[VmcoreInfo], tables: "TopTableSearch | None" = None
+) -> "LinuxKernel | None":
+    """The Linux kernel that one of these texts is of, if it is; else the one by its tables."""
+    if not texts and not tables:
         return None
     from memory_visualizer import linux
 
-    return linux.find_kernel(dump, texts)
+    found = linux.find_kernel(dump, texts)
+    return found or (linux.find_kernel_by_form(dump, texts, tables) if tables else None)
 
 
 def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], tops: NDArray[np.int64]) -> Snapshot:
