@@ -302,7 +302,9 @@ def _names_before(contents: NDArray[np.uint8], table_at: int) -> tuple[int, int]
     likely = np.flatnonzero(
         (words > (count - 1) * _NAMES_FOR_MARKER) & (words <= count * _NAMES_FOR_MARKER)
     )
-    tries = [(begin + 4 * word + size, int(words[word])) for word in likely for size in (8, 4)]
+    tries = [
+        (begin + 4 * word + size, int(words[word])) for word in likely.tolist() for size in (8, 4)
+    ]
     for names_at, number in tries[::-1][:_MOST_NAMES]:
         starts, lengths = _names_in(contents[names_at:table_at].tobytes(), number)
         at_marker = (starts - 1 - (lengths >= _LONG))[::_NAMES_FOR_MARKER]

@@ -49,6 +49,7 @@ _RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
 _MAX_RELEASE = 65
 _MOST_BANNERS = 64
 _MOST_COPIES = 8
+_FEW_LINES = 12
 _MOST_TABLES, _TABLES_ALIKE = 256, 1024
 """Groups of tables with one last entry, and tables of each, that are looked at."""
 _TOUCHED = 0x60
@@ -275,7 +276,9 @@ def find_kernel_by_form(
 
 
 def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
-    """Whether a text seems to be of this kernel."""
+    """Whether a text seems to be of this kernel, and tells more than a few things."""
+    if text.line_count < _FEW_LINES:
+        return False
     return text.release == release or start in [
         place & ~_ALIGNMENT for place in text.symbols("_stext")
     ]

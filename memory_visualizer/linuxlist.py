@@ -23,6 +23,8 @@ _MOST_PLACES = 64
 """Places of objects in one slab."""
 _MOST_ROUNDS = 64
 """So many generations of relatives are followed."""
+_MOST_NAMED = 4
+"""Places where the list is broken that are named."""
 _PID_SIZE = 1 << 8
 """As much of a struct pid as is looked at."""
 
@@ -127,7 +129,7 @@ def gather(
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
     tasks += _others(kernel, offsets, first, tasks, most, slabs)
-    return _joined(kernel, link, first, tasks)
+    return _joined(kernel, offsets, first, tasks)
 
 
 def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
@@ -240,8 +242,9 @@ def _processes_among(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses)
     return processes
 
 
-def _joined(kernel: VirtualMemory, link: int, first: int, tasks: list[int]) -> Roll:
+def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> Roll:
     """Join the parts of the list by its links, and say where it is broken."""
+    link = offsets.tasks
     nodes = [first, *tasks]
     at = np.array(nodes, np.uint64) + np.uint64(link)
     number = {address: node for node, address in enumerate(at.tolist())}
@@ -256,8 +259,9 @@ def _joined(kernel: VirtualMemory, link: int, first: int, tasks: list[int]) -> R
     nowhere = (led == at) | (led_back == at)
     nowhere |= ~kernel.numbers(led)[1] | ~kernel.numbers(led_back)[1]
     lost = {nodes[node] for node in np.flatnonzero(nowhere).tolist()}
-    steps = sum(low < 0 or before[low] != node for node, low in enumerate(following))
-    remark = f"the list of processes is broken at {counted(steps, 'place')}"
+    steps = [node for node in (0, *order) if before[following[node]] != node]
+    remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
+    remark += _behind(kernel, offsets, [nodes[node] for node in steps])
     if is_whole:
         remark += ": it was mended by the links that lead back"
     else:
@@ -270,6 +274,17 @@ def _joined(kernel: VirtualMemory, link: int, first: int, tasks: list[int]) -> R
         is_whole,
         frozenset(lost & listed),
         (remark,),
+    )
+
+
+def _behind(kernel: VirtualMemory, offsets: Offsets, tasks: list[int]) -> str:
+    """Where the list is broken, for the person at the screen, by the pids before these places."""
+    at = np.array(tasks[:_MOST_NAMED], np.uint64)
+    own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)
+    pids = [f"{pid}" for pid in sorted(own[known & (own < MAX_PID)].tolist())]
+    more = f" and {len(tasks) - len(pids):,} more" if len(pids) < len(tasks) else ""
+    return (
+        f" (behind {'pid' if len(pids) == 1 else 'pids'} {', '.join(pids)}{more})" if pids else ""
     )
 
 

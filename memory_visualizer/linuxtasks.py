@@ -175,16 +175,19 @@ class _Numbers:
         return pids, doubt
 
     def _chosen(self, task: int, votes: list[int]) -> int:
-        likely = [vote for vote in votes if vote > 0]
-        if more := [vote for vote in likely if likely.count(vote) > 1]:
-            return more[0]
-        lost = self._told_by_struct(task)
-        if lost > 0 or len(likely) < 2:
-            return lost if lost > 0 else [*likely, -1][0]
-        # Pids ascend in the list as long as they have not come round.
-        low, high = self._around(task)
-        between = [vote for vote in likely if low < vote < high]
-        return between[0] if len(between) == 1 else min(likely)
+        """One of the votes: what most say, or as many and the place in the list.
+
+        The struct pid, which lies elsewhere and leads to the task, has one more.
+        """
+        votes = [vote for vote in (*votes, self._told_by_struct(task)) if vote > 0]
+        most = max(map(votes.count, votes), default=0)
+        likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == most))
+        if len(likely) > 1:
+            # Pids ascend in the list as long as they have not come round.
+            low, high = self._around(task)
+            between = [vote for vote in likely if low < vote < high]
+            likely = between if len(between) == 1 else likely
+        return likely[0] if likely else -1
 
     def _around(self, task: int) -> tuple[int, int]:
         """The pids of the tasks before and behind this one in the list."""
@@ -470,8 +473,9 @@ class _Judge:
         remarks = []
         if self.blank:
             remarks.append(
-                f"{counted(self.blank, 'task')} in the list of processes hold nothing in this dump:"
-                " what they were is not known"
+                f"{counted(self.blank, 'task')} in the list of processes"
+                f" {'holds' if self.blank == 1 else 'hold'} nothing in this dump: what"
+                f" {'it was' if self.blank == 1 else 'they were'} is not known"
             )
         if part := sum("not whole" in process.anomalies for process in processes):
             remarks.append(

@@ -228,13 +228,13 @@ class PageArray:
         self._btf = btf
         self._symbols = symbols or {}
         self._layout = self._find_layout()
+        self._slab = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab")
+        self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
         self._flags = self._find_flags()
         if not (self._flags.lru or self._flags.head or self._flags.slab):
             raise LookupError("it does not tell what the flags of its pages mean")
         self._section_frames, self._arrays = self._find_arrays()
         self.types = self._find_types()
-        self._slab = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab")
-        self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
 
     def _find_layout(self) -> _Layout:
         size = self._elected([*self._info.votes("SIZE(page)"), self._size("page"), 64], _is_size)
@@ -254,6 +254,8 @@ class PageArray:
                 raise LookupError(f"it does not tell where in struct page {names[0]} stands")
             places.append(place)
         destructor = self._info.offset("page.compound_dtor")
+        if destructor is None and self._btf:
+            destructor = self._btf.offset("page", "compound_dtor")
         flags, count, type_, mapping, head, links, private = places
         return _Layout(
             size,
@@ -286,22 +288,27 @@ class PageArray:
 
         private = mask("PG_private")
         count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
-        by_type = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab") is not None
         poisoned = mask("PG_hwpoison")
         every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
         heads = self._info.votes("NUMBER(PG_head_mask)")
         head = self._elected([*heads, mask("PG_head") or None], lambda vote: bool(vote % 2**64))
         return _Flags(
             head=(head or 0) % 2**64,
-            slab=0 if by_type else mask("PG_slab"),
+            slab=0 if self._slab is not None else mask("PG_slab"),
             # In all versions the flag before PG_private, should BTF not name it.
             reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
             lru=mask("PG_lru"),
             swap_backed=mask("PG_swapbacked"),
             swap_cache=mask("PG_swapcache"),
-            huge=mask("PG_hugetlb") if self._info.number("PG_hugetlb") else 0,
+            huge=mask("PG_hugetlb") if self._hugetlb is None and not self._destructor else 0,
             all=every & ~poisoned,
         )
+
+    @property
+    def _destructor(self) -> int | None:
+        """What the second struct page of a huge page has (up to 6.5)."""
+        own = self._btf.enumerator("HUGETLB_PAGE_DTOR") if self._btf else None
+        return self._elected([*self._info.votes("NUMBER(HUGETLB_PAGE_DTOR)"), own], bool)
 
     def _type(self, told: str, named: str) -> int | None:
         """The value of a page's type: by VMCOREINFO, or by BTF, which names it since 6.12."""
@@ -748,7 +755,7 @@ class PageArray:
         self, rows: NDArray[np.uint64], heads: _Marks, typed: _Marks, types: _Numbers
     ) -> _Marks:
         """Which pages are heads of huge pages."""
-        info, layout = self._info, self._layout
+        layout = self._layout
         if self._hugetlb is not None:
             return typed & self.types.are(types, self._hugetlb)
         huge = np.zeros(len(rows), bool)
@@ -756,9 +763,8 @@ class PageArray:
         if self._flags.huge:
             huge[head] = rows[head + 1, layout.flags // 8] & np.uint64(self._flags.huge) != 0
             return huge
-        destructor = info.number("HUGETLB_PAGE_DTOR")
-        if destructor is not None and layout.destructor is not None:
-            huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == destructor
+        if self._destructor is not None and layout.destructor is not None:
+            huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == self._destructor
         return huge
 
 

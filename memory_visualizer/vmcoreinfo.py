@@ -110,6 +110,11 @@ class VmcoreInfo:
             return None
         return value if -(2**63) <= value < 2**64 else None
 
+    @property
+    def line_count(self) -> int:
+        """Lines of the text."""
+        return self._text.count(b"\n")
+
     def shares_with(self, other: "VmcoreInfo") -> bool:
         """Whether half of its lines are in another text as well: it is the same kernel's."""
         lines = set(self._text.split(b"\n"))
