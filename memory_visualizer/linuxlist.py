@@ -1,12 +1,13 @@
 """The list of a Linux kernel's processes, mended where it is broken.
 
-A list that is whole is walked and that is all. Else it is walked from both ends, and what these
-walks do not reach is found in other ways: children and siblings lead from task to task as well, and
-all tasks lie in slabs of one cache. What is found in this way is believed to be a process that
+Children and siblings lead from task to task as well: who is among these only was taken out of the
+list. Where that is broken it is walked from both ends, and all tasks are looked for in the slabs of
+the cache that they are in. What is found in this way is believed to be a process that
 lives if something leads back to it, or if its own links lead to places of tasks: the kernel poisons
 the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from memory_visualizer.pagestates import PageArray, Survey
 from memory_visualizer.printable import counted
 from memory_visualizer.virtualmemory import VirtualMemory
 
-_MOST_PLACES = 64
+_MOST_PLACES = 1 << 10
 """Places of objects in one slab."""
 _MOST_ROUNDS = 64
 """So many generations of relatives are followed."""
@@ -42,8 +43,6 @@ class Roll:
     """Those of which it is not known that they are not in the list."""
     is_whole: bool
     """Whether each task's place in the list is known; else there may be more."""
-    broken: frozenset[int] = frozenset()
-    """Those whose own links lead nowhere."""
     remarks: tuple[str, ...] = ()
 
 
@@ -69,11 +68,20 @@ class TaskSlabs:
         base = bases[np.argmax(count)]  # of the direct map
         first, slabs = self._pages.in_same_cache(frames, self._survey)
         inside = (examples - base).view(np.int64) - first * PAGE_SIZE
-        inside = inside[np.isin(first, slabs) & (inside >= 0)]
-        starts = np.unique(inside)[:_MOST_PLACES]
+        starts = self._starts(inside[np.isin(first, slabs) & (inside >= 0)], slabs)
         begin = base + slabs.astype(np.uint64) * np.uint64(PAGE_SIZE)
         places: _Addresses = (begin[:, None] + starts.astype(np.uint64)).ravel()
         return places
+
+    def _starts(self, inside: NDArray[np.int64], slabs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in a slab objects begin, if they begin at these places: all as far apart."""
+        inside = np.unique(inside)
+        if len(inside) < 2:
+            return inside
+        apart = math.gcd(*np.diff(inside).tolist())
+        pages = 1 + int(np.count_nonzero(self._survey.head == slabs[0]))
+        size = max(pages * PAGE_SIZE, int(inside[-1]) + 1)
+        return np.arange(int(inside[0]) % apart, size, apart)[:_MOST_PLACES]
 
     def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
         """The pids of all tasks by the struct pids that lead to them.
@@ -124,11 +132,13 @@ def gather(
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
-            return Roll(ahead, set(ahead), True)
+            others = _others(kernel, offsets, first, ahead, most, None)
+            return Roll([*ahead, *others], set(ahead), True)
     behind, _ = along(kernel, first, link, most, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
     tasks += _others(kernel, offsets, first, tasks, most, slabs)
+    tasks += _led_to(kernel, offsets, first, tasks)
     return _joined(kernel, offsets, first, tasks)
 
 
@@ -144,6 +154,17 @@ def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[in
     led |= _are_linked(kernel, offsets, at)
     led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
+
+
+def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
+    """What stands between two of these tasks by their links, and says nothing itself."""
+    at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
+    following, _ = kernel.numbers(at)
+    before, _ = kernel.numbers(at + np.uint64(8))
+    between = np.intersect1d(following, before)
+    between = between[~np.isin(between, at) & kernel.numbers(between)[1]]
+    found: list[int] = (between - np.uint64(offsets.tasks)).tolist()
+    return found
 
 
 def _are_linked(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
@@ -218,11 +239,11 @@ def _in_slabs(
     kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
 ) -> _Addresses:
     """Tasks of processes that live, in the slabs of tasks."""
-    places = slabs.places(tasks)
-    places = _processes_among(kernel, offsets, places[~np.isin(places, tasks)])
+    everywhere = slabs.places(tasks)
+    links = np.concatenate((everywhere, tasks)) + np.uint64(offsets.tasks)
+    places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
     if not len(places):
         return places
-    links = np.concatenate((places, tasks)) + np.uint64(offsets.tasks)
     following, _ = kernel.numbers(places + np.uint64(offsets.tasks))
     before, _ = kernel.numbers(places + np.uint64(offsets.tasks + 8))
     lives = np.isin(following, links) & np.isin(before, links)
@@ -255,10 +276,14 @@ def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     rest = sorted(set(range(1, len(nodes))) - set(order))
     listed = {nodes[node] for node in order}
     if not is_whole:
-        listed |= {nodes[node] for node in rest if not _is_led_past(node, following, before)}
-    nowhere = (led == at) | (led_back == at)
-    nowhere |= ~kernel.numbers(led)[1] | ~kernel.numbers(led_back)[1]
-    lost = {nodes[node] for node in np.flatnonzero(nowhere).tolist()}
+        own, _ = kernel.numbers(np.array(nodes, np.uint64) + np.uint64(offsets.pid), 4)
+        gaps = _gaps(following, before, own.tolist())
+        listed |= {
+            nodes[node]
+            for node in rest
+            if not _is_led_past(node, following, before)
+            and (max(following[node], before[node]) >= 0 or _is_in(int(own[node]), gaps))
+        }
     steps = [node for node in (0, *order) if before[following[node]] != node]
     remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
     remark += _behind(kernel, offsets, [nodes[node] for node in steps])
@@ -268,13 +293,30 @@ def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
         remark += ": some may be missing"
     if rest:
         remark += f"; {counted(len(rest), 'process', 'processes')} found in other ways"
-    return Roll(
-        [nodes[node] for node in (*order, *rest)],
-        listed,
-        is_whole,
-        frozenset(lost & listed),
-        (remark,),
-    )
+    tasks = [nodes[node] for node in (*order, *rest)]
+    return Roll(tasks, listed, is_whole, (remark,))
+
+
+def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tuple[int, int]]:
+    """Between which pids there may be tasks that no link leads to.
+
+    Pids ascend in the list as long as they have not come round: where a task is followed by none
+    that is known, there may be others up to the next one that none is known before.
+    """
+    linked = {node for pair in (following, before) for node in pair if node >= 0}
+    led_to = {node for node in following if node >= 0} | {
+        node for node, low in enumerate(before) if low >= 0
+    }
+    leads = {low for low in before if low >= 0} | {
+        node for node, high in enumerate(following) if high >= 0
+    }
+    ends = sorted(pids[node] for node in linked - leads if 0 <= pids[node] < MAX_PID)
+    begins = sorted(pids[node] for node in linked - led_to if 0 <= pids[node] < MAX_PID)
+    return [(end, next((pid for pid in begins if pid > end), MAX_PID)) for end in ends]
+
+
+def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
+    return any(low < pid < high for low, high in gaps)
 
 
 def _behind(kernel: VirtualMemory, offsets: Offsets, tasks: list[int]) -> str:

@@ -6,6 +6,7 @@ What stands side by side in all versions from 4.14 on (include/linux/sched.h: mm
 and tgid; real_parent, parent, children, sibling, group_leader) is taken to do so.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ _EXAMPLES = 512
 _FEW_EXAMPLES = 64
 _MOST_COLUMNS = 8
 """Places in a task that may seem to lead to its memory."""
+_FEW_TASKS = 4
 _COLUMNS_OF_PID = 32
 """So many words behind the group's leader one leads to the struct pid."""
 _LINKS = 40
@@ -192,20 +194,31 @@ def along(
     return found, False
 
 
-def offsets_by_form(found: LinuxKernel, first: int, most: int) -> Offsets | None:
+def offsets_by_form(
+    found: LinuxKernel,
+    first: int,
+    most: int,
+    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]] | None = None,
+) -> Offsets | None:
     """Find the offsets in the tasks; None where these do not show them.
 
-    `first` is the address of the first task of all, `most` how many there may be.
+    `first` is the address of the first task of all, `most` how many there may be. `places_like`
+    tells where others like some tasks may lie, for where their list is broken.
     """
     kernel = found.kernel
     raw = kernel.read_far(first, _TASK_SIZE).tobytes()
     comm = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
     if comm < 0:
         return None
-    link, tasks = _find_link(kernel, first, comm, 2 * most)
+    link, tasks, is_whole = _find_link(kernel, first, comm, 2 * most)
+    if not tasks and places_like:
+        link, tasks = _find_neighbours(kernel, first, comm, places_like)
     if not tasks:
         return None
     reached = np.array([first, *tasks], np.uint64)
+    if places_like and not is_whole:
+        others = places_like(reached)[:most]
+        reached = np.append(reached, others[~np.isin(others, reached)])
     examples = _Examples.read(kernel, reached, comm)
     memory = _find_memory(found, examples.words, link // 8 + 2)
     pid = _find_pids(examples.numbers, link // 4)
@@ -260,16 +273,48 @@ def is_name(comm: bytes) -> bool:
     return 0 < len(name) < COMM_SIZE and all(byte >= 0x20 for byte in name)
 
 
-def _find_link(kernel: VirtualMemory, first: int, comm: int, room: int) -> tuple[int, list[int]]:
-    """Where the links of the list of all tasks stand, and the tasks: as many as have names."""
-    best: tuple[int, int, list[int]] = (0, 0, [])
+def _find_link(
+    kernel: VirtualMemory, first: int, comm: int, room: int
+) -> tuple[int, list[int], bool]:
+    """Where the links of the list of all tasks stand, the tasks, and whether it is whole.
+
+    It is the list in which most have names.
+    """
+    best: tuple[int, int, list[int], bool] = (0, 0, [], False)
     for link in range(0, comm, 8):
         tasks, names, is_whole = _named_tasks(kernel, first, link, comm, room)
         room -= len(tasks)
-        best = max(best, (names, -link, tasks))
+        best = max(best, (names, -link, tasks, is_whole))
         if (is_whole and names > _MOST * len(tasks)) or room <= 0:
             break
-    return -best[1], best[2]
+    return -best[1], best[2], best[3]
+
+
+def _find_neighbours(
+    kernel: VirtualMemory,
+    first: int,
+    comm: int,
+    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
+) -> tuple[int, list[int]]:
+    """Where the links stand if both of the first task's neighbours are lost, and tasks.
+
+    It is where they lead to what lies among objects with names.
+    """
+    tries = 0
+    for link in range(0, comm, 8):
+        ends = [kernel.number(first + link), kernel.number(first + link + 8)]
+        if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
+            continue
+        lost = np.array([(end or 0) - link for end in ends if end and end >> 63], np.uint64)
+        places = places_like(lost) if len(lost) == 2 else lost[:0]
+        if len(places) < _FEW_TASKS:
+            continue
+        tries += 1
+        texts, _ = kernel.read_each(places + np.uint64(comm), COMM_SIZE)
+        named = np.array([is_name(text.tobytes()) for text in texts])
+        if np.count_nonzero(named) >= max(_FEW_TASKS, _HALF * len(places)):
+            return link, places[named].tolist()
+    return 0, []
 
 
 def _named_tasks(

@@ -76,7 +76,7 @@ def find_processes(
     offsets = offsets_by_btf(found.btf) if found.btf else None
     roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
     if not roll or not roll.tasks:  # no types, or such that lead nowhere
-        offsets = offsets_by_form(found, first, most)
+        offsets = offsets_by_form(found, first, most, slabs.places if slabs else None)
         roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
     if not offsets or not roll or not roll.tasks:
         return _nameless(found, pages)
@@ -87,7 +87,7 @@ def find_processes(
     processes = judge.processes(roll.tasks, roll.listed)
     if pages and "pgd_list" in found.symbols:
         spaces, all_of_them = pages.listed(found.symbols["pgd_list"], most)
-        processes = judge.with_spaces(processes, pages, spaces, roll)
+        processes = judge.with_spaces(processes, pages, spaces)
         if not all_of_them:
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.eprocess))
@@ -315,6 +315,7 @@ class _Judge:
         frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
         texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
         comms = [text.tobytes().split(b"\0")[0] for text in texts]
+        nowhere = self._lead_nowhere(tasks_at)
         threads = np.flatnonzero(whole & is_thread)
         if offsets.kthread is not None:
             kthread = np.zeros(len(tasks), np.uint64)
@@ -329,7 +330,7 @@ class _Judge:
             pid = int(pids[row])
             odd = {
                 "not whole": not whole[row],
-                "links lead nowhere": task in self.numbers.roll.broken,
+                "links lead nowhere": bool(nowhere[row]),
                 "pid not plausible": bool(in_doubt[row]) or pid < 0,
                 "name not printable": not (name and name.isprintable()),
                 "parent not plausible": bool(no_parent[row]),
@@ -355,6 +356,15 @@ class _Judge:
             )
             processes.append(process)
         return processes
+
+    def _lead_nowhere(self, tasks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which tasks have links to nothing, or to themselves."""
+        kernel, links = self.found.kernel, tasks + np.uint64(self.offsets.tasks)
+        nowhere = np.zeros(len(tasks), bool)
+        for direction in (np.uint64(0), np.uint64(8)):
+            led, _ = kernel.numbers(links + direction)
+            nowhere |= (led == links) | ~kernel.numbers(led)[1]
+        return nowhere
 
     def _are_threads(
         self,
@@ -416,7 +426,7 @@ class _Judge:
         return frames, wrong
 
     def with_spaces(
-        self, processes: list[Process], pages: PageArray, listed: list[int], roll: Roll
+        self, processes: list[Process], pages: PageArray, listed: list[int]
     ) -> list[Process]:
         """Add the processes of those address spaces that are not in `tops`, by their tables.
 
@@ -458,7 +468,7 @@ class _Judge:
                 else:
                     added.append(unnamed(frame, self.tops[frame]))
             else:
-                added.append(replace(process, **theirs, is_listed=not roll.is_whole))
+                added.append(replace(process, **theirs, is_listed=False))
         return [*by_task.values(), *added]
 
     def _leader(self, task: int, known: dict[int, Process]) -> int:
