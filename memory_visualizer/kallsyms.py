@@ -1,11 +1,12 @@
 """The table of symbols that a Linux kernel carries with it, read from its memory.
 
 Names are packed: each is a row of bytes that stand for pieces of text, the tokens (the kernel's
-scripts/kallsyms.c). Since 6.0 VMCOREINFO tells where the parts of the table lie; in older kernels
-they lie one behind the other and show themselves by their form.
+scripts/kallsyms.c). Since 6.0 VMCOREINFO tells where the parts of the table lie; they lie one
+behind the other, and show themselves by their form. A table is believed if it knows the address
+of something that is known without it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -33,8 +34,10 @@ _MOST_INDEXES, _MOST_BASES = 32, 4096
 """Places that are tried, where a kernel has one, or few."""
 _LONG = 0x80
 """In the byte that tells a name's length: seven bits of it, the next byte has more (since 6.1)."""
-_KNOWN = "init_uts_ns"
-"""A symbol whose address VMCOREINFO tells as well."""
+_NAMES_FOR_MARKER = 256
+_LONGEST_TOKEN = 256
+_MOST_NAMES = 16
+"""Places that are tried, where the names may begin."""
 
 
 @dataclass(frozen=True)
@@ -138,21 +141,40 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
     ]
 
 
-def read_kallsyms(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
-    """Read the table by VMCOREINFO, else find it; None where it is not there or makes no sense."""
-    table = _by_vmcoreinfo(kernel, info) or _by_form(kernel, info)
-    known = info.symbol(_KNOWN)
-    if table is None or known is None:
-        return None
-    index = table._index(_KNOWN.encode("ascii"))
-    if index is None:
-        return None
-    ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
-    if known not in ways:
-        return None
-    found = replace(table, shift=ways.index(known))
-    found.__dict__["_layout"] = table._layout  # known already, and dear
-    return found
+def read_kallsyms(
+    kernel: VirtualMemory,
+    info: VmcoreInfo,
+    known: Mapping[str, int],
+    image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
+) -> KernelSymbols | None:
+    """Read the table by VMCOREINFO, else find it in the kernel's image.
+
+    `known` are symbols whose addresses are known; None where no table knows one of them.
+    """
+    table = _by_vmcoreinfo(kernel, info)
+    if table and (found := _with_shift(table, known)):
+        return found
+    contents = image()
+    for by_form in (_by_form, _by_markers) if contents else ():
+        assert contents
+        table = by_form(kernel, *contents)
+        if table and (found := _with_shift(table, known)):
+            return found
+    return None
+
+
+def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols | None:
+    """The table with the way of reckoning addresses by which one of the known ones comes out."""
+    for name, address in known.items():
+        index = table._index(name.encode("ascii"))
+        if index is None:
+            continue
+        ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
+        if address in ways:
+            found = replace(table, shift=ways.index(address))
+            found.__dict__["_layout"] = table._layout  # known already, and dear
+            return found
+    return None
 
 
 def _by_vmcoreinfo(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
@@ -163,8 +185,8 @@ def _by_vmcoreinfo(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | N
     names, count_at, table, index, offsets = (place or 0 for place in places)
     base_at = info.symbol("kallsyms_relative_base")
     count = kernel.number(count_at, 4) or 0
-    base = kernel.number(base_at) if base_at else 0
-    if base is None or not 0 < count <= _most_symbols(kernel):
+    base = (kernel.number(base_at) if base_at else 0) or 0
+    if not 0 < count <= _most_symbols(kernel):
         return None
     if not 0 < table - names <= _most_bytes(kernel):
         return None
@@ -202,37 +224,23 @@ def _most_bytes(kernel: VirtualMemory) -> int:
     return min(_MAX_BYTES, kernel.frame_count * PAGE_SIZE // _MAX_SHARE)
 
 
-def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
-    """Find the table in a kernel before 6.0.
+def _by_form(
+    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
+) -> KernelSymbols | None:
+    """Find the table in a kernel before 6.4, of which the image is given.
 
     There lie, each aligned to 8 bytes: an offset for each symbol, the base that they are relative
     to, the number of symbols, the names, markers, the tokens' text, and where in it each begins.
     """
-    image = kernel_image(kernel, info)
-    if image is None:
-        return None
-    start, contents = image
     words = contents[: len(contents) // 8 * 8].view("<u8")
-    # The base is the lowest symbol's address, _text, which is aligned to 2 MiB.
-    text = np.uint64((info.symbol("_stext") or 0) & ~0x1FFFFF)
+    # The base is the lowest symbol's address, _text, where the image begins.
+    text = np.uint64(start)
     bases = np.flatnonzero(words[:-1] == text)[:_MOST_BASES]
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
     bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
-    for index_at in _token_indexes(contents):
-        index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
-        # The text ends less than 8 bytes before the index, with the last token.
-        low = index_at - int(index[-1]) - 64
-        last = contents[max(low, 0) : index_at].tobytes().rstrip(b"\0")
-        end_of_text = max(low, 0) + len(last) + 1
-        tail = last.rsplit(b"\0", 1)[-1]
-        table_at = end_of_text - 1 - len(tail) - int(index[-1])
-        if table_at < 0 or table_at % 8:
-            continue
-        tokens = _tokens(contents[table_at:index_at].tobytes(), index)
-        if tokens is None:
-            continue
+    for table_at, _, tokens in _token_tables(contents):
         names = bases * 8 + 16
         fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
         for which in fit[:1].tolist():
@@ -248,6 +256,80 @@ def _by_form(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
     return None
 
 
+def _by_markers(
+    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
+) -> KernelSymbols | None:
+    """Find the table in a kernel since 6.4, of which the image is given.
+
+    There lie, each aligned to 8 bytes, in the newest to 4: the number of symbols, the names, where
+    every 256th name begins, the tokens' text, where in it each begins, the offsets, and in most
+    versions what they are relative to.
+    """
+    for table_at, index_at, tokens in _token_tables(contents):
+        found = _names_before(contents, table_at)
+        if found is None:
+            continue
+        names_at, count = found
+        offsets_at = index_at + 2 * _TOKENS
+        base_at = offsets_at + -(-4 * count // 8) * 8
+        if count > _most_symbols(kernel) or base_at + 8 > len(contents):
+            continue
+        return KernelSymbols(
+            tokens,
+            contents[names_at:table_at],
+            contents[offsets_at : offsets_at + 4 * count].view("<i4"),
+            start + offsets_at,
+            int(contents[base_at : base_at + 8].view("<u8")[0]),
+            0,
+        )
+    return None
+
+
+def _names_before(contents: NDArray[np.uint8], table_at: int) -> tuple[int, int] | None:
+    """Where the names begin whose markers end at a place, and how many there are."""
+    low = max(table_at - 4 * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // 4 * 4
+    markers = contents[low:table_at].view("<u4").astype(np.int64)
+    if len(markers) and not markers[-1]:
+        markers = markers[:-1]  # to a multiple of 8
+    falls = np.flatnonzero(np.diff(markers) <= 0)
+    first = int(falls[-1]) + 1 if len(falls) else 0
+    if len(markers) - first < 2 or markers[first]:
+        return None
+    end, last, count = low + 4 * first, int(markers[-1]), len(markers) - first
+    # Behind the last marker are names of at most 256 bytes, each.
+    begin = max(end - last - _NAMES_FOR_MARKER * 256 - 8, 0) // 4 * 4
+    words = contents[begin : max(end - last, begin) // 4 * 4].view("<u4")
+    likely = np.flatnonzero(
+        (words > (count - 1) * _NAMES_FOR_MARKER) & (words <= count * _NAMES_FOR_MARKER)
+    )
+    tries = [
+        (begin + 4 * word + size, int(words[word])) for word in likely.tolist() for size in (8, 4)
+    ]
+    for names_at, number in tries[::-1][:_MOST_NAMES]:
+        starts, lengths = _names_in(contents[names_at:table_at].tobytes(), number)
+        at_marker = (starts - 1 - (lengths >= _LONG))[::_NAMES_FOR_MARKER]
+        if len(starts) == number and (at_marker == markers[first:]).all():
+            return names_at, number
+    return None
+
+
+def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[bytes]]]:
+    """Where tokens may lie: their text, the index of it, and the tokens."""
+    for index_at in _token_indexes(contents):
+        index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
+        # The text ends less than 8 bytes before the index, with the last token.
+        low = index_at - int(index[-1]) - 64
+        last = contents[max(low, 0) : index_at].tobytes().rstrip(b"\0")
+        end_of_text = max(low, 0) + len(last) + 1
+        tail = last.rsplit(b"\0", 1)[-1]
+        table_at = end_of_text - 1 - len(tail) - int(index[-1])
+        if table_at < 0 or table_at % 4:
+            continue
+        tokens = _tokens(contents[table_at:index_at].tobytes(), index)
+        if tokens is not None:
+            yield table_at, index_at, tokens
+
+
 def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
     """Where the index of the tokens may begin: 256 ascending small numbers, the first one 0.
 
@@ -257,11 +339,11 @@ def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
     for digits in places_of(_DIGITS, contents, _MOST_INDEXES):
         start = digits // 8 * 8
         numbers = contents[start : start + _MAX_TOKENS_SIZE].view("<u2")
-        at = np.arange(0, len(numbers) - _TOKENS, 4)
+        at = np.arange(0, len(numbers) - _TOKENS, 2)
         at = at[numbers[at] == 0]
         for place in range(1, _TOKENS if len(at) else 0):
             step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
-            at = at[(step >= 2) & (step <= 64)]
+            at = at[(step >= 2) & (step <= _LONGEST_TOKEN)]
         found += (start + at * 2).tolist()
     return sorted(set(found))[:_MOST_INDEXES]
 
@@ -280,32 +362,32 @@ def places_of(text: bytes, contents: NDArray[np.uint8], most: int) -> list[int]:
     return found
 
 
-def kernel_image(kernel: VirtualMemory, info: VmcoreInfo) -> tuple[int, NDArray[np.uint8]] | None:
+def kernel_image(kernel: VirtualMemory, start: int) -> tuple[int, NDArray[np.uint8]] | None:
     """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
 
-    No more of it than could be a kernel for so much memory.
+    `start` is an address in its first 2 MiB. No more of it than could be a kernel for so much
+    memory.
     """
-    start = (info.symbol("_stext") or 0) & ~0x1FFFFF
-    pages = image_frames(kernel, info)[
+    pages = image_frames(kernel, start)[
         : min(_MAX_CONTENTS // PAGE_SIZE, 2 * kernel.frame_count // _MAX_SHARE)
     ]
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
         return None
+    start &= ~_ALIGNMENT
     return start, kernel.read_far(start, (int(mapped[-1]) + 1) * PAGE_SIZE)
 
 
-def image_frames(kernel: VirtualMemory, info: VmcoreInfo) -> NDArray[np.int64]:
+def image_frames(kernel: VirtualMemory, start: int) -> NDArray[np.int64]:
     """The frame behind each page of the kernel's image, from its first one on; -1 in gaps."""
-    start = info.symbol("_stext")
-    if start is None:
-        return np.empty(0, np.int64)
-    start &= ~0x1FFFFF
+    start &= ~_ALIGNMENT
     size = min(_MAX_IMAGE, 2**64 - start)
     pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
     return kernel.frames(pages)
 
 
+_ALIGNMENT = 0x1FFFFF
+"""The image begins at a multiple of 2 MiB."""
 _MAX_IMAGE = 1 << 28
 """Bytes that a kernel may have, modules apart."""
 _MAX_CONTENTS = 1 << 26

@@ -3,25 +3,34 @@
 The kernel's own VMCOREINFO names its top-level table; its symbols (kallsyms) and the description of
 its types (BTF), both in its memory, lead to the list of its processes. Where a kernel has no BTF,
 the offsets in `task_struct` are found in the tasks themselves, as those of `_EPROCESS` are on
-Windows.
+Windows. Where it has no VMCOREINFO, or a damaged one, its page tables show themselves by their
+form, and its banner names it.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer import btf as btf_format
 from memory_visualizer.btf import Btf
-from memory_visualizer.dump import PAGE_SIZE, Dump
+from memory_visualizer.dump import PAGE_SIZE, Dump, Words
 from memory_visualizer.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
 from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import (
+    ADDRESS,
+    LARGE,
+    NO_EXECUTE,
+    PRESENT,
+    WRITE,
     X64,
     X64_5_LEVELS,
     Paging,
     as_linux_has_it,
+    is_held,
 )
 from memory_visualizer.printable import printable
 from memory_visualizer.virtualmemory import VirtualMemory
@@ -29,8 +38,23 @@ from memory_visualizer.vmcoreinfo import VmcoreInfo
 
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map: from here on the kernel's image is mapped."""
-_UTS_RELEASE = 2 * 65
-"""Offset of the release in struct new_utsname: behind two names of 65 bytes."""
+_IMAGE_END = 0xFFFF_FFFF_C000_0000
+"""Behind the last address that a kernel moved by chance (KASLR) may have."""
+_ALIGNMENT = 0x1FFFFF
+"""The image begins at a multiple of 2 MiB."""
+_UTS_SIZE = 4 * 65
+"""So far into struct uts_namespace the release ends: behind a count come names of 65 bytes."""
+_BANNER = b"Linux version "
+_RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
+_MAX_RELEASE = 65
+_MOST_BANNERS = 64
+_MOST_COPIES = 8
+_FEW_LINES = 12
+_MOST_TABLES, _TABLES_ALIKE = 256, 1024
+"""Groups of tables with one last entry, and tables of each, that are looked at."""
+_TOUCHED = 0x60
+"""Bits of an entry by which the processor notes that it was used."""
+_ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
 _FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
@@ -51,6 +75,8 @@ class LinuxKernel:
     top: int
     """Frame of its own top-level table, swapper_pg_dir."""
     kernel: VirtualMemory
+    start: int
+    """Where in its own memory its image begins."""
     symbols: dict[str, int] = field(default_factory=dict)
     btf: Btf | None = None
     remarks: tuple[str, ...] = ()
@@ -60,17 +86,31 @@ class LinuxKernel:
         """Such as ``Linux 6.1.0-18-amd64``."""
         return f"Linux {printable(self.info.release)}"
 
+    @cached_property
+    def image(self) -> tuple[int, NDArray[np.uint8]] | None:
+        """The image: first virtual address, contents; see kallsyms.kernel_image."""
+        return kernel_image(self.kernel, self.start)
 
-_SYMBOLS = ("init_task", "iomem_resource", "pgd_list", "__start_BTF", "__stop_BTF")
+
+_SYMBOLS = (
+    "init_task",
+    "iomem_resource",
+    "pgd_list",
+    "__start_BTF",
+    "__stop_BTF",
+    "mem_section",
+    "vmemmap_base",
+)
 
 
 def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
     """Find the kernel that one of these texts is of: the tables that it names translate."""
-    for info in texts:
-        for paging in _pagings(info):
-            found = _with_tables(memory, info, paging)
-            if found:
-                return _with_types(found)
+    for has_release in (_tells_release, _has_banner):
+        for info in texts:
+            for paging in _pagings(info):
+                found = _with_tables(memory, info, paging)
+                if found and (release := has_release(found)):
+                    return _with_types(_with_copies(found, release, texts))
     return None
 
 
@@ -81,10 +121,9 @@ def _pagings(info: VmcoreInfo) -> list[Paging]:
 
 
 def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
-    """Check that the kernel's image lies where the text says, its release in it."""
+    """Check that the kernel's top-level table is where the text says, mapped by itself."""
     table = info.symbol("swapper_pg_dir")
-    names = info.symbol("init_uts_ns")
-    if table is None or names is None or table < _IMAGE_BASE:
+    if table is None or table < _IMAGE_BASE:
         return None
     top = (table - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
     if not 0 <= top < memory.frame_count or not memory.held[top]:
@@ -92,35 +131,186 @@ def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel 
     kernel = VirtualMemory(memory, paging, top)
     if kernel.frame(table) != top:
         return None
-    at = names + (info.offset("uts_namespace.name") or 0) + _UTS_RELEASE
-    release = kernel.read(at, 65)
-    if release is None or release.split(b"\0")[0].decode("latin-1") != info.release:
+    start = (info.symbol("_stext") or 0) & ~_ALIGNMENT
+    if not _IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
+        start = _image_start(kernel)
+    return LinuxKernel(info, paging, memory, top, kernel, start)
+
+
+def _tells_release(found: LinuxKernel) -> str:
+    """The release if it stands where the names of the system do.
+
+    Before them stands a count in some versions (5.10 and before), of which not all tell it.
+    """
+    names = found.info.symbol("init_uts_ns")
+    told = found.kernel.read(names, _UTS_SIZE) if names else None
+    is_there = told and found.info.release.encode("latin-1") + b"\0" in told
+    return found.info.release if is_there else ""
+
+
+def _has_banner(found: LinuxKernel) -> str:
+    """The release by the kernel's banner."""
+    banner = _find_banner(found)
+    return banner[1] if banner else ""
+
+
+def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
+    """Where in the kernel's memory its banner stands, and the release that it tells."""
+    if found.image is None:
         return None
-    return LinuxKernel(info, paging, memory, top, kernel)
+    start, contents = found.image
+    for place in places_of(_BANNER, contents, _MOST_BANNERS):
+        text = contents[place + len(_BANNER) :][:_MAX_RELEASE].tobytes()
+        release = re.match(_RELEASE, text)
+        if release:
+            return start + place, release[0].decode("ascii")
+    return None
+
+
+def _image_start(kernel: VirtualMemory) -> int:
+    """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
+    pages = np.arange(_IMAGE_BASE, _IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
+    mapped = np.flatnonzero(kernel.frames(pages) >= 0)
+    return int(pages[mapped[0]]) if len(mapped) else 0
+
+
+def _with_copies(found: LinuxKernel, release: str, texts: Sequence[VmcoreInfo]) -> LinuxKernel:
+    """Add the kernel's other texts, by which damage to a line of one is known."""
+    copies = tuple(
+        text for text in texts if text is not found.info and text.shares_with(found.info)
+    )
+    return replace(found, info=replace(found.info, release=release, copies=copies[:_MOST_COPIES]))
+
+
+class TopTableSearch:
+    """Finds what may be top-level tables of a Linux kernel, while the dump's contents pass by.
+
+    All of them have the same last entry, which leads to the kernel's image alone. Blocks may come
+    in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.int64], Words]] = []
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at the last entries of tables, with their frames."""
+        last = words[:, -1].copy()
+        rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
+        rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
+        if len(rows):
+            self._parts.append((frames[rows], last[rows] & ~np.uint64(_TOUCHED)))
+
+    def found(self, memory: Dump) -> list[tuple[int, bool]]:
+        """Frames of tables of kernels, each with whether it is the top one of five levels.
+
+        Of the tables with one last entry it is the one with most entries for the kernel.
+        """
+        frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._parts)])
+        last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._parts)])
+        values, group, count = np.unique(last, return_inverse=True, return_counts=True)
+        found: list[tuple[bool, int, int, int]] = []
+        for number in np.argsort(-count)[:_MOST_TABLES].tolist():
+            levels = _levels_above_image(memory, int(values[number]))
+            if levels is None:
+                continue
+            alike = frames[group == number][:_TABLES_ALIKE]
+            tables = memory.read_frames(alike)
+            half = tables.shape[1] // 2
+            # The kernel's own has no user half; where it is lost, any other does as well.
+            score = np.count_nonzero(tables[:, half:], axis=1) * 2
+            score -= np.count_nonzero(tables[:, :half], axis=1) > 0
+            best = int(np.argmax(score))
+            # With page-table isolation user mode's tables have a group, with few entries.
+            found.append((levels == 5, int(score[best]), int(count[number]), int(alike[best])))
+        return [(frame, is_five) for is_five, _, _, frame in sorted(found, reverse=True)]
+
+
+def _levels_above_image(memory: Dump, entry: int) -> int | None:
+    """How many levels a tree has whose last entry this is; None where it leads to no image.
+
+    Below the top all entries but the last ones are empty: the image has the last 2 GiB.
+    """
+    for levels in (4, 5):
+        frame = np.array([(entry & ADDRESS) // PAGE_SIZE])
+        if not is_held(memory, frame)[0]:
+            return None
+        [table] = memory.read_frames(frame)
+        if table[:-2].any():
+            return None
+        if table[-2] & np.uint64(PRESENT | LARGE) == PRESENT:
+            return levels
+        entry = int(table[-1])
+        if not entry & PRESENT:
+            return None
+    return None
+
+
+def find_kernel_by_form(
+    memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
+) -> LinuxKernel | None:
+    """Find a kernel without its VMCOREINFO, or with one that is damaged, by its page tables.
+
+    What these lead to is a kernel if its banner stands there.
+    """
+    for top, is_five in tables.found(memory):
+        paging = as_linux_has_it(X64_5_LEVELS if is_five else X64)
+        kernel = VirtualMemory(memory, paging, top)
+        start = _image_start(kernel)
+        found = LinuxKernel(VmcoreInfo.none(), paging, memory, top, kernel, start)
+        banner = _find_banner(found) if start else None
+        if banner is None:
+            continue
+        place, release = banner
+        same = [text for text in texts if _is_of(text, release, start)]
+        known = {"SYMBOL(_text)": start, "SYMBOL(linux_banner)": place}
+        info = replace(same[0] if same else found.info, release=release, known=known)
+        remark = (
+            "the kernel's VMCOREINFO is damaged: what it tells is believed where it proves true"
+            if same
+            else "the kernel's VMCOREINFO was not found: it was recognised by its page tables and"
+            " banner, and what only that text tells is not known"
+        )
+        found = replace(found, info=info, remarks=(remark,))
+        return _with_own_table(_with_types(_with_copies(found, release, same)))
+    return None
+
+
+def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
+    """Whether a text seems to be of this kernel, and tells more than a few things."""
+    if text.line_count < _FEW_LINES:
+        return False
+    return text.release == release or start in [
+        place & ~_ALIGNMENT for place in text.symbols("_stext")
+    ]
+
+
+def _with_own_table(found: LinuxKernel) -> LinuxKernel:
+    """Take the kernel's own top-level table, if its symbols tell where that is."""
+    place = found.symbols.get("swapper_pg_dir") or found.symbols.get("init_top_pgt")
+    top = found.kernel.frame(place) if place else -1
+    if top < 0 or top == found.top or not found.memory.held[top]:
+        return found
+    kernel = VirtualMemory(found.memory, found.paging, top)
+    return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
 
 
 def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
-    remarks = []
-    table = read_kallsyms(found.kernel, found.info)
-    symbols = table.find(_SYMBOLS) if table else {}
+    remarks = [*found.remarks]
+    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir", "_stext")}
+    known = {name: places[0] for name, places in told.items() if places}
+    known |= {
+        name: found.info.known[f"SYMBOL({name})"]
+        for name in ("_text", "linux_banner")
+        if f"SYMBOL({name})" in found.info.known
+    }
+    table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+    wanted = (*_SYMBOLS, "swapper_pg_dir", "init_top_pgt") if found.info.known else _SYMBOLS
+    symbols = table.find(wanted) if table else {}
     if table is None:
         remarks.append("the kernel's table of symbols was not found")
     types = _read_btf(found, symbols)
-    if types is None:
-        remarks.append(
-            "the kernel does not describe its types (BTF); its processes were found by their form"
-        )
-    return LinuxKernel(
-        found.info,
-        found.paging,
-        found.memory,
-        found.top,
-        found.kernel,
-        symbols,
-        types,
-        tuple(remarks),
-    )
+    return replace(found, symbols=symbols, btf=types, remarks=tuple(remarks))
 
 
 def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
@@ -130,7 +320,7 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
         return Btf.parse(found.kernel.read_far(start, stop - start))
     if symbols:  # a kernel with symbols, but not these, has none
         return None
-    image = kernel_image(found.kernel, found.info)
+    image = found.image
     if image is None:
         return None
     for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
@@ -213,5 +403,5 @@ def _resources(
 
 def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:
     """The frames that are mapped where the kernel's image is, some gaps in it included."""
-    frames = image_frames(found.kernel, found.info)
+    frames = image_frames(found.kernel, found.start)
     return frames[frames >= 0]

@@ -1,57 +1,52 @@
 """The processes of a Linux kernel, walked in its own list.
 
-Where in a task its pid and memory stand is told by BTF. Where a kernel has none, the tasks
-themselves show it, as Windows' process objects do: what each of them has in the same place, and
-what fits together.
+The list is one witness of several. Where it is broken, its parts are joined by the links that lead
+back, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
+Each task is judged by itself: one that is odd, or not whole, costs nobody but itself.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.btf import Btf
 from memory_visualizer.dump import PAGE_SIZE, Words
-from memory_visualizer.kallsyms import kernel_image, places_of
+from memory_visualizer.kallsyms import places_of
 from memory_visualizer.linux import LinuxKernel
-from memory_visualizer.pagestates import PageArray
-from memory_visualizer.paging import SHARED, PhysicalMemory, is_held, walk
+from memory_visualizer.linuxlist import Roll, TaskSlabs, gather
+from memory_visualizer.linuxoffsets import (
+    FIRST_COMMS,
+    KERNEL_THREAD,
+    KERNEL_THREADS_PARENT,
+    MAX_PID,
+    Offsets,
+    offsets_by_btf,
+    offsets_by_form,
+)
+from memory_visualizer.pagestates import PageArray, Survey
+from memory_visualizer.paging import SHARED, USER, PhysicalMemory, is_held, walk
+from memory_visualizer.printable import counted
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.virtualmemory import VirtualMemory
 
-_KERNEL_THREAD = 0x0020_0000
-"""In task_struct.flags: PF_KTHREAD."""
 _WORKER = 0x0000_0020
-"""PF_WQ_WORKER."""
+"""In task_struct.flags: PF_WQ_WORKER."""
 _ENDED = 0x30
 """In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
 _FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
 _MOST_THREADS = 64
 """Ended ones that may stand in a list before one that has memory."""
-_MAX_PID = 1 << 22
-_TASK_SIZE = 1 << 13
-"""As much of a task as is looked at."""
-_LARGEST_TASK = 1 << 16
-_HALF_WORDS = ("pid", "flags", "exit_state")
-"""Of what is read of a task, what has 32 bits."""
-_MEMORY_SIZE = 1 << 10
-"""Likewise of an mm_struct."""
 _TOUCHED = 0x60
 """Bits of a table's entry by which the processor notes that it was used."""
-_COMM_SIZE = 16
 _DESCRIPTION_SIZE = 32
-"""WORKER_DESC_LEN."""
+"""WORKER_DESC_LEN, and WQ_NAME_LEN."""
 _MAX_NAME = 64
-_FIRST_COMMS = (b"swapper/0\0", b"swapper\0")
+_RESCUER = b"kworker/R-"
 _MOST_FIRST = 256
 """Places of that name that are looked at."""
-_EXAMPLES = 512
-"""Tasks by which offsets are found; the second of all has pid 1."""
-_FEW_EXAMPLES = 64
-_MOST_COLUMNS = 8
-"""Places in a task that may seem to lead to its memory."""
-_KERNEL_THREADS_PARENT = 2
-"""The pid of kthreadd, in every version."""
+_TABLES_AT_ONCE = 256
+_NO_TYPES = "the kernel does not describe its types (BTF)"
+_LOWER = np.uint64(0xFFFF_FFFF)
 
 
 @dataclass(frozen=True)
@@ -65,76 +60,39 @@ class LinuxProcesses:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Offsets:
-    """Where in task_struct and mm_struct stands what is needed."""
-
-    tasks: int
-    pid: int
-    """tgid: the process's number, that of its first thread."""
-    parent: int
-    comm: int
-    mm: int
-    flags: int | None
-    exit_state: int | None
-    pgd: int
-    """In mm_struct."""
-    signal: int | None = None
-    threads: int | None = None
-    """Head of the list of threads, in signal_struct."""
-    thread: int | None = None
-    """Link in that list, in task_struct."""
-    kthread: int | None = None
-    """What a kernel thread has as a struct kthread."""
-    full_name: int | None = None
-    data: int | None = None
-    """Both in struct kthread; the latter leads to a worker's struct worker."""
-    work: int | None = None
-    description: int | None = None
-    pool: int | None = None
-    """All three in struct worker."""
-
-    @property
-    def of_task(self) -> dict[str, int]:
-        """Where in a task its words stand that are read."""
-        places = {
-            "pid": self.pid,
-            "parent": self.parent,
-            "comm": self.comm,
-            "comm_end": self.comm + 8,
-            "mm": self.mm,
-            "flags": self.flags,
-            "exit_state": self.exit_state,
-            "signal": self.signal,
-            "kthread": self.kthread,
-        }
-        return {name: place for name, place in places.items() if place is not None}
-
-
-def find_processes(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
+def find_processes(
+    found: LinuxKernel, pages: PageArray | None, survey: Survey | None = None
+) -> LinuxProcesses:
     """Walk the kernel's list of processes, threads left out, and its list of address spaces.
 
     A process that is in the latter only has been taken out of the former, as rootkits do. `pages`
-    are the kernel's struct pages, by which address spaces are listed.
+    are the kernel's struct pages, by which address spaces are listed, `survey` what they say.
     """
-    first = found.symbols.get("init_task") or _find_first_task(found)
-    offsets = _offsets_by_btf(found.btf) if found.btf else None
-    if offsets is None and first is not None:
-        offsets = _offsets_by_form(found, first)
-    if first is None or offsets is None:
-        return _nameless(found, pages)
     most = most_tasks(found.memory)
-    tasks, remarks = _listed(found.kernel, first, offsets.tasks, most)
-    tops: dict[int, int] = {}
-    processes = [one for one in _processes(found, offsets, tasks, tops) if one]
+    slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
+    first = found.symbols.get("init_task") or _find_first_task(found)
+    if first is None:
+        return _nameless(found, pages)
+    offsets = offsets_by_btf(found.btf) if found.btf else None
+    roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
+    if not roll or not roll.tasks:  # no types, or such that lead nowhere
+        offsets = offsets_by_form(found, first, most, slabs.places if slabs else None)
+        roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
+    if not offsets or not roll or not roll.tasks:
+        return _nameless(found, pages)
+    judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
+    remarks = [*roll.remarks]
+    if found.btf is None:
+        remarks.append(f"{_NO_TYPES}; its processes were found by their form")
+    processes = judge.processes(roll.tasks, roll.listed)
     if pages and "pgd_list" in found.symbols:
         spaces, all_of_them = pages.listed(found.symbols["pgd_list"], most)
-        processes += _with_spaces(found, offsets, pages, spaces, tops)
+        processes = judge.with_spaces(processes, pages, spaces)
         if not all_of_them:
-            remarks += ("the list of address spaces is longer than any: not all of it was read",)
+            remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.eprocess))
-    frames = np.array(list(tops), np.int64)[:, None]
-    return LinuxProcesses(tuple(processes), frames, remarks)
+    frames = np.array(list(judge.tops), np.int64)[:, None]
+    return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
 
 
 def most_tasks(memory: PhysicalMemory) -> int:
@@ -154,7 +112,10 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
         same = tables[:, shared] & ~np.uint64(_TOUCHED) == own[shared]
         # The second table under page-table isolation has but a few of these entries.
         alike = np.count_nonzero(same, axis=1) * 2 >= len(shared)
-        found: NDArray[np.int64] = frames[rows[alike & tables[:, :half].any(axis=1)]]
+        # Tables by which the kernel maps memory to itself, as when it starts a processor, have a
+        # lower half, too, but none of it is for user mode.
+        used = (tables[:, :half] & np.uint64(USER) != 0).any(axis=1)
+        found: NDArray[np.int64] = frames[rows[alike & used]]
         return found
 
     tops = np.concatenate([np.empty(0, np.int64), *found.memory.each_block(look)])
@@ -163,6 +124,8 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     remarks = [
         "the list of processes was not found; address spaces are shown without their names",
     ]
+    if found.btf is None:
+        remarks.insert(0, _NO_TYPES)
     if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
         remarks.append(
             f"{left_out:,} address spaces were left out: there are more than any machine has"
@@ -174,187 +137,393 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     )
 
 
-def _offsets_by_btf(types: Btf) -> _Offsets | None:
-    def task(*names: str) -> int | None:
-        return types.offset("task_struct", *names)
+@dataclass
+class _Numbers:
+    """Which pid a task has: what most of its witnesses say.
 
-    tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
-    comm, mm, pgd = task("comm"), task("mm"), types.offset("mm_struct", "pgd")
-    if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
-        return None
-    if max(tasks, pid, parent, comm, mm, pgd) > _LARGEST_TASK:
-        return None
-    return _Offsets(
-        tasks,
-        pid,
-        parent,
-        comm,
-        mm,
-        flags=task("flags"),
-        exit_state=task("exit_state"),
-        pgd=pgd,
-        signal=task("signal"),
-        threads=types.offset("signal_struct", "thread_head"),
-        thread=task("thread_node"),
-        # Since 5.17 in a member of its own.
-        kthread=task("worker_private", "set_child_tid"),
-        full_name=types.offset("kthread", "full_name"),
-        data=types.offset("kthread", "data"),
-        work=types.offset("worker", "current_work"),
-        description=types.offset("worker", "desc"),
-        pool=types.offset("worker", "pool"),
-    )
-
-
-def _listed(
-    kernel: VirtualMemory, first: int, link: int, most: int
-) -> tuple[list[int], tuple[str, ...]]:
-    """Addresses of the tasks in the list that the first one heads, itself left out; remarks."""
-    tasks: list[int] = []
-    seen = {first}
-    for direction in (0, 8):
-        at = first
-        while True:
-            following = kernel.number(at + link + direction)
-            if following is None:
-                break
-            at = (following - link) % 2**64
-            if at == first:
-                return tasks, ()
-            if at in seen:
-                break
-            if len(tasks) == most:
-                remark = f"the list of processes is longer than any: {most:,} of it were read"
-                return tasks, (remark,)
-            seen.add(at)
-            tasks.append(at)
-    return tasks, ("the list of processes is broken: some may be missing",)
-
-
-def _processes(
-    found: LinuxKernel, offsets: _Offsets, tasks: list[int], tops: dict[int, int]
-) -> list[Process | None]:
-    """The process of each task, None where it cannot be read.
-
-    Top-level tables that are not yet in `tops` are added. All tasks are read together, as they
-    may be many.
+    They are tgid and pid in the task, which are the same in first threads, the number in its
+    struct pid, and, where its page is lost, the struct pid that leads to it.
     """
-    kernel = found.kernel
-    places = offsets.of_task
-    names = list(places)
-    at = np.array(tasks, np.uint64)[:, None] + np.array(list(places.values()), np.uint64)
-    read, known = kernel.numbers(at.ravel())
-    words = read.reshape(at.shape)
-    whole = np.logical_and.reduce(known.reshape(at.shape), axis=1)
 
-    def column(name: str) -> NDArray[np.uint64]:
-        if name not in places:
-            return np.zeros(len(tasks), np.uint64)
-        values = words[:, names.index(name)].copy()
-        if name in _HALF_WORDS:
-            values &= np.uint64(0xFFFF_FFFF)
-        return values
+    kernel: VirtualMemory
+    offsets: Offsets
+    slabs: TaskSlabs | None
+    first: int
+    roll: Roll
+    of_task: dict[int, int] = field(default_factory=dict)
+    """What is known already, by the task's address."""
+    _of_lost: dict[int, int] | None = None
 
-    pids, flags, mm = column("pid"), column("flags"), column("mm")
-    parents, _ = kernel.numbers(column("parent") + np.uint64(offsets.pid), 4)
-    is_thread: NDArray[np.bool_] = mm == 0
-    if offsets.flags is not None:
-        is_thread = flags & np.uint64(_KERNEL_THREAD) != 0
-    if offsets.exit_state is None:
-        ended = (mm == 0) & ~is_thread
-    else:
-        ended = column("exit_state") & np.uint64(_ENDED) != 0
-    lost = np.flatnonzero(whole & ended & (mm == 0))
-    mm[lost] = _memory_of_threads(kernel, offsets, column("signal")[lost], most_tasks(found.memory))
-    # A kernel thread may borrow a process's memory for a while.
-    frames = _tops_of(found, offsets, np.where(is_thread, np.uint64(0), mm))
-    texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
-    comms = [text.tobytes().split(b"\0")[0] for text in texts]
-    if offsets.kthread is not None:
-        threads = np.flatnonzero(whole & is_thread)
-        _name_threads(kernel, offsets, comms, threads, flags, column("kthread"))
-    processes: list[Process | None] = []
-    for row, (task, pid, parent, frame, comm) in enumerate(
-        zip(tasks, pids.tolist(), parents.tolist(), frames.tolist(), comms, strict=True)
-    ):
-        if not whole[row]:
-            processes.append(None)
-            continue
-        if frame >= 0:
-            tops.setdefault(frame, len(tops))
-        process = Process(
-            pid=pid,
-            ppid=parent,
-            name=comm.decode("utf-8", "backslashreplace"),
-            dtb=max(frame, 0) * PAGE_SIZE,
-            eprocess=task,
-            created=0,
-            exited=0,
-            # One whose first thread has ended lives on in the others.
-            is_alive=not ended[row] or frame >= 0,
-            is_listed=True,
-            space=None if frame < 0 else tops[frame],
-            is_kernel_thread=bool(is_thread[row]),
+    def read(self, tasks: list[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The pid of each task, -1 where nobody tells; and whether its witnesses disagree."""
+        kernel, offsets = self.kernel, self.offsets
+        at = np.array(tasks, np.uint64)
+        told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
+        if offsets.own_pid is not None:
+            told.append(_plausible(*kernel.numbers(at + np.uint64(offsets.own_pid), 4)))
+        if offsets.pid_struct is not None and offsets.number is not None:
+            place, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
+            number, known = kernel.numbers(place + np.uint64(offsets.number), 4)
+            told.append(_plausible(number, known & (place != 0)))
+        votes = np.stack(told)
+        pids, doubt = votes[0].copy(), np.zeros(len(tasks), bool)
+        for row in np.flatnonzero((votes != votes[0]).any(axis=0) | (votes[0] <= 0)).tolist():
+            pids[row] = self._chosen(tasks[row], votes[:, row].tolist())
+            # A process that ended has no struct pid any more.
+            doubt[row] = votes[0, row] != pids[row] or (votes[:2, row] != pids[row]).any()
+        self.of_task |= dict(zip(tasks, pids.tolist(), strict=True))
+        return pids, doubt
+
+    def _chosen(self, task: int, votes: list[int]) -> int:
+        """One of the votes: what most say, or as many and the place in the list.
+
+        The struct pid, which lies elsewhere and leads to the task, has one more.
+        """
+        votes = [vote for vote in (*votes, self._told_by_struct(task)) if vote > 0]
+        most = max(map(votes.count, votes), default=0)
+        likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == most))
+        if len(likely) > 1:
+            # Pids ascend in the list as long as they have not come round.
+            low, high = self._around(task)
+            between = [vote for vote in likely if low < vote < high]
+            likely = between if len(between) == 1 else likely
+        return likely[0] if likely else -1
+
+    def _around(self, task: int) -> tuple[int, int]:
+        """The pids of the tasks before and behind this one in the list."""
+        tasks = self.roll.tasks
+        row = tasks.index(task) if task in tasks else 0
+        pair = [tasks[row - 1] if row else self.first, tasks[(row + 1) % len(tasks)]]
+        read, _ = self.kernel.numbers(np.array(pair, np.uint64) + np.uint64(self.offsets.pid), 4)
+        return int(read[0]), int(read[1])
+
+    def _told_by_struct(self, task: int) -> int:
+        """The pid by the struct pid that leads to the task; -1 where none does."""
+        if self._of_lost is None:
+            sound = {task: pid for task, pid in self.of_task.items() if pid > 0}
+            sound = sound or self._simple()
+            self._of_lost = self.slabs.numbers(self.offsets, sound) if self.slabs else {}
+        return self._of_lost.get(task, -1)
+
+    def _simple(self) -> dict[int, int]:
+        """The pids as most tasks of the list have them, before any doubt."""
+        tasks = self.roll.tasks
+        read, known = self.kernel.numbers(
+            np.array(tasks, np.uint64) + np.uint64(self.offsets.pid), 4
         )
-        processes.append(process)
-    return processes
+        pids = _plausible(read, known).tolist()
+        return {task: pid for task, pid in zip(tasks, pids, strict=True) if pid > 0}
+
+    def of_parents(
+        self, parents: NDArray[np.uint64], tracers: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The pids of tasks' parents, -1 where not known; and where the address is no task's.
+
+        A parent may be a thread: it counts by its group's leader. `tracers` stand for parents
+        that are none.
+        """
+        known = {self.first: 0, **self.of_task}
+        pids = np.full(len(parents), -1, np.int64)
+        wrong = np.zeros(len(parents), bool)
+        for row, (parent, tracer) in enumerate(
+            zip(parents.tolist(), tracers.tolist(), strict=True)
+        ):
+            for address in (parent, self._leader_of(parent, known), tracer):
+                if address in known:
+                    pids[row], wrong[row] = known[address], address == tracer != parent
+                    break
+            else:
+                wrong[row] = True
+            if pids[row] < 0:
+                pids[row] = self._told_by_struct(parent)
+                wrong[row] &= pids[row] < 0
+        return pids, wrong
+
+    def _leader_of(self, task: int, known: dict[int, int]) -> int:
+        if task in known or self.offsets.leader is None:
+            return task
+        return self.kernel.number(task + self.offsets.leader) or 0
 
 
-def _with_spaces(
-    found: LinuxKernel,
-    offsets: _Offsets,
-    pages: PageArray,
-    listed: list[int],
-    tops: dict[int, int],
-) -> list[Process]:
-    """The processes of those address spaces that are not in `tops`, by their top-level tables.
+def _plausible(numbers: NDArray[np.uint64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Pids as they may be; -1 for all others."""
+    return np.where(known & (numbers < MAX_PID), numbers, np.uint64(2**64 - 1)).view(np.int64)
 
-    The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how. If
-    this is a known process (its first thread has ended), it gets the space back.
-    """
-    frames = np.array([frame for frame in dict.fromkeys(listed) if frame not in tops], np.int64)
-    frames = frames[found.memory.held[frames]]
-    has_user = np.zeros(len(frames), bool)
-    for part in walk(found.memory, found.paging, frames[:, None], own_only=True):
-        has_user[part.space[part.is_user & (part.space != SHARED)]] = True
-    frames = frames[has_user]  # the others are about to go, or the kernel's own
-    for frame in frames.tolist():
-        tops.setdefault(frame, len(tops))
-    types, kernel = found.btf, found.kernel
-    place = types.offset("page", "pt_mm") or types.offset("ptdesc", "pt_mm") if types else None
-    owner = types.offset("mm_struct", "owner") if types else None
-    owners: list[Process | None] = [None] * len(frames)
-    if place is not None and owner is not None:
-        mm, _ = pages.words(frames, place)
-        tasks, _ = kernel.numbers(mm + np.uint64(owner))
-        back, _ = kernel.numbers(tasks + np.uint64(offsets.mm))
-        owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
-        known = _processes(found, offsets, tasks[owned].tolist(), tops)
-        for row, process in zip(owned.tolist(), known, strict=True):
-            owners[row] = process
-    processes = []
-    for frame, process in zip(frames.tolist(), owners, strict=True):
-        if process and process.space == tops[frame] and not process.is_kernel_thread:
-            processes.append(replace(process, is_listed=False))
+
+@dataclass
+class _Judge:
+    """Reads tasks, each for itself, and says what is odd about each."""
+
+    found: LinuxKernel
+    offsets: Offsets
+    survey: Survey | None
+    numbers: _Numbers
+    tops: dict[int, int] = field(default_factory=dict)
+    """Frames of top-level tables, with the order in which they were met."""
+    blank: int = 0
+    """Tasks that say nothing at all."""
+
+    def processes(self, tasks: list[int], listed: set[int]) -> list[Process]:
+        """The process of each task that says anything of itself.
+
+        Top-level tables that are not yet in `tops` are added. All tasks are read together, as
+        they may be many.
+        """
+        if not tasks:
+            return []
+        kernel, offsets = self.found.kernel, self.offsets
+        places = {
+            name: place
+            for name, place in offsets.of_task.items()
+            if name not in ("signal", "kthread", "pid_struct", "next", "prev", "own_pid", "tracer")
+        }
+        names = list(places)
+        tasks_at = np.array(tasks, np.uint64)
+        at = tasks_at[:, None] + np.array(list(places.values()), np.uint64)
+        read, known = kernel.numbers(at.ravel())
+        words, known = read.reshape(at.shape), known.reshape(at.shape)
+        whole = np.logical_and.reduce(known, axis=1)
+        says = (words != words[:, :1]).any(axis=1)
+
+        def column(name: str) -> NDArray[np.uint64]:
+            if name not in places:
+                return np.zeros(len(tasks), np.uint64)
+            return words[:, names.index(name)].copy()
+
+        def far(name: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+            """What is read of few tasks only."""
+            if name not in offsets.of_task:
+                return np.zeros(len(rows), np.uint64)
+            return kernel.numbers(tasks_at[rows] + np.uint64(offsets.of_task[name]))[0]
+
+        pids, in_doubt = self.numbers.read(tasks)
+        parents, no_parent = self.numbers.of_parents(
+            column("parent"), far("tracer", np.arange(len(tasks)))
+        )
+        flags, state = column("flags") & _LOWER, column("exit_state") & _LOWER
+        mm, active = column("mm"), column("active_mm")
+        is_thread = self._are_threads(flags, mm, pids, parents)
+        ended = (mm == 0) & ~is_thread
+        if offsets.exit_state is not None:
+            ended = state & np.uint64(_ENDED) != 0
+        lost = np.flatnonzero(whole & ended & (mm == 0))
+        mm[lost] = _memory_of_threads(
+            kernel, offsets, far("signal", lost), most_tasks(self.found.memory)
+        )
+        # A kernel thread may borrow a process's memory for a while.
+        mm = np.where(is_thread, np.uint64(0), mm)
+        frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
+        texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
+        comms = [text.tobytes().split(b"\0")[0] for text in texts]
+        nowhere = self._lead_nowhere(tasks_at)
+        threads = np.flatnonzero(whole & is_thread)
+        if offsets.kthread is not None:
+            kthread = np.zeros(len(tasks), np.uint64)
+            kthread[threads] = far("kthread", threads)
+            _name_threads(kernel, offsets, comms, threads, flags, kthread)
+        processes = []
+        for row, task in enumerate(tasks):
+            if not says[row]:
+                self.blank += 1
+                continue
+            frame, name = int(frames[row]), comms[row].decode("utf-8", "backslashreplace")
+            pid = int(pids[row])
+            odd = {
+                "not whole": not whole[row],
+                "links lead nowhere": bool(nowhere[row]),
+                "pid not plausible": bool(in_doubt[row]) or pid < 0,
+                "name not printable": not (name and name.isprintable()),
+                "parent not plausible": bool(no_parent[row]),
+                "parent unknown": int(parents[row]) < 0,
+                "base leads to no table": bool(wrong[row]),
+            }
+            if frame >= 0 and not wrong[row]:
+                self.tops.setdefault(frame, len(self.tops))
+            process = Process(
+                pid=pid,
+                ppid=int(parents[row]),
+                name=name,
+                dtb=max(frame, 0) * PAGE_SIZE,
+                eprocess=task,
+                created=0,
+                exited=0,
+                # One whose first thread has ended lives on in the others.
+                is_alive=not ended[row] or frame >= 0,
+                is_listed=task in listed,
+                space=self.tops.get(frame) if not wrong[row] else None,
+                is_kernel_thread=bool(is_thread[row]),
+                anomalies=tuple(word for word, is_so in odd.items() if is_so),
+            )
+            processes.append(process)
+        return processes
+
+    def _lead_nowhere(self, tasks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which tasks have links to nothing, or to themselves."""
+        kernel, links = self.found.kernel, tasks + np.uint64(self.offsets.tasks)
+        nowhere = np.zeros(len(tasks), bool)
+        for direction in (np.uint64(0), np.uint64(8)):
+            led, _ = kernel.numbers(links + direction)
+            nowhere |= (led == links) | ~kernel.numbers(led)[1]
+        return nowhere
+
+    def _are_threads(
+        self,
+        flags: NDArray[np.uint64],
+        mm: NDArray[np.uint64],
+        pids: NDArray[np.int64],
+        parents: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Which tasks are kernel threads: by two of flag, memory and parent."""
+        if self.offsets.flags is None:
+            without: NDArray[np.bool_] = mm == 0
+            return without
+        votes = (flags & np.uint64(KERNEL_THREAD) != 0).astype(np.int8) + (mm == 0)
+        votes += (parents == KERNEL_THREADS_PARENT) | (pids == KERNEL_THREADS_PARENT)
+        are: NDArray[np.bool_] = votes >= 2
+        return are
+
+    def _memory_of(
+        self,
+        tasks: NDArray[np.uint64],
+        mm: NDArray[np.uint64],
+        active: NDArray[np.uint64],
+        ended: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The frame of each task's top-level table, -1 where it has none; and if it is no table.
+
+        A process has its memory in `active_mm` as well; that stands for an `mm` that leads to no
+        table, and where the memory is of this very task.
+        """
+        frames, wrong = self._tops_of(mm)
+        rows = np.flatnonzero((active != mm) & (active != 0) & ((mm == 0) | (frames < 0) | wrong))
+        if not len(rows):
+            return frames, wrong
+        others, no_table = self._tops_of(active[rows])
+        better = (others >= 0) & ~no_table
+        if self.offsets.owner is None:
+            better &= mm[rows] != 0
         else:
-            processes.append(unnamed(frame, tops[frame]))
-    return processes
+            owner, _ = self.found.kernel.numbers(active[rows] + np.uint64(self.offsets.owner))
+            better &= (mm[rows] != 0) | ((owner == tasks[rows]) & ~ended[rows])
+        frames[rows[better]], wrong[rows[better]] = others[better], False
+        return frames, wrong
+
+    def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Frames of the top-level tables of address spaces, by their mm_structs.
+
+        -1 where there is none; with it, whether what is there is no such table.
+        """
+        found = self.found
+        frames = np.full(len(mm), -1, np.int64)
+        rows = np.flatnonzero(mm)
+        pgd, _ = found.kernel.numbers(mm[rows] + np.uint64(self.offsets.pgd))
+        rows, pgd = rows[pgd != 0], pgd[pgd != 0]
+        frames[rows] = found.kernel.frames(pgd)
+        frames[~is_held(found.memory, frames)] = -1
+        wrong = np.zeros(len(mm), bool)
+        there = np.flatnonzero(frames >= 0)
+        wrong[there] = ~are_tops(found, self.survey, frames[there])
+        return frames, wrong
+
+    def with_spaces(
+        self, processes: list[Process], pages: PageArray, listed: list[int]
+    ) -> list[Process]:
+        """Add the processes of those address spaces that are not in `tops`, by their tables.
+
+        The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how.
+        If this is a known process (its first thread has ended), it gets the space back.
+        """
+        found, offsets = self.found, self.offsets
+        frames = np.array([f for f in dict.fromkeys(listed) if f not in self.tops], np.int64)
+        frames = frames[found.memory.held[frames]]
+        frames = frames[are_tops(found, self.survey, frames)]
+        has_user = np.zeros(len(frames), bool)
+        for part in walk(found.memory, found.paging, frames[:, None], own_only=True):
+            has_user[part.space[part.is_user & (part.space != SHARED)]] = True
+        frames = frames[has_user]  # the others are about to go, or the kernel's own
+        for frame in frames.tolist():
+            self.tops.setdefault(frame, len(self.tops))
+        owners: list[Process | None] = [None] * len(frames)
+        if offsets.space_of_table is not None and offsets.owner is not None:
+            mm, _ = pages.words(frames, offsets.space_of_table)
+            tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
+            back, _ = found.kernel.numbers(tasks + np.uint64(offsets.mm))
+            owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
+            known = {process.eprocess: process for process in processes}
+            addresses = [self._leader(task, known) for task in tasks[owned].tolist()]
+            new = [address for address in dict.fromkeys(addresses) if address not in known]
+            known |= {process.eprocess: process for process in self.processes(new, set())}
+            for row, address in zip(owned.tolist(), addresses, strict=True):
+                owners[row] = known.get(address)
+        by_task = {process.eprocess: process for process in processes}
+        added = []
+        for frame, process in zip(frames.tolist(), owners, strict=True):
+            if process is None or process.is_kernel_thread:
+                added.append(unnamed(frame, self.tops[frame]))
+                continue
+            theirs = {"dtb": frame * PAGE_SIZE, "space": self.tops[frame], "is_alive": True}
+            if process.eprocess in by_task:  # its own words lead elsewhere
+                if by_task[process.eprocess].space is None:
+                    by_task[process.eprocess] = replace(process, **theirs)
+                else:
+                    added.append(unnamed(frame, self.tops[frame]))
+            else:
+                added.append(replace(process, **theirs, is_listed=False))
+        return [*by_task.values(), *added]
+
+    def _leader(self, task: int, known: dict[int, Process]) -> int:
+        """The first thread of a task's group, if that is a known process; else the task."""
+        if self.offsets.leader is None or task in known:
+            return task
+        leader = self.found.kernel.number(task + self.offsets.leader)
+        return leader if leader in known else task
+
+    def remarks(self, processes: list[Process]) -> list[str]:
+        """What could not be known of some of them, for the person at the screen."""
+        remarks = []
+        if self.blank:
+            remarks.append(
+                f"{counted(self.blank, 'task')} in the list of processes"
+                f" {'holds' if self.blank == 1 else 'hold'} nothing in this dump: what"
+                f" {'it was' if self.blank == 1 else 'they were'} is not known"
+            )
+        if part := sum("not whole" in process.anomalies for process in processes):
+            remarks.append(
+                f"{part:,} of {counted(len(processes), 'process', 'processes')} could not be read"
+                " whole: the dump does not hold all of their tasks"
+            )
+        if wrong := sum("base leads to no table" in process.anomalies for process in processes):
+            remarks.append(
+                f"the top-level tables of {counted(wrong, 'process', 'processes')} are none: they"
+                " do not share the kernel's half with the others, or their pages are in other use;"
+                " what these processes have is not known"
+            )
+        return remarks
 
 
-def _tops_of(found: LinuxKernel, offsets: _Offsets, mm: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Frames of the top-level tables of address spaces, by their mm_structs; -1 where none is."""
-    frames = np.full(len(mm), -1, np.int64)
-    rows = np.flatnonzero(mm)
-    pgd, _ = found.kernel.numbers(mm[rows] + np.uint64(offsets.pgd))
-    rows, pgd = rows[pgd != 0], pgd[pgd != 0]
-    frames[rows] = found.kernel.frames(pgd)
-    frames[~is_held(found.memory, frames)] = -1
-    return frames
+def are_tops(
+    found: LinuxKernel, survey: Survey | None, frames: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which frames, all of them held, may hold top-level tables of processes.
+
+    All of these share the kernel's half, but for a few entries (of LDTs, and those that old
+    kernels fill in on demand), and none lies in a page that is in other use.
+    """
+    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
+    shared = found.paging.entries // 2 + np.flatnonzero(own[found.paging.entries // 2 :])
+    alike = np.zeros(len(frames), bool)
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = slice(start, start + _TABLES_AT_ONCE)
+        tables = found.memory.read_frames(frames[part])[:, shared] & ~np.uint64(_TOUCHED)
+        alike[part] = np.count_nonzero(tables == own[shared], axis=1) * 2 >= len(shared)
+    if survey:
+        alike &= ~survey.no_tables[frames]
+    return alike
 
 
 def _name_threads(
     kernel: VirtualMemory,
-    offsets: _Offsets,
+    offsets: Offsets,
     names: list[bytes],
     threads: NDArray[np.intp],
     flags: NDArray[np.uint64],
@@ -379,6 +548,8 @@ def _name_threads(
             told = text.tobytes().split(b"\0")[0]
             if told and has_pool:
                 names[row] += (b"+" if is_busy else b"-") + told
+    if None not in (offsets.data, offsets.rescued, offsets.queue_name):
+        _name_rescuers(kernel, offsets, names, workers, kthread)
     if offsets.full_name is not None:
         place, _ = kernel.numbers(kthread[others] + np.uint64(offsets.full_name))
         texts, known = kernel.read_each(place, _MAX_NAME)
@@ -387,8 +558,27 @@ def _name_threads(
             names[row] = text.tobytes().split(b"\0")[0]
 
 
+def _name_rescuers(
+    kernel: VirtualMemory,
+    offsets: Offsets,
+    names: list[bytes],
+    workers: NDArray[np.intp],
+    kthread: NDArray[np.uint64],
+) -> None:
+    """Give the workers that are there for one queue its whole name (kernel/workqueue.c, 6.9)."""
+    workers = workers[[names[row].startswith(_RESCUER) for row in workers.tolist()]]
+    worker, _ = kernel.numbers(kthread[workers] + np.uint64(offsets.data or 0))
+    queue, known = kernel.numbers(worker + np.uint64(offsets.rescued or 0))
+    texts, there = kernel.read_each(queue + np.uint64(offsets.queue_name or 0), _DESCRIPTION_SIZE)
+    there &= known & (queue != 0)
+    for row, text in zip(workers[there].tolist(), texts[there], strict=True):
+        name = _RESCUER + text.tobytes().split(b"\0")[0]
+        if name.startswith(names[row]):
+            names[row] = name
+
+
 def _memory_of_threads(
-    kernel: VirtualMemory, offsets: _Offsets, signals: NDArray[np.uint64], most: int
+    kernel: VirtualMemory, offsets: Offsets, signals: NDArray[np.uint64], most: int
 ) -> NDArray[np.uint64]:
     """The memory of processes whose first threads have ended: that of any other; 0 if of none.
 
@@ -417,160 +607,14 @@ def _find_first_task(found: LinuxKernel) -> int | None:
     """The first task by its name, in the kernel's image; needs BTF."""
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
-    image = kernel_image(found.kernel, found.info)
+    image = found.image
     if comm is None or tasks is None or image is None:
         return None
     start, contents = image
-    for name in _FIRST_COMMS:
+    for name in FIRST_COMMS:
         for place in places_of(name, contents, _MOST_FIRST):
             task = start + place - comm
             following = found.kernel.number(task + tasks)
             if following and found.kernel.number(following + 8) == task + tasks:
                 return task
-    return None
-
-
-def _offsets_by_form(found: LinuxKernel, first: int) -> _Offsets | None:
-    """Find the offsets in the tasks; None where these do not show them."""
-    kernel = found.kernel
-    raw = kernel.read_far(first, _TASK_SIZE).tobytes()
-    comm = next((raw.find(name) for name in _FIRST_COMMS if name in raw), -1)
-    if comm < 0:
-        return None
-    room = 2 * most_tasks(found.memory)
-    for link in range(0, comm, 8):
-        tasks, is_whole = _linked_tasks(kernel, first, link, comm, room)
-        if is_whole and len(tasks) > 1:
-            break
-        room -= len(tasks)
-    else:
-        return None
-    everyone = [first, *tasks]
-    examples = everyone[:_EXAMPLES]
-    contents = np.stack([kernel.read_far(task, comm + _COMM_SIZE) for task in examples])
-    words = contents[:, : comm // 8 * 8].copy().view("<u8")
-    numbers = contents[:, : comm // 4 * 4].copy().view("<u4")
-    memory = _find_memory(found, words, link // 8 + 2)
-    pid = _find_pids(numbers, link // 4)
-    if memory is None or pid is None:
-        return None
-    parent = _find_parents(words, np.array(everyone, np.uint64), pid // 8 + 1)
-    if parent is None:
-        return None
-    mm, pgd = memory
-    return _Offsets(
-        link,
-        pid,
-        parent,
-        comm,
-        mm,
-        flags=_find_flags(kernel, numbers, words[:, parent // 8], pid),
-        exit_state=None,
-        pgd=pgd,
-    )
-
-
-def _linked_tasks(
-    kernel: VirtualMemory, first: int, link: int, comm: int, most: int
-) -> tuple[list[int], bool]:
-    """The tasks in the list by the pointers at an offset; and whether it is such a list."""
-    tasks: list[int] = []
-    at = first
-    while len(tasks) < most:
-        following = kernel.number(at + link)
-        if following is None or kernel.number(following + 8) != at + link:
-            break
-        at = following - link
-        if at == first:
-            return tasks, True
-        name = (kernel.read(at + comm, _COMM_SIZE) or b"\xff").split(b"\0")[0]
-        if not name or len(name) == _COMM_SIZE or any(byte < 0x20 for byte in name):
-            break
-        tasks.append(at)
-    return tasks, False
-
-
-def _find_memory(
-    found: LinuxKernel, words: NDArray[np.uint64], start: int
-) -> tuple[int, int] | None:
-    """`mm`, and `pgd` in what it leads to.
-
-    It is nothing, as in the first task, or the same as `active_mm` behind it.
-    """
-    tries = 0
-    for column in range(start, words.shape[1] - 1):
-        mm = words[:, column]
-        used = mm > 0
-        if used[0] or not used.any() or (mm[used] != words[used, column + 1]).any():
-            continue
-        if (mm[used] >> np.uint64(63) == 1).all():
-            pgd = _find_tables(found, np.unique(mm[used][:_FEW_EXAMPLES]))
-            if pgd is not None:
-                return column * 8, pgd
-            tries += 1
-            if tries == _MOST_COLUMNS:
-                break
-    return None
-
-
-def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
-    """`tgid`, which is the same as `pid` before it in all first threads."""
-    for column in range(start, numbers.shape[1] - 1):
-        pids = numbers[:, column]
-        if (
-            pids[0] == 0
-            and (pids == 1).any()
-            and (pids < _MAX_PID).all()
-            and (numbers[:, column + 1] == pids).all()
-            and len(np.unique(pids)) == len(pids)
-        ):
-            return (column + 1) * 4
-    return None
-
-
-def _find_parents(words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: int) -> int | None:
-    """`real_parent`: a task, for the first one itself; few have a thread as parent."""
-    ordered = np.sort(tasks)
-    for column in range(start, words.shape[1]):
-        parents = words[:, column]
-        if parents[0] != tasks[0]:
-            continue
-        place = np.minimum(np.searchsorted(ordered, parents), len(ordered) - 1)
-        if np.count_nonzero(ordered[place] == parents) * 10 >= len(parents) * 9:
-            return column * 8
-    return None
-
-
-def _find_flags(
-    kernel: VirtualMemory,
-    numbers: NDArray[np.uint32],
-    parents: NDArray[np.uint64],
-    pid: int,
-) -> int | None:
-    """`flags`: those of kernel threads, which are kthreadd's children, tell so."""
-    own = numbers[:, pid // 4]
-    above = [kernel.number(parent + pid, 4) or 0 for parent in parents.tolist()]
-    expected = (own == _KERNEL_THREADS_PARENT) | (np.array(above) == _KERNEL_THREADS_PARENT)
-    expected[0] = True
-    for column in range(min(64, numbers.shape[1])):
-        told = numbers[:, column] & np.uint32(_KERNEL_THREAD) != 0
-        if (told == expected).all():
-            return column * 4
-    return None
-
-
-def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
-    """`pgd`: leads to a table that shares the kernel's uppermost entry."""
-    top = found.memory.read_frames(np.array([found.top]))[0, -1]
-    contents = np.stack(
-        [found.kernel.read_far(mm, _MEMORY_SIZE).copy().view("<u8") for mm in spaces.tolist()]
-    )
-    for column in range(contents.shape[1]):
-        pointers = contents[:, column]
-        if (pointers % np.uint64(PAGE_SIZE)).any() or not pointers.all():
-            continue
-        frames = found.kernel.frames(pointers)
-        inside = (frames >= 0) & (frames < found.memory.frame_count)
-        if inside.all() and (found.memory.read_frames(frames)[:, -1] == top).all():
-            return column * 8
     return None

@@ -569,6 +569,7 @@ def walk(
     kernel_only: bool = False,
     own_only: bool = False,
     losses: Losses | None = None,
+    no_tables: NDArray[np.bool_] | None = None,
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in parts.
 
@@ -577,7 +578,8 @@ def walk(
     `kernel_only` what user mode may reach is left out, with `own_only` what is not below
     paging.user_entries. Frames that the dump does not hold are left out, as tables and as pages.
     The kernel's mappings, which all spaces share, come once; merge_alike finds those that come
-    again through each space's own top level. What could not be used is added to `losses`.
+    again through each space's own top level. What could not be used is added to `losses`, also
+    frames of which `no_tables` says that none is a table.
 
     However the tables lead to one another, the cost is bound by most_tables and most_entries; on
     each level but the last at most half of what is left of these is spent.
@@ -640,6 +642,10 @@ def walk(
             if is_last:
                 continue
             leads = np.flatnonzero(chosen & ~maps & is_held(memory, found.frame))
+            if no_tables is not None:
+                is_none = no_tables[found.frame[leads]]
+                losses.not_tables |= set(found.frame[leads[is_none]].tolist())
+                leads = leads[~is_none]
             leads = leads[below.admit(found.frame[leads], found.ways.space[found.way[leads]])]
             below.add(found.reached(leads, access, level))
         losses.tables += below.left_out
@@ -649,11 +655,17 @@ def walk(
 
 
 def tables_of(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], *, own_only: bool = False
+    memory: PhysicalMemory,
+    paging: Paging,
+    tops: NDArray[np.int64],
+    *,
+    own_only: bool = False,
+    no_tables: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """For each frame whether it is a table of one of these address spaces, and one of the lowest.
 
-    Those of the lowest level are only named by those above, and not read. `own_only` as in `walk`.
+    Those of the lowest level are only named by those above, and not read. `own_only` and
+    `no_tables` as in `walk`.
     """
     found = np.zeros(memory.frame_count, bool)
     tables = distinct(tops.ravel())
@@ -671,6 +683,8 @@ def tables_of(
             leads = (entry & np.uint64(PRESENT) != 0) & ~paging.is_large(entry, level)
             leads &= is_held(memory, targets)
             below[targets[leads]] = True
+        if no_tables is not None:
+            below &= ~no_tables
         tables = np.flatnonzero(below)
         found |= below
         lowest = below

@@ -37,3 +37,8 @@ def binary_size(size: int) -> str:
         return f"{size} bytes"
     exponent = min((size.bit_length() - 1) // 10, 6)
     return f"{size / 1024**exponent:.4g} {'KMGTPE'[exponent - 1]}iB"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Such as ``1 page`` or ``1,024 pages``; `many` where that is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,6 +1,6 @@
 """A whole dump, understood: what system it is of, its processes, and who has each page."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -40,6 +40,7 @@ from memory_visualizer.paging import (
     tables_of,
     walk,
 )
+from memory_visualizer.printable import counted
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.processsearch import ProcessSearch
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
@@ -55,10 +56,10 @@ from memory_visualizer.windowsprocesses import FoundProcesses, find_processes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from memory_visualizer.linux import LinuxKernel
+    from memory_visualizer.linux import LinuxKernel, TopTableSearch
     from memory_visualizer.linuxtasks import LinuxProcesses
     from memory_visualizer.othersystems import Spaces
-    from memory_visualizer.pagestates import PageArray, PageStates
+    from memory_visualizer.pagestates import PageStates, Survey
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: there lies the System process's top-level table of real machines."""
@@ -71,6 +72,8 @@ _SYSTEM_PID = 4
 """Of Windows' System process."""
 _DOUBT = 1 / 16
 """From this part on of the tables that make no sense it is asked whether memory was moved."""
+_HUGE_FRAMES = 1 << 18
+"""Frames of a page of 1 GiB."""
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
 
@@ -450,9 +453,10 @@ def _second_look(
 ) -> Snapshot:
     """Look once more for what is not at its usual place, and for other systems."""
     from memory_visualizer import othersystems
+    from memory_visualizer.linux import TopTableSearch
 
-    texts, spaces = VmcoreInfoSearch(), othersystems.SpaceSearch(dump)
-    looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at]
+    texts, spaces, tables = VmcoreInfoSearch(), othersystems.SpaceSearch(dump), TopTableSearch()
+    looks = [search.look_everywhere, texts.look_everywhere, spaces.look_at, tables.look_at]
     asked = 0
     for _ in _pass_by(dump, looks, progress):
         # Tables of others may name themselves, too: so it is asked the less often the more it met.
@@ -468,7 +472,7 @@ def _second_look(
     if found := search.found(dump):
         mended = _mended(dump, progress) if tables_in_doubt(dump, found) > _DOUBT else None
         return mended or _windows_snapshot(dump, zero, found)
-    if kernel := _linux_kernel(dump, texts.found(dump)):
+    if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
     if mended := _mended(dump, progress):
         return mended
@@ -480,13 +484,16 @@ def _second_look(
     return _other_snapshot(dump, zero, spaces.found())
 
 
-def _linux_kernel(dump: Dump, texts: Sequence[VmcoreInfo]) -> "LinuxKernel | None":
-    """The Linux kernel that one of these texts is of, if it is."""
-    if not texts:
+def _linux_kernel(
+    dump: Dump, texts: Sequence[VmcoreInfo], tables: "TopTableSearch | None" = None
+) -> "LinuxKernel | None":
+    """The Linux kernel that one of these texts is of, if it is; else the one by its tables."""
+    if not texts and not tables:
         return None
     from memory_visualizer import linux
 
-    return linux.find_kernel(dump, texts)
+    found = linux.find_kernel(dump, texts)
+    return found or (linux.find_kernel_by_form(dump, texts, tables) if tables else None)
 
 
 def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Snapshot:
@@ -605,38 +612,38 @@ def _linux_snapshot(
     from memory_visualizer.pagestates import PageArray
 
     remarks = [*kernel.remarks]
-    pages = None
+    survey = pages = None
     try:
-        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf)
+        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf, kernel.symbols)
+        survey = pages.survey()
     except LookupError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
-    found = found or find_tasks(kernel, pages)
+    found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks
-    losses, rest = Losses(), _Rest(dump)
-    tops, owners = [], []
-    for index, process in enumerate(found.processes):
-        if process.space is not None:
-            tops.append(found.tops[process.space])
-            owners.append(index)
+    tops, owners, again = _spaces_once(found)
+    read = _read_states(dump, kernel, survey, tops) if survey else None
+    losses, rest, doubts = Losses(), _Rest(dump), _Doubts(read.states if read else None)
     mappings = Mappings.join([])
-    if tops:
+    if len(tops):
         walked = walk(
             dump,
             kernel.paging,
-            np.array(tops),
-            np.array(owners, np.int32),
+            tops,
+            owners,
             own_only=True,
             losses=losses,
+            no_tables=survey.no_tables if survey else None,
         )
-        mappings = rest.without(walked)
-    remarks += _remarks(dump, mappings, losses, rest)
+        mappings = rest.without(map(doubts.believed, walked))
+    remarks += [*_remarks(dump, mappings, losses, rest), *doubts.remarks]
+    mapping_count = _mapping_count(mappings, dump.frame_count) + rest.mapping_count
+    mappings = _with_sharers(mappings, again)
     mapped = _reached(dump, mappings, user=True) | rest.user
-    if pages is None:
+    if read is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
         states[~dump.held] = PageState.ABSENT
         used = np.zeros(dump.frame_count, bool)
     else:
-        read = _read_states(dump, kernel, pages, found.tops)
         remarks += read.remarks
         states = read.states
         used = np.isin(states, _KERNEL_STATES)
@@ -648,7 +655,7 @@ def _linux_snapshot(
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
-        mapping_count=_mapping_count(mappings, dump.frame_count) + rest.mapping_count,
+        mapping_count=mapping_count,
         dump=dump,
         system=kernel.system,
         time=None,
@@ -662,17 +669,95 @@ def _linux_snapshot(
     )
 
 
+def _spaces_once(
+    found: "LinuxProcesses",
+) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[int, list[int]]]:
+    """The top-level tables of processes, each once; the first process that has it, and the others.
+
+    Processes may share their memory (CLONE_VM): these are given by the first one's index.
+    """
+    first: dict[int, int] = {}
+    again: dict[int, list[int]] = {}
+    for index, process in enumerate(found.processes):
+        if process.space is not None:
+            frame = int(found.tops[process.space, 0])
+            if frame in first:
+                again.setdefault(first[frame], []).append(index)
+            first.setdefault(frame, index)
+    tops = np.array(list(first), np.int64)[:, None]
+    return tops, np.array(list(first.values()), np.int32), again
+
+
+def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
+    """Add the mappings of those processes that have another one's memory as well."""
+    parts = [mappings]
+    room = len(mappings.frame) + (1 << 16)
+    for first, others in again.items():
+        own = mappings.take(mappings.space == first)
+        for other in others:
+            room -= len(own.frame)
+            if room >= 0:
+                parts.append(replace(own, space=np.full(len(own.frame), other, np.int32)))
+    return Mappings.join(parts) if len(parts) > 1 else mappings
+
+
+class _Doubts:
+    """Mappings of user mode that the kernel's own word of the pages speaks against.
+
+    In a dump that was saved while the system ran, a table may be of another moment than its page's
+    use. No process has a page that is free, slab or a page table, and a page of 1 GiB is a huge
+    page to the kernel as well.
+    """
+
+    def __init__(self, states: NDArray[np.uint8] | None) -> None:
+        """`states` are PageState by PFN, None where they are not known."""
+        self._states = states
+        self._pages = 0
+        self._huge = 0
+
+    def believed(self, part: Mappings) -> Mappings:
+        """Those of these mappings that nothing speaks against."""
+        if self._states is None or not len(part.frame):
+            return part
+        state = self._states[part.frame]
+        wrong = np.isin(state, (PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE))
+        huge = (part.frames == _HUGE_FRAMES) & (state != PageState.HUGE_PAGE)
+        wrong &= ~huge
+        if not (wrong | huge).any():
+            return part
+        self._pages += int(part.frames[wrong].sum())
+        self._huge += int(np.count_nonzero(huge))
+        return part.take(~(wrong | huge))
+
+    @property
+    def remarks(self) -> list[str]:
+        """How many there were."""
+        remarks = []
+        if self._pages:
+            remarks.append(
+                f"{counted(self._pages, 'page')} mapped into processes but free or the kernel's own"
+                " by its word: these mappings are of another moment, and are left out"
+            )
+        if self._huge:
+            remarks.append(
+                f"{counted(self._huge, 'mapping')} of 1 GiB where the kernel knows of no such page:"
+                " left out"
+            )
+        return remarks
+
+
 def _read_states(
-    dump: Dump, kernel: "LinuxKernel", pages: "PageArray", tops: NDArray[np.int64]
+    dump: Dump, kernel: "LinuxKernel", survey: "Survey", tops: NDArray[np.int64]
 ) -> "PageStates":
     """The state of each frame, by the kernel's struct pages."""
     from memory_visualizer import linux
 
     resources = linux.read_resources(kernel)
     image = resources.image if resources else linux.frames_of_image(kernel)
-    own, leaves = tables_of(dump, kernel.paging, tops, own_only=True)
+    own, leaves = tables_of(dump, kernel.paging, tops, own_only=True, no_tables=survey.no_tables)
     tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))
-    return pages.read(image, resources.is_ram if resources else None, own | tables, leaves)
+    is_ram = resources.is_ram if resources else None
+    return survey.array.finish(survey, image, is_ram, own | tables, leaves)
 
 
 class _Rest:
@@ -689,7 +774,7 @@ class _Rest:
         self.kernel = np.zeros(dump.frame_count, bool)
         self.mapping_count = np.zeros(dump.frame_count, np.uint32)
 
-    def without(self, walked: Iterator[Mappings]) -> Mappings:
+    def without(self, walked: Iterable[Mappings]) -> Mappings:
         """Join the parts of a walk; keep only the sum of what exceeds the room.
 
         No honest machine has so many mappings of so few frames, but memory must not be what a
@@ -746,17 +831,18 @@ def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> lis
         )
     if losses.not_tables:
         remarks.append(
-            f"{len(losses.not_tables):,} pages are no page tables, though reached as such; what"
-            " these would map is not known"
+            f"{counted(len(losses.not_tables), 'page')} reached as page tables that"
+            f" {'is none' if len(losses.not_tables) == 1 else 'are none'}: what would be mapped"
+            " there is not known"
         )
     if losses.tables:
         remarks.append(
-            f"{losses.tables:,} page tables were left out: there are more than any machine has"
+            f"{counted(losses.tables, 'page table')} left out: there are more than any machine has"
         )
     if rest.mappings:
         remarks.append(
-            f"{rest.mappings:,} mappings are too many to keep: their pages have their classes, but"
-            " not all of their owners are told"
+            f"{counted(rest.mappings, 'mapping')} too many to keep: their pages have their classes,"
+            " but not all of their owners are told"
         )
     return remarks
 

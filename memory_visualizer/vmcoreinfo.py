@@ -6,8 +6,8 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,19 @@ _QUADS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class VmcoreInfo:
-    """The text, and its values by kind and name."""
+    """The text, and its values by kind and name.
+
+    Any line may be damaged: whoever uses a value checks it by its use, and has `votes` for it.
+    """
 
     release: str
     """Such as ``6.1.0-18-amd64``."""
     _text: bytes
     """Lines, each with a line's end before it and behind it."""
+    copies: tuple["VmcoreInfo", ...] = ()
+    """Other texts of the same kernel: it keeps two."""
+    known: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
+    """What was found without the text, by the beginning of the line that would tell it."""
 
     @classmethod
     def parse(cls, text: bytes) -> "VmcoreInfo | None":
@@ -54,6 +61,11 @@ class VmcoreInfo:
         lines = b"\n" + text[:_MAX_SIZE].split(b"\0", 1)[0] + b"\n"
         release = _line(lines, b"OSRELEASE")
         return cls(release.decode("latin-1"), lines) if release and b"(" in lines else None
+
+    @classmethod
+    def none(cls) -> "VmcoreInfo":
+        """Stand for the text of a kernel that has none."""
+        return cls("", b"\n")
 
     def symbol(self, name: str) -> int | None:
         """Virtual address of a symbol."""
@@ -72,7 +84,23 @@ class VmcoreInfo:
         """Any other number of 64 bits, such as that of a flag; some are negative."""
         return self._value(f"NUMBER({name})")
 
+    def votes(self, name: str, base: int = 10) -> list[int]:
+        """What all copies tell, by the line's whole beginning such as ``SIZE(page)``."""
+        told = [text._told(name, base) for text in (self, *self.copies)]
+        return [value for value in told if value is not None]
+
+    def symbols(self, name: str) -> list[int]:
+        """The virtual addresses that the copies tell for a symbol."""
+        return [value for value in self.votes(f"SYMBOL({name})", 16) if value >= 0]
+
     def _value(self, name: str, base: int = 10) -> int | None:
+        if name in self.known:
+            return self.known[name]
+        votes = self.votes(name, base)
+        # Of as many votes for one as for another, the first.
+        return max(votes, key=votes.count) if votes else None
+
+    def _told(self, name: str, base: int) -> int | None:
         text = _line(self._text, name.encode("ascii"))
         if text is None or len(text) > _MAX_DIGITS:
             return None
@@ -81,6 +109,16 @@ class VmcoreInfo:
         except ValueError:
             return None
         return value if -(2**63) <= value < 2**64 else None
+
+    @property
+    def line_count(self) -> int:
+        """Lines of the text."""
+        return self._text.count(b"\n")
+
+    def shares_with(self, other: "VmcoreInfo") -> bool:
+        """Whether half of its lines are in another text as well: it is the same kernel's."""
+        lines = set(self._text.split(b"\n"))
+        return len(lines & set(other._text.split(b"\n"))) * 2 > len(lines)
 
 
 def _unsigned(value: int | None) -> int | None:

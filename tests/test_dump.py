@@ -57,7 +57,6 @@ def test_zero_frames_where_the_file_system_cannot_tell_holes(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without SEEK_DATA the whole file is read."""
-
     seek = os.lseek
 
     def lseek(descriptor: int, position: int, whence: int) -> int:

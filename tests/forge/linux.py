@@ -1,4 +1,4 @@
-"""Forge the memory of a Linux machine, in the way of kernels from 4.14 to the newest.
+"""Make up the memory of a Linux machine, in the way of kernels from 4.14 to the newest.
 
 What is forged is what a reader of such memory needs: page tables, the kernel's word of itself
 (VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
@@ -67,6 +67,10 @@ class Era:
     """Whether a processor's free lists hold blocks of several pages (5.13)."""
     page_size: int = 64
     """Bytes of struct page."""
+    tells_names: bool = True
+    """Whether VMCOREINFO tells where the names of the system stand behind their count (5.11)."""
+    cache_at: int = 8
+    """Where in a slab's struct page the address of its cache stands; until 5.16 at 24."""
 
 
 _OLD = {"lru": 5, "slab": 7, "reserved": 10, "private": 11, "head": 15, "swapcache": 16}
@@ -88,6 +92,8 @@ _4_14 = Era(
     tells_symbols=False,
     inverts=False,
     lists_blocks=False,
+    tells_names=False,
+    cache_at=24,
 )
 _6_12 = Era(
     "6.12.6-arch1-1",
@@ -104,7 +110,15 @@ ERAS = {
     "4.14": _4_14,
     "4.15": replace(_4_14, release="4.15.0-20-generic", sections="pointer"),
     "4.19": replace(_4_14, release="4.19.0-5-amd64", buddy=~0x80, table=~0x400, inverts=True),
-    "5.10": Era("5.10.0-8-amd64", _MIDDLE, table=~0x200, tells_symbols=False, lists_blocks=False),
+    "5.10": Era(
+        "5.10.0-8-amd64",
+        _MIDDLE,
+        table=~0x200,
+        tells_symbols=False,
+        lists_blocks=False,
+        tells_names=False,
+        cache_at=24,
+    ),
     "6.1": Era("6.1.0-9-amd64", _MIDDLE, table=~0x200),
     "6.1-large": Era("6.1.0-9-debug", _MIDDLE, table=~0x200, page_size=80),
     "6.6": Era("6.6.8-arch1-1", _MIDDLE, table=~0x200, huge_by="flag"),
@@ -160,6 +174,10 @@ class LinuxTruth:
     """Frame of the kernel's own top table."""
     text_frames: tuple[int, int]
     """Where VMCOREINFO lies: as it is, and as a note."""
+    direct: int
+    """Where the kernel maps all memory, its first frame first."""
+    places: dict[str, int]
+    """Where in a task its members stand."""
 
 
 def forge_linux(
@@ -257,6 +275,11 @@ class _Machine:
         self.encryption = 0
         self.spaces: list[int] = []
         self.section_bits = 24
+        self.caches: dict[str, int] = {}
+        self.pid_structs: list[int] = []
+        """Places in slabs of struct pids that are not yet in use."""
+        self.leaders: list[tuple[Task, int]] = []
+        """First threads of processes, and the address of each one's parent."""
         low = np.arange(LOW_MEMORY_FRAMES)
         self.states[low] = "reserved"
         self.states[0] = "absent"
@@ -298,6 +321,8 @@ class _Machine:
             tuple(sorted(self.tasks, key=lambda task: task.pid)),
             self.top,
             self.text_frames,
+            self.direct,
+            self.task,
         )
 
     # What everything is made of
@@ -390,10 +415,16 @@ class _Machine:
             "init_task": self.reserve_image(16 * 1024),
             "iomem_resource": self.reserve_image(64),
             "pgd_list": self.reserve_image(64),
+            "linux_banner": self.reserve_image(256),
+            "mem_section": self.reserve_image(64),
+            "vmemmap_base": self.reserve_image(64),
         }
         self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
         name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
-        self.uts_offset = int(self.rng.integers(0, 3)) * 4
+        banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
+        self.put(self.symbols["linux_banner"], banner.encode())
+        self.word(self.symbols["vmemmap_base"], self.vmemmap)
+        self.uts_offset = int(self.rng.integers(0, 3)) * 4 if self.era.tells_names else 4
         self.put(self.symbols["init_uts_ns"] + self.uts_offset, name)
         self._make_resources()
 
@@ -443,11 +474,14 @@ class _Machine:
     # Tasks
 
     def _make_tasks(self) -> None:
-        places = np.cumsum(self.rng.integers(2, 40, 14)) * 8 + 64
-        names = ["tasks", "mm", "exit_state", "pid", "real_parent", "worker_private"]
-        names += ["thread_node", "signal", "comm"]
-        self.task = dict(zip(names, (places[:9] + 96).tolist(), strict=True))
+        names = ["tasks", "mm", "exit_state", "pid", "real_parent", "thread_pid", "pid_links"]
+        names += ["worker_private", "thread_node", "signal", "comm"]
+        places = np.cumsum(self.rng.integers(8, 30, len(names))) * 8 + 160
+        self.task = dict(zip(names, places.tolist(), strict=True))
         self.task["flags"] = 44
+        parents = ["parent", "children", "sibling", "group_leader"]
+        for name, distance in zip(parents, (8, 16, 32, 48), strict=True):
+            self.task[name] = self.task["real_parent"] + distance
         # Behind it stands active_mm, and behind the pid the one of the first thread.
         self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
         self.pgd_offset = int(self.rng.integers(4, 20)) * 8
@@ -464,11 +498,26 @@ class _Machine:
             task = Task(pid, 2 if pid > 2 else 0, comm, kernel_thread=True, full_name=name)
             self.add_task(task, 0, flags=flags)
 
-    def object(self, order: int = 0) -> int:
+    def object(self, order: int = 0, cache: str = "") -> int:
         """Address of a new page of slab, or of several."""
         run = self.memory.allocate_run(1 << order)
         self.give_slab(run)
+        if cache:
+            if cache not in self.caches:
+                self.caches[cache] = self.object()
+            page = self.pages[int(run[0])]
+            if self.era.cache_at == 24:
+                page.mapping = self.caches[cache]
+            else:
+                page.links = (self.caches[cache], 0)
         return self.direct_address(int(run[0]))
+
+    def pid_struct(self) -> int:
+        """Address of a new struct pid; there are 32 in a page."""
+        if not self.pid_structs:
+            page = self.object(cache="pid")
+            self.pid_structs = [page + number * 128 for number in range(32)]
+        return self.pid_structs.pop(0)
 
     def give_slab(self, run: Frames) -> None:
         era = self.era
@@ -483,24 +532,45 @@ class _Machine:
         )
 
     def add_task(
-        self, task: Task, mm: int, *, flags: int = 0, listed: bool = True, state: int = 0
+        self,
+        task: Task,
+        mm: int,
+        *,
+        flags: int = 0,
+        listed: bool = True,
+        state: int = 0,
+        leader: Task | None = None,
     ) -> None:
-        task.address = self.object(1)
+        task.address = self.object(1, "task_struct")
         self.address_of.setdefault(task.pid, task.address)
-        self._fill_task(task, mm, flags=flags, state=state)
+        self._fill_task(task, mm, flags=flags, state=state, leader=leader)
         if listed:
             self.listed.append(task.address)
             self.tasks.append(task)
 
-    def _fill_task(self, task: Task, mm: int, *, flags: int = 0, state: int = 0) -> None:
+    def _fill_task(
+        self, task: Task, mm: int, *, flags: int = 0, state: int = 0, leader: Task | None = None
+    ) -> None:
         at, places = task.address, self.task
         flags |= 0x400000 | (_KERNEL_THREAD if task.kernel_thread else 0)
         self.put(at + places["flags"], struct.pack("<I", flags))
         self.word(at + places["mm"], mm, mm or (0 if task.pid else self.direct + 0x5000))
         self.put(at + places["exit_state"], struct.pack("<I", state))
-        self.put(at + places["pid"], struct.pack("<II", task.pid, task.pid))
+        # A thread has a number of its own, which no process has.
+        own = task.pid + 1 if leader else task.pid
+        self.put(at + places["pid"], struct.pack("<II", own, task.pid))
         parent = task.address if task.pid == 0 else self.address_of[task.ppid]
-        self.word(at + places["real_parent"], parent, parent)
+        empty = [at + places["children"]] * 2 + [at + places["sibling"]] * 2
+        first = leader.address if leader else at
+        self.word(at + places["real_parent"], parent, parent, *empty, first)
+        if leader is None:
+            self.leaders.append((task, parent))
+        if task.pid:
+            number = self.pid_struct()
+            self.word(at + places["thread_pid"], number)
+            kind = 0 if leader else 1
+            self.word(number + 16 + 8 * kind, at + places["pid_links"] + 16 * kind)
+            self.put(number + 96, struct.pack("<I", own))
         self.put(at + places["comm"], task.comm.encode().ljust(16, b"\0"))
         if task.kernel_thread and task.pid:
             thread, worker, name = self.object(), self.object(), self.object()
@@ -524,7 +594,7 @@ class _Machine:
         if self.pti:
             self.pages[int(tops[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
         tables = _Tables(self, int(tops[0]))
-        mm = self.object()
+        mm = self.object(cache="mm_struct")
         self.word(mm + self.pgd_offset, self.direct_address(tables.top))
         self.user_tables.append((tables, int(tops[1]) if self.pti else None))
         self.spaces.append(mm)
@@ -585,11 +655,26 @@ class _Machine:
                 self.tasks.append(task)
         gone = Task(99, 1, "gone", alive=False)
         self.add_task(gone, 0, state=_ZOMBIE)
+        pids = {task.address: task.pid for task in self.tasks}
+        self.listed.sort(key=lambda address: pids.get(address, 0))  # as they were made
         for at, following in zip(self.listed, self.listed[1:] + self.listed[:1], strict=True):
             link = self.task["tasks"]
             self.word(at + link, following + link)
             self.word(following + link + 8, at + link)
+        self._list_children()
         self._list_spaces()
+
+    def _list_children(self) -> None:
+        """Link the children of each process; one that was taken out of the list is among them."""
+        children: dict[int, list[int]] = {}
+        for task, parent in self.leaders:
+            if task.pid:
+                children.setdefault(parent, []).append(task.address + self.task["sibling"])
+        for parent, links in children.items():
+            head = parent + self.task["children"]
+            for at, following in zip([head, *links], [*links, head], strict=True):
+                self.word(at, following)
+                self.word(following + 8, at)
 
     def _list_spaces(self) -> None:
         """Link the top tables of all processes, as the kernel does (arch/x86/mm/pgtable.c)."""
@@ -661,7 +746,7 @@ class _Machine:
     def _add_thread(self, leader: Task, mm: int) -> None:
         signal = self.object()
         thread = Task(leader.pid, leader.ppid, "thread")
-        self.add_task(thread, mm, listed=False)
+        self.add_task(thread, mm, listed=False, leader=leader)
         node, head = self.task["thread_node"], signal + 48
         links = [head, leader.address + node, thread.address + node]
         for at, following in zip(links, links[1:] + links[:1], strict=True):
@@ -724,12 +809,22 @@ class _Machine:
             number = types.number("long unsigned int", 8)
             types.noise(number)
             inner = types.structure("", [("pgd", self.pgd_offset), ("owner", 400)], number, 512)
-            types.structure("page", [("flags", 0), ("pt_mm", 32)], number, era.page_size)
+            moved = era.page_size - 64
+            members = [("flags", 0), ("pt_mm", 32), ("_mapcount", 48 + moved)]
+            members += [("lru", 8), ("mapping", 24), ("private", 40 + moved)]
+            members += [("_refcount", 52 + moved)]
+            members += [("compound_info" if era.masks else "compound_head", 8)]
+            if era.huge_by == "destructor":
+                members += [("compound_dtor", 16)]
+                types.enumeration("compound_dtor_id", {"HUGETLB_PAGE_DTOR": 2})
+            types.structure("page", members, number, era.page_size)
             types.structure("mm_struct", [("", 0)], inner, 1024)
             kept = [(name, place) for name, place in task.items() if name != "active_mm"]
             types.structure("task_struct", kept, number, 4096)
             types.structure("signal_struct", [("thread_head", 48)], number, 256)
             types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
+            types.structure("pid", [("numbers", 96)], number, 128)
+            types.structure("upid", [("nr", 0), ("ns", 8)], number, 16)
             worker = [("current_work", 32), ("pool", 40), ("desc", 64)]
             types.structure("worker", worker, number, 128)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
@@ -763,6 +858,8 @@ class _Machine:
                 self.word(root + section * 32, self.vmemmap | 0xF)
         self.roots = self.reserve_image(64)
         self.word(self.roots, root)
+        # As the table of symbols has it, it is a pointer, or in 4.14 the table itself.
+        self.word(self.symbols["mem_section"], self.roots)
         if self.era.sections == "pointer":
             pointer = self.reserve_image(64)
             self.word(pointer, self.roots)
@@ -772,7 +869,6 @@ class _Machine:
         era = self.era
         lines = {
             "SYMBOL(init_uts_ns)": self.symbols["init_uts_ns"],
-            "OFFSET(uts_namespace.name)": self.uts_offset,
             "SYMBOL(swapper_pg_dir)": self.symbols["swapper_pg_dir"],
             "SYMBOL(_stext)": self.text,
             "SYMBOL(mem_section)": self.roots,
@@ -782,6 +878,8 @@ class _Machine:
             "NUMBER(SECTION_SIZE_BITS)": self.section_bits,
             "SIZE(page)": era.page_size,
         }
+        if era.tells_names:
+            lines["OFFSET(uts_namespace.name)"] = self.uts_offset
         moved = era.page_size - 64
         self.places = {
             "flags": 0,

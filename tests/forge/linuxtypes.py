@@ -40,8 +40,10 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     tokens = _all_tokens()
     by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
     ordered = sorted(symbols.items(), key=lambda item: item[1])
-    names = b""
-    for name, _ in ordered:
+    names, marks = b"", []
+    for number, (name, _) in enumerate(ordered):
+        if number % 256 == 0:
+            marks.append(len(names))
         rest = b"D" + name.encode()
         packed = []
         while rest:
@@ -55,7 +57,7 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     index = struct.pack(
         "<256H", *(len(b"".join(t + b"\0" for t in tokens[:n])) for n in range(256))
     )
-    markers = struct.pack("<II", 0, len(names))
+    markers = struct.pack(f"<{len(marks)}I", *marks)
     count = struct.pack("<Q", len(ordered))
     sections = {
         "offsets": bytes(4 * len(ordered)),
