@@ -4,6 +4,7 @@ Told by how a file begins, as each format's description or its own tool has it. 
 with anything, so what has only a few bytes in common with such a file is looked at more closely.
 """
 
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ HEAD_SIZE = 4096
 
 _PACKED = {
     b"\x1f\x8b\x08": ("gzip", "gzip -dk"),
-    b"\x1f\x9d": ("compress", "gzip -dk"),
+    b"\x1f\x9d\x90": ("compress", "gzip -dk"),
     b"\xfd7zXZ\0": ("xz", "xz -dk"),
     b"BZh": ("bzip2", "bzip2 -dk"),
     b"(\xb5/\xfd": ("zstd", "zstd -d"),
@@ -29,6 +30,14 @@ _PACKED = {
     b"MSCF\0\0\0\0": ("a Windows cabinet", "cabextract, or 7z x"),
 }
 """By first bytes: what it is packed with, and what unpacks it."""
+
+_SURELY = {
+    b"\x1f\x8b\x08": re.compile(
+        rb".{3}[\0-\x1f]", re.DOTALL
+    ),  # no flag that is reserved (RFC 1952)
+    b"BZh": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # the first block, or the end
+}
+"""What follows first bytes that are too few by themselves."""
 
 _SAVED = "a saved machine; dump its memory"
 _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
@@ -113,8 +122,8 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
     for look in (_program, _mach_o, _compressed_lime):
         if said := look(head, size):
             return said
-    if path.suffix.lower() == ".zdmp":  # its first bytes are described nowhere
-        return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
+    if known := _by_name(path.name.lower()):
+        return known
     if _is_text(head) and all(_is_text(part) for part in _samples(file, size)):
         return "a text, not a dump"
     return None
@@ -125,7 +134,7 @@ def begins_as(head: bytes) -> str | None:
     if head.startswith(b"PK\x03\x04") and b"aff4" in head.lower():
         return _AFF4
     for magic, (name, tool) in _PACKED.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and (magic not in _SURELY or _SURELY[magic].match(head)):
             return f"packed with {name}; unpack it first ({tool})"
     for magic, what in _CONTAINERS.items():
         if head.startswith(magic) and (magic != b"<<< " or head[0x40:0x44] == b"\x7f\x10\xda\xbe"):
@@ -136,6 +145,17 @@ def begins_as(head: bytes) -> str | None:
         return f"an image {_DISK}"
     if head[4086:4096] in (b"SWAPSPACE2", b"S1SUSPEND\0"):
         return "a swap file or partition of Linux, not a dump"
+    return None
+
+
+def _by_name(name: str) -> str | None:
+    """What is known by its name alone."""
+    if name.endswith(".zdmp"):  # its first bytes are described nowhere
+        return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
+    if name == "hiberfil.sys":
+        return "a hibernation file of Windows whose beginning is cleared, as after a resume"
+    if name in ("pagefile.sys", "swapfile.sys"):
+        return "a page file of Windows: pages that were not in memory"
     return None
 
 

@@ -235,6 +235,8 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
             name for name, one in profiles().items() if (one.version, one.bits) == ((6, 1), 64)
         ),
         "processes_left_out": 0,
+        "copies": [],
+        "remarks": [],
     }
     names = ("pid", "ppid", "name", "dtb", "listed", "exited")
     assert [tuple(process[name] for name in names) for process in processes] == sorted(

@@ -748,9 +748,9 @@ def test_hostile_names(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
         shown = result.stdout.splitlines()
         assert all(line.isprintable() for line in shown)
-        column = shown[-1 - 14 - len("x") :]  # the table's head, 14 processes, the last line
-        place = column[0].index("name")
-        listed = [line[place:] for line in column[1:-1]]
+        [head] = [n for n, line in enumerate(shown) if line.split()[:2] == ["pid", "parent"]]
+        place = shown[head].index("name")
+        listed = [line[place:] for line in shown[head + 1 :][:14]]
         expected = [
             name if encoding == "utf-8" else name.encode("ascii", "backslashreplace").decode()
             for name in HOSTILE.values()
@@ -929,12 +929,12 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
     """Exit code 2, one sentence, and nothing written; --lenient takes what is there."""
     (tmp_path / "cut").write_bytes(noise.read_bytes()[:-1])
     (tmp_path / "empty").touch()
-    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08 and so on")
+    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08\0 and so on")
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in (
         ("missing", "cannot read missing: No such file or directory"),
         ("empty", "empty holds 0 bytes, less than one page"),
-        ("packed", "packed is packed with gzip; unpack it first"),
+        ("packed", "packed is packed with gzip; unpack it first (gzip -dk)"),
         (".", "cannot read .: Is a directory"),
         ("cut", "cut is not a whole number of 4,096-byte pages: 4,095 bytes follow page 7"),
     ):

@@ -199,11 +199,26 @@ def test_split_images(tmp_path: Path) -> None:
     assert open_dump(tmp_path / "memory.001").format == "raw"
 
 
-def test_a_compressed_dump_of_dumpit(tmp_path: Path) -> None:
-    """Its first bytes are described nowhere, so its ending must do."""
-    path = tmp_path / "memory.zdmp"
-    path.write_bytes(np.random.default_rng(0).bytes(PAGE))
-    assert "Z2Dmp" in said_of(path)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
+        ("hiberfil.sys", "whose beginning is cleared, as after a resume"),
+        ("Pagefile.sys", "a page file of Windows"),
+    ],
+)
+def test_what_only_its_name_tells(name: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(bytes(PAGE) + np.random.default_rng(0).bytes(PAGE))
+    assert words in said_of(path)
+
+
+@pytest.mark.parametrize("begin", [b"BZh", b"BZh91AX", b"\x1f\x8b\x08\xff", b"\x1f\x9d", b"<<< "])
+def test_a_few_bytes_in_common_are_too_few(begin: bytes, tmp_path: Path) -> None:
+    """A raw dump may begin with anything."""
+    path = tmp_path / "dump"
+    path.write_bytes(begin + bytes(PAGE - len(begin)))
+    assert open_dump(path).format == "raw"
 
 
 # What is no file

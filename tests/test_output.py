@@ -317,7 +317,7 @@ def test_a_dump_is_never_replaced(format_: str, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("begin", [b"QFI\xfb", b"hibr", b"EVF\t\r\n\xff\0", b"\x1f\x8b\x08"])
+@pytest.mark.parametrize("begin", [b"QFI\xfb", b"hibr", b"EVF\t\r\n\xff\0", b"\x1f\x8b\x08\0"])
 def test_what_holds_dumps_is_never_replaced(begin: bytes, tmp_path: Path) -> None:
     """Nor containers that this program cannot read."""
     path = tmp_path / "a.csv"
