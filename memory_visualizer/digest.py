@@ -7,7 +7,6 @@ the two keep together. What it costs is a processor for the time that SHA-256 ta
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -59,8 +58,6 @@ class FileHash:
         buffer = memoryview(bytearray(_CHUNK))
         try:
             with self._path.open("rb", buffering=0) as file:
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
                 while not self._stop.is_set() and (count := file.readinto(buffer)):
                     self._digest.update(buffer[:count])
                     self._done += count

@@ -47,6 +47,7 @@ LARGEST_REPLACED = 64 << 20
 other programs' pictures and pages have, less than most machines' memory."""
 _SMALLEST_DUMP = 1 << 20
 
+_DESCRIPTORS = Path("/proc/self/fd")
 _is_windows = os.name == "nt"
 _FORBIDDEN = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?"
@@ -98,7 +99,7 @@ def _unnamed_file(part: Path) -> IO[bytes]:
     /proc.)
     """
     flag = getattr(os, "O_TMPFILE", None)
-    if flag is not None and Path("/proc/self/fd").is_dir():
+    if flag is not None and _DESCRIPTORS.is_dir():
         try:
             return os.fdopen(os.open(part.parent, flag | os.O_WRONLY, 0o666), "wb")
         except OSError:
@@ -108,7 +109,7 @@ def _unnamed_file(part: Path) -> IO[bytes]:
 
 def _give_name(descriptor: int, path: Path) -> None:
     """Link a file that has no name yet into a folder (linkat(2), AT_SYMLINK_FOLLOW)."""
-    descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+    descriptors = os.open(_DESCRIPTORS, os.O_RDONLY)
     try:
         os.link(str(descriptor), path, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
