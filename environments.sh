@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The checkout's two Python environments, found or made. Sourced by visualizer.sh and tests/run.
 #
-#   .venv/              Python 3.11 or later, for the renderer and memviz
+#   .venv/              Python 3.11 or later, for the renderer and memviz, which is installed there
 #   .venv-volatility2/  Python 2.7, for Volatility 2
 #
 # An environment's file .ready tells what was installed into it. It is written last, so one that
@@ -86,7 +86,8 @@ make_python3_environment() {
         start_anew "$python3_environment"
         quietly "$python" -m venv "$python3_environment" || fail $? "could not make .venv"
     fi
-    install_requirements "$python3_environment" ||
+    # The checkout itself, too, in the way in which changes to it are seen at once.
+    install "$python3_environment" -r "$requirements" -e "$root" ||
         fail $? "could not install the renderer's parts into .venv; pip says above why"
 }
 
@@ -101,7 +102,7 @@ make_python2_environment() {
             --python "$python" "$python2_environment" ||
             fail $? "could not make .venv-volatility2 with $python"
     fi
-    install_requirements "$python2_environment" ||
+    install "$python2_environment" -r "$requirements" ||
         fail $? "could not install Volatility into .venv-volatility2; pip says above why (a part of" \
             "it is compiled, which needs a C compiler and the headers of Python 2.7)"
 }
@@ -118,21 +119,23 @@ start_anew() {
     echo unfinished >"$1/.ready"
 }
 
-install_requirements() {
+# install ENVIRONMENT ARGUMENT...: the arguments are pip's.
+install() {
     say "Installing what requirements.txt names into ${1##*/} …"
     echo unfinished >"$1/.ready"
-    quietly "$1/bin/python" -m pip install --disable-pip-version-check -r "$requirements" &&
-        wanted >"$1/.ready"
+    quietly "$1/bin/python" -m pip install --disable-pip-version-check "${@:2}" &&
+        wanted "$1" >"$1/.ready"
 }
 
 is_ready() {
-    [[ -x $1/bin/python && -e $1/.ready && $(<"$1/.ready") == "$(wanted)" ]]
+    [[ -x $1/bin/python && -e $1/.ready && $(<"$1/.ready") == "$(wanted "$1")" ]]
 }
 
-# What .ready should say. The place is part of it: an environment that was moved does not work.
+# What an environment's .ready should say. The place is part of it: one that was moved does not work.
 wanted() {
     echo "$root"
     cksum <"$requirements"
+    [[ $1 != "$python3_environment" ]] || cksum <"$root/pyproject.toml"
 }
 
 # Run a command; what it prints is shown only if it fails.

@@ -11,16 +11,21 @@ from typing import BinaryIO
 
 from memory_visualizer.colouring import by_class
 from memory_visualizer.command import (
+    Parser,
     add_picture_options,
+    check_default_picture,
     check_outputs,
     check_picture_options,
+    check_terminal,
     legend_text,
+    output,
     run,
     say,
     write_picture,
 )
-from memory_visualizer.dump import Dump, open_dump
+from memory_visualizer.dump import Dump, check_file, open_dump
 from memory_visualizer.errors import reading
+from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.pagemap import classify
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.progress import ProgressLine
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Paint each page of a memory dump as one pixel: kernel, user, or unused.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", nargs="?", type=_name, help="write images/NAME.png of this project"
     )
     parser.add_argument(
-        "-o", "--output", metavar="PATH", type=Path, help="write to PATH, whatever NAME is"
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=output(".png"),
+        help="write to PATH, whatever NAME is; - is standard output",
     )
     add_picture_options(parser)
     parser.add_argument(
@@ -71,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         help="paint damaged input as far as possible: skip broken lines, cut mappings off at the"
         " dump's end, ignore an incomplete last page; and say so",
     )
+    # For visualizer.sh: whether the options are right, before Volatility's work.
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -84,8 +95,14 @@ def _paint(options: argparse.Namespace) -> int:
     check_picture_options(options)
     if options.output is None:
         IMAGES.mkdir(exist_ok=True)
-    output: Path = options.output or IMAGES / f"{options.name}.png"
-    check_outputs([output], [options.dump, Path(options.map)])
+    picture: Path = options.output or IMAGES / f"{options.name}.png"
+    check_file(options.dump)
+    check_outputs([picture], [options.dump, Path(options.map)], force=options.force)
+    check_terminal(picture)
+    if options.output is None:
+        check_default_picture(picture, options.dump, force=options.force)
+    if options.check:
+        return 0
     dump = open_dump(options.dump, lenient=options.lenient)
     mapped = _read_map(options, dump.frame_count)
     with ProgressLine("reading the dump") as progress:
@@ -93,8 +110,9 @@ def _paint(options: argparse.Namespace) -> int:
     page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held)
     _report_damage(options.map, dump, mapped)
     colouring = by_class(page_map, PALETTES[options.palette])
-    print(write_picture(options, output, dump, colouring))
-    print(legend_text(colouring))
+    screen = sys.stderr if picture == STANDARD_OUTPUT else sys.stdout
+    print(write_picture(options, picture, dump, colouring), file=screen)
+    print(legend_text(colouring, screen), file=screen)
     return 0
 
 

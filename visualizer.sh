@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=environments.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/environments.sh"
 
-no_windows=3 # the exit code where no Windows is found in the dump
+no_system=3 # memviz's exit code where it finds neither Windows nor Linux in the dump
 
 # Run a script as Python 2.7 itself would, but let it look for garbage less often: Volatility makes
 # so many objects as it starts that the search takes half of its time.
@@ -21,20 +21,31 @@ usage() {
 See what a machine's RAM holds: a picture with one pixel for each page of a memory dump.
 
 usage: ./visualizer.sh DUMP PROFILE [OPTION ...]  paint images/<file name of DUMP>.png
-       ./visualizer.sh DUMP                       find out which profiles fit the dump
-       ./visualizer.sh --demo [OPTION ...]        forge a small Windows 10 dump, and paint it
+       ./visualizer.sh DUMP [OPTION ...]          paint it with memviz, and a page for the
+                                                  browser; find out which profiles fit
+       ./visualizer.sh --demo [OPTION ...]        write a small Windows 10's memory, and paint it
        ./visualizer.sh --setup                    only make the Python environments
 
-DUMP is a raw dump of a Windows machine's memory, PROFILE its Windows version as Volatility 2
-names it. What follows goes to the renderer:
+DUMP is a dump of a machine's memory, PROFILE its Windows version as Volatility 2 names it.
 
-  -o PATH          write the picture to PATH
+Without a profile memviz does the work, which needs none. It is done within seconds, says what the
+dump is, and names the profiles that fit. If Volatility 2 may know the dump, its imageinfo is then
+asked as well; Ctrl-C ends that, and nothing is lost. With a profile Volatility 2 finds the
+processes, and a hidden one's pages show as unused. Options of both:
+
+  -o PATH          write the picture to PATH, which ends in .png; - is standard output
   --legend         draw the legend below the picture
   --layout hilbert along a curve that keeps neighbours together, instead of in rows
   --width N        pages in a row (else the smallest square that holds all pages)
   --scale N        N by N pixels for each page
   --palette NAME   colours: default, or colour-blind
   --lenient        paint a damaged dump as far as possible
+  --force          replace files that this program did not write, too; but none that may be a dump
+
+Without a profile:
+
+  --no-imageinfo   do not ask Volatility's imageinfo
+  ...              and all options of memviz (.venv/bin/memviz --help)
 
 examples:
   ./visualizer.sh --demo
@@ -47,8 +58,8 @@ Volatility 2 is VOLATILITY of the environment (a vol.py, or a command), else vol
 else this project's own, which the first run sets up; that needs Python 2.7. Where there is none,
 memviz paints the dump, with a profile or without. --demo is always painted by memviz.
 
-exit codes: 0 done, 2 bad input or usage, 3 no Windows found in the dump, 4 a Python is missing,
-130 interrupted; else that of the step that failed
+exit codes: 0 done, 2 bad input or usage, 3 no Windows or Linux found in the dump, 4 a Python is
+missing, 130 interrupted; else that of the step that failed
 END
 }
 
@@ -79,34 +90,49 @@ main() {
 picture_or_profiles() {
     local dump=$1
     check_dump "$dump"
+    check_given_volatility
     if [[ ${2--} == -* ]]; then
-        suggest_profiles "$dump" "${@:2}"
-        return
-    fi
-    if [[ ${3--} != -* ]]; then
+        look_at "$dump" "${@:2}"
+    elif [[ ${3--} == -* ]]; then
+        paint "$@"
+    else
         fail 2 "only options may follow DUMP and PROFILE, but there is $(quoted "$3");" \
             "a path with spaces needs quotes"
     fi
-    paint "$@"
 }
 
 check_dump() {
     [[ -e $1 ]] || fail 2 "there is no file $(quoted "$1")"
     [[ ! -d $1 ]] || fail 2 "$(quoted "$1") is a folder; give a dump file in it"
+    [[ -f $1 || -b $1 ]] ||
+        fail 2 "$(quoted "$1") is a pipe or a device; save the memory as a file first"
     [[ -r $1 ]] || fail 2 "$(quoted "$1") cannot be read: permission denied"
 }
 
+check_given_volatility() {
+    [[ -n ${VOLATILITY-} && ! -f $VOLATILITY ]] || return 0
+    local command
+    read -ra command <<<"$VOLATILITY"
+    type -P "${command[0]-}" >/dev/null ||
+        fail 2 "VOLATILITY is neither a file nor a command: $(quoted "$VOLATILITY")"
+}
+
 demo() {
-    local dump=$root/dumps/demo.raw
+    local dump=$root/dumps/demo.raw options
     steps=2
-    remove_old_picture "$dump" "$@"
     ensure_python3_environment
-    step "Forging the memory of a small Windows 10 machine, dumps/demo.raw"
-    mkdir -p "$root/dumps"
+    mkdir -p "$root/dumps" "$root/images"
+    # Named, so that the picture of an older demo gives way.
+    options=(-o "$root/images/demo.raw.png" --legend "$@")
+    quietly memviz_in_its_shell --front-door="$root/images" --check "${options[@]}" -- "$dump" ||
+        exit $?
+    step "Writing the memory of a small Windows 10 machine, dumps/demo.raw"
     run in_checkout "$python3_environment/bin/python" -m tests.forge Win10x64_17763 "$dump" \
-        --size 64M || step_failed $? "forging"
+        --size 64M || step_failed $? "writing it"
     step "Painting it with memviz"
-    paint_with_memviz "$dump" --legend "$@"
+    paint_with_memviz "$dump" "${options[@]}"
+    say "What is in it is made up: a process that hides, and code put into another one." \
+        "Open the page in a browser."
 }
 
 in_checkout() {
@@ -115,19 +141,20 @@ in_checkout() {
 
 # paint DUMP PROFILE OPTION...: both steps to the picture.
 paint() {
-    local dump=$1 profile=$2 picture
+    local dump=$1 profile=$2
     shift 2
-    remove_old_picture "$dump" "$@"
+    ensure_python3_environment
+    : >"$temporary/map"
+    quietly render_in_its_shell --check "$@" -- "$dump" "$temporary/map" "${dump##*/}" || exit $?
     find_volatility
     if [[ ${#volatility[@]} -eq 0 ]]; then
-        paint_without_volatility "$dump" "$@"
+        say "${0##*/}: $why_no_volatility; until then memviz paints the dump," \
+            "and needs no profile for it"
+        paint_with_memviz "$dump" "$@"
         return
     fi
     picture=$(picture_path "$dump" "$@")
     steps=2
-    check_options "$@"
-    [[ $picture == "$root"/images/* || -d $(dirname -- "$picture") ]] ||
-        fail 2 "there is no folder for $(quoted "$picture")"
     step "Reading the page tables with Volatility (${volatility[*]: -1})"
     run "${volatility[@]}" --plugins="$root/plugins" --filename="$dump" --profile="$profile" \
         memoryvisualizer >"$temporary/printed" || step_failed $? "Volatility"
@@ -136,26 +163,134 @@ paint() {
     grep -vE "$map_line" "$temporary/printed" >&2 || true
     grep -E "$map_line" "$temporary/printed" >"$temporary/map" || true
     grep -q '^0x' "$temporary/map" ||
-        fail 1 "Volatility ended without an error but found no mapped page: nothing to paint"
+        fail 1 "Volatility ended without an error but found no mapped page; $(outcome)"
 
     step "Painting"
     run render "$@" -- "$dump" "$temporary/map" "${dump##*/}" || step_failed $? "the renderer"
+    say "Volatility 2 follows the list of processes, so a hidden one's pages show as unused;" \
+        "without a profile memviz finds these, too."
 }
 
-paint_without_volatility() {
-    remove_old_picture "$@"
+# look_at DUMP OPTION...: paint with memviz, and say with which profiles Volatility 2 may go on.
+look_at() {
+    local dump=$1 argument ask=yes options=() code=0 profiles why unlinked
+    for argument in "${@:2}"; do
+        if [[ $argument == --no-imageinfo ]]; then
+            ask=
+        else
+            options+=("$argument")
+        fi
+    done
     ensure_python3_environment
-    say "${0##*/}: $why_no_volatility; until then memviz paints the dump," \
-        "and needs no profile for it"
-    paint_with_memviz "$@"
+    paint_with_memviz "$dump" --volatility2="$temporary/facts" "${options[@]}" || code=$?
+    profiles=$(fact profiles) why=$(fact why) unlinked=$(fact unlinked)
+    kept="the picture and the page are done"
+    say
+    if [[ -n $why ]]; then
+        say "Volatility 2 is not asked: $why."
+        exit "$code"
+    fi
+    go_on_with "$dump" "$profiles" "${options[@]}"
+    if [[ $unlinked -gt 0 ]]; then
+        say "Volatility 2 follows the list of processes: pages of the $unlinked unlinked show as" \
+            "unused there."
+    fi
+    [[ -z $ask ]] || ask_imageinfo "$dump" "$profiles" "${options[@]}"
+    exit "$code"
 }
 
-# paint_with_memviz DUMP OPTION...: the run's exit code is memviz's, which also says what is wrong.
+# fact WORD: print what memviz told visualizer.sh under this word.
+fact() {
+    sed -n "s/^$1 //p" "$temporary/facts"
+}
+
+# go_on_with DUMP PROFILES OPTION...: say with which commands.
+go_on_with() {
+    local dump=$1 profiles=$2 profile carried
+    if [[ -z $profiles ]]; then
+        say "Which of Volatility 2's profiles fit is not to be seen in the dump."
+        return
+    fi
+    mapfile -d '' carried < <(renderers_options "${@:3}")
+    say "Profiles of Volatility 2 that fit (memviz), with the commands to go on with:"
+    for profile in $profiles; do
+        say "  $(quoted "$0" "$dump" "$profile" "${carried[@]}")"
+    done
+}
+
+# renderers_options OPTION...: print, each with a NUL after it, those that go with a profile, too.
+renderers_options() {
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+        -o | --output | --layout | --width | --scale | --palette)
+            printf '%s\0' "$1" "${2-}"
+            shift
+            ;;
+        -o?* | --output=* | --layout=* | --width=* | --scale=* | --palette=*) printf '%s\0' "$1" ;;
+        --legend | --lenient | --force) printf '%s\0' "$1" ;;
+        esac
+        shift || true
+    done
+}
+
+# ask_imageinfo DUMP PROFILES OPTION...: show what Volatility says, and compare it with memviz.
+ask_imageinfo() {
+    local dump=$1 profiles=$2 code=0 screen=1 option
+    find_volatility
+    if [[ ${#volatility[@]} -eq 0 ]]; then
+        say "Its imageinfo is not asked: $why_no_volatility."
+        return
+    fi
+    for option in "${@:3}"; do # what goes to standard output must stay alone there
+        [[ $option != - && $option != *=- && $option != -o- && $option != */dev/stdout ]] || screen=2
+    done
+    say
+    say "Asking Volatility's imageinfo (half a minute or more; Ctrl-C ends it, nothing is lost) …"
+    run "${volatility[@]}" --filename="$dump" imageinfo >"$temporary/printed" || code=$?
+    cat "$temporary/printed" >&"$screen"
+    [[ $code -eq 0 ]] || fail "$code" "imageinfo failed (exit code $code); $(outcome)"
+    compare "$(suggested)" "$profiles"
+}
+
+# suggested: print the profiles that imageinfo suggested.
+suggested() {
+    local line
+    line=$(sed -nE 's/^ *Suggested Profile\(s\) : *//p' "$temporary/printed")
+    line=${line%% (*} # "(Instantiated with …)"
+    [[ $line == "No suggestion" ]] || printf '%s' "${line//,/}"
+}
+
+# compare IMAGEINFO'S MEMVIZ'S: say in one line how the two lists of profiles differ.
+compare() {
+    local profile both=() only=()
+    for profile in $1; do
+        if [[ " $2 " == *" $profile "* ]]; then both+=("$profile"); else only+=("$profile"); fi
+    done
+    if [[ -z $1 ]]; then
+        say "imageinfo suggests no profile; memviz: $(listed "$2")."
+    elif [[ ${#only[@]} -eq 0 && $(listed "${both[*]}" | wc -w) -eq $(listed "$2" | wc -w) ]]; then
+        say "imageinfo and memviz name the same profiles: $(listed "$1")."
+    else
+        say "imageinfo suggests $(listed "$1"); memviz $(listed "$2"); both: $(listed "${both[*]-}")."
+    fi
+}
+
+# listed WORDS: print them with commas between.
+listed() {
+    local words=${1:-none}
+    printf '%s' "${words// /, }"
+}
+
+# paint_with_memviz DUMP OPTION...: ends the run where memviz fails, and then memviz says why. Its
+# exit code 3 is returned: nothing is known of the dump, but it is painted.
 paint_with_memviz() {
-    local dump=$1
+    local dump=$1 code=0
     shift
+    picture=$(picture_path "$dump" "$@")
     mkdir -p "$root/images"
-    run memviz --output="$(picture_path "$dump")" "$@" -- "$dump" || exit $?
+    run memviz --front-door="$root/images" "$@" -- "$dump" || code=$?
+    [[ $code -eq 0 || $code -eq $no_system ]] || exit "$code"
+    return "$code"
 }
 
 # Not from the current folder (-P): what lies beside a dump must not be run.
@@ -167,42 +302,9 @@ render() {
     exec "$python3_environment/bin/python" "$root/imagegenerator.py" "$@"
 }
 
-# Try the renderer's options on a single page: Volatility may take long, a typo should not.
-check_options() {
-    [[ $# -gt 0 ]] || return 0
-    head -c 4096 /dev/zero >"$temporary/page"
-    echo "0x0 0x0 0x1000 True" >"$temporary/map"
-    quietly try_to_render "$@" --output=trial.png -- page map || exit $?
-}
+memviz_in_its_shell() (memviz "$@")
 
-try_to_render() {
-    cd "$temporary" && render "$@"
-}
-
-# suggest_profiles DUMP OPTION...: say with which profiles to run again.
-suggest_profiles() {
-    local dump=$1 suggested profile code=0
-    find_volatility
-    if [[ ${#volatility[@]} -eq 0 ]]; then
-        paint_without_volatility "$@"
-        return
-    fi
-    steps=1
-    step "No profile given: asking Volatility which ones fit (imageinfo, half a minute or more)"
-    run "${volatility[@]}" --filename="$dump" imageinfo >"$temporary/printed" || code=$?
-    cat "$temporary/printed"
-    [[ $code -eq 0 ]] || step_failed "$code" "Volatility"
-    suggested=$(sed -nE 's/^ *Suggested Profile\(s\) : *//p' "$temporary/printed")
-    suggested=${suggested%% (*} # "(Instantiated with …)"
-    if [[ -z $suggested || $suggested == "No suggestion" ]]; then
-        fail $no_windows "Volatility finds no Windows that it knows in $(quoted "$dump")"
-    fi
-    say
-    say "Run it again with one of the suggested profiles:"
-    for profile in ${suggested//,/ }; do
-        say "  $(quoted "$0" "$dump" "$profile" "${@:2}")"
-    done
-}
+render_in_its_shell() (render "$@")
 
 # Put the command that runs Volatility 2 into `volatility`, and make .venv ready. Where it cannot
 # be had, leave `volatility` empty and put the reason into `why_no_volatility`.
@@ -233,8 +335,6 @@ use_own_volatility() {
 use_given_volatility() {
     if [[ ! -f $VOLATILITY ]]; then
         read -ra volatility <<<"$VOLATILITY"
-        type -P "${volatility[0]-}" >/dev/null ||
-            fail 2 "VOLATILITY is neither a file nor a command: $(quoted "$VOLATILITY")"
         return
     fi
     local script python=$python2_environment/bin/python
@@ -271,16 +371,7 @@ is_volatility2() {
     return $found
 }
 
-# Should a step fail, no picture of an earlier run may pass for this run's.
-remove_old_picture() {
-    local picture
-    picture=$(picture_path "$@")
-    if is_png "$picture" && [[ ! $picture -ef $1 ]]; then
-        rm -f -- "$(readlink -f -- "$picture")"
-    fi
-}
-
-# picture_path DUMP OPTION...: print where the renderer will write the picture.
+# picture_path DUMP OPTION...: print where the picture will be written.
 picture_path() {
     local path=$root/images/${1##*/}.png
     shift
@@ -298,18 +389,25 @@ picture_path() {
     printf '%s' "$path"
 }
 
-# Whether it is a picture, so that nothing else, such as a dump, is ever removed for one.
-is_png() {
-    [[ -f $1 ]] && head -c 8 -- "$1" | cmp -s - <(printf '\x89PNG\r\n\x1a\n')
-}
-
 step() {
     step=$((step + 1))
     say "[$step/$steps] $* …"
 }
 
 step_failed() {
-    fail "$1" "$2 failed (exit code $1); no picture was made"
+    fail "$1" "$2 failed (exit code $1); $(outcome)"
+}
+
+# What there is when the run ends before its time. A picture of an earlier run stays, but must not
+# pass for this run's.
+outcome() {
+    if [[ -n $kept ]]; then
+        printf '%s' "$kept"
+    elif [[ -e $picture ]]; then
+        printf '%s' "no picture was made, and $(quoted "$picture") is of an earlier run"
+    else
+        printf '%s' "no picture was made"
+    fi
 }
 
 # Run a command such that a signal to this script ends it too.
@@ -328,7 +426,7 @@ interrupted() {
         kill "$child" 2>/dev/null || true
         wait "$child" || true
     fi
-    fail "$1" "interrupted; no picture was made"
+    fail "$1" "interrupted; $(outcome)"
 }
 
 quoted() {
@@ -340,6 +438,8 @@ quoted() {
 volatility=()
 why_no_volatility=$needs_python2
 step=0 steps=0
+picture= # where it is to be
+kept=    # what is done already, should the run be interrupted
 child=
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT

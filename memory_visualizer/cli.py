@@ -3,9 +3,11 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +15,24 @@ from numpy.typing import NDArray
 from memory_visualizer import __version__
 from memory_visualizer.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.command import (
+    Parser,
+    Steps,
     add_picture_options,
     cannot_write,
+    check_default_picture,
     check_outputs,
     check_picture_options,
+    check_terminal,
     legend_text,
+    output,
     run,
     say,
+    shown,
     write_picture,
 )
 from memory_visualizer.contents import entropy
-from memory_visualizer.dump import PAGE_SIZE
+from memory_visualizer.digest import FileHash
+from memory_visualizer.dump import PAGE_SIZE, check_file
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export import (
     TABLE_FORMATS,
@@ -34,11 +43,15 @@ from memory_visualizer.export import (
     write_text_map,
 )
 from memory_visualizer.findings import findings, named, remarks_on_copies
+from memory_visualizer.output import STANDARD_OUTPUT, whole_file
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.progress import ProgressLine
 from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.snapshot import open as open_snapshot
+from memory_visualizer.unknown import looks_like
+from memory_visualizer.volatility2 import profiles_of, why_unknown
 
 PROGRAM = "memviz"
 WRITE_ERROR = 1
@@ -60,6 +73,7 @@ examples:
   memviz win10.vmem --name '^lsass' -o lsass.png
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
+  memviz xp.raw --hash --json - | jq .sha256
   memviz doctor              which optional parts are there, how to get more
 
 exit codes:
@@ -101,7 +115,7 @@ def _doctor() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -112,12 +126,14 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="PICTURE",
-        type=Path,
-        help="the PNG to write (default: DUMP's name and .png, in the current folder)",
+        type=output(".png"),
+        help="the PNG to write (default: DUMP's name and .png, in the current folder); - is"
+        " standard output here and below, and the summary then goes to standard error",
     )
     add_picture_options(parser)
     parser.add_argument(
         "--color-by",
+        "--colour-by",
         metavar="WHAT",
         choices=COLOURINGS,
         default="class",
@@ -126,34 +142,61 @@ def _parser() -> argparse.ArgumentParser:
         " (what it is to a Linux kernel) (default: %(default)s)",
     )
     parser.add_argument(
-        "--pid", metavar="N[,N]", type=_pids, help="show pages of these processes, dim the rest"
+        "--pid",
+        metavar="N[,N]",
+        type=_pids,
+        help="show pages of these processes, dim the rest; tables, JSON and map tell of these"
+        " processes only",
     )
     parser.add_argument(
         "--name",
         metavar="REGEX",
         type=_pattern,
-        help="show pages of processes whose names match, dim the rest",
+        help="the same for processes whose names match",
     )
     parser.add_argument(
         "--html",
         metavar="PAGE",
-        type=Path,
+        type=output(".html", ".htm"),
         help="write a page for the browser in which each pixel can be asked what it is; with"
         " entropies if --color-by entropy is given",
     )
     parser.add_argument(
         "--table",
         metavar="FILE",
-        type=_table,
-        help="write the page map as a table: .npz, .csv or .parquet",
+        type=output(*TABLE_FORMATS),
+        help="write the page map as a table: .npz, .csv (so is -) or .parquet",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the summary as JSON")
-    parser.add_argument("--map", metavar="FILE", type=Path, help="write the text page map")
+    parser.add_argument(
+        "--json", metavar="FILE", type=output(".json"), help="write the summary as JSON: .json"
+    )
+    parser.add_argument(
+        "--map",
+        metavar="FILE",
+        type=output(".map", ".txt"),
+        help="write the text page map: .map or .txt",
+    )
+    parser.add_argument(
+        "--hash",
+        action="store_true",
+        help="compute the SHA-256 of the dump's file as well, for all that is written",
+    )
     parser.add_argument(
         "--lenient",
         action="store_true",
         help="take a damaged dump as far as it can be read, and say what is missing",
     )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print no summary; what is wrong is said"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell how long each step takes"
+    )
+    # For visualizer.sh: where pictures go that nobody has named, with a page for each; what it
+    # needs to know to go on with Volatility 2; whether the options are right, before other work.
+    parser.add_argument("--front-door", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--volatility2", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -171,21 +214,20 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"is no regular expression: {error}") from None
 
 
-def _table(text: str) -> Path:
-    if Path(text).suffix.lower() not in TABLE_FORMATS:
-        raise argparse.ArgumentTypeError(f"must end in one of {', '.join(TABLE_FORMATS)}")
-    return Path(text)
-
-
 def _visualize(options: argparse.Namespace) -> int:
-    picture: Path = options.output or Path(f"{options.dump.name}.png")
-    tables = [path for path in (options.html, options.table, options.json, options.map) if path]
-    check_picture_options(options)
-    check_outputs([picture, *tables], [options.dump])
-    if options.table:
-        check_table(options.table)
-    with ProgressLine("reading the dump") as progress:
-        snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
+    picture: Path = options.output or Path(options.front_door or "", f"{options.dump.name}.png")
+    if options.front_door and not options.html and picture != STANDARD_OUTPUT:
+        options.html = picture.with_suffix(".html")
+    others = [path for path in (options.html, options.table, options.json, options.map) if path]
+    if options.check:
+        check_picture_options(options)
+        check_outputs([picture, *others], [], force=options.force)
+        return 0
+    _check(options, picture, others)
+    screen = sys.stderr if STANDARD_OUTPUT in (picture, *others) else sys.stdout
+    steps = Steps(PROGRAM, verbose=options.verbose)
+    snapshot = _open(options)
+    steps.done("reading the dump")
     remarks = (*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
     for remark in remarks:
         say(PROGRAM, remark)
@@ -193,40 +235,108 @@ def _visualize(options: argparse.Namespace) -> int:
     measured = cache(lambda: _entropy(snapshot))
     colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     # Files first: whoever reads the summary may stop doing so before its end.
-    painted = _painted(options, snapshot, colouring, picture, chosen)
-    tables_written = [
-        _written(path, write, snapshot)
-        for path, write in (
-            (options.html, partial(_write_page, options, measured)),
-            (options.table, write_table),
-            (options.json, write_json),
-            (options.map, write_text_map),
-        )
-        if path
-    ]
-    print("\n".join(_description(snapshot)), end="\n\n")
-    print("\n".join(filter(None, (painted, legend_text(colouring)))))
-    if chosen is not None:
-        print(f"Pages of {_count(len(chosen), 'process', 'processes')} shown, others pale")
-    for line in filter(None, tables_written):
-        print(line)
-    if snapshot.states is not None:
-        print("", *_state_lines(snapshot), sep="\n")
-    if snapshot.processes:
-        print("", *_process_lines(snapshot), sep="\n")
-    if odd := _finding_lines(snapshot):
-        print("", *odd, sep="\n")
-    code = 0 if painted and all(tables_written) else WRITE_ERROR
+    written: dict[Path, str] = {}
+    failures: list[str] = []
+    for path, write in _jobs(options, picture, colouring, chosen, measured):
+        try:
+            written[path] = write(path, snapshot)
+        except BrokenPipeError:  # nobody reads what goes to standard output
+            raise
+        except OSError as error:
+            failures.append(cannot_write(error))
+        steps.done(f"writing {shown(path)}")
+    if not options.quiet:
+        painted = written.pop(picture, "")
+        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
+        steps.done("the summary")
+    screen.flush()
+    code = 0
     if snapshot.system is None:
-        sys.stdout.flush()
-        known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
-        say(
-            PROGRAM,
-            "neither Windows nor Linux was found: the dump is of another system, damaged or"
-            f" encrypted; only {known} are told apart",
-        )
-        return code or NO_SYSTEM
+        say(PROGRAM, _no_system(snapshot))
+        code = NO_SYSTEM
+    for failure in failures:  # last, where it is seen
+        say(PROGRAM, failure)
+        code = WRITE_ERROR
     return code
+
+
+def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -> None:
+    """Find what is wrong with the options before any work; BadInputError or OSError."""
+    if str(options.dump) == "-":
+        raise BadInputError("a dump is read more than once, so standard input can be none")
+    check_file(options.dump)
+    check_picture_options(options)
+    check_outputs([picture, *others], [options.dump], force=options.force)
+    check_terminal(picture)
+    if options.output is None:
+        check_default_picture(picture, options.dump, force=options.force)
+    if options.table:
+        check_table(options.table)
+
+
+def _open(options: argparse.Namespace) -> Snapshot:
+    """Open the dump; meanwhile compute its hash, if it is asked for."""
+    with FileHash(options.dump) if options.hash else nullcontext() as digest:
+        with ProgressLine("reading the dump") as progress:
+            snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
+        if digest:
+            with ProgressLine("hashing the dump") as progress:
+                snapshot.dump.sha256 = digest.wait(progress)
+    return snapshot
+
+
+def _jobs(
+    options: argparse.Namespace,
+    picture: Path,
+    colouring: Colouring,
+    chosen: list[int] | None,
+    measured: Callable[[], NDArray[np.uint8]],
+) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
+    """What is to be written, and by what, which then returns a line on it.
+
+    Standard output comes last: whoever reads it may stop.
+    """
+    more = {"chosen": chosen, "force": options.force}
+    jobs: list[tuple[Path | None, Callable[[Path, Snapshot], str]]] = [
+        (picture, partial(_paint, options, colouring, chosen)),
+        (options.html, partial(_write, partial(_write_page, options, measured, chosen))),
+        (options.table, partial(_write, partial(write_table, **more))),
+        (options.json, partial(_write, partial(write_json, **more))),
+        (options.map, partial(_write, partial(write_text_map, **more))),
+        (options.volatility2, _write_for_volatility2),
+    ]
+    named = [(path, write) for path, write in jobs if path]
+    return sorted(named, key=lambda job: job[0] == STANDARD_OUTPUT)
+
+
+def _print_summary(
+    snapshot: Snapshot,
+    colouring: Colouring,
+    chosen: list[int] | None,
+    written: Sequence[str],
+    screen: TextIO,
+) -> None:
+    """Print what the dump is, and what was `written`: a line for each, the picture's first."""
+    painted, *others = written
+    picture_lines = [painted, legend_text(colouring, screen), *_chosen_lines(snapshot, chosen)]
+    blocks = [
+        _description(snapshot),
+        [*filter(None, [*picture_lines, *others])],
+        _state_lines(snapshot) if snapshot.states is not None else [],
+        _process_lines(snapshot) if snapshot.processes else [],
+        _finding_lines(snapshot),
+        _writable_code_lines(snapshot),
+    ]
+    print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
+
+
+def _no_system(snapshot: Snapshot) -> str:
+    """What can be said of a dump in which no system was found."""
+    known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
+    return (
+        f"neither Windows nor Linux was found: {looks_like(snapshot.dump, snapshot.zero)}; only"
+        f" {known} are told apart"
+    )
 
 
 def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
@@ -238,10 +348,11 @@ def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
 def _write_page(
     options: argparse.Namespace,
     measured: Callable[[], NDArray[np.uint8]],
+    chosen: list[int] | None,
     path: Path,
     snapshot: Snapshot,
 ) -> None:
-    """Write the page; it opens with the layout and the colours that the options choose."""
+    """Write the page; it opens with what the options choose."""
     from memory_visualizer.viewer import write_page  # here, since most runs write no page
 
     write_page(
@@ -251,33 +362,38 @@ def _write_page(
         layout=options.layout,
         color_by=options.color_by,
         palette=options.palette,
+        chosen=chosen,
+        force=options.force,
     )
 
 
-def _painted(
+def _paint(
     options: argparse.Namespace,
-    snapshot: Snapshot,
     colouring: Colouring,
-    path: Path,
     chosen: list[int] | None,
+    path: Path,
+    snapshot: Snapshot,
 ) -> str:
-    """Write the picture and say so; an empty text, and a word on stderr, if it cannot be."""
     dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
-    try:
-        return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
-    except OSError as error:
-        say(PROGRAM, cannot_write(error))
-        return ""
+    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
 
 
-def _written(path: Path, write: Callable[[Path, Snapshot], None], snapshot: Snapshot) -> str:
-    """Write a file for other programs, likewise."""
-    try:
-        write(path, snapshot)
-    except OSError as error:
-        say(PROGRAM, cannot_write(error))
-        return ""
-    return f"{printable(str(path))}: written"
+def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapshot) -> str:
+    write(path, snapshot)
+    return f"{shown(path)}: written"
+
+
+def _write_for_volatility2(path: Path, snapshot: Snapshot) -> str:
+    """Write what visualizer.sh asks for: a line for each, a word and what it is about."""
+    unlinked = [process for process in snapshot.processes if process.state == "unlinked"]
+    lines = [
+        f"profiles {' '.join(profiles_of(snapshot))}",
+        f"why {why_unknown(snapshot)}",
+        f"unlinked {len(unlinked)}",
+    ]
+    with whole_file(path) as file:
+        file.write("".join(f"{printable(line)}\n" for line in lines).encode("utf-8"))
+    return ""
 
 
 def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None:
@@ -297,6 +413,51 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     return chosen
 
 
+def _chosen_lines(snapshot: Snapshot, chosen: Collection[int] | None) -> list[str]:
+    """The processes that are shown, a line for each."""
+    if chosen is None:
+        return []
+    processes = [snapshot.processes[index] for index in chosen]
+    lines = [
+        f"  {process.pid if process.state != 'unknown' else '?':>8}  {printable(process.name)}"
+        for process in processes[:_MOST_LISTED]
+    ]
+    if more := len(processes) - len(lines):
+        lines.append(f"  {'':>8}  and {_count(more, 'other')}")
+    return [f"Pages of {_count(len(processes), 'process', 'processes')} shown, others pale", *lines]
+
+
+_MOST_LISTED = 24
+_MOST_NAMED = 4
+
+
+def _writable_code_lines(snapshot: Snapshot) -> list[str]:
+    """Which processes have pages of their own that user mode may both write and execute.
+
+    Programs that make code while they run have such pages; else this is where injected code lies.
+    """
+    rows = snapshot.mappings
+    both = MAY_WRITE | MAY_EXECUTE
+    may_write = rows.is_user & (rows.access & MAY_WRITE != 0) & (rows.space != SHARED)
+    found = may_write & (rows.access & both == both)
+    if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
+        return []  # a machine that does not use the bit that forbids to execute (older 32-bit ones)
+    found &= snapshot.mapping_count[np.minimum(rows.frame, snapshot.classes.size - 1)] == 1
+    if not found.any():
+        return []
+    pages = np.bincount(rows.space[found], rows.frames[found], len(snapshot.processes))
+    order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
+    named = [
+        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
+        for index in order[:_MOST_NAMED]
+        for process in [snapshot.processes[index]]
+    ]
+    if more := len(order) - len(named):
+        named.append(f"and {_count(more, 'other')}")
+    total = _count(int(pages.sum()), "page")
+    return [f"{total} that user mode may write and execute, private: {', '.join(named)}"]
+
+
 def _description(snapshot: Snapshot) -> list[str]:
     """What the dump is, and of what system."""
     dump = snapshot.dump
@@ -306,13 +467,14 @@ def _description(snapshot: Snapshot) -> list[str]:
     if holes := dump_holes(dump):
         missing = _count(dump.frame_count - pages, "page")
         dump_line += f", {_count(holes, 'hole')} ({missing})"
+    digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
     if not snapshot.system or not snapshot.paging:
         paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""
-        return [dump_line, f"No Windows and no Linux found{paging}"]
+        return [dump_line, *digest, f"No Windows and no Linux found{paging}"]
     system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
     if snapshot.time:
         system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
-    return [dump_line, system_line]
+    return [dump_line, *digest, system_line]
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -1,14 +1,16 @@
 """What the commands have in common: exit codes, options for the picture, sentences on stderr."""
 
 import argparse
-import ctypes
+import errno
 import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from memory_visualizer import __version__
 from memory_visualizer.allocation import give_back_large_blocks
 from memory_visualizer.colouring import Colouring
-from memory_visualizer.dump import Dump
+from memory_visualizer.dump import Dump, fingerprint
 from memory_visualizer.errors import (
     BadInputError,
     DamagedInputError,
@@ -26,9 +28,15 @@ from memory_visualizer.errors import (
 from memory_visualizer.formats import vmware
 from memory_visualizer.layout import LAYOUTS
 from memory_visualizer.legend import legend, legend_lines
-from memory_visualizer.output import check_target
+from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
 from memory_visualizer.palette import PALETTES
-from memory_visualizer.picture import MOST_ENTRIES, picture_of, texts_of, write_png
+from memory_visualizer.picture import (
+    MOST_ENTRIES,
+    fingerprint_in,
+    picture_of,
+    texts_of,
+    write_png,
+)
 from memory_visualizer.printable import binary_size, printable
 
 MAX_WIDTH = 65_535
@@ -46,8 +54,11 @@ def run(program: str, action: Callable[[], int]) -> int:
     give_back_large_blocks()
     _end_on_bus_error(program)
     # Ended from outside, leave nothing half written behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if (
+            number is not None and signal.getsignal(number) == signal.SIG_DFL
+        ):  # nohup ignores SIGHUP, and means it
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = action()
@@ -74,8 +85,12 @@ def _end_on_bus_error(program: str) -> None:
     """Have a sentence said where a mapped file is cut in the very moment in which it is read.
 
     The processor's exception then cannot become one of Python's (see formats.mapped): a handler of
-    Python's own would return to the same read for ever, so this one ends the process.
+    Python's own would return to the same read for ever, so this one ends the process. On Windows a
+    mapped file cannot be cut, and there is no such signal.
     """
+    if not hasattr(signal, "SIGBUS"):
+        return
+    import ctypes
 
     def end(_: int) -> None:
         sentence = f"{program}: the dump got shorter, or its disk failed, while it was read\n"
@@ -113,6 +128,52 @@ def _fail(program: str, code: int, sentence: str) -> int:
     return code
 
 
+class Steps:
+    """Tells on stderr how long each step took, if that is asked for."""
+
+    def __init__(self, program: str, *, verbose: bool) -> None:
+        self._program = program
+        self._verbose = verbose
+        self._before = time.monotonic()
+
+    def done(self, what: str) -> None:
+        """Tell that a step is done; what was done since the last one is it."""
+        now = time.monotonic()
+        if self._verbose:
+            say(self._program, f"{now - self._before:.2f} s: {what}")
+        self._before = now
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong option in one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and end the program with 2."""
+        self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help lists all options)\n")
+
+
+def output(*endings: str) -> Callable[[str], Path]:
+    """The type of an option that names an output: a path with one of these endings, or ``-``."""
+
+    def parse(text: str) -> Path:
+        if text == "-" or is_standard_output(Path(text)):
+            return STANDARD_OUTPUT
+        if Path(text).suffix.lower() not in endings:
+            known = endings[0] if len(endings) == 1 else f"one of {', '.join(endings)}"
+            raise argparse.ArgumentTypeError(
+                f"must end in {known}, or be - for standard output; not {text}"
+            )
+        return Path(text)
+
+    return parse
+
+
+def _palette(text: str) -> str:
+    """A palette's name; other ways to write it are taken, too."""
+    alike = text.lower().replace("colorblind", "colour-blind").replace("color-", "colour-")
+    return "colour-blind" if alike == "colourblind" else alike
+
+
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command which paints has."""
     parser.add_argument(
@@ -136,12 +197,21 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         help="N by N pixels for each page (default: %(default)s)",
     )
     parser.add_argument(
-        "--palette", choices=PALETTES, default="default", help="colours (default: %(default)s)"
+        "--palette",
+        choices=PALETTES,
+        type=_palette,
+        default="default",
+        help="colours (default: %(default)s)",
     )
     parser.add_argument(
         "--legend",
         action="store_true",
         help="draw title and legend below the picture, addresses at its left",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files that this program did not write, too; but none that may be a dump",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
@@ -166,19 +236,44 @@ def _scale(text: str) -> int:
     return int(text)
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input or one another.
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool = False) -> None:
+    """Refuse outputs that cannot be written, or that would replace what must stay.
 
-    BadInputError or OSError.
+    That is an input, another of the outputs, or what output.check_target refuses. BadInputError or
+    OSError.
     """
-    targets = [check_target(path) for path in outputs]
-    for path, target in zip(outputs, targets, strict=True):
-        if targets.count(target) > 1:
-            raise BadInputError(f"{path} is named for more than one output")
+    # What must stay in any case is said first.
+    for path in outputs:
         for source in chain.from_iterable(map(_files_of, inputs)):
             with reading(source):
-                if target.exists() and source.exists() and target.samefile(source):
+                if path.exists() and source.exists() and path.samefile(source):
                     raise BadInputError(f"{path} is an input and must not be replaced")
+    targets = [check_target(path, force=force) for path in outputs]
+    for path, target in zip(outputs, targets, strict=True):
+        if targets.count(target) > 1:
+            name = "standard output" if path == STANDARD_OUTPUT else path
+            raise BadInputError(f"{name} is named for more than one output")
+
+
+def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> None:
+    """FileExistsError where a picture that nobody has named would replace one of another dump.
+
+    Dumps in different folders often have the same name.
+    """
+    if force or not path.is_file() or not is_own(path):
+        return
+    if fingerprint_in(path) != fingerprint(dump):
+        raise FileExistsError(
+            errno.EEXIST,
+            "it is there, and of another dump; -o names another file, --force replaces it",
+            str(path),
+        )
+
+
+def check_terminal(picture: Path) -> None:
+    """BadInputError where a picture would be written to a terminal."""
+    if picture == STANDARD_OUTPUT and sys.stdout.isatty():
+        raise BadInputError("a picture is not written to a terminal; name a file, or redirect it")
 
 
 def _files_of(source: Path) -> list[Path]:
@@ -217,16 +312,21 @@ def write_picture(
     each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
     name = printable(dump.path.name)
-    texts = texts_of(dump, colouring, picture, options.layout)
-    write_png(output, picture.image(), texts)
-    return f"{printable(str(output))}: {shape}, {each} for each 4 KiB page of {name} ({size})"
+    texts = texts_of(dump, colouring, picture, options.layout, fingerprint=fingerprint(dump.path))
+    write_png(output, picture.image(), texts, force=options.force)
+    return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 
 
-def legend_text(colouring: Colouring) -> str:
+def shown(output: Path) -> str:
+    """An output's name, for the person at the screen."""
+    return "standard output" if output == STANDARD_OUTPUT else printable(str(output))
+
+
+def legend_text(colouring: Colouring, screen: TextIO) -> str:
     """The legend for the terminal: each colour with its meaning, its pages and their share."""
     entries = legend(colouring, MOST_ENTRIES)
-    return "\n".join(legend_lines(entries, ansi=_shows_colours()))
+    return "\n".join(legend_lines(entries, ansi=_shows_colours(screen)))
 
 
-def _shows_colours() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def _shows_colours(screen: TextIO) -> bool:
+    return screen.isatty() and not os.environ.get("NO_COLOR")

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+_DISTRIBUTION = "memory-visualizer"
+"""This program's own name among packages."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ def examine() -> list[Part]:
     """Look for all parts on this machine; nothing is started or changed."""
     return [
         *_needed_packages(),
+        _package("lzallright", "kdump files with LZO"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
         _package("volatility3", "plugins3, for Volatility 3"),
-        _program("Volatility 2", "visualizer.sh with a profile", _volatility2, _GET_VOLATILITY2),
+        _program("Volatility 2", "visualizer.sh with a profile", _volatility2, _get_volatility2()),
         _program("Chromium", "the tests of the page", _chromium, "apt install chromium"),
     ]
 
@@ -53,14 +56,32 @@ def _package(name: str, purpose: str, *, is_needed: bool = False) -> Part:
         found: str | None = version(name)
     except PackageNotFoundError:
         found = None
-    return Part(name, purpose, found, f"pip install {name}", is_needed)
+    return Part(name, purpose, found, how_to_get(name), is_needed)
+
+
+def how_to_get(package: str) -> str:
+    """How to install a package beside this copy of the program, in the way that it came itself."""
+    prefix = Path(sys.prefix)
+    if (prefix / "pipx_metadata.json").exists():
+        return f"pipx inject {_DISTRIBUTION} {package}"
+    if (prefix / "uv-receipt.toml").exists():
+        return f"uv pip install --python {_quoted(sys.executable)} {package}"
+    return f"{_quoted(sys.executable)} -m pip install {package}"
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path
 
 
 def _program(name: str, purpose: str, find: Callable[[], str | None], remedy: str) -> Part:
     return Part(name, purpose, find(), remedy)
 
 
-_GET_VOLATILITY2 = "./visualizer.sh --setup, which needs a Python 2.7 (pyenv install 2.7.18)"
+def _get_volatility2() -> str:
+    script = CHECKOUT / "visualizer.sh"
+    if not script.is_file():  # a copy that pip, pipx or uv installed
+        return "visualizer.sh --setup, which is in this program's source"
+    return f"{_quoted(str(script))} --setup, which needs a Python 2.7 (pyenv install 2.7.18)"
 
 
 def _volatility2() -> str | None:

@@ -8,10 +8,13 @@ What a dump can do is written at `Dump`. How a format lies in a file is known to
 `formats` only.
 """
 
+import hashlib
+import stat
 from importlib import import_module
 from pathlib import Path
 
-from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer import notdumps
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import vmware
 from memory_visualizer.formats.base import (
     BLOCK_FRAMES,
@@ -21,6 +24,7 @@ from memory_visualizer.formats.base import (
     Progress,
     Words,
 )
+from memory_visualizer.formats.mapped import file_size
 from memory_visualizer.formats.raw import RawDump
 
 __all__ = [
@@ -31,6 +35,9 @@ __all__ = [
     "Progress",
     "RawDump",
     "Words",
+    "check_file",
+    "fingerprint",
+    "is_dump",
     "open_dump",
 ]
 
@@ -46,25 +53,7 @@ _FORMATS = {
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 
-_PACKED = {
-    b"\x1f\x8b\x08": "gzip",
-    b"\xfd7zXZ\0": "xz",
-    b"PK\x03\x04": "zip",
-    b"BZh": "bzip2",
-    b"(\xb5/\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip",
-}
-_UNREAD = {
-    b"LibvirtQemudSave": "a saved machine; dump its memory (virsh dump --memory-only --format elf)",
-    b"QEVM": "a saved machine; dump its memory (dump-guest-memory in QEMU's monitor)",
-    b"\x7fVirtualBox SavedState": "a saved machine; dump its memory (VBoxManage debugvm)",
-    b"EVF\x09\r\n\xff\0": "an EnCase image; export the raw dump that is in it",
-    b"MDMP": "the minidump of a process, not the memory of a machine",
-    b"HIBR": "a hibernation file; convert it to a raw dump first",
-    b"hibr": "a hibernation file; convert it to a raw dump first",
-}
-_HEAD_SIZE = 32
+_FINGERPRINT_PAGES = 16
 
 
 def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
@@ -74,14 +63,14 @@ def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
     part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
     """
     path = Path(path)
+    check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
-        head = file.read(_HEAD_SIZE) if file.seekable() else b""
-    for magic, name in _PACKED.items():
-        if head.startswith(magic):
-            raise BadInputError(f"{path} is packed with {name}; unpack it first")
-    for magic, what in _UNREAD.items():
-        if head.startswith(magic):
-            raise BadInputError(f"{path} is {what}")
+        head = file.read(notdumps.HEAD_SIZE)
+        what = notdumps.what_it_is(file, path, file_size(file)) if not is_dump(head) else None
+    if what and not vmware.find_state(path):
+        raise BadInputError(f"{path} is {what}")
+    if not lenient and (part := notdumps.split_image(path)):
+        raise DamagedInputError(f"{path} is {part}")
     for magic, format_ in _FORMATS.items():
         if head.startswith(magic):
             module, name = format_.split(".")
@@ -94,3 +83,40 @@ def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
     if remark := vmware.missing_state(path, dump.size):
         dump.remarks = (*dump.remarks, remark)
     return dump
+
+
+def is_dump(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
+    return head.startswith(tuple(_FORMATS))
+
+
+def check_file(path: Path) -> None:
+    """BadInputError where a dump's path leads to what cannot be read as a file, or nowhere.
+
+    Nothing is opened: to open a pipe is to wait for whoever writes into it.
+    """
+    with reading(path):
+        mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        raise BadInputError(
+            f"{path} is a pipe; a dump is read more than once, so save it as a file first"
+        )
+    if stat.S_ISCHR(mode):
+        raise BadInputError(f"{path} is a device; save the memory as a file first")
+
+
+def fingerprint(path: Path) -> str:
+    """A number, in hexadecimal, by which dumps of one name are told apart at once.
+
+    It is made of the file's size and a few of its pages, so it proves nothing: see digest.FileHash
+    for what does. BadInputError when the file cannot be read.
+    """
+    check_file(path)
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb", buffering=0) as file:
+        size = file_size(file)
+        digest.update(size.to_bytes(8, "little"))
+        for part in range(_FINGERPRINT_PAGES):
+            file.seek(size * part // _FINGERPRINT_PAGES // PAGE_SIZE * PAGE_SIZE)
+            digest.update(file.read(PAGE_SIZE))
+    return digest.hexdigest()[:16]

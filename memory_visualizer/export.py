@@ -7,7 +7,7 @@ in JSON they are escaped by its rules, and tables for spreadsheets hold numbers 
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from memory_visualizer.csvtable import csv_parts
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
-from memory_visualizer.output import whole_file
+from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.pagemap import PageClass, PageState
 from memory_visualizer.paging import SHARED
-from memory_visualizer.snapshot import Snapshot
+from memory_visualizer.snapshot import Owners, Snapshot
+from memory_visualizer.volatility2 import profiles_of
 from memory_visualizer.windows import datetime_of
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
@@ -37,19 +38,40 @@ class MissingLibraryError(MemoryVisualizerError):
     """A library is needed that is not installed."""
 
 
-def write_table(path: Path, snapshot: Snapshot) -> None:
+def write_table(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
     """Write the page map, a row for each frame, in the format that the file's ending names.
 
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user``. ``.csv`` and
     ``.parquet``: the same columns, owners as lists. Of a Linux dump there is ``state`` as well, in
-    ``.npz`` with ``state_names``. OSError when it cannot be written,
+    ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
+    ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
+    it cannot be written, or `path` must not be replaced (see output.check_target);
     MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
-    with whole_file(path) as file:
-        writers[path.suffix.lower()](file, snapshot)
+    write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
+    owners = _owners(snapshot, chosen)
+    with whole_file(path, force=force) as file:
+        write(file, snapshot, owners)
+
+
+def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Owners:
+    """Who has which page, of all processes or of some."""
+    owners = snapshot.owners
+    if chosen is None:
+        return owners
+    mine = np.isin(owners.process, list(chosen))
+    return Owners(
+        owners.frame[mine], owners.process[mine], owners.virtual[mine], owners.is_user[mine]
+    )
 
 
 def check_table(path: Path) -> None:
@@ -58,9 +80,9 @@ def check_table(path: Path) -> None:
         _need("pyarrow", "a Parquet table")
 
 
-def _write_npz(file: IO[bytes], snapshot: Snapshot) -> None:
-    owners = snapshot.owners
+def _write_npz(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
     arrays: dict[str, Any] = {
+        "generator": np.array(GENERATOR),
         "pfn": np.arange(snapshot.classes.size),
         "class": snapshot.classes,
         "class_names": np.array(_LABELS),
@@ -76,7 +98,10 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot) -> None:
     # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            entry: str | zipfile.ZipInfo = f"{name}.npy"
+            if name == "generator":  # not packed, so that it is found at once: see output.is_own
+                entry = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
@@ -85,20 +110,17 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
     return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
-_COLUMNS = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner_virtuals")
-
-
-def _write_csv(file: IO[bytes], snapshot: Snapshot) -> None:
-    columns = _COLUMNS if snapshot.states is None else (*_COLUMNS, "state")
+def _write_csv(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
+    columns = CSV_TITLES if snapshot.states is None else (*CSV_TITLES, "state")
     file.write(",".join(columns).encode("ascii") + b"\n")
-    for part in csv_parts(snapshot, snapshot.owners, _pids(snapshot)):
+    for part in csv_parts(snapshot, owners, _pids(snapshot)):
         file.write(part.encode("ascii"))
 
 
-def _write_parquet(file: IO[bytes], snapshot: Snapshot) -> None:
+def _write_parquet(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(to_arrow(snapshot), file)
+    pyarrow.parquet.write_table(_arrow(snapshot, owners), file)
 
 
 def to_arrow(snapshot: Snapshot) -> Any:
@@ -107,9 +129,12 @@ def to_arrow(snapshot: Snapshot) -> Any:
     MissingLibraryError where pyarrow is not installed.
     """
     _need("pyarrow", "an Arrow table")
+    return _arrow(snapshot, snapshot.owners)
+
+
+def _arrow(snapshot: Snapshot, owners: Owners) -> Any:
     import pyarrow as pa
 
-    owners = snapshot.owners
     offsets = np.searchsorted(owners.frame, np.arange(snapshot.classes.size + 1)).astype(np.int32)
     labels = pa.array(_LABELS)
     classes = pa.DictionaryArray.from_arrays(pa.array(snapshot.classes.astype(np.int8)), labels)
@@ -123,11 +148,11 @@ def to_arrow(snapshot: Snapshot) -> Any:
         pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
-    table = dict(zip(_COLUMNS, columns, strict=True))
+    table = dict(zip(CSV_TITLES, columns, strict=True))
     if snapshot.states is not None:
         states = pa.array(snapshot.states.astype(np.int8))
         table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
-    return pa.table(table)
+    return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 
 
 def to_pandas(snapshot: Snapshot) -> Any:
@@ -150,23 +175,29 @@ def to_pandas(snapshot: Snapshot) -> Any:
 
 def _need(module: str, what: str) -> None:
     if find_spec(module) is None:
+        from memory_visualizer.doctor import how_to_get  # here, since most runs lack nothing
+
         raise MissingLibraryError(
-            f"{what} needs {module}, which is not installed (pip install {module})"
+            f"{what} needs {module}, which is not installed ({how_to_get(module)})"
         )
 
 
-def summary(snapshot: Snapshot) -> dict[str, Any]:
+def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
     """All that is known but the pages themselves, as JSON has it.
 
-    Physical addresses are numbers; virtual ones are hexadecimal text, since many readers of JSON
-    keep numbers exactly up to 2**53 only.
+    `chosen`, indices in Snapshot.processes, are the only processes to be told of. Physical
+    addresses are numbers; virtual ones are hexadecimal text, since many readers of JSON keep
+    numbers exactly up to 2**53 only.
     """
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
     is_linux = snapshot.states is not None
+    left_out = [] if chosen is None else set(range(len(snapshot.processes))) - set(chosen)
     return {
+        "generator": GENERATOR,
         "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
         "format": dump.format,
+        "sha256": dump.sha256,
         "size": dump.size,
         "frames": dump.frame_count,
         "runs": len(dump.runs),
@@ -178,6 +209,8 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
         "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
         "stale_spaces": snapshot.stale_spaces,
+        "volatility2_profiles": list(profiles_of(snapshot)),
+        "processes_left_out": len(left_out),
         "processes": [
             {
                 "pid": process.pid,
@@ -195,7 +228,10 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
                 "anomalies": list(process.anomalies),
                 "created": _date(process.created),
             }
-            for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
+            for index, (process, (private, shared)) in enumerate(
+                zip(snapshot.processes, pages, strict=True)
+            )
+            if index not in left_out
         ],
         "copies": [
             {"pid": copy.pid, "name": copy.name, "eprocess": hex(copy.eprocess)}
@@ -218,24 +254,43 @@ def _date(timestamp: int) -> str | None:
         return None
 
 
-def write_json(path: Path, snapshot: Snapshot) -> None:
-    """Write the summary as JSON. OSError when it cannot be written."""
-    with whole_file(path) as file:
-        file.write(json.dumps(summary(snapshot), indent=2).encode("ascii") + b"\n")
+def write_json(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the summary as JSON; the arguments and errors as for summary and write_table."""
+    with whole_file(path, force=force) as file:
+        text = json.dumps(summary(snapshot, chosen=chosen), indent=2)
+        file.write(text.encode("ascii") + b"\n")
 
 
-def write_text_map(path: Path, snapshot: Snapshot) -> None:
-    """Write the text page map (see textmap), as the Volatility 2 plugin prints it."""
+def write_text_map(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the text page map (see textmap), as the Volatility 2 plugin prints it.
+
+    `chosen`, indices in Snapshot.processes: only what these have of their own. Errors as for
+    write_table.
+    """
     width = 12 if snapshot.paging and snapshot.paging.address_bits == 32 else 20
     titles = f"{'(Virtual)':<{width}}{'(Physical)':<14}{'(Size)':<10}(Kernel)"
-    with whole_file(path) as file:
+    with whole_file(path, force=force) as file:
         file.write(f"{titles}\n{'-' * (len(titles) + 2)}\n".encode("ascii"))
-        for part in _text_rows(snapshot, width):
+        for part in _text_rows(snapshot, width, chosen):
             file.write(part)
 
 
-def _text_rows(snapshot: Snapshot, width: int) -> Iterator[bytes]:
+def _text_rows(snapshot: Snapshot, width: int, chosen: Collection[int] | None) -> Iterator[bytes]:
     rows = snapshot.mappings
+    if chosen is not None:
+        rows = rows.take(np.isin(rows.space, list(chosen)))
     held = snapshot.dump.held
     order = np.lexsort((rows.virtual, np.where(rows.space == SHARED, 1 << 30, rows.space)))
     for part in np.array_split(order, len(order) // 65_536 + 1):

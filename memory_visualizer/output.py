@@ -1,21 +1,82 @@
-"""Output files that appear whole or not at all."""
+"""Output files that appear whole or not at all, and never in the place of evidence.
+
+A file that is there is replaced only if this program wrote it, which its own marks tell: each kind
+of output begins (Parquet: ends) as no other program's does. `force` lets others be replaced, but
+never what may be a dump.
+"""
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from memory_visualizer import __version__, notdumps
+from memory_visualizer.dump import PAGE_SIZE, is_dump
+from memory_visualizer.printable import binary_size
+
+NAME = "Memory Visualizer"
+GENERATOR = f"{NAME} {__version__}"
+"""What each kind of output says of who wrote it; tables in CSV and text page maps by their
+titles, since a line of its own there would be in the way of other programs."""
+
+STANDARD_OUTPUT = Path("/dev/stdout")
+"""Stands for this program's standard output, whatever that is, wherever an output is named."""
+_STANDARD_OUTPUTS = (STANDARD_OUTPUT, Path("/dev/fd/1"), Path("/proc/self/fd/1"))
+
+CSV_TITLES = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner_virtuals")
+"""Columns with which each table in CSV begins."""
+
+_MARKS = (
+    rb"\x89PNG\r\n\x1a\n(?s:.{,2000})tEXtSoftware\0Memory Visualizer ",
+    rb'<!DOCTYPE html>\n(?s:.{,200})<meta name="generator" content="Memory Visualizer ',
+    rb'\{\n  "generator": "Memory Visualizer ',
+    re.escape(",".join(CSV_TITLES).encode()) + rb"[\n,]",
+    rb"PK\x03\x04(?s:.{26})generator\.npy(?s:.{,200})" + re.escape(f"{NAME} ".encode("utf-32-le")),
+    rb"\(Virtual\) +\(Physical\) +\(Size\) +\(Kernel\)\n-+\n(0x|\Z)",
+)
+_HEAD_SIZE = 1 << 16
+_PARQUET = b"PAR1"
+_LONGEST_FOOTER = 1 << 24  # bytes; a Parquet file's description of itself
+
+LARGEST_REPLACED = 64 << 20
+"""Bytes up to which `force` lets a file be replaced that this program did not write: more than
+other programs' pictures and pages have, less than most machines' memory."""
+_SMALLEST_DUMP = 1 << 20
+
+_DESCRIPTORS = Path("/proc/self/fd")
+_is_windows = os.name == "nt"
+_FORBIDDEN = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?"
+    r'|.*[<>:"|?*\x00-\x1f].*|.*[. ]',
+    re.IGNORECASE,
+)
+"""File names that Windows forbids, or takes for a device
+(learn.microsoft.com, "Naming Files, Paths, and Namespaces")."""
+
+
+def is_standard_output(path: Path) -> bool:
+    """Whether a path is a name of this program's standard output."""
+    return path in _STANDARD_OUTPUTS
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     """Write a file that has no name yet, and put it in its place when the block ends well.
 
     Whatever ends the process before, nothing is left. OSError, with the path that was asked for,
-    when it cannot be written.
+    when it cannot be written, or when a file is there that must not be replaced (see
+    check_target). Standard output gets what is written at once.
     """
-    target = check_target(path)
+    if is_standard_output(path):
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = check_target(path, force=force)
     part = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
     try:
         with _unnamed_file(part) as file:
@@ -23,6 +84,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             if not part.exists():
                 _give_name(file.fileno(), part)
+        check_target(path, force=force)  # much may have happened meanwhile
         part.replace(target)
     except OSError as error:  # name the file that was asked for, not the one beside it
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -33,38 +95,90 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 def _unnamed_file(part: Path) -> IO[bytes]:
     """A file without a name in the folder of `part`; `part` itself where that is not possible.
 
-    (O_TMPFILE, open(2): not all file systems have it.)
+    (O_TMPFILE, open(2): only Linux has it, and not for all file systems. The name is given through
+    /proc.)
     """
-    try:
-        descriptor = os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except OSError:
-        return part.open("xb")
-    return os.fdopen(descriptor, "wb")
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is not None and _DESCRIPTORS.is_dir():
+        try:
+            return os.fdopen(os.open(part.parent, flag | os.O_WRONLY, 0o666), "wb")
+        except OSError:
+            pass
+    return part.open("xb")
 
 
 def _give_name(descriptor: int, path: Path) -> None:
     """Link a file that has no name yet into a folder (linkat(2), AT_SYMLINK_FOLLOW)."""
-    descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+    descriptors = os.open(_DESCRIPTORS, os.O_RDONLY)
     try:
         os.link(str(descriptor), path, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
         os.close(descriptors)
 
 
-def check_target(path: Path) -> Path:
-    """Raise OSError when a file at `path` could surely not be written.
+def check_target(path: Path, *, force: bool = False) -> Path:
+    """Raise OSError when a file at `path` could not, or must not, be written.
 
     For whoever wants to know before the work is done. A renamed file would take the place of a
-    device or a pipe, so these are refused. Returns where the file really goes: a symbolic link
-    stays one.
+    device or a pipe, so these are refused; so is a file that this program did not write, unless
+    `force` is given, and then, too, what may be a dump. Returns where the file really goes: a
+    symbolic link stays one.
     """
+    if is_standard_output(path):
+        return path
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if _is_windows and _FORBIDDEN.fullmatch(path.name):
+        raise OSError(errno.EINVAL, "Windows allows no file of this name", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "it is there and is not a plain file", str(path))
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "its folder cannot be written to", str(path))
+    if target.exists() and (fault := _why_not_replaced(target, force=force)):
+        raise FileExistsError(errno.EEXIST, fault, str(path))
     return target
+
+
+def _why_not_replaced(target: Path, *, force: bool) -> str:
+    """Why a file that is there must stay; nothing where it may go."""
+    size = target.stat().st_size
+    if not size or is_own(target):
+        return ""
+    if not force:
+        return "it is there, and not written by this program; --force replaces it"
+    with target.open("rb") as file:
+        head = file.read(notdumps.HEAD_SIZE)
+    is_archive = target.suffix.lower() == ".npz" and head.startswith(b"PK\x03\x04")
+    if is_dump(head) or (notdumps.begins_as(head) and not is_archive):
+        return "it is there, and begins as a dump or an archive does, which --force replaces never"
+    if size > LARGEST_REPLACED:
+        return (
+            f"it is there and has {binary_size(size)}: --force replaces files of up to"
+            f" {binary_size(LARGEST_REPLACED)}, since larger ones may be dumps"
+        )
+    if size >= _SMALLEST_DUMP and size % PAGE_SIZE == 0:
+        return "it is there, and is whole pages, as raw dumps are, which --force replaces never"
+    return ""
+
+
+def is_own(path: Path) -> bool:
+    """Whether this program wrote a file, by the marks that it puts into each kind; or OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_SIZE)
+        if head.startswith(_PARQUET):
+            return _is_own_parquet(file)
+    return any(re.match(mark, head) for mark in _MARKS)
+
+
+def _is_own_parquet(file: IO[bytes]) -> bool:
+    """By the description at the file's end (Apache Parquet, "File Format")."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    length, magic = int.from_bytes(file.read(4), "little"), file.read(4)
+    if magic != _PARQUET or not 0 < length <= min(_LONGEST_FOOTER, size - 8):
+        return False
+    file.seek(size - 8 - length)
+    return re.search(rb"generator(?s:.{1,8})Memory Visualizer ", file.read(length)) is not None

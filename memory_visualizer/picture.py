@@ -1,5 +1,6 @@
 """The picture: one pixel for each page frame, as a PNG file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,20 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from memory_visualizer import __version__
 from memory_visualizer.colouring import Colouring
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.layout import arrange
 from memory_visualizer.legend import legend as legend_of
 from memory_visualizer.legend import legend_json
-from memory_visualizer.output import whole_file
+from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.palette import Colour
 from memory_visualizer.printable import binary_size, printable
 
 MOST_PIXELS = 1 << 31
 MOST_ENTRIES = 24
 """Entries of a legend, at most."""
+
+_HEAD_SIZE = 4096
+"""Bytes of a picture in which its first text chunks lie."""
 
 _RUN_LENGTHS = 3
 """zlib's Z_RLE: of such pictures it makes files as small as its default does, in a third of the
@@ -120,10 +123,22 @@ def picture_of(
     )
 
 
-def texts_of(dump: Dump, colouring: Colouring, picture: Painting, layout: str) -> dict[str, str]:
-    """The text chunks of a dump's picture (keyword to text)."""
+def texts_of(
+    dump: Dump,
+    colouring: Colouring,
+    picture: Painting,
+    layout: str,
+    *,
+    fingerprint: str | None = None,
+) -> dict[str, str]:
+    """The text chunks of a dump's picture (keyword to text); `fingerprint` is dump.fingerprint's.
+
+    The first two are looked for before a picture is replaced: see output.is_own, fingerprint_in.
+    """
     return {
-        "Software": f"Memory Visualizer {__version__}",
+        "Software": GENERATOR,
+        **({"Fingerprint": fingerprint} if fingerprint else {}),
+        **({"SHA-256": dump.sha256} if dump.sha256 else {}),
         "Source": printable(dump.path.name),
         "Colours": colouring.name,
         "Legend": legend_json(colouring),
@@ -132,13 +147,23 @@ def texts_of(dump: Dump, colouring: Colouring, picture: Painting, layout: str) -
     }
 
 
-def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> None:
+def fingerprint_in(path: Path) -> str | None:
+    """The fingerprint of the dump that a picture of this program is of; None where it has none."""
+    with path.open("rb") as file:
+        found = re.search(rb"tEXtFingerprint\0([0-9a-f]{16})", file.read(_HEAD_SIZE))
+    return found[1].decode("ascii") if found else None
+
+
+def write_png(
+    path: Path, picture: Image.Image, texts: Mapping[str, str], *, force: bool = False
+) -> None:
     """Write a picture as a PNG file with text chunks (keyword to text).
 
     The file appears whole or not at all: it is written beside its place and then renamed. Same
-    picture and texts, same bytes. OSError when it cannot be written.
+    picture and texts, same bytes. OSError when it cannot be written, or must not be replaced (see
+    output.check_target).
     """
-    with whole_file(path) as file:
+    with whole_file(path, force=force) as file:
         save_png(file, picture, texts)
 
 

@@ -1,7 +1,10 @@
 """`memviz doctor`: what is there is found, what is not is said to be missing."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from memory_visualizer import __version__, cli, doctor
 from memory_visualizer.doctor import Part, examine
+from tests.conftest import ROOT
 
 
 def parts() -> dict[str, Part]:
@@ -59,7 +63,8 @@ def test_a_missing_part(
     monkeypatch.setattr(doctor, "examine", lambda: [missing])
     assert cli.main(["doctor"]) == (1 if is_needed else 0)
     printed = capsys.readouterr()
-    assert "  no-such-package  -  something: pip install no-such-package\n" in printed.out
+    remedy = f"{sys.executable} -m pip install no-such-package"
+    assert f"  no-such-package  -  something: {remedy}\n" in printed.out
     assert ("missing, and needed: no-such-package" in printed.err) == is_needed
 
 
@@ -74,3 +79,51 @@ def test_a_dump_of_that_name(tmp_path: Path) -> None:
     )
     assert result.returncode == 3
     assert (tmp_path / "doctor.png").exists()
+
+
+def test_every_part_is_known() -> None:
+    """Whatever the package imports, and whatever extras pyproject.toml names for its users."""
+    imported: set[str] = set()
+    for path in (ROOT / "memory_visualizer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"memory_visualizer"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {
+        re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+        for name, requirements in project["optional-dependencies"].items()
+        if name != "test"
+        for requirement in requirements
+    }
+    assert {"lzallright", "pyarrow"} <= extras
+    known = {"PIL" if name == "pillow" else name for name in parts()}
+    assert others | extras <= known
+
+
+@pytest.mark.parametrize(
+    ("marker", "remedy"),
+    [
+        ("pipx_metadata.json", "pipx inject memory-visualizer lzallright"),
+        ("uv-receipt.toml", f"uv pip install --python {sys.executable} lzallright"),
+        ("pyvenv.cfg", f"{sys.executable} -m pip install lzallright"),
+    ],
+)
+def test_remedies_fit_the_way_of_installation(
+    marker: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package beside this copy goes where this copy is."""
+    (tmp_path / marker).touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert doctor.how_to_get("lzallright") == remedy
+
+
+def test_volatility_2_of_a_copy_without_the_front_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What pip installed has no visualizer.sh to be run."""
+    assert parts()["Volatility 2"].remedy.startswith(f"{ROOT}/visualizer.sh --setup")
+    monkeypatch.setattr(doctor, "CHECKOUT", tmp_path)
+    assert "in this program's source" in parts()["Volatility 2"].remedy

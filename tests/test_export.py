@@ -13,6 +13,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, csvtable, export
+from memory_visualizer.output import GENERATOR
 from memory_visualizer.pagemap import classify
 from memory_visualizer.textmap import read_mapped_frames
 from tests.forge import MIB, Truth, forge, profiles
@@ -64,7 +65,9 @@ def test_npz(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     export.write_table(path, snapshot)
     with np.load(path) as arrays:
         table = dict(arrays)
+    assert table["generator"] == GENERATOR
     assert list(table) == [
+        "generator",
         "pfn",
         "class",
         "class_names",
@@ -213,8 +216,10 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     classes = truth.classes(truth.alive)
     processes = summary.pop("processes")
     assert summary == {
+        "generator": GENERATOR,
         "dump": "win7.raw",
         "format": "raw",
+        "sha256": None,
         "size": 32 * MIB,
         "frames": truth.frames,
         "runs": 1,
@@ -226,6 +231,12 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "classes": {label: int(np.count_nonzero(classes == label)) for label in LABELS.tolist()},
         "states": None,
         "stale_spaces": 1,
+        "volatility2_profiles": sorted(
+            name for name, one in profiles().items() if (one.version, one.bits) == ((6, 1), 64)
+        ),
+        "processes_left_out": 0,
+        "copies": [],
+        "remarks": [],
     }
     names = ("pid", "ppid", "name", "dtb", "listed", "exited")
     assert [tuple(process[name] for name in names) for process in processes] == sorted(

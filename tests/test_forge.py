@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.forge import GIB, KERNEL, MIB, Truth, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 from tests.simple_walker import ADDRESS, LARGE, PRESENT, PROTOTYPE, TRANSITION, USER, Page, walk
@@ -229,3 +230,19 @@ def test_a_large_image_needs_little_memory(tmp_path: Path) -> None:
     )
     assert int(done.stdout) < 600 * 1024
     assert (tmp_path / "dump").stat().st_size == 16 * GIB
+
+
+def test_no_dump_of_another_is_replaced(tmp_path: Path) -> None:
+    """Neither by the command line: only what has its truth beside it."""
+    command = [sys.executable, "-m", "tests.forge", "WinXPSP2x86", str(tmp_path / "a.raw")]
+    command += ["--size", "16M"]
+    (tmp_path / "a.raw").write_bytes(b"evidence")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "a.raw is there, and not from here, since it has no a.raw.truth.npz" in result.stderr
+    assert (tmp_path / "a.raw").read_bytes() == b"evidence"
+    subprocess.run([*command, "--force"], cwd=ROOT, check=True)
+    first = (tmp_path / "a.raw").read_bytes()
+    subprocess.run([*command, "--seed", "1"], cwd=ROOT, check=True)
+    assert (tmp_path / "a.raw").read_bytes() != first
+    assert {path.name for path in tmp_path.iterdir()} == {"a.raw", "a.raw.truth.npz"}

@@ -263,6 +263,8 @@ def test_map_without_rows(files: Files) -> None:
         (["a", "b", "c", "--width", "65536"], "must be a whole number from 1 to 65535"),
         (["a", "b", "c", "--width", "x"], "must be a whole number from 1 to 65535"),
         (["a", "b", "c", "--palette", "x"], "invalid choice: 'x'"),
+        (["a", "b", "-o", "x.jpg"], "must end in .png, or be - for standard output"),
+        (["a", "b", "-o", "other.raw"], "must end in .png"),
     ],
 )
 def test_usage_errors(arguments: list[str], sentence: str) -> None:
@@ -270,6 +272,8 @@ def test_usage_errors(arguments: list[str], sentence: str) -> None:
     result = run(arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert sentence in result.stderr
+    assert result.stderr.startswith("imagegenerator.py: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_help() -> None:
@@ -289,6 +293,53 @@ def test_inputs_are_never_overwritten(files: Files, source: str) -> None:
     assert result.returncode == 2
     assert result.stderr == f"imagegenerator.py: {link} is an input and must not be replaced\n"
     assert (files.dump.read_bytes(), files.map.read_text()) == (DUMP, MAP)
+
+
+def test_what_others_wrote_stays(files: Files) -> None:
+    """Unless --force is given; and then, too, what may be a dump."""
+    files.png.write_bytes(b"mine")
+    result = files.run()
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"imagegenerator.py: cannot write {files.png}: it is there, and not written by this"
+        " program; --force replaces it\n"
+    )
+    assert files.png.read_bytes() == b"mine"
+    assert files.run("--force").returncode == 0
+    assert painted(files.png) == PAINTED
+    assert files.run("--legend").returncode == 0
+    for contents in (b"EMiL" + bytes(100), bytes(1 << 20)):
+        files.png.write_bytes(contents)
+        assert files.run("--force").returncode == 1
+        assert files.png.read_bytes() == contents
+
+
+def test_another_dump_of_that_name(files: Files) -> None:
+    """Its picture in images/ is not replaced unasked."""
+    copy = files.folder / "checkout"
+    copy.mkdir()
+    shutil.copy(PROGRAM, copy)
+    arguments = [str(files.dump), str(files.map), "memory"]
+    assert run(arguments, copy / PROGRAM.name).returncode == 0
+    first = (copy / "images/memory.png").read_bytes()
+    assert run(arguments, copy / PROGRAM.name).returncode == 0
+    files.dump.write_bytes(DUMP[::-1])
+    result = run(arguments, copy / PROGRAM.name)
+    assert result.returncode == 1
+    assert "it is there, and of another dump" in result.stderr
+    assert (copy / "images/memory.png").read_bytes() == first
+    assert run([*arguments, "--force"], copy / PROGRAM.name).returncode == 0
+    assert (copy / "images/memory.png").read_bytes() != first
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_standard_output(files: Files, name: str) -> None:
+    """The picture alone; the legend goes to standard error."""
+    assert files.run().returncode == 0
+    command = [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", name]
+    result = subprocess.run(command, capture_output=True, check=True)
+    assert result.stdout == files.png.read_bytes()
+    assert b"unused-zero" in result.stderr
 
 
 def test_output_folder_is_missing(files: Files) -> None:
@@ -312,7 +363,8 @@ def test_output_is_a_pipe(files: Files) -> None:
 
 def test_full_disk(files: Files) -> None:
     """The old picture stays, and no half of the new one."""
-    files.png.write_bytes(b"old")
+    assert files.run().returncode == 0
+    old = files.png.read_bytes()
     result = subprocess.run(
         [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", str(files.png)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
@@ -322,7 +374,7 @@ def test_full_disk(files: Files) -> None:
     )
     assert result.returncode == 1
     assert result.stderr == f"imagegenerator.py: cannot write {files.png}: File too large\n"
-    assert files.png.read_bytes() == b"old"
+    assert files.png.read_bytes() == old
     assert len(list(files.folder.iterdir())) == 3
 
 

@@ -1,6 +1,7 @@
 """The command memviz, run as people run it."""
 
 import csv
+import hashlib
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,14 @@ from memory_visualizer.palette import DEFAULT, hex_colour
 from tests.forge import Truth, forge, profiles
 from tests.forge.containers import write_lime
 from tests.forge.memory import PAGE_SIZE
+from tests.forge.truth import INJECTED_PAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = [page_class.label for page_class in PageClass]
 WIDTH = 91
 """Of the picture of 32 MiB: the smallest square that holds 8,192 pages."""
+ENDINGS = {"-o": ".png", "--html": ".html", "--table": ".csv", "--json": ".json", "--map": ".map"}
+"""An ending that each output may have."""
 
 
 def run(
@@ -150,7 +155,7 @@ def test_picture_in_this_folder(dump: Path, truth: Truth, tmp_path: Path) -> Non
 
 def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     """What the dump is, of what system, the classes, the processes."""
-    head, picture, processes = run([dump], tmp_path).stdout.split("\n\n")
+    head, picture, processes, code = run([dump], tmp_path).stdout.split("\n\n")
     assert head == (
         "win7.raw: raw, 32 MiB, 8,192 pages in 1 run\n"
         "Windows 6.1 (7 or Server 2008 R2), x86-64 paging, taken 2019-04-17 18:40:00 UTC"
@@ -169,6 +174,11 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     )
     assert columns.split() == ["pid", "parent", "private", "shared", "name"]
     assert left == "1 address space without a process: not painted"
+    [injected] = [process for process in truth.processes if process.injected]
+    assert code == (
+        f"{INJECTED_PAGES} pages that user mode may write and execute, private: {injected.name}"
+        f" (pid {injected.pid}) {INJECTED_PAGES}\n"
+    )
 
     holders = sum(user_pages(truth, [owner]).astype(int) for owner in truth.alive)
     expected = []
@@ -235,7 +245,7 @@ def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) 
     [
         ("WinXPSP3x86", "Windows 5.1 (XP), x86 paging"),
         ("Win2003SP1x86", "Windows 5.2 (Server 2003 or XP x64), x86 paging"),
-        ("Win10x64_17134", "Windows 10.0 (10 or 11, or their Servers), x86-64 paging"),
+        ("Win10x64_17134", "Windows 10.0.17134 (10 or Server 2016 to 2022), x86-64 paging"),
     ],
 )
 def test_systems(profile: str, system: str, tmp_path: Path) -> None:
@@ -400,6 +410,52 @@ def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Path) -> None:
+    """Tables, JSON and map tell of them only, the page opens with them, the summary lists them."""
+    chosen = [n for n, p in enumerate(truth.processes) if p.name in ("csrss.exe", "lsass.exe")]
+    pids = {truth.processes[n].pid for n in chosen}
+    options = ["--name", "csrss|lsass", "--json", "a.json", "--map", "a.map", "--html", "a.html"]
+    result = run([dump, *options, "--table", "a.npz"], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    listed = result.stdout.split(f"Pages of {len(chosen)} processes shown, others pale\n")[1]
+    assert [line.split() for line in listed.splitlines()[: len(chosen)]] == sorted(
+        ([str(truth.processes[n].pid), truth.processes[n].name] for n in chosen),
+        key=lambda words: int(words[0]),
+    )
+
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert {process["pid"] for process in summary["processes"]} == pids
+    assert summary["processes_left_out"] == len(truth.processes) - len(chosen)
+    with np.load(tmp_path / "a.npz") as table:
+        owners = set(zip(table["owner_pfn"].tolist(), table["owner_pid"].tolist(), strict=True))
+        assert table["pfn"].size == truth.frames
+    expected = {
+        (frame, truth.processes[owner].pid)
+        for owner in chosen
+        for frame in np.flatnonzero(pages_of(truth, [owner])).tolist()
+    }
+    assert owners == expected
+    run([dump, "--name", "csrss|lsass", "--table", "a.csv"], tmp_path)
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    in_csv = {(int(row["pfn"]), int(pid)) for row in rows for pid in row["owner_pids"].split()}
+    assert in_csv == expected
+
+    rows_of_map = [line.split() for line in (tmp_path / "a.map").read_text().splitlines()[2:]]
+    mapped = np.zeros(truth.frames, bool)
+    for _, physical, size, _ in rows_of_map:
+        first = int(physical, 16) // PAGE_SIZE
+        mapped[first : first + int(size, 16) // PAGE_SIZE] = True
+    np.testing.assert_array_equal(mapped, pages_of(truth, chosen))
+
+    indexes = [
+        n for n, process in enumerate(sorted(p.pid for p in truth.processes)) if process in pids
+    ]
+    shown = re.search(r'"show":"([\d,]*)"', (tmp_path / "a.html").read_text())
+    assert shown
+    assert [int(index) for index in shown[1].split(",")] == indexes
+
+
 # Tables, JSON, map
 
 
@@ -455,6 +511,176 @@ def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+# Standard output
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+@pytest.mark.parametrize("option", ENDINGS)
+def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> None:
+    """The same bytes as in a file, alone; the summary goes to standard error."""
+    others = [] if option == "-o" else ["-o", "b.png"]
+    run([dump, option, f"a{ENDINGS[option]}", *others], tmp_path, check=True)
+    expected = (tmp_path / f"a{ENDINGS[option]}").read_bytes()
+    arguments = [dump, option, name, *others]
+    command = [sys.executable, "-m", "memory_visualizer", *map(str, arguments)]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True)
+    assert result.returncode == 0
+    assert result.stdout == expected
+    said = result.stderr.decode()
+    assert said.startswith("win7.raw: raw, 32 MiB")
+    assert "standard output: " in said
+    assert "lsass.exe" in said
+    with (tmp_path / "redirected").open("wb") as file:
+        subprocess.run([*command, "-q"], cwd=tmp_path, env=environment(), stdout=file, check=True)
+    assert (tmp_path / "redirected").read_bytes() == expected
+
+
+def test_nobody_reads_standard_output(dump: Path, tmp_path: Path) -> None:
+    """The other outputs are written all the same."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run([dump, "--map", "-", "--json", "a.json"], tmp_path, stdout=writer)
+    os.close(writer)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    json.loads((tmp_path / "a.json").read_text())
+
+
+def test_no_picture_on_a_terminal(dump: Path, tmp_path: Path) -> None:
+    output = on_a_terminal(
+        lambda slave: run([dump, "-o", "-"], tmp_path, stdout=slave, stderr=slave)
+    )
+    assert output == (
+        "memviz: a picture is not written to a terminal; name a file, or redirect it\r\n"
+    )
+
+
+def test_a_file_called_minus(noise: Path, tmp_path: Path) -> None:
+    """By a path, as everywhere; standard input is no dump, and is not waited for."""
+    (tmp_path / "-").write_bytes(noise.read_bytes())
+    result = run(["-"], tmp_path, stdin=subprocess.PIPE)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "standard input can be none" in result.stderr
+
+
+def test_a_pipe_as_dump(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run(["pipe", "--json", "a.json"], tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("memviz: pipe is a pipe; ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+
+
+# The hash
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime", "noise"])
+def test_hash(kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path) -> None:
+    """Of the file itself, in all that is written; without the option nowhere."""
+    source = {"raw": dump, "lime": lime, "noise": noise}[kind]
+    expected = hashlib.sha256(source.read_bytes()).hexdigest()
+    outputs = ["-o", "a.png", "--json", "a.json", "--html", "a.html"]
+    plain = run([source, *outputs], tmp_path)
+    assert expected not in plain.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["sha256"] is None
+    result = run([source, *outputs, "--hash"], tmp_path)
+    assert result.returncode == plain.returncode
+    assert f"\nSHA-256 {expected}\n" in result.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["sha256"] == expected
+    assert f"SHA-256 {expected}" in (tmp_path / "a.html").read_text()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["SHA-256"] == expected
+
+
+# Quiet, verbose, other spellings
+
+
+def test_quiet(dump: Path, noise: Path, tmp_path: Path) -> None:
+    """No summary; what is wrong is said."""
+    result = run([dump, "-q", "--json", "a.json"], tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert len(list(tmp_path.iterdir())) == 2
+    result = run([noise, "--quiet"], tmp_path)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "neither Windows nor Linux" in result.stderr
+
+
+def test_verbose(dump: Path, tmp_path: Path) -> None:
+    """Each step's time, on standard error; the summary stays as it is."""
+    plain = run([dump, "--json", "a.json"], tmp_path)
+    result = run([dump, "--json", "a.json", "-v"], tmp_path)
+    assert result.stdout == plain.stdout
+    steps = ["reading the dump", r"writing win7\.raw\.png", r"writing a\.json", "the summary"]
+    assert re.fullmatch("".join(rf"memviz: \d+\.\d\d s: {step}\n" for step in steps), result.stderr)
+
+
+@pytest.mark.parametrize("palette", ["colorblind", "color-blind", "colourblind", "Colour-Blind"])
+def test_other_spellings(palette: str, dump: Path, tmp_path: Path) -> None:
+    options = ["--color-by", "protection", "--palette", "colour-blind", "-o", "a.png"]
+    run([dump, *options], tmp_path, check=True)
+    options = ["--colour-by", "protection", "--palette", palette, "-o", "b.png"]
+    run([dump, *options], tmp_path, check=True)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_consoles_without_utf_8(tmp_path: Path) -> None:
+    """cp1252 and cp437: what cannot be shown is escaped, and nothing fails."""
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 << 20, names=["日本ß.exe"])
+    for encoding, name in (("cp1252", r"\u65e5\u672cß.exe"), ("cp437", r"\u65e5\u672cß.exe")):
+        result = run(
+            ["dump", "--name", "exe", "-v"],
+            tmp_path,
+            env=environment(PYTHONIOENCODING=encoding),
+            encoding=encoding,
+        )
+        assert result.returncode == 0
+        assert name in result.stdout
+
+
+# No system
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("zeros", "the dump is all zeros"),
+        ("noise", r"looks compressed or encrypted: entropy 7\.9[56] in 100 % of its pages"),
+        ("half noise", r"looks compressed or encrypted: entropy 7\.9[56] in 100 % of its pages"),
+        ("packed", "looks compressed or encrypted: entropy 7.9"),
+        (
+            "program",
+            r"of another system, or damaged \(50 % zeros, entropy [456]\.\d\d in the rest\)",
+        ),
+    ],
+)
+def test_what_a_dump_without_a_system_looks_like(kind: str, words: str, tmp_path: Path) -> None:
+    """Zeros, noise and what else there may be are told apart, by what the pages hold."""
+    rng = np.random.default_rng(0)
+    code = b"".join(path.read_bytes() for path in sorted((ROOT / "memory_visualizer").glob("*.py")))
+    contents = {
+        "zeros": bytes(64 * PAGE_SIZE),
+        "noise": rng.bytes(64 * PAGE_SIZE),
+        "half noise": rng.bytes(64 * PAGE_SIZE) + bytes(256 * PAGE_SIZE),
+        "packed": b"\0" + zlib.compress(rng.bytes(2000) * 200 + code, 9),
+        "program": bytes(64 * PAGE_SIZE) + (code * 9)[: 64 * PAGE_SIZE],
+    }[kind]
+    (tmp_path / "dump").write_bytes(
+        contents.ljust(-(-len(contents) // PAGE_SIZE) * PAGE_SIZE, b"\0")
+    )
+    result = run(["dump"], tmp_path)
+    assert result.returncode == 3
+    assert re.search(words, result.stderr), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_machine_without_no_execute(tmp_path: Path) -> None:
+    """Where no page is barred from execution, that a page may be executed tells nothing."""
+    forge(tmp_path / "dump", profiles()["WinXPSP2x86"], pae=False)
+    result = run(["dump"], tmp_path)
+    assert result.returncode == 0
+    assert "write and execute" not in result.stdout
+
+
 # No Windows
 
 
@@ -463,9 +689,11 @@ def test_no_windows(noise: Path, tmp_path: Path) -> None:
     options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
     result = run([noise, *options], tmp_path)
     assert result.returncode == 3
-    assert result.stderr == (
-        "memviz: neither Windows nor Linux was found: the dump is of another system, damaged or"
-        " encrypted; only zeros and data are told apart\n"
+    assert re.fullmatch(
+        r"memviz: neither Windows nor Linux was found: the dump looks compressed or encrypted:"
+        r" entropy 7\.9[56] in 100 % of its pages that are not zeros; only zeros and data are told"
+        r" apart\n",
+        result.stderr,
     )
     assert (
         "noise.raw: raw, 32 KiB, 8 pages in 1 run\nNo Windows and no Linux found\n" in result.stdout
@@ -520,9 +748,9 @@ def test_hostile_names(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
         shown = result.stdout.splitlines()
         assert all(line.isprintable() for line in shown)
-        column = shown[-1 - 14 - len("x") :]  # the table's head, 14 processes, the last line
-        place = column[0].index("name")
-        listed = [line[place:] for line in column[1:-1]]
+        [head] = [n for n, line in enumerate(shown) if line.split()[:2] == ["pid", "parent"]]
+        place = shown[head].index("name")
+        listed = [line[place:] for line in shown[head + 1 :][:14]]
         expected = [
             name if encoding == "utf-8" else name.encode("ascii", "backslashreplace").decode()
             for name in HOSTILE.values()
@@ -585,26 +813,88 @@ sys.exit(code)
     assert dump.read_bytes() == contents
 
 
-@pytest.mark.parametrize("option", ["-o", "--table", "--json", "--map"])
-def test_the_dump_is_never_replaced(option: str, noise: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_the_dump_is_never_replaced(
+    force: list[str], option: str, ending: str, noise: Path, tmp_path: Path
+) -> None:
     """By no output, and not under another name either."""
-    (tmp_path / "dump.csv").write_bytes(noise.read_bytes())
-    (tmp_path / "link.csv").symlink_to("dump.csv")
-    result = run(["dump.csv", option, "link.csv"], tmp_path)
+    (tmp_path / f"dump{ending}").write_bytes(noise.read_bytes())
+    (tmp_path / f"link{ending}").symlink_to(f"dump{ending}")
+    result = run([f"dump{ending}", option, f"link{ending}", *force], tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "memviz: link.csv is an input and must not be replaced\n"
-    assert (tmp_path / "dump.csv").read_bytes() == noise.read_bytes()
+    assert result.stderr == f"memviz: link{ending} is an input and must not be replaced\n"
+    assert (tmp_path / f"dump{ending}").read_bytes() == noise.read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_lies_beside_the_dump_is_never_replaced(noise: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_what_lies_beside_the_dump_is_never_replaced(
+    force: list[str], noise: Path, tmp_path: Path
+) -> None:
     """VMware's dumps are two files."""
     (tmp_path / "a.vmem").write_bytes(noise.read_bytes())
     (tmp_path / "a.vmss").write_bytes(b"state")
-    result = run(["a.vmem", "--json", "a.vmss"], tmp_path)
+    (tmp_path / "a.json").symlink_to("a.vmss")
+    result = run(["a.vmem", "--json", "a.json", *force], tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "memviz: a.vmss is an input and must not be replaced\n"
+    assert result.stderr == "memviz: a.json is an input and must not be replaced\n"
     assert (tmp_path / "a.vmss").read_bytes() == b"state"
+
+
+@pytest.mark.parametrize("option", ENDINGS)
+def test_two_dumps_where_one_is_meant(option: str, dump: Path, noise: Path, tmp_path: Path) -> None:
+    """`memviz --html *.raw`: the shell puts a dump where the output's name should be."""
+    for name, source in (("a.raw", dump), ("b.raw", noise)):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        (tmp_path / name).chmod(0o444)
+    for more in ([], ["--force"]):
+        result = run([option, "a.raw", "b.raw", *more], tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"argument {option}" in result.stderr
+        assert re.search(r": must end in .*; not a\.raw \(", result.stderr)
+        assert result.stderr.count("\n") == 1
+    assert (tmp_path / "a.raw").read_bytes() == dump.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
+def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
+    """Unless --force is given; what this program wrote gives way, whatever it was."""
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(b"mine")
+    result = run([noise, option, path.name], tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"memviz: cannot write a{ending}: it is there, and not written by this program;"
+        " --force replaces it\n"
+    )
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]
+    assert run([noise, option, path.name, "--force"], tmp_path).returncode == 3
+    first = path.read_bytes()
+    assert first != b"mine"
+    assert run([noise, option, path.name], tmp_path).returncode == 3
+    assert path.read_bytes() == first
+
+
+def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
+    """In two folders: the second one's picture does not take the place of the first one's."""
+    for folder, source in (("a", dump), ("b", noise)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "memory.raw").write_bytes(source.read_bytes())
+    assert run(["a/memory.raw"], tmp_path).returncode == 0
+    first = (tmp_path / "memory.raw.png").read_bytes()
+    result = run(["b/memory.raw"], tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "memviz: cannot write memory.raw.png: it is there, and of another dump; -o names another"
+        " file, --force replaces it\n"
+    )
+    assert (tmp_path / "memory.raw.png").read_bytes() == first
+    assert run(["a/memory.raw", "--legend"], tmp_path).returncode == 0  # the same dump again
+    assert run(["b/memory.raw", "--force"], tmp_path).returncode == 3
+    assert classes_in(tmp_path / "memory.raw.png", 8)[0] == "unused-data"
 
 
 # Errors
@@ -619,6 +909,11 @@ def test_what_lies_beside_the_dump_is_never_replaced(noise: Path, tmp_path: Path
         (["a", "--name", "("], "--name: is no regular expression: missing ), unterminated"),
         (["a", "--table", "a.txt"], "--table: must end in one of .npz, .csv, .parquet"),
         (["a", "--table", "csv"], "--table: must end in one of .npz, .csv, .parquet"),
+        (["a", "-o", "x.jpg"], "-o/--output: must end in .png, or be - for standard output"),
+        (["a", "-o", ".png"], "-o/--output: must end in .png"),
+        (["a", "--json", "x.raw"], "--json: must end in .json"),
+        (["a", "--map", "x.raw"], "--map: must end in one of .map, .txt"),
+        (["a", "--html", "x.raw"], "--html: must end in one of .html, .htm"),
         (["a", "--width", "0"], "--width: must be a whole number from 1 to 65535"),
         (["a", "b"], "unrecognized arguments: b"),
     ],
@@ -627,18 +922,19 @@ def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> No
     result = run(arguments, tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert sentence in result.stderr
+    assert re.fullmatch(r"memviz: .* \(memviz --help lists all options\)\n", result.stderr)
 
 
 def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
     """Exit code 2, one sentence, and nothing written; --lenient takes what is there."""
     (tmp_path / "cut").write_bytes(noise.read_bytes()[:-1])
     (tmp_path / "empty").touch()
-    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08 and so on")
+    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08\0 and so on")
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in (
         ("missing", "cannot read missing: No such file or directory"),
         ("empty", "empty holds 0 bytes, less than one page"),
-        ("packed", "packed is packed with gzip; unpack it first"),
+        ("packed", "packed is packed with gzip; unpack it first (gzip -dk)"),
         (".", "cannot read .: Is a directory"),
         ("cut", "cut is not a whole number of 4,096-byte pages: 4,095 bytes follow page 7"),
     ):
@@ -656,40 +952,49 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
 
 
 def test_an_output_for_two(noise: Path, tmp_path: Path) -> None:
-    result = run([noise, "--json", "a", "--map", "../" + tmp_path.name + "/a"], tmp_path)
+    (tmp_path / "b.json").symlink_to("b.map")
+    result = run([noise, "--json", "b.json", "--map", "b.map"], tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "memviz: a is named for more than one output\n"
-    assert list(tmp_path.iterdir()) == []
+    assert result.stderr == "memviz: b.json is named for more than one output\n"
+    result = run([noise, "--json", "-", "--map", "/dev/stdout"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "memviz: standard output is named for more than one output\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
-@pytest.mark.parametrize("option", ["-o", "--table", "--json", "--map"])
-def test_folder_is_missing(option: str, noise: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
+def test_folder_is_missing(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
     """Known before the work, so nothing is written at all."""
-    result = run([noise, option, "nowhere/a.csv"], tmp_path)
+    result = run([noise, option, f"nowhere/a{ending}"], tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "memviz: cannot write nowhere/a.csv: its folder does not exist\n"
+    assert result.stderr == f"memviz: cannot write nowhere/a{ending}: its folder does not exist\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_some_outputs_cannot_be_written(dump: Path, tmp_path: Path) -> None:
-    """Each that cannot is named, the others are there, and nothing is left half written."""
-    (tmp_path / "a.map").write_text("old")
+    """Each that cannot is named, the others are there, and nothing is left half written.
+
+    What failed is said last, after the summary, where it is seen.
+    """
+    old = "(Virtual) (Physical) (Size) (Kernel)\n---\n"
+    (tmp_path / "a.map").write_text(old)
     options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
     result = run(
         [dump, *options],
         tmp_path,
+        stderr=subprocess.STDOUT,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
     )
     assert result.returncode == 1
-    assert result.stderr == (
+    assert result.stdout.endswith(
         "memviz: cannot write a.csv: File too large\nmemviz: cannot write a.map: File too large\n"
     )
     assert "a.json: written" in result.stdout
-    assert "a.csv" not in result.stdout
+    assert result.stdout.count("a.csv") == 1
     assert "14 processes" in result.stdout
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.json", "a.map", "win7.raw.png"]
-    assert (tmp_path / "a.map").read_text() == "old"
+    assert (tmp_path / "a.map").read_text() == old
     json.loads((tmp_path / "a.json").read_text())
 
 
@@ -751,7 +1056,8 @@ sys.exit(cli.main())
     result = run([dump, "--table", "a.parquet"], tmp_path, program=["-c", program])
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "memviz: a Parquet table needs pyarrow, which is not installed (pip install pyarrow)\n"
+        "memviz: a Parquet table needs pyarrow, which is not installed"
+        f" ({sys.executable} -m pip install pyarrow)\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -1,35 +1,55 @@
 """Output files: whole or not at all, whatever comes in between."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
-from memory_visualizer.output import check_target, whole_file
+import memory_visualizer
+from memory_visualizer import export, output, viewer
+from memory_visualizer.colouring import by_class
+from memory_visualizer.output import (
+    GENERATOR,
+    LARGEST_REPLACED,
+    STANDARD_OUTPUT,
+    check_target,
+    is_own,
+    whole_file,
+)
+from memory_visualizer.palette import DEFAULT
+from memory_visualizer.picture import picture_of, texts_of, write_png
+from memory_visualizer.snapshot import Snapshot
+from tests.forge import MIB, containers, forge, profiles
+
+OLD = f'{{\n  "generator": "{GENERATOR}"\n}}\n'.encode()
+"""What an output of this program may hold: it may be replaced."""
 
 
 def test_appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(b"old")
+    path.write_bytes(OLD)
     with whole_file(path) as file:
         file.write(b"new")
         file.flush()
-        assert path.read_bytes() == b"old"
+        assert path.read_bytes() == OLD
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(b"old")
+    path.write_bytes(OLD)
     with pytest.raises(ValueError, match="half"), whole_file(path) as file:
         file.write(b"new")
         raise ValueError("half")
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == OLD
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -61,7 +81,7 @@ sys.exit(run("test", work))
 
 def test_killed(tmp_path: Path) -> None:
     """Without a chance to tidy up: no leftover, and the old file is as it was."""
-    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").write_bytes(OLD)
     program = """
 import os, signal
 from pathlib import Path
@@ -74,7 +94,7 @@ with whole_file(Path("a")) as file:
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
-    assert (tmp_path / "a").read_bytes() == b"old"
+    assert (tmp_path / "a").read_bytes() == OLD
 
 
 def test_where_files_must_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,16 +123,16 @@ def test_two_at_once(tmp_path: Path) -> None:
     """Each writes its own; the last one to end is there, whole."""
     path = tmp_path / "a"
     with whole_file(path) as one, whole_file(path) as other:
-        one.write(b"1" * 1000)
-        other.write(b"2" * 2000)
-    assert path.read_bytes() == b"1" * 1000
+        one.write(OLD + b"1" * 1000)
+        other.write(OLD + b"2" * 2000)
+    assert path.read_bytes() == OLD + b"1" * 1000
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_disk_is_full(tmp_path: Path) -> None:
     """A file larger than may be written: a sentence's worth of error, the old file as it was."""
     path = tmp_path / "a"
-    path.write_bytes(b"old")
+    path.write_bytes(OLD)
     program = """
 import resource, signal
 from pathlib import Path
@@ -129,7 +149,7 @@ except OSError as error:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
     )
     assert result.stdout == "a File too large\n"
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == OLD
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -149,7 +169,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"
     link.symlink_to("folder/file")
-    for contents in (b"first", b"second"):
+    for contents in (OLD + b"first", OLD + b"second"):
         with whole_file(link) as file:
             file.write(contents)
         assert link.is_symlink()
@@ -190,3 +210,217 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="its folder cannot be written to"):
         check_target(tmp_path / "a")
+
+
+# What may be replaced
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    path = tmp_path_factory.mktemp("dump") / "win7.raw"
+    forge(path, profiles()["Win7SP1x64"], size=16 * MIB, processes=3)
+    return memory_visualizer.open(path)
+
+
+OWN = ("a.png", "a.html", "a.json", "a.csv", "a.npz", "a.parquet", "a.map")
+
+
+def write_own(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
+    """Write an output of the kind that the path's ending names."""
+    if path.suffix == ".png":
+        colouring = by_class(snapshot, DEFAULT)
+        picture = picture_of(snapshot.dump, colouring)
+        texts = texts_of(snapshot.dump, colouring, picture, "rows")
+        write_png(path, picture.image(), texts, force=force)
+    elif path.suffix == ".html":
+        viewer.write_page(path, snapshot, force=force)
+    elif path.suffix == ".json":
+        export.write_json(path, snapshot, force=force)
+    elif path.suffix == ".map":
+        export.write_text_map(path, snapshot, force=force)
+    else:
+        if path.suffix == ".parquet":
+            pytest.importorskip("pyarrow")
+        export.write_table(path, snapshot, force=force)
+
+
+def write_foreign(path: Path) -> None:
+    """Write a sound file of such a kind as other programs do."""
+    if path.suffix == ".png":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("Software", "Another Visualizer 1")
+        chunks.add_text("Comment", "Memory Visualizer 1")
+        Image.new("P", (8, 8)).save(path, pnginfo=chunks)
+    elif path.suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, pfn=np.arange(9), generator=np.array("Another"))
+    elif path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet
+
+        table = pa.table({"pfn": [1, 2]}).replace_schema_metadata({"generator": "Another"})
+        pyarrow.parquet.write_table(table, path)
+    else:
+        texts = {
+            ".html": '<!DOCTYPE html>\n<meta name="generator" content="Another">\n'
+            '<p>&lt;meta name="generator" content="Memory Visualizer 1"&gt;</p>\n',
+            ".json": '{\n  "dump": "a",\n  "generator": "Memory Visualizer 1"\n}\n',
+            ".csv": "pfn,physical,class\n0,0x0,kernel\n",
+            ".map": "# notes on\n(Virtual)   (Physical)    (Size)    (Kernel)\n------\n",
+        }
+        path.write_text(texts[path.suffix])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_this_program_wrote_is_replaced(name: str, snapshot: Snapshot, tmp_path: Path) -> None:
+    """Each kind is known by its own mark, whatever it is called."""
+    write_own(tmp_path / name, snapshot)
+    assert is_own(tmp_path / name)
+    check_target(tmp_path / name)
+    for other in OWN:
+        (tmp_path / name).replace(tmp_path / other)
+        write_own(tmp_path / name, snapshot)
+        write_own(tmp_path / other, snapshot)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_another_program_wrote_is_not(name: str, snapshot: Snapshot, tmp_path: Path) -> None:
+    """Not even where it mentions this one; but if that is asked for."""
+    path = tmp_path / name
+    write_foreign(path)
+    before = path.read_bytes()
+    assert not is_own(path)
+    with pytest.raises(FileExistsError, match="not written by this program; --force replaces it"):
+        write_own(path, snapshot)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    write_own(path, snapshot, force=True)
+    assert is_own(path)
+
+
+def test_an_empty_file_is_no_evidence(snapshot: Snapshot, tmp_path: Path) -> None:
+    """As mktemp makes it."""
+    (tmp_path / "a.json").touch()
+    write_own(tmp_path / "a.json", snapshot)
+    assert json.loads((tmp_path / "a.json").read_text())
+
+
+@pytest.mark.parametrize("format_", [name for name in containers.WRITERS if name != "raw"])
+def test_a_dump_is_never_replaced(format_: str, tmp_path: Path) -> None:
+    """Of no known format, small as it may be, and whatever it is called."""
+    path = tmp_path / "a.csv"
+    containers.WRITERS[format_](path, [(0, bytes(4096) + b"x" * 4096)])
+    before = path.read_bytes()
+    for force in (False, True):
+        with pytest.raises(FileExistsError), whole_file(path, force=force):
+            raise AssertionError("it was too late")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("begin", [b"QFI\xfb", b"hibr", b"EVF\t\r\n\xff\0", b"\x1f\x8b\x08\0"])
+def test_what_holds_dumps_is_never_replaced(begin: bytes, tmp_path: Path) -> None:
+    """Nor containers that this program cannot read."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(begin + b" and more")
+    with pytest.raises(FileExistsError, match="which --force replaces never"):
+        check_target(path, force=True)
+
+
+def test_raw_dumps_are_never_replaced(tmp_path: Path) -> None:
+    """They begin anyhow: by their sizes."""
+    path = tmp_path / "a.csv"
+    for size, refused in (
+        (1 << 20, True),
+        ((1 << 20) + 1, False),
+        (4096, False),
+        (LARGEST_REPLACED + 1, True),
+    ):
+        with path.open("wb") as file:
+            file.truncate(size)
+            file.write(b"x")
+        if refused:
+            with pytest.raises(FileExistsError):
+                check_target(path, force=True)
+        else:
+            check_target(path, force=True)
+
+
+def test_a_file_that_appears_meanwhile(tmp_path: Path) -> None:
+    """Between the first look and the last step somebody else may write there."""
+    path = tmp_path / "a.json"
+    with pytest.raises(FileExistsError, match="it is there"), whole_file(path) as file:
+        file.write(OLD)
+        path.write_bytes(b"a colleague's")
+    assert path.read_bytes() == b"a colleague's"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Other systems
+
+
+@pytest.mark.parametrize("missing", ["O_TMPFILE", "/proc"])
+def test_without_what_only_linux_has(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with a name of its own is renamed then."""
+    if missing == "O_TMPFILE":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    else:
+        monkeypatch.setattr(output, "_DESCRIPTORS", tmp_path / "nowhere")
+    path = tmp_path / "a"
+    for contents in (OLD, OLD + b"more"):
+        with whole_file(path) as file:
+            file.write(contents)
+        assert path.read_bytes() == contents
+    with pytest.raises(ValueError, match="half"), whole_file(path) as file:
+        raise ValueError("half")
+    assert path.read_bytes() == OLD + b"more"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_signals_of_unix(tmp_path: Path) -> None:
+    """Windows has neither SIGHUP nor SIGBUS, and no C library under that name."""
+    program = """
+import ctypes, signal, sys
+from memory_visualizer.command import run
+del signal.SIGHUP, signal.SIGBUS
+ctypes.CDLL = None
+sys.exit(run("test", lambda: 7))
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
+    assert (result.returncode, result.stderr) == (7, b"")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nul", "CON.png", "com1.json", "a:b.png", "a?.png", "a ", "a.", "LPT9 .txt", "a\x01.png"],
+)
+def test_names_that_windows_forbids(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said in a sentence there; elsewhere they are names like others."""
+    check_target(tmp_path / name)
+    monkeypatch.setattr(output, "_is_windows", True)
+    with pytest.raises(OSError, match="Windows allows no file of this name"):
+        check_target(tmp_path / name)
+    for allowed in ("console.png", "a.nul", "win7.raw.png", ".png"):
+        check_target(tmp_path / allowed)
+
+
+def test_standard_output(tmp_path: Path) -> None:
+    """What is written goes there at once, after what was printed before."""
+    program = """
+import sys
+from memory_visualizer.output import STANDARD_OUTPUT, whole_file
+print("before", end=" ")
+with whole_file(STANDARD_OUTPUT) as file:
+    file.write(b"bytes \\xff")
+print(" after")
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert result.stdout == b"before bytes \xff after\n"
+    with (tmp_path / "file").open("wb") as file:
+        subprocess.run(command, cwd=tmp_path, stdout=file, check=True)
+    assert (tmp_path / "file").read_bytes() == b"before bytes \xff after\n"
+    assert check_target(STANDARD_OUTPUT) == STANDARD_OUTPUT

@@ -96,12 +96,12 @@ def test_png_file(tmp_path: Path) -> None:
     """Palette-coded, with its text chunks, and the same bytes each time."""
     path = tmp_path / "a.png"
     picture = paint(by_class(some_page_map(100), DEFAULT)).image()
-    texts = {"Software": "test", "Source": "漢字.raw"}
+    texts = {"Software": "Memory Visualizer 0", "Source": "漢字.raw"}
     write_png(path, picture, texts)
     with Image.open(path) as read:
         assert isinstance(read.info, dict)
         assert (read.format, read.mode, read.size) == ("PNG", "P", (10, 10))
-        assert read.info["Software"] == "test"
+        assert read.info["Software"] == "Memory Visualizer 0"
         assert read.info["Source"] == "漢字.raw"
         assert np.array_equal(np.asarray(read), np.asarray(picture))
     first = path.read_bytes()
@@ -130,7 +130,7 @@ def test_png_is_written_whole_or_not_at_all(tmp_path: Path, error: BaseException
     picture = Unfinished()
     picture.error = error
     with pytest.raises(type(error)) as caught:
-        write_png(path, picture, {})
+        write_png(path, picture, {}, force=True)
     if isinstance(caught.value, OSError):
         assert (caught.value.strerror, caught.value.filename) == (error.args[1], str(path))
     assert path.read_bytes() == b"old"

@@ -84,7 +84,8 @@ def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
     major, minor = (10, 0) if truth_version(name) == (6, 4) else truth_version(name)
-    assert snapshot.system == f"Windows {major}.{minor}"
+    build = f".{profiles()[name].build}" if major == 10 else ""
+    assert snapshot.system == f"Windows {major}.{minor}{build}"
     assert str(snapshot.time) == "2019-04-17 18:40:00+00:00"
     assert snapshot.stale_spaces == 1
     [ended] = [process for process in snapshot.processes if not process.is_alive]
@@ -234,7 +235,7 @@ def test_no_windows(kind: str, tmp_path: Path) -> None:
     contents = {
         "noise": np.random.default_rng(0).bytes(4 * MIB),
         "zeros": bytes(4 * MIB),
-        "text": b"the quick brown fox " * (4 * MIB // 20 + 1),
+        "text": b"\0" + b"the quick brown fox " * (4 * MIB // 20 + 1),
     }[kind][: 4 * MIB]
     (tmp_path / "dump").write_bytes(contents)
     snapshot = memory_visualizer.open(tmp_path / "dump")
@@ -422,12 +423,10 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
     data = bytearray((tmp_path / "dump").read_bytes())
     notes = truth.mappings
-    # The forge notes the tables where Windows maps them into themselves.
-    tables = np.unique(
-        notes["frame"][(notes["virtual"] >> np.uint64(39) & np.uint64(511)) == 0x1ED]
-    )
-    tops = {process.dtb // PAGE_SIZE for process in truth.processes}
-    lowest = [int(frame) for frame in tables if frame not in tops]
+    # The forge notes the tables where Windows maps them into themselves; those of the upper levels
+    # lie where the next index is the same.
+    top, next_ = (notes["virtual"] >> np.uint64(shift) & np.uint64(511) for shift in (39, 30))
+    lowest = np.unique(notes["frame"][(top == 0x1ED) & (next_ != 0x1ED)])
     rng = np.random.default_rng(1)
     smeared = rng.choice(lowest, len(lowest) // 10, replace=False)
     before = labels(memory_visualizer.open(tmp_path / "dump"))

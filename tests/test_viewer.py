@@ -855,6 +855,26 @@ def test_the_link_leads_a_colleague_to_the_same_spot(
     assert other.input_value("#layout") == "rows"
 
 
+def test_a_page_that_opens_with_chosen_processes(
+    open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
+) -> None:
+    """Theirs are lit up until others are chosen, or none; the link tells that, too."""
+    names = ["lsass.exe", "rootkit.exe"]
+    chosen = [n for n, process in enumerate(dump.snapshot.processes) if process.name in names]
+    viewer.write_page(tmp_path / "page.html", dump.snapshot, chosen=chosen)
+    page = open_page(tmp_path / "page.html")
+    listed = page.locator("#process-rows tr.chosen .name")
+    assert listed.all_inner_texts() == names
+    assert fragment_of(page) == ""
+    lit = canvas(page)
+    choose(page, *names)  # off again
+    assert listed.all_inner_texts() == []
+    assert fragment_of(page) == "#show="
+    other = open_page(tmp_path / "page.html", fragment_of(page))
+    assert other.locator("#process-rows tr.chosen").count() == 0
+    assert (canvas(other) != lit).any()
+
+
 @pytest.mark.parametrize(
     "fragment",
     [

@@ -69,6 +69,8 @@ class Dump(ABC):
     """What the headers tell of the machine, under the names that the format has for it."""
     remarks: Sequence[str]
     """Sentences on what was left out or could not be known, for the person at the screen."""
+    sha256: str | None = None
+    """SHA-256 of the file that was asked for, in hexadecimal, where somebody has computed it."""
 
     def __init__(
         self,

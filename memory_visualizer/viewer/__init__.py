@@ -12,7 +12,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from memory_visualizer import colouring
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.export import dump_holes
 from memory_visualizer.findings import remarks_on_copies
-from memory_visualizer.output import whole_file
+from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.pagemap import PageClass
 from memory_visualizer.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
@@ -73,22 +73,31 @@ def write_page(
     layout: str = "rows",
     color_by: str = "class",
     palette: str = "default",
+    chosen: Collection[int] | None = None,
+    force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
     `entropy` is what contents.entropy gives, if the page shall show it. The others say how the
-    page looks when it is opened: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES.
-    The file appears whole or not at all. Same arguments, same bytes. OSError when it cannot be
-    written.
+    page looks when it is opened: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES,
+    and the processes whose pages are lit up, by index in Snapshot.processes. The file appears whole
+    or not at all. Same arguments, same bytes. OSError when it cannot be written, or must not be
+    replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
+    if chosen is not None:
+        start["show"] = ",".join(map(str, sorted(chosen)))
     text = page(snapshot, entropy, start)
-    with whole_file(path) as file:
+    with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
 
 def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
-    """The page as text; `start` names the layout, the colouring (`color`) and the palette."""
+    """The page as text.
+
+    `start` names the layout, the colouring (`color`), the palette, and the
+    processes to be lit up (`show`, as in the page's address), if any.
+    """
     columns = page_columns(snapshot, entropy)
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
@@ -102,6 +111,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     style = _source("page/style.css")
     script = _script()
     parts = {
+        "generator": GENERATOR,
         "title": html.escape(about["dump"]["name"]),
         "facts": html.escape(_facts(snapshot)),
         "end": hex(snapshot.dump.frame_count * PAGE_SIZE),
@@ -134,6 +144,8 @@ def _facts(snapshot: Snapshot) -> str:
         facts.append("no system found")
     if snapshot.time:
         facts.append(f"taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC")
+    if dump.sha256:
+        facts.append(f"SHA-256 {dump.sha256}")
     return " · ".join(facts)
 
 

@@ -38,11 +38,21 @@ def main() -> int:
     parser.add_argument(
         "--symbols", metavar="FOLDER", type=Path, help="also write a symbol file for Volatility 3"
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace FILE even if no truth beside it says whose it is",
+    )
     arguments = parser.parse_args()
     if arguments.profile not in profiles():
         parser.error(f"no profile {arguments.profile}; there are: {', '.join(profiles())}")
+    beside = arguments.file.with_name(arguments.file.name + ".truth.npz")
+    if arguments.file.exists() and not beside.exists() and not arguments.force:
+        parser.error(f"{arguments.file} is there, and not from here, since it has no {beside.name}")
+    # The truth first: so a dump from here has one, whenever this may be ended.
+    part = arguments.file.with_name(f".{arguments.file.name}.part")
     truth = forge(
-        arguments.file,
+        part,
         profiles()[arguments.profile],
         size=arguments.size,
         processes=arguments.processes,
@@ -52,7 +62,8 @@ def main() -> int:
         user_pages=arguments.user_pages,
         stretch=arguments.stretch,
     )
-    truth.save(arguments.file.with_name(arguments.file.name + ".truth.npz"))
+    truth.save(beside)
+    part.replace(arguments.file)
     if arguments.symbols:
         write_symbols(profiles()[arguments.profile], arguments.symbols)
     return 0

@@ -22,6 +22,8 @@ MACHINE_TYPE = 8
 """Offset in `_DBGKD_GET_VERSION64` (wdbgexts.h), in every version."""
 SYSTEM_ROOT, PRODUCT_TYPE = 0x30, 0x264
 """Offsets of NtSystemRoot and NtProductType in KUSER_SHARED_DATA (ntddk.h), in every version."""
+BUILD_NUMBER = 0x260
+"""Offset of NtBuildNumber there, since Windows 10."""
 
 STATUS_PENDING = 0x103
 """Exit status of a process that runs."""
@@ -335,6 +337,8 @@ class Kernel:
         page.write(page.base + self.profile.offset(structure, "SystemTime"), time)
         version = struct.pack("<II", *self._windows_version)
         page.write(page.base + self.profile.offset(structure, "NtMajorVersion"), version)
+        if self._windows_version >= (10, 0):  # earlier ones have something else there
+            page.write(page.base + BUILD_NUMBER, struct.pack("<I", self.profile.build))
         page.write(page.base + SYSTEM_ROOT, r"C:\Windows".encode("utf-16-le"))
         page.write(page.base + PRODUCT_TYPE, struct.pack("<I", 1))
 

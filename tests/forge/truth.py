@@ -12,6 +12,9 @@ from tests.forge.memory import PAGE_SIZE, Frames
 KERNEL = -1
 """The owner of what all processes share."""
 
+INJECTED_PAGES = 4
+"""How many pages a process has that were put into it from outside."""
+
 CLASSES = ("absent", "both", "user", "kernel", "unused-data", "unused-zero")
 
 
@@ -32,6 +35,8 @@ class Process:
     listed: bool = True
     """Whether it is in the list of active processes."""
     exited: bool = False
+    injected: int = 0
+    """Virtual address of INJECTED_PAGES of its own that may be written and executed; 0 for none."""
 
 
 @dataclass
@@ -138,7 +143,7 @@ class Truth:
         columns = {name: self.mappings[name] for name in self.mappings.dtype.names or ()}
         processes = {
             f"process_{name}": np.array([getattr(p, name) for p in self.processes])
-            for name in ("pid", "ppid", "name", "dtb", "eprocess", "listed", "exited")
+            for name in ("pid", "ppid", "name", "dtb", "eprocess", "listed", "exited", "injected")
         }
         with path.open("wb") as file:
             np.savez_compressed(

@@ -26,7 +26,7 @@ from tests.forge.tables import (
     Paging,
     TableTree,
 )
-from tests.forge.truth import KERNEL, Ledger, Process, Truth
+from tests.forge.truth import INJECTED_PAGES, KERNEL, Ledger, Process, Truth
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -141,7 +141,8 @@ def forge(
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
     `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live ones are in the
-    list; one more has been taken out of it, one has exited, and of one only tables are left.
+    list; one more has been taken out of it, one has exited, and of one only tables are left. The
+    one called notepad.exe, if there is one, has code in it that was put there from outside.
     `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
     map, by default what fits the size. Of the free frames the share `free_data` holds old data.
     `names` are given to processes before the common ones. Frames are handed out one by one from
@@ -494,6 +495,8 @@ class _Forger:
         tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
         tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
         tree.map(_SHARED_DATA, self._shared_frame, user=True, write=False)
+        if process.name == "notepad.exe":
+            self._inject(tree, process)
         if process.name != "System":
             block = self.memory.allocate()
             page = self.memory.page(int(block[0]))
@@ -502,6 +505,13 @@ class _Forger:
             tree.map(places.process_block, block, user=True)
         # A supervisor page among user pages.
         tree.map(places.stack + 0x10000, self._take(1), user=False, user_above=True)
+
+    def _inject(self, tree: TableTree, process: Process) -> None:
+        """Code put into a process from outside: pages that may be written and executed."""
+        code = self._take(INJECTED_PAGES)
+        self.memory.page(int(code[0]))[:2] = b"MZ"
+        process.injected = self.places.stack + 0x40000
+        tree.map(process.injected, code, user=True, execute=True)
 
     def _version_in(self, process_block: bytearray) -> None:
         """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""

@@ -14,7 +14,7 @@ function readLink(colourings, frames) {
     layout: oneOf("layout", Object.keys(LAYOUTS)),
     colour: oneOf("color", colourings.names),
     palette: oneOf("palette", Object.keys(about.palettes)),
-    chosen: new Set(numbers(given.get("show"), about.processes.length)),
+    chosen: new Set(numbers(given.get("show") ?? about.start.show, about.processes.length)),
     off: new Set(numbers(given.get("off"), 64)),
     pin: pin < frames ? pin : -1,
     view: given.has("view") && view.length === 3 && view.every(Number.isFinite) && view[2] > 0
@@ -27,7 +27,8 @@ function writeLink(state, map) {
   if (state.layout !== about.start.layout) parts.push(`layout=${state.layout}`);
   if (state.colour !== about.start.color) parts.push(`color=${state.colour}`);
   if (state.palette !== about.start.palette) parts.push(`palette=${state.palette}`);
-  if (state.chosen.size) parts.push(`show=${[...state.chosen].sort((a, b) => a - b).join(",")}`);
+  const show = [...state.chosen].sort((a, b) => a - b).join(",");
+  if (show !== (about.start.show ?? "")) parts.push(`show=${show}`);
   if (state.off.size) parts.push(`off=${[...state.off].sort((a, b) => a - b).join(",")}`);
   if (state.pin >= 0) parts.push(`pin=${state.pin.toString(16)}`);
   if (!map.isFitted) {

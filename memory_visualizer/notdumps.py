@@ -1,0 +1,234 @@
+"""Files that are no dumps, or none that can be read: what they are, and what makes dumps of them.
+
+Told by how a file begins, as each format's description or its own tool has it. A raw dump may begin
+with anything, so what has only a few bytes in common with such a file is looked at more closely.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+HEAD_SIZE = 4096
+"""Bytes from a file's beginning that are enough to tell."""
+
+_PACKED = {
+    b"\x1f\x8b\x08": ("gzip", "gzip -dk"),
+    b"\x1f\x9d\x90": ("compress", "gzip -dk"),
+    b"\xfd7zXZ\0": ("xz", "xz -dk"),
+    b"BZh": ("bzip2", "bzip2 -dk"),
+    b"(\xb5/\xfd": ("zstd", "zstd -d"),
+    b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
+    b"\x02\x21\x4c\x18": ("lz4", "lz4 -d"),
+    b"\x89LZO\0\r\n\x1a\n": ("LZO", "lzop -d"),
+    b"\xff\x06\0\0sNaPpY": ("Snappy", "snzip -d"),
+    b"\xff\x06\0\0S2sTwO": ("S2", "s2d, of klauspost/compress"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x"),
+    b"Rar!\x1a\x07": ("RAR", "unrar x, or 7z x"),
+    b"MSCF\0\0\0\0": ("a Windows cabinet", "cabextract, or 7z x"),
+}
+"""By first bytes: what it is packed with, and what unpacks it."""
+
+_SURELY = {
+    b"\x1f\x8b\x08": re.compile(
+        rb".{3}[\0-\x1f]", re.DOTALL
+    ),  # no flag that is reserved (RFC 1952)
+    b"BZh": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # the first block, or the end
+}
+"""What follows first bytes that are too few by themselves."""
+
+_SAVED = "a saved machine; dump its memory"
+_XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
+_HIBERNATED = (
+    "a hibernation file of Windows; convert it to a raw dump first (Hibr2Bin, or Volatility's"
+    " imagecopy or windows.hibernation.Dump)"
+)
+_DISK = "of a disk, not of memory; dump the running machine's memory"
+_CONTAINERS = {
+    b"LibvirtQemudSave": f"{_SAVED} (virsh dump --memory-only --format elf)",
+    b"LibvirtQemudPart": "a machine that libvirt did not finish saving; dump its memory"
+    " (virsh dump --memory-only --format elf)",
+    b"QEVM": f"{_SAVED} (dump-guest-memory in QEMU's monitor)",
+    b"\x7fVirtualBox SavedState": f"{_SAVED} (VBoxManage debugvm NAME dumpvmcore)",
+    b"\x14\x20\x28\x01": "a saved state of Hyper-V (.vmrs), which MemProcFS reads on Windows"
+    " (-device hvsavedstate://FILE); or dump the memory within the guest",
+    b"VMA\0": "a backup of a Proxmox machine (vma extract unpacks it), mostly of its disks",
+    b"LinuxGuestRecord": _XEN,
+    b"Xen saved domain": _XEN,
+    b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
+    b"\xff\xff\xff\xff\xff\xff\xff\xffXENF": _XEN,
+    b"EVF\x09\r\n\xff\0": "an EnCase image (E01); export the raw dump that is in it (ewfexport)",
+    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump that is in it (ewfexport)",
+    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump that is in it",
+    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump that is in it",
+    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump that is in it with FTK Imager",
+    b"HPAK": "a dump by HBGary's FDPro; take the memory out of it with Volatility 2's hpakextract",
+    b"AFF10\r\n\0": "an AFF image; export the raw dump that is in it (affconvert)",
+    b"MDMP": "the minidump of a process, not the memory of a machine",
+    b"HIBR": _HIBERNATED,
+    b"hibr": _HIBERNATED,
+    b"WAKE": _HIBERNATED,
+    b"wake": _HIBERNATED,
+    b"RSTR": _HIBERNATED,
+    b"rstr": _HIBERNATED,
+    b"\xa8\x19\x01\x73\x61\x8f\x23\xed": "an LKCD dump; crash or libkdumpfile reads it",
+    b"\xed\x23\x8f\x61\x73\x01\x19\xa8": "an LKCD dump; crash or libkdumpfile reads it",
+    b"sadump\0\0": "a dump by Fujitsu's sadump; convert it with makedumpfile",
+    b"DISKDUMP": "a dump by Red Hat's old diskdump; crash or libkdumpfile reads it",
+    b"QFI\xfb": f"an image (qcow2) {_DISK}",
+    b"KDMV": f"an image (VMDK) {_DISK}",
+    b"COWD": f"an image (VMDK) {_DISK}",
+    b"# Disk DescriptorFile": f"a description (VMDK) {_DISK}",
+    b"<<< ": f"an image (VDI) {_DISK}",
+    b"vhdxfile": f"an image (VHDX) {_DISK}",
+    b"conectix": f"an image (VHD) {_DISK}",
+}
+"""By first bytes: what it is, and what to do with it."""
+
+_OTHERS = {
+    b"\x89PNG\r\n\x1a\n": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"PAR1": "a Parquet table",
+}
+
+_AFF4 = "an AFF4 container; export the raw dump that is in it (aff4imager, or winpmem --export)"
+_MACH_O: Mapping[bytes, Literal["little", "big"]] = {
+    b"\xcf\xfa\xed\xfe": "little",
+    b"\xce\xfa\xed\xfe": "little",
+    b"\xfe\xed\xfa\xcf": "big",
+    b"\xfe\xed\xfa\xce": "big",
+}
+"""By first bytes: the order of the bytes in all that follows."""
+_MACH_O_CORE = 4  # MH_CORE of mach-o/loader.h
+_MORE_THAN_A_PROGRAM = 16 << 20
+"""Bytes that may follow a program: signatures, installers. A raw dump may begin as a program, if
+the kernel lies at its start, but goes on for longer."""
+
+
+def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
+    """What a file is that no reader can take, as what follows "PATH is"; None where it may be one.
+
+    `size` is the file's, in bytes.
+    """
+    file.seek(0)
+    head = file.read(HEAD_SIZE)
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            return f"{what}, not a dump"
+    if said := begins_as(head):
+        return said
+    for look in (_program, _mach_o, _compressed_lime):
+        if said := look(head, size):
+            return said
+    if known := _by_name(path.name.lower()):
+        return known
+    if _is_text(head) and all(_is_text(part) for part in _samples(file, size)):
+        return "a text, not a dump"
+    return None
+
+
+def begins_as(head: bytes) -> str | None:
+    """What a file is whose first HEAD_SIZE bytes are these, if they alone are enough to tell."""
+    if head.startswith(b"PK\x03\x04") and b"aff4" in head.lower():
+        return _AFF4
+    for magic, (name, tool) in _PACKED.items():
+        if head.startswith(magic) and (magic not in _SURELY or _SURELY[magic].match(head)):
+            return f"packed with {name}; unpack it first ({tool})"
+    for magic, what in _CONTAINERS.items():
+        if head.startswith(magic) and (magic != b"<<< " or head[0x40:0x44] == b"\x7f\x10\xda\xbe"):
+            return what
+    if head[257:262] == b"ustar":
+        return "packed with tar; unpack it first (tar xf)"
+    if head[512:520] == b"EFI PART":
+        return f"an image {_DISK}"
+    if head[4086:4096] in (b"SWAPSPACE2", b"S1SUSPEND\0"):
+        return "a swap file or partition of Linux, not a dump"
+    return None
+
+
+def _by_name(name: str) -> str | None:
+    """What is known by its name alone."""
+    if name.endswith(".zdmp"):  # its first bytes are described nowhere
+        return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
+    if name == "hiberfil.sys":
+        return "a hibernation file of Windows whose beginning is cleared, as after a resume"
+    if name in ("pagefile.sys", "swapfile.sys"):
+        return "a page file of Windows: pages that were not in memory"
+    return None
+
+
+def _program(head: bytes, size: int) -> str | None:
+    """A Windows program (Microsoft's PE format): "MZ", and at the place told there "PE"."""
+    if not head.startswith(b"MZ"):
+        return None
+    at = int.from_bytes(head[0x3C:0x40], "little")
+    if head[at : at + 4] != b"PE\0\0":
+        return None
+    in_memory = int.from_bytes(head[at + 80 : at + 84], "little")  # SizeOfImage
+    if size > in_memory + _MORE_THAN_A_PROGRAM:
+        return None
+    return "a program or library of Windows, not a dump"
+
+
+def _mach_o(head: bytes, _: int) -> str | None:
+    if head[:4] not in _MACH_O:
+        return None
+    kind = int.from_bytes(head[12:16], _MACH_O[head[:4]])
+    if kind == _MACH_O_CORE:
+        return "a Mach-O core of macOS; Volatility 2 reads such a core (imagecopy makes it raw)"
+    return "a program or library of macOS, not a dump"
+
+
+def _compressed_lime(head: bytes, _: int) -> str | None:
+    """LiME with ``compress=1`` writes one zlib stream (LiME, src/deflate.c)."""
+    if head[:1] != b"\x78":
+        return None
+    try:
+        begin = zlib.decompressobj().decompress(head, 4)
+    except zlib.error:
+        return None
+    if begin != b"EMiL":
+        return None
+    return "written by LiME with compress=1; unpack it first (pigz -dz, or zlib-flate -uncompress)"
+
+
+def split_image(path: Path) -> str | None:
+    """Whether a file is one of several that together are a dump, by their names and sizes."""
+    number = path.suffix[1:]
+    if len(number) != 3 or not number.isdecimal():
+        return None
+    size = path.stat().st_size
+    before, after = (
+        part.stat().st_size if (part := path.with_suffix(f".{n:03}")).is_file() else None
+        for n in (int(number) - 1, int(number) + 1)
+    )
+    # All parts but the last have the same size.
+    if not (before is not None and before >= size) and not (after is not None and after <= size):
+        return None
+    whole = path.with_suffix("").name
+    return (
+        f"one part of a split image; join the parts first (cat {whole}.[0-9]* > {whole}; on Windows"
+        " copy /b)"
+    )
+
+
+def _samples(file: BinaryIO, size: int) -> list[bytes]:
+    """A few more pieces of a file, its end among them."""
+    places = (size // 2, max(0, size - HEAD_SIZE))
+    pieces = []
+    for place in places:
+        file.seek(place)
+        pieces.append(file.read(HEAD_SIZE))
+    return pieces
+
+
+def _is_text(piece: bytes) -> bool:
+    """Whether these bytes are text, as UTF-8 or as one byte for each character."""
+    if any(byte < 0x20 and byte not in b"\t\n\r\f\x1b" for byte in piece):
+        return False
+    if b" " not in piece and b"\n" not in piece:
+        return False
+    letters = sum(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in piece)
+    return letters * 10 >= len(piece) * 7
