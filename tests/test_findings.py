@@ -8,7 +8,8 @@ import pytest
 import memory_visualizer
 from memory_visualizer import cli
 from memory_visualizer.findings import findings, named, remarks_on_copies
-from memory_visualizer.process import Process, unnamed
+from memory_visualizer.process import ANOMALIES, Process, unnamed
+from tests.conftest import ROOT
 from tests.oddities import KINDS, synthetic, victim
 
 
@@ -31,9 +32,8 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_in_the_terminal(dump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(dump), "-o", str(tmp_path / "a.png")]) == 0
     out, err = capsys.readouterr()
-    lines = [
-        line.split("  ") for line in out.split("What is odd about processes\n")[1].splitlines()
-    ]
+    block = out.split("What is odd about processes\n")[1].split("\n\n")[0]
+    lines = [line.split("  ") for line in block.splitlines()]
     told = {line[1]: line[-1].strip() for line in lines}
     assert told["name not printable"] == r"\x01\x02\x03\x1b[31m (892)"
     assert told["starting"] == "notepad.exe (1632)"
@@ -77,6 +77,12 @@ def test_the_rarest_comes_first() -> None:
     found = findings([one(4, "a", "b 0x12"), one(8, "a"), unnamed(1, 0)])
     assert list(found) == ["b", "known by its page tables only", "a"]
     assert [process.pid for process in found["a"]] == [4, 8]
+
+
+def test_each_word_is_documented() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for word, meaning in ANOMALIES.items():
+        assert f"| `{word}` | {meaning} |" in readme
 
 
 def test_many_are_counted() -> None:
