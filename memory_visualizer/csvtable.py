@@ -1,10 +1,10 @@
 """The page map as comma-separated values, a row for each frame.
 
-There are numbers and class names only, and nothing to quote. Of frames that no process has the
-rows differ in little but their addresses, so what they end with is written once for all.
+There are numbers and words of this program only, and nothing to quote. Of frames that no process
+has the rows differ in little but their addresses, so what they end with is written once for all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 _FRAMES_AT_ONCE = 1 << 16
 
 
-def csv_parts(snapshot: "Snapshot", owners: "Owners", pids: NDArray[np.int64]) -> Iterator[str]:
-    """The rows of all frames, many at once; `pids` are those of the processes, by index."""
+def csv_parts(
+    snapshot: "Snapshot", owners: "Owners", pids: NDArray[np.int64], odd: Mapping[int, str]
+) -> Iterator[str]:
+    """The rows of all frames, many at once.
+
+    `pids` are those of the processes, by index; `odd` says by PFN what is odd about owners.
+    """
+    odd_pfns = np.sort(np.fromiter(odd, np.int64, len(odd)))
     for first in range(0, snapshot.classes.size, _FRAMES_AT_ONCE):
         frames = slice(first, min(first + _FRAMES_AT_ONCE, snapshot.classes.size))
         ends = _ends(snapshot, owners, pids, frames)
+        for pfn in odd_pfns[slice(*np.searchsorted(odd_pfns, [first, frames.stop]))].tolist():
+            ends[pfn - first] += odd[pfn]
         yield "".join(
             [f"{pfn},{pfn * PAGE_SIZE:#x},{end}\n" for pfn, end in enumerate(ends, first)]
         )
@@ -65,6 +73,6 @@ def _kinds(snapshot: "Snapshot", frames: slice) -> tuple[list[tuple[str, str]], 
     kinds = []
     for code in found.tolist():
         page_class, zero, state = PageClass(code >> 1 & 0x7F), code & 1, code >> 8 & 0xFF
-        behind = "" if snapshot.states is None else f",{PageState(state).label}"
+        behind = "," if snapshot.states is None else f",{PageState(state).label},"
         kinds.append((f"{page_class.label},{zero},{code >> 16},", behind))
     return kinds, np.searchsorted(found, key)

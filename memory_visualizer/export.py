@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memory_visualizer.csvtable import csv_parts
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
+from memory_visualizer.findings import odd_frames
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.pagemap import PageClass, PageState
 from memory_visualizer.paging import SHARED
@@ -48,8 +49,10 @@ def write_table(
     """Write the page map, a row for each frame, in the format that the file's ending names.
 
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
-    long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user``. ``.csv`` and
-    ``.parquet``: the same columns, owners as lists. Of a Linux dump there is ``state`` as well, in
+    long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
+    an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
+    ``.parquet``: the same columns, owners as lists, and what is odd about them. Of a Linux dump
+    there is ``state`` as well, in
     ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
     ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
     it cannot be written, or `path` must not be replaced (see output.check_target);
@@ -92,6 +95,12 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
         "owner_pid": _pids(snapshot)[owners.process],
         "owner_virtual": owners.virtual,
         "owner_user": owners.is_user,
+        "owner_process": owners.process,
+        "process_pid": _pids(snapshot)[: len(snapshot.processes)],
+        "process_object": np.array([one.eprocess for one in snapshot.processes], np.uint64),
+        "process_anomalies": np.array(
+            ["; ".join(one.anomalies) for one in snapshot.processes], np.str_
+        ),
     }
     if snapshot.states is not None:
         arrays |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
@@ -111,9 +120,12 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
-    columns = CSV_TITLES if snapshot.states is None else (*CSV_TITLES, "state")
+    states = () if snapshot.states is None else ("state",)
+    columns = (*CSV_TITLES, *states, "anomalies")
     file.write(",".join(columns).encode("ascii") + b"\n")
-    for part in csv_parts(snapshot, owners, _pids(snapshot)):
+    for part in csv_parts(
+        snapshot, owners, _pids(snapshot), odd_frames(owners, snapshot.processes)
+    ):
         file.write(part.encode("ascii"))
 
 
@@ -152,6 +164,10 @@ def _arrow(snapshot: Snapshot, owners: Owners) -> Any:
     if snapshot.states is not None:
         states = pa.array(snapshot.states.astype(np.int8))
         table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    odd = odd_frames(owners, snapshot.processes)
+    table["anomalies"] = pa.array(
+        [odd.get(frame, "") for frame in pfn.tolist()]
+    ).dictionary_encode()
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 
 

@@ -3,7 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from memory_visualizer.process import Process
+from memory_visualizer.snapshot import Owners
 
 _MOST_NAMED = 6
 
@@ -31,6 +34,22 @@ def named(processes: Sequence[Process]) -> str:
     ]
     more = len(processes) - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
+def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
+    """What is odd about the processes that have a frame, by PFN; others have no entry.
+
+    That only the page tables of a process are known is told by its pid already.
+    """
+    words = [[word for word in process.anomalies if process.eprocess] for process in processes]
+    odd = np.array([bool(of_one) for of_one in words], bool)
+    rows = np.flatnonzero(odd[owners.process]) if len(odd) else np.empty(0, np.intp)
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for frame, process in zip(
+        owners.frame[rows].tolist(), owners.process[rows].tolist(), strict=True
+    ):
+        found[frame] |= dict.fromkeys(words[process])
+    return {frame: "; ".join(told) for frame, told in found.items()}
 
 
 def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:

@@ -77,6 +77,10 @@ def test_npz(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "owner_pid",
         "owner_virtual",
         "owner_user",
+        "owner_process",
+        "process_pid",
+        "process_object",
+        "process_anomalies",
     ]
     np.testing.assert_array_equal(table["pfn"], np.arange(truth.frames))
     np.testing.assert_array_equal(table["class_names"][table["class"]], truth.classes(truth.alive))
@@ -200,10 +204,10 @@ def test_tables_where_nothing_is_known(tmp_path: Path, nothing: Snapshot) -> Non
         assert table["owner_pid"].size == table["owner_pfn"].size == 0
     export.write_table(tmp_path / "a.csv", nothing)
     assert (tmp_path / "a.csv").read_text().splitlines() == [
-        "pfn,physical,class,zero,mappings,owner_pids,owner_virtuals",
-        "0,0x0,unused-data,0,0,,",
-        "1,0x1000,unused-zero,1,0,,",
-        "2,0x2000,unused-data,0,0,,",
+        "pfn,physical,class,zero,mappings,owner_pids,owner_virtuals,anomalies",
+        "0,0x0,unused-data,0,0,,,",
+        "1,0x1000,unused-zero,1,0,,,",
+        "2,0x2000,unused-data,0,0,,,",
     ]
 
 

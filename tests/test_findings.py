@@ -1,12 +1,14 @@
 """What is odd, in the terminal's summary, in JSON and in the page."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import cli
+from memory_visualizer import cli, export
 from memory_visualizer.findings import findings, named, remarks_on_copies
 from memory_visualizer.process import ANOMALIES, Process, unnamed
 from tests.conftest import ROOT
@@ -67,6 +69,23 @@ def test_in_the_page(dump: Path, tmp_path: Path) -> None:
     assert by_pid[1632]["state"] == "starting"
     assert any("broken at 2 places" in remark for remark in about["remarks"])
     assert any("explorer.exe" in remark for remark in about["remarks"])
+
+
+def test_in_tables(dump: Path, tmp_path: Path) -> None:
+    snapshot = memory_visualizer.open(dump)
+    export.write_table(tmp_path / "a.csv", snapshot)
+    export.write_table(tmp_path / "a.npz", snapshot)
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    odd = {row["pfn"]: row["anomalies"] for row in rows if row["anomalies"]}
+    assert set("; ".join(odd.values()).split("; ")) == {"name not printable", "starting"}
+    assert {row["pfn"] for row in rows if {"892", "1632"} & set(row["owner_pids"].split())} == set(
+        odd
+    )
+    with np.load(tmp_path / "a.npz") as table:
+        pids, words = table["process_pid"].tolist(), table["process_anomalies"].tolist()
+        assert words[pids.index(892)] == "name not printable"
+        owners = table["process_pid"][table["owner_process"]]
+        np.testing.assert_array_equal(owners, table["owner_pid"])
 
 
 def one(pid: int, *anomalies: str) -> Process:
