@@ -24,8 +24,8 @@ from tests.oddities import (
     victim,
 )
 
-EXAMPLES = int(os.environ.get("LAW_EXAMPLES", "25"))
-"""Of the law, for each family; more with LAW_EXAMPLES."""
+EXAMPLES = int(os.environ.get("MEMVIZ_LAW", "25"))
+"""Of the law, for each family: more with MEMVIZ_LAW in the environment, as tests.fuzz sets it."""
 
 
 class Sound(dict[str, tuple[Image, Said]]):
@@ -181,7 +181,7 @@ def test_law(family: str, sound: Sound, tmp_path: Path, data: st.DataObject) -> 
         process = processes[number]
         odd.add(process.pid)
         size = min(image.profile.size("_EPROCESS"), 0x1000 - process.eprocess % 0x1000)
-        how = data.draw(st.sampled_from(["field", "bytes", "bytes", "page", "copy"]))
+        how = data.draw(st.sampled_from(["field", "bytes", "bytes", "page", "copy", "free copy"]))
         if how == "field":
             members = image.profile.structures["_EPROCESS"]["members"]
             at = members[data.draw(st.sampled_from(sorted(members)))]
@@ -192,6 +192,8 @@ def test_law(family: str, sound: Sound, tmp_path: Path, data: st.DataObject) -> 
         elif how == "page":
             image.lose_page(process.eprocess, data.draw(st.sampled_from([b"\0", b"\xff", b"BAD0"])))
             odd |= on_page_of(image, process)
+        elif how == "free copy":
+            KINDS["copy in free memory"](image, process)
         else:
             page = data.draw(st.sampled_from(image.kernel_pages()))
             copy = image.copy_object(process, page, with_header=data.draw(st.booleans()))

@@ -1,4 +1,7 @@
-"""Run mutated dumps: python -m tests.fuzz [--count N] [--seed N] [--processes N].
+"""Run mutated dumps: python -m tests.fuzz [--count N] [--seed N] [--processes N] [--laws N].
+
+Then the laws are tried: that damage to one thing changes what is said of that thing alone (LAWS),
+with as many examples of each as --laws says.
 
 Each case runs in a process that may take 300 MiB more memory than an honest dump's beginning, and
 that is ended after a minute. What takes more than twice the processor time of the sound dump, with
@@ -12,6 +15,8 @@ import functools
 import itertools
 import json
 import multiprocessing
+import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,6 +34,9 @@ from tests.fuzz.worker import Worker, worker_of_its_own
 
 REGRESSIONS = Path(__file__).parent / "regressions.json"
 """Every case that ever failed."""
+ROOT = Path(__file__).parents[2]
+LAWS = ("tests/test_odd_processes.py", "tests/test_law_linux.py", "tests/test_smear.py")
+"""Each runs with fewer examples in CI."""
 _TIMES = 2
 _NOISE = 0.05
 """Seconds by which processor time may be off on a busy machine."""
@@ -39,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="cases (20,000)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other cases (0)")
+    parser.add_argument("--laws", type=int, default=1000, help="examples of each law (1,000)")
     parser.add_argument("--processes", type=int, default=2, help="at once (2)")
     options = parser.parse_args()
     for system in SYSTEMS:
@@ -55,7 +64,13 @@ def main() -> int:
     faults = _report(options.processes, results)
     for process in processes:
         process.join()
-    return 1 if faults or any(process.exitcode for process in processes) else 0
+    failed = bool(faults) or any(process.exitcode for process in processes)
+    if options.laws:
+        variables = {"MEMVIZ_LAW": str(options.laws), "MEMVIZ_SMEAR": "all"}
+        command = [sys.executable, "-m", "pytest", "-q", f"--numprocesses={options.processes}"]
+        laws = subprocess.run([*command, *LAWS], env=os.environ | variables, cwd=ROOT)
+        failed |= laws.returncode != 0
+    return int(failed)
 
 
 def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome] | None]") -> None:
