@@ -1214,9 +1214,12 @@ def test_command_line(
     assert out.read_bytes() == first
     with pytest.raises(OSError, match="is not a plain file"):
         viewer.write_page(Path("/dev/null"), dump.snapshot)
-    assert main([*arguments, str(dump.path)]) == 2
+    evidence = tmp_path / "dump.html"
+    evidence.write_bytes(contents := dump.path.read_bytes())
+    assert main([str(evidence), *arguments[1:], str(evidence)]) == 2
     assert "must not be replaced" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "page.html"]
+    assert evidence.read_bytes() == contents
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "dump.html", "page.html"]
 
 
 def test_pictures_of_the_page(browser: "Browser", tmp_path: Path) -> None:
