@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,7 +58,7 @@ def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
         return os.read(descriptor, size)
 
 
-def _read_into(file: BinaryIO, target: NDArray[Any], offset: int) -> int:
+def _read_into(file: FileIO, target: NDArray[Any], offset: int) -> int:
     """Fill a contiguous array from a place in a file; returns how many bytes there were."""
     room = target.data.cast("B")
     done = 0
@@ -65,9 +66,8 @@ def _read_into(file: BinaryIO, target: NDArray[Any], offset: int) -> int:
         if hasattr(os, "preadv"):
             size = os.preadv(file.fileno(), [room[done:]], offset + done)
         else:
-            part = read_at(file, min(len(room) - done, 1 << 22), offset + done)
-            size = len(part)
-            room[done : done + size] = part
+            with _at(file, offset + done):
+                size = file.readinto(room[done:]) or 0
         if not size:
             break
         done += size
@@ -75,7 +75,7 @@ def _read_into(file: BinaryIO, target: NDArray[Any], offset: int) -> int:
 
 
 @contextmanager
-def _at(file: BinaryIO, offset: int) -> Iterator[int]:
+def _at(file: BinaryIO | FileIO, offset: int) -> Iterator[int]:
     """A file's descriptor at another place for a moment, where there is no pread (Windows)."""
     descriptor = file.fileno()
     with _seeking:

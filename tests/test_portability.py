@@ -1,0 +1,151 @@
+"""The program on other systems, as far as this one can be made like them: see tests.elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from memory_visualizer.formats.files import open_pages
+from tests.conftest import ROOT
+from tests.forge import MIB, containers, forge, profiles
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic Windows, in a file whose name holds what consoles may not have."""
+    path = tmp_path_factory.mktemp("portability") / "mémoire Ω 内存.raw"
+    forge(path, profiles()["Win10x64_17763"], size=32 * MIB, processes=8)
+    return path
+
+
+def elsewhere(
+    *arguments: object, folder: Path, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with a console of this encoding, without what Windows does not have."""
+    command = [sys.executable, "-X", "warn_default_encoding", "-m", "tests.elsewhere"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+
+
+def here(*arguments: object, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run memviz as it is."""
+    return subprocess.run(
+        [sys.executable, "-m", "memory_visualizer", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_fast_tests_pass_elsewhere(tmp_path: Path) -> None:
+    """Nothing that Windows' Python lacks is needed."""
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.fast", "-p", "tests.elsewhere", "-p", "no:xdist"),
+            f"--basetemp={tmp_path / 'elsewhere'}",
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    assert " passed" in run.stdout
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime", "avml", "kdump"])
+def test_all_outputs_are_the_same_elsewhere(tmp_path: Path, kind: str, dump: Path) -> None:
+    """Picture, page, tables and summary, byte for byte, of mapped and of packed formats."""
+    given = tmp_path / f"dump.{kind}"
+    pieces = [(0, dump.read_bytes())]
+    getattr(containers, f"write_{kind}")(given, pieces)
+    outputs = ("a.png", "a.html", "a.csv", "a.npz", "a.json", "a.map")
+    results = {}
+    for name in ("here", "elsewhere"):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = ["-o", "a.png", "--html", "a.html", "--table", "a.csv", "--json", "a.json"]
+        options += ["--map", "a.map", "--legend", "--color-by", "entropy"]
+        if name == "here":
+            runs = (
+                here(given, *options, folder=folder),
+                here(given, "--table", "a.npz", folder=folder),
+            )
+        else:
+            runs = (
+                elsewhere("memviz", given, *options, folder=folder),
+                elsewhere("memviz", given, "--table", "a.npz", folder=folder),
+            )
+        assert [run.returncode for run in runs] == [0, 0], [run.stderr for run in runs]
+        assert sorted(path.name for path in folder.iterdir()) == sorted(
+            [*outputs, f"dump.{kind}.png"]
+        )
+        results[name] = (
+            [run.stdout for run in runs],
+            [(folder / output).read_bytes() for output in outputs],
+        )
+    assert results["here"] == results["elsewhere"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+@pytest.mark.parametrize("command", ["memviz", "imagegenerator.py"])
+def test_consoles_without_utf8(tmp_path: Path, dump: Path, encoding: str, command: str) -> None:
+    """What the console cannot show is escaped; nothing ends in a traceback."""
+    if command == "memviz":
+        arguments: list[object] = [command, dump, "-o", tmp_path / "a.png"]
+    else:
+        (tmp_path / "map").write_text("0x0 0x2000 0x1000 True\n", encoding="ascii")
+        arguments = [ROOT / command, dump, tmp_path / "map", "-o", tmp_path / "a.png"]
+    run = elsewhere(*arguments, folder=tmp_path, encoding=encoding)
+    assert (run.returncode, run.stderr) == (0, b"")
+    told = run.stdout.decode(encoding)
+    assert "\\u5185\\u5b58" in told
+    assert ("é" in told) == (encoding != "ascii")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size
+    arguments[1] = tmp_path / "没有"
+    missing = elsewhere(*arguments, folder=tmp_path, encoding=encoding)
+    assert missing.returncode == 2
+    assert b"Traceback" not in missing.stderr
+    assert b"\\u6ca1\\u6709" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["con.raw", "what?.raw", "a|b", "memory: today"])
+def test_names_that_windows_forbids(tmp_path: Path, dump: Path, name: str) -> None:
+    """A picture named by its dump is never given such a name; one that is asked for, neither."""
+    given = tmp_path / "dumps" / name
+    given.parent.mkdir()
+    given.symlink_to(dump)
+    asked = elsewhere("memviz", given, "-o", f"{name}.png", folder=tmp_path)
+    by_dump = elsewhere("memviz", given, folder=tmp_path)
+    assert b"Traceback" not in asked.stderr + by_dump.stderr
+    assert asked.returncode
+    made = {path.name for path in tmp_path.iterdir()} - {"dumps"}
+    assert f"{name}.png" not in made
+
+
+def test_errors_of_the_disk_are_sentences_elsewhere(tmp_path: Path) -> None:
+    """Where the file cannot be mapped safely it is read, and what goes wrong is said."""
+    run = elsewhere("memviz", tmp_path, folder=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith(b"memviz: cannot read ")
+
+
+def test_this_system_maps(tmp_path: Path) -> None:
+    """The other tests are about both ways only if this one, on Linux, is the first."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux can map a file safely")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+    with path.open("rb", buffering=0) as file:
+        assert type(open_pages(path, file, 8192)).__name__ == "_MappedFile"
