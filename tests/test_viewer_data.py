@@ -19,7 +19,7 @@ from memory_visualizer.viewer.data import Column, owner_columns, pack
 
 FRAMES = 24
 PROCESSES = 3
-_WHERE = st.sampled_from([0, 1, 2, 5, 0xFFFF8_00000000, 0xFFFF8_00000001, 0xFFFFF_FFFFFFFF])
+_WHERE = st.sampled_from([0, 1, 2, 5, 0xFFFF8_00000000, 0xFFFF8_00000001, 0xFFFFF_FFFFFFF0])
 _ROWS = st.lists(
     st.tuples(
         st.integers(SHARED, PROCESSES - 1),
