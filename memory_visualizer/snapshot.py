@@ -221,12 +221,15 @@ class Snapshot(PageMap):
         if len(runs.space):
             depth = runs.depth(self.classes.size)
             held_again |= (held & (depth > 0)) | (depth > 1)
+            del depth
+        del held
         count = np.zeros((len(self.processes), 2), np.int64)
         count[:, 1] = [np.count_nonzero(held_again[mine]) for mine in pages]
         count[:, 0] = [len(mine) for mine in pages]
         if len(runs.space):
             there = self.classes != PageClass.ABSENT
-            np.add.at(count[:, 1], runs.space, runs.count(held_again & there))
+            held_again &= there
+            np.add.at(count[:, 1], runs.space, runs.count(held_again))
             np.add.at(count[:, 0], runs.space, runs.count(there))
         count[:, 0] -= count[:, 1]
         return count
@@ -361,7 +364,8 @@ class _Runs:
         change = np.zeros(frame_count + 1, np.int32)
         np.add.at(change, self.first, np.int32(1))
         np.subtract.at(change, self.end, np.int32(1))
-        return np.cumsum(change[:-1], dtype=np.int32)
+        np.cumsum(change, out=change)
+        return change[:-1]
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many frames of each stretch are marked."""
