@@ -32,6 +32,7 @@ def examine() -> list[Part]:
     return [
         *_needed_packages(),
         _package("lzallright", "kdump files with LZO"),
+        _package("wasmtime", "entropy, faster"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
         _package("volatility3", "plugins3, for Volatility 3"),
