@@ -54,11 +54,11 @@ def run(program: str, action: Callable[[], int]) -> int:
     give_back_large_blocks()
     _end_on_bus_error(program)
     # Ended from outside, leave nothing half written behind.
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if (
-            number is not None and signal.getsignal(number) == signal.SIG_DFL
-        ):  # nohup ignores SIGHUP, and means it
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(
+            signal, name, None
+        )  # Windows has no SIGHUP; nohup ignores it, and means it
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = action()

@@ -384,9 +384,8 @@ def test_without_signals_of_unix(tmp_path: Path) -> None:
 import ctypes, signal, sys
 from memory_visualizer.command import run
 del signal.SIGHUP, signal.SIGBUS
-def no_library(name):
-    raise TypeError(name)
-ctypes.CDLL = no_library
+ctypes.CDLL = None
+sys.platform = "win32"
 sys.exit(run("test", lambda: 7))
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
