@@ -224,6 +224,7 @@ def test_a_few_bytes_in_common_are_too_few(begin: bytes, tmp_path: Path) -> None
 # What is no file
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     """Nobody writes into it: to open it would be to wait."""
     os.mkfifo(tmp_path / "pipe")
@@ -235,6 +236,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such devices")
 def test_a_device_is_refused() -> None:
     assert "a device; save the memory as a file" in said_of(Path("/dev/zero"))
 
