@@ -192,8 +192,9 @@ look_at() {
     fi
     go_on_with "$dump" "$profiles" "${options[@]}"
     if [[ $unlinked -gt 0 ]]; then
-        say "Volatility 2 follows the list of processes: pages of the $unlinked unlinked show as" \
-            "unused there."
+        [[ $unlinked -eq 1 ]] && unlinked+=" process" || unlinked+=" processes"
+        say "Volatility 2 follows the list of processes: there the pages of ${unlinked/ / unlinked }" \
+            "show as unused."
     fi
     [[ -z $ask ]] || ask_imageinfo "$dump" "$profiles" "${options[@]}"
     exit "$code"

@@ -291,7 +291,7 @@ def test_without_profile_memviz_paints_and_imageinfo_is_asked(
     assert told
     assert set(told[1].split(", ")) == set(FITTING)
     assert f"imageinfo and memviz name the same profiles: {told[1]}.\n" in said
-    assert "pages of the 1 unlinked show as unused there" in said
+    assert "there the pages of 1 unlinked process show as unused.\n" in said
 
 
 def test_without_profile_the_picture_is_named_after_the_dump(
