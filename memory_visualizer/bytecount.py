@@ -59,7 +59,9 @@ def count_with_numpy(pages: Pages) -> Counts:
 
 
 def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:
-    store = wasmtime.Store()
+    config = wasmtime.Config()
+    config.parallel_compilation = False  # threads of its own would not survive a fork
+    store = wasmtime.Store(wasmtime.Engine(config))
     source = files(__package__).joinpath("bytecount.wat").read_text("utf-8")
     exports = wasmtime.Instance(store, wasmtime.Module(store.engine, source), []).exports(store)
     memory, function = exports["memory"], exports["count"]
