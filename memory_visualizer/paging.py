@@ -40,6 +40,11 @@ that processors with the flaw L1TF do not look there; Volatility 3 reads as many
 _MARKS = (1 << 52) - (1 << _TRANSITION_BITS)
 _PHYSICAL_BITS = 46
 """Bits of a physical address of most machines, at most: 64 TiB."""
+_MOST_BITS = 52
+_WIDE_PART = 64
+"""From one in so many entries on that name higher addresses, the machine has such."""
+_TABLES_ASKED = 32
+"""So many tables of each level are asked for that."""
 
 MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 """What is allowed on all levels of a path together, as bits of Mappings.access."""
@@ -585,6 +590,7 @@ def walk(
     each level but the last at most half of what is left of these is spent.
     """
     losses = losses or Losses()
+    paging = _with_width(memory, paging, tops)
     count, parts = tops.shape
     if spaces is None:
         spaces = np.arange(count, dtype=np.int32)
@@ -652,6 +658,25 @@ def walk(
         entries_left -= entries
         reached = below.ways()
     losses.not_tables |= set(np.flatnonzero(refused).tolist())
+
+
+def _with_width(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> Paging:
+    """The same way of paging with as many bits of physical addresses as the machine seems to have.
+
+    Entries also name devices, far above memory; but where the bits mean nothing few have them set.
+    """
+    bits = max(_PHYSICAL_BITS, memory.frame_count.bit_length() + 12)
+    wide = replace(paging, physical_bits=_MOST_BITS)
+    frames = distinct(tops[is_held(memory, tops)])
+    for number in range(len(paging.levels)):
+        frames = frames[:: -(-len(frames) // _TABLES_ASKED) or 1]
+        target, is_page = read_tables(memory, wide, number, frames)
+        frames = target[(target >= 0) & ~is_page]
+        frames = distinct(frames[is_held(memory, frames)])
+    high = int(np.count_nonzero(target >= 1 << bits - 12))
+    if high * _WIDE_PART > np.count_nonzero(target >= 0):
+        bits = _MOST_BITS
+    return replace(paging, physical_bits=bits)
 
 
 def tables_of(
@@ -789,7 +814,8 @@ def frames_behind(
 ) -> NDArray[np.int64]:
     """The frame behind each address, below the top-level table in the frame that stands with it.
 
-    -1 where nothing is mapped; a frame may lie outside of what the dump holds.
+    -1 where nothing is mapped; a frame may lie outside of what the dump holds. Of each table only
+    the one entry is looked at: see read_tables.
     """
     table = top.astype(np.int64)
     frame = np.full(len(addresses), -1, np.int64)
@@ -797,9 +823,13 @@ def frames_behind(
     for number, level in enumerate(paging.levels):
         tables, row = np.unique(table[alive], return_inverse=True)
         index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
-        targets, is_page = read_tables(memory, paging, number, tables)
-        target, maps = targets[row, index.astype(np.int64)], is_page[row, index.astype(np.int64)]
-        alive, target, maps = alive[target >= 0], target[target >= 0], maps[target >= 0]
+        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
+        present = paging.is_present(entries)
+        alive, entries = alive[present], entries[present]
+        target = paging.frames(entries, level)
+        possible = ~paging.is_impossible(entries, target, level)
+        alive, entries, target = alive[possible], entries[possible], target[possible]
+        maps = paging.is_large(entries, level) | (number == len(paging.levels) - 1)
         inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % level.pages
         frame[alive[maps]] = (target + inside)[maps]
         leads = ~maps & is_held(memory, target)
