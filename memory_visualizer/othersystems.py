@@ -84,7 +84,7 @@ class SpaceSearch:
             used_now = np.count_nonzero(chosen, axis=1)
             odd = used_now - np.count_nonzero(leads, axis=1)
             # A bit that was flipped is no reason to lose an address space.
-            sound = _ODD_SHARE * odd <= used_now
+            sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
             sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= _MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
@@ -110,7 +110,7 @@ class SpaceSearch:
 
 
 _ODD_SHARE = 8
-"""One in so many of a top-level table's entries may be odd."""
+"""One in so many of a top-level table's entries may be odd, and one in any case."""
 
 
 def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | None:
@@ -156,7 +156,7 @@ def _agreeing(
         halves = _kernel_halves(part, tables)
         alike = np.count_nonzero((halves == kernel) & used, axis=1)
         either = np.count_nonzero((halves != 0) | used, axis=1)
-        agrees[done : done + len(part)] = 2 * alike > either
+        agrees[done : done + len(part)] = (2 * alike >= either) & (alike > 0)
         done += len(part)
     return agrees
 

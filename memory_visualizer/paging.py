@@ -40,11 +40,6 @@ that processors with the flaw L1TF do not look there; Volatility 3 reads as many
 _MARKS = (1 << 52) - (1 << _TRANSITION_BITS)
 _PHYSICAL_BITS = 46
 """Bits of a physical address of most machines, at most: 64 TiB."""
-_MOST_BITS = 52
-_WIDE_PART = 64
-"""From one in so many entries on that name higher addresses, the machine has such."""
-_TABLES_ASKED = 32
-"""So many tables of each level are asked for that."""
 
 MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
 """What is allowed on all levels of a path together, as bits of Mappings.access."""
@@ -590,7 +585,9 @@ def walk(
     each level but the last at most half of what is left of these is spent.
     """
     losses = losses or Losses()
-    paging = _with_width(memory, paging, tops)
+    # Devices may lie higher than that; but what is mapped there is nothing that the dump holds.
+    bits = max(paging.physical_bits, memory.frame_count.bit_length() + 12)
+    paging = replace(paging, physical_bits=bits)
     count, parts = tops.shape
     if spaces is None:
         spaces = np.arange(count, dtype=np.int32)
@@ -658,25 +655,6 @@ def walk(
         entries_left -= entries
         reached = below.ways()
     losses.not_tables |= set(np.flatnonzero(refused).tolist())
-
-
-def _with_width(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> Paging:
-    """The same way of paging with as many bits of physical addresses as the machine seems to have.
-
-    Entries also name devices, far above memory; but where the bits mean nothing few have them set.
-    """
-    bits = max(_PHYSICAL_BITS, memory.frame_count.bit_length() + 12)
-    wide = replace(paging, physical_bits=_MOST_BITS)
-    frames = distinct(tops[is_held(memory, tops)])
-    for number in range(len(paging.levels)):
-        frames = frames[:: -(-len(frames) // _TABLES_ASKED) or 1]
-        target, is_page = read_tables(memory, wide, number, frames)
-        frames = target[(target >= 0) & ~is_page]
-        frames = distinct(frames[is_held(memory, frames)])
-    high = int(np.count_nonzero(target >= 1 << bits - 12))
-    if high * _WIDE_PART > np.count_nonzero(target >= 0):
-        bits = _MOST_BITS
-    return replace(paging, physical_bits=bits)
 
 
 def tables_of(
