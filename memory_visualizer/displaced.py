@@ -3,8 +3,8 @@
 A raw file says nothing of addresses. Where a tool left out what is no memory, all behind lies too
 low: a .vmem renamed, or the ranges of a machine's memory one after the other. Windows' top-level
 page tables tell, as each names its own frame: what many of them name, less where they lie, is how
-far they were moved. Tables below them, where they make sense at one place only, tell where one
-piece ends and the next begins.
+far they were moved. A Linux kernel says where it lies. Tables below them, where they make sense at
+one place only, tell where one piece ends and the next begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,8 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import Dump, Words
+from memory_visualizer.dump import PAGE_SIZE, Dump, Words
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, merge_runs
 from memory_visualizer.pagemap import distinct
 from memory_visualizer.paging import (
@@ -29,9 +30,11 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     are_tables,
+    as_linux_has_it,
     is_held,
     read_tables,
 )
+from memory_visualizer.vmcoreinfo import VmcoreInfo
 from memory_visualizer.windows import share_kernel
 
 _Result = TypeVar("_Result")
@@ -180,6 +183,11 @@ class DisplacedSearch:
         entries = words[rows, 0x180] & np.uint64(0xFFFFFFFF)
         self._add("x86", pages[rows], np.zeros(len(rows), np.int64), entries)
 
+    @property
+    def like(self) -> NDArray[np.int64]:
+        """Pages that look like tables with entries of eight bytes."""
+        return distinct(np.concatenate([np.empty(0, np.int64), *self._like]))
+
     def _add(
         self,
         name: str,
@@ -206,14 +214,79 @@ class DisplacedSearch:
             if moved and not _makes_sense(dump, paging, tables.page, _begun_by(shifts)):
                 continue
             # Tables of five levels are read as if they had four: the lowest are not needed.
-            like = np.concatenate([np.empty(0, np.int64), *self._like])
-            pieces = _ends(dump, paging, shifts, distinct(like))
+            pieces = _ends(dump, paging, shifts, self.like)
             if len(pieces) == 1 and not pieces[0].shift:
                 continue
             if _makes_sense(dump, paging, tables.page, pieces):
                 best, most = pieces, len(tables.page)
                 self.tables = most
         return best
+
+
+def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> list[Piece]:
+    """The pieces by a Linux kernel's word of where it lies: none where it lies there.
+
+    The names of the system stand in the kernel's image, which lies in one piece. BadInputError
+    where they were moved by no whole number of pages, as in ranges of memory one after the other
+    of which one ended within a page.
+    """
+    names, table = info.symbol("init_uts_ns"), info.symbol("swapper_pg_dir")
+    if not names or not table:
+        return []
+    base = (info.number("phys_base") or 0) - _IMAGE_BASE
+    moved = {
+        names + base + count - place
+        for place in _places_of_names(dump, info.release.encode("latin-1"))
+        for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
+    }
+    # A count of so many bytes stands before them; by another they would not lie at even places.
+    near = sorted((shift for shift in moved if shift % _SMALLEST_END == 0), key=abs)
+    if not near or 0 in near:
+        return []
+    pages, rest = divmod(near[0], PAGE_SIZE)
+    if rest:
+        raise BadInputError(
+            f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
+            f" {near[0]:,} bytes before its place, so ranges of memory stand one after the other,"
+            " and not all of them are whole pages"
+        )
+    paging = as_linux_has_it(X64)
+    top = (table + base) // PAGE_SIZE - pages
+    if not 0 <= top < dump.frame_count:
+        return []
+    pieces = _ends(dump, paging, [(top, pages)], search.like)
+    return pieces if _makes_sense(dump, paging, np.array([top]), pieces) else []
+
+
+def _places_of_names(dump: Dump, release: bytes) -> list[int]:
+    """Where in the file struct new_utsname stands, of a kernel of this release."""
+    found: list[int] = []
+
+    def look(pages: NDArray[np.int64], words: Words) -> list[int]:
+        contents = words.tobytes()
+        places: list[int] = []
+        place = contents.find(_SYSTEM_NAME)
+        while place >= 0 and len(places) < _MOST_NAMES:
+            at = place + 2 * len(_SYSTEM_NAME)
+            if contents[at : at + len(release) + 1] == release + b"\0":
+                row, inside = divmod(place, PAGE_SIZE)
+                places.append(int(pages[row]) * PAGE_SIZE + inside)
+            place = contents.find(_SYSTEM_NAME, place + 1)
+        return places
+
+    for places in dump.each_block(look):
+        found += places
+    return found[:_MOST_NAMES]
+
+
+_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+_SYSTEM_NAME = b"Linux".ljust(65, b"\0")
+"""The first of the names in struct new_utsname, 65 bytes each; the third is the release."""
+_COUNTS = (0, 4)
+"""Bytes before them in struct uts_namespace, where the kernel does not tell."""
+_SMALLEST_END = 0x400
+"""Firmware's maps of memory end at such places, if not at pages."""
+_MOST_NAMES = 64
 
 
 def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:

@@ -425,27 +425,31 @@ def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     return _second_look(dump, zero, search, progress)
 
 
-def _mended(dump: Dump, progress: Progress | None) -> Snapshot | None:
+def _mended(
+    dump: Dump, progress: Progress | None, texts: Sequence[VmcoreInfo] = ()
+) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
     BadInputError where that does not help.
     """
     if not isinstance(dump, RawDump):
         return None
-    from memory_visualizer.displaced import DisplacedSearch, MendedDump
+    from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
 
     search = DisplacedSearch()
     for _ in _pass_by(dump, [search.look_at], progress):
         pass
-    pieces = search.pieces(dump)
+    pieces = next(filter(None, (pieces_of_linux(dump, info, search) for info in texts)), [])
+    pieces = pieces or search.pieces(dump)
     if not pieces:
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
     if not snapshot.system:
         raise BadInputError(
-            f"{dump.path} does not hold its memory where it belongs: {search.tables:,} top-level"
-            f" page tables name page frames that lie up to {max(p.shift for p in pieces):,} pages"
-            " behind them, and the memory could not be put there"
+            f"{dump.path} does not hold its memory where it belongs: top-level page tables"
+            f" ({search.tables:,}) name page frames that lie up to"
+            f" {max(abs(piece.shift) for piece in pieces):,} pages from them, and the memory could"
+            " not be put there"
         )
     return snapshot
 
@@ -476,7 +480,7 @@ def _second_look(
         return mended or _windows_snapshot(dump, zero, found)
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
-    if mended := _mended(dump, progress):
+    if mended := _mended(dump, progress, texts.found(dump)):
         return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):

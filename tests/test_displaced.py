@@ -11,8 +11,10 @@ import pytest
 import memory_visualizer
 from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
 from memory_visualizer.dump import open_dump
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.pagemap import PageClass
 from tests.forge import MIB, Truth, forge, profiles
+from tests.forge.linux import forge_linux
 
 PAGE = 4096
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -157,3 +159,32 @@ def time(year: int) -> npt.NDArray[np.uint8]:
     """The beginning of a year as Windows counts, nearly: 100 ns since 1601."""
     ticks = np.array([(year - 1601) * 365.2425 * 86400 * 10**7]).astype("<u8")
     return ticks.view("u1")
+
+
+# -- Linux ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [1, 100])
+def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
+    """As where the first ranges of memory were left out."""
+    path = tmp_path / "dump"
+    truth = forge_linux(path, "6.1", size=32 * MIB, processes=8)
+    contents = path.read_bytes()
+    path.write_bytes(contents[first * PAGE :])
+    snapshot = memory_visualizer.open(path)
+    assert (snapshot.system or "").startswith("Linux")
+    classes = truth.classes.copy()
+    classes[:first] = "absent"
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+    assert any("does not hold its memory where it belongs" in r for r in snapshot.dump.remarks)
+
+
+def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
+    """As LiME's, written without their headers: the first ends at 0x9fbff on many machines."""
+    path = tmp_path / "dump"
+    forge_linux(path, "6.1", size=32 * MIB, processes=8)
+    contents = path.read_bytes()
+    joined = contents[0x1000:0x9FC00] + contents[0x100000:]
+    path.write_bytes(joined[: len(joined) // PAGE * PAGE])
+    with pytest.raises(BadInputError, match="does not hold its memory where it belongs"):
+        memory_visualizer.open(path)
