@@ -31,6 +31,7 @@ from memory_visualizer.paging import (
     Paging,
     are_tables,
     as_linux_has_it,
+    frames_behind,
     is_held,
     read_tables,
 )
@@ -234,6 +235,10 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     if not names or not table:
         return []
     base = (info.number("phys_base") or 0) - _IMAGE_BASE
+    paging = as_linux_has_it(X64)
+    top = np.array([(table + base) // PAGE_SIZE])
+    if frames_behind(dump, paging, top, np.array([table], np.uint64))[0] == top[0]:
+        return []  # it lies there, and something else is damaged
     moved = {
         names + base + count - place
         for place in _places_of_names(dump, info.release.encode("latin-1"))
@@ -250,12 +255,8 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
             f" {near[0]:,} bytes before its place, so ranges of memory stand one after the other,"
             " and not all of them are whole pages"
         )
-    paging = as_linux_has_it(X64)
-    top = (table + base) // PAGE_SIZE - pages
-    if not 0 <= top < dump.frame_count:
-        return []
-    pieces = _ends(dump, paging, [(top, pages)], search.like)
-    return pieces if _makes_sense(dump, paging, np.array([top]), pieces) else []
+    top -= pages
+    return _ends(dump, paging, [(int(top[0]), pages)], search.like) if is_held(dump, top)[0] else []
 
 
 def _places_of_names(dump: Dump, release: bytes) -> list[int]:

@@ -439,8 +439,12 @@ def _mended(
     search = DisplacedSearch()
     for _ in _pass_by(dump, [search.look_at], progress):
         pass
-    pieces = next(filter(None, (pieces_of_linux(dump, info, search) for info in texts)), [])
-    pieces = pieces or search.pieces(dump)
+    for info in texts:
+        if pieces := pieces_of_linux(dump, info, search):
+            snapshot = _understand(MendedDump(dump, pieces), progress)
+            if snapshot.system:
+                return snapshot
+    pieces = search.pieces(dump)
     if not pieces:
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
