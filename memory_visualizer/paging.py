@@ -296,7 +296,7 @@ X64_5_LEVELS = Paging(
 """These four are as Windows has them."""
 
 PAE_POINTER_RESERVED = 1 << 1 | 1 << 2 | _bits(5, 8) | _bits(52, 63)
-"""Bits that are zero in each of PAE's four pointers, beside those above the physical width."""
+"""Bits that are zero in each of PAE's four pointers, beside those of the physical width (4.4.1)."""
 
 
 def as_processor_has_it(paging: Paging) -> Paging:
