@@ -365,12 +365,13 @@ def is_in_doubt(memory: PhysicalMemory, found: TopLevels) -> bool:
     """
     paging = found.paging
     tables = distinct(found.tops[is_held(memory, found.tops)])
+    tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
     for number in range(len(paging.levels) - 1):
-        tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
         target, is_page = read_tables(memory, paging, number, tables)
         tables = distinct(target[(target >= 0) & ~is_page])
         # What is too far for memory is no table, but a flipped bit.
         tables = tables[tables < 2 * memory.frame_count]
+        tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
         held = tables[is_held(memory, tables)]
         sound = held if number else held[are_tables(memory, paging, 1, held)]
         if len(held) < len(tables) or len(sound) < (1 - _DOUBT) * len(held):
