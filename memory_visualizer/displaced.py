@@ -3,8 +3,8 @@
 A raw file says nothing of addresses. Where a tool left out what is no memory, all behind lies too
 low: a .vmem renamed, or the ranges of a machine's memory one after the other. Windows' top-level
 page tables tell, as each names its own frame: what many of them name, less where they lie, is how
-far they were moved. Tables below them, where they make sense at one place only, tell where one
-piece ends and the next begins.
+far they were moved. A Linux kernel says where it lies. Tables below them, where they make sense at
+one place only, tell where one piece ends and the next begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,8 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import Dump, Words
+from memory_visualizer.dump import PAGE_SIZE, Dump, Words
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, merge_runs
 from memory_visualizer.pagemap import distinct
 from memory_visualizer.paging import (
@@ -29,9 +30,12 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     are_tables,
+    as_linux_has_it,
+    frames_behind,
     is_held,
     read_tables,
 )
+from memory_visualizer.vmcoreinfo import VmcoreInfo
 from memory_visualizer.windows import share_kernel
 
 _Result = TypeVar("_Result")
@@ -44,8 +48,17 @@ _MOST_ENTRIES = 192
 _FAR = 1 << 28
 """Frames, a terabyte of addresses: no hole in a machine's memory is larger."""
 _MOST_PIECES = 16
-_MOST_TABLES = 1 << 13
+_MOST_TOPS = 1 << 9
+_MOST_ASKED = 1 << 8
+"""So many of these tables are asked whether it makes sense that they were moved."""
+_MOST_TABLES = 1 << 10
 """Tables of one level that are looked at for where a piece ends."""
+_MOST_FURTHER = 4
+_MOST_MISSING, _MOST_LIKE = 256, 1 << 11
+"""So many tables are looked for that make no sense where they should lie, in so many pages."""
+_ROWS_AT_ONCE = 512
+"""As many as fit into a processor's cache with what is made of them."""
+_STEP = 37
 _FLAGS = PRESENT | WRITE | ACCESSED
 _HALF = 256
 
@@ -136,27 +149,45 @@ class DisplacedSearch:
 
     def __init__(self) -> None:
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
+        self._like: list[NDArray[np.int64]] = []
+        """Pages that look like tables with entries of eight bytes."""
         self.tables = 0
         """How many top-level tables speak for what `pieces` has found."""
 
     def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
         """Look at pages, with their contents."""
-        used = words != 0
-        lower = np.count_nonzero(used[:, :_HALF], axis=1)
-        upper = np.count_nonzero(used[:, _HALF:], axis=1)
-        rows = np.flatnonzero((upper > 0) & (upper <= _MOST_ENTRIES) & (lower <= _MOST_ENTRIES))
-        rows = rows[_are_like_tables(words[rows])]
-        tables = words[rows, _HALF:]
+        for start in range(0, len(pages), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            self._look(pages[part], words[part])
+
+    def _look(self, pages: NDArray[np.int64], words: Words) -> None:
+        # Of most pages a few words tell that they are no tables, or full ones, which tell nothing.
+        few = np.ascontiguousarray(words[:, ::_STEP])
+        maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
+        maybe = maybe[_are_used(words[maybe])]
+        rows = maybe[_are_like_tables(words[maybe])]
+        self._like.append(pages[rows])
+        tables = words[rows]
+        lower, upper = np.count_nonzero(tables.reshape(-1, 2, _HALF), axis=2).T
+        chosen = (upper > 0) & (upper <= _MOST_ENTRIES) & (lower <= _MOST_ENTRIES)
+        tables, rows = tables[chosen, _HALF:], rows[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
         self._add("x86-64", pages[rows[row]], column + _HALF, tables[row, column])
         # The fourth directory's entry for itself, and the 32-bit one's.
-        for name, word in (("PAE", words[:, 3]), ("x86", words[:, 0x180] & np.uint64(0xFFFFFFFF))):
-            rows = np.flatnonzero(word & np.uint64(_FLAGS | LARGE) == _FLAGS)
-            tables = words[rows]
-            if name == "x86":
-                tables = tables.view(np.uint32)
-            rows = rows[_are_like_tables(tables)]
-            self._add(name, pages[rows], np.zeros(len(rows), np.int64), word[rows])
+        rows = maybe[words[maybe, 3] & np.uint64(_FLAGS | LARGE) == _FLAGS]
+        rows = rows[_are_like_tables(words[rows])]
+        self._add("PAE", pages[rows], np.zeros(len(rows), np.int64), words[rows, 3])
+        few = few.view(np.uint32)
+        maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
+        rows = maybe[words[maybe, 0x180] & np.uint64(_FLAGS | LARGE) == _FLAGS]
+        rows = rows[_are_like_tables(words[rows].view(np.uint32))]
+        entries = words[rows, 0x180] & np.uint64(0xFFFFFFFF)
+        self._add("x86", pages[rows], np.zeros(len(rows), np.int64), entries)
+
+    @property
+    def like(self) -> NDArray[np.int64]:
+        """Pages that look like tables with entries of eight bytes."""
+        return distinct(np.concatenate([np.empty(0, np.int64), *self._like]))
 
     def _add(
         self,
@@ -180,21 +211,125 @@ class DisplacedSearch:
             if tables is None or len(tables.page) <= most:
                 continue
             shifts = _ascending(tables.page, tables.shift)
-            if len({shift for _, shift in shifts}) == 1 and shifts[0][1] == 0:
+            moved = any(shift for _, shift in shifts)
+            if moved and not _makes_sense(dump, paging, tables.page, _begun_by(shifts)):
                 continue
-            most = self.tables = len(tables.page)
             # Tables of five levels are read as if they had four: the lowest are not needed.
-            best = _ends(dump, paging, shifts)
+            pieces = _ends(dump, paging, shifts, self.like)
+            if len(pieces) == 1 and not pieces[0].shift:
+                continue
+            if _makes_sense(dump, paging, tables.page, pieces):
+                best, most = pieces, len(tables.page)
+                self.tables = most
         return best
 
 
-def _are_like_tables(tables: NDArray[np.uint64] | NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Which pages hold little but entries as systems make them for tables."""
+def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> list[Piece]:
+    """The pieces by a Linux kernel's word of where it lies: none where it lies there.
+
+    The names of the system stand in the kernel's image, which lies in one piece. BadInputError
+    where they were moved by no whole number of pages, as in ranges of memory one after the other
+    of which one ended within a page.
+    """
+    names, table = info.symbol("init_uts_ns"), info.symbol("swapper_pg_dir")
+    if not names or not table:
+        return []
+    base = (info.number("phys_base") or 0) - _IMAGE_BASE
+    paging = as_linux_has_it(X64)
+    top = np.array([(table + base) // PAGE_SIZE])
+    if frames_behind(dump, paging, top, np.array([table], np.uint64))[0] == top[0]:
+        return []  # it lies there, and something else is damaged
+    moved = {
+        names + base + count - place
+        for place in _places_of_names(dump, info.release.encode("latin-1"))
+        for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
+    }
+    # A count of so many bytes stands before them; by another they would not lie at even places.
+    near = sorted((shift for shift in moved if shift % _SMALLEST_END == 0), key=abs)
+    if not near or 0 in near:
+        return []
+    pages, rest = divmod(near[0], PAGE_SIZE)
+    if rest:
+        raise BadInputError(
+            f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
+            f" {near[0]:,} bytes before its place, so ranges of memory stand one after the other,"
+            " and not all of them are whole pages"
+        )
+    top -= pages
+    return _ends(dump, paging, [(int(top[0]), pages)], search.like) if is_held(dump, top)[0] else []
+
+
+def _places_of_names(dump: Dump, release: bytes) -> list[int]:
+    """Where in the file struct new_utsname stands, of a kernel of this release."""
+    found: list[int] = []
+
+    def look(pages: NDArray[np.int64], words: Words) -> list[int]:
+        contents = words.tobytes()
+        places: list[int] = []
+        place = contents.find(_SYSTEM_NAME)
+        while place >= 0 and len(places) < _MOST_NAMES:
+            at = place + 2 * len(_SYSTEM_NAME)
+            if contents[at : at + len(release) + 1] == release + b"\0":
+                row, inside = divmod(place, PAGE_SIZE)
+                places.append(int(pages[row]) * PAGE_SIZE + inside)
+            place = contents.find(_SYSTEM_NAME, place + 1)
+        return places
+
+    for places in dump.each_block(look):
+        found += places
+    return found[:_MOST_NAMES]
+
+
+_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+_SYSTEM_NAME = b"Linux".ljust(65, b"\0")
+"""The first of the names in struct new_utsname, 65 bytes each; the third is the release."""
+_COUNTS = (0, 4)
+"""Bytes before them in struct uts_namespace, where the kernel does not tell."""
+_SMALLEST_END = 0x400
+"""Firmware's maps of memory end at such places, if not at pages."""
+_MOST_NAMES = 64
+
+
+def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:
+    """Pieces that begin with the first page known of each, but for the first."""
+    first: dict[int, int] = {}
+    for page, shift in known:
+        first.setdefault(shift, page if first else 0)
+    return [Piece(page, shift) for shift, page in first.items()]
+
+
+def _makes_sense(
+    dump: Dump, paging: Paging, tops: NDArray[np.int64], pieces: Sequence[Piece]
+) -> bool:
+    """Whether more of what these name as tables are tables where the pieces have them.
+
+    Systems take a process's tables one after the other: so they name what lies right behind.
+    """
+    tops = tops[:: -(-len(tops) // _MOST_ASKED) or 1]
+    target, is_page = read_tables(dump, paging, 0, tops)
+    named = distinct(target[(target >= 0) & ~is_page])
+    named = named[:: -(-len(named) // _MOST_ASKED) or 1]
+    mended = MendedDump(dump, pieces)
+    there = named[is_held(mended, named)]
+    here = named[is_held(dump, named)]
+    after = np.count_nonzero(are_tables(mended, paging, 1, there))
+    return bool(after > np.count_nonzero(are_tables(dump, paging, 1, here)))
+
+
+def _are_used(words: Words) -> NDArray[np.bool_]:
+    used: NDArray[np.bool_] = np.bitwise_or.reduce(words, axis=1) != 0
+    return used
+
+
+def _are_like_tables(
+    tables: NDArray[np.uint64] | NDArray[np.uint32], *, some: bool = True
+) -> NDArray[np.bool_]:
+    """Which pages hold little but entries as systems make them for tables, and `some` at all."""
     used = np.count_nonzero(tables, axis=1)
     flags = tables & tables.dtype.type(_FLAGS | LARGE)
     entries = np.count_nonzero(flags == _FLAGS, axis=1)
-    like: NDArray[np.bool_] = (entries > 0) & (8 * entries >= 7 * used)
-    return like
+    like: NDArray[np.bool_] = 8 * entries >= 7 * used - (0 if some else 8)
+    return like & (entries > 0) if some else like
 
 
 def _alike(dump: Dump, paging: Paging, parts: list[_Named]) -> _Named | None:
@@ -209,18 +344,18 @@ def _alike(dump: Dump, paging: Paging, parts: list[_Named]) -> _Named | None:
         np.concatenate([part.index for part in parts]),
         np.concatenate([part.frame for part in parts]),
     )
-    votes, which, count = np.unique(
-        np.stack((every.index, every.shift)), axis=1, return_inverse=True, return_counts=True
-    )
+    vote = every.index * (2 * _FAR) + every.shift + _FAR
+    votes, which, count = np.unique(vote, return_inverse=True, return_counts=True)
+    voted = votes // (2 * _FAR)
     several = count >= _FEWEST_OF_PIECE
     if not several.any():
         return None
-    by_index = np.bincount(votes[0, several], weights=count[several])
-    index = int(np.argmax(by_index))
-    if count[several & (votes[0] == index)].max() < _FEWEST_TABLES:
+    index = int(np.argmax(np.bincount(voted[several], weights=count[several])))
+    if count[several & (voted == index)].max() < _FEWEST_TABLES:
         return None
-    moved_alike = (several & (votes[0] == index))[which.reshape(-1)]
+    moved_alike = (several & (voted == index))[which]
     chosen = every.index == index
+    chosen[np.flatnonzero(chosen)[_MOST_TOPS:]] = False
     every, moved_alike = every.take(chosen), moved_alike[chosen]
     kin = share_kernel(dump, paging, every.page[:, None], moved_alike)
     return every.take(moved_alike | kin)
@@ -249,30 +384,54 @@ class _Labels:
     page: NDArray[np.int64]
     shift: NDArray[np.int64]
 
+    @classmethod
+    def join(cls, parts: "list[_Labels]") -> "_Labels":
+        return cls(
+            np.concatenate([part.page for part in parts]),
+            np.concatenate([part.shift for part in parts]),
+        )
 
-def _ends(dump: Dump, paging: Paging, known: list[tuple[int, int]]) -> list[Piece]:
-    """The pieces that these pages belong to, the top-level tables with how far each was moved."""
-    tops = np.array(known, np.int64)
-    labels = _Labels(tops[:, 0], tops[:, 1])
+
+def _ends(
+    dump: Dump, paging: Paging, known: list[tuple[int, int]], like: NDArray[np.int64]
+) -> list[Piece]:
+    """The pieces that these pages belong to, top-level tables with how far each was moved.
+
+    Pieces without any are found by the tables that are named, but lie nowhere else; `like` are all
+    pages that look like tables.
+    """
+    tops = labels = _Labels(*np.array(known, np.int64).T)
+    for _ in range(_MOST_FURTHER):
+        learned, missing = _descend(dump, paging, tops, labels)
+        further = _piece_of(missing, like[~np.isin(like, learned.page)], labels.shift)
+        every = _Labels.join([labels, further])
+        ascending = _Labels(*np.array(_ascending(every.page, every.shift), np.int64).T)
+        if not np.isin(further.shift, ascending.shift).any():
+            break
+        labels = ascending
     shifts = np.unique(labels.shift)
-    if len(shifts) > 1:
-        labels = _descend(dump, paging, labels, shifts)
     pieces = [Piece(0, int(shifts[0]))]
     for before, after in zip(shifts[:-1].tolist(), shifts[1:].tolist(), strict=True):
         low, high = _between(
-            labels.page[labels.shift == before], labels.page[labels.shift == after]
+            learned.page[learned.shift == before], learned.page[learned.shift == after]
         )
         low = max(low, pieces[-1].first)
         pieces.append(Piece(_roundest(low, max(low, high), before, after), after))
     return pieces
 
 
-def _descend(dump: Dump, paging: Paging, tops: _Labels, shifts: NDArray[np.int64]) -> _Labels:
-    """Go down the tables, and learn of each that makes sense at one place only where it lies."""
-    pages, moved = [tops.page], [tops.shift]
-    # Where a piece may begin and end by the top-level tables alone.
-    low = [0, *(int(tops.page[tops.shift == shift].max()) + 1 for shift in shifts[:-1])]
-    high = [int(tops.page[tops.shift == shift].min()) for shift in shifts[1:]]
+def _descend(
+    dump: Dump, paging: Paging, tops: _Labels, labels: _Labels
+) -> tuple[_Labels, NDArray[np.int64]]:
+    """Go down the tables, and learn of each that makes sense at one place only where it lies.
+
+    And the frames that are named as tables, but make sense nowhere.
+    """
+    pages, moved, missing = [labels.page], [labels.shift], [np.empty(0, np.int64)]
+    # Where a piece may begin and end by what is known before.
+    shifts = np.unique(labels.shift)
+    low = [0, *(int(labels.page[labels.shift == shift].max()) + 1 for shift in shifts[:-1])]
+    high = [int(labels.page[labels.shift == shift].min()) for shift in shifts[1:]]
     tables = tops.page
     for number in range(len(paging.levels) - 1):
         target, is_page = read_tables(dump, paging, number, tables)
@@ -283,12 +442,30 @@ def _descend(dump: Dump, paging: Paging, tops: _Labels, shifts: NDArray[np.int64
         is_table &= places < np.array([*high, dump.frame_count])[:, None]
         for row, place in zip(is_table, places, strict=True):
             row[row] = are_tables(dump, paging, number + 1, place[row])
-        one = np.count_nonzero(is_table, axis=0) == 1
-        piece = np.argmax(is_table[:, one], axis=0)
-        tables = named[one] - shifts[piece]
+        count = np.count_nonzero(is_table, axis=0)
+        piece = np.argmax(is_table[:, count == 1], axis=0)
+        tables = named[count == 1] - shifts[piece]
         pages.append(tables)
         moved.append(shifts[piece])
-    return _Labels(np.concatenate(pages), np.concatenate(moved))
+        missing.append(named[count == 0])
+    return _Labels(np.concatenate(pages), np.concatenate(moved)), np.concatenate(missing)
+
+
+def _piece_of(
+    missing: NDArray[np.int64], like: NDArray[np.int64], known: NDArray[np.int64]
+) -> _Labels:
+    """Where most of the missing tables lie, if they all were moved by one distance."""
+    missing = missing[:: -(-len(missing) // _MOST_MISSING) or 1]
+    like = like[:: -(-len(like) // _MOST_LIKE) or 1]
+    shift = (missing[:, None] - like).reshape(-1)
+    near = (np.abs(shift) < _FAR) & ~np.isin(shift, known)
+    values, count = np.unique(shift[near], return_counts=True)
+    order = np.argsort(-count, kind="stable")[:2]
+    if not len(order) or count[order[0]] < max(_FEWEST_TABLES, 2 * count[order[1:]].max(initial=0)):
+        return _Labels(np.empty(0, np.int64), np.empty(0, np.int64))
+    best = values[order[0]]
+    page = missing[np.isin(missing - best, like)] - best
+    return _Labels(page, np.full(len(page), best))
 
 
 def _between(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[int, int]:

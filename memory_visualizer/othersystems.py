@@ -44,7 +44,11 @@ _TABLES_AT_ONCE = 128
 _LEAST_SPACES = 2
 _MOST_GROUPS = 4
 _MOST_TABLES = 1 << 12
-"""Below the kernel's half of one group, or of one space's own half, so many are looked at."""
+"""Below the kernel's half of one group so many are looked at."""
+_TIMES_ASKED = 4
+"""So many more pages than there may be address spaces are compared with what most share."""
+_MOST_OWN = 1 << 9
+"""Below the own halves of as many spaces as are read at once."""
 _DIRECT_SHARE = 0.5
 """The part of memory from which on what the kernel maps at one distance is all memory."""
 
@@ -84,7 +88,7 @@ class SpaceSearch:
             used_now = np.count_nonzero(chosen, axis=1)
             odd = used_now - np.count_nonzero(leads, axis=1)
             # A bit that was flipped is no reason to lose an address space.
-            sound = _ODD_SHARE * odd <= used_now
+            sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
             sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= _MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
@@ -98,19 +102,20 @@ class SpaceSearch:
         kernel = _shared_half(self._dump, every[:: -(-len(every) // most) or 1])
         if kernel is None:
             return Spaces(np.empty((0, 1), np.int64))
-        alike = every[_agreeing(self._dump, every, kernel)]
+        asked = every[:: -(-len(every) // (_TIMES_ASKED * most)) or 1]
+        alike = asked[_agreeing(self._dump, asked, kernel)]
         step = -(-len(alike) // most) or 1
         remarks = []
-        if step > 1:
+        if step > 1 or len(asked) < len(every):
             remarks.append(
-                f"{len(alike):,} pages look like top-level page tables, more than any machine has:"
-                f" one in {step:,} of them is believed"
+                f"{len(every):,} pages look like top-level page tables, more than any machine has:"
+                f" {len(alike[::step]):,} of them, spread over all, are believed"
             )
         return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
 
 
 _ODD_SHARE = 8
-"""One in so many of a top-level table's entries may be odd."""
+"""One in so many of a top-level table's entries may be odd, and one in any case."""
 
 
 def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | None:
@@ -156,7 +161,7 @@ def _agreeing(
         halves = _kernel_halves(part, tables)
         alike = np.count_nonzero((halves == kernel) & used, axis=1)
         either = np.count_nonzero((halves != 0) | used, axis=1)
-        agrees[done : done + len(part)] = 2 * alike > either
+        agrees[done : done + len(part)] = (2 * alike >= either) & (alike > 0)
         done += len(part)
     return agrees
 
@@ -173,6 +178,8 @@ def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         row, column = np.nonzero(tables[:, :_HALF] & np.uint64(PRESENT | LARGE) == PRESENT)
         target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
         row, target = row[is_held(dump, target)], target[is_held(dump, target)]
+        some = slice(None, None, -(-len(row) // _MOST_OWN) or 1)
+        row, target = row[some], target[some]
         known = distinct(target)
         is_table = are_tables(dump, PAGING, 1, known)[np.searchsorted(known, target)]
         right = np.bincount(row[is_table], minlength=len(part))

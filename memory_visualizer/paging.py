@@ -296,7 +296,7 @@ X64_5_LEVELS = Paging(
 """These four are as Windows has them."""
 
 PAE_POINTER_RESERVED = 1 << 1 | 1 << 2 | _bits(5, 8) | _bits(52, 63)
-"""Bits that are zero in each of PAE's four pointers, beside those above the physical width."""
+"""Bits that are zero in each of PAE's four pointers, beside those of the physical width (4.4.1)."""
 
 
 def as_processor_has_it(paging: Paging) -> Paging:
@@ -585,6 +585,9 @@ def walk(
     each level but the last at most half of what is left of these is spent.
     """
     losses = losses or Losses()
+    # Devices may lie higher than that; but what is mapped there is nothing that the dump holds.
+    bits = max(paging.physical_bits, memory.frame_count.bit_length() + 12)
+    paging = replace(paging, physical_bits=bits)
     count, parts = tops.shape
     if spaces is None:
         spaces = np.arange(count, dtype=np.int32)
@@ -789,7 +792,8 @@ def frames_behind(
 ) -> NDArray[np.int64]:
     """The frame behind each address, below the top-level table in the frame that stands with it.
 
-    -1 where nothing is mapped; a frame may lie outside of what the dump holds.
+    -1 where nothing is mapped; a frame may lie outside of what the dump holds. Of each table only
+    the one entry is looked at: see read_tables.
     """
     table = top.astype(np.int64)
     frame = np.full(len(addresses), -1, np.int64)
@@ -797,9 +801,13 @@ def frames_behind(
     for number, level in enumerate(paging.levels):
         tables, row = np.unique(table[alive], return_inverse=True)
         index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
-        targets, is_page = read_tables(memory, paging, number, tables)
-        target, maps = targets[row, index.astype(np.int64)], is_page[row, index.astype(np.int64)]
-        alive, target, maps = alive[target >= 0], target[target >= 0], maps[target >= 0]
+        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
+        present = paging.is_present(entries)
+        alive, entries = alive[present], entries[present]
+        target = paging.frames(entries, level)
+        possible = ~paging.is_impossible(entries, target, level)
+        alive, entries, target = alive[possible], entries[possible], target[possible]
+        maps = paging.is_large(entries, level) | (number == len(paging.levels) - 1)
         inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % level.pages
         frame[alive[maps]] = (target + inside)[maps]
         leads = ~maps & is_held(memory, target)

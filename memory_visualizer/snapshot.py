@@ -47,8 +47,8 @@ from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.windows import (
     TopLevels,
     TopLevelSearch,
+    is_in_doubt,
     read_shared_data,
-    tables_in_doubt,
 )
 from memory_visualizer.windowsprocesses import FoundProcesses, find_processes
 
@@ -70,8 +70,6 @@ _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_PID = 4
 """Of Windows' System process."""
-_DOUBT = 1 / 16
-"""From this part on of the tables that make no sense it is asked whether memory was moved."""
 _HUGE_FRAMES = 1 << 18
 """Frames of a page of 1 GiB."""
 _ENOUGH_TABLES = 3
@@ -422,32 +420,40 @@ def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
-        mended = _mended(dump, progress) if tables_in_doubt(dump, found) > _DOUBT else None
+        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
         return mended or _windows_snapshot(dump, zero, found, objects)
     return _second_look(dump, zero, search, progress)
 
 
-def _mended(dump: Dump, progress: Progress | None) -> Snapshot | None:
+def _mended(
+    dump: Dump, progress: Progress | None, texts: Sequence[VmcoreInfo] = ()
+) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
     BadInputError where that does not help.
     """
     if not isinstance(dump, RawDump):
         return None
-    from memory_visualizer.displaced import DisplacedSearch, MendedDump
+    from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
 
     search = DisplacedSearch()
     for _ in _pass_by(dump, [search.look_at], progress):
         pass
+    for info in texts:
+        if pieces := pieces_of_linux(dump, info, search):
+            snapshot = _understand(MendedDump(dump, pieces), progress)
+            if snapshot.system:
+                return snapshot
     pieces = search.pieces(dump)
     if not pieces:
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
     if not snapshot.system:
         raise BadInputError(
-            f"{dump.path} does not hold its memory where it belongs: {search.tables:,} top-level"
-            f" page tables name page frames that lie up to {max(p.shift for p in pieces):,} pages"
-            " behind them, and the memory could not be put there"
+            f"{dump.path} does not hold its memory where it belongs: top-level page tables"
+            f" ({search.tables:,}) name page frames that lie up to"
+            f" {max(abs(piece.shift) for piece in pieces):,} pages from them, and the memory could"
+            " not be put there"
         )
     return snapshot
 
@@ -474,11 +480,11 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        mended = _mended(dump, progress) if tables_in_doubt(dump, found) > _DOUBT else None
+        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
         return mended or _windows_snapshot(dump, zero, found)
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
-    if mended := _mended(dump, progress):
+    if mended := _mended(dump, progress, texts.found(dump)):
         return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
@@ -834,10 +840,15 @@ def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> lis
             " the owners of each, so some of them are not told"
         )
     if losses.not_tables:
+        many = len(losses.not_tables)
         remarks.append(
-            f"{counted(len(losses.not_tables), 'page')} reached as page tables that"
-            f" {'is none' if len(losses.not_tables) == 1 else 'are none'}: what would be mapped"
-            " there is not known"
+            f"{counted(many, 'page')} reached as page tables that"
+            f" {'is none' if many == 1 else 'are none'}: what would be mapped there is not known"
+        )
+    if losses.impossible:
+        remarks.append(
+            f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
+            " processor's rules: left out, each by itself"
         )
     if losses.tables:
         remarks.append(

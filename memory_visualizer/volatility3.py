@@ -39,6 +39,7 @@ from memory_visualizer.linuxtasks import LinuxProcesses
 from memory_visualizer.pagemap import PageClass, mark_runs
 from memory_visualizer.paging import (
     PAE,
+    PAE_POINTER_RESERVED,
     PRESENT,
     PROTOTYPE,
     SHARED,
@@ -212,7 +213,7 @@ def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.i
     place = table % PAGE_SIZE // 32 * 4 + np.arange(4)
     entries = np.take_along_axis(pointers, place, axis=1)
     tops = (entries >> np.uint64(12) & np.uint64(0xFFFFFFF)).astype(np.int64)
-    leads = entries & np.uint64(PRESENT) != 0
+    leads = entries & np.uint64(PRESENT | PAE_POINTER_RESERVED) == PRESENT
     leads |= entries & np.uint64(TRANSITION | PROTOTYPE) == TRANSITION
     tops[~leads] = -1
     return tops

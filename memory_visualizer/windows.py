@@ -176,7 +176,7 @@ class TopLevelSearch:
                 if np.count_nonzero(kin) < _FEWEST_ALIKE:
                     continue
                 # Where Windows' word of itself is damaged, most tables still lead to its place.
-                lead = _places(memory, paging, tops[kin])[0] >= 0
+                lead = _seen(memory, paging, tops[kin], None)[0] >= 0
                 count = np.count_nonzero(kin) + np.count_nonzero(lead)
                 if count > most:
                     best, most = TopLevels(paging, tops[kin], tops[~kin]), int(count)
@@ -214,7 +214,9 @@ _MOST_GROUPS = 4
 """Groups of tables, each with one entry by which they name themselves; one of them is honest."""
 _ROWS_AT_ONCE = 512
 """Of tables, as many as fit into a processor's cache with what is made of them."""
-_MOST_COMPARED = 1 << 12
+_MOST_COMPARED = 1 << 11
+_MOST_ASKED = 1 << 7
+"""So many tables tell what they have in common, at most."""
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
 """A boot has at least this part of the tables that the largest has; fewer are odd ones."""
@@ -258,49 +260,47 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
     """
     # First some of each group: of a dump full of tables that name themselves all are too many.
     step = -(-len(tops) // _SAMPLE)
-    if not len(tops) or not any(_pages(memory, paging, tops[::step])):
+    if not len(tops) or not any(_seen(memory, paging, tops[::step], one)[1] for one in _VIEWS):
         return []
-    by_kernel, by_users = _pages(memory, paging, tops)
     unknown = np.ones(len(tops), bool)
     found = []
-    for place, page in (by_kernel or by_users).items():
-        if by_kernel:
-            rows = unknown & (_places(memory, paging, tops)[0] == place)
-        else:  # the tables by which the kernel sees it, which all processes share, are damaged
-            rows = unknown & (_places(memory, paging, tops)[1] == place)
+    places, pages = _seen(memory, paging, tops, None)
+    for place, page in pages.items():
+        found.append((places == place, page))
+    if not found:  # the tables by which the kernel sees it, which all processes share, are damaged
+        places, pages = _seen(memory, paging, tops, _SHARED_DATA_OF_USERS)
+        for place, page in pages.items():
+            rows = places == place
             rows &= share_kernel(memory, paging, tops, rows)
-            if np.count_nonzero(rows) < _FEWEST_ALIKE:
-                continue
+            if np.count_nonzero(rows) >= _FEWEST_ALIKE:
+                found.append((rows, page))
+    for rows, _ in found:
         unknown &= ~rows
-        found.append((rows, page))
     for rows, _ in found:
         if unknown.any():
             rows |= unknown & share_kernel(memory, paging, tops, rows)
             unknown &= ~rows
-    return [_Boot(paging, tops[rows], tops[unknown], page) for rows, page in found if rows.any()]
+    return [_Boot(paging, tops[rows], tops[unknown], page) for rows, page in found]
 
 
-def _places(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each has KUSER_SHARED_DATA by the kernel's address, and by the user's; -1: nowhere."""
-    return (
-        translate(memory, paging, tops, SHARED_DATA[bits_of(paging)]),
-        translate(memory, paging, tops, _SHARED_DATA_OF_USERS),
-    )
+def _seen(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], virtual: int | None
+) -> tuple[NDArray[np.int64], dict[int, "_SharedPage"]]:
+    """Where each of these address spaces has KUSER_SHARED_DATA, by an address of it; -1: nowhere.
+
+    And the pages that most of them have there, by frame, as far as these are believable. `virtual`
+    is None for the kernel's address.
+    """
+    virtual = SHARED_DATA[bits_of(paging)] if virtual is None else virtual
+    frames = translate(memory, paging, tops, virtual)
+    places, count = np.unique(frames[frames >= 0], return_counts=True)
+    places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
+    pages = {int(place): _SharedPage(memory.read_frames(place[None])[0]) for place in places}
+    return frames, {place: page for place, page in pages.items() if page.is_believable}
 
 
-def _pages(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> tuple[dict[int, "_SharedPage"], dict[int, "_SharedPage"]]:
-    """The pages that most of these address spaces have there, by frame, as far as believable."""
-    found: list[dict[int, _SharedPage]] = []
-    for frames in _places(memory, paging, tops):
-        places, count = np.unique(frames[frames >= 0], return_counts=True)
-        places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
-        pages = {int(place): _SharedPage(memory.read_frames(place[None])[0]) for place in places}
-        found.append({place: page for place, page in pages.items() if page.is_believable})
-    return found[0], found[1]
+_VIEWS = (None, _SHARED_DATA_OF_USERS)
+"""The addresses of KUSER_SHARED_DATA: the kernel's, and the user's."""
 
 
 def share_kernel(
@@ -324,9 +324,11 @@ def share_kernel(
         entries = entries[:, paging.entries // 2 :]
     entries = entries & ~np.uint64(_TOUCHED)
     entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
-    common, count = _most_common(entries[chosen])
+    some = np.flatnonzero(chosen)
+    some = some[:: -(-len(some) // _MOST_ASKED) or 1]
+    common, count = _most_common(entries[some])
     # What a single one has is its own, and what a few have tells little.
-    fewest = max(2, int(np.count_nonzero(chosen)) // 4)
+    fewest = max(2, len(some) // 4)
     weight = np.where(count >= fewest, count, 0)
     agrees = (entries == common) @ weight
     kin[rows] = 2 * agrees > weight.sum()
@@ -342,38 +344,46 @@ def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np
 
 def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """For each column the value but zero that comes most often, and how often."""
-    common = np.zeros(entries.shape[1], np.uint64)
-    counts = np.zeros(entries.shape[1], np.int64)
-    for column in np.flatnonzero(entries.any(axis=0)):
-        given = np.sort(entries[:, column])
-        given = given[given != 0]
-        starts = np.flatnonzero(np.diff(given, prepend=~given[:1]))
-        count = np.diff(starts, append=len(given))
-        best = int(np.argmax(count))
-        common[column], counts[column] = given[starts[best]], count[best]
-    return common, counts
+    if not len(entries):
+        return np.zeros(entries.shape[1], np.uint64), np.zeros(entries.shape[1], np.int64)
+    given = np.sort(entries, axis=0)
+    # How many rows before have the same value, without a break.
+    row = np.arange(len(given))[:, None]
+    is_new = np.ones(given.shape, bool)
+    is_new[1:] = given[1:] != given[:-1]
+    count = row - np.maximum.accumulate(np.where(is_new, row, 0), axis=0) + 1
+    count[given == 0] = 0
+    best = np.argmax(count, axis=0)[None]
+    return np.take_along_axis(given, best, 0)[0], np.take_along_axis(count, best, 0)[0]
 
 
-def tables_in_doubt(memory: PhysicalMemory, found: TopLevels) -> float:
-    """The part of the tables right below the top-level ones that are none where they should lie.
+def is_in_doubt(memory: PhysicalMemory, found: TopLevels) -> bool:
+    """Whether tables are not where they should lie.
 
-    Few in a sound dump; more where it was cut short, or its memory was moved.
+    So it is where a dump was cut short, or its memory was moved: then some lie behind its end, or
+    many right below the top-level ones are something else.
     """
     paging = found.paging
-    tops = distinct(found.tops[is_held(memory, found.tops)])[:_MOST_COMPARED]
-    below: list[NDArray[np.int64]] = []
-    for frames in in_parts(tops):
-        target, is_page = read_tables(memory, paging, 0, frames)
-        below.append(target[(target >= 0) & ~is_page])
-    tables = _joined(below)
+    tables = distinct(found.tops[is_held(memory, found.tops)])
     tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
-    held = tables[is_held(memory, tables)]
-    sound = np.count_nonzero(are_tables(memory, paging, 1, held))
-    return 1 - int(sound) / len(tables) if len(tables) else 0.0
+    for number in range(len(paging.levels) - 1):
+        target, is_page = read_tables(memory, paging, number, tables)
+        tables = distinct(target[(target >= 0) & ~is_page])
+        # What is too far for memory is no table, but a flipped bit.
+        tables = tables[tables < 2 * memory.frame_count]
+        tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
+        held = tables[is_held(memory, tables)]
+        sound = held if number else held[are_tables(memory, paging, 1, held)]
+        if len(held) < len(tables) or len(sound) < (1 - _DOUBT) * len(held):
+            return True
+        tables = held
+    return False
 
 
 _MOST_IN_DOUBT = 256
 """So many tables are looked at."""
+_DOUBT = 1 / 16
+"""More of them may be something else in a dump that was taken while its machine ran."""
 
 
 def bits_of(paging: Paging) -> int:
@@ -383,8 +393,8 @@ def bits_of(paging: Paging) -> int:
 
 def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> SharedData:
     """Read what Windows tells to every process about itself, where most of them see it."""
-    for pages in _pages(memory, paging, tops):
-        for page in pages.values():
+    for view in _VIEWS:
+        for page in _seen(memory, paging, tops, view)[1].values():
             return SharedData(page.version, page.clock)
     return SharedData("", None)
 

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,11 @@ from memory_visualizer.paging import (
     X64,
     X64_5_LEVELS,
     X86,
+    Losses,
     Mappings,
     Paging,
+    as_linux_has_it,
+    as_processor_has_it,
     merge_alike,
     translate,
     walk,
@@ -233,3 +237,60 @@ def test_two_tops_of_one_space() -> None:
     assert rows.frame.tolist() == [4]
     assert rows.space.tolist() == [0]
     assert rows.access[0] & MAY_EXECUTE
+
+
+# -- entries that cannot be, and pages that are no tables ---------------------------------------
+
+
+def chain(flags: Sequence[int]) -> npt.NDArray[np.uint64]:
+    """Memory with a tree in frames 1 to 4, whose lowest table has entries of these flags."""
+    words = np.zeros((64, 512), np.uint64)
+    for frame in (1, 2, 3):
+        words[frame, 0] = frame + 1 << 12 | 0x67
+    frames = np.arange(5, 5 + len(flags), dtype=np.uint64)
+    words[4, : len(flags)] = frames << np.uint64(12) | np.array(flags, np.uint64)
+    return words
+
+
+def frames_of(words: npt.NDArray[np.uint64], paging: Paging, losses: Losses | None = None) -> Any:
+    parts = list(walk(Memory(words.tobytes()), paging, np.array([[1]]), losses=losses))
+    return sorted(Mappings.join(parts).frame.tolist())
+
+
+@pytest.mark.parametrize("bit", [46, 50, 51])
+def test_a_flipped_bit_costs_its_entry(bit: int) -> None:
+    losses = Losses()
+    flags = [0x67] * 20
+    flags[7] |= 1 << bit
+    assert frames_of(chain(flags), X64, losses) == [n for n in range(5, 25) if n != 12]
+    assert (losses.impossible, losses.not_tables) == (1, set())
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_page_of_numbers_is_no_table(level: int) -> None:
+    """Small numbers would be tables at frame 0, or pages of a gigabyte there."""
+    words = chain([0x67] * 20)
+    words[1, 1] = 1 << 12 | 0x63  # the top-level table names itself, so all serve once more
+    words[level + 1, :] = np.arange(512) % 256
+    losses = Losses()
+    found = frames_of(words, X64, losses)
+    assert not set(found) & set(range(5, 25))
+    assert losses.not_tables == {level + 1}
+    assert len(found) < 8
+
+
+def test_what_is_out_of_sight_means_something_to_its_system_only() -> None:
+    """A page in transition is Windows', one that nobody may use is Linux'."""
+    words = chain([0x67, 0x880, 0x67])
+    inverted = ~np.uint64(40 << 12) & np.uint64(0x000F_FFFF_FFFF_F000)
+    words[4, 3] = inverted | np.uint64(1 << 8 | 0x20)
+    assert frames_of(words, X64) == [5, 6, 7]
+    assert frames_of(words, as_linux_has_it(X64)) == [5, 7, 40]
+    assert frames_of(words, as_processor_has_it(X64)) == [5, 7]
+
+
+def test_a_table_in_transition_is_no_large_page() -> None:
+    """What is bit 7 in an entry that is present belongs to its protection there."""
+    words = chain([0x67])
+    words[3, 0] = 4 << 12 | 0x880 | 4
+    assert frames_of(words, X64) == [5]

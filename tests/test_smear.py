@@ -209,7 +209,7 @@ def painted(
     tops = [top for top in every if tuple(top) in alive]
     path.write_bytes(words.tobytes())
     mappings = Mappings.join(list(walk(memory, found.paging, np.array(tops))))
-    zero = ~words.any(axis=1)
+    zero = np.count_nonzero(words, axis=1) == 0
     classes = of_mappings(RawDump.open(path), zero, mappings).classes
     return np.array(LABELS)[classes], {tuple(top) for top in tops}
 

@@ -380,8 +380,8 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert len(snapshot.mappings.frame) <= 4 * frames + (1 << 20)
     if kind == "thicket":
-        assert any("page tables were left out" in remark for remark in snapshot.remarks)
-        assert any("mappings are too many to keep" in remark for remark in snapshot.remarks)
+        assert any("page tables left out" in remark for remark in snapshot.remarks)
+        assert any("mappings too many to keep" in remark for remark in snapshot.remarks)
         assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.frame)
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
 
@@ -400,7 +400,7 @@ def test_a_process_with_too_many_tables_loses_its_own(tmp_path: Path) -> None:
     words[top, empty] = rng.choice(unused, len(empty)).astype(np.uint64) << np.uint64(12) | 0x67
     words.tofile(tmp_path / "dump")
     after = memory_visualizer.open(tmp_path / "dump")
-    assert any("page tables were left out" in remark for remark in after.remarks)
+    assert any("page tables left out" in remark for remark in after.remarks)
 
     def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
         pids = np.array([process.pid for process in snapshot.processes])
@@ -436,7 +436,7 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     after = labels(snapshot)
     assert snapshot.remarks == (
-        f"{len(smeared)} pages are no page tables, though reached as such; what these would map is"
+        f"{len(smeared)} pages reached as page tables that are none: what would be mapped there is"
         " not known",
     )
     assert len(snapshot.processes) == len(truth.processes)

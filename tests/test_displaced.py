@@ -1,0 +1,190 @@
+"""Memory that lies in its file elsewhere than it belongs, and memory of two boots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import memory_visualizer
+from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
+from memory_visualizer.dump import open_dump
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.pagemap import PageClass
+from tests.forge import MIB, Truth, forge, profiles
+from tests.forge.linux import forge_linux
+
+PAGE = 4096
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "XP, x86": ("WinXPSP2x86", {"pae": False}),
+    "7, PAE": ("Win7SP1x86", {}),
+    "7, x64": ("Win7SP1x64", {}),
+    "10, x64": ("Win10x64_17763", {}),
+    "11, shadow tables": ("Win10x64_17763", {"shadow_tables": True}),
+    "5 levels": ("Win10x64_17763", {"five_levels": True}),
+}
+LABELS = np.array([page_class.label for page_class in PageClass])
+Words = npt.NDArray[np.uint64]
+
+
+def moved(
+    folder: Path, system: str, holes: Sequence[tuple[int, int]], first: int = 0
+) -> tuple[Path, npt.NDArray[np.str_]]:
+    """A raw file that begins with the frame `first`, holes left out; and the classes by PFN."""
+    name, options = SYSTEMS[system]
+    whole, path = folder / "whole", folder / "moved"
+    truth = forge(
+        whole, profiles()[name], size=32 * MIB, processes=10, seed=3, holes=holes, **options
+    )
+    words = np.fromfile(whole, "<u8").reshape(-1, 512)
+    keep = np.ones(len(words), bool)
+    keep[:first] = False
+    for start, count in holes:
+        keep[start : start + count] = False
+    words[keep].tofile(path)
+    return path, np.where(keep, truth.classes(truth.alive), "absent")
+
+
+@pytest.mark.parametrize(
+    ("holes", "first"),
+    [([(4096, 1024)], 0), ([], 16), ([(3072, 1024), (6144, 640)], 0), ([(3840, 256)], 1)],
+    ids=["a hole", "begins later", "two holes", "both"],
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_memory_is_put_where_it_belongs(
+    system: str, holes: Sequence[tuple[int, int]], first: int, tmp_path: Path
+) -> None:
+    path, classes = moved(tmp_path, system, holes, first)
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+    (remark,) = [one for one in snapshot.dump.remarks if "does not hold its memory" in one]
+    shift = first
+    for start, count in holes:
+        begin, shift = start - shift, shift + count
+        assert f"page {begin:,} on by {shift:,}" in remark
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_sound_dump_is_not_looked_at_for_that(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a sound dump pays for it")
+
+    monkeypatch.setattr(DisplacedSearch, "look_at", fail)
+    path, classes = moved(tmp_path, system, [])
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
+    """Even if it is asked."""
+    path, _ = moved(tmp_path, system, [])
+    dump = open_dump(path)
+    search = DisplacedSearch()
+    for _ in dump.each_block(search.look_at):
+        pass
+    assert search.pieces(dump) == []
+
+
+def test_a_dump_that_was_cut_short_is_not_mended(tmp_path: Path) -> None:
+    path, classes = moved(tmp_path, "7, x64", [])
+    contents = path.read_bytes()
+    path.write_bytes(contents[: len(contents) * 3 // 4])
+    snapshot = memory_visualizer.open(path)
+    assert snapshot.dump.remarks == ()
+    assert snapshot.classes.size == len(classes) * 3 // 4
+
+
+def test_a_mended_dump_reads_as_one_with_holes(tmp_path: Path) -> None:
+    words = np.arange(20 * 512, dtype=np.uint64).reshape(20, 512)
+    path = tmp_path / "dump"
+    words.tofile(path)
+    pieces = [Piece(0, -2), Piece(5, 3), Piece(12, 100)]
+    frames = np.array([*range(3), *range(8, 15), *range(112, 120)])
+    pages = np.array([*range(2, 5), *range(5, 12), *range(12, 20)])
+    mended = MendedDump(open_dump(path), pieces)
+    assert np.flatnonzero(mended.held).tolist() == frames.tolist()
+    np.testing.assert_array_equal(mended.read_frames(frames), words[pages])
+    assert not mended.read_frames(np.array([3, 7, 15, 111, 120])).any()
+    seen = list(mended.each_block(lambda part, contents: (part.copy(), contents.copy())))
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in seen]), frames)
+    np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), words[pages])
+
+
+# -- two boots ------------------------------------------------------------------------------
+
+
+def shared_page(truth: Truth) -> int:
+    """The frame of KUSER_SHARED_DATA."""
+    rows = truth.mappings[truth.mappings["virtual"] == 0xFFFFF780_00000000]
+    return int(rows["frame"][0])
+
+
+@pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
+@pytest.mark.parametrize("later", ["new", "old"])
+def test_the_later_of_two_boots_is_painted(name: str, later: str, tmp_path: Path) -> None:
+    """Though the tables of both name themselves, and lead to a page where they must."""
+    profile, path = profiles()[name], tmp_path / "dump"
+    begin, end = 0x400, 4096  # there the old boot's frames are left as they were
+    hole = [(begin, end - begin)]
+    new = forge(path, profile, size=32 * MIB, processes=8, seed=1, holes=hole)
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    for seed in range(2, 40):
+        old = forge(path, profile, size=end * PAGE, processes=8, seed=seed)
+        remains = np.fromfile(path, "<u8").reshape(-1, 512)
+        words[begin:end] = remains[begin:]
+        words[shared_page(new)].view("u1")[0x14:0x1C] = time(2020 if later == "new" else 2010)
+        words[shared_page(old)].view("u1")[0x14:0x1C] = time(2015)
+        words.tofile(path)
+        snapshot = memory_visualizer.open(path)
+        boots = [one for one in snapshot.remarks if "of another boot" in one]
+        if boots:  # else what leads to the old boot's page was in frames that the new one took
+            break
+    assert len(boots) == 1
+    assert snapshot.time
+    assert snapshot.time.year == (2020 if later == "new" else 2015)
+    assert ("2015" if later == "new" else "2010") in boots[0]
+    if later == "new":
+        np.testing.assert_array_equal(
+            np.isin(LABELS[snapshot.classes], ["user", "kernel", "both"]),
+            np.isin(new.classes(new.alive), ["user", "kernel", "both"]),
+        )
+
+
+def time(year: int) -> npt.NDArray[np.uint8]:
+    """The beginning of a year as Windows counts, nearly: 100 ns since 1601."""
+    ticks = np.array([(year - 1601) * 365.2425 * 86400 * 10**7]).astype("<u8")
+    return ticks.view("u1")
+
+
+# -- Linux ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [1, 100])
+def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
+    """As where the first ranges of memory were left out."""
+    path = tmp_path / "dump"
+    truth = forge_linux(path, "6.1", size=32 * MIB, processes=8)
+    contents = path.read_bytes()
+    path.write_bytes(contents[first * PAGE :])
+    snapshot = memory_visualizer.open(path)
+    assert (snapshot.system or "").startswith("Linux")
+    classes = truth.classes.copy()
+    classes[:first] = "absent"
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+    assert any("does not hold its memory where it belongs" in r for r in snapshot.dump.remarks)
+
+
+def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
+    """As LiME's, written without their headers: the first ends at 0x9fbff on many machines."""
+    path = tmp_path / "dump"
+    forge_linux(path, "6.1", size=32 * MIB, processes=8)
+    contents = path.read_bytes()
+    joined = contents[0x1000:0x9FC00] + contents[0x100000:]
+    path.write_bytes(joined[: len(joined) // PAGE * PAGE])
+    with pytest.raises(BadInputError, match="does not hold its memory where it belongs"):
+        memory_visualizer.open(path)
