@@ -21,12 +21,12 @@ class KernelMemory:
     def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
         order = np.argsort(mappings.virtual, kind="stable")
         self.memory = memory
-        self._mappings = mappings.take(order)
+        self.mappings = mappings.take(order)
         self._pages: dict[int, bytes] = {}
 
     def frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
-        rows = self._mappings
+        rows = self.mappings
         end = np.minimum(rows.frame + rows.frames, self.memory.frame_count)
         mapped = np.zeros(self.memory.frame_count, bool)
         mark_runs(mapped, rows.frame, end - rows.frame)
@@ -37,7 +37,7 @@ class KernelMemory:
         virtual = np.zeros(len(frames), np.uint64)
         asked = np.zeros(self.memory.frame_count, bool)
         asked[frames] = True
-        rows = self._mappings
+        rows = self.mappings
         single = rows.frames == 1
         near = np.zeros(len(single), bool)
         near[single] = asked[rows.frame[single]]
@@ -98,7 +98,7 @@ class KernelMemory:
         return self._pages[number]
 
     def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        rows = self._mappings
+        rows = self.mappings
         if not len(rows.virtual):
             return np.full(len(addresses), -1, np.int64)
         row = np.maximum(np.searchsorted(rows.virtual, addresses, "right") - 1, 0)
@@ -107,6 +107,37 @@ class KernelMemory:
         frame = np.where(inside, rows.frame[row] + page, -1)
         frame[frame >= self.memory.frame_count] = -1
         return frame
+
+
+class AllMemory(KernelMemory):
+    """The same, and all frames that the kernel does not map, by their physical addresses.
+
+    For dumps in which the tables are lost that lead to the kernel's objects. These addresses are
+    below the kernel's half, so they can be told from virtual ones.
+    """
+
+    def __init__(self, kernel: KernelMemory, end: int) -> None:
+        """`end` is where the kernel's half of virtual memory begins."""
+        super().__init__(kernel.memory, kernel.mappings)
+        self._end = min(end // PAGE_SIZE, self.memory.frame_count)
+
+    def frames(self) -> NDArray[np.int64]:
+        """All frames that can be read."""
+        low = np.flatnonzero(self.memory.held[: self._end])
+        return np.union1d(super().frames(), low)
+
+    def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """An address of each of these frames, the virtual one where there is one."""
+        virtual = super().virtual(frames)
+        physical = np.where(frames < self._end, frames * PAGE_SIZE, 0).astype(np.uint64)
+        return np.where(virtual == 0, physical, virtual)
+
+    def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        frames = super()._frames_behind(addresses)
+        is_low = addresses < np.uint64(self._end * PAGE_SIZE)
+        return np.where(
+            is_low & (frames < 0), (addresses >> np.uint64(12)).astype(np.int64), frames
+        )
 
 
 def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:

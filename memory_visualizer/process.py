@@ -21,6 +21,7 @@ ANOMALIES = {
     "base leads to no table": "the address of its page tables leads to none",
     "base also of": "another process has the same page tables; the address of its object follows",
     "not whole": "a part of its object could not be read",
+    "object not mapped": "nothing that is left leads to its object: its address is a physical one",
     "known by its page tables only": "no object of a process leads to these page tables",
 }
 """What may be odd about a process, and what each word means. Such words are leads for those who
@@ -42,7 +43,8 @@ class Process:
     dtb: int
     """Physical address of its top-level page table; 0 where it has none (kernel threads)."""
     eprocess: int
-    """Virtual address of its object in the kernel; 0 where only its page tables were found."""
+    """Virtual address of its object in the kernel, or its physical address where the kernel's
+    tables that lead there are lost; 0 where only its page tables were found."""
     created: int
     """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
     exited: int

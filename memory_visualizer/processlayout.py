@@ -103,12 +103,26 @@ def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> 
         if score > best_score:
             best, best_score = links, score
     if best is None:
-        loose = are_pids(pids) & ((forward >= space) | (forward == 0))
-        loose &= (back >= space) | (back == 0)
-        count = _distinct(pids, loose)
-        if 4 * count.max(initial=0) >= max(3 * len(objects), 12):
-            best = (int(np.argmax(count)) + 1) * width
+        best = _looks_like_links(pids, forward, back, bits)
     return None if best is None else Layout(bits, best - width, best, find_tags(kernel, objects))
+
+
+def _looks_like_links(
+    pids: NDArray[np.uint64], forward: NDArray[np.uint64], back: NDArray[np.uint64], bits: int
+) -> int | None:
+    """Where different pids stand in most objects, with two pointers behind them, or at least nulls.
+
+    For dumps in which what the links lead to is lost, or all links are.
+    """
+    space = kernel_space(bits)
+    linked = are_pids(pids) & (forward >= space) & (back >= space)
+    loose = are_pids(pids) & ((forward >= space) | (forward == 0)) & ((back >= space) | (back == 0))
+    for chosen in (linked, loose):
+        count = _distinct(pids, chosen)
+        count[TABLE_BASE[bits] // (bits // 8)] = 0  # different in each, but no pid
+        if 4 * count.max(initial=0) >= max(3 * len(pids), 12):
+            return (int(np.argmax(count)) + 1) * (bits // 8)
+    return None
 
 
 def kernel_space(bits: int) -> np.uint64:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.kernelmemory import KernelMemory, kernel_memory
+from memory_visualizer.kernelmemory import AllMemory, KernelMemory, kernel_memory
 from memory_visualizer.paging import (
     ADDRESS,
     PRESENT,
@@ -36,6 +36,7 @@ from memory_visualizer.processlayout import (
     are_pids,
     find_links,
     have_pool_tag,
+    kernel_space,
     numbers_at,
     with_fields,
     with_shadow,
@@ -107,33 +108,67 @@ def find_processes(
     """
     paging = found.paging
     kernel = kernel_memory(memory, found)
-    bases = table_bases(memory, paging, found.tops, kernel)
     if search is None or search.paging is not paging:
         search = ProcessSearch(memory, paging)
-    candidates = find_candidates(memory, kernel, bases, search)
-    layout = _layout(kernel, bits_of(paging), candidates.objects)
-    if layout is None:
-        return FoundProcesses(tuple(_unnamed(memory, found, _in_use(memory, found))))
-    shadows: dict[int, int] = {}
-    if paging.top_frames == 1:
-        shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
-    objects = _Objects.read(kernel, layout, candidates.objects, bases, shadows)
-    fits = partial(_fit_together, memory, found)
-    judged = _judge(objects, fits)
-    missing = _unclaimed(memory, found, judged)
-    if missing:
+    in_use = _in_use(memory, found)
+    finder = _Finder(memory, found, kernel, search)
+    judged = finder.judge(in_use)
+    if judged is None or 2 * len(finder.unclaimed(judged, in_use)) > len(in_use):
+        # What leads to the objects is lost, so these are looked for wherever they may lie.
+        everywhere = AllMemory(kernel, int(kernel_space(bits_of(paging))))
+        finder = _Finder(memory, found, everywhere, search)
+        judged = finder.judge(in_use) or judged
+    if judged is None:
+        return FoundProcesses(tuple(_unnamed(memory, found, in_use)))
+    missing = finder.unclaimed(judged, in_use)
+    nameless = _unnamed(memory, found, missing, finder.second_tables(judged))
+    return _put_together(judged, nameless, finder.left_out, time)
+
+
+class _Finder:
+    """Finds the process objects in the kernel's memory, or in all of it."""
+
+    def __init__(
+        self, memory: PhysicalMemory, found: TopLevels, kernel: KernelMemory, search: ProcessSearch
+    ) -> None:
+        self._memory, self._found, self._kernel = memory, found, kernel
+        self._bases = table_bases(memory, found.paging, found.tops, kernel)
+        self._candidates = find_candidates(memory, kernel, self._bases, search)
+        self.left_out = self._candidates.left_out
+        self._shadows: dict[int, int] = {}
+        if found.paging.top_frames == 1:
+            self._shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
+
+    def judge(self, in_use: set[int]) -> "_Judged | None":
+        """Tell processes from what looks like one; None where the objects show no layout."""
+        memory, found, kernel = self._memory, self._found, self._kernel
+        layout = _layout(kernel, bits_of(found.paging), self._candidates.objects)
+        if layout is None:
+            return None
+        fits = partial(_fit_together, memory, found)
+        objects = self._read(layout, self._candidates.objects)
+        judged = _judge(objects, fits)
+        missing = self.unclaimed(judged, in_use)
+        if not missing:
+            return judged
         # Their objects may begin as no process does, or hold no base.
-        more = objects_by_base(
-            memory, kernel, [b for b, n in bases.items() if n in missing], paging
-        )
-        remains = _remains(memory, kernel, candidates.others, objects.layout)
-        seeds = np.union1d(np.union1d(candidates.objects, more), remains)
-        objects = _Objects.read(kernel, layout, seeds, bases, shadows)
-        judged = _judge(objects, fits, may_lack_tables=True)
-        missing = _unclaimed(memory, found, judged)
-    second_tables = set(shadows.values()) - {one.shadow for one in objects.found.values()}
-    nameless = _unnamed(memory, found, missing, sorted(second_tables)[:_MOST_SHADOWS])
-    return _put_together(judged, nameless, candidates.left_out, time)
+        wanted = [base for base, space in self._bases.items() if space in missing]
+        more = objects_by_base(memory, kernel, wanted, found.paging)
+        remains = _remains(memory, kernel, self._candidates.others, objects.layout)
+        seeds = np.union1d(np.union1d(self._candidates.objects, more), remains)
+        return _judge(self._read(layout, seeds), fits, may_lack_tables=True)
+
+    def _read(self, layout: Layout, seeds: NDArray[np.uint64]) -> "_Objects":
+        return _Objects.read(self._kernel, layout, seeds, self._bases, self._shadows)
+
+    def unclaimed(self, judged: "_Judged", in_use: set[int]) -> set[int]:
+        """Address spaces in use that no process object leads to."""
+        return in_use - {one.space for one in judged.owners.values()}
+
+    def second_tables(self, judged: "_Judged") -> list[int]:
+        """Second tables that no object names, by their index; no more than are worth to compare."""
+        named = {one.shadow for one in judged.objects.found.values()}
+        return sorted(set(self._shadows.values()) - named)[:_MOST_SHADOWS]
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
@@ -178,12 +213,6 @@ def _unnamed(
         fitting = (n for n in shadows if _share_user_half(memory, found, space, n))
         processes.append(replace(process, shadow=next(fitting, None)))
     return processes
-
-
-def _unclaimed(memory: PhysicalMemory, found: TopLevels, judged: "_Judged") -> set[int]:
-    """Address spaces in use that no process object leads to."""
-    free = set(range(len(found.tops))) - {one.space for one in judged.owners.values()}
-    return free & _in_use(memory, found) if free else set()
 
 
 def _fit_together(memory: PhysicalMemory, found: TopLevels, one: "_Object") -> bool:
@@ -686,6 +715,8 @@ def _oddities(
         yield "end in doubt"
     if not one.is_whole:
         yield "not whole"
+    if one.address < kernel_space(judged.objects.layout.bits):
+        yield "object not mapped"
 
 
 def _with_doubles(judged: _Judged, processes: list[Process]) -> Iterator[Process]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memory_visualizer import PageClass
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.process import ANOMALIES, Process
 from tests.oddities import (
@@ -152,6 +153,43 @@ def test_where_the_list_is_broken(family: str, sound: Sound, tmp_path: Path) -> 
     assert "smss.exe (152)" in remark
     [hidden] = [p for p in after.snapshot.processes if p.state == "unlinked"]
     assert hidden.name == "rootkit.exe"
+
+
+SHIFTS = {"x86": (22, 12), "pae": (30, 21, 12), "x64": (39, 30, 21, 12)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tables_that_lead_to_the_objects_are_lost(
+    family: str, sound: Sound, tmp_path: Path
+) -> None:
+    """One after the other of the kernel's tables is text: the names are still known."""
+    image, before = sound[family]
+    names = {(p.pid, p.name, p.is_alive) for p in before.snapshot.processes}
+    for frame in tables_to(image, image.truth.processes[1].eprocess)[1:]:
+        odd = image.copy()
+        odd.pages[frame] = np.frombuffer((b"all work and no play " * 200)[:PAGE_SIZE], np.uint8)
+        after = said_of(odd, tmp_path)
+        assert {(p.pid, p.name, p.is_alive) for p in after.snapshot.processes} == names
+        assert after.snapshot.stale_spaces == 1
+        for process in after.snapshot.processes:
+            assert "object not mapped" in process.anomalies or process.eprocess > 1 << 31
+        gone = (before.classes != after.classes).nonzero()[0]
+        # What the table led to was the kernel's.
+        assert set(before.classes[gone]) <= {PageClass.KERNEL}
+
+
+def tables_to(image: Image, virtual: int) -> list[int]:
+    """Frames of the tables by which System's address space leads there, the top one first."""
+    wide = image.truth.paging != "x86"
+    entries = image.pages.reshape(-1).view(np.uint64 if wide else np.uint32)
+    table = image.truth.processes[0].dtb & ~0xF
+    frames = []
+    for shift in SHIFTS[image.truth.paging]:
+        frames.append(table // PAGE_SIZE)
+        count = 512 if wide else 1024
+        index = virtual >> shift & ((4 if shift == 30 and len(frames) == 1 else count) - 1)
+        table = int(entries[table // entries.itemsize + index]) & 0xF_FFFF_FFFF_F000
+    return frames
 
 
 # The law: whatever is written into objects of some processes, what is said of all others stays.
