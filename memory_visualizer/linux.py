@@ -40,6 +40,7 @@ _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map: from here on the kernel's image is mapped."""
 _IMAGE_END = 0xFFFF_FFFF_C000_0000
 """Behind the last address that a kernel moved by chance (KASLR) may have."""
+_IMAGE_FRAMES = 1 << 16
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
 _UTS_SIZE = 4 * 65
@@ -50,6 +51,8 @@ _MAX_RELEASE = 65
 _MOST_BANNERS = 64
 _MOST_COPIES = 8
 _FEW_LINES = 12
+_SOME_FRAMES = 64
+"""By so many it is seen whether the kernel's view of all memory is there."""
 _MOST_TABLES, _TABLES_ALIKE = 256, 1024
 """Groups of tables with one last entry, and tables of each, that are looked at."""
 _TOUCHED = 0x60
@@ -100,15 +103,20 @@ _SYMBOLS = (
     "__stop_BTF",
     "mem_section",
     "vmemmap_base",
+    "page_offset_base",
 )
 
 
 def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
     """Find the kernel that one of these texts is of: the tables that it names translate."""
-    for has_release in (_tells_release, _has_banner):
+    for with_tables, has_release in (
+        (_with_tables, _tells_release),
+        (_with_tables, _has_banner),
+        (_without_tables, _tells_release),
+    ):
         for info in texts:
             for paging in _pagings(info):
-                found = _with_tables(memory, info, paging)
+                found = with_tables(memory, info, paging)
                 if found and (release := has_release(found)):
                     return _with_types(_with_copies(found, release, texts))
     return None
@@ -135,6 +143,39 @@ def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel 
     if not _IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
         start = _image_start(kernel)
     return LinuxKernel(info, paging, memory, top, kernel, start)
+
+
+def _without_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+    """Take the kernel's image to lie in a row, as it does, where its page tables are lost."""
+    table, start = info.symbol("swapper_pg_dir"), (info.symbol("_stext") or 0) & ~_ALIGNMENT
+    base = info.number("phys_base")
+    if table is None or base is None or not _IMAGE_BASE <= start <= table:
+        return None
+    first = (start - _IMAGE_BASE + base) // PAGE_SIZE
+    top = first + (table - start) // PAGE_SIZE
+    if not 0 <= first < memory.frame_count:
+        return None
+    end = min(start + (memory.frame_count - first) * PAGE_SIZE, _IMAGE_END)
+    kernel = VirtualMemory(memory, paging, top, [(start, end, first)])
+    remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
+    return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,))
+
+
+def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
+    """Let the kernel's view of all memory be regular, as it is, where its tables are lost."""
+    variable = found.symbols.get("page_offset_base")
+    base = found.kernel.number(variable) if variable else None
+    if base is None or not base >> 63 or base % (1 << 30):
+        return found
+    count = found.memory.frame_count
+    some = np.linspace(0, count - 1, _SOME_FRAMES).astype(np.int64)
+    some = some[found.memory.held[some]]
+    places = some.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(base)
+    if np.count_nonzero(found.kernel.frames(places) == some) * 2 > len(some):
+        return found
+    kernel = found.kernel.with_regular((base, base + count * PAGE_SIZE, 0))
+    remark = "page tables of the kernel's view of all memory are lost: it was taken to be regular"
+    return replace(found, kernel=kernel, remarks=(*found.remarks, remark))
 
 
 def _tells_release(found: LinuxKernel) -> str:
@@ -200,28 +241,32 @@ class TopTableSearch:
         if len(rows):
             self._parts.append((frames[rows], last[rows] & ~np.uint64(_TOUCHED)))
 
-    def found(self, memory: Dump) -> list[tuple[int, bool]]:
-        """Frames of tables of kernels, each with whether it is the top one of five levels.
+    def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
+        """Of tables with one last entry: that entry, how many they are, the best one, its score.
 
-        Of the tables with one last entry it is the one with most entries for the kernel.
+        The best has most entries for the kernel. The kernel's own has no user half; where it is
+        lost, any other does as well. With page-table isolation user mode's tables have a group of
+        their own, with few entries.
         """
         frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._parts)])
         last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._parts)])
         values, group, count = np.unique(last, return_inverse=True, return_counts=True)
-        found: list[tuple[bool, int, int, int]] = []
         for number in np.argsort(-count)[:_MOST_TABLES].tolist():
-            levels = _levels_above_image(memory, int(values[number]))
-            if levels is None:
-                continue
             alike = frames[group == number][:_TABLES_ALIKE]
             tables = memory.read_frames(alike)
             half = tables.shape[1] // 2
-            # The kernel's own has no user half; where it is lost, any other does as well.
             score = np.count_nonzero(tables[:, half:], axis=1) * 2
             score -= np.count_nonzero(tables[:, :half], axis=1) > 0
             best = int(np.argmax(score))
-            # With page-table isolation user mode's tables have a group, with few entries.
-            found.append((levels == 5, int(score[best]), int(count[number]), int(alike[best])))
+            yield int(values[number]), int(count[number]), int(alike[best]), int(score[best])
+
+    def found(self, memory: Dump) -> list[tuple[int, bool]]:
+        """Frames of tables of kernels, each with whether it is the top one of five levels."""
+        found = []
+        for entry, count, best, score in self.groups(memory):
+            levels = _levels_above_image(memory, entry)
+            if levels is not None:
+                found.append((levels == 5, score, count, best))
         return [(frame, is_five) for is_five, _, _, frame in sorted(found, reverse=True)]
 
 
@@ -272,6 +317,29 @@ def find_kernel_by_form(
         )
         found = replace(found, info=info, remarks=(remark,))
         return _with_own_table(_with_types(_with_copies(found, release, same)))
+    return _by_text_and_tables(memory, texts, tables)
+
+
+def _by_text_and_tables(
+    memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
+) -> LinuxKernel | None:
+    """Find a kernel of which most of the image is lost, as in a dump that is cut.
+
+    Several tables lead to a frame that is lost, and that is in the image by what the text says.
+    """
+    for info in texts:
+        for paging in _pagings(info):
+            lost = _without_tables(memory, info, paging)
+            if lost is None or info.line_count < _FEW_LINES:
+                continue
+            first = (lost.start - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+            for entry, count, best, _ in tables.groups(memory):
+                frame = (entry & ADDRESS) // PAGE_SIZE
+                is_lost = not is_held(memory, np.array([frame]))[0]
+                if count > 1 and is_lost and first <= frame < first + _IMAGE_FRAMES:
+                    kernel = VirtualMemory(memory, paging, best, lost.kernel.regular)
+                    found = replace(lost, top=best, kernel=kernel)
+                    return _with_types(_with_copies(found, info.release, texts))
     return None
 
 
@@ -310,7 +378,7 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     if table is None:
         remarks.append("the kernel's table of symbols was not found")
     types = _read_btf(found, symbols)
-    return replace(found, symbols=symbols, btf=types, remarks=tuple(remarks))
+    return _with_direct_map(replace(found, symbols=symbols, btf=types, remarks=tuple(remarks)))
 
 
 def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:

@@ -286,7 +286,7 @@ def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
         }
     steps = [node for node in (0, *order) if before[following[node]] != node]
     remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
-    remark += _behind(kernel, offsets, [nodes[node] for node in steps])
+    remark += _behind(kernel, offsets, first, [nodes[node] for node in steps])
     if is_whole:
         remark += ": it was mended by the links that lead back"
     else:
@@ -304,6 +304,7 @@ def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tupl
     that is known, there may be others up to the next one that none is known before.
     """
     linked = {node for pair in (following, before) for node in pair if node >= 0}
+    linked |= {node for node in range(len(pids)) if max(following[node], before[node]) >= 0}
     led_to = {node for node in following if node >= 0} | {
         node for node, low in enumerate(before) if low >= 0
     }
@@ -319,11 +320,12 @@ def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
     return any(low < pid < high for low, high in gaps)
 
 
-def _behind(kernel: VirtualMemory, offsets: Offsets, tasks: list[int]) -> str:
+def _behind(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
     """Where the list is broken, for the person at the screen, by the pids before these places."""
     at = np.array(tasks[:_MOST_NAMED], np.uint64)
     own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)
-    pids = [f"{pid}" for pid in sorted(own[known & (own < MAX_PID)].tolist())]
+    known &= (own < MAX_PID) & ((own > 0) | (at == first))
+    pids = [f"{pid}" for pid in sorted(own[known].tolist())]
     more = f" and {len(tasks) - len(pids):,} more" if len(pids) < len(tasks) else ""
     return (
         f" (behind {'pid' if len(pids) == 1 else 'pids'} {', '.join(pids)}{more})" if pids else ""

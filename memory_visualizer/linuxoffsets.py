@@ -211,8 +211,9 @@ def offsets_by_form(
     if comm < 0:
         return None
     link, tasks, is_whole = _find_link(kernel, first, comm, 2 * most)
-    if not tasks and places_like:
-        link, tasks = _find_neighbours(kernel, first, comm, places_like)
+    if len(tasks) < _FEW_TASKS and places_like:
+        other, more = _find_neighbours(kernel, first, comm, places_like)
+        link, tasks = (other, more) if more else (link, tasks)
     if not tasks:
         return None
     reached = np.array([first, *tasks], np.uint64)

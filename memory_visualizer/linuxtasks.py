@@ -15,6 +15,7 @@ from memory_visualizer.kallsyms import places_of
 from memory_visualizer.linux import LinuxKernel
 from memory_visualizer.linuxlist import Roll, TaskSlabs, gather
 from memory_visualizer.linuxoffsets import (
+    COMM_SIZE,
     FIRST_COMMS,
     KERNEL_THREAD,
     KERNEL_THREADS_PARENT,
@@ -42,6 +43,7 @@ _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN, and WQ_NAME_LEN."""
 _MAX_NAME = 64
 _RESCUER = b"kworker/R-"
+_KTHREADD = b"kthreadd"
 _MOST_FIRST = 256
 """Places of that name that are looked at."""
 _TABLES_AT_ONCE = 256
@@ -75,6 +77,10 @@ def find_processes(
         return _nameless(found, pages)
     offsets = offsets_by_btf(found.btf) if found.btf else None
     roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
+    if offsets and roll and not roll.tasks and (other := _find_kthreadd(found, offsets)):
+        # The first task is lost: the list is walked from the second one on.
+        roll = gather(found.kernel, offsets, other, most, slabs)
+        roll = replace(roll, tasks=[other, *roll.tasks], listed=roll.listed | {other})
     if not roll or not roll.tasks:  # no types, or such that lead nowhere
         offsets = offsets_by_form(found, first, most, slabs.places if slabs else None)
         roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
@@ -260,6 +266,8 @@ class _Judge:
     numbers: _Numbers
     tops: dict[int, int] = field(default_factory=dict)
     """Frames of top-level tables, with the order in which they were met."""
+    task_of: dict[int, int] = field(default_factory=dict)
+    """Tasks by the addresses of their mm_structs."""
     blank: int = 0
     """Tasks that say nothing at all."""
 
@@ -312,6 +320,7 @@ class _Judge:
         )
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
+        self.task_of |= dict(zip(mm.tolist(), tasks, strict=True))
         frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
         texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
         comms = [text.tobytes().split(b"\0")[0] for text in texts]
@@ -448,6 +457,10 @@ class _Judge:
             mm, _ = pages.words(frames, offsets.space_of_table)
             tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
             back, _ = found.kernel.numbers(tasks + np.uint64(offsets.mm))
+            # The mm_struct may be lost, but not the task that has it.
+            lost = np.flatnonzero((mm != 0) & (tasks == 0))
+            tasks[lost] = [self.task_of.get(space, 0) for space in mm[lost].tolist()]
+            back[lost] = mm[lost]
             owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
             known = {process.eprocess: process for process in processes}
             addresses = [self._leader(task, known) for task in tasks[owned].tolist()]
@@ -488,8 +501,9 @@ class _Judge:
                 f" {'it was' if self.blank == 1 else 'they were'} is not known"
             )
         if part := sum("not whole" in process.anomalies for process in processes):
+            known = sum(process.eprocess != 0 for process in processes)
             remarks.append(
-                f"{part:,} of {counted(len(processes), 'process', 'processes')} could not be read"
+                f"{part:,} of {counted(known, 'process', 'processes')} could not be read"
                 " whole: the dump does not hold all of their tasks"
             )
         if wrong := sum("base leads to no table" in process.anomalies for process in processes):
@@ -616,5 +630,27 @@ def _find_first_task(found: LinuxKernel) -> int | None:
             task = start + place - comm
             following = found.kernel.number(task + tasks)
             if following and found.kernel.number(following + 8) == task + tasks:
+                return task
+    return None
+
+
+def _find_kthreadd(found: LinuxKernel, offsets: Offsets) -> int | None:
+    """The parent of all kernel threads by its name, anywhere in memory; None where not found."""
+    variable = found.symbols.get("page_offset_base")
+    base = found.kernel.number(variable) if variable else None
+    if base is None or offsets.comm % 8:
+        return None
+    name = np.frombuffer(_KTHREADD.ljust(COMM_SIZE, b"\0"), "<u8")
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[int]:
+        row, word = np.nonzero(words[:, :-1] == name[0])
+        good = words[row, word + 1] == name[1]
+        places: list[int] = (frames[row[good]] * PAGE_SIZE + word[good] * 8).tolist()
+        return places[:_MOST_FIRST]
+
+    for places in found.memory.each_block(look):
+        for place in places:
+            task = base + place - offsets.comm
+            if found.kernel.number(task + offsets.pid, 4) == KERNEL_THREADS_PARENT:
                 return task
     return None

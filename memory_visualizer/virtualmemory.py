@@ -4,6 +4,8 @@ Addresses one after the other, where each is known by what the last one holds, o
 is read one by one is kept. Tables over which much is to be known are `paging.walk`'s.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,11 +35,22 @@ class VirtualMemory:
     Of tables met one by one only so many are read as a kernel may have for so much memory.
     """
 
-    def __init__(self, memory: PhysicalMemory, paging: Paging, top: int) -> None:
-        """`top` is the frame of the top-level table."""
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        top: int,
+        regular: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        """`top` is the frame of the top-level table.
+
+        `regular` are stretches of addresses that are mapped in a row, each by its first address,
+        its end, and the first frame: they stand in for tables that are lost.
+        """
         self._memory = memory
         self._paging = paging
         self._top = top
+        self.regular = tuple(regular)
         self.frame_count = memory.frame_count
         """Frames of the memory, by which it is known how much a kernel in it can be."""
         self._pages: dict[int, bytes | None] = {}
@@ -46,6 +59,10 @@ class VirtualMemory:
         self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         """By frame and level."""
         self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
+
+    def with_regular(self, stretch: tuple[int, int, int]) -> "VirtualMemory":
+        """The same memory with one more stretch that is mapped in a row."""
+        return VirtualMemory(self._memory, self._paging, self._top, (*self.regular, stretch))
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each address; -1 where nothing is mapped.
@@ -57,6 +74,10 @@ class VirtualMemory:
             part = addresses[start : start + _ADDRESSES_AT_ONCE]
             top = np.full(len(part), self._top, np.int64)
             frames[start : start + len(part)] = frames_behind(self._memory, self._paging, top, part)
+        for first, end, frame in self.regular:
+            lost = (frames < 0) & (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+            inside = (addresses[lost] - np.uint64(first)) // np.uint64(PAGE_SIZE)
+            frames[lost] = inside.astype(np.int64) + frame
         return frames
 
     def frame(self, address: int) -> int:
@@ -68,7 +89,12 @@ class VirtualMemory:
             if len(self._regions) > _KEPT_REGIONS:
                 self._regions.clear()
             region = self._regions[number // pages] = self._region(address)
-        return int(region[number % pages])
+        frame = int(region[number % pages])
+        if frame < 0:
+            for first, end, start in self.regular:
+                if first <= address < end:
+                    return (address - first) // PAGE_SIZE + start
+        return frame
 
     def _region(self, address: int) -> "NDArray[np.int64] | range":
         """What a table of the lowest level has, or would have, where it covers this address."""
