@@ -49,7 +49,8 @@ _BANNER = b"Linux version "
 _RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
 _MAX_RELEASE = 65
 _MOST_BANNERS = 64
-_MOST_COPIES = 8
+_MOST_COPIES, _MOST_TEXTS = 8, 64
+_A_LINE = b"\nSYMBOL(swapper_pg_dir)="
 _FEW_LINES = 12
 _SOME_FRAMES = 64
 """By so many it is seen whether the kernel's view of all memory is there."""
@@ -109,14 +110,10 @@ _SYMBOLS = (
 
 def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
     """Find the kernel that one of these texts is of: the tables that it names translate."""
-    for with_tables, has_release in (
-        (_with_tables, _tells_release),
-        (_with_tables, _has_banner),
-        (_without_tables, _tells_release),
-    ):
+    for has_release in (_tells_release, _has_banner):
         for info in texts:
             for paging in _pagings(info):
-                found = with_tables(memory, info, paging)
+                found = _with_tables(memory, info, paging)
                 if found and (release := has_release(found)):
                     return _with_types(_with_copies(found, release, texts))
     return None
@@ -306,8 +303,9 @@ def find_kernel_by_form(
         if banner is None:
             continue
         place, release = banner
+        texts = [*texts, *_texts_anywhere(memory)]
         same = [text for text in texts if _is_of(text, release, start)]
-        known = {"SYMBOL(_text)": start, "SYMBOL(linux_banner)": place}
+        known = {"SYMBOL(linux_banner)": place}
         info = replace(same[0] if same else found.info, release=release, known=known)
         remark = (
             "the kernel's VMCOREINFO is damaged: what it tells is believed where it proves true"
@@ -340,7 +338,26 @@ def _by_text_and_tables(
                     kernel = VirtualMemory(memory, paging, best, lost.kernel.regular)
                     found = replace(lost, top=best, kernel=kernel)
                     return _with_types(_with_copies(found, info.release, texts))
+            if _tells_release(lost):
+                return _with_types(_with_copies(lost, info.release, texts))
     return None
+
+
+def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
+    """Texts of which the first line, by which they are found else, is damaged."""
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
+        contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
+        while len(texts) < _MOST_COPIES:
+            place = contents.find(_A_LINE, place + 1)
+            if place < 0:
+                break
+            start = place // PAGE_SIZE * PAGE_SIZE
+            texts.append(VmcoreInfo.around(contents[start:], place - start))
+        return texts
+
+    found = [text for texts in memory.each_block(look) for text in texts]
+    return list(dict.fromkeys(found))[:_MOST_TEXTS]
 
 
 def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
@@ -365,13 +382,11 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
 def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
     remarks = [*found.remarks]
-    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir", "_stext")}
+    # Not the image's beginning, which comes out wherever zeros are taken for the table.
+    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir")}
     known = {name: places[0] for name, places in told.items() if places}
-    known |= {
-        name: found.info.known[f"SYMBOL({name})"]
-        for name in ("_text", "linux_banner")
-        if f"SYMBOL({name})" in found.info.known
-    }
+    if banner := found.info.known.get("SYMBOL(linux_banner)"):
+        known["linux_banner"] = banner
     table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
     wanted = (*_SYMBOLS, "swapper_pg_dir", "init_top_pgt") if found.info.known else _SYMBOLS
     symbols = table.find(wanted) if table else {}

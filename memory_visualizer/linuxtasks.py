@@ -113,7 +113,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     shared = half + np.flatnonzero(own[half:])
 
     def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
-        rows = np.flatnonzero(words[:, -1] & ~np.uint64(_TOUCHED) == own[-1])
+        rows = np.flatnonzero((words[:, -1] & ~np.uint64(_TOUCHED) == own[-1]) & (own[-1] != 0))
         tables = words[rows]
         same = tables[:, shared] & ~np.uint64(_TOUCHED) == own[shared]
         # The second table under page-table isolation has but a few of these entries.

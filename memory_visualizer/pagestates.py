@@ -61,8 +61,8 @@ So it is on x86-64 in all versions (include/linux/mm_types.h): one more witness.
 _COUNTS = ("_refcount", "_mapcount")
 _NEAR = (~0x80 & _NO_TYPE, -128 & _NO_TYPE)
 """The oldest values for free blocks, which differ by one."""
-_BUDDIES = (*_NEAR, ~0x4000_0000 & _NO_TYPE, 0xF0 << 24)
-"""How free blocks were marked: up to 4.17, to 6.10, in 6.11, since then."""
+_BUDDIES = (0xF0 << 24, ~0x4000_0000 & _NO_TYPE, *_NEAR)
+"""How free blocks are marked: since 6.12, in 6.11, from 4.18 on, before."""
 
 _UPPER = np.uint64(1 << 63)
 """Where the kernel's half of all addresses begins, or before."""
@@ -344,8 +344,8 @@ class PageArray:
             aligned = frames & ((np.uint64(1) << np.minimum(order, np.uint64(32))) - np.uint64(1))
             begins = (order < _MAX_ORDER) & (aligned == 0) & (numbers[:, layout.count // 4] == 0)
             for value in values:
-                marked = begins & PageTypes(value).are(types, value)
-                count[value] += int(np.count_nonzero(marked))
+                kind = np.uint32(_TYPE_BYTE if value & ~_TYPE_BYTE == 0 else _NO_TYPE)
+                count[value] += int(np.count_nonzero(begins & (types & kind == value)))
         return count
 
     def _find_arrays(self) -> tuple[int, NDArray[np.uint64]]:

@@ -6,6 +6,7 @@ is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/
 place is the same since 4.13, and so it is found by one look at how each page begins.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -58,9 +59,15 @@ class VmcoreInfo:
 
         Its lines are looked for when asked for: a dump may have many texts that are not its own.
         """
-        lines = b"\n" + text[:_MAX_SIZE].split(b"\0", 1)[0] + b"\n"
+        lines = _lines(text)
         release = _line(lines, b"OSRELEASE")
         return cls(release.decode("latin-1"), lines) if release and b"(" in lines else None
+
+    @classmethod
+    def around(cls, text: bytes, place: int) -> "VmcoreInfo":
+        """Take the text that has a line at some place, whatever it says of the release."""
+        start = text.rfind(b"\0\0", 0, place) + 2
+        return cls("", _lines(text[max(start, 0) :]))
 
     @classmethod
     def none(cls) -> "VmcoreInfo":
@@ -119,6 +126,17 @@ class VmcoreInfo:
         """Whether half of its lines are in another text as well: it is the same kernel's."""
         lines = set(self._text.split(b"\n"))
         return len(lines & set(other._text.split(b"\n"))) * 2 > len(lines)
+
+
+def _lines(text: bytes) -> bytes:
+    """The text's lines; one zero byte among them is damage, after which it goes on."""
+    text = text[:_MAX_SIZE].split(b"\0\0", 1)[0]
+    lines, *rest = text.split(b"\0")
+    for part in rest:
+        if not re.match(rb"[ -~]*\n?[ -~]*=[ -~]+\n", part):
+            break
+        lines += b"?" + part
+    return b"\n" + lines + b"\n"
 
 
 def _unsigned(value: int | None) -> int | None:

@@ -58,7 +58,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
     assert snapshot.system == f"Linux {truth.era.release}"
     assert snapshot.kernel_dtb == truth.top * 4096
     tasks = {task.pid: task for task in truth.tasks}
-    # Without BTF nobody knows whose a space is that no task in the list has.
+    # Without BTF nobody knows whose a space is that no first thread has.
     unknown = {pid for pid, task in tasks.items() if is_unnamed(task, truth)}
     assert owned(snapshot) == {
         (-1 if pid in unknown else pid, virtual, frame) for pid, virtual, frame in truth.owners
@@ -81,13 +81,12 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
             task.kernel_thread,
         )
         for task in truth.tasks
-        if task.listed or truth.era.has_btf
     ]
 
 
 def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
     """Whether its memory cannot be known for its own."""
-    return not truth.era.has_btf and (not task.listed or task.leader_has_ended)
+    return not truth.era.has_btf and task.leader_has_ended
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -294,7 +293,7 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
     else:
         assert any("what the flags of its pages mean" in remark for remark in snapshot.remarks)
         known = {(p.pid, p.name) for p in snapshot.processes if p.pid != -1}
-        assert known == {(task.pid, task.comm) for task in truth.tasks if task.listed}
+        assert known == {(task.pid, task.comm) for task in truth.tasks}
         # But for those whose memory no listed task has, which struct pages would lead to.
         unknown = {task.pid for task in truth.tasks if is_unnamed(task, truth)}
         user = {frame for pid, _, frame in truth.owners if pid not in unknown}
