@@ -44,6 +44,8 @@ class Roll:
     is_whole: bool
     """Whether each task's place in the list is known; else there may be more."""
     remarks: tuple[str, ...] = ()
+    is_sound: bool = False
+    """Whether all links of those that are listed were found to lead back."""
 
 
 class TaskSlabs:
@@ -127,13 +129,13 @@ def gather(
     ahead, is_closed = along(kernel, first, link, most)
     if len(ahead) == most:
         remark = f"the list of processes is longer than any: {most:,} of it were read"
-        return Roll(ahead, set(ahead), True, remarks=(remark,))
+        return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
     if is_closed:
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
             others = _others(kernel, offsets, first, ahead, most, None)
-            return Roll([*ahead, *others], set(ahead), True)
+            return Roll([*ahead, *others], set(ahead), True, is_sound=True)
     behind, _ = along(kernel, first, link, most, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)

@@ -6,6 +6,7 @@ Each task is judged by itself: one that is odd, or not whole, costs nobody but i
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,58 +198,60 @@ class _Numbers:
 
     def _around(self, task: int) -> tuple[int, int]:
         """The pids of the tasks before and behind this one in the list."""
-        tasks = self.roll.tasks
-        row = tasks.index(task) if task in tasks else 0
-        pair = [tasks[row - 1] if row else self.first, tasks[(row + 1) % len(tasks)]]
-        read, _ = self.kernel.numbers(np.array(pair, np.uint64) + np.uint64(self.offsets.pid), 4)
-        return int(read[0]), int(read[1])
+        pids, row = self._in_order, self._row_of.get(task, 0)
+        return (pids[row - 1] if row else 0), pids[(row + 1) % len(pids)]
+
+    @cached_property
+    def _row_of(self) -> dict[int, int]:
+        return {task: row for row, task in enumerate(self.roll.tasks)}
+
+    @cached_property
+    def _in_order(self) -> list[int]:
+        """The pids of the list's tasks as these tell them, -1 where they cannot be."""
+        at = np.array(self.roll.tasks, np.uint64) + np.uint64(self.offsets.pid)
+        pids: list[int] = _plausible(*self.kernel.numbers(at, 4)).tolist()
+        return pids
 
     def _told_by_struct(self, task: int) -> int:
         """The pid by the struct pid that leads to the task; -1 where none does."""
         if self._of_lost is None:
-            sound = {task: pid for task, pid in self.of_task.items() if pid > 0}
-            sound = sound or self._simple()
+            told = zip(self.roll.tasks, self._in_order, strict=True)
+            sound = {task: pid for task, pid in told if pid > 0}
             self._of_lost = self.slabs.numbers(self.offsets, sound) if self.slabs else {}
         return self._of_lost.get(task, -1)
 
-    def _simple(self) -> dict[int, int]:
-        """The pids as most tasks of the list have them, before any doubt."""
-        tasks = self.roll.tasks
-        read, known = self.kernel.numbers(
-            np.array(tasks, np.uint64) + np.uint64(self.offsets.pid), 4
-        )
-        pids = _plausible(read, known).tolist()
-        return {task: pid for task, pid in zip(tasks, pids, strict=True) if pid > 0}
-
     def of_parents(
-        self, parents: NDArray[np.uint64], tracers: NDArray[np.uint64]
+        self, tasks: list[int], parents: NDArray[np.uint64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The pids of tasks' parents, -1 where not known; and where the address is no task's.
 
-        A parent may be a thread: it counts by its group's leader. `tracers` stand for parents
-        that are none.
+        A parent may be a thread: it counts by its group's leader. Who traces a task, else the same,
+        stands for a parent that is none.
         """
         known = {self.first: 0, **self.of_task}
         pids = np.full(len(parents), -1, np.int64)
         wrong = np.zeros(len(parents), bool)
-        for row, (parent, tracer) in enumerate(
-            zip(parents.tolist(), tracers.tolist(), strict=True)
-        ):
-            for address in (parent, self._leader_of(parent, known), tracer):
-                if address in known:
-                    pids[row], wrong[row] = known[address], address == tracer != parent
-                    break
+        for row, (task, parent) in enumerate(zip(tasks, parents.tolist(), strict=True)):
+            if parent in known:
+                pids[row] = known[parent]
+            elif (leader := self.leader_of(parent)) in known:
+                pids[row] = known[leader]
             else:
                 wrong[row] = True
+                pids[row] = known.get(self._tracer_of(task), -1)
             if pids[row] < 0:
                 pids[row] = self._told_by_struct(parent)
                 wrong[row] &= pids[row] < 0
         return pids, wrong
 
-    def _leader_of(self, task: int, known: dict[int, int]) -> int:
-        if task in known or self.offsets.leader is None:
-            return task
-        return self.kernel.number(task + self.offsets.leader) or 0
+    def leader_of(self, task: int) -> int:
+        """The address of the first thread in a task's group."""
+        leader = self.offsets.leader
+        return task if leader is None else self.kernel.number(task + leader) or 0
+
+    def _tracer_of(self, task: int) -> int:
+        tracer = self.offsets.tracer
+        return task if tracer is None else self.kernel.number(task + tracer) or 0
 
 
 def _plausible(numbers: NDArray[np.uint64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -283,7 +286,7 @@ class _Judge:
         places = {
             name: place
             for name, place in offsets.of_task.items()
-            if name not in ("signal", "kthread", "pid_struct", "next", "prev", "own_pid", "tracer")
+            if name in ("parent", "comm", "comm_end", "mm", "active_mm", "flags", "exit_state")
         }
         names = list(places)
         tasks_at = np.array(tasks, np.uint64)
@@ -305,9 +308,7 @@ class _Judge:
             return kernel.numbers(tasks_at[rows] + np.uint64(offsets.of_task[name]))[0]
 
         pids, in_doubt = self.numbers.read(tasks)
-        parents, no_parent = self.numbers.of_parents(
-            column("parent"), far("tracer", np.arange(len(tasks)))
-        )
+        parents, no_parent = self.numbers.of_parents(tasks, column("parent"))
         flags, state = column("flags") & _LOWER, column("exit_state") & _LOWER
         mm, active = column("mm"), column("active_mm")
         is_thread = self._are_threads(flags, mm, pids, parents)
@@ -324,7 +325,7 @@ class _Judge:
         frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
         texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
         comms = [text.tobytes().split(b"\0")[0] for text in texts]
-        nowhere = self._lead_nowhere(tasks_at)
+        nowhere = self._lead_nowhere(tasks, listed)
         threads = np.flatnonzero(whole & is_thread)
         if offsets.kthread is not None:
             kthread = np.zeros(len(tasks), np.uint64)
@@ -366,13 +367,15 @@ class _Judge:
             processes.append(process)
         return processes
 
-    def _lead_nowhere(self, tasks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def _lead_nowhere(self, tasks: list[int], listed: set[int]) -> NDArray[np.bool_]:
         """Which tasks have links to nothing, or to themselves."""
-        kernel, links = self.found.kernel, tasks + np.uint64(self.offsets.tasks)
-        nowhere = np.zeros(len(tasks), bool)
+        kernel, nowhere = self.found.kernel, np.zeros(len(tasks), bool)
+        sound = listed if self.numbers.roll.is_sound else set()
+        rows = [row for row, task in enumerate(tasks) if task not in sound]
+        links = np.array([tasks[row] for row in rows], np.uint64) + np.uint64(self.offsets.tasks)
         for direction in (np.uint64(0), np.uint64(8)):
             led, _ = kernel.numbers(links + direction)
-            nowhere |= (led == links) | ~kernel.numbers(led)[1]
+            nowhere[rows] |= (led == links) | ~kernel.numbers(led)[1]
         return nowhere
 
     def _are_threads(
@@ -481,14 +484,14 @@ class _Judge:
                 else:
                     added.append(unnamed(frame, self.tops[frame]))
             else:
-                added.append(replace(process, **theirs, is_listed=False))
+                # One whose first thread is lost is known by another, which is in no list.
+                is_first = self.numbers.leader_of(process.eprocess) == process.eprocess
+                added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
 
     def _leader(self, task: int, known: dict[int, Process]) -> int:
         """The first thread of a task's group, if that is a known process; else the task."""
-        if self.offsets.leader is None or task in known:
-            return task
-        leader = self.found.kernel.number(task + self.offsets.leader)
+        leader = self.numbers.leader_of(task)
         return leader if leader in known else task
 
     def remarks(self, processes: list[Process]) -> list[str]:
