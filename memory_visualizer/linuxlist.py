@@ -9,7 +9,7 @@ the links of a task that has ended (list_del_rcu), and a copy in another page is
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ _MOST_PLACES = 1 << 10
 """Places of objects in one slab."""
 _MOST_ROUNDS = 64
 """So many generations of relatives are followed."""
+_MORE_RELATIVES = (
+    f"relatives of processes were followed for {_MOST_ROUNDS} generations: there may be more"
+)
 _MOST_NAMED = 4
 """Places where the list is broken that are named."""
 _PID_SIZE = 1 << 8
@@ -134,14 +137,17 @@ def gather(
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
-            others = _others(kernel, offsets, first, ahead, most, None)
-            return Roll([*ahead, *others], set(ahead), True, is_sound=True)
+            others, is_all = _others(kernel, offsets, first, ahead, most, None)
+            remarks = () if is_all else (_MORE_RELATIVES,)
+            return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
     behind, _ = along(kernel, first, link, most, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
-    tasks += _others(kernel, offsets, first, tasks, most, slabs)
+    others, is_all = _others(kernel, offsets, first, tasks, most, slabs)
+    tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
-    return _joined(kernel, offsets, first, tasks)
+    roll = _joined(kernel, offsets, first, tasks)
+    return roll if is_all else replace(roll, remarks=(*roll.remarks, _MORE_RELATIVES))
 
 
 def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
@@ -196,26 +202,33 @@ def _others(
     tasks: list[int],
     most: int,
     slabs: TaskSlabs | None,
-) -> list[int]:
-    """Tasks of processes that are not among these, by all other ways."""
+) -> tuple[list[int], bool]:
+    """Tasks of processes that are not among these, by all other ways; and whether it is all."""
     known = {first, *tasks}
     found: list[int] = []
 
-    def add(more: _Addresses) -> bool:
+    def add(more: _Addresses) -> None:
         new = [task for task in dict.fromkeys(more.tolist()) if task not in known]
         new = new[: most - len(known)]
         known.update(new)
         found.extend(new)
-        return bool(new)
 
+    def scan() -> None:
+        if slabs:
+            add(_in_slabs(kernel, offsets, np.array([first, *tasks, *found], np.uint64), slabs))
+
+    scan()
+    new = [first, *tasks, *found]
     for _ in range(_MOST_ROUNDS):
-        reached = np.array([first, *tasks, *found], np.uint64)
-        if not add(_relatives(kernel, offsets, reached)):
-            if not slabs:
-                break
-            if not add(_in_slabs(kernel, offsets, reached, slabs)):
-                break
-    return found
+        before = len(found)
+        add(_relatives(kernel, offsets, np.array(new, np.uint64)))
+        new = found[before:]
+        if not new:
+            return found, True
+        if slabs and before == 0:
+            scan()  # as more is known now of where in slabs tasks lie
+            new = found[before:]
+    return found, False
 
 
 def _relatives(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:

@@ -36,7 +36,7 @@ _PID_SIZE = 1 << 8
 """Likewise of a struct pid."""
 _EXAMPLES = 512
 """Tasks by which offsets are found; the second of all has pid 1."""
-_FEW_EXAMPLES = 64
+_FEW_EXAMPLES, _FEW_SPACES = 64, 16
 _MOST_COLUMNS = 8
 """Places in a task that may seem to lead to its memory."""
 _FEW_TASKS = 4
@@ -263,7 +263,7 @@ class _Examples:
         """Read some tasks, those with a name; the first one in any case."""
         texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
         named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
-        contents = np.stack([kernel.read_far(int(task), comm) for task in tasks[named[:_EXAMPLES]]])
+        contents, _ = kernel.read_each(tasks[named[:_EXAMPLES]], comm)
         words = contents[:, : comm // 8 * 8].copy().view("<u8")
         return cls(words, contents[:, : comm // 4 * 4].copy().view("<u4"))
 
@@ -360,7 +360,7 @@ def _find_memory(
         # Of kernel threads, which may be most tasks, nothing is known: they do not count.
         if np.count_nonzero(led) < _HALF * np.count_nonzero(mm):
             continue
-        pgd = _find_tables(found, np.unique(mm[led])[:_FEW_EXAMPLES])
+        pgd = _find_tables(found, np.unique(mm[led])[:_FEW_SPACES])
         if pgd is not None:
             return column * 8, pgd
         tries += 1
@@ -372,9 +372,8 @@ def _find_memory(
 def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
     """`pgd`: leads to a table that shares the kernel's uppermost entry, in most spaces."""
     top = found.memory.read_frames(np.array([found.top]))[0, -1]
-    contents = np.stack(
-        [found.kernel.read_far(mm, _MEMORY_SIZE).copy().view("<u8") for mm in spaces.tolist()]
-    )
+    raw, _ = found.kernel.read_each(spaces, _MEMORY_SIZE)
+    contents = raw.view("<u8")
     share = np.zeros(contents.shape[1])
     for column in range(contents.shape[1]):
         pointers = contents[:, column]

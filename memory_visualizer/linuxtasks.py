@@ -165,9 +165,11 @@ class _Numbers:
         """The pid of each task, -1 where nobody tells; and whether its witnesses disagree."""
         kernel, offsets = self.kernel, self.offsets
         at = np.array(tasks, np.uint64)
-        told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
-        if offsets.own_pid is not None:
-            told.append(_plausible(*kernel.numbers(at + np.uint64(offsets.own_pid), 4)))
+        if offsets.own_pid == offsets.pid - 4:  # side by side, as in all versions
+            both, known = kernel.numbers(at + np.uint64(offsets.own_pid))
+            told = [_plausible(both >> np.uint64(32), known), _plausible(both & _LOWER, known)]
+        else:
+            told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
         if offsets.pid_struct is not None and offsets.number is not None:
             place, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
             number, known = kernel.numbers(place + np.uint64(offsets.number), 4)

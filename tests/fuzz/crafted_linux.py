@@ -324,6 +324,22 @@ def _large_sections(rng: np.random.Generator, words: Words, truth: LinuxTruth) -
     machine.tell({"SIZE(page)": "256", "NUMBER(SECTION_SIZE_BITS)": "40"})
 
 
+def _relatives(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
+    """The list of tasks is broken; each unused frame is a task that is only the next's brother."""
+    machine = Machine(words, truth)
+    frames = rng.permutation(machine.unused)
+    tasks = machine.make_tasks(frames)
+    machine.write(tasks + np.uint64(machine.task("pid")), np.arange(len(tasks)) % 30000 + 1000, 4)
+    machine.write(tasks + np.uint64(machine.task("tasks")), 0)
+    machine.write(tasks + np.uint64(machine.task("tasks") + 8), 0)
+    links = tasks + np.uint64(machine.task("sibling"))
+    machine.write(links[:-1], links[1:])
+    machine.write(links[1:] + np.uint64(8), links[:-1])
+    head = machine.symbols["init_task"] + machine.task("children")
+    machine.put(head, int(links[0]), int(links[-1]))
+    machine.write(links[:1] + np.uint64(8), head)
+
+
 def _linked(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
     """All frames are said to be free and in lists, each with a head in another page."""
     machine = Machine(words, truth)
@@ -500,6 +516,7 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "tasks, sharing": _sharing_tasks,
     "tasks, own tables": _own_tables,
     "tasks, distant": _distant_tasks,
+    "tasks, brothers": _relatives,
     "workers": _workers,
     "ended": _ended,
     "spaces": _spaces,
