@@ -530,6 +530,7 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
         ("ending", "ending"),
         ("exited", "exited"),
         ("no tables", "with page tables that the dump does not hold"),
+        ("no memory", "without memory"),
         ("unknown", "known by their page tables only"),
     ):
         if number := states.count(state):

@@ -81,7 +81,9 @@ class Process:
             return "unlinked"
         if self.is_kernel_thread:
             return "kernel thread"
-        return "" if self.space is not None else "no tables"
+        if self.space is not None:
+            return ""
+        return "no tables" if self.dtb else "no memory"
 
 
 def unnamed(frame: int, space: int) -> Process:

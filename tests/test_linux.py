@@ -98,7 +98,7 @@ def test_every_era(era: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
-@pytest.mark.parametrize("era", ["4.19", "6.12"])
+@pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])
 def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) -> None:
     """Four levels and five; page-table isolation, under which a process has two tables."""
     truth = forge_linux(tmp_path / "dump", era, five_levels=five_levels, pti=pti, seed=5)
@@ -466,3 +466,105 @@ def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
     tops = [task.dtb for task in truth.tasks if task.dtb]
     assert sorted(process.dtb for process in snapshot.processes) == sorted(tops)
     assert any("without their names" in remark for remark in snapshot.remarks)
+
+
+LINES = [
+    rb"OSRELEASE=(\d)",
+    rb"(O)SRELEASE",
+    rb"SYMBOL\(swapper_pg_dir\)=ffffffff(\w)",
+    rb"SYMBOL\(init_uts_ns\)=ffffffff(\w)",
+    rb"SYMBOL\(_stext\)=ffffffff(\w)",
+    rb"SYMBOL\(mem_section\)=ffffffff(\w)",
+    rb"SYMBOL\(kallsyms_names\)=ffffffff(\w)",
+    rb"SYMBOL\(kallsyms_offsets\)=ffffffff\w{4}(\w)",
+    rb"NUMBER\(phys_base\)=-?(\d)",
+    rb"NUMBER\(SECTION_SIZE_BITS\)=(\d)",
+    rb"NUMBER\(PAGE_BUDDY_MAPCOUNT_VALUE\)=-?(\d)",
+    rb"NUMBER\(PG_lru\)=(\d)",
+    rb"SIZE\(page\)=(\d)",
+    rb"OFFSET\(page._refcount\)=(\d)",
+    rb"OFFSET\(page.mapping\)=(\d)",
+]
+
+
+@pytest.mark.parametrize("byte", [b"3", b"x", b"\0", b"\n"], ids=repr)
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.decode())
+def test_a_damaged_line(
+    line: bytes, byte: bytes, small: tuple[Path, LinuxTruth], tmp_path: Path
+) -> None:
+    """One byte of both copies of VMCOREINFO is another: nothing is lost, as BTF tells the same."""
+    source, truth = small
+    changes = lines_changed(source, truth, line, byte)
+    assert len(changes) == 2
+    assert_is_truth(memory_visualizer.open(changed(source, tmp_path / "dump", changes)), truth)
+
+
+def test_a_table_used_again(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Of a process that ended while memory was saved, the top-level table holds small numbers."""
+    source, truth = small
+    victim = next(task for task in truth.tasks if task.pid == 107)
+    numbers = np.arange(512, dtype="<u8") % 200 | 0x85
+    snapshot = memory_visualizer.open(
+        changed(source, tmp_path / "dump", {victim.dtb: numbers.tobytes()})
+    )
+    others = {(pid, virtual, frame) for pid, virtual, frame in truth.owners if pid != 107}
+    assert owned(snapshot) == others
+    [process] = [process for process in snapshot.processes if process.pid == 107]
+    assert "base leads to no table" in process.anomalies
+    assert any("the top-level tables of 1 process are none" in one for one in snapshot.remarks)
+    assert np.count_nonzero(labels(snapshot) != truth.classes) <= len(
+        {frame for pid, _, frame in truth.owners if pid == 107}
+    )
+
+
+def test_mappings_that_cannot_be(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """A page that is free or slab by the kernel's word is no process's; a remark counts them."""
+    source, truth = small
+    words = np.fromfile(source, "<u8").reshape(-1, 512)
+    victim = next(task for task in truth.tasks if task.pid == 114)
+    # Its lowest tables, entry by entry down the tree.
+    tables = [victim.dtb // 4096]
+    for _ in range(3):
+        entries = words[tables, :256] if len(tables) == 1 else words[tables]
+        entries = entries[(entries & 0x81 == 1) & (entries & 4 != 0)]
+        tables = sorted(set((entries >> np.uint64(12) & np.uint64(0xFFFFFFFF)).tolist()))
+    table = tables[0]
+    free = np.flatnonzero(truth.states == "free")[:3]
+    slab = np.flatnonzero(truth.states == "slab")[:2]
+    empty = np.flatnonzero(words[table] == 0)[:5]
+    changes = {
+        int(table) * 4096 + int(place) * 8: (int(frame) << 12 | 0x67).to_bytes(8, "little")
+        for place, frame in zip(empty, [*free, *slab], strict=True)
+    }
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    assert owned(snapshot) == truth.owners
+    assert any(remark.startswith("5 pages mapped") for remark in snapshot.remarks)
+
+
+def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Both have its pages, which are mapped once."""
+    source, truth = small
+    sound = memory_visualizer.open(source)
+    one, other = (next(t for t in truth.tasks if t.pid == pid) for pid in (107, 114))
+    place = truth.places["mm"]
+    with source.open("rb") as file:
+        file.seek(one.address - truth.direct + place)
+        memory = file.read(16)
+    changes = {other.address - truth.direct + place: memory}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    pages = {(virtual, frame) for pid, virtual, frame in owned(snapshot) if pid == 107}
+    assert pages == {(virtual, frame) for pid, virtual, frame in owned(snapshot) if pid == 114}
+    np.testing.assert_array_equal(snapshot.mapping_count, sound.mapping_count)
+
+
+@pytest.mark.parametrize("without", [b"", b"\x9f\xeb\x01\0\x18"], ids=["BTF", "no BTF"])
+def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
+    """What is left is painted as Linux."""
+    truth = forge_linux(tmp_path / "whole", "6.1", seed=2)
+    contents = bytearray((tmp_path / "whole").read_bytes())
+    if without:
+        contents[contents.find(without) :][:8] = bytes(8)
+    (tmp_path / "dump").write_bytes(contents[: len(contents) // 4 * 3])
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert snapshot.system == f"Linux {truth.era.release}"

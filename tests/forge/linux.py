@@ -243,7 +243,8 @@ class _Tables:
             if key not in self._known:
                 self._known[key] = machine.new_table(self)
                 self.frames[number + 1].append(self._known[key])
-                below = self._known[key] << 12 | _PRESENT | _WRITE | _USER | _TOUCHED
+                below = self._known[key] << 12 | _PRESENT | _WRITE | _TOUCHED
+                below |= 0 if self is getattr(machine, "kernel", None) else _USER
                 machine.poke(place, struct.pack("<Q", below | machine.encryption))
             table = self._known[key]
 
@@ -494,6 +495,7 @@ class _Machine:
             (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
             (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
             (5, "ksoftirqd/0", 0, ""),
+            (6, "kworker/R-very_", _WORKER, "kworker/R-very_long_queue_name"),
         ):
             task = Task(pid, 2 if pid > 2 else 0, comm, kernel_thread=True, full_name=name)
             self.add_task(task, 0, flags=flags)
@@ -576,7 +578,10 @@ class _Machine:
             thread, worker, name = self.object(), self.object(), self.object()
             self.word(at + places["worker_private"], thread)
             self.word(thread + 24, worker)
-            if flags & _WORKER:
+            if task.full_name.startswith("kworker/R-"):  # a worker that is there for one queue
+                self.word(worker + 48, name)
+                self.put(name + 32, task.full_name.removeprefix("kworker/R-").encode())
+            elif flags & _WORKER:
                 description = task.full_name.removeprefix(task.comm + "-")
                 self.word(worker + 32, 0, name)  # current_work, pool
                 self.put(worker + 64, description.encode())
@@ -591,7 +596,9 @@ class _Machine:
         count = 2 if self.pti else 1
         tops = self.memory.allocate_run(count)
         self.give(tops, "page table")
-        if self.pti:
+        if self.pti and self.era.masks:  # both are one compound page (6.18)
+            self.give(tops, "page table", compound=True, type=self.era.table)
+        elif self.pti:
             self.pages[int(tops[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
         tables = _Tables(self, int(tops[0]))
         mm = self.object(cache="mm_struct")
@@ -794,6 +801,9 @@ class _Machine:
             waiting = memory.allocate(1)
             self.give(waiting, "page table", type=self.era.table)
         self.give(self.image[-_FREED:], "free")
+        # A ring that perf shares with a process has a mapping, but is no file's.
+        self.give(memory.allocate(3), "kernel other", mapping=self.direct + 0xE000)
+        [self.trampoline] = self.give(memory.allocate(), "kernel other").tolist()
         poisoned = memory.allocate(2)
         self.give(poisoned, "kernel other", flags=self.flag("hwpoison"))
         rng.shuffle(poisoned)
@@ -825,7 +835,8 @@ class _Machine:
             types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
             types.structure("pid", [("numbers", 96)], number, 128)
             types.structure("upid", [("nr", 0), ("ns", 8)], number, 16)
-            worker = [("current_work", 32), ("pool", 40), ("desc", 64)]
+            worker = [("current_work", 32), ("pool", 40), ("rescue_wq", 48), ("desc", 64)]
+            types.structure("workqueue_struct", [("name", 32)], number, 128)
             types.structure("worker", worker, number, 128)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
             types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
@@ -917,6 +928,10 @@ class _Machine:
     def _share_kernel_half(self) -> None:
         """Let each process have the kernel's half; with isolation, user mode only a bit of it."""
         half = self.peek(self.top * PAGE_SIZE + 2048, 2048)
+        # The table with which other processors start: it maps memory to itself, not for users.
+        own = np.frombuffer(half, "<u8")
+        self.poke(self.trampoline * PAGE_SIZE, own[own != 0][:1].tobytes())
+        self.poke(self.trampoline * PAGE_SIZE + 2048, half)
         for tables, second in self.user_tables:
             self.poke(tables.top * PAGE_SIZE + 2048, half)
             for frame in [*tables.frames[-1], *tables.frames[-2]]:
