@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.linuxoffsets import MAX_PID, Offsets, along
+from memory_visualizer.linuxoffsets import COMM_SIZE, MAX_PID, Offsets, along, is_name
 from memory_visualizer.pagestates import PageArray, Survey
 from memory_visualizer.printable import counted
 from memory_visualizer.virtualmemory import VirtualMemory
@@ -29,6 +29,7 @@ _MORE_RELATIVES = (
 )
 _MOST_NAMED = 4
 """Places where the list is broken that are named."""
+_CACHE_LINE = 64
 _PID_SIZE = 1 << 8
 """As much of a struct pid as is looked at."""
 
@@ -156,12 +157,33 @@ def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[in
         return tasks
     at = np.array([first, *tasks], np.uint64)
     links = np.uint64(offsets.tasks)
-    following, _ = kernel.numbers(at + links)
-    before, _ = kernel.numbers(at + links + np.uint64(8))
-    led = np.isin(at + links, following) & np.isin(at + links, before)
-    led |= _are_linked(kernel, offsets, at)
+    # A link may lead to another list's head as well, in which all leads back: that is no task.
+    is_task = np.isin(at, _processes_among(kernel, offsets, at)) | _are_named(kernel, offsets, at)
+    sound = _are_linked(kernel, offsets, at) & is_task
+    sound[0] = True
+    following, _ = kernel.numbers(at[sound] + links)
+    before, _ = kernel.numbers(at[sound] + links + np.uint64(8))
+    led = np.isin(at + links, _between(following, before)) | sound
     led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
+
+
+def _between(following: _Addresses, before: _Addresses) -> _Addresses:
+    """What two list_heads have between them, one leading to it forwards, another backwards.
+
+    Given is where each leads, forwards and backwards.
+    """
+    # One that leads to the same place in both directions is no witness.
+    differ = following != before
+    return np.intersect1d(following[differ], before[differ])
+
+
+def _are_named(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
+    """Which lie as tasks do, at the beginning of a processor's cache line, and have a name."""
+    texts, _ = kernel.read_each(tasks + np.uint64(offsets.comm), COMM_SIZE)
+    named: _Marks = np.array([is_name(text.tobytes()) for text in texts], bool)
+    named &= tasks % np.uint64(_CACHE_LINE) == 0
+    return named
 
 
 def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
@@ -169,7 +191,7 @@ def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
     following, _ = kernel.numbers(at)
     before, _ = kernel.numbers(at + np.uint64(8))
-    between = np.intersect1d(following, before)
+    between = _between(following, before)
     between = between[~np.isin(between, at) & kernel.numbers(between)[1]]
     found: list[int] = (between - np.uint64(offsets.tasks)).tolist()
     return found

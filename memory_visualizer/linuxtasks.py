@@ -345,8 +345,7 @@ class _Judge:
                 "links lead nowhere": bool(nowhere[row]),
                 "pid not plausible": bool(in_doubt[row]) or pid < 0,
                 "name not printable": not (name and name.isprintable()),
-                "parent not plausible": bool(no_parent[row]),
-                "parent unknown": int(parents[row]) < 0,
+                "parent unknown": bool(no_parent[row]) or int(parents[row]) < 0,
                 "base leads to no table": bool(wrong[row]),
             }
             if frame >= 0 and not wrong[row]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from memory_visualizer.process import ANOMALIES
 from tests.forge.linux import MIB, LinuxTruth, Task, forge_linux
 
 EXAMPLES = int(os.environ.get("MEMVIZ_LAW", "25"))
@@ -124,6 +125,8 @@ def assert_law(world: World, damaged: Snapshot, tasks: list[Task]) -> None:
         tasks = [*tasks, *(task for task in world.truth.tasks if not task.listed)]
         addresses |= {key for task in tasks for key in (task.address, -task.dtb) if key}
     assert said(damaged, apart_from=addresses) == said(world.sound, apart_from=addresses)
+    for process in damaged.processes:
+        assert set(process.anomalies) <= ANOMALIES.keys()
     changed = set(np.flatnonzero(damaged.classes != world.sound.classes).tolist())
     pages = {world.physical(task) // PAGE + n for task in tasks for n in range(TASK_PAGES)}
     assert changed <= frames_of(world.sound, addresses) | pages
