@@ -180,7 +180,7 @@ class Btf:
         if number is None:
             return None
         starts = self._starts
-        for at in starts[self._words[starts] == number][:_MAX_PLACES].tolist():
+        for at in starts[self._names == number][:_MAX_PLACES].tolist():
             if int(self._words[at + 1]) >> 24 & 0x1F in kinds:
                 return int(at)
         return None
@@ -191,6 +191,11 @@ class Btf:
             self._places[name] = self._text.find(b"\0" + name.encode("ascii") + b"\0")
         place = self._places[name]
         return None if place < 0 else place + 1
+
+    @cached_property
+    def _names(self) -> NDArray[np.uint32]:
+        """Where in the text the name of each type stands."""
+        return self._words[self._starts]
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

@@ -96,16 +96,15 @@ class LinuxKernel:
         return kernel_image(self.kernel, self.start)
 
 
-_SYMBOLS = (
+_SYMBOLS: tuple[str, ...] = (
     "init_task",
     "iomem_resource",
     "pgd_list",
     "__start_BTF",
     "__stop_BTF",
-    "mem_section",
-    "vmemmap_base",
-    "page_offset_base",
 )
+_MORE_SYMBOLS = ("mem_section", "vmemmap_base", "page_offset_base")
+"""Asked for only where VMCOREINFO does not tell as much."""
 
 
 def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
@@ -388,7 +387,11 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     if banner := found.info.known.get("SYMBOL(linux_banner)"):
         known["linux_banner"] = banner
     table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
-    wanted = (*_SYMBOLS, "swapper_pg_dir", "init_top_pgt") if found.info.known else _SYMBOLS
+    wanted = _SYMBOLS
+    if found.info.known:
+        wanted = (*wanted, "swapper_pg_dir", "init_top_pgt")
+    if not any(found.kernel.frame(place) >= 0 for place in found.info.symbols("mem_section")):
+        wanted = (*wanted, *_MORE_SYMBOLS)
     symbols = table.find(wanted) if table else {}
     if table is None:
         remarks.append("the kernel's table of symbols was not found")

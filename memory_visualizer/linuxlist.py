@@ -24,6 +24,8 @@ _MOST_PLACES = 1 << 10
 """Places of objects in one slab."""
 _MOST_ROUNDS = 64
 """So many generations of relatives are followed."""
+_MOST_SCANS = 3
+"""So often all slabs of tasks are looked through."""
 _MORE_RELATIVES = (
     f"relatives of processes were followed for {_MOST_ROUNDS} generations: there may be more"
 )
@@ -235,22 +237,21 @@ def _others(
         known.update(new)
         found.extend(new)
 
-    def scan() -> None:
-        if slabs:
-            add(_in_slabs(kernel, offsets, np.array([first, *tasks, *found], np.uint64), slabs))
-
-    scan()
-    new = [first, *tasks, *found]
-    for _ in range(_MOST_ROUNDS):
+    new, rounds = [first, *tasks], 0
+    for _ in range(_MOST_SCANS if slabs else 1):
         before = len(found)
-        add(_relatives(kernel, offsets, np.array(new, np.uint64)))
-        new = found[before:]
-        if not new:
-            return found, True
-        if slabs and before == 0:
-            scan()  # as more is known now of where in slabs tasks lie
-            new = found[before:]
-    return found, False
+        if slabs:  # the more tasks are known, the better it is known where in slabs they lie
+            reached = np.array([first, *tasks, *found], np.uint64)
+            add(_in_slabs(kernel, offsets, reached, slabs))
+        new += found[before:]
+        while new and rounds < _MOST_ROUNDS:
+            rounds += 1
+            size = len(found)
+            add(_relatives(kernel, offsets, np.array(new, np.uint64)))
+            new = found[size:]
+        if new or len(found) == before:
+            break
+    return found, not new
 
 
 def _relatives(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
