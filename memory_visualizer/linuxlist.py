@@ -140,7 +140,7 @@ def gather(
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
-            others, is_all = _others(kernel, offsets, first, ahead, most, None)
+            others, is_all = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
             remarks = () if is_all else (_MORE_RELATIVES,)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
     behind, _ = along(kernel, first, link, most, backwards=True)
@@ -226,6 +226,8 @@ def _others(
     tasks: list[int],
     most: int,
     slabs: TaskSlabs | None,
+    *,
+    is_broken: bool = True,
 ) -> tuple[list[int], bool]:
     """Tasks of processes that are not among these, by all other ways; and whether it is all."""
     known = {first, *tasks}
@@ -247,22 +249,27 @@ def _others(
         while new and rounds < _MOST_ROUNDS:
             rounds += 1
             size = len(found)
-            add(_relatives(kernel, offsets, np.array(new, np.uint64)))
+            add(_relatives(kernel, offsets, np.array(new, np.uint64), is_broken=is_broken))
             new = found[size:]
         if new or len(found) == before:
             break
     return found, not new
 
 
-def _relatives(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
-    """Children and siblings of tasks, as far as these lead back to them."""
+def _relatives(
+    kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, *, is_broken: bool
+) -> _Addresses:
+    """Children and siblings of tasks, as far as these lead back to them.
+
+    Where nothing is broken one direction tells as much as both.
+    """
     if offsets.children is None or offsets.sibling is None:
         return np.empty(0, np.uint64)
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
     heads = tasks + children
     found = []
     for links in (heads, tasks + sibling):
-        for direction in (np.uint64(0), np.uint64(8)):
+        for direction in (np.uint64(0), np.uint64(8))[: 1 + is_broken]:
             led, _ = kernel.numbers(links + direction)
             back, _ = kernel.numbers(led + np.uint64(8) - direction)
             found.append(led[(back == links) & (led != links)])

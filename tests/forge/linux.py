@@ -178,6 +178,8 @@ class LinuxTruth:
     """Where the kernel maps all memory, its first frame first."""
     places: dict[str, int]
     """Where in a task its members stand."""
+    trampoline: int
+    """Frame of the table with which other processors start."""
 
 
 def forge_linux(
@@ -324,6 +326,7 @@ class _Machine:
             self.text_frames,
             self.direct,
             self.task,
+            self.trampoline,
         )
 
     # What everything is made of
