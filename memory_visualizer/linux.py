@@ -381,11 +381,12 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
 def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
     remarks = [*found.remarks]
-    # Not the image's beginning, which comes out wherever zeros are taken for the table.
+    # The image's beginning only if need be: it comes out wherever zeros are taken for the table.
     told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir")}
     known = {name: places[0] for name, places in told.items() if places}
-    if banner := found.info.known.get("SYMBOL(linux_banner)"):
-        known["linux_banner"] = banner
+    if not known:  # newer kernels have more banners than the one with that name
+        known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
+        known["_text"] = found.start
     table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
     wanted = _SYMBOLS
     if found.info.known:
