@@ -33,6 +33,7 @@ from memory_visualizer.paging import (
     as_linux_has_it,
     frames_behind,
     is_held,
+    most_tables,
     read_tables,
 )
 from memory_visualizer.vmcoreinfo import VmcoreInfo
@@ -147,7 +148,9 @@ class DisplacedSearch:
     Blocks may come in any order, and from several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dump: Dump) -> None:
+        self._room = most_tables(dump)
+        """So many more pages may look like tables; a dump with more is made to waste time."""
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
         self._like: list[NDArray[np.int64]] = []
         """Pages that look like tables with entries of eight bytes."""
@@ -157,6 +160,8 @@ class DisplacedSearch:
     def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
         """Look at pages, with their contents."""
         for start in range(0, len(pages), _ROWS_AT_ONCE):
+            if self._room < 0:
+                return
             part = slice(start, start + _ROWS_AT_ONCE)
             self._look(pages[part], words[part])
 
@@ -167,6 +172,7 @@ class DisplacedSearch:
         maybe = maybe[_are_used(words[maybe])]
         rows = maybe[_are_like_tables(words[maybe])]
         self._like.append(pages[rows])
+        self._room -= len(rows)
         tables = words[rows]
         lower, upper = np.count_nonzero(tables.reshape(-1, 2, _HALF), axis=2).T
         chosen = (upper > 0) & (upper <= _MOST_ENTRIES) & (lower <= _MOST_ENTRIES)
@@ -187,7 +193,8 @@ class DisplacedSearch:
     @property
     def like(self) -> NDArray[np.int64]:
         """Pages that look like tables with entries of eight bytes."""
-        return distinct(np.concatenate([np.empty(0, np.int64), *self._like]))
+        like = self._like if self._room >= 0 else []
+        return distinct(np.concatenate([np.empty(0, np.int64), *like]))
 
     def _add(
         self,
@@ -206,6 +213,8 @@ class DisplacedSearch:
         """The pieces that most tables speak for; none where all lies where it belongs."""
         best: list[Piece] = []
         most = 0
+        if self._room < 0:
+            return best
         for name, paging in (("x86-64", X64), ("PAE", PAE), ("x86", X86)):
             tables = _alike(dump, paging, self._found[name])
             if tables is None or len(tables.page) <= most:

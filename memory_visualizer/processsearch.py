@@ -32,8 +32,6 @@ _PLACES_OF_PROCESS = 16
 """As many copies of a process's object there are at most, of pages that were let go of."""
 _MAX_COPIES = 64
 """So many copies of the four pointers of an address space are taken for what they are."""
-_FEW_BASES = 8
-"""So many are compared one by one."""
 _UNKNOWN = -1
 """In the place of a table base that stands in another page."""
 
@@ -206,18 +204,16 @@ def objects_by_base(
     most = most_spaces(memory)
     wanted = np.sort(np.array(bases, np.uint64))
 
+    # Few frames hold a base, so one look at a table of frames leaves few words to be looked up.
+    has_base = np.zeros(memory.frame_count + 1, bool)
+    has_base[wanted.astype(np.int64) // PAGE_SIZE] = True
+
     def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
         words = memory.read_frames(part).view(f"<u{step}").reshape(-1)
-        # Bases are multiples of 32, so one number in a few thousand is left to be looked up.
-        place = np.flatnonzero(words & 0x1C == 0) if len(bases) > _FEW_BASES else None
-        if place is None:
-            hit = np.zeros(len(words), bool)
-            for base in bases:
-                hit |= words & ~words.dtype.type(BASE_NUMBER) == base
-            place = np.flatnonzero(hit)
-        else:
-            values = words[place].astype(np.uint64) & ~np.uint64(BASE_NUMBER)
-            place = place[is_in(values, wanted)]
+        frame = np.minimum(words >> words.dtype.type(12), memory.frame_count).astype(np.int64)
+        place = np.flatnonzero(has_base[frame])
+        values = words[place].astype(np.uint64) & ~np.uint64(BASE_NUMBER)
+        place = place[is_in(values, wanted)]
         page, at = np.divmod(place * step, PAGE_SIZE)
         begin = at - offset
         whole = (begin >= 0) & (begin % align == 0)

@@ -436,7 +436,7 @@ def _mended(
         return None
     from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
 
-    search = DisplacedSearch()
+    search = DisplacedSearch(dump)
     for _ in _pass_by(dump, [search.look_at], progress):
         pass
     for info in texts:

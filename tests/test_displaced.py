@@ -84,7 +84,7 @@ def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
     """Even if it is asked."""
     path, _ = moved(tmp_path, system, [])
     dump = open_dump(path)
-    search = DisplacedSearch()
+    search = DisplacedSearch(dump)
     for _ in dump.each_block(search.look_at):
         pass
     assert search.pieces(dump) == []
