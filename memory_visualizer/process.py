@@ -20,6 +20,7 @@ ANOMALIES = {
     "end in doubt": "what tells whether it has ended disagrees: most of it decided",
     "base leads to no table": "the address of its page tables leads to none",
     "base also of": "another process has the same page tables; the address of its object follows",
+    "top-level table altered": "its top-level page table is not quite as those of all others are",
     "not whole": "a part of its object could not be read",
     "object not mapped": "nothing that is left leads to its object: its address is a physical one",
     "known by its page tables only": "no object of a process leads to these page tables",

@@ -547,7 +547,7 @@ def _windows_snapshot(
     losses, rest = Losses(), _Rest(dump)
     shared_data = read_shared_data(dump, found.paging, found.tops)
     who = who or find_processes(dump, found, search, shared_data.time)
-    processes = who.processes
+    found, processes = who.found, who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         tops = found.tops[: most_spaces(dump)]

@@ -19,8 +19,12 @@ from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.kernelmemory import AllMemory, KernelMemory, kernel_memory
 from memory_visualizer.paging import (
     ADDRESS,
+    PAE,
+    PAE_POINTER_RESERVED,
     PRESENT,
     PhysicalMemory,
+    are_tables,
+    is_held,
     most_spaces,
     translate,
 )
@@ -60,6 +64,7 @@ from memory_visualizer.windows import (
     TopLevels,
     bits_of,
     in_parts,
+    share_kernel,
     timestamp_of,
 )
 
@@ -79,6 +84,7 @@ _FEW_CLUES = 2
 _SURE_CLUES = 3
 """So many of four clues make an object a process for sure."""
 _READ_AT_ONCE = 256
+_FEWEST_DIRECTORIES = 2
 _SIZES_TRIED = 8
 _MOST_NAMED = 8
 """So many are named in one remark."""
@@ -88,6 +94,8 @@ _MOST_NAMED = 8
 class FoundProcesses:
     """What find_processes found."""
 
+    found: TopLevels
+    """The address spaces, also those that only a process object leads to."""
     processes: tuple[Process, ...] = ()
     """In the order of their pids; also those hidden or ended, and known by their tables only."""
     copies: tuple[Process, ...] = ()
@@ -119,10 +127,28 @@ def find_processes(
         finder = _Finder(memory, found, everywhere, search)
         judged = finder.judge(in_use) or judged
     if judged is None:
-        return FoundProcesses(tuple(_unnamed(memory, found, in_use)))
+        return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)))
+    known = len(found.tops)
+    if len(more := finder.tops_of_objects(judged)):
+        found = replace(found, tops=np.concatenate((found.tops, more)))
+        in_use = _in_use(memory, found)
+        finder = finder.with_tops(found)
+        judged = finder.judge(in_use) or judged
     missing = finder.unclaimed(judged, in_use)
     nameless = _unnamed(memory, found, missing, finder.second_tables(judged))
-    return _put_together(judged, nameless, finder.left_out, time)
+    processes, copies, remarks = _put_together(judged, nameless, finder.left_out, time)
+    return FoundProcesses(found, _marked(processes, known), copies, remarks)
+
+
+def _marked(processes: tuple[Process, ...], known: int) -> tuple[Process, ...]:
+    """Say of processes whose tables only their objects led to that these are not as others are."""
+    word = ("top-level table altered",)
+    return tuple(
+        replace(process, anomalies=process.anomalies + word)
+        if process.space is not None and process.space >= known
+        else process
+        for process in processes
+    )
 
 
 class _Finder:
@@ -131,7 +157,7 @@ class _Finder:
     def __init__(
         self, memory: PhysicalMemory, found: TopLevels, kernel: KernelMemory, search: ProcessSearch
     ) -> None:
-        self._memory, self._found, self._kernel = memory, found, kernel
+        self._memory, self._found, self._kernel, self._search = memory, found, kernel, search
         self._bases = table_bases(memory, found.paging, found.tops, kernel)
         self._candidates = find_candidates(memory, kernel, self._bases, search)
         self.left_out = self._candidates.left_out
@@ -165,10 +191,53 @@ class _Finder:
         """Address spaces in use that no process object leads to."""
         return in_use - {one.space for one in judged.owners.values()}
 
+    def with_tops(self, found: TopLevels) -> "_Finder":
+        """The same with other address spaces."""
+        return _Finder(self._memory, found, self._kernel, self._search)
+
+    def tops_of_objects(self, judged: "_Judged") -> NDArray[np.int64]:
+        """Top levels that do not name themselves, though processes of the list lead to them.
+
+        Shape (n, paging.top_frames). They share the kernel's half with the others; of PAE's, whose
+        fourth directory may be the damaged one, the others are tables.
+        """
+        memory, paging, tops = self._memory, self._found.paging, self._found.tops
+        bases = np.array(
+            [
+                one.dtb & ~BASE_NUMBER
+                for one in judged.processes
+                if one.space is None and not one.has_ended and judged.is_listed(one)
+            ],
+            np.int64,
+        )
+        bases = np.unique(bases[is_held(memory, bases // PAGE_SIZE) & (bases % 32 == 0)])
+        if paging is PAE:
+            return _pointed_to(memory, bases)
+        frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, tops)[:, None]
+        everyone = np.concatenate((tops, frames))
+        known = np.arange(len(everyone)) < len(tops)
+        return frames[share_kernel(memory, paging, everyone, known)[len(tops) :]]
+
     def second_tables(self, judged: "_Judged") -> list[int]:
         """Second tables that no object names, by their index; no more than are worth to compare."""
         named = {one.shadow for one in judged.objects.found.values()}
         return sorted(set(self._shadows.values()) - named)[:_MOST_SHADOWS]
+
+
+def _pointed_to(memory: PhysicalMemory, bases: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The four directories behind each of these bases, where pointers and most of them are sound.
+
+    Shape (n, 4).
+    """
+    words = memory.read_frames(bases // PAGE_SIZE)
+    place = (bases % PAGE_SIZE // 8)[:, None] + np.arange(4)
+    pointers = np.take_along_axis(words, place, axis=1)
+    tops: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+    mask = np.uint64(PAE_POINTER_RESERVED | PRESENT)
+    is_sound = (pointers & mask == PRESENT) & is_held(memory, tops)
+    is_sound[is_sound] = are_tables(memory, PAE, 0, tops[is_sound])
+    chosen: NDArray[np.int64] = tops[np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES]
+    return chosen
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
@@ -627,8 +696,8 @@ def _judge(
 
 def _put_together(
     judged: _Judged, nameless: list[Process], left_out: int, time: datetime | None
-) -> FoundProcesses:
-    """The processes with what is odd about each, and remarks on all of them."""
+) -> tuple[tuple[Process, ...], tuple[Process, ...], tuple[str, ...]]:
+    """The processes with what is odd about each, copies, and remarks on all of them."""
     now = None if time is None else timestamp_of(time)
     late = [one for one in judged.processes if now and is_time(one.created) and one.created > now]
     if 2 * len(late) > len(judged.processes):
@@ -645,7 +714,7 @@ def _put_together(
         (*_with_doubles(judged, processes), *nameless),
         key=lambda process: (process.pid, process.eprocess),
     )
-    return FoundProcesses(tuple(everyone), tuple(copies), tuple(remarks))
+    return tuple(everyone), tuple(copies), tuple(remarks)
 
 
 def _process(judged: _Judged, one: _Object, now: int | None) -> Process:

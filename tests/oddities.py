@@ -368,9 +368,24 @@ def _(image: Image, process: Process) -> None:
 
 @_kind("top-level table lost")
 def _(image: Image, process: Process) -> None:
+    for frame in _top_frames(image, process):
+        image.touched.add(frame)
+        image.pages[frame] = np.random.default_rng(frame).integers(0, 256, PAGE_SIZE, np.uint8)
+
+
+@_kind("top-level table does not name itself")
+def _(image: Image, process: Process) -> None:
+    frame = _top_frames(image, process)[-1]
+    names = (image.pages[frame].view("<u4") >> 12) == frame
+    image.pages[frame].view("<u4")[names] = 0
+
+
+@_kind("kernel's half of the top-level table lost")
+def _(image: Image, process: Process) -> None:
     frame = _top_frames(image, process)[-1]
     image.touched.add(frame)
-    image.pages[frame] = np.random.default_rng(frame).integers(0, 256, PAGE_SIZE, np.uint8)
+    begin = 0 if image.truth.paging == "pae" else PAGE_SIZE // 2
+    image.pages[frame, begin:] = 0
 
 
 def _top_frames(image: Image, process: Process) -> list[int]:

@@ -83,6 +83,7 @@ SAID = {
     "exit time wild": ("", "exit time not plausible"),
     "base null": ("no tables", "base leads to no table"),
     "top-level table lost": ("no tables", "base leads to no table"),
+    "top-level table does not name itself": ("", "top-level table altered"),
     "created in the future": ("", "created in the future"),
     "created in 1601": ("", "creation time not plausible"),
     "parent wild": ("", "parent unknown"),
