@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.pagemap import mark_runs
-from memory_visualizer.paging import Mappings, PhysicalMemory, most_mappings, walk
+from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, most_mappings, walk
 from memory_visualizer.windows import TopLevels
 
 _READ_AT_ONCE = 1 << 8
@@ -19,7 +19,10 @@ class KernelMemory:
     """Virtual memory of the kernel, to be read by address."""
 
     def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
-        order = np.argsort(mappings.virtual, kind="stable")
+        # Of several mappings at one address the last one counts: what processes share is the
+        # kernel's, what one alone has is its own, or a lie.
+        is_shared = (mappings.space == SHARED).astype(np.uint64)
+        order = np.argsort(mappings.virtual | is_shared, kind="stable")
         self.memory = memory
         self.mappings = mappings.take(order)
         self._pages: dict[int, bytes] = {}

@@ -4,6 +4,7 @@ A process object (`_EPROCESS`) begins with a dispatcher header and holds the add
 top-level table; where, is the same in every version of Windows.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.formats.base import ahead
 from memory_visualizer.kernelmemory import KernelMemory
-from memory_visualizer.paging import PAE, PRESENT, Paging, PhysicalMemory, most_spaces
+from memory_visualizer.paging import (
+    ADDRESS,
+    PAE,
+    PAE_POINTER_RESERVED,
+    PRESENT,
+    Paging,
+    PhysicalMemory,
+    is_held,
+    most_spaces,
+)
 from memory_visualizer.windows import bits_of, in_parts
 
 TABLE_BASE = {32: 0x18, 64: 0x28}
@@ -32,18 +42,103 @@ _PLACES_OF_PROCESS = 16
 """As many copies of a process's object there are at most, of pages that were let go of."""
 _MAX_COPIES = 64
 """So many copies of the four pointers of an address space are taken for what they are."""
+_MOST_OF_FOUR = 3
+"""So many of an address space's four directories must be those that a base leads to (PAE)."""
+_BASES_AT_ONCE = 1 << 12
 _UNKNOWN = -1
 """In the place of a table base that stands in another page."""
 
 
-def table_bases(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], kernel: KernelMemory
-) -> dict[int, int]:
-    """What DirectoryTableBase holds for each address space: value to index."""
-    if paging is not PAE:
-        return {int(top) * PAGE_SIZE: index for index, top in enumerate(tops[:, 0])}
-    # PAE: it is the address of four pointers, 32 bytes somewhere in the kernel's memory.
-    bases: dict[int, int] = {}
+class TableBases:
+    """What a process object names as its tables: DirectoryTableBase to address space.
+
+    Under PAE it is the address of four pointers, 32 bytes anywhere in the kernel's memory: these
+    are looked at for each base that is asked for.
+    """
+
+    def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
+        """`tops` are the frames of the top levels, shape (n, paging.top_frames)."""
+        self._memory, self._tops = memory, tops
+        self._is_pae = paging is PAE
+        self._spaces: dict[int, int | None] = {}
+        if not self._is_pae:
+            self._spaces = {int(top) * PAGE_SIZE: n for n, top in enumerate(tops[:, 0])}
+
+    def __contains__(self, base: int) -> bool:
+        return self.get(base) is not None
+
+    def get(self, base: int) -> int | None:
+        """The address space, by its index; None where the base leads to none."""
+        if self._is_pae and base not in self._spaces:
+            self.learn(np.array([base], np.uint64))
+        return self._spaces.get(base)
+
+    def learn(self, bases: NDArray[np.uint64]) -> None:
+        """Look at many bases at once, which is faster."""
+        if not self._is_pae:
+            return
+        bases = np.unique(bases)
+        self._spaces.update(dict.fromkeys(bases.tolist()))
+        possible = bases[(bases % np.uint64(32) == 0) & (bases < np.uint64(1 << 32))].astype(
+            np.int64
+        )
+        possible = possible[is_held(self._memory, possible // PAGE_SIZE)]
+        for start in range(0, len(possible), _BASES_AT_ONCE):
+            part = possible[start : start + _BASES_AT_ONCE]
+            space = _spaces_of(pointed_to(self._memory, part)[0], self._tops)
+            found = np.flatnonzero(space >= 0)
+            self._spaces.update(zip(part[found].tolist(), space[found].tolist(), strict=True))
+
+    @property
+    def known(self) -> NDArray[np.uint64]:
+        """All bases that lead to an address space, as far as they were looked at; ascending."""
+        known = [base for base, space in self._spaces.items() if space is not None]
+        return np.sort(np.array(known, np.uint64))
+
+    def of_spaces(self, kernel: KernelMemory, spaces: Collection[int]) -> list[int]:
+        """All that may be bases of these spaces; under PAE wherever their pointers stand."""
+        if not self._is_pae:
+            return [base for base, space in self._spaces.items() if space in spaces]
+        return _places_of_pointers(self._memory, kernel, self._tops[sorted(spaces)])
+
+
+def pointed_to(
+    memory: PhysicalMemory, bases: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The frames of the directories behind bases of PAE, and which pointers are sound; (n, 4).
+
+    A pointer is present and has no reserved bit (SDM 4.4.1). The bases must be multiples of 32.
+    """
+    frames, row = np.unique(bases // PAGE_SIZE, return_inverse=True)
+    words = memory.read_frames(frames)
+    place = (bases % PAGE_SIZE // 8)[:, None] + np.arange(4)
+    pointers = words[row[:, None], place]
+    tops: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+    is_sound: NDArray[np.bool_] = (
+        pointers & np.uint64(PAE_POINTER_RESERVED | PRESENT) == PRESENT
+    ) & is_held(memory, tops)
+    return tops, is_sound
+
+
+def _spaces_of(directories: NDArray[np.int64], tops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The space that most of four directories belong to, by its index; -1 where there is none."""
+    space = np.full(len(directories), -1, np.int64)
+    for column in (3, 0):  # the one that names itself; if its pointer is altered, another one
+        order = np.argsort(tops[:, column], kind="stable")
+        ordered = tops[order, column]
+        if not len(ordered):
+            return space
+        place = np.minimum(np.searchsorted(ordered, directories[:, column]), len(ordered) - 1)
+        same = np.count_nonzero(tops[order[place]] == directories, axis=1)
+        space = np.where((space < 0) & (same >= _MOST_OF_FOUR), order[place], space)
+    return space
+
+
+def _places_of_pointers(
+    memory: PhysicalMemory, kernel: KernelMemory, tops: NDArray[np.int64]
+) -> list[int]:
+    """Where in the kernel's memory the four pointers of these address spaces stand."""
+    places: list[int] = []
     pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
     order = np.argsort(pointers[:, 0], kind="stable")
     first = pointers[order, 0]
@@ -57,9 +152,8 @@ def table_bases(
         hits, index = hits[alike], index[alike]
         room -= np.bincount(index, minlength=len(room))
         page, place = np.divmod(hits, PAGE_SIZE // 32)
-        found = frames[page] * PAGE_SIZE + place * 32
-        bases.update(zip(found.tolist(), index.tolist(), strict=True))
-    return bases
+        places += (frames[page] * PAGE_SIZE + place * 32).tolist()
+    return places
 
 
 class ProcessSearch:
@@ -151,13 +245,13 @@ class Candidates:
 
 
 def find_candidates(
-    memory: PhysicalMemory, kernel: KernelMemory, bases: dict[int, int], search: ProcessSearch
+    memory: PhysicalMemory, kernel: KernelMemory, bases: TableBases, search: ProcessSearch
 ) -> Candidates:
     """Find what begins as a process does, in pages that the kernel maps.
 
     `search` has looked at pages already; those that it has not seen are read.
     """
-    known = np.sort(np.array(list(bases), np.uint64))
+    known = bases.known
     frames = kernel.frames()
 
     def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -179,17 +273,19 @@ def find_candidates(
         else:
             places.append(of_part)
     found = np.concatenate(places)
-    base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
-    is_known = is_in(base, known)
     is_cut = found[:, 1] == _UNKNOWN
-    sure, cut = _fairly(found[is_known], most), _fairly(found[is_cut], most)
-    left_out += int(np.count_nonzero(is_known)) - len(sure)
-    objects, others = virtual_places(kernel, sure), virtual_places(kernel, cut)
+    base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
+    cut = virtual_places(kernel, _fairly(found[is_cut], most))
     offset, step, _ = _object_grid(search.paging)
-    base_of_cut = kernel.read(others + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
-    has_base = is_in(base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER), known)
-    rest = found[~is_known & ~is_cut, 0]
-    return Candidates(np.union1d(objects, others[has_base]), rest, left_out)
+    base_of_cut = kernel.read(cut + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
+    base_of_cut = base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER)
+    bases.learn(np.concatenate((base[~is_cut], base_of_cut)))
+    known = bases.known
+    is_known = is_in(base, known)
+    sure = _fairly(found[is_known], most)
+    left_out += int(np.count_nonzero(is_known)) - len(sure)
+    objects = np.union1d(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
+    return Candidates(objects, found[~is_known & ~is_cut, 0], left_out)
 
 
 def objects_by_base(

@@ -20,7 +20,6 @@ from memory_visualizer.kernelmemory import AllMemory, KernelMemory, kernel_memor
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
-    PAE_POINTER_RESERVED,
     PRESENT,
     PhysicalMemory,
     are_tables,
@@ -51,10 +50,11 @@ from memory_visualizer.processsearch import (
     PROCESS_OBJECT,
     TABLE_BASE,
     ProcessSearch,
+    TableBases,
     find_candidates,
     is_in,
     objects_by_base,
-    table_bases,
+    pointed_to,
     virtual_places,
 )
 from memory_visualizer.windows import (
@@ -85,6 +85,7 @@ _SURE_CLUES = 3
 """So many of four clues make an object a process for sure."""
 _READ_AT_ONCE = 256
 _FEWEST_DIRECTORIES = 2
+_VOTERS_OF_BASE = 2
 _SIZES_TRIED = 8
 _MOST_NAMED = 8
 """So many are named in one remark."""
@@ -158,7 +159,7 @@ class _Finder:
         self, memory: PhysicalMemory, found: TopLevels, kernel: KernelMemory, search: ProcessSearch
     ) -> None:
         self._memory, self._found, self._kernel, self._search = memory, found, kernel, search
-        self._bases = table_bases(memory, found.paging, found.tops, kernel)
+        self._bases = TableBases(memory, found.paging, found.tops)
         self._candidates = find_candidates(memory, kernel, self._bases, search)
         self.left_out = self._candidates.left_out
         self._shadows: dict[int, int] = {}
@@ -178,7 +179,7 @@ class _Finder:
         if not missing:
             return judged
         # Their objects may begin as no process does, or hold no base.
-        wanted = [base for base, space in self._bases.items() if space in missing]
+        wanted = self._bases.of_spaces(kernel, missing)
         more = objects_by_base(memory, kernel, wanted, found.paging)
         remains = _remains(memory, kernel, self._candidates.others, objects.layout)
         seeds = np.union1d(np.union1d(self._candidates.objects, more), remains)
@@ -212,7 +213,12 @@ class _Finder:
         )
         bases = np.unique(bases[is_held(memory, bases // PAGE_SIZE) & (bases % 32 == 0)])
         if paging is PAE:
-            return _pointed_to(memory, bases)
+            directories, is_sound = pointed_to(memory, bases)
+            is_sound[is_sound] = are_tables(memory, PAE, 0, directories[is_sound])
+            chosen: NDArray[np.int64] = directories[
+                np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES
+            ]
+            return chosen
         frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, tops)[:, None]
         everyone = np.concatenate((tops, frames))
         known = np.arange(len(everyone)) < len(tops)
@@ -224,27 +230,17 @@ class _Finder:
         return sorted(set(self._shadows.values()) - named)[:_MOST_SHADOWS]
 
 
-def _pointed_to(memory: PhysicalMemory, bases: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The four directories behind each of these bases, where pointers and most of them are sound.
-
-    Shape (n, 4).
-    """
-    words = memory.read_frames(bases // PAGE_SIZE)
-    place = (bases % PAGE_SIZE // 8)[:, None] + np.arange(4)
-    pointers = np.take_along_axis(words, place, axis=1)
-    tops: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
-    mask = np.uint64(PAE_POINTER_RESERVED | PRESENT)
-    is_sound = (pointers & mask == PRESENT) & is_held(memory, tops)
-    is_sound[is_sound] = are_tables(memory, PAE, 0, tops[is_sound])
-    chosen: NDArray[np.int64] = tops[np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES]
-    return chosen
-
-
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
-    """Where pid and links stand, by all the objects, or by those of one size.
+    """Where pid and links stand, by a few objects of each base, or by those of one size.
 
-    Copies of one page with what looks like a process by chance can outnumber the processes.
+    What looks like a process by chance, or was made to, can outnumber the processes; but these
+    have a base each.
     """
+    base = numbers_at(kernel, objects, TABLE_BASE[bits], bits // 8)
+    order = np.argsort(base, kind="stable")
+    rank = np.empty(len(base), np.int64)
+    rank[order] = np.arange(len(base)) - np.searchsorted(base[order], base[order])
+    objects = objects[rank < _VOTERS_OF_BASE]
     if layout := find_links(kernel, bits, objects):
         return layout
     sizes = kernel.read(objects, 4)[:, 2]
@@ -405,7 +401,7 @@ class _Objects:
         kernel: KernelMemory,
         layout: Layout,
         seeds: NDArray[np.uint64],
-        bases: dict[int, int],
+        bases: TableBases,
         shadows: dict[int, int],
     ) -> "_Objects":
         """Follow the links of the seeds, and read all objects that are found."""
@@ -460,20 +456,21 @@ def _credible(found: dict[int, _Object], active: ActiveList) -> set[int]:
 
 
 def _clues(
-    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: dict[int, int]
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: TableBases
 ) -> NDArray[np.int8]:
     """How many of four clues each object has: header, base, pool block, pid."""
     bits, width = layout.bits, layout.width
+    bases.learn(numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER))
     clues: NDArray[np.int8] = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
     base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
-    clues += is_in(base, np.sort(np.array(list(bases), np.uint64)))
+    clues += is_in(base, bases.known)
     clues += have_pool_tag(kernel, objects, layout.tags)
     clues += are_pids(numbers_at(kernel, objects, layout.pid, width))
     return clues
 
 
 def _looks_like_process(
-    kernel: KernelMemory, layout: Layout, address: int, bases: dict[int, int]
+    kernel: KernelMemory, layout: Layout, address: int, bases: TableBases
 ) -> bool:
     """Whether _clues of one object are enough to follow its links; faster for a single one."""
     address %= 2**64
@@ -502,7 +499,7 @@ def _read_objects(
     kernel: KernelMemory,
     layout: Layout,
     objects: NDArray[np.uint64],
-    bases: dict[int, int],
+    bases: TableBases,
     shadows: dict[int, int],
 ) -> Iterator[_Object]:
     """Read what each object says."""
@@ -516,7 +513,7 @@ def _read_some(
     kernel: KernelMemory,
     layout: Layout,
     objects: NDArray[np.uint64],
-    bases: dict[int, int],
+    bases: TableBases,
     shadows: dict[int, int],
 ) -> Iterator[_Object]:
     """The same of so many as are read at once."""
