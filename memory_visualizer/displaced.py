@@ -187,6 +187,7 @@ class DisplacedSearch:
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
         rows = maybe[words[maybe, 0x180] & np.uint64(_FLAGS | LARGE) == _FLAGS]
         rows = rows[_are_like_tables(words[rows].view(np.uint32))]
+        self._room -= len(rows)
         entries = words[rows, 0x180] & np.uint64(0xFFFFFFFF)
         self._add("x86", pages[rows], np.zeros(len(rows), np.int64), entries)
 
