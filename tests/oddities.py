@@ -368,27 +368,28 @@ def _(image: Image, process: Process) -> None:
 
 @_kind("top-level table lost")
 def _(image: Image, process: Process) -> None:
-    for frame in _top_frames(image, process):
+    for frame in top_frames(image, process):
         image.touched.add(frame)
         image.pages[frame] = np.random.default_rng(frame).integers(0, 256, PAGE_SIZE, np.uint8)
 
 
 @_kind("top-level table does not name itself")
 def _(image: Image, process: Process) -> None:
-    frame = _top_frames(image, process)[-1]
+    frame = top_frames(image, process)[-1]
     names = (image.pages[frame].view("<u4") >> 12) == frame
     image.pages[frame].view("<u4")[names] = 0
 
 
 @_kind("kernel's half of the top-level table lost")
 def _(image: Image, process: Process) -> None:
-    frame = _top_frames(image, process)[-1]
+    frame = top_frames(image, process)[-1]
     image.touched.add(frame)
     begin = 0 if image.truth.paging == "pae" else PAGE_SIZE // 2
     image.pages[frame, begin:] = 0
 
 
-def _top_frames(image: Image, process: Process) -> list[int]:
+def top_frames(image: Image, process: Process) -> list[int]:
+    """Frames of its top-level table; of PAE, of its four directories."""
     base = process.dtb & ~3
     if image.truth.paging != "pae":
         return [base // PAGE_SIZE]
@@ -430,7 +431,7 @@ def _(image: Image, process: Process) -> set[int]:
     ended = [p for p in image.truth.processes if p.listed and p.pid > 4][::2]
     for one in ended:
         _end(image, one)
-        for frame in _top_frames(image, one):
+        for frame in top_frames(image, one):
             image.touched.add(frame)
             image.pages[frame] = 0
     return {p.pid for p in ended}
@@ -520,7 +521,7 @@ def is_of(image: Image, dtb: int, spaces: set[int]) -> bool:
     if dtb in spaces:
         return True
     odd = [p for p in image.truth.processes if p.dtb & ~3 in spaces]
-    return any(dtb // PAGE_SIZE in _top_frames(image, p) for p in odd)
+    return any(dtb // PAGE_SIZE in top_frames(image, p) for p in odd)
 
 
 def synthetic(family: str, folder: Path) -> Image:

@@ -21,6 +21,7 @@ from tests.oddities import (
     on_page_of,
     said_of,
     synthetic,
+    top_frames,
     tried,
     victim,
 )
@@ -246,3 +247,24 @@ def test_law(family: str, sound: Sound, tmp_path: Path, data: st.DataObject) -> 
 
 def test_kinds_are_many() -> None:
     assert len(KINDS) >= 40
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_where_pages_changed_places(
+    family: str, share: float, sound: Sound, tmp_path: Path
+) -> None:
+    """A live dump: pages of other moments. Whoever's object and top-level table stay is known."""
+    image, _ = sound[family]
+    for seed in range(8):
+        odd = image.copy()
+        rng = np.random.default_rng(seed)
+        chosen = rng.choice(len(odd.pages), round(share * len(odd.pages)), replace=False)
+        odd.pages[chosen] = odd.pages[rng.permutation(chosen)]
+        after = said_of(odd, tmp_path)
+        names = {(p.pid, p.name) for p in after.snapshot.processes}
+        for process in image.truth.processes:
+            page = image.physical(process.eprocess) // PAGE_SIZE
+            own = {page, *top_frames(image, process)}
+            if process.dtb and not own & set(chosen.tolist()) and not process.exited:
+                assert (process.pid, process.name) in names, (seed, after.remarks)
