@@ -28,6 +28,8 @@ from memory_visualizer.windows import bits_of, in_parts
 TABLE_BASE = {32: 0x18, 64: 0x28}
 """Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
 
+_SIZE_BYTE = 2
+"""Where in a dispatcher header the object's size stands (DISPATCHER_HEADER, wdm.h)."""
 PROCESS_OBJECT = 3
 """Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
 
@@ -198,7 +200,8 @@ class ProcessSearch:
     ) -> NDArray[np.int64]:
         """What begins as a process does and has any table base, or one of some sorted ones.
 
-        Physical addresses and bases, shape (n, 2); _UNKNOWN where the base stands in another page.
+        Physical addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the
+        base stands in another page.
         """
         offset, step, align = _object_grid(self.paging)
         # Type is one byte, much quicker to look through than the bases are.
@@ -219,11 +222,13 @@ class ProcessSearch:
             possible = is_in(base.view(np.uint64), bases)
         place = np.concatenate((place[possible], cut))
         base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
-        return np.stack((frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE, base), axis=1)
+        size = words.view(np.uint8).reshape(-1)[place + _SIZE_BYTE].astype(np.int64)
+        physical = frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE
+        return np.stack((physical, base, size), axis=1)
 
     def found(self) -> NDArray[np.int64]:
         """All places that were found, as from `places`."""
-        return np.concatenate([np.empty((0, 2), np.int64), *self._found])
+        return np.concatenate([np.empty((0, 3), np.int64), *self._found])
 
 
 def _object_grid(paging: Paging) -> tuple[int, int, int]:
@@ -239,7 +244,8 @@ class Candidates:
     objects: NDArray[np.uint64]
     """Virtual addresses, ascending, of what begins as a process and has a known table base."""
     others: NDArray[np.int64]
-    """Physical addresses of what begins so and has, in the base's place, another address."""
+    """What begins so and has another address in the base's place: physical address, and size as
+    its header tells; shape (n, 2)."""
     left_out: int
     """Places that were not looked at, as there are more than any machine has processes."""
 
@@ -285,7 +291,7 @@ def find_candidates(
     sure = _fairly(found[is_known], most)
     left_out += int(np.count_nonzero(is_known)) - len(sure)
     objects = np.union1d(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
-    return Candidates(objects, found[~is_known & ~is_cut, 0], left_out)
+    return Candidates(objects, found[~is_known & ~is_cut][:, [0, 2]], left_out)
 
 
 def objects_by_base(

@@ -63,7 +63,6 @@ from memory_visualizer.windows import (
     SHARED_DATA,
     TopLevels,
     bits_of,
-    in_parts,
     share_kernel,
     timestamp_of,
 )
@@ -174,16 +173,19 @@ class _Finder:
             return None
         fits = partial(_fit_together, memory, found)
         objects = self._read(layout, self._candidates.objects)
+        remains = _remains(kernel, self._candidates.others, objects.layout)
+        seeds = np.union1d(self._candidates.objects, remains)
+        if len(seeds) > len(self._candidates.objects):
+            objects = self._read(layout, seeds)
         judged = _judge(objects, fits)
         missing = self.unclaimed(judged, in_use)
         if not missing:
             return judged
         # Their objects may begin as no process does, or hold no base.
-        wanted = self._bases.of_spaces(kernel, missing)
-        more = objects_by_base(memory, kernel, wanted, found.paging)
-        remains = _remains(memory, kernel, self._candidates.others, objects.layout)
-        seeds = np.union1d(np.union1d(self._candidates.objects, more), remains)
-        return _judge(self._read(layout, seeds), fits, may_lack_tables=True)
+        more = objects_by_base(memory, kernel, self._bases.of_spaces(kernel, missing), found.paging)
+        if not len(more):
+            return judged
+        return _judge(self._read(layout, np.union1d(seeds, more)), fits)
 
     def _read(self, layout: Layout, seeds: NDArray[np.uint64]) -> "_Objects":
         return _Objects.read(self._kernel, layout, seeds, self._bases, self._shadows)
@@ -207,7 +209,7 @@ class _Finder:
             [
                 one.dtb & ~BASE_NUMBER
                 for one in judged.processes
-                if one.space is None and not one.has_ended and judged.is_listed(one)
+                if one.space is None and not one.has_ended
             ],
             np.int64,
         )
@@ -298,23 +300,12 @@ def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shado
     return bool(same and 2 * same >= np.count_nonzero(named))
 
 
-def _remains(
-    memory: PhysicalMemory, kernel: KernelMemory, places: NDArray[np.int64], layout: Layout
-) -> NDArray[np.uint64]:
+def _remains(kernel: KernelMemory, places: NDArray[np.int64], layout: Layout) -> NDArray[np.uint64]:
     """Virtual addresses of what begins as a process of this system does, but has no known base.
 
-    `places` are physical addresses of what begins as any process.
+    `places` as Candidates.others; no more of them are looked at than are worth it.
     """
-    if layout.size_byte is None:
-        return np.empty(0, np.uint64)
-    kept = []
-    for frames in in_parts(np.unique(places // PAGE_SIZE)):
-        contents = memory.read_frames(frames).view(np.uint8)
-        mine = places[np.isin(places // PAGE_SIZE, frames)]
-        row = np.searchsorted(frames, mine // PAGE_SIZE)
-        sizes = contents[row, mine % PAGE_SIZE + 2]
-        kept.append(mine[sizes == layout.size_byte])
-    chosen = np.concatenate([np.empty(0, np.int64), *kept])[:_MOST_REMAINS]
+    chosen = places[places[:, 1] == layout.size_byte, 0][:_MOST_REMAINS]
     objects = virtual_places(kernel, chosen)
     return objects[have_pool_tag(kernel, objects, layout.tags)]
 
@@ -634,15 +625,13 @@ class _Judged:
         return any(target not in self.objects.links for target in self.own_links(one))
 
 
-def _judge(
-    objects: _Objects, fits: Callable[[_Object], bool], *, may_lack_tables: bool = False
-) -> _Judged:
+def _judge(objects: _Objects, fits: Callable[[_Object], bool]) -> _Judged:
     """Tell processes from copies of them, and from what only looks like one.
 
     `fits` says whether the two tables that an object names are of one process.
 
-    `may_lack_tables` where there are address spaces without a process: then an object that is in
-    no list and leads to no tables may be one whose base was altered.
+    An object that is in no list and leads to no tables is a process if its own links or threads
+    lead back to it, as those of copies do not, and it has not ended.
     """
     main, offset = objects.list.main, objects.layout.links
     listed, others = [], []
@@ -684,7 +673,9 @@ def _judge(
         owner = None if one.space is None else owners[one.space]
         if one.pid == 0 and owner is not one:
             continue  # Idle has the tables of System, and is no process
-        if owner is one or (owner is None and may_lack_tables and one.pid not in pids):
+        is_original = one.address + offset in objects.list.proven or one.has_threads is True
+        lacks_tables = owner is None and is_original and not one.has_ended
+        if owner is one or (lacks_tables and one.pid not in pids):
             processes.append(one)
         else:
             copies.append(one)

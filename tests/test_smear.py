@@ -250,6 +250,26 @@ def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> N
             assert all(table in top for top in lost), (table, kind.__name__)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
+    """The same as the user sees it: all names stay, too, and nobody is made up."""
+    given = sound(system)
+    rng = np.random.default_rng(11)
+    names = {(p.pid, p.name) for p in given.truth.processes}
+    words = given.words
+    for number, table in enumerate(given.upper):
+        elsewhere = ~given.led_to(table)
+        for kind in KINDS if ALL else [KINDS[number % len(KINDS)]]:
+            kept, words[table] = words[table].copy(), kind(rng)
+            (tmp_path / "dump").write_bytes(words.tobytes())
+            words[table] = kept
+            snapshot = memory_visualizer.open(tmp_path / "dump")
+            classes = np.array(LABELS)[snapshot.classes]
+            changed = (without_contents(classes) != without_contents(given.classes)) & elsewhere
+            assert np.count_nonzero(changed) <= len(words) // 500, (table, kind.__name__)
+            assert {(p.pid, p.name) for p in snapshot.processes} == names, (table, kind.__name__)
+
+
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Path) -> None:
