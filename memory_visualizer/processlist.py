@@ -226,24 +226,26 @@ class _Chain:
 
 
 def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Iterator[set[int]]:
-    """Parts of the list that lost memory parts from the rest.
+    """Parts of the list that lost or altered memory parts from the rest.
 
     Their own ends lead to where nobody is, and so do ends of the list. An object that was taken
-    out of the list points to itself, to nothing, or to its old neighbours, which are in the list.
+    out of the list points to itself, to its old neighbours, which are in the list, or to nothing:
+    so a single one with null links is not taken for a part.
     """
-    if not any(_is_lost(chain, target) for *_, target in chain.open_ends(main)):
+
+    def is_dead(end: _End) -> bool:
+        return end[2] not in chain.links
+
+    if not any(map(is_dead, chain.open_ends(main))):
         return
     for part in chain.parts():
-        targets = [target for *_, target in chain.open_ends(part)]
+        ends = chain.open_ends(part)
         sure = sum(entry in credible for entry in part)
         if (
             not part & main
-            and any(_is_lost(chain, target) for target in targets)
-            and not any(target in chain.links for target in targets)
+            and ends
+            and all(map(is_dead, ends))
+            and (len(part) > 1 or any(target > 0 for *_, target in ends))
             and 2 * sure >= len(part)
         ):
             yield part
-
-
-def _is_lost(chain: _Chain, target: int) -> bool:
-    return target > 0 and target not in chain.links

@@ -260,20 +260,22 @@ def find_candidates(
     known = bases.known
     frames = kernel.frames()
 
-    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+    def look(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         words = memory.read_frames(part)
         found = search.places(part, words)
         if len(found) > _MAX_PLACES_IN_PART:
-            found = search.places(part, words, known)[:_MAX_PLACES_IN_PART]
-        return found
+            found = search.places(part, words, known)
+        kept = found[:_MAX_PLACES_IN_PART]
+        return kept, len(found) - len(kept)
 
     places = [search.found()]
     # A dump may be made of nothing else than what looks like a process.
     most = most_spaces(memory)
     room = _PLACES_OF_PROCESS * most
     left_out = 0
-    for of_part in ahead(look, in_parts(frames[~search.seen[frames]])):
+    for of_part, too_many in ahead(look, in_parts(frames[~search.seen[frames]])):
         room -= len(of_part)
+        left_out += too_many
         if room < 0:
             left_out += len(of_part)
         else:
@@ -296,11 +298,11 @@ def find_candidates(
 
 def objects_by_base(
     memory: PhysicalMemory, kernel: KernelMemory, bases: list[int], paging: Paging
-) -> NDArray[np.uint64]:
+) -> tuple[NDArray[np.uint64], int]:
     """Virtual addresses of what would be process objects by these few table bases alone.
 
     However they begin: for address spaces that are in use though no object was found for them.
-    Shape (n,); no more than there may be processes.
+    Shape (n,), no more than there may be processes; and how many more there were.
     """
     offset, step, align = _object_grid(paging)
     most = most_spaces(memory)
@@ -320,14 +322,15 @@ def objects_by_base(
         begin = at - offset
         whole = (begin >= 0) & (begin % align == 0)
         found: NDArray[np.int64] = part[page[whole]] * PAGE_SIZE + begin[whole]
-        return found[:_MAX_PLACES_IN_PART]
+        return found
 
     places: list[NDArray[np.int64]] = []
-    room = most
+    room, left_out = most, 0
     for of_part in ahead(look, in_parts(kernel.frames())):
-        places.append(of_part[: max(room, 0)])
+        places.append(of_part[:room])
+        left_out += len(of_part) - len(places[-1])
         room -= len(places[-1])
-    return virtual_places(kernel, np.concatenate([np.empty(0, np.int64), *places]))
+    return virtual_places(kernel, np.concatenate([np.empty(0, np.int64), *places])), left_out
 
 
 def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -68,6 +68,7 @@ _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
+_SYSTEM_WEIGHT = 3
 _SYSTEM_PID = 4
 """Of Windows' System process."""
 _HUGE_FRAMES = 1 << 18
@@ -536,6 +537,17 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Sn
     )
 
 
+def _system_process(processes: Sequence[Process]) -> Process | None:
+    """Windows' System process, by most of what is known of it: pid, name, and no parent."""
+
+    def weight(process: Process) -> int:
+        is_system = (process.pid == _SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
+        return is_system + (process.is_listed and process.space is not None)
+
+    best = max(processes, key=weight, default=None)
+    return best if best and weight(best) >= _SYSTEM_WEIGHT else None
+
+
 def _windows_snapshot(
     dump: Dump,
     zero: NDArray[np.bool_],
@@ -555,7 +567,7 @@ def _windows_snapshot(
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
         found = replace(found, tops=tops)
     mappings = _mappings_of(dump, found, processes, losses, rest)
-    system = next((process for process in processes if process.pid == _SYSTEM_PID), None)
+    system = _system_process(processes)
     snapshot = of_mappings(
         dump,
         zero,

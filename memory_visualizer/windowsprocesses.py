@@ -27,6 +27,7 @@ from memory_visualizer.paging import (
     most_spaces,
     translate,
 )
+from memory_visualizer.printable import counted
 from memory_visualizer.process import Process, unnamed
 from memory_visualizer.processlayout import (
     MAX_PID,
@@ -127,7 +128,8 @@ def find_processes(
         finder = _Finder(memory, found, everywhere, search)
         judged = finder.judge(in_use) or judged
     if judged is None:
-        return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)))
+        remark = "no process objects were recognised: address spaces are shown without names"
+        return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)), remarks=(remark,))
     known = len(found.tops)
     if len(more := finder.tops_of_objects(judged)):
         found = replace(found, tops=np.concatenate((found.tops, more)))
@@ -168,27 +170,48 @@ class _Finder:
     def judge(self, in_use: set[int]) -> "_Judged | None":
         """Tell processes from what looks like one; None where the objects show no layout."""
         memory, found, kernel = self._memory, self._found, self._kernel
-        layout = _layout(kernel, bits_of(found.paging), self._candidates.objects)
+        bits, known = bits_of(found.paging), self._candidates.objects
+        layout = _layout(kernel, bits, known)
+        if layout is None:  # nor do they begin as processes do, perhaps
+            known = np.union1d(known, self._by_base(range(len(found.tops))))
+            layout = _layout(kernel, bits, known)
         if layout is None:
             return None
         fits = partial(_fit_together, memory, found)
-        objects = self._read(layout, self._candidates.objects)
-        remains = _remains(kernel, self._candidates.others, objects.layout)
-        seeds = np.union1d(self._candidates.objects, remains)
-        if len(seeds) > len(self._candidates.objects):
-            objects = self._read(layout, seeds)
+        objects = self._read(layout, known, in_use)
+        seeds = np.union1d(known, self._remains(objects.layout))
+        if len(seeds) > len(known):
+            objects = self._read(layout, seeds, in_use)
         judged = _judge(objects, fits)
         missing = self.unclaimed(judged, in_use)
         if not missing:
             return judged
         # Their objects may begin as no process does, or hold no base.
-        more = objects_by_base(memory, kernel, self._bases.of_spaces(kernel, missing), found.paging)
+        more = self._by_base(missing)
         if not len(more):
             return judged
-        return _judge(self._read(layout, np.union1d(seeds, more)), fits)
+        return _judge(self._read(layout, np.union1d(seeds, more), in_use), fits)
 
-    def _read(self, layout: Layout, seeds: NDArray[np.uint64]) -> "_Objects":
-        return _Objects.read(self._kernel, layout, seeds, self._bases, self._shadows)
+    def _read(self, layout: Layout, seeds: NDArray[np.uint64], in_use: set[int]) -> "_Objects":
+        return _Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use)
+
+    def _by_base(self, spaces: Collection[int]) -> NDArray[np.uint64]:
+        """What would be objects of these spaces by their bases alone, however they begin."""
+        bases = self._bases.of_spaces(self._kernel, spaces)
+        found, left_out = objects_by_base(self._memory, self._kernel, bases, self._found.paging)
+        self.left_out += left_out
+        return found
+
+    def _remains(self, layout: Layout) -> NDArray[np.uint64]:
+        """Addresses of what begins as a process of this system does, but has no known base.
+
+        No more are looked at than are worth it.
+        """
+        others = self._candidates.others
+        places = others[others[:, 1] == layout.size_byte, 0]
+        self.left_out += max(len(places) - _MOST_REMAINS, 0)
+        objects = virtual_places(self._kernel, places[:_MOST_REMAINS])
+        return objects[have_pool_tag(self._kernel, objects, layout.tags)]
 
     def unclaimed(self, judged: "_Judged", in_use: set[int]) -> set[int]:
         """Address spaces in use that no process object leads to."""
@@ -205,11 +228,12 @@ class _Finder:
         fourth directory may be the damaged one, the others are tables.
         """
         memory, paging, tops = self._memory, self._found.paging, self._found.tops
+        end = memory.frame_count * PAGE_SIZE
         bases = np.array(
             [
                 one.dtb & ~BASE_NUMBER
                 for one in judged.processes
-                if one.space is None and not one.has_ended
+                if one.space is None and not one.has_ended and one.dtb < end
             ],
             np.int64,
         )
@@ -229,7 +253,9 @@ class _Finder:
     def second_tables(self, judged: "_Judged") -> list[int]:
         """Second tables that no object names, by their index; no more than are worth to compare."""
         named = {one.shadow for one in judged.objects.found.values()}
-        return sorted(set(self._shadows.values()) - named)[:_MOST_SHADOWS]
+        left = sorted(set(self._shadows.values()) - named)
+        self.left_out += max(len(left) - _MOST_SHADOWS, 0)
+        return left[:_MOST_SHADOWS]
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
@@ -300,16 +326,6 @@ def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shado
     return bool(same and 2 * same >= np.count_nonzero(named))
 
 
-def _remains(kernel: KernelMemory, places: NDArray[np.int64], layout: Layout) -> NDArray[np.uint64]:
-    """Virtual addresses of what begins as a process of this system does, but has no known base.
-
-    `places` as Candidates.others; no more of them are looked at than are worth it.
-    """
-    chosen = places[places[:, 1] == layout.size_byte, 0][:_MOST_REMAINS]
-    objects = virtual_places(kernel, chosen)
-    return objects[have_pool_tag(kernel, objects, layout.tags)]
-
-
 @dataclass(frozen=True)
 class _Object:
     """What one object says, each part by itself."""
@@ -320,8 +336,9 @@ class _Object:
     ppid: int
     name: bytes
     dtb: int
-    created: int
-    exited: int
+    created: int | None
+    exited: int | None
+    """None where the objects do not show where they say so."""
     is_signalled: bool
     has_ended_by_status: bool | None
     space: int | None
@@ -333,6 +350,8 @@ class _Object:
     thread_pid: int | None
     """By its first thread; None where it has none, or that is not known."""
     has_threads: bool | None
+    is_in_use: bool | None
+    """Whether its page tables are in use; None where they are not known."""
     lacks_signs: bool
     """Whether it lacks what all processes but a few have."""
 
@@ -348,22 +367,27 @@ class _Object:
         return self.is_header_sound + (self.space is not None) + self.has_tag + fields
 
     @cached_property
-    def has_exit_time(self) -> bool:
-        """Whether it says when it ended."""
-        return is_time(self.exited) and self.exited >= self.created
+    def has_exit_time(self) -> bool | None:
+        """Whether it says when it ended; None where it is not known where it would."""
+        if self.exited is None:
+            return None
+        return is_time(self.exited) and self.exited >= (self.created or 0)
 
     @cached_property
-    def votes(self) -> tuple[bool, ...]:
-        """What is there to tell whether it has ended: its signal, exit time, and exit status."""
-        votes = (self.is_signalled, self.has_exit_time)
-        status = self.has_ended_by_status
-        return votes if status is None else (*votes, status)
+    def told(self) -> tuple[bool, ...]:
+        """What it says itself of its end, as far as it is known where: signal, time, and status."""
+        told = (self.is_signalled, self.has_exit_time, self.has_ended_by_status)
+        return tuple(vote for vote in told if vote is not None)
 
     @cached_property
     def has_ended(self) -> bool:
-        """What most of the votes say; where they are even, whether it has threads."""
-        ended, votes = sum(self.votes), len(self.votes)
-        return 2 * ended > votes or (2 * ended == votes and self.has_threads is False)
+        """What most witnesses say: itself, its threads, and whether its tables are in use."""
+        votes = list(self.told)
+        if self.has_threads is not None:
+            votes.append(not self.has_threads)
+        if self.is_in_use is not None:
+            votes.append(not self.is_in_use)
+        return 2 * sum(votes) > len(votes)
 
 
 def is_pid(number: int) -> bool:
@@ -394,6 +418,7 @@ class _Objects:
         seeds: NDArray[np.uint64],
         bases: TableBases,
         shadows: dict[int, int],
+        in_use: set[int],
     ) -> "_Objects":
         """Follow the links of the seeds, and read all objects that are found."""
         offset, width = layout.links, layout.width
@@ -419,7 +444,7 @@ class _Objects:
         layout = with_fields(layout, kernel, voters)
         if shadows:
             layout = with_shadow(layout, kernel, voters, shadows)
-        rows = _read_objects(kernel, layout, everything, bases, shadows)
+        rows = _read_objects(kernel, layout, everything, bases, shadows, in_use)
         found = {one.address + offset: one for one in _each_once(rows, active.main, offset)}
         credible = _credible(found, active)
         return cls(layout, find_list(links, is_process, credible), found, links.of)
@@ -492,11 +517,12 @@ def _read_objects(
     objects: NDArray[np.uint64],
     bases: TableBases,
     shadows: dict[int, int],
+    in_use: set[int],
 ) -> Iterator[_Object]:
     """Read what each object says."""
     for start in range(0, len(objects), _READ_AT_ONCE):
         yield from _read_some(
-            kernel, layout, objects[start : start + _READ_AT_ONCE], bases, shadows
+            kernel, layout, objects[start : start + _READ_AT_ONCE], bases, shadows, in_use
         )
 
 
@@ -506,6 +532,7 @@ def _read_some(
     objects: NDArray[np.uint64],
     bases: TableBases,
     shadows: dict[int, int],
+    in_use: set[int],
 ) -> Iterator[_Object]:
     """The same of so many as are read at once."""
     contents = kernel.read(objects, OBJECT_BYTES[layout.bits])
@@ -547,6 +574,7 @@ def _read_some(
         strict=True,
     ):
         address, physical, pid, ppid, created, exited, is_signalled, code = numbers
+        space = bases.get(base & ~BASE_NUMBER)
         yield _Object(
             address=address,
             physical=physical,
@@ -554,11 +582,11 @@ def _read_some(
             ppid=ppid,
             name=name,
             dtb=base,
-            created=created,
-            exited=exited,
+            created=created if layout.created is not None else None,
+            exited=exited if layout.exited is not None else None,
             is_signalled=is_signalled != 0,
             has_ended_by_status=None if layout.status is None else code != STILL_ACTIVE,
-            space=bases.get(base & ~BASE_NUMBER),
+            space=space,
             shadow=shadows.get(second & ~0xFFF),
             is_header_sound=is_header,
             has_tag=has_tag,
@@ -566,6 +594,7 @@ def _read_some(
             is_whole=is_whole,
             thread_pid=threads[1],
             has_threads=threads[0],
+            is_in_use=None if space is None else space in in_use,
             lacks_signs=lacks,
         )
 
@@ -654,7 +683,7 @@ def _judge(objects: _Objects, fits: Callable[[_Object], bool]) -> _Judged:
             one.has_threads is False,
             one.has_ended,
             claims[one.space] > 1 and not fits(one),
-            one.created,
+            one.created or 0,
             one.address,
         )
 
@@ -687,7 +716,7 @@ def _put_together(
 ) -> tuple[tuple[Process, ...], tuple[Process, ...], tuple[str, ...]]:
     """The processes with what is odd about each, copies, and remarks on all of them."""
     now = None if time is None else timestamp_of(time)
-    late = [one for one in judged.processes if now and is_time(one.created) and one.created > now]
+    late = [one for one in judged.processes if now and one.created and now < one.created < LATEST]
     if 2 * len(late) > len(judged.processes):
         now, late = None, late  # then it is the clock that is wrong
     processes = [_process(judged, one, now) for one in judged.processes]
@@ -717,8 +746,8 @@ def _process(judged: _Judged, one: _Object, now: int | None) -> Process:
         name=one.name.decode("utf-8", "backslashreplace"),
         dtb=one.dtb,
         eprocess=one.address,
-        created=one.created,
-        exited=one.exited,
+        created=one.created or 0,
+        exited=one.exited or 0,
         is_alive=not has_ended,
         is_listed=is_listed,
         space=one.space if one in (owner, second) else None,
@@ -736,11 +765,12 @@ def _phase(judged: _Judged, one: _Object, is_listed: bool) -> str:
     What is made has no links yet, and lacks threads or other things that all processes have; what
     is deleted has no links any more, or its end is noted but not yet announced.
     """
+    is_out = not is_listed and judged.own_links(one) == (0, 0)
+    if one.has_exit_time and not one.is_signalled and one.has_ended_by_status is not False:
+        return "ending"
     if one.has_ended:
-        if one.has_exit_time and not one.is_signalled:
-            return "ending"
-        return "ending" if not is_listed and judged.own_links(one) == (0, 0) else ""
-    if is_listed or judged.own_links(one) != (0, 0):
+        return "ending" if is_out else ""
+    if not is_out:
         return ""
     return "starting" if one.has_threads is False or one.lacks_signs else ""
 
@@ -761,19 +791,25 @@ def _oddities(
         yield "name not printable"
     if one.ppid and (not is_pid(one.ppid) or one.ppid == one.pid):
         yield "parent unknown"
-    may_be_zero = one.pid == SYSTEM_PID or phase == "starting"
-    if not is_time(one.created) and not (one.created == 0 and may_be_zero):
-        yield "creation time not plausible"
-    elif now is not None and one.created > now:
-        yield "created in the future"
-    if one.exited and not one.has_exit_time:
-        yield "exit time not plausible"
-    if phase != "ending" and len(set(one.votes)) > 1:
-        yield "end in doubt"
+    yield from _odd_times(one, phase, now)
     if not one.is_whole:
         yield "not whole"
     if one.address < kernel_space(judged.objects.layout.bits):
         yield "object not mapped"
+
+
+def _odd_times(one: _Object, phase: str, now: int | None) -> Iterator[str]:
+    """Words on when it began and ended, as far as it is known where objects say so."""
+    may_be_zero = one.pid == SYSTEM_PID or phase == "starting"
+    if one.created is not None:
+        if not is_time(one.created) and not (one.created == 0 and may_be_zero):
+            yield "creation time not plausible"
+        elif now is not None and one.created > now:
+            yield "created in the future"
+    if one.exited and not one.has_exit_time:
+        yield "exit time not plausible"
+    if phase != "ending" and len(set(one.told)) > 1:
+        yield "end in doubt"
 
 
 def _with_doubles(judged: _Judged, processes: list[Process]) -> Iterator[Process]:
@@ -828,13 +864,15 @@ def _remarks(judged: _Judged, left_out: int) -> list[str]:
     remarks += _shortened(list(_undecided(judged)))
     if active.left_out:
         remarks.append(
-            f"{active.left_out:,} entries of lists of processes were not followed: there are more"
-            " than any machine has processes"
+            f"{counted(active.left_out, 'link')} between processes"
+            f" {'was' if active.left_out == 1 else 'were'} not followed: there are more than any"
+            " machine has"
         )
     if left_out:
         remarks.append(
-            f"{left_out:,} places that look like processes were left out: there are more than any"
-            " machine has"
+            f"{counted(left_out, 'place')} that may be of a process"
+            f" {'was' if left_out == 1 else 'were'} not looked at: there are more than any machine"
+            " has"
         )
     return remarks
 

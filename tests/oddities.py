@@ -204,6 +204,7 @@ _bytes("header all ones", 0, b"\xff" * 4)
 _bytes("signalled though it runs", 4, b"\1\0\0\0")
 _bytes("signal wild", 4, b"\xde\xad\xbe\xef")
 _member("base null", "DirectoryTableBase", 0)
+_member("base all ones", "DirectoryTableBase", -1)
 _member("base beyond memory", "DirectoryTableBase", 0x7777_7000)
 _member("base in its page's middle", "DirectoryTableBase", 0x0123_4560)
 _member("created at 0", "CreateTime", 0, 8)
@@ -435,6 +436,43 @@ def _(image: Image, process: Process) -> set[int]:
             image.touched.add(frame)
             image.pages[frame] = 0
     return {p.pid for p in ended}
+
+
+@_kind("links of neighbours null at two places")
+def _(image: Image, process: Process) -> set[int]:
+    listed = [p for p in image.truth.processes if p.listed and p.pid > 4]
+    for number in (2, 3, 6, 7):
+        image.set_links(listed[number], 0, 0)
+    return {listed[number].pid for number in (2, 3, 6, 7)}
+
+
+@_kind("signal and status altered")
+def _(image: Image, process: Process) -> None:
+    image.write(process.eprocess + 4, b"\1\0\0\0")
+    image.set(process, "ExitStatus", 0, 4)
+
+
+@_kind("all headers lost")
+def _(image: Image, process: Process) -> set[int]:
+    for one in image.truth.processes:
+        image.write(one.eprocess, b"\0")
+    return {p.pid for p in image.truth.processes}
+
+
+@_kind("six creation times lost")
+def _(image: Image, process: Process) -> set[int]:
+    lost = [p for p in image.truth.processes if p.pid > 4][::2]
+    for one in lost:
+        image.set(one, "CreateTime", 0, 8)
+    return {p.pid for p in lost}
+
+
+@_kind("five parents wild")
+def _(image: Image, process: Process) -> set[int]:
+    wild = [p for p in image.truth.processes if p.pid > 4][::3][:5]
+    for one in wild:
+        image.set(one, "InheritedFromUniqueProcessId", 0x00DE_ADBF)
+    return {p.pid for p in wild}
 
 
 @_kind("head of the list lost")

@@ -80,6 +80,8 @@ SAID = {
     "header byte 0": ("", "header altered"),
     "header size 0": ("", "header altered"),
     "signalled though it runs": ("", "end in doubt"),
+    "signal and status altered": ("", "end in doubt"),
+    "base all ones": ("no tables", "base leads to no table"),
     "exit time though it runs": ("", "end in doubt"),
     "exit time wild": ("", "exit time not plausible"),
     "base null": ("no memory", "base leads to no table"),
@@ -134,6 +136,30 @@ def test_tables_without_an_object(family: str, sound: Sound, tmp_path: Path) -> 
     # Its second table, for user mode, is named by nobody any more.
     assert set(changed) <= {victim(image, "svchost.exe").shadow_dtb // PAGE_SIZE}
     assert cost.frames == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_headers_lost(family: str, sound: Sound, tmp_path: Path) -> None:
+    """Nothing begins as a process does: the table bases still lead to the objects."""
+    image, before = sound[family]
+    _, after = tried(image, before, "all headers lost", tmp_path, "System")
+    for process in after.snapshot.processes:
+        assert process.anomalies == ("header altered",)
+    assert [row[:9] for row in after.processes.values()] == [
+        row[:9] for row in before.processes.values()
+    ]
+    np.testing.assert_array_equal(after.classes, before.classes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_system_process_is_known_by_more_than_its_pid(
+    family: str, sound: Sound, tmp_path: Path
+) -> None:
+    image, before = sound[family]
+    _, after = tried(image, before, "pid odd", tmp_path, "System")
+    assert after.snapshot.kernel_dtb == before.snapshot.kernel_dtb
+    _, after = tried(image, before, "pid of System", tmp_path, "svchost.exe")
+    assert after.snapshot.kernel_dtb == before.snapshot.kernel_dtb
 
 
 @pytest.mark.parametrize("family", FAMILIES)
