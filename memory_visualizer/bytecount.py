@@ -34,7 +34,7 @@ def byte_counter() -> Callable[[Pages], Counts]:
     """
     try:
         import wasmtime
-    except ImportError:
+    except (ImportError, OSError, RuntimeError):  # it may not know the system
         return count_with_numpy
     try:
         return _compiled(wasmtime)

@@ -321,8 +321,8 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
 
 
 def entry(frame: int) -> np.uint64:
-    """A present entry that the kernel may write through."""
-    return np.uint64(frame * PAGE_SIZE | 0b11)
+    """A present entry that the kernel may write through, and has used, as all of Windows' are."""
+    return np.uint64(frame * PAGE_SIZE | 0b100011)
 
 
 # -- options, renderers, files -------------------------------------------------------------------
