@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from memory_visualizer.contents import ENTROPY_STEPS
 from memory_visualizer.errors import BadInputError
+from memory_visualizer.owners import changes
 from memory_visualizer.pagemap import (
     PageClass,
     PageMap,
     PageState,
-    count_frames,
     count_values,
     look_up,
 )
@@ -92,10 +92,11 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour the pages of user mode by whose they are; all others are shades of grey."""
     base = BASE_SWATCHES
     values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
-    owners = snapshot.owners
-    frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
-    alone = count_frames(frame, values.size)[frame] == 1
-    values[frame[alone]] = process[alone] + base
+    for _, owners in snapshot.owners_by_frame():
+        frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
+        new = changes(frame)
+        alone = new & np.append(new[1:], True)
+        values[frame[alone]] = process[alone] + base
     swatches = _process_swatches(snapshot, palette)
     return Colouring("process", values, swatches, general=base)
 

@@ -7,22 +7,25 @@ in JSON they are escaped by its rules, and tables for spreadsheets hold numbers 
 import json
 import os
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
-from memory_visualizer.csvtable import csv_parts
+from memory_visualizer.csvtable import csv_rows
 from memory_visualizer.dump import PAGE_SIZE, Dump
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.findings import odd_frames
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
+from memory_visualizer.owners import Owners
 from memory_visualizer.pagemap import PageClass, PageState
 from memory_visualizer.paging import SHARED
-from memory_visualizer.snapshot import Owners, Snapshot
+from memory_visualizer.snapshot import Snapshot
 from memory_visualizer.volatility2 import profiles_of
 from memory_visualizer.windows import datetime_of
 
@@ -33,6 +36,8 @@ _STATE_LABELS = [state.label for state in PageState]
 
 _LEVEL = 2
 """Of zlib's, in tables."""
+_AT_ONCE = 1 << 17
+"""Numbers of a column, a megabyte at most."""
 
 
 class MissingLibraryError(MemoryVisualizerError):
@@ -61,20 +66,14 @@ def write_table(
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
     write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
-    owners = _owners(snapshot, chosen)
     with whole_file(path, force=force) as file:
-        write(file, snapshot, owners)
+        write(file, snapshot, _owners(snapshot, chosen))
 
 
-def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Owners:
-    """Who has which page, of all processes or of some."""
-    owners = snapshot.owners
-    if chosen is None:
-        return owners
-    mine = np.isin(owners.process, list(chosen))
-    return Owners(
-        owners.frame[mine], owners.process[mine], owners.virtual[mine], owners.is_user[mine]
-    )
+def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
+    """Some successive frames and who has them, until all were told; all processes or some."""
+    for frames, owners in snapshot.owners_by_frame():
+        yield frames, owners if chosen is None else owners.of(chosen)
 
 
 def check_table(path: Path) -> None:
@@ -83,35 +82,100 @@ def check_table(path: Path) -> None:
         _need("pyarrow", "a Parquet table")
 
 
-def _write_npz(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
-    arrays: dict[str, Any] = {
+def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+    owners = _CompactOwners(snapshot, pieces)
+    pids = _pids(snapshot)
+    frames = snapshot.classes.size
+    processes = snapshot.processes
+    columns: dict[str, NDArray[Any] | _Pieces] = {
         "generator": np.array(GENERATOR),
-        "pfn": np.arange(snapshot.classes.size),
+        "pfn": _Pieces(np.int64, frames, _numbers(frames)),
         "class": snapshot.classes,
         "class_names": np.array(_LABELS),
         "zero": snapshot.zero,
         "mappings": snapshot.mapping_count,
-        "owner_pfn": owners.frame,
-        "owner_pid": _pids(snapshot)[owners.process],
-        "owner_virtual": owners.virtual,
-        "owner_user": owners.is_user,
-        "owner_process": owners.process,
-        "process_pid": _pids(snapshot)[: len(snapshot.processes)],
-        "process_object": np.array([one.eprocess for one in snapshot.processes], np.uint64),
-        "process_anomalies": np.array(
-            ["; ".join(one.anomalies) for one in snapshot.processes], np.str_
-        ),
+        "owner_pfn": owners.column(np.int64, owners.frame),
+        "owner_pid": owners.column(np.int64, owners.process, pids),
+        "owner_virtual": owners.column(np.uint64, owners.virtual),
+        "owner_user": owners.column(np.bool_, owners.is_user),
+        "owner_process": owners.column(np.int32, owners.process),
+        "process_pid": pids[: len(processes)],
+        "process_object": np.array([one.eprocess for one in processes], np.uint64),
+        "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
     if snapshot.states is not None:
-        arrays |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
+        columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
     # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-        for name, array in arrays.items():
+        for name, column in columns.items():
             entry: str | zipfile.ZipInfo = f"{name}.npy"
             if name == "generator":  # not packed, so that it is found at once: see output.is_own
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                _write_npy(member, column)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """A column that is never there as a whole."""
+
+    dtype: npt.DTypeLike
+    size: int
+    pieces: Iterable[NDArray[Any]]
+    """Of any type that the column's has room for."""
+
+    @classmethod
+    def of(cls, column: NDArray[Any]) -> "_Pieces":
+        """A column that is there; its pieces are views of it."""
+        pieces = (column[at : at + _AT_ONCE] for at in range(0, column.size, _AT_ONCE))
+        return cls(column.dtype, column.size, pieces)
+
+
+def _write_npy(member: IO[bytes], column: NDArray[Any] | _Pieces) -> None:
+    """Write a column as np.save does, which would have copies of megabytes in use."""
+    if isinstance(column, np.ndarray):
+        if column.dtype.kind == "U":
+            np.lib.format.write_array(member, column, allow_pickle=False)
+            return
+        column = _Pieces.of(column)
+    about = np.lib.format.header_data_from_array_1_0(np.empty(0, column.dtype))
+    np.lib.format.write_array_header_1_0(member, {**about, "shape": (column.size,)})
+    for piece in column.pieces:
+        member.write(piece.astype(column.dtype, copy=False).tobytes())
+
+
+def _numbers(most: int) -> Iterator[NDArray[np.int64]]:
+    for at in range(0, most, _AT_ONCE):
+        yield np.arange(at, min(at + _AT_ONCE, most))
+
+
+class _CompactOwners:
+    """Who has which page, each number in as few bytes as it needs: columns in pieces."""
+
+    def __init__(self, snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+        self.frame: list[NDArray[Any]] = []
+        self.process: list[NDArray[Any]] = []
+        self.virtual: list[NDArray[Any]] = []
+        self.is_user: list[NDArray[Any]] = []
+        self._size = 0
+        frame_type = np.min_scalar_type(snapshot.classes.size)
+        process_type = np.min_scalar_type(len(snapshot.processes))
+        for _, owners in pieces:
+            self.frame.append(owners.frame.astype(frame_type))
+            self.process.append(owners.process.astype(process_type))
+            self.virtual.append(owners.virtual)
+            self.is_user.append(owners.is_user)
+            self._size += len(owners.frame)
+
+    def column(
+        self,
+        dtype: npt.DTypeLike,
+        pieces: list[NDArray[Any]],
+        table: NDArray[Any] | None = None,
+    ) -> _Pieces:
+        """One of the columns, or what stands for each of its numbers in a table."""
+        found = pieces if table is None else (table[piece] for piece in pieces)
+        return _Pieces(dtype, self._size, found)
 
 
 def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
@@ -119,19 +183,22 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
     return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
-def _write_csv(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
+def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
     states = () if snapshot.states is None else ("state",)
     columns = (*CSV_TITLES, *states, "anomalies")
     file.write(",".join(columns).encode("ascii") + b"\n")
-    for part in csv_parts(
-        snapshot, owners, _pids(snapshot), odd_frames(owners, snapshot.processes)
-    ):
-        file.write(part.encode("ascii"))
+    pids = _pids(snapshot)
+    for frames, owners in pieces:
+        odd = odd_frames(owners, snapshot.processes)
+        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("ascii"))
 
 
-def _write_parquet(file: IO[bytes], snapshot: Snapshot, owners: Owners) -> None:
+def _write_parquet(
+    file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]
+) -> None:
     import pyarrow.parquet
 
+    owners = Owners.join([owners for _, owners in pieces])
     pyarrow.parquet.write_table(_arrow(snapshot, owners), file)
 
 

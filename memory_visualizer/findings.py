@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from memory_visualizer.owners import Owners
 from memory_visualizer.process import Process
-from memory_visualizer.snapshot import Owners
 
 _MOST_NAMED = 6
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import PageClass, Snapshot, csvtable, export
+from memory_visualizer import PageClass, Snapshot, export
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.pagemap import classify
 from memory_visualizer.textmap import read_mapped_frames
@@ -124,7 +124,7 @@ def test_csv(
     truth: Truth,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(csvtable, "_FRAMES_AT_ONCE", frames_at_once)
+    monkeypatch.setattr("memory_visualizer.owners.PIECE_FRAMES", frames_at_once)
     export.write_table(tmp_path / "a.csv", snapshot)
     rows = csv_rows(tmp_path / "a.csv")
     assert [int(row["pfn"]) for row in rows] == list(range(truth.frames))

@@ -7,14 +7,15 @@ makes the best of. Each column is deflated (zlib's format, which browsers call "
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.pagemap import count_frames
-from memory_visualizer.paging import SHARED
+from memory_visualizer.owners import OwnedPages, address_in, changes
+from memory_visualizer.paging import most_mappings
 from memory_visualizer.snapshot import Snapshot
 
 
@@ -55,16 +56,17 @@ def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[
     ``further``: mappings beyond the first in each process; ``entropy``, if given. Who has which
     page: the columns of owner_columns.
     """
-    page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
-    owners, further = owner_columns(snapshot)
-    np.subtract(snapshot.mapping_count, further, out=further)
-    columns = {"page": pack(page), "further": pack(further), **owners}
+    page = pack(snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4)
+    owners, held_by = owner_columns(snapshot)
+    columns = {"page": page, "further": pack(snapshot.mapping_count - held_by), **owners}
     if entropy is not None:
         columns["entropy"] = pack(entropy)
     return columns
 
 
-def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.uint32]]:
+def owner_columns(
+    snapshot: Snapshot,
+) -> tuple[dict[str, Column], NDArray[np.unsignedinteger[Any]]]:
     """Who has which page, as stretches of it, and how many have each frame.
 
     Pages at successive addresses in successive frames, which the same processes have, make one
@@ -74,41 +76,38 @@ def owner_columns(snapshot: Snapshot) -> tuple[dict[str, Column], NDArray[np.uin
     ``set_size`` of the indexes in ``members``; the index after the last process's stands for the
     kernel, which all share.
     """
-    rows = _all_owners(snapshot)
-    held_by = count_frames(rows.frame, snapshot.classes.size)
+    # All is made in pieces, and let go of as soon as it can be: there are millions of groups.
+    groups, held_by = _gather(snapshot)
+    starts = np.cumsum(groups.size, dtype=_index_type(groups.process))
+    starts -= groups.size
+    group_set = _number_sets(groups.user, starts, groups.size, groups.process)
+    one = np.zeros(int(group_set.max(initial=-1)) + 1, np.intp)  # stands for each set
+    one[group_set] = np.arange(len(group_set), dtype=starts.dtype)
+    set_user, set_size = groups.user[one], groups.size[one].astype(np.int64)
+    row = np.repeat(starts[one] - np.cumsum(set_size) + set_size, set_size)
+    members = groups.process[row + np.arange(len(row))]
+    mapping, frame = groups.mapping, groups.frame
+    del groups, starts, one, row
 
-    # Rows become groups: a page at an address, and the processes that have it there.
-    index: type[np.signedinteger[Any]] = np.int32 if len(rows.frame) < 1 << 31 else np.int64
-    starts = np.flatnonzero(_changes(rows.frame, rows.virtual, rows.user)).astype(index)
-    sizes = np.diff(starts, append=index(len(rows.frame)))
-    user, virtual, frame = rows.user[starts], rows.virtual[starts], rows.frame[starts]
-    process = rows.process
-    del rows
-    group_set = _number_sets(user, starts, sizes, process)
-
-    # Groups become stretches.
-    order = _order_of_groups(group_set, virtual)
-    virtual, frame, user = virtual[order], frame[order], user[order]
-    starts, sizes, group_set = starts[order], sizes[order], group_set[order]
-    del order
-    is_next = ~_changes(group_set)
-    is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
-    begins = np.flatnonzero(~is_next)
-    length = np.diff(begins, append=len(starts))
-    run_set, run_virtual = group_set[begins], virtual[begins]
-    end = np.where(_changes(run_set), 0, np.roll(run_virtual + length, 1))
-
-    firsts = np.flatnonzero(_changes(group_set))  # the first group of each set stands for it
-    set_size = sizes[firsts]
-    row = np.repeat(starts[firsts] - np.cumsum(set_size) + set_size, set_size)
-    members = process[row + np.arange(len(row))]
+    runs = [_NO_RUNS]
+    count = np.bincount(group_set, minlength=len(set_size))
+    for low, high in _ranges(count):
+        chosen = (group_set >= low) & (group_set < high)
+        some = frame[chosen]
+        virtual = _page_number(address_in(snapshot.mappings, mapping[chosen], some))
+        order = _order_of_groups(group_set[chosen], virtual)
+        runs.append(_runs(group_set[chosen][order], virtual[order], some[order]))
+        del some, virtual, order
+    del mapping, frame, group_set
+    run_frame, run_length, run_gap, set_runs = (
+        np.concatenate(column) for column in zip(*runs, strict=True)
+    )
     return {
-        "run_frame": pack(frame[begins]),
-        "run_length": pack(length),
-        # Large pages may begin below where the one before ends: modulo the whole address space.
-        "run_gap": pack((run_virtual - end) % _ADDRESS_SPACE),
-        "set_runs": pack(np.bincount(run_set)),
-        "set_user": pack(user[firsts].view(np.uint8)),
+        "run_frame": pack(run_frame),
+        "run_length": pack(run_length),
+        "run_gap": pack(run_gap),
+        "set_runs": pack(set_runs),
+        "set_user": pack(set_user.view(np.uint8)),
         "set_size": pack(set_size),
         "members": pack(members),
     }, held_by
@@ -118,51 +117,146 @@ _ADDRESS_SPACE = 1 << 52
 """Pages of 4 KiB in 64 bits of addresses."""
 
 
+def _page_number(virtual: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The number of the page of address space at each address."""
+    number = (virtual >> np.uint64(PAGE_SIZE.bit_length() - 1)).view(np.int64)
+    number &= _ADDRESS_SPACE - 1
+    return number
+
+
+def _index_type(rows: NDArray[Any]) -> type[np.signedinteger[Any]]:
+    return np.int32 if len(rows) < 1 << 31 else np.int64
+
+
+@dataclass
+class _Groups:
+    """Pages at an address, a row for each, and the processes that have the page there.
+
+    The address is not kept, as it takes eight bytes: the mapping tells it.
+    """
+
+    mapping: NDArray[np.unsignedinteger[Any]]
+    """Number of one of the mappings."""
+    frame: NDArray[np.uint32]
+    user: NDArray[np.bool_]
+    size: NDArray[np.unsignedinteger[Any]]
+    """How many processes."""
+    process: NDArray[np.unsignedinteger[Any]]
+    """The processes of each group one after the other; the number after the last process's stands
+    for the kernel, which all share."""
+
+
+def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any]]]:
+    """All groups, by frame, virtual page, kernel before user; and how many have each frame."""
+    everyone = len(snapshot.processes)
+    small = np.min_scalar_type(everyone + 1)
+    held_by = np.zeros(snapshot.classes.size, small)
+    own, shared = (
+        OwnedPages(snapshot.mappings, snapshot.classes, most_mappings(snapshot.dump), shared=kind)
+        for kind in (False, True)
+    )
+    parts = []
+    for mine, common in zip(own.pieces(), shared.pieces(), strict=True):
+        frames, mapping, frame = mine
+        rows = _Rows(
+            mapping,
+            frame,
+            _page_number(own.virtual(mapping, frame)),
+            own.is_user(mapping),
+            own.process(mapping),
+        )
+        _, mapping, frame = common
+        rows.insert(mapping, frame, _page_number(shared.virtual(mapping, frame)), everyone)
+        rows.sort(frames)
+        held_by[frames.start : frames.stop] = np.bincount(
+            rows.frame - frames.start, minlength=len(frames)
+        )
+        starts = np.flatnonzero(changes(rows.frame, rows.virtual, rows.user))
+        size = np.diff(starts, append=len(rows.frame)).astype(small)
+        parts.append(
+            [
+                rows.mapping[starts],
+                rows.frame[starts].astype(np.uint32),
+                rows.user[starts],
+                size,
+                rows.process.astype(small),
+            ]
+        )
+    columns = [np.concatenate([part.pop(0) for part in parts]) for _ in range(5)]
+    return _Groups(*columns), held_by
+
+
 @dataclass
 class _Rows:
-    """Who has which page, a row for each page and process."""
+    """Who has which page among some frames, a row for each page and process."""
 
-    frame: NDArray[np.uint32]
+    mapping: NDArray[np.unsignedinteger[Any]]
+    frame: NDArray[np.int64]
+    """Ascending."""
     virtual: NDArray[np.int64]
     """Number of the page of address space."""
     user: NDArray[np.bool_]
     process: NDArray[np.int32]
-    """The number after the last process's stands for the kernel, which all share."""
 
-    def sort(self, order: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
-        """Put some of the rows in another order."""
-        for column in (self.frame, self.virtual, self.user, self.process):
-            column[rows] = column[rows][order]
+    def insert(
+        self,
+        mapping: NDArray[np.unsignedinteger[Any]],
+        frame: NDArray[np.int64],
+        virtual: NDArray[np.int64],
+        process: int,
+    ) -> None:
+        """Put the kernel's pages, which `process` stands for, behind others of the same frame."""
+        places = np.searchsorted(self.frame, frame, "right")
+        self.mapping = np.insert(self.mapping, places, mapping)
+        self.frame = np.insert(self.frame, places, frame)
+        self.virtual = np.insert(self.virtual, places, virtual)
+        self.user = np.insert(self.user, places, False)
+        self.process = np.insert(self.process, places, np.int32(process))
+
+    def sort(self, frames: range) -> None:
+        """Sort by frame, virtual page, kernel before user, and process.
+
+        All are sorted by frame and process before, and few pages are at different addresses, or
+        both the kernel's and a user's.
+        """
+        differs = changes(self.virtual, self.user) & ~changes(self.frame)
+        mixed = np.zeros(len(frames), bool)
+        mixed[self.frame[differs] - frames.start] = True
+        rows = np.flatnonzero(mixed[self.frame - frames.start])
+        order = rows[np.lexsort((self.user[rows], self.virtual[rows], self.frame[rows]))]
+        for column in (self.mapping, self.frame, self.virtual, self.user, self.process):
+            column[rows] = column[order]
 
 
-def _all_owners(snapshot: Snapshot) -> _Rows:
-    """Snapshot.owners and the kernel's, by frame, virtual page, kernel before user, and process."""
-    owners = snapshot.find_owners()
-    shared = snapshot.mappings.take(snapshot.mappings.space == SHARED)
-    row, part, frame = snapshot.pages_of(shared)
-    virtual = shared.virtual[row] + (part * PAGE_SIZE).astype(np.uint64)
-    order = np.lexsort((virtual, frame))
-    first = order[_changes(frame[order])]
-    frame, virtual = frame[first], virtual[first]
-    # The kernel's rows go behind those of the same frame: all is in the order of frames already.
-    places = np.searchsorted(owners.frame, frame, "right")
-    rows = _Rows(
-        np.insert(owners.frame.astype(np.uint32), places, frame),
-        np.insert(owners.virtual, places, virtual).view(np.int64),
-        np.insert(owners.is_user, places, False),
-        np.insert(owners.process, places, np.int32(len(snapshot.processes))),
-    )
-    del owners, shared, row, part, frame, virtual, order, first, places
-    rows.virtual >>= PAGE_SIZE.bit_length() - 1
-    rows.virtual &= _ADDRESS_SPACE - 1
-    # Few pages are at different addresses, or both the kernel's and a user's.
-    differs = _changes(rows.virtual, rows.user) & ~_changes(rows.frame)
-    mixed = np.zeros(snapshot.classes.size, bool)
-    mixed[rows.frame[differs]] = True
-    chosen = np.flatnonzero(mixed[rows.frame])
-    keys = rows.user[chosen], rows.virtual[chosen], rows.frame[chosen]
-    rows.sort(np.lexsort(keys), chosen)
-    return rows
+def _ranges(count: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Part sets, of which these are the numbers of groups, so that each part has not too many."""
+    at_once = max(_GROUPS_AT_ONCE, int(count.sum()) // _MOST_RANGES)
+    edges = np.flatnonzero(changes((np.cumsum(count) - count) // at_once)).tolist()
+    return list(pairwise([*edges, len(count)]))
+
+
+_NO_RUNS = tuple(np.empty(0, kind) for kind in (np.uint32, np.uint32, np.int64, np.int64))
+_GROUPS_AT_ONCE = 1 << 17
+_MOST_RANGES = 16
+"""All groups are looked through for each of them."""
+
+
+def _runs(
+    group_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.uint32]
+) -> tuple[NDArray[Any], ...]:
+    """Make stretches of all groups of some sets, in order of set and virtual page.
+
+    Frame, length and gap of each; and how many each set has.
+    """
+    is_next = ~changes(group_set)
+    is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
+    begins = np.flatnonzero(~is_next)
+    length = np.diff(begins, append=len(frame))
+    run_set, run_virtual = group_set[begins], virtual[begins]
+    end = np.where(changes(run_set), 0, np.roll(run_virtual + length, 1))
+    # Large pages may begin below where the one before ends: modulo the whole address space.
+    gap = (run_virtual - end) % _ADDRESS_SPACE
+    return frame[begins], length.astype(np.uint32), gap, np.bincount(run_set - run_set[0])
 
 
 def _order_of_groups(
@@ -186,17 +280,21 @@ _CANONICAL_BITS = 45
 def _number_sets(
     user: NDArray[np.bool_],
     starts: NDArray[np.signedinteger[Any]],
-    sizes: NDArray[np.signedinteger[Any]],
-    process: NDArray[np.int32],
+    sizes: NDArray[np.unsignedinteger[Any]],
+    process: NDArray[np.unsignedinteger[Any]],
 ) -> NDArray[np.int32]:
     """Number the different sets of processes, 0 and up, and give each group that of its set.
 
-    Process by process: groups stay alike as long as their first, second, … are the same.
+    By the size of the set, user, and the processes. Those of one are known at once; of others
+    process by process: groups stay alike as long as their first, second, … are the same.
     """
-    numbers = user.astype(np.int64)
     most = int(process.max(initial=0)) + 1
+    found, ones = _number_singles(user, starts, sizes, process, most)
+    several = np.flatnonzero(sizes != 1)
+    numbers = user[several].astype(np.int64)
+    starts, sizes = starts[several], sizes[several]
     free = 2
-    longer = np.flatnonzero(sizes)
+    longer = np.arange(len(several))
     place = 0
     while longer.size:
         key = numbers[longer] * most + process[starts[longer] + place]
@@ -205,7 +303,30 @@ def _number_sets(
         free += count
         place += 1
         longer = longer[sizes[longer] > place]
-    return _ranks(numbers)[0].astype(np.int32)
+    found[several] = _ranks(numbers)[0] + ones
+    return found
+
+
+def _number_singles(
+    user: NDArray[np.bool_],
+    starts: NDArray[np.signedinteger[Any]],
+    sizes: NDArray[np.unsignedinteger[Any]],
+    process: NDArray[np.unsignedinteger[Any]],
+    most: int,
+) -> tuple[NDArray[np.int32], int]:
+    """The numbers of the sets of one process below `most`, for their groups, and how many."""
+    key = np.empty(len(sizes), np.int32)
+    there = np.zeros(2 * most + 1, bool)  # the last one stands for all other groups
+    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
+        some = slice(at, at + _GROUPS_AT_ONCE)
+        first = process[starts[some]] + np.where(user[some], most, 0)
+        key[some] = np.where(sizes[some] == 1, first, 2 * most)
+        there[key[some]] = True
+    rank = np.cumsum(there[:-1], dtype=np.int32)
+    found = np.append(rank - 1, np.int32(0))
+    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
+        key[at : at + _GROUPS_AT_ONCE] = found[key[at : at + _GROUPS_AT_ONCE]]
+    return key, int(rank[-1])
 
 
 def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -226,12 +347,3 @@ def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
 
 
 _SHORT_SPAN = 1 << 16
-
-
-def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows differ from the row before; the first one does."""
-    changes = np.ones(len(columns[0]), bool)
-    np.not_equal(columns[0][1:], columns[0][:-1], out=changes[1:])
-    for column in columns[1:]:
-        changes[1:] |= column[1:] != column[:-1]
-    return changes
