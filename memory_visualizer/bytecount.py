@@ -6,7 +6,6 @@ milliseconds on any system, do it in 2.5. The numbers are the same.
 """
 
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,6 +58,8 @@ def count_with_numpy(pages: Pages) -> Counts:
 
 
 def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:
+    from importlib.resources import files  # here, since most runs count nothing
+
     config = wasmtime.Config()
     config.parallel_compilation = False  # threads of its own would not survive a fork
     store = wasmtime.Store(wasmtime.Engine(config))

@@ -6,7 +6,6 @@ in JSON they are escaped by its rules, and tables for spreadsheets hold numbers 
 
 import json
 import os
-import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -83,6 +82,8 @@ def check_table(path: Path) -> None:
 
 
 def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+    import zipfile  # here, since most runs write no such table
+
     owners = _CompactOwners(snapshot, pieces)
     pids = _pids(snapshot)
     frames = snapshot.classes.size

@@ -185,7 +185,7 @@ class ProcessSearch:
         if self._room < 0:
             return
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
-            found = self.places(frames[chosen], words[chosen])
+            found = self.places(frames[chosen], words, rows=chosen)
             self._room -= len(found)
             if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
                 continue  # a dump made of nothing else: later, when the bases are known
@@ -197,33 +197,41 @@ class ProcessSearch:
         frames: NDArray[np.int64],
         words: NDArray[np.uint64],
         bases: NDArray[np.uint64] | None = None,
+        *,
+        rows: NDArray[np.intp] | None = None,
     ) -> NDArray[np.int64]:
         """What begins as a process does and has any table base, or one of some sorted ones.
 
-        Physical addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the
-        base stands in another page.
+        `rows` says which of these pages are those of `frames`, by default all of them. Physical
+        addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the base
+        stands in another page.
         """
+        if rows is None:
+            rows = np.arange(len(frames))
         offset, step, align = _object_grid(self.paging)
-        # Type is one byte, much quicker to look through than the bases are.
-        is_process = words.view(np.uint8)[:, ::align] == PROCESS_OBJECT
+        # Type is one byte, much quicker to look through than the bases are, or than to copy pages.
+        places = PAGE_SIZE // align
+        hits = np.flatnonzero(words.view(np.uint8)[:, ::align][rows] == PROCESS_OBJECT)
         # No page that holds a process is full of what looks like one.
-        is_process[np.count_nonzero(is_process, axis=1) > PAGE_SIZE // align // 4] = False
-        place = np.flatnonzero(is_process) * align
+        is_full = np.bincount(hits // places, minlength=len(rows)) > places // 4
+        if is_full.any():
+            hits = hits[~is_full[hits // places]]
+        page, at = hits // places, hits % places * align
+        row = rows[page]
         # Where the base stands in the next page, SignalState says whether to look there.
-        is_cut = place & (PAGE_SIZE - 1) >= PAGE_SIZE - offset
-        cut = place[is_cut]
-        cut = cut[words.reshape(-1).view("<u4")[cut // 4 + 1] <= 1]
-        place = place[~is_cut]
-        base = words.reshape(-1).view(f"<u{step}")[(place + offset) // step].astype(np.int64)
-        base &= ~BASE_NUMBER
+        is_cut = at >= PAGE_SIZE - offset
+        whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
+        cut = cut[words.view("<u4")[row[cut], at[cut] // 4 + 1] <= 1]
+        place = (at[whole] + offset) // step
+        base = words.view(f"<u{step}")[row[whole], place].astype(np.int64) & ~BASE_NUMBER
         if bases is None:
             possible = (base > 0) & (base < self._end) & (base & 31 == 0)
         else:
             possible = is_in(base.view(np.uint64), bases)
-        place = np.concatenate((place[possible], cut))
+        chosen = np.concatenate((whole[possible], cut))
         base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
-        size = words.view(np.uint8).reshape(-1)[place + _SIZE_BYTE].astype(np.int64)
-        physical = frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE
+        size = words.view(np.uint8)[row[chosen], at[chosen] + _SIZE_BYTE].astype(np.int64)
+        physical = frames[page[chosen]] * PAGE_SIZE + at[chosen]
         return np.stack((physical, base, size), axis=1)
 
     def found(self) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ profiles may fit.
 
 import json
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 from memory_visualizer.snapshot import Snapshot
@@ -30,6 +29,8 @@ class _Profile(NamedTuple):
 
 @cache
 def _profiles() -> tuple[_Profile, ...]:
+    from importlib.resources import files  # here, since most runs do not ask
+
     table = json.loads(files(__package__).joinpath("volatility2profiles.json").read_text("utf-8"))
     return tuple(
         _Profile(name, row["bits"], _version(*row["version"]), row["build"])
