@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -287,10 +288,11 @@ def test_pages_of_processes(tmp_path: Path) -> None:
             st.booleans(),  # whether user mode may use it
         ),
         max_size=30,
-    )
+    ),
+    at_once=st.sampled_from([37, 1 << 16]),
 )
-def test_pages_of_processes_with_large_pages(rows: list[tuple[int, int, int, bool]]) -> None:
-    """What is counted by stretches is what counting page by page gives."""
+def test_large_pages(rows: list[tuple[int, int, int, bool]], at_once: int) -> None:
+    """What is counted by stretches is what counting page by page gives; so are the owners."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         path.write_bytes(bytes(1500 * PAGE_SIZE))
@@ -308,12 +310,28 @@ def test_pages_of_processes_with_large_pages(rows: list[tuple[int, int, int, boo
         user.astype(np.uint8) * np.uint8(MAY_USER),
     )
     processes = tuple(unnamed(number, number) for number in range(4))
-    snapshot = of_mappings(dump, np.ones(1500, bool), mappings, processes=processes)
+    with (
+        patch("memory_visualizer.pagemap._AT_ONCE", at_once),
+        patch("memory_visualizer.owners.PIECE_FRAMES", at_once),
+    ):
+        snapshot = of_mappings(dump, np.ones(1500, bool), mappings, processes=processes)
+        owners = snapshot.owners
     pages: list[set[int]] = [set() for _ in range(4)]
-    for process, first, count, is_user in rows:
+    mapping_count: Counter[int] = Counter()
+    owned: dict[tuple[int, int], tuple[bool, int]] = {}
+    for number, (process, first, count, is_user) in enumerate(rows):
         first = first // count * count
+        inside = range(first, min(first + count, 1500))
+        mapping_count.update(inside)
         if is_user:
-            pages[process] |= set(range(first, min(first + count, 1500)))
+            pages[process] |= set(inside)
+        for page in inside:
+            here = not is_user, (number << 40) + (page - first) * PAGE_SIZE
+            owned[page, process] = min(owned.get((page, process), here), here)
+    assert snapshot.mapping_count.tolist() == [mapping_count[page] for page in range(1500)]
+    columns = owners.frame, owners.process, ~owners.is_user, owners.virtual
+    found = list(zip(*(column.tolist() for column in columns), strict=True))
+    assert found == [(*key, *owned[key]) for key in sorted(owned)]
     holders = Counter(page for of_one in pages for page in of_one)
     expected = [
         [sum(holders[page] == 1 for page in of_one), sum(holders[page] > 1 for page in of_one)]

@@ -3,6 +3,7 @@
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -73,8 +74,10 @@ def snapshot_of(path: Path, rows: list[tuple[int, int, int, int, bool]]) -> Snap
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(rows=_ROWS.filter(bool))
-def test_owners_of_every_page(tmp_path: Path, rows: list[tuple[int, int, int, int, bool]]) -> None:
+@given(rows=_ROWS.filter(bool), at_once=st.sampled_from([3, 1 << 16]))
+def test_owners_of_every_page(
+    tmp_path: Path, rows: list[tuple[int, int, int, int, bool]], at_once: int
+) -> None:
     """Each process has a page once, at its first address, as a user's before the kernel's."""
     best: dict[tuple[int, int], tuple[bool, int]] = {}
     for space, page, first, frames, user in rows:
@@ -86,7 +89,11 @@ def test_owners_of_every_page(tmp_path: Path, rows: list[tuple[int, int, int, in
             best[key] = min(best.get(key, (True, 1 << 60)), (is_kernel, at))
     expected = {(frame, holder, *where) for (frame, holder), where in best.items()}
 
-    columns, held_by = owner_columns(snapshot_of(tmp_path / "dump", rows))
+    with (
+        patch("memory_visualizer.owners.PIECE_FRAMES", at_once),
+        patch("memory_visualizer.viewer.data._GROUPS_AT_ONCE", at_once),
+    ):
+        columns, held_by = owner_columns(snapshot_of(tmp_path / "dump", rows))
     unpacked = {name: numbers(column) for name, column in columns.items()}
     runs = zip(*(unpacked[f"run_{name}"] for name in ("frame", "length", "gap")), strict=True)
     members = iter(unpacked["members"])
