@@ -192,7 +192,9 @@ _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
 
 def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour frames by how many mappings lead to them."""
-    values = (np.searchsorted(_MAPPING_BINS, snapshot.mapping_count, "right") + 1).astype(np.uint8)
+    values = np.ones(snapshot.classes.size, np.uint8)
+    for fewest in _MAPPING_BINS:
+        values += snapshot.mapping_count >= fewest
     values[snapshot.classes == PageClass.ABSENT] = 0
     return Colouring("mappings", values, _mapping_swatches(snapshot, palette))
 
