@@ -206,31 +206,33 @@ class ProcessSearch:
         addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the base
         stands in another page.
         """
-        if rows is None:
-            rows = np.arange(len(frames))
         offset, step, align = _object_grid(self.paging)
         # Type is one byte, much quicker to look through than the bases are, or than to copy pages.
         places = PAGE_SIZE // align
-        hits = np.flatnonzero(words.view(np.uint8)[:, ::align][rows] == PROCESS_OBJECT)
+        types = words.view(np.uint8)[:, ::align]
+        hits = np.flatnonzero((types if rows is None else types[rows]) == PROCESS_OBJECT)
+        page = hits // places
         # No page that holds a process is full of what looks like one.
-        is_full = np.bincount(hits // places, minlength=len(rows)) > places // 4
+        is_full = np.bincount(page, minlength=len(frames)) > places // 4
         if is_full.any():
-            hits = hits[~is_full[hits // places]]
-        page, at = hits // places, hits % places * align
-        row = rows[page]
+            chosen = ~is_full[page]
+            hits, page = hits[chosen], page[chosen]
+        at = (hits - page * places) * align
+        place = (page if rows is None else rows[page]) * PAGE_SIZE + at
+        words = words.reshape(-1)
         # Where the base stands in the next page, SignalState says whether to look there.
         is_cut = at >= PAGE_SIZE - offset
         whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
-        cut = cut[words.view("<u4")[row[cut], at[cut] // 4 + 1] <= 1]
-        place = (at[whole] + offset) // step
-        base = words.view(f"<u{step}")[row[whole], place].astype(np.int64) & ~BASE_NUMBER
+        cut = cut[words.view("<u4")[place[cut] // 4 + 1] <= 1]
+        base = words.view(f"<u{step}")[(place[whole] + offset) // step].astype(np.int64)
+        base &= ~BASE_NUMBER
         if bases is None:
             possible = (base > 0) & (base < self._end) & (base & 31 == 0)
         else:
             possible = is_in(base.view(np.uint64), bases)
         chosen = np.concatenate((whole[possible], cut))
         base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
-        size = words.view(np.uint8)[row[chosen], at[chosen] + _SIZE_BYTE].astype(np.int64)
+        size = words.view(np.uint8)[place[chosen] + _SIZE_BYTE].astype(np.int64)
         physical = frames[page[chosen]] * PAGE_SIZE + at[chosen]
         return np.stack((physical, base, size), axis=1)
 
