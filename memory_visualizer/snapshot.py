@@ -521,8 +521,8 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Sn
     remarks = [*spaces.remarks]
     if len(tops):
         remarks.append(
-            f"{len(tops):,} address spaces were found by what their page tables share; whose they"
-            " are, and whether all of them are still in use, is not known"
+            f"{counted(len(tops), 'address space')} found by what the top-level page tables share:"
+            " whose, and whether still in use, is not known"
         )
     if has_direct_map:
         remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
@@ -854,13 +854,15 @@ def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> lis
     if losses.not_tables:
         many = len(losses.not_tables)
         remarks.append(
-            f"{counted(many, 'page')} reached as page tables that"
-            f" {'is none' if many == 1 else 'are none'}: what would be mapped there is not known"
+            "1 page is named as a page table but is none: what it mapped is not known"
+            if many == 1
+            else f"{many:,} pages are named as page tables but are none: what they mapped is not"
+            " known"
         )
     if losses.impossible:
         remarks.append(
             f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
-            " processor's rules: left out, each by itself"
+            " rules of the processor and the system: left out, each by itself"
         )
     if losses.tables:
         remarks.append(

@@ -436,8 +436,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     after = labels(snapshot)
     assert snapshot.remarks == (
-        f"{len(smeared)} pages reached as page tables that are none: what would be mapped there is"
-        " not known",
+        f"{len(smeared)} pages are named as page tables but are none: what they mapped is not"
+        " known",
     )
     assert len(snapshot.processes) == len(truth.processes)
     changed = before != after
