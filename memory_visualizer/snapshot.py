@@ -421,9 +421,44 @@ def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
-        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
-        return mended or _windows_snapshot(dump, zero, found, objects)
+        snapshot = _windows_snapshot(dump, zero, found, objects)
+        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
     return _second_look(dump, zero, search, progress)
+
+
+def _better(snapshot: Snapshot, progress: Progress | None) -> Snapshot:
+    """What a raw file tells as it is, or with its memory put where it belongs, if that is more.
+
+    Some pages may name others at one distance by chance, or to deceive: then a remark says so.
+    """
+    try:
+        mended = _mended(snapshot.dump, progress)
+    except _MendError as error:
+        return replace(snapshot, remarks=(*snapshot.remarks, error.remark))
+    if mended is None or _worth(mended) > _worth(snapshot):
+        return mended or snapshot
+    (remark,) = mended.dump.remarks[len(snapshot.dump.remarks) :]
+    remark = f"it was not believed, as no more processes would be found, that {remark}"
+    return replace(snapshot, remarks=(*snapshot.remarks, remark))
+
+
+def _worth(snapshot: Snapshot) -> tuple[int, int]:
+    """How much was understood: processes whose objects and tables are there, and their pages."""
+    whole = [one for one in snapshot.processes if one.eprocess and one.space is not None]
+    has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+    return len(whole), int(np.count_nonzero(has_user))
+
+
+class _MendError(BadInputError):
+    """Memory lies elsewhere than it belongs, and nothing is understood with it put there."""
+
+    def __init__(self, dump: Dump, tables: int, distance: int) -> None:
+        self.remark = (
+            f"{counted(tables, 'page looks', 'pages look')} like top-level page tables that lie up"
+            f" to {counted(distance, 'page')} from where they belong, and the memory could not be"
+            " put there"
+        )
+        super().__init__(f"{dump.path} does not hold its memory where it belongs: {self.remark}")
 
 
 def _mended(
@@ -450,12 +485,7 @@ def _mended(
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
     if not snapshot.system:
-        raise BadInputError(
-            f"{dump.path} does not hold its memory where it belongs: top-level page tables"
-            f" ({search.tables:,}) name page frames that lie up to"
-            f" {max(abs(piece.shift) for piece in pieces):,} pages from them, and the memory could"
-            " not be put there"
-        )
+        raise _MendError(dump, search.tables, max(abs(piece.shift) for piece in pieces))
     return snapshot
 
 
@@ -481,8 +511,8 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
-        return mended or _windows_snapshot(dump, zero, found)
+        snapshot = _windows_snapshot(dump, zero, found)
+        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
     if mended := _mended(dump, progress, texts.found(dump)):

@@ -99,6 +99,32 @@ def test_a_dump_that_was_cut_short_is_not_mended(tmp_path: Path) -> None:
     assert snapshot.classes.size == len(classes) * 3 // 4
 
 
+def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path) -> None:
+    """A Windows that was understood stays so; a remark tells of tables that name frames far off."""
+    path = tmp_path / "dump"
+    truth = forge(path, profiles()["Win7SP1x64"], size=32 * MIB, processes=8, seed=3)
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    classes = truth.classes(truth.alive)
+    shift, flags = 100, 0x67
+    users = np.flatnonzero(classes == "user")[: 120 + 220]
+    tops, tables = users[:120], users[120:]
+    words[users] = 0
+    words[tables, :16] = (tables[:16].astype(np.uint64) + shift) << 12 | flags
+    words[tops, 0x1F0] = (tops.astype(np.uint64) + shift) << 12 | flags
+    words[tops, 0] = (tables[:120].astype(np.uint64) + shift) << 12 | flags
+    words[tops, 1] = (tables[100:].astype(np.uint64) + shift) << 12 | flags
+    top = truth.processes[3].dtb // PAGE
+    free = np.flatnonzero(words[top, 1:256] == 0)[0] + 1
+    words[top, free] = len(words) + 50 << 12 | flags  # just beyond memory: the dump is in doubt
+    words.tofile(path)
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+    assert len(snapshot.processes) == len(truth.processes)
+    (remark,) = [one for one in snapshot.remarks if "could not be put there" in one]
+    assert remark.startswith("120 pages look like top-level page tables")
+    assert "100 pages from where they belong" in remark
+
+
 def test_a_mended_dump_reads_as_one_with_holes(tmp_path: Path) -> None:
     words = np.arange(20 * 512, dtype=np.uint64).reshape(20, 512)
     path = tmp_path / "dump"
