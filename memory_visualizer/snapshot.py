@@ -462,11 +462,14 @@ class _MendError(BadInputError):
 
 
 def _mended(
-    dump: Dump, progress: Progress | None, texts: Sequence[VmcoreInfo] = ()
+    dump: Dump,
+    progress: Progress | None,
+    texts: Sequence[VmcoreInfo] = (),
+    remarks: list[str] | None = None,
 ) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
-    BadInputError where that does not help.
+    BadInputError where that does not help. `remarks` is told where this was not looked for.
     """
     if not isinstance(dump, RawDump):
         return None
@@ -482,6 +485,8 @@ def _mended(
                 return snapshot
     pieces = search.pieces(dump)
     if not pieces:
+        if remarks is not None:
+            remarks += search.remarks
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
     if not snapshot.system:
@@ -515,14 +520,16 @@ def _second_look(
         return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
-    if mended := _mended(dump, progress, texts.found(dump)):
+    remarks: list[str] = []
+    if mended := _mended(dump, progress, texts.found(dump), remarks):
         return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
         if any(process.eprocess for process in who.processes):
             return _windows_snapshot(dump, zero, alike, who=who)
-    return _other_snapshot(dump, zero, spaces.found())
+    snapshot = _other_snapshot(dump, zero, spaces.found())
+    return replace(snapshot, remarks=(*snapshot.remarks, *remarks))
 
 
 def _linux_kernel(

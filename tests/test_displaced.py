@@ -125,6 +125,21 @@ def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path)
     assert "100 pages from where they belong" in remark
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_too_many_pages_that_look_like_tables_are_remarked_on(more: int, tmp_path: Path) -> None:
+    """Where no system is found, and memory that was moved could be why."""
+    words = np.zeros((4096, 512), np.uint64)
+    tables = 4096 // 8 + 2048 + more
+    words[:tables, :100] = np.arange(1, 101) * 0x40_0000 + 0x63
+    (tmp_path / "dump").write_bytes(words.tobytes())
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert snapshot.system is None
+    assert [one for one in snapshot.remarks if "was not looked for" in one] == more * [
+        "whether memory lies elsewhere in the file than it belongs was not looked for: more than"
+        f" {tables - more:,} pages look like page tables, more than any machine has"
+    ]
+
+
 def test_a_mended_dump_reads_as_one_with_holes(tmp_path: Path) -> None:
     words = np.arange(20 * 512, dtype=np.uint64).reshape(20, 512)
     path = tmp_path / "dump"
