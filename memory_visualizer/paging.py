@@ -568,6 +568,8 @@ class Losses:
     """Frames reached as tables that are none: most of their entries are such as none has."""
     impossible: int = 0
     """Entries of tables such as no processor or system has; each is left out by itself."""
+    contradicted: int = 0
+    """Large pages of frames that user mode has as single pages."""
 
 
 def walk(
@@ -732,6 +734,32 @@ def merge_kernel(mappings: Mappings) -> Mappings:
     return Mappings(
         *(np.concatenate((columns.pop(0)[user], of_kernel)) for of_kernel in kernel.columns)
     )
+
+
+def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -> Mappings:
+    """Leave out large pages many of whose frames user mode has as single pages; in Windows only.
+
+    A large page is given out as a whole. An entry that maps one over what processes have page by
+    page was altered, and would make all of it one process's, or the kernel's. What drivers show
+    to user mode of the kernel's large pages is less.
+    """
+    large = np.flatnonzero(mappings.frames > 1)
+    if not len(large):
+        return mappings
+    mapped = np.zeros(frame_count, bool)
+    mapped[mappings.frame[mappings.is_user & (mappings.frames == 1)]] = True
+    before = np.zeros(frame_count + 1, np.int32)
+    np.cumsum(mapped, out=before[1:])
+    first = mappings.frame[large]
+    end = np.minimum(first + mappings.frames[large], frame_count)
+    wrong = large[_CONTRADICTED_PART * (before[end] - before[first]).astype(np.int64) > end - first]
+    if not len(wrong):
+        return mappings
+    losses.contradicted += len(wrong)
+    return mappings.take(~np.isin(np.arange(len(mappings.frame)), wrong))
+
+
+_CONTRADICTED_PART = 4
 
 
 def most_mappings(memory: PhysicalMemory) -> int:

@@ -39,6 +39,7 @@ from memory_visualizer.paging import (
     most_spaces,
     tables_of,
     walk,
+    without_contradicted,
 )
 from memory_visualizer.printable import counted
 from memory_visualizer.process import Process, unnamed
@@ -901,6 +902,11 @@ def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> lis
             f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
             " rules of the processor and the system: left out, each by itself"
         )
+    if losses.contradicted:
+        remarks.append(
+            f"{counted(losses.contradicted, 'large page')} left out: processes have much of the"
+            " same memory page by page"
+        )
     if losses.tables:
         remarks.append(
             f"{counted(losses.tables, 'page table')} left out: there are more than any machine has"
@@ -932,8 +938,9 @@ def _mappings_of(
                 owners.append(index)
                 has_shadows = True
     walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = without_contradicted(rest.without(walked), dump.frame_count, losses)
     # With shadows both tables of a process lead to its pages.
-    return (merge_alike if has_shadows else merge_kernel)(rest.without(walked))
+    return (merge_alike if has_shadows else merge_kernel)(mappings)
 
 
 def of_mappings(

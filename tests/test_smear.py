@@ -326,6 +326,28 @@ def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
         assert np.count_nonzero(changed) <= len(words) // 500, what
 
 
+@pytest.mark.parametrize("flags", [0xE7, 0xE3])
+@pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
+def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Path) -> None:
+    """Many of its frames are single pages of user mode: no system gives them out twice."""
+    truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=24)
+    words = np.fromfile(tmp_path / "dump", "<u8").reshape(-1, 512)
+    classes = truth.classes(truth.alive)
+    users = np.isin(classes, ["user", "both"]).reshape(-1, 512).sum(axis=1)
+    assert users.max() > 512 // 4
+    process = next(one for one in truth.processes if one.name == "notepad.exe")
+    table = process.dtb // PAGE
+    for _ in range(2):
+        table = int(words[table, np.flatnonzero(words[table] & 0x81 == 1)[0]]) >> 12 & 0xF_FFFF_FFFF
+    words[table, np.flatnonzero(words[table] == 0)[-1]] = int(np.argmax(users)) << 21 | flags
+    words.tofile(tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    changed = np.flatnonzero(np.array(LABELS)[snapshot.classes] != classes)
+    # Its first frame shows where the tables map themselves, as if the entry were of the last level.
+    assert set(changed) <= {int(np.argmax(users)) * 512}
+    assert any(one.startswith("1 large page left out") for one in snapshot.remarks)
+
+
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Path) -> None:
