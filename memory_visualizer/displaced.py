@@ -36,6 +36,7 @@ from memory_visualizer.paging import (
     most_tables,
     read_tables,
 )
+from memory_visualizer.printable import counted
 from memory_visualizer.vmcoreinfo import VmcoreInfo
 from memory_visualizer.windows import share_kernel
 
@@ -149,7 +150,7 @@ class DisplacedSearch:
     """
 
     def __init__(self, dump: Dump) -> None:
-        self._room = most_tables(dump)
+        self._most = self._room = most_tables(dump)
         """So many more pages may look like tables; a dump with more is made to waste time."""
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
         self._like: list[NDArray[np.int64]] = []
@@ -209,6 +210,17 @@ class DisplacedSearch:
         named = named.take(np.abs(named.shift) < _FAR)
         if len(named.page):
             self._found[name].append(named)
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence where the search was given up, for the person at the screen."""
+        if self._room >= 0:
+            return []
+        return [
+            "whether memory lies elsewhere in the file than it belongs was not looked for:"
+            f" more than {counted(self._most, 'page looks', 'pages look')} like page tables, more"
+            " than any machine has"
+        ]
 
     def pieces(self, dump: Dump) -> list[Piece]:
         """The pieces that most tables speak for; none where all lies where it belongs."""

@@ -1,6 +1,6 @@
 """Virtual memory of a Windows kernel, read by address: what it maps in any address space."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.pagemap import mark_runs
 from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, most_mappings, walk
+from memory_visualizer.printable import counted
 from memory_visualizer.windows import TopLevels
 
 _READ_AT_ONCE = 1 << 8
@@ -17,6 +18,9 @@ _ZEROS = bytes(PAGE_SIZE)
 
 class KernelMemory:
     """Virtual memory of the kernel, to be read by address."""
+
+    remarks: tuple[str, ...] = ()
+    """Sentences on what was left out, for the person at the screen."""
 
     def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
         # Of several mappings at one address the last one counts: what processes share is the
@@ -146,13 +150,27 @@ class AllMemory(KernelMemory):
 def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
     """What the kernel maps in any of these address spaces."""
     walked = walk(memory, found.paging, found.tops, kernel_only=True)
-    return KernelMemory(memory, Mappings.join(list(_up_to(most_mappings(memory), walked))))
+    kept, left_out = _up_to(most_mappings(memory), walked)
+    kernel = KernelMemory(memory, Mappings.join(kept))
+    if left_out:
+        kernel.remarks = (
+            f"{counted(left_out, 'mapping')} of the kernel left out where its objects were looked"
+            " for: there are more than any machine has",
+        )
+    return kernel
 
 
-def _up_to(most: int, walked: Iterable[Mappings]) -> Iterator[Mappings]:
-    """The first parts of a walk; all of them, but of a dump made to waste memory."""
+def _up_to(most: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
+    """The first so many mappings of a walk, and how many more there are.
+
+    There are more only of a dump made to waste memory.
+    """
+    kept: list[Mappings] = []
+    left_out = 0
     for part in walked:
-        most -= len(part.frame)
-        if most < 0:
-            return
-        yield part
+        fits = min(len(part.frame), most)
+        most -= fits
+        left_out += len(part.frame) - fits
+        if fits:
+            kept.append(part if fits == len(part.frame) else part.take(np.arange(fits)))
+    return kept, left_out

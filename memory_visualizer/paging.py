@@ -205,7 +205,7 @@ class Paging:
     def is_impossible(
         self, entries: Entries, frames: NDArray[np.int64], level: Level
     ) -> NDArray[np.bool_]:
-        """Which entries break the processor's rules, or the system's for those out of its sight.
+        """Which entries break the processor's rules, or those of the system.
 
         All of them lead somewhere, and `frames` is what they name.
         """
@@ -220,7 +220,21 @@ class Paging:
             if self.unseen.marks and self.entry_bytes == 8:
                 marks = entries[away] & np.uint64(self.unseen.marks)
                 broken[away] |= marks & (marks - np.uint64(1)) != 0
+        if self.has_habits and level.pages > 1:
+            at_zero = np.flatnonzero(frames == 0)
+            broken[at_zero] |= self._is_no_beginning(entries[at_zero], level)
         return broken
+
+    def _is_no_beginning(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
+        """Which entries of an upper level, of those that name frame 0, no system makes.
+
+        The first megabyte is the firmware's: there is no table, and a large page there is the
+        kernel's, who maps it to write there. A slot that was empty names frame 0 as soon as one
+        byte of it is altered.
+        """
+        used = np.uint64(PRESENT | WRITE | USER | ACCESSED | DIRTY)
+        odd: NDArray[np.bool_] = entries & used != PRESENT | WRITE | ACCESSED | DIRTY
+        return odd | ~self.is_large(entries, level)
 
     def is_odd(
         self, entries: Entries, frames: NDArray[np.int64], level: Level, near: int
@@ -230,16 +244,12 @@ class Paging:
         Each may be: for a table only that counts which most of its entries are. Memory lies below
         the frame `near`.
         """
-        large = self.is_large(entries, level)
         flags = entries & np.uint64(PRESENT | WRITE | ACCESSED | _CACHING)
         odd: NDArray[np.bool_] = flags != PRESENT | WRITE | ACCESSED
         odd &= entries & np.uint64(PRESENT) != 0
-        odd |= (frames == 0) | (frames >= near)
-        # Large pages may be read-only, and a device's; but the first megabyte, where the firmware's
-        # own is, is the kernel's, who maps it to write there.
-        used = np.uint64(PRESENT | WRITE | USER | ACCESSED | DIRTY)
-        at_zero = (frames == 0) & (entries & used != PRESENT | WRITE | ACCESSED | DIRTY)
-        return np.where(large, at_zero, odd)
+        odd |= frames >= near
+        odd &= ~self.is_large(entries, level)  # these may be read-only, and a device's
+        return odd
 
     def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
         """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
@@ -557,7 +567,9 @@ class Losses:
     not_tables: set[int] = field(default_factory=set)
     """Frames reached as tables that are none: most of their entries are such as none has."""
     impossible: int = 0
-    """Entries of tables that break the processor's rules; each is left out by itself."""
+    """Entries of tables such as no processor or system has; each is left out by itself."""
+    contradicted: int = 0
+    """Large pages of frames that user mode has as single pages."""
 
 
 def walk(
@@ -722,6 +734,32 @@ def merge_kernel(mappings: Mappings) -> Mappings:
     return Mappings(
         *(np.concatenate((columns.pop(0)[user], of_kernel)) for of_kernel in kernel.columns)
     )
+
+
+def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -> Mappings:
+    """Leave out large pages many of whose frames user mode has as single pages; in Windows only.
+
+    A large page is given out as a whole. An entry that maps one over what processes have page by
+    page was altered, and would make all of it one process's, or the kernel's. What drivers show
+    to user mode of the kernel's large pages is less.
+    """
+    large = np.flatnonzero(mappings.frames > 1)
+    if not len(large):
+        return mappings
+    mapped = np.zeros(frame_count, bool)
+    mapped[mappings.frame[mappings.is_user & (mappings.frames == 1)]] = True
+    before = np.zeros(frame_count + 1, np.int32)
+    np.cumsum(mapped, out=before[1:])
+    first = mappings.frame[large]
+    end = np.minimum(first + mappings.frames[large], frame_count)
+    wrong = large[_CONTRADICTED_PART * (before[end] - before[first]).astype(np.int64) > end - first]
+    if not len(wrong):
+        return mappings
+    losses.contradicted += len(wrong)
+    return mappings.take(~np.isin(np.arange(len(mappings.frame)), wrong))
+
+
+_CONTRADICTED_PART = 4
 
 
 def most_mappings(memory: PhysicalMemory) -> int:
@@ -948,7 +986,7 @@ class _Weight:
     entries: NDArray[np.int64]
     """That lead somewhere, the impossible ones included."""
     impossible: NDArray[np.int64]
-    """That break the processor's rules."""
+    """That break the rules of the processor, or of the system."""
     odd: NDArray[np.int64]
     """That the system does not make, beside the impossible ones."""
     supervisor: NDArray[np.int64]
@@ -981,6 +1019,9 @@ def _weighed(
     entry = tables.reshape(-1)[found]
     frame = paging.frames(entry, level)
     impossible = paging.is_impossible(entry, frame, level)
+    if level.may_map and paging.has_habits and level.pages > 2 * memory.frame_count:
+        # No machine with so little memory has most of a page beyond its end, from the beginning.
+        impossible |= (frame == 0) & paging.is_large(entry, level)
     count = len(tables)
     odd = supervisor = np.zeros(count, np.int64)
     if paging.has_habits and number == len(paging.levels) - 1:

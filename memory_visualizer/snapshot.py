@@ -40,6 +40,7 @@ from memory_visualizer.paging import (
     most_spaces,
     tables_of,
     walk,
+    without_contradicted,
 )
 from memory_visualizer.printable import counted
 from memory_visualizer.process import Process, unnamed
@@ -382,17 +383,55 @@ def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     if kernel := _linux_kernel(dump, texts.found(dump)):
         return _linux_snapshot(dump, zero, kernel)
     if found := search.found(dump):
-        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
-        return mended or _windows_snapshot(dump, zero, found, objects)
+        snapshot = _windows_snapshot(dump, zero, found, objects)
+        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
     return _second_look(dump, zero, search, progress)
 
 
+def _better(snapshot: Snapshot, progress: Progress | None) -> Snapshot:
+    """What a raw file tells as it is, or with its memory put where it belongs, if that is more.
+
+    Some pages may name others at one distance by chance, or to deceive: then a remark says so.
+    """
+    try:
+        mended = _mended(snapshot.dump, progress)
+    except _MendError as error:
+        return replace(snapshot, remarks=(*snapshot.remarks, error.remark))
+    if mended is None or _worth(mended) > _worth(snapshot):
+        return mended or snapshot
+    (remark,) = mended.dump.remarks[len(snapshot.dump.remarks) :]
+    remark = f"it was not believed, as no more processes would be found, that {remark}"
+    return replace(snapshot, remarks=(*snapshot.remarks, remark))
+
+
+def _worth(snapshot: Snapshot) -> tuple[int, int]:
+    """How much was understood: processes whose objects and tables are there, and their pages."""
+    whole = [one for one in snapshot.processes if one.eprocess and one.space is not None]
+    has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+    return len(whole), int(np.count_nonzero(has_user))
+
+
+class _MendError(BadInputError):
+    """Memory lies elsewhere than it belongs, and nothing is understood with it put there."""
+
+    def __init__(self, dump: Dump, tables: int, distance: int) -> None:
+        self.remark = (
+            f"{counted(tables, 'page looks', 'pages look')} like top-level page tables that lie up"
+            f" to {counted(distance, 'page')} from where they belong, and the memory could not be"
+            " put there"
+        )
+        super().__init__(f"{dump.path} does not hold its memory where it belongs: {self.remark}")
+
+
 def _mended(
-    dump: Dump, progress: Progress | None, texts: Sequence[VmcoreInfo] = ()
+    dump: Dump,
+    progress: Progress | None,
+    texts: Sequence[VmcoreInfo] = (),
+    remarks: list[str] | None = None,
 ) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
-    BadInputError where that does not help.
+    BadInputError where that does not help. `remarks` is told where this was not looked for.
     """
     if not isinstance(dump, RawDump):
         return None
@@ -408,15 +447,12 @@ def _mended(
                 return snapshot
     pieces = search.pieces(dump)
     if not pieces:
+        if remarks is not None:
+            remarks += search.remarks
         return None
     snapshot = _understand(MendedDump(dump, pieces), progress)
     if not snapshot.system:
-        raise BadInputError(
-            f"{dump.path} does not hold its memory where it belongs: top-level page tables"
-            f" ({search.tables:,}) name page frames that lie up to"
-            f" {max(abs(piece.shift) for piece in pieces):,} pages from them, and the memory could"
-            " not be put there"
-        )
+        raise _MendError(dump, search.tables, max(abs(piece.shift) for piece in pieces))
     return snapshot
 
 
@@ -442,18 +478,20 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        mended = _mended(dump, progress) if is_in_doubt(dump, found) else None
-        return mended or _windows_snapshot(dump, zero, found)
+        snapshot = _windows_snapshot(dump, zero, found)
+        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
         return _linux_snapshot(dump, zero, kernel)
-    if mended := _mended(dump, progress, texts.found(dump)):
+    remarks: list[str] = []
+    if mended := _mended(dump, progress, texts.found(dump), remarks):
         return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
         if any(process.eprocess for process in who.processes):
             return _windows_snapshot(dump, zero, alike, who=who)
-    return _other_snapshot(dump, zero, spaces.found())
+    snapshot = _other_snapshot(dump, zero, spaces.found())
+    return replace(snapshot, remarks=(*snapshot.remarks, *remarks))
 
 
 def _linux_kernel(
@@ -482,8 +520,8 @@ def _other_snapshot(dump: Dump, zero: NDArray[np.bool_], spaces: "Spaces") -> Sn
     remarks = [*spaces.remarks]
     if len(tops):
         remarks.append(
-            f"{len(tops):,} address spaces were found by what their page tables share; whose they"
-            " are, and whether all of them are still in use, is not known"
+            f"{counted(len(tops), 'address space')} found by what the top-level page tables share:"
+            " whose, and whether still in use, is not known"
         )
     if has_direct_map:
         remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
@@ -815,13 +853,20 @@ def _remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: _Rest) -> lis
     if losses.not_tables:
         many = len(losses.not_tables)
         remarks.append(
-            f"{counted(many, 'page')} reached as page tables that"
-            f" {'is none' if many == 1 else 'are none'}: what would be mapped there is not known"
+            "1 page is named as a page table but is none: what it mapped is not known"
+            if many == 1
+            else f"{many:,} pages are named as page tables but are none: what they mapped is not"
+            " known"
         )
     if losses.impossible:
         remarks.append(
             f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
-            " processor's rules: left out, each by itself"
+            " rules of the processor and the system: left out, each by itself"
+        )
+    if losses.contradicted:
+        remarks.append(
+            f"{counted(losses.contradicted, 'large page')} left out: processes have much of the"
+            " same memory page by page"
         )
     if losses.tables:
         remarks.append(
@@ -854,8 +899,9 @@ def _mappings_of(
                 owners.append(index)
                 has_shadows = True
     walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = without_contradicted(rest.without(walked), dump.frame_count, losses)
     # With shadows both tables of a process lead to its pages.
-    return (merge_alike if has_shadows else merge_kernel)(rest.without(walked))
+    return (merge_alike if has_shadows else merge_kernel)(mappings)
 
 
 def of_mappings(

@@ -267,15 +267,19 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
     places, pages = _seen(memory, paging, tops, None)
     for place, page in pages.items():
         found.append((places == place, page))
-    if not found:  # the tables by which the kernel sees it, which all processes share, are damaged
-        places, pages = _seen(memory, paging, tops, _SHARED_DATA_OF_USERS)
-        for place, page in pages.items():
-            rows = places == place
-            rows &= share_kernel(memory, paging, tops, rows)
-            if np.count_nonzero(rows) >= _FEWEST_ALIKE:
-                found.append((rows, page))
     for rows, _ in found:
         unknown &= ~rows
+    # The tables by which the kernel sees it, which all processes of a boot share, may be damaged.
+    rest = np.flatnonzero(unknown)
+    known = set(pages)
+    places, pages = _seen(memory, paging, tops[rest], _SHARED_DATA_OF_USERS)
+    for place, page in pages.items():
+        rows = np.zeros(len(tops), bool)
+        rows[rest[places == place]] = place not in known
+        rows &= share_kernel(memory, paging, tops, rows)
+        if np.count_nonzero(rows) >= _FEWEST_ALIKE:
+            found.append((rows, page))
+            unknown &= ~rows
     for rows, _ in found:
         if unknown.any():
             rows |= unknown & share_kernel(memory, paging, tops, rows)

@@ -117,6 +117,7 @@ def find_processes(
     """
     paging = found.paging
     kernel = kernel_memory(memory, found)
+    found = replace(found, remarks=found.remarks + kernel.remarks)
     if search is None or search.paging is not paging:
         search = ProcessSearch(memory, paging)
     in_use = _in_use(memory, found)

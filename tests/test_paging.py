@@ -294,3 +294,24 @@ def test_a_table_in_transition_is_no_large_page() -> None:
     words = chain([0x67])
     words[3, 0] = 4 << 12 | 0x880 | 4
     assert frames_of(words, X64) == [5]
+
+
+@pytest.mark.parametrize("level", [2, 3])
+@pytest.mark.parametrize("low", [0xE7, 0xE5, 0xE1, 0x83, 0x81, 0xFF, 0x67, 0x65, 0x63])
+def test_one_byte_in_an_empty_slot_maps_nothing(level: int, low: int) -> None:
+    """It names frame 0, where there is no table, and no large page but the kernel's own."""
+    words = np.concatenate([chain([0x67] * 20), np.zeros((1 << 10, 512), np.uint64)])
+    words[level, 300] = low
+    losses = Losses()
+    assert frames_of(words, X64, losses) == list(range(5, 25))
+    assert (losses.impossible, losses.not_tables) == (1, set())
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(255, False), (256, True)])
+def test_the_kernels_large_page_at_the_beginning(frames: int, kept: bool) -> None:
+    """The loader's stays, unless most of it would lie beyond the memory of the machine."""
+    words = np.concatenate([chain([0x67] * 20), np.zeros((frames - 64, 512), np.uint64)])
+    words[3, 300] = 0xE3
+    losses = Losses()
+    assert frames_of(words, X64, losses) == [0] * kept + list(range(5, 25))
+    assert losses.impossible == (not kept)

@@ -270,6 +270,84 @@ def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
             assert {(p.pid, p.name) for p in snapshot.processes} == names, (table, kind.__name__)
 
 
+def with_flips(given: Sound, rng: np.random.Generator) -> Iterator[tuple[str, Words, set[int]]]:
+    """Dumps with one entry of each upper table altered; what, contents, and what it leads to."""
+    size = 4 if given.truth.paging == "x86" else 8
+    for number, table in enumerate(given.upper):
+        entries = np.frombuffer(given.raw, f"<u{size}", PAGE // size, table * PAGE)
+        empty = np.flatnonzero(entries == 0)
+        for low in SLOTS if ALL else [SLOTS[number // 2 % len(SLOTS)]][number % 2 :]:
+            words = given.words
+            at = int(rng.choice(empty))
+            words[table].view(f"<u{size}")[at] = low
+            yield f"{low:#x} in entry {at} of {table:#x}", words, set()
+        present = np.flatnonzero(entries & 1)
+        for _ in range(16 if ALL else number % 2):
+            words = given.words
+            at, bit = int(rng.choice(present)), int(rng.integers(0, 8 * size))
+            if entries[at] & 0x80 and 12 < bit < 52:
+                bit = int(rng.integers(0, 8))  # nothing tells where else a large page was
+            words[table].view(f"<u{size}")[at] ^= entries.dtype.type(1 << bit)
+            named = given.below[table] if entries[at] & 0x80 else set()
+            frames = {first + n for first, count in named if count > 1 for n in range(count)}
+            frames.add(int(entries[at]) >> 12 & 0xFF_FFFF_FFFF)
+            if [at] == kernels_own(given, table, entries):
+                frames.add(table)
+            yield f"bit {bit} of entry {at} of {table:#x}", words, frames
+
+
+def kernels_own(given: Sound, table: int, entries: npt.NDArray[np.unsignedinteger]) -> list[int]:
+    """The entries of the kernel's half of a top-level table, without that which names the table.
+
+    Without the only one, as with five levels, nothing tells that the table is of this Windows.
+    """
+    if given.levels[table] < LEVELS[given.truth.paging]:
+        return []
+    present = np.flatnonzero(entries & 1)
+    own = entries[present].astype(np.uint64) >> 12 & 0xFF_FFFF_FFFF == table
+    return [int(at) for at in present[~own] if at >= len(entries) // 2]
+
+
+SLOTS = [0xE7, 0x67, 0xE5]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
+    """A byte in an empty slot, or a flipped bit, costs no more than what the entry led to."""
+    given = sound(system)
+    for what, words, named in with_flips(given, np.random.default_rng(13)):
+        elsewhere = np.ones(len(words), bool)
+        for frame in named:
+            if frame < len(words):
+                elsewhere &= ~given.led_to(frame)
+        (tmp_path / "dump").write_bytes(words.tobytes())
+        classes = np.array(LABELS)[memory_visualizer.open(tmp_path / "dump").classes]
+        changed = (without_contents(classes) != without_contents(given.classes)) & elsewhere
+        assert np.count_nonzero(changed) <= len(words) // 500, what
+
+
+@pytest.mark.parametrize("flags", [0xE7, 0xE3])
+@pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
+def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Path) -> None:
+    """Many of its frames are single pages of user mode: no system gives them out twice."""
+    truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=24)
+    words = np.fromfile(tmp_path / "dump", "<u8").reshape(-1, 512)
+    classes = truth.classes(truth.alive)
+    users = np.isin(classes, ["user", "both"]).reshape(-1, 512).sum(axis=1)
+    assert users.max() > 512 // 4
+    process = next(one for one in truth.processes if one.name == "notepad.exe")
+    table = process.dtb // PAGE
+    for _ in range(2):
+        table = int(words[table, np.flatnonzero(words[table] & 0x81 == 1)[0]]) >> 12 & 0xF_FFFF_FFFF
+    words[table, np.flatnonzero(words[table] == 0)[-1]] = int(np.argmax(users)) << 21 | flags
+    words.tofile(tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    changed = np.flatnonzero(np.array(LABELS)[snapshot.classes] != classes)
+    # Its first frame shows where the tables map themselves, as if the entry were of the last level.
+    assert set(changed) <= {int(np.argmax(users)) * 512}
+    assert any(one.startswith("1 large page left out") for one in snapshot.remarks)
+
+
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from memory_visualizer.formats.mapped import MappedDump
 from memory_visualizer.paging import MAY_USER, Mappings
 from memory_visualizer.process import unnamed
 from memory_visualizer.snapshot import of_mappings
+from memory_visualizer.windows import TopLevels
 from tests.forge import GIB, MIB, Truth, builds, forge, profiles
 from tests.forge.memory import PAGE_SIZE
 
@@ -185,6 +186,25 @@ def half_of_the_kernel(*given: Any) -> kernelmemory.KernelMemory:
     kernel = kernelmemory.kernel_memory(*given)
     kernel.frames = lambda: type(kernel).frames(kernel)[::2]  # type: ignore[method-assign]
     return kernel
+
+
+def test_too_many_mappings_of_the_kernel_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"])
+    whole = memory_visualizer.open(tmp_path / "dump")
+    assert whole.remarks == ()
+    memory = open_dump(tmp_path / "dump")
+    assert whole.paging
+    found = TopLevels(whole.paging, np.array([[whole.kernel_dtb or 0]]) // PAGE_SIZE, np.array([]))
+    every = len(kernelmemory.kernel_memory(memory, found).mappings.frame)
+    monkeypatch.setattr(kernelmemory, "most_mappings", lambda _: every - 3)
+    kernel = kernelmemory.kernel_memory(memory, found)
+    assert len(kernel.mappings.frame) == every - 3
+    (remark,) = kernel.remarks
+    assert remark.startswith("3 mappings of the kernel left out")
+    cut = memory_visualizer.open(tmp_path / "dump")
+    assert any("mappings of the kernel left out" in one for one in cut.remarks)
 
 
 def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
@@ -454,8 +474,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     after = labels(snapshot)
     assert snapshot.remarks == (
-        f"{len(smeared)} pages reached as page tables that are none: what would be mapped there is"
-        " not known",
+        f"{len(smeared)} pages are named as page tables but are none: what they mapped is not"
+        " known",
     )
     assert len(snapshot.processes) == len(truth.processes)
     changed = before != after
