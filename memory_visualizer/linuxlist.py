@@ -65,7 +65,8 @@ class TaskSlabs:
     def places(self, examples: _Addresses) -> _Addresses:
         """Addresses of all objects of the cache that most of these are in, free ones included."""
         frames = self._kernel.frames(examples)
-        there = frames >= 0
+        # In a dump that is cut short the tables lead to what it does not hold.
+        there = (frames >= 0) & (frames < self._kernel.frame_count)
         examples, frames = examples[there], frames[there]
         if not len(examples):
             return examples
