@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.linuxoffsets import COMM_SIZE, MAX_PID, Offsets, along, is_name
+from memory_visualizer.linuxoffsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
 from memory_visualizer.pagestates import PageArray, Survey
 from memory_visualizer.printable import counted
 from memory_visualizer.virtualmemory import VirtualMemory
@@ -32,8 +32,6 @@ _MORE_RELATIVES = (
 _MOST_NAMED = 4
 """Places where the list is broken that are named."""
 _CACHE_LINE = 64
-_PID_SIZE = 1 << 8
-"""As much of a struct pid as is looked at."""
 
 _Addresses = NDArray[np.uint64]
 _Marks = NDArray[np.bool_]
@@ -103,7 +101,7 @@ class TaskSlabs:
         tasks = np.array(list(sound), np.uint64)
         pids = np.array(list(sound.values()), np.uint64)
         structs, known = kernel.numbers(tasks + np.uint64(offsets.pid_struct))
-        raw, there = kernel.read_each(structs, _PID_SIZE)
+        raw, there = kernel.read_each(structs, PID_SIZE)
         agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
         if not agree.any():
             return {}

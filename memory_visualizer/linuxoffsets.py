@@ -32,7 +32,7 @@ _TASK_SIZE = 1 << 13
 _LARGEST_TASK = 1 << 16
 _MEMORY_SIZE = 1 << 10
 """Likewise of an mm_struct."""
-_PID_SIZE = 1 << 8
+PID_SIZE = 1 << 8
 """Likewise of a struct pid."""
 _EXAMPLES = 512
 """Tasks by which offsets are found; the second of all has pid 1."""
@@ -124,20 +124,23 @@ class Offsets:
 
 
 def offsets_by_btf(types: Btf) -> Offsets | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed."""
+    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+
+    An offset that is larger than the structure may be is none: a word of the description is wrong.
+    """
+
+    def place(structure: str, *names: str) -> int | None:
+        offset = types.offset(structure, *names)
+        return None if offset is None or offset > _LARGEST_TASK else offset
 
     def task(*names: str) -> int | None:
-        place = types.offset("task_struct", *names)
-        return None if place is None or place > _LARGEST_TASK else place
+        return place("task_struct", *names)
 
     tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
-    comm, mm, pgd = task("comm"), task("mm"), types.offset("mm_struct", "pgd")
+    comm, mm, pgd = task("comm"), task("mm"), place("mm_struct", "pgd")
     if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
         return None
-    if pgd > _LARGEST_TASK:
-        return None
-    numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr")
-    of_table = types.offset("page", "pt_mm")
+    number = _number_by_btf(types)
     return Offsets(
         tasks,
         pid,
@@ -153,23 +156,31 @@ def offsets_by_btf(types: Btf) -> Offsets | None:
         children=task("children"),
         sibling=task("sibling"),
         leader=task("group_leader"),
-        pid_struct=task("thread_pid") if numbers is not None else None,
-        number=None if numbers is None else numbers + (number or 0),
+        pid_struct=task("thread_pid") if number is not None else None,
+        number=number,
         signal=task("signal"),
-        threads=types.offset("signal_struct", "thread_head"),
+        threads=place("signal_struct", "thread_head"),
         thread=task("thread_node"),
         # Since 5.17 in a member of its own.
         kthread=task("worker_private", "set_child_tid"),
-        full_name=types.offset("kthread", "full_name"),
-        data=types.offset("kthread", "data"),
-        work=types.offset("worker", "current_work"),
-        description=types.offset("worker", "desc"),
-        pool=types.offset("worker", "pool"),
-        rescued=types.offset("worker", "rescue_wq"),
-        queue_name=types.offset("workqueue_struct", "name"),
-        owner=types.offset("mm_struct", "owner"),
-        space_of_table=of_table if of_table else types.offset("ptdesc", "pt_mm"),
+        full_name=place("kthread", "full_name"),
+        data=place("kthread", "data"),
+        work=place("worker", "current_work"),
+        description=place("worker", "desc"),
+        pool=place("worker", "pool"),
+        rescued=place("worker", "rescue_wq"),
+        queue_name=place("workqueue_struct", "name"),
+        owner=place("mm_struct", "owner"),
+        space_of_table=place("page", "pt_mm") or place("ptdesc", "pt_mm"),
     )
+
+
+def _number_by_btf(types: Btf) -> int | None:
+    """Where in a struct pid the number in the first name space stands."""
+    numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr") or 0
+    if numbers is None or numbers + number + 4 > PID_SIZE:
+        return None
+    return numbers + number
 
 
 def along(
@@ -447,7 +458,7 @@ def _find_numbers(
             continue
         if len(np.unique(pointers)) < _MOST * len(pointers):
             continue
-        raw, known = kernel.read_each(pointers, _PID_SIZE)
+        raw, known = kernel.read_each(pointers, PID_SIZE)
         same = raw.view("<u4") == own[: len(pointers), None]
         share = np.mean(same & known[:, None], axis=0)
         if share.max() > best:

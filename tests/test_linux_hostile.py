@@ -3,6 +3,7 @@
 test_fuzz.py shows that all of them end in a picture or a sentence.
 """
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,22 @@ def test_numbers_that_cannot_be(
         machine.tell({name: value})
         snapshot = memory_visualizer.open(written(words, tmp_path))
         assert snapshot.classes.size == len(words)
+
+
+@pytest.mark.parametrize("member", ["numbers", "nr", "thread_pid", "owner", "pt_mm"])
+@pytest.mark.parametrize("offset", [0x7FFFFFFF, 0x00800000, 0xFFFFFFFF])
+def test_an_offset_that_cannot_be(
+    member: str, offset: int, sound: tuple[bytes, LinuxTruth], tmp_path: Path
+) -> None:
+    """One word of the description of types is wrong: the processes are told all the same."""
+    contents, truth = sound
+    start = contents.index(b"\x9f\xeb\x01\0\x18")
+    size, text = struct.unpack_from("<II", contents, start + 12)
+    name = contents.index(b"\0" + member.encode() + b"\0", start + 24 + text) + 1
+    words = np.frombuffer(contents, "<u4", size // 4, start + 24).copy()
+    [place, *_] = np.flatnonzero(words == name - start - 24 - text)
+    words[place + 2] = offset
+    path = tmp_path / "dump"
+    path.write_bytes(contents[: start + 24] + words.tobytes() + contents[start + 24 + size :])
+    told = {(one.pid, one.ppid, one.name) for one in memory_visualizer.open(path).processes}
+    assert told == {(task.pid, task.ppid, task.full_name or task.comm) for task in truth.tasks}
