@@ -8,6 +8,7 @@ and tgid; real_parent, parent, children, sibling, group_leader) is taken to do s
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ KERNEL_THREADS_PARENT = 2
 """The pid of kthreadd, in every version."""
 COMM_SIZE = 16
 FIRST_COMMS = (b"swapper/0\0", b"swapper\0")
+
+PlacesLike: TypeAlias = Callable[[NDArray[np.uint64], int], NDArray[np.uint64]]
+"""Where others like some objects may lie, each of so many bytes at least."""
 
 _TASK_SIZE = 1 << 13
 """As much of a task as is looked at."""
@@ -209,7 +213,7 @@ def offsets_by_form(
     found: LinuxKernel,
     first: int,
     most: int,
-    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]] | None = None,
+    places_like: PlacesLike | None = None,
 ) -> Offsets | None:
     """Find the offsets in the tasks; None where these do not show them.
 
@@ -229,7 +233,7 @@ def offsets_by_form(
         return None
     reached = np.array([first, *tasks], np.uint64)
     if places_like and not is_whole:
-        others = places_like(reached)[:most]
+        others = places_like(reached, comm + COMM_SIZE)[:most]
         reached = np.append(reached, others[~np.isin(others, reached)])
     examples = _Examples.read(kernel, reached, comm)
     memory = _find_memory(found, examples.words, link // 8 + 2)
@@ -306,7 +310,7 @@ def _find_neighbours(
     kernel: VirtualMemory,
     first: int,
     comm: int,
-    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
+    places_like: PlacesLike,
 ) -> tuple[int, list[int]]:
     """Where the links stand if both of the first task's neighbours are lost, and tasks.
 
@@ -318,7 +322,7 @@ def _find_neighbours(
         if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
             continue
         lost = np.array([(end or 0) - link for end in ends if end and end >> 63], np.uint64)
-        places = places_like(lost) if len(lost) == 2 else lost[:0]
+        places = places_like(lost, comm + COMM_SIZE) if len(lost) == 2 else lost[:0]
         if len(places) < _FEW_TASKS:
             continue
         tries += 1

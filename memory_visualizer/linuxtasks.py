@@ -99,6 +99,7 @@ def find_processes(
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.eprocess))
     frames = np.array(list(judge.tops), np.int64)[:, None]
+    remarks += slabs.remarks if slabs else ()
     return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
 
 

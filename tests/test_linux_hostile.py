@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot, kallsyms, linux, linuxtasks, paging
+from memory_visualizer import Snapshot, kallsyms, linux, linuxlist, linuxtasks, paging
 from memory_visualizer.btf import Btf
+from memory_visualizer.linuxlist import TaskSlabs
 from memory_visualizer.linuxtasks import most_tasks
+from memory_visualizer.pagestates import PageArray
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
 from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from tests.forge.linux import MIB, LinuxTruth, forge_linux
-from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words
+from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words, each
 
 SIZE = 32 * MIB
 
@@ -307,3 +309,32 @@ def test_an_offset_that_cannot_be(
     path.write_bytes(contents[: start + 24] + words.tobytes() + contents[start + 24 + size :])
     told = {(one.pid, one.ppid, one.name) for one in memory_visualizer.open(path).processes}
     assert told == {(task.pid, task.ppid, task.full_name or task.comm) for task in truth.tasks}
+
+
+def test_one_object_does_not_decide_where_all_lie(
+    sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places in slabs are those of most; one within another, or mapped elsewhere, costs nothing."""
+    contents, truth = sound
+    words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
+    machine = Machine(words, truth)
+    machine.enlarge_image()
+    place = machine.task("thread_pid")
+    structs = np.array([machine.get(task.address + place) for task in truth.tasks], np.uint64)
+    start, frame = machine.info.symbol("_stext"), machine.kernel.frame(int(structs[0]))
+    kernel = find(written(words, tmp_path))
+    assert start
+    image = np.arange(start, start + (64 << 20), 4096, dtype=np.uint64)
+    [elsewhere, *_] = image[kernel.kernel.frames(image) == frame]
+    pages = PageArray(kernel.memory, kernel.kernel, kernel.info, kernel.btf, kernel.symbols)
+    slabs = TaskSlabs(kernel.kernel, pages, pages.survey())
+    begins = np.unique(structs // np.uint64(4096) * np.uint64(4096))
+    expected = set(each(begins, 128).tolist())
+    for wild in (structs[3] + np.uint64(24), structs[0] + np.uint64(4000), elsewhere):
+        examples = np.append(structs, wild)
+        assert set(slabs.places(examples, 100).tolist()) == expected
+    assert slabs.left_out == 0
+    monkeypatch.setattr(linuxlist, "_MOST_PLACES", 8)
+    assert len(slabs.places(structs)) == 8 * len(begins)
+    [remark] = slabs.remarks
+    assert remark.startswith(f"{(32 - 8) * len(begins)} places")

@@ -195,7 +195,7 @@ def _entries(frames: Frames, flags: int) -> Words:
     return frames.astype(np.uint64) << np.uint64(12) | np.uint64(flags)
 
 
-def _each(pages: Words, step: int) -> Words:
+def each(pages: Words, step: int) -> Words:
     """All addresses in pages, so many bytes apart."""
     addresses: Words = np.add.outer(pages, np.arange(0, PAGE, step, dtype=np.uint64))
     return addresses.ravel()
@@ -204,7 +204,7 @@ def _each(pages: Words, step: int) -> Words:
 def _dense_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
     """A task begins every 16 bytes of all unused memory."""
     machine = Machine(words, truth)
-    links = _each(machine.at(machine.unused), 16)
+    links = each(machine.at(machine.unused), 16)
     machine.words[machine.unused] = 0
     machine.link_tasks(links - np.uint64(machine.task("tasks")))
 
@@ -472,7 +472,7 @@ def _resources(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
     name = machine.at(machine.unused[-1:])
     machine.write(name, int.from_bytes(b"System R", "little"))
     machine.write(name + np.uint64(8), int.from_bytes(b"AM\0", "little"))
-    at = _each(machine.at(machine.unused[:-1]), 64)
+    at = each(machine.at(machine.unused[:-1]), 64)
     rows = np.zeros((len(at), 8), np.uint64)
     rows[:, 1] = len(words) * PAGE - 1
     rows[:, 2], rows[:-1, 6], rows[:, 7] = name[0], at[1:], at[0]
