@@ -459,8 +459,10 @@ def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
     """Then address spaces are known by the kernel's half; the picture is right all the same."""
     truth = forge_linux(tmp_path / "whole", "4.19", pti=pti)
-    contents = (tmp_path / "whole").read_bytes()
-    (tmp_path / "dump").write_bytes(contents.replace(b"swapper/0", b"zwapper/0"))
+    contents = bytearray((tmp_path / "whole").read_bytes())
+    first = contents.index(b"swapper/0\0") - truth.places["comm"]
+    contents[first : first + 8192] = bytes(8192)
+    (tmp_path / "dump").write_bytes(contents)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     np.testing.assert_array_equal(labels(snapshot), truth.classes)
     np.testing.assert_array_equal(states(snapshot), truth.states)

@@ -506,7 +506,7 @@ def _nameless(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None
     counts = np.uint64(machine.array) + machine.unused.astype(np.uint64) * np.uint64(64)
     for address in counts.tolist():
         machine.put(address + 48, 1 << 32 | 0xFFFFFFFF)
-    machine.put(machine.symbols["init_task"] + machine.task("comm") // 8 * 8, 0)
+    machine.put(machine.symbols["init_task"], *[0] * 1024)
     machine.hide_types()
 
 
