@@ -7,6 +7,7 @@ lives if something leads back to it, or if its own links lead to places of tasks
 the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -179,17 +180,16 @@ def gather(
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
-            others, is_all = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
-            remarks = () if is_all else (_MORE_RELATIVES,)
+            others, remarks = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
     behind, _ = along(kernel, first, link, most, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
-    others, is_all = _others(kernel, offsets, first, tasks, most, slabs)
+    others, remarks = _others(kernel, offsets, first, tasks, most, slabs)
     tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
     roll = _joined(kernel, offsets, first, tasks)
-    return roll if is_all else replace(roll, remarks=(*roll.remarks, _MORE_RELATIVES))
+    return replace(roll, remarks=(*roll.remarks, *remarks))
 
 
 def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
@@ -267,16 +267,18 @@ def _others(
     slabs: TaskSlabs | None,
     *,
     is_broken: bool = True,
-) -> tuple[list[int], bool]:
-    """Tasks of processes that are not among these, by all other ways; and whether it is all."""
+) -> tuple[list[int], tuple[str, ...]]:
+    """Tasks of processes that are not among these, by all other ways; remarks if there are more."""
     known = {first, *tasks}
     found: list[int] = []
+    left_out: set[int] = set()
 
     def add(more: _Addresses) -> None:
         new = [task for task in dict.fromkeys(more.tolist()) if task not in known]
-        new = new[: most - len(known)]
-        known.update(new)
-        found.extend(new)
+        room = max(most - len(known), 0)
+        left_out.update(new[room:])
+        known.update(new[:room])
+        found.extend(new[:room])
 
     new, rounds = [first, *tasks], 0
     for _ in range(_MOST_SCANS if slabs else 1):
@@ -292,7 +294,13 @@ def _others(
             new = found[size:]
         if new or len(found) == before:
             break
-    return found, not new
+    remarks = [_MORE_RELATIVES] if new else []
+    if left_out:
+        remarks.append(
+            f"{counted(len(left_out), 'process', 'processes')} found beside the list left out:"
+            " there are more than any machine has"
+        )
+    return found, tuple(remarks)
 
 
 def _relatives(
@@ -397,11 +405,15 @@ def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tupl
     }
     ends = sorted(pids[node] for node in linked - leads if 0 <= pids[node] < MAX_PID)
     begins = sorted(pids[node] for node in linked - led_to if 0 <= pids[node] < MAX_PID)
-    return [(end, next((pid for pid in begins if pid > end), MAX_PID)) for end in ends]
+    begins.append(MAX_PID)
+    return [(end, begins[bisect_right(begins, end)]) for end in ends]
 
 
 def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
-    return any(low < pid < high for low, high in gaps)
+    """Whether a pid is in one of these gaps, both of whose ends ascend."""
+    # Of those that begin before it the last one ends last.
+    row = bisect_left(gaps, (pid,)) - 1
+    return row >= 0 and pid < gaps[row][1]
 
 
 def _behind(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:

@@ -136,7 +136,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
         remarks.insert(0, _NO_TYPES)
     if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
         remarks.append(
-            f"{left_out:,} address spaces were left out: there are more than any machine has"
+            f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )
     return LinuxProcesses(
         tuple(unnamed(frame, space) for space, frame in enumerate(tops.tolist())),

@@ -68,6 +68,35 @@ def test_more_tasks_than_any_machine_has(
     assert sum(process.is_listed for process in snapshot.processes) <= most
 
 
+def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
+    """As many relatives are told as there may be tasks, and how many are not."""
+    snapshot = opened("tasks, in pairs", sound, tmp_path)
+    known = sum(process.eprocess != 0 for process in snapshot.processes)
+    # Owners of address spaces come to them.
+    assert known <= most_tasks(snapshot.dump) + len(sound[1].tasks)
+    assert any("found beside the list left out" in one for one in snapshot.remarks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pids_between_others(seed: int) -> None:
+    """Where the list is broken is told as by looking at each end and each beginning."""
+    rng = np.random.default_rng(seed)
+    ends, begins = (rng.integers(0, 60, 8).tolist() for _ in range(2))
+    # A task that leads on to none is an end, one that none leads to a beginning.
+    pids = [pid for pair in zip(ends, begins, strict=True) for pid in pair]
+    following = [-1 if n % 2 == 0 else (n + 1) % 16 for n in range(16)]
+    before = [-1] * 16
+    for node, high in enumerate(following):
+        if high >= 0:
+            before[high] = node
+    gaps = linuxlist._gaps(following, before, pids)
+    for pid in range(-1, 70):
+        expected = any(
+            end < pid and not any(end < begin <= pid for begin in begins) for end in ends
+        )
+        assert linuxlist._is_in(pid, gaps) == expected
+
+
 def test_more_address_spaces_than_any_machine_has(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

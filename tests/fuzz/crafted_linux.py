@@ -340,6 +340,34 @@ def _relatives(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
     machine.write(links[:1] + np.uint64(8), head)
 
 
+def _pairs(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
+    """A tree of tasks, two children each; in the list each second one leads to the next and back.
+
+    Pids ascend, so that behind each pair there may be others by their pids.
+    """
+    machine = Machine(words, truth)
+    tasks = machine.make_tasks(rng.permutation(machine.unused))
+    number = np.arange(len(tasks))
+    machine.write(tasks + np.uint64(machine.task("pid")), number % 30000 + 1000, 4)
+    links, back = tasks + np.uint64(machine.task("tasks")), np.uint64(8)
+    even, odd = links[:-1:2], links[1::2]
+    machine.write(links, 0)
+    machine.write(links + back, 0)
+    machine.write(even, odd)
+    machine.write(odd + back, even)
+    children = tasks + np.uint64(machine.task("children"))
+    siblings = tasks + np.uint64(machine.task("sibling"))
+    half = (len(tasks) - 1) // 2
+    left, right = siblings[1 : 2 * half : 2], siblings[2 : 2 * half + 1 : 2]
+    machine.write(children[:half], left)
+    machine.write(left + back, children[:half])
+    machine.write(left, right)
+    machine.write(right + back, left)
+    head = machine.symbols["init_task"] + machine.task("children")
+    machine.put(head, int(siblings[0]), int(siblings[0]))
+    machine.write(siblings[:1] + back, head)
+
+
 def _linked(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
     """All frames are said to be free and in lists, each with a head in another page."""
     machine = Machine(words, truth)
@@ -517,6 +545,7 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "tasks, own tables": _own_tables,
     "tasks, distant": _distant_tasks,
     "tasks, brothers": _relatives,
+    "tasks, in pairs": _pairs,
     "workers": _workers,
     "ended": _ended,
     "spaces": _spaces,
