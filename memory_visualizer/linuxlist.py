@@ -7,7 +7,7 @@ lives if something leads back to it, or if its own links lead to places of tasks
 the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
 """
 
-import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.linuxoffsets import COMM_SIZE, MAX_PID, Offsets, along, is_name
+from memory_visualizer.linuxoffsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
 from memory_visualizer.pagestates import PageArray, Survey
 from memory_visualizer.printable import counted
 from memory_visualizer.virtualmemory import VirtualMemory
 
 _MOST_PLACES = 1 << 10
 """Places of objects in one slab."""
+_MOST_STARTS = 16
+"""Places in slabs by which it is learned how far objects are apart."""
 _MOST_ROUNDS = 64
 """So many generations of relatives are followed."""
 _MOST_SCANS = 3
@@ -32,8 +34,6 @@ _MORE_RELATIVES = (
 _MOST_NAMED = 4
 """Places where the list is broken that are named."""
 _CACHE_LINE = 64
-_PID_SIZE = 1 << 8
-"""As much of a struct pid as is looked at."""
 
 _Addresses = NDArray[np.uint64]
 _Marks = NDArray[np.bool_]
@@ -61,11 +61,17 @@ class TaskSlabs:
         self._kernel = kernel
         self._pages = pages
         self._survey = survey
+        self.left_out = 0
+        """Places that were not told, as there are too many."""
 
-    def places(self, examples: _Addresses) -> _Addresses:
-        """Addresses of all objects of the cache that most of these are in, free ones included."""
+    def places(self, examples: _Addresses, least: int = _CACHE_LINE) -> _Addresses:
+        """Addresses of all objects of the cache that most of these are in, free ones included.
+
+        An object has `least` bytes at least. There are no more places than page frames.
+        """
         frames = self._kernel.frames(examples)
-        there = frames >= 0
+        # In a dump that is cut short the tables lead to what it does not hold.
+        there = (frames >= 0) & (frames < self._kernel.frame_count)
         examples, frames = examples[there], frames[there]
         if not len(examples):
             return examples
@@ -76,20 +82,34 @@ class TaskSlabs:
         base = bases[np.argmax(count)]  # of the direct map
         first, slabs = self._pages.in_same_cache(frames, self._survey)
         inside = (examples - base).view(np.int64) - first * PAGE_SIZE
-        starts = self._starts(inside[np.isin(first, slabs) & (inside >= 0)], slabs)
-        begin = base + slabs.astype(np.uint64) * np.uint64(PAGE_SIZE)
-        places: _Addresses = (begin[:, None] + starts.astype(np.uint64)).ravel()
+        size = self._slab_size(slabs)
+        # An example that is mapped elsewhere than in the direct map says nothing here.
+        inside = inside[np.isin(first, slabs) & (inside >= 0) & (inside < size)]
+        if not len(inside):
+            return examples[:0]
+        start, apart = _grid(inside, least)
+        starts = np.arange(start, size, apart or size)
+        kept = starts[:_MOST_PLACES]
+        most = self._kernel.frame_count // len(kept)
+        self.left_out += len(slabs) * len(starts) - len(slabs[:most]) * len(kept)
+        begin = base + slabs[:most].astype(np.uint64) * np.uint64(PAGE_SIZE)
+        places: _Addresses = (begin[:, None] + kept.astype(np.uint64)).ravel()
         return places
 
-    def _starts(self, inside: NDArray[np.int64], slabs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in a slab objects begin, if they begin at these places: all as far apart."""
-        inside = np.unique(inside)
-        if len(inside) < 2:
-            return inside
-        apart = math.gcd(*np.diff(inside).tolist())
-        pages = 1 + int(np.count_nonzero(self._survey.head == slabs[0]))
-        size = max(pages * PAGE_SIZE, int(inside[-1]) + 1)
-        return np.arange(int(inside[0]) % apart, size, apart)[:_MOST_PLACES]
+    def _slab_size(self, slabs: NDArray[np.int64]) -> int:
+        """Bytes of most of these slabs."""
+        tails = self._survey.head[np.isin(self._survey.head, slabs)]
+        _, behind = np.unique(np.append(slabs, tails), return_counts=True)
+        pages, count = np.unique(behind, return_counts=True)
+        return int(pages[np.argmax(count)]) * PAGE_SIZE if len(slabs) else 0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was not looked at, for the person at the screen."""
+        if not self.left_out:
+            return ()
+        left_out = counted(self.left_out, "place")
+        return (f"{left_out} in slabs where tasks may lie were not looked at: there are too many",)
 
     def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
         """The pids of all tasks by the struct pids that lead to them.
@@ -102,7 +122,7 @@ class TaskSlabs:
         tasks = np.array(list(sound), np.uint64)
         pids = np.array(list(sound.values()), np.uint64)
         structs, known = kernel.numbers(tasks + np.uint64(offsets.pid_struct))
-        raw, there = kernel.read_each(structs, _PID_SIZE)
+        raw, there = kernel.read_each(structs, PID_SIZE)
         agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
         if not agree.any():
             return {}
@@ -118,13 +138,33 @@ class TaskSlabs:
                 break
         if not place:
             return {}
-        structs = self.places(structs[agree])
+        structs = self.places(structs[agree], max(link + 8, offsets.number + 4))
         number, known = kernel.numbers(structs + np.uint64(offsets.number), 4)
         led, _ = kernel.numbers(structs + np.uint64(link))
         known &= (number > 0) & (number < MAX_PID) & (led > np.uint64(place))
         return dict(
             zip((led[known] - np.uint64(place)).tolist(), number[known].tolist(), strict=True)
         )
+
+
+def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
+    """Where in a slab the first object begins, and how far apart they are; 0 where not known.
+
+    Given are places in slabs where objects are said to begin. It is the distance, no less than
+    `least`, by which most of them are apart: one that is wild is outvoted.
+    """
+    values, count = np.unique(inside, return_counts=True)
+    most = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
+    values, count = values[most], count[most]
+    distances = np.unique(values[:, None] - values)
+    distances = np.unique(np.gcd.outer(distances, distances))
+    best, chosen = int(count.max()), (int(values[np.argmax(count)]), 0)
+    for apart in distances[distances >= least].tolist():
+        starts, row = np.unique(values % apart, return_inverse=True)
+        votes = np.bincount(row, count)
+        if votes.max() > best:  # of several the smallest, which leaves out nothing
+            best, chosen = int(votes.max()), (int(starts[np.argmax(votes)]), apart)
+    return chosen
 
 
 def gather(
@@ -140,17 +180,16 @@ def gather(
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(8))
         if (back == np.roll(places, 1)).all():
-            others, is_all = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
-            remarks = () if is_all else (_MORE_RELATIVES,)
+            others, remarks = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
     behind, _ = along(kernel, first, link, most, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
-    others, is_all = _others(kernel, offsets, first, tasks, most, slabs)
+    others, remarks = _others(kernel, offsets, first, tasks, most, slabs)
     tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
     roll = _joined(kernel, offsets, first, tasks)
-    return roll if is_all else replace(roll, remarks=(*roll.remarks, _MORE_RELATIVES))
+    return replace(roll, remarks=(*roll.remarks, *remarks))
 
 
 def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
@@ -228,16 +267,18 @@ def _others(
     slabs: TaskSlabs | None,
     *,
     is_broken: bool = True,
-) -> tuple[list[int], bool]:
-    """Tasks of processes that are not among these, by all other ways; and whether it is all."""
+) -> tuple[list[int], tuple[str, ...]]:
+    """Tasks of processes that are not among these, by all other ways; remarks if there are more."""
     known = {first, *tasks}
     found: list[int] = []
+    left_out: set[int] = set()
 
     def add(more: _Addresses) -> None:
         new = [task for task in dict.fromkeys(more.tolist()) if task not in known]
-        new = new[: most - len(known)]
-        known.update(new)
-        found.extend(new)
+        room = max(most - len(known), 0)
+        left_out.update(new[room:])
+        known.update(new[:room])
+        found.extend(new[:room])
 
     new, rounds = [first, *tasks], 0
     for _ in range(_MOST_SCANS if slabs else 1):
@@ -253,7 +294,13 @@ def _others(
             new = found[size:]
         if new or len(found) == before:
             break
-    return found, not new
+    remarks = [_MORE_RELATIVES] if new else []
+    if left_out:
+        remarks.append(
+            f"{counted(len(left_out), 'process', 'processes')} found beside the list left out:"
+            " there are more than any machine has"
+        )
+    return found, tuple(remarks)
 
 
 def _relatives(
@@ -284,7 +331,7 @@ def _in_slabs(
     kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
 ) -> _Addresses:
     """Tasks of processes that live, in the slabs of tasks."""
-    everywhere = slabs.places(tasks)
+    everywhere = slabs.places(tasks, offsets.comm + COMM_SIZE)
     links = np.concatenate((everywhere, tasks)) + np.uint64(offsets.tasks)
     places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
     if not len(places):
@@ -358,11 +405,15 @@ def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tupl
     }
     ends = sorted(pids[node] for node in linked - leads if 0 <= pids[node] < MAX_PID)
     begins = sorted(pids[node] for node in linked - led_to if 0 <= pids[node] < MAX_PID)
-    return [(end, next((pid for pid in begins if pid > end), MAX_PID)) for end in ends]
+    begins.append(MAX_PID)
+    return [(end, begins[bisect_right(begins, end)]) for end in ends]
 
 
 def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
-    return any(low < pid < high for low, high in gaps)
+    """Whether a pid is in one of these gaps, both of whose ends ascend."""
+    # Of those that begin before it the last one ends last.
+    row = bisect_left(gaps, (pid,)) - 1
+    return row >= 0 and pid < gaps[row][1]
 
 
 def _behind(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:

@@ -6,8 +6,9 @@ What stands side by side in all versions from 4.14 on (include/linux/sched.h: mm
 and tgid; real_parent, parent, children, sibling, group_leader) is taken to do so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,15 @@ KERNEL_THREADS_PARENT = 2
 COMM_SIZE = 16
 FIRST_COMMS = (b"swapper/0\0", b"swapper\0")
 
+PlacesLike: TypeAlias = Callable[[NDArray[np.uint64], int], NDArray[np.uint64]]
+"""Where others like some objects may lie, each of so many bytes at least."""
+
 _TASK_SIZE = 1 << 13
 """As much of a task as is looked at."""
 _LARGEST_TASK = 1 << 16
 _MEMORY_SIZE = 1 << 10
 """Likewise of an mm_struct."""
-_PID_SIZE = 1 << 8
+PID_SIZE = 1 << 8
 """Likewise of a struct pid."""
 _EXAMPLES = 512
 """Tasks by which offsets are found; the second of all has pid 1."""
@@ -42,6 +46,11 @@ _MOST_COLUMNS = 8
 _FEW_TASKS = 4
 _COLUMNS_OF_PID = 32
 """So many words behind the group's leader one leads to the struct pid."""
+_CACHE_LINE = 64
+"""Tasks begin at multiples of it."""
+_TO_SIBLING = 16
+"""From children to sibling."""
+_FEW_LETTERS = 2
 _LINKS = 40
 """From real_parent to group_leader: the parents, and heads of two lists."""
 
@@ -124,20 +133,23 @@ class Offsets:
 
 
 def offsets_by_btf(types: Btf) -> Offsets | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed."""
+    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+
+    An offset that is larger than the structure may be is none: a word of the description is wrong.
+    """
+
+    def place(structure: str, *names: str) -> int | None:
+        offset = types.offset(structure, *names)
+        return None if offset is None or offset > _LARGEST_TASK else offset
 
     def task(*names: str) -> int | None:
-        place = types.offset("task_struct", *names)
-        return None if place is None or place > _LARGEST_TASK else place
+        return place("task_struct", *names)
 
     tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
-    comm, mm, pgd = task("comm"), task("mm"), types.offset("mm_struct", "pgd")
+    comm, mm, pgd = task("comm"), task("mm"), place("mm_struct", "pgd")
     if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
         return None
-    if pgd > _LARGEST_TASK:
-        return None
-    numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr")
-    of_table = types.offset("page", "pt_mm")
+    number = _number_by_btf(types)
     return Offsets(
         tasks,
         pid,
@@ -153,23 +165,31 @@ def offsets_by_btf(types: Btf) -> Offsets | None:
         children=task("children"),
         sibling=task("sibling"),
         leader=task("group_leader"),
-        pid_struct=task("thread_pid") if numbers is not None else None,
-        number=None if numbers is None else numbers + (number or 0),
+        pid_struct=task("thread_pid") if number is not None else None,
+        number=number,
         signal=task("signal"),
-        threads=types.offset("signal_struct", "thread_head"),
+        threads=place("signal_struct", "thread_head"),
         thread=task("thread_node"),
         # Since 5.17 in a member of its own.
         kthread=task("worker_private", "set_child_tid"),
-        full_name=types.offset("kthread", "full_name"),
-        data=types.offset("kthread", "data"),
-        work=types.offset("worker", "current_work"),
-        description=types.offset("worker", "desc"),
-        pool=types.offset("worker", "pool"),
-        rescued=types.offset("worker", "rescue_wq"),
-        queue_name=types.offset("workqueue_struct", "name"),
-        owner=types.offset("mm_struct", "owner"),
-        space_of_table=of_table if of_table else types.offset("ptdesc", "pt_mm"),
+        full_name=place("kthread", "full_name"),
+        data=place("kthread", "data"),
+        work=place("worker", "current_work"),
+        description=place("worker", "desc"),
+        pool=place("worker", "pool"),
+        rescued=place("worker", "rescue_wq"),
+        queue_name=place("workqueue_struct", "name"),
+        owner=place("mm_struct", "owner"),
+        space_of_table=place("page", "pt_mm") or place("ptdesc", "pt_mm"),
     )
+
+
+def _number_by_btf(types: Btf) -> int | None:
+    """Where in a struct pid the number in the first name space stands."""
+    numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr") or 0
+    if numbers is None or numbers + number + 4 > PID_SIZE:
+        return None
+    return numbers + number
 
 
 def along(
@@ -198,27 +218,82 @@ def offsets_by_form(
     found: LinuxKernel,
     first: int,
     most: int,
-    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]] | None = None,
+    places_like: PlacesLike | None = None,
 ) -> Offsets | None:
     """Find the offsets in the tasks; None where these do not show them.
 
     `first` is the address of the first task of all, `most` how many there may be. `places_like`
     tells where others like some tasks may lie, for where their list is broken.
     """
-    kernel = found.kernel
+    for comm in _names_at(found.kernel, first):
+        if offsets := _offsets_by_names(found, first, comm, most, places_like):
+            return offsets
+    return None
+
+
+def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:
+    """Where in a task its name may stand: where the first one has its own, or most have one."""
     raw = kernel.read_far(first, _TASK_SIZE).tobytes()
-    comm = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
-    if comm < 0:
-        return None
+    known = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
+    if known >= 0:
+        yield known
+    best, place = 0, -1
+    for link in range(0, _TASK_SIZE, 8):
+        tasks = _in_ring(kernel, first, link)
+        if len(tasks) < _FEW_TASKS:
+            continue
+        contents, _ = kernel.read_each(np.array(tasks, np.uint64), _TASK_SIZE)
+        names = np.count_nonzero(_are_names(contents), axis=0)
+        if names.max() > max(best, _MOST * len(tasks)):
+            best, place = int(names.max()), int(np.argmax(names)) * 8
+    if place not in (-1, known):
+        yield place
+
+
+def _in_ring(kernel: VirtualMemory, first: int, link: int) -> list[int]:
+    """Some objects of a list through the first one, as far as each leads back."""
+    found: list[int] = []
+    at = first + link
+    while len(found) < _FEW_EXAMPLES:
+        following = kernel.number(at)
+        if following is None or not following >> 63 or kernel.number(following + 8) != at:
+            break
+        at = following
+        if at == first + link or at - link in found:
+            break
+        found.append(at - link)
+    return found
+
+
+def _are_names(contents: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """At which words of each row a name begins: some letters, and then nothing more."""
+    words = contents.reshape(len(contents), -1, 8)
+    octets = np.concatenate((words[:, :-1], words[:, 1:]), axis=2)
+    ends = np.logical_or.accumulate(octets == 0, axis=2)
+    # No text in UTF-8 has bytes as the upper ones of kernel addresses.
+    printable = (octets >= 0x20) & (octets != 0x7F) & (octets < 0xF8)
+    names: NDArray[np.bool_] = np.logical_and.reduce(printable | ends, axis=2)
+    return names & ~ends[:, :, _FEW_LETTERS - 1] & ends[:, :, -1]
+
+
+def _offsets_by_names(
+    found: LinuxKernel, first: int, comm: int, most: int, places_like: PlacesLike | None
+) -> Offsets | None:
+    """Find the offsets in tasks that have their names at this place."""
+    kernel = found.kernel
     link, tasks, is_whole = _find_link(kernel, first, comm, 2 * most)
     if len(tasks) < _FEW_TASKS and places_like:
         other, more = _find_neighbours(kernel, first, comm, places_like)
         link, tasks = (other, more) if more else (link, tasks)
+    if len(tasks) < _FEW_TASKS and (child := _first_child(kernel, first, comm)):
+        other, more, _ = _find_link(kernel, child, comm, 2 * most)
+        if len(more) >= _FEW_TASKS:
+            link, tasks, is_whole = other, [child, *(task for task in more if task != first)], False
     if not tasks:
         return None
     reached = np.array([first, *tasks], np.uint64)
     if places_like and not is_whole:
-        others = places_like(reached)[:most]
+        others = places_like(reached, comm + COMM_SIZE)[:most]
         reached = np.append(reached, others[~np.isin(others, reached)])
     examples = _Examples.read(kernel, reached, comm)
     memory = _find_memory(found, examples.words, link // 8 + 2)
@@ -291,11 +366,25 @@ def _find_link(
     return -best[1], best[2], best[3]
 
 
+def _first_child(kernel: VirtualMemory, first: int, comm: int) -> int | None:
+    """A child of the first task, where its own links are lost: `children` leads to `sibling`."""
+    for children in range(0, comm, 8):
+        sibling = kernel.number(first + children)
+        if sibling is None or not sibling >> 63 or sibling == first + children:
+            continue
+        child = sibling - children - _TO_SIBLING
+        if kernel.number(sibling + 8) == first + children and is_name(
+            kernel.read(child + comm, COMM_SIZE) or b""
+        ):
+            return child
+    return None
+
+
 def _find_neighbours(
     kernel: VirtualMemory,
     first: int,
     comm: int,
-    places_like: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
+    places_like: PlacesLike,
 ) -> tuple[int, list[int]]:
     """Where the links stand if both of the first task's neighbours are lost, and tasks.
 
@@ -307,7 +396,9 @@ def _find_neighbours(
         if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
             continue
         lost = np.array([(end or 0) - link for end in ends if end and end >> 63], np.uint64)
-        places = places_like(lost) if len(lost) == 2 else lost[:0]
+        # Words of two list_heads side by side lead to tasks, too, but not to where these begin.
+        lost = lost[lost % np.uint64(_CACHE_LINE) == 0]
+        places = places_like(lost, comm + COMM_SIZE) if len(lost) == 2 else lost[:0]
         if len(places) < _FEW_TASKS:
             continue
         tries += 1
@@ -352,10 +443,12 @@ def _find_memory(
     It is nothing, as in the first task, or the same as `active_mm` behind it.
     """
     tries = 0
-    for column in range(start, words.shape[1] - 1):
+    # First those that are nothing in the first task; but that may be the one that is damaged.
+    columns = start + np.argsort(words[0, start : words.shape[1] - 1] != 0, kind="stable")
+    for column in columns.tolist():
         mm = words[:, column]
         led = (mm >> np.uint64(63) == 1) & (mm == words[:, column + 1])
-        if mm[0] or not led.any() or np.mean(led | (mm == 0)) < _MOST:
+        if not led.any() or np.mean(led | (mm == 0)) < _MOST:
             continue
         # Of kernel threads, which may be most tasks, nothing is known: they do not count.
         if np.count_nonzero(led) < _HALF * np.count_nonzero(mm):
@@ -389,15 +482,14 @@ def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
 
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
-    """`tgid`, which is the same as `pid` before it in first threads."""
+    """`tgid`, which is the same as `pid` before it in first threads, and 0 in the first task."""
     best, place = _MOST, None
     for column in range(start, numbers.shape[1] - 1):
         pids = numbers[:, column]
-        if pids[0] or numbers[0, column + 1]:
-            continue
-        fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids)
-        distinct = len(np.unique(pids[fits]))
-        if (share := distinct / len(pids)) > best:
+        fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids) & (pids > 0)
+        fits[0] = False
+        votes = len(np.unique(pids[fits])) + (not pids[0] and not numbers[0, column + 1])
+        if (share := votes / len(pids)) > best:
             best, place = share, (column + 1) * 4
     return place
 
@@ -411,10 +503,10 @@ def _find_parents(words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: i
     best, found = _HALF, None
     for column in range(start, words.shape[1] - 1):
         parents = words[:, column]
-        if parents[0] != tasks[0] or words[0, column + 1] != tasks[0]:
-            continue
         place = np.minimum(np.searchsorted(ordered, parents), len(ordered) - 1)
-        share = float(np.mean(ordered[place] == parents))
+        fits = (ordered[place] == parents) & (words[:, column + 1] == parents)
+        fits[0] &= parents[0] == tasks[0]
+        share = float(np.mean(fits))
         if share > best:
             best, found = share, column * 8
     return found
@@ -447,7 +539,7 @@ def _find_numbers(
             continue
         if len(np.unique(pointers)) < _MOST * len(pointers):
             continue
-        raw, known = kernel.read_each(pointers, _PID_SIZE)
+        raw, known = kernel.read_each(pointers, PID_SIZE)
         same = raw.view("<u4") == own[: len(pointers), None]
         share = np.mean(same & known[:, None], axis=0)
         if share.max() > best:

@@ -99,6 +99,7 @@ def find_processes(
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.eprocess))
     frames = np.array(list(judge.tops), np.int64)[:, None]
+    remarks += slabs.remarks if slabs else ()
     return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
 
 
@@ -135,7 +136,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
         remarks.insert(0, _NO_TYPES)
     if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
         remarks.append(
-            f"{left_out:,} address spaces were left out: there are more than any machine has"
+            f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )
     return LinuxProcesses(
         tuple(unnamed(frame, space) for space, frame in enumerate(tops.tolist())),

@@ -21,6 +21,7 @@ from memory_visualizer.dump import PAGE_SIZE
 from memory_visualizer.formats.base import ahead
 from memory_visualizer.pagemap import PageState, mark_runs
 from memory_visualizer.paging import PhysicalMemory
+from memory_visualizer.printable import counted
 from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo
 
@@ -558,8 +559,8 @@ class PageArray:
         states[~self._memory.held] = PageState.ABSENT
         if unknown := np.count_nonzero(states == PageState.UNKNOWN):
             remarks.append(
-                f"the dump does not hold what its kernel knows of {unknown:,} pages; of these only"
-                " mapped ones are known to be used"
+                f"the dump does not hold what its kernel knows of {counted(int(unknown), 'page')}:"
+                " such are known to be used only where they are mapped"
             )
         if not self._flags.slab and self._slab is None:
             remarks.append("this kernel does not tell which pages are slab; they are kernel other")

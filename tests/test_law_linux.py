@@ -46,6 +46,12 @@ class World:
         """Where in the file a task lies."""
         return task.address - self.truth.direct
 
+    @property
+    def first(self) -> Task:
+        """The first task of all, which lies in the kernel's image and is shown as no process."""
+        place = self.contents.index(b"swapper/0\0") - self.truth.places["comm"]
+        return Task(0, 0, "swapper/0", address=place + self.truth.direct)
+
     def opened(self, changes: dict[int, bytes]) -> Snapshot:
         """What is understood with other bytes at some places; the file is sound again then."""
         with self.path.open("r+b") as file:
@@ -151,6 +157,15 @@ def values(world: World, width: int) -> st.SearchStrategy[bytes]:
     return st.one_of(made_of_words, st.binary(min_size=width, max_size=width))
 
 
+@pytest.mark.parametrize("octets", [bytes(16), b"\xff" * 16, b"\5" + bytes(15)], ids=bytes.hex)
+def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
+    """Where the kernel does not tell its types nothing rests on the first task alone, either."""
+    for member, place in world.truth.places.items():
+        change = octets[: WIDTHS.get(member, 8)]
+        damaged = world.opened({world.physical(world.first) + place: change})
+        assert_law(world, damaged, [world.first])
+
+
 LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -163,9 +178,9 @@ LAW = settings(
 @LAW
 @given(data=st.data())
 def test_any_bytes_in_any_member(world: World, data: st.DataObject) -> None:
-    """One member of one task is anything."""
-    number = data.draw(st.integers(0, len(world.truth.tasks) - 1))
-    task = world.truth.tasks[number]
+    """One member of one task is anything, the first task of all among them."""
+    tasks = (*world.truth.tasks, world.first)
+    task = tasks[data.draw(st.integers(0, len(tasks) - 1))]
     member = data.draw(st.sampled_from(sorted(world.truth.places)))
     octets = data.draw(values(world, WIDTHS.get(member, 8)))
     place = world.physical(task) + world.truth.places[member]

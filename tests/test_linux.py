@@ -459,8 +459,10 @@ def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
     """Then address spaces are known by the kernel's half; the picture is right all the same."""
     truth = forge_linux(tmp_path / "whole", "4.19", pti=pti)
-    contents = (tmp_path / "whole").read_bytes()
-    (tmp_path / "dump").write_bytes(contents.replace(b"swapper/0", b"zwapper/0"))
+    contents = bytearray((tmp_path / "whole").read_bytes())
+    first = contents.index(b"swapper/0\0") - truth.places["comm"]
+    contents[first : first + 8192] = bytes(8192)
+    (tmp_path / "dump").write_bytes(contents)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     np.testing.assert_array_equal(labels(snapshot), truth.classes)
     np.testing.assert_array_equal(states(snapshot), truth.states)
@@ -569,3 +571,20 @@ def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
     (tmp_path / "dump").write_bytes(contents[: len(contents) // 4 * 3])
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert snapshot.system == f"Linux {truth.era.release}"
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_cut_anywhere(era: str, tmp_path: Path) -> None:
+    """However much is left of a dump, it is painted; no process is told that there was not."""
+    truth = forge_linux(tmp_path / "whole", era, size=32 * MIB, processes=12, seed=1)
+    contents = (tmp_path / "whole").read_bytes()
+    tasks = {(task.pid, task.address) for task in truth.tasks}
+    for share in (0.5, 0.75, 0.78, 0.9):
+        frames = int(len(truth.classes) * share)
+        (tmp_path / "dump").write_bytes(contents[: frames * 4096])
+        snapshot = memory_visualizer.open(tmp_path / "dump")
+        assert len(snapshot.classes) == frames
+        named = {(one.pid, one.eprocess) for one in snapshot.processes if one.eprocess}
+        assert named <= tasks
+        if share > 0.7:
+            assert snapshot.system == f"Linux {truth.era.release}"

@@ -3,20 +3,23 @@
 test_fuzz.py shows that all of them end in a picture or a sentence.
 """
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot, kallsyms, linux, linuxtasks, paging
+from memory_visualizer import Snapshot, kallsyms, linux, linuxlist, linuxtasks, paging
 from memory_visualizer.btf import Btf
+from memory_visualizer.linuxlist import TaskSlabs
 from memory_visualizer.linuxtasks import most_tasks
+from memory_visualizer.pagestates import PageArray
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
 from memory_visualizer.virtualmemory import VirtualMemory
 from memory_visualizer.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from tests.forge.linux import MIB, LinuxTruth, forge_linux
-from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words
+from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words, each
 
 SIZE = 32 * MIB
 
@@ -63,6 +66,35 @@ def test_more_tasks_than_any_machine_has(
     assert most == SIZE // 4096 // 16 + 1024
     assert any("the list of processes is longer than any" in one for one in snapshot.remarks)
     assert sum(process.is_listed for process in snapshot.processes) <= most
+
+
+def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
+    """As many relatives are told as there may be tasks, and how many are not."""
+    snapshot = opened("tasks, in pairs", sound, tmp_path)
+    known = sum(process.eprocess != 0 for process in snapshot.processes)
+    # Owners of address spaces come to them.
+    assert known <= most_tasks(snapshot.dump) + len(sound[1].tasks)
+    assert any("found beside the list left out" in one for one in snapshot.remarks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pids_between_others(seed: int) -> None:
+    """Where the list is broken is told as by looking at each end and each beginning."""
+    rng = np.random.default_rng(seed)
+    ends, begins = (rng.integers(0, 60, 8).tolist() for _ in range(2))
+    # A task that leads on to none is an end, one that none leads to a beginning.
+    pids = [pid for pair in zip(ends, begins, strict=True) for pid in pair]
+    following = [-1 if n % 2 == 0 else (n + 1) % 16 for n in range(16)]
+    before = [-1] * 16
+    for node, high in enumerate(following):
+        if high >= 0:
+            before[high] = node
+    gaps = linuxlist._gaps(following, before, pids)
+    for pid in range(-1, 70):
+        expected = any(
+            end < pid and not any(end < begin <= pid for begin in begins) for end in ends
+        )
+        assert linuxlist._is_in(pid, gaps) == expected
 
 
 def test_more_address_spaces_than_any_machine_has(
@@ -287,3 +319,51 @@ def test_numbers_that_cannot_be(
         machine.tell({name: value})
         snapshot = memory_visualizer.open(written(words, tmp_path))
         assert snapshot.classes.size == len(words)
+
+
+@pytest.mark.parametrize("member", ["numbers", "nr", "thread_pid", "owner", "pt_mm"])
+@pytest.mark.parametrize("offset", [0x7FFFFFFF, 0x00800000, 0xFFFFFFFF])
+def test_an_offset_that_cannot_be(
+    member: str, offset: int, sound: tuple[bytes, LinuxTruth], tmp_path: Path
+) -> None:
+    """One word of the description of types is wrong: the processes are told all the same."""
+    contents, truth = sound
+    start = contents.index(b"\x9f\xeb\x01\0\x18")
+    size, text = struct.unpack_from("<II", contents, start + 12)
+    name = contents.index(b"\0" + member.encode() + b"\0", start + 24 + text) + 1
+    words = np.frombuffer(contents, "<u4", size // 4, start + 24).copy()
+    [place, *_] = np.flatnonzero(words == name - start - 24 - text)
+    words[place + 2] = offset
+    path = tmp_path / "dump"
+    path.write_bytes(contents[: start + 24] + words.tobytes() + contents[start + 24 + size :])
+    told = {(one.pid, one.ppid, one.name) for one in memory_visualizer.open(path).processes}
+    assert told == {(task.pid, task.ppid, task.full_name or task.comm) for task in truth.tasks}
+
+
+def test_one_object_does_not_decide_where_all_lie(
+    sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places in slabs are those of most; one within another, or mapped elsewhere, costs nothing."""
+    contents, truth = sound
+    words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
+    machine = Machine(words, truth)
+    machine.enlarge_image()
+    place = machine.task("thread_pid")
+    structs = np.array([machine.get(task.address + place) for task in truth.tasks], np.uint64)
+    start, frame = machine.info.symbol("_stext"), machine.kernel.frame(int(structs[0]))
+    kernel = find(written(words, tmp_path))
+    assert start
+    image = np.arange(start, start + (64 << 20), 4096, dtype=np.uint64)
+    [elsewhere, *_] = image[kernel.kernel.frames(image) == frame]
+    pages = PageArray(kernel.memory, kernel.kernel, kernel.info, kernel.btf, kernel.symbols)
+    slabs = TaskSlabs(kernel.kernel, pages, pages.survey())
+    begins = np.unique(structs // np.uint64(4096) * np.uint64(4096))
+    expected = set(each(begins, 128).tolist())
+    for wild in (structs[3] + np.uint64(24), structs[0] + np.uint64(4000), elsewhere):
+        examples = np.append(structs, wild)
+        assert set(slabs.places(examples, 100).tolist()) == expected
+    assert slabs.left_out == 0
+    monkeypatch.setattr(linuxlist, "_MOST_PLACES", 8)
+    assert len(slabs.places(structs)) == 8 * len(begins)
+    [remark] = slabs.remarks
+    assert remark.startswith(f"{(32 - 8) * len(begins)} places")

@@ -195,7 +195,7 @@ def _entries(frames: Frames, flags: int) -> Words:
     return frames.astype(np.uint64) << np.uint64(12) | np.uint64(flags)
 
 
-def _each(pages: Words, step: int) -> Words:
+def each(pages: Words, step: int) -> Words:
     """All addresses in pages, so many bytes apart."""
     addresses: Words = np.add.outer(pages, np.arange(0, PAGE, step, dtype=np.uint64))
     return addresses.ravel()
@@ -204,7 +204,7 @@ def _each(pages: Words, step: int) -> Words:
 def _dense_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
     """A task begins every 16 bytes of all unused memory."""
     machine = Machine(words, truth)
-    links = _each(machine.at(machine.unused), 16)
+    links = each(machine.at(machine.unused), 16)
     machine.words[machine.unused] = 0
     machine.link_tasks(links - np.uint64(machine.task("tasks")))
 
@@ -340,6 +340,34 @@ def _relatives(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
     machine.write(links[:1] + np.uint64(8), head)
 
 
+def _pairs(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
+    """A tree of tasks, two children each; in the list each second one leads to the next and back.
+
+    Pids ascend, so that behind each pair there may be others by their pids.
+    """
+    machine = Machine(words, truth)
+    tasks = machine.make_tasks(rng.permutation(machine.unused))
+    number = np.arange(len(tasks))
+    machine.write(tasks + np.uint64(machine.task("pid")), number % 30000 + 1000, 4)
+    links, back = tasks + np.uint64(machine.task("tasks")), np.uint64(8)
+    even, odd = links[:-1:2], links[1::2]
+    machine.write(links, 0)
+    machine.write(links + back, 0)
+    machine.write(even, odd)
+    machine.write(odd + back, even)
+    children = tasks + np.uint64(machine.task("children"))
+    siblings = tasks + np.uint64(machine.task("sibling"))
+    half = (len(tasks) - 1) // 2
+    left, right = siblings[1 : 2 * half : 2], siblings[2 : 2 * half + 1 : 2]
+    machine.write(children[:half], left)
+    machine.write(left + back, children[:half])
+    machine.write(left, right)
+    machine.write(right + back, left)
+    head = machine.symbols["init_task"] + machine.task("children")
+    machine.put(head, int(siblings[0]), int(siblings[0]))
+    machine.write(siblings[:1] + back, head)
+
+
 def _linked(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
     """All frames are said to be free and in lists, each with a head in another page."""
     machine = Machine(words, truth)
@@ -472,7 +500,7 @@ def _resources(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
     name = machine.at(machine.unused[-1:])
     machine.write(name, int.from_bytes(b"System R", "little"))
     machine.write(name + np.uint64(8), int.from_bytes(b"AM\0", "little"))
-    at = _each(machine.at(machine.unused[:-1]), 64)
+    at = each(machine.at(machine.unused[:-1]), 64)
     rows = np.zeros((len(at), 8), np.uint64)
     rows[:, 1] = len(words) * PAGE - 1
     rows[:, 2], rows[:-1, 6], rows[:, 7] = name[0], at[1:], at[0]
@@ -506,7 +534,7 @@ def _nameless(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None
     counts = np.uint64(machine.array) + machine.unused.astype(np.uint64) * np.uint64(64)
     for address in counts.tolist():
         machine.put(address + 48, 1 << 32 | 0xFFFFFFFF)
-    machine.put(machine.symbols["init_task"] + machine.task("comm") // 8 * 8, 0)
+    machine.put(machine.symbols["init_task"], *[0] * 1024)
     machine.hide_types()
 
 
@@ -517,6 +545,7 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "tasks, own tables": _own_tables,
     "tasks, distant": _distant_tasks,
     "tasks, brothers": _relatives,
+    "tasks, in pairs": _pairs,
     "workers": _workers,
     "ended": _ended,
     "spaces": _spaces,
