@@ -144,6 +144,9 @@ class Paging:
     has_habits: bool = True
     """Whether the system makes entries that lead to tables as Windows and Linux do: writable and
     accessed from the beginning, cached, of user mode wherever the levels above are."""
+    clears_accessed: bool = False
+    """Whether the system clears the accessed bit of entries that lead to tables, so as to learn
+    what is in use: Linux, since 6.1 (lru_gen, mm/vmscan.c)."""
     address: int = ADDRESS
     """Bits of an entry that are the address of what is below it."""
     user_entries: range | None = None
@@ -244,8 +247,9 @@ class Paging:
         Each may be: for a table only that counts which most of its entries are. Memory lies below
         the frame `near`.
         """
-        flags = entries & np.uint64(PRESENT | WRITE | ACCESSED | _CACHING)
-        odd: NDArray[np.bool_] = flags != PRESENT | WRITE | ACCESSED
+        usual = PRESENT | WRITE | (0 if self.clears_accessed else ACCESSED)
+        flags = entries & np.uint64(usual | _CACHING)
+        odd: NDArray[np.bool_] = flags != usual
         odd &= entries & np.uint64(PRESENT) != 0
         odd |= frames >= near
         odd &= ~self.is_large(entries, level)  # these may be read-only, and a device's
@@ -321,6 +325,7 @@ def as_linux_has_it(paging: Paging, encryption: int = 0) -> Paging:
     """
     return replace(
         paging,
+        clears_accessed=True,
         unseen=LINUX,
         address=ADDRESS & ~encryption,
         user_entries=range(paging.entries // 2),

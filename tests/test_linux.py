@@ -588,3 +588,21 @@ def test_cut_anywhere(era: str, tmp_path: Path) -> None:
         assert named <= tasks
         if share > 0.7:
             assert snapshot.system == f"Linux {truth.era.release}"
+
+
+def test_accessed_bits_are_cleared(tmp_path: Path) -> None:
+    """As Linux does in entries that lead to tables, to learn which of them are in use (lru_gen)."""
+    truth = forge_linux(tmp_path / "dump", "6.1")
+    words = np.memmap(tmp_path / "dump", np.uint64, "r+").reshape(-1, 512)
+    tables = {task.dtb // 4096 for task in truth.tasks if task.dtb and task.alive}
+    half = slice(0, 256)
+    for _ in range(3):
+        below: set[int] = set()
+        for table in tables:
+            entries = words[table, half]
+            leads = (entries & np.uint64(0x81)) == 1
+            below |= set((entries[leads] >> np.uint64(12) & np.uint64(0xFF_FFFF_FFFF)).tolist())
+            words[table, half][leads] &= ~np.uint64(0x20)
+        tables, half = below, slice(0, 512)
+    words.flush()
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
