@@ -593,7 +593,7 @@ def test_cut_anywhere(era: str, tmp_path: Path) -> None:
 def test_accessed_bits_are_cleared(tmp_path: Path) -> None:
     """As Linux does in entries that lead to tables, to learn which of them are in use (lru_gen)."""
     truth = forge_linux(tmp_path / "dump", "6.1")
-    words = np.memmap(tmp_path / "dump", np.uint64, "r+").reshape(-1, 512)
+    words = np.fromfile(tmp_path / "dump", np.uint64).reshape(-1, 512)
     tables = {task.dtb // 4096 for task in truth.tasks if task.dtb and task.alive}
     half = slice(0, 256)
     for _ in range(3):
@@ -604,5 +604,5 @@ def test_accessed_bits_are_cleared(tmp_path: Path) -> None:
             below |= set((entries[leads] >> np.uint64(12) & np.uint64(0xFF_FFFF_FFFF)).tolist())
             words[table, half][leads] &= ~np.uint64(0x20)
         tables, half = below, slice(0, 512)
-    words.flush()
+    words.tofile(tmp_path / "dump")
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
