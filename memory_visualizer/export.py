@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -199,8 +200,20 @@ def _write_parquet(
 ) -> None:
     import pyarrow.parquet
 
-    owners = Owners.join([owners for _, owners in pieces])
-    pyarrow.parquet.write_table(_arrow(snapshot, owners), file)
+    # A row group for each few pieces: all at once would take four times the snapshot's memory.
+    writer = None
+    while group := list(islice(pieces, _PIECES_OF_GROUP)):
+        frames = range(group[0][0].start, group[-1][0].stop)
+        table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]))
+        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+        del table, group
+        pyarrow.default_memory_pool().release_unused()
+    if writer:
+        writer.close()
+
+
+_PIECES_OF_GROUP = 4
 
 
 def to_arrow(snapshot: Snapshot) -> Any:
@@ -209,28 +222,32 @@ def to_arrow(snapshot: Snapshot) -> Any:
     MissingLibraryError where pyarrow is not installed.
     """
     _need("pyarrow", "an Arrow table")
-    return _arrow(snapshot, snapshot.owners)
+    return _arrow(snapshot, range(snapshot.classes.size), snapshot.owners)
 
 
-def _arrow(snapshot: Snapshot, owners: Owners) -> Any:
+def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
+    """The rows of some successive frames, and who has these."""
     import pyarrow as pa
 
-    offsets = np.searchsorted(owners.frame, np.arange(snapshot.classes.size + 1)).astype(np.int32)
+    some = slice(frames.start, frames.stop)
+    pfn = np.arange(frames.start, frames.stop)
+    offsets = np.searchsorted(owners.frame, np.append(pfn, frames.stop)).astype(np.int32)
     labels = pa.array(_LABELS)
-    classes = pa.DictionaryArray.from_arrays(pa.array(snapshot.classes.astype(np.int8)), labels)
-    pfn = np.arange(snapshot.classes.size)
+    classes = pa.DictionaryArray.from_arrays(
+        pa.array(snapshot.classes[some].astype(np.int8)), labels
+    )
     columns = (
         pa.array(pfn),
         pa.array(pfn * PAGE_SIZE),
         classes,
-        pa.array(snapshot.zero),
-        pa.array(snapshot.mapping_count),
+        pa.array(snapshot.zero[some]),
+        pa.array(snapshot.mapping_count[some]),
         pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
     if snapshot.states is not None:
-        states = pa.array(snapshot.states.astype(np.int8))
+        states = pa.array(snapshot.states[some].astype(np.int8))
         table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
