@@ -254,7 +254,7 @@ def _in_ring(kernel: VirtualMemory, first: int, link: int) -> list[int]:
     """Some objects of a list through the first one, as far as each leads back."""
     found: list[int] = []
     at = first + link
-    while len(found) < _FEW_EXAMPLES:
+    while len(found) < _FEW_SPACES:
         following = kernel.number(at)
         if following is None or not following >> 63 or kernel.number(following + 8) != at:
             break
