@@ -456,8 +456,9 @@ def _find_memory(
         pgd = _find_tables(found, np.unique(mm[led])[:_FEW_SPACES])
         if pgd is not None:
             return column * 8, pgd
-        tries += 1
-        if tries == _MOST_COLUMNS:
+        # It follows the links closely: where the first task is damaged few come before it.
+        tries += 2 if mm[0] else 1
+        if tries >= _MOST_COLUMNS:
             break
     return None
 
