@@ -733,6 +733,8 @@ class _Doubts:
     def __init__(self, states: NDArray[np.uint8] | None) -> None:
         """`states` are PageState by PFN, None where they are not known."""
         self._states = states
+        self._before: dict[tuple[PageState, ...], NDArray[np.int32]] = {}
+        """How many frames before each one are in some states."""
         self._pages = 0
         self._huge = 0
 
@@ -740,15 +742,32 @@ class _Doubts:
         """Those of these mappings that nothing speaks against."""
         if self._states is None or not len(part.frame):
             return part
-        state = self._states[part.frame]
-        wrong = np.isin(state, (PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE))
-        huge = (part.frames == _HUGE_FRAMES) & (state != PageState.HUGE_PAGE)
+        states = self._states
+        against = self._share(states, part, PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE)
+        # Drivers map what is reserved, but not together with what is not.
+        reserved = self._share(states, part, PageState.RESERVED)
+        wrong = against + np.where(reserved < 1, reserved, 0) > 1 / 2
+        huge = part.frames == _HUGE_FRAMES
+        if huge.any():
+            huge &= self._share(states, part, PageState.HUGE_PAGE) <= 1 / 2
         wrong &= ~huge
         if not (wrong | huge).any():
             return part
         self._pages += int(part.frames[wrong].sum())
         self._huge += int(np.count_nonzero(huge))
         return part.take(~(wrong | huge))
+
+    def _share(
+        self, states: NDArray[np.uint8], part: Mappings, *some: PageState
+    ) -> NDArray[np.float64]:
+        """The share of each mapping's frames that are in one of some states."""
+        if some not in self._before:
+            among = np.isin(states, some)
+            self._before[some] = np.concatenate(([0], np.cumsum(among, dtype=np.int32)))
+        before = self._before[some]
+        end = np.minimum(part.frame + part.frames, len(before) - 1)
+        share: NDArray[np.float64] = (before[end] - before[part.frame]) / part.frames
+        return share
 
     @property
     def remarks(self) -> list[str]:

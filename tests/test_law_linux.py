@@ -118,17 +118,35 @@ def frames_of(snapshot: Snapshot, addresses: set[int]) -> set[int]:
     }
 
 
+def unreachable(world: World, damaged: list[Task]) -> list[Task]:
+    """Tasks that are in no list of all, and to which both neighbours as siblings are damaged."""
+    places, lost = world.truth.places, {task.address for task in damaged}
+    found: list[Task] = []
+    for task in world.truth.tasks:
+        links = struct.unpack_from("<QQ", world.contents, world.physical(task) + places["sibling"])
+        # At the ends of the list it is the parent that leads to it.
+        leading = {
+            one.address
+            for one in (*world.truth.tasks, world.first)
+            for link in links
+            if link - one.address in (places["sibling"], places["children"])
+        }
+        if not task.listed and task not in damaged and leading <= lost:
+            found.append(task)
+    return found
+
+
 def assert_law(world: World, damaged: Snapshot, tasks: list[Task]) -> None:
     """Compare what is said of all but these tasks, and of all frames but theirs.
 
-    A process that was taken out of the list is known by few links: it, too, may be lost where
-    several others are.
+    A process that was taken out of the list is known by its siblings' links, or its parent's: it
+    may be lost, too, where all that lead to it are.
     """
     addresses = {task.address for task in tasks}
     # What nobody claims any more is shown for itself, by its page tables.
     addresses |= {-task.dtb for task in tasks if task.dtb}
     if len(tasks) > 1:
-        tasks = [*tasks, *(task for task in world.truth.tasks if not task.listed)]
+        tasks = [*tasks, *unreachable(world, tasks)]
         addresses |= {key for task in tasks for key in (task.address, -task.dtb) if key}
     assert said(damaged, apart_from=addresses) == said(world.sound, apart_from=addresses)
     for process in damaged.processes:

@@ -16,6 +16,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.pagemap import PageState
+from memory_visualizer.snapshot import _Doubts
 from tests.conftest import ROOT, real_dumps
 from tests.forge import containers
 from tests.forge.containers import write_avml, write_elf, write_kdump, write_lime
@@ -543,6 +544,36 @@ def test_mappings_that_cannot_be(small: tuple[Path, LinuxTruth], tmp_path: Path)
     np.testing.assert_array_equal(labels(snapshot), truth.classes)
     assert owned(snapshot) == truth.owners
     assert any(remark.startswith("5 pages mapped") for remark in snapshot.remarks)
+
+
+def test_a_large_mapping_of_free_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """That its first frame is in use does not save it: most of it is no process's."""
+    source, truth = small
+    words = np.fromfile(source, "<u8").reshape(-1, 512)
+    victim = next(task for task in truth.tasks if task.pid == 114)
+    table = victim.dtb // 4096
+    for _ in range(2):
+        [entry, *_] = [entry for entry in words[table, :256].tolist() if entry & 0x85 == 5]
+        table = entry >> 12 & 0xFFFFFFFF
+    place = int(np.flatnonzero(words[table] == 0)[0])
+    against = np.isin(truth.states.reshape(-1, 512), ["free", "slab", "page table"])
+    frame = 512 * int(np.flatnonzero((np.mean(against, axis=1) > 1 / 2) & ~against[:, 0])[0])
+    change = {table * 4096 + place * 8: (frame << 12 | 0xE7).to_bytes(8, "little")}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", change))
+    assert owned(snapshot) == truth.owners
+    assert any(remark.startswith("512 pages mapped") for remark in snapshot.remarks)
+
+
+def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, LinuxTruth]) -> None:
+    """If the kernel says of the first frame alone that it is free, the mapping is believed."""
+    snapshot = memory_visualizer.open(small[0])
+    assert snapshot.states is not None
+    states, mappings = snapshot.states.copy(), snapshot.mappings
+    large = mappings.frames == 512
+    states[mappings.frame[large]] = PageState.FREE
+    assert large.any()
+    kept = _Doubts(states).believed(mappings)
+    assert np.count_nonzero(kept.frames == 512) == np.count_nonzero(large)
 
 
 def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
