@@ -94,7 +94,7 @@ def find_list(
     place, or where the list is broken and their own ends lead into lost memory. `credible` are
     entries of objects that surely are processes: only these are joined for the latter reason.
     """
-    chain = _Chain(links.of)
+    chain = _Chain(links.of, credible)
     main = chain.largest(is_process)
     chain.join_led_to(main)
     chain.join_others(main)
@@ -107,8 +107,9 @@ def find_list(
 class _Chain:
     """Who stands behind and before whom, as far as that is decided."""
 
-    def __init__(self, links: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, links: dict[int, tuple[int, int]], credible: Collection[int]) -> None:
         self.links = links
+        self._credible = credible
         self.next: dict[int, int] = {}
         self.previous: dict[int, int] = {}
         self._part_of = {entry: {entry} for entry in links}
@@ -170,7 +171,7 @@ class _Chain:
             entry, direction, target = end
             if target not in self.links:
                 for other in sorted(
-                    claims.pop((entry, direction), ()), key=self._size, reverse=True
+                    claims.pop((entry, direction), ()), key=self._weight, reverse=True
                 ):
                     claimed.append((other, 1 - direction, entry))
                 continue
@@ -193,8 +194,9 @@ class _Chain:
             if answer not in self.links and self._is_free((entry, direction, target)):
                 self._decide((entry, direction, target))
 
-    def _size(self, entry: int) -> int:
-        return len(self._part_of[entry])
+    def _weight(self, entry: int) -> tuple[int, bool]:
+        """Whose word counts more: that of the larger part, and of what surely is no copy."""
+        return len(self._part_of[entry]), entry in self._credible
 
     def _is_free(self, end: _End) -> bool:
         """Whether both places are still open."""

@@ -77,7 +77,7 @@ _MOST_REMAINS = 1 << 12
 """So many places that begin as a process does, but lead to no tables, are judged."""
 _MOST_SHADOWS = 1 << 8
 """So many second tables that no object names are compared with first ones."""
-_RIGHTS = 6
+_RIGHTS = 7
 """How many of the reasons to be the owner of an address space are more than a custom."""
 _FEW_CLUES = 2
 """So many of four clues are worth to follow an object's links."""
@@ -86,6 +86,10 @@ _SURE_CLUES = 3
 _READ_AT_ONCE = 256
 _FEWEST_DIRECTORIES = 2
 _VOTERS_OF_BASE = 2
+_FEW_CANDIDATES = 8
+_FRAMES_OF_PROCESS = 64
+"""A process has so many frames at least; of dumps with more address spaces, made to waste time, not
+all memory is searched for process objects."""
 _SIZES_TRIED = 8
 _MOST_NAMED = 8
 """So many are named in one remark."""
@@ -123,13 +127,17 @@ def find_processes(
     in_use = _in_use(memory, found)
     finder = _Finder(memory, found, kernel, search)
     judged = finder.judge(in_use)
-    if judged is None or 2 * len(finder.unclaimed(judged, in_use)) > len(in_use):
+    if finder.may_be_searched and (
+        judged is None or 2 * len(finder.unclaimed(judged, in_use)) > len(in_use)
+    ):
         # What leads to the objects is lost, so these are looked for wherever they may lie.
         everywhere = AllMemory(kernel, int(kernel_space(bits_of(paging))))
         finder = _Finder(memory, found, everywhere, search)
         judged = finder.judge(in_use) or judged
     if judged is None:
         remark = "no process objects were recognised: address spaces are shown without names"
+        if not finder.may_be_searched:
+            remark += "; there are too many of these to look for objects in all memory"
         return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)), remarks=(remark,))
     known = len(found.tops)
     if len(more := finder.tops_of_objects(judged)):
@@ -173,7 +181,8 @@ class _Finder:
         memory, found, kernel = self._memory, self._found, self._kernel
         bits, known = bits_of(found.paging), self._candidates.objects
         layout = _layout(kernel, bits, known)
-        if layout is None:  # nor do they begin as processes do, perhaps
+        if layout is None and len(known) < _FEW_CANDIDATES and self.may_be_searched:
+            # Perhaps they do not begin as processes do.
             known = np.union1d(known, self._by_base(range(len(found.tops))))
             layout = _layout(kernel, bits, known)
         if layout is None:
@@ -192,6 +201,11 @@ class _Finder:
         if not len(more):
             return judged
         return _judge(self._read(layout, np.union1d(seeds, more), in_use), fits)
+
+    @property
+    def may_be_searched(self) -> bool:
+        """Whether there are no more address spaces than so much memory can have."""
+        return _FRAMES_OF_PROCESS * len(self._found.tops) <= self._memory.frame_count
 
     def _read(self, layout: Layout, seeds: NDArray[np.uint64], in_use: set[int]) -> "_Objects":
         return _Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use)
@@ -456,18 +470,23 @@ def _credible(found: dict[int, _Object], active: ActiveList) -> set[int]:
 
     A copy's threads, unlike the original's, do not lead back to it.
     """
-    taken = {found[entry].space for entry in active.main if entry in found}
     best: dict[int, int] = {}
     credible = set()
     for entry, one in sorted(
         found.items(),
-        key=lambda row: (row[0] not in active.proven, row[1].has_threads is not True, row[0]),
+        key=lambda row: (
+            row[1].has_threads is not True,
+            row[0] not in active.proven,
+            -row[1].clues,
+            row[0] not in active.main,
+            row[0],
+        ),
     ):
         if one.clues < _SURE_CLUES:
             continue
         if one.space is None:
             credible.add(entry)
-        elif one.space not in taken:
+        else:
             best.setdefault(one.space, entry)
     return credible | set(best.values())
 
@@ -674,7 +693,7 @@ def _judge(objects: _Objects, fits: Callable[[_Object], bool]) -> _Judged:
 
     claims = Counter(one.space for one in (*listed, *others))
 
-    def rank(one: _Object) -> tuple[bool, bool, bool, bool, bool, bool, int, int]:
+    def rank(one: _Object) -> tuple[bool, bool, bool, bool, int, bool, bool, int, int]:
         """The smallest is the best owner of an address space."""
         entry = one.address + offset
         return (
@@ -682,6 +701,7 @@ def _judge(objects: _Objects, fits: Callable[[_Object], bool]) -> _Judged:
             one.pid == 0,
             entry not in objects.list.proven,
             one.has_threads is False,
+            -one.clues,
             one.has_ended,
             claims[one.space] > 1 and not fits(one),
             one.created or 0,

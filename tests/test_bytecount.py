@@ -42,7 +42,10 @@ def test_with_numpy(pages: NDArray[np.uint8], many: int) -> None:
 
 def test_compiled(pages: NDArray[np.uint8]) -> None:
     """WebAssembly counts the same, however often it is called, in each thread with its own."""
-    pytest.importorskip("wasmtime", reason="the package wasmtime is not installed")
+    try:
+        import wasmtime  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # tests.elsewhere is a system unknown to it
+        pytest.skip("the package wasmtime is not installed, or does not know the system")
     count = byte_counter()
     assert count is not count_with_numpy
     for many in (PAGES_AT_ONCE, 1, 7, PAGES_AT_ONCE):

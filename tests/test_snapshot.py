@@ -25,6 +25,7 @@ from memory_visualizer.snapshot import of_mappings
 from memory_visualizer.windows import TopLevels
 from tests.forge import GIB, MIB, Truth, builds, forge, profiles
 from tests.forge.memory import PAGE_SIZE
+from tests.oddities import Image
 
 FAMILIES = {profile.family: name for name, profile in sorted(profiles().items(), reverse=True)}
 AT_LARGE = sorted(profiles()) if os.environ.get("ALL_SIZES") else sorted(FAMILIES.values())
@@ -228,9 +229,11 @@ def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
 def test_tables_without_process_objects(tmp_path: Path) -> None:
     """Where no process can be recognised, the address spaces are shown without names."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"])
-    contents = (tmp_path / "dump").read_bytes()
-    signature = profiles()["Win7SP1x64"].process_signature
-    (tmp_path / "dump").write_bytes(contents.replace(signature, bytes(4)))
+    pages = np.fromfile(tmp_path / "dump", np.uint8).reshape(-1, PAGE_SIZE)
+    image = Image(profiles()["Win7SP1x64"], truth, pages, b"")
+    for process in truth.processes:
+        image.lose_page(process.eprocess, b"\0")
+    pages.tofile(tmp_path / "dump")
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert {process.name for process in snapshot.processes} == {"(unknown)"}
     user = truth.classes(truth.alive) == "user"
