@@ -6,6 +6,7 @@ top-level table; where, is the same in every version of Windows.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,7 +276,9 @@ def find_candidates(
         found = search.places(part, words)
         if len(found) > _MAX_PLACES_IN_PART:
             found = search.places(part, words, known)
-        kept = found[:_MAX_PLACES_IN_PART]
+        kept = found
+        if len(found) > _MAX_PLACES_IN_PART:
+            kept = found[rank_among(found[:, 1]) < _PLACES_OF_PROCESS][:_MAX_PLACES_IN_PART]
         return kept, len(found) - len(kept)
 
     places = [search.found()]
@@ -346,10 +349,16 @@ def objects_by_base(
 def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """So many places, by address: the first of each table base, then the second of each."""
     found = found[np.lexsort(found.T[::-1])]
-    by_base = np.argsort(found[:, 1], kind="stable")
-    base = found[by_base, 1]
-    rank = np.arange(len(base)) - np.searchsorted(base, base)
-    return np.sort(found[by_base[np.argsort(rank, kind="stable")[:most]], 0])
+    return np.sort(found[np.argsort(rank_among(found[:, 1]), kind="stable")[:most], 0])
+
+
+def rank_among(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """For each value how many of the same stand before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    rank = np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values)) - np.searchsorted(ordered, ordered)
+    return rank
 
 
 def virtual_places(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:

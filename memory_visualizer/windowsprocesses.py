@@ -56,6 +56,7 @@ from memory_visualizer.processsearch import (
     is_in,
     objects_by_base,
     pointed_to,
+    rank_among,
     virtual_places,
 )
 from memory_visualizer.windows import (
@@ -280,10 +281,7 @@ def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Lay
     have a base each.
     """
     base = numbers_at(kernel, objects, TABLE_BASE[bits], bits // 8)
-    order = np.argsort(base, kind="stable")
-    rank = np.empty(len(base), np.int64)
-    rank[order] = np.arange(len(base)) - np.searchsorted(base[order], base[order])
-    objects = objects[rank < _VOTERS_OF_BASE]
+    objects = objects[rank_among(base) < _VOTERS_OF_BASE]
     if layout := find_links(kernel, bits, objects):
         return layout
     sizes = kernel.read(objects, 4)[:, 2]
