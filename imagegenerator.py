@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from memory_visualizer.colouring import by_class
-from memory_visualizer.command import (
+from memory_visualizer.cli.command import (
     Parser,
     add_picture_options,
     check_default_picture,
@@ -23,13 +22,14 @@ from memory_visualizer.command import (
     say,
     write_picture,
 )
-from memory_visualizer.dump import Dump, check_file, open_dump
+from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import reading
+from memory_visualizer.export.textmap import MappedFrames, read_mapped_frames
+from memory_visualizer.formats.opening import Dump, check_file, open_dump
 from memory_visualizer.output import STANDARD_OUTPUT
-from memory_visualizer.pagemap import classify
-from memory_visualizer.palette import PALETTES
-from memory_visualizer.progress import ProgressLine
-from memory_visualizer.textmap import MappedFrames, read_mapped_frames
+from memory_visualizer.picture.colouring import by_class
+from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.snapshot.pagemap import classify
 
 PROGRAM = "imagegenerator.py"
 IMAGES = Path(__file__).resolve().parent / "images"

@@ -127,7 +127,7 @@ demo() {
     quietly memviz_in_its_shell --front-door="$root/images" --check "${options[@]}" -- "$dump" ||
         exit $?
     step "Writing the memory of a small Windows 10 machine, dumps/demo.raw"
-    run in_checkout "$python3_environment/bin/python" -m tests.forge Win10x64_17763 "$dump" \
+    run in_checkout "$python3_environment/bin/python" -m tests.synth Win10x64_17763 "$dump" \
         --size 64M || step_failed $? "writing it"
     step "Painting it with memviz"
     paint_with_memviz "$dump" "${options[@]}"

@@ -16,9 +16,9 @@ from statistics import median
 
 from bench.measure import Cost, run
 from bench.readme import put_table
-from tests.forge import MIB
 from tests.fuzz.cases import workplace
 from tests.fuzz.crafted import CRAFTED, crafted, sound
+from tests.synth import MIB
 
 _TIMES = 2
 _MEMORY = 300

@@ -20,7 +20,7 @@ from statistics import median
 
 from bench.measure import ROOT, Cost, run
 from bench.readme import put_table
-from tests.forge import GIB, forge, profiles
+from tests.synth import GIB, forge, profiles
 
 OFFSETS = (0, 1, 2, 4)
 MOST = 1.2

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.measure import ROOT, run
 from bench.readme import put_table
-from tests.forge import GIB, MIB, forge, profiles
+from tests.synth import GIB, MIB, forge, profiles
 
 BASE_MIB = 120
 BYTES_A_FRAME = 12

@@ -23,10 +23,10 @@ from playwright.sync_api import sync_playwright
 
 import memory_visualizer
 from bench.readme import put_table
-from memory_visualizer.contents import entropy
+from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.viewer import write_page
 from tests.conftest import CHROMIUM
-from tests.forge import GIB, forge, profiles
+from tests.synth import GIB, forge, profiles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

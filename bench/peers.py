@@ -26,9 +26,9 @@ import numpy as np
 
 from bench.measure import ROOT, Cost, run
 from bench.readme import put_table
-from tests.forge import GIB, MIB, forge, profiles
-from tests.forge.isf import write_symbols
-from tests.forge.linux import forge_linux
+from tests.synth import GIB, MIB, forge, profiles
+from tests.synth.isf import write_symbols
+from tests.synth.linux import forge_linux
 
 PLOT = ROOT / "bench/growth.svg"
 PROFILE = "Win10x64_17763"

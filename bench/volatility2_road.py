@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.pagemap import PageClass, classify
-from memory_visualizer.palette import DEFAULT
-from tests.forge import GIB, KERNEL, forge, profiles
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.snapshot.pagemap import PageClass, classify
 from tests.simple_walker import walk
+from tests.synth import GIB, KERNEL, forge, profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "Win7SP1x64"

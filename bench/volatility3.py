@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.readme import put_table
-from tests.forge import GIB, forge, profiles
-from tests.forge.isf import write_symbols
+from tests.synth import GIB, forge, profiles
+from tests.synth.isf import write_symbols
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "Win10x64_17763"

@@ -7,10 +7,10 @@ snapshot.owners_of(42)  # the processes that have page frame 42, and where
 """
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, MemoryVisualizerError
-from memory_visualizer.owners import Owners
-from memory_visualizer.pagemap import PageClass, PageState
-from memory_visualizer.process import Process
-from memory_visualizer.snapshot import Snapshot, open  # noqa: A004
+from memory_visualizer.snapshot.owners import Owners
+from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot, open  # noqa: A004
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from memory_visualizer.cli import main
+from memory_visualizer.cli.memviz import main
 
 sys.exit(main())

@@ -15,10 +15,10 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import PAGE_SIZE, Dump, Words
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, merge_runs
-from memory_visualizer.pagemap import distinct
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
     ADDRESS,
@@ -37,8 +37,8 @@ from memory_visualizer.paging import (
     read_tables,
 )
 from memory_visualizer.printable import counted
-from memory_visualizer.vmcoreinfo import VmcoreInfo
-from memory_visualizer.windows import share_kernel
+from memory_visualizer.snapshot.pagemap import distinct
+from memory_visualizer.windows.toplevels import share_kernel
 
 _Result = TypeVar("_Result")
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from memory_visualizer import __version__, notdumps
-from memory_visualizer.dump import PAGE_SIZE, is_dump
+from memory_visualizer import __version__
+from memory_visualizer.formats import notdumps
+from memory_visualizer.formats.opening import PAGE_SIZE, is_dump
 from memory_visualizer.printable import binary_size
 
 NAME = "Memory Visualizer"

@@ -1,7 +1,7 @@
 """Makes Python here as poor as Windows' is, to test that the program needs nothing of Linux alone.
 
     python -X warn_default_encoding -m tests.elsewhere memviz DUMP      a command
-    python -m pytest -p tests.elsewhere tests/test_formats.py           tests
+    python -m pytest -p tests.elsewhere tests/formats/test_formats.py           tests
 
 What Windows' Python does not have (library reference, "Availability") is taken away: names of `os`,
 `signal` and `mmap`, modules, the C library by ``ctypes.CDLL(None)``, ``/proc``. mmap takes no
@@ -145,7 +145,7 @@ if __name__ == "__main__":
     leave()
     command, *sys.argv[1:] = sys.argv[1:]
     if command == "memviz":
-        from memory_visualizer.cli import main
+        from memory_visualizer.cli.memviz import main
 
         sys.exit(main())
     sys.argv[0] = command

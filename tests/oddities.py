@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 import memory_visualizer
 from tests import simple_walker
-from tests.forge import MIB, Truth, builds, forge, profiles
-from tests.forge.kernel import IMAGE_TIME
-from tests.forge.memory import PAGE_SIZE
-from tests.forge.profiles import Profile
-from tests.forge.truth import Process
+from tests.synth import MIB, Truth, builds, forge, profiles
+from tests.synth.kernel import IMAGE_TIME
+from tests.synth.memory import PAGE_SIZE
+from tests.synth.profiles import Profile
+from tests.synth.truth import Process
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "XP x86": ("WinXPSP2x86", {}),

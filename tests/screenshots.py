@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import memory_visualizer
-from memory_visualizer.contents import entropy
+from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.viewer import write_page
 from tests.conftest import CHROMIUM, ROOT
-from tests.forge import MIB, forge, profiles
+from tests.synth import MIB, forge, profiles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,11 +10,11 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
-from memory_visualizer.dump import open_dump
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.pagemap import PageClass
-from tests.forge import MIB, Truth, forge, profiles
-from tests.forge.linux import forge_linux
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.snapshot.pagemap import PageClass
+from tests.synth import MIB, Truth, forge, profiles
+from tests.synth.linux import forge_linux
 
 PAGE = 4096
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.forge import MIB, containers, forge, profiles
+from tests.synth import MIB, containers, forge, profiles
 
 
 @pytest.fixture(scope="module")

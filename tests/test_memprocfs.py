@@ -11,8 +11,8 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
-from tests.forge import MIB, Truth, forge, profiles
-from tests.forge.memory import PAGE_SIZE
+from tests.synth import MIB, Truth, forge, profiles
+from tests.synth.memory import PAGE_SIZE
 
 NAMES = [name for name, p in profiles().items() if p.bits == 64 and p.version >= (6, 0)]
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import memory_visualizer
-from memory_visualizer import export, output, viewer
-from memory_visualizer.colouring import by_class
+from memory_visualizer import output, viewer
+from memory_visualizer.export import tables as export
 from memory_visualizer.output import (
     GENERATOR,
     LARGEST_REPLACED,
@@ -23,10 +23,11 @@ from memory_visualizer.output import (
     is_own,
     whole_file,
 )
-from memory_visualizer.palette import DEFAULT
-from memory_visualizer.picture import picture_of, texts_of, write_png
-from memory_visualizer.snapshot import Snapshot
-from tests.forge import MIB, containers, forge, profiles
+from memory_visualizer.picture.colouring import by_class
+from memory_visualizer.picture.painting import picture_of, texts_of, write_png
+from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.snapshot.snapshot import Snapshot
+from tests.synth import MIB, containers, forge, profiles
 
 OLD = f'{{\n  "generator": "{GENERATOR}"\n}}\n'.encode()
 """What an output of this program may hold: it may be replaced."""
@@ -61,7 +62,7 @@ def test_ended_from_outside(number: signal.Signals, code: int, tmp_path: Path) -
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from memory_visualizer.command import run
+from memory_visualizer.cli.command import run
 from memory_visualizer.output import whole_file
 
 def work():
@@ -157,7 +158,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from memory_visualizer.command import run
+from memory_visualizer.cli.command import run
 sys.exit(run("test", lambda: os.kill(os.getpid(), signal.SIGHUP) or 7))
 """
     arguments = ["nohup", sys.executable, "-c", program]
@@ -382,7 +383,7 @@ def test_without_signals_of_unix(tmp_path: Path) -> None:
     """Windows has neither SIGHUP nor SIGBUS, and no C library under that name."""
     program = """
 import ctypes, signal, sys
-from memory_visualizer.command import run
+from memory_visualizer.cli.command import run
 del signal.SIGHUP, signal.SIGBUS
 ctypes.CDLL = None
 sys.platform = "win32"

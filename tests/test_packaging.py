@@ -12,7 +12,7 @@ from PIL import Image
 
 from memory_visualizer import __version__
 from tests.conftest import ROOT
-from tests.forge import MIB, forge, profiles
+from tests.synth import MIB, forge, profiles
 
 
 def files(package: Path) -> set[Path]:

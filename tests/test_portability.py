@@ -10,7 +10,7 @@ from PIL import Image
 
 from memory_visualizer.formats.files import open_pages
 from tests.conftest import ROOT
-from tests.forge import MIB, containers, forge, profiles
+from tests.synth import MIB, containers, forge, profiles
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.forge import MIB, Truth, forge, profiles
-from tests.forge.profiles import builds
-from tests.forge.truth import INJECTED_PAGES
+from tests.synth import MIB, Truth, forge, profiles
+from tests.synth.profiles import builds
+from tests.synth.truth import INJECTED_PAGES
 
 SCRIPT = ROOT / "visualizer.sh"
 BANNER = "Volatility Foundation Volatility Framework 2.6.1"

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer.export import write_text_map
+from memory_visualizer.export.tables import write_text_map
 from memory_visualizer.paging import SHARED
-from tests.forge import GIB, MIB, Truth, forge, profiles
-from tests.forge.memory import PAGE_SIZE
+from tests.synth import GIB, MIB, Truth, forge, profiles
+from tests.synth.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(profiles())

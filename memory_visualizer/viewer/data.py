@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.dump import PAGE_SIZE
-from memory_visualizer.owners import OwnedPages, address_in, changes
+from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.paging import most_mappings
-from memory_visualizer.snapshot import Snapshot
+from memory_visualizer.snapshot.owners import OwnedPages, address_in, changes
+from memory_visualizer.snapshot.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.objects import utility
 from volatility3.plugins.linux import pslist
 
-from memory_visualizer.process import Process
-from memory_visualizer.volatility3 import LinuxVisualizer, options, table_base
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.volatility3.visualizer import LinuxVisualizer, options, table_base
 
 vollog = logging.getLogger(__name__)
 

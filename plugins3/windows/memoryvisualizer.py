@@ -14,7 +14,7 @@ from volatility3.framework.configuration import requirements
 from volatility3.plugins.windows import info, pslist
 
 from memory_visualizer import Process
-from memory_visualizer.volatility3 import Visualizer, options, table_base
+from memory_visualizer.volatility3.visualizer import Visualizer, options, table_base
 
 vollog = logging.getLogger(__name__)
 

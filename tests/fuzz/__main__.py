@@ -35,7 +35,11 @@ from tests.fuzz.worker import Worker, worker_of_its_own
 REGRESSIONS = Path(__file__).parent / "regressions.json"
 """Every case that ever failed."""
 ROOT = Path(__file__).parents[2]
-LAWS = ("tests/test_odd_processes.py", "tests/test_law_linux.py", "tests/test_smear.py")
+LAWS = (
+    "tests/windows/test_odd_processes.py",
+    "tests/linux/test_law.py",
+    "tests/paging/test_smear.py",
+)
 """Each runs with fewer examples in CI."""
 _TIMES = 2
 _NOISE = 0.05

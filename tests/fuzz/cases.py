@@ -14,8 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 import imagegenerator
-from memory_visualizer import cli
-from memory_visualizer.colouring import COLOURINGS
+from memory_visualizer.cli import memviz as cli
+from memory_visualizer.picture.colouring import COLOURINGS
 from tests.fuzz.seeds import CONTAINERS, PAGE, SYSTEMS, Seed, seed
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, 2**32 - 1, 1 << 52, 2**63 - 1, 2**64 - 1)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.forge import Profile, forge, profiles
-from tests.forge.linux import LinuxTruth, forge_linux
 from tests.fuzz.crafted_linux import CRAFTED_LINUX
 from tests.fuzz.crafted_linux import Spoiler as LinuxSpoiler
+from tests.synth import Profile, forge, profiles
+from tests.synth.linux import LinuxTruth, forge_linux
 
 PAGE = 4096
 _OWN = 0x1ED

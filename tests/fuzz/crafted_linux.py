@@ -10,10 +10,10 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from memory_visualizer.dump import Dump
-from memory_visualizer.linux import find_kernel
-from memory_visualizer.vmcoreinfo import VmcoreInfo
-from tests.forge.linux import LinuxTruth
+from memory_visualizer.formats.opening import Dump
+from memory_visualizer.linux.kernel import find_kernel
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from tests.synth.linux import LinuxTruth
 
 PAGE = 4096
 _USER, _KERNEL, _LARGE = 0x67, 0x63, 1 << 7

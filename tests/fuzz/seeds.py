@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from memory_visualizer import cli
-from tests.forge import MIB, builds, containers, forge, profiles
-from tests.forge.linux import forge_linux
+from memory_visualizer.cli import memviz as cli
+from tests.synth import MIB, builds, containers, forge, profiles
+from tests.synth.linux import forge_linux
 
 PAGE = 4096
 

@@ -1,7 +1,7 @@
-"""Write the structure layouts that tests/forge needs, from Volatility 2's own profile objects.
+"""Write the structure layouts that tests/synth needs, from Volatility 2's own profile objects.
 
     vol.py --plugins=tests/volatility2 -f README.md --profile=WinXPSP2x86 profilelayouts \
-        > tests/forge/profiles.json
+        > tests/synth/profiles.json
 
 (Volatility wants some file and some profile; neither is looked at.)
 

@@ -1,7 +1,7 @@
-"""Write the table of Windows profiles that memory_visualizer.volatility2 reads, from Volatility 2.
+"""Write the table of Windows profiles that export/volatility2.py reads, from Volatility 2.
 
     vol.py --plugins=tests/volatility2 -f README.md --profile=WinXPSP2x86 profiletable \
-        > memory_visualizer/volatility2profiles.json
+        > memory_visualizer/export/volatility2profiles.json
 
 (Volatility wants some file and some profile; neither is looked at.)
 

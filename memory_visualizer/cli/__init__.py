@@ -1,0 +1,1 @@
+"""The commands: `memviz`, and what it shares with `imagegenerator.py`."""

@@ -1,0 +1,332 @@
+"""What the commands have in common: exit codes, options for the picture, sentences on stderr."""
+
+import argparse
+import errno
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer import __version__
+from memory_visualizer.cli.allocation import give_back_large_blocks
+from memory_visualizer.errors import (
+    BadInputError,
+    DamagedInputError,
+    MemoryVisualizerError,
+    reading,
+)
+from memory_visualizer.formats import vmware
+from memory_visualizer.formats.opening import Dump, fingerprint
+from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
+from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.layout import LAYOUTS
+from memory_visualizer.picture.legend import legend, legend_lines
+from memory_visualizer.picture.painting import (
+    MOST_ENTRIES,
+    fingerprint_in,
+    picture_of,
+    texts_of,
+    write_png,
+)
+from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.printable import binary_size, printable
+
+MAX_WIDTH = 65_535
+MAX_SCALE = 64
+
+
+def run(program: str, action: Callable[[], int]) -> int:
+    """Run a command's work and return the exit code; each error becomes one sentence."""
+    # A stream that was closed before the program began is None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    give_back_large_blocks()
+    _end_on_bus_error(program)
+    # Ended from outside, leave nothing half written behind.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(
+            signal, name, None
+        )  # Windows has no SIGHUP; nohup ignores it, and means it
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        code = action()
+        sys.stdout.flush()
+    except DamagedInputError as error:
+        return _fail(program, 2, f"{error} (--lenient paints what can be painted)")
+    except BadInputError as error:
+        return _fail(program, 2, str(error))
+    except BrokenPipeError:  # nobody reads the summary
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+        return _fail(program, 1, cannot_write(error))
+    except (MemoryVisualizerError, MemoryError) as error:
+        return _fail(program, 1, str(error) or "out of memory")
+    except KeyboardInterrupt:
+        return _fail(program, 130, "interrupted")
+    return code
+
+
+def _end_on_bus_error(program: str) -> None:
+    """Have a sentence said where a mapped file is cut in the very moment in which it is read.
+
+    The processor's exception then cannot become one of Python's (see formats.mapped): a handler of
+    Python's own would return to the same read for ever, so this one ends the process. On Windows a
+    mapped file cannot be cut, and there is no such signal.
+    """
+    if not hasattr(signal, "SIGBUS"):
+        return
+    import ctypes
+
+    def end(_: int) -> None:
+        sentence = f"{program}: the dump got shorter, or its disk failed, while it was read\n"
+        os.write(2, sentence.encode())
+        os._exit(2)
+
+    global _on_bus_error
+    _on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    libc.signal(signal.SIGBUS, ctypes.cast(_on_bus_error, ctypes.c_void_p))
+
+
+_on_bus_error: object = None
+"""Kept, as the C library does not keep it."""
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing on standard output once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def cannot_write(error: OSError) -> str:
+    """Say what could not be written, and why; an error without a file is standard output's."""
+    return f"cannot write {error.filename or 'standard output'}: {error.strerror or error}"
+
+
+def say(program: str, sentence: str) -> None:
+    """Tell something on stderr, in the program's name."""
+    print(f"{program}: {printable(sentence)}", file=sys.stderr)
+
+
+def _fail(program: str, code: int, sentence: str) -> int:
+    say(program, sentence)
+    return code
+
+
+class Steps:
+    """Tells on stderr how long each step took, if that is asked for."""
+
+    def __init__(self, program: str, *, verbose: bool) -> None:
+        self._program = program
+        self._verbose = verbose
+        self._before = time.monotonic()
+
+    def done(self, what: str) -> None:
+        """Tell that a step is done; what was done since the last one is it."""
+        now = time.monotonic()
+        if self._verbose:
+            say(self._program, f"{now - self._before:.2f} s: {what}")
+        self._before = now
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong option in one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and end the program with 2."""
+        self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help lists all options)\n")
+
+
+def output(*endings: str) -> Callable[[str], Path]:
+    """The type of an option that names an output: a path with one of these endings, or ``-``."""
+
+    def parse(text: str) -> Path:
+        if text == "-" or is_standard_output(Path(text)):
+            return STANDARD_OUTPUT
+        if Path(text).suffix.lower() not in endings:
+            known = endings[0] if len(endings) == 1 else f"one of {', '.join(endings)}"
+            raise argparse.ArgumentTypeError(
+                f"must end in {known}, or be - for standard output; not {text}"
+            )
+        return Path(text)
+
+    return parse
+
+
+def _palette(text: str) -> str:
+    """A palette's name; other ways to write it are taken, too."""
+    alike = text.lower().replace("colorblind", "colour-blind").replace("color-", "colour-")
+    return "colour-blind" if alike == "colourblind" else alike
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command which paints has."""
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="rows",
+        help="where a page's pixel lies: in rows from top left, or along Hilbert's curve, which"
+        " keeps neighbours together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--width",
+        metavar="N",
+        type=_width,
+        help="pages in a row (default: the smallest square that holds all pages)",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="N",
+        type=_scale,
+        default=1,
+        help="N by N pixels for each page (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--palette",
+        choices=PALETTES,
+        type=_palette,
+        default="default",
+        help="colours (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--legend",
+        action="store_true",
+        help="draw title and legend below the picture, addresses at its left",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files that this program did not write, too; but none that may be a dump",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WIDTH:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_WIDTH}")
+    return int(text)
+
+
+def check_picture_options(options: argparse.Namespace) -> None:
+    """BadInputError where options of add_picture_options contradict one another."""
+    if options.width and options.layout != "rows":
+        raise BadInputError(
+            "--width is for rows; along Hilbert's curve the number of pages decides it"
+        )
+
+
+def _scale(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_SCALE}")
+    return int(text)
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool = False) -> None:
+    """Refuse outputs that cannot be written, or that would replace what must stay.
+
+    That is an input, another of the outputs, or what output.check_target refuses. BadInputError or
+    OSError.
+    """
+    # What must stay in any case is said first.
+    for path in outputs:
+        for source in chain.from_iterable(map(_files_of, inputs)):
+            with reading(source):
+                if path.exists() and source.exists() and path.samefile(source):
+                    raise BadInputError(f"{path} is an input and must not be replaced")
+    targets = [check_target(path, force=force) for path in outputs]
+    for path, target in zip(outputs, targets, strict=True):
+        if targets.count(target) > 1:
+            name = "standard output" if path == STANDARD_OUTPUT else path
+            raise BadInputError(f"{name} is named for more than one output")
+
+
+def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> None:
+    """FileExistsError where a picture that nobody has named would replace one of another dump.
+
+    Dumps in different folders often have the same name.
+    """
+    if force or not path.is_file() or not is_own(path):
+        return
+    if fingerprint_in(path) != fingerprint(dump):
+        raise FileExistsError(
+            errno.EEXIST,
+            "it is there, and of another dump; -o names another file, --force replaces it",
+            str(path),
+        )
+
+
+def check_terminal(picture: Path) -> None:
+    """BadInputError where a picture would be written to a terminal."""
+    if picture == STANDARD_OUTPUT and sys.stdout.isatty():
+        raise BadInputError("a picture is not written to a terminal; name a file, or redirect it")
+
+
+def _files_of(source: Path) -> list[Path]:
+    """The files in which an input may lie: one, but two of VMware's (see formats.vmware)."""
+    suffixes = (vmware.RAM_SUFFIX, *vmware.STATE_SUFFIXES)
+    if source.suffix.lower() not in suffixes:
+        return [source]
+    return [source, *map(source.with_suffix, suffixes)]
+
+
+def write_picture(
+    options: argparse.Namespace,
+    output: Path,
+    dump: Dump,
+    colouring: Colouring,
+    *,
+    dimmed: NDArray[np.bool_] | None = None,
+) -> str:
+    """Paint with the options of add_picture_options and write the PNG.
+
+    `dimmed` tells the frames to be shown pale. Returns a line that says what was written; OSError
+    when it cannot be, BadInputError when the picture would be too large.
+    """
+    scale: int = options.scale
+    picture = picture_of(
+        dump,
+        colouring,
+        layout=options.layout,
+        width=options.width,
+        scale=scale,
+        dimmed=dimmed,
+        legend=options.legend,
+    )
+    left, top, right, bottom = picture.box
+    shape = f"{right - left:,} x {bottom - top:,} pixels"
+    each = "one" if scale == 1 else f"{scale} x {scale}"
+    size = binary_size(dump.size)
+    name = printable(dump.path.name)
+    texts = texts_of(dump, colouring, picture, options.layout, fingerprint=fingerprint(dump.path))
+    write_png(output, picture.image(), texts, force=options.force)
+    return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
+
+
+def shown(output: Path) -> str:
+    """An output's name, for the person at the screen."""
+    return "standard output" if output == STANDARD_OUTPUT else printable(str(output))
+
+
+def legend_text(colouring: Colouring, screen: TextIO) -> str:
+    """The legend for the terminal: each colour with its meaning, its pages and their share."""
+    entries = legend(colouring, MOST_ENTRIES)
+    return "\n".join(legend_lines(entries, ansi=_shows_colours(screen)))
+
+
+def _shows_colours(screen: TextIO) -> bool:
+    return screen.isatty() and not os.environ.get("NO_COLOR")

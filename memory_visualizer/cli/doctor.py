@@ -1,0 +1,99 @@
+"""What of the program's optional parts is there, and how to get what is missing."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_DISTRIBUTION = "memory-visualizer"
+"""This program's own name among packages."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that the program can use."""
+
+    name: str
+    purpose: str
+    found: str | None
+    """Its version or place; None where it is missing."""
+    remedy: str
+    """How to get it."""
+    is_needed: bool = False
+    """Whether nothing works without it."""
+
+
+def examine() -> list[Part]:
+    """Look for all parts on this machine; nothing is started or changed."""
+    return [
+        *_needed_packages(),
+        _package("lzallright", "kdump files with LZO"),
+        _package("wasmtime", "entropy, faster"),
+        _package("pyarrow", "Parquet tables, Arrow"),
+        _package("pandas", "DataFrames"),
+        _package("volatility3", "plugins3, for Volatility 3"),
+        _program("Volatility 2", "visualizer.sh with a profile", _volatility2, _get_volatility2()),
+        _program("Chromium", "the tests of the page", _chromium, "apt install chromium"),
+    ]
+
+
+def _needed_packages() -> list[Part]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    return [
+        Part("Python", "everything", python, "3.11 or later", is_needed=True),
+        _package("numpy", "everything", is_needed=True),
+        _package("pillow", "pictures", is_needed=True),
+        _package("tqdm", "progress on a terminal", is_needed=True),
+        _package("cramjam", "compressed AVML and kdump files", is_needed=True),
+    ]
+
+
+def _package(name: str, purpose: str, *, is_needed: bool = False) -> Part:
+    try:
+        found: str | None = version(name)
+    except PackageNotFoundError:
+        found = None
+    return Part(name, purpose, found, how_to_get(name), is_needed)
+
+
+def how_to_get(package: str) -> str:
+    """How to install a package beside this copy of the program, in the way that it came itself."""
+    prefix = Path(sys.prefix)
+    if (prefix / "pipx_metadata.json").exists():
+        return f"pipx inject {_DISTRIBUTION} {package}"
+    if (prefix / "uv-receipt.toml").exists():
+        return f"uv pip install --python {_quoted(sys.executable)} {package}"
+    return f"{_quoted(sys.executable)} -m pip install {package}"
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path
+
+
+def _program(name: str, purpose: str, find: Callable[[], str | None], remedy: str) -> Part:
+    return Part(name, purpose, find(), remedy)
+
+
+def _get_volatility2() -> str:
+    script = CHECKOUT / "visualizer.sh"
+    if not script.is_file():  # a copy that pip, pipx or uv installed
+        return "visualizer.sh --setup, which is in this program's source"
+    return f"{_quoted(str(script))} --setup, which needs a Python 2.7 (pyenv install 2.7.18)"
+
+
+def _volatility2() -> str | None:
+    """The vol.py that visualizer.sh would take: the user's choice, the PATH's, its own."""
+    own = CHECKOUT / ".venv-volatility2/bin/vol.py"
+    return (
+        os.environ.get("VOLATILITY")
+        or shutil.which("vol.py")
+        or (str(own) if own.is_file() else None)
+    )
+
+
+def _chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser")

@@ -1,0 +1,576 @@
+"""The command line: ``memviz DUMP``."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from functools import cache, partial
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer import __version__
+from memory_visualizer.cli.command import (
+    Parser,
+    Steps,
+    add_picture_options,
+    cannot_write,
+    check_default_picture,
+    check_outputs,
+    check_picture_options,
+    check_terminal,
+    legend_text,
+    output,
+    run,
+    say,
+    shown,
+    write_picture,
+)
+from memory_visualizer.cli.progress import ProgressLine
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.export.tables import (
+    TABLE_FORMATS,
+    check_table,
+    dump_holes,
+    write_json,
+    write_table,
+    write_text_map,
+)
+from memory_visualizer.export.volatility2 import profiles_of, why_unknown
+from memory_visualizer.formats.digest import FileHash
+from memory_visualizer.formats.opening import PAGE_SIZE, check_file
+from memory_visualizer.output import STANDARD_OUTPUT, whole_file
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
+from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
+from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.snapshot.snapshot import open as open_snapshot
+from memory_visualizer.unknown.contents import looks_like
+
+PROGRAM = "memviz"
+WRITE_ERROR = 1
+"""Exit code where not all that was asked for could be written."""
+NO_SYSTEM = 3
+"""Exit code where neither Windows nor Linux was found in the dump."""
+
+DESCRIPTION = """\
+Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
+whose it is. The dump may be raw, LiME, AVML, an ELF core, kdump, a Windows
+crash dump or VMware's, of Windows or of Linux; no profile and no symbols are
+needed.
+"""
+
+EXAMPLES = """\
+examples:
+  memviz xp.raw              print a summary, paint xp.raw.png in this folder
+  memviz memory.lime -o memory.png --legend
+  memviz win10.vmem --name '^lsass' -o lsass.png
+  memviz xp.raw --html xp.html
+  memviz xp.raw --table pages.csv --json summary.json --map xp.map
+  memviz xp.raw --hash --json - | jq .sha256
+  memviz doctor              which optional parts are there, how to get more
+
+exit codes:
+  0    painted, and all else that was asked for is written
+  1    something could not be written (a sentence says what), or another error
+  2    bad input or usage
+  3    neither Windows nor Linux found; zeros and data are painted all the same
+  130  interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if list(arguments) == ["doctor"]:
+        return run(PROGRAM, _doctor)
+    options = _parser().parse_args(arguments)
+    return run(PROGRAM, lambda: _visualize(options))
+
+
+def _doctor() -> int:
+    """Say which optional parts are there, and how to get the others."""
+    from memory_visualizer.cli.doctor import examine  # here, since no dump needs it
+
+    parts = examine()
+    print(f"memviz {__version__}")
+    names, places = ([getattr(part, field) or "-" for part in parts] for field in ("name", "found"))
+    name_width, place_width = (max(map(len, texts)) for texts in (names, places))
+    for part, name, place in zip(parts, names, places, strict=True):
+        line = f"  {name:<{name_width}}  {printable(place):<{place_width}}  {part.purpose}"
+        print(line if part.found else f"{line}: {part.remedy}")
+    missing = [part.name for part in parts if part.is_needed and not part.found]
+    if missing:
+        sys.stdout.flush()
+        say(PROGRAM, f"missing, and needed: {', '.join(missing)}")
+        return WRITE_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PICTURE",
+        type=output(".png"),
+        help="the PNG to write (default: DUMP's name and .png, in the current folder); - is"
+        " standard output here and below, and the summary then goes to standard error",
+    )
+    add_picture_options(parser)
+    parser.add_argument(
+        "--color-by",
+        "--colour-by",
+        metavar="WHAT",
+        choices=COLOURINGS,
+        default="class",
+        help="what the colours tell: class, process, protection (what may be done: read, write,"
+        " execute), entropy of the contents, mappings (by how many a page is shared), or state"
+        " (what it is to a Linux kernel) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pid",
+        metavar="N[,N]",
+        type=_pids,
+        help="show pages of these processes, dim the rest; tables, JSON and map tell of these"
+        " processes only",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="REGEX",
+        type=_pattern,
+        help="the same for processes whose names match",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="PAGE",
+        type=output(".html", ".htm"),
+        help="write a page for the browser in which each pixel can be asked what it is; with"
+        " entropies if --color-by entropy is given",
+    )
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        type=output(*TABLE_FORMATS),
+        help="write the page map as a table: .npz, .csv (so is -) or .parquet",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=output(".json"), help="write the summary as JSON: .json"
+    )
+    parser.add_argument(
+        "--map",
+        metavar="FILE",
+        type=output(".map", ".txt"),
+        help="write the text page map: .map or .txt",
+    )
+    parser.add_argument(
+        "--hash",
+        action="store_true",
+        help="compute the SHA-256 of the dump's file as well, for all that is written",
+    )
+    parser.add_argument(
+        "--lenient",
+        action="store_true",
+        help="take a damaged dump as far as it can be read, and say what is missing",
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print no summary; what is wrong is said"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell how long each step takes"
+    )
+    # For visualizer.sh: where pictures go that nobody has named, with a page for each; what it
+    # needs to know to go on with Volatility 2; whether the options are right, before other work.
+    parser.add_argument("--front-door", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--volatility2", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _pids(text: str) -> set[int]:
+    try:
+        return {int(pid) for pid in text.split(",")}
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be process ids, parted by commas") from None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"is no regular expression: {error}") from None
+
+
+def _visualize(options: argparse.Namespace) -> int:
+    picture: Path = options.output or Path(options.front_door or "", f"{options.dump.name}.png")
+    if options.front_door and not options.html and picture != STANDARD_OUTPUT:
+        options.html = picture.with_suffix(".html")
+    others = [path for path in (options.html, options.table, options.json, options.map) if path]
+    if options.check:
+        check_picture_options(options)
+        check_outputs([picture, *others], [], force=options.force)
+        return 0
+    _check(options, picture, others)
+    screen = sys.stderr if STANDARD_OUTPUT in (picture, *others) else sys.stdout
+    steps = Steps(PROGRAM, verbose=options.verbose)
+    snapshot = _open(options)
+    steps.done("reading the dump")
+    remarks = (*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+    for remark in remarks:
+        say(PROGRAM, remark)
+    chosen = _chosen(options, snapshot)
+    measured = cache(lambda: _entropy(snapshot))
+    colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
+    # Files first: whoever reads the summary may stop doing so before its end.
+    written: dict[Path, str] = {}
+    failures: list[str] = []
+    for path, write in _jobs(options, picture, colouring, chosen, measured):
+        try:
+            written[path] = write(path, snapshot)
+        except BrokenPipeError:  # nobody reads what goes to standard output
+            raise
+        except OSError as error:
+            failures.append(cannot_write(error))
+        steps.done(f"writing {shown(path)}")
+    if not options.quiet:
+        painted = written.pop(picture, "")
+        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
+        steps.done("the summary")
+    screen.flush()
+    code = 0
+    if snapshot.system is None:
+        say(PROGRAM, _no_system(snapshot))
+        code = NO_SYSTEM
+    for failure in failures:  # last, where it is seen
+        say(PROGRAM, failure)
+        code = WRITE_ERROR
+    return code
+
+
+def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -> None:
+    """Find what is wrong with the options before any work; BadInputError or OSError."""
+    if str(options.dump) == "-":
+        raise BadInputError("a dump is read more than once, so standard input can be none")
+    check_file(options.dump)
+    check_picture_options(options)
+    check_outputs([picture, *others], [options.dump], force=options.force)
+    check_terminal(picture)
+    if options.output is None:
+        check_default_picture(picture, options.dump, force=options.force)
+    if options.table:
+        check_table(options.table)
+
+
+def _open(options: argparse.Namespace) -> Snapshot:
+    """Open the dump; meanwhile compute its hash, if it is asked for."""
+    with FileHash(options.dump) if options.hash else nullcontext() as digest:
+        with ProgressLine("reading the dump") as progress:
+            snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
+        if digest:
+            with ProgressLine("hashing the dump") as progress:
+                snapshot.dump.sha256 = digest.wait(progress)
+    return snapshot
+
+
+def _jobs(
+    options: argparse.Namespace,
+    picture: Path,
+    colouring: Colouring,
+    chosen: list[int] | None,
+    measured: Callable[[], NDArray[np.uint8]],
+) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
+    """What is to be written, and by what, which then returns a line on it.
+
+    Standard output comes last: whoever reads it may stop.
+    """
+    more = {"chosen": chosen, "force": options.force}
+    jobs: list[tuple[Path | None, Callable[[Path, Snapshot], str]]] = [
+        (picture, partial(_paint, options, colouring, chosen)),
+        (options.html, partial(_write, partial(_write_page, options, measured, chosen))),
+        (options.table, partial(_write, partial(write_table, **more))),
+        (options.json, partial(_write, partial(write_json, **more))),
+        (options.map, partial(_write, partial(write_text_map, **more))),
+        (options.volatility2, _write_for_volatility2),
+    ]
+    named = [(path, write) for path, write in jobs if path]
+    return sorted(named, key=lambda job: job[0] == STANDARD_OUTPUT)
+
+
+def _print_summary(
+    snapshot: Snapshot,
+    colouring: Colouring,
+    chosen: list[int] | None,
+    written: Sequence[str],
+    screen: TextIO,
+) -> None:
+    """Print what the dump is, and what was `written`: a line for each, the picture's first."""
+    painted, *others = written
+    picture_lines = [painted, legend_text(colouring, screen), *_chosen_lines(snapshot, chosen)]
+    blocks = [
+        _description(snapshot),
+        [*filter(None, [*picture_lines, *others])],
+        _state_lines(snapshot) if snapshot.states is not None else [],
+        _process_lines(snapshot) if snapshot.processes else [],
+        _finding_lines(snapshot),
+        _writable_code_lines(snapshot),
+    ]
+    print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
+
+
+def _no_system(snapshot: Snapshot) -> str:
+    """What can be said of a dump in which no system was found."""
+    known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
+    return (
+        f"neither Windows nor Linux was found: {looks_like(snapshot.dump, snapshot.zero)}; only"
+        f" {known} are told apart"
+    )
+
+
+def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
+    """What contents.entropy says; it takes a second look at the whole dump."""
+    with ProgressLine("measuring entropy") as progress:
+        return entropy(snapshot.dump, progress)
+
+
+def _write_page(
+    options: argparse.Namespace,
+    measured: Callable[[], NDArray[np.uint8]],
+    chosen: list[int] | None,
+    path: Path,
+    snapshot: Snapshot,
+) -> None:
+    """Write the page; it opens with what the options choose."""
+    from memory_visualizer.viewer import write_page  # here, since most runs write no page
+
+    write_page(
+        path,
+        snapshot,
+        entropy=measured() if options.color_by == "entropy" else None,
+        layout=options.layout,
+        color_by=options.color_by,
+        palette=options.palette,
+        chosen=chosen,
+        force=options.force,
+    )
+
+
+def _paint(
+    options: argparse.Namespace,
+    colouring: Colouring,
+    chosen: list[int] | None,
+    path: Path,
+    snapshot: Snapshot,
+) -> str:
+    dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
+    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
+
+
+def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapshot) -> str:
+    write(path, snapshot)
+    return f"{shown(path)}: written"
+
+
+def _write_for_volatility2(path: Path, snapshot: Snapshot) -> str:
+    """Write what visualizer.sh asks for: a line for each, a word and what it is about."""
+    unlinked = [process for process in snapshot.processes if process.state == "unlinked"]
+    lines = [
+        f"profiles {' '.join(profiles_of(snapshot))}",
+        f"why {why_unknown(snapshot)}",
+        f"unlinked {len(unlinked)}",
+    ]
+    with whole_file(path) as file:
+        file.write("".join(f"{printable(line)}\n" for line in lines).encode("utf-8"))
+    return ""
+
+
+def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None:
+    """Indices of the processes that --pid and --name choose; None where there is no choice."""
+    if (options.pid is None and options.name is None) or not snapshot.processes:
+        return None
+    pids = options.pid or set()
+    for pid in sorted(pids - {process.pid for process in snapshot.processes}):
+        say(PROGRAM, f"the dump has no process {pid}")
+    chosen = [
+        index
+        for index, process in enumerate(snapshot.processes)
+        if process.pid in pids or (options.name and options.name.search(process.name))
+    ]
+    if not chosen:
+        raise BadInputError("the dump has no process that --pid or --name would choose")
+    return chosen
+
+
+def _chosen_lines(snapshot: Snapshot, chosen: Collection[int] | None) -> list[str]:
+    """The processes that are shown, a line for each."""
+    if chosen is None:
+        return []
+    processes = [snapshot.processes[index] for index in chosen]
+    lines = [
+        f"  {process.pid if process.state != 'unknown' else '?':>8}  {printable(process.name)}"
+        for process in processes[:_MOST_LISTED]
+    ]
+    if more := len(processes) - len(lines):
+        lines.append(f"  {'':>8}  and {_count(more, 'other')}")
+    return [f"Pages of {_count(len(processes), 'process', 'processes')} shown, others pale", *lines]
+
+
+_MOST_LISTED = 24
+_MOST_NAMED = 4
+
+
+def _writable_code_lines(snapshot: Snapshot) -> list[str]:
+    """Which processes have pages of their own that user mode may both write and execute.
+
+    Programs that make code while they run have such pages; else this is where injected code lies.
+    """
+    rows = snapshot.mappings
+    both = MAY_WRITE | MAY_EXECUTE
+    may_write = rows.is_user & (rows.access & MAY_WRITE != 0) & (rows.space != SHARED)
+    found = may_write & (rows.access & both == both)
+    if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
+        return []  # a machine that does not use the bit that forbids to execute (older 32-bit ones)
+    found &= snapshot.mapping_count[np.minimum(rows.frame, snapshot.classes.size - 1)] == 1
+    if not found.any():
+        return []
+    pages = np.bincount(rows.space[found], rows.frames[found], len(snapshot.processes))
+    order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
+    named = [
+        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
+        for index in order[:_MOST_NAMED]
+        for process in [snapshot.processes[index]]
+    ]
+    if more := len(order) - len(named):
+        named.append(f"and {_count(more, 'other')}")
+    total = _count(int(pages.sum()), "page")
+    return [f"{total} that user mode may write and execute, private: {', '.join(named)}"]
+
+
+def _description(snapshot: Snapshot) -> list[str]:
+    """What the dump is, and of what system."""
+    dump = snapshot.dump
+    pages = dump.size // PAGE_SIZE
+    dump_line = f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}"
+    dump_line += f", {_count(pages, 'page')} in {_count(len(dump.runs), 'run')}"
+    if holes := dump_holes(dump):
+        missing = _count(dump.frame_count - pages, "page")
+        dump_line += f", {_count(holes, 'hole')} ({missing})"
+    digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
+    if not snapshot.system or not snapshot.paging:
+        paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""
+        return [dump_line, *digest, f"No Windows and no Linux found{paging}"]
+    system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
+    if snapshot.time:
+        system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
+    return [dump_line, *digest, system_line]
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+_RELEASES = {
+    "5.0": "2000",
+    "5.1": "XP",
+    "5.2": "Server 2003 or XP x64",
+    "6.0": "Vista or Server 2008",
+    "6.1": "7 or Server 2008 R2",
+    "6.2": "8 or Server 2012",
+    "6.3": "8.1 or Server 2012 R2",
+    "10.0": "10 or 11, or their Servers",
+}
+_FIRST_WINDOWS_11 = 22000
+
+
+def _release(system: str) -> str:
+    """The names under which a version of Windows was sold."""
+    major, minor, build = (*system.removeprefix("Windows ").split("."), "", "", "")[:3]
+    if major == "10" and build.isdecimal():
+        name = (
+            "11 or Server 2025" if int(build) >= _FIRST_WINDOWS_11 else "10 or Server 2016 to 2022"
+        )
+    else:
+        name = _RELEASES.get(f"{major}.{minor}", "")
+    return f" ({name})" if name else ""
+
+
+def _state_lines(snapshot: Snapshot) -> list[str]:
+    """What the kernel says of its pages, a line for each state that there is."""
+    counts = {state: count for state, count in snapshot.state_counts().items() if count}
+    return [
+        "By the kernel's own word",
+        *(
+            f"  {state.label:<13}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
+            for state, count in counts.items()
+        ),
+    ]
+
+
+def _process_lines(snapshot: Snapshot) -> list[str]:
+    """A table of the processes with their pages; the names, which may be anything, come last."""
+    threads = sum(process.is_kernel_thread for process in snapshot.processes)
+    processes = [process for process in snapshot.processes if not process.is_kernel_thread]
+    states = [process.state for process in processes]
+    title = f"Pages of {_count(len(processes), 'process', 'processes')}"
+    for state, what in (
+        ("unlinked", "unlinked (not in the list of active processes)"),
+        ("starting", "starting"),
+        ("ending", "ending"),
+        ("exited", "exited"),
+        ("no tables", "with page tables that the dump does not hold"),
+        ("no memory", "without memory"),
+        ("unknown", "known by their page tables only"),
+    ):
+        if number := states.count(state):
+            title += f", {number:,} {what}"
+    if threads:
+        title += f"; {_count(threads, 'kernel thread')}, which have none"
+    lines = [title, f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name"]
+    counts = [
+        pages
+        for process, pages in zip(
+            snapshot.processes, snapshot.pages_of_processes().tolist(), strict=True
+        )
+        if not process.is_kernel_thread
+    ]
+    for process, state, (private, shared) in zip(processes, states, counts, strict=True):
+        if state == "unknown":
+            pid = parent = "?"
+        else:
+            pid, parent = str(process.pid), str(process.ppid)
+        lines.append(
+            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,}"
+            f"  {state:<9}  {printable(process.name)}"
+        )
+    if snapshot.stale_spaces:
+        spaces = _count(snapshot.stale_spaces, "address space")
+        lines.append(f"{spaces} without a process: not painted")
+    return lines
+
+
+def _finding_lines(snapshot: Snapshot) -> list[str]:
+    """What is odd about processes, a line for each word; nothing where nothing is."""
+    found = findings(snapshot.processes)
+    if not found:
+        return []
+    width = max(map(len, found))
+    return [
+        "What is odd about processes",
+        *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a snapshot tells, handed on: tables, JSON, the text page map."""

@@ -1,0 +1,423 @@
+"""What a snapshot tells, for other programs: tables, JSON, the text page map.
+
+Every file appears whole or not at all. Names of processes come from the dump and are hostile:
+in JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import MemoryVisualizerError
+from memory_visualizer.export.csvtable import csv_rows
+from memory_visualizer.export.volatility2 import profiles_of
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump
+from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
+from memory_visualizer.paging import SHARED
+from memory_visualizer.snapshot.findings import odd_frames
+from memory_visualizer.snapshot.owners import Owners
+from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.windows.toplevels import datetime_of
+
+TABLE_FORMATS = (".npz", ".csv", ".parquet")
+
+_LABELS = [page_class.label for page_class in PageClass]
+_STATE_LABELS = [state.label for state in PageState]
+
+_LEVEL = 2
+"""Of zlib's, in tables."""
+_AT_ONCE = 1 << 17
+"""Numbers of a column, a megabyte at most."""
+
+
+class MissingLibraryError(MemoryVisualizerError):
+    """A library is needed that is not installed."""
+
+
+def write_table(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the page map, a row for each frame, in the format that the file's ending names.
+
+    ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
+    long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
+    an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
+    ``.parquet``: the same columns, owners as lists, and what is odd about them. Of a Linux dump
+    there is ``state`` as well, in
+    ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
+    ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
+    it cannot be written, or `path` must not be replaced (see output.check_target);
+    MissingLibraryError when a format's library is not installed.
+    """
+    check_table(path)
+    writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
+    write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
+    with whole_file(path, force=force) as file:
+        write(file, snapshot, _owners(snapshot, chosen))
+
+
+def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
+    """Some successive frames and who has them, until all were told; all processes or some."""
+    for frames, owners in snapshot.owners_by_frame():
+        yield frames, owners if chosen is None else owners.of(chosen)
+
+
+def check_table(path: Path) -> None:
+    """Raise MissingLibraryError when a library is missing that write_table would need."""
+    if path.suffix.lower() == ".parquet":
+        _need("pyarrow", "a Parquet table")
+
+
+def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+    import zipfile  # here, since most runs write no such table
+
+    owners = _CompactOwners(snapshot, pieces)
+    pids = _pids(snapshot)
+    frames = snapshot.classes.size
+    processes = snapshot.processes
+    columns: dict[str, NDArray[Any] | _Pieces] = {
+        "generator": np.array(GENERATOR),
+        "pfn": _Pieces(np.int64, frames, _numbers(frames)),
+        "class": snapshot.classes,
+        "class_names": np.array(_LABELS),
+        "zero": snapshot.zero,
+        "mappings": snapshot.mapping_count,
+        "owner_pfn": owners.column(np.int64, owners.frame),
+        "owner_pid": owners.column(np.int64, owners.process, pids),
+        "owner_virtual": owners.column(np.uint64, owners.virtual),
+        "owner_user": owners.column(np.bool_, owners.is_user),
+        "owner_process": owners.column(np.int32, owners.process),
+        "process_pid": pids[: len(processes)],
+        "process_object": np.array([one.eprocess for one in processes], np.uint64),
+        "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
+    }
+    if snapshot.states is not None:
+        columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
+    # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+        for name, column in columns.items():
+            entry: str | zipfile.ZipInfo = f"{name}.npy"
+            if name == "generator":  # not packed, so that it is found at once: see output.is_own
+                entry = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(entry, "w", force_zip64=True) as member:
+                _write_npy(member, column)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """A column that is never there as a whole."""
+
+    dtype: npt.DTypeLike
+    size: int
+    pieces: Iterable[NDArray[Any]]
+    """Of any type that the column's has room for."""
+
+    @classmethod
+    def of(cls, column: NDArray[Any]) -> "_Pieces":
+        """A column that is there; its pieces are views of it."""
+        pieces = (column[at : at + _AT_ONCE] for at in range(0, column.size, _AT_ONCE))
+        return cls(column.dtype, column.size, pieces)
+
+
+def _write_npy(member: IO[bytes], column: NDArray[Any] | _Pieces) -> None:
+    """Write a column as np.save does, which would have copies of megabytes in use."""
+    if isinstance(column, np.ndarray):
+        if column.dtype.kind == "U":
+            np.lib.format.write_array(member, column, allow_pickle=False)
+            return
+        column = _Pieces.of(column)
+    about = np.lib.format.header_data_from_array_1_0(np.empty(0, column.dtype))
+    np.lib.format.write_array_header_1_0(member, {**about, "shape": (column.size,)})
+    for piece in column.pieces:
+        member.write(piece.astype(column.dtype, copy=False).tobytes())
+
+
+def _numbers(most: int) -> Iterator[NDArray[np.int64]]:
+    for at in range(0, most, _AT_ONCE):
+        yield np.arange(at, min(at + _AT_ONCE, most))
+
+
+class _CompactOwners:
+    """Who has which page, each number in as few bytes as it needs: columns in pieces."""
+
+    def __init__(self, snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+        self.frame: list[NDArray[Any]] = []
+        self.process: list[NDArray[Any]] = []
+        self.virtual: list[NDArray[Any]] = []
+        self.is_user: list[NDArray[Any]] = []
+        self._size = 0
+        frame_type = np.min_scalar_type(snapshot.classes.size)
+        process_type = np.min_scalar_type(len(snapshot.processes))
+        for _, owners in pieces:
+            self.frame.append(owners.frame.astype(frame_type))
+            self.process.append(owners.process.astype(process_type))
+            self.virtual.append(owners.virtual)
+            self.is_user.append(owners.is_user)
+            self._size += len(owners.frame)
+
+    def column(
+        self,
+        dtype: npt.DTypeLike,
+        pieces: list[NDArray[Any]],
+        table: NDArray[Any] | None = None,
+    ) -> _Pieces:
+        """One of the columns, or what stands for each of its numbers in a table."""
+        found = pieces if table is None else (table[piece] for piece in pieces)
+        return _Pieces(dtype, self._size, found)
+
+
+def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
+    """The pids, by index in Snapshot.processes; one that nobody has where there are none."""
+    return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
+
+
+def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+    states = () if snapshot.states is None else ("state",)
+    columns = (*CSV_TITLES, *states, "anomalies")
+    file.write(",".join(columns).encode("ascii") + b"\n")
+    pids = _pids(snapshot)
+    for frames, owners in pieces:
+        odd = odd_frames(owners, snapshot.processes)
+        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("ascii"))
+
+
+def _write_parquet(
+    file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]
+) -> None:
+    import pyarrow.parquet
+
+    # A row group for each few pieces: all at once would take four times the snapshot's memory.
+    writer = None
+    while group := list(islice(pieces, _PIECES_OF_GROUP)):
+        frames = range(group[0][0].start, group[-1][0].stop)
+        table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]))
+        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+        del table, group
+        pyarrow.default_memory_pool().release_unused()
+    if writer:
+        writer.close()
+
+
+_PIECES_OF_GROUP = 4
+
+
+def to_arrow(snapshot: Snapshot) -> Any:
+    """The page map as a pyarrow.Table, a row for each frame; owners as two list columns.
+
+    MissingLibraryError where pyarrow is not installed.
+    """
+    _need("pyarrow", "an Arrow table")
+    return _arrow(snapshot, range(snapshot.classes.size), snapshot.owners)
+
+
+def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
+    """The rows of some successive frames, and who has these."""
+    import pyarrow as pa
+
+    some = slice(frames.start, frames.stop)
+    pfn = np.arange(frames.start, frames.stop)
+    offsets = np.searchsorted(owners.frame, np.append(pfn, frames.stop)).astype(np.int32)
+    labels = pa.array(_LABELS)
+    classes = pa.DictionaryArray.from_arrays(
+        pa.array(snapshot.classes[some].astype(np.int8)), labels
+    )
+    columns = (
+        pa.array(pfn),
+        pa.array(pfn * PAGE_SIZE),
+        classes,
+        pa.array(snapshot.zero[some]),
+        pa.array(snapshot.mapping_count[some]),
+        pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
+        pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
+    )
+    table = dict(zip(CSV_TITLES, columns, strict=True))
+    if snapshot.states is not None:
+        states = pa.array(snapshot.states[some].astype(np.int8))
+        table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    odd = odd_frames(owners, snapshot.processes)
+    table["anomalies"] = pa.array(
+        [odd.get(frame, "") for frame in pfn.tolist()]
+    ).dictionary_encode()
+    return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
+
+
+def to_pandas(snapshot: Snapshot) -> Any:
+    """The page map as a pandas.DataFrame, a row for each frame, without the owners.
+
+    MissingLibraryError where pandas is not installed.
+    """
+    _need("pandas", "a DataFrame")
+    import pandas as pd
+
+    columns = {
+        "class": pd.Categorical.from_codes(snapshot.classes, _LABELS),
+        "zero": snapshot.zero,
+        "mappings": snapshot.mapping_count,
+    }
+    if snapshot.states is not None:
+        columns["state"] = pd.Categorical.from_codes(snapshot.states, _STATE_LABELS)
+    return pd.DataFrame(columns, index=pd.RangeIndex(snapshot.classes.size, name="pfn"))
+
+
+def _need(module: str, what: str) -> None:
+    if find_spec(module) is None:
+        from memory_visualizer.cli.doctor import how_to_get  # here, since most runs lack nothing
+
+        raise MissingLibraryError(
+            f"{what} needs {module}, which is not installed ({how_to_get(module)})"
+        )
+
+
+def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
+    """All that is known but the pages themselves, as JSON has it.
+
+    `chosen`, indices in Snapshot.processes, are the only processes to be told of. Physical
+    addresses are numbers; virtual ones are hexadecimal text, since many readers of JSON keep
+    numbers exactly up to 2**53 only.
+    """
+    dump = snapshot.dump
+    pages = snapshot.pages_of_processes().tolist()
+    is_linux = snapshot.states is not None
+    left_out = [] if chosen is None else set(range(len(snapshot.processes))) - set(chosen)
+    return {
+        "generator": GENERATOR,
+        "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
+        "format": dump.format,
+        "sha256": dump.sha256,
+        "size": dump.size,
+        "frames": dump.frame_count,
+        "runs": len(dump.runs),
+        "holes": dump_holes(dump),
+        "os": snapshot.system,
+        "time": snapshot.time.isoformat() if snapshot.time else None,
+        "paging": snapshot.paging.name if snapshot.paging else None,
+        "dtb": snapshot.kernel_dtb,
+        "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
+        "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
+        "stale_spaces": snapshot.stale_spaces,
+        "volatility2_profiles": list(profiles_of(snapshot)),
+        "processes_left_out": len(left_out),
+        "processes": [
+            {
+                "pid": process.pid,
+                "ppid": process.ppid,
+                "name": process.name,
+                "dtb": process.dtb,
+                "task" if is_linux else "eprocess": hex(process.eprocess),
+                "pages": private + shared,
+                "private_pages": private,
+                "shared_pages": shared,
+                "listed": process.is_listed,
+                "kernel_thread": process.is_kernel_thread,
+                "exited": not process.is_alive,
+                "phase": process.phase,
+                "anomalies": list(process.anomalies),
+                "created": _date(process.created),
+            }
+            for index, (process, (private, shared)) in enumerate(
+                zip(snapshot.processes, pages, strict=True)
+            )
+            if index not in left_out
+        ],
+        "copies": [
+            {"pid": copy.pid, "name": copy.name, "eprocess": hex(copy.eprocess)}
+            for copy in snapshot.copies
+        ],
+        "remarks": [*dump.remarks, *snapshot.remarks],
+    }
+
+
+def dump_holes(dump: Dump) -> int:
+    """How many stretches of frames the dump does not hold, before its last frame."""
+    return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
+
+
+def _date(timestamp: int) -> str | None:
+    """A Windows timestamp as JSON has it; None where there is none, or nothing like one."""
+    try:
+        return datetime_of(timestamp).isoformat() if timestamp else None
+    except OverflowError:
+        return None
+
+
+def write_json(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the summary as JSON; the arguments and errors as for summary and write_table."""
+    with whole_file(path, force=force) as file:
+        text = json.dumps(summary(snapshot, chosen=chosen), indent=2)
+        file.write(text.encode("ascii") + b"\n")
+
+
+def write_text_map(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the text page map (see textmap), as the Volatility 2 plugin prints it.
+
+    `chosen`, indices in Snapshot.processes: only what these have of their own. Errors as for
+    write_table.
+    """
+    width = 12 if snapshot.paging and snapshot.paging.address_bits == 32 else 20
+    titles = f"{'(Virtual)':<{width}}{'(Physical)':<14}{'(Size)':<10}(Kernel)"
+    with whole_file(path, force=force) as file:
+        file.write(f"{titles}\n{'-' * (len(titles) + 2)}\n".encode("ascii"))
+        for part in _text_rows(snapshot, width, chosen):
+            file.write(part)
+
+
+def _text_rows(snapshot: Snapshot, width: int, chosen: Collection[int] | None) -> Iterator[bytes]:
+    rows = snapshot.mappings
+    if chosen is not None:
+        rows = rows.take(np.isin(rows.space, list(chosen)))
+    held = snapshot.dump.held
+    order = np.lexsort((rows.virtual, np.where(rows.space == SHARED, 1 << 30, rows.space)))
+    for part in np.array_split(order, len(order) // 65_536 + 1):
+        columns = zip(
+            rows.virtual[part].tolist(),
+            rows.frame[part].tolist(),
+            rows.frames[part].tolist(),
+            rows.is_user[part].tolist(),
+            strict=True,
+        )
+        lines = [
+            b"%-#*x %-#13x %-#9x %s\n"
+            % (
+                width - 1,
+                virtual + skip * PAGE_SIZE,
+                (frame + skip) * PAGE_SIZE,
+                length * PAGE_SIZE,
+                b"False" if user else b"True",
+            )
+            for virtual, frame, frames, user in columns
+            for skip, length in ([(0, 1)] if frames == 1 else _held_parts(held, frame, frames))
+        ]
+        yield b"".join(lines)
+
+
+def _held_parts(held: np.ndarray[Any, Any], frame: int, frames: int) -> list[tuple[int, int]]:
+    """Where in a large page the dump holds frames: first and count of each stretch."""
+    edges = np.flatnonzero(np.diff(held[frame : frame + frames], prepend=False, append=False))
+    return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]

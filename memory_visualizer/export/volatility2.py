@@ -1,0 +1,94 @@
+"""Which of Volatility 2's Windows profiles fit a dump, by what the dump says of itself.
+
+The table in `volatility2profiles.json` is written by `tests/volatility2/profiletable.py` from the
+profiles of Volatility 2.6.1. KUSER_SHARED_DATA tells the version, since Windows 10 the build, and
+the way of paging how many bits the kernel has; service packs stand nowhere in it, so several
+profiles may fit.
+"""
+
+import json
+from functools import cache
+from typing import NamedTuple
+
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+_UNREAD_FORMATS = ("AVML", "kdump")
+"""What Volatility 2 cannot open, as Dump.format begins."""
+_BUILDS_SINCE = (10, 0)
+"""Older versions do not tell their build in KUSER_SHARED_DATA, but in their names."""
+
+
+class _Profile(NamedTuple):
+    """A profile, as it says of itself."""
+
+    name: str
+    bits: int
+    version: tuple[int, int]
+    build: int
+
+
+@cache
+def _profiles() -> tuple[_Profile, ...]:
+    from importlib.resources import files  # here, since most runs do not ask
+
+    table = json.loads(files(__package__).joinpath("volatility2profiles.json").read_text("utf-8"))
+    return tuple(
+        _Profile(name, row["bits"], _version(*row["version"]), row["build"])
+        for name, row in table.items()
+    )
+
+
+def _version(major: int, minor: int) -> tuple[int, int]:
+    """As Windows says it; Volatility has the first tests of Windows 10, which said 6.4."""
+    return (10, 0) if (major, minor) == (6, 4) else (major, minor)
+
+
+def profiles_for(version: tuple[int, int], build: int, bits: int) -> tuple[str, ...]:
+    """The profiles for a Windows of this version and build (0: not known), in their names' order.
+
+    Of Windows 10 those of the newest build that is not newer than `build`; none for builds newer
+    than all that Volatility 2 knows.
+    """
+    alike = [one for one in _profiles() if (one.version, one.bits) == (version, bits)]
+    if version >= _BUILDS_SINCE and build:
+        known = [one.build for one in alike]
+        if build > max(known, default=0):
+            return ()
+        nearest = max((one for one in known if one <= build), default=0)
+        alike = [one for one in alike if one.build == nearest]
+    return tuple(one.name for one in alike)
+
+
+def profiles_of(snapshot: Snapshot) -> tuple[str, ...]:
+    """The profiles that fit a dump; none where it is of no Windows that Volatility 2 knows."""
+    numbers = _numbers(snapshot)
+    if numbers is None or snapshot.paging is None:
+        return ()
+    major, minor, build = numbers
+    return profiles_for((major, minor), build, 32 if snapshot.paging.address_bits == 32 else 64)
+
+
+def why_unknown(snapshot: Snapshot) -> str:
+    """Why Volatility 2 cannot know this dump, as a sentence's end; nothing where it may."""
+    if snapshot.system is None:
+        return "no Windows was found in the dump"
+    if not snapshot.system.startswith("Windows"):
+        return f"the dump is of {snapshot.system.partition(' ')[0]}, and the plugin is for Windows"
+    if snapshot.dump.format.startswith(_UNREAD_FORMATS):
+        return f"Volatility 2 does not read {snapshot.dump.format}"
+    if _numbers(snapshot) and not profiles_of(snapshot):
+        newest = max(one.build for one in _profiles())
+        return (
+            f"it has no profile for {snapshot.system}; it knows Windows XP to build {newest} of"
+            " Windows 10"
+        )
+    return ""
+
+
+def _numbers(snapshot: Snapshot) -> tuple[int, int, int] | None:
+    """Major and minor version and build (0: not known) of a Windows; None where not known."""
+    words = (snapshot.system or "").removeprefix("Windows ").split(".")
+    if not 2 <= len(words) <= 3 or not all(word.isdecimal() for word in words):
+        return None
+    major, minor, build = map(int, (*words, "0")[:3])
+    return major, minor, build

@@ -1,0 +1,121 @@
+"""Open a dump of physical memory, in whatever format its file is; the file's content decides.
+
+    dump = open_dump("memory.lime")
+    for result in dump.each_block(look):  # look(frames, words) is called in threads
+        ...
+
+What a dump can do is written at `Dump`. How a format lies in a file is known to its own module in
+`formats` only.
+"""
+
+import hashlib
+import stat
+from importlib import import_module
+from pathlib import Path
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import notdumps, vmware
+from memory_visualizer.formats.base import (
+    BLOCK_FRAMES,
+    MAX_FRAMES,
+    PAGE_SIZE,
+    Dump,
+    Progress,
+    Words,
+)
+from memory_visualizer.formats.mapped import file_size
+from memory_visualizer.formats.raw import RawDump
+
+__all__ = [
+    "BLOCK_FRAMES",
+    "MAX_FRAMES",
+    "PAGE_SIZE",
+    "Dump",
+    "Progress",
+    "RawDump",
+    "Words",
+    "check_file",
+    "fingerprint",
+    "is_dump",
+    "open_dump",
+]
+
+_FORMATS = {
+    b"EMiL": "lime.LimeDump",
+    b"AVML": "avml.AvmlDump",
+    b"\x7fELF": "elf.ElfDump",
+    b"PAGEDUMP": "crash.CrashDump",
+    b"PAGEDU64": "crash.CrashDump",
+    b"KDUMP   ": "kdump.KdumpDump",
+    b"makedumpfile": "kdump.KdumpDump",
+    **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
+}
+"""By the bytes with which the file begins: module and class, imported when such a file is met."""
+
+_FINGERPRINT_PAGES = 16
+
+
+def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
+    """Open a dump; what no other format claims is raw.
+
+    BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
+    part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
+    """
+    path = Path(path)
+    check_file(path)
+    with reading(path), path.open("rb", buffering=0) as file:
+        head = file.read(notdumps.HEAD_SIZE)
+        what = notdumps.what_it_is(file, path, file_size(file)) if not is_dump(head) else None
+    if what and not vmware.find_state(path):
+        raise BadInputError(f"{path} is {what}")
+    if not lenient and (part := notdumps.split_image(path)):
+        raise DamagedInputError(f"{path} is {part}")
+    for magic, format_ in _FORMATS.items():
+        if head.startswith(magic):
+            module, name = format_.split(".")
+            reader = getattr(import_module(f"memory_visualizer.formats.{module}"), name)
+            opened: Dump = reader.open(path, lenient=lenient)
+            return opened
+    if vmware.find_state(path):
+        return vmware.VmwareDump.open(path, lenient=lenient)
+    dump = RawDump.open(path, lenient=lenient)
+    if remark := vmware.missing_state(path, dump.size):
+        dump.remarks = (*dump.remarks, remark)
+    return dump
+
+
+def is_dump(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
+    return head.startswith(tuple(_FORMATS))
+
+
+def check_file(path: Path) -> None:
+    """BadInputError where a dump's path leads to what cannot be read as a file, or nowhere.
+
+    Nothing is opened: to open a pipe is to wait for whoever writes into it.
+    """
+    with reading(path):
+        mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        raise BadInputError(
+            f"{path} is a pipe; a dump is read more than once, so save it as a file first"
+        )
+    if stat.S_ISCHR(mode):
+        raise BadInputError(f"{path} is a device; save the memory as a file first")
+
+
+def fingerprint(path: Path) -> str:
+    """A number, in hexadecimal, by which dumps of one name are told apart at once.
+
+    It is made of the file's size and a few of its pages, so it proves nothing: see digest.FileHash
+    for what does. BadInputError when the file cannot be read.
+    """
+    check_file(path)
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb", buffering=0) as file:
+        size = file_size(file)
+        digest.update(size.to_bytes(8, "little"))
+        for part in range(_FINGERPRINT_PAGES):
+            file.seek(size * part // _FINGERPRINT_PAGES // PAGE_SIZE * PAGE_SIZE)
+            digest.update(file.read(PAGE_SIZE))
+    return digest.hexdigest()[:16]

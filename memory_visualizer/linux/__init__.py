@@ -1,0 +1,1 @@
+"""Linux: its kernel, its processes, and what it knows of each page."""

@@ -1,0 +1,494 @@
+"""Whose address spaces a Linux dump holds, found in the dump alone.
+
+The kernel's own VMCOREINFO names its top-level table; its symbols (kallsyms) and the description of
+its types (BTF), both in its memory, lead to the list of its processes. Where a kernel has no BTF,
+the offsets in `task_struct` are found in the tasks themselves, as those of `_EPROCESS` are on
+Windows. Where it has no VMCOREINFO, or a damaged one, its page tables show themselves by their
+form, and its banner names it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
+from memory_visualizer.linux import btf as btf_format
+from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.paging import (
+    ADDRESS,
+    LARGE,
+    NO_EXECUTE,
+    PRESENT,
+    WRITE,
+    X64,
+    X64_5_LEVELS,
+    Paging,
+    as_linux_has_it,
+    is_held,
+)
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.pagemap import mark_runs
+
+_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map: from here on the kernel's image is mapped."""
+_IMAGE_END = 0xFFFF_FFFF_C000_0000
+"""Behind the last address that a kernel moved by chance (KASLR) may have."""
+_IMAGE_FRAMES = 1 << 16
+_ALIGNMENT = 0x1FFFFF
+"""The image begins at a multiple of 2 MiB."""
+_UTS_SIZE = 4 * 65
+"""So far into struct uts_namespace the release ends: behind a count come names of 65 bytes."""
+_BANNER = b"Linux version "
+_RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
+_MAX_RELEASE = 65
+_MOST_BANNERS = 64
+_MOST_COPIES, _MOST_TEXTS = 8, 64
+_A_LINE = b"\nSYMBOL(swapper_pg_dir)="
+_FEW_LINES = 12
+_SOME_FRAMES = 64
+"""By so many it is seen whether the kernel's view of all memory is there."""
+_MOST_TABLES, _TABLES_ALIKE = 256, 1024
+"""Groups of tables with one last entry, and tables of each, that are looked at."""
+_TOUCHED = 0x60
+"""Bits of an entry by which the processor notes that it was used."""
+_ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
+
+_RAM, _IMAGE = b"System RAM", b"Kernel "
+_FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
+"""So many resources there may be: each block of memory that can be removed is one."""
+_MOST_MAGICS = 256
+"""Places in the kernel's image that are looked at, where its types may begin."""
+_MAX_SHARE = 8
+"""So small a part of the memory at least is the description of types."""
+
+
+@dataclass(frozen=True)
+class LinuxKernel:
+    """A Linux kernel whose own word of itself holds good in the dump."""
+
+    info: VmcoreInfo
+    paging: Paging
+    memory: Dump
+    top: int
+    """Frame of its own top-level table, swapper_pg_dir."""
+    kernel: VirtualMemory
+    start: int
+    """Where in its own memory its image begins."""
+    symbols: dict[str, int] = field(default_factory=dict)
+    btf: Btf | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def system(self) -> str:
+        """Such as ``Linux 6.1.0-18-amd64``."""
+        return f"Linux {printable(self.info.release)}"
+
+    @cached_property
+    def image(self) -> tuple[int, NDArray[np.uint8]] | None:
+        """The image: first virtual address, contents; see kallsyms.kernel_image."""
+        return kernel_image(self.kernel, self.start)
+
+
+_SYMBOLS: tuple[str, ...] = (
+    "init_task",
+    "iomem_resource",
+    "pgd_list",
+    "__start_BTF",
+    "__stop_BTF",
+)
+_MORE_SYMBOLS = ("mem_section", "vmemmap_base", "page_offset_base")
+"""Asked for only where VMCOREINFO does not tell as much."""
+
+
+def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
+    """Find the kernel that one of these texts is of: the tables that it names translate."""
+    for has_release in (_tells_release, _has_banner):
+        for info in texts:
+            for paging in _pagings(info):
+                found = _with_tables(memory, info, paging)
+                if found and (release := has_release(found)):
+                    return _with_types(_with_copies(found, release, texts))
+    return None
+
+
+def _pagings(info: VmcoreInfo) -> list[Paging]:
+    encryption = info.number("sme_mask") or 0
+    pagings = [as_linux_has_it(paging, encryption) for paging in (X64, X64_5_LEVELS)]
+    return pagings[::-1] if info.number("pgtable_l5_enabled") else pagings
+
+
+def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+    """Check that the kernel's top-level table is where the text says, mapped by itself."""
+    table = info.symbol("swapper_pg_dir")
+    if table is None or table < _IMAGE_BASE:
+        return None
+    top = (table - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+    if not 0 <= top < memory.frame_count or not memory.held[top]:
+        return None
+    kernel = VirtualMemory(memory, paging, top)
+    if kernel.frame(table) != top:
+        return None
+    start = (info.symbol("_stext") or 0) & ~_ALIGNMENT
+    if not _IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
+        start = _image_start(kernel)
+    return LinuxKernel(info, paging, memory, top, kernel, start)
+
+
+def _without_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+    """Take the kernel's image to lie in a row, as it does, where its page tables are lost."""
+    table, start = info.symbol("swapper_pg_dir"), (info.symbol("_stext") or 0) & ~_ALIGNMENT
+    base = info.number("phys_base")
+    if table is None or base is None or not _IMAGE_BASE <= start <= table:
+        return None
+    first = (start - _IMAGE_BASE + base) // PAGE_SIZE
+    top = first + (table - start) // PAGE_SIZE
+    if not 0 <= first < memory.frame_count:
+        return None
+    end = min(start + (memory.frame_count - first) * PAGE_SIZE, _IMAGE_END)
+    kernel = VirtualMemory(memory, paging, top, [(start, end, first)])
+    remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
+    return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,))
+
+
+def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
+    """Let the kernel's view of all memory be regular, as it is, where its tables are lost."""
+    variable = found.symbols.get("page_offset_base")
+    base = found.kernel.number(variable) if variable else None
+    if base is None or not base >> 63 or base % (1 << 30):
+        return found
+    count = found.memory.frame_count
+    some = np.linspace(0, count - 1, _SOME_FRAMES).astype(np.int64)
+    some = some[found.memory.held[some]]
+    places = some.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(base)
+    if np.count_nonzero(found.kernel.frames(places) == some) * 2 > len(some):
+        return found
+    kernel = found.kernel.with_regular((base, base + count * PAGE_SIZE, 0))
+    remark = "page tables of the kernel's view of all memory are lost: it was taken to be regular"
+    return replace(found, kernel=kernel, remarks=(*found.remarks, remark))
+
+
+def _tells_release(found: LinuxKernel) -> str:
+    """The release if it stands where the names of the system do.
+
+    Before them stands a count in some versions (5.10 and before), of which not all tell it.
+    """
+    names = found.info.symbol("init_uts_ns")
+    told = found.kernel.read(names, _UTS_SIZE) if names else None
+    is_there = told and found.info.release.encode("latin-1") + b"\0" in told
+    return found.info.release if is_there else ""
+
+
+def _has_banner(found: LinuxKernel) -> str:
+    """The release by the kernel's banner."""
+    banner = _find_banner(found)
+    return banner[1] if banner else ""
+
+
+def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
+    """Where in the kernel's memory its banner stands, and the release that it tells."""
+    if found.image is None:
+        return None
+    start, contents = found.image
+    for place in places_of(_BANNER, contents, _MOST_BANNERS):
+        text = contents[place + len(_BANNER) :][:_MAX_RELEASE].tobytes()
+        release = re.match(_RELEASE, text)
+        if release:
+            return start + place, release[0].decode("ascii")
+    return None
+
+
+def _image_start(kernel: VirtualMemory) -> int:
+    """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
+    pages = np.arange(_IMAGE_BASE, _IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
+    mapped = np.flatnonzero(kernel.frames(pages) >= 0)
+    return int(pages[mapped[0]]) if len(mapped) else 0
+
+
+def _with_copies(found: LinuxKernel, release: str, texts: Sequence[VmcoreInfo]) -> LinuxKernel:
+    """Add the kernel's other texts, by which damage to a line of one is known."""
+    copies = tuple(
+        text for text in texts if text is not found.info and text.shares_with(found.info)
+    )
+    return replace(found, info=replace(found.info, release=release, copies=copies[:_MOST_COPIES]))
+
+
+class TopTableSearch:
+    """Finds what may be top-level tables of a Linux kernel, while the dump's contents pass by.
+
+    All of them have the same last entry, which leads to the kernel's image alone. Blocks may come
+    in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.int64], Words]] = []
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at the last entries of tables, with their frames."""
+        last = words[:, -1].copy()
+        rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
+        rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
+        if len(rows):
+            self._parts.append((frames[rows], last[rows] & ~np.uint64(_TOUCHED)))
+
+    def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
+        """Of tables with one last entry: that entry, how many they are, the best one, its score.
+
+        The best has most entries for the kernel. The kernel's own has no user half; where it is
+        lost, any other does as well. With page-table isolation user mode's tables have a group of
+        their own, with few entries.
+        """
+        frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._parts)])
+        last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._parts)])
+        values, group, count = np.unique(last, return_inverse=True, return_counts=True)
+        for number in np.argsort(-count)[:_MOST_TABLES].tolist():
+            alike = frames[group == number][:_TABLES_ALIKE]
+            tables = memory.read_frames(alike)
+            half = tables.shape[1] // 2
+            score = np.count_nonzero(tables[:, half:], axis=1) * 2
+            score -= np.count_nonzero(tables[:, :half], axis=1) > 0
+            best = int(np.argmax(score))
+            yield int(values[number]), int(count[number]), int(alike[best]), int(score[best])
+
+    def found(self, memory: Dump) -> list[tuple[int, bool]]:
+        """Frames of tables of kernels, each with whether it is the top one of five levels."""
+        found = []
+        for entry, count, best, score in self.groups(memory):
+            levels = _levels_above_image(memory, entry)
+            if levels is not None:
+                found.append((levels == 5, score, count, best))
+        return [(frame, is_five) for is_five, _, _, frame in sorted(found, reverse=True)]
+
+
+def _levels_above_image(memory: Dump, entry: int) -> int | None:
+    """How many levels a tree has whose last entry this is; None where it leads to no image.
+
+    Below the top all entries but the last ones are empty: the image has the last 2 GiB.
+    """
+    for levels in (4, 5):
+        frame = np.array([(entry & ADDRESS) // PAGE_SIZE])
+        if not is_held(memory, frame)[0]:
+            return None
+        [table] = memory.read_frames(frame)
+        if table[:-2].any():
+            return None
+        if table[-2] & np.uint64(PRESENT | LARGE) == PRESENT:
+            return levels
+        entry = int(table[-1])
+        if not entry & PRESENT:
+            return None
+    return None
+
+
+def find_kernel_by_form(
+    memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
+) -> LinuxKernel | None:
+    """Find a kernel without its VMCOREINFO, or with one that is damaged, by its page tables.
+
+    What these lead to is a kernel if its banner stands there.
+    """
+    for top, is_five in tables.found(memory):
+        paging = as_linux_has_it(X64_5_LEVELS if is_five else X64)
+        kernel = VirtualMemory(memory, paging, top)
+        start = _image_start(kernel)
+        found = LinuxKernel(VmcoreInfo.none(), paging, memory, top, kernel, start)
+        banner = _find_banner(found) if start else None
+        if banner is None:
+            continue
+        place, release = banner
+        texts = [*texts, *_texts_anywhere(memory)]
+        same = [text for text in texts if _is_of(text, release, start)]
+        known = {"SYMBOL(linux_banner)": place}
+        info = replace(same[0] if same else found.info, release=release, known=known)
+        remark = (
+            "the kernel's VMCOREINFO is damaged: what it tells is believed where it proves true"
+            if same
+            else "the kernel's VMCOREINFO was not found: it was recognised by its page tables and"
+            " banner, and what only that text tells is not known"
+        )
+        found = replace(found, info=info, remarks=(remark,))
+        return _with_own_table(_with_types(_with_copies(found, release, same)))
+    return _by_text_and_tables(memory, texts, tables)
+
+
+def _by_text_and_tables(
+    memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
+) -> LinuxKernel | None:
+    """Find a kernel of which most of the image is lost, as in a dump that is cut.
+
+    Several tables lead to a frame that is lost, and that is in the image by what the text says.
+    """
+    for info in texts:
+        for paging in _pagings(info):
+            lost = _without_tables(memory, info, paging)
+            if lost is None or info.line_count < _FEW_LINES:
+                continue
+            first = (lost.start - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+            for entry, count, best, _ in tables.groups(memory):
+                frame = (entry & ADDRESS) // PAGE_SIZE
+                is_lost = not is_held(memory, np.array([frame]))[0]
+                if count > 1 and is_lost and first <= frame < first + _IMAGE_FRAMES:
+                    kernel = VirtualMemory(memory, paging, best, lost.kernel.regular)
+                    found = replace(lost, top=best, kernel=kernel)
+                    return _with_types(_with_copies(found, info.release, texts))
+            if _tells_release(lost):
+                return _with_types(_with_copies(lost, info.release, texts))
+    return None
+
+
+def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
+    """Texts of which the first line, by which they are found else, is damaged."""
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
+        contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
+        while len(texts) < _MOST_COPIES:
+            place = contents.find(_A_LINE, place + 1)
+            if place < 0:
+                break
+            start = place // PAGE_SIZE * PAGE_SIZE
+            texts.append(VmcoreInfo.around(contents[start:], place - start))
+        return texts
+
+    found = [text for texts in memory.each_block(look) for text in texts]
+    return list(dict.fromkeys(found))[:_MOST_TEXTS]
+
+
+def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
+    """Whether a text seems to be of this kernel, and tells more than a few things."""
+    if text.line_count < _FEW_LINES:
+        return False
+    return text.release == release or start in [
+        place & ~_ALIGNMENT for place in text.symbols("_stext")
+    ]
+
+
+def _with_own_table(found: LinuxKernel) -> LinuxKernel:
+    """Take the kernel's own top-level table, if its symbols tell where that is."""
+    place = found.symbols.get("swapper_pg_dir") or found.symbols.get("init_top_pgt")
+    top = found.kernel.frame(place) if place else -1
+    if top < 0 or top == found.top or not found.memory.held[top]:
+        return found
+    kernel = VirtualMemory(found.memory, found.paging, top)
+    return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
+
+
+def _with_types(found: LinuxKernel) -> LinuxKernel:
+    """Add symbols and types, as far as there are any."""
+    remarks = [*found.remarks]
+    # The image's beginning only if need be: it comes out wherever zeros are taken for the table.
+    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir")}
+    known = {name: places[0] for name, places in told.items() if places}
+    if not known:  # newer kernels have more banners than the one with that name
+        known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
+        known["_text"] = found.start
+    table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+    wanted = _SYMBOLS
+    if found.info.known:
+        wanted = (*wanted, "swapper_pg_dir", "init_top_pgt")
+    if not any(found.kernel.frame(place) >= 0 for place in found.info.symbols("mem_section")):
+        wanted = (*wanted, *_MORE_SYMBOLS)
+    symbols = table.find(wanted) if table else {}
+    if table is None:
+        remarks.append("the kernel's table of symbols was not found")
+    types = _read_btf(found, symbols)
+    return _with_direct_map(replace(found, symbols=symbols, btf=types, remarks=tuple(remarks)))
+
+
+def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
+    most = min(btf_format.MAX_SIZE, found.memory.frame_count * PAGE_SIZE // _MAX_SHARE)
+    start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
+    if start and stop and 0 < stop - start <= most:
+        return Btf.parse(found.kernel.read_far(start, stop - start))
+    if symbols:  # a kernel with symbols, but not these, has none
+        return None
+    image = found.image
+    if image is None:
+        return None
+    for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
+        if types := Btf.parse(image[1][place : place + most]):
+            return types
+    return None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the kernel takes physical addresses for, as /proc/iomem has it."""
+
+    is_ram: NDArray[np.bool_]
+    """For each frame whether all of it is RAM."""
+    image: NDArray[np.int64]
+    """Frames of the kernel's image."""
+
+
+def read_resources(found: LinuxKernel) -> Resources | None:
+    """Read the kernel's list of resources; None where it is not found."""
+    root = found.symbols.get("iomem_resource")
+    if root is None:
+        return None
+    count = found.memory.frame_count
+    room = _Room(count // _FRAMES_OF_RESOURCE + _MORE_RESOURCES)
+    ram: list[tuple[int, int]] = []
+    image: list[tuple[int, int]] = []
+    for name, start, end, below in _resources(found, root, room):
+        if not name.startswith(_RAM):
+            continue
+        # A frame of which only a part is RAM is no page to the kernel.
+        ram.append((-(-start // PAGE_SIZE), (end + 1) // PAGE_SIZE))
+        for inner, first, last, _ in _resources(found, below, room):
+            if inner.startswith(_IMAGE):
+                image.append((first // PAGE_SIZE, last // PAGE_SIZE + 1))
+    is_ram = _marked(ram, count)
+    return Resources(is_ram, np.flatnonzero(_marked(image, count))) if is_ram.any() else None
+
+
+def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:
+    """Mark stretches of frames, each by its first one and its end."""
+    marks = np.zeros(count, bool)
+    inside = [(first, min(end, count)) for first, end in stretches if first < min(end, count)]
+    if inside:
+        first, end = np.array(inside, np.int64).T
+        mark_runs(marks, first, end - first)
+    return marks
+
+
+@dataclass
+class _Room:
+    """How many resources may still be read, in all."""
+
+    left: int
+
+
+def _resources(
+    found: LinuxKernel, parent: int, room: _Room
+) -> Iterator[tuple[bytes, int, int, int]]:
+    """The resources below one: how the name begins, first and last byte, address of its own."""
+
+    def offset(name: str, usual: int) -> int:
+        place = found.btf.offset("resource", name) if found.btf else None
+        return usual if place is None else place
+
+    # As it stands in struct resource since 4.6.
+    start_at, end_at, name_at = offset("start", 0), offset("end", 8), offset("name", 16)
+    sibling_at, child_at = offset("sibling", 48), offset("child", 56)
+    read = found.kernel.number
+    at, seen = read(parent + child_at), set[int]()
+    while at and at not in seen and room.left:
+        seen.add(at)
+        room.left -= 1
+        start, end, name = read(at + start_at), read(at + end_at), read(at + name_at)
+        if start is None or end is None or name is None:
+            return
+        yield found.kernel.read(name, len(_RAM)) or b"", start, end, at
+        at = read(at + sibling_at)
+
+
+def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:
+    """The frames that are mapped where the kernel's image is, some gaps in it included."""
+    frames = image_frames(found.kernel, found.start)
+    return frames[frames >= 0]

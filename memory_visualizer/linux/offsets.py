@@ -1,0 +1,549 @@
+"""Where in a Linux kernel's tasks stands what is needed.
+
+BTF tells it. Where a kernel has none, the tasks show it themselves, as Windows' process objects do.
+Each offset is voted on: it is where most tasks have what fits; a task that differs costs itself.
+What stands side by side in all versions from 4.14 on (include/linux/sched.h: mm and active_mm; pid
+and tgid; real_parent, parent, children, sibling, group_leader) is taken to do so.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.kernel import LinuxKernel
+from memory_visualizer.paging import is_held
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+
+MAX_PID = 1 << 22
+"""PID_MAX_LIMIT of 64-bit kernels."""
+KERNEL_THREAD = 0x0020_0000
+"""In task_struct.flags: PF_KTHREAD."""
+KERNEL_THREADS_PARENT = 2
+"""The pid of kthreadd, in every version."""
+COMM_SIZE = 16
+FIRST_COMMS = (b"swapper/0\0", b"swapper\0")
+
+PlacesLike: TypeAlias = Callable[[NDArray[np.uint64], int], NDArray[np.uint64]]
+"""Where others like some objects may lie, each of so many bytes at least."""
+
+_TASK_SIZE = 1 << 13
+"""As much of a task as is looked at."""
+_LARGEST_TASK = 1 << 16
+_MEMORY_SIZE = 1 << 10
+"""Likewise of an mm_struct."""
+PID_SIZE = 1 << 8
+"""Likewise of a struct pid."""
+_EXAMPLES = 512
+"""Tasks by which offsets are found; the second of all has pid 1."""
+_FEW_EXAMPLES, _FEW_SPACES = 64, 16
+_MOST_COLUMNS = 8
+"""Places in a task that may seem to lead to its memory."""
+_FEW_TASKS = 4
+_COLUMNS_OF_PID = 32
+"""So many words behind the group's leader one leads to the struct pid."""
+_CACHE_LINE = 64
+"""Tasks begin at multiples of it."""
+_TO_SIBLING = 16
+"""From children to sibling."""
+_FEW_LETTERS = 2
+_LINKS = 40
+"""From real_parent to group_leader: the parents, and heads of two lists."""
+
+_MOST = 2 / 3
+"""The share of tasks that must agree, where some may be lost or odd."""
+_HALF = 1 / 2
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Offsets in task_struct, but for those that are said to be in something else."""
+
+    tasks: int
+    pid: int
+    """tgid: the process's number, that of its first thread."""
+    parent: int
+    """real_parent."""
+    comm: int
+    mm: int
+    flags: int | None
+    exit_state: int | None
+    pgd: int
+    """In mm_struct."""
+    own_pid: int | None = None
+    """pid: the thread's own number, the same in the first thread."""
+    tracer: int | None = None
+    """parent: who is told of its end; the parent unless it is traced."""
+    active_mm: int | None = None
+    children: int | None = None
+    sibling: int | None = None
+    leader: int | None = None
+    """group_leader."""
+    pid_struct: int | None = None
+    """What leads to its struct pid."""
+    number: int | None = None
+    """In struct pid: the number in the first name space."""
+    signal: int | None = None
+    threads: int | None = None
+    """Head of the list of threads, in signal_struct."""
+    thread: int | None = None
+    """Link in that list, in task_struct."""
+    kthread: int | None = None
+    """What a kernel thread has as a struct kthread."""
+    full_name: int | None = None
+    data: int | None = None
+    """Both in struct kthread; the latter leads to a worker's struct worker."""
+    work: int | None = None
+    description: int | None = None
+    pool: int | None = None
+    rescued: int | None = None
+    """These four in struct worker; the last leads to the queue that a rescuer is for."""
+    queue_name: int | None = None
+    """In workqueue_struct."""
+    owner: int | None = None
+    """In mm_struct: the task that it is of."""
+    space_of_table: int | None = None
+    """In the struct page of a top-level table: leads to the mm_struct."""
+
+    @property
+    def of_task(self) -> dict[str, int]:
+        """Where in a task its words stand that are read."""
+        places = {
+            "pid": self.pid,
+            "own_pid": self.own_pid,
+            "parent": self.parent,
+            "tracer": self.tracer,
+            "comm": self.comm,
+            "comm_end": self.comm + 8,
+            "mm": self.mm,
+            "active_mm": self.active_mm,
+            "flags": self.flags,
+            "exit_state": self.exit_state,
+            "signal": self.signal,
+            "kthread": self.kthread,
+            "pid_struct": self.pid_struct,
+            "next": self.tasks,
+            "prev": self.tasks + 8,
+        }
+        return {name: place for name, place in places.items() if place is not None}
+
+
+def offsets_by_btf(types: Btf) -> Offsets | None:
+    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+
+    An offset that is larger than the structure may be is none: a word of the description is wrong.
+    """
+
+    def place(structure: str, *names: str) -> int | None:
+        offset = types.offset(structure, *names)
+        return None if offset is None or offset > _LARGEST_TASK else offset
+
+    def task(*names: str) -> int | None:
+        return place("task_struct", *names)
+
+    tasks, pid, parent = task("tasks"), task("tgid"), task("real_parent")
+    comm, mm, pgd = task("comm"), task("mm"), place("mm_struct", "pgd")
+    if tasks is None or pid is None or parent is None or comm is None or mm is None or pgd is None:
+        return None
+    number = _number_by_btf(types)
+    return Offsets(
+        tasks,
+        pid,
+        parent,
+        comm,
+        mm,
+        flags=task("flags"),
+        exit_state=task("exit_state"),
+        pgd=pgd,
+        own_pid=task("pid"),
+        tracer=task("parent"),
+        active_mm=task("active_mm"),
+        children=task("children"),
+        sibling=task("sibling"),
+        leader=task("group_leader"),
+        pid_struct=task("thread_pid") if number is not None else None,
+        number=number,
+        signal=task("signal"),
+        threads=place("signal_struct", "thread_head"),
+        thread=task("thread_node"),
+        # Since 5.17 in a member of its own.
+        kthread=task("worker_private", "set_child_tid"),
+        full_name=place("kthread", "full_name"),
+        data=place("kthread", "data"),
+        work=place("worker", "current_work"),
+        description=place("worker", "desc"),
+        pool=place("worker", "pool"),
+        rescued=place("worker", "rescue_wq"),
+        queue_name=place("workqueue_struct", "name"),
+        owner=place("mm_struct", "owner"),
+        space_of_table=place("page", "pt_mm") or place("ptdesc", "pt_mm"),
+    )
+
+
+def _number_by_btf(types: Btf) -> int | None:
+    """Where in a struct pid the number in the first name space stands."""
+    numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr") or 0
+    if numbers is None or numbers + number + 4 > PID_SIZE:
+        return None
+    return numbers + number
+
+
+def along(
+    kernel: VirtualMemory, first: int, link: int, most: int, *, backwards: bool = False
+) -> tuple[list[int], bool]:
+    """Objects in a list through a `list_head` at `link` in each; the first one left out.
+
+    Ends where nothing can be read or something comes again; the second result tells whether that
+    was the first object. No more than `most` are followed.
+    """
+    found: list[int] = []
+    at, seen = first, {first}
+    while len(found) < most:
+        following = kernel.number(at + link + 8 * backwards)
+        if following is None:
+            return found, False
+        at = (following - link) % 2**64
+        if at in seen:
+            return found, at == first
+        seen.add(at)
+        found.append(at)
+    return found, False
+
+
+def offsets_by_form(
+    found: LinuxKernel,
+    first: int,
+    most: int,
+    places_like: PlacesLike | None = None,
+) -> Offsets | None:
+    """Find the offsets in the tasks; None where these do not show them.
+
+    `first` is the address of the first task of all, `most` how many there may be. `places_like`
+    tells where others like some tasks may lie, for where their list is broken.
+    """
+    for comm in _names_at(found.kernel, first):
+        if offsets := _offsets_by_names(found, first, comm, most, places_like):
+            return offsets
+    return None
+
+
+def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:
+    """Where in a task its name may stand: where the first one has its own, or most have one."""
+    raw = kernel.read_far(first, _TASK_SIZE).tobytes()
+    known = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
+    if known >= 0:
+        yield known
+    best, place = 0, -1
+    for link in range(0, _TASK_SIZE, 8):
+        tasks = _in_ring(kernel, first, link)
+        if len(tasks) < _FEW_TASKS:
+            continue
+        contents, _ = kernel.read_each(np.array(tasks, np.uint64), _TASK_SIZE)
+        names = np.count_nonzero(_are_names(contents), axis=0)
+        if names.max() > max(best, _MOST * len(tasks)):
+            best, place = int(names.max()), int(np.argmax(names)) * 8
+    if place not in (-1, known):
+        yield place
+
+
+def _in_ring(kernel: VirtualMemory, first: int, link: int) -> list[int]:
+    """Some objects of a list through the first one, as far as each leads back."""
+    found: list[int] = []
+    at = first + link
+    while len(found) < _FEW_SPACES:
+        following = kernel.number(at)
+        if following is None or not following >> 63 or kernel.number(following + 8) != at:
+            break
+        at = following
+        if at == first + link or at - link in found:
+            break
+        found.append(at - link)
+    return found
+
+
+def _are_names(contents: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """At which words of each row a name begins: some letters, and then nothing more."""
+    words = contents.reshape(len(contents), -1, 8)
+    octets = np.concatenate((words[:, :-1], words[:, 1:]), axis=2)
+    ends = np.logical_or.accumulate(octets == 0, axis=2)
+    # No text in UTF-8 has bytes as the upper ones of kernel addresses.
+    printable = (octets >= 0x20) & (octets != 0x7F) & (octets < 0xF8)
+    names: NDArray[np.bool_] = np.logical_and.reduce(printable | ends, axis=2)
+    return names & ~ends[:, :, _FEW_LETTERS - 1] & ends[:, :, -1]
+
+
+def _offsets_by_names(
+    found: LinuxKernel, first: int, comm: int, most: int, places_like: PlacesLike | None
+) -> Offsets | None:
+    """Find the offsets in tasks that have their names at this place."""
+    kernel = found.kernel
+    link, tasks, is_whole = _find_link(kernel, first, comm, 2 * most)
+    if len(tasks) < _FEW_TASKS and places_like:
+        other, more = _find_neighbours(kernel, first, comm, places_like)
+        link, tasks = (other, more) if more else (link, tasks)
+    if len(tasks) < _FEW_TASKS and (child := _first_child(kernel, first, comm)):
+        other, more, _ = _find_link(kernel, child, comm, 2 * most)
+        if len(more) >= _FEW_TASKS:
+            link, tasks, is_whole = other, [child, *(task for task in more if task != first)], False
+    if not tasks:
+        return None
+    reached = np.array([first, *tasks], np.uint64)
+    if places_like and not is_whole:
+        others = places_like(reached, comm + COMM_SIZE)[:most]
+        reached = np.append(reached, others[~np.isin(others, reached)])
+    examples = _Examples.read(kernel, reached, comm)
+    memory = _find_memory(found, examples.words, link // 8 + 2)
+    pid = _find_pids(examples.numbers, link // 4)
+    if memory is None or pid is None:
+        return None
+    parent = _find_parents(examples.words, reached, pid // 8 + 1)
+    if parent is None:
+        return None
+    mm, pgd = memory
+    leader = parent + _LINKS + 8
+    return Offsets(
+        link,
+        pid,
+        parent,
+        comm,
+        mm,
+        flags=_find_flags(kernel, examples, parent, pid),
+        exit_state=None,
+        pgd=pgd,
+        own_pid=pid - 4,
+        tracer=parent + 8,
+        active_mm=mm + 8,
+        children=parent + 16,
+        sibling=parent + 32,
+        leader=leader,
+        **_find_numbers(kernel, examples, pid, leader),
+    )
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Tasks of which most are sound: their beginnings, up to the name."""
+
+    words: NDArray[np.uint64]
+    """Shape (n, words); the first task of all in the first row."""
+    numbers: NDArray[np.uint32]
+    """The same memory."""
+
+    @classmethod
+    def read(cls, kernel: VirtualMemory, tasks: NDArray[np.uint64], comm: int) -> "_Examples":
+        """Read some tasks, those with a name; the first one in any case."""
+        texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
+        named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
+        contents, _ = kernel.read_each(tasks[named[:_EXAMPLES]], comm)
+        words = contents[:, : comm // 8 * 8].copy().view("<u8")
+        return cls(words, contents[:, : comm // 4 * 4].copy().view("<u4"))
+
+
+def is_name(comm: bytes) -> bool:
+    """Whether 16 bytes are such as a task's name is in most tasks."""
+    name = comm.split(b"\0")[0]
+    return 0 < len(name) < COMM_SIZE and all(byte >= 0x20 for byte in name)
+
+
+def _find_link(
+    kernel: VirtualMemory, first: int, comm: int, room: int
+) -> tuple[int, list[int], bool]:
+    """Where the links of the list of all tasks stand, the tasks, and whether it is whole.
+
+    It is the list in which most have names.
+    """
+    best: tuple[int, int, list[int], bool] = (0, 0, [], False)
+    for link in range(0, comm, 8):
+        tasks, names, is_whole = _named_tasks(kernel, first, link, comm, room)
+        room -= len(tasks)
+        best = max(best, (names, -link, tasks, is_whole))
+        if (is_whole and names > _MOST * len(tasks)) or room <= 0:
+            break
+    return -best[1], best[2], best[3]
+
+
+def _first_child(kernel: VirtualMemory, first: int, comm: int) -> int | None:
+    """A child of the first task, where its own links are lost: `children` leads to `sibling`."""
+    for children in range(0, comm, 8):
+        sibling = kernel.number(first + children)
+        if sibling is None or not sibling >> 63 or sibling == first + children:
+            continue
+        child = sibling - children - _TO_SIBLING
+        if kernel.number(sibling + 8) == first + children and is_name(
+            kernel.read(child + comm, COMM_SIZE) or b""
+        ):
+            return child
+    return None
+
+
+def _find_neighbours(
+    kernel: VirtualMemory,
+    first: int,
+    comm: int,
+    places_like: PlacesLike,
+) -> tuple[int, list[int]]:
+    """Where the links stand if both of the first task's neighbours are lost, and tasks.
+
+    It is where they lead to what lies among objects with names.
+    """
+    tries = 0
+    for link in range(0, comm, 8):
+        ends = [kernel.number(first + link), kernel.number(first + link + 8)]
+        if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
+            continue
+        lost = np.array([(end or 0) - link for end in ends if end and end >> 63], np.uint64)
+        # Words of two list_heads side by side lead to tasks, too, but not to where these begin.
+        lost = lost[lost % np.uint64(_CACHE_LINE) == 0]
+        places = places_like(lost, comm + COMM_SIZE) if len(lost) == 2 else lost[:0]
+        if len(places) < _FEW_TASKS:
+            continue
+        tries += 1
+        texts, _ = kernel.read_each(places + np.uint64(comm), COMM_SIZE)
+        named = np.array([is_name(text.tobytes()) for text in texts])
+        if np.count_nonzero(named) >= max(_FEW_TASKS, _HALF * len(places)):
+            return link, places[named].tolist()
+    return 0, []
+
+
+def _named_tasks(
+    kernel: VirtualMemory, first: int, link: int, comm: int, room: int
+) -> tuple[list[int], int, bool]:
+    """The tasks in both directions from the first one; names among them; whether it is a ring.
+
+    A step is taken where it leads back as well, or to something with a name.
+    """
+    tasks: dict[int, bool] = {}
+    for direction in (0, 8):
+        at = first
+        while len(tasks) < room:
+            following = kernel.number(at + link + direction)
+            if following is None or not following >> 63:
+                break
+            back = kernel.number(following + 8 - direction)
+            leads_back = back == at + link
+            at = following - link
+            if at == first and leads_back:
+                return list(tasks), sum(tasks.values()), direction == 0
+            named = is_name(kernel.read(at + comm, COMM_SIZE) or b"")
+            if at == first or at in tasks or not (leads_back or named):
+                break
+            tasks[at] = named
+    return list(tasks), sum(tasks.values()), False
+
+
+def _find_memory(
+    found: LinuxKernel, words: NDArray[np.uint64], start: int
+) -> tuple[int, int] | None:
+    """`mm`, and `pgd` in what it leads to.
+
+    It is nothing, as in the first task, or the same as `active_mm` behind it.
+    """
+    tries = 0
+    # First those that are nothing in the first task; but that may be the one that is damaged.
+    columns = start + np.argsort(words[0, start : words.shape[1] - 1] != 0, kind="stable")
+    for column in columns.tolist():
+        mm = words[:, column]
+        led = (mm >> np.uint64(63) == 1) & (mm == words[:, column + 1])
+        if not led.any() or np.mean(led | (mm == 0)) < _MOST:
+            continue
+        # Of kernel threads, which may be most tasks, nothing is known: they do not count.
+        if np.count_nonzero(led) < _HALF * np.count_nonzero(mm):
+            continue
+        pgd = _find_tables(found, np.unique(mm[led])[:_FEW_SPACES])
+        if pgd is not None:
+            return column * 8, pgd
+        # It follows the links closely: where the first task is damaged few come before it.
+        tries += 2 if mm[0] else 1
+        if tries >= _MOST_COLUMNS:
+            break
+    return None
+
+
+def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
+    """`pgd`: leads to a table that shares the kernel's uppermost entry, in most spaces."""
+    top = found.memory.read_frames(np.array([found.top]))[0, -1]
+    raw, _ = found.kernel.read_each(spaces, _MEMORY_SIZE)
+    contents = raw.view("<u8")
+    share = np.zeros(contents.shape[1])
+    for column in range(contents.shape[1]):
+        pointers = contents[:, column]
+        likely = (pointers % np.uint64(PAGE_SIZE) == 0) & (pointers >> np.uint64(63) == 1)
+        if np.mean(likely) < _HALF:
+            continue
+        frames = found.kernel.frames(pointers[likely])
+        frames = frames[is_held(found.memory, frames)]
+        alike = np.count_nonzero(found.memory.read_frames(frames)[:, -1] == top)
+        share[column] = alike / len(spaces)
+    column = int(np.argmax(share))
+    return column * 8 if share[column] >= _HALF else None
+
+
+def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
+    """`tgid`, which is the same as `pid` before it in first threads, and 0 in the first task."""
+    best, place = _MOST, None
+    for column in range(start, numbers.shape[1] - 1):
+        pids = numbers[:, column]
+        fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids) & (pids > 0)
+        fits[0] = False
+        votes = len(np.unique(pids[fits])) + (not pids[0] and not numbers[0, column + 1])
+        if (share := votes / len(pids)) > best:
+            best, place = share, (column + 1) * 4
+    return place
+
+
+def _find_parents(words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: int) -> int | None:
+    """`real_parent`: a task, for the first one itself; few have a thread as parent.
+
+    `parent` behind it is nearly always the same.
+    """
+    ordered = np.sort(tasks)
+    best, found = _HALF, None
+    for column in range(start, words.shape[1] - 1):
+        parents = words[:, column]
+        place = np.minimum(np.searchsorted(ordered, parents), len(ordered) - 1)
+        fits = (ordered[place] == parents) & (words[:, column + 1] == parents)
+        fits[0] &= parents[0] == tasks[0]
+        share = float(np.mean(fits))
+        if share > best:
+            best, found = share, column * 8
+    return found
+
+
+def _find_flags(kernel: VirtualMemory, examples: _Examples, parent: int, pid: int) -> int | None:
+    """`flags`: those of kernel threads, which are kthreadd's children, tell so."""
+    own = examples.numbers[:, pid // 4]
+    above, known = kernel.numbers(examples.words[:, parent // 8] + np.uint64(pid), 4)
+    expected = (own == KERNEL_THREADS_PARENT) | (known & (above == KERNEL_THREADS_PARENT))
+    expected[0] = True
+    told = examples.numbers[:, :64] & np.uint32(KERNEL_THREAD) != 0
+    share = np.mean(told == expected[:, None], axis=0)
+    # A word without the bit fits those that are no kernel threads.
+    share[~(told & expected[:, None]).any(axis=0)] = 0
+    column = int(np.argmax(share))
+    return column * 4 if share[column] >= _MOST else None
+
+
+def _find_numbers(
+    kernel: VirtualMemory, examples: _Examples, pid: int, leader: int
+) -> dict[str, int]:
+    """Where the struct pid is, in a task, and in that the number; empty where nowhere."""
+    words, own = examples.words[1:], examples.numbers[1:, pid // 4]
+    best, places = _MOST, dict[str, int]()
+    begin = leader // 8 + 1
+    for column in range(begin, min(begin + _COLUMNS_OF_PID, words.shape[1])):
+        pointers = words[:_FEW_EXAMPLES, column]
+        if np.mean(pointers >> np.uint64(63) == 1) < _MOST:
+            continue
+        if len(np.unique(pointers)) < _MOST * len(pointers):
+            continue
+        raw, known = kernel.read_each(pointers, PID_SIZE)
+        same = raw.view("<u4") == own[: len(pointers), None]
+        share = np.mean(same & known[:, None], axis=0)
+        if share.max() > best:
+            best = float(share.max())
+            places = {"pid_struct": column * 8, "number": int(np.argmax(share)) * 4}
+    return places

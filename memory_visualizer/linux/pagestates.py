@@ -1,0 +1,785 @@
+"""What a Linux kernel knows of each page frame: its array of `struct page`.
+
+Where in it a member stands, and what a flag's number is, is told by VMCOREINFO, else by BTF. Three
+ways of saying a page's type followed one another, and the value by which VMCOREINFO names pages of
+the buddy allocator tells which it is (include/linux/page-flags.h of the kernel):
+
+- up to 4.17 a negative `_mapcount` of a few fixed values;
+- up to 6.11 `page_type`, in the same place, in which the bit of a type is cleared;
+- since then a number in the upper eight bits of `page_type`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import ahead
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.paging import PhysicalMemory
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.pagemap import PageState, mark_runs
+
+_HAS_ARRAY = 2
+"""In section_mem_map: SECTION_HAS_MEM_MAP."""
+_MAP_FLAGS = 0xFFF
+"""Bits of section_mem_map that may be flags; an array begins at a page, whatever the version."""
+_ANONYMOUS, _MAPPING_KIND = 1, 3
+"""In `mapping`: the lower bits tell what it points to (PAGE_MAPPING_ANON)."""
+_ALWAYS_FLAGS = (1 << 18) - 1
+"""Bits of `flags` that are flags in every version; higher ones may be a zone, a node or a time."""
+_FRAMES_AT_ONCE = 1 << 17
+_MAX_STRUCT_PAGE = 256
+_SECTION_BITS = range(24, 41)
+"""On x86-64 it is 27."""
+_FRAMES_FOR_PAGE, _MORE_PAGES = 32, 1024
+"""In one page of so many, and in some more, lie struct pages and the heads of lists of them."""
+_PAGES_AT_ONCE = 1 << 10
+_MAX_ORDER = 20
+_BARE = 0xFF
+"""In the place of a state, until it is known: in use by its count, flags and type by nobody."""
+_NO_TYPE = 0xFFFF_FFFF
+_TYPE_BYTE = 0xFF00_0000
+
+_USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
+_MEMBERS: dict[tuple[str, ...], int] = {
+    ("flags",): 0,
+    ("_refcount",): 52,
+    ("_mapcount",): 48,
+    ("mapping",): 24,
+    ("compound_head", "compound_info"): 8,
+    ("lru",): 8,
+    ("private",): 40,
+}
+"""Members of struct page, by all their names, and where they stand if it has 64 bytes.
+
+So it is on x86-64 in all versions (include/linux/mm_types.h): one more witness."""
+_COUNTS = ("_refcount", "_mapcount")
+_NEAR = (~0x80 & _NO_TYPE, -128 & _NO_TYPE)
+"""The oldest values for free blocks, which differ by one."""
+_BUDDIES = (0xF0 << 24, ~0x4000_0000 & _NO_TYPE, *_NEAR)
+"""How free blocks are marked: since 6.12, in 6.11, from 4.18 on, before."""
+
+_UPPER = np.uint64(1 << 63)
+"""Where the kernel's half of all addresses begins, or before."""
+
+_Numbers = NDArray[np.uint32]
+_Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PageTypes:
+    """How this kernel says the type of a page that is no user's."""
+
+    of_buddy: int
+    """The value that pages of the buddy allocator have, as 32 bits."""
+
+    @property
+    def _is_number(self) -> bool:
+        return self.of_buddy & ~_TYPE_BYTE == 0
+
+    @property
+    def _base(self) -> int:
+        """Bits that are set in every type made of bits; 0 where types are values."""
+        bit = ~self.of_buddy & _NO_TYPE
+        if self._is_number or bit & (bit - 1):
+            return 0
+        return 0x8000_0000 if bit >= 1 << 23 else 0xF000_0000
+
+    def any(self, types: _Numbers) -> _Marks:
+        """Which pages have a type."""
+        # As signed numbers, types lie below all counts of mappings, and -1 is none.
+        limit = _TYPE_BYTE if self._is_number else _NO_TYPE
+        typed: _Marks = (types >= np.uint32(0x8000_0000)) & (types < np.uint32(limit))
+        return typed
+
+    def are(self, types: _Numbers, value: int) -> _Marks:
+        """Which pages have the type that VMCOREINFO names by this value."""
+        value &= _NO_TYPE
+        if self._is_number:
+            same: _Marks = types & np.uint32(_TYPE_BYTE) == value
+        elif self._base:
+            bits = np.uint32(self._base | (~value & _NO_TYPE))
+            same = types & bits == self._base
+        else:
+            same = types == value
+        return same
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What stands where in this kernel's `struct page`."""
+
+    size: int
+    flags: int
+    count: int
+    type: int
+    mapping: int
+    head: int
+    links: int
+    """`lru`, by which free pages are listed as well."""
+    private: int
+    """In a free block's first page its order."""
+    destructor: int | None
+    """Of a compound page's second `struct page`."""
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Masks of page flags; 0 where this kernel has none, or does not tell."""
+
+    head: int
+    slab: int
+    reserved: int
+    lru: int
+    swap_backed: int
+    swap_cache: int
+    huge: int
+    """In a compound page's second `flags` (6.6 to 6.8)."""
+    all: int
+
+
+@dataclass(frozen=True)
+class PageStates:
+    """The state of each frame, and what goes beyond it."""
+
+    states: NDArray[np.uint8]
+    """PageState by PFN."""
+    swap_cache: _Marks
+    """Anonymous pages that the swap cache has as well."""
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was read of one section's frames."""
+
+    states: NDArray[np.uint8]
+    """PageState, or _BARE; of tails what their heads are is not known yet."""
+    swap_cache: _Marks
+    types: _Numbers
+    """`page_type` or `_mapcount` of pages that are no tail of another."""
+    tail: NDArray[np.int64]
+    """Frames that belong to the one with the same place in `head`."""
+    head: NDArray[np.int64]
+    linked: NDArray[np.int64]
+    """Frames whose state is _BARE, and that are in a list."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the struct pages say by themselves, before it is known which pages are tables."""
+
+    array: "PageArray"
+    states: NDArray[np.uint8]
+    """PageState by PFN, or _BARE; of page tables and the kernel's image not yet that."""
+    swap_cache: _Marks
+    types: _Numbers
+    """`page_type` or `_mapcount` of pages that are no tail of another."""
+    tail: NDArray[np.int64]
+    """Frames that belong to the one with the same place in `head`."""
+    head: NDArray[np.int64]
+    linked: NDArray[np.int64]
+    """Frames whose state is _BARE, and that are in a list."""
+
+    @property
+    def no_tables(self) -> _Marks:
+        """For each frame whether it is in a use in which no page table is."""
+        return np.isin(self.states, _NO_TABLES)
+
+
+_NO_TABLES = (
+    PageState.SLAB,
+    PageState.FREE,
+    PageState.HUGE_PAGE,
+    PageState.ANONYMOUS,
+    PageState.FILE_CACHE,
+    PageState.SHARED_MEMORY,
+)
+
+
+def _is_size(size: int) -> bool:
+    return size in range(8, _MAX_STRUCT_PAGE + 1, 8)
+
+
+def _is_bit(number: int) -> bool:
+    return 0 <= number < 64
+
+
+class PageArray:
+    """The array of `struct page`, found and ready to be read."""
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        kernel: VirtualMemory,
+        info: VmcoreInfo,
+        btf: Btf | None,
+        symbols: Mapping[str, int] | None = None,
+    ) -> None:
+        """LookupError with a sentence where the kernel does not tell enough."""
+        self._memory = memory
+        self._kernel = kernel
+        self._info = info
+        self._btf = btf
+        self._symbols = symbols or {}
+        self._layout = self._find_layout()
+        self._slab = self._type("PAGE_SLAB_MAPCOUNT_VALUE", "PGTY_slab")
+        self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
+        self._flags = self._find_flags()
+        if not (self._flags.lru or self._flags.head or self._flags.slab):
+            raise LookupError("it does not tell what the flags of its pages mean")
+        self._section_frames, self._arrays = self._find_arrays()
+        self.types = self._find_types()
+
+    def _find_layout(self) -> _Layout:
+        size = self._elected([*self._info.votes("SIZE(page)"), self._size("page"), 64], _is_size)
+        if size is None:
+            raise LookupError("it does not tell how large its struct page is")
+        places: list[int] = []
+        for names, usual in _MEMBERS.items():
+            told = [vote for name in names for vote in self._info.votes(f"OFFSET(page.{name})")]
+            own = self._btf.offset("page", *names) if self._btf else None
+            step = 4 if names[0] in _COUNTS else 8
+            end = size - 8 * (names[0] == "lru")
+            place = self._elected(
+                [*told, own, usual if size == _USUAL_SIZE else None],
+                lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
+            )
+            if place is None:
+                raise LookupError(f"it does not tell where in struct page {names[0]} stands")
+            places.append(place)
+        destructor = self._info.offset("page.compound_dtor")
+        if destructor is None and self._btf:
+            destructor = self._btf.offset("page", "compound_dtor")
+        flags, count, type_, mapping, head, links, private = places
+        return _Layout(
+            size,
+            flags,
+            count,
+            type_,
+            mapping,
+            head,
+            links,
+            private,
+            destructor if destructor in range(size) else None,
+        )
+
+    def _size(self, structure: str) -> int | None:
+        return self._btf.size(structure) if self._btf else None
+
+    def _elected(self, votes: list[int | None], may_be: Callable[[int], bool]) -> int | None:
+        """The value that most tell, of those that may be; of as many the last one's.
+
+        The text comes first, and any of its lines may be damaged; then BTF, if there is any.
+        """
+        likely = [vote for vote in votes if vote is not None and may_be(vote)]
+        return max(likely[::-1], key=likely.count) if likely else None
+
+    def _find_flags(self) -> _Flags:
+        def mask(name: str) -> int:
+            own = self._btf.enumerator(name) if self._btf else None
+            number = self._elected([*self._info.votes(f"NUMBER({name})"), own], _is_bit)
+            return 1 << number if number is not None else 0
+
+        private = mask("PG_private")
+        count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
+        poisoned = mask("PG_hwpoison")
+        every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
+        heads = self._info.votes("NUMBER(PG_head_mask)")
+        head = self._elected([*heads, mask("PG_head") or None], lambda vote: bool(vote % 2**64))
+        return _Flags(
+            head=(head or 0) % 2**64,
+            slab=0 if self._slab is not None else mask("PG_slab"),
+            # In all versions the flag before PG_private, should BTF not name it.
+            reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
+            lru=mask("PG_lru"),
+            swap_backed=mask("PG_swapbacked"),
+            swap_cache=mask("PG_swapcache"),
+            huge=mask("PG_hugetlb") if self._hugetlb is None and not self._destructor else 0,
+            all=every & ~poisoned,
+        )
+
+    @property
+    def _destructor(self) -> int | None:
+        """What the second struct page of a huge page has (up to 6.5)."""
+        own = self._btf.enumerator("HUGETLB_PAGE_DTOR") if self._btf else None
+        return self._elected([*self._info.votes("NUMBER(HUGETLB_PAGE_DTOR)"), own], bool)
+
+    def _type(self, told: str, named: str) -> int | None:
+        """The value of a page's type: by VMCOREINFO, or by BTF, which names it since 6.12."""
+        number = self._btf.enumerator(named) if self._btf else None
+        own = number << 24 if number is not None and number < 256 else None
+        votes = [vote & _NO_TYPE for vote in self._info.votes(f"NUMBER({told})")]
+        return self._elected([*votes, own], bool)
+
+    def _find_types(self) -> PageTypes:
+        """How free pages are marked: by what is told, if pages are marked so, else by what is."""
+        told = [vote & _NO_TYPE for vote in self._info.votes("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")]
+        if own := self._type("PAGE_BUDDY_MAPCOUNT_VALUE", "PGTY_buddy"):
+            told.append(own)
+        if len(set(told)) == 1 and told[0] in _BUDDIES and (self._btf or told[0] not in _NEAR):
+            return PageTypes(told[0])
+        count = self._in_buddy([*told, *_BUDDIES])
+        best = max(count, key=lambda value: count[value])
+        if not count[best] and not told:
+            raise LookupError("its VMCOREINFO does not tell how free pages are marked")
+        return PageTypes(best)
+
+    def _in_buddy(self, values: list[int]) -> dict[int, int]:
+        """How many pages begin free blocks, if these are marked by each of some values."""
+        layout = self._layout
+        count = dict.fromkeys(values, 0)
+        for first, end in self._stretches():
+            base = int(self._arrays[first // self._section_frames])
+            rows, _, _ = self._rows((base + first * layout.size) % 2**64, end - first)
+            numbers = rows.view(np.uint32)
+            types = np.ascontiguousarray(numbers[:, layout.type // 4])
+            order = rows[:, layout.private // 8]
+            frames = np.arange(first, end, dtype=np.uint64)
+            aligned = frames & ((np.uint64(1) << np.minimum(order, np.uint64(32))) - np.uint64(1))
+            begins = (order < _MAX_ORDER) & (aligned == 0) & (numbers[:, layout.count // 4] == 0)
+            for value in values:
+                kind = np.uint32(_TYPE_BYTE if value & ~_TYPE_BYTE == 0 else _NO_TYPE)
+                count[value] += int(np.count_nonzero(begins & (types & kind == value)))
+        return count
+
+    def _find_arrays(self) -> tuple[int, NDArray[np.uint64]]:
+        """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
+        info = self._info
+        bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
+        size = self._elected(
+            [*info.votes("SIZE(mem_section)"), self._size("mem_section"), 32],
+            lambda vote: vote in range(8, PAGE_SIZE + 1, 8),
+        )
+        assert size is not None
+        own = self._btf.offset("mem_section", "section_mem_map") if self._btf else None
+        member = self._elected(
+            [*info.votes("OFFSET(mem_section.section_mem_map)"), own, 0],
+            lambda vote: vote in range(0, size, 8),
+        )
+        tables = info.symbols("mem_section")
+        if "mem_section" in self._symbols:
+            tables.append(self._symbols["mem_section"])
+        best: tuple[int, int, NDArray[np.uint64]] | None = None
+        for place in dict.fromkeys(tables):
+            for each in dict.fromkeys([*bits, _USUAL_SECTION_BITS]):
+                arrays = self._arrays_by_sections(place, size, member or 0, each)
+                if arrays is None:
+                    continue
+                described = int(np.count_nonzero(arrays)) << (each - 12)
+                if best is None or described > 2 * best[0]:
+                    best = described, 1 << (each - 12), arrays
+        if best is None and (arrays := self._arrays_in_a_row()) is not None:
+            best = 0, 1 << (_USUAL_SECTION_BITS - 12), arrays
+        if best is None:
+            raise LookupError("it does not tell where its struct pages are")
+        return best[1], best[2]
+
+    def _arrays_by_sections(
+        self, place: int, size: int, member: int, bits: int
+    ) -> NDArray[np.uint64] | None:
+        """The arrays by the table of sections at an address; None where that is none."""
+        kernel = self._kernel
+        frames = 1 << (bits - 12)
+        count = -(-self._memory.frame_count // frames)
+        in_root = PAGE_SIZE // size
+        roots = -(-count // in_root)
+        # In 4.15, and by the table of symbols, it is that of a pointer to the table, else of the
+        # table itself.
+        for table in (place, kernel.number(place)):
+            pointers = kernel.read(table, roots * 8) if table else None
+            if pointers is None:
+                continue
+            arrays = np.zeros(roots * in_root, np.uint64)
+            for root, address in enumerate(np.frombuffer(pointers, "<u8").tolist()):
+                sections = kernel.read(address, in_root * size) if address >> 63 else None
+                if sections:
+                    words = np.frombuffer(sections, "<u8")[: in_root * (size // 8)]
+                    words = words.reshape(in_root, -1)
+                    arrays[root * in_root : (root + 1) * in_root] = words[:, member // 8]
+            arrays = np.where(arrays & np.uint64(_HAS_ARRAY), arrays & ~np.uint64(_MAP_FLAGS), 0)
+            arrays = arrays[:count]
+            present = np.flatnonzero(arrays)
+            first = present[:1].astype(np.uint64)
+            offset = first * np.uint64(frames * self._layout.size)
+            if len(present) and (kernel.frames(arrays[present[:1]] + offset) >= 0).all():
+                return arrays
+        return None
+
+    def _arrays_in_a_row(self) -> NDArray[np.uint64] | None:
+        """The arrays where all lie one behind the other, from where the kernel's variable says."""
+        variable = self._symbols.get("vmemmap_base")
+        base = self._kernel.number(variable) if variable else None
+        if base is None or not base >> 63 or base % PAGE_SIZE:
+            return None
+        frames = 1 << (_USUAL_SECTION_BITS - 12)
+        count = -(-self._memory.frame_count // frames)
+        begin = np.arange(count, dtype=np.uint64) * np.uint64(frames * self._layout.size)
+        mapped = self._kernel.frames(begin + np.uint64(base)) >= 0
+        return np.where(mapped, np.uint64(base), np.uint64(0)) if mapped.any() else None
+
+    def listed(self, head: int, most: int) -> tuple[list[int], bool]:
+        """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
+
+        No more than `most` are followed, from both ends where the list is broken.
+        """
+        listed, is_whole, is_all = self._followed(head, most, 0)
+        if not is_whole and is_all:
+            others, _, is_all = self._followed(head, most - len(listed), 8)
+            listed += [frame for frame in others[::-1] if frame not in set(listed)]
+        return listed, is_all
+
+    def _followed(self, head: int, most: int, direction: int) -> tuple[list[int], bool, bool]:
+        """Frames of pages in a list in one direction; whether it came round, and was not cut."""
+        layout, frames = self._layout, self._section_frames
+        present = np.flatnonzero(self._arrays)
+        begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
+        order = np.argsort(begin)
+        present, begins = present[order].tolist(), begin[order].tolist()
+        count, links, size = self._memory.frame_count, layout.links, layout.size
+        listed: list[int] = []
+        at, seen = self._kernel.number(head + direction), {head}
+        while at and at not in seen:
+            if len(seen) > most:
+                return listed, False, False
+            seen.add(at)
+            row = bisect_right(begins, at - links) - 1
+            if row >= 0:
+                inside, rest = divmod(at - links - begins[row], size)
+                frame = present[row] * frames + inside
+                if not rest and inside < frames and frame < count:
+                    listed.append(frame)
+            at = self._kernel.number(at + direction)
+        return listed, at == head, True
+
+    def words(
+        self, frames: NDArray[np.int64], place: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """A word of the `struct page` of each of these frames, 0 where it cannot be read."""
+        base = self._arrays[frames // self._section_frames]
+        offset = (frames * self._layout.size + place).astype(np.uint64)
+        words, known = self._kernel.numbers(base + offset)
+        known &= base != 0
+        words[~known] = 0
+        return words, known
+
+    def in_same_cache(
+        self, frames: NDArray[np.int64], survey: "Survey"
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The slabs that objects in these frames are in, and all slabs of the same cache.
+
+        Both by their first frames; the former one for each of `frames`. Which word of a slab's
+        struct page leads to its cache shows in these: it is the one that most of them have alike.
+        """
+        first = np.arange(self._memory.frame_count)
+        first[survey.tail] = survey.head
+        slabs = np.flatnonzero((survey.states == PageState.SLAB) & (first == np.arange(len(first))))
+        own = first[np.clip(frames, 0, len(first) - 1)]
+        own = own[survey.states[own] == PageState.SLAB]
+        if not len(own):
+            return first[frames], own
+        best, same = 0.0, np.empty(0, np.int64)
+        distinct = np.unique(own)
+        for place in range(8, self._layout.size, 8):
+            words, _ = self.words(distinct, place)
+            values, count = np.unique(words, return_counts=True)
+            value, share = values[np.argmax(count)], count.max() / len(words)
+            # The links of a page that is in no list are poison, which leads nowhere.
+            if share > best and value >= _UPPER and self._kernel.frame(int(value)) >= 0:
+                of_all, _ = self.words(slabs, place)
+                best, same = share, slabs[of_all == value]
+        return first[frames], same if best > 1 / 2 else np.empty(0, np.int64)
+
+    def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these frames somebody holds on to."""
+        words, _ = self.words(frames, self._layout.count // 8 * 8)
+        shift = np.uint64(self._layout.count % 8 * 8)
+        counted: NDArray[np.bool_] = words >> shift & np.uint64(0xFFFF_FFFF) != 0
+        return counted
+
+    def survey(self) -> "Survey":
+        """Read all struct pages."""
+        count = self._memory.frame_count
+        states = np.full(count, PageState.ABSENT, np.uint8)
+        swap_cache = np.zeros(count, bool)
+        types = np.full(count, _NO_TYPE, np.uint32)
+        parts: list[_Part] = []
+
+        def look(stretch: tuple[int, int]) -> None:
+            first, end = stretch
+            part = self._part(first, end - first)
+            states[first:end] = part.states
+            swap_cache[first:end] = part.swap_cache
+            types[first:end] = part.types
+            parts.append(part)
+
+        for _ in ahead(look, self._stretches()):
+            pass
+        # A tail belongs to its head, which may lie in another section.
+        tail, head = _joined([part.tail for part in parts]), _joined([part.head for part in parts])
+        inside = (head >= 0) & (head < count)
+        tail, head = tail[inside], head[inside]
+        states[tail], swap_cache[tail] = states[head], swap_cache[head]
+        linked = _joined([part.linked for part in parts])
+        return Survey(self, states, swap_cache, types, tail, head, linked)
+
+    def finish(
+        self,
+        survey: "Survey",
+        image: NDArray[np.int64],
+        is_ram: _Marks | None,
+        tables: _Marks,
+        leaf_tables: _Marks,
+    ) -> PageStates:
+        """Find the state of each frame.
+
+        `image` are the frames of the kernel's image; `is_ram` tells for each frame whether it is
+        RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
+        whether it is one of the lowest level of a process.
+        """
+        count = self._memory.frame_count
+        states = survey.states.copy()
+        inner = image[(image >= 0) & (image < count)]
+        states[inner[states[inner] == PageState.RESERVED]] = PageState.KERNEL_IMAGE
+        self._mark_tables(states, survey.types, tables, leaf_tables)
+        # Under page-table isolation the second half of a top table is a tail (6.18 and later).
+        of_table = states[survey.head] == PageState.PAGE_TABLE
+        of_table &= states[survey.tail] == PageState.KERNEL_OTHER
+        states[survey.tail[of_table]] = PageState.PAGE_TABLE
+        self._mark_bare(states, survey.linked)
+        remarks = []
+        if is_ram is not None:
+            states[~is_ram] = PageState.ABSENT
+        states[~self._memory.held] = PageState.ABSENT
+        if unknown := np.count_nonzero(states == PageState.UNKNOWN):
+            remarks.append(
+                f"the dump does not hold what its kernel knows of {counted(int(unknown), 'page')}:"
+                " such are known to be used only where they are mapped"
+            )
+        if not self._flags.slab and self._slab is None:
+            remarks.append("this kernel does not tell which pages are slab; they are kernel other")
+        return PageStates(states, survey.swap_cache, tuple(remarks))
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """First frame, and end, of sections that are read at once: neighbours in one array."""
+        at_once = max(1, _FRAMES_AT_ONCE // self._section_frames)
+        present = np.flatnonzero(self._arrays)
+        apart = (np.diff(present) > 1) | (np.diff(self._arrays[present]) != 0)
+        for group in np.split(present, np.flatnonzero(apart) + 1):
+            for start in range(0, len(group), at_once):
+                part = group[start : start + at_once]
+                first = int(part[0]) * self._section_frames
+                end = min((int(part[-1]) + 1) * self._section_frames, self._memory.frame_count)
+                for at in range(first, end, _FRAMES_AT_ONCE):  # larger sections than there are
+                    yield at, min(at + _FRAMES_AT_ONCE, end)
+
+    def _mark_bare(self, states: NDArray[np.uint8], listed: NDArray[np.int64]) -> None:
+        """Tell bare pages on lists of free pages from those behind the first of an allocation.
+
+        A block of pages that was given out together, but not as a compound page, has its count in
+        the first page only. A block on a processor's list of free pages is linked by its first
+        page only. So a bare page that is not linked is what the one is that leads its block.
+        """
+        # By the state, as a damaged dump has tails of bare pages, too.
+        bare = np.flatnonzero(states == _BARE)
+        linked = bare[np.isin(bare, listed)]
+        states[linked] = PageState.FREE
+        rest = bare[states[bare] == _BARE]
+        if not len(rest):
+            return
+        begins = np.flatnonzero(np.diff(rest, prepend=-2) != 1)
+        leader = np.repeat(rest[begins] - 1, np.diff(begins, append=len(rest)))
+        # Blocks are aligned to their size.
+        together = (leader > 0) & (rest - leader < (leader & -leader))
+        state = states[np.maximum(leader, 0)]
+        together &= np.isin(leader, linked) | (state == PageState.PAGE_TABLE)
+        states[rest] = np.where(together, state, PageState.KERNEL_OTHER)
+
+    def _mark_tables(
+        self, states: NDArray[np.uint8], types: _Numbers, tables: _Marks, leaf_tables: _Marks
+    ) -> None:
+        """Mark page tables: those that were met, and those that have the type of such."""
+        states[tables & (states == PageState.KERNEL_OTHER)] = PageState.PAGE_TABLE
+        value = None
+        if self._btf and (number := self._btf.enumerator("PGTY_table")) is not None:
+            value = number << 24
+        else:
+            # The kernel does not tell the type's number, but these are of it, if of any.
+            met = types[leaf_tables & (states == PageState.PAGE_TABLE)]
+            met = met[self.types.any(met)]
+            if len(met):
+                values, count = np.unique(met, return_counts=True)
+                value = int(values[np.argmax(count)])
+        if value is not None:
+            others = np.flatnonzero(states == PageState.KERNEL_OTHER)
+            others = others[self.types.any(types[others]) & self.types.are(types[others], value)]
+            states[others] = PageState.PAGE_TABLE
+
+    def _part(self, first: int, count: int) -> _Part:
+        """Read the struct pages of some frames of one section, which has some."""
+        base = int(self._arrays[first // self._section_frames])
+        layout, flag = self._layout, self._flags
+        rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
+        flags = rows[:, layout.flags // 8]
+        mapping = rows[:, layout.mapping // 8]
+        compound = rows[:, layout.head // 8]
+        numbers = rows.view(np.uint32)
+        uses = numbers[:, layout.count // 4]
+        types = np.ascontiguousarray(numbers[:, layout.type // 4])
+
+        def has(mask: int) -> _Marks:
+            marks: _Marks = flags & np.uint64(mask) != 0
+            return marks
+
+        # A huge page's later struct pages may be its first ones, shown again (HVO): with the flag
+        # of a head, but behind it a tail that belongs to another.
+        is_tail = compound & np.uint64(1) != 0
+        named = compound.copy()
+        [apparent] = np.nonzero(has(flag.head) & ~is_tail)
+        apparent = apparent[apparent + 1 < count]
+        follower = compound[apparent + 1]
+        named[apparent] = follower
+        own = np.uint64(base) + (apparent + first).astype(np.uint64) * np.uint64(layout.size)
+        again = (follower & np.uint64(1) != 0) & (_head_address(own, follower) != own)
+        is_tail[apparent[again]] = True
+        is_tail &= known
+        [tail] = np.nonzero(is_tail)
+        addresses = np.uint64(base) + (tail + first).astype(np.uint64) * np.uint64(layout.size)
+        offset = (_head_address(addresses, named[tail]) - np.uint64(base)).view(np.int64)
+        head = np.where(offset % layout.size == 0, offset // layout.size, -1)
+
+        kinds = self.types
+        typed = kinds.any(types) & ~has(flag.slab)
+        slab = has(flag.slab)
+        if self._slab is not None:
+            slab |= typed & kinds.are(types, self._slab)
+        huge = self._huge(rows, has(flag.head), typed, types)
+        buddy = typed & kinds.are(types, kinds.of_buddy) & known & ~is_tail
+        bare = ~typed & (uses == 0) & (flags & np.uint64(flag.all) == 0) & ~is_tail
+        free = self._in_free_blocks(rows, buddy)
+        anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS
+        anonymous |= mapping & np.uint64(_MAPPING_KIND) == _MAPPING_KIND  # merged by KSM
+        # A page of perf's ring has a mapping as well, but is on no list of such, nor marked.
+        cache = (mapping != 0) & (mapping & np.uint64(_MAPPING_KIND) == 0) & has(flag.all)
+        cache |= has(flag.lru)
+        swap_backed = has(flag.swap_backed)
+        conditions: list[tuple[_Marks, int]] = [
+            (~known, PageState.ABSENT),
+            (slab, PageState.SLAB),
+            (huge, PageState.HUGE_PAGE),
+            (has(flag.reserved), PageState.RESERVED),
+            (free, PageState.FREE),
+            (bare, _BARE),
+            (typed, PageState.KERNEL_OTHER),
+            (anonymous, PageState.ANONYMOUS),
+            (cache & swap_backed, PageState.SHARED_MEMORY),
+            (cache, PageState.FILE_CACHE),
+        ]
+        states = np.full(count, PageState.KERNEL_OTHER, np.uint8)
+        for marks, state in reversed(conditions):
+            states[marks] = state
+        states[missing] = PageState.UNKNOWN
+        swap_cache = anonymous & has(flag.swap_cache) & swap_backed & known
+        types[is_tail | ~known | slab] = _NO_TYPE
+        [bare_rows] = np.nonzero(states == _BARE)
+        return _Part(
+            states,
+            swap_cache,
+            types,
+            tail + first,
+            head,
+            bare_rows[self._is_listed(base, first, rows, bare_rows)] + first,
+        )
+
+    def _in_free_blocks(self, rows: NDArray[np.uint64], buddy: _Marks) -> _Marks:
+        """Which pages are in the blocks that begin with these pages of the buddy allocator."""
+        [begin] = np.nonzero(buddy)
+        order = rows[begin, self._layout.private // 8]
+        believable = order < _MAX_ORDER
+        begin, order = begin[believable], order[believable]
+        pages = np.int64(1) << order.astype(np.int64)
+        free = buddy.copy()
+        mark_runs(free, begin, np.minimum(pages, len(rows) - begin))
+        return free
+
+    def _is_listed(
+        self, base: int, first: int, rows: NDArray[np.uint64], chosen: NDArray[np.int64]
+    ) -> _Marks:
+        """Which of these rows are in a list: what they link to links back."""
+        layout = self._layout
+        links = (chosen + first).astype(np.uint64) * np.uint64(layout.size)
+        links += np.uint64(base + layout.links)
+        following = rows[chosen, layout.links // 8]
+        maybe = np.flatnonzero((following != links) & (following >= _UPPER))
+        back = following[maybe] + np.uint64(8)
+        frames = self._kernel.frames(back)
+        inside = (frames >= 0) & (back % np.uint64(8) == 0)
+        maybe, back, frames = maybe[inside], back[inside], frames[inside]
+        pages, row = np.unique(frames, return_inverse=True)
+        place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // 8
+        linked = np.zeros(len(maybe), np.uint64)
+        most = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
+        for start in range(0, min(len(pages), most), _PAGES_AT_ONCE):
+            contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
+            read = np.flatnonzero((row >= start) & (row < start + len(contents)))
+            linked[read] = contents[row[read] - start, place[read]]
+        listed = np.zeros(len(chosen), bool)
+        listed[maybe] = linked == links[maybe]
+        return listed
+
+    def _rows(self, address: int, count: int) -> tuple[NDArray[np.uint64], _Marks, _Marks]:
+        """Read `count` struct pages: words of each, which there are, and which are not held."""
+        size = self._layout.size
+        first = address // PAGE_SIZE
+        last = (address + count * size - 1) // PAGE_SIZE
+        pages = np.arange(last + 1 - first, dtype=np.uint64) + np.uint64(first)
+        frames = self._kernel.frames(pages * np.uint64(PAGE_SIZE))
+        mapped = frames >= 0
+        held = mapped & (frames < self._memory.frame_count)
+        held[held] = self._memory.held[frames[held]]
+        contents = self._memory.read_frames(np.where(held, frames, self._memory.frame_count))
+        start = address % PAGE_SIZE
+        octets = contents.reshape(-1).view(np.uint8)[start : start + count * size]
+        begin = start + np.arange(count) * size
+        low, high = begin // PAGE_SIZE, (begin + size - 1) // PAGE_SIZE
+        known = held[low] & held[high]
+        missing = mapped[low] & mapped[high] & ~known
+        return octets.view(np.uint64).reshape(count, -1), known, missing
+
+    def _huge(
+        self, rows: NDArray[np.uint64], heads: _Marks, typed: _Marks, types: _Numbers
+    ) -> _Marks:
+        """Which pages are heads of huge pages."""
+        layout = self._layout
+        if self._hugetlb is not None:
+            return typed & self.types.are(types, self._hugetlb)
+        huge = np.zeros(len(rows), bool)
+        [head] = np.nonzero(heads[:-1])
+        if self._flags.huge:
+            huge[head] = rows[head + 1, layout.flags // 8] & np.uint64(self._flags.huge) != 0
+            return huge
+        if self._destructor is not None and layout.destructor is not None:
+            huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == self._destructor
+        return huge
+
+
+def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Where the head's `struct page` is, by a tail's own address and its `compound_head`.
+
+    That is a pointer with the lowest bit set, or in the newest kernels a mask for the tail's own
+    address: ones down to some bit, as no pointer looks.
+    """
+    value = compound & ~np.uint64(1)
+    lowest = (~value + np.uint64(1)) & value
+    is_mask = (value != 0) & (value + lowest == 0)
+    return np.where(is_mask, own & value, value)
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *parts])

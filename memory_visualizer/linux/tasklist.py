@@ -1,0 +1,456 @@
+"""The list of a Linux kernel's processes, mended where it is broken.
+
+Children and siblings lead from task to task as well: who is among these only was taken out of the
+list. Where that is broken it is walked from both ends, and all tasks are looked for in the slabs of
+the cache that they are in. What is found in this way is believed to be a process that
+lives if something leads back to it, or if its own links lead to places of tasks: the kernel poisons
+the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.linux.offsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
+from memory_visualizer.linux.pagestates import PageArray, Survey
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.printable import counted
+
+_MOST_PLACES = 1 << 10
+"""Places of objects in one slab."""
+_MOST_STARTS = 16
+"""Places in slabs by which it is learned how far objects are apart."""
+_MOST_ROUNDS = 64
+"""So many generations of relatives are followed."""
+_MOST_SCANS = 3
+"""So often all slabs of tasks are looked through."""
+_MORE_RELATIVES = (
+    f"relatives of processes were followed for {_MOST_ROUNDS} generations: there may be more"
+)
+_MOST_NAMED = 4
+"""Places where the list is broken that are named."""
+_CACHE_LINE = 64
+
+_Addresses = NDArray[np.uint64]
+_Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Roll:
+    """All tasks of processes that were found."""
+
+    tasks: list[int]
+    """In the list's order as far as that is known; the first task of all is left out."""
+    listed: set[int]
+    """Those of which it is not known that they are not in the list."""
+    is_whole: bool
+    """Whether each task's place in the list is known; else there may be more."""
+    remarks: tuple[str, ...] = ()
+    is_sound: bool = False
+    """Whether all links of those that are listed were found to lead back."""
+
+
+class TaskSlabs:
+    """The slabs in which the kernel keeps objects of a kind, known by some of these objects."""
+
+    def __init__(self, kernel: VirtualMemory, pages: PageArray, survey: Survey) -> None:
+        self._kernel = kernel
+        self._pages = pages
+        self._survey = survey
+        self.left_out = 0
+        """Places that were not told, as there are too many."""
+
+    def places(self, examples: _Addresses, least: int = _CACHE_LINE) -> _Addresses:
+        """Addresses of all objects of the cache that most of these are in, free ones included.
+
+        An object has `least` bytes at least. There are no more places than page frames.
+        """
+        frames = self._kernel.frames(examples)
+        # In a dump that is cut short the tables lead to what it does not hold.
+        there = (frames >= 0) & (frames < self._kernel.frame_count)
+        examples, frames = examples[there], frames[there]
+        if not len(examples):
+            return examples
+        page = examples // np.uint64(PAGE_SIZE) * np.uint64(PAGE_SIZE)
+        bases, count = np.unique(
+            page - frames.astype(np.uint64) * np.uint64(PAGE_SIZE), return_counts=True
+        )
+        base = bases[np.argmax(count)]  # of the direct map
+        first, slabs = self._pages.in_same_cache(frames, self._survey)
+        inside = (examples - base).view(np.int64) - first * PAGE_SIZE
+        size = self._slab_size(slabs)
+        # An example that is mapped elsewhere than in the direct map says nothing here.
+        inside = inside[np.isin(first, slabs) & (inside >= 0) & (inside < size)]
+        if not len(inside):
+            return examples[:0]
+        start, apart = _grid(inside, least)
+        starts = np.arange(start, size, apart or size)
+        kept = starts[:_MOST_PLACES]
+        most = self._kernel.frame_count // len(kept)
+        self.left_out += len(slabs) * len(starts) - len(slabs[:most]) * len(kept)
+        begin = base + slabs[:most].astype(np.uint64) * np.uint64(PAGE_SIZE)
+        places: _Addresses = (begin[:, None] + kept.astype(np.uint64)).ravel()
+        return places
+
+    def _slab_size(self, slabs: NDArray[np.int64]) -> int:
+        """Bytes of most of these slabs."""
+        tails = self._survey.head[np.isin(self._survey.head, slabs)]
+        _, behind = np.unique(np.append(slabs, tails), return_counts=True)
+        pages, count = np.unique(behind, return_counts=True)
+        return int(pages[np.argmax(count)]) * PAGE_SIZE if len(slabs) else 0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was not looked at, for the person at the screen."""
+        if not self.left_out:
+            return ()
+        left_out = counted(self.left_out, "place")
+        return (f"{left_out} in slabs where tasks may lie were not looked at: there are too many",)
+
+    def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
+        """The pids of all tasks by the struct pids that lead to them.
+
+        How these do is learned from sound tasks, whose pids are given by their addresses.
+        """
+        if offsets.pid_struct is None or offsets.number is None or not sound:
+            return {}
+        kernel = self._kernel
+        tasks = np.array(list(sound), np.uint64)
+        pids = np.array(list(sound.values()), np.uint64)
+        structs, known = kernel.numbers(tasks + np.uint64(offsets.pid_struct))
+        raw, there = kernel.read_each(structs, PID_SIZE)
+        agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
+        if not agree.any():
+            return {}
+        # The last of the places where most lead to the same place in their tasks: the first is of
+        # all threads, the second of processes.
+        ahead = raw.view("<u8")[agree] - tasks[agree][:, None]
+        near = np.where(ahead < np.uint64(1 << 16), ahead, np.uint64(0))
+        link, place = 0, 0
+        for column in range(near.shape[1]):
+            values, count = np.unique(near[:, column], return_counts=True)
+            if values[np.argmax(count)] and count.max() * 2 > len(near):
+                link, place = column * 8, int(values[np.argmax(count)])
+                break
+        if not place:
+            return {}
+        structs = self.places(structs[agree], max(link + 8, offsets.number + 4))
+        number, known = kernel.numbers(structs + np.uint64(offsets.number), 4)
+        led, _ = kernel.numbers(structs + np.uint64(link))
+        known &= (number > 0) & (number < MAX_PID) & (led > np.uint64(place))
+        return dict(
+            zip((led[known] - np.uint64(place)).tolist(), number[known].tolist(), strict=True)
+        )
+
+
+def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
+    """Where in a slab the first object begins, and how far apart they are; 0 where not known.
+
+    Given are places in slabs where objects are said to begin. It is the distance, no less than
+    `least`, by which most of them are apart: one that is wild is outvoted.
+    """
+    values, count = np.unique(inside, return_counts=True)
+    most = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
+    values, count = values[most], count[most]
+    distances = np.unique(values[:, None] - values)
+    distances = np.unique(np.gcd.outer(distances, distances))
+    best, chosen = int(count.max()), (int(values[np.argmax(count)]), 0)
+    for apart in distances[distances >= least].tolist():
+        starts, row = np.unique(values % apart, return_inverse=True)
+        votes = np.bincount(row, count)
+        if votes.max() > best:  # of several the smallest, which leaves out nothing
+            best, chosen = int(votes.max()), (int(starts[np.argmax(votes)]), apart)
+    return chosen
+
+
+def gather(
+    kernel: VirtualMemory, offsets: Offsets, first: int, most: int, slabs: TaskSlabs | None
+) -> Roll:
+    """Find the tasks of all processes, `most` of them at most; `first` is the first of all."""
+    link = offsets.tasks
+    ahead, is_closed = along(kernel, first, link, most)
+    if len(ahead) == most:
+        remark = f"the list of processes is longer than any: {most:,} of it were read"
+        return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
+    if is_closed:
+        places = np.array([first, *ahead], np.uint64) + np.uint64(link)
+        back, _ = kernel.numbers(places + np.uint64(8))
+        if (back == np.roll(places, 1)).all():
+            others, remarks = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
+            return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
+    behind, _ = along(kernel, first, link, most, backwards=True)
+    tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
+    tasks = _vouched(kernel, offsets, first, tasks)
+    others, remarks = _others(kernel, offsets, first, tasks, most, slabs)
+    tasks += others
+    tasks += _led_to(kernel, offsets, first, tasks)
+    roll = _joined(kernel, offsets, first, tasks)
+    return replace(roll, remarks=(*roll.remarks, *remarks))
+
+
+def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
+    """Those to which two others lead, or something that they lead to."""
+    if not tasks:
+        return tasks
+    at = np.array([first, *tasks], np.uint64)
+    links = np.uint64(offsets.tasks)
+    # A link may lead to another list's head as well, in which all leads back: that is no task.
+    is_task = np.isin(at, _processes_among(kernel, offsets, at)) | _are_named(kernel, offsets, at)
+    sound = _are_linked(kernel, offsets, at) & is_task
+    sound[0] = True
+    following, _ = kernel.numbers(at[sound] + links)
+    before, _ = kernel.numbers(at[sound] + links + np.uint64(8))
+    led = np.isin(at + links, _between(following, before)) | sound
+    led &= kernel.numbers(at + links)[1]
+    return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
+
+
+def _between(following: _Addresses, before: _Addresses) -> _Addresses:
+    """What two list_heads have between them, one leading to it forwards, another backwards.
+
+    Given is where each leads, forwards and backwards.
+    """
+    # One that leads to the same place in both directions is no witness.
+    differ = following != before
+    return np.intersect1d(following[differ], before[differ])
+
+
+def _are_named(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
+    """Which lie as tasks do, at the beginning of a processor's cache line, and have a name."""
+    texts, _ = kernel.read_each(tasks + np.uint64(offsets.comm), COMM_SIZE)
+    named: _Marks = np.array([is_name(text.tobytes()) for text in texts], bool)
+    named &= tasks % np.uint64(_CACHE_LINE) == 0
+    return named
+
+
+def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
+    """What stands between two of these tasks by their links, and says nothing itself."""
+    at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
+    following, _ = kernel.numbers(at)
+    before, _ = kernel.numbers(at + np.uint64(8))
+    between = _between(following, before)
+    between = between[~np.isin(between, at) & kernel.numbers(between)[1]]
+    found: list[int] = (between - np.uint64(offsets.tasks)).tolist()
+    return found
+
+
+def _are_linked(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
+    """To which tasks something leads back that they lead to: as in the list, or as siblings."""
+    linked = _leads_back(kernel, tasks + np.uint64(offsets.tasks))
+    if offsets.sibling is not None:
+        linked |= _leads_back(kernel, tasks + np.uint64(offsets.sibling))
+    return linked
+
+
+def _leads_back(kernel: VirtualMemory, links: _Addresses) -> _Marks:
+    """Which of these list_heads are in a list with others, by one direction at least."""
+    following, _ = kernel.numbers(links)
+    before, _ = kernel.numbers(links + np.uint64(8))
+    back, _ = kernel.numbers(following + np.uint64(8))
+    ahead, _ = kernel.numbers(before)
+    linked: _Marks = ((back == links) & (following != links)) | (
+        (ahead == links) & (before != links)
+    )
+    return linked
+
+
+def _others(
+    kernel: VirtualMemory,
+    offsets: Offsets,
+    first: int,
+    tasks: list[int],
+    most: int,
+    slabs: TaskSlabs | None,
+    *,
+    is_broken: bool = True,
+) -> tuple[list[int], tuple[str, ...]]:
+    """Tasks of processes that are not among these, by all other ways; remarks if there are more."""
+    known = {first, *tasks}
+    found: list[int] = []
+    left_out: set[int] = set()
+
+    def add(more: _Addresses) -> None:
+        new = [task for task in dict.fromkeys(more.tolist()) if task not in known]
+        room = max(most - len(known), 0)
+        left_out.update(new[room:])
+        known.update(new[:room])
+        found.extend(new[:room])
+
+    new, rounds = [first, *tasks], 0
+    for _ in range(_MOST_SCANS if slabs else 1):
+        before = len(found)
+        if slabs:  # the more tasks are known, the better it is known where in slabs they lie
+            reached = np.array([first, *tasks, *found], np.uint64)
+            add(_in_slabs(kernel, offsets, reached, slabs))
+        new += found[before:]
+        while new and rounds < _MOST_ROUNDS:
+            rounds += 1
+            size = len(found)
+            add(_relatives(kernel, offsets, np.array(new, np.uint64), is_broken=is_broken))
+            new = found[size:]
+        if new or len(found) == before:
+            break
+    remarks = [_MORE_RELATIVES] if new else []
+    if left_out:
+        remarks.append(
+            f"{counted(len(left_out), 'process', 'processes')} found beside the list left out:"
+            " there are more than any machine has"
+        )
+    return found, tuple(remarks)
+
+
+def _relatives(
+    kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, *, is_broken: bool
+) -> _Addresses:
+    """Children and siblings of tasks, as far as these lead back to them.
+
+    Where nothing is broken one direction tells as much as both.
+    """
+    if offsets.children is None or offsets.sibling is None:
+        return np.empty(0, np.uint64)
+    sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
+    heads = tasks + children
+    found = []
+    for links in (heads, tasks + sibling):
+        for direction in (np.uint64(0), np.uint64(8))[: 1 + is_broken]:
+            led, _ = kernel.numbers(links + direction)
+            back, _ = kernel.numbers(led + np.uint64(8) - direction)
+            found.append(led[(back == links) & (led != links)])
+    led = np.concatenate(found)
+    parents, _ = kernel.numbers(tasks + np.uint64(offsets.parent))
+    # The last sibling leads to the head of the list, which is in the parent.
+    led = led[~np.isin(led, np.concatenate((heads, parents + children)))]
+    return _processes_among(kernel, offsets, led - sibling)
+
+
+def _in_slabs(
+    kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
+) -> _Addresses:
+    """Tasks of processes that live, in the slabs of tasks."""
+    everywhere = slabs.places(tasks, offsets.comm + COMM_SIZE)
+    links = np.concatenate((everywhere, tasks)) + np.uint64(offsets.tasks)
+    places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
+    if not len(places):
+        return places
+    following, _ = kernel.numbers(places + np.uint64(offsets.tasks))
+    before, _ = kernel.numbers(places + np.uint64(offsets.tasks + 8))
+    lives = np.isin(following, links) & np.isin(before, links)
+    lives |= _are_linked(kernel, offsets, places)
+    live: _Addresses = places[lives]
+    return live
+
+
+def _processes_among(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
+    """Those that have a pid, and the same as their group: no threads, and nothing else."""
+    group, known = kernel.numbers(tasks + np.uint64(offsets.pid), 4)
+    known &= (group > 0) & (group < MAX_PID)
+    if offsets.own_pid is not None:
+        own, _ = kernel.numbers(tasks + np.uint64(offsets.own_pid), 4)
+        known &= own == group
+    processes: _Addresses = tasks[known]
+    return processes
+
+
+def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> Roll:
+    """Join the parts of the list by its links, and say where it is broken."""
+    link = offsets.tasks
+    nodes = [first, *tasks]
+    at = np.array(nodes, np.uint64) + np.uint64(link)
+    number = {address: node for node, address in enumerate(at.tolist())}
+    led, led_back = kernel.numbers(at)[0], kernel.numbers(at + np.uint64(8))[0]
+    following = [number.get(address, -1) for address in led.tolist()]
+    before = [number.get(address, -1) for address in led_back.tolist()]
+    order, is_whole = _ring(following, before)
+    rest = sorted(set(range(1, len(nodes))) - set(order))
+    listed = {nodes[node] for node in order}
+    if not is_whole:
+        own, _ = kernel.numbers(np.array(nodes, np.uint64) + np.uint64(offsets.pid), 4)
+        gaps = _gaps(following, before, own.tolist())
+        listed |= {
+            nodes[node]
+            for node in rest
+            if not _is_led_past(node, following, before)
+            and (max(following[node], before[node]) >= 0 or _is_in(int(own[node]), gaps))
+        }
+    steps = [node for node in (0, *order) if before[following[node]] != node]
+    remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
+    remark += _behind(kernel, offsets, first, [nodes[node] for node in steps])
+    if is_whole:
+        remark += ": it was mended by the links that lead back"
+    else:
+        remark += ": some may be missing"
+    if rest:
+        remark += f"; {counted(len(rest), 'process', 'processes')} found in other ways"
+    tasks = [nodes[node] for node in (*order, *rest)]
+    return Roll(tasks, listed, is_whole, (remark,))
+
+
+def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tuple[int, int]]:
+    """Between which pids there may be tasks that no link leads to.
+
+    Pids ascend in the list as long as they have not come round: where a task is followed by none
+    that is known, there may be others up to the next one that none is known before.
+    """
+    linked = {node for pair in (following, before) for node in pair if node >= 0}
+    linked |= {node for node in range(len(pids)) if max(following[node], before[node]) >= 0}
+    led_to = {node for node in following if node >= 0} | {
+        node for node, low in enumerate(before) if low >= 0
+    }
+    leads = {low for low in before if low >= 0} | {
+        node for node, high in enumerate(following) if high >= 0
+    }
+    ends = sorted(pids[node] for node in linked - leads if 0 <= pids[node] < MAX_PID)
+    begins = sorted(pids[node] for node in linked - led_to if 0 <= pids[node] < MAX_PID)
+    begins.append(MAX_PID)
+    return [(end, begins[bisect_right(begins, end)]) for end in ends]
+
+
+def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
+    """Whether a pid is in one of these gaps, both of whose ends ascend."""
+    # Of those that begin before it the last one ends last.
+    row = bisect_left(gaps, (pid,)) - 1
+    return row >= 0 and pid < gaps[row][1]
+
+
+def _behind(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
+    """Where the list is broken, for the person at the screen, by the pids before these places."""
+    at = np.array(tasks[:_MOST_NAMED], np.uint64)
+    own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)
+    known &= (own < MAX_PID) & ((own > 0) | (at == first))
+    pids = [f"{pid}" for pid in sorted(own[known].tolist())]
+    more = f" and {len(tasks) - len(pids):,} more" if len(pids) < len(tasks) else ""
+    return (
+        f" (behind {'pid' if len(pids) == 1 else 'pids'} {', '.join(pids)}{more})" if pids else ""
+    )
+
+
+def _ring(following: list[int], before: list[int]) -> tuple[list[int], bool]:
+    """The list's order from the first node on; and whether it comes round, with no gap.
+
+    A node is followed by the one that it leads to or by one that leads back to it, best by what is
+    both.
+    """
+    behind = defaultdict(set)
+    for node, low in enumerate(before):
+        behind[low].add(node)
+    order, visited, node = list[int](), {-1, 0}, 0
+    while True:
+        likely = sorted(behind[node] - visited, key=lambda one: (one != following[node], one))
+        likely += [following[node]]
+        new = next((one for one in likely if one not in visited), None)
+        if new is None:
+            comes_round = before[0] == node or (following[node] == 0 and before[0] in visited)
+            return order, comes_round
+        node = new
+        visited.add(node)
+        order.append(node)
+
+
+def _is_led_past(node: int, following: list[int], before: list[int]) -> bool:
+    """Whether both neighbours of a task, by its own links, lead to one another."""
+    low, high = before[node], following[node]
+    return low >= 0 and high >= 0 and following[low] == high and before[high] == low

@@ -1,0 +1,661 @@
+"""The processes of a Linux kernel, walked in its own list.
+
+The list is one witness of several. Where it is broken, its parts are joined by the links that lead
+back, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
+Each task is judged by itself: one that is odd, or not whole, costs nobody but itself.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE, Words
+from memory_visualizer.linux.kallsyms import places_of
+from memory_visualizer.linux.kernel import LinuxKernel
+from memory_visualizer.linux.offsets import (
+    COMM_SIZE,
+    FIRST_COMMS,
+    KERNEL_THREAD,
+    KERNEL_THREADS_PARENT,
+    MAX_PID,
+    Offsets,
+    offsets_by_btf,
+    offsets_by_form,
+)
+from memory_visualizer.linux.pagestates import PageArray, Survey
+from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather
+from memory_visualizer.paging import SHARED, USER, PhysicalMemory, is_held, walk
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.process import Process, unnamed
+
+_WORKER = 0x0000_0020
+"""In task_struct.flags: PF_WQ_WORKER."""
+_ENDED = 0x30
+"""In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
+_FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
+_MOST_THREADS = 64
+"""Ended ones that may stand in a list before one that has memory."""
+_TOUCHED = 0x60
+"""Bits of a table's entry by which the processor notes that it was used."""
+_DESCRIPTION_SIZE = 32
+"""WORKER_DESC_LEN, and WQ_NAME_LEN."""
+_MAX_NAME = 64
+_RESCUER = b"kworker/R-"
+_KTHREADD = b"kthreadd"
+_MOST_FIRST = 256
+"""Places of that name that are looked at."""
+_TABLES_AT_ONCE = 256
+_NO_TYPES = "the kernel does not describe its types (BTF)"
+_LOWER = np.uint64(0xFFFF_FFFF)
+
+
+@dataclass(frozen=True)
+class LinuxProcesses:
+    """The processes, and the top-level tables of those that have memory of their own."""
+
+    processes: tuple[Process, ...]
+    """In the order of their pids; `space` is an index in `tops`."""
+    tops: NDArray[np.int64]
+    """Frames, shape (n, 1)."""
+    remarks: tuple[str, ...]
+
+
+def find_processes(
+    found: LinuxKernel, pages: PageArray | None, survey: Survey | None = None
+) -> LinuxProcesses:
+    """Walk the kernel's list of processes, threads left out, and its list of address spaces.
+
+    A process that is in the latter only has been taken out of the former, as rootkits do. `pages`
+    are the kernel's struct pages, by which address spaces are listed, `survey` what they say.
+    """
+    most = most_tasks(found.memory)
+    slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
+    first = found.symbols.get("init_task") or _find_first_task(found)
+    if first is None:
+        return _nameless(found, pages)
+    offsets = offsets_by_btf(found.btf) if found.btf else None
+    roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
+    if offsets and roll and not roll.tasks and (other := _find_kthreadd(found, offsets)):
+        # The first task is lost: the list is walked from the second one on.
+        roll = gather(found.kernel, offsets, other, most, slabs)
+        roll = replace(roll, tasks=[other, *roll.tasks], listed=roll.listed | {other})
+    if not roll or not roll.tasks:  # no types, or such that lead nowhere
+        offsets = offsets_by_form(found, first, most, slabs.places if slabs else None)
+        roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
+    if not offsets or not roll or not roll.tasks:
+        return _nameless(found, pages)
+    judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
+    remarks = [*roll.remarks]
+    if found.btf is None:
+        remarks.append(f"{_NO_TYPES}; its processes were found by their form")
+    processes = judge.processes(roll.tasks, roll.listed)
+    if pages and "pgd_list" in found.symbols:
+        spaces, all_of_them = pages.listed(found.symbols["pgd_list"], most)
+        processes = judge.with_spaces(processes, pages, spaces)
+        if not all_of_them:
+            remarks.append("the list of address spaces is longer than any: not all of it was read")
+    processes.sort(key=lambda process: (process.pid, process.eprocess))
+    frames = np.array(list(judge.tops), np.int64)[:, None]
+    remarks += slabs.remarks if slabs else ()
+    return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
+
+
+def most_tasks(memory: PhysicalMemory) -> int:
+    """So many processes there may be: each has stacks, tables and objects of its own."""
+    return memory.frame_count // _FRAMES_OF_TASK + _MORE_TASKS
+
+
+def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
+    """Address spaces by the kernel's half that all of them share, of tables that are in use."""
+    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
+    half = found.paging.entries // 2
+    shared = half + np.flatnonzero(own[half:])
+
+    def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
+        rows = np.flatnonzero((words[:, -1] & ~np.uint64(_TOUCHED) == own[-1]) & (own[-1] != 0))
+        tables = words[rows]
+        same = tables[:, shared] & ~np.uint64(_TOUCHED) == own[shared]
+        # The second table under page-table isolation has but a few of these entries.
+        alike = np.count_nonzero(same, axis=1) * 2 >= len(shared)
+        # Tables by which the kernel maps memory to itself, as when it starts a processor, have a
+        # lower half, too, but none of it is for user mode.
+        used = (tables[:, :half] & np.uint64(USER) != 0).any(axis=1)
+        found: NDArray[np.int64] = frames[rows[alike & used]]
+        return found
+
+    tops = np.concatenate([np.empty(0, np.int64), *found.memory.each_block(look)])
+    if pages:
+        tops = tops[pages.are_counted(tops)]
+    remarks = [
+        "the list of processes was not found; address spaces are shown without their names",
+    ]
+    if found.btf is None:
+        remarks.insert(0, _NO_TYPES)
+    if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
+        remarks.append(
+            f"{counted(left_out, 'address space')} left out: there are more than any machine has"
+        )
+    return LinuxProcesses(
+        tuple(unnamed(frame, space) for space, frame in enumerate(tops.tolist())),
+        tops[:, None],
+        tuple(remarks),
+    )
+
+
+@dataclass
+class _Numbers:
+    """Which pid a task has: what most of its witnesses say.
+
+    They are tgid and pid in the task, which are the same in first threads, the number in its
+    struct pid, and, where its page is lost, the struct pid that leads to it.
+    """
+
+    kernel: VirtualMemory
+    offsets: Offsets
+    slabs: TaskSlabs | None
+    first: int
+    roll: Roll
+    of_task: dict[int, int] = field(default_factory=dict)
+    """What is known already, by the task's address."""
+    _of_lost: dict[int, int] | None = None
+
+    def read(self, tasks: list[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The pid of each task, -1 where nobody tells; and whether its witnesses disagree."""
+        kernel, offsets = self.kernel, self.offsets
+        at = np.array(tasks, np.uint64)
+        if offsets.own_pid == offsets.pid - 4:  # side by side, as in all versions
+            both, known = kernel.numbers(at + np.uint64(offsets.own_pid))
+            told = [_plausible(both >> np.uint64(32), known), _plausible(both & _LOWER, known)]
+        else:
+            told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
+        if offsets.pid_struct is not None and offsets.number is not None:
+            place, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
+            number, known = kernel.numbers(place + np.uint64(offsets.number), 4)
+            told.append(_plausible(number, known & (place != 0)))
+        votes = np.stack(told)
+        pids, doubt = votes[0].copy(), np.zeros(len(tasks), bool)
+        for row in np.flatnonzero((votes != votes[0]).any(axis=0) | (votes[0] <= 0)).tolist():
+            pids[row] = self._chosen(tasks[row], votes[:, row].tolist())
+            # A process that ended has no struct pid any more.
+            doubt[row] = votes[0, row] != pids[row] or (votes[:2, row] != pids[row]).any()
+        self.of_task |= dict(zip(tasks, pids.tolist(), strict=True))
+        return pids, doubt
+
+    def _chosen(self, task: int, votes: list[int]) -> int:
+        """One of the votes: what most say, or as many and the place in the list.
+
+        The struct pid, which lies elsewhere and leads to the task, has one more.
+        """
+        votes = [vote for vote in (*votes, self._told_by_struct(task)) if vote > 0]
+        most = max(map(votes.count, votes), default=0)
+        likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == most))
+        if len(likely) > 1:
+            # Pids ascend in the list as long as they have not come round.
+            low, high = self._around(task)
+            between = [vote for vote in likely if low < vote < high]
+            likely = between if len(between) == 1 else likely
+        return likely[0] if likely else -1
+
+    def _around(self, task: int) -> tuple[int, int]:
+        """The pids of the tasks before and behind this one in the list."""
+        pids, row = self._in_order, self._row_of.get(task, 0)
+        return (pids[row - 1] if row else 0), pids[(row + 1) % len(pids)]
+
+    @cached_property
+    def _row_of(self) -> dict[int, int]:
+        return {task: row for row, task in enumerate(self.roll.tasks)}
+
+    @cached_property
+    def _in_order(self) -> list[int]:
+        """The pids of the list's tasks as these tell them, -1 where they cannot be."""
+        at = np.array(self.roll.tasks, np.uint64) + np.uint64(self.offsets.pid)
+        pids: list[int] = _plausible(*self.kernel.numbers(at, 4)).tolist()
+        return pids
+
+    def _told_by_struct(self, task: int) -> int:
+        """The pid by the struct pid that leads to the task; -1 where none does."""
+        if self._of_lost is None:
+            told = zip(self.roll.tasks, self._in_order, strict=True)
+            sound = {task: pid for task, pid in told if pid > 0}
+            self._of_lost = self.slabs.numbers(self.offsets, sound) if self.slabs else {}
+        return self._of_lost.get(task, -1)
+
+    def of_parents(
+        self, tasks: list[int], parents: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The pids of tasks' parents, -1 where not known; and where the address is no task's.
+
+        A parent may be a thread: it counts by its group's leader. Who traces a task, else the same,
+        stands for a parent that is none.
+        """
+        known = {self.first: 0, **self.of_task}
+        pids = np.full(len(parents), -1, np.int64)
+        wrong = np.zeros(len(parents), bool)
+        for row, (task, parent) in enumerate(zip(tasks, parents.tolist(), strict=True)):
+            if parent in known:
+                pids[row] = known[parent]
+            elif (leader := self.leader_of(parent)) in known:
+                pids[row] = known[leader]
+            else:
+                wrong[row] = True
+                pids[row] = known.get(self._tracer_of(task), -1)
+            if pids[row] < 0:
+                pids[row] = self._told_by_struct(parent)
+                wrong[row] &= pids[row] < 0
+        return pids, wrong
+
+    def leader_of(self, task: int) -> int:
+        """The address of the first thread in a task's group."""
+        leader = self.offsets.leader
+        return task if leader is None else self.kernel.number(task + leader) or 0
+
+    def _tracer_of(self, task: int) -> int:
+        tracer = self.offsets.tracer
+        return task if tracer is None else self.kernel.number(task + tracer) or 0
+
+
+def _plausible(numbers: NDArray[np.uint64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Pids as they may be; -1 for all others."""
+    return np.where(known & (numbers < MAX_PID), numbers, np.uint64(2**64 - 1)).view(np.int64)
+
+
+@dataclass
+class _Judge:
+    """Reads tasks, each for itself, and says what is odd about each."""
+
+    found: LinuxKernel
+    offsets: Offsets
+    survey: Survey | None
+    numbers: _Numbers
+    tops: dict[int, int] = field(default_factory=dict)
+    """Frames of top-level tables, with the order in which they were met."""
+    task_of: dict[int, int] = field(default_factory=dict)
+    """Tasks by the addresses of their mm_structs."""
+    blank: int = 0
+    """Tasks that say nothing at all."""
+
+    def processes(self, tasks: list[int], listed: set[int]) -> list[Process]:
+        """The process of each task that says anything of itself.
+
+        Top-level tables that are not yet in `tops` are added. All tasks are read together, as
+        they may be many.
+        """
+        if not tasks:
+            return []
+        kernel, offsets = self.found.kernel, self.offsets
+        places = {
+            name: place
+            for name, place in offsets.of_task.items()
+            if name in ("parent", "comm", "comm_end", "mm", "active_mm", "flags", "exit_state")
+        }
+        names = list(places)
+        tasks_at = np.array(tasks, np.uint64)
+        at = tasks_at[:, None] + np.array(list(places.values()), np.uint64)
+        read, known = kernel.numbers(at.ravel())
+        words, known = read.reshape(at.shape), known.reshape(at.shape)
+        whole = np.logical_and.reduce(known, axis=1)
+        says = (words != words[:, :1]).any(axis=1)
+
+        def column(name: str) -> NDArray[np.uint64]:
+            if name not in places:
+                return np.zeros(len(tasks), np.uint64)
+            return words[:, names.index(name)].copy()
+
+        def far(name: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+            """What is read of few tasks only."""
+            if name not in offsets.of_task:
+                return np.zeros(len(rows), np.uint64)
+            return kernel.numbers(tasks_at[rows] + np.uint64(offsets.of_task[name]))[0]
+
+        pids, in_doubt = self.numbers.read(tasks)
+        parents, no_parent = self.numbers.of_parents(tasks, column("parent"))
+        flags, state = column("flags") & _LOWER, column("exit_state") & _LOWER
+        mm, active = column("mm"), column("active_mm")
+        is_thread = self._are_threads(flags, mm, pids, parents)
+        ended = (mm == 0) & ~is_thread
+        if offsets.exit_state is not None:
+            ended = state & np.uint64(_ENDED) != 0
+        lost = np.flatnonzero(whole & ended & (mm == 0))
+        mm[lost] = _memory_of_threads(
+            kernel, offsets, far("signal", lost), most_tasks(self.found.memory)
+        )
+        # A kernel thread may borrow a process's memory for a while.
+        mm = np.where(is_thread, np.uint64(0), mm)
+        self.task_of |= dict(zip(mm.tolist(), tasks, strict=True))
+        frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
+        texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
+        comms = [text.tobytes().split(b"\0")[0] for text in texts]
+        nowhere = self._lead_nowhere(tasks, listed)
+        threads = np.flatnonzero(whole & is_thread)
+        if offsets.kthread is not None:
+            kthread = np.zeros(len(tasks), np.uint64)
+            kthread[threads] = far("kthread", threads)
+            _name_threads(kernel, offsets, comms, threads, flags, kthread)
+        processes = []
+        for row, task in enumerate(tasks):
+            if not says[row]:
+                self.blank += 1
+                continue
+            frame, name = int(frames[row]), comms[row].decode("utf-8", "backslashreplace")
+            pid = int(pids[row])
+            odd = {
+                "not whole": not whole[row],
+                "links lead nowhere": bool(nowhere[row]),
+                "pid not plausible": bool(in_doubt[row]) or pid < 0,
+                "name not printable": not (name and name.isprintable()),
+                "parent unknown": bool(no_parent[row]) or int(parents[row]) < 0,
+                "base leads to no table": bool(wrong[row]),
+            }
+            if frame >= 0 and not wrong[row]:
+                self.tops.setdefault(frame, len(self.tops))
+            process = Process(
+                pid=pid,
+                ppid=int(parents[row]),
+                name=name,
+                dtb=max(frame, 0) * PAGE_SIZE,
+                eprocess=task,
+                created=0,
+                exited=0,
+                # One whose first thread has ended lives on in the others.
+                is_alive=not ended[row] or frame >= 0,
+                is_listed=task in listed,
+                space=self.tops.get(frame) if not wrong[row] else None,
+                is_kernel_thread=bool(is_thread[row]),
+                anomalies=tuple(word for word, is_so in odd.items() if is_so),
+            )
+            processes.append(process)
+        return processes
+
+    def _lead_nowhere(self, tasks: list[int], listed: set[int]) -> NDArray[np.bool_]:
+        """Which tasks have links to nothing, or to themselves."""
+        kernel, nowhere = self.found.kernel, np.zeros(len(tasks), bool)
+        sound = listed if self.numbers.roll.is_sound else set()
+        rows = [row for row, task in enumerate(tasks) if task not in sound]
+        links = np.array([tasks[row] for row in rows], np.uint64) + np.uint64(self.offsets.tasks)
+        for direction in (np.uint64(0), np.uint64(8)):
+            led, _ = kernel.numbers(links + direction)
+            nowhere[rows] |= (led == links) | ~kernel.numbers(led)[1]
+        return nowhere
+
+    def _are_threads(
+        self,
+        flags: NDArray[np.uint64],
+        mm: NDArray[np.uint64],
+        pids: NDArray[np.int64],
+        parents: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Which tasks are kernel threads: by two of flag, memory and parent."""
+        if self.offsets.flags is None:
+            without: NDArray[np.bool_] = mm == 0
+            return without
+        votes = (flags & np.uint64(KERNEL_THREAD) != 0).astype(np.int8) + (mm == 0)
+        votes += (parents == KERNEL_THREADS_PARENT) | (pids == KERNEL_THREADS_PARENT)
+        are: NDArray[np.bool_] = votes >= 2
+        return are
+
+    def _memory_of(
+        self,
+        tasks: NDArray[np.uint64],
+        mm: NDArray[np.uint64],
+        active: NDArray[np.uint64],
+        ended: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The frame of each task's top-level table, -1 where it has none; and if it is no table.
+
+        A process has its memory in `active_mm` as well; that stands for an `mm` that leads to no
+        table, and where the memory is of this very task.
+        """
+        frames, wrong = self._tops_of(mm)
+        rows = np.flatnonzero((active != mm) & (active != 0) & ((mm == 0) | (frames < 0) | wrong))
+        if not len(rows):
+            return frames, wrong
+        others, no_table = self._tops_of(active[rows])
+        better = (others >= 0) & ~no_table
+        if self.offsets.owner is None:
+            better &= mm[rows] != 0
+        else:
+            owner, _ = self.found.kernel.numbers(active[rows] + np.uint64(self.offsets.owner))
+            better &= (mm[rows] != 0) | ((owner == tasks[rows]) & ~ended[rows])
+        frames[rows[better]], wrong[rows[better]] = others[better], False
+        return frames, wrong
+
+    def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Frames of the top-level tables of address spaces, by their mm_structs.
+
+        -1 where there is none; with it, whether what is there is no such table.
+        """
+        found = self.found
+        frames = np.full(len(mm), -1, np.int64)
+        rows = np.flatnonzero(mm)
+        pgd, _ = found.kernel.numbers(mm[rows] + np.uint64(self.offsets.pgd))
+        rows, pgd = rows[pgd != 0], pgd[pgd != 0]
+        frames[rows] = found.kernel.frames(pgd)
+        frames[~is_held(found.memory, frames)] = -1
+        wrong = np.zeros(len(mm), bool)
+        there = np.flatnonzero(frames >= 0)
+        wrong[there] = ~are_tops(found, self.survey, frames[there])
+        return frames, wrong
+
+    def with_spaces(
+        self, processes: list[Process], pages: PageArray, listed: list[int]
+    ) -> list[Process]:
+        """Add the processes of those address spaces that are not in `tops`, by their tables.
+
+        The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how.
+        If this is a known process (its first thread has ended), it gets the space back.
+        """
+        found, offsets = self.found, self.offsets
+        frames = np.array([f for f in dict.fromkeys(listed) if f not in self.tops], np.int64)
+        frames = frames[found.memory.held[frames]]
+        frames = frames[are_tops(found, self.survey, frames)]
+        has_user = np.zeros(len(frames), bool)
+        for part in walk(found.memory, found.paging, frames[:, None], own_only=True):
+            has_user[part.space[part.is_user & (part.space != SHARED)]] = True
+        frames = frames[has_user]  # the others are about to go, or the kernel's own
+        for frame in frames.tolist():
+            self.tops.setdefault(frame, len(self.tops))
+        owners: list[Process | None] = [None] * len(frames)
+        if offsets.space_of_table is not None and offsets.owner is not None:
+            mm, _ = pages.words(frames, offsets.space_of_table)
+            tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
+            back, _ = found.kernel.numbers(tasks + np.uint64(offsets.mm))
+            # The mm_struct may be lost, but not the task that has it.
+            lost = np.flatnonzero((mm != 0) & (tasks == 0))
+            tasks[lost] = [self.task_of.get(space, 0) for space in mm[lost].tolist()]
+            back[lost] = mm[lost]
+            owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
+            known = {process.eprocess: process for process in processes}
+            addresses = [self._leader(task, known) for task in tasks[owned].tolist()]
+            new = [address for address in dict.fromkeys(addresses) if address not in known]
+            known |= {process.eprocess: process for process in self.processes(new, set())}
+            for row, address in zip(owned.tolist(), addresses, strict=True):
+                owners[row] = known.get(address)
+        by_task = {process.eprocess: process for process in processes}
+        added = []
+        for frame, process in zip(frames.tolist(), owners, strict=True):
+            if process is None or process.is_kernel_thread:
+                added.append(unnamed(frame, self.tops[frame]))
+                continue
+            theirs = {"dtb": frame * PAGE_SIZE, "space": self.tops[frame], "is_alive": True}
+            if process.eprocess in by_task:  # its own words lead elsewhere
+                if by_task[process.eprocess].space is None:
+                    by_task[process.eprocess] = replace(process, **theirs)
+                else:
+                    added.append(unnamed(frame, self.tops[frame]))
+            else:
+                # One whose first thread is lost is known by another, which is in no list.
+                is_first = self.numbers.leader_of(process.eprocess) == process.eprocess
+                added.append(replace(process, **theirs, is_listed=not is_first))
+        return [*by_task.values(), *added]
+
+    def _leader(self, task: int, known: dict[int, Process]) -> int:
+        """The first thread of a task's group, if that is a known process; else the task."""
+        leader = self.numbers.leader_of(task)
+        return leader if leader in known else task
+
+    def remarks(self, processes: list[Process]) -> list[str]:
+        """What could not be known of some of them, for the person at the screen."""
+        remarks = []
+        if self.blank:
+            remarks.append(
+                f"{counted(self.blank, 'task')} in the list of processes"
+                f" {'holds' if self.blank == 1 else 'hold'} nothing in this dump: what"
+                f" {'it was' if self.blank == 1 else 'they were'} is not known"
+            )
+        if part := sum("not whole" in process.anomalies for process in processes):
+            known = sum(process.eprocess != 0 for process in processes)
+            remarks.append(
+                f"{part:,} of {counted(known, 'process', 'processes')} could not be read"
+                " whole: the dump does not hold all of their tasks"
+            )
+        if wrong := sum("base leads to no table" in process.anomalies for process in processes):
+            remarks.append(
+                f"the top-level tables of {counted(wrong, 'process', 'processes')} are none: they"
+                " do not share the kernel's half with the others, or their pages are in other use;"
+                " what these processes have is not known"
+            )
+        return remarks
+
+
+def are_tops(
+    found: LinuxKernel, survey: Survey | None, frames: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which frames, all of them held, may hold top-level tables of processes.
+
+    All of these share the kernel's half, but for a few entries (of LDTs, and those that old
+    kernels fill in on demand), and none lies in a page that is in other use.
+    """
+    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
+    shared = found.paging.entries // 2 + np.flatnonzero(own[found.paging.entries // 2 :])
+    alike = np.zeros(len(frames), bool)
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = slice(start, start + _TABLES_AT_ONCE)
+        tables = found.memory.read_frames(frames[part])[:, shared] & ~np.uint64(_TOUCHED)
+        alike[part] = np.count_nonzero(tables == own[shared], axis=1) * 2 >= len(shared)
+    if survey:
+        alike &= ~survey.no_tables[frames]
+    return alike
+
+
+def _name_threads(
+    kernel: VirtualMemory,
+    offsets: Offsets,
+    names: list[bytes],
+    threads: NDArray[np.intp],
+    flags: NDArray[np.uint64],
+    kthread: NDArray[np.uint64],
+) -> None:
+    """Give kernel threads their names in full, as /proc/PID/comm has them (fs/proc/array.c).
+
+    `threads` are the rows of them; names, flags and their struct kthread stand in these rows.
+    """
+    is_worker = flags[threads] & np.uint64(_WORKER) != 0
+    workers, others = threads[is_worker], threads[~is_worker]
+    places = (offsets.data, offsets.work, offsets.description, offsets.pool)
+    if None not in places:
+        data, work, description, pool = (np.uint64(place or 0) for place in places)
+        worker, _ = kernel.numbers(kthread[workers] + data)
+        works, _ = kernel.numbers(worker + work)
+        pools, _ = kernel.numbers(worker + pool)
+        texts, _ = kernel.read_each(worker + description, _DESCRIPTION_SIZE)
+        for row, is_busy, has_pool, text in zip(
+            workers.tolist(), (works != 0).tolist(), (pools != 0).tolist(), texts, strict=True
+        ):
+            told = text.tobytes().split(b"\0")[0]
+            if told and has_pool:
+                names[row] += (b"+" if is_busy else b"-") + told
+    if None not in (offsets.data, offsets.rescued, offsets.queue_name):
+        _name_rescuers(kernel, offsets, names, workers, kthread)
+    if offsets.full_name is not None:
+        place, _ = kernel.numbers(kthread[others] + np.uint64(offsets.full_name))
+        texts, known = kernel.read_each(place, _MAX_NAME)
+        known &= place != 0
+        for row, text in zip(others[known].tolist(), texts[known], strict=True):
+            names[row] = text.tobytes().split(b"\0")[0]
+
+
+def _name_rescuers(
+    kernel: VirtualMemory,
+    offsets: Offsets,
+    names: list[bytes],
+    workers: NDArray[np.intp],
+    kthread: NDArray[np.uint64],
+) -> None:
+    """Give the workers that are there for one queue its whole name (kernel/workqueue.c, 6.9)."""
+    workers = workers[[names[row].startswith(_RESCUER) for row in workers.tolist()]]
+    worker, _ = kernel.numbers(kthread[workers] + np.uint64(offsets.data or 0))
+    queue, known = kernel.numbers(worker + np.uint64(offsets.rescued or 0))
+    texts, there = kernel.read_each(queue + np.uint64(offsets.queue_name or 0), _DESCRIPTION_SIZE)
+    there &= known & (queue != 0)
+    for row, text in zip(workers[there].tolist(), texts[there], strict=True):
+        name = _RESCUER + text.tobytes().split(b"\0")[0]
+        if name.startswith(names[row]):
+            names[row] = name
+
+
+def _memory_of_threads(
+    kernel: VirtualMemory, offsets: Offsets, signals: NDArray[np.uint64], most: int
+) -> NDArray[np.uint64]:
+    """The memory of processes whose first threads have ended: that of any other; 0 if of none.
+
+    Each has a struct signal that lists its threads. No more than `most` threads are looked at
+    beside two of each process: threads that have ended, but for the first, are out of the list.
+    """
+    memory = np.zeros(len(signals), np.uint64)
+    if offsets.threads is None or offsets.thread is None:
+        return memory
+    to_mm = np.uint64((offsets.mm - offsets.thread) % 2**64)
+    head = signals + np.uint64(offsets.threads)
+    at, _ = kernel.numbers(head)
+    at[signals == 0] = 0
+    room = most + 2 * len(signals)
+    for _ in range(_MOST_THREADS):
+        rows = np.flatnonzero((at != 0) & (at != head) & (memory == 0))[:room]
+        if not len(rows):
+            break
+        room -= len(rows)
+        memory[rows], _ = kernel.numbers(at[rows] + to_mm)
+        at[rows], _ = kernel.numbers(at[rows])
+    return memory
+
+
+def _find_first_task(found: LinuxKernel) -> int | None:
+    """The first task by its name, in the kernel's image; needs BTF."""
+    comm = found.btf.offset("task_struct", "comm") if found.btf else None
+    tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
+    image = found.image
+    if comm is None or tasks is None or image is None:
+        return None
+    start, contents = image
+    for name in FIRST_COMMS:
+        for place in places_of(name, contents, _MOST_FIRST):
+            task = start + place - comm
+            following = found.kernel.number(task + tasks)
+            if following and found.kernel.number(following + 8) == task + tasks:
+                return task
+    return None
+
+
+def _find_kthreadd(found: LinuxKernel, offsets: Offsets) -> int | None:
+    """The parent of all kernel threads by its name, anywhere in memory; None where not found."""
+    variable = found.symbols.get("page_offset_base")
+    base = found.kernel.number(variable) if variable else None
+    if base is None or offsets.comm % 8:
+        return None
+    name = np.frombuffer(_KTHREADD.ljust(COMM_SIZE, b"\0"), "<u8")
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[int]:
+        row, word = np.nonzero(words[:, :-1] == name[0])
+        good = words[row, word + 1] == name[1]
+        places: list[int] = (frames[row[good]] * PAGE_SIZE + word[good] * 8).tolist()
+        return places[:_MOST_FIRST]
+
+    for places in found.memory.each_block(look):
+        for place in places:
+            task = base + place - offsets.comm
+            if found.kernel.number(task + offsets.pid, 4) == KERNEL_THREADS_PARENT:
+                return task
+    return None

@@ -1,0 +1,241 @@
+"""VMCOREINFO: what a Linux kernel writes down about itself for those who read its dump.
+
+A text of lines such as ``SYMBOL(swapper_pg_dir)=ffffffff82a10000``, described in the kernel's
+Documentation/admin-guide/kdump/vmcoreinfo.rst. The kernel keeps it in pages of its own, once as it
+is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c). Its
+place is the same since 4.13, and so it is found by one look at how each page begins.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
+from memory_visualizer.snapshot.pagemap import distinct
+
+_BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
+"""How the first line may begin, as a word."""
+_NOTE_WORDS = 3
+"""Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
+_MAX_PAGES = 4
+"""Pages that the text may fill; one in all kernels up to 6.18."""
+_MAX_SIZE = _MAX_PAGES * PAGE_SIZE
+_MAX_TEXTS = 1 << 9
+"""Places looked at; a dump made to waste time might have one in each page."""
+_MAX_DIGITS = 20
+"""Of a number of 64 bits."""
+_OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
+_QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
+"""Four bytes of it, one of which is aligned wherever the text lies."""
+_MANY_QUADS = 512
+"""So many of them in one part are made to waste time."""
+_MAX_TEXTS_IN_PART = 64
+_QUADS_AT_ONCE = 1 << 16
+"""As many as fit into a processor's cache."""
+
+
+@dataclass(frozen=True)
+class VmcoreInfo:
+    """The text, and its values by kind and name.
+
+    Any line may be damaged: whoever uses a value checks it by its use, and has `votes` for it.
+    """
+
+    release: str
+    """Such as ``6.1.0-18-amd64``."""
+    _text: bytes
+    """Lines, each with a line's end before it and behind it."""
+    copies: tuple["VmcoreInfo", ...] = ()
+    """Other texts of the same kernel: it keeps two."""
+    known: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
+    """What was found without the text, by the beginning of the line that would tell it."""
+
+    @classmethod
+    def parse(cls, text: bytes) -> "VmcoreInfo | None":
+        """Take the text, which may be followed by a zero byte and anything; None if it is none.
+
+        Its lines are looked for when asked for: a dump may have many texts that are not its own.
+        """
+        lines = _lines(text)
+        release = _line(lines, b"OSRELEASE")
+        return cls(release.decode("latin-1"), lines) if release and b"(" in lines else None
+
+    @classmethod
+    def around(cls, text: bytes, place: int) -> "VmcoreInfo":
+        """Take the text that has a line at some place, whatever it says of the release."""
+        start = text.rfind(b"\0\0", 0, place) + 2
+        return cls("", _lines(text[max(start, 0) :]))
+
+    @classmethod
+    def none(cls) -> "VmcoreInfo":
+        """Stand for the text of a kernel that has none."""
+        return cls("", b"\n")
+
+    def symbol(self, name: str) -> int | None:
+        """Virtual address of a symbol."""
+        # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
+        return _unsigned(self._value(f"SYMBOL({name})", 16))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a structure."""
+        return _unsigned(self._value(f"SIZE({name})"))
+
+    def offset(self, name: str) -> int | None:
+        """Offset of a member, named such as ``page.flags``."""
+        return _unsigned(self._value(f"OFFSET({name})"))
+
+    def number(self, name: str) -> int | None:
+        """Any other number of 64 bits, such as that of a flag; some are negative."""
+        return self._value(f"NUMBER({name})")
+
+    def votes(self, name: str, base: int = 10) -> list[int]:
+        """What all copies tell, by the line's whole beginning such as ``SIZE(page)``."""
+        told = [text._told(name, base) for text in (self, *self.copies)]
+        return [value for value in told if value is not None]
+
+    def symbols(self, name: str) -> list[int]:
+        """The virtual addresses that the copies tell for a symbol."""
+        return [value for value in self.votes(f"SYMBOL({name})", 16) if value >= 0]
+
+    def _value(self, name: str, base: int = 10) -> int | None:
+        if name in self.known:
+            return self.known[name]
+        votes = self.votes(name, base)
+        # Of as many votes for one as for another, the first.
+        return max(votes, key=votes.count) if votes else None
+
+    def _told(self, name: str, base: int) -> int | None:
+        text = _line(self._text, name.encode("ascii"))
+        if text is None or len(text) > _MAX_DIGITS:
+            return None
+        try:
+            value = int(text, 16 if text.startswith(b"0x") else base)
+        except ValueError:
+            return None
+        return value if -(2**63) <= value < 2**64 else None
+
+    @property
+    def line_count(self) -> int:
+        """Lines of the text."""
+        return self._text.count(b"\n")
+
+    def shares_with(self, other: "VmcoreInfo") -> bool:
+        """Whether half of its lines are in another text as well: it is the same kernel's."""
+        lines = set(self._text.split(b"\n"))
+        return len(lines & set(other._text.split(b"\n"))) * 2 > len(lines)
+
+
+def _lines(text: bytes) -> bytes:
+    """The text's lines; one zero byte among them is damage, after which it goes on."""
+    text = text[:_MAX_SIZE].split(b"\0\0", 1)[0]
+    lines, *rest = text.split(b"\0")
+    for part in rest:
+        if not re.match(rb"[ -~]*\n?[ -~]*=[ -~]+\n", part):
+            break
+        lines += b"?" + part
+    return b"\n" + lines + b"\n"
+
+
+def _unsigned(value: int | None) -> int | None:
+    return None if value is None or value < 0 else value
+
+
+def _line(lines: bytes, name: bytes) -> bytes | None:
+    """What stands behind a name; of several lines the last one's, as the kernel adds to the end."""
+    place = lines.rfind(b"\n" + name + b"=")
+    if place < 0:
+        return None
+    start = place + len(name) + 2
+    return lines[start : lines.index(b"\n", start)]
+
+
+_SAMPLED_WORDS = 64
+"""Of each so many words one is looked at; more than half a KiB of text has one.
+
+The text has three KiB on a machine (6.1); the shortest that tells enough, some 800 bytes."""
+_ONES, _HIGHEST_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+
+class VmcoreInfoSearch:
+    """Finds the text while the dump's contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[NDArray[np.int64]] = []
+        """Physical addresses."""
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at how frames, with their contents, begin."""
+        for word in (0, _NOTE_WORDS):
+            column = words[:, word].copy()  # as reading one of many pages is what takes time
+            for beginning in _BEGINNINGS:
+                if len(found := frames[column == beginning]):
+                    self._places.append(found * PAGE_SIZE + word * 8)
+
+    def look_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look for the text at any place, for dumps in which it is not where it was."""
+        rows = _with_text(words)
+        if 2 * len(rows) < len(words):
+            frames, words = frames[rows], words[rows]
+        contents = words.reshape(-1).view(np.uint8)
+        quads = contents.view("<u4")
+        whole = np.arange(len(_OSRELEASE))
+        for first in range(0, len(quads), _QUADS_AT_ONCE):
+            part = quads[first : first + _QUADS_AT_ONCE]
+            for shift, quad in enumerate(_QUADS):
+                is_quad = part == quad
+                if np.count_nonzero(is_quad) > _MANY_QUADS:
+                    for away, mask, value in _around(shift):
+                        inside = part[1 + away : len(part) - 2 + away]
+                        is_quad[1:-2] &= inside & mask == value
+                start = (first + np.flatnonzero(is_quad)) * 4 - shift
+                start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
+                is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
+                start = start[is_text]
+                page, place = np.divmod(start[:_MAX_TEXTS_IN_PART], PAGE_SIZE)
+                if len(page):
+                    self._places.append(frames[page] * PAGE_SIZE + place)
+
+    def found(self, dump: Dump) -> list[VmcoreInfo]:
+        """The texts at the places found and in the dump's own notes, each once."""
+        texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
+        places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))[:_MAX_TEXTS]
+        for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
+            pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
+            texts.append(pages.tobytes()[at:])
+        return _parsed(texts)
+
+
+def _with_text(words: Words) -> NDArray[np.intp]:
+    """Pages in which the text may begin: it is long, so some word of each eighth is all letters."""
+    sample = words[:, ::_SAMPLED_WORDS]
+    # Bytes that are neither 0 nor above 127.
+    is_text = (((sample - _ONES) | sample) & _HIGHEST_BITS == 0).any(axis=1)
+    is_text[:-1] |= is_text[1:].copy()  # it may begin at the end of the page before
+    is_text[-1:] = True
+    return np.flatnonzero(is_text)
+
+
+def _around(shift: int) -> Iterator[tuple[int, np.uint32, np.uint32]]:
+    """In words around the four bytes of the text from `shift` on: which bits have which value.
+
+    The words come with their distances from these four bytes.
+    """
+    for away in (-1, 1, 2):
+        places = range(shift + 4 * away, shift + 4 * away + 4)
+        told = [0 <= place < len(_OSRELEASE) for place in places]
+        mask = bytes(0xFF if known else 0 for known in told)
+        value = bytes(
+            _OSRELEASE[place] if known else 0 for place, known in zip(places, told, strict=True)
+        )
+        yield away, np.frombuffer(mask, "<u4")[0], np.frombuffer(value, "<u4")[0]
+
+
+def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:
+    """Those that are such texts, each once."""
+    return list(dict.fromkeys(filter(None, map(VmcoreInfo.parse, texts))))

@@ -1,0 +1,209 @@
+"""Memory of one address space, read by virtual address as its page tables translate it.
+
+Addresses one after the other, where each is known by what the last one holds, or many at once. What
+is read one by one is kept. Tables over which much is to be known are `paging.walk`'s.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.paging import (
+    Paging,
+    PhysicalMemory,
+    frames_behind,
+    is_held,
+    read_tables,
+)
+
+_KEPT_PAGES = 1 << 12  # 16 MiB
+_KEPT_REGIONS = 1 << 14
+_NOTHING = np.full(1024, -1, np.int64)
+_ADDRESSES_AT_ONCE = 1 << 11
+"""Each of them may have a table of its own."""
+_PIECES_AT_ONCE = 1 << 10
+_PAGES_OF_TABLE = 256
+"""A kernel's own tables lie closer: one has 512 entries, and most map large pages."""
+_MORE_TABLES = 1024
+
+
+class VirtualMemory:
+    """An address space by its top-level table; what is not mapped or not held reads as nothing.
+
+    Of tables met one by one only so many are read as a kernel may have for so much memory.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        top: int,
+        regular: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        """`top` is the frame of the top-level table.
+
+        `regular` are stretches of addresses that are mapped in a row, each by its first address,
+        its end, and the first frame: they stand in for tables that are lost.
+        """
+        self._memory = memory
+        self._paging = paging
+        self._top = top
+        self.regular = tuple(regular)
+        self.frame_count = memory.frame_count
+        """Frames of the memory, by which it is known how much a kernel in it can be."""
+        self._pages: dict[int, bytes | None] = {}
+        self._regions: dict[int, NDArray[np.int64] | range] = {}
+        """Frames behind addresses: of as many as one table of the lowest level covers."""
+        self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        """By frame and level."""
+        self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
+
+    def with_regular(self, stretch: tuple[int, int, int]) -> "VirtualMemory":
+        """The same memory with one more stretch that is mapped in a row."""
+        return VirtualMemory(self._memory, self._paging, self._top, (*self.regular, stretch))
+
+    def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The frame behind each address; -1 where nothing is mapped.
+
+        A frame may lie outside of what the dump holds.
+        """
+        frames = np.empty(len(addresses), np.int64)
+        for start in range(0, len(addresses), _ADDRESSES_AT_ONCE):
+            part = addresses[start : start + _ADDRESSES_AT_ONCE]
+            top = np.full(len(part), self._top, np.int64)
+            frames[start : start + len(part)] = frames_behind(self._memory, self._paging, top, part)
+        for first, end, frame in self.regular:
+            lost = (frames < 0) & (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+            inside = (addresses[lost] - np.uint64(first)) // np.uint64(PAGE_SIZE)
+            frames[lost] = inside.astype(np.int64) + frame
+        return frames
+
+    def frame(self, address: int) -> int:
+        """The frame behind one address; -1 where nothing is mapped."""
+        pages = self._paging.entries
+        number = address // PAGE_SIZE
+        region = self._regions.get(number // pages)
+        if region is None:
+            if len(self._regions) > _KEPT_REGIONS:
+                self._regions.clear()
+            region = self._regions[number // pages] = self._region(address)
+        frame = int(region[number % pages])
+        if frame < 0:
+            for first, end, start in self.regular:
+                if first <= address < end:
+                    return (address - first) // PAGE_SIZE + start
+        return frame
+
+    def _region(self, address: int) -> "NDArray[np.int64] | range":
+        """What a table of the lowest level has, or would have, where it covers this address."""
+        paging = self._paging
+        table = self._top
+        for number, level in enumerate(paging.levels[:-1]):
+            targets, is_large = self._table(table, number)
+            index = (address >> level.shift) % paging.entries
+            target = int(targets[index])
+            if target >= 0 and is_large[index]:
+                inside = (address >> 12) % level.pages // paging.entries * paging.entries
+                first = target + inside
+                return range(first, first + paging.entries)
+            if target < 0:
+                return _NOTHING
+            table = target
+        return self._table(table, len(paging.levels) - 1)[0]
+
+    def _table(self, frame: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What a table's entries lead to, -1 where to nothing; and which map large pages."""
+        known = self._tables.get((frame, number))
+        if known is None:
+            if len(self._tables) == self._most_tables:
+                return _NOTHING, _NOTHING > 0
+            targets, is_page = read_tables(self._memory, self._paging, number, np.array([frame]))
+            known = self._tables[frame, number] = targets[0], is_page[0]
+        return known
+
+    def _page(self, frame: int) -> bytes | None:
+        """A frame's contents; None where the dump does not hold it."""
+        if frame in self._pages:
+            return self._pages[frame]
+        if len(self._pages) > _KEPT_PAGES:
+            self._pages.clear()
+        page = None
+        if 0 <= frame < self.frame_count and self._memory.held[frame]:
+            page = self._memory.read_frames(np.array([frame])).tobytes()
+        self._pages[frame] = page
+        return page
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Read bytes; None unless all of them are mapped and held."""
+        parts: list[bytes] = []
+        while size > 0:
+            page = self._page(self.frame(address))
+            if page is None:
+                return None
+            start = address % PAGE_SIZE
+            part = page[start : start + size]
+            if len(part) == size and not parts:
+                return part
+            parts.append(part)
+            address += len(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def number(self, address: int, size: int = 8) -> int | None:
+        """Read an unsigned number; None where it cannot be."""
+        raw = self.read(address, size)
+        return None if raw is None else int.from_bytes(raw, "little")
+
+    def read_far(self, address: int, size: int) -> NDArray[np.uint8]:
+        """Read many bytes at once; zeros where nothing is mapped or held."""
+        address %= 2**64
+        first = address // PAGE_SIZE
+        last = (address + size - 1) // PAGE_SIZE
+        pages = np.arange(last + 1 - first, dtype=np.uint64) + np.uint64(first)
+        frames = self.frames(pages * np.uint64(PAGE_SIZE))
+        contents = self._memory.read_frames(np.where(frames >= 0, frames, self.frame_count))
+        start = address % PAGE_SIZE
+        return contents.reshape(-1).view(np.uint8)[start : start + size]
+
+    def read_each(
+        self, addresses: NDArray[np.uint64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read a few bytes at each address: shape (n, size), and where all of them are there.
+
+        Zeros where any of them is not mapped or not held.
+        """
+        contents = np.zeros((len(addresses), size), np.uint8)
+        known = np.zeros(len(addresses), bool)
+        for start in range(0, len(addresses), _PIECES_AT_ONCE):
+            part = slice(start, start + _PIECES_AT_ONCE)
+            contents[part], known[part] = self._read_pieces(addresses[part], size)
+        return contents, known
+
+    def _read_pieces(
+        self, addresses: NDArray[np.uint64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        begin = (addresses % np.uint64(PAGE_SIZE)).astype(np.int64)
+        count = (int(begin.max()) + size - 1) // PAGE_SIZE + 1
+        page = (addresses // np.uint64(PAGE_SIZE))[:, None] + np.arange(count, dtype=np.uint64)
+        pages, row = np.unique(page.ravel(), return_inverse=True)
+        frames = self.frames((pages * np.uint64(PAGE_SIZE)).astype(np.uint64))
+        held = is_held(self._memory, frames)
+        row = row.reshape(page.shape)
+        needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
+        known: NDArray[np.bool_] = np.logical_and.reduce(held[row] | ~needed, axis=1)
+        words = self._memory.read_frames(np.where(held, frames, self.frame_count))
+        octets = words.view(np.uint8).reshape(-1)
+        place = begin[:, None] + np.arange(size)
+        at = np.take_along_axis(row, place // PAGE_SIZE, axis=1) * PAGE_SIZE + place % PAGE_SIZE
+        return np.where(known[:, None], octets[at], np.uint8(0)), known
+
+    def numbers(
+        self, addresses: NDArray[np.uint64], size: int = 8
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Read an unsigned number at each address, 0 where it cannot be; and where it can."""
+        raw, known = self.read_each(addresses, size)
+        whole = np.zeros((len(raw), 8), np.uint8)
+        whole[:, :size] = raw
+        return whole.view(np.uint64)[:, 0], known

@@ -1,0 +1,262 @@
+"""Colourings: what colour each page frame gets, and what the colours mean."""
+
+import colorsys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
+from memory_visualizer.picture.entropy import ENTROPY_STEPS
+from memory_visualizer.picture.palette import Colour, Palette, ramp
+from memory_visualizer.snapshot.owners import changes
+from memory_visualizer.snapshot.pagemap import (
+    PageClass,
+    PageMap,
+    PageState,
+    count_values,
+    look_up,
+)
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+COLOURINGS = ("class", "process", "protection", "entropy", "mappings", "state")
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """A colour and what it means."""
+
+    label: str
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A colour for each frame."""
+
+    name: str
+    """One of COLOURINGS."""
+    values: NDArray[np.unsignedinteger[Any]]
+    """By PFN: index in swatches."""
+    swatches: tuple[Swatch, ...]
+    """The first one is for absent frames, and for pixels behind the last frame."""
+    general: int = 0
+    """So many swatches from the first on belong in every legend, however long it would be."""
+
+    def counts(self) -> list[int]:
+        """Frames of each swatch."""
+        counts: list[int] = count_values(self.values, len(self.swatches)).tolist()
+        return counts
+
+
+def by_class(page_map: PageMap, palette: Palette) -> Colouring:
+    """Colour frames by their PageClass, which is also the index of the swatch."""
+    return Colouring("class", page_map.classes, _class_swatches(page_map, palette))
+
+
+def colour_by(
+    name: str,
+    snapshot: Snapshot,
+    palette: Palette,
+    entropy: Callable[[], NDArray[np.uint8]],
+) -> Colouring:
+    """One of COLOURINGS; `entropy` is called for contents.entropy where it is needed.
+
+    BadInputError for the state of pages of a dump that does not tell it.
+    """
+    if name == "process":
+        return by_process(snapshot, palette)
+    if name == "protection":
+        return by_protection(snapshot, palette)
+    if name == "entropy":
+        return by_entropy(snapshot, palette, entropy())
+    if name == "mappings":
+        return by_mappings(snapshot, palette)
+    if name == "state":
+        return by_state(snapshot, palette)
+    return by_class(snapshot, palette)
+
+
+_SHARED: Colour = (70, 72, 78)
+_KERNEL: Colour = (168, 176, 184)
+_DATA: Colour = (222, 222, 216)
+_ZEROS: Colour = (255, 255, 255)
+
+
+def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour the pages of user mode by whose they are; all others are shades of grey."""
+    base = BASE_SWATCHES
+    values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
+    for _, owners in snapshot.owners_by_frame():
+        frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
+        new = changes(frame)
+        alone = new & np.append(new[1:], True)
+        values[frame[alone]] = process[alone] + base
+    swatches = _process_swatches(snapshot, palette)
+    return Colouring("process", values, swatches, general=base)
+
+
+BASE_SWATCHES = 5
+"""Of the colouring by process: those that stand for no process, the first ones."""
+
+
+def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("several processes", _SHARED),
+        Swatch("kernel", _KERNEL),
+        Swatch("unused-data", _DATA),
+        Swatch("unused-zero", _ZEROS),
+        *(
+            Swatch(f"{process.name} ({process.pid})", process_colour(process))
+            for process in snapshot.processes
+        ),
+    )
+
+
+def process_colour(process: Process) -> Colour:
+    """A colour of the process's own: the same for the same name and pid, in every dump."""
+    number = zlib.crc32(f"{process.pid} {process.name}".encode())
+    hue, lightness, saturation = number % 997, number // 997 % 3, number // 2991 % 2
+    red, green, blue = colorsys.hls_to_rgb(
+        hue / 997, 0.36 + 0.11 * lightness, 0.62 + 0.23 * saturation
+    )
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+# Reading is calm, writing stronger, code another hue, and what may be written and run alarms.
+_USER_RIGHTS: dict[str, Colour] = {
+    "r--": (244, 196, 160),
+    "rw-": (214, 116, 52),
+    "r-x": (122, 62, 160),
+    "rwx": (220, 0, 60),
+}
+_KERNEL_RIGHTS: dict[str, Colour] = {
+    "r--": (176, 214, 222),
+    "rw-": (74, 150, 176),
+    "r-x": (34, 66, 140),
+    "rwx": (118, 0, 34),
+}
+
+
+def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by what may be done with them: Snapshot.access."""
+    writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
+    values = look_up(np.array([0, 3, 3, 7, 2, 2], np.uint8), snapshot.classes)
+    values[values >= 3] += (writable + 2 * executable.view(np.uint8))[values >= 3]
+    values[(values >= 3) & (snapshot.mapping_count == 0)] = 1
+    return Colouring("protection", values, _protection_swatches(snapshot, palette))
+
+
+def _protection_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("kernel, by no table", _KERNEL),
+        Swatch("unused", (246, 246, 242)),
+        *[Swatch(f"user {rights}", colour) for rights, colour in _USER_RIGHTS.items()],
+        *[Swatch(f"kernel {rights}", colour) for rights, colour in _KERNEL_RIGHTS.items()],
+    )
+
+
+_ENTROPY_BINS = 16
+
+
+def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8]) -> Colouring:
+    """Colour frames by contents.entropy, in half bits per byte; zeros are white."""
+    bins = np.minimum(entropy.astype(np.uint16) * _ENTROPY_BINS // ENTROPY_STEPS, _ENTROPY_BINS - 1)
+    values = (bins + 2).astype(np.uint8)
+    values[snapshot.zero] = 1
+    values[snapshot.classes == PageClass.ABSENT] = 0
+    return Colouring("entropy", values, _entropy_swatches(snapshot, palette))
+
+
+def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("zeros", _ZEROS),
+        *(
+            Swatch(f"{step / 2:.1f} to {(step + 1) / 2:.1f} bits per byte", colour)
+            for step, colour in enumerate(ramp(_ENTROPY_BINS))
+        ),
+    )
+
+
+_MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
+"""The fewest mappings of each bin."""
+
+
+def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by how many mappings lead to them."""
+    values = np.ones(snapshot.classes.size, np.uint8)
+    for fewest in _MAPPING_BINS:
+        values += snapshot.mapping_count >= fewest
+    values[snapshot.classes == PageClass.ABSENT] = 0
+    return Colouring("mappings", values, _mapping_swatches(snapshot, palette))
+
+
+def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    swatches = [Swatch("absent", palette[PageClass.ABSENT]), Swatch("not mapped", _ZEROS)]
+    ends = [*(start - 1 for start in _MAPPING_BINS[1:]), None]
+    for start, end, colour in zip(_MAPPING_BINS, ends, ramp(len(_MAPPING_BINS)), strict=True):
+        if end is None:
+            label = f"{start} or more mappings"
+        elif start == end:
+            label = f"{start} mapping" + ("s" if start > 1 else "")
+        else:
+            label = f"{start} to {end} mappings"
+        swatches.append(Swatch(label, colour))
+    return tuple(swatches)
+
+
+# What processes use is warm, the kernel's own cool; what could be taken at any time is pale.
+_STATES: dict[PageState, Colour] = {
+    PageState.FREE: (250, 250, 246),
+    PageState.ANONYMOUS: (212, 70, 45),
+    PageState.FILE_CACHE: (240, 196, 90),
+    PageState.SHARED_MEMORY: (168, 58, 120),
+    PageState.SLAB: (95, 194, 205),
+    PageState.PAGE_TABLE: (52, 74, 160),
+    PageState.KERNEL_IMAGE: (20, 110, 130),
+    PageState.RESERVED: (150, 154, 160),
+    PageState.HUGE_PAGE: (120, 84, 40),
+    PageState.KERNEL_OTHER: (150, 214, 170),
+    PageState.UNKNOWN: (205, 190, 220),
+}
+
+
+def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by what they are to the kernel: Snapshot.states, which Linux dumps have."""
+    if snapshot.states is None:
+        raise BadInputError(
+            f"{snapshot.dump.path} does not tell the state of its pages, as Linux dumps do"
+        )
+    return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
+
+
+def _state_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    colours = {PageState.ABSENT: palette[PageClass.ABSENT], **_STATES}
+    return tuple(Swatch(state.label, colours[state]) for state in PageState)
+
+
+def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
+    return tuple(Swatch(page_class.label, palette[page_class]) for page_class in PageClass)
+
+
+_SWATCHES: dict[str, Callable[[Snapshot, Palette], tuple[Swatch, ...]]] = {
+    "class": _class_swatches,
+    "process": _process_swatches,
+    "protection": _protection_swatches,
+    "entropy": _entropy_swatches,
+    "mappings": _mapping_swatches,
+    "state": _state_swatches,
+}
+
+
+def swatches_of(name: str, snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    """The swatches that colour_by gives, without looking at any frame."""
+    return _SWATCHES[name](snapshot, palette)

@@ -1,0 +1,75 @@
+"""The legend of a picture as text: each colour, what it means, its pages and their share."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.palette import Colour, hex_colour
+from memory_visualizer.printable import printable
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One colour in a legend."""
+
+    label: str
+    """What it means; may hold anything, such as the name of a process."""
+    colour: Colour | None
+    """None for what stands for several colours."""
+    count: int
+    """Frames of that colour."""
+    share: float
+    """Part of all frames, 0 to 1."""
+
+    @property
+    def percent(self) -> str:
+        """The share to a tenth of a percent, as in ``24.1 %``."""
+        return f"{100 * self.share:.1f} %"
+
+
+def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
+    """List the colours in their order, those without frames included.
+
+    Where there are more than `most`, the general ones and those with the most frames are kept,
+    and one more entry stands for all others.
+    """
+    total = max(colouring.values.size, 1)
+    entries = [
+        LegendEntry(swatch.label, swatch.colour, count, count / total)
+        for swatch, count in zip(colouring.swatches, colouring.counts(), strict=True)
+    ]
+    if most is None or len(entries) <= most:
+        return entries
+    by_weight = sorted(
+        range(len(entries)), key=lambda n: (n >= colouring.general, -entries[n].count)
+    )
+    kept = set(by_weight[: most - 1])
+    rest = [entry for n, entry in enumerate(entries) if n not in kept]
+    count = sum(entry.count for entry in rest)
+    return [entry for n, entry in enumerate(entries) if n in kept] + [
+        LegendEntry(f"{len(rest):,} others", None, count, count / total)
+    ]
+
+
+def legend_json(colouring: Colouring) -> str:
+    """Write labels and colours as one JSON object, for the PNG's text chunk."""
+    return json.dumps({swatch.label: hex_colour(swatch.colour) for swatch in colouring.swatches})
+
+
+def legend_lines(entries: Sequence[LegendEntry], *, ansi: bool = False) -> list[str]:
+    """Write the legend as text, a line for each entry; `ansi` adds a swatch in true colour."""
+    labels = [printable(entry.label) for entry in entries]
+    label_width = max(map(len, labels))
+    count_width = max(len(f"{entry.count:,}") for entry in entries)
+    return [
+        "  "
+        + (_ansi_swatch(entry.colour) if ansi else "")
+        + f"{hex_colour(entry.colour) if entry.colour else '':<7}  {label:<{label_width}}"
+        + f"  {entry.count:>{count_width},}  {entry.percent:>7}"
+        for entry, label in zip(entries, labels, strict=True)
+    ]
+
+
+def _ansi_swatch(colour: Colour | None) -> str:
+    return "\x1b[48;2;{};{};{}m    \x1b[0m  ".format(*colour) if colour else " " * 6

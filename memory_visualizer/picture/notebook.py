@@ -1,0 +1,42 @@
+"""A snapshot as a notebook shows it: the picture with its legend."""
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+
+from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+_MOST_PIXELS = 1 << 24
+"""A notebook carries its pictures with it: larger ones (of 64 GiB and more) are thinned out."""
+
+
+def png(snapshot: Snapshot) -> bytes:
+    """The picture with its legend as a PNG file's bytes."""
+    return _png(snapshot.image(legend=True))
+
+
+def html(snapshot: Snapshot) -> str:
+    """The picture with its legend as HTML, with what it is of as its text."""
+    picture = snapshot.image(legend=True)
+    data = base64.b64encode(_png(picture)).decode("ascii")
+    name = escape(printable(snapshot.dump.path.name))
+    system = escape(printable(snapshot.system or "no known system"))
+    text = f"{name}: {snapshot.classes.size:,} page frames, {system}"
+    return (
+        f'<img src="data:image/png;base64,{data}" alt="{text}" title="{text}"'
+        ' style="max-width: 100%; image-rendering: pixelated">'
+    )
+
+
+def _png(picture: Image.Image) -> bytes:
+    pixels = picture.width * picture.height
+    if pixels > _MOST_PIXELS:
+        part = (_MOST_PIXELS / pixels) ** 0.5
+        size = (max(1, int(picture.width * part)), max(1, int(picture.height * part)))
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,72 @@
+"""Colours for the classes of page frames.
+
+In both palettes the classes make a staircase of lightness, so that they stay apart in print and
+without colour; tests/picture/test_painting.py computes how far apart they are, colour blindness
+included.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from memory_visualizer.snapshot.pagemap import PageClass
+
+Colour: TypeAlias = tuple[int, int, int]
+"""Red, green and blue, 0 to 255 each, sRGB."""
+
+Palette: TypeAlias = Mapping[PageClass, Colour]
+
+DEFAULT: Palette = {
+    PageClass.ABSENT: (24, 26, 30),
+    PageClass.BOTH: (92, 45, 120),
+    PageClass.USER: (212, 70, 45),  # this one, the next and white as in the seed's pictures
+    PageClass.KERNEL: (95, 194, 205),
+    PageClass.UNUSED_DATA: (233, 214, 140),
+    PageClass.UNUSED_ZERO: (255, 255, 255),
+}
+
+# Black, vermilion and sky blue are those of Okabe and Ito, "Color Universal Design" (2008). Any six
+# of their colours and white come too close to one another in lightness, so violet and yellow are
+# shifted until they do not.
+COLOUR_BLIND: Palette = {
+    PageClass.ABSENT: (0, 0, 0),
+    PageClass.BOTH: (83, 43, 104),
+    PageClass.USER: (213, 94, 0),
+    PageClass.KERNEL: (86, 180, 233),
+    PageClass.UNUSED_DATA: (238, 222, 120),
+    PageClass.UNUSED_ZERO: (255, 255, 255),
+}
+
+PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}
+
+
+def hex_colour(colour: Colour) -> str:
+    """Write a colour as ``#rrggbb``.
+
+    >>> hex_colour((95, 194, 205))
+    '#5fc2cd'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+# From pale to dark, so that the order is seen without colour, too.
+_RAMP: tuple[Colour, ...] = (
+    (253, 244, 208),
+    (250, 190, 96),
+    (228, 98, 70),
+    (150, 44, 110),
+    (46, 16, 82),
+)
+
+
+def ramp(steps: int) -> list[Colour]:
+    """Colours for an ordered scale, from pale to dark."""
+    colours: list[Colour] = []
+    for step in range(steps):
+        place = step * (len(_RAMP) - 1) / max(steps - 1, 1)
+        low = min(int(place), len(_RAMP) - 2)
+        part = place - low
+        red, green, blue = (
+            round(a + (b - a) * part) for a, b in zip(_RAMP[low], _RAMP[low + 1], strict=True)
+        )
+        colours.append((red, green, blue))
+    return colours

@@ -1,0 +1,191 @@
+"""What is drawn round a picture: addresses at its left, title and legend below it.
+
+Apart from picture.py, as most pictures have none and fonts take time to load.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.picture.layout import left_frames
+from memory_visualizer.picture.legend import LegendEntry
+from memory_visualizer.picture.painting import Painting
+from memory_visualizer.picture.palette import Colour
+from memory_visualizer.printable import printable
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# Text is smoothed: these shades, paper to ink, follow the picture's colours. With the six classes
+# they are 16 in all, which still makes a PNG of four bits a pixel.
+_PAPER, _INK, _SHADE_COUNT = (247, 247, 245), (28, 30, 34), 10
+SHADES: tuple[Colour, ...] = tuple(
+    (
+        _PAPER[0] + (_INK[0] - _PAPER[0]) * n // (_SHADE_COUNT - 1),
+        _PAPER[1] + (_INK[1] - _PAPER[1]) * n // (_SHADE_COUNT - 1),
+        _PAPER[2] + (_INK[2] - _PAPER[2]) * n // (_SHADE_COUNT - 1),
+    )
+    for n in range(_SHADE_COUNT)
+)
+
+_FULL, _MUTED, _OUTLINE = 255, 165, 110  # strengths of ink
+_MIN_FONT_SIZE, _MAX_FONT_SIZE = 14, 96
+_FONT_SIZES_PER_WIDTH = 64  # so that the legend of a large picture can be read with it on screen
+
+
+def add_panel(
+    picture: Painting,
+    title: str,
+    subtitle: str,
+    entries: Sequence[LegendEntry],
+    frame_count: int,
+    *,
+    layout: str = "rows",
+    scale: int = 1,
+) -> Painting:
+    """Draw title and legend below a picture, and physical addresses at its left.
+
+    The picture's own pixels stay as they are, at the top right; the panel's colours, SHADES,
+    follow the picture's. `layout` and `scale` are what the picture of `frame_count` frames was
+    painted with. Texts may hold anything: what the font does not have is escaped; a title that is
+    too long is shortened.
+    """
+    height, width = picture.pixels.shape
+    size = min(max(_MIN_FONT_SIZE, width // _FONT_SIZES_PER_WIDTH), _MAX_FONT_SIZE)
+    shape = (height // scale, width // scale)
+    marks = ticks(frame_count, layout, shape, scale, size)
+    left = _ruler(marks, height, size)
+    below, swatches = _legend_panel(left.shape[1] + width, size, title, subtitle, entries)
+
+    ink = np.zeros((height + below.shape[0], below.shape[1]), np.uint8)
+    ink[:height, : left.shape[1]] = left
+    ink[height:] = below
+    # Hairlines round the picture, as its white and the paper are hard to tell apart.
+    right = left.shape[1] + width
+    ink[height, left.shape[1] : right + 1] = _OUTLINE
+    ink[:height, right : right + 1] = _OUTLINE
+    if left.shape[1]:
+        ink[: height + 1, left.shape[1] - 1] = _OUTLINE
+
+    colours = [*picture.colours, *SHADES]
+    shade = (ink.astype(np.uint16) * (_SHADE_COUNT - 1) + 127) // 255 + len(picture.colours)
+    pixels: NDArray[np.unsignedinteger[Any]] = shade
+    if len(colours) <= 256:
+        pixels = shade.astype(np.uint8)
+    pixels[:height, left.shape[1] : right] = picture.pixels
+    for (top, bottom, start, end), colour in swatches:
+        pixels[height + top : height + bottom, start:end] = colours.index(colour)
+    return Painting(pixels, tuple(colours), (left.shape[1], 0, right, height))
+
+
+def ticks(
+    frame_count: int, layout: str, shape: tuple[int, int], scale: int, font_size: int
+) -> list[tuple[int, int]]:
+    """Where addresses are written at the left: row of pixels, and physical address.
+
+    `shape` is the picture's height and width in frames. In rows the address is round, and the
+    row the one in which it lies; along Hilbert's curve it is that of the row's first pixel.
+    """
+    height, width = shape
+    gap = ceil(3 * font_size / scale)  # rows between two of them, at least
+    if height <= gap:
+        return []
+    if layout == "hilbert":
+        gap = 1 << (gap - 1).bit_length()
+        first = left_frames(frame_count, layout, shape)[::gap]
+        return [
+            (row * gap * scale, frame * PAGE_SIZE)
+            for row, frame in enumerate(first.tolist())
+            if frame >= 0
+        ]
+    step = 1 << (gap * width - 1).bit_length()
+    return [(frame // width * scale, frame * PAGE_SIZE) for frame in range(0, frame_count, step)]
+
+
+def _ruler(marks: list[tuple[int, int]], height: int, size: int) -> NDArray[np.uint8]:
+    """Ink of the addresses at the left, shape (height, some width)."""
+    if not marks:
+        return np.zeros((height, 0), np.uint8)
+    font = ImageFont.load_default(size)
+    labels = [f"{address:#x}" for _, address in marks]
+    text_width = ceil(max(font.getlength(label) for label in labels))
+    mark = max(4, size // 2)
+    width = size // 2 + text_width + size // 3 + mark
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    for (row, _), label in zip(marks, labels, strict=True):
+        # The label hangs below its mark, so that the topmost is not cut off.
+        draw.line((width - mark, row, width, row), fill=_OUTLINE)
+        draw.text((width - mark - size // 3, row), label, _MUTED, font, "ra")
+    return np.asarray(image)
+
+
+def _legend_panel(
+    picture_width: int,
+    size: int,
+    title: str,
+    subtitle: str,
+    entries: Sequence[LegendEntry],
+) -> tuple[NDArray[np.uint8], list[tuple[tuple[int, int, int, int], Colour]]]:
+    """Ink of title and legend, shape (height, width), and the swatches to be filled.
+
+    As wide as the picture, or wider where the text needs it.
+    """
+    font, title_font = ImageFont.load_default(size), ImageFont.load_default(size * 1.3)
+    subtitle = _in_font(subtitle)
+    labels = [_shorten(_in_font(entry.label), font, 24 * size) for entry in entries]
+
+    label_width = max(font.getlength(label) for label in labels)
+    count_width = max(font.getlength(f"{entry.count:,}") for entry in entries)
+    label_x = 1.8 * size
+    count_x = label_x + label_width + 1.5 * size + count_width  # right edge, as for percent_x
+    percent_x = count_x + size + font.getlength("100.0 %")
+
+    margin, line, gap = size, 1.75 * size, 1.5 * size  # the gap between columns, at least
+    needed = 2 * margin + ceil(max(percent_x, font.getlength(subtitle)))
+    width = max(picture_width + 1, needed)
+    inner = width - 2 * margin
+    columns = min(3, int((inner + gap) // (percent_x + gap)))
+    rows = ceil(len(entries) / columns)
+    gap = min(3 * size, (inner - columns * percent_x) / max(columns - 1, 1))
+    top = margin + 2 * line + 0.6 * size
+    height = round(top + rows * line + 0.6 * margin)
+
+    ink = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(ink)
+    title = _shorten(_in_font(title), title_font, inner)
+    draw.text((margin, margin + size), title, _FULL, title_font, "ls")
+    draw.text((margin, margin + size + line), subtitle, _MUTED, font, "ls")
+    swatches = []
+    for n, (entry, label) in enumerate(zip(entries, labels, strict=True)):
+        column, row = divmod(n, rows)
+        x, baseline = margin + column * (percent_x + gap), top + row * line + size
+        strength = _FULL if entry.count else _MUTED
+        draw.text((x + label_x, baseline), label, strength, font, "ls")
+        draw.text((x + count_x, baseline), f"{entry.count:,}", strength, font, "rs")
+        draw.text((x + percent_x, baseline), entry.percent, strength, font, "rs")
+        if entry.colour is None:
+            continue
+        left, bottom = round(x), round(baseline + 0.12 * size)
+        draw.rectangle((left, bottom - size, left + size, bottom), outline=_OUTLINE)
+        inside = (bottom - size + 1, bottom, left + 1, left + size)
+        swatches.append((inside, entry.colour))
+    return np.asarray(ink), swatches
+
+
+def _in_font(text: str) -> str:
+    # Pillow's built-in font has ASCII and little more.
+    return printable(text).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _shorten(text: str, font: _Font, width: float) -> str:
+    """Take out the middle of a text that is wider than `width` pixels."""
+    shortened, kept = text, len(text)
+    while font.getlength(shortened) > width and kept > 1:
+        kept -= 1
+        shortened = text[: (kept + 1) // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(kept // 2) :]
+    return shortened

@@ -1,0 +1,1 @@
+"""What is known of a dump, as data and answers."""

@@ -1,0 +1,64 @@
+"""What is odd about the processes of a dump, as sentences and groups for those who look at it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from memory_visualizer.snapshot.owners import Owners
+from memory_visualizer.snapshot.process import Process
+
+_MOST_NAMED = 6
+
+
+def findings(processes: Sequence[Process]) -> dict[str, list[Process]]:
+    """The processes that each word of process.ANOMALIES fits, the rarest word first.
+
+    What is odd about few is the better lead. An address behind a word is left out here.
+    """
+    found: dict[str, list[Process]] = defaultdict(list)
+    for process in processes:
+        for word in process.anomalies:
+            found[word.split(" 0x")[0]].append(process)
+    return dict(sorted(found.items(), key=lambda row: (len(row[1]), row[0])))
+
+
+def named(processes: Sequence[Process]) -> str:
+    """The first of some processes by name and pid, and how many more there are. Not yet printable.
+
+    One of which only the tables are known goes by the address of the top one.
+    """
+    names = [
+        f"{process.name} ({process.pid})" if process.eprocess else f"tables at {process.dtb:#x}"
+        for process in processes[:_MOST_NAMED]
+    ]
+    more = len(processes) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
+def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
+    """What is odd about the processes that have a frame, by PFN; others have no entry.
+
+    That only the page tables of a process are known is told by its pid already.
+    """
+    words = [[word for word in process.anomalies if process.eprocess] for process in processes]
+    odd = np.array([bool(of_one) for of_one in words], bool)
+    rows = np.flatnonzero(odd[owners.process]) if len(odd) else np.empty(0, np.intp)
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for frame, process in zip(
+        owners.frame[rows].tolist(), owners.process[rows].tolist(), strict=True
+    ):
+        found[frame] |= dict.fromkeys(words[process])
+    return {frame: "; ".join(told) for frame, told in found.items()}
+
+
+def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:
+    """A sentence on old copies of process objects, where there are any."""
+    if not copies:
+        return ()
+    if len(copies) == 1:
+        return (f"an old copy of a process object is there, and is no process: {named(copies)}",)
+    return (
+        f"{len(copies):,} old copies of process objects are there, and are no processes:"
+        f" {named(copies)}",
+    )

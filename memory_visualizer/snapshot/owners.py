@@ -1,0 +1,192 @@
+"""Who has which page, in pieces of successive frames.
+
+All owners at once would take more memory than the mappings that they come from. So what is kept is
+the order of the mappings, four bytes of each, and what follows from them is made a piece at a time.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.paging import MAY_USER, SHARED, Mappings
+from memory_visualizer.snapshot.pagemap import PageClass, count_values
+
+Rows: TypeAlias = NDArray[np.unsignedinteger[Any]]
+"""Numbers of mappings."""
+
+PIECE_FRAMES = 1 << 16
+"""Frames of a piece. Of 16 TiB there are then as many pieces as numbers of 16 bits, which numpy
+sorts by counting."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Who has which page, in long form: a row for each page and process."""
+
+    frame: NDArray[np.int64]
+    """Ascending."""
+    process: NDArray[np.int32]
+    """Index in Snapshot.processes."""
+    virtual: NDArray[np.uint64]
+    """The first address at which the process has the page."""
+    is_user: NDArray[np.bool_]
+    """Whether user mode may use it there; else it is the kernel's for this process alone, such
+    as a page table."""
+
+    @classmethod
+    def join(cls, parts: list["Owners"]) -> "Owners":
+        """Many tables as one; `parts` is empty afterwards, its columns let go of when joined."""
+        columns = [[part.frame, part.process, part.virtual, part.is_user] for part in parts]
+        parts.clear()
+        return cls(
+            *(np.concatenate([empty, *(column.pop(0) for column in columns)]) for empty in _NOBODY)
+        )
+
+    def of(self, processes: Collection[int]) -> "Owners":
+        """The rows of some processes, by their index."""
+        mine = np.isin(self.process, list(processes))
+        return Owners(self.frame[mine], self.process[mine], self.virtual[mine], self.is_user[mine])
+
+
+_NOBODY: list[NDArray[Any]] = [
+    np.empty(0, np.int64),
+    np.empty(0, np.int32),
+    np.empty(0, np.uint64),
+    np.empty(0, bool),
+]
+
+
+class OwnedPages:
+    """The pages that processes have of their own, or those that all share, by their frames."""
+
+    def __init__(
+        self, mappings: Mappings, classes: NDArray[np.uint8], most: int, *, shared: bool = False
+    ) -> None:
+        """Of all mappings take those of processes, or, with `shared`, those whose space is SHARED.
+
+        `classes` is the class of each frame. Of large pages beyond `most`, all their pages
+        counted, none is listed.
+        """
+        self._mappings = mappings
+        self._shared = shared
+        self._is_there = classes != PageClass.ABSENT
+        chosen = (mappings.space == SHARED) == shared
+        number = np.min_scalar_type(len(chosen))
+        large = np.flatnonzero(chosen & (mappings.frames > 1))
+        counted, pages = each_large(mappings.take(large), classes.size)
+        large = large[counted[np.cumsum(pages) <= most]].astype(number)
+        self._large = large[np.argsort(mappings.frame[large], kind="stable")]
+        self._large_begin = mappings.frame[self._large]
+        self._largest = int(mappings.frames[large].max(initial=0))
+        chosen &= mappings.frames == 1
+        small = np.flatnonzero(chosen).astype(number)
+        piece = (mappings.frame[small] // PIECE_FRAMES).astype(np.uint16)
+        self._small = small[np.argsort(piece, kind="stable")]
+        count = count_values(piece, -(-classes.size // PIECE_FRAMES))
+        self._ends: list[int] = np.cumsum(count).tolist()
+
+    def pieces(self) -> Iterator[tuple[range, Rows, NDArray[np.int64]]]:
+        """Yield the frames of each piece, and its rows: number of the mapping, and frame.
+
+        Each process has a page once: as user mode has it rather than the kernel, and at its first
+        address. Rows are sorted by frame and process.
+        """
+        start = 0
+        for number, end in enumerate(self._ends):
+            first = number * PIECE_FRAMES
+            frames = range(first, min(first + PIECE_FRAMES, self._is_there.size))
+            row = self._small[start:end]
+            frame = self._mappings.frame[row]
+            start = end
+            if len(self._large):
+                large, inside = self._large_pages(frames)
+                row = np.concatenate((row, large))
+                frame = np.concatenate((frame, inside))
+            firsts = self._first_of_each(row, frame, first)
+            yield frames, row[firsts], frame[firsts]
+
+    def virtual(self, row: Rows, frame: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The address of each page, canonical."""
+        return address_in(self._mappings, row, frame)
+
+    def process(self, row: Rows) -> NDArray[np.int32]:
+        """Whose it is, or SHARED."""
+        return self._mappings.space[row]
+
+    def is_user(self, row: Rows) -> NDArray[np.bool_]:
+        """Whether it is user mode's; what all share is not."""
+        if self._shared:
+            return np.zeros(len(row), bool)
+        user: NDArray[np.bool_] = self._mappings.access[row] & MAY_USER != 0
+        return user
+
+    def _large_pages(self, frames: range) -> tuple[Rows, NDArray[np.int64]]:
+        """The single pages of large ones among some frames."""
+        reach = [frames.start - self._largest + 1, frames.stop]
+        near = slice(*np.searchsorted(self._large_begin, reach))
+        row, begin = self._large[near], self._large_begin[near]
+        end = np.minimum(begin + self._mappings.frames[row], frames.stop)
+        begin = np.maximum(begin, frames.start)
+        count = np.maximum(end - begin, 0)
+        frame = np.repeat(begin - np.cumsum(count) + count, count)
+        frame += np.arange(len(frame))
+        inside = self._is_there[frame]
+        return np.repeat(row, count)[inside], frame[inside]
+
+    def _first_of_each(self, row: Rows, frame: NDArray[np.int64], first: int) -> NDArray[np.intp]:
+        """The row that counts of each frame and process; `first` is the piece's first frame."""
+        # One number to sort by, much faster than three: frame, process, user before kernel.
+        key = (frame - first) << 32
+        if not self._shared:
+            key |= self.process(row).astype(np.int64) << 1
+            key |= ~self.is_user(row)
+        order = np.argsort(key)
+        sorted_key = key[order]
+        if (sorted_key[1:] == sorted_key[:-1]).any():
+            order = np.lexsort((self.virtual(row, frame), key))
+        return order[changes(sorted_key >> 1)]
+
+
+def address_in(
+    mappings: Mappings, row: Rows, frame: NDArray[np.integer[Any]]
+) -> NDArray[np.uint64]:
+    """The address at which each mapping, by its number, has a frame, canonical."""
+    inside = (frame - mappings.frame[row]) * PAGE_SIZE
+    return mappings.virtual[row] + inside.view(np.uint64)
+
+
+def owners_by_frame(
+    mappings: Mappings, classes: NDArray[np.uint8], most: int
+) -> Iterator[tuple[range, Owners]]:
+    """Yield the frames of each piece and who has them; the arguments as for OwnedPages."""
+    pages = OwnedPages(mappings, classes, most)
+    for frames, row, frame in pages.pieces():
+        yield (
+            frames,
+            Owners(frame, pages.process(row), pages.virtual(row, frame), pages.is_user(row)),
+        )
+
+
+def each_large(rows: Mappings, frame_count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """The rows of large pages, of each in a process the first one, and how many pages each has."""
+    large = np.flatnonzero(rows.frames > 1)
+    rows = rows.take(large)
+    order = np.lexsort((rows.virtual, ~rows.is_user, rows.frames, rows.frame, rows.space))
+    columns = np.stack((rows.space, rows.frame, rows.frames))[:, order]
+    new = np.ones(len(order), bool)
+    new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
+    chosen = np.sort(order[new])
+    return large[chosen], np.minimum(rows.frames, frame_count - rows.frame)[chosen]
+
+
+def changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows differ from the row before; the first one does."""
+    different = np.ones(len(columns[0]), bool)
+    np.not_equal(columns[0][1:], columns[0][:-1], out=different[1:])
+    for column in columns[1:]:
+        different[1:] |= column[1:] != column[:-1]
+    return different

@@ -1,0 +1,104 @@
+"""A process, whatever the system that runs it."""
+
+from dataclasses import dataclass
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+
+ANOMALIES = {
+    "starting": "it is being made: it has an object, but no thread yet, and is in no list",
+    "ending": "it is being deleted: its end is noted, but it has not ended, or is out of the list",
+    "header altered": "the beginning of its object is not what all others have there",
+    "links lead nowhere": "its own links in the list of processes lead to no other process",
+    "pid also of": "another process has the same pid; the address of its object follows",
+    "pid not plausible": "its pid is none that this system gives to a process",
+    "threads tell another pid": "its first thread says that it is of a process with another pid",
+    "name not printable": "its name is empty, or holds what no name does",
+    "parent unknown": "its parent's pid is none that this system gives, or its own",
+    "created in the future": "it was created after the dump was taken, by the system's own clock",
+    "creation time not plausible": "its creation time is none that a clock of this system shows",
+    "exit time not plausible": "its exit time is none that a clock shows, or before its creation",
+    "end in doubt": "what tells whether it has ended disagrees: most of it decided",
+    "base leads to no table": "the address of its page tables leads to none",
+    "base also of": "another process has the same page tables; the address of its object follows",
+    "top-level table altered": "its top-level page table is not quite as those of all others are",
+    "not whole": "a part of its object could not be read",
+    "object not mapped": "nothing that is left leads to its object: its address is a physical one",
+    "known by its page tables only": "no object of a process leads to these page tables",
+}
+"""What may be odd about a process, and what each word means. Such words are leads for those who
+look at a dump: much of it also happens to sound processes, as when memory is saved while one
+starts."""
+
+STATE_WORDS = ("starting", "ending", "known by its page tables only")
+"""Those of them that Process.state tells, too."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as its object in the kernel tells: `_EPROCESS`, or on Linux `task_struct`."""
+
+    pid: int
+    ppid: int
+    name: str
+    """The image's name, up to 15 bytes; on Linux the `comm` of the first thread."""
+    dtb: int
+    """Physical address of its top-level page table; 0 where it has none (kernel threads)."""
+    eprocess: int
+    """Virtual address of its object in the kernel, or its physical address where the kernel's
+    tables that lead there are lost; 0 where only its page tables were found."""
+    created: int
+    """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
+    exited: int
+    """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
+    is_alive: bool
+    """Whether its page tables are in use: it runs, starts, or has not quite ended."""
+    is_listed: bool
+    """Whether it is in the system's list of processes."""
+    space: int | None
+    """Index of its address space among those that were found."""
+    shadow: int | None = None
+    """Index of its second table, for user mode, in TopLevels.others."""
+    is_kernel_thread: bool = False
+    """Whether it is a thread of a Linux kernel, which has no memory of its own."""
+    anomalies: tuple[str, ...] = ()
+    """What is odd about it, in words of ANOMALIES; some are followed by an address."""
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``running``, ``ending`` or ``exited``."""
+        for phase in ("starting", "ending"):
+            if phase in self.anomalies:
+                return phase
+        return "running" if self.is_alive else "exited"
+
+    @property
+    def state(self) -> str:
+        """What is out of the common with it in a word or two, or nothing."""
+        if not self.eprocess:
+            return "unknown"
+        if self.phase != "running":
+            return self.phase
+        if not self.is_listed:
+            return "unlinked"
+        if self.is_kernel_thread:
+            return "kernel thread"
+        if self.space is not None:
+            return ""
+        return "no tables" if self.dtb else "no memory"
+
+
+def unnamed(frame: int, space: int) -> Process:
+    """Stand for a process of which only the page tables were found; the top one in `frame`."""
+    return Process(
+        pid=-1,
+        ppid=-1,
+        name="(unknown)",
+        dtb=frame * PAGE_SIZE,
+        eprocess=0,
+        created=0,
+        exited=0,
+        is_alive=True,
+        is_listed=False,
+        space=space,
+        anomalies=("known by its page tables only",),
+    )

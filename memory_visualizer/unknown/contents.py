@@ -1,0 +1,48 @@
+"""What a dump looks like in which no system was found, by the contents of its pages."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump
+
+_SAMPLE = 2048
+"""Pages that are looked at: enough for a share of all to within two percent."""
+_PAGES_AT_ONCE = 64
+_NEARLY_NOISE = 7.9
+"""Bits per byte that compressed and encrypted pages exceed, and hardly any others."""
+
+
+def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
+    """Say whether a dump is all zeros, or looks compressed or encrypted, or like neither.
+
+    `zero` tells the frames of zeros. Shannon's entropy is measured of pages from all over the dump.
+    Errors as for Dump.each_block.
+    """
+    filled = np.flatnonzero(~zero & dump.held)
+    if not filled.size:
+        return "the dump is all zeros"
+    chosen = filled[np.unique(np.linspace(0, filled.size - 1, _SAMPLE).astype(np.int64))]
+    bits = np.concatenate(
+        [
+            _bits_per_byte(dump.read_frames(chosen[start : start + _PAGES_AT_ONCE]).view(np.uint8))
+            for start in range(0, chosen.size, _PAGES_AT_ONCE)
+        ]
+    )
+    noise = bits >= _NEARLY_NOISE
+    if 2 * np.count_nonzero(noise) >= bits.size:
+        return (
+            f"the dump looks compressed or encrypted: entropy {bits[noise].mean():.2f} in"
+            f" {100 * noise.mean():.0f} % of its pages that are not zeros"
+        )
+    zeros = 1 - filled.size / np.count_nonzero(dump.held)
+    return (
+        f"the dump is of another system, or damaged ({100 * zeros:.0f} % zeros, entropy"
+        f" {bits.mean():.2f} in the rest)"
+    )
+
+
+def _bits_per_byte(pages: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The entropy of each page, from 0 to 8; of perfect noise 7.95."""
+    shares = np.stack([np.bincount(page, minlength=256) for page in pages]) / PAGE_SIZE
+    bits: NDArray[np.float64] = -(shares * np.log2(np.maximum(shares, 1 / PAGE_SIZE))).sum(axis=1)
+    return bits

@@ -1,0 +1,235 @@
+"""Address spaces of a system that is not known, by what they share.
+
+On x86-64 the top-level tables of one system's address spaces have the kernel's half in common, but
+for the entry by which a table may name itself. So tables are looked for that are alike in that
+half, and below which there are tables. Nothing tells here which of them are still in use, nor
+whose they are.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.formats.opening import Dump, Words
+from memory_visualizer.paging import (
+    ADDRESS,
+    LARGE,
+    PRESENT,
+    X64,
+    Mappings,
+    are_tables,
+    as_processor_has_it,
+    is_held,
+    read_tables,
+)
+from memory_visualizer.snapshot.pagemap import distinct
+
+PAGING = as_processor_has_it(X64)
+"""The way of paging that is looked for."""
+
+_HALF = 256
+_MOST_ENTRIES = 192
+"""In each half of a top-level table; the tools that know real ones demand 64 that are empty."""
+_TOUCHED = 0x60
+"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
+_MAX_CANDIDATES = 1 << 14
+_FRAMES_OF_SPACE = 64
+"""An address space takes some 20 frames at least; and some more beside those of small machines:"""
+_SPACES_OF_SMALL = 512
+_TABLES_AT_ONCE = 128
+_LEAST_SPACES = 2
+_MOST_GROUPS = 4
+_MOST_TABLES = 1 << 12
+"""Below the kernel's half of one group so many are looked at."""
+_TIMES_ASKED = 4
+"""So many more pages than there may be address spaces are compared with what most share."""
+_MOST_OWN = 1 << 9
+"""Below the own halves of as many spaces as are read at once."""
+_DIRECT_SHARE = 0.5
+"""The part of memory from which on what the kernel maps at one distance is all memory."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Address spaces of a system that is not known."""
+
+    tops: NDArray[np.int64]
+    """Frames of the top-level tables, shape (n, 1); n may be 0."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what was left out, for the person at the screen."""
+
+
+class SpaceSearch:
+    """Finds pages that could be top-level tables while contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._limit = np.uint64(dump.frame_count << 12)
+        self._found: list[NDArray[np.int64]] = []
+
+    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at frames, with their contents."""
+        bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
+        used = np.bitwise_count(bits).sum(axis=1)
+        rows = np.flatnonzero((used > 0) & (used <= _MOST_ENTRIES))
+        for start in range(0, len(rows), _TABLES_AT_ONCE):
+            part = rows[start : start + _TABLES_AT_ONCE]
+            chosen = words[part]
+            address = chosen & np.uint64(ADDRESS)
+            leads = chosen & np.uint64(PRESENT | LARGE) == PRESENT
+            leads &= (address > 0) & (address < self._limit)
+            used_now = np.count_nonzero(chosen, axis=1)
+            odd = used_now - np.count_nonzero(leads, axis=1)
+            # A bit that was flipped is no reason to lose an address space.
+            sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
+            sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= _MOST_ENTRIES
+            if sound.any():
+                self._found.append(frames[part[sound]])
+
+    def found(self) -> Spaces:
+        """The tables that speak for one another."""
+        every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
+        held = int(np.count_nonzero(self._dump.held))
+        most = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
+        # More than any machine has are a trick: what most of them share shows in some of them.
+        kernel = _shared_half(self._dump, every[:: -(-len(every) // most) or 1])
+        if kernel is None:
+            return Spaces(np.empty((0, 1), np.int64))
+        asked = every[:: -(-len(every) // (_TIMES_ASKED * most)) or 1]
+        alike = asked[_agreeing(self._dump, asked, kernel)]
+        step = -(-len(alike) // most) or 1
+        remarks = []
+        if step > 1 or len(asked) < len(every):
+            remarks.append(
+                f"{len(every):,} pages look like top-level page tables, more than any machine has:"
+                f" {len(alike[::step]):,} of them, spread over all, are believed"
+            )
+        return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
+
+
+_ODD_SHARE = 8
+"""One in so many of a top-level table's entries may be odd, and one in any case."""
+
+
+def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | None:
+    """The kernel's half that most tables have in common, if it leads to tables."""
+    groups: dict[bytes, list[int]] = {}
+    halves: dict[bytes, NDArray[np.uint64]] = {}
+    for part, tables in _in_parts(dump, frames):
+        for frame, half in zip(part.tolist(), _kernel_halves(part, tables), strict=True):
+            key = hashlib.blake2b(half.tobytes()).digest()
+            groups.setdefault(key, []).append(frame)
+            halves.setdefault(key, half)
+    weights = {
+        key: len(members) * int(np.count_nonzero(halves[key]))
+        for key, members in groups.items()
+        if len(members) >= _LEAST_SPACES
+    }
+    for key in sorted(weights, key=lambda key: -weights[key])[:_MOST_GROUPS]:
+        below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
+        if _lead_to_tables(dump, ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)):
+            return halves[key]
+    return None
+
+
+def _kernel_halves(frames: NDArray[np.int64], tables: Words) -> Words:
+    """The upper halves without what is each table's own: marks of use, and the entry that names it.
+
+    The address of an entry says nothing where the entry is not present.
+    """
+    upper: Words = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
+    own = (upper & np.uint64(ADDRESS)) >> np.uint64(12) == frames[:, None].astype(np.uint64)
+    upper[own] = 0
+    return upper
+
+
+def _agreeing(
+    dump: Dump, frames: NDArray[np.int64], kernel: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Which tables have most entries of the kernel's half in common with this one."""
+    used = kernel != 0
+    agrees = np.zeros(len(frames), bool)
+    done = 0
+    for part, tables in _in_parts(dump, frames):
+        halves = _kernel_halves(part, tables)
+        alike = np.count_nonzero((halves == kernel) & used, axis=1)
+        either = np.count_nonzero((halves != 0) | used, axis=1)
+        agrees[done : done + len(part)] = (2 * alike >= either) & (alike > 0)
+        done += len(part)
+    return agrees
+
+
+def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The tables that map something of their own; all where none does.
+
+    The kernel's own table, and that of a process about to go, map nothing of their own; where the
+    page is used for something else by now, most of it leads to no tables.
+    """
+    has_own = np.zeros(len(frames), bool)
+    done = 0
+    for part, tables in _in_parts(dump, frames):
+        row, column = np.nonzero(tables[:, :_HALF] & np.uint64(PRESENT | LARGE) == PRESENT)
+        target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+        row, target = row[is_held(dump, target)], target[is_held(dump, target)]
+        some = slice(None, None, -(-len(row) // _MOST_OWN) or 1)
+        row, target = row[some], target[some]
+        known = distinct(target)
+        is_table = are_tables(dump, PAGING, 1, known)[np.searchsorted(known, target)]
+        right = np.bincount(row[is_table], minlength=len(part))
+        count = np.bincount(row, minlength=len(part))
+        has_own[done : done + len(part)] = (count > 0) & (2 * right >= count)
+        done += len(part)
+    return frames[has_own] if has_own.any() else frames
+
+
+def _lead_to_tables(dump: Dump, frames: NDArray[np.int64]) -> bool:
+    """Whether most of these pages are tables of the second level that lead to tables in turn.
+
+    A system may keep empty ones for later; but a table none of whose entries lead to a page of the
+    dump is none.
+    """
+    frames = distinct(frames[is_held(dump, frames)])
+    frames = frames[~zero_pages(dump.read_frames(frames))]
+    sound = frames[are_tables(dump, PAGING, 1, frames)]
+    if 2 * len(sound) <= len(frames):
+        return False
+    target, is_page = read_tables(dump, PAGING, 1, sound)
+    below = target[(target >= 0) & ~is_page]
+    below = distinct(below[is_held(dump, below)])
+    below = below[:: -(-len(below) // _MOST_TABLES) or 1]
+    right = np.count_nonzero(are_tables(dump, PAGING, 2, below))
+    # The kernel may map all memory by pages of 1 GiB, and nothing but by them.
+    return bool(2 * right >= len(below)) and bool((target >= 0).any())
+
+
+def _in_parts(
+    dump: Dump, frames: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Frames and their contents, so many as are read at once."""
+    for start in range(0, len(frames), _TABLES_AT_ONCE):
+        part = frames[start : start + _TABLES_AT_ONCE]
+        yield part, dump.read_frames(part)
+
+
+def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Mappings, bool]:
+    """Leave out the kernel's view of all memory, if it has one, and say whether it has.
+
+    Such a view, at one distance from the physical addresses, tells nothing of what a page is.
+    """
+    kernel = ~mappings.is_user
+    distance = mappings.virtual - (mappings.frame.astype(np.uint64) << np.uint64(12))
+    values, group = np.unique(distance[kernel], return_inverse=True)
+    if not len(values):
+        return mappings, False
+    covered = np.bincount(group, weights=mappings.frames[kernel])
+    largest = int(np.argmax(covered))
+    if covered[largest] < _DIRECT_SHARE * np.count_nonzero(held):
+        return mappings, False
+    return mappings.take(~(kernel & (distance == values[largest]))), True

@@ -1,0 +1,1 @@
+"""Inside Volatility 3: what its plugins do."""

@@ -1,0 +1,551 @@
+"""Inside Volatility 3: its layers as dumps, its address spaces as this package's mappings.
+
+The plugins (`plugins3`) bring processes and layers; what is done with them is here. What is mapped
+is what Volatility's own layers (framework/layers/intel.py) say is mapped, so that the rows agree
+with `memmap`. In three points that is less than the tables say:
+
+- a table whose entries are all the same counts as empty (Windows 10 fills unused space with such),
+- a large page counts only if the dump holds all of it,
+- what is in a page file is left out by both, unless Volatility was given the page file; then only
+  Volatility has it.
+
+In one point it is less than Volatility says: tables of the kernel that serve at several addresses
+are listed at the lowest of them. To list all is what makes `memmap` run for days.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import numpy as np
+from numpy.typing import NDArray
+from volatility3.framework import exceptions, interfaces, renderers
+from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import linear, physical
+from volatility3.framework.renderers import format_hints
+
+from memory_visualizer.errors import BadInputError, MemoryVisualizerError
+from memory_visualizer.formats.base import BlockWork, merge_runs
+from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.formats.opening import BLOCK_FRAMES, MAX_FRAMES, PAGE_SIZE, Dump, Words
+from memory_visualizer.linux.tasks import LinuxProcesses
+from memory_visualizer.paging import (
+    PAE,
+    PAE_POINTER_RESERVED,
+    PRESENT,
+    PROTOTYPE,
+    SHARED,
+    TRANSITION,
+    X64,
+    X64_5_LEVELS,
+    X86,
+    Mappings,
+    Paging,
+    PhysicalMemory,
+    as_linux_has_it,
+    merge_kernel,
+    tables_of,
+    walk,
+)
+from memory_visualizer.picture.colouring import by_class
+from memory_visualizer.picture.painting import picture_of, save_png, texts_of
+from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.pagemap import PageClass, mark_runs
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot, of_linux, of_mappings
+
+_logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+_ROWS_AT_ONCE = 65_536
+_COMPARED = 4096  # bytes
+
+
+class _NotOpened:
+    """What a dump inside Volatility cannot do."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Not here: Volatility opens the file."""
+        raise BadInputError(f"{path} is for Volatility 3 to open")
+
+
+class MappedLayer(_NotOpened, MappedDump):
+    """A layer whose pages lie in a plain file as they are: mapped, nothing is copied."""
+
+
+class ReadLayer(_NotOpened, Dump):
+    """A layer that has to decode what it gives, such as AVML's: read through Volatility."""
+
+    def __init__(self, layer: Any, path: Path, runs: NDArray[np.int64]) -> None:
+        super().__init__(path, type(layer).__name__, runs)
+        self._layer = layer
+        # Translation layers keep the last 512 answers; with large ones that is all memory.
+        self._read = getattr(type(layer).read, "__wrapped__", type(layer).read)
+
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Let `work` look at blocks, one after the other: layers are not made for threads."""
+        for first, count in self.runs.tolist():
+            for start in range(first, first + count, BLOCK_FRAMES):
+                frames = np.arange(start, min(start + BLOCK_FRAMES, first + count))
+                yield work(frames, self._words(start, frames.size))
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Read frames through the layer, neighbours together."""
+        pages = np.zeros((len(frames), PAGE_SIZE // 8), np.uint64)
+        inside = (frames >= 0) & (frames < self.frame_count)
+        rows = np.flatnonzero(inside & self.held[np.where(inside, frames, 0)])
+        rows = rows[np.argsort(frames[rows], kind="stable")]
+        if not len(rows):
+            return pages
+        begins = np.flatnonzero(np.diff(frames[rows], prepend=-2) != 1)
+        for stretch in np.split(rows, begins[1:]):
+            pages[stretch] = self._words(int(frames[stretch[0]]), len(stretch))
+        return pages
+
+    def _words(self, first: int, count: int) -> Words:
+        content = self._read(self._layer, first * PAGE_SIZE, count * PAGE_SIZE, pad=True)
+        return np.frombuffer(content, np.uint64).reshape(count, -1)
+
+
+def open_layer(layers: Mapping[str, Any], name: str) -> Dump:
+    """Open the physical layer of this name.
+
+    Its file is mapped where it is a plain one and holds the pages as they are; else the layer is
+    asked to read. BadInputError where the layer holds no page.
+    """
+    layer = layers[name]
+    start, length, offset, file_layer = _segments(layers, layer)
+    path = _plain_file(file_layer)
+    if path is not None and len(start):
+        with path.open("rb") as file:
+            size = file_size(file)
+        extents, remarks = find_extents(path, start, length, offset, file_size=size, lenient=True)
+        return MappedLayer(path, type(layer).__name__, extents, remarks=remarks)
+    first = -(-start // PAGE_SIZE)
+    count = (start + length) // PAGE_SIZE - first
+    whole = count > 0
+    if not whole.any():
+        raise BadInputError(f"layer {name} holds no page of memory")
+    if (first + count > MAX_FRAMES).any():
+        raise BadInputError(f"layer {name} goes beyond 16 TiB, where this program stops")
+    location = getattr(file_layer, "location", None) or name
+    runs = merge_runs(first[whole], count[whole])
+    return ReadLayer(layer, Path(url2pathname(urlparse(location).path)), runs)
+
+
+def _segments(
+    layers: Mapping[str, Any], layer: Any
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Any]:
+    """Where a layer has memory: start, length, place in the layer below; and that layer.
+
+    The latter is None where the contents are not to be found there as they are.
+    """
+    span = layer.maximum_address + 1 - layer.minimum_address
+    if not hasattr(layer, "mapping"):
+        row = np.array([layer.minimum_address], np.int64)
+        return row, np.array([span], np.int64), row, layer
+    rows = list(layer.mapping(layer.minimum_address, span, ignore_errors=True))
+    numbers = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
+    below = {row[4] for row in rows}
+    as_it_is = isinstance(layer, linear.LinearlyMappedLayer) and len(below) == 1
+    return numbers[:, 0], numbers[:, 1], numbers[:, 2], layers[below.pop()] if as_it_is else None
+
+
+def _plain_file(layer: Any) -> Path | None:
+    """The file behind a layer, if it holds just what the layer gives; Volatility also unpacks."""
+    if not isinstance(layer, physical.FileLayer):
+        return None
+    url = urlparse(layer.location)
+    path = Path(url2pathname(url.path))
+    if url.scheme != "file" or not path.is_file():
+        return None
+    size = layer.maximum_address + 1
+    with path.open("rb") as file:
+        if file_size(file) != size:
+            return None
+        for place in (0, max(0, size - _COMPARED)):
+            file.seek(place)
+            content = file.read(_COMPARED)
+            if content != layer.read(place, len(content)):
+                return None
+    return path
+
+
+class _Tables:
+    """Physical memory as Volatility's layers see it when they look for tables."""
+
+    def __init__(self, dump: Dump, paging: Paging) -> None:
+        self._dump = dump
+        self._halves = paging.entry_bytes == 4
+        self.frame_count = dump.frame_count
+        self.held = dump.held
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Contents of frames; all zeros where a table's entries are all the same."""
+        words = self._dump.read_frames(frames)
+        same = (words == words[:, :1]).all(axis=1)
+        if self._halves:
+            same &= words[:, 0] & np.uint64(0xFFFFFFFF) == words[:, 0] >> np.uint64(32)
+        words[same] = 0
+        return words
+
+
+def paging_of(layer: Any) -> Paging:
+    """The way of paging of a translation layer of Volatility's (framework/layers/intel.py)."""
+    ways = {2: X86, 3: PAE, 4: X64, 5: X64_5_LEVELS}
+    return ways[len(layer.structure)]
+
+
+def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.int64]:
+    """Frames of the top levels, as `paging.walk` takes them, from what goes into CR3."""
+    table = np.array(bases, np.int64).reshape(-1, 1)
+    if paging is not PAE:
+        return table // PAGE_SIZE
+    pointers = dump.read_frames(table[:, 0] // PAGE_SIZE)
+    place = table % PAGE_SIZE // 32 * 4 + np.arange(4)
+    entries = np.take_along_axis(pointers, place, axis=1)
+    tops = (entries >> np.uint64(12) & np.uint64(0xFFFFFFF)).astype(np.int64)
+    leads = entries & np.uint64(PRESENT | PAE_POINTER_RESERVED) == PRESENT
+    leads |= entries & np.uint64(TRANSITION | PROTOTYPE) == TRANSITION
+    tops[~leads] = -1
+    return tops
+
+
+def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
+    """All mappings of some address spaces, given by what goes into CR3.
+
+    `space` is the number of the base, or SHARED.
+    """
+    memory: PhysicalMemory = _Tables(dump, paging)
+    found = Mappings.join(list(walk(memory, paging, top_levels(dump, paging, bases))))
+    found = found.take(_wholly_held(dump, found))
+    return merge_kernel(found)
+
+
+def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
+    whole: NDArray[np.bool_] = mappings.frames == 1  # of these the walk left out what is not held
+    large = np.flatnonzero(~whole)
+    if len(large):
+        before = np.concatenate(([0], np.cumsum(dump.held)))
+        first = mappings.frame[large]
+        end = np.minimum(first + mappings.frames[large], dump.frame_count)
+        whole[large] = before[end] - before[first] == mappings.frames[large]
+    return whole
+
+
+def shared_kernel_pages(snapshot: Snapshot) -> int:
+    """Pages that the kernel has for several processes."""
+    return _pages(snapshot, ~snapshot.mappings.is_user & (snapshot.mappings.space == SHARED))
+
+
+def kernel_pages(snapshot: Snapshot) -> list[int]:
+    """Pages that the kernel has for one process alone, such as its page tables; for each."""
+    rows = snapshot.mappings
+    own = rows.take(~rows.is_user & (rows.space != SHARED))
+    row, _, frame = snapshot.pages_of(own)
+    holder = np.unique(own.space[row] * np.int64(snapshot.classes.size) + frame)
+    count = np.bincount(holder // snapshot.classes.size, minlength=len(snapshot.processes))
+    return [int(number) for number in count]
+
+
+def _pages(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> int:
+    """How many pages some mappings lead to."""
+    rows = snapshot.mappings.take(chosen)
+    marks = np.zeros(snapshot.classes.size, bool)
+    mark_runs(marks, rows.frame, rows.frames)
+    return int(np.count_nonzero(marks))
+
+
+def runs(mappings: Mappings, paging: Paging) -> Iterator[tuple[int, int, int, int, bool]]:
+    """Mappings as Volatility lists them: space, virtual, physical, size in bytes, user mode.
+
+    Neighbours in virtual and physical memory are one row. Addresses have no more bits than are
+    translated, as Volatility writes them. In the order of the spaces, SHARED first.
+    """
+    order = np.lexsort((mappings.virtual, mappings.space))
+    rows = mappings.take(order)
+    user = rows.is_user
+    pages = rows.frames.astype(np.uint64) * np.uint64(PAGE_SIZE)
+    joins = (
+        (rows.space[1:] == rows.space[:-1])
+        & (rows.virtual[1:] == rows.virtual[:-1] + pages[:-1])
+        & (rows.frame[1:] == rows.frame[:-1] + rows.frames[:-1])
+        & (user[1:] == user[:-1])
+    )
+    starts = np.flatnonzero(np.concatenate((np.ones(min(len(user), 1), bool), ~joins)))
+    translated = np.uint64((1 << paging.address_bits) - 1)
+    size = np.add.reduceat(pages, starts) if len(starts) else pages
+    for first in range(0, len(starts), _ROWS_AT_ONCE):
+        part = starts[first : first + _ROWS_AT_ONCE]
+        yield from zip(
+            rows.space[part].tolist(),
+            (rows.virtual[part] & translated).tolist(),
+            (rows.frame[part] * PAGE_SIZE).tolist(),
+            size[first : first + _ROWS_AT_ONCE].tolist(),
+            user[part].tolist(),
+            strict=True,
+        )
+
+
+def options() -> list[Any]:
+    """The options that the plugins have beside what they need."""
+    return [
+        requirements.ListRequirement(
+            name="pid",
+            element_type=int,
+            description="Process IDs to include (all other processes are left out, or pale)",
+            optional=True,
+        ),
+        requirements.BooleanRequirement(
+            name="pages",
+            description="List mappings of pages instead of processes",
+            default=False,
+            optional=True,
+        ),
+        requirements.BooleanRequirement(
+            name="every-mapping",
+            description="With pages: list what the kernel maps for each process again",
+            default=False,
+            optional=True,
+        ),
+        requirements.BooleanRequirement(
+            name="png",
+            description="Write a picture with a pixel for each page frame",
+            default=False,
+            optional=True,
+        ),
+        requirements.BooleanRequirement(
+            name="html",
+            description="Write a page in which each page frame can be asked whose it is",
+            default=False,
+            optional=True,
+        ),
+    ]
+
+
+class Visualizer:
+    """What the plugins do once they know the processes."""
+
+    def __init__(
+        self, plugin: Any, layer: Any, processes: Sequence[Process], system: str | None
+    ) -> None:
+        """`layer` is the kernel's translation layer, `system` what Snapshot.system shall say."""
+        self._plugin = plugin
+        self._layer = layer
+        self._system = system
+        self._pids = set(plugin.config.get("pid") or ())
+        # What a process had that has exited is free memory, and its tables may be others' by now.
+        shown = (p for p in processes if p.dtb and (p.is_alive or p.pid in self._pids))
+        by_pid = enumerate(sorted(shown, key=lambda process: process.pid))
+        self._processes = [replace(process, space=number) for number, process in by_pid]
+        self._listed = processes
+        for pid in sorted(self._pids - {process.pid for process in processes}):
+            _logger.warning("There is no process %d in the list", pid)
+
+    def grid(self) -> Any:
+        """The rows, made while they are asked for."""
+        number, address = int, format_hints.Hex
+        if self._plugin.config["pages"]:
+            columns = [("PID", number), ("Process", str), ("Virtual", address)]
+            columns += [("Physical", address), ("Size", address), ("Mode", str)]
+            return renderers.TreeGrid(columns, self._guarded(self._mapping_rows()))
+        columns = [("PID", number), ("Process", str), ("Private", number), ("Shared", number)]
+        columns += [("Kernel", number), ("DTB", address), ("File output", str)]
+        return renderers.TreeGrid(columns, self._guarded(self._process_rows()))
+
+    def _guarded(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The rows as a TreeGrid takes them; errors as Volatility shows them."""
+        try:
+            for row in rows:
+                yield 0, row
+        except MemoryVisualizerError as error:
+            name = self._layer.config["memory_layer"]
+            raise exceptions.LayerException(name, str(error)) from error
+
+    def _process_rows(self) -> Iterator[tuple[Any, ...]]:
+        written = ", ".join(self._write_files()) or "Disabled"
+        snapshot = self._snapshot
+        base = format_hints.Hex(table_base(self._layer))
+        common, own = self._kernel_pages()
+        absent = renderers.NotApplicableValue()
+        yield absent, "kernel", 0, 0, common, base, written
+        pages = {
+            process.eprocess: (*counts, kernel)
+            for process, counts, kernel in zip(
+                snapshot.processes,
+                snapshot.pages_of_processes().tolist(),
+                own,
+                strict=False,
+            )
+        }
+        for process in self._listed:
+            if not self._pids or process.pid in self._pids:
+                private, shared, kernel = pages.get(process.eprocess, (0, 0, 0))
+                base = format_hints.Hex(process.dtb) if process.dtb else absent
+                name = printable(process.name)
+                yield process.pid, name, private, shared, kernel, base, "Disabled"
+
+    def _kernel_pages(self) -> tuple[int, list[int]]:
+        """Pages that the kernel has for several processes, and for each process alone."""
+        return shared_kernel_pages(self._snapshot), kernel_pages(self._snapshot)
+
+    def _mapping_rows(self) -> Iterator[tuple[Any, ...]]:
+        self._write_files()
+        spaces = {process.eprocess: process for process in self._processes}
+        listed = [spaces[p.eprocess] for p in self._listed if p.eprocess in spaces]
+        chosen = [p for p in listed if not self._pids or p.pid in self._pids]
+        if self._plugin.config["every-mapping"]:
+            for process in chosen:
+                yield from self._rows_of([process])
+        else:
+            yield from self._rows_of(chosen)
+
+    def _rows_of(self, processes: Sequence[Process]) -> Iterator[tuple[Any, ...]]:
+        bases = [process.dtb for process in processes]
+        names: dict[int, tuple[Any, str]] = {
+            number: (process.pid, printable(process.name))
+            for number, process in enumerate(processes)
+        }
+        names[SHARED] = renderers.NotApplicableValue(), "kernel"
+        address = format_hints.Hex
+        mappings = read_mappings(self._dump, self._paging, bases)
+        for space, virtual, physical_address, size, user in runs(mappings, self._paging):
+            yield (
+                *names[space],
+                address(virtual),
+                address(physical_address),
+                address(size),
+                "user" if user else "kernel",
+            )
+
+    # -- what is known of the dump ---------------------------------------------------------
+
+    @cached_property
+    def _dump(self) -> Dump:
+        context = self._plugin.context
+        dump = open_layer(context.layers, self._layer.config["memory_layer"])
+        for remark in dump.remarks:
+            _logger.warning("%s", remark)
+        return dump
+
+    @cached_property
+    def _paging(self) -> Paging:
+        return paging_of(self._layer)
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        """All processes, though only some may be asked for: what is shared depends on all."""
+        dump = self._dump
+        self._say(0, "Reading page tables")
+        bases = [process.dtb for process in self._processes]
+        mappings = read_mappings(dump, self._paging, bases)
+        self._say(100, "Reading page tables")
+        return of_mappings(
+            dump,
+            self._zero(),
+            mappings,
+            system=self._system,
+            paging=self._paging,
+            processes=tuple(self._processes),
+            kernel_dtb=table_base(self._layer),
+        )
+
+    def _zero(self) -> NDArray[np.bool_]:
+        """The frames of zeros, if the picture shall tell them; to find them all is read."""
+        if not self._plugin.config["png"] and not self._plugin.config["html"]:
+            return np.zeros(self._dump.frame_count, bool)
+        task = "Looking for pages of zeros"
+        return self._dump.zero_frames(
+            lambda done, total: self._say(100 * done / (total or 1), task)
+        )
+
+    def _say(self, percent: float, task: str) -> None:
+        self._plugin._progress_callback(percent, task)
+
+    # -- files -----------------------------------------------------------------------------
+
+    def _write_files(self) -> list[str]:
+        """Write what is asked for through the plugin's file handler; return the names."""
+        written = []
+        if self._plugin.config["png"]:
+            written.append(self._write("png", _picture(self._snapshot, self._dimmed())))
+        if self._plugin.config["html"]:
+            written.append(self._write("html", _page(self._snapshot)))
+        return written
+
+    def _write(self, ending: str, content: bytes) -> str:
+        name = f"{self._dump.path.name}.{ending}"
+        handler = self._plugin.open(interfaces.plugins.FileHandlerInterface.sanitize_filename(name))
+        with handler as file:
+            file.write(content)
+        return str(handler.preferred_filename)
+
+    def _dimmed(self) -> NDArray[np.bool_] | None:
+        """The frames that the chosen processes do not have; None where none were chosen."""
+        if not self._pids:
+            return None
+        chosen = [n for n, process in enumerate(self._processes) if process.pid in self._pids]
+        return self._snapshot.pages_of_others(chosen)
+
+
+class LinuxVisualizer(Visualizer):
+    """The same for Linux, where the kernel's struct pages tell what it uses."""
+
+    @cached_property
+    def _paging(self) -> Paging:
+        return as_linux_has_it(paging_of(self._layer))
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        dump = self._dump
+        self._say(0, "Reading page tables")
+        bases = [process.dtb for process in self._processes]
+        tops = top_levels(dump, self._paging, bases)
+        found = LinuxProcesses(tuple(self._processes), tops, ())
+        snapshot = of_linux(dump, self._zero(), found, self._paging)
+        for remark in snapshot.remarks:
+            _logger.warning("%s", remark)
+        self._say(100, "Reading page tables")
+        return snapshot
+
+    def _kernel_pages(self) -> tuple[int, list[int]]:
+        """What the kernel uses, all page tables included, and each process's own tables."""
+        counts = self._snapshot.counts()
+        used = counts[PageClass.KERNEL] + counts[PageClass.BOTH]
+        return used, [self._own_tables(process.dtb) for process in self._processes]
+
+    def _own_tables(self, base: int) -> int:
+        tops = top_levels(self._dump, self._paging, [base])
+        tables, _ = tables_of(self._dump, self._paging, tops, own_only=True)
+        return int(np.count_nonzero(tables))
+
+
+def table_base(layer: Any) -> int:
+    """The physical address of a translation layer's top-level table, or of PAE's pointers."""
+    base = int(layer.config["page_map_offset"])
+    return base & ~0x1F if paging_of(layer) is PAE else base & ~0xFFF
+
+
+def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:
+    """The picture as PNG, as `memviz` makes it without options."""
+    colouring = by_class(snapshot, DEFAULT)
+    picture = picture_of(snapshot.dump, colouring, dimmed=dimmed)
+    file = BytesIO()
+    save_png(file, picture.image(), texts_of(snapshot.dump, colouring, picture, "rows"))
+    return file.getvalue()
+
+
+def _page(snapshot: Snapshot) -> bytes:
+    """The page, as `memviz` makes it without options."""
+    from memory_visualizer.viewer import page  # most runs write none
+
+    start = {"layout": "rows", "color": "class", "palette": "default"}
+    return page(snapshot, None, start).encode("utf-8")

@@ -1,0 +1,1 @@
+"""Windows: whose address spaces a dump holds, and which processes."""

@@ -1,0 +1,452 @@
+"""Where in a Windows' process objects what is of interest stands, found in the objects themselves.
+
+Each place is chosen by what most objects have there, so no version's offsets are needed, and no
+single object: not System's, not its name, not its pid.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.processsearch import PROCESS_OBJECT, TABLE_BASE, is_in
+from memory_visualizer.windows.toplevels import EARLIEST, LATEST
+
+OBJECT_BYTES = {32: 0x500, 64: 0xC00}
+"""As much of an `_EPROCESS` as is looked at."""
+MAX_PID = 1 << 24
+NAME_BYTES = 15
+SYSTEM_PID = 4
+
+_VOTERS = 512
+"""So many objects decide where things stand."""
+_COLUMNS_TRIED = 8
+_THREAD_OBJECT = 6
+"""Type in a thread's dispatcher header (KOBJECTS, wdm.h)."""
+_THREAD_BYTES = 0x800
+"""As far before, and behind, a thread's link in its process' list of threads it is looked at."""
+_THREAD_VOTERS = 64
+STILL_ACTIVE = 0x103
+"""ExitStatus of a process that has not ended (STATUS_PENDING, ntstatus.h)."""
+_UNKNOWN_PARENT = 0.25
+"""What a parent that is gone weighs beside one that is there, and older."""
+_POOL_TAGS = [np.frombuffer(tag, "<u4")[0] for tag in (b"Pro\xe3", b"Proc")]
+_TAG_SHARE = 10
+"""One in so many objects must have its tag at a place."""
+_TAG_DISTANCE = 0x100
+"""Object headers and what may stand before them are smaller."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Where a process names its threads, and a thread its process."""
+
+    head: int
+    """Head of the list in the process object."""
+    type: int
+    """How far before a thread's link in that list its object begins."""
+    pid: int | None = None
+    """How far behind that link the process' pid stands (CLIENT_ID.UniqueProcess); may be < 0."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Offsets in `_EPROCESS`, found in the objects of one dump."""
+
+    bits: int
+    pid: int
+    links: int
+    """ActiveProcessLinks; in every version it stands right behind the pid."""
+    tags: tuple[int, ...] = ()
+    """How far before an object the tag of its pool block may stand."""
+    name: int | None = None
+    parent: int | None = None
+    created: int | None = None
+    exited: int | None = None
+    status: int | None = None
+    """ExitStatus."""
+    shadow: int | None = None
+    """UserDirectoryTableBase."""
+    threads: Threads | None = None
+    size_byte: int | None = None
+    """Third byte of the dispatcher header: the object's size in words."""
+    signs: tuple[int, ...] = ()
+    """Places, of 32 bits, that hold something in all processes but a few."""
+
+    @property
+    def width(self) -> int:
+        """Bytes of a pointer."""
+        return self.bits // 8
+
+
+def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
+    """Find where the pid and the links stand; None where the objects do not show it.
+
+    What a link leads to leads back, and is a process as well: that is read from memory, so the
+    neighbours need not be among `objects`. Where all links are destroyed, what looks like pids
+    followed by pointers decides.
+    """
+    objects = _voters(objects)
+    width = bits // 8
+    words = _words(kernel, objects, bits)
+    pids, forward, back = words[:, :-2], words[:, 1:-1], words[:, 2:]
+    space = kernel_space(bits)
+    linked = are_pids(pids) & (forward >= space) & (back >= space)
+    best, best_score = None, 0
+    for column in np.argsort(-_distinct(pids, linked), kind="stable")[:_COLUMNS_TRIED].tolist():
+        rows = np.flatnonzero(linked[:, column])
+        links = (column + 1) * width
+        pair = forward[rows, column], back[rows, column]
+        proven = _lead_back(kernel, bits, objects[rows], links, *pair)
+        score = len(np.unique(pids[rows[proven], column]))
+        if score > best_score:
+            best, best_score = links, score
+    if best is None:
+        best = _looks_like_links(pids, forward, back, bits)
+    return None if best is None else Layout(bits, best - width, best, find_tags(kernel, objects))
+
+
+def _looks_like_links(
+    pids: NDArray[np.uint64], forward: NDArray[np.uint64], back: NDArray[np.uint64], bits: int
+) -> int | None:
+    """Where different pids stand in most objects, with two pointers behind them, or at least nulls.
+
+    For dumps in which what the links lead to is lost, or all links are.
+    """
+    space = kernel_space(bits)
+    linked = are_pids(pids) & (forward >= space) & (back >= space)
+    loose = are_pids(pids) & ((forward >= space) | (forward == 0)) & ((back >= space) | (back == 0))
+    for chosen in (linked, loose):
+        count = _distinct(pids, chosen)
+        count[TABLE_BASE[bits] // (bits // 8)] = 0  # different in each, but no pid
+        if 4 * count.max(initial=0) >= max(3 * len(pids), 12):
+            return (int(np.argmax(count)) + 1) * (bits // 8)
+    return None
+
+
+def kernel_space(bits: int) -> np.uint64:
+    """Where the kernel's half of virtual memory begins."""
+    return np.uint64(1 << 31 if bits == 32 else 0xFFFF8000_00000000)
+
+
+def _voters(objects: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Some of the objects, evenly from all of them, where they are too many."""
+    step = -(-len(objects) // _VOTERS)
+    return objects[:: max(step, 1)]
+
+
+def _words(kernel: KernelMemory, objects: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
+    contents = kernel.read(objects, OBJECT_BYTES[bits])
+    return contents.view(f"<u{bits // 8}").astype(np.uint64, copy=False)
+
+
+def are_pids(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which numbers can be pids: those of Windows are multiples of 4."""
+    plausible: NDArray[np.bool_] = (values > 0) & (values < MAX_PID) & (values & np.uint64(3) == 0)
+    return plausible
+
+
+def _distinct(values: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many different values each column has among the chosen ones."""
+    count = np.zeros(values.shape[1], np.int64)
+    for column in np.flatnonzero(chosen.any(axis=0)):
+        count[column] = len(np.unique(values[chosen[:, column], column]))
+    return count
+
+
+def _lead_back(
+    kernel: KernelMemory,
+    bits: int,
+    objects: NDArray[np.uint64],
+    links: int,
+    forward: NDArray[np.uint64],
+    back: NDArray[np.uint64],
+) -> NDArray[np.bool_]:
+    """Which objects have a neighbour that leads back to them and looks like a process."""
+    width = bits // 8
+    own = objects + np.uint64(links)
+    found = np.zeros(len(objects), bool)
+    # Where the headers of most are altered, they tell nothing of the neighbours either.
+    headers = kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT
+    have_headers = 2 * np.count_nonzero(headers) >= len(objects)
+    own_pids = _numbers(kernel, own - np.uint64(width), width)
+    for target, offset in ((forward, width), (back, 0)):
+        returned = _numbers(kernel, target + np.uint64(offset), width)
+        neighbour = target - np.uint64(links)
+        pids = _numbers(kernel, target - np.uint64(width), width)
+        proven = (returned == own) & (target != own) & are_pids(pids) & (pids != own_pids)
+        if have_headers:
+            proven &= kernel.read(neighbour, 1)[:, 0] == PROCESS_OBJECT
+        found |= proven
+    return found
+
+
+def _numbers(kernel: KernelMemory, addresses: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    raw = kernel.read(addresses, width)
+    return raw.copy().view(f"<u{width}").astype(np.uint64)[:, 0]
+
+
+def numbers_at(
+    kernel: KernelMemory, objects: NDArray[np.uint64], offset: int, width: int
+) -> NDArray[np.uint64]:
+    """A number of each object, 0 where nothing is mapped."""
+    return _numbers(kernel, objects + np.uint64(offset % 2**64), width)
+
+
+def with_fields(layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64]) -> Layout:
+    """Find where all else stands, by objects that are surely processes."""
+    objects = _voters(objects)
+    contents = kernel.read(objects, OBJECT_BYTES[layout.bits])
+    words = contents.view(f"<u{layout.width}").astype(np.uint64, copy=False)
+    pids = words[:, layout.pid // layout.width]
+    sizes, count = np.unique(contents[:, 2], return_counts=True)
+    signalled: NDArray[np.bool_] = np.logical_or.reduce(contents[:, 4:8] != 0, axis=1)
+    status = _find_status(contents)
+    ended = signalled if status is None else signalled & ~_is_active(contents, status)
+    created = _find_created(contents, layout.pid)
+    layout = replace(
+        layout,
+        name=_find_name(contents),
+        created=created,
+        exited=None if created is None else _find_exited(contents, created, ended),
+        status=status,
+        threads=_find_threads(kernel, layout, objects, words),
+        size_byte=int(sizes[np.argmax(count)]) if len(sizes) else None,
+    )
+    layout = replace(layout, signs=_find_signs(contents, ended, layout))
+    return replace(layout, parent=_find_parent(layout, contents, words, pids))
+
+
+def are_names(texts: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which 16 bytes are a name: a few printable characters, then zeros; shape (…, 16)."""
+    text = texts[..., :NAME_BYTES]
+    printable = (text >= 0x20) & (text != 0x7F)
+    length = np.where((text == 0).any(axis=-1), np.argmax(text == 0, axis=-1), NAME_BYTES)
+    within = np.arange(NAME_BYTES) < length[..., None]
+    plausible: NDArray[np.bool_] = (length >= 2) & (printable | ~within).all(axis=-1)
+    return plausible
+
+
+def _find_name(contents: NDArray[np.uint8]) -> int | None:
+    """The first place at which most objects have a name; longer ones tell more than short ones."""
+    columns = (contents.shape[1] - 16) // 4
+    score = np.zeros(columns)
+    for column in range(columns):
+        texts = contents[:, column * 4 : column * 4 + 16]
+        if 2 * np.count_nonzero((texts[:, 0] > 0x20) & (texts[:, 1] >= 0x20)) < len(texts):
+            continue
+        named = are_names(texts)
+        if 2 * np.count_nonzero(named) < len(texts):
+            continue
+        is_long = texts[named, 5] != 0
+        is_ascii = (texts[named] < 0x7F).all(axis=1)
+        score[column] = np.count_nonzero(named) + np.count_nonzero(is_long & is_ascii)
+    best = score.max(initial=0)
+    return int(np.flatnonzero(score >= 0.9 * best)[0]) * 4 if best else None
+
+
+def are_times(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which numbers are timestamps of Windows that a clock may show."""
+    plausible: NDArray[np.bool_] = (values > EARLIEST) & (values < LATEST)
+    return plausible
+
+
+def _find_created(contents: NDArray[np.uint8], pid: int) -> int | None:
+    """CreateTime: a timestamp in many objects, the earliest one; of several, nearest to the pid."""
+    times = contents.view("<u8")
+    is_time = are_times(times)
+    count = np.count_nonzero(is_time, axis=0)
+    if 3 * count.max(initial=0) < len(contents):
+        return None
+    columns = np.flatnonzero(4 * count >= 3 * count.max())
+    everywhere = is_time[:, columns].all(axis=1)
+    if everywhere.any():
+        middle = np.median(times[everywhere][:, columns].astype(np.float64), axis=0)
+        columns = columns[middle == middle.min()]
+    return int(columns[np.argmin(np.abs(columns * 8 - pid))]) * 8
+
+
+def _find_exited(contents: NDArray[np.uint8], created: int, ended: NDArray[np.bool_]) -> int | None:
+    """ExitTime: a timestamp behind creation in what has ended, 0 in what lives."""
+    times = contents.view("<u8")
+    start = times[:, created // 8]
+    is_time = are_times(times) & (times >= start[:, None])
+    agrees = np.count_nonzero(np.where(ended[:, None], is_time, times == 0), axis=0)
+    told = np.count_nonzero(is_time & ended[:, None], axis=0)
+    # Where nobody has ended, one in the midst of its exit tells, behind creation as until 8.1.
+    behind = created // 8 + 1
+    told[behind] = max(told[behind], np.count_nonzero(is_time[:, behind]))
+    right = np.flatnonzero((told > 0) & (2 * agrees >= len(contents)))
+    right = right[right != created // 8]
+    if not len(right):
+        return None
+    order = np.lexsort((np.abs(right * 8 - created), -agrees[right]))
+    return int(right[order[0]]) * 8
+
+
+def _is_active(contents: NDArray[np.uint8], status: int) -> NDArray[np.bool_]:
+    active: NDArray[np.bool_] = contents.view("<u4")[:, status // 4] == STILL_ACTIVE
+    return active
+
+
+def _find_status(contents: NDArray[np.uint8]) -> int | None:
+    """ExitStatus: where most objects say that they have not ended; half of them may have."""
+    count = np.count_nonzero(contents.view("<u4") == STILL_ACTIVE, axis=0)
+    best = int(np.argmax(count))
+    return best * 4 if count[best] >= max(1, len(contents) / 4) else None
+
+
+def _find_threads(
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], words: NDArray[np.uint64]
+) -> Threads | None:
+    """The list whose entries lie in threads, and where in these the process' pid stands."""
+    width = layout.width
+    step = max(1, len(objects) // _THREAD_VOTERS)
+    objects, words = objects[::step], words[::step]
+    if not len(objects):
+        return None
+    forward, back = words[:, :-1], words[:, 1:]
+    own = objects[:, None] + np.arange(words.shape[1] - 1, dtype=np.uint64) * np.uint64(width)
+    space = kernel_space(layout.bits)
+    like = (forward >= space) & (back >= space) & (forward != own)
+    best, best_score = None, 0
+    columns = np.argsort(-np.count_nonzero(like, axis=0), kind="stable")
+    for column in columns[: 4 * _COLUMNS_TRIED].tolist():
+        if column * width in (layout.links, layout.pid):
+            continue
+        rows = np.flatnonzero(like[:, column])
+        if 2 * len(rows) < len(objects):
+            break
+        link = forward[rows, column]
+        rows = rows[_numbers(kernel, link + np.uint64(width), width) == own[rows, column]]
+        if 2 * len(rows) < len(objects):
+            continue
+        link = forward[rows, column]
+        around = kernel.read(link - np.uint64(_THREAD_BYTES), 2 * _THREAD_BYTES)
+        distance = _common_distance(around, link, width)
+        if distance is None:
+            continue
+        score = len(rows)
+        if score > best_score:
+            pids = words[rows, layout.pid // width]
+            best = Threads(column * width, distance, _find_pid_of(around, pids, width))
+            best_score = score
+    return best
+
+
+def _common_distance(around: NDArray[np.uint8], link: NDArray[np.uint64], width: int) -> int | None:
+    """How far before most links a thread object begins: its first byte tells its type."""
+    best, best_count = None, len(link) // 2
+    for distance in range(0, _THREAD_BYTES, 4):
+        is_thread = around[:, _THREAD_BYTES - distance] == _THREAD_OBJECT
+        aligned = (link - np.uint64(distance)) % np.uint64(2 * width) == 0
+        count = int(np.count_nonzero(is_thread & aligned))
+        if count > best_count:
+            best, best_count = distance, count
+    return best
+
+
+def _find_pid_of(around: NDArray[np.uint8], pids: NDArray[np.uint64], width: int) -> int | None:
+    """Where most threads name the pid of their process, as a place behind their link."""
+    words = around.view(f"<u{width}").astype(np.uint64, copy=False)
+    count = np.count_nonzero((words == pids[:, None]) & (pids[:, None] > 0), axis=0)
+    best = int(np.argmax(count))
+    return best * width - _THREAD_BYTES if 4 * count[best] >= 3 * len(pids) else None
+
+
+def _find_signs(
+    contents: NDArray[np.uint8], ended: NDArray[np.bool_], layout: Layout
+) -> tuple[int, ...]:
+    """Places that hold something in nearly every process that runs: what starts has not all."""
+    numbers = contents.view("<u4")[~ended]
+    if len(numbers) < 3:
+        return ()
+    filled = np.count_nonzero(numbers, axis=0)
+    places = np.flatnonzero(filled >= len(numbers) - max(1, len(numbers) // 20)) * 4
+    own = {*range(TABLE_BASE[layout.bits] + 8), *range(layout.pid, layout.links + 2 * layout.width)}
+    return tuple(place for place in places.tolist() if place not in own)
+
+
+def _find_parent(
+    layout: Layout,
+    contents: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    pids: NDArray[np.uint64],
+) -> int | None:
+    """The place that most often holds the pid of another process, one that is older.
+
+    System's holds 0. What holds the same number everywhere is something else.
+    """
+    voters = np.flatnonzero(are_pids(pids))
+    if not len(voters):
+        return None
+    order = voters[np.argsort(pids[voters], kind="stable")]
+    known = pids[order]
+    created = np.zeros(len(pids), np.uint64)
+    if layout.created is not None:
+        created = contents.view("<u8")[:, layout.created // 8]
+    values, own = words[voters], pids[voters]
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    parent = order[place]
+    hits = (known[place] == values) & (created[parent] <= created[voters][:, None])
+    hits |= values == SYSTEM_PID  # whose object may be lost
+    hits &= values != own[:, None]
+    wrong = (values >= MAX_PID) | (values & np.uint64(3) != 0)
+    system = own == SYSTEM_PID
+    score = hits.sum(axis=0) - 1.0 * wrong.sum(axis=0)
+    unknown = are_pids(values) & (values != own[:, None])
+    # Several processes have one parent; what differs in each of them is something else.
+    siblings = unknown.sum(axis=0) - _distinct(values, unknown)
+    score += _UNKNOWN_PARENT * siblings
+    score += np.where(system[:, None], np.where(values == 0, 1.0, -len(voters) / 2), 0).sum(axis=0)
+    best, best_score = None, 0.0
+    taken = {TABLE_BASE[layout.bits], layout.pid, layout.links, layout.links + layout.width}
+    for column in np.argsort(-score, kind="stable")[:_COLUMNS_TRIED].tolist():
+        if score[column] <= best_score or column * layout.width in taken:
+            continue
+        told = values[are_pids(values[:, column]), column]
+        if len(voters) > 3 and len(np.unique(told)) < 2:
+            continue
+        best, best_score = column * layout.width, float(score[column])
+    return best
+
+
+def with_shadow(
+    layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64], shadows: dict[int, int]
+) -> Layout:
+    """Find where the objects name second tables, if they do."""
+    words = _words(kernel, _voters(objects), layout.bits)
+    known = np.sort(np.array(list(shadows), np.uint64))
+    hits = np.count_nonzero(is_in(words & ~np.uint64(0xFFF), known), axis=0)
+    if not hits.any():
+        return layout
+    return replace(layout, shadow=int(np.argmax(hits)) * layout.width)
+
+
+def find_tags(kernel: KernelMemory, objects: NDArray[np.uint64]) -> tuple[int, ...]:
+    """How far before process objects the tag of their pool block stands, as more than a few say.
+
+    Optional headers, which not all objects have, may stand between.
+    """
+    objects = _voters(objects)
+    count = np.count_nonzero(_tags_before(kernel, objects), axis=0)
+    usual = np.flatnonzero(_TAG_SHARE * count >= max(len(objects), 1))
+    return tuple((_TAG_DISTANCE - usual * 4).tolist())
+
+
+def have_pool_tag(
+    kernel: KernelMemory, objects: NDArray[np.uint64], distances: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which objects have the tag of a process' pool block as far in front as others have it."""
+    places = (_TAG_DISTANCE - np.array(distances, np.int64)) // 4
+    tagged: NDArray[np.bool_] = np.logical_or.reduce(
+        _tags_before(kernel, objects)[:, places], axis=1
+    )
+    return tagged
+
+
+def _tags_before(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Where before each object a tag stands: ``Proc``, until Windows 7 with a mark in its end."""
+    before = kernel.read(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
+    return np.isin(before, _POOL_TAGS)

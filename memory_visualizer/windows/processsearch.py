@@ -1,0 +1,378 @@
+"""What begins as a process object does, found in the contents of pages.
+
+A process object (`_EPROCESS`) begins with a dispatcher header and holds the address of its
+top-level table; where, is the same in every version of Windows.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import ahead
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.paging import (
+    ADDRESS,
+    PAE,
+    PAE_POINTER_RESERVED,
+    PRESENT,
+    Paging,
+    PhysicalMemory,
+    is_held,
+    most_spaces,
+)
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.toplevels import bits_of, in_parts
+
+TABLE_BASE = {32: 0x18, 64: 0x28}
+"""Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
+
+_SIZE_BYTE = 2
+"""Where in a dispatcher header the object's size stands (DISPATCHER_HEADER, wdm.h)."""
+PROCESS_OBJECT = 3
+"""Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
+
+BASE_NUMBER = 3
+"""From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
+
+_MAX_PLACES = 1 << 20
+"""So many places are kept that may be a process while the table bases are not known."""
+_MAX_PLACES_IN_PART = 1 << 10
+"""The same in what is looked at at once, a megabyte: no more processes fit into it."""
+_PLACES_OF_PROCESS = 16
+"""As many copies of a process's object there are at most, of pages that were let go of."""
+_MAX_COPIES = 64
+"""So many copies of the four pointers of an address space are taken for what they are."""
+_MOST_OF_FOUR = 3
+"""So many of an address space's four directories must be those that a base leads to (PAE)."""
+_BASES_AT_ONCE = 1 << 12
+_UNKNOWN = -1
+"""In the place of a table base that stands in another page."""
+
+
+class TableBases:
+    """What a process object names as its tables: DirectoryTableBase to address space.
+
+    Under PAE it is the address of four pointers, 32 bytes anywhere in the kernel's memory: these
+    are looked at for each base that is asked for.
+    """
+
+    def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
+        """`tops` are the frames of the top levels, shape (n, paging.top_frames)."""
+        self._memory, self._tops = memory, tops
+        self._is_pae = paging is PAE
+        self._spaces: dict[int, int | None] = {}
+        if not self._is_pae:
+            self._spaces = {int(top) * PAGE_SIZE: n for n, top in enumerate(tops[:, 0])}
+
+    def __contains__(self, base: int) -> bool:
+        return self.get(base) is not None
+
+    def get(self, base: int) -> int | None:
+        """The address space, by its index; None where the base leads to none."""
+        if self._is_pae and base not in self._spaces:
+            self.learn(np.array([base], np.uint64))
+        return self._spaces.get(base)
+
+    def learn(self, bases: NDArray[np.uint64]) -> None:
+        """Look at many bases at once, which is faster."""
+        if not self._is_pae:
+            return
+        bases = np.unique(bases)
+        self._spaces.update(dict.fromkeys(bases.tolist()))
+        possible = bases[(bases % np.uint64(32) == 0) & (bases < np.uint64(1 << 32))].astype(
+            np.int64
+        )
+        possible = possible[is_held(self._memory, possible // PAGE_SIZE)]
+        for start in range(0, len(possible), _BASES_AT_ONCE):
+            part = possible[start : start + _BASES_AT_ONCE]
+            space = _spaces_of(pointed_to(self._memory, part)[0], self._tops)
+            found = np.flatnonzero(space >= 0)
+            self._spaces.update(zip(part[found].tolist(), space[found].tolist(), strict=True))
+
+    @property
+    def known(self) -> NDArray[np.uint64]:
+        """All bases that lead to an address space, as far as they were looked at; ascending."""
+        known = [base for base, space in self._spaces.items() if space is not None]
+        return np.sort(np.array(known, np.uint64))
+
+    def of_spaces(self, kernel: KernelMemory, spaces: Collection[int]) -> list[int]:
+        """All that may be bases of these spaces; under PAE wherever their pointers stand."""
+        if not self._is_pae:
+            return [base for base, space in self._spaces.items() if space in spaces]
+        return _places_of_pointers(self._memory, kernel, self._tops[sorted(spaces)])
+
+
+def pointed_to(
+    memory: PhysicalMemory, bases: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The frames of the directories behind bases of PAE, and which pointers are sound; (n, 4).
+
+    A pointer is present and has no reserved bit (SDM 4.4.1). The bases must be multiples of 32.
+    """
+    frames, row = np.unique(bases // PAGE_SIZE, return_inverse=True)
+    words = memory.read_frames(frames)
+    place = (bases % PAGE_SIZE // 8)[:, None] + np.arange(4)
+    pointers = words[row[:, None], place]
+    tops: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+    is_sound: NDArray[np.bool_] = (
+        pointers & np.uint64(PAE_POINTER_RESERVED | PRESENT) == PRESENT
+    ) & is_held(memory, tops)
+    return tops, is_sound
+
+
+def _spaces_of(directories: NDArray[np.int64], tops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The space that most of four directories belong to, by its index; -1 where there is none."""
+    space = np.full(len(directories), -1, np.int64)
+    for column in (3, 0):  # the one that names itself; if its pointer is altered, another one
+        order = np.argsort(tops[:, column], kind="stable")
+        ordered = tops[order, column]
+        if not len(ordered):
+            return space
+        place = np.minimum(np.searchsorted(ordered, directories[:, column]), len(ordered) - 1)
+        same = np.count_nonzero(tops[order[place]] == directories, axis=1)
+        space = np.where((space < 0) & (same >= _MOST_OF_FOUR), order[place], space)
+    return space
+
+
+def _places_of_pointers(
+    memory: PhysicalMemory, kernel: KernelMemory, tops: NDArray[np.int64]
+) -> list[int]:
+    """Where in the kernel's memory the four pointers of these address spaces stand."""
+    places: list[int] = []
+    pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+    order = np.argsort(pointers[:, 0], kind="stable")
+    first = pointers[order, 0]
+    room = np.full(len(tops), _MAX_COPIES)
+    for frames in in_parts(kernel.frames()):
+        groups = memory.read_frames(frames).reshape(-1, 4)
+        hits = np.flatnonzero(is_in(groups[:, 0], first))
+        index = order[np.searchsorted(first, groups[hits, 0])]
+        hits, index = hits[room[index] > 0], index[room[index] > 0]
+        alike = (groups[hits] == pointers[index]).all(axis=1)
+        hits, index = hits[alike], index[alike]
+        room -= np.bincount(index, minlength=len(room))
+        page, place = np.divmod(hits, PAGE_SIZE // 32)
+        places += (frames[page] * PAGE_SIZE + place * 32).tolist()
+    return places
+
+
+class ProcessSearch:
+    """Finds what begins as a process does while contents pass by, block after block.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        frames: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Look at these frames only."""
+        self.paging = paging
+        self.seen = np.zeros(memory.frame_count, bool)
+        """Which frames were looked at."""
+        self._wanted = np.zeros(memory.frame_count, bool)
+        self._wanted[frames if frames is not None else []] = True
+        self._end = memory.frame_count * PAGE_SIZE
+        self._found: list[NDArray[np.int64]] = []
+        self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
+
+    def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+        """Look at those of these frames, with their contents, that are asked for."""
+        if self._room < 0:
+            return
+        for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
+            found = self.places(frames[chosen], words, rows=chosen)
+            self._room -= len(found)
+            if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
+                continue  # a dump made of nothing else: later, when the bases are known
+            self._found.append(found)
+            self.seen[frames[chosen]] = True
+
+    def places(
+        self,
+        frames: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        bases: NDArray[np.uint64] | None = None,
+        *,
+        rows: NDArray[np.intp] | None = None,
+    ) -> NDArray[np.int64]:
+        """What begins as a process does and has any table base, or one of some sorted ones.
+
+        `rows` says which of these pages are those of `frames`, by default all of them. Physical
+        addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the base
+        stands in another page.
+        """
+        offset, step, align = _object_grid(self.paging)
+        # Type is one byte, much quicker to look through than the bases are, or than to copy pages.
+        places = PAGE_SIZE // align
+        types = words.view(np.uint8)[:, ::align]
+        hits = np.flatnonzero((types if rows is None else types[rows]) == PROCESS_OBJECT)
+        page = hits // places
+        # No page that holds a process is full of what looks like one.
+        is_full = np.bincount(page, minlength=len(frames)) > places // 4
+        if is_full.any():
+            chosen = ~is_full[page]
+            hits, page = hits[chosen], page[chosen]
+        at = (hits - page * places) * align
+        place = (page if rows is None else rows[page]) * PAGE_SIZE + at
+        words = words.reshape(-1)
+        # Where the base stands in the next page, SignalState says whether to look there.
+        is_cut = at >= PAGE_SIZE - offset
+        whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
+        cut = cut[words.view("<u4")[place[cut] // 4 + 1] <= 1]
+        base = words.view(f"<u{step}")[(place[whole] + offset) // step].astype(np.int64)
+        base &= ~BASE_NUMBER
+        if bases is None:
+            possible = (base > 0) & (base < self._end) & (base & 31 == 0)
+        else:
+            possible = is_in(base.view(np.uint64), bases)
+        chosen = np.concatenate((whole[possible], cut))
+        base = np.concatenate((base[possible], np.full(len(cut), _UNKNOWN)))
+        size = words.view(np.uint8)[place[chosen] + _SIZE_BYTE].astype(np.int64)
+        physical = frames[page[chosen]] * PAGE_SIZE + at[chosen]
+        return np.stack((physical, base, size), axis=1)
+
+    def found(self) -> NDArray[np.int64]:
+        """All places that were found, as from `places`."""
+        return np.concatenate([np.empty((0, 3), np.int64), *self._found])
+
+
+def _object_grid(paging: Paging) -> tuple[int, int, int]:
+    """Of process objects: offset of the table base, its size, what they are aligned to."""
+    bits = bits_of(paging)
+    return TABLE_BASE[bits], bits // 8, bits // 4
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be process objects."""
+
+    objects: NDArray[np.uint64]
+    """Virtual addresses, ascending, of what begins as a process and has a known table base."""
+    others: NDArray[np.int64]
+    """What begins so and has another address in the base's place: physical address, and size as
+    its header tells; shape (n, 2)."""
+    left_out: int
+    """Places that were not looked at, as there are more than any machine has processes."""
+
+
+def find_candidates(
+    memory: PhysicalMemory, kernel: KernelMemory, bases: TableBases, search: ProcessSearch
+) -> Candidates:
+    """Find what begins as a process does, in pages that the kernel maps.
+
+    `search` has looked at pages already; those that it has not seen are read.
+    """
+    known = bases.known
+    frames = kernel.frames()
+
+    def look(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        words = memory.read_frames(part)
+        found = search.places(part, words)
+        if len(found) > _MAX_PLACES_IN_PART:
+            found = search.places(part, words, known)
+        kept = found
+        if len(found) > _MAX_PLACES_IN_PART:
+            kept = found[rank_among(found[:, 1]) < _PLACES_OF_PROCESS][:_MAX_PLACES_IN_PART]
+        return kept, len(found) - len(kept)
+
+    places = [search.found()]
+    # A dump may be made of nothing else than what looks like a process.
+    most = most_spaces(memory)
+    room = _PLACES_OF_PROCESS * most
+    left_out = 0
+    for of_part, too_many in ahead(look, in_parts(frames[~search.seen[frames]])):
+        room -= len(of_part)
+        left_out += too_many
+        if room < 0:
+            left_out += len(of_part)
+        else:
+            places.append(of_part)
+    found = np.concatenate(places)
+    is_cut = found[:, 1] == _UNKNOWN
+    base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
+    cut = virtual_places(kernel, _fairly(found[is_cut], most))
+    offset, step, _ = _object_grid(search.paging)
+    base_of_cut = kernel.read(cut + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
+    base_of_cut = base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER)
+    bases.learn(np.concatenate((base[~is_cut], base_of_cut)))
+    known = bases.known
+    is_known = is_in(base, known)
+    sure = _fairly(found[is_known], most)
+    left_out += int(np.count_nonzero(is_known)) - len(sure)
+    objects = np.union1d(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
+    return Candidates(objects, found[~is_known & ~is_cut][:, [0, 2]], left_out)
+
+
+def objects_by_base(
+    memory: PhysicalMemory, kernel: KernelMemory, bases: list[int], paging: Paging
+) -> tuple[NDArray[np.uint64], int]:
+    """Virtual addresses of what would be process objects by these few table bases alone.
+
+    However they begin: for address spaces that are in use though no object was found for them.
+    Shape (n,), no more than there may be processes; and how many more there were.
+    """
+    offset, step, align = _object_grid(paging)
+    most = most_spaces(memory)
+    wanted = np.sort(np.array(bases, np.uint64))
+
+    # Few frames hold a base, so one look at a table of frames leaves few words to be looked up.
+    has_base = np.zeros(memory.frame_count + 1, bool)
+    has_base[wanted.astype(np.int64) // PAGE_SIZE] = True
+
+    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        words = memory.read_frames(part).view(f"<u{step}").reshape(-1)
+        frame = np.minimum(words >> words.dtype.type(12), memory.frame_count).astype(np.int64)
+        place = np.flatnonzero(has_base[frame])
+        values = words[place].astype(np.uint64) & ~np.uint64(BASE_NUMBER)
+        place = place[is_in(values, wanted)]
+        page, at = np.divmod(place * step, PAGE_SIZE)
+        begin = at - offset
+        whole = (begin >= 0) & (begin % align == 0)
+        found: NDArray[np.int64] = part[page[whole]] * PAGE_SIZE + begin[whole]
+        return found
+
+    places: list[NDArray[np.int64]] = []
+    room, left_out = most, 0
+    for of_part in ahead(look, in_parts(kernel.frames())):
+        places.append(of_part[:room])
+        left_out += len(of_part) - len(places[-1])
+        room -= len(places[-1])
+    return virtual_places(kernel, np.concatenate([np.empty(0, np.int64), *places])), left_out
+
+
+def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many places, by address: the first of each table base, then the second of each."""
+    found = found[np.lexsort(found.T[::-1])]
+    return np.sort(found[np.argsort(rank_among(found[:, 1]), kind="stable")[:most], 0])
+
+
+def rank_among(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """For each value how many of the same stand before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    rank = np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values)) - np.searchsorted(ordered, ordered)
+    return rank
+
+
+def virtual_places(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Where the kernel sees these physical addresses; those that it does not see are left out."""
+    virtual = kernel.virtual(places // PAGE_SIZE)
+    is_seen = virtual != 0
+    objects: NDArray[np.uint64] = virtual[is_seen] + (places[is_seen] % PAGE_SIZE).astype(np.uint64)
+    return objects
+
+
+def is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the values are among some sorted ones."""
+    if not len(known):
+        return np.zeros(values.shape, bool)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: NDArray[np.bool_] = known[place] == values
+    return found

@@ -1,0 +1,89 @@
+"""Which profiles of Volatility 2 fit a dump: by Volatility's own table, and on synthetic dumps."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import memory_visualizer
+from memory_visualizer.export.volatility2 import profiles_for, profiles_of, why_unknown
+from tests.conftest import ROOT
+from tests.synth import MIB, forge, profiles
+from tests.synth.profiles import builds
+
+TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
+
+
+def test_the_table_is_volatilitys_own(volatility2: Path) -> None:
+    """To the letter what the script in tests/volatility2 writes."""
+    command: list[str | Path] = [
+        volatility2.with_name("python"),
+        volatility2,
+        "--plugins=tests/volatility2",
+    ]
+    command += ["-f", "README.md", "--profile=WinXPSP2x86", "profiletable"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == TABLE.read_text()
+
+
+def test_the_table_is_whole() -> None:
+    """All profiles that the forge knows, which were read in another way."""
+    table = json.loads(TABLE.read_text())
+    assert {name: (row["bits"], *row["version"], row["build"]) for name, row in table.items()} == {
+        name: (one.bits, *one.version, one.build) for name, one in profiles().items()
+    }
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_the_profile_itself_fits(name: str, tmp_path: Path) -> None:
+    """And no other than those of the same version, build and bits."""
+    forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=3)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    found = profiles_of(snapshot)
+    assert name in found
+    assert why_unknown(snapshot) == ""
+    for other in map(profiles().get, found):
+        assert other
+        assert (other.version, other.bits) == (profiles()[name].version, profiles()[name].bits)
+        if other.version == (6, 4):
+            assert other.build == profiles()[name].build
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (17763, ("Win10x64_17763",)),
+        (14393, ("Win10x64_14393", "Win2016x64_14393")),
+        (17000, ("Win10x64_16299",)),
+        (9926, ("Win10x64",)),
+        (17764, ()),
+        (22631, ()),
+    ],
+)
+def test_builds_between(build: int, expected: tuple[str, ...]) -> None:
+    """Of the tests of a version, the newest build that is not newer; newer ones are not known."""
+    assert profiles_for((10, 0), build, 64) == expected
+
+
+def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
+    """With the reason, for the front door to say."""
+    name = next(name for name, one in builds().items() if one.build > 17763)
+    forge(tmp_path / "dump", builds()[name], size=16 * MIB, processes=3)
+    newer = memory_visualizer.open(tmp_path / "dump")
+    assert profiles_of(newer) == ()
+    assert why_unknown(newer).startswith(
+        f"it has no profile for Windows 10.0.{builds()[name].build}"
+    )
+    assert why_unknown(replace(newer, system="Linux 6.1.0")).startswith("the dump is of Linux")
+    assert why_unknown(replace(newer, system=None)) == "no Windows was found in the dump"
+    assert "no profile for Windows 5.0" in why_unknown(replace(newer, system="Windows 5.0"))
+    known = replace(newer, system="Windows 6.1")
+    assert why_unknown(known) == ""
+    known.dump.format = "AVML"
+    assert why_unknown(known) == "Volatility 2 does not read AVML"
+    # Where the version cannot be read, Volatility may know more.
+    unread = replace(known, system="Windows")
+    unread.dump.format = "raw"
+    assert (profiles_of(unread), why_unknown(unread)) == ((), "")

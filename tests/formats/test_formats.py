@@ -1,0 +1,773 @@
+"""Every format gives back the memory that was written in it, and survives what is broken."""
+
+import functools
+import importlib
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import base, files, mapped
+from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.formats.mapped import MappedDump
+from memory_visualizer.formats.opening import (
+    BLOCK_FRAMES,
+    PAGE_SIZE,
+    Dump,
+    RawDump,
+    Words,
+    open_dump,
+)
+from tests.synth import containers
+from tests.synth.containers import Pieces
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 1 << 30
+
+
+def memory(pages: int, seed: int) -> bytes:
+    """Pages of zeros, of noise, of text, and with a single byte."""
+    rng = np.random.default_rng(seed)
+    contents = np.zeros((pages, PAGE_SIZE), np.uint8)
+    for page, kind in enumerate(rng.integers(4, size=pages)):
+        if kind == 1:
+            contents[page] = rng.integers(256, size=PAGE_SIZE)
+        elif kind == 2:
+            contents[page] = np.resize(np.frombuffer(b"memory visualizer ", np.uint8), PAGE_SIZE)
+        elif kind == 3:
+            contents[page, rng.integers(PAGE_SIZE)] = 1
+    return contents.tobytes()
+
+
+PIECES = [
+    (0x1000, memory(19, 1)),
+    (0x20000, memory(40, 2)),
+    (0x48000, memory(8, 3)),  # adjoins the one before
+    (0x100000, memory(1, 4)),
+    (5 * GIB, memory(72, 5)),
+]
+"""Runs and holes, and addresses of more than 32 bits."""
+LOW = PIECES[:4]
+HIGH_FIRST = [PIECES[4], PIECES[1], PIECES[0], PIECES[3], PIECES[2]]
+
+Writer = Callable[[Path, Pieces], object]
+
+
+def _vmware(path: Path, pieces: Pieces, **options: Any) -> None:
+    state = path if options.get("inside") else path.with_suffix(".vmss")
+    containers.write_vmware(path, state, pieces, **options)
+
+
+elf, crash = containers.write_elf, containers.write_crash
+WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
+    "lime": ("LiME", PIECES, containers.write_lime),
+    "lime-unsorted": ("LiME", HIGH_FIRST, containers.write_lime),
+    "avml": ("AVML", PIECES, functools.partial(containers.write_avml, block_size=0x8000)),
+    "avml-large-blocks": ("AVML", HIGH_FIRST, containers.write_avml),
+    "elf": ("ELF core", PIECES, elf),
+    "elf-odd-offset": ("ELF core", PIECES, functools.partial(elf, notes=[(b"A", b"12345")])),
+    "elf-32": ("ELF core", LOW, functools.partial(elf, bits=32)),
+    "elf-virtualbox": (
+        "ELF core",
+        HIGH_FIRST,
+        functools.partial(elf, left_out=[(0xA0000, 0x20000), (0xF0000000, 0x8000000)]),
+    ),
+    "elf-paging": (
+        "ELF core",
+        PIECES,
+        functools.partial(elf, views=[(0x2000, 0x3000), (0x4000, 0x2000)] * 40_000, many=True),
+    ),
+    "elf-32-paging": ("ELF core", LOW, functools.partial(elf, bits=32, many=True)),
+    "crash-complete": ("Windows crash dump (complete, 64-bit)", PIECES, crash),
+    "crash-complete-32": (
+        "Windows crash dump (complete, 32-bit)",
+        PIECES,
+        functools.partial(crash, bits=32),
+    ),
+    "crash-bitmap": (
+        "Windows crash dump (bitmap, 64-bit)",
+        PIECES,
+        functools.partial(crash, kind="bitmap"),
+    ),
+    "crash-bitmap-32": (
+        "Windows crash dump (bitmap, 32-bit)",
+        LOW,  # 257 bits
+        functools.partial(crash, bits=32, kind="bitmap"),
+    ),
+    "crash-ranges": (
+        "Windows crash dump (complete ranges, 64-bit)",
+        PIECES,
+        functools.partial(crash, kind="ranges"),
+    ),
+    "kdump": ("kdump", PIECES, containers.write_kdump),
+    "kdump-lzo": ("kdump", LOW, functools.partial(containers.write_kdump, compression="lzo")),
+    "kdump-snappy": (
+        "kdump",
+        HIGH_FIRST,
+        functools.partial(containers.write_kdump, compression="snappy"),
+    ),
+    "kdump-zstd": ("kdump", LOW, functools.partial(containers.write_kdump, compression="zstd")),
+    "kdump-flattened": (
+        "kdump (flattened)",
+        PIECES,
+        functools.partial(containers.write_kdump, flattened=True),
+    ),
+    "vmware": ("VMware", PIECES, _vmware),
+    "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
+    "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
+    "vmware-one-piece": ("VMware", [(0, memory(50, 6))], _vmware),
+}
+
+every_format = pytest.mark.parametrize(
+    ("format_", "pieces", "write"), WRITERS.values(), ids=WRITERS
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test may put its dump; the name says nothing but that VMware's is beside it."""
+    return tmp_path / "dump.vmem"
+
+
+def frames_of(pieces: Pieces) -> dict[int, bytes]:
+    """The whole frames in the pieces, by PFN."""
+    frames = {}
+    for address, contents in pieces:
+        for start in range(-address % PAGE_SIZE, len(contents) - PAGE_SIZE + 1, PAGE_SIZE):
+            frames[(address + start) // PAGE_SIZE] = contents[start : start + PAGE_SIZE]
+    return frames
+
+
+def copied_blocks(dump: Dump) -> Iterator[tuple[NDArray[np.int64], Words]]:
+    """The dump's blocks, each with frames and contents."""
+
+    def copy(block: NDArray[np.int64], words: Words) -> tuple[NDArray[np.int64], Words]:
+        assert not words.flags.writeable
+        return block, words.copy()
+
+    return dump.each_block(copy)
+
+
+def check(dump: Dump, frames: dict[int, bytes]) -> None:
+    """The dump holds these frames and nothing else, whichever way they are asked for."""
+    pfns = np.array(sorted(frames))
+    assert dump.frame_count == pfns[-1] + 1
+    assert np.array_equal(np.flatnonzero(dump.held), pfns)
+    assert dump.size == len(frames) * PAGE_SIZE
+    ends = [first + count for first, count in dump.runs.tolist()]
+    assert all(a < b for a, b in zip(ends, dump.runs[1:, 0].tolist(), strict=False))
+    listed = [pfn for first, count in dump.runs.tolist() for pfn in range(first, first + count)]
+    assert np.array_equal(listed, pfns)
+
+    seen: dict[int, bytes] = {}
+    for block, words in copied_blocks(dump):
+        assert 0 < len(block) <= BLOCK_FRAMES and words.shape == (len(block), 512)
+        assert words.dtype == np.uint64
+        assert not seen or block[0] > max(seen)
+        assert (np.diff(block) > 0).all()
+        seen |= {pfn: row.tobytes() for pfn, row in zip(block.tolist(), words, strict=True)}
+    skipped = frames.keys() - seen.keys()
+    assert seen == {pfn: page for pfn, page in frames.items() if pfn not in skipped}
+    assert not any(any(frames[pfn]) for pfn in skipped)
+
+    data = [pfn for pfn, page in frames.items() if any(page)]
+    zero = np.ones(dump.frame_count, np.bool_)
+    zero[data] = False
+    assert np.array_equal(dump.zero_frames(), zero)
+
+    around = np.unique([pfns - 1, pfns, pfns + 1, 2**40 + pfns])
+    shuffled = np.random.default_rng(0).permutation(np.concatenate((around, pfns)))
+    expected = [frames.get(pfn, bytes(PAGE_SIZE)) for pfn in shuffled.tolist()]
+    assert dump.read_frames(shuffled).tobytes() == b"".join(expected)
+    assert dump.read_frames(np.empty(0, np.int64)).shape == (0, 512)
+
+
+@every_format
+def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
+    """Frames, contents, and which are zeros come back from each format; blocks may be small."""
+    write(path, pieces)
+    before = path.read_bytes()
+    dump = open_dump(path)
+    assert (dump.path, dump.format, dump.remarks) == (path, format_, ())
+    check(dump, frames_of(pieces))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "BLOCK_FRAMES", 7)
+        patch.setattr(mapped, "_GATHER_FRAMES", 5)
+        check(open_dump(path, lenient=True), frames_of(pieces))
+    assert path.read_bytes() == before
+
+
+def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
+    """The same memory, where every page lies `by` bytes further on in the file."""
+    source = dump._source
+    path.write_bytes(bytes(by) + source.read_bytes())
+    extents = dump._extents
+    moved = mapped.Extents(extents.first, extents.count, extents.offset + by)
+    return RawDump(path, dump.format, moved)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name[:4] not in ("avml", "kdum")])
+@pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
+def test_pages_at_any_byte_of_the_file(
+    path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No format promises that words of memory are aligned in the file."""
+    _, pieces, write = WRITERS[name]
+    write(path, pieces)
+    dump = open_dump(path)
+    assert isinstance(dump, MappedDump)
+    if not is_mapped:
+        monkeypatch.setattr(files, "_can_populate", lambda: False)
+    for by in range(8):
+        check(shifted(dump, path.with_name("shifted"), by), frames_of(pieces))
+
+
+@pytest.mark.parametrize("by", range(8))
+def test_only_what_is_asked_for_is_copied(path: Path, by: int) -> None:
+    """Wherever pages begin: once the whole file was copied for each read of odd ones."""
+    pages = 16_384
+    with path.open("wb") as file:
+        for address, size in ((pages * PAGE_SIZE * 2, by), (0, pages * PAGE_SIZE)):
+            if size:
+                file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, address + size - 1, 0))
+                file.truncate(file.seek(size, os.SEEK_CUR))
+    dump = open_dump(path)
+    asked = np.arange(0, pages, pages // 16)
+    tracemalloc.start()
+    try:
+        assert not dump.read_frames(asked).any()
+        assert not dump.read_frames(asked[:1]).any()
+        assert all(dump.each_block(lambda _, words: bool(zero_pages(words).all())))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < pages * PAGE_SIZE // 4
+
+
+@every_format
+def test_same_picture_from_every_format(
+    path: Path, format_: str, pieces: Pieces, write: Writer
+) -> None:
+    """The renderer paints holes as absent and the rest as from a raw dump."""
+    pieces = [piece for piece in pieces if piece[0] < GIB]
+    write(path, pieces)
+    raw = path.with_name("dump.raw")
+    containers.write_raw(raw, pieces)
+    path.with_name("map").write_text("0x0 0x2000 0x1000 True\n0x0 0x4000 0x2000 False\n")
+    pictures = []
+    for dump in (path, raw):
+        picture = path.with_name("out.png")
+        run = subprocess.run(
+            [
+                sys.executable,
+                ROOT / "imagegenerator.py",
+                dump,
+                path.with_name("map"),
+                "-o",
+                picture,
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stderr == ""
+        from PIL import Image
+
+        with Image.open(picture) as image:
+            pictures.append(np.asarray(image).ravel())
+    painted, painted_raw = pictures
+    held = np.zeros(painted.size, np.bool_)
+    held[list(frames_of(pieces))] = True
+    assert np.array_equal(painted, np.where(held, painted_raw, 0))
+
+
+_byte_pieces = st.lists(
+    st.tuples(st.integers(0, 3 * PAGE_SIZE), st.integers(1, 4 * PAGE_SIZE)), min_size=1, max_size=6
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    gaps_and_sizes=_byte_pieces,
+    order=st.randoms(use_true_random=False),
+    write=st.sampled_from(
+        [
+            containers.write_lime,
+            containers.write_elf,
+            functools.partial(containers.write_avml, block_size=PAGE_SIZE),
+        ]
+    ),
+)
+def test_pieces_that_are_not_whole_pages(
+    path: Path, gaps_and_sizes: list[tuple[int, int]], order: Any, write: Writer
+) -> None:
+    """A frame is held if all its bytes are in one piece, wherever that begins and ends."""
+    pieces = []
+    address = 0
+    for seed, (gap, size) in enumerate(gaps_and_sizes):
+        address += gap + 1
+        pieces.append((address, memory(size // PAGE_SIZE + 1, seed)[:size]))
+        address += size
+    order.shuffle(pieces)
+    write(path, pieces)
+    frames = frames_of(pieces)
+    if frames:
+        check(open_dump(path), frames)
+    else:
+        with pytest.raises(BadInputError, match="holds no page of memory"):
+            open_dump(path)
+
+
+# Each format's own ways
+
+
+def test_lime_range_that_ends_within_a_page(path: Path) -> None:
+    """As LiME writes where firmware keeps the end of low memory: the last page is not held."""
+    contents = memory(0x9F, 1)[: 0x9FC00 - 0x1000]
+    containers.write_lime(path, [(0x1000, contents), (0x100000, memory(4, 2))])
+    dump = open_dump(path)
+    assert dump.runs.tolist() == [[1, 0x9E], [0x100, 4]]
+
+
+def test_avml_with_noise(path: Path) -> None:
+    """Blocks that do not compress are stored as they are; Volatility 3 2.28.2 hangs on them."""
+    noise = np.random.default_rng(1).bytes(40 << 20)
+    containers.write_avml(path, [(0x100000, noise)])
+    assert path.stat().st_size > len(noise)
+    dump = open_dump(path)
+    read = b"".join(words.tobytes() for _, words in copied_blocks(dump))
+    assert read == noise
+    assert dump.read_frames(np.array([0x100 + 5000])).tobytes() == noise[5000 << 12 : 5001 << 12]
+
+
+def test_elf_notes(path: Path) -> None:
+    """Notes come as they are, those of one name one after another."""
+    text = b"OSRELEASE=6.1\nPAGESIZE=4096\n"
+    notes = [(b"QEMU", b"first CPU"), (b"QEMU", b"second"), (b"VMCOREINFO", text)]
+    containers.write_elf(path, PIECES, notes=notes)
+    assert dict(open_dump(path).notes) == {"QEMU": b"first CPUsecond", "VMCOREINFO": text}
+
+
+def test_elf_with_the_same_memory_twice(path: Path) -> None:
+    """/proc/vmcore has the kernel's text twice; which one is taken does not matter."""
+    contents = memory(8, 1)
+    containers.write_elf(path, [(0, contents), (0x2000, contents[0x2000:0x5000])])
+    check(open_dump(path), frames_of([(0, contents)]))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_crash_dump_tells_of_its_machine(path: Path, bits: int) -> None:
+    """The header's fields are notes."""
+    containers.write_crash(path, PIECES, bits=bits)
+    notes = open_dump(path).notes
+    assert notes["MinorVersion"] == 19041
+    assert notes["DirectoryTableBase"] == 0x1AA000
+    assert notes["PsActiveProcessHead"] == 0x30
+    assert notes["MachineImageType"] == 0x8664
+
+
+def test_vmware_is_opened_by_either_file(path: Path) -> None:
+    """The .vmem and the .vmss are one dump; a .vmsn will do."""
+    _vmware(path, PIECES)
+    check(open_dump(path.with_suffix(".vmss")), frames_of(PIECES))
+    path.with_suffix(".vmss").rename(path.with_suffix(".vmsn"))
+    check(open_dump(path), frames_of(PIECES))
+    check(open_dump(path.with_suffix(".vmsn")), frames_of(PIECES))
+
+
+def test_vmem_alone(path: Path) -> None:
+    """A .vmem without its other file is raw, and of more than 3 GiB that is worth a remark."""
+    path.write_bytes(memory(4, 1))
+    path.with_suffix(".vmss").write_text("not VMware's")
+    dump = open_dump(path)
+    assert (dump.format, dump.remarks) == ("raw", ())
+    os.truncate(path, 4 * GIB)
+    assert open_dump(path).remarks == (
+        f"{path} is read as raw, but of a machine with more than 3 GiB the .vmss or .vmsn file is"
+        " needed beside it: pages above 3 GiB are at wrong addresses without it",
+    )
+
+
+def test_sparse_dump_of_4_tib(path: Path) -> None:
+    """What is a hole in the file is not read."""
+    page = memory(30, 1)
+    with path.with_suffix(".raw").open("wb") as file:
+        file.seek(3 << 40)
+        file.write(page)
+        file.truncate(4 << 40)
+    dump = open_dump(path.with_suffix(".raw"))
+    blocks = list(copied_blocks(dump))
+    assert sum(len(words) for _, words in blocks) <= 64
+    assert dump.read_frames(np.arange(30) + (3 << 28)).tobytes() == page
+
+
+def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes between runs are no progress; the end is the size."""
+    monkeypatch.setattr(base, "BLOCK_FRAMES", 16)
+    containers.write_lime(path, HIGH_FIRST)
+    calls: list[tuple[int, int | None]] = []
+    dump = open_dump(path)
+    dump.zero_frames(lambda done, total: calls.append((done, total)))
+    assert calls[0] == (16 * PAGE_SIZE, dump.size)
+    assert calls[-1] == (dump.size, dump.size)
+    assert calls == sorted(calls)
+
+
+# What cannot be read
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        (b"\x1f\x8b\x08", "is packed with gzip; unpack it first"),
+        (b"\xfd7zXZ\0", "is packed with xz; unpack it first"),
+        (b"PK\x03\x04", "is packed with zip; unpack it first"),
+        (b"MDMP\x93\xa7", "is the minidump of a process"),
+        (b"EVF\x09\r\n\xff\0", "is an EnCase image"),
+    ],
+)
+def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
+    """Each gets a sentence that says what to do."""
+    path.write_bytes(head + bytes(PAGE_SIZE))
+    with pytest.raises(BadInputError, match=sentence):
+        open_dump(path)
+
+
+@every_format
+def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
+    """Wherever the file ends, there is one sentence; lenient gives what is before the end."""
+    write(path, pieces)
+    frames = frames_of(pieces)
+    size = path.stat().st_size
+    memory_from = size - sum(len(contents) for _, contents in pieces)
+    cuts = {size - 1, size - PAGE_SIZE - 1, size // 2 + 1, 0x3001, 0x1011, 200, 40, 9, 5}
+    for cut in sorted({cut for cut in cuts if cut < size}, reverse=True):
+        os.truncate(path, cut)
+        with pytest.raises(BadInputError) as caught:
+            open_dump(path)
+        assert str(caught.value).startswith((str(path), f"{path.with_suffix('.vmss')}"))
+        try:
+            dump = open_dump(path, lenient=True)
+        except BadInputError:
+            assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
+                ("AVML", "kdump")
+            )
+        else:
+            there = np.flatnonzero(dump.held).tolist()
+            check(dump, {pfn: frames[pfn] for pfn in there})
+            assert len(there) < len(frames) or cut == size - 1
+            assert dump.remarks or format_ == "VMware"
+
+
+@every_format
+def test_broken_headers(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
+    """Any number of wrong bytes in the headers gives a dump or a sentence, and soon."""
+    write(path, pieces)
+    state = path.with_suffix(".vmss")
+    target = state if state.exists() else path
+    sound = target.read_bytes()
+    rng = np.random.default_rng(7)
+    extreme = [b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f", struct.pack("<Q", 1 << 52)]
+    for attempt in range(300):
+        data = bytearray(sound)
+        for _ in range(int(rng.integers(1, 4))):
+            where = int(rng.integers(4, min(len(sound), 0x2200 if attempt % 2 else 400) - 8))
+            value = extreme[int(rng.integers(5)) % 4] if attempt % 3 else rng.bytes(8)
+            data[where : where + 8] = value[: int(rng.integers(1, 9))]
+        target.write_bytes(data[: len(sound)])
+        for lenient in (False, True):
+            try:
+                dump = open_dump(path, lenient=lenient)
+                assert dump.size <= path.stat().st_size * 25 + state_size(state)
+                for _, words in copied_blocks(dump):
+                    words.any()
+                dump.read_frames(np.arange(64))
+            except BadInputError as error:
+                assert len(str(error)) < 1000
+
+
+def state_size(state: Path) -> int:
+    """Bytes of the file beside a .vmem, if there is one."""
+    return state.stat().st_size if state.exists() else 0
+
+
+@pytest.mark.parametrize("write", [containers.write_lime, containers.write_avml])
+def test_the_same_frame_twice(path: Path, write: Writer) -> None:
+    """Two contents for one frame are an error; lenient takes one of them and says so."""
+    one, other = memory(8, 1), memory(8, 2)
+    write(path, [(0x4000, one), (0x8000, other)])
+    with pytest.raises(DamagedInputError, match=r"in (more than one place|several places)"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert len(dump.remarks) == 1
+    assert dump.read_frames(np.arange(4, 12)).tobytes() == one
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(0, 2**64 - 1), (2**63, 2**63 + 0xFFF), (2**52 << 12 & 2**64 - 1, 2**64 - 1), (0, 2**44)],
+)
+def test_more_memory_than_there_is(path: Path, first: int, last: int) -> None:
+    """No table is made for frames that no machine has."""
+    for magic, version in ((b"EMiL", 1), (b"AVML", 2)):
+        header = struct.pack("<4sIQQQ", magic, version, first, last, 0)
+        path.write_bytes(header + bytes(PAGE_SIZE))
+        for lenient in (False, True):
+            with pytest.raises(BadInputError, match="16 TiB"):
+                open_dump(path, lenient=lenient)
+
+
+@pytest.mark.parametrize(
+    "write", [containers.write_lime, containers.write_elf, containers.write_avml]
+)
+def test_a_few_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
+    """No machine has them there, but what is near can be read; no table is made for all between."""
+    near = memory(4, 1)
+    write(path, [(0x1000, near), (1 << 42, memory(2, 2))])
+    with pytest.raises(DamagedInputError, match="too far away for the 24 KiB"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert dump.frame_count == 5
+    assert [remark.endswith("left out") for remark in dump.remarks] == [True]
+    assert dump.read_frames(np.arange(1, 5)).tobytes() == near
+
+
+@pytest.mark.parametrize("write", [containers.write_avml, containers.write_lime])
+def test_all_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
+    """Nothing is left to be read."""
+    write(path, [(1 << 42, memory(2, 2))])
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="too far away for the 8 KiB"):
+            open_dump(path, lenient=lenient)
+
+
+def test_what_is_far_away_only_for_the_rest(path: Path) -> None:
+    """What makes up for the distance of other pieces may be too far away itself."""
+    with path.open("wb") as file:
+        for address, size in ((0, 2 * PAGE_SIZE), (100 << 30, PAGE_SIZE), (8 << 40, 1 << 31)):
+            file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, address + size - 1, 0))
+            file.truncate(file.seek(size, os.SEEK_CUR))
+    dump = open_dump(path, lenient=True)
+    assert (dump.frame_count, len(dump.remarks)) == (2, 2)
+
+
+def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
+    """Segments that show the same bytes at other addresses cannot make a small file large."""
+    contents = memory(4, 1)
+    containers.write_elf(path, [(0, contents)])
+    data = bytearray(path.read_bytes())
+    segment = bytes(data[64 + 128 + 56 :][:56])
+    again = bytearray(segment)
+    struct.pack_into("<Q", again, 24, 1 << 30)
+    data[64 + 128 + 56 : 64 + 128 + 112] = segment + again
+    struct.pack_into("<H", data, 56, 3)
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match="more memory than the file has bytes"):
+        open_dump(path)
+
+
+def test_elf_files_that_are_no_dumps(path: Path) -> None:
+    """A program, and the core of a process."""
+    with pytest.raises(BadInputError, match="is an ELF file, but no core"):
+        open_dump(sys.executable)
+    containers.write_elf(path, [(0, memory(1, 1)), (0, memory(2, 2))])
+    with pytest.raises(BadInputError, match="is the core of a process, not of a machine"):
+        open_dump(path)
+
+
+@pytest.mark.parametrize(
+    ("dump_type", "what"), [(2, "a kernel dump"), (4, "a minidump"), (77, "77")]
+)
+def test_crash_dumps_without_pages(path: Path, dump_type: int, what: str) -> None:
+    """Each other kind is named."""
+    containers.write_crash(path, PIECES)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 0xF98, dump_type)
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=what):
+        open_dump(path)
+
+
+def test_avml_with_a_wrong_byte(path: Path) -> None:
+    """Checksums find it; lenient leaves out the 16 pages around it."""
+    contents = np.random.default_rng(0).bytes(64 * PAGE_SIZE)
+    containers.write_avml(path, [(0, contents)])
+    data = bytearray(path.read_bytes())
+    data[140_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        DamagedInputError, match=r"bytes [\d,]+ to [\d,]+ cannot be decoded: .*checksum"
+    ):
+        open_dump(path).zero_frames()
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks == (f"1 broken pieces of {path} were left out",)
+    left = {pfn: page for pfn, page in frames_of([(0, contents)]).items() if not 32 <= pfn < 48}
+    check(dump, left)
+
+
+@every_format
+def test_dump_that_gets_shorter(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
+    """A dump cut after it was opened is an error, not the end of the process."""
+    write(path, pieces)
+    dump, first_use = open_dump(path), open_dump(path)
+    dump.read_frames(np.arange(4))
+    os.truncate(path, 0x1800)
+    for cut in (dump, first_use):
+        with pytest.raises(BadInputError, match="got shorter while it was read"):
+            cut.read_frames(np.flatnonzero(cut.held))
+        with pytest.raises(BadInputError, match="got shorter while it was read"):
+            cut.zero_frames()
+
+
+def test_dump_that_gets_shorter_between_two_blocks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is asked before a page is touched, even where the size looks right."""
+    monkeypatch.setattr(base, "BLOCK_FRAMES", 1)
+    monkeypatch.setattr(files._MappedFile, "check_size", lambda self: None)
+    path.write_bytes(b"x" * (40 * PAGE_SIZE))
+    blocks = copied_blocks(open_dump(path))
+    next(blocks)
+    # Some of the pages after the first are being looked at just then; these stay.
+    os.truncate(path, 20 * PAGE_SIZE)
+    with pytest.raises(BadInputError, match="Input/output error"):
+        for _ in blocks:
+            pass
+
+
+def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers can be read; the contents need it, which is said."""
+    containers.write_avml(path, PIECES)
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    dump = open_dump(path)
+    assert dump.frame_count
+    with pytest.raises(BadInputError, match="install the Python package cramjam"):
+        next(copied_blocks(dump))
+
+
+def test_kdump_without_some_pages(path: Path) -> None:
+    """What makedumpfile left out is not held; the kernel's note is there."""
+    left_out = [0x3, 0x21, 0x22, 0x100]
+    containers.write_kdump(path, LOW, left_out=left_out, vmcoreinfo=b"OSRELEASE=6.1\n")
+    dump = open_dump(path)
+    frames = {pfn: page for pfn, page in frames_of(LOW).items() if pfn not in left_out}
+    check(dump, frames)
+    assert dump.notes["VMCOREINFO"] == b"OSRELEASE=6.1\n"
+
+
+def _place_of_page(data: bytes, number: int) -> tuple[int, int]:
+    """Where in a kdump file the contents of a page are, and how many bytes."""
+    [blocks] = struct.unpack_from("<I", data, 436)
+    offset, size = struct.unpack_from("<QI", data, PAGE_SIZE * (2 + blocks) + 24 * number)
+    return offset, size
+
+
+@pytest.mark.parametrize("compression", ["zlib", "snappy", "zstd", "lzo"])
+def test_kdump_with_broken_pages(path: Path, compression: str) -> None:
+    """A page that cannot be unpacked is an error; lenient leaves it out and says so."""
+    containers.write_kdump(path, LOW, compression=compression)
+    data = bytearray(path.read_bytes())
+    frames = frames_of(LOW)
+    pfns = sorted(frames)
+    number = next(pfn for pfn in pfns if frames[pfn][:6] == b"memory")
+    offset, size = _place_of_page(bytes(data), pfns.index(number))
+    data[offset : offset + size] = b"\xf3" * size
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match=r"cannot be unpacked|bytes unpacked"):
+        open_dump(path).read_frames(np.array([number]))
+    lenient = open_dump(path, lenient=True)
+    assert "1 broken page " in lenient.remarks[-1]
+    del frames[number]
+    check(lenient, frames)
+
+
+# A real one
+
+
+def test_qemu_core(qemu_core: tuple[Path, Path]) -> None:
+    """The real core gives the raw dump's frames, and the BIOS below 4 GiB."""
+    raw, core = (open_dump(path) for path in qemu_core)
+    assert core.runs.tolist() == [[0, 0x10000], [0xFFFC0, 0x40]]
+    assert np.array_equal(core.zero_frames()[:0x10000], raw.zero_frames())
+    some = np.arange(0, 0x10000, 97)
+    assert np.array_equal(core.read_frames(some), raw.read_frames(some))
+    for block, words in copied_blocks(raw):
+        assert np.array_equal(words, core.read_frames(block))
+    assert sorted(core.notes) == ["CORE", "QEMU"]
+
+
+# Second opinions
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"no second opinion here: {error}")
+
+
+def _volatility_layer(path: Path, layer: str) -> Any:
+    """The physical memory that Volatility 3 sees in a file, by its layer's module and class."""
+    contexts = _import("volatility3.framework.contexts")
+    physical = _import("volatility3.framework.layers.physical")
+    module, class_ = layer.split(".")
+    context = contexts.Context()
+    names = {"base": path, "meta": path.with_suffix(".vmss")}
+    for name, file in names.items():
+        if file.exists():
+            context.config[f"{name}.location"] = file.as_uri()
+            context.add_layer(physical.FileLayer(context, name, name))
+            context.config[f"top.{name}_layer"] = name
+    reader = getattr(_import(f"volatility3.framework.layers.{module}"), class_)
+    return reader(context, "top", "top")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("lime", "lime.LimeLayer"),
+        ("elf", "elf.Elf64Layer"),
+        ("elf-virtualbox", "elf.Elf64Layer"),
+        ("crash-complete", "crash.WindowsCrashDump64Layer"),
+        ("crash-complete-32", "crash.WindowsCrashDump32Layer"),
+        ("crash-bitmap", "crash.WindowsCrashDump64Layer"),
+        ("crash-bitmap-32", "crash.WindowsCrashDump32Layer"),
+        ("vmware", "vmware.VmwareLayer"),
+    ],
+)
+def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
+    """What these tests write is what Volatility 3 takes it for."""
+    _, pieces, write = WRITERS[name]
+    pieces = sorted(pieces)  # it looks in no others
+    if name == "vmware":
+        write = functools.partial(_vmware, padding=0)  # Volatility 3 takes no other
+    write(path, pieces)
+    seen = _volatility_layer(path, layer)
+    for pfn, page in frames_of(pieces).items():
+        assert seen.read(pfn * PAGE_SIZE, PAGE_SIZE) == page
+    absent = [0, 0x14, 0x50, 0xFF, 0x101, 5 * GIB // PAGE_SIZE - 1]
+    assert not any(seen.is_valid(pfn * PAGE_SIZE, 1) for pfn in absent)
+
+
+@pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-ranges"])
+def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
+    """What these tests write is what kdmp-parser takes it for."""
+    kdmp = _import("kdmp_parser")
+    _, pieces, write = WRITERS[name]
+    write(path, pieces)
+    dump = kdmp.KernelDumpParser(path)
+    frames = frames_of(pieces)
+    assert sorted(dump.pages) == [pfn * PAGE_SIZE for pfn in sorted(frames)]
+    assert all(bytes(dump.read_physical_page(pfn * PAGE_SIZE)) == frames[pfn] for pfn in frames)

@@ -1,0 +1,257 @@
+"""Files that are no dumps: each is told what it is, and what makes a dump of it."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cramjam
+import numpy as np
+import pytest
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats.opening import RawDump, fingerprint, open_dump
+from tests.conftest import ROOT
+
+PAGE = 4096
+
+
+def said_of(path: Path, *, lenient: bool = False) -> str:
+    """What is said of a file that is refused, without its name."""
+    with pytest.raises(BadInputError) as caught:
+        open_dump(path, lenient=lenient)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{path} is ")
+    return sentence.removeprefix(f"{path} is ")
+
+
+# Archives, as other programs write them
+
+
+def _zip(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("memory.raw", data)
+    return file.getvalue()
+
+
+def _tar(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        entry = tarfile.TarInfo("memory.raw")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "gzip": (gzip.compress, "gzip -dk"),
+    "xz": (lzma.compress, "xz -dk"),
+    "bzip2": (bz2.compress, "bzip2 -dk"),
+    "zip": (_zip, "unzip"),
+    "tar": (_tar, "tar xf"),
+    "zstd": (lambda data: bytes(cramjam.zstd.compress(data)), "zstd -d"),
+    "lz4": (lambda data: bytes(cramjam.lz4.compress(data)), "lz4 -d"),
+    "Snappy": (lambda data: bytes(cramjam.snappy.compress(data)), "snzip -d"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives(name: str, tmp_path: Path) -> None:
+    pack, tool = ARCHIVES[name]
+    path = tmp_path / "dump"
+    path.write_bytes(pack(np.random.default_rng(0).bytes(8 * PAGE)))
+    assert said_of(path) == f"packed with {name}; unpack it first ({tool})"
+
+
+# Everything else, by the first bytes that its format's description gives
+
+CONTAINERS = {
+    "7-Zip": (b"7z\xbc\xaf\x27\x1c", "7z x"),
+    "RAR": (b"Rar!\x1a\x07\x01\0", "unrar"),
+    "S2": (b"\xff\x06\0\0S2sTwO", "S2"),
+    "Hyper-V": (struct.pack("<I", 0x01282014), "(.vmrs), which MemProcFS reads"),
+    "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
+    "E01": (b"EVF\t\r\n\xff\0", "(E01); export the raw dump"),
+    "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
+    "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
+    "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump that is in it with FTK"),
+    "AFF": (b"AFF10\r\n\0", "affconvert"),
+    "AFF4": (b"PK\x03\x04" + bytes(26) + b"container.description" + b"aff4://a", "AFF4"),
+    "Proxmox": (b"VMA\0", "Proxmox"),
+    "libvirt, saved": (b"LibvirtQemudSave", "virsh dump"),
+    "libvirt, half saved": (b"LibvirtQemudPart", "did not finish saving"),
+    "QEMU": (b"QEVM\0\0\0\x03", "dump-guest-memory"),
+    "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
+    "Xen, old": (b"LinuxGuestRecord", "Xen saved"),
+    "Xen, xl": (b"Xen saved domain, xl format\n \0 \r", "Xen saved"),
+    "Xen, stream": (b"\xff" * 8 + struct.pack(">I", 0x58454E46), "Xen saved"),
+    "HPAK": (b"HPAK", "hpakextract"),
+    "hibernation": (b"hibr", "Hibr2Bin"),
+    "hibernation, resumed": (b"HIBR", "Hibr2Bin"),
+    "hibernation, awake": (b"wake", "Hibr2Bin"),
+    "hibernation, Windows 8": (b"RSTR", "Hibr2Bin"),
+    "LKCD": (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
+    "sadump": (struct.pack("<II", 0x75646173, 0x0000706D), "makedumpfile"),
+    "diskdump": (b"DISKDUMP", "crash or libkdumpfile"),
+    "minidump": (b"MDMP\x93\xa7", "minidump of a process"),
+    "qcow2": (b"QFI\xfb\0\0\0\x03", "(qcow2) of a disk, not of memory"),
+    "VMDK": (b"KDMV\x01\0\0\0", "(VMDK) of a disk"),
+    "VMDK, described": (b"# Disk DescriptorFile\nversion=1\n", "(VMDK) of a disk"),
+    "VDI": (
+        b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(0x40, b"\0")
+        + struct.pack("<I", 0xBEDA107F),
+        "(VDI) of a disk",
+    ),
+    "VHDX": (b"vhdxfile", "(VHDX) of a disk"),
+    "VHD": (b"conectix", "(VHD) of a disk"),
+    "GPT": (bytes(510) + b"\x55\xaaEFI PART", "an image of a disk"),
+    "swap": (bytes(4086) + b"SWAPSPACE2", "a swap file"),
+    "Mach-O core": (struct.pack("<4I", 0xFEEDFACF, 0x01000007, 3, 4), "a Mach-O core"),
+    "Mach-O core, big-endian": (struct.pack(">4I", 0xFEEDFACE, 18, 0, 4), "a Mach-O core"),
+    "Mach-O program": (struct.pack("<4I", 0xFEEDFACF, 0x01000007, 3, 2), "a program"),
+    "LiME, compressed": (zlib.compress(b"EMiL\1\0\0\0" + bytes(24)), "LiME with compress=1"),
+    "picture": (b"\x89PNG\r\n\x1a\n", "a picture"),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_beginnings(name: str, tmp_path: Path) -> None:
+    """With the way to a dump; and a word of the same in the middle of one is no reason."""
+    begin, words = CONTAINERS[name]
+    path = tmp_path / "dump"
+    rest = np.random.default_rng(0).bytes(4 * PAGE)
+    path.write_bytes(begin + rest[len(begin) :])
+    assert words in said_of(path)
+    assert said_of(path, lenient=True)
+    path.write_bytes(bytes(PAGE) + begin + rest[PAGE + len(begin) :])
+    assert open_dump(path).format == "raw"
+
+
+def test_a_program_of_this_system() -> None:
+    with pytest.raises(BadInputError, match="is an ELF file, but no core"):
+        open_dump(Path(sys.executable).resolve())
+
+
+def _program(size_of_image: int) -> bytes:
+    """The headers of a Windows program ("PE Format", learn.microsoft.com)."""
+    header = bytearray(b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x80)).ljust(0x80, b"\0")
+    header += b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, 240, 0x22)
+    optional = bytearray(240)
+    struct.pack_into("<H", optional, 0, 0x20B)
+    struct.pack_into("<I", optional, 56, size_of_image)
+    return bytes(header + optional)
+
+
+def test_programs_of_windows(tmp_path: Path) -> None:
+    """But a dump may begin as one, where a kernel lies at its start: it is longer by far."""
+    path = tmp_path / "dump"
+    path.write_bytes(_program(2 * PAGE).ljust(4 * PAGE, b"\x90"))
+    assert said_of(path) == "a program or library of Windows, not a dump"
+    os.truncate(path, 32 << 20)
+    assert open_dump(path).format == "raw"
+    path.write_bytes(b"MZ" + np.random.default_rng(0).bytes(PAGE - 2))
+    assert open_dump(path).format == "raw"
+
+
+@pytest.mark.parametrize("name", ["README.md", "visualizer.sh", "tests/synth/profiles.json"])
+def test_texts(name: str) -> None:
+    assert said_of(ROOT / name) == "a text, not a dump"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_texts_of_other_languages(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    path.write_text("Größe über alles, façade à la carte\n" * 1000, encoding)
+    assert said_of(path) == "a text, not a dump"
+
+
+def test_a_dump_that_begins_with_text(tmp_path: Path) -> None:
+    """One page of text makes no text of it."""
+    path = tmp_path / "dump"
+    path.write_bytes((b"some text \n" * PAGE)[:PAGE] + bytes(PAGE))
+    assert open_dump(path).format == "raw"
+    path.write_bytes(b"x" * 4 * PAGE)
+    assert open_dump(path).format == "raw"
+
+
+def test_split_images(tmp_path: Path) -> None:
+    """Told by their names and sizes; a part alone is taken with --lenient, and so is a lone one."""
+    for number, pages in ((1, 4), (2, 4), (3, 1)):
+        (tmp_path / f"memory.{number:03}").write_bytes(bytes(pages * PAGE))
+    for number in (1, 2, 3):
+        path = tmp_path / f"memory.{number:03}"
+        with pytest.raises(DamagedInputError, match="one part of a split image; join the parts"):
+            open_dump(path)
+        assert "cat memory.[0-9]* > memory" in said_of(path)
+        assert open_dump(path, lenient=True).format == "raw"
+    for number in (2, 3):
+        (tmp_path / f"memory.{number:03}").unlink()
+    assert open_dump(tmp_path / "memory.001").format == "raw"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
+        ("hiberfil.sys", "whose beginning is cleared, as after a resume"),
+        ("Pagefile.sys", "a page file of Windows"),
+    ],
+)
+def test_what_only_its_name_tells(name: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(bytes(PAGE) + np.random.default_rng(0).bytes(PAGE))
+    assert words in said_of(path)
+
+
+@pytest.mark.parametrize("begin", [b"BZh", b"BZh91AX", b"\x1f\x8b\x08\xff", b"\x1f\x9d", b"<<< "])
+def test_a_few_bytes_in_common_are_too_few(begin: bytes, tmp_path: Path) -> None:
+    """A raw dump may begin with anything."""
+    path = tmp_path / "dump"
+    path.write_bytes(begin + bytes(PAGE - len(begin)))
+    assert open_dump(path).format == "raw"
+
+
+# What is no file
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """Nobody writes into it: to open it would be to wait."""
+    os.mkfifo(tmp_path / "pipe")
+    assert "a pipe; a dump is read more than once" in said_of(tmp_path / "pipe")
+    program = f"from memory_visualizer.cli.memviz import main; main(['{tmp_path / 'pipe'}'])"
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, timeout=20
+    )
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such devices")
+def test_a_device_is_refused() -> None:
+    assert "a device; save the memory as a file" in said_of(Path("/dev/zero"))
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    """Of the same contents the same, whatever the name; of others others."""
+    contents = bytearray(np.random.default_rng(0).bytes(64 * PAGE))
+    (tmp_path / "a").write_bytes(contents)
+    (tmp_path / "b").write_bytes(contents)
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    assert RawDump.open(tmp_path / "a").frame_count == 64
+    seen = {fingerprint(tmp_path / "a")}
+    (tmp_path / "b").write_bytes(contents[: 63 * PAGE])
+    seen.add(fingerprint(tmp_path / "b"))
+    contents[8 * PAGE] ^= 1
+    (tmp_path / "b").write_bytes(contents)
+    seen.add(fingerprint(tmp_path / "b"))
+    assert len(seen) == 3

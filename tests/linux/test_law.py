@@ -1,0 +1,231 @@
+"""The law of Linux dumps: damage to one task changes what is said of that task alone.
+
+For any task p, any member of it and any bytes written there, everything said of all other
+processes stays the same, and no frame changes class that p does not map. The same for tasks whose
+pages are lost, up to a third of all. With MEMVIZ_LAW=N in the environment N examples of each are
+tried instead of a few.
+"""
+
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import memory_visualizer
+from memory_visualizer import Snapshot
+from memory_visualizer.snapshot.process import ANOMALIES
+from tests.synth.linux import MIB, LinuxTruth, Task, forge_linux
+
+EXAMPLES = int(os.environ.get("MEMVIZ_LAW", "25"))
+PAGE = 4096
+TASK_PAGES = 2
+WIDTHS = {"comm": 16, "tasks": 16, "children": 16, "sibling": 16}
+WIDTHS |= dict.fromkeys(("pid", "tgid", "flags", "exit_state"), 4)
+"""Bytes of members that have not 8."""
+
+Said = dict[int, tuple[object, ...]]
+"""What is said of processes, by the addresses of their objects."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A synthetic dump in a file, and what is said of it while it is sound."""
+
+    name: str
+    path: Path = field(repr=False)
+    truth: LinuxTruth = field(repr=False)
+    sound: Snapshot = field(repr=False)
+    contents: bytes = field(repr=False)
+
+    def physical(self, task: Task) -> int:
+        """Where in the file a task lies."""
+        return task.address - self.truth.direct
+
+    @property
+    def first(self) -> Task:
+        """The first task of all, which lies in the kernel's image and is shown as no process."""
+        place = self.contents.index(b"swapper/0\0") - self.truth.places["comm"]
+        return Task(0, 0, "swapper/0", address=place + self.truth.direct)
+
+    def opened(self, changes: dict[int, bytes]) -> Snapshot:
+        """What is understood with other bytes at some places; the file is sound again then."""
+        with self.path.open("r+b") as file:
+            for place, octets in changes.items():
+                file.seek(place)
+                file.write(octets)
+            file.flush()
+            try:
+                return memory_visualizer.open(self.path)
+            finally:
+                for place, octets in changes.items():
+                    file.seek(place)
+                    file.write(self.contents[place : place + len(octets)])
+
+
+@pytest.fixture(scope="module", params=["6.1", "6.12", "6.1 without BTF", "4.19"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A dump with the kernel's description of its types, or without."""
+    path = tmp_path_factory.mktemp("law") / "dump"
+    era, _, without = request.param.partition(" ")
+    truth = forge_linux(path, era, size=32 * MIB, processes=12, seed=1)
+    if without:
+        contents = bytearray(path.read_bytes())
+        types = contents.find(b"\x9f\xeb\x01\0\x18")
+        contents[types : types + 24] = bytes(24)
+        path.write_bytes(contents)
+    sound = memory_visualizer.open(path)
+    assert {p.pid for p in sound.processes} >= {t.pid for t in truth.tasks if t.listed}
+    return World(request.param, path, truth, sound, path.read_bytes())
+
+
+def said(snapshot: Snapshot, *, apart_from: set[int]) -> Said:
+    """All that is said of processes but of some, by the addresses of their objects."""
+    pages = snapshot.pages_of_processes().tolist()
+    return {
+        process.eprocess or -process.dtb: (
+            process.pid,
+            process.ppid,
+            process.name,
+            process.dtb,
+            process.is_alive,
+            process.is_listed,
+            process.is_kernel_thread,
+            process.anomalies,
+            sum(own),
+        )
+        for process, own in zip(snapshot.processes, pages, strict=True)
+        if not {process.eprocess, -process.dtb} & apart_from
+    }
+
+
+def frames_of(snapshot: Snapshot, addresses: set[int]) -> set[int]:
+    """The frames that some processes map."""
+    chosen = [
+        number
+        for number, process in enumerate(snapshot.processes)
+        if {process.eprocess, -process.dtb} & addresses
+    ]
+    rows = snapshot.mappings.take(np.isin(snapshot.mappings.space, chosen))
+    return {
+        frame + n
+        for frame, frames in zip(rows.frame.tolist(), rows.frames.tolist(), strict=True)
+        for n in range(frames)
+    }
+
+
+def unreachable(world: World, damaged: list[Task]) -> list[Task]:
+    """Tasks that are in no list of all, and to which both neighbours as siblings are damaged."""
+    places, lost = world.truth.places, {task.address for task in damaged}
+    found: list[Task] = []
+    for task in world.truth.tasks:
+        links = struct.unpack_from("<QQ", world.contents, world.physical(task) + places["sibling"])
+        # At the ends of the list it is the parent that leads to it.
+        leading = {
+            one.address
+            for one in (*world.truth.tasks, world.first)
+            for link in links
+            if link - one.address in (places["sibling"], places["children"])
+        }
+        if not task.listed and task not in damaged and leading <= lost:
+            found.append(task)
+    return found
+
+
+def assert_law(world: World, damaged: Snapshot, tasks: list[Task]) -> None:
+    """Compare what is said of all but these tasks, and of all frames but theirs.
+
+    A process that was taken out of the list is known by its siblings' links, or its parent's: it
+    may be lost, too, where all that lead to it are.
+    """
+    addresses = {task.address for task in tasks}
+    # What nobody claims any more is shown for itself, by its page tables.
+    addresses |= {-task.dtb for task in tasks if task.dtb}
+    if len(tasks) > 1:
+        tasks = [*tasks, *unreachable(world, tasks)]
+        addresses |= {key for task in tasks for key in (task.address, -task.dtb) if key}
+    assert said(damaged, apart_from=addresses) == said(world.sound, apart_from=addresses)
+    for process in damaged.processes:
+        assert set(process.anomalies) <= ANOMALIES.keys()
+    changed = set(np.flatnonzero(damaged.classes != world.sound.classes).tolist())
+    pages = {world.physical(task) // PAGE + n for task in tasks for n in range(TASK_PAGES)}
+    assert changed <= frames_of(world.sound, addresses) | pages
+
+
+def values(world: World, width: int) -> st.SearchStrategy[bytes]:
+    """Bytes that are worst: any, addresses of other things, small numbers, nothing."""
+    addresses = [task.address for task in world.truth.tasks]
+    places = [0, *world.truth.places.values()]
+    words = st.one_of(
+        st.builds(
+            lambda task, place: task + place, st.sampled_from(addresses), st.sampled_from(places)
+        ),
+        st.integers(0, len(world.sound.classes) - 1).map(lambda f: world.truth.direct + f * PAGE),
+        st.integers(0, 400),
+        st.sampled_from([0, 2**64 - 1, 0xDEAD_0000_0000_0122, 2**63, 2**47]),
+        st.integers(0, 2**64 - 1),
+    )
+    made_of_words = st.lists(words, min_size=2, max_size=2).map(
+        lambda pair: struct.pack("<QQ", *pair)[:width]
+    )
+    return st.one_of(made_of_words, st.binary(min_size=width, max_size=width))
+
+
+@pytest.mark.parametrize("octets", [bytes(16), b"\xff" * 16, b"\5" + bytes(15)], ids=bytes.hex)
+def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
+    """Where the kernel does not tell its types nothing rests on the first task alone, either."""
+    for member, place in world.truth.places.items():
+        change = octets[: WIDTHS.get(member, 8)]
+        damaged = world.opened({world.physical(world.first) + place: change})
+        assert_law(world, damaged, [world.first])
+
+
+LAW = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),  # what fails is small as it is
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@LAW
+@given(data=st.data())
+def test_any_bytes_in_any_member(world: World, data: st.DataObject) -> None:
+    """One member of one task is anything, the first task of all among them."""
+    tasks = (*world.truth.tasks, world.first)
+    task = tasks[data.draw(st.integers(0, len(tasks) - 1))]
+    member = data.draw(st.sampled_from(sorted(world.truth.places)))
+    octets = data.draw(values(world, WIDTHS.get(member, 8)))
+    place = world.physical(task) + world.truth.places[member]
+    assert_law(world, world.opened({place: octets}), [task])
+
+
+@LAW
+@given(data=st.data())
+def test_pages_lost(world: World, data: st.DataObject) -> None:
+    """All of up to a third of the tasks is zeros, ones, or what stands for pages not read."""
+    most = len(world.truth.tasks) // 3
+    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=most)
+    tasks = [world.truth.tasks[number] for number in data.draw(numbers)]
+    filler = data.draw(st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xb0\xb0\xd0\xba"]))
+    lost = filler * (TASK_PAGES * PAGE // 4)
+    assert_law(world, world.opened({world.physical(task): lost for task in tasks}), tasks)
+
+
+@LAW
+@given(data=st.data())
+def test_links_lost(world: World, data: st.DataObject) -> None:
+    """With the links of up to a third of the tasks zeroed, no process is lost, these neither."""
+    most = len(world.truth.tasks) // 3
+    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=most)
+    tasks = [world.truth.tasks[number] for number in data.draw(numbers)]
+    place = world.truth.places["tasks"]
+    damaged = world.opened({world.physical(task) + place: bytes(16) for task in tasks})
+    assert_law(world, damaged, tasks)
+    names = {(process.pid, process.name) for process in world.sound.processes}
+    assert {(process.pid, process.name) for process in damaged.processes} == names

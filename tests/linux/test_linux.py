@@ -1,0 +1,639 @@
+"""Linux dumps: each page, each owner and each process as the truth says."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import memory_visualizer
+from memory_visualizer import PageClass, Snapshot
+from memory_visualizer.snapshot.pagemap import PageState
+from memory_visualizer.snapshot.snapshot import _Doubts
+from tests.conftest import ROOT, real_dumps
+from tests.synth import containers
+from tests.synth.containers import write_avml, write_elf, write_kdump, write_lime
+from tests.synth.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
+
+
+def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:
+    """The class of each frame, by name."""
+    return np.array([page_class.label for page_class in PageClass])[snapshot.classes]
+
+
+def states(snapshot: Snapshot) -> npt.NDArray[np.str_]:
+    """The state of each frame, by name."""
+    assert snapshot.states is not None
+    return np.array([state.label for state in PageState])[snapshot.states]
+
+
+def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
+    """Pid, virtual address and frame of all that processes have."""
+    rows = snapshot.mappings
+    assert rows.is_user.all()
+    found = set()
+    for space, virtual, frame, frames in zip(
+        rows.space.tolist(),
+        rows.virtual.tolist(),
+        rows.frame.tolist(),
+        rows.frames.tolist(),
+        strict=True,
+    ):
+        pid = snapshot.processes[space].pid
+        found |= {(pid, virtual + n * 4096, frame + n) for n in range(frames)}
+    return found
+
+
+def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
+    """Compare all that is known of each frame and of each process."""
+    np.testing.assert_array_equal(states(snapshot), truth.states)
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    np.testing.assert_array_equal(snapshot.zero, truth.zero)
+    assert snapshot.system == f"Linux {truth.era.release}"
+    assert snapshot.kernel_dtb == truth.top * 4096
+    tasks = {task.pid: task for task in truth.tasks}
+    # Without BTF nobody knows whose a space is that no first thread has.
+    unknown = {pid for pid, task in tasks.items() if is_unnamed(task, truth)}
+    assert owned(snapshot) == {
+        (-1 if pid in unknown else pid, virtual, frame) for pid, virtual, frame in truth.owners
+    }
+    nameless = [p.dtb for p in snapshot.processes if p.pid == -1]
+    assert sorted(nameless) == sorted(tasks[pid].dtb for pid in unknown)
+    assert [
+        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.is_alive, p.is_listed, p.is_kernel_thread)
+        for p in snapshot.processes
+        if p.pid != -1
+    ] == [
+        (
+            task.pid,
+            task.ppid,
+            (truth.era.has_btf and task.full_name) or task.comm,
+            0 if task.pid in unknown else task.dtb,
+            task.address,
+            task.alive and task.pid not in unknown,
+            task.listed,
+            task.kernel_thread,
+        )
+        for task in truth.tasks
+    ]
+
+
+def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
+    """Whether its memory cannot be known for its own."""
+    return not truth.era.has_btf and task.leader_has_ended
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_every_era(era: str, tmp_path: Path) -> None:
+    truth = forge_linux(tmp_path / "dump", era)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+
+
+@pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
+@pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
+@pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])
+def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) -> None:
+    """Four levels and five; page-table isolation, under which a process has two tables."""
+    truth = forge_linux(tmp_path / "dump", era, five_levels=five_levels, pti=pti, seed=5)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    assert snapshot.paging is not None
+    assert snapshot.paging.name == ("x86-64, 5 levels" if five_levels else "x86-64")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hole(seed: int, tmp_path: Path) -> None:
+    """What is no RAM is absent, though a raw dump has zeros there."""
+    truth = forge_linux(tmp_path / "dump", "6.1", size=128 * MIB, hole=True, seed=seed)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+REAL = "linux-6.1-x64-256m"
+CLASS_OF = {
+    "not RAM": "absent",
+    "no struct page": "absent",
+    "zero page": "both",
+    "hugetlb mapped": "user",
+    "anonymous mapped": "user",
+    "cache mapped by user": "user",
+    "kernel image page mapped by user": "both",
+    "other, mapped by user": "both",
+}
+"""The class by what the kernel says; see also `true_classes`."""
+
+
+def true_classes(truth: "np.lib.npyio.NpzFile[np.generic]") -> npt.NDArray[np.str_]:
+    """The class of each frame of a real dump, by the kernel's own word."""
+    unused = np.where(truth["zero"], "unused-zero", "unused-data")
+    classes = np.full(len(unused), "kernel", dtype="U11")
+    for code, name in enumerate(truth["kernel_says_names"].tolist()):
+        chosen = truth["kernel_says"] == code
+        if name in CLASS_OF:
+            classes[chosen] = CLASS_OF[name]
+        elif name.startswith("free") or name.endswith("unmapped"):
+            classes[chosen] = unused[chosen]
+    return classes
+
+
+def test_a_real_guest(qemu_core: tuple[Path, Path]) -> None:
+    """What a real kernel said of itself a moment before; the same from QEMU's ELF core."""
+    snapshot, of_core = map(memory_visualizer.open, qemu_core)
+    truth = np.load(qemu_truth())
+    steady = ~truth["changed"]
+    agree = labels(snapshot)[steady] == true_classes(truth)[steady]
+    # The one is the page of the clock that is mapped into processes ([vvar]), which the kernel's
+    # pagemap leaves out.
+    assert np.count_nonzero(~agree) <= 1
+    kinds = truth["kernel_says_names"][truth["kernel_says"]]
+    for says, state in (
+        ("free (buddy)", "free"),
+        ("free (per-CPU list)", "free"),
+        ("slab", "slab"),
+        ("page table", "page table"),
+        ("anonymous mapped", "anonymous"),
+        ("file cache, unmapped", "file cache"),
+        ("shared memory cache, unmapped", "shared memory"),
+        ("kernel image", "kernel image"),
+        ("reserved", "reserved"),
+        ("compound kernel", "kernel other"),
+    ):
+        assert set(states(snapshot)[steady & (kinds == says)]) == {state}, says
+
+    columns = ("owner_pid", "owner_virtual", "owner_pfn")
+    listed = set(zip(*(truth[column].tolist() for column in columns), strict=True))
+    more = owned(snapshot) - listed
+    assert not listed - owned(snapshot)
+    assert len(more) == 16 and len({frame for _, _, frame in more}) == 1
+
+    fields = ("pids", "ppid", "comm", "kernel_thread", "pgd")
+    assert [
+        (p.pid, p.ppid, p.name, p.is_kernel_thread, p.dtb) for p in snapshot.processes
+    ] == sorted(zip(*(truth[field].tolist() for field in fields), strict=True))
+    assert all(process.is_alive and process.is_listed for process in snapshot.processes)
+    assert snapshot.remarks == ()
+
+    frames = snapshot.classes.size
+    np.testing.assert_array_equal(of_core.classes[:frames], snapshot.classes)
+    assert of_core.states is not None and snapshot.states is not None
+    np.testing.assert_array_equal(of_core.states[:frames], snapshot.states)
+    # The firmware above is no RAM.
+    assert set(labels(of_core)[frames:]) == {"absent"}
+    assert of_core.processes == snapshot.processes
+
+
+def test_a_real_guests_marked_pages(qemu_core: tuple[Path, Path]) -> None:
+    """Pages of its workers tell whose they are; of workers that ended they are free, with data."""
+    snapshot = memory_visualizer.open(qemu_core[0])
+    truth = np.load(qemu_truth())
+    words = np.fromfile(qemu_core[0], "<u8").reshape(-1, 512)
+    marked = np.flatnonzero(words[:, 0] == int.from_bytes(b"LINTRUTH", "little"))
+    alive = np.isin(words[marked, 1], truth["pids"])
+    assert set(labels(snapshot)[marked[~alive]]) == {"unused-data"}
+    assert len(marked[~alive]) == 1520
+    mapped = marked[alive & truth["user_mapped"][marked]]
+    assert len(mapped) > 5000
+    assert set(labels(snapshot)[mapped]) == {"user"}
+    # Each is where its mark says, in the worker that wrote it or a child that shares it.
+    for frame in mapped.tolist():
+        assert int(words[frame, 2]) in {virtual for _, virtual in snapshot.owners_of(frame)}
+
+
+@pytest.mark.parametrize("format_", ["lime", "avml", "kdump"])
+def test_a_real_guest_in_other_formats(
+    format_: str, qemu_core: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The same page map as from the raw dump."""
+    containers.WRITERS[format_](tmp_path / "dump", [(0, qemu_core[0].read_bytes())])
+    raw, other = map(memory_visualizer.open, (qemu_core[0], tmp_path / "dump"))
+    assert raw.states is not None and other.states is not None
+    np.testing.assert_array_equal(raw.classes, other.classes)
+    np.testing.assert_array_equal(raw.states, other.states)
+    np.testing.assert_array_equal(raw.zero, other.zero)
+    assert raw.processes == other.processes
+    assert owned(raw) == owned(other)
+
+
+def qemu_truth() -> Path:
+    """The truth about the dump that the fixture `qemu_core` unpacks."""
+    return real_dumps() / f"{REAL}.truth.npz"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LinuxTruth]:
+    """A forged dump, and its truth."""
+    path = tmp_path_factory.mktemp("linux") / "dump"
+    return path, forge_linux(path, "6.1")
+
+
+def changed(source: Path, target: Path, places: dict[int, bytes]) -> Path:
+    """A copy with other bytes at some addresses."""
+    shutil.copyfile(source, target)
+    with target.open("r+b") as file:
+        for place, contents in places.items():
+            file.seek(place)
+            file.write(contents)
+    return target
+
+
+def lines_changed(source: Path, truth: LinuxTruth, line: bytes, digit: bytes) -> dict[int, bytes]:
+    """Other digits for the value of some lines in both copies of VMCOREINFO, by their place."""
+    contents = source.read_bytes()
+    return {
+        frame * 4096 + match.start(1): digit * len(match[1])
+        for frame in truth.text_frames
+        for match in re.finditer(line, contents[frame * 4096 :][:4096])
+    }
+
+
+def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """VMCOREINFO is found as it is, as a note, or anywhere else."""
+    source, truth = small
+    plain, note = (frame * 4096 for frame in truth.text_frames)
+    text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
+    gone = bytes(4096)
+    for places in ({plain: gone}, {note: gone}, {plain: gone + text, note: gone}):
+        if len(places) == 2:
+            places = {plain: gone, note: b"\0" * 777 + text + bytes(4096 - 777 - len(text))}
+        snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+        assert snapshot.system == f"Linux {truth.era.release}"
+        assert owned(snapshot) == truth.owners
+
+
+def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """What only looks like its beginning does not hide it."""
+    source, truth = small
+    plain, note = (frame * 4096 for frame in truth.text_frames)
+    text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
+    dump = changed(source, tmp_path / "dump", {plain: bytes(4096), note: bytes(4096)})
+    words = (b"RELEASE OSRE ELEASE= OSRELEAS" * 200)[:4096].ljust(4096)
+    with dump.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(words * 100 + (bytes(801) + text).ljust(8192, b"\0"))
+    assert memory_visualizer.open(dump).system == f"Linux {truth.era.release}"
+
+
+@pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
+@pytest.mark.parametrize("era", ["4.19", "5.10", "6.1", "6.12", "7.0"])
+def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
+    """A kernel is known by its page tables and banner; BTF tells the rest."""
+    truth = forge_linux(tmp_path / "whole", era, five_levels=five_levels, pti=five_levels)
+    places = {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
+    snapshot = memory_visualizer.open(changed(tmp_path / "whole", tmp_path / "dump", places))
+    assert snapshot.remarks[0].startswith("the kernel's VMCOREINFO was not found")
+    if truth.era.has_btf:
+        assert_is_truth(snapshot, truth)
+        assert len(snapshot.remarks) == 1
+    else:
+        assert any("what the flags of its pages mean" in remark for remark in snapshot.remarks)
+        known = {(p.pid, p.name) for p in snapshot.processes if p.pid != -1}
+        assert known == {(task.pid, task.comm) for task in truth.tasks}
+        # But for those whose memory no listed task has, which struct pages would lead to.
+        unknown = {task.pid for task in truth.tasks if is_unnamed(task, truth)}
+        user = {frame for pid, _, frame in truth.owners if pid not in unknown}
+        assert set(np.flatnonzero(labels(snapshot) == "user").tolist()) == user
+
+
+def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """A list of processes that ends in nothing is walked from both sides, and said to be."""
+    source, truth = small
+    contents = source.read_bytes()
+    victim = next(task for task in truth.tasks if task.pid == 107)
+    # The task's object is gone: the lists that lead through it are cut there.
+    physical = contents.find(victim.comm.encode().ljust(16, b"\0"))
+    start = physical // 8192 * 8192
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", {start: bytes(8192)}))
+    assert snapshot.remarks == (
+        "the list of processes is broken at 2 places (behind pid 99 and 1 more): it was mended by"
+        " the links that lead back; 1 process found in other ways",
+        "1 task in the list of processes holds nothing in this dump: what it was is not known",
+    )
+    pids = {process.pid for process in snapshot.processes}
+    expected = {task.pid for task in truth.tasks} - {107}
+    assert expected <= pids | {-1}
+    assert owned(snapshot) == {
+        (-1 if pid == 107 else pid, virtual, frame) for pid, virtual, frame in truth.owners
+    }
+
+
+def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Owners are still known; which other pages are used is not, and is said not to be."""
+    source, truth = small
+    changes = lines_changed(source, truth, rb"OFFSET\(page[^)]*\)=(\d+)", b"9")
+    changes |= lines_changed(source, truth, rb"SIZE\(page\)=(\d+)", b"9")
+    hide_types = {source.read_bytes().find(b"\x9f\xeb\x01\0\x18"): bytes(8)}
+    changes |= lines_changed(source, truth, rb"SYMBOL\(mem_section\)=(\w+)", b"1") | hide_types
+    changes |= lines_changed(source, truth, rb"NUMBER\(PG_\w+\)=(\w+)", b"x")
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    assert owned(snapshot) <= truth.owners
+    assert {"user", "unused-data", "unused-zero"} == set(labels(snapshot))
+    assert any("what the kernel knows of its pages was not found" in r for r in snapshot.remarks)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_in_it(seed: int, small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Whatever is overwritten: an answer, soon and without an error."""
+    source, truth = small
+    rng = np.random.default_rng(seed)
+    frames = rng.choice(len(truth.zero), int(rng.integers(1, 4000)), replace=False)
+    places = {int(frame) * 4096: rng.bytes(int(rng.integers(8, 4096))) for frame in frames}
+    if seed % 2:  # the list of tasks, kernel's tables and symbols among them, but for the text
+        image = np.arange(truth.top - 320, truth.top + 600)
+        for frame in rng.choice(image, 40):
+            places[int(frame) * 4096 + int(rng.integers(0, 500)) * 8] = rng.bytes(8)
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.classes.size == len(truth.zero)
+    snapshot.summary()
+
+
+def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """The same page map from each format that Linux dumps come in."""
+    source, truth = small
+    contents = source.read_bytes()
+    pieces = [(0x1000, contents[0x1000:0x9F000]), (0x100000, contents[0x100000:])]
+    expected = truth.classes.copy()
+    expected[:256] = np.where(np.isin(np.arange(256), np.arange(1, 0x9F)), expected[:256], "absent")
+    for write in (write_lime, write_avml, write_elf, write_kdump):
+        write(tmp_path / "dump", pieces)
+        snapshot = memory_visualizer.open(tmp_path / "dump")
+        np.testing.assert_array_equal(labels(snapshot), expected)
+        assert owned(snapshot) == truth.owners
+
+
+def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Without its kernel's word a system is known by its tables; the direct map is left out."""
+    source, truth = small
+    places = {frame * 4096: bytes(4096) for frame in truth.text_frames}
+    places[source.read_bytes().find(b"Linux version ")] = bytes(64)
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
+    assert snapshot.system is None and snapshot.states is None
+    # What the table is for with which processors start only Linux' own way tells.
+    assert {process.dtb for process in snapshot.processes} - {truth.trampoline * 4096} == {
+        task.dtb for task in truth.tasks if task.dtb
+    }
+    assert {process.name for process in snapshot.processes} == {"(unknown)"}
+    assert len(snapshot.remarks) == 2
+    # Pages of PROT_NONE are a matter of Linux; all others are found.
+    mapped = np.isin(labels(snapshot), ["user", "both"])
+    assert mapped.sum() > 1000
+    assert (np.isin(truth.classes, ["user", "both"])[mapped]).all()
+    protected = {frame for _, _, frame in truth.owners} - set(np.flatnonzero(mapped).tolist())
+    assert len(protected) == 512 + 5 * 6
+
+
+@pytest.mark.parametrize("bit", [47, 51])
+def test_encrypted_memory(bit: int, tmp_path: Path) -> None:
+    """A dump taken inside a machine whose memory AMD's processor encrypts."""
+    truth = forge_linux(tmp_path / "dump", "6.1", encryption=1 << bit, seed=3)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+def memviz(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run memviz as people do."""
+    return subprocess.run(
+        [sys.executable, "-m", "memory_visualizer", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Picture, summary, tables and JSON of a Linux dump."""
+    source, truth = small
+    outputs = ["--table", "a.csv", "--json", "a.json", "--map", "a.map", "-o", "a.png"]
+    result = memviz(source, *outputs, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[1] == f"Linux {truth.era.release}, x86-64 paging"
+    counts = dict(zip(*np.unique(truth.states, return_counts=True), strict=True))
+    for state, count in counts.items():
+        assert any(line.startswith(f"  {state} ") and f" {count:,} " in line for line in lines)
+    threads = sum(task.kernel_thread for task in truth.tasks)
+    own = len(truth.tasks) - threads
+    title = f"Pages of {own} processes, 1 unlinked (not in the list of active processes), 1 exited"
+    assert f"{title}; {threads} kernel threads, which have none" in lines
+    assert any(line.split() == ["99", "1", "0", "0", "exited", "gone"] for line in lines)
+    assert not any("kthreadd" in line for line in lines)
+
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["state"] for row in rows] == truth.states.tolist()
+    assert [row["class"] for row in rows] == truth.classes.tolist()
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert {state: count for state, count in summary["states"].items() if count} == counts
+    assert summary["dtb"] == truth.top * 4096
+    processes = {process["pid"]: process for process in summary["processes"]}
+    for task in truth.tasks:
+        assert processes[task.pid]["kernel_thread"] == task.kernel_thread
+        assert processes[task.pid]["listed"] == task.listed
+        assert int(processes[task.pid]["task"], 16) == task.address
+    first = (tmp_path / "a.map").read_text().splitlines()[2].split()
+    assert first[3] == "False"
+
+
+def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Neither a process's name nor the kernel's steers the terminal."""
+    source, truth = small
+    contents = source.read_bytes()
+    name = b"worker \xc3\xa92".ljust(16, b"\0")
+    release = truth.era.release.encode()
+    evil = release[:-4] + b"\x1b[2J"
+    (tmp_path / "dump").write_bytes(
+        contents.replace(name, b"\x1b]0;evil\x07\xff\xfe".ljust(16, b"\0")).replace(release, evil)
+    )
+    result = memviz("dump", folder=tmp_path)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout and "\\x1b[2J" in result.stdout
+    assert "\\x1b]0;evil\\x07" in result.stdout
+
+
+@pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
+def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
+    """Then address spaces are known by the kernel's half; the picture is right all the same."""
+    truth = forge_linux(tmp_path / "whole", "4.19", pti=pti)
+    contents = bytearray((tmp_path / "whole").read_bytes())
+    first = contents.index(b"swapper/0\0") - truth.places["comm"]
+    contents[first : first + 8192] = bytes(8192)
+    (tmp_path / "dump").write_bytes(contents)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    np.testing.assert_array_equal(states(snapshot), truth.states)
+    tops = [task.dtb for task in truth.tasks if task.dtb]
+    assert sorted(process.dtb for process in snapshot.processes) == sorted(tops)
+    assert any("without their names" in remark for remark in snapshot.remarks)
+
+
+LINES = [
+    rb"OSRELEASE=(\d)",
+    rb"(O)SRELEASE",
+    rb"SYMBOL\(swapper_pg_dir\)=ffffffff(\w)",
+    rb"SYMBOL\(init_uts_ns\)=ffffffff(\w)",
+    rb"SYMBOL\(_stext\)=ffffffff(\w)",
+    rb"SYMBOL\(mem_section\)=ffffffff(\w)",
+    rb"SYMBOL\(kallsyms_names\)=ffffffff(\w)",
+    rb"SYMBOL\(kallsyms_offsets\)=ffffffff\w{4}(\w)",
+    rb"NUMBER\(phys_base\)=-?(\d)",
+    rb"NUMBER\(SECTION_SIZE_BITS\)=(\d)",
+    rb"NUMBER\(PAGE_BUDDY_MAPCOUNT_VALUE\)=-?(\d)",
+    rb"NUMBER\(PG_lru\)=(\d)",
+    rb"SIZE\(page\)=(\d)",
+    rb"OFFSET\(page._refcount\)=(\d)",
+    rb"OFFSET\(page.mapping\)=(\d)",
+]
+
+
+@pytest.mark.parametrize("byte", [b"3", b"x", b"\0", b"\n"], ids=repr)
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.decode())
+def test_a_damaged_line(
+    line: bytes, byte: bytes, small: tuple[Path, LinuxTruth], tmp_path: Path
+) -> None:
+    """One byte of both copies of VMCOREINFO is another: nothing is lost, as BTF tells the same."""
+    source, truth = small
+    changes = lines_changed(source, truth, line, byte)
+    assert len(changes) == 2
+    assert_is_truth(memory_visualizer.open(changed(source, tmp_path / "dump", changes)), truth)
+
+
+def test_a_table_used_again(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Of a process that ended while memory was saved, the top-level table holds small numbers."""
+    source, truth = small
+    victim = next(task for task in truth.tasks if task.pid == 107)
+    numbers = np.arange(512, dtype="<u8") % 200 | 0x85
+    snapshot = memory_visualizer.open(
+        changed(source, tmp_path / "dump", {victim.dtb: numbers.tobytes()})
+    )
+    others = {(pid, virtual, frame) for pid, virtual, frame in truth.owners if pid != 107}
+    assert owned(snapshot) == others
+    [process] = [process for process in snapshot.processes if process.pid == 107]
+    assert "base leads to no table" in process.anomalies
+    assert any("the top-level tables of 1 process are none" in one for one in snapshot.remarks)
+    assert np.count_nonzero(labels(snapshot) != truth.classes) <= len(
+        {frame for pid, _, frame in truth.owners if pid == 107}
+    )
+
+
+def test_mappings_that_cannot_be(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """A page that is free or slab by the kernel's word is no process's; a remark counts them."""
+    source, truth = small
+    words = np.fromfile(source, "<u8").reshape(-1, 512)
+    victim = next(task for task in truth.tasks if task.pid == 114)
+    # Its lowest tables, entry by entry down the tree.
+    tables = [victim.dtb // 4096]
+    for _ in range(3):
+        entries = words[tables, :256] if len(tables) == 1 else words[tables]
+        entries = entries[(entries & 0x81 == 1) & (entries & 4 != 0)]
+        tables = sorted(set((entries >> np.uint64(12) & np.uint64(0xFFFFFFFF)).tolist()))
+    table = tables[0]
+    free = np.flatnonzero(truth.states == "free")[:3]
+    slab = np.flatnonzero(truth.states == "slab")[:2]
+    empty = np.flatnonzero(words[table] == 0)[:5]
+    changes = {
+        int(table) * 4096 + int(place) * 8: (int(frame) << 12 | 0x67).to_bytes(8, "little")
+        for place, frame in zip(empty, [*free, *slab], strict=True)
+    }
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    np.testing.assert_array_equal(labels(snapshot), truth.classes)
+    assert owned(snapshot) == truth.owners
+    assert any(remark.startswith("5 pages mapped") for remark in snapshot.remarks)
+
+
+def test_a_large_mapping_of_free_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """That its first frame is in use does not save it: most of it is no process's."""
+    source, truth = small
+    words = np.fromfile(source, "<u8").reshape(-1, 512)
+    victim = next(task for task in truth.tasks if task.pid == 114)
+    table = victim.dtb // 4096
+    for _ in range(2):
+        [entry, *_] = [entry for entry in words[table, :256].tolist() if entry & 0x85 == 5]
+        table = entry >> 12 & 0xFFFFFFFF
+    place = int(np.flatnonzero(words[table] == 0)[0])
+    against = np.isin(truth.states.reshape(-1, 512), ["free", "slab", "page table"])
+    frame = 512 * int(np.flatnonzero((np.mean(against, axis=1) > 1 / 2) & ~against[:, 0])[0])
+    change = {table * 4096 + place * 8: (frame << 12 | 0xE7).to_bytes(8, "little")}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", change))
+    assert owned(snapshot) == truth.owners
+    assert any(remark.startswith("512 pages mapped") for remark in snapshot.remarks)
+
+
+def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, LinuxTruth]) -> None:
+    """If the kernel says of the first frame alone that it is free, the mapping is believed."""
+    snapshot = memory_visualizer.open(small[0])
+    assert snapshot.states is not None
+    states, mappings = snapshot.states.copy(), snapshot.mappings
+    large = mappings.frames == 512
+    states[mappings.frame[large]] = PageState.FREE
+    assert large.any()
+    kept = _Doubts(states).believed(mappings)
+    assert np.count_nonzero(kept.frames == 512) == np.count_nonzero(large)
+
+
+def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """Both have its pages, which are mapped once."""
+    source, truth = small
+    sound = memory_visualizer.open(source)
+    one, other = (next(t for t in truth.tasks if t.pid == pid) for pid in (107, 114))
+    place = truth.places["mm"]
+    with source.open("rb") as file:
+        file.seek(one.address - truth.direct + place)
+        memory = file.read(16)
+    changes = {other.address - truth.direct + place: memory}
+    snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
+    pages = {(virtual, frame) for pid, virtual, frame in owned(snapshot) if pid == 107}
+    assert pages == {(virtual, frame) for pid, virtual, frame in owned(snapshot) if pid == 114}
+    np.testing.assert_array_equal(snapshot.mapping_count, sound.mapping_count)
+
+
+@pytest.mark.parametrize("without", [b"", b"\x9f\xeb\x01\0\x18"], ids=["BTF", "no BTF"])
+def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
+    """What is left is painted as Linux."""
+    truth = forge_linux(tmp_path / "whole", "6.1", seed=2)
+    contents = bytearray((tmp_path / "whole").read_bytes())
+    if without:
+        contents[contents.find(without) :][:8] = bytes(8)
+    (tmp_path / "dump").write_bytes(contents[: len(contents) // 4 * 3])
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert snapshot.system == f"Linux {truth.era.release}"
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_cut_anywhere(era: str, tmp_path: Path) -> None:
+    """However much is left of a dump, it is painted; no process is told that there was not."""
+    truth = forge_linux(tmp_path / "whole", era, size=32 * MIB, processes=12, seed=1)
+    contents = (tmp_path / "whole").read_bytes()
+    tasks = {(task.pid, task.address) for task in truth.tasks}
+    for share in (0.5, 0.75, 0.78, 0.9):
+        frames = int(len(truth.classes) * share)
+        (tmp_path / "dump").write_bytes(contents[: frames * 4096])
+        snapshot = memory_visualizer.open(tmp_path / "dump")
+        assert len(snapshot.classes) == frames
+        named = {(one.pid, one.eprocess) for one in snapshot.processes if one.eprocess}
+        assert named <= tasks
+        if share > 0.7:
+            assert snapshot.system == f"Linux {truth.era.release}"
+
+
+def test_accessed_bits_are_cleared(tmp_path: Path) -> None:
+    """As Linux does in entries that lead to tables, to learn which of them are in use (lru_gen)."""
+    truth = forge_linux(tmp_path / "dump", "6.1")
+    words = np.fromfile(tmp_path / "dump", np.uint64).reshape(-1, 512)
+    tables = {task.dtb // 4096 for task in truth.tasks if task.dtb and task.alive}
+    half = slice(0, 256)
+    for _ in range(3):
+        below: set[int] = set()
+        for table in tables:
+            entries = words[table, half]
+            leads = (entries & np.uint64(0x81)) == 1
+            below |= set((entries[leads] >> np.uint64(12) & np.uint64(0xFF_FFFF_FFFF)).tolist())
+            words[table, half][leads] &= ~np.uint64(0x20)
+        tables, half = below, slice(0, 512)
+    words.tofile(tmp_path / "dump")
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)

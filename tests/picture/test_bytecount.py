@@ -1,0 +1,74 @@
+"""Counts of bytes, against counting them one by one."""
+
+import sys
+from collections import Counter
+from threading import Thread
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.picture import bytecount
+from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, byte_counter, count_with_numpy
+
+
+@pytest.fixture(scope="module")
+def pages() -> NDArray[np.uint8]:
+    """Noise, single values, one byte among zeros at each place in a word, and text."""
+    rng = np.random.default_rng(0)
+    pages = rng.integers(256, size=(PAGES_AT_ONCE, PAGE_SIZE), dtype=np.uint8)
+    for page in range(20):
+        pages[page] = 13 * page
+    pages[20:40] = 0
+    for page in range(20, 40):
+        pages[page, 5 * page] = page
+    pages[40] = np.resize(np.frombuffer(b"It was the best of times. ", np.uint8), PAGE_SIZE)
+    return pages
+
+
+def check(counts: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
+    """Each page's counts are those of its bytes."""
+    assert counts.shape == (len(pages), 256)
+    for row, page in zip(counts.tolist(), pages, strict=True):
+        counted = Counter(page.tobytes())
+        assert row == [counted[value] for value in range(256)]
+
+
+@pytest.mark.parametrize("many", [1, 3, 8, 9, PAGES_AT_ONCE])
+def test_with_numpy(pages: NDArray[np.uint8], many: int) -> None:
+    """Whole and half groups of pages."""
+    check(count_with_numpy(pages[-many:]), pages[-many:])
+
+
+def test_compiled(pages: NDArray[np.uint8]) -> None:
+    """WebAssembly counts the same, however often it is called, in each thread with its own."""
+    try:
+        import wasmtime  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # tests.elsewhere is a system unknown to it
+        pytest.skip("the package wasmtime is not installed, or does not know the system")
+    count = byte_counter()
+    assert count is not count_with_numpy
+    for many in (PAGES_AT_ONCE, 1, 7, PAGES_AT_ONCE):
+        check(count(pages[:many]), pages[:many])
+    differing = []
+
+    def compare() -> None:
+        own = byte_counter()
+        for _ in range(50):
+            differing.append(not np.array_equal(own(pages), count_with_numpy(pages)))
+
+    threads = [Thread(target=compare) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(differing) == 150
+    assert not any(differing)
+
+
+def test_without_wasmtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not needed."""
+    monkeypatch.setitem(sys.modules, "wasmtime", None)
+    monkeypatch.setattr(bytecount, "_wasmtime", bytecount._wasmtime.__wrapped__)
+    assert byte_counter() is count_with_numpy

@@ -1,0 +1,393 @@
+"""Pictures, legends and colours: pixels one by one, and distances between colours computed."""
+
+import ast
+import io
+import json
+from dataclasses import replace
+from itertools import combinations, pairwise
+from math import dist
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import memory_visualizer
+from memory_visualizer.export.textmap import read_mapped_frames
+from memory_visualizer.formats.opening import PAGE_SIZE, RawDump
+from memory_visualizer.output import check_target
+from memory_visualizer.picture.colouring import Colouring, Swatch, by_class
+from memory_visualizer.picture.layout import LAYOUTS, arrange
+from memory_visualizer.picture.legend import LegendEntry, legend, legend_json, legend_lines
+from memory_visualizer.picture.painting import paint, write_png
+from memory_visualizer.picture.palette import (
+    COLOUR_BLIND,
+    DEFAULT,
+    PALETTES,
+    Colour,
+    Palette,
+    hex_colour,
+)
+from memory_visualizer.picture.panel import SHADES, add_panel, ticks
+from memory_visualizer.snapshot.pagemap import PageClass, PageMap, classify
+
+
+def some_page_map(frame_count: int) -> PageMap:
+    """A page map in which all classes occur."""
+    generator = np.random.default_rng(frame_count)
+    classes = generator.integers(0, 6, frame_count, dtype=np.uint8)
+    return PageMap(classes, classes == PageClass.UNUSED_ZERO)
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
+def test_painted_colours(palette: Palette) -> None:
+    """Each pixel has its class's colour exactly, and is the class in the palette."""
+    page_map = some_page_map(30)
+    picture = paint(by_class(page_map, palette), width=6).image()
+    assert (picture.mode, picture.size) == ("P", (6, 5))
+    assert np.array_equal(np.asarray(picture).ravel(), page_map.classes)
+    in_rgb = picture.convert("RGB")
+    for pfn, value in enumerate(page_map.classes):
+        assert in_rgb.getpixel((pfn % 6, pfn // 6)) == palette[PageClass(value)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scale", [1, 2, 5])
+def test_scale(layout: str, scale: int) -> None:
+    """Each pixel becomes a square, wherever it lies."""
+    colouring = by_class(some_page_map(50), DEFAULT)
+    plain = paint(colouring, layout)
+    scaled = plain.scaled(scale)
+    assert np.array_equal(scaled.pixels, np.kron(plain.pixels, np.ones((scale, scale), np.uint8)))
+    assert scaled.box == (0, 0, *scaled.image().size)
+
+
+def test_more_colours_than_a_palette_holds() -> None:
+    """Such as those of 300 processes: the picture is in true colour, dimmed pixels, too."""
+    colours = [(n % 256, n // 256, 7) for n in range(300)]
+    swatches = tuple(Swatch(str(n), colour) for n, colour in enumerate(colours))
+    colouring = Colouring("process", np.arange(300, dtype=np.uint16), swatches)
+    dimmed = np.arange(300) >= 290
+    picture = paint(colouring, width=300, dimmed=dimmed).image()
+    assert picture.mode == "RGB"
+    row = np.asarray(picture)[0].tolist()
+    assert row[:290] == [list(colour) for colour in colours[:290]]
+    assert all(min(pixel) > 180 for pixel in row[290:])
+
+
+@pytest.mark.parametrize("count", [6, 127, 128, 129])
+def test_dimmed(count: int) -> None:
+    """The pale colours follow the others, for however many of these."""
+    swatches = tuple(Swatch(str(n), (n, 0, 0)) for n in range(count))
+    colouring = Colouring("process", np.arange(count, dtype=np.uint8), swatches)
+    painting = paint(colouring, width=count, dimmed=np.arange(count) % 2 == 1)
+    expected = [n + (count if n % 2 else 0) for n in range(count)]
+    assert painting.pixels[0].tolist() == expected
+    assert painting.colours[count - 1] == (count - 1, 0, 0)
+
+
+# PNG files
+
+
+def test_png_file(tmp_path: Path) -> None:
+    """Palette-coded, with its text chunks, and the same bytes each time."""
+    path = tmp_path / "a.png"
+    picture = paint(by_class(some_page_map(100), DEFAULT)).image()
+    texts = {"Software": "Memory Visualizer 0", "Source": "漢字.raw"}
+    write_png(path, picture, texts)
+    with Image.open(path) as read:
+        assert isinstance(read.info, dict)
+        assert (read.format, read.mode, read.size) == ("PNG", "P", (10, 10))
+        assert read.info["Software"] == "Memory Visualizer 0"
+        assert read.info["Source"] == "漢字.raw"
+        assert np.array_equal(np.asarray(read), np.asarray(picture))
+    first = path.read_bytes()
+    write_png(path, picture, texts)
+    assert path.read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Unfinished(Image.Image):
+    """A picture that fails when it is half written."""
+
+    error: BaseException = OSError(28, "No space left on device")
+
+    def save(self, fp: object, *args: object, **kwargs: object) -> None:
+        """Write some bytes and fail."""
+        assert isinstance(fp, io.BufferedWriter)
+        fp.write(b"half")
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_png_is_written_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
+    """After an error the old file is there as it was, and nothing beside it."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    picture = Unfinished()
+    picture.error = error
+    with pytest.raises(type(error)) as caught:
+        write_png(path, picture, {}, force=True)
+    if isinstance(caught.value, OSError):
+        assert (caught.value.strerror, caught.value.filename) == (error.args[1], str(path))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_symbolic_link_stays_one(tmp_path: Path) -> None:
+    """What it points to is replaced."""
+    target, link = tmp_path / "target.png", tmp_path / "link.png"
+    link.symlink_to(target)
+    write_png(link, paint(by_class(some_page_map(4), DEFAULT)).image(), {})
+    assert link.is_symlink()
+    assert target.is_file()
+
+
+def test_check_target(tmp_path: Path) -> None:
+    """A missing folder, and what is no plain file, are refused."""
+    check_target(tmp_path / "new.png")
+    with pytest.raises(FileNotFoundError, match="its folder does not exist"):
+        check_target(tmp_path / "nowhere" / "a.png")
+    with pytest.raises(FileExistsError, match="is not a plain file"):
+        check_target(tmp_path)
+    with pytest.raises(FileExistsError, match="is not a plain file"):
+        write_png(Path("/dev/null"), paint(by_class(some_page_map(4), DEFAULT)).image(), {})
+
+
+# Legend
+
+
+def example_legend() -> list[LegendEntry]:
+    """The legend of eight frames."""
+    classes = np.array([2, 3, 3, 3, 4, 5, 5, 5], dtype=np.uint8)
+    return legend(by_class(PageMap(classes, classes == 5), DEFAULT))
+
+
+def test_legend_counts() -> None:
+    """All classes, in their order, with counts and shares."""
+    entries = [(e.label, e.count, e.percent, e.colour) for e in example_legend()]
+    assert entries == [
+        ("absent", 0, "0.0 %", (24, 26, 30)),
+        ("both", 0, "0.0 %", (92, 45, 120)),
+        ("user", 1, "12.5 %", (212, 70, 45)),
+        ("kernel", 3, "37.5 %", (95, 194, 205)),
+        ("unused-data", 1, "12.5 %", (233, 214, 140)),
+        ("unused-zero", 3, "37.5 %", (255, 255, 255)),
+    ]
+
+
+def test_legend_lines() -> None:
+    """Plain text has no escape sequences; with ANSI there is a swatch of the very colour."""
+    plain = legend_lines(example_legend())
+    assert plain[3] == "  #5fc2cd  kernel       3   37.5 %"
+    assert "\x1b" not in "".join(plain)
+    assert legend_lines(example_legend(), ansi=True)[3] == (
+        "  \x1b[48;2;95;194;205m    \x1b[0m  #5fc2cd  kernel       3   37.5 %"
+    )
+
+
+def test_legend_json() -> None:
+    """One object, class name to colour, as the PNG carries it."""
+    colours = json.loads(legend_json(by_class(some_page_map(4), DEFAULT)))
+    assert list(colours) == ["absent", "both", "user", "kernel", "unused-data", "unused-zero"]
+    assert colours["kernel"] == "#5fc2cd"
+    assert colours["user"] == "#d4462d"
+
+
+def test_legend_of_many() -> None:
+    """Those with the most frames are named in their order, the rest counted together."""
+    swatches = tuple(Swatch(f"process {n}", (n, n, n)) for n in range(6))
+    colouring = Colouring("process", np.array([1, 1, 3, 3, 3, 5, 2], np.uint8), swatches)
+    entries = [(entry.label, entry.colour, entry.count) for entry in legend(colouring, 3)]
+    assert entries == [
+        ("process 1", (1, 1, 1), 2),
+        ("process 3", (3, 3, 3), 3),
+        ("4 others", None, 2),
+    ]
+    assert len(legend(colouring, 6)) == 6
+    general = replace(colouring, general=1)
+    assert [entry.label for entry in legend(general, 3)] == ["process 0", "process 3", "4 others"]
+    assert legend_lines(legend(colouring, 3))[2].split() == ["4", "others", "2", "28.6", "%"]
+
+
+def test_legend_lines_are_for_terminals() -> None:
+    """A label may hold anything; what a terminal would obey is escaped."""
+    swatches = (Swatch("\x1b[31mred\u202e\n", (1, 2, 3)),)
+    [line] = legend_lines(legend(Colouring("process", np.zeros(1, np.uint8), swatches)))
+    assert line.isprintable()
+    assert "\\x1b[31mred" in line
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("frame_count", "scale"), [(1, 1), (1, 3), (8192, 1), (8192, 3), (262_144, 1), (1_048_576, 1)]
+)
+@pytest.mark.parametrize("title", ["win7.raw", "x" * 255, "\x1b[31m\u202e漢字\n.raw", ""])
+def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> None:
+    """The picture stays as it is; the legend below has a swatch of each class, and text."""
+    colouring = by_class(some_page_map(frame_count), DEFAULT)
+    plain = paint(colouring, layout).scaled(scale)
+    painting = add_panel(
+        plain, title, "subtitle", legend(colouring), frame_count, layout=layout, scale=scale
+    )
+    left, top, right, bottom = painting.box
+    assert np.array_equal(painting.pixels[top:bottom, left:right], plain.pixels)
+    assert (top, bottom) == (0, plain.pixels.shape[0])
+    picture = painting.image()
+    assert picture.mode == "P"
+    assert picture.width >= max(plain.pixels.shape[1], 200)
+    below = painting.pixels[bottom:]
+    for page_class in PageClass:
+        assert np.count_nonzero(below == page_class) >= 12 * 12
+    assert painting.colours == (*DEFAULT.values(), *SHADES)
+    darkest, paper = len(painting.colours) - 1, len(PageClass)
+    assert np.count_nonzero(below == darkest) > 50
+    # Nothing touches the panel's edges, so nothing was cut off.
+    assert (below[1:, [0, -1]] == paper).all()
+    assert (below[-1] == paper).all()
+    # Addresses stand at the left of all but the smallest, and are not cut off either.
+    assert (left > 0) == (bottom > 3 * 14)
+    if left:
+        assert (painting.pixels[:bottom, 0] == paper).all()
+
+
+@pytest.mark.parametrize(("frame_count", "width"), [(262_144, None), (65_536, 100), (9_000, 17)])
+def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None:
+    """At each mark the row in which that page lies; round addresses, far enough apart."""
+    height = -(-frame_count // (width or 512))
+    marks = ticks(frame_count, "rows", (height, width or 512), 1, 14)
+    assert len(marks) > 3
+    for row, address in marks:
+        assert row == address // PAGE_SIZE // (width or 512)
+    step = marks[1][1]
+    assert step & (step - 1) == 0
+    assert [address for _, address in marks] == [n * step for n in range(len(marks))]
+    assert min(b - a for (a, _), (b, _) in pairwise(marks)) >= 3 * 14 - 1
+
+
+def test_addresses_along_hilberts_curve() -> None:
+    """Each mark tells the page whose pixel is the row's first."""
+    pixels = arrange(np.arange(60_000), "hilbert", beyond=-1)
+    marks = ticks(60_000, "hilbert", (256, 256), 2, 14)
+    assert len(marks) > 3
+    for row, address in marks:
+        assert pixels[row // 2, 0] == address // PAGE_SIZE
+
+
+def test_drawn_legend_needs_no_subtitle() -> None:
+    """The narrowest panel still holds one column of classes."""
+    plain = paint(by_class(some_page_map(1), DEFAULT))
+    assert add_panel(plain, "", "", example_legend(), 1).pixels.shape[1] > 100
+
+
+# Colours
+
+# Simulation of colour blindness in linear sRGB, severity 1.0: Machado, Oliveira and Fernandes,
+# "A Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE TVCG 15 (2009),
+# doi:10.1109/TVCG.2009.113, table of the supplementary material.
+VISION = {
+    "normal": np.eye(3),
+    "protan": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deutan": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritan": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+
+
+def cielab(colour: Colour, vision: str = "normal") -> tuple[float, float, float]:
+    """CIE L*a*b* (D65) of an sRGB colour (IEC 61966-2-1) as somebody with that vision sees it."""
+    encoded = np.array(colour) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(VISION[vision] @ linear, 0, 1)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = (to_xyz @ linear) / to_xyz.sum(axis=1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
+
+
+def test_cielab_itself() -> None:
+    """White, black and sRGB red, as published."""
+    assert cielab((255, 255, 255)) == pytest.approx((100, 0, 0), abs=0.05)
+    assert cielab((0, 0, 0)) == pytest.approx((0, 0, 0), abs=0.05)
+    assert cielab((255, 0, 0)) == pytest.approx((53.24, 80.09, 67.20), abs=0.05)
+
+
+def test_the_seeds_colours() -> None:
+    """Kernel, user and unused as in the seed's published pictures."""
+    assert DEFAULT[PageClass.KERNEL] == (95, 194, 205)
+    assert DEFAULT[PageClass.USER] == (212, 70, 45)
+    assert DEFAULT[PageClass.UNUSED_ZERO] == (255, 255, 255)
+    assert hex_colour(DEFAULT[PageClass.KERNEL]) == "#5fc2cd"
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
+def test_lightness_is_a_staircase(palette: Palette) -> None:
+    """In print without colour, too, each class differs clearly from the next lighter one."""
+    lightness = sorted(cielab(palette[page_class])[0] for page_class in PageClass)
+    assert min(lighter - darker for darker, lighter in pairwise(lightness)) > 12
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
+def test_classes_are_apart_for_all_eyes(palette: Palette, vision: str) -> None:
+    """CIE 1976 colour difference; about 2.3 can just be noticed, 20 is plain to see."""
+    seen = [cielab(colour, vision) for colour in palette.values()]
+    assert min(dist(one, other) for one, other in combinations(seen, 2)) > 20
+
+
+@pytest.mark.parametrize("vision", ["protan", "deutan"])
+def test_the_palette_for_colour_blind_eyes(vision: str) -> None:
+    """For red-green blindness, by far the most common, its distances are larger still."""
+    seen = [cielab(colour, vision) for colour in COLOUR_BLIND.values()]
+    assert min(dist(one, other) for one, other in combinations(seen, 2)) > 30
+
+
+# The package as a whole
+
+
+def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """From dump and map to the PNG without a word, damaged input included."""
+    (tmp_path / "dump.raw").write_bytes(bytes(PAGE_SIZE) + b"x" * PAGE_SIZE + b"rest")
+    dump = RawDump.open(tmp_path / "dump.raw", lenient=True)
+    map_text = io.BytesIO(b"0 0 8192 True\nbroken\n0 0 0x10000 False\n")
+    mapped = read_mapped_frames(map_text, "map", dump.frame_count, lenient=True)
+    page_map = classify(mapped.user, mapped.kernel, dump.zero_frames())
+    colouring = by_class(page_map, DEFAULT)
+    picture = add_panel(paint(colouring), "dump.raw", "", legend(colouring), dump.frame_count)
+    write_png(tmp_path / "a.png", picture.image(), {})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_library_neither_prints_nor_exits_in_its_source() -> None:
+    """No call of print, exit or sys.exit in any module but those of the commands."""
+    [folder] = memory_visualizer.__path__
+    for path in Path(folder).glob("**/*.py"):
+        if path.parent.name == "cli" or path.name == "__main__.py":
+            continue
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
+        names = {ast.unparse(call.func) for call in calls}
+        assert names.isdisjoint({"print", "exit", "quit", "sys.exit", "os._exit"}), path

@@ -1,0 +1,73 @@
+"""Forge a memory dump from the command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.synth import forge, profiles
+from tests.synth.isf import write_symbols
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    unit = units.get(text[-1:].upper())
+    return int(text[:-1]) << unit if unit else int(text, 0)
+
+
+def main() -> int:
+    """Write a dump and, beside it, its truth."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.synth",
+        description="Write a forged Windows memory dump, and the truth about it as FILE.truth.npz.",
+        epilog="example: python -m tests.synth Win10x64_17763 dumps/win10.raw --size 256M",
+    )
+    parser.add_argument("profile", help="a Windows profile of Volatility 2.6.1, e.g. Win7SP1x64")
+    parser.add_argument("file", type=Path, help="the dump to write")
+    parser.add_argument("--size", type=_size, default=32 << 20, help="such as 32M or 4G (32M)")
+    parser.add_argument("--processes", type=int, default=12, help="live, listed processes (12)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same dump (0)")
+    parser.add_argument("--pae", action=argparse.BooleanOptionalAction, help="32-bit paging mode")
+    parser.add_argument("--kernel-pages", type=int, help="about how many pages the kernel maps")
+    parser.add_argument("--user-pages", type=int, help="about how many each process maps")
+    parser.add_argument(
+        "--stretch",
+        type=int,
+        default=256,
+        help="frames that stay together at most, as on a machine that has run for a while (256)",
+    )
+    parser.add_argument(
+        "--symbols", metavar="FOLDER", type=Path, help="also write a symbol file for Volatility 3"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace FILE even if no truth beside it says whose it is",
+    )
+    arguments = parser.parse_args()
+    if arguments.profile not in profiles():
+        parser.error(f"no profile {arguments.profile}; there are: {', '.join(profiles())}")
+    beside = arguments.file.with_name(arguments.file.name + ".truth.npz")
+    if arguments.file.exists() and not beside.exists() and not arguments.force:
+        parser.error(f"{arguments.file} is there, and not from here, since it has no {beside.name}")
+    # The truth first: so a dump from here has one, whenever this may be ended.
+    part = arguments.file.with_name(f".{arguments.file.name}.part")
+    truth = forge(
+        part,
+        profiles()[arguments.profile],
+        size=arguments.size,
+        processes=arguments.processes,
+        seed=arguments.seed,
+        pae=arguments.pae,
+        kernel_pages=arguments.kernel_pages,
+        user_pages=arguments.user_pages,
+        stretch=arguments.stretch,
+    )
+    truth.save(beside)
+    part.replace(arguments.file)
+    if arguments.symbols:
+        write_symbols(profiles()[arguments.profile], arguments.symbols)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

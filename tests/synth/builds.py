@@ -1,0 +1,73 @@
+"""Write builds.json: structure layouts of Windows builds that no Volatility 2 profile covers.
+
+    python -m tests.synth.builds NAME=SYMBOLS.json.xz ... > tests/synth/builds.json
+
+SYMBOLS are symbol files of Volatility 3 for the kernel; NAME ends in the build number, as in
+Win11x64_22000. What is written are offsets and sizes, the addresses of a few symbols, and the
+identity of the symbols, nothing else.
+"""
+
+import json
+import lzma
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.synth.profiles import profiles
+
+_LIKE = "Win10x64_17763"
+
+SYMBOLS = (
+    "KdDebuggerDataBlock",
+    "KdVersionBlock",
+    "KeNumberProcessors",
+    "PsActiveProcessHead",
+    "PsInitialSystemProcess",
+    "PsLoadedModuleList",
+)
+"""What the forge writes where the real kernel has it."""
+
+
+def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
+    """What profiles.json holds for a profile, from a symbol file."""
+    wanted = {
+        structure: {m for p in profiles().values() for m in p.structures[structure]["members"]}
+        for structure in profiles()[_LIKE].structures
+    }
+    structures = {}
+    for structure, members in wanted.items():
+        known = symbols["user_types"][structure]
+        structures[structure] = {
+            "size": known["size"],
+            "members": {
+                m: known["fields"][m]["offset"] for m in sorted(members) if m in known["fields"]
+            },
+        }
+    # The dispatcher header's third byte is the size of the process object in words.
+    words = structures["_KPROCESS"]["size"] // 4 & 0xFF
+    pdb = symbols["metadata"]["windows"]["pdb"]
+    return {
+        "pdb": f"{pdb['GUID']}-{pdb['age']}",
+        "symbols": {symbol: symbols["symbols"][symbol]["address"] for symbol in SYMBOLS},
+        "bits": 64,
+        "version": [6, 4],
+        "build": int(name.rpartition("_")[2]),
+        "process_signature": bytes([3, 0, words, 0]).hex(),
+        "kdbg_header": profiles()[_LIKE].kdbg_header.hex(),
+        "structures": structures,
+    }
+
+
+def main() -> int:
+    """Convert the symbol files named on the command line."""
+    rows = []
+    for argument in sys.argv[1:]:
+        name, _, path = argument.partition("=")
+        symbols = json.loads(lzma.decompress(Path(path).read_bytes()))
+        rows.append(f"{json.dumps(name)}: {json.dumps(layout(name, symbols), sort_keys=True)}")
+    print("{\n" + ",\n".join(rows) + "\n}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

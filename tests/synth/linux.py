@@ -1,0 +1,1045 @@
+"""Make up the memory of a Linux machine, in the way of kernels from 4.14 to the newest.
+
+What is forged is what a reader of such memory needs: page tables, the kernel's word of itself
+(VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
+truth is noted when a page is given to someone. Layouts and values are those of the kernel's
+sources; offsets that differ between builds are drawn by chance.
+"""
+
+import struct
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
+from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
+
+MIB = 1 << 20
+_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+_IMAGE_FRAMES = 1024
+_FREED = 40
+"""Frames at the end of the image that the kernel has freed after its start."""
+_PRESENT, _WRITE, _USER, _LARGE, _NONE, _NO_EXECUTE = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
+_TOUCHED = 0x60
+_ADDRESS = 0x000F_FFFF_FFFF_F000
+_POISON = 0xDEAD_0000_0000_0100
+_KERNEL_THREAD, _WORKER = 0x200000, 0x20
+_ZOMBIE = 32
+
+_Resource: TypeAlias = "tuple[str, int, int, list[_Resource]]"
+"""Name, first and last byte, what lies in it."""
+
+
+@dataclass(frozen=True)
+class Era:
+    """How kernels of some years say what a page is, and what they tell of themselves."""
+
+    release: str
+    flags: dict[str, int]
+    """Numbers of page flags."""
+    none: int = -1
+    """page_type or _mapcount of a page of no type and no mapping."""
+    buddy: int = ~0x80
+    table: int | None = ~0x400
+    slab: int | None = None
+    """Type of slab pages; None where they have a flag."""
+    huge: int | None = None
+    huge_by: str = "destructor"
+    """How huge pages are known: ``destructor``, ``flag`` or ``type``."""
+    has_btf: bool = True
+    tells_symbols: bool = True
+    """Whether VMCOREINFO tells where the table of symbols lies."""
+    addresses: str = "percpu"
+    """The way of reckoning addresses: see pack_kallsyms."""
+    sections: str = "array"
+    """What SYMBOL(mem_section) is of: the ``array``, or a ``pointer`` to it (4.15)."""
+    inverts: bool = True
+    masks: bool = False
+    """Whether tails name their head by a mask (7.0)."""
+    frozen: bool = False
+    """Whether slab pages have no count (6.14)."""
+    named_types: dict[str, int] = field(default_factory=dict)
+    """What BTF has of the types' numbers."""
+    lists_blocks: bool = True
+    """Whether a processor's free lists hold blocks of several pages (5.13)."""
+    page_size: int = 64
+    """Bytes of struct page."""
+    tells_names: bool = True
+    """Whether VMCOREINFO tells where the names of the system stand behind their count (5.11)."""
+    cache_at: int = 8
+    """Where in a slab's struct page the address of its cache stands; until 5.16 at 24."""
+
+
+_OLD = {"lru": 5, "slab": 7, "reserved": 10, "private": 11, "head": 15, "swapcache": 16}
+_OLD |= {"swapbacked": 18, "hwpoison": 22}
+_MIDDLE = {"lru": 4, "slab": 9, "reserved": 12, "private": 13, "head": 16, "swapcache": 10}
+_MIDDLE |= {"swapbacked": 19, "hwpoison": 23, "hugetlb": 8}
+_NEW = {"lru": 5, "reserved": 11, "private": 12, "head": 6, "swapcache": 8, "swapbacked": 17}
+_NEW |= {"hwpoison": 21}
+_HIGH = {"PG_table": 0x10000000, "PG_buddy": 0x40000000}
+_PGTY = {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, "PGTY_slab": 0xF5, "PGTY_hugetlb": 0xF4}
+_NUMBERS = {"buddy": 0xF0 << 24, "table": 0xF2 << 24, "slab": 0xF5 << 24, "huge": 0xF4 << 24}
+
+_4_14 = Era(
+    "4.14.0-1-generic",
+    _OLD,
+    buddy=-128,
+    table=None,
+    has_btf=False,
+    tells_symbols=False,
+    inverts=False,
+    lists_blocks=False,
+    tells_names=False,
+    cache_at=24,
+)
+_6_12 = Era(
+    "6.12.6-arch1-1",
+    _NEW,
+    huge_by="type",
+    addresses="base",
+    named_types=_PGTY,
+    buddy=0xF0 << 24,
+    table=0xF2 << 24,
+    slab=0xF5 << 24,
+    huge=0xF4 << 24,
+)
+ERAS = {
+    "4.14": _4_14,
+    "4.15": replace(_4_14, release="4.15.0-20-generic", sections="pointer"),
+    "4.19": replace(_4_14, release="4.19.0-5-amd64", buddy=~0x80, table=~0x400, inverts=True),
+    "5.10": Era(
+        "5.10.0-8-amd64",
+        _MIDDLE,
+        table=~0x200,
+        tells_symbols=False,
+        lists_blocks=False,
+        tells_names=False,
+        cache_at=24,
+    ),
+    "6.1": Era("6.1.0-9-amd64", _MIDDLE, table=~0x200),
+    "6.1-large": Era("6.1.0-9-debug", _MIDDLE, table=~0x200, page_size=80),
+    "6.6": Era("6.6.8-arch1-1", _MIDDLE, table=~0x200, huge_by="flag"),
+    "6.9": Era("6.9.3", _MIDDLE, table=~0x200, huge_by="type", huge=~0x800),
+    "6.10": Era("6.10.1", _MIDDLE, table=~0x200, huge_by="type", huge=~0x800, slab=~0x1000),
+    "6.11": Era(
+        "6.11.0",
+        _NEW,
+        buddy=~0x40000000,
+        table=~0x10000000,
+        slab=~0x02000000,
+        huge=~0x04000000,
+        huge_by="type",
+        named_types=_HIGH,
+    ),
+    "6.12": _6_12,
+    "6.14": replace(_6_12, release="6.14.0-rc7", frozen=True),
+    "7.0": replace(_6_12, release="7.0.0", frozen=True, masks=True, addresses="self"),
+}
+
+
+@dataclass
+class Task:
+    """A task of the forged system."""
+
+    pid: int
+    ppid: int
+    comm: str
+    kernel_thread: bool = False
+    alive: bool = True
+    listed: bool = True
+    leader_has_ended: bool = False
+    """Whether its first thread has ended, and another lives on."""
+    dtb: int = 0
+    address: int = 0
+    full_name: str = ""
+    """What /proc/PID/comm would show, where that is not `comm`."""
+
+
+@dataclass(frozen=True)
+class LinuxTruth:
+    """What is true of a forged image."""
+
+    era: Era
+    states: npt.NDArray[np.str_]
+    """The state of each frame, by name."""
+    classes: npt.NDArray[np.str_]
+    zero: npt.NDArray[np.bool_]
+    owners: set[tuple[int, int, int]]
+    """Pid, virtual address and frame of each page that a process has."""
+    tasks: tuple[Task, ...]
+    top: int
+    """Frame of the kernel's own top table."""
+    text_frames: tuple[int, int]
+    """Where VMCOREINFO lies: as it is, and as a note."""
+    direct: int
+    """Where the kernel maps all memory, its first frame first."""
+    places: dict[str, int]
+    """Where in a task its members stand."""
+    trampoline: int
+    """Frame of the table with which other processors start."""
+
+
+def forge_linux(
+    path: Path,
+    era: str = "6.1",
+    *,
+    size: int = 64 * MIB,
+    five_levels: bool = False,
+    pti: bool = False,
+    hole: bool = False,
+    processes: int = 6,
+    encryption: int = 0,
+    seed: int = 0,
+) -> LinuxTruth:
+    """Write a raw dump; the truth about it is returned.
+
+    `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
+    entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
+    """
+    machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
+    machine.encryption = encryption
+    return machine.write(path)
+
+
+@dataclass
+class _Page:
+    """What a frame's `struct page` shall say."""
+
+    flags: int = 0
+    count: int = 1
+    type: int | None = None
+    mapping: int = 0
+    head: int | None = None
+    links: tuple[int, int] | None = None
+    private: int = 0
+    memory: int = 0
+    """Of a top table its mm_struct."""
+    second: bool = False
+    """Whether it is behind the head of a huge page."""
+
+
+class _Tables:
+    """Page tables under construction."""
+
+    def __init__(self, machine: "_Machine", top: int) -> None:
+        self.top = top
+        self.frames: list[list[int]] = [[top], *([] for _ in machine.shifts[1:])]
+        """The tables of each level."""
+        self._machine = machine
+        self._known: dict[tuple[int, int], int] = {}
+
+    def map(self, virtual: int, entry: int, shift: int = 12) -> None:
+        machine = self._machine
+        table = self.top
+        virtual &= (1 << machine.shifts[0] + 9) - 1
+        for number, level in enumerate(machine.shifts):
+            place = table * PAGE_SIZE + (virtual >> level) % 512 * 8
+            if level == shift:
+                assert not any(machine.peek(place, 8))
+                machine.poke(place, struct.pack("<Q", entry | machine.encryption))
+                return
+            key = (number, virtual >> level)
+            if key not in self._known:
+                self._known[key] = machine.new_table(self)
+                self.frames[number + 1].append(self._known[key])
+                below = self._known[key] << 12 | _PRESENT | _WRITE | _TOUCHED
+                below |= 0 if self is getattr(machine, "kernel", None) else _USER
+                machine.poke(place, struct.pack("<Q", below | machine.encryption))
+            table = self._known[key]
+
+
+class _Machine:
+    def __init__(
+        self,
+        era: Era,
+        size: int,
+        five_levels: bool,
+        pti: bool,
+        hole: bool,
+        processes: int,
+        seed: int,
+    ) -> None:
+        self.era, self.pti, self.process_count = era, pti, processes
+        self.rng = np.random.default_rng(seed)
+        self.frames = size // PAGE_SIZE
+        self.memory = PhysicalMemory(self.frames, self.rng, stretch=16)
+        self.shifts = (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12)
+        chance = int(self.rng.integers(1, 64)) << 30
+        self.direct = (0xFF11 << 48 if five_levels else 0xFFFF_8880 << 32) + chance
+        self.vmemmap = (0xFFD4 << 48 if five_levels else 0xFFFF_EA00 << 32) + chance
+        self.states = np.full(self.frames, "", dtype="U16")
+        self.pages: dict[int, _Page] = {}
+        self.user: set[tuple[int, int, int]] = set()
+        self.tasks: list[Task] = []
+        self.user_tables: list[tuple[_Tables, int | None]] = []
+        self.encryption = 0
+        self.spaces: list[int] = []
+        self.section_bits = 24
+        self.caches: dict[str, int] = {}
+        self.pid_structs: list[int] = []
+        """Places in slabs of struct pids that are not yet in use."""
+        self.leaders: list[tuple[Task, int]] = []
+        """First threads of processes, and the address of each one's parent."""
+        low = np.arange(LOW_MEMORY_FRAMES)
+        self.states[low] = "reserved"
+        self.states[0] = "absent"
+        self.states[0x9F:] = "absent"
+        self.states[LOW_MEMORY_FRAMES:] = ""
+        self.hole: Frames = np.empty(0, np.int64)
+        if hole:
+            quarter = self.frames // 4
+            self.hole = np.arange(2 * quarter, 3 * quarter)
+            self.memory.reserve(self.hole)
+            self.states[self.hole] = "absent"
+        for frame in low.tolist():
+            self.pages[frame] = _Page(flags=self.flag("reserved"))
+
+    def write(self, path: Path) -> LinuxTruth:
+        era, memory = self.era, self.memory
+        # What lies in a row first, while there is room.
+        self.image = memory.allocate_run(_IMAGE_FRAMES)
+        self.large = [memory.allocate_run(512) for _ in range(4)]
+        count = -(-self.frames * era.page_size // PAGE_SIZE)
+        self.array = memory.allocate(count)
+        self.give(self.array, "reserved", flags=self.flag("reserved"))
+        self._make_kernel()
+        self._make_tasks()
+        self._make_processes()
+        self._make_others()
+        self._tell()
+        self._share_kernel_half()
+        self._free_the_rest()
+        self._write_array()
+        zero = memory.zeros()
+        memory.write(path)
+        return LinuxTruth(
+            era,
+            self.states,
+            self._classes(zero),
+            zero,
+            self.user,
+            tuple(sorted(self.tasks, key=lambda task: task.pid)),
+            self.top,
+            self.text_frames,
+            self.direct,
+            self.task,
+            self.trampoline,
+        )
+
+    # What everything is made of
+
+    def flag(self, *names: str) -> int:
+        return sum(1 << self.era.flags[name] for name in names)
+
+    def poke(self, physical: int, contents: bytes) -> None:
+        while contents:
+            frame, at = divmod(physical, PAGE_SIZE)
+            part = contents[: PAGE_SIZE - at]
+            self.memory.page(frame)[at : at + len(part)] = part
+            physical, contents = physical + len(part), contents[len(part) :]
+
+    def peek(self, physical: int, size: int) -> bytes:
+        frame, at = divmod(physical, PAGE_SIZE)
+        return bytes(self.memory.page(frame)[at : at + size])
+
+    def put(self, virtual: int, contents: bytes) -> None:
+        """Write at an address of the image or of the direct map."""
+        if virtual >= _IMAGE_BASE:
+            self.poke(virtual - _IMAGE_BASE + self.phys_base, contents)
+        else:
+            self.poke(virtual - self.direct, contents)
+
+    def word(self, virtual: int, *values: int) -> None:
+        self.put(virtual, struct.pack(f"<{len(values)}Q", *(v % 2**64 for v in values)))
+
+    def give(
+        self,
+        frames: Frames,
+        state: str,
+        *,
+        flags: int = 0,
+        count: int = 1,
+        type: int | None = None,  # noqa: A002
+        mapping: int = 0,
+        compound: bool = False,
+    ) -> Frames:
+        """Note what these frames are; as a compound page they are the first one's."""
+        self.states[frames] = state
+        for number, frame in enumerate(frames.tolist()):
+            page = _Page(flags, count, type, mapping)
+            if compound and number == 0:
+                page.flags |= self.flag("head")
+            elif compound:
+                page = _Page(count=0, head=int(frames[0]), mapping=0x400)
+            self.pages[frame] = page
+        return frames
+
+    def new_table(self, tables: _Tables) -> int:
+        [frame] = self.give(self.memory.allocate(), "page table").tolist()
+        return int(frame)
+
+    def direct_address(self, frame: int) -> int:
+        return self.direct + frame * PAGE_SIZE
+
+    # The kernel
+
+    def _make_kernel(self) -> None:
+        memory = self.memory
+        image = self.image
+        self.give(image, "kernel image", flags=self.flag("reserved"))
+        memory.fill_with_noise(image[:300])
+        self.text = _IMAGE_BASE + (int(self.rng.integers(8, 200)) << 21)
+        self.phys_base = int(image[0]) * PAGE_SIZE - (self.text - _IMAGE_BASE)
+        self.top = int(image[320])
+        self.kernel = _Tables(self, self.top)
+        kernel = _PRESENT | _WRITE | _TOUCHED
+        for frame in image[::512].tolist():
+            virtual = self.text + (frame - int(image[0])) * PAGE_SIZE
+            self.kernel.map(virtual, frame << 12 | kernel | _LARGE, 21)
+        for frame in range(0, self.frames, 512):
+            self.kernel.map(
+                self.direct_address(frame), frame << 12 | kernel | _LARGE | _NO_EXECUTE, 21
+            )
+        for number, frame in enumerate(self.array.tolist()):
+            virtual = self.vmemmap + number * PAGE_SIZE
+            first = number * PAGE_SIZE // self.era.page_size
+            last = (number * PAGE_SIZE + PAGE_SIZE - 1) // self.era.page_size
+            # Of a section that is not there, the array is not mapped.
+            if not (np.isin(first, self.hole) and np.isin(last, self.hole)):
+                self.kernel.map(virtual, frame << 12 | kernel | _NO_EXECUTE)
+        self.bump = self.text + 330 * PAGE_SIZE
+        self.symbols = {
+            "_stext": self.text,
+            "_text": self.text,
+            "swapper_pg_dir": self.image_address(self.top),
+            "init_uts_ns": self.reserve_image(512),
+            "init_task": self.reserve_image(16 * 1024),
+            "iomem_resource": self.reserve_image(64),
+            "pgd_list": self.reserve_image(64),
+            "linux_banner": self.reserve_image(256),
+            "mem_section": self.reserve_image(64),
+            "vmemmap_base": self.reserve_image(64),
+        }
+        self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
+        name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
+        banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
+        self.put(self.symbols["linux_banner"], banner.encode())
+        self.word(self.symbols["vmemmap_base"], self.vmemmap)
+        self.uts_offset = int(self.rng.integers(0, 3)) * 4 if self.era.tells_names else 4
+        self.put(self.symbols["init_uts_ns"] + self.uts_offset, name)
+        self._make_resources()
+
+    def image_address(self, frame: int) -> int:
+        return self.text + (frame - int(self.image[0])) * PAGE_SIZE
+
+    def reserve_image(self, size: int) -> int:
+        at = self.bump
+        self.bump += -(-size // 64) * 64
+        assert self.bump < self.image_address(int(self.image[-_FREED - 4]))
+        return at
+
+    def _make_resources(self) -> None:
+        first = int(self.image[0]) * PAGE_SIZE
+        end = self.frames * PAGE_SIZE - 1
+        image: list[_Resource] = [
+            ("Kernel code", first, first + 300 * PAGE_SIZE - 1, []),
+            ("Kernel data", first + 300 * PAGE_SIZE, first + 900 * PAGE_SIZE + 77, []),
+            ("Kernel bss", first + 901 * PAGE_SIZE, first + _IMAGE_FRAMES * PAGE_SIZE - 1, []),
+        ]
+        ranges = [(LOW_MEMORY_FRAMES * PAGE_SIZE, end)]
+        if len(self.hole):
+            start, stop = int(self.hole[0]) * PAGE_SIZE, (int(self.hole[-1]) + 1) * PAGE_SIZE
+            ranges = [(ranges[0][0], start - 1), (stop, end)]
+        listed: list[_Resource] = [
+            ("Reserved", 0, PAGE_SIZE - 1, []),
+            ("System RAM", PAGE_SIZE, 0x9FBFF, []),
+            ("Reserved", 0x9FC00, 0x9FFFF, []),
+            ("PCI Bus 0000:00", 0xA0000, 0xBFFFF, []),
+            *(
+                ("System RAM", low, high, image if low <= first < high else [])
+                for low, high in ranges
+            ),
+        ]
+        self._put_resources(self.symbols["iomem_resource"], listed)
+
+    def _put_resources(self, parent: int, children: "list[_Resource]") -> None:
+        link = parent + 56
+        for name, start, end, below in children:
+            resource, text = self.reserve_image(64), self.reserve_image(32)
+            self.put(text, name.encode() + b"\0")
+            self.word(link, resource)
+            self.word(resource, start, end, text, 0, 0, parent, 0, 0)
+            self._put_resources(resource, below)
+            link = resource + 48
+
+    # Tasks
+
+    def _make_tasks(self) -> None:
+        names = ["tasks", "mm", "exit_state", "pid", "real_parent", "thread_pid", "pid_links"]
+        names += ["worker_private", "thread_node", "signal", "comm"]
+        places = np.cumsum(self.rng.integers(8, 30, len(names))) * 8 + 160
+        self.task = dict(zip(names, places.tolist(), strict=True))
+        self.task["flags"] = 44
+        parents = ["parent", "children", "sibling", "group_leader"]
+        for name, distance in zip(parents, (8, 16, 32, 48), strict=True):
+            self.task[name] = self.task["real_parent"] + distance
+        # Behind it stands active_mm, and behind the pid the one of the first thread.
+        self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
+        self.pgd_offset = int(self.rng.integers(4, 20)) * 8
+        self.listed: list[int] = [self.symbols["init_task"]]
+        first = Task(0, 0, "swapper/0", kernel_thread=True, address=self.symbols["init_task"])
+        self._fill_task(first, 0)
+        self.address_of = {0: first.address}
+        for pid, comm, flags, name in (
+            (2, "kthreadd", 0, ""),
+            (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
+            (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
+            (5, "ksoftirqd/0", 0, ""),
+            (6, "kworker/R-very_", _WORKER, "kworker/R-very_long_queue_name"),
+        ):
+            task = Task(pid, 2 if pid > 2 else 0, comm, kernel_thread=True, full_name=name)
+            self.add_task(task, 0, flags=flags)
+
+    def object(self, order: int = 0, cache: str = "") -> int:
+        """Address of a new page of slab, or of several."""
+        run = self.memory.allocate_run(1 << order)
+        self.give_slab(run)
+        if cache:
+            if cache not in self.caches:
+                self.caches[cache] = self.object()
+            page = self.pages[int(run[0])]
+            if self.era.cache_at == 24:
+                page.mapping = self.caches[cache]
+            else:
+                page.links = (self.caches[cache], 0)
+        return self.direct_address(int(run[0]))
+
+    def pid_struct(self) -> int:
+        """Address of a new struct pid; there are 32 in a page."""
+        if not self.pid_structs:
+            page = self.object(cache="pid")
+            self.pid_structs = [page + number * 128 for number in range(32)]
+        return self.pid_structs.pop(0)
+
+    def give_slab(self, run: Frames) -> None:
+        era = self.era
+        self.give(
+            run,
+            "slab",
+            flags=self.flag("slab") if era.slab is None else 0,
+            count=0 if era.frozen else 1,
+            type=era.slab if era.slab is not None else int(self.rng.integers(0, 1 << 31)),
+            mapping=int(self.rng.integers(0, 1 << 40)),
+            compound=len(run) > 1,
+        )
+
+    def add_task(
+        self,
+        task: Task,
+        mm: int,
+        *,
+        flags: int = 0,
+        listed: bool = True,
+        state: int = 0,
+        leader: Task | None = None,
+    ) -> None:
+        task.address = self.object(1, "task_struct")
+        self.address_of.setdefault(task.pid, task.address)
+        self._fill_task(task, mm, flags=flags, state=state, leader=leader)
+        if listed:
+            self.listed.append(task.address)
+            self.tasks.append(task)
+
+    def _fill_task(
+        self, task: Task, mm: int, *, flags: int = 0, state: int = 0, leader: Task | None = None
+    ) -> None:
+        at, places = task.address, self.task
+        flags |= 0x400000 | (_KERNEL_THREAD if task.kernel_thread else 0)
+        self.put(at + places["flags"], struct.pack("<I", flags))
+        self.word(at + places["mm"], mm, mm or (0 if task.pid else self.direct + 0x5000))
+        self.put(at + places["exit_state"], struct.pack("<I", state))
+        # A thread has a number of its own, which no process has.
+        own = task.pid + 1 if leader else task.pid
+        self.put(at + places["pid"], struct.pack("<II", own, task.pid))
+        parent = task.address if task.pid == 0 else self.address_of[task.ppid]
+        empty = [at + places["children"]] * 2 + [at + places["sibling"]] * 2
+        first = leader.address if leader else at
+        self.word(at + places["real_parent"], parent, parent, *empty, first)
+        if leader is None:
+            self.leaders.append((task, parent))
+        if task.pid:
+            number = self.pid_struct()
+            self.word(at + places["thread_pid"], number)
+            kind = 0 if leader else 1
+            self.word(number + 16 + 8 * kind, at + places["pid_links"] + 16 * kind)
+            self.put(number + 96, struct.pack("<I", own))
+        self.put(at + places["comm"], task.comm.encode().ljust(16, b"\0"))
+        if task.kernel_thread and task.pid:
+            thread, worker, name = self.object(), self.object(), self.object()
+            self.word(at + places["worker_private"], thread)
+            self.word(thread + 24, worker)
+            if task.full_name.startswith("kworker/R-"):  # a worker that is there for one queue
+                self.word(worker + 48, name)
+                self.put(name + 32, task.full_name.removeprefix("kworker/R-").encode())
+            elif flags & _WORKER:
+                description = task.full_name.removeprefix(task.comm + "-")
+                self.word(worker + 32, 0, name)  # current_work, pool
+                self.put(worker + 64, description.encode())
+            elif task.full_name:
+                self.word(thread + 40, name)
+                self.put(name, task.full_name.encode())
+
+    # Processes
+
+    def new_space(self) -> tuple[_Tables, int, int]:
+        """Tables of a new process, its mm_struct, and the frame of its top table."""
+        count = 2 if self.pti else 1
+        tops = self.memory.allocate_run(count)
+        self.give(tops, "page table")
+        if self.pti and self.era.masks:  # both are one compound page (6.18)
+            self.give(tops, "page table", compound=True, type=self.era.table)
+        elif self.pti:
+            self.pages[int(tops[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
+        tables = _Tables(self, int(tops[0]))
+        mm = self.object(cache="mm_struct")
+        self.word(mm + self.pgd_offset, self.direct_address(tables.top))
+        self.user_tables.append((tables, int(tops[1]) if self.pti else None))
+        self.spaces.append(mm)
+        return tables, mm, int(tops[0])
+
+    def _make_processes(self) -> None:
+        rng, memory = self.rng, self.memory
+        shared = self.give(
+            memory.allocate(9),
+            "shared memory",
+            flags=self.flag("lru", "swapbacked"),
+            mapping=self.direct + 0x7000,
+        )
+        library = self.give(
+            memory.allocate(30), "file cache", flags=self.flag("lru"), mapping=self.direct + 0x8000
+        )
+        data = self.give(memory.allocate(1), "kernel other")
+        memory.fill_with_noise(np.concatenate([shared, library]))
+        vdso, zeros = int(self.image[310]), int(self.image[311])
+        memory.fill_with_noise(self.image[310:311])
+        parent: list[tuple[int, int]] = []
+        for number in range(self.process_count):
+            pid = 1 if number == 0 else 100 + number * 7
+            task = Task(pid, 0 if pid == 1 else 1, "init" if pid == 1 else f"worker é{number}"[:15])
+            tables, mm, top = self.new_space()
+            task.dtb = top * PAGE_SIZE
+            at = 0x5500_0000_0000 + int(rng.integers(0, 1 << 20)) * PAGE_SIZE
+            anonymous = memory.allocate(int(rng.integers(20, 60)))
+            self.give_anonymous(anonymous)
+            for frame in anonymous.tolist():
+                self.map_user(tables, task, at, frame)
+                at += PAGE_SIZE
+            for frame, virtual in parent:  # as after fork
+                self.map_user(tables, task, virtual, frame, write=False)
+            parent = [
+                (int(frame), 0x6000_0000_0000 + n * 4096) for n, frame in enumerate(anonymous)
+            ]
+            at = 0x7F00_0000_0000
+            for frame in [*shared.tolist(), *library.tolist(), vdso, zeros, *data.tolist()]:
+                self.map_user(tables, task, at, frame, write=False)
+                at += PAGE_SIZE
+            at += 64 * PAGE_SIZE
+            self._map_protected(tables, task, at)
+            # What was swapped out: not present, and no page of the process.
+            swapped = int(rng.integers(1, 1 << 30)) << 14
+            tables.map(at + (1 << 30), swapped)
+            if number == 1:
+                self._map_huge(tables, task, 0x7E00_0000_0000)
+            state, listed_mm = 0, mm
+            if number == 3:  # its first thread has ended, another lives on
+                state, listed_mm, task.leader_has_ended = _ZOMBIE, 0, True
+            self.add_task(task, listed_mm, state=state, listed=number != 4)
+            self.word(mm + 400, task.address)
+            if number == 3:
+                self._add_thread(task, mm)
+            if number == 4:  # taken out of the list
+                task.listed = False
+                self.tasks.append(task)
+        gone = Task(99, 1, "gone", alive=False)
+        self.add_task(gone, 0, state=_ZOMBIE)
+        pids = {task.address: task.pid for task in self.tasks}
+        self.listed.sort(key=lambda address: pids.get(address, 0))  # as they were made
+        for at, following in zip(self.listed, self.listed[1:] + self.listed[:1], strict=True):
+            link = self.task["tasks"]
+            self.word(at + link, following + link)
+            self.word(following + link + 8, at + link)
+        self._list_children()
+        self._list_spaces()
+
+    def _list_children(self) -> None:
+        """Link the children of each process; one that was taken out of the list is among them."""
+        children: dict[int, list[int]] = {}
+        for task, parent in self.leaders:
+            if task.pid:
+                children.setdefault(parent, []).append(task.address + self.task["sibling"])
+        for parent, links in children.items():
+            head = parent + self.task["children"]
+            for at, following in zip([head, *links], [*links, head], strict=True):
+                self.word(at, following)
+                self.word(following + 8, at)
+
+    def _list_spaces(self) -> None:
+        """Link the top tables of all processes, as the kernel does (arch/x86/mm/pgtable.c)."""
+        head = self.symbols["pgd_list"]
+        tops = [tables.top for tables, _ in self.user_tables]
+        links = [head, *(self.array_address(top) + 8 for top in tops)]
+        self.word(head, links[1], links[-1])
+        for number, (top, mm) in enumerate(zip(tops, self.spaces, strict=True), 1):
+            page = self.pages[top]
+            page.links = (links[(number + 1) % len(links)], links[number - 1])
+            page.memory = mm
+
+    def give_anonymous(self, frames: Frames, *, compound: bool = False) -> None:
+        self.give(
+            frames,
+            "anonymous",
+            flags=self.flag("lru", "swapbacked"),
+            type=0,
+            mapping=self.direct + 0x9001,
+            compound=compound,
+        )
+        self.memory.fill_with_noise(frames)
+
+    def map_user(
+        self, tables: _Tables, task: Task, virtual: int, frame: int, *, write: bool = True
+    ) -> None:
+        entry = frame << 12 | _PRESENT | _USER | _TOUCHED | (_WRITE if write else 0) | _NO_EXECUTE
+        tables.map(virtual, entry)
+        self.user.add((task.pid, virtual, frame))
+
+    def _map_protected(self, tables: _Tables, task: Task, virtual: int) -> None:
+        """Pages of PROT_NONE, a large one among them."""
+        frames = self.memory.allocate(5)
+        self.give_anonymous(frames)
+        for frame in frames.tolist():
+            tables.map(virtual, self.protected(frame))
+            self.user.add((task.pid, virtual, frame))
+            virtual += PAGE_SIZE
+        if task.pid == 1:
+            run = self.large.pop()
+            self.give_anonymous(run, compound=True)
+            virtual = (virtual >> 21) + 1 << 21
+            tables.map(virtual, self.protected(int(run[0])) | _LARGE, 21)
+            self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
+
+    def protected(self, frame: int) -> int:
+        address = frame << 12
+        if self.era.inverts:
+            address ^= _ADDRESS & ~self.encryption
+        return address | _NONE | 0x20
+
+    def _map_huge(self, tables: _Tables, task: Task, virtual: int) -> None:
+        """A transparent huge page, and one of the pool."""
+        for state in ("anonymous", "huge page"):
+            run = self.large.pop()
+            if state == "anonymous":
+                self.give_anonymous(run, compound=True)
+            else:
+                self.give_huge(run, count=1, mapping=self.direct + 0xA000)
+            entry = int(run[0]) << 12 | _PRESENT | _USER | _WRITE | _TOUCHED | _LARGE
+            tables.map(virtual, entry, 21)
+            self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
+            virtual += 1 << 21
+
+    def give_huge(self, run: Frames, *, count: int, mapping: int) -> None:
+        self.give(run, "huge page", count=count, type=self.era.huge, mapping=mapping, compound=True)
+        self.pages[int(run[1])].second = True
+
+    def _add_thread(self, leader: Task, mm: int) -> None:
+        signal = self.object()
+        thread = Task(leader.pid, leader.ppid, "thread")
+        self.add_task(thread, mm, listed=False, leader=leader)
+        node, head = self.task["thread_node"], signal + 48
+        links = [head, leader.address + node, thread.address + node]
+        for at, following in zip(links, links[1:] + links[:1], strict=True):
+            self.word(at, following)
+            self.word(following + 8, at)
+        for task in (leader, thread):
+            self.word(task.address + self.task["signal"], signal)
+
+    # All other pages
+
+    def _make_others(self) -> None:
+        memory, rng = self.memory, self.rng
+        cache = memory.allocate(200)
+        self.give(cache, "file cache", flags=self.flag("lru"), mapping=self.direct + 0xB000)
+        memory.fill_with_noise(cache[:150])
+        files = memory.allocate(20)
+        flags = self.flag("lru", "swapbacked")
+        self.give(files, "shared memory", flags=flags, mapping=self.direct + 0xC000)
+        # Old pages of a boot loader's or of a file, at the place where VMCOREINFO would be.
+        false = vmcoreinfo_text(self.era.release, {"SYMBOL(swapper_pg_dir)": self.text + 0x5000})
+        self.poke(int(cache[0]) * PAGE_SIZE, false)
+        self.poke(int(cache[1]) * PAGE_SIZE, as_note(b"OSRELEASE=\xff\xfe=\n=\n"))
+        self.swap_cache = memory.allocate(7)
+        self.give(
+            self.swap_cache,
+            "anonymous",
+            flags=self.flag("swapcache", "swapbacked", "lru"),
+            mapping=self.direct + 0xD001,
+        )
+        self.give(memory.allocate(5), "anonymous", mapping=self.direct + 0xD001)
+        for order in (0, 0, 1, 3, 3):
+            self.give_slab(memory.allocate_run(1 << order))
+        for order in (0, 2, 4):  # stacks and the like: only the first page has a count
+            run = memory.allocate_run(1 << order)
+            self.give(run, "kernel other")
+            memory.fill_with_noise(run)
+            for frame in run[1:].tolist():
+                own = self.array_address(frame) + 8
+                links = (own, own) if order == 2 else (_POISON, _POISON + 0x22)
+                self.pages[frame] = _Page(count=0, links=links)
+        self.give(memory.allocate_run(4), "kernel other", compound=True)
+        self.pool = self.large.pop()
+        self.give_huge(self.pool, count=0, mapping=0)
+        if self.era.table is not None:  # one that is reached by no walk
+            waiting = memory.allocate(1)
+            self.give(waiting, "page table", type=self.era.table)
+        self.give(self.image[-_FREED:], "free")
+        # A ring that perf shares with a process has a mapping, but is no file's.
+        self.give(memory.allocate(3), "kernel other", mapping=self.direct + 0xE000)
+        [self.trampoline] = self.give(memory.allocate(), "kernel other").tolist()
+        poisoned = memory.allocate(2)
+        self.give(poisoned, "kernel other", flags=self.flag("hwpoison"))
+        rng.shuffle(poisoned)
+
+    def array_address(self, frame: int) -> int:
+        return self.vmemmap + frame * self.era.page_size
+
+    def _tell(self) -> None:
+        """Write symbols, types and VMCOREINFO."""
+        era, task = self.era, self.task
+        if era.has_btf:
+            types = BtfWriter()
+            number = types.number("long unsigned int", 8)
+            types.noise(number)
+            inner = types.structure("", [("pgd", self.pgd_offset), ("owner", 400)], number, 512)
+            moved = era.page_size - 64
+            members = [("flags", 0), ("pt_mm", 32), ("_mapcount", 48 + moved)]
+            members += [("lru", 8), ("mapping", 24), ("private", 40 + moved)]
+            members += [("_refcount", 52 + moved)]
+            members += [("compound_info" if era.masks else "compound_head", 8)]
+            if era.huge_by == "destructor":
+                members += [("compound_dtor", 16)]
+                types.enumeration("compound_dtor_id", {"HUGETLB_PAGE_DTOR": 2})
+            types.structure("page", members, number, era.page_size)
+            types.structure("mm_struct", [("", 0)], inner, 1024)
+            kept = [(name, place) for name, place in task.items() if name != "active_mm"]
+            types.structure("task_struct", kept, number, 4096)
+            types.structure("signal_struct", [("thread_head", 48)], number, 256)
+            types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
+            types.structure("pid", [("numbers", 96)], number, 128)
+            types.structure("upid", [("nr", 0), ("ns", 8)], number, 16)
+            worker = [("current_work", 32), ("pool", 40), ("rescue_wq", 48), ("desc", 64)]
+            types.structure("workqueue_struct", [("name", 32)], number, 128)
+            types.structure("worker", worker, number, 128)
+            flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
+            types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
+            if era.named_types:
+                types.enumeration("pagetype", era.named_types)
+            contents = types.finish()
+            start = self.reserve_image(len(contents))
+            self.put(start, contents)
+            self.symbols |= {"__start_BTF": start, "__stop_BTF": start + len(contents)}
+        start = self.reserve_image(64) + 64
+        start = -(-start // 64) * 64
+        table = pack_kallsyms(self.symbols, self.text, start, way=era.addresses)
+        self.reserve_image(len(table.blob) + 128)
+        self.put(start, table.blob)
+        if not era.tells_symbols:
+            table.parts.clear()
+        self._make_sections()
+        lines = self._lines(table.parts)
+        text = vmcoreinfo_text(era.release, lines)
+        frames = self.give(self.memory.allocate(2), "kernel other")
+        self.poke(int(frames[0]) * PAGE_SIZE, text)
+        self.poke(int(frames[1]) * PAGE_SIZE, as_note(text))
+        self.text_frames = int(frames[0]), int(frames[1])
+
+    def _make_sections(self) -> None:
+        in_section = 1 << self.section_bits - 12
+        root = self.object()
+        for section in range(-(-self.frames // in_section)):
+            if not np.isin(section * in_section, self.hole):
+                self.word(root + section * 32, self.vmemmap | 0xF)
+        self.roots = self.reserve_image(64)
+        self.word(self.roots, root)
+        # As the table of symbols has it, it is a pointer, or in 4.14 the table itself.
+        self.word(self.symbols["mem_section"], self.roots)
+        if self.era.sections == "pointer":
+            pointer = self.reserve_image(64)
+            self.word(pointer, self.roots)
+            self.roots = pointer
+
+    def _lines(self, parts: dict[str, int]) -> dict[str, int]:
+        era = self.era
+        lines = {
+            "SYMBOL(init_uts_ns)": self.symbols["init_uts_ns"],
+            "SYMBOL(swapper_pg_dir)": self.symbols["swapper_pg_dir"],
+            "SYMBOL(_stext)": self.text,
+            "SYMBOL(mem_section)": self.roots,
+            "LENGTH(mem_section)": 2048,
+            "SIZE(mem_section)": 32,
+            "OFFSET(mem_section.section_mem_map)": 0,
+            "NUMBER(SECTION_SIZE_BITS)": self.section_bits,
+            "SIZE(page)": era.page_size,
+        }
+        if era.tells_names:
+            lines["OFFSET(uts_namespace.name)"] = self.uts_offset
+        moved = era.page_size - 64
+        self.places = {
+            "flags": 0,
+            "lru": 8,
+            "compound_info" if era.masks else "compound_head": 8,
+            "mapping": 24,
+            "private": 40 + moved,
+            "_mapcount": 48 + moved,
+            "_refcount": 52 + moved,
+        }
+        lines |= {f"OFFSET(page.{name})": place for name, place in self.places.items()}
+        told = ("lru", "private", "swapcache", "swapbacked", "hwpoison")
+        lines |= {f"NUMBER(PG_{name})": era.flags[name] for name in told}
+        lines["NUMBER(PG_head_mask)"] = self.flag("head")
+        lines["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = era.buddy
+        if era.slab is None:
+            lines["NUMBER(PG_slab)"] = era.flags["slab"]
+        else:
+            lines["NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)"] = era.slab
+        if era.huge_by == "type":
+            assert era.huge is not None
+            lines["NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)"] = era.huge
+        elif era.huge_by == "flag":
+            lines["NUMBER(PG_hugetlb)"] = era.flags["hugetlb"]
+        else:
+            lines |= {"NUMBER(HUGETLB_PAGE_DTOR)": 2, "OFFSET(page.compound_dtor)": 16}
+        lines |= {f"SYMBOL(kallsyms_{part})": place for part, place in parts.items()}
+        if self.encryption:
+            lines["NUMBER(sme_mask)"] = self.encryption
+        lines |= {"NUMBER(phys_base)": self.phys_base, "KERNELOFFSET": self.text - _IMAGE_BASE}
+        if self.era.release[:4] not in ("4.14", "4.15"):
+            lines["NUMBER(pgtable_l5_enabled)"] = int(len(self.shifts) == 5)
+        return lines
+
+    def _share_kernel_half(self) -> None:
+        """Let each process have the kernel's half; with isolation, user mode only a bit of it."""
+        half = self.peek(self.top * PAGE_SIZE + 2048, 2048)
+        # The table with which other processors start: it maps memory to itself, not for users.
+        own = np.frombuffer(half, "<u8")
+        self.poke(self.trampoline * PAGE_SIZE, own[own != 0][:1].tobytes())
+        self.poke(self.trampoline * PAGE_SIZE + 2048, half)
+        for tables, second in self.user_tables:
+            self.poke(tables.top * PAGE_SIZE + 2048, half)
+            for frame in [*tables.frames[-1], *tables.frames[-2]]:
+                if frame != tables.top:
+                    self.pages[frame].type = self.era.table
+            if second is None:
+                continue
+            own = np.frombuffer(self.peek(tables.top * PAGE_SIZE, 2048), "<u8")
+            self.poke(second * PAGE_SIZE, own.tobytes() + bytes(2040) + half[-8:])
+            # No execution of user pages by the kernel's table.
+            barred = np.where(own, own | np.uint64(_NO_EXECUTE), own)
+            self.poke(tables.top * PAGE_SIZE, barred.tobytes())
+
+    def _free_the_rest(self) -> None:
+        memory = self.memory
+        listed = [int(frame) for frame in memory.allocate(23)]
+        blocks = [(frame, 0) for frame in listed]
+        if self.era.lists_blocks:
+            blocks += [(int(memory.allocate_run(2)[0]), 1), (int(memory.allocate_run(8)[0]), 3)]
+        head = self.object()
+        anchor = [head, *(self.array_address(frame) + 8 for frame, _ in blocks)]
+        self.word(head, anchor[1], anchor[-1])
+        for number, (frame, order) in enumerate(blocks, 1):
+            block = frame + np.arange(1 << order)
+            self.states[block] = "free"
+            links = (anchor[(number + 1) % len(anchor)], anchor[number - 1])
+            self.pages[frame] = _Page(count=0, links=links)
+            for tail in block[1:].tolist():
+                self.pages[tail] = _Page(count=0, links=(_POISON, _POISON + 0x22))
+            memory.fill_with_noise(block)
+        # The freed part of the image is in the buddy allocator as well.
+        free = np.union1d(memory.free_frames, self.image[-_FREED:])
+        memory.fill_free_frames(0.4)
+        for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
+            at, end = int(run[0]), int(run[-1]) + 1
+            while at < end:
+                order = min((at & -at).bit_length() - 1, (end - at).bit_length() - 1, 10)
+                self.states[at : at + (1 << order)] = "free"
+                for frame in range(at, at + (1 << order)):
+                    self.pages[frame] = _Page(count=0, links=(_POISON, _POISON + 0x22))
+                self.pages[at] = _Page(count=0, type=self.era.buddy, private=order)
+                at += 1 << order
+
+    def _write_array(self) -> None:
+        era, places = self.era, self.places
+        array = np.zeros((self.frames, era.page_size), np.uint8)
+        words, numbers = array.view("<u8"), array.view("<u4")
+        upper = int(self.rng.integers(0, 1 << 20)) << 40
+        for frame, page in self.pages.items():
+            row, count = words[frame], numbers[frame]
+            row[0] = page.flags | upper | (frame % 3) << 54
+            links = page.links or (_POISON, _POISON + 0x22)
+            row[places["lru"] // 8 : places["lru"] // 8 + 2] = links
+            if page.flags & self.flag("lru"):
+                row[1:3] = self.direct + 0x40, self.direct + 0x80
+            row[places["mapping"] // 8] = page.mapping
+            row[places["private"] // 8] = page.private
+            row[4] = page.memory
+            count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
+            count[places["_refcount"] // 4] = page.count
+            if page.head is not None:
+                row[1] = self._named_head(page.head) | 1
+                row[2] = 0
+            if page.second:
+                if era.huge_by == "destructor":
+                    array[frame, 16] = 2
+                elif era.huge_by == "flag":
+                    row[0] |= np.uint64(self.flag("hugetlb"))
+        raw = array.tobytes()
+        for number, frame in enumerate(self.array.tolist()):
+            self.poke(frame * PAGE_SIZE, raw[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
+        if era.page_size == 64 and era.flags is not _OLD and not era.masks:
+            self._show_again()
+
+    def _named_head(self, head: int) -> int:
+        if not self.era.masks:
+            return self.array_address(head)
+        tails = sum(1 for page in self.pages.values() if page.head == head)
+        return -(tails + 1) * self.era.page_size % 2**64
+
+    def _show_again(self) -> None:
+        """Map the array's pages of the huge page in the pool all to the first of them (HVO)."""
+        first = int(self.pool[0]) * 64 // PAGE_SIZE
+        for number in range(first + 1, first + 8):
+            virtual = self.vmemmap + number * PAGE_SIZE
+            self._repoint(virtual, int(self.array[first]))
+
+    def _repoint(self, virtual: int, frame: int) -> None:
+        virtual &= (1 << self.shifts[0] + 9) - 1
+        table = self.top
+        for level in self.shifts:
+            place = table * PAGE_SIZE + (virtual >> level) % 512 * 8
+            [entry] = struct.unpack("<Q", self.peek(place, 8))
+            table = (entry & _ADDRESS & ~self.encryption) >> 12
+        self.poke(place, struct.pack("<Q", entry & ~(_ADDRESS & ~self.encryption) | frame << 12))
+
+    def _classes(self, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
+        mapped = np.zeros(self.frames, bool)
+        mapped[[frame for _, _, frame in self.user]] = True
+        kernel = ("slab", "page table", "kernel image", "reserved", "kernel other")
+        used = np.isin(self.states, kernel)
+        used |= ~mapped & np.isin(self.states, ("huge page", "anonymous"))
+        used[self.swap_cache] = False
+        return np.select(
+            [self.states == "absent", mapped & used, mapped, used, zero],
+            ["absent", "both", "user", "kernel", "unused-zero"],
+            "unused-data",
+        )

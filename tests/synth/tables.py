@@ -1,0 +1,222 @@
+"""Page tables under construction, for each of the three ways Windows pages on x86.
+
+The bits are those of the Intel SDM, volume 3A, chapter 4; what a not-present entry means is
+Windows' own (Windows Internals, "Page faults").
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
+from tests.synth.truth import Ledger
+
+PRESENT = 1 << 0
+WRITE = 1 << 1
+USER = 1 << 2
+ACCESSED = 1 << 5
+DIRTY = 1 << 6
+LARGE = 1 << 7
+PROTOTYPE = 1 << 10
+TRANSITION = 1 << 11
+NO_EXECUTE = 1 << 63
+READ_WRITE_PROTECTION = 4 << 5
+"""MM_READWRITE in the protection field of an entry that is not present."""
+
+Entries = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Paging:
+    """One way of paging."""
+
+    name: str
+    entry_size: int
+    """Bytes an entry takes."""
+    shifts: tuple[int, ...]
+    """For each level, from the top: an entry there covers 2**shift bytes."""
+    top_frames: int
+    """Frames of the top level; PAE has four page directories side by side."""
+    self_index: int
+    """The first top-level entry through which the tables map themselves."""
+    transition_mark: int = 0
+    """What else is set in entries of pages in transition: a bit above the address, since 2018."""
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of a virtual address that are translated."""
+        return self.shifts[0] + (self.top_frames * PAGE_SIZE // self.entry_size - 1).bit_length()
+
+    @property
+    def entries(self) -> int:
+        """Entries a table below the top has."""
+        return PAGE_SIZE // self.entry_size
+
+    @property
+    def has_no_execute(self) -> bool:
+        """Whether entries have a no-execute bit."""
+        return self.entry_size == 8
+
+    def canonical(self, virtual: int) -> int:
+        """The address with the bits above the translated ones filled as the processor wants."""
+        if self.address_bits > 32 and virtual >> (self.address_bits - 1) & 1:
+            return virtual | (1 << 64) - (1 << self.address_bits)
+        return virtual
+
+    def through_self_map(self, virtual: int, times: int) -> int:
+        """Where the tables' own mapping shows the entry that maps `virtual`.
+
+        Twice for the entry that maps that one, and so on.
+        """
+        base = self.canonical(self.self_index << self.shifts[0])
+        for _ in range(times):
+            virtual = base + ((virtual & (1 << self.address_bits) - 1) >> 12) * self.entry_size
+        return virtual
+
+
+X86 = Paging("x86", 4, (22, 12), 1, 0x300)
+PAE = Paging("pae", 8, (21, 12), 4, 0x600)
+X64 = Paging("x64", 8, (39, 30, 21, 12), 1, 0x1ED)
+X64_5_LEVELS = Paging("x64-5", 8, (48, 39, 30, 21, 12), 1, 0x1ED)
+
+
+class TableTree:
+    """The tables below some top-level entries, which one or many address spaces use."""
+
+    def __init__(self, memory: PhysicalMemory, ledger: Ledger, paging: Paging, owner: int) -> None:
+        self.paging = paging
+        self.top: dict[int, int] = {}
+        """Top-level index to entry."""
+        self._memory = memory
+        self._ledger = ledger
+        self._owner = owner
+        self._tables: dict[tuple[int, int], tuple[Entries, bool]] = {}
+
+    def map(
+        self,
+        virtual: int,
+        frames: Frames,
+        *,
+        user: bool,
+        size: int = PAGE_SIZE,
+        write: bool = True,
+        execute: bool = False,
+        transition: bool = False,
+        user_above: bool | None = None,
+    ) -> None:
+        """Map pages of `size` bytes that begin at these frames, one after the other.
+
+        `user` is the leaf's U/S bit, `user_above` that of the levels above (the same unless
+        said otherwise). `transition` leaves them out of the processor's sight but not out of
+        the process, as Windows does when it trims a working set.
+        """
+        shift = size.bit_length() - 1
+        above = user if user_above is None else user_above
+        flags = TRANSITION | READ_WRITE_PROTECTION if transition else PRESENT | ACCESSED
+        flags |= self.paging.transition_mark if transition else 0
+        flags |= USER if user else 0
+        flags |= WRITE | (0 if transition else DIRTY) if write else 0
+        flags |= LARGE if shift > 12 else 0
+        if self.paging.has_no_execute and not execute and not transition:
+            flags |= NO_EXECUTE
+        entries = frames.astype(np.uint64) << np.uint64(12) | np.uint64(flags)
+        self._write(virtual, entries, shift, above)
+        self._ledger.note(
+            frames,
+            virtual,
+            self._owner,
+            size=size,
+            user=user and above,
+            transition=transition,
+        )
+        # Through the tables' own mapping, the entry of a large page is read as the entry of
+        # a smaller one: the first part of the page shows there, to the kernel alone.
+        levels = self.paging.shifts[self.paging.shifts.index(shift) + 1 :]
+        for times, seen_shift in enumerate(levels, start=1):
+            for position, frame in enumerate(frames):
+                shown = self.paging.through_self_map(virtual + position * size, times)
+                self._ledger.note(
+                    np.array([frame]), shown, self._owner, size=1 << seen_shift, user=False
+                )
+
+    def write_raw(self, virtual: int, values: npt.NDArray[np.uint64], *, user: bool) -> None:
+        """Write leaf entries that map nothing."""
+        self._write(virtual, values, 12, user)
+
+    def _write(self, virtual: int, values: npt.NDArray[np.uint64], shift: int, user: bool) -> None:
+        written = 0
+        while written < len(values):
+            at = (virtual & (1 << self.paging.address_bits) - 1) + (written << shift)
+            if shift == self.paging.shifts[0]:
+                self.top[at >> shift] = int(values[written])
+                written += 1
+                continue
+            parent_shift = self.paging.shifts[self.paging.shifts.index(shift) - 1]
+            table = self._table(at >> parent_shift << parent_shift, parent_shift, user)
+            index = (at >> shift) % self.paging.entries
+            part = values[written : written + self.paging.entries - index]
+            if table[index : index + len(part)].any():
+                raise ValueError(f"something is mapped at {at:#x} already")
+            table[index : index + len(part)] = part
+            written += len(part)
+
+    def _table(self, start: int, shift: int, user: bool) -> Entries:
+        """The table that covers 2**shift bytes from `start` on, made when it is missing."""
+        known = self._tables.get((start, shift))
+        if known is not None:
+            table, made_for_user = known
+            if made_for_user != user:
+                raise ValueError(f"the table at {start:#x} cannot be for user and kernel")
+            return table
+        frame = self._memory.allocate()
+        depth = self.paging.shifts.index(shift)
+        shown = self.paging.through_self_map(
+            self.paging.canonical(start), len(self.paging.shifts) - 1 - depth
+        )
+        self._ledger.note(frame, shown, self._owner, size=PAGE_SIZE, user=False)
+        entry = int(frame[0]) << 12 | PRESENT | WRITE | ACCESSED | (USER if user else 0)
+        self._write(start, np.array([entry], dtype=np.uint64), shift, user)
+        table = table_in(self._memory.page(int(frame[0])), self.paging)
+        self._tables[start, shift] = table, user
+        return table
+
+
+class AddressSpace:
+    """The top table of a process, filled from the trees it uses."""
+
+    def __init__(
+        self, memory: PhysicalMemory, ledger: Ledger, paging: Paging, owner: int, frames: Frames
+    ) -> None:
+        self._memory = memory
+        self._paging = paging
+        self.frames = frames
+        """The frames of the top level."""
+        self.trees: list[TableTree] = []
+        self.bars_user_code = False
+        """Whether user pages cannot be executed by this table, but by its shadow (KVA shadow)."""
+        ledger.note(
+            frames,
+            paging.through_self_map(0, len(paging.shifts)),
+            owner,
+            size=PAGE_SIZE,
+            user=False,
+        )
+
+    def finish(self) -> None:
+        """Write the top level: what the trees have there, and the entry that names itself."""
+        tables = [table_in(self._memory.page(int(f)), self._paging) for f in self.frames]
+        own = {
+            self._paging.self_index + i: int(frame) << 12 | PRESENT | WRITE | ACCESSED | DIRTY
+            for i, frame in enumerate(self.frames)
+        }
+        for entries in [*(tree.top for tree in self.trees), own]:
+            for index, entry in entries.items():
+                barred = NO_EXECUTE if self.bars_user_code and entry & USER else 0
+                table = tables[index // self._paging.entries]
+                table[index % self._paging.entries] = entry | barred
+
+
+def table_in(page: bytearray, paging: Paging) -> Entries:
+    """The page's entries, to be read and written in place."""
+    return np.frombuffer(page, dtype="<u4" if paging.entry_size == 4 else "<u8")

@@ -1,0 +1,159 @@
+"""The truth about a forged image: who was given which page, noted when it was given."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.synth.memory import PAGE_SIZE, Frames
+
+KERNEL = -1
+"""The owner of what all processes share."""
+
+INJECTED_PAGES = 4
+"""How many pages a process has that were put into it from outside."""
+
+CLASSES = ("absent", "both", "user", "kernel", "unused-data", "unused-zero")
+
+
+@dataclass
+class Process:
+    """A process of the forged system."""
+
+    pid: int
+    ppid: int
+    name: str
+    dtb: int = 0
+    """Physical address of its top page table, as its `_KPROCESS` says."""
+    shadow_dtb: int = 0
+    """What its `_KPROCESS` names as second top page table, for user mode; 0 for none."""
+    eprocess: int = 0
+    """Virtual address of its `_EPROCESS`."""
+    session: int | None = None
+    listed: bool = True
+    """Whether it is in the list of active processes."""
+    exited: bool = False
+    injected: int = 0
+    """Virtual address of INJECTED_PAGES of its own that may be written and executed; 0 for none."""
+
+
+@dataclass
+class Ledger:
+    """Notes of every mapping, taken while the image is laid out.
+
+    A note says that `count` pages from a frame on were mapped from a virtual address on, for
+    whom, and whether user mode was meant to reach them.
+    """
+
+    frames: int
+    _notes: list[tuple[Frames, npt.NDArray[np.uint64], int, int, bool, bool]] = field(
+        default_factory=list
+    )
+
+    def note(
+        self,
+        frames: Frames,
+        virtual: int,
+        owner: int,
+        *,
+        size: int,
+        user: bool,
+        transition: bool = False,
+    ) -> None:
+        """Note that pages of `size` bytes, the first at `virtual`, lead to these frames."""
+        addresses = np.uint64(virtual) + np.arange(len(frames), dtype=np.uint64) * np.uint64(size)
+        # What lies past the end of memory is no page of the dump.
+        inside = frames < self.frames
+        self._notes.append((frames[inside], addresses[inside], size, owner, user, transition))
+
+    def mappings(self) -> npt.NDArray[np.void]:
+        """All notes as one table; Truth.mappings tells the columns."""
+        kind = np.dtype(
+            [
+                ("frame", "i8"),
+                ("virtual", "u8"),
+                ("size", "i8"),
+                ("owner", "i4"),
+                ("user", "?"),
+                ("transition", "?"),
+            ]
+        )
+        table = np.empty(sum(len(note[0]) for note in self._notes), dtype=kind)
+        at = 0
+        for frames, virtual, *rest in self._notes:
+            rows = table[at : at + len(frames)]
+            rows["frame"], rows["virtual"] = frames, virtual
+            rows["size"], rows["owner"], rows["user"], rows["transition"] = rest
+            at += len(frames)
+        return table
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a forged image, page by page and process by process."""
+
+    profile: str
+    paging: str
+    zero: npt.NDArray[np.bool_]
+    """For each frame whether it holds only zeros."""
+    mappings: npt.NDArray[np.void]
+    """frame, virtual, size, owner (index into `processes` or KERNEL), user, transition."""
+    processes: tuple[Process, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the image has."""
+        return len(self.zero)
+
+    def classes(self, owners: Iterable[int]) -> npt.NDArray[np.str_]:
+        """The class of each frame, by name, as seen from the mappings of these owners alone.
+
+        The kernel's own mappings always count.
+        """
+        seen = self.mappings[np.isin(self.mappings["owner"], [KERNEL, *owners])]
+        user, kernel = (self._covered(seen[seen["user"] == mode]) for mode in (True, False))
+        return np.select(
+            [user & kernel, user, kernel, self.zero],
+            ["both", "user", "kernel", "unused-zero"],
+            "unused-data",
+        )
+
+    @property
+    def listed(self) -> list[int]:
+        """Indices of the live processes in the list of active processes."""
+        return [i for i, p in enumerate(self.processes) if p.listed and not p.exited]
+
+    @property
+    def alive(self) -> list[int]:
+        """Indices of the live processes, in the list or not."""
+        return [i for i, p in enumerate(self.processes) if not p.exited]
+
+    def _covered(self, mappings: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        covered = np.zeros(self.frames, dtype=bool)
+        for size in np.unique(mappings["size"]):
+            starts = np.unique(mappings["frame"][mappings["size"] == size])
+            frames = (starts[:, None] + np.arange(size // PAGE_SIZE)).ravel()
+            covered[frames[frames < self.frames]] = True
+        return covered
+
+    def save(self, path: Path) -> None:
+        """Write all of it as one .npz file."""
+        columns = {name: self.mappings[name] for name in self.mappings.dtype.names or ()}
+        processes = {
+            f"process_{name}": np.array([getattr(p, name) for p in self.processes])
+            for name in ("pid", "ppid", "name", "dtb", "eprocess", "listed", "exited", "injected")
+        }
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                profile=np.array(self.profile),
+                paging=np.array(self.paging),
+                zero=self.zero,
+                class_seen_by_list=self.classes(self.listed),
+                class_of_all_live=self.classes(self.alive),
+                **{f"mapping_{name}": values for name, values in columns.items()},
+                **processes,
+            )

@@ -1,0 +1,597 @@
+"""A whole forged Windows: what lies where, in virtual and in physical memory.
+
+The virtual layout is that of Windows Internals ("x86 address space layouts", "x64 address space
+layout"); everything is placed in scattered frames, as in a machine that has run for a while.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.synth.kernel import READ_ONLY_PAGES, Kernel, Pool, Region, image_pages
+from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
+from tests.synth.profiles import Profile
+from tests.synth.tables import (
+    PAE,
+    PROTOTYPE,
+    READ_WRITE_PROTECTION,
+    TRANSITION,
+    USER,
+    X64,
+    X64_5_LEVELS,
+    X86,
+    AddressSpace,
+    Paging,
+    TableTree,
+)
+from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, Process, Truth
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+_NAMES = [
+    "System",
+    "smss.exe",
+    "csrss.exe",
+    "wininit.exe",
+    "csrss.exe",
+    "winlogon.exe",
+    "services.exe",
+    "lsass.exe",
+    "svchost.exe",
+    "svchost.exe",
+    "explorer.exe",
+    "notepad.exe",
+    "iexplore.exe",
+]
+_FURTHER_NAMES = ["svchost.exe", "chrome.exe", "cmd.exe", "taskmgr.exe", "conhost.exe"]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Virtual addresses of the parts of the kernel's half, and of a process."""
+
+    image: int
+    nonpaged_pool: int
+    paged_pool: int
+    drivers: int
+    system_cache: int
+    large_pages: int
+    devices: int
+    shared_data: int
+    session: int
+    hyperspace: int
+    program: int
+    libraries: int
+    process_block: int
+    stack: int
+    heap: int
+
+
+_SHARED_DATA = 0x7FFE0000
+"""Where every process sees KUSER_SHARED_DATA."""
+
+_LOADER_FRAMES = 64 * MIB // PAGE_SIZE
+
+_CONTROL_REGION = 0xFFDFF000
+"""The KPCR's fixed place on Windows XP and 2003, x86."""
+
+
+def _places(profile: Profile, paging: Paging) -> _Places:
+    if profile.bits == 64:
+        # The upper half of the kernel's address is part of what Volatility searches for.
+        high = int.from_bytes(profile.kdbg_header[:4], "little") << 32
+        late = profile.version >= (6, 3)
+        return _Places(
+            image=high + 0x02A0_0000,
+            nonpaged_pool=0xFFFFE000_01800000 if late else 0xFFFFFA80_01800000,
+            paged_pool=0xFFFFC000_00000000 if late else 0xFFFFF8A0_00000000,
+            drivers=0xFFFFF880_01000000,
+            system_cache=0xFFFFF980_00000000,
+            large_pages=0xFFFFE000_40000000 if late else 0xFFFFFA80_40000000,
+            devices=0xFFFFFFFF_FFD00000,
+            shared_data=0xFFFFF780_00000000,
+            session=0xFFFFF900_C0000000,
+            hyperspace=0xFFFFF700_00000000,
+            program=0x7FF6_12340000 if late else 0x1_40000000,
+            libraries=0x7FF8_20000000 if late else 0x77000000,
+            process_block=0x7FF_FFFDF000,
+            stack=0x00200000,
+            heap=0x00400000,
+        )
+    old = profile.version < (6, 0)
+    return _Places(
+        image=0x804D7000 if old else 0x82842000,
+        nonpaged_pool=0x83000000 if old else 0x86000000,
+        paged_pool=0xE1000000 if old else 0x88000000,
+        drivers=0xF8000000 if old else 0xAA000000,
+        system_cache=0xC1000000,
+        large_pages=0x81000000 if old else 0x83000000,
+        devices=0xFFD00000,
+        shared_data=0xFFDF0000,
+        session=0xBF800000,
+        hyperspace=0xC0400000 if paging is X86 else 0xC0800000,
+        program=0x00400000,
+        libraries=0x77000000,
+        process_block=0x7FFDF000,
+        stack=0x00100000,
+        heap=0x20000000,
+    )
+
+
+def forge(
+    path: Path,
+    profile: Profile,
+    *,
+    size: int = 32 * MIB,
+    processes: int = 12,
+    seed: int = 0,
+    pae: bool | None = None,
+    kernel_pages: int | None = None,
+    user_pages: int | None = None,
+    free_data: float = 0.5,
+    names: Sequence[str] = (),
+    five_levels: bool = False,
+    shadow_tables: bool = False,
+    holes: Sequence[tuple[int, int]] = (),
+    stretch: int = 1,
+) -> Truth:
+    """Write a raw dump of a Windows of this version to `path` and return the truth about it.
+
+    `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live ones are in the
+    list; one more has been taken out of it, one has exited, and of one only tables are left. The
+    one called notepad.exe, if there is one, has code in it that was put there from outside.
+    `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
+    map, by default what fits the size. Of the free frames the share `free_data` holds old data.
+    `names` are given to processes before the common ones. Frames are handed out one by one from
+    all over the memory, or in stretches of up to `stretch`.
+
+    `five_levels` pages with 57-bit addresses. With `shadow_tables` a process has a second top
+    table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
+    memory; the raw dump holds zeros there. The same arguments make the same bytes.
+    """
+    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
+    forger.build(processes, kernel_pages, user_pages, free_data, names)
+    forger.memory.write(path)
+    return Truth(
+        profile=profile.name,
+        paging=forger.paging.name,
+        zero=forger.memory.zeros(),
+        mappings=forger.ledger.mappings(),
+        processes=tuple(forger.processes),
+    )
+
+
+class _Forger:
+    """Lays out one image, part by part."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        size: int,
+        seed: int,
+        pae: bool | None,
+        five_levels: bool,
+        shadow_tables: bool,
+        holes: Sequence[tuple[int, int]],
+        stretch: int,
+    ) -> None:
+        if size % PAGE_SIZE or size < 16 * MIB:
+            raise ValueError("the size must be a whole number of pages, 16 MiB or more")
+        if pae is False and profile.bits == 32 and not profile.may_lack_pae:
+            raise ValueError(f"{profile.name} always has PAE")
+        self.profile = profile
+        self.rng = np.random.default_rng(seed)
+        with_pae = profile.usually_has_pae if pae is None else pae
+        wide = X64_5_LEVELS if five_levels else X64
+        self.paging = wide if profile.bits == 64 else PAE if with_pae else X86
+        self.places = _places(profile, self.paging)
+        if five_levels:  # what is not the same for all needs top-level entries of its own
+            self.places = replace(
+                self.places, session=0xFFF20000_00000000, hyperspace=0xFFEE0000_00000000
+            )
+        if profile.randomises_self_map:
+            self.paging = self._with_random_self_map()
+        if profile.marks_transition:
+            self.paging = replace(self.paging, transition_mark=1 << 45)
+        self.memory = PhysicalMemory(size // PAGE_SIZE, self.rng, stretch)
+        for first, count in holes:
+            self.memory.reserve(np.arange(first, first + count))
+        self._shadow_tables = shadow_tables
+        self.ledger = Ledger(self.memory.frames)
+        self.processes: list[Process] = []
+        self._spaces: list[AddressSpace] = []
+        self._kernel_tree = self._tree(KERNEL)
+
+    def _with_random_self_map(self) -> Paging:
+        shift = self.paging.shifts[0]
+        taken = {(place >> shift) & 0x1FF for place in vars(self.places).values()}
+        free = [index for index in range(0x100, 0x1FF) if index not in taken]
+        return replace(self.paging, self_index=int(self.rng.choice(free)))
+
+    def _tree(self, owner: int, ledger: Ledger | None = None) -> TableTree:
+        return TableTree(self.memory, ledger or self.ledger, self.paging, owner)
+
+    def build(
+        self,
+        processes: int,
+        kernel_pages: int | None,
+        user_pages: int | None,
+        free_data: float,
+        names: Sequence[str],
+    ) -> None:
+        """Lay out everything."""
+        frames = len(self.memory.free_frames)
+        if kernel_pages is None:
+            kernel_pages = frames // 10
+        if user_pages is None:
+            user_pages = max(24, frames // 4 // (processes + 2))
+        # Runs of frames first, while there are any.
+        if self.paging is PAE or self.profile.randomises_self_map:
+            self._first_run = self._first_top_level()
+        self._large_pages()
+        self._low_memory()
+        self._kernel_image_and_pool(processes)
+        self._kernel_data(kernel_pages)
+        self._shadow_code()
+        self._devices()
+        sessions = [self._session_tree() for _ in range(2)]
+        self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
+        self._trap_frames = self._take(16)
+        self._all_processes(processes, user_pages, sessions, names)
+        self.kernel.chain_processes()
+        for space in self._spaces:
+            space.finish()
+        self._left_over(free_data)
+
+    def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
+        """Frames with noise in them, but for a share that holds only zeros."""
+        frames = self.memory.allocate(count)
+        self.memory.fill_with_noise(frames[self.rng.random(count) >= zeros])
+        return frames
+
+    # -- the kernel's half --------------------------------------------------------------
+
+    @property
+    def _large_page(self) -> int:
+        return 1 << self.paging.shifts[-2]
+
+    def _large_pages(self) -> None:
+        """Large pages of the kernel: most of memory's long-lived part, half of it empty."""
+        # The largest first, while there is a place for it.
+        huge = self.paging.address_bits > 32
+        room = len(self.memory.free_frames) * PAGE_SIZE
+        self._user_huge_page = self._large_run(GIB) if huge and room >= 3 * GIB else None
+        frames = self._large_run(self._large_page)
+        self._kernel_tree.map(
+            self.places.large_pages, frames[:1], user=False, size=self._large_page
+        )
+        self._user_large_page = (
+            self._large_run(self._large_page) if self.memory.frames >= 8192 else None
+        )
+        # Memory that ends within a large page: the kernel maps all of the page.
+        whole = self.memory.frames * PAGE_SIZE // self._large_page * self._large_page // PAGE_SIZE
+        if whole < self.memory.frames:
+            rest = np.arange(whole, self.memory.frames)
+            self.memory.reserve(rest)
+            self._kernel_tree.map(
+                self.places.large_pages + 4 * self._large_page,
+                rest[:1],
+                user=False,
+                size=self._large_page,
+            )
+
+    def _large_run(self, size: int) -> Frames:
+        frames = self.memory.allocate_run(size // PAGE_SIZE)
+        self.memory.fill_with_noise(frames[: min(len(frames) // 2, 1024)])
+        return frames
+
+    def _low_memory(self) -> None:
+        """The first megabyte: nobody maps it but for its first page, and some of it holds data."""
+        self.memory.fill_with_noise(np.array([*range(0x9F, 0xA0), *range(0xC0, 0xD0)]))
+        self.memory.fill_with_noise(np.arange(0xF0, 0x100))
+        self.memory.page(0)[:16] = b"\x53\xff\x00\xf0" * 4  # interrupt vectors
+
+    def _kernel_image_and_pool(self, processes: int) -> None:
+        places, tree = self.places, self._kernel_tree
+        # The boot loader puts the kernel low in memory.
+        pages = np.array(image_pages(self.profile))
+        low = [self.memory.allocate_run(1, below=_LOADER_FRAMES) for _ in pages]
+        frames = np.full(pages[-1] + 1, -1, np.int64)
+        frames[pages] = np.concatenate(low)
+        image = Region(self.memory, places.image, frames)
+        header, body = frames[:1], frames[1:READ_ONLY_PAGES]
+        tree.map(places.image, header, user=False)
+        tree.map(places.image + PAGE_SIZE, body, user=False, write=False, execute=True)
+        data = pages[READ_ONLY_PAGES:]
+        for stretch in np.split(data, np.flatnonzero(np.diff(data) != 1) + 1):
+            tree.map(places.image + int(stretch[0]) * PAGE_SIZE, frames[stretch], user=False)
+        self._shared_frame = self.memory.allocate()
+        tree.map(places.shared_data, self._shared_frame, user=False)
+        control_region = None
+        if self.profile.bits == 32 and self.profile.version < (6, 0):
+            control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
+            tree.map(_CONTROL_REGION, control_region.frames, user=False)
+        pool_frames = self.memory.allocate(24 + 4 * (processes + 3))
+        pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
+        tree.map(places.nonpaged_pool, pool_frames, user=False)
+        self._pool = Pool(pool_region, self.profile)
+        # PAE: each process's four page directories are named by 32 bytes in the kernel's pool.
+        self._directory_pointers = places.nonpaged_pool + (len(pool_frames) - 1) * PAGE_SIZE
+        self.kernel = Kernel(self.profile, image, self._pool, control_region)
+        self.kernel.write_image(self.rng)
+        self.kernel.write_shared_data(Region(self.memory, places.shared_data, self._shared_frame))
+
+    def _kernel_data(self, pages: int) -> None:
+        places, tree = self.places, self._kernel_tree
+        paged, drivers = pages * 7 // 10, pages * 2 // 10
+        tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False)
+        tree.map(places.drivers, self._take(drivers, zeros=0.1), user=False, execute=True)
+        cache = self._take(pages - paged - drivers, zeros=0.02)
+        present, trimmed = np.array_split(cache, 2)
+        tree.map(places.system_cache, present, user=False)
+        after = places.system_cache + len(present) * PAGE_SIZE
+        tree.map(after, trimmed, user=False, transition=True)
+        # The user bit at the last level alone does not let user mode in.
+        beyond = after + (len(trimmed) + 64) * PAGE_SIZE
+        tree.map(beyond, self._take(3), user=True, user_above=False)
+        tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
+
+    def _shadow_code(self) -> None:
+        """The code by which the kernel is entered from user mode: all of it that shadows map."""
+        self._shadow_tree = self._tree(KERNEL)
+        if self._shadow_tables:
+            code = self._take(3)
+            place = self.places.image + GIB
+            self._shadow_tree.map(place, code, user=False, write=False, execute=True)
+
+    def _devices(self) -> None:
+        """Device memory: entries that point past the end of the dump, the last by one page."""
+        end = self.memory.frames
+        registers = np.array([end, end + 1, end + 0x1234, 0xFEC00, 0xFEE00])
+        outside = registers[registers >= end]
+        self._kernel_tree.map(self.places.devices, outside, user=False)
+        if self.paging.address_bits > 32:
+            window = np.array([0x10_0000_0000 // PAGE_SIZE])
+            self._kernel_tree.map(self.places.large_pages + 64 * GIB, window, user=False, size=GIB)
+
+    def _session_tree(self) -> TableTree:
+        tree = self._tree(KERNEL)
+        tree.map(self.places.session, self._take(12, zeros=0.1), user=False)
+        return tree
+
+    # -- the processes --------------------------------------------------------------------
+
+    def _all_processes(
+        self,
+        count: int,
+        user_pages: int,
+        sessions: Sequence[TableTree],
+        given_names: Sequence[str],
+    ) -> None:
+        session_objects = [self._session_object(number) for number in range(len(sessions))]
+        # MemProcFS wants smss.exe as the second process.
+        names = [*_NAMES[:2], *given_names, *_NAMES[2:]]
+        while len(names) < count:
+            names.append(_FURTHER_NAMES[len(names) % len(_FURTHER_NAMES)])
+        live = [Process(4 + 4 * 37 * i, 4, name) for i, name in enumerate(names[:count])]
+        for i, process in enumerate(live):
+            process.ppid = 0 if i == 0 else 4 if i == 1 else live[1].pid
+            process.session = None if i < 2 else min(1, i // 4)
+        ghost = Process(4 * 901, 4, "rootkit.exe", session=1, listed=False)
+        dead = Process(4 * 902, 4, "setup.exe", session=1, exited=True)
+        # The hidden and the dead lie somewhere among the others.
+        order = [*live]
+        order.insert(int(self.rng.integers(3, count)) if count > 3 else count, ghost)
+        order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
+        self.processes = order
+        shared = self._take(6)
+        for owner, process in enumerate(order):
+            pages = max(8, user_pages // 8) if owner < 2 else user_pages
+            session = process.session
+            trees = [] if session is None else [sessions[session]]
+            session_object = 0 if session is None else session_objects[session]
+            self._process(owner, process, pages, shared, trees, session_object)
+        self._idle()
+        self._gone(user_pages)
+
+    def _session_object(self, number: int) -> int:
+        at = self._pool.allocate(0x40, b"MmSe")
+        self._pool.region.write(
+            at + self.profile.offset("_MM_SESSION_SPACE", "SessionId"),
+            number.to_bytes(4, "little"),
+        )
+        return at
+
+    def _process(
+        self,
+        owner: int,
+        process: Process,
+        pages: int,
+        shared: Frames,
+        trees: Sequence[TableTree],
+        session: int,
+    ) -> None:
+        # What an exited process had is free again: nothing of it goes into the books.
+        ledger = Ledger(self.memory.frames) if process.exited else self.ledger
+        tree = self._tree(owner, ledger)
+        space = self._address_space(owner, ledger, [self._kernel_tree, *trees, tree])
+        process.dtb = self._table_base(owner, space)
+        if owner == 0:
+            self._low_stub(process.dtb)
+        elif self._shadow_tables:
+            space.bars_user_code = True
+            shadow = self._address_space(owner, ledger, [self._shadow_tree, tree])
+            process.shadow_dtb = int(shadow.frames[0]) * PAGE_SIZE | 1
+        tree.map(self.places.hyperspace, self._take(2), user=False)
+        self._user_half(tree, process, pages, shared)
+        if process.pid % 5 == 0:
+            self._large_user_pages(tree)
+        image, block = (0, 0) if owner == 0 else (self.places.program, self.places.process_block)
+        self.kernel.write_process(process, block, image, session)
+
+    def _address_space(
+        self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
+    ) -> AddressSpace:
+        if owner == 0:
+            early = self.paging is PAE or self.profile.randomises_self_map
+            frames = self._first_run if early else self._first_top_level()
+            if self.paging is PAE:
+                pointers, frames = frames[:1], frames[1:5]
+                self._kernel_tree.map(self._directory_pointers + PAGE_SIZE, pointers, user=False)
+        else:
+            frames = self.memory.allocate(self.paging.top_frames)
+        space = AddressSpace(self.memory, ledger, self.paging, owner, frames)
+        space.trees.extend(trees)
+        self._spaces.append(space)
+        return space
+
+    def _first_top_level(self) -> Frames:
+        """Frames for the System process's top level, where the boot loader takes them.
+
+        There tools look for it. Volatility 3 (automagic/windows.py): of a 64-bit kernel that
+        chooses at each boot where its tables name themselves, in a narrow range; of one with PAE,
+        four directories in a row behind the page with their pointers.
+        """
+        if self.paging is PAE:
+            return self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
+        if self.profile.randomises_self_map:
+            return self.memory.allocate_run(1, above=0x150, below=0x151)
+        return self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
+
+    def _table_base(self, number: int, space: AddressSpace) -> int:
+        """What goes into CR3 for this space."""
+        if self.paging is not PAE:
+            # From 2018 on the low bits hold a process-context identifier (SDM 4.10.1).
+            identifier = 2 if self.profile.bits == 64 and self.profile.build >= 17134 else 0
+            return int(space.frames[0]) * PAGE_SIZE | identifier
+        entries = [int(frame) * PAGE_SIZE | 1 for frame in space.frames]
+        pointers = b"".join(entry.to_bytes(8, "little") for entry in entries)
+        if number == 0:
+            first = int(self._first_run[0])
+            self.memory.page(first)[: len(pointers)] = pointers
+            return first * PAGE_SIZE
+        pool, at = self._pool.region, self._directory_pointers + 32 * number
+        pool.write(at, pointers)
+        return pool.physical(at)
+
+    def _user_half(self, tree: TableTree, process: Process, pages: int, shared: Frames) -> None:
+        places = self.places
+        program, heap = max(4, pages // 6), max(8, pages // 2)
+        text = self._take(program)
+        self.memory.page(int(text[0]))[:2] = b"MZ"
+        tree.map(places.program, text, user=True, write=False, execute=True)
+        data = places.program + program * PAGE_SIZE
+        tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True)
+        self._heap(tree, places.heap, heap)
+        tree.map(places.stack, self._take(3, zeros=0.3), user=True)
+        used = self._libraries[: max(4, min(len(self._libraries), pages))]
+        tree.map(places.libraries, used, user=True, write=False, execute=True)
+        own_copies = places.libraries + (len(self._libraries) + 4) * PAGE_SIZE
+        tree.map(own_copies, self._take(2), user=True)
+        # The same memory at different addresses in different processes, twice in one of them.
+        tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
+        tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
+        tree.map(_SHARED_DATA, self._shared_frame, user=True, write=False)
+        if process.name == "notepad.exe":
+            self._inject(tree, process)
+        if process.name != "System":
+            block = self.memory.allocate()
+            page = self.memory.page(int(block[0]))
+            page[8:16] = b"\xff" * 8
+            self._version_in(page)
+            tree.map(places.process_block, block, user=True)
+        # A supervisor page among user pages.
+        tree.map(places.stack + 0x10000, self._take(1), user=False, user_above=True)
+
+    def _inject(self, tree: TableTree, process: Process) -> None:
+        """Code put into a process from outside: pages that may be written and executed."""
+        code = self._take(INJECTED_PAGES)
+        self.memory.page(int(code[0]))[:2] = b"MZ"
+        process.injected = self.places.stack + 0x40000
+        tree.map(process.injected, code, user=True, execute=True)
+
+    def _version_in(self, process_block: bytearray) -> None:
+        """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""
+        major, minor = self.profile.version
+        at = 0x118 if self.profile.bits == 64 else 0xA4
+        version = (10, 0) if (major, minor) == (6, 4) else (major, minor)
+        for i, number in enumerate(version):
+            process_block[at + 4 * i : at + 4 * i + 4] = number.to_bytes(4, "little")
+        build = self.profile.build or 2600
+        process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
+
+    def _heap(self, tree: TableTree, start: int, pages: int) -> None:
+        """Private memory, in pieces: present, trimmed, and between them what is not there.
+
+        The entries that map nothing name frames all the same: of pages with data that nobody
+        has, so that whoever takes them for present gives himself away.
+        """
+        frames = self._take(pages, zeros=0.25)
+        at = start
+        while len(frames):
+            piece = int(self.rng.integers(1, 40))
+            head, frames = frames[:piece], frames[piece:]
+            trimmed = self.rng.random() < 0.2
+            tree.map(at, head, user=True, transition=trimmed, write=True)
+            at += len(head) * PAGE_SIZE
+            at += self._absent_entries(tree, at)
+
+    def _absent_entries(self, tree: TableTree, at: int) -> int:
+        """Write a few entries that map nothing; return how many bytes they take."""
+        traps = self.rng.choice(self._trap_frames, 4).astype(np.uint64) << np.uint64(12)
+        demand_zero = np.full(4, READ_WRITE_PROTECTION | USER, np.uint64)
+        paged_out = traps | np.uint64(READ_WRITE_PROTECTION | USER | 1 << 1)
+        prototype = traps | np.uint64(PROTOTYPE | READ_WRITE_PROTECTION | USER)
+        prototype_in_transition = prototype | np.uint64(TRANSITION)
+        kinds = [demand_zero, paged_out, prototype, prototype_in_transition]
+        values = kinds[int(self.rng.integers(len(kinds)))][: int(self.rng.integers(1, 5))]
+        if self.paging is X86:
+            values &= np.uint64(0xFFFFFFFF)
+        tree.write_raw(at, values, user=True)
+        return len(values) * PAGE_SIZE
+
+    def _large_user_pages(self, tree: TableTree) -> None:
+        """Large pages, given to the first process that asks."""
+        if self._user_large_page is not None:
+            at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
+            tree.map(at, self._user_large_page[:1], user=True, size=self._large_page)
+            self._user_large_page = None
+        if self._user_huge_page is not None:
+            tree.map(0x30_00000000, self._user_huge_page[:1], user=True, size=GIB)
+            self._user_huge_page = None
+
+    def _idle(self) -> None:
+        """The Idle process: in no list, with the tables of System. Volatility begins with it."""
+        idle = Process(0, 0, "Idle", dtb=self.processes[0].dtb, listed=False)
+        self.kernel.write_process(idle, 0, 0, 0)
+
+    def _gone(self, pages: int) -> None:
+        """Tables of a process of which nothing else is left, in frames that are free again."""
+        ledger = Ledger(self.memory.frames)
+        owner = len(self.processes)
+        tree = self._tree(owner, ledger)
+        space = self._address_space(owner, ledger, [self._kernel_tree, tree])
+        self._table_base(owner, space)
+        self._heap(tree, self.places.heap, max(8, pages // 4))
+
+    def _low_stub(self, dtb: int) -> None:
+        """The start-up block of x64 in low memory, by which MemProcFS finds the page tables.
+
+        vmmwininit.c, FindValidate: a jump, at +0x70 an address in the kernel, at +0xa0 CR3.
+        """
+        if self.profile.bits == 64:
+            stub = self.memory.page(0x13)
+            stub[0:8] = (0x00000001_000600E9 | 0x4D00).to_bytes(8, "little")
+            stub[0x70:0x78] = (self.places.image + 0x5000).to_bytes(8, "little")
+            stub[0xA0:0xA8] = (dtb & ~0xFFF).to_bytes(8, "little")
+
+    def _left_over(self, data: float) -> None:
+        """Free memory: some of it still holds old data, one page just in its last byte."""
+        self.memory.fill_free_frames(data)
+        free = self.memory.free_frames
+        last_byte = free[len(free) // 2]
+        page = self.memory.page(int(last_byte))
+        page[-1] = 1
