@@ -25,7 +25,8 @@ from memory_visualizer.cli.command import (
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import reading
 from memory_visualizer.export.textmap import MappedFrames, read_mapped_frames
-from memory_visualizer.formats.opening import Dump, check_file, open_dump
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.opening import check_file, open_dump
 from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.picture.colouring import by_class
 from memory_visualizer.picture.palette import PALETTES

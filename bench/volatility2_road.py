@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.picture.palette import DEFAULT
 from memory_visualizer.snapshot.pagemap import PageClass, classify
+from memory_visualizer.units import PAGE_SIZE
 from tests.simple_walker import walk
 from tests.synth import GIB, KERNEL, forge, profiles
 

@@ -6,13 +6,12 @@ snapshot.classes       # by page frame number: absent, both, user, kernel, unuse
 snapshot.owners_of(42)  # the processes that have page frame 42, and where
 """
 
+from memory_visualizer.api import Snapshot, open  # noqa: A004
 from memory_visualizer.errors import BadInputError, DamagedInputError, MemoryVisualizerError
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.snapshot.process import Process
-from memory_visualizer.snapshot.snapshot import Snapshot, open  # noqa: A004
-
-__version__ = "0.1.0"
+from memory_visualizer.version import __version__
 
 __all__ = [
     "BadInputError",
@@ -23,5 +22,6 @@ __all__ = [
     "PageState",
     "Process",
     "Snapshot",
+    "__version__",
     "open",
 ]

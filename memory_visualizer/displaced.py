@@ -15,9 +15,9 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct, merge_runs
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.formats.base import BlockWork, merge_runs
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
+from memory_visualizer.formats.base import BlockWork, Dump, Words
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
@@ -37,7 +37,7 @@ from memory_visualizer.paging import (
     read_tables,
 )
 from memory_visualizer.printable import counted
-from memory_visualizer.snapshot.pagemap import distinct
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import share_kernel
 
 _Result = TypeVar("_Result")

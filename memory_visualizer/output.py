@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from memory_visualizer import __version__
 from memory_visualizer.formats import notdumps
-from memory_visualizer.formats.opening import PAGE_SIZE, is_dump
+from memory_visualizer.formats.opening import is_dump
 from memory_visualizer.printable import binary_size
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.version import __version__
 
 NAME = "Memory Visualizer"
 GENERATOR = f"{NAME} {__version__}"

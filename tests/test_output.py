@@ -24,8 +24,9 @@ from memory_visualizer.output import (
     whole_file,
 )
 from memory_visualizer.picture.colouring import by_class
-from memory_visualizer.picture.painting import picture_of, texts_of, write_png
 from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.picture.picture import picture_of
+from memory_visualizer.picture.png import texts_of, write_png
 from memory_visualizer.snapshot.snapshot import Snapshot
 from tests.synth import MIB, containers, forge, profiles
 

@@ -15,7 +15,6 @@ from typing import NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import __version__
 from memory_visualizer.cli.allocation import give_back_large_blocks
 from memory_visualizer.errors import (
     BadInputError,
@@ -24,20 +23,17 @@ from memory_visualizer.errors import (
     reading,
 )
 from memory_visualizer.formats import vmware
-from memory_visualizer.formats.opening import Dump, fingerprint
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.opening import fingerprint
 from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
 from memory_visualizer.picture.colouring import Colouring
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
-from memory_visualizer.picture.painting import (
-    MOST_ENTRIES,
-    fingerprint_in,
-    picture_of,
-    texts_of,
-    write_png,
-)
 from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.picture.picture import MOST_ENTRIES, picture_of
+from memory_visualizer.picture.png import fingerprint_in, texts_of, write_png
 from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.version import __version__
 
 MAX_WIDTH = 65_535
 MAX_SCALE = 64

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from memory_visualizer.packages import how_to_get, quoted
+
 CHECKOUT = Path(__file__).resolve().parents[2]
-_DISTRIBUTION = "memory-visualizer"
-"""This program's own name among packages."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,6 @@ def _package(name: str, purpose: str, *, is_needed: bool = False) -> Part:
     return Part(name, purpose, found, how_to_get(name), is_needed)
 
 
-def how_to_get(package: str) -> str:
-    """How to install a package beside this copy of the program, in the way that it came itself."""
-    prefix = Path(sys.prefix)
-    if (prefix / "pipx_metadata.json").exists():
-        return f"pipx inject {_DISTRIBUTION} {package}"
-    if (prefix / "uv-receipt.toml").exists():
-        return f"uv pip install --python {_quoted(sys.executable)} {package}"
-    return f"{_quoted(sys.executable)} -m pip install {package}"
-
-
-def _quoted(path: str) -> str:
-    return f'"{path}"' if " " in path else path
-
-
 def _program(name: str, purpose: str, find: Callable[[], str | None], remedy: str) -> Part:
     return Part(name, purpose, find(), remedy)
 
@@ -82,7 +68,7 @@ def _get_volatility2() -> str:
     script = CHECKOUT / "visualizer.sh"
     if not script.is_file():  # a copy that pip, pipx or uv installed
         return "visualizer.sh --setup, which is in this program's source"
-    return f"{_quoted(str(script))} --setup, which needs a Python 2.7 (pyenv install 2.7.18)"
+    return f"{quoted(str(script))} --setup, which needs a Python 2.7 (pyenv install 2.7.18)"
 
 
 def _volatility2() -> str | None:

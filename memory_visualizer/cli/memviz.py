@@ -12,7 +12,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer import __version__
+from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
     Parser,
     Steps,
@@ -41,7 +41,7 @@ from memory_visualizer.export.tables import (
 )
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
-from memory_visualizer.formats.opening import PAGE_SIZE, check_file
+from memory_visualizer.formats.opening import check_file
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
@@ -50,8 +50,9 @@ from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
 from memory_visualizer.snapshot.snapshot import Snapshot
-from memory_visualizer.snapshot.snapshot import open as open_snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
+from memory_visualizer.version import __version__
 
 PROGRAM = "memviz"
 WRITE_ERROR = 1

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
-from memory_visualizer.snapshot.pagemap import PageClass, PageState, distinct
+from memory_visualizer.arrays import distinct
+from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from memory_visualizer.snapshot.owners import Owners

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.export.csvtable import csv_rows
 from memory_visualizer.export.volatility2 import profiles_of
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump
+from memory_visualizer.formats.base import Dump
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
+from memory_visualizer.packages import how_to_get
 from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot.findings import odd_frames
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import datetime_of
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
@@ -276,8 +278,6 @@ def to_pandas(snapshot: Snapshot) -> Any:
 
 def _need(module: str, what: str) -> None:
     if find_spec(module) is None:
-        from memory_visualizer.cli.doctor import how_to_get  # here, since most runs lack nothing
-
         raise MissingLibraryError(
             f"{what} needs {module}, which is not installed ({how_to_get(module)})"
         )

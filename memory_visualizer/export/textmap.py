@@ -16,9 +16,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import mark_runs
 from memory_visualizer.errors import DamagedInputError, reading
-from memory_visualizer.formats.opening import PAGE_SIZE, Progress
-from memory_visualizer.snapshot.pagemap import mark_runs
+from memory_visualizer.formats.base import Progress
+from memory_visualizer.units import PAGE_SIZE
 
 _BLOCK_BYTES = 1 << 20  # the arrays of one block's lines then fit the processor's cache
 _MAX_DIGITS = {10: 20, 16: 16}

@@ -21,21 +21,13 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import merge_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import (
-    MAX_FRAMES,
-    MAX_RUNS,
-    PAGE_SIZE,
-    BlockWork,
-    Dump,
-    Words,
-    ahead,
-    merge_runs,
-    near_pieces,
-)
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.lime import HEADER
+from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 MAGIC = b"AVML"
 

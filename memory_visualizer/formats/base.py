@@ -15,24 +15,12 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.printable import binary_size
-
-PAGE_SIZE = 4096
-"""Bytes in a page frame, on x86 and x86-64 (Intel SDM, vol. 3A, 4.1)."""
-
-MAX_FRAMES = 2**32
-"""Frames up to which dumps are read: 16 TiB of physical addresses.
-
-The largest machines have more, but a header may lie, and a table with a byte for each frame
-must still fit a common machine's memory.
-"""
+from memory_visualizer.units import PAGE_SIZE
 
 _NEAR_FRAMES = 2**21
 """8 GiB of addresses, which any dump may use."""
 _FRAMES_FOR_EACH = 1024
 """Even a dump without free, cached and user pages holds more than a page of so many."""
-
-MAX_RUNS = 2**24
-"""Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
 
 BLOCK_FRAMES = 4096
 """Frames in a block of `Dump.each_block`, at most: 16 MiB."""
@@ -135,26 +123,55 @@ class Dump(ABC):
         for `each_block`.
         """
 
-    def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
-        """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.
+    def scan(
+        self,
+        visitors: Iterable[BlockWork[object]],
+        progress: Progress | None = None,
+        *,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        """Read all contents once, and show each block to each visitor, as `each_block` does.
 
-        True for frames that are not held. `progress` is told the bytes of held frames. Errors as
-        for `each_block`.
+        `progress` is told the bytes of held frames. `until` is asked after each block, and ends
+        the scan when it says so. Errors as for `each_block`.
         """
-        zero = np.ones(self.frame_count, dtype=np.bool_)
+        visitors = tuple(visitors)
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
 
-        def look(frames: NDArray[np.int64], words: Words) -> int:
-            zero[frames] = zero_pages(words)
+        def visit(frames: NDArray[np.int64], words: Words) -> int:
+            for visitor in visitors:
+                visitor(frames, words)
             return int(frames[-1])
 
-        for last in self.each_block(look):
+        for last in self.each_block(visit):
             if progress:
                 run = np.searchsorted(starts, last, side="right") - 1
                 done = int(held_before[run] + last - starts[run]) + 1
                 progress(done * PAGE_SIZE, self.size)
-        return zero
+            if until and until():
+                return
+
+    def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
+        """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.
+
+        True for frames that are not held. `progress` and errors as for `scan`.
+        """
+        zeros = ZeroScan(self)
+        self.scan([zeros.scan], progress)
+        return zeros.zero
+
+
+class ZeroScan:
+    """Finds the frames that hold nothing but zeros: a visitor of Dump.scan."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.zero = np.ones(dump.frame_count, dtype=np.bool_)
+        """By PFN; True for frames that are not held."""
+
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at some frames."""
+        self.zero[frames] = zero_pages(words)
 
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
@@ -220,10 +237,3 @@ def near_pieces(
             raise DamagedInputError(sentence)
         remarks.append(f"{sentence}; it was left out")
     return near, remarks
-
-
-def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Join the adjacent ones of some ascending stretches of frames; as `Dump.runs`."""
-    begins = np.concatenate(([True], first[1:] != (first + count)[:-1]))
-    starts = np.flatnonzero(begins)
-    return np.stack((first[starts], np.add.reduceat(count, starts)), axis=1)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 MAGIC_32 = b"PAGEDUMP"
 MAGIC_64 = b"PAGEDU64"

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import MAX_RUNS
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.units import MAX_RUNS
 
 MAGIC = b"\x7fELF"
 

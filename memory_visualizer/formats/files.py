@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import PAGE_SIZE, Words
+from memory_visualizer.formats.base import Words
+from memory_visualizer.units import PAGE_SIZE
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _COPIED_FRAMES = 1024

@@ -19,16 +19,9 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import (
-    MAX_FRAMES,
-    MAX_RUNS,
-    PAGE_SIZE,
-    BlockWork,
-    Dump,
-    Words,
-    ahead,
-)
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
 from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 MAGIC = b"KDUMP   "
 FLAT_MAGIC = b"makedumpfile"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import MAX_RUNS
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.units import MAX_RUNS
 
 MAGIC = b"EMiL"
 HEADER = struct.Struct("<4sIQQQ")

@@ -12,19 +12,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memory_visualizer.arrays import merge_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import (
-    MAX_FRAMES,
-    MAX_RUNS,
-    PAGE_SIZE,
-    BlockWork,
-    Dump,
-    Words,
-    ahead,
-    merge_runs,
-    near_pieces,
-)
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
+from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
 

@@ -15,16 +15,10 @@ from pathlib import Path
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import notdumps, vmware
-from memory_visualizer.formats.base import (
-    BLOCK_FRAMES,
-    MAX_FRAMES,
-    PAGE_SIZE,
-    Dump,
-    Progress,
-    Words,
-)
+from memory_visualizer.formats.base import BLOCK_FRAMES, Dump, Progress, Words
 from memory_visualizer.formats.mapped import file_size
 from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 __all__ = [
     "BLOCK_FRAMES",

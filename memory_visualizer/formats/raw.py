@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import PAGE_SIZE
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.units import PAGE_SIZE
 
 
 class RawDump(MappedDump):

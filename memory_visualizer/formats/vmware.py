@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import MAX_FRAMES, PAGE_SIZE
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 MAGICS = tuple(
     number.to_bytes(4, "little")

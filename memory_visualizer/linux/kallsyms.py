@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.units import PAGE_SIZE
 
 _TOKENS = 256
 _DIGITS = b"\0".join(b"%d" % digit for digit in range(10))

@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
+from memory_visualizer.arrays import mark_runs
+from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
@@ -34,7 +35,7 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import printable
-from memory_visualizer.snapshot.pagemap import mark_runs
+from memory_visualizer.units import PAGE_SIZE
 
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map: from here on the kernel's image is mapped."""

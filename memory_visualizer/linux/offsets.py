@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.paging import is_held
 from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.units import PAGE_SIZE
 
 MAX_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit kernels."""

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import ahead
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import PhysicalMemory
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
-from memory_visualizer.snapshot.pagemap import PageState, mark_runs
+from memory_visualizer.snapshot.pagemap import PageState
+from memory_visualizer.units import PAGE_SIZE
 
 _HAS_ARRAY = 2
 """In section_mem_map: SECTION_HAS_MEM_MAP."""

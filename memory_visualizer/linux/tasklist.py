@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.linux.offsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
+from memory_visualizer.units import PAGE_SIZE
 
 _MOST_PLACES = 1 << 10
 """Places of objects in one slab."""

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE, Words
+from memory_visualizer.formats.base import Words
 from memory_visualizer.linux.kallsyms import places_of
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
@@ -30,6 +30,7 @@ from memory_visualizer.paging import SHARED, USER, PhysicalMemory, is_held, walk
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.units import PAGE_SIZE
 
 _WORKER = 0x0000_0020
 """In task_struct.flags: PF_WQ_WORKER."""

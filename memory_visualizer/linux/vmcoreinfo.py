@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Words
-from memory_visualizer.snapshot.pagemap import distinct
+from memory_visualizer.arrays import distinct
+from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.units import PAGE_SIZE
 
 _BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
 """How the first line may begin, as a word."""

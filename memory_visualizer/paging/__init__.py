@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
-from memory_visualizer.snapshot.pagemap import distinct
+from memory_visualizer.arrays import distinct
+from memory_visualizer.units import PAGE_SIZE
 
 PRESENT = 1 << 0
 WRITE = 1 << 1

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
@@ -17,6 +16,7 @@ from memory_visualizer.paging import (
     is_held,
     read_tables,
 )
+from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
 _KEPT_REGIONS = 1 << 14

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import PAGE_SIZE
+from memory_visualizer.units import PAGE_SIZE
 
 Pages: TypeAlias = NDArray[np.uint8]
 """The bytes of n pages, shape (n, PAGE_SIZE)."""

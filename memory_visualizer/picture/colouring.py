@@ -9,18 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import changes, count_values, look_up
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.picture.entropy import ENTROPY_STEPS
 from memory_visualizer.picture.palette import Colour, Palette, ramp
-from memory_visualizer.snapshot.owners import changes
-from memory_visualizer.snapshot.pagemap import (
-    PageClass,
-    PageMap,
-    PageState,
-    count_values,
-    look_up,
-)
+from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import zero_pages
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Progress, Words
+from memory_visualizer.formats.base import Dump, Progress, Words, zero_pages
 from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Counts, byte_counter
+from memory_visualizer.units import PAGE_SIZE
 
 ENTROPY_STEPS = 255
 """What stands for 8 bits per byte, as much as there can be."""
@@ -23,24 +23,21 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     0 for zeros, other pages of one repeated byte, and frames that the dump does not hold; text has
     about 4 to 5 bits, code 5 to 6.5, compressed and encrypted data 7.9 and more (4096 bytes of
     perfect noise 7.95). (C. Shannon, "A Mathematical Theory of Communication", 1948.) Reads the
-    whole dump; `progress` is told the bytes of held frames. Errors as for Dump.each_block.
+    whole dump; `progress` is told the bytes of held frames. Errors as for Dump.scan.
     """
     steps = np.zeros(dump.frame_count, np.uint8)
 
     of_thread = threading.local()
 
-    def look(frames: NDArray[np.int64], words: Words) -> int:
+    def measure(frames: NDArray[np.int64], words: Words) -> None:
         if not hasattr(of_thread, "count"):
             of_thread.count = byte_counter()
         filled = np.flatnonzero(~zero_pages(words))
         for start in range(0, len(filled), PAGES_AT_ONCE):
             rows = filled[start : start + PAGES_AT_ONCE]
             steps[frames[rows]] = _steps(of_thread.count(words[rows].view(np.uint8)))
-        return int(frames[-1]) + 1
 
-    for done in dump.each_block(look):
-        if progress:
-            progress(done * PAGE_SIZE, dump.frame_count * PAGE_SIZE)
+    dump.scan([measure], progress)
     return steps
 
 

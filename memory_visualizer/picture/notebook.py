@@ -13,15 +13,9 @@ _MOST_PIXELS = 1 << 24
 """A notebook carries its pictures with it: larger ones (of 64 GiB and more) are thinned out."""
 
 
-def png(snapshot: Snapshot) -> bytes:
-    """The picture with its legend as a PNG file's bytes."""
-    return _png(snapshot.image(legend=True))
-
-
-def html(snapshot: Snapshot) -> str:
-    """The picture with its legend as HTML, with what it is of as its text."""
-    picture = snapshot.image(legend=True)
-    data = base64.b64encode(_png(picture)).decode("ascii")
+def html(snapshot: Snapshot, picture: Image.Image) -> str:
+    """The picture of a snapshot as HTML, with what it is of as its text."""
+    data = base64.b64encode(png(picture)).decode("ascii")
     name = escape(printable(snapshot.dump.path.name))
     system = escape(printable(snapshot.system or "no known system"))
     text = f"{name}: {snapshot.classes.size:,} page frames, {system}"
@@ -31,7 +25,8 @@ def html(snapshot: Snapshot) -> str:
     )
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """A picture as a PNG file's bytes, thinned out where it is too large for a notebook."""
     pixels = picture.width * picture.height
     if pixels > _MOST_PIXELS:
         part = (_MOST_PIXELS / pixels) ** 0.5

@@ -1,6 +1,6 @@
 """What is drawn round a picture: addresses at its left, title and legend below it.
 
-Apart from picture.py, as most pictures have none and fonts take time to load.
+Apart from painting.py, as most pictures have none and fonts take time to load.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.picture.layout import left_frames
 from memory_visualizer.picture.legend import LegendEntry
 from memory_visualizer.picture.painting import Painting
 from memory_visualizer.picture.palette import Colour
 from memory_visualizer.printable import printable
+from memory_visualizer.units import PAGE_SIZE
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.arrays import changes, count_values
 from memory_visualizer.paging import MAY_USER, SHARED, Mappings
-from memory_visualizer.snapshot.pagemap import PageClass, count_values
+from memory_visualizer.snapshot.pagemap import PageClass
+from memory_visualizer.units import PAGE_SIZE
 
 Rows: TypeAlias = NDArray[np.unsignedinteger[Any]]
 """Numbers of mappings."""
@@ -181,12 +182,3 @@ def each_large(rows: Mappings, frame_count: int) -> tuple[NDArray[np.intp], NDAr
     new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
     chosen = np.sort(order[new])
     return large[chosen], np.minimum(rows.frames, frame_count - rows.frame)[chosen]
-
-
-def changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows differ from the row before; the first one does."""
-    different = np.ones(len(columns[0]), bool)
-    np.not_equal(columns[0][1:], columns[0][:-1], out=different[1:])
-    for column in columns[1:]:
-        different[1:] |= column[1:] != column[:-1]
-    return different

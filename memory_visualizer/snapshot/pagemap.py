@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-_Number = TypeVar("_Number", bound=np.generic)
+from memory_visualizer.arrays import count_values, look_up
 
 
 class PageClass(IntEnum):
@@ -112,67 +111,3 @@ _CLASS_OF[:8] = [
     *[PageClass.USER] * 2,
     *[PageClass.BOTH] * 2,
 ]
-
-
-_AT_ONCE = 1 << 20
-"""Frames; numpy makes 8 bytes of each small number that is counted or used as an index."""
-
-
-def count_values(values: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray[np.int64]:
-    """How often each number below `most` comes among small ones, as by np.bincount."""
-    counts = np.zeros(most, np.int64)
-    for start in range(0, values.size, _AT_ONCE):
-        counts += np.bincount(values[start : start + _AT_ONCE], minlength=most)
-    return counts
-
-
-def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
-    """Each of many numbers once, ascending; much faster than np.unique of numpy 2.3 and later."""
-    values = np.sort(values)
-    is_new = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=is_new[1:])
-    return values[is_new]
-
-
-def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:
-    """``table[index]`` for many small numbers."""
-    found = np.empty(index.size, table.dtype)
-    for start in range(0, index.size, _AT_ONCE):
-        found[start : start + _AT_ONCE] = table[index[start : start + _AT_ONCE]]
-    return found
-
-
-def add_runs(counts: NDArray[np.uint32], begin: NDArray[np.int64], end: NDArray[np.int64]) -> None:
-    """Add one to ``counts[begin[i] : end[i]]`` for every i; runs may overlap."""
-    begin, end = np.sort(begin), np.sort(end)
-    for start in range(0, counts.size, _AT_ONCE):
-        some = counts[start : start + _AT_ONCE]
-        # How many runs cover a frame: those begun less those ended up to there.
-        covered = np.zeros(some.size, np.int32)
-        edges = [start, start + some.size]
-        covered[0] = np.searchsorted(begin, start) - np.searchsorted(end, start)
-        for places, one in ((begin, np.int32(1)), (end, np.int32(-1))):
-            here = places[slice(*np.searchsorted(places, edges))]
-            np.add.at(covered, here - start, one)
-        np.cumsum(covered, out=covered)
-        some += covered.view(np.uint32)
-
-
-def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray[np.int64]) -> None:
-    """Set ``marks[first[i] : first[i] + count[i]]`` for every i; runs may overlap.
-
-    All runs must lie within `marks`, and have at least one frame.
-    """
-    single = count == 1
-    marks[first[single]] = True
-    if single.all():
-        return
-    start, end = first[~single], (first + count)[~single]
-    low, high = int(start.min()), int(end.max())
-    # How many runs cover a frame is the sum of the runs begun less those ended up to there.
-    depth = np.zeros(high - low + 1, dtype=np.int32)
-    one = np.int32(1)  # of the same type as what it is added to: so `at` is twenty times as fast
-    np.add.at(depth, start - low, one)
-    np.subtract.at(depth, end - low, one)
-    np.cumsum(depth, out=depth)
-    marks[low:high] |= depth[:-1] > 0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.units import PAGE_SIZE
 
 ANOMALIES = {
     "starting": "it is being made: it has an object, but no thread yet, and is in no list",

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.units import PAGE_SIZE
 
 _SAMPLE = 2048
 """Pages that are looked at: enough for a share of all to within two percent."""

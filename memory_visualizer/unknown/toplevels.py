@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import zero_pages
-from memory_visualizer.formats.opening import Dump, Words
+from memory_visualizer.arrays import distinct
+from memory_visualizer.formats.base import Dump, Words, zero_pages
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
@@ -26,7 +26,6 @@ from memory_visualizer.paging import (
     is_held,
     read_tables,
 )
-from memory_visualizer.snapshot.pagemap import distinct
 
 PAGING = as_processor_has_it(X64)
 """The way of paging that is looked for."""

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.export.tables import dump_holes
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.palette import PALETTES, hex_colour
@@ -30,6 +29,7 @@ from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import pack, page_columns
 
 _LIBRARIES = (

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.arrays import changes
 from memory_visualizer.paging import most_mappings
-from memory_visualizer.snapshot.owners import OwnedPages, address_in, changes
+from memory_visualizer.snapshot.owners import OwnedPages, address_in
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import linear, physical
 from volatility3.framework.renderers import format_hints
 
+from memory_visualizer.arrays import mark_runs, merge_runs
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError
-from memory_visualizer.formats.base import BlockWork, merge_runs
+from memory_visualizer.formats.base import BLOCK_FRAMES, BlockWork, Dump, Words
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
-from memory_visualizer.formats.opening import BLOCK_FRAMES, MAX_FRAMES, PAGE_SIZE, Dump, Words
+from memory_visualizer.linux.system import of_linux
 from memory_visualizer.linux.tasks import LinuxProcesses
 from memory_visualizer.paging import (
     PAE,
@@ -54,12 +55,15 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.picture.colouring import by_class
-from memory_visualizer.picture.painting import picture_of, save_png, texts_of
 from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.picture.picture import picture_of
+from memory_visualizer.picture.png import save_png, texts_of
 from memory_visualizer.printable import printable
-from memory_visualizer.snapshot.pagemap import PageClass, mark_runs
+from memory_visualizer.snapshot.build import of_mappings
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import Process
-from memory_visualizer.snapshot.snapshot import Snapshot, of_linux, of_mappings
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
+from memory_visualizer.arrays import mark_runs
 from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, most_mappings, walk
 from memory_visualizer.printable import counted
-from memory_visualizer.snapshot.pagemap import mark_runs
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevels
 
 _READ_AT_ONCE = 1 << 8

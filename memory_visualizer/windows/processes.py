@@ -15,7 +15,6 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -28,6 +27,7 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import AllMemory, KernelMemory, kernel_memory
 from memory_visualizer.windows.processlayout import (
     MAX_PID,

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import ahead
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -23,6 +22,7 @@ from memory_visualizer.paging import (
     is_held,
     most_spaces,
 )
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.toplevels import bits_of, in_parts
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -27,7 +28,6 @@ from memory_visualizer.paging import (
     read_tables,
     translate,
 )
-from memory_visualizer.snapshot.pagemap import distinct
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""

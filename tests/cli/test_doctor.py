@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_visualizer import __version__
+from memory_visualizer import __version__, packages
 from memory_visualizer.cli import doctor
 from memory_visualizer.cli import memviz as cli
 from memory_visualizer.cli.doctor import Part, examine
@@ -119,7 +119,7 @@ def test_remedies_fit_the_way_of_installation(
     """A package beside this copy goes where this copy is."""
     (tmp_path / marker).touch()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    assert doctor.how_to_get("lzallright") == remedy
+    assert packages.how_to_get("lzallright") == remedy
 
 
 def test_volatility_2_of_a_copy_without_the_front_door(

@@ -20,16 +20,11 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import base, files, mapped
-from memory_visualizer.formats.base import zero_pages
+from memory_visualizer.formats.base import BLOCK_FRAMES, Dump, Words, zero_pages
 from memory_visualizer.formats.mapped import MappedDump
-from memory_visualizer.formats.opening import (
-    BLOCK_FRAMES,
-    PAGE_SIZE,
-    Dump,
-    RawDump,
-    Words,
-    open_dump,
-)
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.units import PAGE_SIZE
 from tests.synth import containers
 from tests.synth.containers import Pieces
 

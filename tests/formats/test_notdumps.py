@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats.opening import RawDump, fingerprint, open_dump
+from memory_visualizer.formats.opening import fingerprint, open_dump
+from memory_visualizer.formats.raw import RawDump
 from tests.conftest import ROOT
 
 PAGE = 4096

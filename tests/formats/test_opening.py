@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import base
-from memory_visualizer.formats.opening import PAGE_SIZE, RawDump
+from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.units import PAGE_SIZE
 
 ZERO_PAGE = bytes(PAGE_SIZE)
 

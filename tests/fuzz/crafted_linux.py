@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from memory_visualizer.formats.opening import Dump
+from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux.kernel import find_kernel
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from tests.synth.linux import LinuxTruth

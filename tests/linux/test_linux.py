@@ -15,8 +15,8 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
+from memory_visualizer.linux.doubts import Doubts
 from memory_visualizer.snapshot.pagemap import PageState
-from memory_visualizer.snapshot.snapshot import _Doubts
 from tests.conftest import ROOT, real_dumps
 from tests.synth import containers
 from tests.synth.containers import write_avml, write_elf, write_kdump, write_lime
@@ -572,7 +572,7 @@ def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, Linu
     large = mappings.frames == 512
     states[mappings.frame[large]] = PageState.FREE
     assert large.any()
-    kept = _Doubts(states).believed(mappings)
+    kept = Doubts(states).believed(mappings)
     assert np.count_nonzero(kept.frames == 512) == np.count_nonzero(large)
 
 

@@ -19,8 +19,8 @@ import pytest
 import memory_visualizer
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.paging import Mappings, translate, walk
+from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
-from memory_visualizer.snapshot.snapshot import of_mappings
 from memory_visualizer.windows.toplevels import SHARED_DATA, TopLevels, TopLevelSearch, bits_of
 from tests.synth import MIB, Truth, forge, profiles
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.picture import bytecount
 from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, byte_counter, count_with_numpy
+from memory_visualizer.units import PAGE_SIZE
 
 
 @pytest.fixture(scope="module")

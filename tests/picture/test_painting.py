@@ -14,12 +14,12 @@ from PIL import Image
 
 import memory_visualizer
 from memory_visualizer.export.textmap import read_mapped_frames
-from memory_visualizer.formats.opening import PAGE_SIZE, RawDump
+from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.output import check_target
 from memory_visualizer.picture.colouring import Colouring, Swatch, by_class
 from memory_visualizer.picture.layout import LAYOUTS, arrange
 from memory_visualizer.picture.legend import LegendEntry, legend, legend_json, legend_lines
-from memory_visualizer.picture.painting import paint, write_png
+from memory_visualizer.picture.painting import paint
 from memory_visualizer.picture.palette import (
     COLOUR_BLIND,
     DEFAULT,
@@ -29,7 +29,9 @@ from memory_visualizer.picture.palette import (
     hex_colour,
 )
 from memory_visualizer.picture.panel import SHADES, add_panel, ticks
+from memory_visualizer.picture.png import write_png
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, classify
+from memory_visualizer.units import PAGE_SIZE
 
 
 def some_page_map(frame_count: int) -> PageMap:

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_visualizer.snapshot.pagemap import PageClass, classify, mark_runs
+from memory_visualizer.arrays import mark_runs
+from memory_visualizer.snapshot.pagemap import PageClass, classify
 
 
 def test_labels() -> None:

@@ -19,10 +19,10 @@ from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.formats.mapped import MappedDump
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.paging import MAY_USER, Mappings
-from memory_visualizer.snapshot import snapshot as snapshot_module
+from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.process import unnamed
-from memory_visualizer.snapshot.snapshot import of_mappings
 from memory_visualizer.windows import kernelmemory, processsearch
+from memory_visualizer.windows import system as windows_system
 from memory_visualizer.windows.toplevels import TopLevels
 from tests.oddities import Image
 from tests.synth import GIB, MIB, Truth, builds, forge, profiles
@@ -153,11 +153,11 @@ def test_processes_that_the_first_look_misses(
 ) -> None:
     """Where the kernel's pages are not known while all pages pass by, they are read afterwards."""
     if what == "nothing learned":
-        monkeypatch.setattr(snapshot_module, "_LEARNING_FRAMES", 0)
+        monkeypatch.setattr(windows_system, "_LEARNING_FRAMES", 0)
     elif what == "too many places":
         monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
     else:
-        monkeypatch.setattr(snapshot_module, "kernel_memory", half_of_the_kernel)
+        monkeypatch.setattr(windows_system, "kernel_memory", half_of_the_kernel)
     kind = builds()[name] if name in builds() else profiles()[name]
     truth = forge(tmp_path / "dump", kind)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)

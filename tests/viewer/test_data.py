@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import PAGE_SIZE, open_dump
+from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.paging import MAY_USER, MAY_WRITE, SHARED, Mappings
+from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.process import unnamed
-from memory_visualizer.snapshot.snapshot import Snapshot, of_mappings
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer import data
 from memory_visualizer.viewer.data import Column, owner_columns, pack
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory_visualizer import PageClass
-from memory_visualizer.formats.opening import PAGE_SIZE
 from memory_visualizer.snapshot.process import ANOMALIES, Process
+from memory_visualizer.units import PAGE_SIZE
 from tests.oddities import (
     FAMILIES,
     KINDS,

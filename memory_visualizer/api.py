@@ -1,0 +1,93 @@
+"""The library's front: open a dump, and show or hand on what is known of it."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import Progress
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.recognise import recognise
+from memory_visualizer.snapshot import snapshot
+
+# What shows and hands on is imported by those who ask for it.
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
+    path: str | Path, *, lenient: bool = False, progress: Progress | None = None
+) -> "Snapshot":
+    """Read a memory dump: find out what it is of, and who has each page.
+
+    `progress` is told how many bytes of the dump have been read. BadInputError when the file cannot
+    be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is missing.
+    """
+    found = recognise(open_dump(path, lenient=lenient), progress)
+    return Snapshot(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+class Snapshot(snapshot.Snapshot):
+    """A whole dump, understood, with its pictures, pages and tables."""
+
+    def image(
+        self,
+        *,
+        color_by: str = "class",
+        layout: str = "rows",
+        width: int | None = None,
+        scale: int = 1,
+        palette: str = "default",
+        legend: bool = False,
+    ) -> "Image":
+        """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
+
+        `color_by` is one of colouring.COLOURINGS, `palette` one of palette.PALETTES.
+        """
+        from memory_visualizer.picture.colouring import colour_by
+        from memory_visualizer.picture.entropy import entropy
+        from memory_visualizer.picture.palette import PALETTES
+        from memory_visualizer.picture.picture import picture_of
+
+        colouring = colour_by(color_by, self, PALETTES[palette], lambda: entropy(self.dump))
+        return picture_of(
+            self.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
+        ).image()
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the picture with its legend."""
+        from memory_visualizer.picture import notebook
+
+        return notebook.html(self, self.image(legend=True))
+
+    def _repr_png_(self) -> bytes:
+        """The same for what shows pictures only."""
+        from memory_visualizer.picture import notebook
+
+        return notebook.png(self.image(legend=True))
+
+    def summary(self) -> dict[str, Any]:
+        """All that is known but the pages themselves, as JSON has it: see export.summary."""
+        from memory_visualizer.export import tables
+
+        return tables.summary(self)
+
+    def to_arrow(self) -> Any:
+        """The page map as a pyarrow.Table: see export.to_arrow."""
+        from memory_visualizer.export import tables
+
+        return tables.to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The page map as a pandas.DataFrame: see export.to_pandas."""
+        from memory_visualizer.export import tables
+
+        return tables.to_pandas(self)
+
+    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+        """Write the page for the browser: see viewer.write_page."""
+        from memory_visualizer import viewer
+
+        viewer.write_page(Path(path), self, entropy=entropy)

@@ -1,0 +1,75 @@
+"""Mappings of a Linux dump that the kernel's own word of its pages speaks against."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging import Mappings
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.pagemap import PageState
+
+_HUGE_FRAMES = 1 << 18
+"""Frames of a page of 1 GiB."""
+
+
+class Doubts:
+    """Mappings of user mode that the kernel's own word of the pages speaks against.
+
+    In a dump that was saved while the system ran, a table may be of another moment than its page's
+    use. No process has a page that is free, slab or a page table, and a page of 1 GiB is a huge
+    page to the kernel as well.
+    """
+
+    def __init__(self, states: NDArray[np.uint8] | None) -> None:
+        """`states` are PageState by PFN, None where they are not known."""
+        self._states = states
+        self._before: dict[tuple[PageState, ...], NDArray[np.int32]] = {}
+        """How many frames before each one are in some states."""
+        self._pages = 0
+        self._huge = 0
+
+    def believed(self, part: Mappings) -> Mappings:
+        """Those of these mappings that nothing speaks against."""
+        if self._states is None or not len(part.frame):
+            return part
+        states = self._states
+        against = self._share(states, part, PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE)
+        # Drivers map what is reserved, but not together with what is not.
+        reserved = self._share(states, part, PageState.RESERVED)
+        wrong = against + np.where(reserved < 1, reserved, 0) > 1 / 2
+        huge = part.frames == _HUGE_FRAMES
+        if huge.any():
+            huge &= self._share(states, part, PageState.HUGE_PAGE) <= 1 / 2
+        wrong &= ~huge
+        if not (wrong | huge).any():
+            return part
+        self._pages += int(part.frames[wrong].sum())
+        self._huge += int(np.count_nonzero(huge))
+        return part.take(~(wrong | huge))
+
+    def _share(
+        self, states: NDArray[np.uint8], part: Mappings, *some: PageState
+    ) -> NDArray[np.float64]:
+        """The share of each mapping's frames that are in one of some states."""
+        if some not in self._before:
+            among = np.isin(states, some)
+            self._before[some] = np.concatenate(([0], np.cumsum(among, dtype=np.int32)))
+        before = self._before[some]
+        end = np.minimum(part.frame + part.frames, len(before) - 1)
+        share: NDArray[np.float64] = (before[end] - before[part.frame]) / part.frames
+        return share
+
+    @property
+    def remarks(self) -> list[str]:
+        """How many there were."""
+        remarks = []
+        if self._pages:
+            remarks.append(
+                f"{counted(self._pages, 'page')} mapped into processes but free or the kernel's own"
+                " by its word: these mappings are of another moment, and are left out"
+            )
+        if self._huge:
+            remarks.append(
+                f"{counted(self._huge, 'mapping')} of 1 GiB where the kernel knows of no such page:"
+                " left out"
+            )
+        return remarks

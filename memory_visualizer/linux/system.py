@@ -1,0 +1,183 @@
+"""A Linux dump, understood: its kernel, its processes, and who has each page."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.linux import kernel as linux
+from memory_visualizer.linux.doubts import Doubts
+from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
+from memory_visualizer.linux.pagestates import PageArray, PageStates, Survey
+from memory_visualizer.linux.tasks import LinuxProcesses
+from memory_visualizer.linux.tasks import find_processes as find_tasks
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
+from memory_visualizer.paging import Losses, Mappings, Paging, tables_of, walk
+from memory_visualizer.snapshot.build import (
+    Rest,
+    mapping_counts,
+    of_mappings,
+    reached,
+    walk_remarks,
+)
+from memory_visualizer.snapshot.pagemap import PageState, classify
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
+
+_KERNEL_STATES = (
+    PageState.SLAB,
+    PageState.PAGE_TABLE,
+    PageState.KERNEL_IMAGE,
+    PageState.RESERVED,
+    PageState.KERNEL_OTHER,
+)
+"""States of pages that the kernel uses, whether or not they are mapped into processes."""
+
+
+def understand(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    kernel: LinuxKernel,
+    found: LinuxProcesses | None = None,
+) -> Snapshot:
+    """A Linux dump's; where `found` is not given, the processes are looked for."""
+    remarks = [*kernel.remarks]
+    survey = pages = None
+    try:
+        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf, kernel.symbols)
+        survey = pages.survey()
+    except LookupError as error:
+        remarks.append(f"what the kernel knows of its pages was not found: {error}")
+    found = found or find_tasks(kernel, pages, survey)
+    remarks += found.remarks
+    tops, owners, again = _spaces_once(found)
+    read = _read_states(dump, kernel, survey, tops) if survey else None
+    losses, rest, doubts = Losses(), Rest(dump), Doubts(read.states if read else None)
+    mappings = Mappings.join([])
+    if len(tops):
+        walked = walk(
+            dump,
+            kernel.paging,
+            tops,
+            owners,
+            own_only=True,
+            losses=losses,
+            no_tables=survey.no_tables if survey else None,
+        )
+        mappings = rest.without(map(doubts.believed, walked))
+    remarks += [*walk_remarks(dump, mappings, losses, rest), *doubts.remarks]
+    mapping_count = mapping_counts(mappings, dump.frame_count) + rest.mapping_count
+    mappings = _with_sharers(mappings, again)
+    mapped = reached(dump, mappings, user=True) | rest.user
+    if read is None:
+        states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
+        states[~dump.held] = PageState.ABSENT
+        used = np.zeros(dump.frame_count, bool)
+    else:
+        remarks += read.remarks
+        states = read.states
+        used = np.isin(states, _KERNEL_STATES)
+        # In use, though nobody maps them: a huge page in its pool, a page just let go of.
+        used |= ~mapped & (states == PageState.HUGE_PAGE)
+        used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
+    absent = states == PageState.ABSENT
+    page_map = classify(mapped, used, zero, absent)
+    return Snapshot(
+        classes=page_map.classes,
+        zero=zero,
+        mapping_count=mapping_count,
+        dump=dump,
+        system=kernel.system,
+        time=None,
+        paging=kernel.paging,
+        processes=found.processes,
+        stale_spaces=0,
+        mappings=mappings,
+        kernel_dtb=kernel.top * PAGE_SIZE,
+        states=states,
+        remarks=tuple(remarks),
+    )
+
+
+def of_linux(
+    dump: Dump, zero: NDArray[np.bool_], processes: LinuxProcesses, paging: Paging
+) -> Snapshot:
+    """Put together what is known of a Linux dump, with processes that were found elsewhere.
+
+    What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
+    all that no process maps is unused. `zero` as for of_mappings.
+    """
+    texts = VmcoreInfoSearch()
+    dump.scan([texts.look_everywhere])
+    kernel = find_kernel(dump, texts.found(dump))
+    if kernel:
+        return understand(dump, zero, kernel, processes)
+    spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
+    owners = np.array(spaces, np.int32)
+    walked = walk(dump, paging, processes.tops, owners, own_only=True) if spaces else ()
+    snapshot = of_mappings(
+        dump,
+        zero,
+        Mappings.join(list(walked)),
+        system="Linux",
+        paging=paging,
+        processes=processes.processes,
+    )
+    remark = "what the kernel knows of its pages was not found: its own are shown as unused"
+    return replace(snapshot, remarks=(*processes.remarks, remark))
+
+
+def find_kernel(
+    dump: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch | None = None
+) -> LinuxKernel | None:
+    """The Linux kernel that one of these texts is of, if it is; else the one by its tables."""
+    if not texts and not tables:
+        return None
+    found = linux.find_kernel(dump, texts)
+    return found or (linux.find_kernel_by_form(dump, texts, tables) if tables else None)
+
+
+def _spaces_once(
+    found: LinuxProcesses,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[int, list[int]]]:
+    """The top-level tables of processes, each once; the first process that has it, and the others.
+
+    Processes may share their memory (CLONE_VM): these are given by the first one's index.
+    """
+    first: dict[int, int] = {}
+    again: dict[int, list[int]] = {}
+    for index, process in enumerate(found.processes):
+        if process.space is not None:
+            frame = int(found.tops[process.space, 0])
+            if frame in first:
+                again.setdefault(first[frame], []).append(index)
+            first.setdefault(frame, index)
+    tops = np.array(list(first), np.int64)[:, None]
+    return tops, np.array(list(first.values()), np.int32), again
+
+
+def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
+    """Add the mappings of those processes that have another one's memory as well."""
+    parts = [mappings]
+    room = len(mappings.frame) + (1 << 16)
+    for first, others in again.items():
+        own = mappings.take(mappings.space == first)
+        for other in others:
+            room -= len(own.frame)
+            if room >= 0:
+                parts.append(replace(own, space=np.full(len(own.frame), other, np.int32)))
+    return Mappings.join(parts) if len(parts) > 1 else mappings
+
+
+def _read_states(
+    dump: Dump, kernel: LinuxKernel, survey: Survey, tops: NDArray[np.int64]
+) -> PageStates:
+    """The state of each frame, by the kernel's struct pages."""
+    resources = linux.read_resources(kernel)
+    image = resources.image if resources else linux.frames_of_image(kernel)
+    own, leaves = tables_of(dump, kernel.paging, tops, own_only=True, no_tables=survey.no_tables)
+    tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))
+    is_ram = resources.is_ram if resources else None
+    return survey.array.finish(survey, image, is_ram, own | tables, leaves)

@@ -1,0 +1,184 @@
+"""A snapshot made of what a system's own module found: mappings, processes, what was left out."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import add_runs, mark_runs
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.paging import SHARED, Losses, Mappings, Paging, most_mappings
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.owners import each_large
+from memory_visualizer.snapshot.pagemap import classify
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+_ROWS_AT_ONCE = 1 << 17
+"""Of mappings; a few megabytes."""
+
+
+def of_mappings(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    mappings: Mappings,
+    *,
+    system: str | None = None,
+    time: datetime | None = None,
+    paging: Paging | None = None,
+    processes: tuple[Process, ...] = (),
+    stale_spaces: int = 0,
+    kernel_dtb: int | None = None,
+    rest: "Rest | None" = None,
+    remarks: Sequence[str] = (),
+) -> Snapshot:
+    """Put together what is known of a dump; the mappings decide who has which frame.
+
+    `zero` tells for each frame whether it is all zeros, `rest` the sum of mappings beside these;
+    all else is as in Snapshot.
+    """
+    user = reached(dump, mappings, user=True)
+    kernel = reached(dump, mappings, user=False)
+    mapping_count = mapping_counts(mappings, dump.frame_count)
+    if rest and rest.mappings:
+        user |= rest.user
+        kernel |= rest.kernel
+        mapping_count += rest.mapping_count
+    page_map = classify(user, kernel, zero, ~dump.held)
+    return Snapshot(
+        classes=page_map.classes,
+        zero=zero,
+        mapping_count=mapping_count,
+        dump=dump,
+        system=system,
+        time=time,
+        paging=paging,
+        processes=processes,
+        stale_spaces=stale_spaces,
+        mappings=mappings,
+        kernel_dtb=kernel_dtb,
+        remarks=tuple(remarks),
+    )
+
+
+class Rest:
+    """What the mappings amount to for which there is no room."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._room = most_mappings(dump)
+        self._room_for_each = self._room // 2
+        self._of_space = np.zeros(1, np.int64)
+        """How many mappings of each space there were; of those that are SHARED first."""
+        self.mappings = 0
+        self.user = np.zeros(dump.frame_count, bool)
+        self.kernel = np.zeros(dump.frame_count, bool)
+        self.mapping_count = np.zeros(dump.frame_count, np.uint32)
+
+    def without(self, walked: Iterable[Mappings]) -> Mappings:
+        """Join the parts of a walk; keep only the sum of what exceeds the room.
+
+        No honest machine has so many mappings of so few frames, but memory must not be what a
+        dump can take from those who look at it. A space that has too many loses its own.
+        """
+        joined: list[Mappings] = []
+        kept: list[Mappings] = []
+        waiting = 0
+        for part in walked:
+            fits = self._fits(part)
+            some = part if fits.all() else part.take(fits)
+            self._room -= len(some.frame)
+            if self._room < 0:
+                self._add(part)
+                continue
+            kept.append(some)
+            # Many small parts, let go of one by one, would leave memory in pieces.
+            waiting += len(some.frame)
+            if waiting > _ROWS_AT_ONCE:
+                joined.append(Mappings.join(kept))
+                waiting = 0
+            if some is not part:
+                self._add(part.take(~fits))
+        joined.append(Mappings.join(kept))
+        return Mappings.join(joined)
+
+    def _fits(self, part: Mappings) -> NDArray[np.bool_]:
+        """Which mappings are of spaces that have not too many."""
+        number = part.space.astype(np.int64) - SHARED
+        count = np.bincount(number, minlength=len(self._of_space))
+        count[: len(self._of_space)] += self._of_space
+        self._of_space = count
+        fits = count <= self._room_for_each
+        fits[0] = True
+        return fits[number]
+
+    def _add(self, part: Mappings) -> None:
+        """Add mappings to the sum."""
+        self.mappings += len(part.frame)
+        self.user |= reached(self._dump, part, user=True)
+        self.kernel |= reached(self._dump, part, user=False)
+        self.mapping_count += mapping_counts(part, self._dump.frame_count)
+
+
+def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> list[str]:
+    """What the walk could not use, and what is not listed, for the person at the screen."""
+    remarks = []
+    large = mappings.take((mappings.frames > 1) & (mappings.space != SHARED))
+    pages = int(each_large(large, dump.frame_count)[1].sum())
+    if pages > most_mappings(dump):
+        remarks.append(
+            f"the large pages of all processes have {pages:,} pages in all: too many for a list of"
+            " the owners of each, so some of them are not told"
+        )
+    if losses.not_tables:
+        many = len(losses.not_tables)
+        remarks.append(
+            "1 page is named as a page table but is none: what it mapped is not known"
+            if many == 1
+            else f"{many:,} pages are named as page tables but are none: what they mapped is not"
+            " known"
+        )
+    if losses.impossible:
+        remarks.append(
+            f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
+            " rules of the processor and the system: left out, each by itself"
+        )
+    if losses.contradicted:
+        remarks.append(
+            f"{counted(losses.contradicted, 'large page')} left out: processes have much of the"
+            " same memory page by page"
+        )
+    if losses.tables:
+        remarks.append(
+            f"{counted(losses.tables, 'page table')} left out: there are more than any machine has"
+        )
+    if rest.mappings:
+        remarks.append(
+            f"{counted(rest.mappings, 'mapping')} too many to keep: their pages have their classes,"
+            " but not all of their owners are told"
+        )
+    return remarks
+
+
+def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
+    """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
+    reached = np.zeros(dump.frame_count, bool)
+    rows = mappings.is_user == user
+    first, frames = mappings.frame[rows], mappings.frames[rows]
+    mark_runs(reached, first, np.minimum(first + frames, dump.frame_count) - first)
+    return reached & dump.held
+
+
+def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
+    """How many mappings lead to each frame, by PFN."""
+    count = np.zeros(frame_count, np.uint32)
+    for at in range(0, len(mappings.frame), _ROWS_AT_ONCE):
+        some = slice(at, at + _ROWS_AT_ONCE)
+        # Ones of the same type as the counts: so `at` is twenty times as fast.
+        np.add.at(count, mappings.frame[some][mappings.frames[some] == 1], np.uint32(1))
+    large = np.flatnonzero(mappings.frames > 1)
+    if len(large):
+        begin = mappings.frame[large]
+        add_runs(count, begin, np.minimum(begin + mappings.frames[large], frame_count))
+    return count

@@ -1,0 +1,66 @@
+"""Large pages of processes, as stretches of frames: each would be many pages to list."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging import Mappings
+
+_ROWS_AT_ONCE = 1 << 17
+"""Of mappings; a few megabytes."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of frames that processes have, a row for each; those of a process do not meet."""
+
+    space: NDArray[np.int32]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    """The frame behind the last one."""
+
+    def cover(
+        self, space: NDArray[np.integer[Any]], frame: NDArray[np.integer[Any]]
+    ) -> NDArray[np.bool_]:
+        """Which of these frames, each of a process, lie in a stretch of that process."""
+        size = int(self.end.max(initial=0)) + 1
+        starts = self.space * size + self.first
+        ends = self.space * size + self.end
+        covered = np.zeros(len(frame), bool)
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            asked = space[part].astype(np.int64) * size + np.minimum(frame[part], size - 1)
+            row = np.maximum(np.searchsorted(starts, asked, "right") - 1, 0)
+            covered[part] = (asked >= starts[row]) & (asked < ends[row])
+        return covered
+
+    def depth(self, frame_count: int) -> NDArray[np.int32]:
+        """How many processes have each frame in a stretch."""
+        change = np.zeros(frame_count + 1, np.int32)
+        np.add.at(change, self.first, np.int32(1))
+        np.subtract.at(change, self.end, np.int32(1))
+        np.cumsum(change, out=change)
+        return change[:-1]
+
+    def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many frames of each stretch are marked."""
+        before = np.zeros(marks.size + 1, np.uint32)  # no more frames than MAX_FRAMES
+        np.cumsum(marks, out=before[1:])
+        return before[self.end].astype(np.int64) - before[self.first]
+
+
+def stretches_of_large(rows: Mappings, frame_count: int) -> Stretches:
+    """The stretches that these large pages make up for each process."""
+    order = np.lexsort((rows.frame, rows.space))
+    space = rows.space[order].astype(np.int64)
+    first = rows.frame[order]
+    end = np.minimum(first + rows.frames[order], frame_count)
+    # As if the processes' memories stood one behind the other, and did not touch.
+    start = space * (frame_count + 1)
+    reach = np.maximum.accumulate(start + end) if len(order) else end
+    begins = np.flatnonzero(start[1:] + first[1:] > reach[:-1]) + 1 if len(order) else order
+    begins = np.append(np.zeros(min(1, len(order)), np.intp), begins)
+    last = np.append(begins[1:], len(order))[: len(begins)] - 1
+    return Stretches(space[begins].astype(np.int32), first[begins], (reach - start)[last])

@@ -1,0 +1,40 @@
+"""A dump of a system that is not known: user and kernel as its page tables say."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.paging import Losses, Mappings, merge_kernel, walk
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
+from memory_visualizer.snapshot.process import unnamed
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.unknown.toplevels import PAGING, Spaces, without_direct_map
+
+
+def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
+    """A system that is not known: user and kernel as its page tables say, if any are found."""
+    tops = spaces.tops
+    losses, rest = Losses(), Rest(dump)
+    mappings = Mappings.join([])
+    if len(tops):
+        mappings = rest.without(walk(dump, PAGING, tops, losses=losses))
+    mappings, has_direct_map = without_direct_map(mappings, dump.held)
+    mappings = merge_kernel(mappings)
+    remarks = [*spaces.remarks]
+    if len(tops):
+        remarks.append(
+            f"{counted(len(tops), 'address space')} found by what the top-level page tables share:"
+            " whose, and whether still in use, is not known"
+        )
+    if has_direct_map:
+        remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
+    return of_mappings(
+        dump,
+        zero,
+        mappings,
+        rest=rest,
+        paging=PAGING if len(tops) else None,
+        processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
+        remarks=(*remarks, *walk_remarks(dump, mappings, losses, rest)),
+    )

@@ -1,0 +1,123 @@
+"""A Windows dump, understood: which processes it is of, and who has each page."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.paging import (
+    Losses,
+    Mappings,
+    merge_alike,
+    merge_kernel,
+    most_spaces,
+    walk,
+    without_contradicted,
+)
+from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
+from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.windows.kernelmemory import kernel_memory
+from memory_visualizer.windows.processes import FoundProcesses, find_processes
+from memory_visualizer.windows.processsearch import ProcessSearch
+from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_shared_data
+
+_LEARNING_FRAMES = 4096
+"""The first 16 MiB: there lies the System process's top-level table of real machines."""
+_FRAMES_AT_ONCE = 256
+_MOST_EARLY_TABLES = 128
+"""So many top-level tables may lie there; more are made to waste time."""
+_SYSTEM_WEIGHT = 3
+_SYSTEM_PID = 4
+"""Of Windows' System process."""
+
+
+def understand(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    found: TopLevels,
+    search: ProcessSearch | None = None,
+    who: FoundProcesses | None = None,
+) -> Snapshot:
+    """A Windows dump's; where `who` is not given, the processes are looked for."""
+    losses, rest = Losses(), Rest(dump)
+    shared_data = read_shared_data(dump, found.paging, found.tops)
+    who = who or find_processes(dump, found, search, shared_data.time)
+    found, processes = who.found, who.processes
+    if not any(process.is_alive and process.space is not None for process in processes):
+        # Damaged: the tables, whoever they belong to, are better than nothing.
+        tops = found.tops[: most_spaces(dump)]
+        losses.tables += len(found.tops) - len(tops)
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
+        found = replace(found, tops=tops)
+    mappings = _mappings_of(dump, found, processes, losses, rest)
+    system = _system_process(processes)
+    snapshot = of_mappings(
+        dump,
+        zero,
+        mappings,
+        rest=rest,
+        remarks=(*found.remarks, *who.remarks, *walk_remarks(dump, mappings, losses, rest)),
+        kernel_dtb=system.dtb if system else None,
+        system=f"Windows {shared_data.version}".rstrip(),
+        time=shared_data.time,
+        paging=found.paging,
+        processes=processes,
+        stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
+    )
+    return replace(snapshot, copies=who.copies)
+
+
+def _system_process(processes: Sequence[Process]) -> Process | None:
+    """Windows' System process, by most of what is known of it: pid, name, and no parent."""
+
+    def weight(process: Process) -> int:
+        is_system = (process.pid == _SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
+        return is_system + (process.is_listed and process.space is not None)
+
+    best = max(processes, key=weight, default=None)
+    return best if best and weight(best) >= _SYSTEM_WEIGHT else None
+
+
+def _mappings_of(
+    dump: Dump,
+    found: TopLevels,
+    processes: tuple[Process, ...],
+    losses: Losses,
+    rest: Rest,
+) -> Mappings:
+    """All mappings of the live processes; `space` is a process's index, or SHARED."""
+    tops, owners = [], []
+    has_shadows = False
+    for index, process in enumerate(processes):
+        if process.is_alive and process.space is not None:
+            tops.append(found.tops[process.space])
+            owners.append(index)
+            if process.shadow is not None:
+                tops.append(found.others[process.shadow])
+                owners.append(index)
+                has_shadows = True
+    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = without_contradicted(rest.without(walked), dump.frame_count, losses)
+    # With shadows both tables of a process lead to its pages.
+    return (merge_alike if has_shadows else merge_kernel)(mappings)
+
+
+def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
+    """Look where Windows has its System process' tables: by these its kernel's pages are known.
+
+    So the search for processes needs no look of its own.
+    """
+    early = TopLevelSearch()
+    for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):
+        frames = first + np.flatnonzero(dump.held[first : first + _FRAMES_AT_ONCE])
+        words = dump.read_frames(frames)
+        early.look_everywhere(frames, words)
+        early.look_at(frames, words)
+    search.look_also(early)
+    found = early.found(dump)
+    if found is None or len(found.tops) > _MOST_EARLY_TABLES:
+        return None
+    return ProcessSearch(dump, found.paging, kernel_memory(dump, found).frames())
