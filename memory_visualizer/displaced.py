@@ -31,6 +31,7 @@ from memory_visualizer.paging import (
     Paging,
     are_tables,
     as_linux_has_it,
+    as_windows_has_it,
     frames_behind,
     is_held,
     most_tables,
@@ -228,7 +229,8 @@ class DisplacedSearch:
         most = 0
         if self._room < 0:
             return best
-        for name, paging in (("x86-64", X64), ("PAE", PAE), ("x86", X86)):
+        for architecture in (X64, PAE, X86):
+            paging, name = as_windows_has_it(architecture), architecture.name
             tables = _alike(dump, paging, self._found[name])
             if tables is None or len(tables.page) <= most:
                 continue

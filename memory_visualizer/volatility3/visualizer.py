@@ -46,10 +46,12 @@ from memory_visualizer.paging import (
     X64,
     X64_5_LEVELS,
     X86,
+    Architecture,
     Mappings,
     Paging,
     PhysicalMemory,
     as_linux_has_it,
+    as_windows_has_it,
     merge_kernel,
     tables_of,
     walk,
@@ -202,7 +204,7 @@ class _Tables:
         return words
 
 
-def paging_of(layer: Any) -> Paging:
+def architecture_of(layer: Any) -> Architecture:
     """The way of paging of a translation layer of Volatility's (framework/layers/intel.py)."""
     ways = {2: X86, 3: PAE, 4: X64, 5: X64_5_LEVELS}
     return ways[len(layer.structure)]
@@ -211,7 +213,7 @@ def paging_of(layer: Any) -> Paging:
 def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.int64]:
     """Frames of the top levels, as `paging.walk` takes them, from what goes into CR3."""
     table = np.array(bases, np.int64).reshape(-1, 1)
-    if paging is not PAE:
+    if paging.architecture is not PAE:
         return table // PAGE_SIZE
     pointers = dump.read_frames(table[:, 0] // PAGE_SIZE)
     place = table % PAGE_SIZE // 32 * 4 + np.arange(4)
@@ -442,7 +444,7 @@ class Visualizer:
 
     @cached_property
     def _paging(self) -> Paging:
-        return paging_of(self._layer)
+        return as_windows_has_it(architecture_of(self._layer))
 
     @cached_property
     def _snapshot(self) -> Snapshot:
@@ -505,7 +507,7 @@ class LinuxVisualizer(Visualizer):
 
     @cached_property
     def _paging(self) -> Paging:
-        return as_linux_has_it(paging_of(self._layer))
+        return as_linux_has_it(architecture_of(self._layer))
 
     @cached_property
     def _snapshot(self) -> Snapshot:
@@ -535,7 +537,7 @@ class LinuxVisualizer(Visualizer):
 def table_base(layer: Any) -> int:
     """The physical address of a translation layer's top-level table, or of PAE's pointers."""
     base = int(layer.config["page_map_offset"])
-    return base & ~0x1F if paging_of(layer) is PAE else base & ~0xFFF
+    return base & ~0x1F if architecture_of(layer) is PAE else base & ~0xFFF
 
 
 def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:

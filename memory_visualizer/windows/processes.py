@@ -254,9 +254,9 @@ class _Finder:
             np.int64,
         )
         bases = np.unique(bases[is_held(memory, bases // PAGE_SIZE) & (bases % 32 == 0)])
-        if paging is PAE:
+        if paging.architecture is PAE:
             directories, is_sound = pointed_to(memory, bases)
-            is_sound[is_sound] = are_tables(memory, PAE, 0, directories[is_sound])
+            is_sound[is_sound] = are_tables(memory, paging, 0, directories[is_sound])
             chosen: NDArray[np.int64] = directories[
                 np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES
             ]

@@ -62,7 +62,7 @@ class TableBases:
     def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
         """`tops` are the frames of the top levels, shape (n, paging.top_frames)."""
         self._memory, self._tops = memory, tops
-        self._is_pae = paging is PAE
+        self._is_pae = paging.architecture is PAE
         self._spaces: dict[int, int | None] = {}
         if not self._is_pae:
             self._spaces = {int(top) * PAGE_SIZE: n for n, top in enumerate(tops[:, 0])}

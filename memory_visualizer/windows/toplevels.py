@@ -23,11 +23,14 @@ from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
     are_tables,
+    as_windows_has_it,
     is_held,
     most_spaces,
     read_tables,
     translate,
 )
+
+_X64 = as_windows_has_it(X64)
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
@@ -101,7 +104,7 @@ class TopLevelSearch:
 
     def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
-        entries = X64.self_entries
+        entries = _X64.software.self_entries
         mask = ADDRESS | PRESENT
         for start in range(0, len(frame), _ROWS_AT_ONCE):
             own = self._own_entries(frame[start : start + _ROWS_AT_ONCE])
@@ -192,10 +195,10 @@ class TopLevelSearch:
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         x64 = [tops[:most, None] for tops in self._groups(_MOST_GROUPS)]
-        yield PAE, [directories.astype(np.int64)]
-        yield X86, [_joined(self._x86)[:most, None]]
-        yield X64, x64
-        yield X64_5_LEVELS, x64
+        yield as_windows_has_it(PAE), [directories.astype(np.int64)]
+        yield as_windows_has_it(X86), [_joined(self._x86)[:most, None]]
+        yield _X64, x64
+        yield as_windows_has_it(X64_5_LEVELS), x64
 
 
 def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,38 +25,21 @@ from memory_visualizer.paging import (
     Paging,
     as_linux_has_it,
     as_processor_has_it,
+    as_windows_has_it,
     merge_alike,
     translate,
     walk,
 )
+from tests.paging.memory import PAGE, Memory, chain
 from tests.simple_walker import walk as simple_walk
 
-PAGE = 4096
-KINDS = {"x86": X86, "pae": PAE, "x64": X64, "x64-5": X64_5_LEVELS}
-MANUAL = {name: replace(paging, has_habits=False) for name, paging in KINDS.items()}
+ARCHITECTURES = {"x86": X86, "pae": PAE, "x64": X64, "x64-5": X64_5_LEVELS}
+KINDS = {name: as_windows_has_it(each) for name, each in ARCHITECTURES.items()}
+MANUAL = {
+    name: replace(paging, software=replace(paging.software, has_habits=False))
+    for name, paging in KINDS.items()
+}
 """By the manual alone, whatever entries a system would not make."""
-
-
-@dataclass
-class Memory:
-    """Physical memory in bytes, which counts how many frames are read."""
-
-    contents: bytes
-    missing: frozenset[int] = frozenset()
-    frames_read: int = field(default=0)
-
-    @property
-    def frame_count(self) -> int:
-        return len(self.contents) // PAGE
-
-    @property
-    def held(self) -> npt.NDArray[np.bool_]:
-        return ~np.isin(np.arange(self.frame_count), list(self.missing))
-
-    def read_frames(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        self.frames_read += len(frames)
-        words = np.frombuffer(self.contents, "<u8").reshape(-1, 512)
-        return np.array(words[frames])
 
 
 FRAMES = 12
@@ -209,7 +192,7 @@ def test_many_spaces_share_all_tables() -> None:
     for frame in range(count):
         words[frame, :256] = (np.arange(256, dtype=np.uint64) % count << 12) | 0x67
     memory = Memory(words.tobytes())
-    parts = list(walk(memory, X64, np.arange(count)[:, None]))
+    parts = list(walk(memory, KINDS["x64"], np.arange(count)[:, None]))
     assert memory.frames_read <= count * len(X64.levels)
     assert sum(len(part.frame) for part in parts) < 40 * count * 512
 
@@ -220,10 +203,10 @@ def test_frames_that_the_dump_lacks_are_left_out() -> None:
     words[2, 1] = 0x5067
     words[3, 0], words[3, 1] = 0x4067, 0x5067
     words[5, 0] = 0x4067
-    complete = found_by_walk(Memory(words.tobytes()), X64, np.array([[0]]))
+    complete = found_by_walk(Memory(words.tobytes()), KINDS["x64"], np.array([[0]]))
     assert complete.frame.tolist() == [4, 5, 4]
     lacking = Memory(words.tobytes(), frozenset({5}))
-    assert found_by_walk(lacking, X64, np.array([[0]])).frame.tolist() == [4]
+    assert found_by_walk(lacking, KINDS["x64"], np.array([[0]])).frame.tolist() == [4]
 
 
 def test_two_tops_of_one_space() -> None:
@@ -232,7 +215,7 @@ def test_two_tops_of_one_space() -> None:
     words[0, 0], words[5, 0] = 0x1067 | 1 << 63, 0x1067  # the first bars execution
     words[1, 0], words[2, 0], words[3, 0] = 0x2067, 0x3067, 0x4067
     spaces = np.zeros(2, np.int32)
-    parts = list(walk(Memory(words.tobytes()), X64, np.array([[0], [5]]), spaces))
+    parts = list(walk(Memory(words.tobytes()), KINDS["x64"], np.array([[0], [5]]), spaces))
     rows = merge_alike(Mappings.join(parts))
     assert rows.frame.tolist() == [4]
     assert rows.space.tolist() == [0]
@@ -240,16 +223,6 @@ def test_two_tops_of_one_space() -> None:
 
 
 # -- entries that cannot be, and pages that are no tables ---------------------------------------
-
-
-def chain(flags: Sequence[int]) -> npt.NDArray[np.uint64]:
-    """Memory with a tree in frames 1 to 4, whose lowest table has entries of these flags."""
-    words = np.zeros((64, 512), np.uint64)
-    for frame in (1, 2, 3):
-        words[frame, 0] = frame + 1 << 12 | 0x67
-    frames = np.arange(5, 5 + len(flags), dtype=np.uint64)
-    words[4, : len(flags)] = frames << np.uint64(12) | np.array(flags, np.uint64)
-    return words
 
 
 def frames_of(words: npt.NDArray[np.uint64], paging: Paging, losses: Losses | None = None) -> Any:
@@ -262,7 +235,7 @@ def test_a_flipped_bit_costs_its_entry(bit: int) -> None:
     losses = Losses()
     flags = [0x67] * 20
     flags[7] |= 1 << bit
-    assert frames_of(chain(flags), X64, losses) == [n for n in range(5, 25) if n != 12]
+    assert frames_of(chain(flags), KINDS["x64"], losses) == [n for n in range(5, 25) if n != 12]
     assert (losses.impossible, losses.not_tables) == (1, set())
 
 
@@ -273,7 +246,7 @@ def test_a_page_of_numbers_is_no_table(level: int) -> None:
     words[1, 1] = 1 << 12 | 0x63  # the top-level table names itself, so all serve once more
     words[level + 1, :] = np.arange(512) % 256
     losses = Losses()
-    found = frames_of(words, X64, losses)
+    found = frames_of(words, KINDS["x64"], losses)
     assert not set(found) & set(range(5, 25))
     assert losses.not_tables == {level + 1}
     assert len(found) < 8
@@ -284,7 +257,7 @@ def test_what_is_out_of_sight_means_something_to_its_system_only() -> None:
     words = chain([0x67, 0x880, 0x67])
     inverted = ~np.uint64(40 << 12) & np.uint64(0x000F_FFFF_FFFF_F000)
     words[4, 3] = inverted | np.uint64(1 << 8 | 0x20)
-    assert frames_of(words, X64) == [5, 6, 7]
+    assert frames_of(words, KINDS["x64"]) == [5, 6, 7]
     assert frames_of(words, as_linux_has_it(X64)) == [5, 7, 40]
     assert frames_of(words, as_processor_has_it(X64)) == [5, 7]
 
@@ -293,7 +266,7 @@ def test_a_table_in_transition_is_no_large_page() -> None:
     """What is bit 7 in an entry that is present belongs to its protection there."""
     words = chain([0x67])
     words[3, 0] = 4 << 12 | 0x880 | 4
-    assert frames_of(words, X64) == [5]
+    assert frames_of(words, KINDS["x64"]) == [5]
 
 
 @pytest.mark.parametrize("level", [2, 3])
@@ -303,7 +276,7 @@ def test_one_byte_in_an_empty_slot_maps_nothing(level: int, low: int) -> None:
     words = np.concatenate([chain([0x67] * 20), np.zeros((1 << 10, 512), np.uint64)])
     words[level, 300] = low
     losses = Losses()
-    assert frames_of(words, X64, losses) == list(range(5, 25))
+    assert frames_of(words, KINDS["x64"], losses) == list(range(5, 25))
     assert (losses.impossible, losses.not_tables) == (1, set())
 
 
@@ -313,5 +286,5 @@ def test_the_kernels_large_page_at_the_beginning(frames: int, kept: bool) -> Non
     words = np.concatenate([chain([0x67] * 20), np.zeros((frames - 64, 512), np.uint64)])
     words[3, 300] = 0xE3
     losses = Losses()
-    assert frames_of(words, X64, losses) == [0] * kept + list(range(5, 25))
+    assert frames_of(words, KINDS["x64"], losses) == [0] * kept + list(range(5, 25))
     assert losses.impossible == (not kept)

@@ -1,0 +1,163 @@
+"""Mappings that were found in page tables: which pages, of which address spaces, where, and how."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging.architecture import MAY_USER
+from memory_visualizer.paging.groups import SHARED, common_space, group_starts
+
+
+@dataclass
+class Losses:
+    """What a walk met and could not use."""
+
+    tables: int = 0
+    """Tables left out, as there were more than any machine has."""
+    not_tables: set[int] = field(default_factory=set)
+    """Frames reached as tables that are none: most of their entries are such as none has."""
+    impossible: int = 0
+    """Entries of tables such as no processor or system has; each is left out by itself."""
+    contradicted: int = 0
+    """Large pages of frames that user mode has as single pages."""
+
+
+@dataclass(frozen=True)
+class Mappings:
+    """Mappings found in page tables, a column each, a row for each."""
+
+    space: NDArray[np.int32]
+    """Index of the address space, or SHARED."""
+    virtual: NDArray[np.uint64]
+    """Address of the first byte, canonical."""
+    frame: NDArray[np.int64]
+    """First frame, held by the dump or followed by frames that are."""
+    frames: NDArray[np.int64]
+    """How many frames: 1, 512 or 1024, or 262,144."""
+    access: NDArray[np.uint8]
+    """MAY_USER, MAY_WRITE, MAY_EXECUTE where all levels allow it."""
+
+    @classmethod
+    def join(cls, batches: list["Mappings"]) -> "Mappings":
+        """Many tables of mappings as one; `batches` is empty afterwards.
+
+        There are megabytes of them, so each column is let go of when it has been joined.
+        """
+        columns = [batch.columns for batch in batches]
+        batches.clear()
+        return cls(
+            *(
+                np.concatenate([empty, *(column.pop(0) for column in columns)])
+                for empty in _NO_MAPPINGS
+            )
+        )
+
+    @property
+    def columns(self) -> list[NDArray[Any]]:
+        """All columns, in their order."""
+        return [self.space, self.virtual, self.frame, self.frames, self.access]
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Mappings":
+        """Some of the rows."""
+        return Mappings(
+            self.space[rows],
+            self.virtual[rows],
+            self.frame[rows],
+            self.frames[rows],
+            self.access[rows],
+        )
+
+    @property
+    def is_user(self) -> NDArray[np.bool_]:
+        """Which mappings user mode may use."""
+        user: NDArray[np.bool_] = self.access & MAY_USER != 0
+        return user
+
+
+_NO_MAPPINGS = [
+    np.empty(0, np.int32),
+    np.empty(0, np.uint64),
+    np.empty(0, np.int64),
+    np.empty(0, np.int64),
+    np.empty(0, np.uint8),
+]
+
+
+def merge_alike(mappings: Mappings) -> Mappings:
+    """Make one row of mappings that are the same.
+
+    Those of user mode where space, addresses and size are; the kernel's also where only the
+    space differs. What any of them allows is allowed.
+    """
+    # Few addresses come twice: only these rows need to be compared.
+    order = np.argsort(mappings.virtual)
+    virtual = mappings.virtual[order]
+    again = np.zeros(len(order) + 1, bool)
+    again[1:-1] = virtual[1:] == virtual[:-1]
+    repeated = again[:-1] | again[1:]
+    single = mappings.take(np.sort(order[~repeated]))
+    return Mappings.join([single, _merged(mappings.take(order[repeated]))])
+
+
+def merge_kernel(mappings: Mappings) -> Mappings:
+    """Make one row of the kernel's mappings that are the same; user mode's come first, as they are.
+
+    Each process has its own half of the tables once, so only the kernel's half comes again.
+    """
+    user = mappings.is_user
+    kernel = merge_alike(mappings.take(~user))
+    columns = mappings.columns
+    del mappings  # whoever keeps no reference has room for the result
+    return Mappings(
+        *(np.concatenate((columns.pop(0)[user], of_kernel)) for of_kernel in kernel.columns)
+    )
+
+
+def _merged(mappings: Mappings) -> Mappings:
+    user = mappings.is_user
+    by_space = np.where(user, mappings.space, SHARED)
+    rows = mappings.take(
+        np.lexsort(
+            (mappings.space, mappings.frames, mappings.frame, mappings.virtual, user, by_space)
+        )
+    )
+    user = rows.is_user
+    starts = group_starts(
+        np.where(user, rows.space, SHARED), user, rows.virtual, rows.frame, rows.frames
+    )
+    merged = rows.take(starts)
+    if not len(starts):
+        return merged
+    return replace(
+        merged,
+        space=common_space(rows.space, starts),
+        access=np.bitwise_or.reduceat(rows.access, starts),
+    )
+
+
+def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -> Mappings:
+    """Leave out large pages many of whose frames user mode has as single pages; in Windows only.
+
+    A large page is given out as a whole. An entry that maps one over what processes have page by
+    page was altered, and would make all of it one process's, or the kernel's. What drivers show
+    to user mode of the kernel's large pages is less.
+    """
+    large = np.flatnonzero(mappings.frames > 1)
+    if not len(large):
+        return mappings
+    mapped = np.zeros(frame_count, bool)
+    mapped[mappings.frame[mappings.is_user & (mappings.frames == 1)]] = True
+    before = np.zeros(frame_count + 1, np.int32)
+    np.cumsum(mapped, out=before[1:])
+    first = mappings.frame[large]
+    end = np.minimum(first + mappings.frames[large], frame_count)
+    wrong = large[_CONTRADICTED_PART * (before[end] - before[first]).astype(np.int64) > end - first]
+    if not len(wrong):
+        return mappings
+    losses.contradicted += len(wrong)
+    return mappings.take(~np.isin(np.arange(len(mappings.frame)), wrong))
+
+
+_CONTRADICTED_PART = 4

@@ -1,0 +1,209 @@
+"""What speaks for and against a page's being a page table, and what its entries lead to.
+
+Most entries decide: see Weight.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging.architecture import PRESENT, USER, Entries
+from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held, most_tables
+from memory_visualizer.paging.software import Paging
+from memory_visualizer.arrays import distinct
+
+_NEAR_FRAMES = 1 << 22
+_NEAR_TIMES = 64
+"""Memory lies below so many frames, 16 GiB, or so many times those of the dump, which may be cut
+short: what is further away is a device, or no address."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What speaks for and against some pages' being tables: how many entries of each."""
+
+    entries: NDArray[np.int64]
+    """That lead somewhere, the impossible ones included."""
+    impossible: NDArray[np.int64]
+    """That break the rules of the processor, or of the system."""
+    odd: NDArray[np.int64]
+    """That the system does not make, beside the impossible ones."""
+    supervisor: NDArray[np.int64]
+    """That lead to tables and bar user mode, beside all those: odd where user mode came so far."""
+
+    def is_table(self, is_user: NDArray[np.bool_], page: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether each page, by its number, is a table for those who come by user mode, or not.
+
+        Most entries decide. So a real table in which a bit was flipped costs that entry, and
+        what is no table leads nowhere, whatever a few of its words look like.
+        """
+        against = self.impossible[page] + self.odd[page]
+        against += np.where(is_user, self.supervisor[page], 0)
+        sound: NDArray[np.bool_] = 2 * against <= self.entries[page]
+        return sound
+
+
+def weighed(
+    memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Entries, NDArray[np.int64], "Weight | None"]:
+    """The entries of a level's tables that lead somewhere, without those that cannot be.
+
+    Number of the table, ascending; index; the entry; what it names; and, unless nothing speaks
+    against any of the tables, what does.
+    """
+    level = paging.levels[number]
+    found = np.flatnonzero(paging.is_present(tables))
+    table = found >> (tables.shape[1] - 1).bit_length()
+    index = found & (tables.shape[1] - 1)
+    entry = tables.reshape(-1)[found]
+    frame = paging.frames(entry, level)
+    impossible = paging.is_impossible(entry, frame, level)
+    if level.may_map and paging.software.has_habits and level.pages > 2 * memory.frame_count:
+        # No machine with so little memory has most of a page beyond its end, from the beginning.
+        impossible |= (frame == 0) & paging.is_large(entry, level)
+    count = len(tables)
+    odd = supervisor = np.zeros(count, np.int64)
+    if paging.software.has_habits and number == len(paging.levels) - 1:
+        odd = _odd_leaves(table, entry, impossible, count)
+    elif paging.software.has_habits:
+        near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
+        is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
+        bars = (entry & np.uint64(USER) == 0) & ~paging.is_large(entry, level)
+        bars &= ~(is_odd | impossible)
+        if is_odd.any() or bars.any():
+            odd = np.bincount(table[is_odd], minlength=count)
+            supervisor = np.bincount(table[bars], minlength=count)
+    if not (impossible.any() or odd.any() or supervisor.any()):
+        return table, index, entry, frame, None
+    weight = Weight(
+        np.bincount(table, minlength=count),
+        np.bincount(table[impossible], minlength=count),
+        odd,
+        supervisor,
+    )
+    possible = ~impossible
+    return table[possible], index[possible], entry[possible], frame[possible], weight
+
+
+def _odd_leaves(
+    table: NDArray[np.intp], entry: Entries, impossible: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """For each table of the last level the entries that are odd: all, or none.
+
+    Pages may be mapped with any flags. But pages side by side are mapped alike: what comes with a
+    new mixture of flags every other time is something else.
+    """
+    # Writable, user, PWT, PCD; PAT and global: what use leaves behind is not looked at.
+    flags = (entry >> np.uint64(1) & np.uint64(0xF) | entry >> np.uint64(3) & np.uint64(0x30)).view(
+        np.int64
+    )
+    seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
+    mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
+    mixtures = mixtures.reshape(count, 64)
+    present = mixtures.sum(axis=1)
+    kinds = np.count_nonzero(mixtures, axis=1)
+    too_many = kinds > np.minimum(present // 2, _MOST_MIXTURES)
+    return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
+
+
+_FEWEST_LEAVES = 8
+
+
+_MOST_MIXTURES = 16
+
+
+def sound_entries(
+    memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
+) -> tuple[NDArray[np.intp], Entries, NDArray[np.int64]]:
+    """The entries that lead somewhere: where they stand in all of `tables`, they, and the frames.
+
+    Whether user mode came so far is not known: so no entry is odd for barring it.
+    """
+    table, index, entry, frame, weight = weighed(memory, paging, number, tables)
+    place = table * tables.shape[1] + index
+    if weight is None:
+        return place, entry, frame
+    is_table = weight.is_table(np.zeros(len(tables), bool), np.arange(len(tables)))[table]
+    return place[is_table], entry[is_table], frame[is_table]
+
+
+def read_tables(
+    memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """What the entries of tables of one level lead to, -1 where to nothing, and which map pages.
+
+    Shape (n, paging.entries). What breaks the processor's rules leads to nothing, and so does all
+    of a page that is no table.
+    """
+    level = paging.levels[number]
+    tables = paging.decode(memory.read_frames(frames))
+    place, entry, frame = sound_entries(memory, paging, number, tables)
+    target = np.full(tables.shape, -1, np.int64)
+    target.reshape(-1)[place] = frame
+    is_page = np.full(tables.shape, number == len(paging.levels) - 1)
+    if level.may_map:
+        is_page.reshape(-1)[place] |= paging.is_large(entry, level)
+    return target, is_page
+
+
+def are_tables(
+    memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which of these pages look like tables of one level: most of them entries that lead somewhere.
+
+    An empty page does not.
+    """
+    found = np.zeros(len(frames), bool)
+    for start in range(0, len(frames), TABLES_AT_ONCE):
+        part = frames[start : start + TABLES_AT_ONCE]
+        tables = paging.decode(memory.read_frames(part))
+        present = np.count_nonzero(paging.is_present(tables), axis=1)
+        # Entries that are not present may hold anything, but not in most of a table.
+        sound = (present > 0) & (2 * present >= np.count_nonzero(tables, axis=1))
+        weight = weighed(memory, paging, number, tables)[-1]
+        if weight is not None:
+            sound &= weight.is_table(np.zeros(len(part), bool), np.arange(len(part)))
+        found[start : start + len(part)] = sound
+    return found
+
+
+def tables_of(
+    memory: PhysicalMemory,
+    paging: Paging,
+    roots: NDArray[np.int64],
+    *,
+    own_only: bool = False,
+    no_tables: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each frame whether it is a table of one of these address spaces, and one of the lowest.
+
+    Those of the lowest level are only named by those above, and not read. `own_only` and
+    `no_tables` as in `walk`.
+    """
+    found = np.zeros(memory.frame_count, bool)
+    tables = distinct(roots.ravel())
+    tables = tables[is_held(memory, tables)]
+    found[tables] = True
+    lowest = np.zeros(memory.frame_count, bool)
+    for number, level in enumerate(paging.levels[:-1]):
+        tables = tables[: most_tables(memory) // 2]
+        below = np.zeros(memory.frame_count, bool)
+        for start in range(0, len(tables), TABLES_AT_ONCE):
+            entries = paging.decode(memory.read_frames(tables[start : start + TABLES_AT_ONCE]))
+            if own_only and number == 0 and paging.software.user_entries:
+                entries = entries[
+                    :, paging.software.user_entries.start : paging.software.user_entries.stop
+                ]
+            entry, targets = sound_entries(memory, paging, number, np.ascontiguousarray(entries))[
+                1:
+            ]
+            leads = (entry & np.uint64(PRESENT) != 0) & ~paging.is_large(entry, level)
+            leads &= is_held(memory, targets)
+            below[targets[leads]] = True
+        if no_tables is not None:
+            below &= ~no_tables
+        tables = np.flatnonzero(below)
+        found |= below
+        lowest = below
+    return found, lowest

@@ -1,0 +1,57 @@
+"""What is behind single virtual addresses, and what single tables lead to."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
+from memory_visualizer.paging.software import Paging
+
+
+def translate(
+    memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], virtual: int
+) -> NDArray[np.int64]:
+    """Frame behind one virtual address in each address space; -1 where the dump holds none."""
+    virtual &= (1 << paging.address_bits) - 1
+    top = roots[:, (virtual >> paging.levels[0].shift) // paging.entries]
+    addresses = np.full(len(roots), virtual, np.uint64)
+    batches = [
+        frames_behind(
+            memory, paging, top[at : at + TABLES_AT_ONCE], addresses[at:][:TABLES_AT_ONCE]
+        )
+        for at in range(0, len(roots), TABLES_AT_ONCE)
+    ]
+    frame = np.concatenate([np.empty(0, np.int64), *batches])
+    frame[~is_held(memory, frame)] = -1
+    return frame
+
+
+def frames_behind(
+    memory: PhysicalMemory,
+    paging: Paging,
+    top: NDArray[np.int64],
+    addresses: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    """The frame behind each address, below the top-level table in the frame that stands with it.
+
+    -1 where nothing is mapped; a frame may lie outside of what the dump holds. Of each table only
+    the one entry is looked at: see read_tables.
+    """
+    table = top.astype(np.int64)
+    frame = np.full(len(addresses), -1, np.int64)
+    alive = np.flatnonzero(is_held(memory, table))
+    for number, level in enumerate(paging.levels):
+        tables, row = np.unique(table[alive], return_inverse=True)
+        index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
+        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
+        present = paging.is_present(entries)
+        alive, entries = alive[present], entries[present]
+        target = paging.frames(entries, level)
+        possible = ~paging.is_impossible(entries, target, level)
+        alive, entries, target = alive[possible], entries[possible], target[possible]
+        maps = paging.is_large(entries, level) | (number == len(paging.levels) - 1)
+        inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % level.pages
+        frame[alive[maps]] = (target + inside)[maps]
+        leads = ~maps & is_held(memory, target)
+        alive = alive[leads]
+        table[alive] = target[leads]
+    return frame

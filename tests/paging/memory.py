@@ -1,0 +1,47 @@
+"""Small physical memories, and the page tables in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE = 4096
+
+
+@dataclass
+class Memory:
+    """Physical memory in bytes, which counts how many frames are read."""
+
+    contents: bytes
+    missing: frozenset[int] = frozenset()
+    frames_read: int = field(default=0)
+
+    @property
+    def frame_count(self) -> int:
+        """Frames in all."""
+        return len(self.contents) // PAGE
+
+    @property
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Those that are not missing."""
+        return ~np.isin(np.arange(self.frame_count), list(self.missing))
+
+    def read_frames(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Contents, zeros where there are none."""
+        self.frames_read += len(frames)
+        words = np.frombuffer(self.contents, "<u8").reshape(-1, 512)
+        inside = (frames >= 0) & (frames < len(words))
+        found = np.where(inside[:, None], words[np.where(inside, frames, 0)], np.uint64(0))
+        found[np.isin(frames, list(self.missing))] = 0
+        return found
+
+
+def chain(flags: Sequence[int]) -> npt.NDArray[np.uint64]:
+    """Memory with a tree in frames 1 to 4, whose lowest table has entries of these flags."""
+    words = np.zeros((64, 512), np.uint64)
+    for frame in (1, 2, 3):
+        words[frame, 0] = frame + 1 << 12 | 0x67
+    frames = np.arange(5, 5 + len(flags), dtype=np.uint64)
+    words[4, : len(flags)] = frames << np.uint64(12) | np.array(flags, np.uint64)
+    return words

@@ -1,0 +1,52 @@
+"""Memory read by virtual address."""
+
+import numpy as np
+
+from memory_visualizer.paging.architecture import X64
+from memory_visualizer.paging.software import as_linux_has_it
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from tests.paging.memory import PAGE, Memory, chain
+
+LOST = 0x5000
+
+
+def space(missing: frozenset[int] = frozenset()) -> VirtualMemory:
+    """Five pages in a row, frames 5 to 9, each full of its frame's number."""
+    words = chain([0x67] * 5)
+    for frame in range(5, 10):
+        words.view(np.uint8)[frame] = frame
+    return VirtualMemory(Memory(words.tobytes(), missing), as_linux_has_it(X64), 1)
+
+
+def test_reads_over_the_ends_of_pages() -> None:
+    """All of it or nothing."""
+    memory = space()
+    assert memory.read(0xFFE, 4) == bytes([5, 5, 6, 6])
+    assert memory.read(0x4FFE, 4) is None
+    assert memory.number(0x1000, 2) == 0x0606
+    assert memory.frame(0x2123) == 7
+    assert memory.frame(LOST) == -1
+
+
+def test_reads_many_at_once() -> None:
+    """The same as one by one; zeros where any byte is not there."""
+    memory = space(frozenset({8}))
+    addresses = np.array([0x0, 0xFFC, 0x2FFC, 0x3000, LOST, 0x4FF8], np.uint64)
+    numbers, known = memory.numbers(addresses)
+    assert known.tolist() == [True, True, False, False, False, True]
+    for address, number, is_known in zip(addresses.tolist(), numbers, known, strict=True):
+        assert space(frozenset({8})).number(address) == (int(number) if is_known else None)
+        assert is_known or number == 0
+    assert memory.read_far(0x2FFC, 8).tolist() == [7, 7, 7, 7, 0, 0, 0, 0]
+    assert memory.frames(addresses).tolist() == [5, 5, 7, 8, -1, 9]
+
+
+def test_stretches_that_stand_in_for_lost_tables() -> None:
+    """Only where the tables tell nothing."""
+    memory = space().with_regular((0x4000, 0x7000, 6))
+    assert [memory.frame(place << 12) for place in range(8)] == [5, 6, 7, 8, 9, 7, 8, -1]
+    assert memory.frames(np.arange(8, dtype=np.uint64) * np.uint64(PAGE)).tolist() == [
+        *[5, 6, 7, 8, 9],
+        *[7, 8, -1],
+    ]
+    assert memory.read(LOST, 1) == bytes([7])
