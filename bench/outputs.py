@@ -26,6 +26,7 @@ OUTPUTS = (
     "--html x.html",
     "--table x.csv",
     "--table x.npz",
+    "--table x.parquet",
     "--json x.json",
     "--map x.map",
     "--pid 4 --table x.csv",

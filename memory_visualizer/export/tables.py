@@ -207,7 +207,9 @@ def _write_parquet(
     while group := list(islice(pieces, _PIECES_OF_GROUP)):
         frames = range(group[0][0].start, group[-1][0].stop)
         table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]))
-        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+        writer = writer or pyarrow.parquet.ParquetWriter(
+            file, table.schema, use_dictionary=list(_REPEATING)
+        )
         writer.write_table(table)
         del table, group
         pyarrow.default_memory_pool().release_unused()
@@ -215,7 +217,10 @@ def _write_parquet(
         writer.close()
 
 
-_PIECES_OF_GROUP = 4
+_PIECES_OF_GROUP = 2
+_REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "anomalies")
+"""Columns of Parquet whose values are the same again and again. Of the others, all different, a
+list of the values there are would be a second copy, in memory and in the file."""
 
 
 def to_arrow(snapshot: Snapshot) -> Any:
