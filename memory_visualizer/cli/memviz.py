@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
+from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
@@ -146,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         "--pid",
         metavar="N[,N]",
         type=_pids,
-        help="show pages of these processes, dim the rest; tables, JSON and map tell of these"
-        " processes only",
+        help="show pages of these processes, dim the rest; tables, JSON, map and summary tell"
+        " of these processes only",
     )
     parser.add_argument(
         "--name",
@@ -319,14 +320,17 @@ def _print_summary(
 ) -> None:
     """Print what the dump is, and what was `written`: a line for each, the picture's first."""
     painted, *others = written
-    picture_lines = [painted, legend_text(colouring, screen), *_chosen_lines(snapshot, chosen)]
+    told = range(len(snapshot.processes)) if chosen is None else chosen
+    pale = "" if chosen is None else f"Pages of {_processes(len(chosen))} shown, others pale"
+    picture_lines = [painted, legend_text(colouring, screen), pale]
     blocks = [
         _description(snapshot),
         [*filter(None, [*picture_lines, *others])],
         _state_lines(snapshot) if snapshot.states is not None else [],
-        _process_lines(snapshot) if snapshot.processes else [],
-        _finding_lines(snapshot),
-        _writable_code_lines(snapshot),
+        _process_lines(snapshot, told, threads=chosen is not None) if snapshot.processes else [],
+        _finding_lines(snapshot, told),
+        _writable_code_lines(snapshot, told),
+        _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
 
@@ -414,26 +418,27 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     return chosen
 
 
-def _chosen_lines(snapshot: Snapshot, chosen: Collection[int] | None) -> list[str]:
-    """The processes that are shown, a line for each."""
-    if chosen is None:
-        return []
-    processes = [snapshot.processes[index] for index in chosen]
-    lines = [
-        f"  {process.pid if process.state != 'unknown' else '?':>8}  {printable(process.name)}"
-        for process in processes[:_MOST_LISTED]
-    ]
-    if more := len(processes) - len(lines):
-        lines.append(f"  {'':>8}  and {_count(more, 'other')}")
-    return [f"Pages of {_count(len(processes), 'process', 'processes')} shown, others pale", *lines]
-
-
-_MOST_LISTED = 24
 _MOST_NAMED = 4
 
 
-def _writable_code_lines(snapshot: Snapshot) -> list[str]:
-    """Which processes have pages of their own that user mode may both write and execute.
+def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """How many processes the summary leaves out, since they were not chosen."""
+    others = [snapshot.processes[index] for index in _left_out(snapshot, told)]
+    if not others:
+        return []
+    odd = sum(process.state == "unlinked" or bool(process.anomalies) for process in others)
+    leads = f"; something is odd about {odd:,} of them" if odd else ""
+    return [f"{_count(len(others), 'other process', 'other processes')} not chosen{leads}"]
+
+
+def _left_out(snapshot: Snapshot, told: Sequence[int]) -> list[int]:
+    """Indices of the other processes."""
+    among = set(told)
+    return [index for index in range(len(snapshot.processes)) if index not in among]
+
+
+def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """Which of these processes have pages of their own that user mode may write and execute.
 
     Programs that make code while they run have such pages; else this is where injected code lies.
     """
@@ -444,9 +449,10 @@ def _writable_code_lines(snapshot: Snapshot) -> list[str]:
     if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
         return []  # a machine that does not use the bit that forbids to execute (older 32-bit ones)
     found &= snapshot.mapping_count[np.minimum(rows.frame, snapshot.classes.size - 1)] == 1
-    if not found.any():
-        return []
     pages = np.bincount(rows.space[found], rows.frames[found], len(snapshot.processes))
+    pages[_left_out(snapshot, told)] = 0
+    if not pages.any():
+        return []
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     named = [
         f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
@@ -480,6 +486,10 @@ def _description(snapshot: Snapshot) -> list[str]:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def _processes(number: int) -> str:
+    return _count(number, "process", "processes")
 
 
 _RELEASES = {
@@ -519,12 +529,39 @@ def _state_lines(snapshot: Snapshot) -> list[str]:
     ]
 
 
-def _process_lines(snapshot: Snapshot) -> list[str]:
-    """A table of the processes with their pages; the names, which may be anything, come last."""
-    threads = sum(process.is_kernel_thread for process in snapshot.processes)
-    processes = [process for process in snapshot.processes if not process.is_kernel_thread]
-    states = [process.state for process in processes]
-    title = f"Pages of {_count(len(processes), 'process', 'processes')}"
+def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) -> list[str]:
+    """A table of these processes with their pages; the names, which may be anything, come last.
+
+    Kernel threads have no pages, and are counted; with `threads` they are listed as well.
+    """
+    processes = [snapshot.processes[index] for index in told]
+    lines = [
+        _process_title(processes),
+        f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name",
+    ]
+    counts = snapshot.pages_of_processes()[told].tolist()
+    for process, (private, shared) in zip(processes, counts, strict=True):
+        if process.is_kernel_thread and not threads:
+            continue
+        if process.state == "unknown":
+            pid = parent = "?"
+        else:
+            pid, parent = str(process.pid), str(process.ppid)
+        lines.append(
+            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,}"
+            f"  {process.state:<9}  {printable(process.name)}"
+        )
+    if snapshot.stale_spaces:
+        spaces = _count(snapshot.stale_spaces, "address space")
+        lines.append(f"{spaces} without a process: not painted")
+    return lines
+
+
+def _process_title(processes: Sequence[Process]) -> str:
+    """How many processes there are, and of what kinds."""
+    threads = sum(process.is_kernel_thread for process in processes)
+    states = [process.state for process in processes if not process.is_kernel_thread]
+    title = f"Pages of {_processes(len(states))}"
     for state, what in (
         ("unlinked", "unlinked (not in the list of active processes)"),
         ("starting", "starting"),
@@ -538,32 +575,12 @@ def _process_lines(snapshot: Snapshot) -> list[str]:
             title += f", {number:,} {what}"
     if threads:
         title += f"; {_count(threads, 'kernel thread')}, which have none"
-    lines = [title, f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name"]
-    counts = [
-        pages
-        for process, pages in zip(
-            snapshot.processes, snapshot.pages_of_processes().tolist(), strict=True
-        )
-        if not process.is_kernel_thread
-    ]
-    for process, state, (private, shared) in zip(processes, states, counts, strict=True):
-        if state == "unknown":
-            pid = parent = "?"
-        else:
-            pid, parent = str(process.pid), str(process.ppid)
-        lines.append(
-            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,}"
-            f"  {state:<9}  {printable(process.name)}"
-        )
-    if snapshot.stale_spaces:
-        spaces = _count(snapshot.stale_spaces, "address space")
-        lines.append(f"{spaces} without a process: not painted")
-    return lines
+    return title
 
 
-def _finding_lines(snapshot: Snapshot) -> list[str]:
-    """What is odd about processes, a line for each word; nothing where nothing is."""
-    found = findings(snapshot.processes)
+def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """What is odd about these processes, a line for each word; nothing where nothing is."""
+    found = findings([snapshot.processes[index] for index in told])
     if not found:
         return []
     width = max(map(len, found))

@@ -425,10 +425,22 @@ def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Pa
     options = ["--name", "csrss|lsass", "--json", "a.json", "--map", "a.map", "--html", "a.html"]
     result = run([dump, *options, "--table", "a.npz"], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    listed = result.stdout.split(f"Pages of {len(chosen)} processes shown, others pale\n")[1]
-    assert [line.split() for line in listed.splitlines()[: len(chosen)]] == sorted(
-        ([str(truth.processes[n].pid), truth.processes[n].name] for n in chosen),
+    assert f"Pages of {len(chosen)} processes shown, others pale\n" in result.stdout
+    table = result.stdout.split(f"Pages of {len(chosen)} processes\n")[1].split("\n\n")[0]
+    titles, *listed, stale = (line.split() for line in table.splitlines())
+    assert titles == ["pid", "parent", "private", "shared", "name"]
+    assert " ".join(stale) == "1 address space without a process: not painted"
+    assert [(words[0], words[-1]) for words in listed] == sorted(
+        ((str(truth.processes[n].pid), truth.processes[n].name) for n in chosen),
         key=lambda words: int(words[0]),
+    )
+    others = {p.name for p in truth.processes} - {"csrss.exe", "lsass.exe"}
+    assert not [name for name in others if name in result.stdout]
+    left_out = len(truth.processes) - len(chosen)
+    odd = sum(not p.listed and not p.exited for p in truth.processes)
+    assert odd
+    assert result.stdout.endswith(
+        f"\n{left_out} other processes not chosen; something is odd about {odd} of them\n"
     )
 
     summary = json.loads((tmp_path / "a.json").read_text())

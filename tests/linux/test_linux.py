@@ -440,6 +440,17 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     assert first[3] == "False"
 
 
+def test_a_chosen_kernel_thread(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
+    """The summary lists it, though it has no pages, and counts the others."""
+    source, truth = small
+    result = memviz(source, "--name", "^kthreadd$", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    title = lines.index("Pages of 0 processes; 1 kernel thread, which have none")
+    assert lines[title + 2].split() == ["2", "0", "0", "0", "kernel", "thread", "kthreadd"]
+    assert lines[-1].startswith(f"{len(truth.tasks) - 1} other processes not chosen")
+
+
 def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     """Neither a process's name nor the kernel's steers the terminal."""
     source, truth = small
