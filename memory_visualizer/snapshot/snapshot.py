@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import BadInputError
+from memory_visualizer.errors import BadInputError, NotWholePagesError
 from memory_visualizer.formats.base import BlockWork, zero_pages
 from memory_visualizer.formats.opening import PAGE_SIZE, Dump, Progress, RawDump, Words, open_dump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
@@ -31,6 +31,7 @@ from memory_visualizer.paging import (
     walk,
     without_contradicted,
 )
+from memory_visualizer.paging.doubt import doubt_about
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import (
@@ -50,7 +51,6 @@ from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.toplevels import (
     TopLevels,
     TopLevelSearch,
-    is_in_doubt,
     read_shared_data,
 )
 
@@ -58,6 +58,7 @@ from memory_visualizer.windows.toplevels import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from memory_visualizer.fileheader import FileHeaderSearch
     from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
     from memory_visualizer.linux.pagestates import PageStates, Survey
     from memory_visualizer.linux.tasks import LinuxProcesses
@@ -371,7 +372,24 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     file cannot be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is
     missing.
     """
-    return _understand(open_dump(path, lenient=lenient), progress)
+    try:
+        dump = open_dump(path, lenient=lenient)
+    except NotWholePagesError:
+        # Perhaps it has a header of its own, and is whole behind it.
+        from memory_visualizer.fileheader import FileHeaderSearch
+
+        dump, search, texts = (
+            RawDump.open(path, lenient=True),
+            FileHeaderSearch(),
+            VmcoreInfoSearch(),
+        )
+        for _ in _pass_by(dump, [search.look_at, texts.look_everywhere], progress):
+            pass
+        snapshot = _behind_header(dump, search, texts.found(dump), progress)
+        if snapshot is None:
+            raise
+        return snapshot
+    return _understand(dump, progress)
 
 
 def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
@@ -381,20 +399,63 @@ def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
     zero = _look_at_all(dump, looks, progress)
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
     if kernel := _linux_kernel(dump, texts.found(dump)):
-        return _linux_snapshot(dump, zero, kernel)
+        return _linux_in_place(dump, zero, kernel, progress)
     if found := search.found(dump):
-        snapshot = _windows_snapshot(dump, zero, found, objects)
-        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
+        return _in_place(_windows_snapshot(dump, zero, found, objects), found.tops, progress)
     return _second_look(dump, zero, search, progress)
 
 
-def _better(snapshot: Snapshot, progress: Progress | None) -> Snapshot:
+def _in_place(
+    snapshot: Snapshot,
+    tops: NDArray[np.int64],
+    progress: Progress | None,
+    kernel: "LinuxKernel | None" = None,
+) -> Snapshot:
+    """What a raw file tells, its memory put where it belongs if need be.
+
+    `tops` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
+    tells of pages that would lie behind its end.
+    """
+    dump, paging = snapshot.dump, snapshot.paging
+    if not isinstance(dump, RawDump) or paging is None:
+        return snapshot
+    is_lost = kernel is not None and kernel.is_lost
+    end = kernel.resources.ram_end if kernel and kernel.resources else 0
+    doubt = doubt_about(dump, paging, tops)
+    if is_lost or end > dump.frame_count or doubt.is_serious:
+        snapshot = _better(snapshot, progress, kernel)
+    if snapshot.dump is not dump:
+        return snapshot
+    remarks = [*snapshot.remarks, *doubt.remarks]
+    if end > dump.frame_count:
+        remarks.append(
+            f"the machine has memory up to page {end - 1:,} by its kernel's word, and the dump ends"
+            f" with page {dump.frame_count - 1:,}"
+        )
+    return replace(snapshot, remarks=tuple(remarks))
+
+
+def _linux_in_place(
+    dump: Dump, zero: NDArray[np.bool_], kernel: "LinuxKernel", progress: Progress | None
+) -> Snapshot:
+    """The same of a Linux dump."""
+    snapshot = _linux_snapshot(dump, zero, kernel)
+    bases = [one.dtb for one in snapshot.processes if one.space is not None]
+    tops = np.array([kernel.top * PAGE_SIZE, *bases], np.int64) // PAGE_SIZE
+    return _in_place(snapshot, tops[:, None], progress, kernel)
+
+
+def _better(
+    snapshot: Snapshot, progress: Progress | None, kernel: "LinuxKernel | None"
+) -> Snapshot:
     """What a raw file tells as it is, or with its memory put where it belongs, if that is more.
 
     Some pages may name others at one distance by chance, or to deceive: then a remark says so.
     """
     try:
-        mended = _mended(snapshot.dump, progress)
+        texts = [kernel.info] if kernel else []
+        known = None if kernel and kernel.is_lost else snapshot.paging
+        mended = _mended(snapshot.dump, progress, texts, known=known)
     except _MendError as error:
         return replace(snapshot, remarks=(*snapshot.remarks, error.remark))
     if mended is None or _worth(mended) > _worth(snapshot):
@@ -428,24 +489,31 @@ def _mended(
     progress: Progress | None,
     texts: Sequence[VmcoreInfo] = (),
     remarks: list[str] | None = None,
+    known: Paging | None = None,
 ) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
-    BadInputError where that does not help. `remarks` is told where this was not looked for.
+    BadInputError where that does not help. `texts` are of Linux kernels; if the way of paging is
+    `known`, the dump is of one of these, or of Windows if there are none. `remarks` is told where
+    this was not looked for.
     """
     if not isinstance(dump, RawDump):
         return None
     from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
+    from memory_visualizer.fileheader import FileHeaderSearch
 
-    search = DisplacedSearch(dump)
-    for _ in _pass_by(dump, [search.look_at], progress):
+    search, header = DisplacedSearch(dump), FileHeaderSearch()
+    looks = [search.look_at] if known else [search.look_at, header.look_at]
+    for _ in _pass_by(dump, looks, progress):
         pass
+    if not known and (snapshot := _behind_header(dump, header, texts, progress)):
+        return snapshot
     for info in texts:
         if pieces := pieces_of_linux(dump, info, search):
             snapshot = _understand(MendedDump(dump, pieces), progress)
             if snapshot.system:
                 return snapshot
-    pieces = search.pieces(dump)
+    pieces = [] if texts and known else search.pieces(dump, known)
     if not pieces:
         if remarks is not None:
             remarks += search.remarks
@@ -454,6 +522,23 @@ def _mended(
     if not snapshot.system:
         raise _MendError(dump, search.tables, max(abs(piece.shift) for piece in pieces))
     return snapshot
+
+
+def _behind_header(
+    dump: Dump,
+    search: "FileHeaderSearch",
+    texts: Sequence[VmcoreInfo],
+    progress: Progress | None,
+) -> Snapshot | None:
+    """A raw file with a header in front, understood without it; None where none shows."""
+    from memory_visualizer.fileheader import size_by_linux
+
+    for size in [search.size(dump), *(size_by_linux(dump, text) for text in texts)]:
+        if size:
+            snapshot = _understand(RawDump.behind(dump.path, size), progress)
+            if snapshot.system:
+                return snapshot
+    return None
 
 
 def _second_look(
@@ -478,10 +563,9 @@ def _second_look(
                 pass
             break
     if found := search.found(dump):
-        snapshot = _windows_snapshot(dump, zero, found)
-        return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
+        return _in_place(_windows_snapshot(dump, zero, found), found.tops, progress)
     if kernel := _linux_kernel(dump, texts.found(dump), tables):
-        return _linux_snapshot(dump, zero, kernel)
+        return _linux_in_place(dump, zero, kernel, progress)
     remarks: list[str] = []
     if mended := _mended(dump, progress, texts.found(dump), remarks):
         return mended
@@ -489,7 +573,8 @@ def _second_look(
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
         if any(process.eprocess for process in who.processes):
-            return _windows_snapshot(dump, zero, alike, who=who)
+            snapshot = _windows_snapshot(dump, zero, alike, who=who)
+            return _in_place(snapshot, alike.tops, progress)
     snapshot = _other_snapshot(dump, zero, spaces.found())
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))
 
@@ -792,7 +877,7 @@ def _read_states(
     """The state of each frame, by the kernel's struct pages."""
     from memory_visualizer.linux import kernel as linux
 
-    resources = linux.read_resources(kernel)
+    resources = kernel.resources
     image = resources.image if resources else linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.paging, tops, own_only=True, no_tables=survey.no_tables)
     tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))

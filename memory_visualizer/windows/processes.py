@@ -578,7 +578,19 @@ def _read_some(
     signs = np.array(layout.signs, np.int64) // 4
     bytes_of = [row.tobytes()[:NAME_BYTES].split(b"\0")[0] for row in names]
     dtb = column(TABLE_BASE[layout.bits]).tolist()
-    for *numbers, name, base, second, is_header, has_tag, is_name, is_whole, lacks, threads, handles in zip(
+    for (
+        *numbers,
+        name,
+        base,
+        second,
+        is_header,
+        has_tag,
+        is_name,
+        is_whole,
+        lacks,
+        threads,
+        handles,
+    ) in zip(
         objects.tolist(),
         kernel.physical(objects).tolist(),
         column(layout.pid).tolist(),
