@@ -92,8 +92,8 @@ def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> boo
 
 def size_by_linux(dump: Dump, info: VmcoreInfo) -> int:
     """Bytes of a header by a Linux kernel's word of where it lies; 0 where none shows."""
-    for size in (-moved for moved in distances_moved(dump, info)):
-        if FileHeaderSearch.is_size(size):
-            if is_linux_in_place(RawDump.behind(dump.path, size), info):
-                return size
+    sizes = (-moved for moved in distances_moved(dump, info))
+    for size in filter(FileHeaderSearch.is_size, sizes):
+        if is_linux_in_place(RawDump.behind(dump.path, size), info):
+            return size
     return 0
