@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.errors import NotWholePagesError
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.opening import open_dump
-from memory_visualizer.recognise import recognise
+from memory_visualizer.recognise import recognise, recognise_behind_header
 from memory_visualizer.snapshot import snapshot
 
 # What shows and hands on is imported by those who ask for it.
@@ -25,7 +26,14 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     `progress` is told how many bytes of the dump have been read. BadInputError when the file cannot
     be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is missing.
     """
-    found = recognise(open_dump(path, lenient=lenient), progress)
+    try:
+        found = recognise(open_dump(path, lenient=lenient), progress)
+    except NotWholePagesError:
+        # Perhaps it has a header of its own, and is whole behind it.
+        behind = recognise_behind_header(Path(path), progress)
+        if behind is None:
+            raise
+        found = behind
     return Snapshot(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 

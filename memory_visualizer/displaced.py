@@ -27,6 +27,7 @@ from memory_visualizer.paging import (
     PRESENT,
     WRITE,
     X64,
+    X64_5_LEVELS,
     X86,
     Paging,
     are_tables,
@@ -59,9 +60,13 @@ _MOST_TABLES = 1 << 10
 _MOST_FURTHER = 4
 _MOST_MISSING, _MOST_LIKE = 256, 1 << 11
 """So many tables are looked for that make no sense where they should lie, in so many pages."""
+_NEAR = 16
+"""Pages that tables lie side by side."""
 _ROWS_AT_ONCE = 512
 """As many as fit into a processor's cache with what is made of them."""
 _STEP = 37
+_TOUCHED = 0x60
+"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _FLAGS = PRESENT | WRITE | ACCESSED
 _HALF = 256
 
@@ -74,6 +79,14 @@ class Piece:
     """Its first page in the file."""
     shift: int
     """What is to be added to a page's number in the file for its PFN."""
+    among: tuple[int, int] | None = None
+    """The first and the last page with which it may begin, as far as tables tell."""
+
+    def __str__(self) -> str:
+        text = f"page {self.first:,} on by {self.shift:,}"
+        if self.among is None or self.among[0] == self.among[1]:
+            return text
+        return f"{text} (or from another page between {self.among[0]:,} and {self.among[1]:,} on)"
 
 
 class MendedDump(Dump):
@@ -88,13 +101,10 @@ class MendedDump(Dump):
         start = np.maximum(self._first, -self._shift)  # what would lie before 0 is no memory
         some = end > start
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
-        moved = ", ".join(
-            f"page {piece.first:,} on by {piece.shift:,}" for piece in pieces if piece.shift
-        )
+        moved = ", ".join(str(piece) for piece in pieces if piece.shift)
         remark = (
             "the file does not hold its memory where it belongs, as where holes were left out; its"
-            f" page tables tell by how many pages it was to be moved: {moved}. Where one piece ends"
-            " is known to some pages only"
+            f" page tables tell by how many pages it was to be moved: {moved}"
         )
         super().__init__(
             dump.path, dump.format, runs, notes=dump.notes, remarks=(*dump.remarks, remark)
@@ -223,14 +233,19 @@ class DisplacedSearch:
             " than any machine has"
         ]
 
-    def pieces(self, dump: Dump) -> list[Piece]:
-        """The pieces that most tables speak for; none where all lies where it belongs."""
+    def pieces(self, dump: Dump, known: Paging | None = None) -> list[Piece]:
+        """The pieces that most tables speak for; none where all lies where it belongs.
+
+        Unless it is `known` that they have five levels, 64-bit tables are read as if they had four.
+        """
         best: list[Piece] = []
         most = 0
         if self._room < 0:
             return best
-        for architecture in (X64, PAE, X86):
-            paging, name = as_windows_has_it(architecture), architecture.name
+        wide = known.architecture if known and known.architecture is X64_5_LEVELS else X64
+        for architecture in (wide, PAE, X86):
+            paging = as_windows_has_it(architecture)
+            name = "x86-64" if architecture is wide else architecture.name
             tables = _alike(dump, paging, self._found[name])
             if tables is None or len(tables.page) <= most:
                 continue
@@ -238,7 +253,6 @@ class DisplacedSearch:
             moved = any(shift for _, shift in shifts)
             if moved and not _makes_sense(dump, paging, tables.page, _begun_by(shifts)):
                 continue
-            # Tables of five levels are read as if they had four: the lowest are not needed.
             pieces = _ends(dump, paging, shifts, self.like)
             if len(pieces) == 1 and not pieces[0].shift:
                 continue
@@ -249,38 +263,87 @@ class DisplacedSearch:
 
 
 def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> list[Piece]:
-    """The pieces by a Linux kernel's word of where it lies: none where it lies there.
+    """The pieces by a Linux kernel's word of where it lies, and by the tables of its processes.
 
-    The names of the system stand in the kernel's image, which lies in one piece. BadInputError
-    where they were moved by no whole number of pages, as in ranges of memory one after the other
-    of which one ended within a page.
+    None where all lies in place. The names of the system stand in the kernel's image, which lies in
+    one piece. BadInputError where they were moved by no whole number of pages, as in ranges of
+    memory one after the other of which one ended within a page.
     """
-    names, table = info.symbol("init_uts_ns"), info.symbol("swapper_pg_dir")
-    if not names or not table:
+    if not info.symbol("swapper_pg_dir"):
+        return []
+    paging, top = _paging_of(info), _own_top(info)
+    shift = 0
+    if not is_linux_in_place(dump, info):
+        moved = _bytes_moved(dump, info)
+        if moved is None:
+            return []
+        shift, rest = divmod(moved, PAGE_SIZE)
+        if rest:
+            raise BadInputError(
+                f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
+                f" {moved:,} bytes before its place, so ranges of memory stand one after the other,"
+                " and not all of them are whole pages"
+            )
+    own = np.array([top - shift])
+    if not is_held(dump, own)[0]:
+        return []
+    like = search.like
+    tops = np.union1d(own, _tops_like(dump, int(own[0]), like))
+    pieces = _ends(dump, paging, [(int(own[0]), shift)], like, tops)
+    return pieces if len(pieces) > 1 or pieces[0].shift else []
+
+
+def is_linux_in_place(dump: Dump, info: VmcoreInfo) -> bool:
+    """Whether a Linux kernel's own top-level table is where it says, and leads to itself."""
+    table, top = info.symbol("swapper_pg_dir") or 0, np.array([_own_top(info)])
+    found = frames_behind(dump, _paging_of(info), top, np.array([table], np.uint64))
+    return bool(found[0] == top[0])
+
+
+def _paging_of(info: VmcoreInfo) -> Paging:
+    paging = X64_5_LEVELS if info.number("pgtable_l5_enabled") else X64
+    return as_linux_has_it(paging, info.number("sme_mask") or 0)
+
+
+def _own_top(info: VmcoreInfo) -> int:
+    """The frame of the kernel's own top-level table, by its word."""
+    table, base = info.symbol("swapper_pg_dir") or 0, info.number("phys_base") or 0
+    return (table + base - _IMAGE_BASE) // PAGE_SIZE
+
+
+def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
+    """How many bytes before its place in memory a Linux kernel may lie in the file, by its names.
+
+    The shortest distance first.
+    """
+    names = info.symbol("init_uts_ns")
+    if not names:
         return []
     base = (info.number("phys_base") or 0) - _IMAGE_BASE
-    paging = as_linux_has_it(X64)
-    top = np.array([(table + base) // PAGE_SIZE])
-    if frames_behind(dump, paging, top, np.array([table], np.uint64))[0] == top[0]:
-        return []  # it lies there, and something else is damaged
     moved = {
         names + base + count - place
         for place in _places_of_names(dump, info.release.encode("latin-1"))
         for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
     }
-    # A count of so many bytes stands before them; by another they would not lie at even places.
-    near = sorted((shift for shift in moved if shift % _SMALLEST_END == 0), key=abs)
-    if not near or 0 in near:
-        return []
-    pages, rest = divmod(near[0], PAGE_SIZE)
-    if rest:
-        raise BadInputError(
-            f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
-            f" {near[0]:,} bytes before its place, so ranges of memory stand one after the other,"
-            " and not all of them are whole pages"
-        )
-    top -= pages
-    return _ends(dump, paging, [(int(top[0]), pages)], search.like) if is_held(dump, top)[0] else []
+    return sorted(moved, key=abs)
+
+
+def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:
+    """The first of them that may be; None where there is none.
+
+    A count of so many bytes stands before the names; by another they would lie at no even places.
+    """
+    return next((n for n in distances_moved(dump, info) if n % _SMALLEST_END == 0), None)
+
+
+def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Top-level tables of a Linux kernel's processes: they end as its own does."""
+    last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(_TOUCHED)
+    tops = [
+        part[dump.read_frames(part)[:, -1] & ~np.uint64(_TOUCHED) == last]
+        for part in np.split(like, range(_ROWS_AT_ONCE, len(like), _ROWS_AT_ONCE))
+    ]
+    return np.concatenate(tops)[:_MOST_TOPS]
 
 
 def _places_of_names(dump: Dump, release: bytes) -> list[int]:
@@ -417,14 +480,20 @@ class _Labels:
 
 
 def _ends(
-    dump: Dump, paging: Paging, known: list[tuple[int, int]], like: NDArray[np.int64]
+    dump: Dump,
+    paging: Paging,
+    known: list[tuple[int, int]],
+    like: NDArray[np.int64],
+    tops: NDArray[np.int64] | None = None,
 ) -> list[Piece]:
     """The pieces that these pages belong to, top-level tables with how far each was moved.
 
     Pieces without any are found by the tables that are named, but lie nowhere else; `like` are all
-    pages that look like tables.
+    pages that look like tables, `tops` all top-level ones, where not of all it is known how far
+    they were moved.
     """
-    tops = labels = _Labels(*np.array(known, np.int64).T)
+    labels = _Labels(*np.array(known, np.int64).T)
+    tops = labels.page if tops is None else tops
     for _ in range(_MOST_FURTHER):
         learned, missing = _descend(dump, paging, tops, labels)
         further = _piece_of(missing, like[~np.isin(like, learned.page)], labels.shift)
@@ -440,14 +509,15 @@ def _ends(
             learned.page[learned.shift == before], learned.page[learned.shift == after]
         )
         low = max(low, pieces[-1].first)
-        pieces.append(Piece(_roundest(low, max(low, high), before, after), after))
+        high = max(low, high)
+        pieces.append(Piece(_roundest(low, high, before, after), after, (low, high)))
     return pieces
 
 
 def _descend(
-    dump: Dump, paging: Paging, tops: _Labels, labels: _Labels
+    dump: Dump, paging: Paging, tables: NDArray[np.int64], labels: _Labels
 ) -> tuple[_Labels, NDArray[np.int64]]:
-    """Go down the tables, and learn of each that makes sense at one place only where it lies.
+    """Go down from top-level tables, and learn where each lies that makes sense at one place only.
 
     And the frames that are named as tables, but make sense nowhere.
     """
@@ -456,7 +526,6 @@ def _descend(
     shifts = np.unique(labels.shift)
     low = [0, *(int(labels.page[labels.shift == shift].max()) + 1 for shift in shifts[:-1])]
     high = [int(labels.page[labels.shift == shift].min()) for shift in shifts[1:]]
-    tables = tops.page
     for number in range(len(paging.levels) - 1):
         target, is_page = read_tables(dump, paging, number, tables)
         named = distinct(target[(target >= 0) & ~is_page])
@@ -484,10 +553,13 @@ def _piece_of(
     shift = (missing[:, None] - like).reshape(-1)
     near = (np.abs(shift) < _FAR) & ~np.isin(shift, known)
     values, count = np.unique(shift[near], return_counts=True)
-    order = np.argsort(-count, kind="stable")[:2]
-    if not len(order) or count[order[0]] < max(_FEWEST_TABLES, 2 * count[order[1:]].max(initial=0)):
+    most = int(count.max(initial=0))
+    # Tables lie side by side, so distances near the right one have many votes, too.
+    likely = values[4 * count >= 3 * most]
+    best = likely[np.argmax(_roundness(likely))] if len(likely) else 0
+    others = count[np.abs(values - best) > _NEAR].max(initial=0)
+    if most < max(_FEWEST_TABLES, 2 * others):
         return _Labels(np.empty(0, np.int64), np.empty(0, np.int64))
-    best = values[order[0]]
     page = missing[np.isin(missing - best, like)] - best
     return _Labels(page, np.full(len(page), best))
 
@@ -511,6 +583,10 @@ def _roundest(low: int, high: int, before: int, after: int) -> int:
     Such holes begin and end at round addresses.
     """
     page = np.arange(low, high + 1)
-    begin, end = page + before, page + after
-    roundness = np.log2(np.maximum(begin & -begin, 1)) + np.log2(np.maximum(end & -end, 1))
-    return low + int(np.argmax(roundness))
+    return low + int(np.argmax(_roundness(page + before) + _roundness(page + after)))
+
+
+def _roundness(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often each number can be halved; 0 more often than any."""
+    lowest: NDArray[np.float64] = np.log2(np.where(numbers == 0, 2.0**63, numbers & -numbers))
+    return lowest

@@ -16,6 +16,10 @@ class DamagedInputError(BadInputError):
     """A part of an input is wrong; with ``lenient=True`` the rest is read all the same."""
 
 
+class NotWholePagesError(DamagedInputError):
+    """A raw file is not a whole number of pages: it was cut, or has something in front of it."""
+
+
 @contextmanager
 def reading(name: object) -> Iterator[None]:
     """Turn an operating system error in the block into a BadInputError that names the input."""

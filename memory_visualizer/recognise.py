@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,18 +12,21 @@ from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import Dump, Progress, ZeroScan
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
-from memory_visualizer.printable import counted
+from memory_visualizer.paging import Paging
+from memory_visualizer.paging.doubt import doubt_about
+from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows import system as windows
 from memory_visualizer.windows.processes import find_processes
-from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.system import learn
-from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, is_in_doubt
+from memory_visualizer.windows.toplevels import TopLevelSearch
 
 # What reads Linux and other systems is imported where a dump is met that needs it.
 if TYPE_CHECKING:
-    from memory_visualizer.linux.kernel import TopTableSearch
+    from memory_visualizer.fileheader import FileHeaderSearch
+    from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
 
 _ENOUGH_TABLES = 3
 """So many tables that name themselves at one place are no accident."""
@@ -39,10 +43,10 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
     visitors = [zeros.scan, tables.look_at, texts.look_at]
     dump.scan([*visitors, objects.look_at] if objects else visitors, progress)
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
-    if linux := _as_linux(dump, zeros.zero, texts.found(dump)):
+    if linux := _as_linux(dump, zeros.zero, texts.found(dump), progress):
         return linux
     if found := tables.found(dump):
-        return _as_windows(dump, zeros.zero, found, progress, objects)
+        return _in_place(windows.understand(dump, zeros.zero, found, objects), found.tops, progress)
     return _recognise_by_more(dump, zeros.zero, tables, progress)
 
 
@@ -50,6 +54,7 @@ def _as_linux(
     dump: Dump,
     zero: NDArray[np.bool_],
     texts: Sequence[VmcoreInfo],
+    progress: Progress | None,
     tables: "TopTableSearch | None" = None,
 ) -> Snapshot | None:
     """A Linux dump's, if its kernel is found; what reads Linux is loaded for no others."""
@@ -58,28 +63,55 @@ def _as_linux(
     from memory_visualizer.linux import system
 
     kernel = system.find_kernel(dump, texts, tables)
-    return system.understand(dump, zero, kernel) if kernel else None
+    if kernel is None:
+        return None
+    snapshot = system.understand(dump, zero, kernel)
+    bases = [one.dtb for one in snapshot.processes if one.space is not None]
+    tops = np.array([kernel.top * PAGE_SIZE, *bases], np.int64) // PAGE_SIZE
+    return _in_place(snapshot, tops[:, None], progress, kernel)
 
 
-def _as_windows(
-    dump: Dump,
-    zero: NDArray[np.bool_],
-    found: TopLevels,
+def _in_place(
+    snapshot: Snapshot,
+    tops: NDArray[np.int64],
     progress: Progress | None,
-    objects: ProcessSearch | None = None,
+    kernel: "LinuxKernel | None" = None,
 ) -> Snapshot:
-    """A Windows dump's, put right where its memory may lie elsewhere than it belongs."""
-    snapshot = windows.understand(dump, zero, found, objects)
-    return _better(snapshot, progress) if is_in_doubt(dump, found) else snapshot
+    """What a raw file tells, its memory put where it belongs if need be.
+
+    `tops` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
+    tells of pages that would lie behind its end.
+    """
+    dump, paging = snapshot.dump, snapshot.paging
+    if not isinstance(dump, RawDump) or paging is None:
+        return snapshot
+    is_lost = kernel is not None and kernel.is_lost
+    end = kernel.resources.ram_end if kernel and kernel.resources else 0
+    doubt = doubt_about(dump, paging, tops)
+    if is_lost or end > dump.frame_count or doubt.is_serious:
+        snapshot = _better(snapshot, progress, kernel)
+    if snapshot.dump is not dump:
+        return snapshot
+    remarks = [*snapshot.remarks, *doubt.remarks]
+    if end > dump.frame_count:
+        remarks.append(
+            f"the machine has memory up to page {end - 1:,} by its kernel's word, and the dump ends"
+            f" with page {dump.frame_count - 1:,}"
+        )
+    return replace(snapshot, remarks=tuple(remarks))
 
 
-def _better(snapshot: Snapshot, progress: Progress | None) -> Snapshot:
+def _better(
+    snapshot: Snapshot, progress: Progress | None, kernel: "LinuxKernel | None"
+) -> Snapshot:
     """What a raw file tells as it is, or with its memory put where it belongs, if that is more.
 
     Some pages may name others at one distance by chance, or to deceive: then a remark says so.
     """
     try:
-        mended = _mended(snapshot.dump, progress)
+        texts = [kernel.info] if kernel else []
+        known = None if kernel and kernel.is_lost else snapshot.paging
+        mended = _mended(snapshot.dump, progress, texts, known=known)
     except _MendError as error:
         return replace(snapshot, remarks=(*snapshot.remarks, error.remark))
     if mended is None or _worth(mended) > _worth(snapshot):
@@ -113,23 +145,29 @@ def _mended(
     progress: Progress | None,
     texts: Sequence[VmcoreInfo] = (),
     remarks: list[str] | None = None,
+    known: Paging | None = None,
 ) -> Snapshot | None:
     """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
 
-    BadInputError where that does not help. `remarks` is told where this was not looked for.
+    BadInputError where that does not help. `texts` are of Linux kernels; if the way of paging is
+    `known`, the dump is of one of these, or of Windows if there are none. `remarks` is told where
+    this was not looked for.
     """
     if not isinstance(dump, RawDump):
         return None
     from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
+    from memory_visualizer.fileheader import FileHeaderSearch
 
-    search = DisplacedSearch(dump)
-    dump.scan([search.look_at], progress)
+    search, header = DisplacedSearch(dump), FileHeaderSearch()
+    dump.scan([search.look_at] if known else [search.look_at, header.look_at], progress)
+    if not known and (snapshot := _behind_header(dump, header, texts, progress)):
+        return snapshot
     for info in texts:
         if pieces := pieces_of_linux(dump, info, search):
             snapshot = recognise(MendedDump(dump, pieces), progress)
             if snapshot.system:
                 return snapshot
-    pieces = search.pieces(dump)
+    pieces = [] if texts and known else search.pieces(dump, known)
     if not pieces:
         if remarks is not None:
             remarks += search.remarks
@@ -138,6 +176,36 @@ def _mended(
     if not snapshot.system:
         raise _MendError(dump, search.tables, max(abs(piece.shift) for piece in pieces))
     return snapshot
+
+
+def recognise_behind_header(path: Path, progress: Progress | None = None) -> Snapshot | None:
+    """A raw file that is no whole number of pages, but is behind a header of its own.
+
+    None where no such header shows. Errors as for `recognise`.
+    """
+    from memory_visualizer.fileheader import FileHeaderSearch
+
+    dump = RawDump.open(path, lenient=True)
+    search, texts = FileHeaderSearch(), VmcoreInfoSearch()
+    dump.scan([search.look_at, texts.look_everywhere], progress)
+    return _behind_header(dump, search, texts.found(dump), progress)
+
+
+def _behind_header(
+    dump: Dump,
+    search: "FileHeaderSearch",
+    texts: Sequence[VmcoreInfo],
+    progress: Progress | None,
+) -> Snapshot | None:
+    """A raw file with a header in front, understood without it; None where none shows."""
+    from memory_visualizer.fileheader import size_by_linux
+
+    for size in [search.size(dump), *(size_by_linux(dump, text) for text in texts)]:
+        if size:
+            snapshot = recognise(RawDump.behind(dump.path, size), progress)
+            if snapshot.system:
+                return snapshot
+    return None
 
 
 def _recognise_by_more(
@@ -167,8 +235,8 @@ def _recognise_by_more(
         search.look_only()
         dump.scan([search.look_at])
     if found := search.found(dump):
-        return _as_windows(dump, zero, found, progress)
-    if linux := _as_linux(dump, zero, texts.found(dump), tables):
+        return _in_place(windows.understand(dump, zero, found), found.tops, progress)
+    if linux := _as_linux(dump, zero, texts.found(dump), progress, tables):
         return linux
     remarks: list[str] = []
     if mended := _mended(dump, progress, texts.found(dump), remarks):
@@ -177,6 +245,12 @@ def _recognise_by_more(
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
         if any(process.eprocess for process in who.processes):
-            return windows.understand(dump, zero, alike, who=who)
+            snapshot = windows.understand(dump, zero, alike, who=who)
+            return _in_place(snapshot, alike.tops, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())
+    remarks += [
+        f"a text is there by which a kernel of Linux {printable(info.release)} tells of itself, but"
+        " the kernel is not where it says"
+        for info in texts.found(dump)[:1]
+    ]
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

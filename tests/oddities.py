@@ -216,6 +216,8 @@ _member("exit time wild", "ExitTime", 0xDEAD_BEEF, 8)
 _member("exit status though it runs", "ExitStatus", 0, 4)
 _member("parent wild", "InheritedFromUniqueProcessId", 0x00DE_ADBF)
 _member("parent nobody", "InheritedFromUniqueProcessId", 0x9990)
+_member("no handles", "ObjectTable", 0)
+_member("handles wild", "ObjectTable", _WILD)
 _member("no threads", "ActiveThreads", 0, 4)
 for _name, _text in {
     "name empty": b"",
@@ -326,10 +328,9 @@ def _(image: Image, process: Process) -> None:
 
 
 def _end(image: Image, process: Process) -> None:
-    image.write(process.eprocess + 4, b"\1\0\0\0")
-    image.set(process, "ExitTime", IMAGE_TIME - 50_000_000, 8)
-    image.set(process, "ExitStatus", 0, 4)
+    KINDS["signal, time and status of an end"](image, process)
     image.set(process, "ActiveThreads", 0, 4)
+    image.set(process, "ObjectTable", 0)
 
 
 @_kind("copy in another page")
@@ -449,6 +450,13 @@ def _(image: Image, process: Process) -> set[int]:
 @_kind("signal and status altered")
 def _(image: Image, process: Process) -> None:
     image.write(process.eprocess + 4, b"\1\0\0\0")
+    image.set(process, "ExitStatus", 0, 4)
+
+
+@_kind("signal, time and status of an end")
+def _(image: Image, process: Process) -> None:
+    image.write(process.eprocess + 4, b"\1\0\0\0")
+    image.set(process, "ExitTime", IMAGE_TIME - 50_000_000, 8)
     image.set(process, "ExitStatus", 0, 4)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
-from memory_visualizer.errors import BadInputError
+from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.synth import MIB, Truth, forge, profiles
@@ -88,6 +88,42 @@ def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
     for _ in dump.each_block(search.look_at):
         pass
     assert search.pieces(dump) == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Path) -> None:
+    """Of so few pages that there is no vote: then what would lie behind the end tells."""
+    path, _ = moved(tmp_path, system, [(7900, 200)])
+    snapshot = memory_visualizer.open(path)
+    said = [*snapshot.remarks, *snapshot.dump.remarks]
+    assert [one for one in said if "holes" in one and "left out" in one]
+
+
+HEADERS = [64, 512, 1024, 4096 + 8]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path: Path) -> None:
+    """One that no format has; with as much behind the memory as makes whole pages, or without."""
+    path, classes = moved(tmp_path, system, [])
+    rng = np.random.default_rng(header)
+    behind = -header % PAGE if is_whole else 0
+    path.write_bytes(rng.bytes(header) + path.read_bytes() + bytes(behind))
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
+    assert f"the first {header:,} bytes" in snapshot.dump.remarks[0]
+
+
+def test_a_file_with_neither_header_nor_whole_pages(tmp_path: Path) -> None:
+    """Memory that was cut within a page is refused as it was, unless it is to be read so."""
+    path, classes = moved(tmp_path, "7, x64", [])
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(DamagedInputError, match="not a whole number"):
+        memory_visualizer.open(path)
+    snapshot = memory_visualizer.open(path, lenient=True)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], classes[:-1])
 
 
 def test_a_dump_that_was_cut_short_is_not_mended(tmp_path: Path) -> None:
@@ -244,6 +280,50 @@ def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
     classes[:first] = "absent"
     np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
     assert any("does not hold its memory where it belongs" in r for r in snapshot.dump.remarks)
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_header_in_front_of_linux(header: int, *, is_whole: bool, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    truth = forge_linux(path, "6.1", size=32 * MIB, processes=8)
+    behind = -header % PAGE if is_whole else 0
+    path.write_bytes(b"\1" * header + path.read_bytes() + bytes(behind))
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], truth.classes)
+    assert f"the first {header:,} bytes" in snapshot.dump.remarks[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("era", ["6.1", "5.10", "4.19"])
+def test_a_hole_left_out_of_linux(era: str, seed: int, tmp_path: Path) -> None:
+    """Whether its kernel lies before the hole or behind it."""
+    path = tmp_path / "dump"
+    truth = forge_linux(
+        path, era, size=64 * MIB, processes=12, hole=True, five_levels=seed % 2 == 1, seed=seed
+    )
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    quarter = len(words) // 4
+    np.delete(words, slice(2 * quarter, 3 * quarter), axis=0).tofile(path)
+    snapshot = memory_visualizer.open(path)
+    np.testing.assert_array_equal(LABELS[snapshot.classes], truth.classes)
+    (remark,) = snapshot.dump.remarks
+    assert f"page {2 * quarter:,} on by {quarter:,}" in remark
+    pids = {process.pid for process in snapshot.processes}
+    assert {task.pid for task in truth.tasks if task.listed} <= pids
+
+
+def test_how_far_memory_reached_where_linux_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    for seed in range(20):
+        truth = forge_linux(path, "6.1", size=32 * MIB, processes=8, seed=seed)
+        if max(truth.top, *truth.text_frames) < len(truth.classes) // 2:
+            break
+    path.write_bytes(path.read_bytes()[: 24 * MIB])
+    snapshot = memory_visualizer.open(path)
+    assert (snapshot.system or "").startswith("Linux")
+    end = f"up to page {len(truth.classes) - 1:,}"
+    assert [one for one in snapshot.remarks if end in one and "ends with page 6,143" in one]
 
 
 def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:

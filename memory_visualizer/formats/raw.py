@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.errors import BadInputError, NotWholePagesError, reading
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 from memory_visualizer.units import PAGE_SIZE
 
@@ -19,25 +19,43 @@ class RawDump(MappedDump):
         """Look at the file's size.
 
         BadInputError when the file cannot be read or holds no page; DamagedInputError, unless
-        `lenient`, when it is not a whole number of pages.
+        `lenient`, when it is not a whole number of pages: NotWholePagesError.
         """
         path = Path(path)
         with reading(path), path.open("rb", buffering=0) as file:
             if not file.seekable():
                 raise BadInputError(f"{path} is a pipe; a dump must be a file")
             size = file_size(file)
-        frame_count, trailing_bytes = divmod(size, PAGE_SIZE)
+        return cls._of_file(path, size, 0, lenient=lenient)
+
+    @classmethod
+    def behind(cls, path: str | Path, header: int) -> Self:
+        """The memory behind a header of so many bytes; what is left at its end is ignored."""
+        path = Path(path)
+        with reading(path), path.open("rb", buffering=0) as file:
+            size = file_size(file)
+        dump = cls._of_file(path, size, header, lenient=True)
+        remark = (
+            f"the first {header:,} bytes of {path} are a header that this program does not know:"
+            " memory was taken to begin behind it, where what lies in it fits together"
+        )
+        dump.remarks = (remark, *dump.remarks)
+        return dump
+
+    @classmethod
+    def _of_file(cls, path: Path, size: int, header: int, *, lenient: bool) -> Self:
+        frame_count, trailing_bytes = divmod(size - header, PAGE_SIZE)
         if frame_count == 0:
             raise BadInputError(f"{path} holds {trailing_bytes:,} bytes, less than one page")
         remarks = []
         if trailing_bytes:
             if not lenient:
-                raise DamagedInputError(
+                raise NotWholePagesError(
                     f"{path} is not a whole number of {PAGE_SIZE:,}-byte pages:"
                     f" {trailing_bytes:,} bytes follow page {frame_count:,}"
                 )
             remarks.append(f"ignored the last {trailing_bytes:,} bytes of {path}, not a whole page")
-        extents, _ = find_extents(path, [0], [size], [0], file_size=size)
+        extents, _ = find_extents(path, [0], [size - header], [header], file_size=size)
         dump = cls(path, "raw", extents, remarks=remarks)
         dump.trailing_bytes = trailing_bytes
         return dump

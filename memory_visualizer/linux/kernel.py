@@ -85,6 +85,8 @@ class LinuxKernel:
     symbols: dict[str, int] = field(default_factory=dict)
     btf: Btf | None = None
     remarks: tuple[str, ...] = ()
+    is_lost: bool = False
+    """Whether its own page tables are not where they should lie."""
 
     @property
     def system(self) -> str:
@@ -95,6 +97,11 @@ class LinuxKernel:
     def image(self) -> tuple[int, NDArray[np.uint8]] | None:
         """The image: first virtual address, contents; see kallsyms.kernel_image."""
         return kernel_image(self.kernel, self.start)
+
+    @cached_property
+    def resources(self) -> "Resources | None":
+        """What the kernel takes physical addresses for; None where that is not found."""
+        return _read_resources(self)
 
 
 _SYMBOLS: tuple[str, ...] = (
@@ -155,7 +162,7 @@ def _without_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKern
     end = min(start + (memory.frame_count - first) * PAGE_SIZE, _IMAGE_END)
     kernel = VirtualMemory(memory, paging, top, [(start, end, first)])
     remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
-    return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,))
+    return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,), is_lost=True)
 
 
 def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
@@ -425,10 +432,11 @@ class Resources:
     """For each frame whether all of it is RAM."""
     image: NDArray[np.int64]
     """Frames of the kernel's image."""
+    ram_end: int
+    """The frame behind the last RAM, which the dump need not hold."""
 
 
-def read_resources(found: LinuxKernel) -> Resources | None:
-    """Read the kernel's list of resources; None where it is not found."""
+def _read_resources(found: LinuxKernel) -> Resources | None:
     root = found.symbols.get("iomem_resource")
     if root is None:
         return None
@@ -445,7 +453,9 @@ def read_resources(found: LinuxKernel) -> Resources | None:
             if inner.startswith(_IMAGE):
                 image.append((first // PAGE_SIZE, last // PAGE_SIZE + 1))
     is_ram = _marked(ram, count)
-    return Resources(is_ram, np.flatnonzero(_marked(image, count))) if is_ram.any() else None
+    if not is_ram.any():
+        return None
+    return Resources(is_ram, np.flatnonzero(_marked(image, count)), max(end for _, end in ram))
 
 
 def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:

@@ -34,6 +34,8 @@ PlacesLike: TypeAlias = Callable[[NDArray[np.uint64], int], NDArray[np.uint64]]
 _TASK_SIZE = 1 << 13
 """As much of a task as is looked at."""
 _LARGEST_TASK = 1 << 16
+_FAR_NAME = 1 << 12
+"""The name stands no farther behind a task's beginning, in any version."""
 _MEMORY_SIZE = 1 << 10
 """Likewise of an mm_struct."""
 PID_SIZE = 1 << 8
@@ -229,6 +231,37 @@ def offsets_by_form(
         if offsets := _offsets_by_names(found, first, comm, most, places_like):
             return offsets
     return None
+
+
+def offsets_by_thread(found: LinuxKernel, name: int, most: int) -> tuple[int, Offsets] | None:
+    """The same where the first task is lost, by a thread of which only the name is known.
+
+    `name` is where its name stands. The task's address is returned, too.
+    """
+    before = _FAR_NAME + name % _CACHE_LINE
+    start = name - before
+    _, others, _ = _find_link(found.kernel, start, before, 2 * most)
+    begin = _find_begin(found.kernel, np.array([start, *others[:_EXAMPLES]], np.uint64), before)
+    if begin is None:
+        return None
+    offsets = _offsets_by_names(found, start + begin, before - begin, most, None)
+    return None if offsets is None else (start + begin, offsets)
+
+
+def _find_begin(kernel: VirtualMemory, places: NDArray[np.uint64], size: int) -> int | None:
+    """How far behind these places their tasks begin; given are `size` bytes before the names.
+
+    Most are the first of their threads, and lead to themselves as the leaders of their groups.
+    """
+    contents, _ = kernel.read_each(places, size // 8 * 8)
+    ahead = contents.view("<u8") - places[:, None]
+    own = np.arange(ahead.shape[1], dtype=np.uint64) * np.uint64(8)
+    # A list that is empty leads to itself, too, but not to where the task begins.
+    likely = (ahead % np.uint64(_CACHE_LINE) == 0) & (ahead < np.uint64(size))
+    likely &= (ahead != own) & (ahead + np.uint64(8) != own)
+    begins, count = np.unique(ahead[likely], return_counts=True)
+    best = int(np.argmax(count)) if len(count) else 0
+    return int(begins[best]) if len(count) and count[best] > _HALF * len(places) else None
 
 
 def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:

@@ -175,7 +175,7 @@ def _read_states(
     dump: Dump, kernel: LinuxKernel, survey: Survey, tops: NDArray[np.int64]
 ) -> PageStates:
     """The state of each frame, by the kernel's struct pages."""
-    resources = linux.read_resources(kernel)
+    resources = kernel.resources
     image = resources.image if resources else linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.paging, tops, own_only=True, no_tables=survey.no_tables)
     tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))

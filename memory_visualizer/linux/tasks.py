@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Words
-from memory_visualizer.linux.kallsyms import places_of
+from memory_visualizer.linux.firsttask import find_by_thread, find_first_task, find_thread
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
-    COMM_SIZE,
-    FIRST_COMMS,
     KERNEL_THREAD,
     KERNEL_THREADS_PARENT,
     MAX_PID,
@@ -45,9 +43,6 @@ _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN, and WQ_NAME_LEN."""
 _MAX_NAME = 64
 _RESCUER = b"kworker/R-"
-_KTHREADD = b"kthreadd"
-_MOST_FIRST = 256
-"""Places of that name that are looked at."""
 _TABLES_AT_ONCE = 256
 _NO_TYPES = "the kernel does not describe its types (BTF)"
 _LOWER = np.uint64(0xFFFF_FFFF)
@@ -74,20 +69,11 @@ def find_processes(
     """
     most = most_tasks(found.memory)
     slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
-    first = found.symbols.get("init_task") or _find_first_task(found)
-    if first is None:
+    first = find_first_task(found) or 0
+    known = _roll(found, first, most, slabs)
+    if known is None:
         return _nameless(found, pages)
-    offsets = offsets_by_btf(found.btf) if found.btf else None
-    roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
-    if offsets and roll and not roll.tasks and (other := _find_kthreadd(found, offsets)):
-        # The first task is lost: the list is walked from the second one on.
-        roll = gather(found.kernel, offsets, other, most, slabs)
-        roll = replace(roll, tasks=[other, *roll.tasks], listed=roll.listed | {other})
-    if not roll or not roll.tasks:  # no types, or such that lead nowhere
-        offsets = offsets_by_form(found, first, most, slabs.places if slabs else None)
-        roll = gather(found.kernel, offsets, first, most, slabs) if offsets else None
-    if not offsets or not roll or not roll.tasks:
-        return _nameless(found, pages)
+    offsets, roll = known
     judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
     remarks = [*roll.remarks]
     if found.btf is None:
@@ -102,6 +88,44 @@ def find_processes(
     frames = np.array(list(judge.tops), np.int64)[:, None]
     remarks += slabs.remarks if slabs else ()
     return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
+
+
+def _roll(
+    found: LinuxKernel, first: int, most: int, slabs: TaskSlabs | None
+) -> tuple[Offsets, Roll] | None:
+    """The tasks of all processes, and where in them stands what; `first` is the first of all.
+
+    Where that one is lost, the list is walked from a thread on that every kernel has.
+    """
+
+    def gathered(offsets: Offsets | None, first: int) -> tuple[Offsets, Roll] | None:
+        roll = gather(found.kernel, offsets, first, most, slabs) if offsets and first else None
+        return (offsets, roll) if offsets and roll and roll.tasks else None
+
+    def from_thread(offsets: Offsets, thread: int) -> tuple[Offsets, Roll] | None:
+        if (known := gathered(offsets, thread)) is None:
+            return None
+        roll = known[1]
+        remark = "the first task of all is lost: the list of processes was read from another one on"
+        return offsets, replace(
+            roll,
+            tasks=[thread, *(task for task in roll.tasks if task != first)],
+            listed=roll.listed | {thread},
+            remarks=(remark, *roll.remarks),
+        )
+
+    by_btf = offsets_by_btf(found.btf) if found.btf else None
+    if known := gathered(by_btf, first):
+        return known
+    if by_btf and (thread := find_thread(found, by_btf)) and (known := from_thread(by_btf, thread)):
+        return known
+    # No types, or such that lead nowhere.
+    places = slabs.places if slabs else None
+    by_form = offsets_by_form(found, first, most, places) if first else None
+    if known := gathered(by_form, first):
+        return known
+    by_thread = find_by_thread(found, most)
+    return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
 def most_tasks(memory: PhysicalMemory) -> int:
@@ -232,7 +256,7 @@ class _Numbers:
         A parent may be a thread: it counts by its group's leader. Who traces a task, else the same,
         stands for a parent that is none.
         """
-        known = {self.first: 0, **self.of_task}
+        known = self.of_task | {self.first: 0}
         pids = np.full(len(parents), -1, np.int64)
         wrong = np.zeros(len(parents), bool)
         for row, (task, parent) in enumerate(zip(tasks, parents.tolist(), strict=True)):
@@ -621,42 +645,3 @@ def _memory_of_threads(
         memory[rows], _ = kernel.numbers(at[rows] + to_mm)
         at[rows], _ = kernel.numbers(at[rows])
     return memory
-
-
-def _find_first_task(found: LinuxKernel) -> int | None:
-    """The first task by its name, in the kernel's image; needs BTF."""
-    comm = found.btf.offset("task_struct", "comm") if found.btf else None
-    tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
-    image = found.image
-    if comm is None or tasks is None or image is None:
-        return None
-    start, contents = image
-    for name in FIRST_COMMS:
-        for place in places_of(name, contents, _MOST_FIRST):
-            task = start + place - comm
-            following = found.kernel.number(task + tasks)
-            if following and found.kernel.number(following + 8) == task + tasks:
-                return task
-    return None
-
-
-def _find_kthreadd(found: LinuxKernel, offsets: Offsets) -> int | None:
-    """The parent of all kernel threads by its name, anywhere in memory; None where not found."""
-    variable = found.symbols.get("page_offset_base")
-    base = found.kernel.number(variable) if variable else None
-    if base is None or offsets.comm % 8:
-        return None
-    name = np.frombuffer(_KTHREADD.ljust(COMM_SIZE, b"\0"), "<u8")
-
-    def look(frames: NDArray[np.int64], words: Words) -> list[int]:
-        row, word = np.nonzero(words[:, :-1] == name[0])
-        good = words[row, word + 1] == name[1]
-        places: list[int] = (frames[row[good]] * PAGE_SIZE + word[good] * 8).tolist()
-        return places[:_MOST_FIRST]
-
-    for places in found.memory.each_block(look):
-        for place in places:
-            task = base + place - offsets.comm
-            if found.kernel.number(task + offsets.pid, 4) == KERNEL_THREADS_PARENT:
-                return task
-    return None

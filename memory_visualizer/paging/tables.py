@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import PRESENT, USER, Entries
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held, most_tables
 from memory_visualizer.paging.software import Paging
-from memory_visualizer.arrays import distinct
 
 _NEAR_FRAMES = 1 << 22
 _NEAR_TIMES = 64

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import (
     MAY_EXECUTE,
     MAY_USER,
@@ -30,7 +31,6 @@ from memory_visualizer.paging.memory import (
 )
 from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import Weight, weighed
-from memory_visualizer.arrays import distinct
 
 _DIRECT = 8
 """Beside MAY_ bits, while tables are walked: no top-level table served on a lower level on the

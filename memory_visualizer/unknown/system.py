@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.paging import Losses, Mappings, merge_kernel, walk
+from memory_visualizer.paging.doubt import doubt_about
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
 from memory_visualizer.snapshot.process import unnamed
@@ -27,6 +29,8 @@ def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
             f"{counted(len(tops), 'address space')} found by what the top-level page tables share:"
             " whose, and whether still in use, is not known"
         )
+    if isinstance(dump, RawDump):
+        remarks += doubt_about(dump, PAGING, tops).remarks
     if has_direct_map:
         remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
     return of_mappings(

@@ -41,6 +41,7 @@ from memory_visualizer.windows.processlayout import (
     find_links,
     have_pool_tag,
     kernel_space,
+    lead_to_handles,
     numbers_at,
     with_fields,
     with_shadow,
@@ -363,6 +364,8 @@ class _Object:
     thread_pid: int | None
     """By its first thread; None where it has none, or that is not known."""
     has_threads: bool | None
+    has_handles: bool | None
+    """Whether it has a table of handles; None where that is not known, or lost."""
     is_in_use: bool | None
     """Whether its page tables are in use; None where they are not known."""
     lacks_signs: bool
@@ -388,8 +391,12 @@ class _Object:
 
     @cached_property
     def told(self) -> tuple[bool, ...]:
-        """What it says itself of its end, as far as it is known where: signal, time, and status."""
-        told = (self.is_signalled, self.has_exit_time, self.has_ended_by_status)
+        """What it says itself of its end, as far as it is known where.
+
+        Signal, time, status, and its handles, of which Windows lets go when it ends.
+        """
+        has_none = None if self.has_handles is None else not self.has_handles
+        told = (self.is_signalled, self.has_exit_time, self.has_ended_by_status, has_none)
         return tuple(vote for vote in told if vote is not None)
 
     @cached_property
@@ -571,7 +578,19 @@ def _read_some(
     signs = np.array(layout.signs, np.int64) // 4
     bytes_of = [row.tobytes()[:NAME_BYTES].split(b"\0")[0] for row in names]
     dtb = column(TABLE_BASE[layout.bits]).tolist()
-    for *numbers, name, base, second, is_header, has_tag, is_name, is_whole, lacks, threads in zip(
+    for (
+        *numbers,
+        name,
+        base,
+        second,
+        is_header,
+        has_tag,
+        is_name,
+        is_whole,
+        lacks,
+        threads,
+        handles,
+    ) in zip(
         objects.tolist(),
         kernel.physical(objects).tolist(),
         column(layout.pid).tolist(),
@@ -589,6 +608,7 @@ def _read_some(
         (kernel.physical(objects + np.uint64(last)) >= 0).tolist(),
         (contents.view("<u4")[:, signs] == 0).any(axis=1).tolist(),
         _first_threads(kernel, layout, objects),
+        _have_handles(kernel, layout, column(layout.handles)),
         strict=True,
     ):
         address, physical, pid, ppid, created, exited, is_signalled, code = numbers
@@ -612,9 +632,23 @@ def _read_some(
             is_whole=is_whole,
             thread_pid=threads[1],
             has_threads=threads[0],
+            has_handles=handles,
             is_in_use=None if space is None else space in in_use,
             lacks_signs=lacks,
         )
+
+
+def _have_handles(
+    kernel: KernelMemory, layout: Layout, tables: NDArray[np.uint64]
+) -> list[bool | None]:
+    """Of each object whether it has a table of handles; None where it leads elsewhere."""
+    if layout.handles is None:
+        return [None] * len(tables)
+    are_there = lead_to_handles(kernel, layout.bits, tables)
+    return [
+        False if not table else True if is_there else None
+        for table, is_there in zip(tables.tolist(), are_there.tolist(), strict=True)
+    ]
 
 
 def _first_threads(

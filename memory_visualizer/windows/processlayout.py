@@ -31,6 +31,10 @@ STILL_ACTIVE = 0x103
 """ExitStatus of a process that has not ended (STATUS_PENDING, ntstatus.h)."""
 _UNKNOWN_PARENT = 0.25
 """What a parent that is gone weighs beside one that is there, and older."""
+_HANDLES_TAG = np.frombuffer(b"Obtb", "<u4")[0]
+_TAG_BEFORE = {32: 4, 64: 12}
+"""So far before what is allocated the tag in its pool header stands, in every version."""
+_HANDLES_VOTERS = 8
 _POOL_TAGS = [np.frombuffer(tag, "<u4")[0] for tag in (b"Pro\xe3", b"Proc")]
 _TAG_SHARE = 10
 """One in so many objects must have its tag at a place."""
@@ -69,6 +73,8 @@ class Layout:
     shadow: int | None = None
     """UserDirectoryTableBase."""
     threads: Threads | None = None
+    handles: int | None = None
+    """ObjectTable, the table of handles."""
     size_byte: int | None = None
     """Third byte of the dispatcher header: the object's size in words."""
     signs: tuple[int, ...] = ()
@@ -212,6 +218,7 @@ def with_fields(layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64
         exited=None if created is None else _find_exited(contents, created, ended),
         status=status,
         threads=_find_threads(kernel, layout, objects, words),
+        handles=_find_handles(kernel, layout, objects[~ended], words[~ended]),
         size_byte=int(sizes[np.argmax(count)]) if len(sizes) else None,
     )
     layout = replace(layout, signs=_find_signs(contents, ended, layout))
@@ -353,6 +360,34 @@ def _find_pid_of(around: NDArray[np.uint8], pids: NDArray[np.uint64], width: int
     count = np.count_nonzero((words == pids[:, None]) & (pids[:, None] > 0), axis=0)
     best = int(np.argmax(count))
     return best * width - _THREAD_BYTES if 4 * count[best] >= 3 * len(pids) else None
+
+
+def _find_handles(
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], words: NDArray[np.uint64]
+) -> int | None:
+    """ObjectTable: where most of what runs names an object in the pool with the tag of such tables.
+
+    Such a tag is not rare, but no other member leads to what has it.
+    """
+    step = -(-len(objects) // _HANDLES_VOTERS)
+    words = words[:: max(step, 1)]
+    like = (words >= kernel_space(layout.bits)) & (words % np.uint64(2 * layout.width) == 0)
+    columns = np.flatnonzero(2 * np.count_nonzero(like, axis=0) > len(words))
+    row, column = np.nonzero(like[:, columns])
+    tagged = lead_to_handles(kernel, layout.bits, words[row, columns[column]])
+    count = np.bincount(column[tagged], minlength=len(columns))
+    if not len(count) or 2 * count.max() <= len(words):
+        return None
+    return int(columns[np.argmax(count)]) * layout.width
+
+
+def lead_to_handles(
+    kernel: KernelMemory, bits: int, tables: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Which addresses are those of tables of handles, by the tag before them."""
+    tags = _numbers(kernel, tables - np.uint64(_TAG_BEFORE[bits]), 4)
+    is_table: NDArray[np.bool_] = tags == _HANDLES_TAG
+    return is_table
 
 
 def _find_signs(

@@ -22,11 +22,9 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     PhysicalMemory,
-    are_tables,
     as_windows_has_it,
     is_held,
     most_spaces,
-    read_tables,
     translate,
 )
 
@@ -362,35 +360,6 @@ def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArr
     count[given == 0] = 0
     best = np.argmax(count, axis=0)[None]
     return np.take_along_axis(given, best, 0)[0], np.take_along_axis(count, best, 0)[0]
-
-
-def is_in_doubt(memory: PhysicalMemory, found: TopLevels) -> bool:
-    """Whether tables are not where they should lie.
-
-    So it is where a dump was cut short, or its memory was moved: then some lie behind its end, or
-    many right below the top-level ones are something else.
-    """
-    paging = found.paging
-    tables = distinct(found.tops[is_held(memory, found.tops)])
-    tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
-    for number in range(len(paging.levels) - 1):
-        target, is_page = read_tables(memory, paging, number, tables)
-        tables = distinct(target[(target >= 0) & ~is_page])
-        # What is too far for memory is no table, but a flipped bit.
-        tables = tables[tables < 2 * memory.frame_count]
-        tables = tables[:: -(-len(tables) // _MOST_IN_DOUBT) or 1]
-        held = tables[is_held(memory, tables)]
-        sound = held if number else held[are_tables(memory, paging, 1, held)]
-        if len(held) < len(tables) or len(sound) < (1 - _DOUBT) * len(held):
-            return True
-        tables = held
-    return False
-
-
-_MOST_IN_DOUBT = 256
-"""So many tables are looked at."""
-_DOUBT = 1 / 16
-"""More of them may be something else in a dump that was taken while its machine ran."""
 
 
 def bits_of(paging: Paging) -> int:

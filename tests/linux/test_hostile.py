@@ -172,7 +172,7 @@ def test_resources_within_bounds(
     monkeypatch.setattr(VirtualMemory, "read", counted)
     kernel = find(path)
     reads = 0
-    assert linux.read_resources(kernel)
+    assert kernel.resources
     assert 5000 < reads < 6000
 
 

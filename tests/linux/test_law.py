@@ -184,6 +184,15 @@ def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
         assert_law(world, damaged, [world.first])
 
 
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xb0\xb0\xd0\xba"], ids=bytes.hex)
+def test_the_whole_first_task_lost(world: World, filler: bytes) -> None:
+    """No single object is needed: the list is read from another task on."""
+    lost = (filler * PAGE)[: TASK_PAGES * PAGE]
+    damaged = world.opened({world.physical(world.first): lost})
+    assert_law(world, damaged, [world.first])
+    assert any("first task" in remark for remark in damaged.remarks)
+
+
 LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,

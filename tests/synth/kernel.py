@@ -381,8 +381,9 @@ class Kernel:
         write(vad_at, self._pack(vad))
         if vad_at < status_at:  # MemProcFS then knows the root by its copy, VadHint
             write(vad_at + 2 * self.profile.pointer_size, self._pack(vad))
-        handles = self._pool.allocate(self.profile.size("_HANDLE_TABLE"), b"Obtb")
-        self._set(at, "_EPROCESS", "ObjectTable", handles)
+        if not process.exited:  # when it ends Windows lets go of it
+            handles = self._pool.allocate(self.profile.size("_HANDLE_TABLE"), b"Obtb")
+            self._set(at, "_EPROCESS", "ObjectTable", handles)
         self._write_path(at, process)
         self._write_thread(at, process)
         self._processes.append(process)

@@ -1,0 +1,101 @@
+"""A header of its own in front of a raw file's memory, by which all of it lies too far behind.
+
+Some tools write one that nobody describes. Windows' top-level page tables tell its size: each names
+itself, by the entry that names the frame it lies in. So of a table at byte n of the file that names
+the address a, n - a is the size of the header and the entry's place in the table. A Linux kernel
+says where the names of the system lie.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.displaced import distances_moved, is_linux_in_place
+from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.paging import ACCESSED, LARGE, PRESENT, WRITE, X64, as_windows_has_it
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.windows.toplevels import TopLevelSearch
+
+_X64 = as_windows_has_it(X64)
+_MOST_BYTES = 1 << 16
+"""Larger headers are not looked for."""
+_UNIT = 8
+"""Headers are a whole number of these."""
+_FLAGS = PRESENT | WRITE | ACCESSED
+_FEWEST = 3
+"""So many tables that name themselves at one distance are no accident."""
+_MOST_DISTANCES = 3
+_MOST_VOTERS = 64
+_MOST_MET = 1 << 16
+_USUAL_PLACES = (0x300 * 4, 3 * 8, 0x1ED * 8)
+"""Where in a table the entry stands that names it: x86, PAE, and x64 before 2016."""
+
+
+class FileHeaderSearch:
+    """Finds entries that would name their own table if there was a header, while contents pass by.
+
+    Blocks may come in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._place: list[NDArray[np.int64]] = []
+        """Bytes of the file at which such entries stand."""
+        self._distance: list[NDArray[np.int64]] = []
+        """How far behind the address that it names each stands."""
+        self._room = _MOST_MET
+
+    def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
+        """Look at pages of the file, with their contents."""
+        entries = words.reshape(-1).view(np.uint32)
+        # The lower halves of 64-bit entries are enough to see which ones may be meant.
+        at = np.flatnonzero(entries & np.uint32(_FLAGS | LARGE) == _FLAGS)
+        if self._room < 0 or not len(at):
+            return
+        page, inside = np.divmod(at * 4, PAGE_SIZE)
+        place = pages[page] * PAGE_SIZE + inside
+        distance = (place - (entries[at] & np.uint32(0xFFFFF000))) & 0xFFFFFFFF
+        near = (distance > 0) & (distance < _MOST_BYTES + PAGE_SIZE)
+        if near.any():
+            self._room -= int(np.count_nonzero(near))
+            self._place.append(place[near])
+            self._distance.append(distance[near])
+
+    def size(self, dump: Dump) -> int:
+        """Bytes of the header, 0 where none shows; `dump` is the file as if it had none."""
+        place = np.concatenate([np.empty(0, np.int64), *self._place])
+        distance = np.concatenate([np.empty(0, np.int64), *self._distance])
+        values, count = np.unique(distance, return_counts=True)
+        values = values[np.argsort(-count, kind="stable")][: np.count_nonzero(count >= _FEWEST)]
+        for number, value in enumerate(values[:_MOST_DISTANCES].tolist()):
+            voters = place[distance == value][:_MOST_VOTERS] - value
+            further = [] if number else [8 * index for index in _X64.software.self_entries]
+            for entry in (*_USUAL_PLACES, *further):
+                if self.is_size(value - entry) and _leads_to_windows(dump, value - entry, voters):
+                    return int(value - entry)
+        return 0
+
+    @staticmethod
+    def is_size(size: int) -> bool:
+        """Whether it may be of a header; of whole pages, memory is only displaced."""
+        return 0 < size <= _MOST_BYTES and size % _UNIT == 0 and size % PAGE_SIZE != 0
+
+
+def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> bool:
+    """Whether tables at these physical addresses are Windows' if there is a header of this size."""
+    memory = RawDump.behind(dump.path, header)
+    search = TopLevelSearch()
+    frames = tables // PAGE_SIZE
+    words = memory.read_frames(frames)
+    search.look_at(frames, words)
+    search.look_everywhere(frames, words)
+    return search.found(memory) is not None
+
+
+def size_by_linux(dump: Dump, info: VmcoreInfo) -> int:
+    """Bytes of a header by a Linux kernel's word of where it lies; 0 where none shows."""
+    sizes = (-moved for moved in distances_moved(dump, info))
+    for size in filter(FileHeaderSearch.is_size, sizes):
+        if is_linux_in_place(RawDump.behind(dump.path, size), info):
+            return size
+    return 0

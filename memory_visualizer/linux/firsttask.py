@@ -1,0 +1,145 @@
+"""A task to begin with: the first of all, or another one where that is lost.
+
+The first task, `init_task`, lies in the kernel's image, and a symbol names it. All others lie in
+memory that the kernel sees in its view of all memory (the direct map). Some of them are there in
+every kernel, under the same names.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.opening import Words
+from memory_visualizer.linux.kallsyms import places_of
+from memory_visualizer.linux.kernel import LinuxKernel
+from memory_visualizer.linux.offsets import (
+    COMM_SIZE,
+    FIRST_COMMS,
+    MAX_PID,
+    Offsets,
+    offsets_by_thread,
+)
+from memory_visualizer.units import PAGE_SIZE
+
+_THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")
+"""Kernel threads of nearly every kernel: the parent of all, and some of its children."""
+_WORDS = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), "<u8").tolist() for name in _THREADS]
+_MOST_PLACES = 256
+"""So many places of such names are looked at."""
+_MOST_THREADS = 8
+"""So many of them, where it is costly."""
+_GIB = 1 << 30
+_MOST_ENTRIES = 8
+"""The direct map comes first in the kernel's half; by so many entries of the top-level table it is
+looked for."""
+_SOME_FRAMES = 64
+
+
+def find_first_task(found: LinuxKernel) -> int | None:
+    """The address of the first task of all; None where nothing tells it."""
+    return found.symbols.get("init_task") or _first_by_name(found)
+
+
+def _first_by_name(found: LinuxKernel) -> int | None:
+    """The first task by its name, in the kernel's image; needs BTF."""
+    comm = found.btf.offset("task_struct", "comm") if found.btf else None
+    tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
+    image = found.image
+    if comm is None or tasks is None or image is None:
+        return None
+    start, contents = image
+    for name in FIRST_COMMS:
+        for place in places_of(name, contents, _MOST_PLACES):
+            task = start + place - comm
+            following = found.kernel.number(task + tasks)
+            if following and found.kernel.number(following + 8) == task + tasks:
+                return task
+    return None
+
+
+def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
+    """The address of a kernel thread by its name, where the first task is lost; None where none."""
+    for name in _names_of_threads(found):
+        task = name - offsets.comm
+        if _is_task(found, offsets, task):
+            return task
+    return None
+
+
+def find_by_thread(found: LinuxKernel, most: int) -> tuple[int, Offsets] | None:
+    """The same where the kernel does not tell its types, and the offsets by its form."""
+    for number, name in enumerate(_names_of_threads(found)):
+        if number == _MOST_THREADS:
+            break
+        if by_form := offsets_by_thread(found, name, most):
+            return by_form
+    return None
+
+
+def _is_task(found: LinuxKernel, offsets: Offsets, task: int) -> bool:
+    """Whether a task lies there that is in the list, with a pid of its own."""
+    read = found.kernel.number
+    pid = read(task + offsets.pid, 4) or 0
+    if not 0 < pid < MAX_PID or (
+        offsets.own_pid is not None and read(task + offsets.own_pid, 4) != pid
+    ):
+        return False
+    link = task + offsets.tasks
+    following, before = read(link) or 0, read(link + 8) or 0
+    return link in (read(following + 8), read(before))
+
+
+def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
+    """Where the kernel sees such names, the most telling ones first."""
+    base = _direct_map(found)
+    if base is None:
+        return
+    memory = found.memory
+    places: dict[int, list[int]] = {number: [] for number in range(len(_WORDS))}
+
+    def look(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
+        met: list[tuple[int, int]] = []
+        for number, (first, second) in enumerate(_WORDS):
+            at = np.flatnonzero(words.reshape(-1)[:-1] == first)
+            at = at[words.reshape(-1)[at + 1] == second][:_MOST_PLACES]
+            page, inside = np.divmod(at * 8, PAGE_SIZE)
+            met += [(number, place) for place in (frames[page] * PAGE_SIZE + inside).tolist()]
+        return met
+
+    for met in memory.each_block(look):
+        for number, place in met:
+            if len(places[number]) < _MOST_PLACES:
+                places[number].append(base + place)
+    for of_name in places.values():
+        yield from of_name
+
+
+def _direct_map(found: LinuxKernel) -> int | None:
+    """Where the kernel sees all memory in a row; None where its tables do not show it."""
+    variable = found.symbols.get("page_offset_base")
+    told = found.kernel.number(variable) if variable else None
+    held = np.flatnonzero(found.memory.held[: _GIB // PAGE_SIZE])
+    some = held[np.linspace(0, len(held) - 1, _SOME_FRAMES).astype(np.int64)]
+    bases = _bases(found) if told is None else [np.array([told], np.uint64)]
+    for part in bases:
+        mapped = np.zeros(len(part), np.int64)
+        for frame in some[:: len(some) // 4].tolist():
+            at = part + np.uint64(frame * PAGE_SIZE)
+            mapped += found.kernel.frames(at) == frame
+        for base in part[mapped > 0].tolist():
+            seen = found.kernel.frames(np.uint64(base) + some.astype(np.uint64) * PAGE_SIZE)
+            if 2 * np.count_nonzero(seen == some) > len(some):
+                return int(base)
+    return None
+
+
+def _bases(found: LinuxKernel) -> Iterator[NDArray[np.uint64]]:
+    """Where it may begin: a whole number of gigabytes, in the kernel's half."""
+    paging = found.paging
+    table = found.memory.read_frames(np.array([found.top]))[0]
+    half = paging.entries // 2
+    for entry in (half + np.flatnonzero(table[half:]))[:_MOST_ENTRIES].tolist():
+        start = np.array([entry << paging.levels[0].shift], np.uint64)
+        count = (1 << paging.levels[0].shift) // _GIB
+        yield paging.canonical(start) + np.arange(count, dtype=np.uint64) * np.uint64(_GIB)

@@ -1,0 +1,100 @@
+"""Whether the tables of a dump lie where they should, and lead to what it holds.
+
+So it is not where a dump was cut short, or its memory lies elsewhere in the file than it belongs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import distinct
+from memory_visualizer.paging import Paging, PhysicalMemory, are_tables, is_held, read_tables
+from memory_visualizer.printable import counted
+
+_MOST_ASKED = 256
+"""So many tables of each level are looked at."""
+_DOUBT = 1 / 16
+"""More of them may be something else in a dump that was taken while its machine ran."""
+_FEWEST_TABLES, _FEWEST_PAGES = 2, 4
+"""Fewer that are named right behind the end are of flipped bits, or of devices."""
+_MORE_FRAMES = 1 << 18
+"""A gigabyte; what is farther behind the end than this, and than the dump is long, is a device."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against it that all of a dump lies where it belongs."""
+
+    tables_missing: int
+    """Tables that would lie behind the end."""
+    are_wrong: bool
+    """Whether many pages right below the top-level tables are none."""
+    pages_missing: int
+    """Pages of user mode that would lie right behind the end."""
+
+    @property
+    def is_serious(self) -> bool:
+        """Whether it is worth to look where else the memory may belong."""
+        return self.tables_missing > 0 or self.are_wrong
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence where more lies behind the end than chance and devices make of it."""
+        tables, pages = self.tables_missing, self.pages_missing
+        if tables < _FEWEST_TABLES and pages < _FEWEST_PAGES and not (tables and pages):
+            return ()
+        return (
+            f"page tables name {counted(tables, 'page table')} and {counted(pages, 'page')} of user"
+            " mode right behind the dump's end: it was cut short, or holes in the machine's memory"
+            " were left out of the file, and what lies behind these is painted where it does not"
+            " belong",
+        )
+
+
+def doubt_about(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> Doubt:
+    """Ask some tables below these; `tops` as for walk. Of Linux only those of user mode."""
+    missing, are_wrong = _tables_missing(memory, paging, tops)
+    return Doubt(missing, are_wrong, _pages_missing(memory, paging, tops))
+
+
+def _tables_missing(
+    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
+) -> tuple[int, bool]:
+    missing, are_wrong = 0, False
+    tables = _some(distinct(tops[is_held(memory, tops)]))
+    for number in range(len(paging.levels) - 1):
+        target, is_page = read_tables(memory, paging, number, tables)
+        if not number and paging.software.user_entries:
+            target[:, paging.software.user_entries[-1] + 1 :] = -1
+        tables = distinct(target[(target >= 0) & ~is_page])
+        # What is too far for memory is no table, but a flipped bit.
+        tables = _some(tables[tables < 2 * memory.frame_count])
+        held = tables[is_held(memory, tables)]
+        missing += len(tables) - len(held)
+        if not number:
+            sound = np.count_nonzero(are_tables(memory, paging, 1, held))
+            are_wrong = bool(sound < (1 - _DOUBT) * len(held))
+        tables = held
+    return missing, are_wrong
+
+
+def _pages_missing(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> int:
+    """Pages right behind the end that tables of user mode name; devices lie farther away."""
+    if paging.top_frames > 1:  # PAE: the lower directories are user mode's
+        tops = tops[:, : paging.top_frames // 2]
+    tables = _some(distinct(tops[is_held(memory, tops)]))
+    for number in range(len(paging.levels) - 1):
+        target, is_page = read_tables(memory, paging, number, tables)
+        if not number and paging.top_frames == 1:
+            target[:, paging.entries // 2 :] = -1
+        tables = distinct(target[(target >= 0) & ~is_page])
+        tables = _some(tables[is_held(memory, tables)])
+    target, _ = read_tables(memory, paging, len(paging.levels) - 1, tables)
+    end = memory.frame_count
+    return len(distinct(target[(target >= end) & (target < end + max(end, _MORE_FRAMES))]))
+
+
+def _some(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As many of them as are asked, evenly from all."""
+    return frames[:: -(-len(frames) // _MOST_ASKED) or 1]
