@@ -1,6 +1,7 @@
 """The command line: python -m tests.guests list | make | compare | table."""
 
 import argparse
+import functools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     make_.add_argument("--kernel", metavar="REGEX", help="the release, instead of the recipe's")
     make_.add_argument("--architecture", choices=ARCHITECTURES)
     make_.add_argument("--memory", type=int, metavar="MIB")
+    make_.add_argument("--image", type=Path, metavar="FILE", help="an old kernel, as it boots")
     make_.add_argument("--options", metavar="WORDS", help="for the kernel's command line")
     compare_ = commands.add_parser("compare", help="hold memviz's answer against the truth")
     compare_.add_argument("--formats", default=",".join(FORMATS), metavar="F,…")
@@ -64,7 +66,8 @@ def _make(options: argparse.Namespace) -> int:
         )
         print(f"{name}: {recipe.architecture}, {recipe.memory} MiB, suite {recipe.suite}")
         folder = Folder((options.folder / name).resolve())
-        make(recipe, folder, options.source, lambda line: print(f"  {line}", flush=True))
+        tell = functools.partial(print, " ", flush=True)
+        make(recipe, folder, options.source, options.image, tell)
     return 0
 
 

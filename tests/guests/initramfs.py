@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cramjam
 
-from tests.guests.errors import GuestError
 from tests.guests.packages import Packages, run
 from tests.guests.recipes import INSIDE, Recipe
 
@@ -30,6 +29,11 @@ FIRST_MODULES = (
 """For the disks and the workers, as far as the kernel has them as modules."""
 BUSY_MODULES = ("lzo", "lzo_rle", "zram", "loop", "dummy", "tun", "xfs", "nf_tables", "fuse")
 PROGRAMS = ("collect", "worker")
+COMMANDS = (
+    *("sh", "mount", "mkdir", "insmod", "sleep", "cat", "dd", "ip", "head", "base64"),
+    *("unshare", "mkswap", "swapon", "losetup", "poweroff"),
+)
+"""What init uses of busybox."""
 DISK_FILES = 192
 _DISK_SIZE = 48 << 20
 _LARGE_FILES = 12
@@ -55,6 +59,11 @@ def folder(name: str) -> Entry:
 def file(name: str, contents: bytes, mode: int = 0o644) -> Entry:
     """A plain file."""
     return Entry(name, stat.S_IFREG | mode, contents)
+
+
+def link(name: str, target: str) -> Entry:
+    """A symbolic link."""
+    return Entry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
@@ -134,28 +143,43 @@ def build(recipe: Recipe, target: Path) -> list[Path]:
         program = target / name
         source = INSIDE / f"{name}.c"
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra"]
-            command = [recipe.hardware.compiler, *flags, "-o", str(program), str(source)]
-            run(command, what=f"compiling {source.name} for {recipe.architecture}")
+            command = [*recipe.compiler, "-O2", "-static", "-pthread", "-Wall", "-Wextra"]
+            what = f"compiling {source.name} for {recipe.architecture}"
+            run([*command, "-o", str(program), str(source)], what=what)
         built.append(program)
     return built
 
 
-def make_initramfs(kernel: Path, packages: Packages, programs: Iterable[Path]) -> bytes:
-    """The packed archive that the kernel begins with."""
-    busybox = packages.unpack(["busybox-static"])
-    [program] = [path for path in busybox.glob("**/bin/busybox") if path.is_file()]
-    modules = module_files(kernel)
-    if not modules:
-        raise GuestError(f"no modules in {kernel}")
+def busybox_entries(packages: Packages) -> list[Entry]:
+    """Its one program, and a link for each command."""
+    unpacked = packages.unpack(["busybox-static"])
+    [program] = [path for path in unpacked.glob("**/bin/busybox") if path.is_file()]
+    links = [link(f"bin/{name}", "busybox") for name in COMMANDS]
+    return [file("bin/busybox", program.read_bytes(), 0o755), *links]
+
+
+def klibc_entries(packages: Packages) -> list[Entry]:
+    """Commands for kernels that are too old for today's C library."""
+    unpacked = packages.unpack(["klibc-utils", "libklibc"])
+    programs = [path for path in unpacked.glob("usr/lib/klibc/bin/*") if path.is_file()]
+    [library] = unpacked.glob("**/klibc-*.so")
+    entries = [file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in programs]
+    return [*entries, folder("lib"), file(f"lib/{library.name}", library.read_bytes(), 0o755)]
+
+
+def make_initramfs(
+    recipe: Recipe, packages: Packages, modules: Mapping[str, Path], programs: Iterable[Path]
+) -> bytes:
+    """The packed archive that the kernel begins with; `packages` are of a whole suite."""
     first, busy = load_order(FIRST_MODULES, modules), load_order(BUSY_MODULES, modules)
     entries = [folder(name) for name in ("bin", "modules", "proc", "sys", "dev", "etc")]
     entries.append(file("init", (INSIDE / "init").read_bytes(), 0o755))
-    entries += [file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in (program, *programs)]
+    entries += klibc_entries(packages) if recipe.is_old else busybox_entries(packages)
+    entries += [file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in programs]
     entries += [file(f"modules/{name}.ko", data) for name, data in (first | busy).items()]
     entries.append(file("modules.first", _lines(f"{name}.ko" for name in first)))
     entries.append(file("modules.busy", _lines(f"{name}.ko" for name in busy if name not in first)))
-    entries.append(file("files.list", _lines(_watched_files())))
+    entries.append(file("files.list", _lines(_watched_files(recipe))))
     return gzip.compress(archive(entries), 1, mtime=0)
 
 
@@ -163,14 +187,14 @@ def _lines(texts: Iterable[str]) -> bytes:
     return "".join(text + "\n" for text in texts).encode()
 
 
-def _watched_files() -> Iterator[str]:
+def _watched_files(recipe: Recipe) -> Iterator[str]:
     """Files whose pages are looked up; + for those that stay mapped."""
-    yield "+/bin/busybox"
+    yield "+/bin/sh"
     for name in ("/bin/worker", "/bin/collect", "/modules.first"):
         yield f"-{name}"
     for name in ("/dev/shm/big.bin", "/run/small.bin", "/mnt/mapped.bin"):
         yield f"-{name}"
-    for number in range(DISK_FILES):
+    for number in () if recipe.is_old else range(DISK_FILES):
         yield f"{'-' if number % _STAY_MAPPED else '+'}/mnt/f/{_disk_file(number)}"
 
 

@@ -51,7 +51,11 @@ def command_line(recipe: Recipe, files: Files, sockets: Path) -> list[str]:
         *("-append", recipe.command_line),
         *("-qmp", f"unix:{sockets}/monitor,server=on,wait=off"),
     ]
-    for name, disk in (("disk", files.disk), ("records", files.records)):
+    if recipe.is_old:
+        command += ["-chardev", f"file,id=records,path={files.records}"]
+        command += ["-device", "isa-debugcon,iobase=0xe9,chardev=records"]
+    disks = {} if recipe.is_old else {"disk": files.disk, "records": files.records}
+    for name, disk in disks.items():
         command += ["-drive", f"file={disk},if=none,id={name},format=raw,cache=unsafe"]
         command += ["-device", f"virtio-blk-pci,drive={name}"]
     ready = f"socket,id=ready,path={sockets}/ready,server=on,wait=off"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.guests.errors import GuestError
-from tests.guests.initramfs import build, make_disk, make_empty, make_initramfs
+from tests.guests.initramfs import build, make_disk, make_empty, make_initramfs, module_files
 from tests.guests.machine import Files, running
-from tests.guests.packages import Packages
+from tests.guests.packages import Packages, whole_suite
 from tests.guests.recipes import Recipe
 from tests.guests.records import read_records
 from tests.guests.resources import read_resources
@@ -51,29 +51,42 @@ class Folder:
 
 
 def make(
-    recipe: Recipe, folder: Folder, sources: Sequence[str], tell: Callable[[str], None]
+    recipe: Recipe,
+    folder: Folder,
+    sources: Sequence[str],
+    image: Path | None,
+    tell: Callable[[str], None],
 ) -> None:
     """Make a guest; what was there of it before is replaced.
 
-    Packages and programs are kept beside the guests' folders for the next one. `tell` gets a line
-    about each step. GuestError says what is missing or failed.
+    Packages and programs are kept beside the guests' folders for the next one. `image` is the
+    kernel of a recipe for an old one. `tell` gets a line about each step. GuestError says what is
+    missing or failed.
     """
     common = folder.path.parent / "common"
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
-    release = packages.newest_kernel(recipe.kernel)
-    tell(f"kernel {release}")
-    kernel = packages.unpack_kernel(release)
-    programs = build(recipe, common / recipe.architecture)
+    userland = Packages(common, whole_suite(recipe.suite), recipe.architecture, sources)
+    modules: dict[str, Path] = {}
+    if recipe.is_old:
+        if image is None:
+            raise GuestError(f"{recipe.name}: no package has this kernel: give it with --image")
+    else:
+        release = packages.newest_kernel(recipe.kernel)
+        tell(f"kernel {release}")
+        kernel = packages.unpack_kernel(release)
+        image, modules = _image(kernel), module_files(kernel)
+    built = f"{recipe.architecture}-old" if recipe.is_old else recipe.architecture
+    programs = build(recipe, common / built)
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     files = Files(
-        kernel=_image(kernel),
+        kernel=image,
         initramfs=folder.path / "initramfs",
         disk=folder.path / "disk",
         records=folder.path / "records",
         console=folder.path / "console.log",
     )
-    files.initramfs.write_bytes(make_initramfs(kernel, packages, programs))
+    files.initramfs.write_bytes(make_initramfs(recipe, userland, modules, programs))
     make_disk(files.disk)
     make_empty(files.records, _RECORDS_SIZE)
     tell("booting")

@@ -133,6 +133,15 @@ def sources_for(suite: str, told: Iterable[str]) -> list[str]:
     return lines
 
 
+def whole_suite(suite: str) -> str:
+    """The suite beside which one lies that has some packages only.
+
+    >>> whole_suite("trixie-backports"), whole_suite("bullseye-security")
+    ('trixie', 'bullseye')
+    """
+    return "sid" if suite == "experimental" else suite.split("-", 1)[0]
+
+
 def kernel_releases(names: Iterable[str], pattern: str) -> set[str]:
     """The releases of kernels, among the names of packages, that a regular expression names."""
     found = (re.fullmatch(rf"linux-(?:image|binary)-({pattern})", name) for name in names)

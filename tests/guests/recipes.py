@@ -14,7 +14,7 @@ INSIDE = Path(__file__).with_name("inside")
 class Architecture:
     """What depends on the processor's kind."""
 
-    compiler: str
+    compiler: tuple[str, ...]
     emulator: str
     machine: str
     """QEMU's word for the board, if the recipe names none."""
@@ -30,7 +30,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "amd64": Architecture(
-        compiler="x86_64-linux-gnu-gcc",
+        compiler=("x86_64-linux-gnu-gcc",),
         emulator="qemu-system-x86_64",
         machine="pc",
         processor="IvyBridge",
@@ -41,7 +41,7 @@ ARCHITECTURES = {
         has_ports=True,
     ),
     "i386": Architecture(
-        compiler="i686-linux-gnu-gcc",
+        compiler=("i686-linux-gnu-gcc",),
         emulator="qemu-system-i386",
         machine="pc",
         processor="qemu32",
@@ -51,7 +51,7 @@ ARCHITECTURES = {
         has_ports=True,
     ),
     "arm64": Architecture(
-        compiler="aarch64-linux-gnu-gcc",
+        compiler=("aarch64-linux-gnu-gcc",),
         emulator="qemu-system-aarch64",
         machine="virt",
         processor="cortex-a72",
@@ -61,6 +61,12 @@ ARCHITECTURES = {
         has_ports=False,
     ),
 }
+
+
+_COMPILER_FOR_OLD = (
+    # musl runs on kernels from 2.6 on, but has no headers of the kernel.
+    *("musl-gcc", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"),
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,21 @@ class Recipe:
     """MiB for what the guest reads of itself."""
     options: str = ""
     """More words for the kernel's command line; `busy` and `thin` are for the guest's init."""
+    is_old: bool = False
+    """Whether the kernel is older than today's C library allows, and is given as a file.
+
+    It then has klibc and musl, no disk and no modules.
+    """
 
     @property
     def hardware(self) -> Architecture:
         """What depends on the architecture."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def compiler(self) -> tuple[str, ...]:
+        """The command that compiles for the guest."""
+        return _COMPILER_FOR_OLD if self.is_old else self.hardware.compiler
 
     @property
     def command_line(self) -> str:
@@ -102,6 +118,7 @@ class Recipe:
             f"share={self.share} buffer={self.buffer}",
             hardware.options,
             self.options,
+            "diskless" if self.is_old else "",
         )
         return " ".join(filter(None, words))
 
