@@ -1,9 +1,12 @@
 """The free pages on each processor's own lists, which no flag in /proc/kpageflags tells.
 
 They are read from the saved memory with the guest's own description of its types (BTF, which
-bpftool translates) and its own symbols (/proc/kallsyms): include/linux/mmzone.h has the structures.
-Nothing here is of the reader that the truth is for. Kernels without BTF, such as Debian's for i386,
-do not tell these pages; how many they are stands in /proc/zoneinfo.
+bpftool translates; for older kernels a profile of Volatility 2) and its own symbols
+(/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here is of the reader that the
+truth is for. Where neither is there, as for Debian's i386, such pages are not told apart; how many
+they are stands in /proc/zoneinfo.
+
+Before 3.4 /proc/kpageflags marks only the first page of a free block; the others are found here.
 """
 
 import json
@@ -27,9 +30,10 @@ _TABLE = 3
 _ADDRESS = 0x0000_FFFF_FFFF_F000
 _COSTLY_ORDER = 3
 """PAGE_ALLOC_COSTLY_ORDER: lists of single pages, of 2, 4 and 8, each for three kinds."""
-_KINDS, _HUGE_ORDER = 3, 9
+_KINDS, _HUGE_ORDER, _LARGEST_ORDER = 3, 9, 10
 _MOST_NODES = 4
 _LONGEST = 1 << 17
+_PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
 """At most so many bytes all struct pages have."""
 _BPFTOOL = ("bpftool", "/usr/sbin/bpftool")
@@ -44,7 +48,8 @@ class Types:
         self._by_number = {each["id"]: each for each in types}
         self._named: dict[str, dict[str, Any]] = {}
         for each in types:
-            if each["kind"] in ("STRUCT", "UNION"):
+            # What is only declared has no size; what it is stands elsewhere.
+            if each["kind"] in ("STRUCT", "UNION") and each["size"]:
                 self._named.setdefault(each["name"], each)
 
     @classmethod
@@ -74,6 +79,10 @@ class Types:
     def length(self, structure: str, member: str) -> int:
         """How many elements an array has."""
         return int(self._bare(self._member(structure, member)[1])["nr_elems"])
+
+    def is_array(self, structure: str, member: str) -> bool:
+        """Whether a member is an array."""
+        return str(self._bare(self._member(structure, member)[1])["kind"]) == "ARRAY"
 
     def _member(self, structure: str, member: str) -> tuple[int, int]:
         found = self._find(self._named[structure], member)
@@ -124,9 +133,8 @@ class KernelMemory:
 
     def symbol(self, name: str) -> int:
         """Address of a symbol, also of one that only VMCOREINFO tells."""
-        if name in self.symbols:
-            return self.symbols[name]
-        return int(self.info[f"SYMBOL({name})"], 16)
+        told = self.info.get(f"SYMBOL({name})")
+        return self.symbols[name] if told is None else int(told, 16)
 
     @cached_property
     def _image_distance(self) -> int:
@@ -160,8 +168,7 @@ class KernelMemory:
 
     def translate(self, address: int) -> int:
         """The physical address, by the kernel's own page tables."""
-        root = "swapper_pg_dir" if self.architecture == "arm64" else "init_top_pgt"
-        table = self.symbol(root) - self._image_distance
+        table = self.symbol("swapper_pg_dir") - self._image_distance
         for shift, entries in self._levels:
             place = table + (address >> shift) % entries * 8
             entry = int.from_bytes(self._physical(place, 8), "little")
@@ -182,6 +189,8 @@ class KernelMemory:
         """Virtual address of the struct page of frame 0."""
         if self.architecture == "arm64":
             return self.symbol("vmemmap")
+        if "vmemmap_base" not in self.symbols:  # before 4.8 its place was fixed
+            return _PAGE_ARRAY
         return self.number(self.symbol("vmemmap_base"))
 
 
@@ -189,30 +198,54 @@ def listed_free(memory: KernelMemory, types: Types, processors: int) -> NDArray[
     """Frames on the processors' own lists of free pages, each once, in order."""
     frames = set[int]()
     counted = 0
-    for zone_lists in _zones(memory, types):
+    for zone in _zones(memory, types):
         for processor in range(processors):
-            offset = memory.number(memory.symbol("__per_cpu_offset") + 8 * processor)
-            lists = (zone_lists + offset) % 2**64
-            counted += memory.number(lists + types.offset("per_cpu_pages", "count"), 4)
-            frames.update(_on_lists(memory, types, lists))
+            if lists := _lists_of(memory, types, zone, processor):
+                counted += memory.number(lists + types.offset("per_cpu_pages", "count"), 4)
+                frames.update(_on_lists(memory, types, lists))
     if len(frames) != counted:
         raise GuestError(f"processors' lists: {len(frames)} pages found, {counted} counted")
     return np.array(sorted(frames), np.int64)
 
 
+def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Frames of the free blocks that begin with these, which have the block's order."""
+    frames = []
+    for head in heads.tolist():
+        page = memory.page_array + head * types.size("page")
+        order = memory.number(page + types.offset("page", "private"))
+        if order > _LARGEST_ORDER:
+            raise GuestError(f"frame {head:#x}: a free block of order {order}")
+        frames.append(np.arange(head, head + (1 << order)))
+    return np.concatenate([np.empty(0, np.int64), *frames])
+
+
 def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
-    """Of each zone that has memory: its per_cpu_pages, before a processor's offset is added."""
-    old = not types.has("zone", "per_cpu_pageset")  # before 5.14
-    member = "pageset" if old else "per_cpu_pageset"
-    inner = types.offset("per_cpu_pageset", "pcp") if old else 0
+    """Where each struct zone is."""
     for node in range(_MOST_NODES):
         place = memory.number(memory.symbol("node_data") + 8 * node)
         if not place >> 63:
             break
-        for zone in range(types.length("pglist_data", "node_zones")):
-            at = place + types.offset("pglist_data", "node_zones") + zone * types.size("zone")
-            if lists := memory.number(at + types.offset("zone", member)):
-                yield lists + inner
+        first = place + types.offset("pglist_data", "node_zones")
+        for number in range(types.length("pglist_data", "node_zones")):
+            yield first + number * types.size("zone")
+
+
+def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> int:
+    """A processor's per_cpu_pages for a zone; 0 where there is none."""
+    if types.has("zone", "per_cpu_pageset"):  # since 5.14
+        place, inner = memory.number(zone + types.offset("zone", "per_cpu_pageset")), 0
+    else:
+        place, inner = (
+            zone + types.offset("zone", "pageset"),
+            types.offset("per_cpu_pageset", "pcp"),
+        )
+        if types.is_array("zone", "pageset"):  # before 2.6.34
+            lists = memory.number(place + 8 * processor)
+            return lists + inner if lists else 0
+        place = memory.number(place)
+    offset = memory.number(memory.symbol("__per_cpu_offset") + 8 * processor)
+    return (place + offset + inner) % 2**64 if place else 0
 
 
 def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:

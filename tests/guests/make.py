@@ -1,6 +1,5 @@
 """A guest from its recipe to its saved memory and its truth."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,13 +54,14 @@ def make(
     folder: Folder,
     sources: Sequence[str],
     image: Path | None,
+    profile: Path | None,
     tell: Callable[[str], None],
 ) -> None:
     """Make a guest; what was there of it before is replaced.
 
     Packages and programs are kept beside the guests' folders for the next one. `image` is the
-    kernel of a recipe for an old one. `tell` gets a line about each step. GuestError says what is
-    missing or failed.
+    kernel of a recipe for an old one, `profile` Volatility 2's profile of it. `tell` gets a line
+    about each step. GuestError says what is missing or failed.
     """
     common = folder.path.parent / "common"
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
@@ -101,22 +101,23 @@ def make(
         used.unlink()
     for name in _KEPT:
         (folder.path / name).write_bytes(records.get(name, b""))
-    _finish(recipe, folder, records, tell)
-
-
-def _finish(
-    recipe: Recipe, folder: Folder, records: dict[str, bytes], tell: Callable[[str], None]
-) -> None:
-    """Write the truth, and the memory as LiME has it."""
     begins = recipe.hardware.memory_begins
     raw = folder.memory("raw")
+    _finish(
+        folder,
+        Guest(raw, records, recipe.architecture, recipe.processors, begins, profile),
+        tell,
+    )
+
+
+def _finish(folder: Folder, guest: Guest, tell: Callable[[str], None]) -> None:
+    """Write the truth, and the memory as LiME has it."""
     for form in ("elf", "kdump"):
-        os.chmod(folder.memory(form), 0o644)  # noqa: PTH101
-    guest = Guest(raw, records, recipe.architecture, recipe.processors, begins)
+        folder.memory(form).chmod(0o644)
     truth = make_truth(guest)
     write_truth(folder, truth)
-    resources = read_resources(records["iomem"].decode())
-    memory = np.memmap(raw, np.uint8, "r")
+    resources = read_resources(guest.records["iomem"].decode())
+    memory, begins = np.memmap(guest.raw, np.uint8, "r"), guest.begins
     pieces = [(a, memory[a - begins : b - begins].tobytes()) for a, b in resources.ram]
     write_lime(folder.memory("lime"), pieces)
     for remark in truth.remarks:

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.guests.freelists import KernelMemory, Types, listed_free, read_symbols
+from tests.guests.dwarf import read_profile
+from tests.guests.freelists import KernelMemory, Types, block_frames, listed_free, read_symbols
 from tests.guests.records import timing
 from tests.guests.resources import Resources, read_resources
 
@@ -157,6 +158,8 @@ class Guest:
     processors: int
     begins: int
     """Physical address of the first byte of `raw`."""
+    profile: Path | None = None
+    """Of Volatility 2, for a kernel without BTF."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +200,10 @@ def make_truth(guest: Guest) -> Truth:
         mark_stretches(parts, first, count, size),
     )
     remarks = []
-    if "btf_vmlinux" in records:
-        _mark_listed(says, guest, resources, raw, size)
+    if types := _types_of(guest):
+        _mark_free(says, guest, types, resources, raw, size)
     else:
-        remarks.append("no BTF: the free pages on processors' own lists are not told apart")
+        remarks.append("no types: the free pages on processors' own lists are not told apart")
     pages: dict[str, NDArray[np.generic]] = {
         "kernel_says": says,
         "kernel_says_names": np.array([NAMES[code] for code in Says]),
@@ -226,11 +229,24 @@ def _zeros(raw: NDArray[np.uint8], size: int) -> Marks:
     return np.concatenate([~part.any(axis=1) for part in parts])
 
 
-def _mark_listed(
-    says: NDArray[np.uint8], guest: Guest, resources: Resources, raw: NDArray[np.uint8], size: int
+def _types_of(guest: Guest) -> Types | None:
+    """The kernel's types: by BTF, else by a profile."""
+    if "btf_vmlinux" in guest.records:
+        return Types.of(guest.records["btf_vmlinux"])
+    return Types(read_profile(guest.profile)) if guest.profile else None
+
+
+def _mark_free(
+    says: NDArray[np.uint8],
+    guest: Guest,
+    types: Types,
+    resources: Resources,
+    raw: NDArray[np.uint8],
+    size: int,
 ) -> None:
-    """Mark the free pages on processors' own lists, where nothing else is known of a frame."""
+    """Mark the free pages that kpageflags does not tell, where nothing else is known of a frame."""
     records = guest.records
+    first = guest.begins // size
     memory = KernelMemory(
         raw=raw,
         begins=guest.begins,
@@ -240,11 +256,14 @@ def _mark_listed(
         architecture=guest.architecture,
         page_size=size,
     )
-    types = Types.of(records["btf_vmlinux"])
-    frames = listed_free(memory, types, guest.processors) - guest.begins // size
-    frames = frames[(frames >= 0) & (frames < len(says))]
-    frames = frames[np.isin(says[frames], (Says.COMPOUND, Says.KERNEL_OTHER))]
-    says[frames] = Says.FREE_ON_PROCESSOR
+    listed = listed_free(memory, types, guest.processors)
+    blocks = np.empty(0, np.int64)
+    if types.has("page", "first_page"):  # before 4.3; the others tell all pages of a block
+        blocks = block_frames(memory, types, np.flatnonzero(says == Says.FREE) + first)
+    for frames, code in ((listed, Says.FREE_ON_PROCESSOR), (blocks, Says.FREE)):
+        inside = frames[(frames >= first) & (frames < first + len(says))] - first
+        inside = inside[np.isin(says[inside], (Says.COMPOUND, Says.KERNEL_OTHER))]
+        says[inside] = code
 
 
 def read_vmcoreinfo(place: bytes, raw: NDArray[np.uint8], begins: int) -> dict[str, str]:
