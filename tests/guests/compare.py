@@ -1,0 +1,295 @@
+"""memviz's answer held against the guest's own word.
+
+memviz is run as a user runs it, and its table and JSON are what is compared. A frame's class should
+be: `user` where a process's pagemap has it, `both` where that page is the kernel's own (its image,
+rings that a process maps), unused where it is free or cached and nobody maps it, else `kernel`.
+Frames that changed while the guest read itself, that are no RAM, the zero page and unmapped huge
+pages of the pool count for neither.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.guests.truth import NAMES, Says
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Marks: TypeAlias = NDArray[np.bool_]
+
+_MEMVIZ_PAGE = 4096
+_UNSCORED = (Says.NOT_RAM, Says.NO_STRUCT_PAGE, Says.ZERO_PAGE, Says.HUGE_POOL)
+_UNSCORED_CLASS = Says.ANONYMOUS_UNMAPPED
+"""Of pages on their way to or from swap either answer is right."""
+_FREE = (Says.FREE, Says.FREE_ON_PROCESSOR, Says.SHARED_MEMORY, Says.FILE_CACHE)
+_OWN_AND_MAPPED = (Says.IMAGE_MAPPED, Says.OTHER_MAPPED)
+_ENDED = ("Z", "X")
+_FEW = 6
+"""Examples shown of each fault."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What memviz says of a dump."""
+
+    table: Arrays
+    summary: Mapping[str, Any]
+
+
+@dataclass
+class Comparison:
+    """How memviz's answer agrees with the truth."""
+
+    frames: int
+    """Scored ones."""
+    agree: int
+    owners: int
+    """Pairs of a process and a frame, in truth."""
+    owners_missing: int
+    owners_extra: int
+    """Mostly of memory that /proc/PID/pagemap does not show, as rings and /dev/mem."""
+    processes: int
+    sound: int
+    """Processes found once, with pid, parent and name."""
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    """What disagrees, in words, with examples."""
+
+    @property
+    def per_cent(self) -> float:
+        """Of the frames, those that agree."""
+        return 100 * self.agree / max(self.frames, 1)
+
+
+def ask_memviz(dump: Path, folder: Path) -> Answer:
+    """Run memviz on a dump; its outputs go into `folder`. CalledProcessError if it fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, summary = folder / "table.npz", folder / "summary.json"
+    command = [sys.executable, "-m", "memory_visualizer", str(dump), "--force", "--quiet"]
+    command += ["-o", str(folder / "picture.png"), "--table", str(table), "--json", str(summary)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    with np.load(table) as arrays:
+        return Answer(dict(arrays), json.loads(summary.read_text()))
+
+
+def compare(truth: Arrays, answer: Answer) -> Comparison:
+    """Hold memviz's answer against the truth."""
+    wider = int(truth["page_size"]) // _MEMVIZ_PAGE
+    table = of_pages(answer.table, wider)
+    faults: dict[str, list[str]] = {}
+    frames, agree = _compare_frames(truth, table, faults)
+    owners, missing, extra = _compare_owners(truth, table, faults)
+    sound = _compare_processes(truth, answer.summary["processes"], faults)
+    processes = len(truth["pids"])
+    return Comparison(frames, agree, owners, missing, extra, processes, sound, faults)
+
+
+def of_pages(table: Arrays, wider: int) -> Arrays:
+    """The table by pages that are `wider` times as large as the frames that it has.
+
+    Where its frames are as large as the guest's pages, it is left as it is; else the first frame
+    of each page stands for it.
+    """
+    if wider == 1:
+        return table
+    narrowed = dict(table)
+    keep = table["pfn"] % wider == 0
+    for name in ("pfn", "class", "state", "zero"):
+        narrowed[name] = table[name][keep]
+    narrowed["pfn"] = narrowed["pfn"] // wider
+    keep = table["owner_pfn"] % wider == 0
+    for name in ("owner_pfn", "owner_pid", "owner_virtual"):
+        narrowed[name] = table[name][keep]
+    narrowed["owner_pfn"] = narrowed["owner_pfn"] // wider
+    return narrowed
+
+
+def expected_classes(truth: Arrays) -> NDArray[np.str_]:
+    """The name of the class that each frame should have."""
+    says = truth["kernel_says"]
+    classes = np.full(len(says), "kernel", "<U11")
+    free = np.isin(says, _FREE)
+    classes[free] = np.where(truth["zero"][free], "unused-zero", "unused-data")
+    classes[truth["user_mapped"]] = "user"
+    classes[np.isin(says, _OWN_AND_MAPPED)] = "both"
+    return classes
+
+
+def _by_frame(truth: Arrays, table: Arrays, column: str) -> NDArray[np.str_]:
+    """The names that a column of memviz's table has for each frame of the truth."""
+    count, first = len(truth["kernel_says"]), int(truth["first_frame"])
+    names = np.array([str(name) for name in table[f"{column}_names"]])
+    told = np.full(count, "not there", "<U32")
+    frames = table["pfn"] - first
+    inside = (frames >= 0) & (frames < count)
+    told[frames[inside]] = names[table[column][inside]]
+    return told
+
+
+def _compare_frames(truth: Arrays, table: Arrays, faults: dict[str, list[str]]) -> tuple[int, int]:
+    """How many frames are scored, and how many of these agree."""
+    says, expected = truth["kernel_says"], expected_classes(truth)
+    told = _by_frame(truth, table, "class")
+    scored = ~truth["changed"] & ~np.isin(says, _UNSCORED)
+    wrong = scored & (told != expected) & (says != _UNSCORED_CLASS)
+    kinds: dict[str, list[int]] = {}
+    for frame in np.flatnonzero(wrong).tolist():
+        kind = f"{NAMES[Says(int(says[frame]))]}: {told[frame]} instead of {expected[frame]}"
+        kinds.setdefault(kind, []).append(frame + int(truth["first_frame"]))
+    for kind, frames in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        examples = ", ".join(f"{frame:#x}" for frame in frames[:_FEW])
+        faults.setdefault("class", []).append(f"{len(frames)} frames, {kind}: {examples}")
+    return int(np.count_nonzero(scored)), int(np.count_nonzero(scored & ~wrong))
+
+
+_OWNER = np.dtype([("pid", "<i8"), ("pfn", "<i8"), ("virtual", "<u8")])
+
+
+def first_addresses(pid: Any, pfn: Any, virtual: Any) -> NDArray[np.void]:
+    """Rows of pid, frame and lowest virtual address, each pair of pid and frame once, in order."""
+    rows = np.empty(len(pid), _OWNER)
+    rows["pid"], rows["pfn"], rows["virtual"] = pid, pfn, virtual
+    rows.sort(order=("pid", "pfn", "virtual"))
+    again: Marks = (rows["pid"][1:] == rows["pid"][:-1]) & (rows["pfn"][1:] == rows["pfn"][:-1])
+    first: NDArray[np.void] = rows[np.concatenate([[True], ~again])[: len(rows)]]
+    return first
+
+
+def _compare_owners(
+    truth: Arrays, table: Arrays, faults: dict[str, list[str]]
+) -> tuple[int, int, int]:
+    """How many owners there are, how many memviz does not tell, and how many it tells beside."""
+    present = truth["owner_pfn"] > 0
+    columns = ("owner_pid", "owner_pfn", "owner_virtual")
+    known = first_addresses(*(truth[name][present] for name in columns))
+    told = first_addresses(*(table[name] for name in columns))
+    missing, extra = known[~np.isin(known, told)], told[~np.isin(told, known)]
+    for what, rows in (("owner missing", missing), ("owner extra", extra)):
+        for pid, count in Counter(rows["pid"].tolist()).most_common(_FEW):
+            at = rows[rows["pid"] == pid][0]
+            example = f"{at['virtual']:#x} in frame {at['pfn']:#x}"
+            faults.setdefault(what, []).append(f"{count} of pid {pid}: {example}")
+    return len(known), len(missing), len(extra)
+
+
+def _compare_processes(
+    truth: Arrays, processes: list[Mapping[str, Any]], faults: dict[str, list[str]]
+) -> int:
+    """How many processes memviz tells once, and with the right parent and name."""
+    told: dict[int, list[Mapping[str, Any]]] = {}
+    for process in processes:
+        told.setdefault(process["pid"], []).append(process)
+    sound = 0
+    for known in _known_processes(truth):
+        wrong = list(_faults_of(told.pop(known.pid, []), known))
+        sound += not wrong
+        for kind, words in wrong:
+            faults.setdefault(f"process {kind}", []).append(f"{known.pid}: {words}")
+    for pid, extra in told.items():
+        faults.setdefault("process extra", []).append(f"{pid}: {extra[0]['name']!r}")
+    return sound
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A process by the truth."""
+
+    pid: int
+    parent: int
+    name: str
+    has_ended: bool
+    """All of it, not only its first thread."""
+
+
+def _known_processes(truth: Arrays) -> Iterator[_Known]:
+    threads = truth["threads"] if "threads" in truth else np.ones(len(truth["pids"]), np.int64)
+    ended = np.isin(truth["state"], _ENDED) & (threads <= 1)
+    columns = (truth["pids"], truth["ppid"], truth["comm"], ended)
+    for row in zip(*(each.tolist() for each in columns), strict=True):
+        yield _Known(*row)
+
+
+def _faults_of(found: list[Mapping[str, Any]], known: _Known) -> Iterator[tuple[str, str]]:
+    """What is wrong with one process: what kind of thing, and how."""
+    if len(found) != 1:
+        yield ("more than once" if found else "missing"), repr(known.name)
+        return
+    [process] = found
+    for kind, told, right in (
+        ("parent", process["ppid"], known.parent),
+        ("name", process["name"], known.name),
+        ("end", process["exited"], known.has_ended),
+        ("listed", process["listed"], True),
+    ):
+        if told != right:
+            yield kind, f"{told!r} instead of {right!r}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A comparison with what it is of, as it is kept beside the guest."""
+
+    form: str
+    system: str
+    seconds: float
+    remarks: list[str]
+    comparison: Comparison
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> "Result":
+        """Read what `write` wrote."""
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "comparison": Comparison(**fields["comparison"])})
+
+
+def compare_dump(truth: Path, dump: Path, folder: Path) -> Result:
+    """Ask memviz about a dump and compare; its outputs are kept in `folder`."""
+    start = time.monotonic()
+    answer = ask_memviz(dump, folder)
+    seconds = time.monotonic() - start
+    with np.load(truth) as arrays:
+        comparison = compare(dict(arrays), answer)
+    system = str(answer.summary["os"])
+    return Result(dump.suffix[1:], system, seconds, list(answer.summary["remarks"]), comparison)
+
+
+def report(result: Result) -> Iterator[str]:
+    """The comparison in lines."""
+    told = result.comparison
+    yield (
+        f"{result.form}: {told.per_cent:.3f} % of {told.frames:,} frames; owners: {told.owners:,},"
+        f" {told.owners_missing} missing, {told.owners_extra} extra;"
+        f" processes: {told.sound} of {told.processes}; {result.seconds:.1f} s"
+    )
+    for remark in result.remarks:
+        yield f"  remark: {remark}"
+    for kind, examples in told.faults.items():
+        for example in examples[:_FEW]:
+            yield f"  {kind}: {example}"
+        if len(examples) > _FEW:
+            yield f"  {kind}: {len(examples) - _FEW} more"
+
+
+def markdown(results: Mapping[str, list[Result]]) -> Iterator[str]:
+    """A row for each guest and format, for docs/guests.md."""
+    yield "| guest | system | format | frames | agree | owners | missing | extra | processes |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for name, rows in results.items():
+        for result in rows:
+            told = result.comparison
+            yield (
+                f"| {name} | {result.system} | {result.form} | {told.frames:,} |"
+                f" {told.per_cent:.3f} % | {told.owners:,} | {told.owners_missing} |"
+                f" {told.owners_extra} | {told.sound} of {told.processes} |"
+            )

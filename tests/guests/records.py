@@ -1,0 +1,37 @@
+"""What the guest read of itself, as inside/collect.c writes it to the second disk."""
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.guests.errors import GuestError
+
+_HEAD = struct.Struct("<4s92sQ")
+_MAGIC = b"REC1"
+_LAST = "END"
+
+
+def read_records(path: Path) -> dict[str, bytes]:
+    """The records by their names; GuestError where the guest did not write all."""
+    records: dict[str, bytes] = {}
+    with path.open("rb") as file:
+        while True:
+            head = file.read(_HEAD.size)
+            if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+                raise GuestError(f"{path.name}: the guest's records end after {len(records)}")
+            _, name, size = _HEAD.unpack(head)
+            text = name.rstrip(b"\0").decode()
+            if text == _LAST:
+                break
+            records[text] = file.read(size)
+            file.seek(-(_HEAD.size + size) % 8, 1)
+    if lost := timing(records).get("lost"):
+        raise GuestError(f"{lost:.0f} pieces found no room in the guest: more `buffer` is needed")
+    return records
+
+
+def timing(records: Mapping[str, bytes]) -> dict[str, float]:
+    """The numbers of the record of that name, such as the size of a page."""
+    told = re.findall(r"(\w+)=([\d.]+)", records["timing.txt"].decode())
+    return {name: float(number) for name, number in told}
