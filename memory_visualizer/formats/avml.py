@@ -35,6 +35,7 @@ from memory_visualizer.formats.base import (
     near_pieces,
 )
 from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.lime import HEADER
 
 MAGIC = b"AVML"
@@ -95,7 +96,7 @@ class AvmlDump(Dump):
         BadInputError when the file cannot be read or is no AVML dump; DamagedInputError, unless
         `lenient`, when a header is broken, or bytes are missing or there twice.
         """
-        path = Path(path)
+        path = as_path(path)
         columns = [array("q") for _ in range(4)]
         remarks: list[str] = []
         with reading(path), path.open("rb", buffering=0) as file:

@@ -11,6 +11,7 @@ from typing import Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import MAX_RUNS
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 
 MAGIC = b"EMiL"
@@ -30,7 +31,7 @@ class LimeDump(MappedDump):
         BadInputError when the file cannot be read or is no LiME dump; DamagedInputError, unless
         `lenient`, when a header is broken, or bytes are missing or there twice.
         """
-        path = Path(path)
+        path = as_path(path)
         starts: list[int] = []
         lengths: list[int] = []
         offsets: list[int] = []

@@ -46,6 +46,7 @@ _HIBERNATED = (
     " imagecopy or windows.hibernation.Dump)"
 )
 _DISK = "of a disk, not of memory; dump the running machine's memory"
+_SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
     b"LibvirtQemudSave": f"{_SAVED} (virsh dump --memory-only --format elf)",
     b"LibvirtQemudPart": "a machine that libvirt did not finish saving; dump its memory"
@@ -75,8 +76,7 @@ _CONTAINERS = {
     b"rstr": _HIBERNATED,
     b"\xa8\x19\x01\x73\x61\x8f\x23\xed": "an LKCD dump; crash or libkdumpfile reads it",
     b"\xed\x23\x8f\x61\x73\x01\x19\xa8": "an LKCD dump; crash or libkdumpfile reads it",
-    b"sadump\0\0": "a dump by Fujitsu's sadump; convert it with makedumpfile",
-    b"DISKDUMP": "a dump by Red Hat's old diskdump; crash or libkdumpfile reads it",
+    b"sadump\0\0": _SADUMP,
     b"QFI\xfb": f"an image (qcow2) {_DISK}",
     b"KDMV": f"an image (VMDK) {_DISK}",
     b"COWD": f"an image (VMDK) {_DISK}",
@@ -122,6 +122,8 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
     for look in (_program, _mach_o, _compressed_lime):
         if said := look(head, size):
             return said
+    if _is_sadump_medium(file, head):
+        return _SADUMP
     if known := _by_name(path.name.lower()):
         return known
     if _is_text(head) and all(_is_text(part) for part in _samples(file, size)):
@@ -192,6 +194,14 @@ def _compressed_lime(head: bytes, _: int) -> str | None:
     if begin != b"EMiL":
         return None
     return "written by LiME with compress=1; unpack it first (pigz -dz, or zlib-flate -uncompress)"
+
+
+def _is_sadump_medium(file: BinaryIO, head: bytes) -> bool:
+    """Whether a file is sadump's media backup: a short header, and the dump's own a page later."""
+    if any(head[64:]) or len(head) < HEAD_SIZE:
+        return False
+    file.seek(HEAD_SIZE)
+    return file.read(12) == b"sadump\0\0\1\0\0\0"
 
 
 def split_image(path: Path) -> str | None:

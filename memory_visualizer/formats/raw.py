@@ -5,6 +5,7 @@ from typing import Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import PAGE_SIZE
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 
 
@@ -21,7 +22,7 @@ class RawDump(MappedDump):
         BadInputError when the file cannot be read or holds no page; DamagedInputError, unless
         `lenient`, when it is not a whole number of pages.
         """
-        path = Path(path)
+        path = as_path(path)
         with reading(path), path.open("rb", buffering=0) as file:
             if not file.seekable():
                 raise BadInputError(f"{path} is a pipe; a dump must be a file")

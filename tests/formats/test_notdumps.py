@@ -102,7 +102,6 @@ CONTAINERS = {
     "hibernation, Windows 8": (b"RSTR", "Hibr2Bin"),
     "LKCD": (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
     "sadump": (struct.pack("<II", 0x75646173, 0x0000706D), "makedumpfile"),
-    "diskdump": (b"DISKDUMP", "crash or libkdumpfile"),
     "minidump": (b"MDMP\x93\xa7", "minidump of a process"),
     "qcow2": (b"QFI\xfb\0\0\0\x03", "(qcow2) of a disk, not of memory"),
     "VMDK": (b"KDMV\x01\0\0\0", "(VMDK) of a disk"),
@@ -134,6 +133,15 @@ def test_beginnings(name: str, tmp_path: Path) -> None:
     assert words in said_of(path)
     assert said_of(path, lenient=True)
     path.write_bytes(bytes(PAGE) + begin + rest[PAGE + len(begin) :])
+    assert open_dump(path).format == "raw"
+
+
+def test_sadump_on_media(tmp_path: Path) -> None:
+    """Its header is told a page later only (libkdumpfile's tests/sadump.h)."""
+    path = tmp_path / "dump"
+    path.write_bytes(bytes(range(52)).ljust(PAGE, b"\0") + b"sadump\0\0\1\0\0\0" + bytes(PAGE))
+    assert "sadump" in said_of(path)
+    path.write_bytes(bytes(range(52)).ljust(PAGE, b"\0") + b"sadump\0\0" + bytes(PAGE - 8))
     assert open_dump(path).format == "raw"
 
 
