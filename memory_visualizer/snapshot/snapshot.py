@@ -363,9 +363,12 @@ def _runs_of_large(rows: Mappings, frame_count: int) -> _Runs:
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
-    path: str | Path, *, lenient: bool = False, progress: Progress | None = None
+    path: str | Path | Sequence[str | Path],
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
 ) -> Snapshot:
-    """Read a memory dump: find out what it is of, and who has each page.
+    """Read a memory dump, or all files of a split one: what it is of, and who has each page.
 
     `progress` is told how many bytes of the dump have been looked at. BadInputError when the
     file cannot be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is
