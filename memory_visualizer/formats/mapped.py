@@ -16,6 +16,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import (
     MAX_FRAMES,
     MAX_RUNS,
+    NO_RUNS,
     PAGE_SIZE,
     BlockWork,
     Dump,
@@ -86,10 +87,16 @@ def find_extents(
         raise BadInputError(f"{path} says that it holds {start.size:,} pieces of memory; too many")
     far = (length > limit) | (start > limit - np.minimum(length, limit))
     if far.any():
-        raise BadInputError(
+        sentence = (
             f"{path} says that it holds memory at physical address {start[far][0]:#x} and beyond"
             f" {int(limit):#x} (16 TiB), where this program stops"
         )
+        if far.all():
+            raise BadInputError(sentence)
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; it was left out")
+        start, length, offset = start[~far], length[~far], offset[~far]
     end_of_file = np.uint64(file_size)
     available = end_of_file - np.minimum(offset, end_of_file)
     cut = length > available
@@ -162,12 +169,13 @@ class MappedDump(Dump):
         extents: Extents,
         *,
         source: Path | None = None,
+        left_out: NDArray[np.int64] = NO_RUNS,
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
         """`source` is the file that holds the pages, where that is not `path` itself."""
         runs = merge_runs(extents.first, extents.count)
-        super().__init__(path, format_, runs, notes=notes, remarks=remarks)
+        super().__init__(path, format_, runs, left_out=left_out, notes=notes, remarks=remarks)
         self._extents = extents
         self._source = source or path
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memory_visualizer.formats.opening import PAGE_SIZE, Dump, open_dump
 from memory_visualizer.errors import BadInputError
+from memory_visualizer.formats.opening import PAGE_SIZE, Dump, open_dump
 
 _MOST_FRAMES = 64
 """Of each dump, so many from the first on are compared, and as many of those held."""

@@ -79,6 +79,21 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
     "lime-unsorted": ("LiME", HIGH_FIRST, containers.write_lime),
     "avml": ("AVML", PIECES, functools.partial(containers.write_avml, block_size=0x8000)),
     "avml-large-blocks": ("AVML", HIGH_FIRST, containers.write_avml),
+    "avml-plain-first": (
+        "AVML",
+        PIECES,
+        functools.partial(containers.write_avml, block_size=0x8000, packed=(False, True, True)),
+    ),
+    "avml-plain-last": (
+        "AVML",
+        PIECES,
+        functools.partial(containers.write_avml, block_size=0x9000, packed=(True, False)),
+    ),
+    "avml-all-plain": (
+        "LiME",
+        HIGH_FIRST,
+        functools.partial(containers.write_avml, block_size=0x8000, packed=(False,)),
+    ),
     "elf": ("ELF core", PIECES, elf),
     "elf-odd-offset": ("ELF core", PIECES, functools.partial(elf, notes=[(b"A", b"12345")])),
     "elf-32": ("ELF core", LOW, functools.partial(elf, bits=32)),
@@ -369,6 +384,79 @@ def test_avml_with_noise(path: Path) -> None:
     read = b"".join(words.tobytes() for _, words in copied_blocks(dump))
     assert read == noise
     assert dump.read_frames(np.array([0x100 + 5000])).tobytes() == noise[5000 << 12 : 5001 << 12]
+
+
+@pytest.mark.parametrize("packed", [(True,), (False,), (True, False)])
+def test_avml_without_blocks_of_zeros(path: Path, packed: tuple[bool, ...]) -> None:
+    """What is missing between two blocks of a stretch was left out; at its end nobody knows."""
+    block = 16 << 20
+    noise, end = memory(2, 1) + memory(4094, 2), memory(100, 3)
+    pieces = [
+        (0x1000, noise + bytes(2 * block) + noise + end),  # ends within a block
+        (0x1000 + 5 * block, noise + bytes(block)),
+        (0x100000 + 8 * block, noise + bytes(block) + noise),
+    ]
+    containers.write_avml(path, pieces, without_zeros=True, packed=packed)
+    dump = open_dump(path)
+    assert dump.remarks == ()
+    assert dump.left_out_runs.tolist() == [[0x1001, 0x2000], [0x9100, 0x1000]]
+    assert dump.runs.tolist() == [
+        [1, 0x1000],
+        [0x3001, 0x1064],
+        [0x5001, 0x1000],
+        [0x8100, 0x1000],
+        [0xA100, 0x1000],
+    ]
+    assert not (dump.held & dump.left_out).any()
+
+
+def test_lime_with_holes_of_the_machine(path: Path) -> None:
+    """Ranges of other sizes are no blocks, and nothing was left out."""
+    containers.write_lime(path, PIECES)
+    assert not open_dump(path).left_out.any()
+    block = bytes(16 << 20)
+    containers.write_lime(path, [(0, block), (4 << 24, block + bytes(PAGE_SIZE))])
+    assert not open_dump(path).left_out.any()
+
+
+@pytest.mark.parametrize("packed", [(True,), (False,), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    "garbage", [b"x" * 32, struct.pack("<4sIQQQ", b"EMiL", 1, 1 << 60, 1 << 61, 0)]
+)
+def test_garbage_in_the_place_of_a_header(
+    path: Path, packed: tuple[bool, ...], garbage: bytes
+) -> None:
+    """Only what it stood before is lost, though memory holds headers, too."""
+    header = struct.pack("<4sIQQQ", b"EMiL", 1, 0x5000, 0x5FFF, 0)
+    contents = [(header + memory(9, number))[: 8 * PAGE_SIZE] for number in range(5)]
+    pieces = [(0x10000 * number, data) for number, data in enumerate(contents, 1)]
+    starts = containers.write_avml(path, pieces, packed=packed)
+    data = path.read_bytes()
+    for number in range(5):
+        at = starts[number]  # the first one must begin as such a dump does
+        path.write_bytes(
+            data[:at] + (b"EMiL" if number == 0 else garbage[:4]) + garbage[4:] + data[at + 32 :]
+        )
+        with pytest.raises(DamagedInputError):
+            open_dump(path)
+        dump = open_dump(path, lenient=True)
+        assert dump.remarks
+        left = [piece for place, piece in enumerate(pieces) if place != number]
+        check(dump, frames_of(left))
+
+
+def test_lime_range_of_a_wrong_length(path: Path) -> None:
+    """What follows is found again."""
+    pieces = [(0x10000 * number, memory(4, number)) for number in range(1, 5)]
+    containers.write_lime(path, pieces)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 16, 1 << 40)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert "shorter than it says" in dump.remarks[0]
+    check(dump, frames_of(pieces))
 
 
 def test_elf_notes(path: Path) -> None:

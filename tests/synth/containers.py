@@ -7,7 +7,7 @@ them. Nothing here knows the reader; where a format is not documented, the sourc
 import itertools
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,19 +34,38 @@ def write_lime(path: Path, pieces: Pieces) -> None:
             file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, last, 0) + contents)
 
 
-def write_avml(path: Path, pieces: Pieces, block_size: int = 16 << 20) -> None:
+def write_avml(
+    path: Path,
+    pieces: Pieces,
+    block_size: int = 16 << 20,
+    *,
+    without_zeros: bool = False,
+    packed: Sequence[bool] = (True,),
+) -> list[int]:
     """AVML's version 2 of LiME's header (microsoft/avml, src/image.rs).
 
-    AVML compresses with the Rust library that cramjam is made of.
+    AVML compresses with the Rust library that cramjam is made of. `without_zeros` leaves out blocks
+    of zeros, as AVML does. `packed` tells of each block, by turns, whether it is compressed or has
+    LiME's own header. Returns where in the file the blocks begin.
     """
+    places = []
+    numbers = itertools.cycle(packed)
     with path.open("wb") as file:
         for address, contents in pieces:
             for start in range(0, len(contents), block_size):
                 block = contents[start : start + block_size]
+                if without_zeros and not any(block):
+                    continue
                 first = address + start
+                last = first + len(block) - 1
+                places.append(file.tell())
+                if not next(numbers):
+                    file.write(struct.pack("<4sIQQQ", b"EMiL", 1, first, last, 0) + block)
+                    continue
                 stream = bytes(cramjam.snappy.compress(block))
-                file.write(struct.pack("<4sIQQQ", b"AVML", 2, first, first + len(block) - 1, 0))
+                file.write(struct.pack("<4sIQQQ", b"AVML", 2, first, last, 0))
                 file.write(stream + struct.pack("<Q", len(stream)))
+    return places
 
 
 def write_elf(
@@ -347,7 +366,7 @@ def _vmware_tag(name: str, indexes: tuple[int, ...], value: bytes | None) -> byt
     return tag + struct.pack(f"<{len(indexes)}I", *indexes) + (value or b"")
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path, Pieces], object]] = {
     "raw": write_raw,
     "lime": write_lime,
     "avml": write_avml,
