@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at, read_into
 from memory_visualizer.formats.inside import Inside, keep_open
 
@@ -36,7 +37,9 @@ class Flattened(Inside):
 
     name = "flattened"
 
-    def __init__(self, path: Path, *, lenient: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, lenient: bool = False, progress: Progress | None = None
+    ) -> None:
         """Find all pieces.
 
         BadInputError when the file cannot be read; DamagedInputError, unless `lenient`, when it

@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,10 @@ class Inside(ABC):
         BadInputError where the container got shorter; DamagedInputError where it cannot be
         unpacked; OSError.
         """
+
+    def open(self) -> BinaryIO:
+        """Open it as a file is opened."""
+        return cast(BinaryIO, InsideFile(self))
 
     def data(self, position: int) -> tuple[int, int]:
         """Find the next stretch from `position` on that is not known to be zeros: start, end.
@@ -110,8 +114,8 @@ class InsidePath(_SystemPath):
         """Open what is inside; paths made of this one, such as its parent, open as any other."""
         if self.inside is None:
             return super().open(mode, buffering, *args, **options)
-        file = InsideFile(self.inside)
-        return file if buffering == 0 else io.BufferedReader(file)
+        file = self.inside.open()
+        return file if buffering == 0 else io.BufferedReader(cast(io.RawIOBase, file))
 
 
 def as_path(path: str | Path) -> Path:

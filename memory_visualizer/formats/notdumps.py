@@ -4,8 +4,6 @@ Told by how a file begins, as each format's description or its own tool has it. 
 with anything, so what has only a few bytes in common with such a file is looked at more closely.
 """
 
-import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -14,11 +12,7 @@ HEAD_SIZE = 4096
 """Bytes from a file's beginning that are enough to tell."""
 
 _PACKED = {
-    b"\x1f\x8b\x08": ("gzip", "gzip -dk"),
     b"\x1f\x9d\x90": ("compress", "gzip -dk"),
-    b"\xfd7zXZ\0": ("xz", "xz -dk"),
-    b"BZh": ("bzip2", "bzip2 -dk"),
-    b"(\xb5/\xfd": ("zstd", "zstd -d"),
     b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
     b"\x02\x21\x4c\x18": ("lz4", "lz4 -d"),
     b"\x89LZO\0\r\n\x1a\n": ("LZO", "lzop -d"),
@@ -30,14 +24,6 @@ _PACKED = {
     b"MSCF\0\0\0\0": ("a Windows cabinet", "cabextract, or 7z x"),
 }
 """By first bytes: what it is packed with, and what unpacks it."""
-
-_SURELY = {
-    b"\x1f\x8b\x08": re.compile(
-        rb".{3}[\0-\x1f]", re.DOTALL
-    ),  # no flag that is reserved (RFC 1952)
-    b"BZh": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # the first block, or the end
-}
-"""What follows first bytes that are too few by themselves."""
 
 _SAVED = "a saved machine; dump its memory"
 _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
@@ -119,7 +105,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
             return f"{what}, not a dump"
     if said := begins_as(head):
         return said
-    for look in (_program, _mach_o, _compressed_lime):
+    for look in (_program, _mach_o):
         if said := look(head, size):
             return said
     if _is_sadump_medium(file, head):
@@ -136,7 +122,7 @@ def begins_as(head: bytes) -> str | None:
     if head.startswith(b"PK\x03\x04") and b"aff4" in head.lower():
         return _AFF4
     for magic, (name, tool) in _PACKED.items():
-        if head.startswith(magic) and (magic not in _SURELY or _SURELY[magic].match(head)):
+        if head.startswith(magic):
             return f"packed with {name}; unpack it first ({tool})"
     for magic, what in _CONTAINERS.items():
         if head.startswith(magic) and (magic != b"<<< " or head[0x40:0x44] == b"\x7f\x10\xda\xbe"):
@@ -181,19 +167,6 @@ def _mach_o(head: bytes, _: int) -> str | None:
     if kind == _MACH_O_CORE:
         return "a Mach-O core of macOS; Volatility 2 reads such a core (imagecopy makes it raw)"
     return "a program or library of macOS, not a dump"
-
-
-def _compressed_lime(head: bytes, _: int) -> str | None:
-    """LiME with ``compress=1`` writes one zlib stream (LiME, src/deflate.c)."""
-    if head[:1] != b"\x78":
-        return None
-    try:
-        begin = zlib.decompressobj().decompress(head, 4)
-    except zlib.error:
-        return None
-    if begin != b"EMiL":
-        return None
-    return "written by LiME with compress=1; unpack it first (pigz -dz, or zlib-flate -uncompress)"
 
 
 def _is_sadump_medium(file: BinaryIO, head: bytes) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import flattened, kdump, notdumps, vmware
+from memory_visualizer.formats import flattened, kdump, notdumps, packed, vmware
 from memory_visualizer.formats.base import (
     BLOCK_FRAMES,
     MAX_FRAMES,
@@ -65,19 +65,28 @@ _MAX_DEPTH = 4
 _FINGERPRINT_PAGES = 16
 
 
-def open_dump(path: str | Path | Sequence[str | Path], *, lenient: bool = False) -> Dump:
+def open_dump(
+    path: str | Path | Sequence[str | Path],
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> Dump:
     """Open a dump, or all files of one that is split; what no other format claims is raw.
+
+    `progress` is told the bytes of a packed file, where it has to be unpacked first.
 
     BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
     part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
     """
     if isinstance(path, str | Path):
-        return _open(as_path(path), lenient=lenient)
+        return _open(as_path(path), lenient, progress)
     paths = [as_path(part) for part in path]
-    return _open_parts(paths, lenient=lenient) if len(paths) > 1 else open_dump(*paths)
+    if len(paths) == 1:
+        return _open(paths[0], lenient, progress)
+    return _open_parts(paths, lenient=lenient)
 
 
-def _open(path: Path, *, lenient: bool, depth: int = 0) -> Dump:
+def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
@@ -87,10 +96,14 @@ def _open(path: Path, *, lenient: bool, depth: int = 0) -> Dump:
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
         raise DamagedInputError(f"{path} is {part}")
-    if container := _known(_CONTAINERS, head):
+    if container := packed.Unpacked if packed.kind_of(head) else _known(_CONTAINERS, head):
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} holds a container in a container, too often")
-        return _open_inside(path, container(path, lenient=lenient), lenient=lenient, depth=depth)
+        inside: Inside = container(path, lenient=lenient, progress=progress)
+        dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
+        dump.format = f"{dump.format} ({inside.name})"
+        dump.remarks = (*inside.remarks, *dump.remarks)
+        return dump
     if format_ := _known(_FORMATS, head):
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
@@ -99,14 +112,6 @@ def _open(path: Path, *, lenient: bool, depth: int = 0) -> Dump:
     dump = RawDump.open(path, lenient=lenient)
     if remark := vmware.missing_state(path, dump.size):
         dump.remarks = (*dump.remarks, remark)
-    return dump
-
-
-def _open_inside(path: Path, inside: Inside, *, lenient: bool, depth: int) -> Dump:
-    """Open what a container holds."""
-    dump = _open(InsidePath.of(path, inside), lenient=lenient, depth=depth + 1)
-    dump.format = f"{dump.format} ({inside.name})"
-    dump.remarks = (*inside.remarks, *dump.remarks)
     return dump
 
 
@@ -144,7 +149,7 @@ def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
 
 def is_dump(head: bytes) -> bool:
     """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
-    return head.startswith((*_FORMATS, *_CONTAINERS))
+    return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
 
 
 def check_file(path: Path) -> None:

@@ -374,7 +374,7 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     file cannot be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is
     missing.
     """
-    return _understand(open_dump(path, lenient=lenient), progress)
+    return _understand(open_dump(path, lenient=lenient, progress=progress), progress)
 
 
 def _understand(dump: Dump, progress: Progress | None) -> Snapshot:
