@@ -17,6 +17,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memory_visualizer.errors import DamagedInputError
+from memory_visualizer.printable import counted
+
 if sys.platform == "win32":
     from pathlib import WindowsPath as _SystemPath
 else:
@@ -35,6 +38,9 @@ class Inside(ABC):
     """Bytes."""
     remarks: tuple[str, ...] = ()
     """Sentences on what was left out or could not be known."""
+    missing: NDArray[np.int64] = np.empty((0, 2), np.int64)
+    """Start and end of stretches of bytes that cannot be read, ascending; they are given as zeros,
+    and no frame that has one of these bytes is held."""
 
     @abstractmethod
     def read_into(self, target: memoryview, offset: int) -> None:
@@ -134,6 +140,7 @@ class ChunkedInside(Inside):
         self._file = keep_open(self, path)
         self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._cached_bytes = 0
+        self._broken: set[int] = set()
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -150,10 +157,35 @@ class ChunkedInside(Inside):
             upto = min(stop, end)
             if upto > place:
                 whole = (place, upto) == (start, stop)
-                chunk = self.unpack(number, stop - start) if whole else self._chunk(number)
+                chunk = self._unpack(number) if whole else self._chunk(number)
                 target[place - offset : upto - offset] = chunk[place - start : upto - start]
                 place = upto
             number += 1
+
+    def _unpack(self, number: int) -> bytes:
+        start, stop = (int(byte) for byte in self._starts[number : number + 2])
+        if number in self._broken:
+            return bytes(stop - start)
+        chunk = self.unpack(number, stop - start)
+        if len(chunk) != stop - start:
+            raise DamagedInputError(
+                f"{self.path}: {len(chunk):,} bytes are in a chunk where {stop - start:,} should be"
+            )
+        return chunk
+
+    def leave_out_broken(self) -> None:
+        """Unpack all chunks; those that cannot be are missing from then on."""
+        for number in range(len(self._starts) - 1):
+            try:
+                self._unpack(number)
+            except DamagedInputError:
+                self._broken.add(number)
+        if not self._broken:
+            return
+        broken = np.array(sorted(self._broken))
+        self.missing = np.stack((self._starts[broken], self._starts[broken + 1]), axis=1)
+        pieces = counted(len(broken), "broken chunk")
+        self.remarks = (*self.remarks, f"{pieces} of {self.path} left out")
 
     def _chunk(self, number: int) -> bytes:
         """A chunk of which a part is asked for: the other parts may be asked for soon."""
@@ -161,8 +193,7 @@ class ChunkedInside(Inside):
             if (found := self._cached.get(number)) is not None:
                 self._cached.move_to_end(number)
                 return found
-        start, stop = (int(byte) for byte in self._starts[number : number + 2])
-        chunk = self.unpack(number, stop - start)
+        chunk = self._unpack(number)
         with self._lock:
             if number not in self._cached:
                 self._cached[number] = chunk

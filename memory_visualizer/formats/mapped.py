@@ -26,6 +26,7 @@ from memory_visualizer.formats.base import (
     near_pieces,
 )
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
+from memory_visualizer.formats.inside import InsidePath
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
 
@@ -136,7 +137,38 @@ def find_extents(
     near, left_out = near_pieces(
         path, extents.first * PAGE_SIZE, extents.count * PAGE_SIZE, lenient=lenient
     )
-    return extents[near], remarks + left_out
+    extents = extents[near]
+    if isinstance(path, InsidePath) and path.inside and len(path.inside.missing):
+        extents = _without(extents, path.inside.missing)
+        if not len(extents.first):
+            raise BadInputError(f"{path} holds no page of memory that can be read")
+    return extents, remarks + left_out
+
+
+def _without(extents: Extents, missing: NDArray[np.int64]) -> Extents:
+    """Leave out the frames that have a byte in one of those stretches of the file."""
+    columns: list[list[int]] = [[], [], []]
+    starts, ends = missing.T
+    for first, count, offset in zip(
+        *(column.tolist() for column in (extents.first, extents.count, extents.offset)), strict=True
+    ):
+        done = 0
+        low = int(np.searchsorted(ends, offset, side="right"))
+        high = int(np.searchsorted(starts, offset + count * PAGE_SIZE))
+        for start, end in missing[low:high].tolist():
+            before = max(0, start - offset) // PAGE_SIZE
+            if before > done:
+                for column, value in zip(
+                    columns, (first + done, before - done, offset + done * PAGE_SIZE), strict=True
+                ):
+                    column.append(value)
+            done = max(done, -(-(end - offset) // PAGE_SIZE))
+        if done < count:
+            for column, value in zip(
+                columns, (first + done, count - done, offset + done * PAGE_SIZE), strict=True
+            ):
+                column.append(value)
+    return Extents(*(np.array(column, np.int64) for column in columns))
 
 
 def _join(extents: Extents) -> Extents:

@@ -16,8 +16,6 @@ _PACKED = {
     b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
     b"\x02\x21\x4c\x18": ("lz4", "lz4 -d"),
     b"\x89LZO\0\r\n\x1a\n": ("LZO", "lzop -d"),
-    b"\xff\x06\0\0sNaPpY": ("Snappy", "snzip -d"),
-    b"\xff\x06\0\0S2sTwO": ("S2", "s2d, of klauspost/compress"),
     b"PK\x03\x04": ("zip", "unzip"),
     b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x"),
     b"Rar!\x1a\x07": ("RAR", "unrar x, or 7z x"),

@@ -57,6 +57,8 @@ _FORMATS = {
 
 _CONTAINERS = {
     b"makedumpfile": "flattened.Flattened",
+    b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
+    b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
 }
 """The same of files that hold a dump of any format: see formats/inside.py."""
 

@@ -53,7 +53,6 @@ ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "zip": (_zip, "unzip"),
     "tar": (_tar, "tar xf"),
     "lz4": (lambda data: bytes(cramjam.lz4.compress(data)), "lz4 -d"),
-    "Snappy": (lambda data: bytes(cramjam.snappy.compress(data)), "snzip -d"),
 }
 
 
@@ -70,7 +69,6 @@ def test_archives(name: str, tmp_path: Path) -> None:
 CONTAINERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c", "7z x"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "unrar"),
-    "S2": (b"\xff\x06\0\0S2sTwO", "S2"),
     "Hyper-V": (struct.pack("<I", 0x01282014), "(.vmrs), which MemProcFS reads"),
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
     "E01": (b"EVF\t\r\n\xff\0", "(E01); export the raw dump"),
