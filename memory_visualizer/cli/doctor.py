@@ -33,7 +33,6 @@ def examine() -> list[Part]:
         *_needed_packages(),
         _package("lzallright", "kdump files with LZO"),
         _package("backports.zstd", "dumps packed by zstd, before Python 3.14"),
-        _package("libewf-python", "E01 images"),
         _package("wasmtime", "entropy, faster"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),

@@ -44,7 +44,6 @@ _CONTAINERS = {
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffXENF": _XEN,
-    b"EVF\x09\r\n\xff\0": "an EnCase image (E01); export the raw dump that is in it (ewfexport)",
     b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump that is in it (ewfexport)",
     b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump that is in it",
     b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump that is in it",

@@ -57,6 +57,7 @@ _FORMATS = {
 
 _CONTAINERS = {
     b"makedumpfile": "flattened.Flattened",
+    b"EVF\x09\r\n\xff\0": "ewf.EwfImage",
     b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
     b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
 }

@@ -538,11 +538,10 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        (b"\x1f\x8b\x08", "is packed with gzip; unpack it first"),
-        (b"\xfd7zXZ\0", "is packed with xz; unpack it first"),
+        (b"\x04\x22\x4d\x18", "is packed with lz4; unpack it first"),
         (b"PK\x03\x04", "is packed with zip; unpack it first"),
         (b"MDMP\x93\xa7", "is the minidump of a process"),
-        (b"EVF\x09\r\n\xff\0", "is an EnCase image"),
+        (b"EVF2\r\n\x81\0", "is an EnCase image"),
     ],
 )
 def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:

@@ -71,7 +71,6 @@ CONTAINERS = {
     "RAR": (b"Rar!\x1a\x07\x01\0", "unrar"),
     "Hyper-V": (struct.pack("<I", 0x01282014), "(.vmrs), which MemProcFS reads"),
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
-    "E01": (b"EVF\t\r\n\xff\0", "(E01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
     "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump that is in it with FTK"),
