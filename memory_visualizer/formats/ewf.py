@@ -67,7 +67,7 @@ class EwfImage(ChunkedInside):
                 self.remarks = (f"{error}; what comes before was taken",)
         if self._volume is None or not parts:
             raise BadInputError(f"{path}, an E01 image, has no chunk of an image")
-        self._chunks = np.concatenate(parts)
+        self._chunks: NDArray[np.int64] = np.concatenate(parts)
         chunks, per_chunk, sector, sectors = self._volume
         count = min(len(self._chunks), chunks)
         size = min(count * per_chunk * sector, sectors * sector)
