@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.name is None and options.output is None:
         parser.error("give a NAME, or a path with -o")
-    return run(PROGRAM, lambda: _paint(options))
+    return run(PROGRAM, lambda: _paint(options), lenient=options.lenient)
 
 
 def _parser() -> argparse.ArgumentParser:

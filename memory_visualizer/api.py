@@ -1,5 +1,6 @@
 """The library's front: open a dump, and show or hand on what is known of it."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
-    path: str | Path, *, lenient: bool = False, progress: Progress | None = None
+    path: str | Path | Sequence[str | Path],
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
 ) -> "Snapshot":
-    """Read a memory dump: find out what it is of, and who has each page.
+    """Read a memory dump, or all files of a split one: what it is of, and who has each page.
 
     `progress` is told how many bytes of the dump have been read. BadInputError when the file cannot
     be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is missing.
     """
     try:
-        found = recognise(open_dump(path, lenient=lenient), progress)
-    except NotWholePagesError:
+        found = recognise(open_dump(path, lenient=lenient, progress=progress), progress)
+    except NotWholePagesError as error:
         # Perhaps it has a header of its own, and is whole behind it.
-        behind = recognise_behind_header(Path(path), progress)
+        behind = recognise_behind_header(error.path, progress)
         if behind is None:
             raise
         found = behind

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class MemoryVisualizerError(Exception):
@@ -18,6 +19,10 @@ class DamagedInputError(BadInputError):
 
 class NotWholePagesError(DamagedInputError):
     """A raw file is not a whole number of pages: it was cut, or has something in front of it."""
+
+    def __init__(self, path: Path, sentence: str) -> None:
+        super().__init__(sentence)
+        self.path = path
 
 
 @contextmanager

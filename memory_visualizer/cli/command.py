@@ -39,8 +39,11 @@ MAX_WIDTH = 65_535
 MAX_SCALE = 64
 
 
-def run(program: str, action: Callable[[], int]) -> int:
-    """Run a command's work and return the exit code; each error becomes one sentence."""
+def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> int:
+    """Run a command's work and return the exit code; each error becomes one sentence.
+
+    `lenient` says that the option of this name was given, so that it is not recommended.
+    """
     # A stream that was closed before the program began is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -60,7 +63,8 @@ def run(program: str, action: Callable[[], int]) -> int:
         code = action()
         sys.stdout.flush()
     except DamagedInputError as error:
-        return _fail(program, 2, f"{error} (--lenient paints what can be painted)")
+        hint = "" if lenient else " (--lenient paints what can be painted)"
+        return _fail(program, 2, f"{error}{hint}")
     except BadInputError as error:
         return _fail(program, 2, str(error))
     except BrokenPipeError:  # nobody reads the summary

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
     options = _parser().parse_args(arguments)
-    return run(PROGRAM, lambda: _visualize(options))
+    return run(PROGRAM, lambda: _visualize(options), lenient=options.lenient)
 
 
 def _doctor() -> int:
@@ -124,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
+    parser.add_argument(
+        "more",
+        metavar="PART",
+        type=Path,
+        nargs="*",
+        help="the other files of a kdump that makedumpfile has split (--split), in any order",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -266,9 +273,12 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
     """Find what is wrong with the options before any work; BadInputError or OSError."""
     if str(options.dump) == "-":
         raise BadInputError("a dump is read more than once, so standard input can be none")
-    check_file(options.dump)
+    for path in (options.dump, *options.more):
+        check_file(path)
+    if options.hash and options.more:
+        raise BadInputError("--hash is of one file; this dump has several")
     check_picture_options(options)
-    check_outputs([picture, *others], [options.dump], force=options.force)
+    check_outputs([picture, *others], [options.dump, *options.more], force=options.force)
     check_terminal(picture)
     if options.output is None:
         check_default_picture(picture, options.dump, force=options.force)
@@ -280,7 +290,8 @@ def _open(options: argparse.Namespace) -> Snapshot:
     """Open the dump; meanwhile compute its hash, if it is asked for."""
     with FileHash(options.dump) if options.hash else nullcontext() as digest:
         with ProgressLine("reading the dump") as progress:
-            snapshot = open_snapshot(options.dump, lenient=options.lenient, progress=progress)
+            files = [options.dump, *options.more]
+            snapshot = open_snapshot(files, lenient=options.lenient, progress=progress)
         if digest:
             with ProgressLine("hashing the dump") as progress:
                 snapshot.dump.sha256 = digest.wait(progress)

@@ -5,7 +5,8 @@ snappy, framing_format.txt): chunks of at most 64 KiB, those that do not shrink 
 AVML writes 16 MiB a header, in its first versions a whole range, and leaves out blocks of zeros
 where it reads /proc/kcore: these frames are not held. Volatility 3's reader (2.28.2) hangs on
 chunks that are stored as they are, so the headers are read here, and the chunks are decoded, with
-their checksums, by cramjam, which is imported when a dump's contents are asked for.
+their checksums, by cramjam, which is imported when a dump's contents are asked for. Blocks without
+compression, which have LiME's headers (lime.py), may stand among the others.
 """
 
 import struct
@@ -26,18 +27,24 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.lime import HEADER
-from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
+from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.limeheaders import (
+    HEADER,
+    fault_of,
+    find_header,
+    parse,
+    passed_over,
+    zero_blocks,
+)
+from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
-MAGIC = b"AVML"
-
-_VERSION = 2
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
 # A chunk: its type, its size from here (3 bytes), a checksum (4), the data. Data that are
 # compressed begin with their length as a variable-length number, here of at most 3 bytes.
 _COMPRESSED, _STORED = 0, 1
 _CHUNK_HEAD = 1 + 3 + 4 + 3
 _MAX_CHUNK = 1 << 16  # bytes that a chunk decodes to, at most
+_PLAIN_CHUNK = 1 << 20  # bytes of a block without compression that are read at once
 _STREAM_SIZE = struct.Struct("<Q")
 
 _Result = TypeVar("_Result")
@@ -55,17 +62,45 @@ class _Chunks:
     """Byte of the file at which the chunk begins."""
     size: NDArray[np.int64]
     """Bytes in the file."""
+    is_plain: NDArray[np.bool_]
+    """Which are no chunks of a stream, but pieces of a block without compression."""
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "_Chunks":
-        columns = (self.address, self.length, self.offset, self.size)
-        return _Chunks(*(column[chosen] for column in columns))
+        place = self.address[chosen], self.length[chosen], self.offset[chosen]
+        return _Chunks(*place, self.size[chosen], self.is_plain[chosen])
+
+
+class _Blocks:
+    """What is in a file: the chunks, a column each as in _Chunks, and the blocks of memory."""
+
+    def __init__(self) -> None:
+        self.columns: Sequence[array[int]] = [*(array("q") for _ in range(4)), array("b")]
+        self.starts, self.lengths = array("Q"), array("Q")
+
+    def add(self, path: Path, *chunk: int) -> None:
+        """Add a chunk."""
+        if len(self.columns[0]) == MAX_RUNS:
+            raise BadInputError(f"{path} has more than {MAX_RUNS:,} compressed pieces")
+        for column, value in zip(self.columns, chunk, strict=True):
+            column.append(value)
+
+    def chunks(self) -> _Chunks:
+        """All of them, by ascending address."""
+        address, length, offset, size = (
+            np.frombuffer(column, np.int64) for column in self.columns[:4]
+        )
+        is_plain = np.frombuffer(self.columns[4], np.bool_)
+        order = np.argsort(address, kind="stable")
+        return _Chunks(address, length, offset, size, is_plain)[order]
 
 
 class AvmlDump(Dump):
     """A compressed AVML dump."""
 
-    def __init__(self, path: Path, chunks: _Chunks, remarks: list[str]) -> None:
-        self._chunks = chunks
+    def __init__(
+        self, path: Path, chunks: _Chunks, blocks: _Blocks, remarks: Sequence[str]
+    ) -> None:
+        self._chunks, self._blocks = chunks, blocks
         if chunks.address.size == 0:
             raise BadInputError(f"{path} holds no page of memory")
         end = chunks.address + chunks.length
@@ -78,27 +113,25 @@ class AvmlDump(Dump):
         if not whole.any():
             raise BadInputError(f"{path} holds no page of memory")
         runs = merge_runs(first[whole], (last - first)[whole])
-        super().__init__(path, "AVML", runs, remarks=remarks)
+        left_out = zero_blocks(blocks.starts, blocks.lengths, int(runs[-1].sum()))
+        super().__init__(path, "AVML", runs, left_out=left_out, remarks=remarks)
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
         """Find all chunks; they are decoded later, but for `lenient`, which leaves out broken ones.
 
         BadInputError when the file cannot be read or is no AVML dump; DamagedInputError, unless
-        `lenient`, when a header is broken, or bytes are missing or there twice.
+        `lenient`, when a header is broken, or bytes are missing or there twice. `lenient` goes on
+        with the next sound header behind what is broken.
         """
-        path = Path(path)
-        columns = [array("q") for _ in range(4)]
+        path = as_path(path)
+        blocks = _Blocks()
         remarks: list[str] = []
         with reading(path), path.open("rb", buffering=0) as file:
-            try:
-                _find_chunks(path, file, columns)
-            except DamagedInputError as error:
-                if not lenient:
-                    raise
-                remarks.append(f"{error}; what follows was ignored")
-        chunks = _Chunks(*(np.frombuffer(column, np.int64) for column in columns))
-        chunks = chunks[np.argsort(chunks.address, kind="stable")]
+            _find_chunks(path, file, blocks, remarks, lenient=lenient)
+        chunks = blocks.chunks()
+        if not len(chunks.address) and remarks:
+            raise BadInputError(remarks[0].split(";")[0])
         end_before = np.maximum.accumulate(chunks.address + chunks.length)[:-1]
         twice = np.zeros(chunks.address.size, dtype=np.bool_)
         twice[1:] = chunks.address[1:] < end_before
@@ -111,7 +144,7 @@ class AvmlDump(Dump):
         near, left_out = near_pieces(path, chunks.address, chunks.length, lenient=lenient)
         chunks = chunks[near]
         remarks += left_out
-        dump = cls(path, chunks, remarks)
+        dump = cls(path, chunks, blocks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
@@ -153,7 +186,9 @@ class AvmlDump(Dump):
         decoded = np.empty(int(chunks.length[low:high].sum()), dtype=np.uint8)
         # Chunks one after another in the file can be decoded at one go.
         end_before = (chunks.offset + chunks.size)[low : high - 1]
-        parts = np.flatnonzero(chunks.offset[low + 1 : high] != end_before) + low + 1
+        breaks = chunks.offset[low + 1 : high] != end_before
+        breaks |= chunks.is_plain[low + 1 : high] != chunks.is_plain[low : high - 1]
+        parts = np.flatnonzero(breaks) + low + 1
         done = 0
         for a, b in pairwise([low, *parts.tolist(), high]):
             length = int(chunks.length[a:b].sum())
@@ -165,12 +200,15 @@ class AvmlDump(Dump):
         return words
 
     def _decode_chunks(self, file: FileIO, low: int, high: int, target: NDArray[np.uint8]) -> None:
-        snappy = _snappy(self.path)
         chunks = self._chunks
         start, end = int(chunks.offset[low]), int(chunks.offset[high - 1] + chunks.size[high - 1])
         stream = read_at(file, end - start, start)
         if len(stream) < end - start:
             raise BadInputError(f"{self.path} got shorter while it was read")
+        if chunks.is_plain[low]:
+            target[:] = np.frombuffer(stream, np.uint8)
+            return
+        snappy = _snappy(self.path)
         try:
             snappy.decompress_into(_STREAM_BEGIN + stream, target)
         except Exception as error:  # cramjam's own, which is no subclass of anything else
@@ -185,13 +223,14 @@ class AvmlDump(Dump):
         with reading(self.path), self.path.open("rb", buffering=0) as file:
             for chunk, length in enumerate(self._chunks.length.tolist()):
                 try:
-                    self._decode_chunks(file, chunk, chunk + 1, target[:length])
+                    if not self._chunks.is_plain[chunk]:
+                        self._decode_chunks(file, chunk, chunk + 1, target[:length])
                 except DamagedInputError:
                     sound[chunk] = False
         if sound.all():
             return self
         lost = f"{np.count_nonzero(~sound):,} broken pieces of {self.path} were left out"
-        return type(self)(self.path, self._chunks[sound], [*self.remarks, lost])
+        return type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
 
 
 def _snappy(path: Path) -> ModuleType:
@@ -204,37 +243,55 @@ def _snappy(path: Path) -> ModuleType:
     return cramjam.snappy
 
 
-def _find_chunks(path: Path, file: FileIO, columns: "Sequence[array[int]]") -> None:
-    """Append each chunk to the columns of _Chunks; DamagedInputError at the first fault."""
+def _find_chunks(
+    path: Path, file: FileIO, blocks: _Blocks, remarks: list[str], *, lenient: bool
+) -> None:
+    """Find all chunks; DamagedInputError, unless `lenient`, at the first fault."""
     size = file_size(file)
     position = 0
     while position < size:
-        header = read_at(file, HEADER.size, position)
-        fault = f"{path}: the block at byte {position:,}"
-        if len(header) < HEADER.size:
-            raise DamagedInputError(f"{fault} is cut off")
-        magic, version, first, last, _ = HEADER.unpack(header)
-        if magic != MAGIC or version != _VERSION or last < first:
-            raise DamagedInputError(f"{fault} has no valid header")
-        if last >= MAX_FRAMES * PAGE_SIZE:
-            raise BadInputError(
-                f"{path} says that it holds memory up to physical address {last:#x}; this program"
-                f" stops at {MAX_FRAMES * PAGE_SIZE:#x} (16 TiB)"
-            )
-        begin = position + HEADER.size
-        end = _find_chunks_of_block(path, file, columns, begin, first, last + 1 - first)
-        position = end + _STREAM_SIZE.size
-        if read_at(file, _STREAM_SIZE.size, end) != _STREAM_SIZE.pack(end - begin):
-            raise DamagedInputError(f"{fault} does not end as it should")
+        try:
+            position = _find_block(path, file, blocks, position)
+        except DamagedInputError as error:
+            if not lenient:
+                raise
+            following = find_header(file, position, size)
+            remarks.append(f"{error}; {passed_over(position, following)}")
+            position = following
+
+
+def _find_block(path: Path, file: FileIO, blocks: _Blocks, position: int) -> int:
+    """Find the chunks of one block; returns its end."""
+    fault = f"{path}: the block at byte {position:,}"
+    header = parse(read_at(file, HEADER.size, position))
+    if isinstance(header, str) or fault_of(header):
+        raise DamagedInputError(f"{path}: {fault_of(header)} at byte {position:,}")
+    blocks.starts.append(header.start)
+    blocks.lengths.append(header.length)
+    begin = position + HEADER.size
+    if not header.is_packed:
+        return _find_plain(path, file, blocks, begin, header.start, header.length)
+    end = _find_chunks_of_block(path, file, blocks, begin, header.start, header.length)
+    if read_at(file, _STREAM_SIZE.size, end) != _STREAM_SIZE.pack(end - begin):
+        raise DamagedInputError(f"{fault} does not end as it should")
+    return end + _STREAM_SIZE.size
+
+
+def _find_plain(
+    path: Path, file: FileIO, blocks: _Blocks, position: int, address: int, length: int
+) -> int:
+    """Cut a block without compression into pieces; returns its end."""
+    there = min(length, file_size(file) - position)
+    for start in range(0, there, _PLAIN_CHUNK):
+        size = min(_PLAIN_CHUNK, there - start)
+        blocks.add(path, address + start, size, position + start, size, 1)
+    if there < length:
+        raise DamagedInputError(f"{path}: the block before byte {position:,} is cut off")
+    return position + length
 
 
 def _find_chunks_of_block(
-    path: Path,
-    file: FileIO,
-    columns: "Sequence[array[int]]",
-    position: int,
-    address: int,
-    left: int,
+    path: Path, file: FileIO, blocks: _Blocks, position: int, address: int, left: int
 ) -> int:
     """Walk one stream, which decodes to `left` bytes; returns its end."""
     size = file_size(file)
@@ -250,10 +307,7 @@ def _find_chunks_of_block(
         length = {_COMPRESSED: _varint(head[8:]), _STORED: stored - 4}.get(head[0], 0)
         if not 0 < length <= min(left, _MAX_CHUNK):
             raise DamagedInputError(f"{fault} is broken")
-        if len(columns[0]) == MAX_RUNS:
-            raise BadInputError(f"{path} has more than {MAX_RUNS:,} compressed pieces")
-        for column, value in zip(columns, (address, length, position, 4 + stored), strict=True):
-            column.append(value)
+        blocks.add(path, address, length, position, 4 + stored, 0)
         position += 4 + stored
         address += length
         left -= length

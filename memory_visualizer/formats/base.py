@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 """Called with PFNs, and the contents of these frames."""
 
 
+NO_RUNS = np.empty((0, 2), np.int64)
+
+
 class Dump(ABC):
     """Physical memory as a dump file holds it; the file is only ever read."""
 
@@ -54,6 +57,8 @@ class Dump(ABC):
     of its bytes."""
     notes: Mapping[str, int | bytes]
     """What the headers tell of the machine, under the names that the format has for it."""
+    left_out_runs: NDArray[np.int64]
+    """As `runs`: frames that the machine has, and that the dump does not hold on purpose."""
     remarks: Sequence[str]
     """Sentences on what was left out or could not be known, for the person at the screen."""
     sha256: str | None = None
@@ -65,18 +70,20 @@ class Dump(ABC):
         format_: str,
         runs: NDArray[np.int64],
         *,
+        left_out: NDArray[np.int64] = NO_RUNS,
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.format = format_
         self.runs = runs
+        self.left_out_runs = left_out
         self.notes = MappingProxyType(dict(notes or {}))
         self.remarks = tuple(remarks)
 
     @classmethod
     @abstractmethod
-    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+    def open(cls, path: str | Path, *, lenient: bool = False) -> "Dump":
         """Read the headers of a dump of this format.
 
         BadInputError when the file cannot be read or is no such dump; DamagedInputError when a
@@ -85,8 +92,8 @@ class Dump(ABC):
 
     @cached_property
     def frame_count(self) -> int:
-        """Frames up to and with the last one that is held: PFNs are below this."""
-        return int(self.runs[-1].sum())
+        """Frames up to and with the last that is held or left out: PFNs are below this."""
+        return max(int(runs[-1].sum()) for runs in (self.runs, self.left_out_runs) if len(runs))
 
     @property
     def size(self) -> int:
@@ -96,11 +103,19 @@ class Dump(ABC):
     @cached_property
     def held(self) -> NDArray[np.bool_]:
         """By PFN: whether the dump holds the frame."""
-        held = np.zeros(self.frame_count, dtype=np.bool_)
-        for first, count in self.runs.tolist():
-            held[first : first + count] = True
-        held.flags.writeable = False
-        return held
+        return self._frames_in(self.runs)
+
+    @cached_property
+    def left_out(self) -> NDArray[np.bool_]:
+        """By PFN: whether the machine has the frame, and the dump leaves it out on purpose."""
+        return self._frames_in(self.left_out_runs)
+
+    def _frames_in(self, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        frames = np.zeros(self.frame_count, dtype=np.bool_)
+        for first, count in runs.tolist():
+            frames[first : first + count] = True
+        frames.flags.writeable = False
+        return frames
 
     @abstractmethod
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
@@ -224,8 +239,7 @@ def near_pieces(
     remarks: list[str] = []
     while near.any():  # without what is far away, other pieces may be too far for the rest
         size = int(length[near].sum())
-        frames = max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
-        far = near & (start + length > frames * PAGE_SIZE)
+        far = near & (start + length > near_frames(size) * PAGE_SIZE)
         if not far.any():
             break
         sentence = (
@@ -237,3 +251,22 @@ def near_pieces(
             raise DamagedInputError(sentence)
         remarks.append(f"{sentence}; it was left out")
     return near, remarks
+
+
+def near_frames(size: int) -> int:
+    """Frames up to which a machine may have memory of which so many bytes are held."""
+    return max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
+
+
+def numbers_in(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All frames in some stretches of frames (as `Dump.runs`), in their order."""
+    first, count = runs.T
+    before = np.cumsum(count) - count
+    frames: NDArray[np.int64] = np.arange(int(count.sum())) + np.repeat(first - before, count)
+    return frames
+
+
+def runs_of(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stretches (as `Dump.runs`) that some ascending frames, at least one, make."""
+    edges = np.flatnonzero(np.diff(frames, prepend=-2) != 1)
+    return np.stack((frames[edges], np.diff(edges, append=len(frames))), axis=1)

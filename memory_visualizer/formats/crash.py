@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
@@ -111,7 +112,7 @@ class CrashDump(MappedDump):
         BadInputError when the file cannot be read or holds no pages to be found so;
         DamagedInputError, unless `lenient`, when pages are missing or there twice.
         """
-        path = Path(path)
+        path = as_path(path)
         with reading(path), path.open("rb") as file:
             size = file_size(file)
             header = file.read(0x2000)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 from memory_visualizer.units import MAX_RUNS
 
@@ -82,7 +83,7 @@ class ElfDump(MappedDump):
         BadInputError when the file cannot be read or is not the core of a little-endian machine;
         DamagedInputError, unless `lenient`, when a part of it is missing.
         """
-        path = Path(path)
+        path = as_path(path)
         with reading(path), path.open("rb") as file:
             size = file_size(file)
             segments = _segments(path, file, size)
@@ -111,7 +112,7 @@ def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
     _, class_, order = _IDENTITY.unpack_from(head)
     layout = _LAYOUTS.get(class_)
     if layout is None or order != _LITTLE_ENDIAN:
-        raise BadInputError(f"{path} is an ELF file of no x86 machine")
+        raise BadInputError(f"{path} is an ELF file of a big-endian machine, which is not read")
     fields = layout.header.unpack_from(head)
     type_, segment_offset, section_offset = fields[0], fields[4], fields[5]
     segment_size, segment_count = fields[8], fields[9]

@@ -6,7 +6,8 @@ by the kernel first, which says what is wrong (MADV_POPULATE_READ, Linux 5.14), 
 is looked at again before any read. What remains is a file that is cut in the very moment in which a
 page of it is read. Nothing is copied, wherever in the file pages begin.
 
-All others read pieces of the file into memory of their own, which fails as a call does.
+All others read pieces of the file into memory of their own, which fails as a call does; so does
+whatever lies in a container (inside.py).
 """
 
 import ctypes
@@ -15,7 +16,6 @@ import mmap
 import os
 import sys
 import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from functools import cache
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import Words
+from memory_visualizer.formats.inside import Inside, InsideFile, keep_open
 from memory_visualizer.units import PAGE_SIZE
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
@@ -52,23 +53,31 @@ def file_size(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
-    """Read bytes from a place in a file, fewer at its end; by any thread. OSError."""
+    """Read bytes from a place in a file, fewer at its end; by any thread. OSError.
+
+    Of what lies in a container, errors are those of `Inside.read_into`.
+    """
+    if isinstance(file, InsideFile):
+        return file.inside.read(size, offset)
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
     with _at(file, offset) as descriptor:
         return os.read(descriptor, size)
 
 
-def _read_into(file: FileIO, target: NDArray[Any], offset: int) -> int:
-    """Fill a contiguous array from a place in a file; returns how many bytes there were."""
-    room = target.data.cast("B")
+def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
+    """Fill `target` from a place in a file; returns how many bytes there were. As `read_at`."""
+    if isinstance(file, InsideFile):
+        size = max(0, min(len(target), file.inside.size - offset))
+        file.inside.read_into(target[:size], offset)
+        return size
     done = 0
-    while done < len(room):  # no call reads more than 2 GiB
+    while done < len(target):  # no call reads more than 2 GiB
         if hasattr(os, "preadv"):
-            size = os.preadv(file.fileno(), [room[done:]], offset + done)
+            size = os.preadv(file.fileno(), [target[done:]], offset + done)
         else:
             with _at(file, offset + done):
-                size = file.readinto(room[done:]) or 0
+                size = cast(FileIO, file).readinto(target[done:]) or 0
         if not size:
             break
         done += size
@@ -76,7 +85,7 @@ def _read_into(file: FileIO, target: NDArray[Any], offset: int) -> int:
 
 
 @contextmanager
-def _at(file: BinaryIO | FileIO, offset: int) -> Iterator[int]:
+def _at(file: BinaryIO, offset: int) -> Iterator[int]:
     """A file's descriptor at another place for a moment, where there is no pread (Windows)."""
     descriptor = file.fileno()
     with _seeking:
@@ -160,6 +169,8 @@ class PagesFile(ABC):
 
 def open_pages(path: Path, file: BinaryIO, size: int) -> PagesFile:
     """Read the pages of an open file up to byte `size` in the best way that there is here."""
+    if isinstance(file, InsideFile):
+        return _InsidePages(path, file, size)
     kind = _MappedFile if _can_populate() else _CopiedFile
     return kind(path, file, size)
 
@@ -218,23 +229,17 @@ class _MappedFile(PagesFile):
         return np.frombuffer(self._memory, _PAGE, (self._size - offset) // PAGE_SIZE, offset)
 
 
-class _CopiedFile(PagesFile):
-    """A file that is read, piece by piece, into memory that each thread uses again and again.
-
-    Keeps a file of its own open.
-    """
+class _ReadPages(PagesFile):
+    """Pages that are read, piece by piece, into memory that each thread uses again and again."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         super().__init__(path, file, size)
         self.block_frames = min(base.BLOCK_FRAMES, _COPIED_FRAMES)
-        self._own = path.open("rb", buffering=0)
-        weakref.finalize(self, self._own.close)
-        self._has_size = os.fstat(self._own.fileno()).st_size > 0  # a block device tells none
         self._of_thread = threading.local()
 
-    def check_size(self) -> None:
-        if self._has_size and os.fstat(self._own.fileno()).st_size < self._size:
-            raise self._shorter()
+    @abstractmethod
+    def _read(self, pages: Words, offset: int) -> None:
+        """Fill all of `pages` from byte `offset` on."""
 
     def view(self, offset: int, count: int) -> Words:
         memory: Words | None = getattr(self._of_thread, "memory", None)
@@ -253,9 +258,39 @@ class _CopiedFile(PagesFile):
         for start, end in pairwise([0, *breaks.tolist(), len(places)]):
             self._read(pages[start:end], int(places[start]))
 
-    def _read(self, pages: Words, offset: int) -> None:
-        if _read_into(self._own, pages, offset) < pages.nbytes:
+
+class _CopiedFile(_ReadPages):
+    """A file that is read. Keeps a file of its own open."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        super().__init__(path, file, size)
+        self._own = keep_open(self, path)
+        self._has_size = os.fstat(self._own.fileno()).st_size > 0  # a block device tells none
+
+    def check_size(self) -> None:
+        if self._has_size and os.fstat(self._own.fileno()).st_size < self._size:
             raise self._shorter()
+
+    def _read(self, pages: Words, offset: int) -> None:
+        if read_into(self._own, pages.data.cast("B"), offset) < pages.nbytes:
+            raise self._shorter()
+
+
+class _InsidePages(_ReadPages):
+    """What lies in a container. For `gather` the file need not stay open."""
+
+    def __init__(self, path: Path, file: InsideFile, size: int) -> None:
+        super().__init__(path, cast(BinaryIO, file), size)
+        self._inside: Inside = file.inside
+
+    def check_size(self) -> None:
+        """Nothing to be done: whoever reads the container looks at its size."""
+
+    def _read(self, pages: Words, offset: int) -> None:
+        self._inside.read_into(pages.data.cast("B"), offset)
+
+    def _next_data(self, position: int) -> tuple[int, int]:
+        return self._inside.data(position)
 
 
 @cache

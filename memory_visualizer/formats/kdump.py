@@ -1,15 +1,17 @@
-"""Compressed kdump files, as makedumpfile and QEMU write them, plain and flattened.
+"""Compressed kdump files, as makedumpfile and QEMU write them, and Red Hat's diskdump before them.
 
 The format is that of makedumpfile (IMPLEMENTATION, diskdump_mod.h): a header, two bitmaps of which
-the second tells the frames that are held, a descriptor for each of these, and their contents, each
-page compressed by itself. The flattened form is what goes through a pipe: stretches of that file,
-each behind its place and size, later ones over earlier ones. Read here, since no library for it
-can be installed from a package as it is. The decompressors are imported when a page needs them.
+the first tells the frames that the machine has and the second those that are held, a descriptor for
+each of these, and their contents, each page compressed by itself. 32-bit machines have narrower
+fields. A dump may be split: each file then holds the pages of some frames. Read here, since no
+library for it can be installed from a package as it is. The decompressors are imported when a page
+needs them.
 """
 
 import struct
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Self, TypeVar
@@ -19,136 +21,102 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
+from memory_visualizer.formats.base import (
+    NO_RUNS,
+    BlockWork,
+    Dump,
+    Words,
+    ahead,
+    near_frames,
+    near_pieces,
+    numbers_in,
+    runs_of,
+)
 from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import as_path
+from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 MAGIC = b"KDUMP   "
-FLAT_MAGIC = b"makedumpfile"
+OLD_MAGIC = b"DISKDUMP"
 
-# Of the header for 64-bit machines: version, status, bytes in a block, blocks of the sub-header,
-# blocks of both bitmaps, frames (32 bits of the number).
-_HEADER = struct.Struct("<8sI390x22xIIIII")
-_SUB_HEADER_SIZE = 104
-_SPLIT, _START, _VMCOREINFO, _MAX_FRAME = 12, 80, 32, 96
-_WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
-"""Versions of the header since which the sub-header has those."""
+_UTSNAME = slice(12, 12 + 6 * 65)
+"""Of the header: the names of the system and its machine, the same in all parts of a dump."""
 _INCOMPLETE = 0x8
 """In the status: the disk was full."""
+_WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
+"""Versions of the header since which the sub-header has those."""
+_SUB_HEADER_SIZE = 104
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _DESCRIPTORS_AT_ONCE = 1 << 18
 _BITMAP_SLICE = 1 << 17  # bytes of a bitmap that are unpacked at once, to a megabyte
 _MAX_VMCOREINFO = 1 << 16
+_BLOCKS = {4096 << shift for shift in range(5)}
+"""Bytes in a page of Linux: 4 to 64 KiB."""
 
 _PLAIN, _ZLIB, _LZO, _SNAPPY, _ZSTD = 0, 1, 2, 4, 0x20
 _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 
-_FLAT_HEADER_SIZE = 4096
-_FLAT_PIECE = struct.Struct(">qq")
-_MAX_PIECES = 1 << 24
-_MAX_CUTS = 1 << 28
 _GAP = 1 << 16  # bytes between pages that are read along
 _WINDOW = 1 << 25
+_MAX_PARTS = 255
 
 _Result = TypeVar("_Result")
 _Unpack = Callable[[memoryview], bytes]
 
 
-class _Source:
-    """The file, or what a flattened one would be when put in order."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields of the header and the sub-header are: struct formats, and offsets."""
 
-    def __init__(self, path: Path, file: FileIO, *, lenient: bool, remarks: list[str]) -> None:
-        self._path = path
-        size = file_size(file)
-        self._pieces: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
-        self.size = size
-        if read_at(file, len(FLAT_MAGIC), 0) == FLAT_MAGIC:
-            self._pieces = _find_pieces(path, file, size, lenient=lenient, remarks=remarks)
-            start, length, _ = self._pieces
-            self.size = int((start + length).max(initial=0))
-
-    def read(self, file: FileIO, offset: int, size: int) -> bytes:
-        """Read bytes, fewer at the end; those that no piece has are zeros."""
-        if self._pieces is None:
-            return read_at(file, size, offset)
-        size = max(min(size, self.size - offset), 0)
-        target = bytearray(size)
-        start, length, place = self._pieces
-        low = int(np.searchsorted(start, offset, side="right")) - 1
-        high = int(np.searchsorted(start, offset + size))
-        for piece in range(max(low, 0), high):
-            begin = max(int(start[piece]), offset)
-            end = min(int(start[piece] + length[piece]), offset + size)
-            if begin < end:
-                at = int(place[piece]) + begin - int(start[piece])
-                target[begin - offset : end - offset] = read_at(file, end - begin, at)
-        return bytes(target)
+    header: struct.Struct
+    """Magic, version, status, bytes of a page, sub-header's and bitmaps' pages, frames."""
+    split: str
+    """The flag, the first frame and the one after the last."""
+    wide_split: int
+    """Offset of those two in 64 bits; the machine's frames follow."""
+    vmcoreinfo: str
+    """Place and size."""
 
 
-def _find_pieces(
-    path: Path, file: FileIO, size: int, *, lenient: bool, remarks: list[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Place in the file as it shall be, size, and place in this file of all pieces, by the first.
-
-    Of what is there twice the later one counts.
-    """
-    columns: Sequence[array[int]] = [array("q") for _ in range(3)]
-    position = _FLAT_HEADER_SIZE
-    while True:
-        head = read_at(file, _FLAT_PIECE.size, position)
-        fault = ""
-        start = length = 0
-        if len(head) < _FLAT_PIECE.size:
-            fault = "ends too early"
-        else:
-            start, length = _FLAT_PIECE.unpack(head)
-            if start == -1:
-                break
-            position += _FLAT_PIECE.size
-            if start < 0 or length < 0 or start + length >= 1 << 62:
-                fault = f"has a broken piece at byte {position:,}"
-            elif position + length > size:
-                fault = "ends too early"
-        if fault:
-            sentence = f"{path}, a flattened kdump file, {fault}"
-            if not lenient:
-                raise DamagedInputError(sentence)
-            remarks.append(f"{sentence}; what follows was ignored")
-            length = size - position if fault == "ends too early" and start >= 0 else 0
-        if len(columns[0]) == _MAX_PIECES:
-            raise BadInputError(f"{path} has more than {_MAX_PIECES:,} pieces")
-        if length > 0:
-            for column, value in zip(columns, (start, length, position), strict=True):
-                column.append(value)
-        if fault:
-            break
-        position += length
-    starts, lengths, places = (np.frombuffer(column, np.int64) for column in columns)
-    cut = _without_overlaps(starts, lengths, places)
-    if cut is None:
-        raise BadInputError(f"{path} has too many pieces one over the other")
-    return cut
+_WIDE = _Layout(struct.Struct("<8sI390x22xIIIII"), "<12xIQQ", 80, "<32xQQ")
+_NARROW = _Layout(struct.Struct("<8sI390x10xIIIII"), "<8xIII", 56, "<20xQI")
+_PADDED = _Layout(_NARROW.header, _NARROW.split, 72, "<24xQI")
+"""32-bit machines that align 64-bit fields, such as ARM."""
 
 
-def _without_overlaps(
-    start: NDArray[np.int64], length: NDArray[np.int64], place: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """Cut pieces where a later one covers them, and sort them; None if they are a tangle."""
-    order = np.argsort(start, kind="stable")
-    end = (start + length)[order]
-    if not (end[:-1] > start[order][1:]).any():
-        return start[order], length[order], place[order]
-    # Every piece is cut at all edges; of the parts that begin at the same place the last counts.
-    edges = np.unique(np.concatenate((start, start + length)))
-    low, high = np.searchsorted(edges, start), np.searchsorted(edges, start + length)
-    if int((high - low).sum()) > _MAX_CUTS:
-        return None
-    owner = np.full(len(edges), -1, np.int64)
-    for number, (first, last) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        owner[first:last] = number
-    [part] = np.nonzero(owner[:-1] >= 0)
-    piece = owner[part]
-    return edges[part], np.diff(edges)[part], place[piece] + edges[part] - start[piece]
+@dataclass(frozen=True)
+class _Header:
+    """What the header and sub-header of one file say."""
+
+    names: bytes
+    """Of the system and its machine."""
+    incomplete: bool
+    block: int
+    """Bytes of a page."""
+    bitmaps_at: int
+    bitmap_size: int
+    """Bytes of one of the two bitmaps."""
+    frames: int
+    """Of pages of this size, up to and with the machine's last."""
+    part: tuple[int, int] | None
+    """First page and the one after the last, of one file of several."""
+    vmcoreinfo: bytes
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """Where the pages that are held lie, by ascending frame, a column each."""
+
+    offset: NDArray[np.int64]
+    size: NDArray[np.uint32]
+    kind: NDArray[np.uint8]
+    """The way of compression."""
+    file: NDArray[np.uint8]
+    """Which of the dump's files."""
+
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "_Pages":
+        return _Pages(self.offset[chosen], self.size[chosen], self.kind[chosen], self.file[chosen])
 
 
 class KdumpDump(Dump):
@@ -156,164 +124,196 @@ class KdumpDump(Dump):
 
     def __init__(
         self,
-        path: Path,
-        format_: str,
-        source: _Source,
+        files: Sequence[Path],
+        block: int,
         runs: NDArray[np.int64],
-        offset: NDArray[np.int64],
-        size: NDArray[np.uint32],
-        kind: NDArray[np.uint8],
+        pages: _Pages,
         *,
+        left_out: NDArray[np.int64],
         notes: dict[str, int | bytes],
         remarks: Sequence[str],
     ) -> None:
-        """`offset`, `size` and `kind` are of each page that is held, in ascending order."""
-        super().__init__(path, format_, runs, notes=notes, remarks=remarks)
-        self._source = source
-        self._offset, self._size, self._kind = offset, size, kind
+        """`runs` and `left_out` count pages of `block` bytes; `pages` are those that are held."""
+        self._block, self._per_page = block, block // PAGE_SIZE
+        super().__init__(
+            files[0],
+            "kdump",
+            runs * self._per_page,
+            left_out=left_out * self._per_page,
+            notes=notes,
+            remarks=remarks,
+        )
+        self._files = files
+        self._pages = pages
+        self._page_runs, self._page_left_out = runs, left_out
         self._before = np.cumsum(runs[:, 1]) - runs[:, 1]
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Read the header, the bitmap and the descriptors of all pages.
+        """Read the header, the bitmaps and the descriptors of all pages.
 
         BadInputError when the file cannot be read or is no such dump; DamagedInputError, unless
         `lenient`, when a part of it is missing. `lenient` unpacks all pages and leaves out those
         that cannot be.
         """
-        path = Path(path)
-        remarks: list[str] = []
-        with reading(path), path.open("rb", buffering=0) as file:
-            source = _Source(path, file, lenient=lenient, remarks=remarks)
-            _, version, status, block, sub, bitmaps, frames = _header(path, source, file)
-            raw = source.read(file, block, _SUB_HEADER_SIZE).ljust(_SUB_HEADER_SIZE, b"\0")
-            if version >= _WIDE_VERSION:
-                frames = int.from_bytes(raw[_MAX_FRAME : _MAX_FRAME + 8], "little")
-            if not 0 < frames <= MAX_FRAMES:
-                raise BadInputError(
-                    f"{path} says that it has {frames:,} page frames; this program stops at"
-                    f" {MAX_FRAMES:,} (16 TiB)"
-                )
-            first, last = 0, frames
-            if version >= _SPLIT_VERSION and int.from_bytes(raw[_SPLIT : _SPLIT + 4], "little"):
-                at = _START if version >= _WIDE_VERSION else 16
-                first, last = struct.unpack_from("<QQ", raw, at)
-                remarks.append(f"{path} is one file of several; what the others hold is absent")
-            if status & _INCOMPLETE:
-                remarks.append(f"{path} is incomplete by its own word: its disk was full")
-            bitmap_at = block * (1 + sub) + bitmaps * block // 2
-            if bitmaps * block // 2 * 8 < frames:
-                raise DamagedInputError(f"{path} has a bitmap too small for its {frames:,} frames")
-            runs = _runs(path, source, file, bitmap_at, frames, first, min(last, frames))
-            table_at = block * (1 + sub + bitmaps)
-            offset, size, kind = _descriptors(path, source, file, table_at, int(runs[:, 1].sum()))
-            notes: dict[str, int | bytes] = {}
-            if version >= _VMCOREINFO_VERSION:
-                at, length = struct.unpack_from("<QQ", raw, _VMCOREINFO)
-                if 0 < length <= _MAX_VMCOREINFO and at + length <= source.size:
-                    notes["VMCOREINFO"] = source.read(file, at, length)
-        flat = source.size != 0 and source._pieces is not None
-        format_ = "kdump (flattened)" if flat else "kdump"
+        return cls.open_parts([as_path(path)], lenient=lenient)
+
+    @classmethod
+    def open_parts(cls, paths: Sequence[Path], *, lenient: bool = False) -> Self:
+        """Read all files of a dump that makedumpfile has split, in any order. As `open`."""
+        if len(paths) > _MAX_PARTS:
+            raise BadInputError(f"{len(paths):,} files are too many for one dump")
+        headers: list[_Header] = []
+        runs: list[NDArray[np.int64]] = []
+        columns: list[_Pages] = []
+        left_out = NO_RUNS
+        for number, path in enumerate(paths):
+            with reading(path), path.open("rb", buffering=0) as file:
+                header = _header(path, file)
+                if headers and (header.names, header.block) != (headers[0].names, headers[0].block):
+                    raise BadInputError(f"{path} is no part of the same dump as {paths[0]}")
+                held = _held(path, file, header)
+                at = header.bitmaps_at + 2 * header.bitmap_size
+                columns.append(_descriptors(path, file, at, int(held[:, 1].sum()), number))
+                if number == 0:
+                    left_out = _left_out(path, file, header)
+            headers.append(header)
+            runs.append(held)
+        remarks = _remarks(paths, headers)
+        joined, pages = _joined(paths, runs, columns, remarks, lenient=lenient)
+        block = headers[0].block
+        near, far = near_pieces(paths[0], *(joined * block).T, lenient=lenient)
+        pages, joined = pages[np.repeat(near, joined[:, 1])], joined[near]
+        limit = near_frames(len(pages.offset) * block) * PAGE_SIZE // block
+        text = headers[0].vmcoreinfo
         dump = cls(
-            path, format_, source, runs, offset, size, kind, notes=notes, remarks=tuple(remarks)
+            paths,
+            block,
+            joined,
+            pages,
+            left_out=left_out[left_out.sum(axis=1) <= limit],
+            notes={"VMCOREINFO": text} if text else {},
+            remarks=remarks + far,
         )
         return dump._checked(lenient=lenient)
 
     def _checked(self, *, lenient: bool) -> Self:
         """Refuse, or leave out, pages that lie outside of the file, or that cannot be unpacked."""
-        end = self._offset + self._size
-        sound = (self._offset > 0) & (end <= self._source.size) & (self._size > 0)
-        sound &= self._size <= 2 * PAGE_SIZE
+        pages = self._pages
+        end = pages.offset + pages.size
+        sound = (pages.offset > 0) & (end <= self._file_sizes()[pages.file]) & (pages.size > 0)
+        sound &= pages.size <= 2 * self._block
         if not sound.all() and not lenient:
             missing = np.count_nonzero(~sound)
             raise DamagedInputError(
                 f"{self.path} ends too early, or is broken: {missing:,} pages of memory are not"
                 " where it says"
             )
-        if not lenient:
-            return self
-        with reading(self.path), self.path.open("rb", buffering=0) as file:
-            for number in np.flatnonzero(sound).tolist():
-                try:
-                    self._unpack(file, np.array([number]), np.empty((1, PAGE_SIZE), np.uint8))
-                except DamagedInputError:
-                    sound[number] = False
+        if lenient:
+            with self._open() as files:
+                for number in np.flatnonzero(sound).tolist():
+                    try:
+                        self._unpack(files, np.array([number]), self._room(1))
+                    except DamagedInputError:
+                        sound[number] = False
         if sound.all():
             return self
-        frames = self._frames()[sound]
-        if not len(frames):
+        numbers = numbers_in(self._page_runs)[sound]
+        if not len(numbers):
             raise BadInputError(f"{self.path} holds no page of memory that can be read")
-        edges = np.flatnonzero(np.diff(frames, prepend=-2) != 1)
-        runs = np.stack((frames[edges], np.diff(edges, append=len(frames))), axis=1)
-        broken = np.count_nonzero(~sound)
-        pages = "page" if broken == 1 else "pages"
-        lost = f"{broken:,} broken {pages} of {self.path} left out"
+        lost = f"{counted(int(np.count_nonzero(~sound)), 'broken page')} of {self.path} left out"
         return type(self)(
-            self.path,
-            self.format,
-            self._source,
-            runs,
-            self._offset[sound],
-            self._size[sound],
-            self._kind[sound],
+            self._files,
+            self._block,
+            runs_of(numbers),
+            pages[sound],
+            left_out=self._page_left_out,
             notes=dict(self.notes),
             remarks=(*self.remarks, lost),
         )
 
-    def _frames(self) -> NDArray[np.int64]:
-        """The PFN of each page that is held."""
-        first, count = self.runs.T
-        inside = np.arange(int(count.sum())) - np.repeat(self._before, count)
-        frames: NDArray[np.int64] = np.repeat(first, count) + inside
-        return frames
+    def _file_sizes(self) -> NDArray[np.int64]:
+        with self._open() as files:
+            return np.array([file_size(file) for file in files])
+
+    @contextmanager
+    def _open(self) -> Iterator[list[FileIO]]:
+        with ExitStack() as stack:
+            files = []
+            for path in self._files:
+                stack.enter_context(reading(path))
+                files.append(stack.enter_context(path.open("rb", buffering=0)))
+            yield files
+
+    def _room(self, count: int) -> NDArray[np.uint8]:
+        return np.empty((count, self._block), np.uint8)
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
         """Unpack the blocks, and let `work` look at them."""
+        at_once = max(1, base.BLOCK_FRAMES // self._per_page)
         wanted = (
-            (first + done, before + done, min(count - done, base.BLOCK_FRAMES))
+            (first + done, before + done, min(count - done, at_once))
             for (first, count), before in zip(
-                self.runs.tolist(), self._before.tolist(), strict=True
+                self._page_runs.tolist(), self._before.tolist(), strict=True
             )
-            for done in range(0, count, base.BLOCK_FRAMES)
+            for done in range(0, count, at_once)
         )
-        with reading(self.path), self.path.open("rb", buffering=0) as file:
+        with self._open() as files:
 
             def look(block: tuple[int, int, int]) -> _Result:
-                frame, number, count = block
-                pages = np.empty((count, PAGE_SIZE), np.uint8)
-                self._unpack(file, np.arange(number, number + count), pages)
-                words = pages.view(np.uint64)
+                page, number, count = block
+                pages = self._room(count)
+                self._unpack(files, np.arange(number, number + count), pages)
+                words = pages.view(np.uint64).reshape(-1, PAGE_SIZE // 8)
                 words.flags.writeable = False
-                return work(np.arange(frame, frame + count), words)
+                first = page * self._per_page
+                return work(np.arange(first, first + len(words)), words)
 
             yield from ahead(look, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Unpack these frames, each once where it comes more often."""
+        """Unpack these frames' pages, each once where it comes more often."""
         frames = np.asarray(frames, dtype=np.int64)
-        pages = np.zeros((frames.size, PAGE_SIZE), np.uint8)
-        first, count = self.runs.T
-        run = np.searchsorted(first, frames, side="right") - 1
-        inside = frames - first[run]
+        target = np.zeros((frames.size, PAGE_SIZE), np.uint8)
+        first, count = self._page_runs.T
+        page, part = np.divmod(frames, self._per_page)
+        run = np.searchsorted(first, page, side="right") - 1
+        inside = page - first[run]
         held = np.flatnonzero((run >= 0) & (inside < count[run]))
         if len(held):
             numbers = self._before[run[held]] + inside[held]
             numbers, row = np.unique(numbers, return_inverse=True)
-            unpacked = np.empty((len(numbers), PAGE_SIZE), np.uint8)
-            with reading(self.path), self.path.open("rb", buffering=0) as file:
-                self._unpack(file, numbers, unpacked)
-            pages[held] = unpacked[row]
-        return pages.view(np.uint64)
+            unpacked = self._room(len(numbers))
+            with self._open() as files:
+                self._unpack(files, numbers, unpacked)
+            rows = unpacked.reshape(-1, PAGE_SIZE)
+            target[held] = rows[row * self._per_page + part[held]]
+        return target.view(np.uint64)
 
-    def _unpack(self, file: FileIO, numbers: NDArray[np.int64], target: NDArray[np.uint8]) -> None:
+    def _unpack(
+        self, files: Sequence[FileIO], numbers: NDArray[np.int64], target: NDArray[np.uint8]
+    ) -> None:
         """Unpack the pages with these numbers."""
-        offset, size, kind = self._offset[numbers], self._size[numbers], self._kind[numbers]
+        pages = self._pages[numbers]
+        for file in np.unique(pages.file).tolist() if len(files) > 1 else (0,):
+            rows = np.flatnonzero(pages.file == file)
+            self._unpack_from(self._files[file], files[file], pages, rows, target)
+
+    def _unpack_from(
+        self,
+        path: Path,
+        file: FileIO,
+        pages: _Pages,
+        rows: NDArray[np.intp],
+        target: NDArray[np.uint8],
+    ) -> None:
+        """Unpack those pages, by row, that are in one file."""
         # Pages of zeros may all be the same one; others lie one behind the other.
-        order = np.argsort(offset, kind="stable").tolist()
+        order = rows[np.argsort(pages.offset[rows], kind="stable")].tolist()
         unpackers: dict[int, _Unpack] = {}
         window, begin = memoryview(b""), 0
-        ends = (offset + size).tolist()
-        offsets, kinds = offset.tolist(), kind.tolist()
+        offsets, kinds = pages.offset.tolist(), pages.kind.tolist()
+        ends = (pages.offset + pages.size).tolist()
         for place, row in enumerate(order):
             start, end = offsets[row], ends[row]
             if start < begin or end > begin + len(window):
@@ -322,105 +322,231 @@ class KdumpDump(Dump):
                     if offsets[following] > last + _GAP or ends[following] > start + _WINDOW:
                         break
                     last = max(last, ends[following])
-                window, begin = memoryview(self._source.read(file, start, last - start)), start
+                window, begin = memoryview(read_at(file, last - start, start)), start
                 if len(window) < last - start:
-                    raise BadInputError(f"{self.path} got shorter while it was read")
+                    raise BadInputError(f"{path} got shorter while it was read")
             way = kinds[row]
             if way not in unpackers:
-                unpackers[way] = _unpacker(self.path, way)
+                unpackers[way] = _unpacker(path, way, self._block)
             try:
                 page = unpackers[way](window[start - begin : end - begin])
             except Exception as error:  # each library has its own
                 raise DamagedInputError(
-                    f"{self.path}: the page at byte {start:,} cannot be unpacked: {error}"
+                    f"{path}: the page at byte {start:,} cannot be unpacked: {error}"
                 ) from error
-            if len(page) != PAGE_SIZE:
+            if len(page) != self._block:
                 raise DamagedInputError(
-                    f"{self.path}: the page at byte {start:,} has {len(page):,} bytes unpacked"
+                    f"{path}: the page at byte {start:,} has {len(page):,} bytes unpacked"
                 )
             target[row] = np.frombuffer(page, np.uint8)
 
 
-def _header(
-    path: Path, source: _Source, file: FileIO
-) -> tuple[bytes, int, int, int, int, int, int]:
-    """Magic, version, status, bytes of a block, sub-header's and bitmaps' blocks, frames."""
-    head = source.read(file, 0, _HEADER.size)
-    if head.startswith(b"\x7fELF"):
-        raise BadInputError(f"{path} is a flattened ELF core; put it in order with makedumpfile -R")
-    if len(head) < _HEADER.size:
-        raise DamagedInputError(f"{path} ends within its header")
-    fields: tuple[bytes, int, int, int, int, int, int] = _HEADER.unpack(head)
-    magic, _, _, block, sub, bitmaps, _ = fields
-    if magic != MAGIC:
-        raise DamagedInputError(f"{path} has no header of a kdump file where it should be")
-    if block != PAGE_SIZE:
-        raise BadInputError(f"{path} has pages of {block:,} bytes; it is of no 64-bit x86 machine")
-    if sub < 1 or bitmaps < 2 or block * (1 + sub + bitmaps) > source.size:
-        raise DamagedInputError(f"{path} ends within its header, or has a broken one")
-    return fields
+def _header(path: Path, file: FileIO) -> _Header:
+    """Read the header and the sub-header; BadInputError where they are none."""
+    head = read_at(file, 512, 0)
+    layout, block = _WIDE, 0
+    if len(head) == 512:
+        layout, block = _layout(path, head)
+    if not block:
+        raise BadInputError(f"{path} has no header of a kdump file where it should be")
+    _, version, status, _, sub, bitmaps, frames = layout.header.unpack_from(head)
+    size = file_size(file)
+    if bitmaps < 2 or block * (1 + sub + bitmaps) > size:
+        raise BadInputError(f"{path} ends within its header, or has a broken one")
+    raw = read_at(file, _SUB_HEADER_SIZE if sub and version else 0, block)
+    raw = raw.ljust(_SUB_HEADER_SIZE, b"\0")
+    text_at = 0, 0
+    if version >= _VMCOREINFO_VERSION:
+        text_at = struct.unpack_from(layout.vmcoreinfo, raw)
+        if layout is _NARROW and text_at != (0, 0) and not block < text_at[0] < block * (1 + sub):
+            layout = _PADDED
+            text_at = struct.unpack_from(layout.vmcoreinfo, raw)
+    wide = struct.unpack_from("<QQQ", raw, layout.wide_split)
+    is_split, first, last = struct.unpack_from(layout.split, raw)
+    if version >= _WIDE_VERSION:
+        first, last, frames = wide
+    if not 0 < frames * (block // PAGE_SIZE) <= MAX_FRAMES:
+        raise BadInputError(
+            f"{path} says that it has {frames:,} page frames; this program stops at"
+            f" {MAX_FRAMES:,} (16 TiB)"
+        )
+    bitmap_size = bitmaps // 2 * block
+    if bitmap_size * 8 < frames:
+        raise BadInputError(f"{path} has a bitmap too small for its {frames:,} frames")
+    place, length = text_at
+    text = b""
+    if 0 < length <= _MAX_VMCOREINFO and place + length <= size:
+        text = read_at(file, length, place)
+    return _Header(
+        names=head[_UTSNAME],
+        incomplete=bool(status & _INCOMPLETE),
+        block=block,
+        bitmaps_at=block * (1 + sub),
+        bitmap_size=bitmap_size,
+        frames=frames,
+        part=(first, last) if version >= _SPLIT_VERSION and is_split else None,
+        vmcoreinfo=text,
+    )
+
+
+def _layout(path: Path, head: bytes) -> tuple[_Layout, int]:
+    """Tell a 64-bit header from a 32-bit one; bytes of a page, 0 where there is no header."""
+    if not head.startswith((MAGIC, OLD_MAGIC)):
+        return _WIDE, 0
+    for layout in (_NARROW, _WIDE):
+        _, _, _, block, _, bitmaps, frames = layout.header.unpack_from(head)
+        if block in _BLOCKS and frames > 0 and frames <= 8 * bitmaps * block:
+            return layout, block
+    for at in (416, 428):
+        if int.from_bytes(head[at : at + 4], "big") in _BLOCKS:
+            raise BadInputError(
+                f"{path} is of a big-endian machine, which this program cannot read"
+            )
+    return _WIDE, 0
+
+
+def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
+    """The runs of pages that this file holds."""
+    first, last = header.part or (0, header.frames)
+    ones = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
+    runs = _runs(path, ones, first, min(last, header.frames))
+    if not len(runs) and not header.part:
+        raise BadInputError(f"{path} holds no page of memory")
+    return runs
+
+
+def _left_out(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
+    """The runs of pages that the machine has, and that are in no file of the dump."""
+    there = _ones(path, file, header.bitmaps_at, header.frames)
+    kept = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
+    without = (
+        (number, bits & ~more) for (number, bits), (_, more) in zip(there, kept, strict=True)
+    )
+    return _runs(path, without, 0, header.frames)
+
+
+def _ones(
+    path: Path, file: FileIO, at: int, frames: int
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Unpack a bitmap: number of the first bit of each slice, and the slice."""
+    for start in range(0, frames, _BITMAP_SLICE * 8):
+        wanted = min(frames - start, _BITMAP_SLICE * 8)
+        packed = np.frombuffer(read_at(file, -(-wanted // 8), at + start // 8), np.uint8)
+        if packed.size * 8 < wanted:
+            raise BadInputError(f"{path} ends within the bitmap of its pages")
+        yield start, np.unpackbits(packed, bitorder="little", count=wanted).view(np.bool_)
 
 
 def _runs(
-    path: Path, source: _Source, file: FileIO, at: int, frames: int, first: int, last: int
+    path: Path, slices: Iterable[tuple[int, NDArray[np.bool_]]], first: int, last: int
 ) -> NDArray[np.int64]:
-    """The runs of ones in the bitmap, as Dump.runs, from one frame on and up to another."""
+    """The runs of ones, as Dump.runs, from one page on and up to another."""
     edges: list[NDArray[np.int64]] = []
-    edge_count, before = 0, 0
-    for start in range(0, frames, _BITMAP_SLICE * 8):
-        wanted = min(frames - start, _BITMAP_SLICE * 8)
-        packed = np.frombuffer(source.read(file, at + start // 8, -(-wanted // 8)), np.uint8)
-        if packed.size * 8 < wanted:
-            raise DamagedInputError(f"{path} ends within the bitmap of its pages")
-        ones = np.unpackbits(packed, bitorder="little", count=wanted).view(np.int8)
+    edge_count, before, end = 0, 0, 0
+    for start, bits in slices:
+        ones = bits.view(np.int8).copy()
         ones[: max(first - start, 0)] = 0
         ones[max(last - start, 0) :] = 0
         edges.append(np.flatnonzero(np.diff(ones, prepend=np.int8(before))) + start)
-        before = int(ones[-1])
+        before, end = int(ones[-1]), start + len(ones)
         edge_count += edges[-1].size
         if edge_count > 2 * MAX_RUNS:
             raise BadInputError(f"{path} has more than {MAX_RUNS:,} runs of pages")
     if before:
-        edges.append(np.array([frames]))
+        edges.append(np.array([end]))
     runs = np.concatenate(edges).reshape(-1, 2)
-    if not len(runs):
-        raise BadInputError(f"{path} holds no page of memory")
     runs[:, 1] -= runs[:, 0]
     return runs
 
 
-def _descriptors(
-    path: Path, source: _Source, file: FileIO, at: int, count: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
+def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
+    """What is to be said of the files: parts that are missing, and what was not written."""
+    remarks = [
+        f"{path} is incomplete by its own word: its disk was full"
+        for path, header in zip(paths, headers, strict=True)
+        if header.incomplete
+    ]
+    parts = sorted(header.part for header in headers if header.part)
+    if not parts:
+        return remarks
+    if len(paths) == 1:
+        return [
+            f"{paths[0]} is one file of several; what the others hold is absent: give all of them",
+            *remarks,
+        ]
+    done, missing = 0, []
+    for first, last in [*parts, (headers[0].frames, headers[0].frames)]:
+        if first > done:
+            missing.append(f"{done:#x} to {min(first, headers[0].frames) - 1:#x}")
+        done = max(done, last)
+    # A part for no page that is held may be missing, and so may what no machine has.
+    if missing:
+        remarks.append(f"no file of the dump is for the page frames {', '.join(missing[:9])}")
+    return remarks
+
+
+def _joined(
+    paths: Sequence[Path],
+    runs: Sequence[NDArray[np.int64]],
+    columns: Sequence[_Pages],
+    remarks: list[str],
+    *,
+    lenient: bool,
+) -> tuple[NDArray[np.int64], _Pages]:
+    """Put the pages of all files into the order of memory."""
+    if len(paths) == 1:
+        if not len(runs[0]):
+            raise BadInputError(f"{paths[0]} holds no page of memory")
+        return runs[0], columns[0]
+    numbers = np.concatenate([numbers_in(some) for some in runs])
+    order = np.argsort(numbers, kind="stable")
+    twice = order[1:][np.diff(numbers[order]) == 0]
+    if len(twice):
+        sentence = (
+            f"{paths[0]} and the other files hold {counted(len(twice), 'page')} twice, the first"
+            f" of them page frame {numbers[twice].min():#x}"
+        )
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; one of them was taken")
+        order = order[np.diff(numbers[order], prepend=-1) != 0]
+    if not len(order):
+        raise BadInputError(f"{paths[0]} and the other files hold no page of memory")
+    names = ("offset", "size", "kind", "file")
+    pages = _Pages(*(np.concatenate([getattr(some, name) for some in columns]) for name in names))
+    return runs_of(numbers[order]), pages[order]
+
+
+def _descriptors(path: Path, file: FileIO, at: int, count: int, number: int) -> _Pages:
     """Place, size and way of compression of each page."""
-    if at + count * _DESCRIPTOR.itemsize > source.size:
-        raise DamagedInputError(f"{path} ends within the table of its {count:,} pages")
+    if at + count * _DESCRIPTOR.itemsize > file_size(file):
+        raise BadInputError(f"{path} ends within the table of its {count:,} pages")
     offset, size = np.empty(count, np.int64), np.empty(count, np.uint32)
     kind = np.empty(count, np.uint8)
     for start in range(0, count, _DESCRIPTORS_AT_ONCE):
         wanted = min(count - start, _DESCRIPTORS_AT_ONCE)
         place = at + start * _DESCRIPTOR.itemsize
-        table = np.frombuffer(source.read(file, place, wanted * _DESCRIPTOR.itemsize), _DESCRIPTOR)
+        table = np.frombuffer(read_at(file, wanted * _DESCRIPTOR.itemsize, place), _DESCRIPTOR)
         part = slice(start, start + wanted)
         offset[part], size[part] = np.minimum(table["offset"], 1 << 62), table["size"]
         kind[part] = table["flags"] & 0xFF
-    return offset, size, kind
+    return _Pages(offset, size, kind, np.full(count, number, np.uint8))
 
 
-def _unpacker(path: Path, kind: int) -> _Unpack:
+def _unpacker(path: Path, kind: int, block: int) -> _Unpack:
     """What unpacks a page compressed in this way; BadInputError where that is not installed."""
     if kind == _PLAIN:
         return bytes
     if kind == _ZLIB:
         import zlib
 
-        return lambda data: zlib.decompress(data, bufsize=PAGE_SIZE)
+        return lambda data: zlib.decompressobj().decompress(data, block + 1)
     library = "lzallright" if kind == _LZO else "cramjam"
     try:
         if kind == _LZO:
             import lzallright
 
-            return lambda data: lzallright.LZOCompressor.decompress(data, PAGE_SIZE)
+            return lambda data: lzallright.LZOCompressor.decompress(data, block)
         import cramjam
     except ImportError as error:
         raise BadInputError(
@@ -428,13 +554,13 @@ def _unpacker(path: Path, kind: int) -> _Unpack:
             f" {library}"
         ) from error
     if kind == _SNAPPY:
-        return lambda data: _limited(cramjam.snappy.decompress_raw_into, data)
+        return lambda data: _limited(cramjam.snappy.decompress_raw_into, data, block)
     if kind == _ZSTD:
-        return lambda data: _limited(cramjam.zstd.decompress_into, data)
+        return lambda data: _limited(cramjam.zstd.decompress_into, data, block)
     raise DamagedInputError(f"{path} has pages compressed in an unknown way ({kind:#x})")
 
 
-def _limited(unpack: Callable[[memoryview, bytearray], int], data: memoryview) -> bytes:
+def _limited(unpack: Callable[[memoryview, bytearray], int], data: memoryview, block: int) -> bytes:
     """Unpack into a page's room, so that a few bytes cannot become gigabytes."""
-    page = bytearray(PAGE_SIZE)
+    page = bytearray(block)
     return bytes(page[: unpack(data, page)])

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.arrays import merge_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
+from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
@@ -78,10 +79,16 @@ def find_extents(
         raise BadInputError(f"{path} says that it holds {start.size:,} pieces of memory; too many")
     far = (length > limit) | (start > limit - np.minimum(length, limit))
     if far.any():
-        raise BadInputError(
+        sentence = (
             f"{path} says that it holds memory at physical address {start[far][0]:#x} and beyond"
             f" {int(limit):#x} (16 TiB), where this program stops"
         )
+        if far.all():
+            raise BadInputError(sentence)
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; it was left out")
+        start, length, offset = start[~far], length[~far], offset[~far]
     end_of_file = np.uint64(file_size)
     available = end_of_file - np.minimum(offset, end_of_file)
     cut = length > available
@@ -121,7 +128,38 @@ def find_extents(
     near, left_out = near_pieces(
         path, extents.first * PAGE_SIZE, extents.count * PAGE_SIZE, lenient=lenient
     )
-    return extents[near], remarks + left_out
+    extents = extents[near]
+    if isinstance(path, InsidePath) and path.inside and len(path.inside.missing):
+        extents = _without(extents, path.inside.missing)
+        if not len(extents.first):
+            raise BadInputError(f"{path} holds no page of memory that can be read")
+    return extents, remarks + left_out
+
+
+def _without(extents: Extents, missing: NDArray[np.int64]) -> Extents:
+    """Leave out the frames that have a byte in one of those stretches of the file."""
+    columns: list[list[int]] = [[], [], []]
+    starts, ends = missing.T
+    for first, count, offset in zip(
+        *(column.tolist() for column in (extents.first, extents.count, extents.offset)), strict=True
+    ):
+        done = 0
+        low = int(np.searchsorted(ends, offset, side="right"))
+        high = int(np.searchsorted(starts, offset + count * PAGE_SIZE))
+        for start, end in missing[low:high].tolist():
+            before = max(0, start - offset) // PAGE_SIZE
+            if before > done:
+                for column, value in zip(
+                    columns, (first + done, before - done, offset + done * PAGE_SIZE), strict=True
+                ):
+                    column.append(value)
+            done = max(done, -(-(end - offset) // PAGE_SIZE))
+        if done < count:
+            for column, value in zip(
+                columns, (first + done, count - done, offset + done * PAGE_SIZE), strict=True
+            ):
+                column.append(value)
+    return Extents(*(np.array(column, np.int64) for column in columns))
 
 
 def _join(extents: Extents) -> Extents:
@@ -154,12 +192,13 @@ class MappedDump(Dump):
         extents: Extents,
         *,
         source: Path | None = None,
+        left_out: NDArray[np.int64] = NO_RUNS,
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
         """`source` is the file that holds the pages, where that is not `path` itself."""
         runs = merge_runs(extents.first, extents.count)
-        super().__init__(path, format_, runs, notes=notes, remarks=remarks)
+        super().__init__(path, format_, runs, left_out=left_out, notes=notes, remarks=remarks)
         self._extents = extents
         self._source = source or path
 

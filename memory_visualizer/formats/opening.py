@@ -10,12 +10,15 @@ What a dump can do is written at `Dump`. How a format lies in a file is known to
 
 import hashlib
 import stat
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import notdumps, vmware
+from memory_visualizer.formats import flattened, kdump, notdumps, packed, vmware
 from memory_visualizer.formats.base import BLOCK_FRAMES, Dump, Progress, Words
+from memory_visualizer.formats.inside import Inside, InsidePath, as_path
 from memory_visualizer.formats.mapped import file_size
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -41,35 +44,66 @@ _FORMATS = {
     b"PAGEDUMP": "crash.CrashDump",
     b"PAGEDU64": "crash.CrashDump",
     b"KDUMP   ": "kdump.KdumpDump",
-    b"makedumpfile": "kdump.KdumpDump",
+    b"DISKDUMP": "kdump.KdumpDump",
     **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 
+_CONTAINERS = {
+    b"makedumpfile": "flattened.Flattened",
+    b"EVF\x09\r\n\xff\0": "ewf.EwfImage",
+    b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
+    b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
+}
+"""The same of files that hold a dump of any format: see formats/inside.py."""
+
+_MAX_DEPTH = 4
+"""Containers that may lie in one another."""
 _FINGERPRINT_PAGES = 16
 
 
-def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
-    """Open a dump; what no other format claims is raw.
+def open_dump(
+    path: str | Path | Sequence[str | Path],
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> Dump:
+    """Open a dump, or all files of one that is split; what no other format claims is raw.
+
+    `progress` is told the bytes of a packed file, where it has to be unpacked first.
 
     BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
     part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
     """
-    path = Path(path)
-    check_file(path)
+    if isinstance(path, str | Path):
+        return _open(as_path(path), lenient, progress)
+    paths = [as_path(part) for part in path]
+    if len(paths) == 1:
+        return _open(paths[0], lenient, progress)
+    return _open_parts(paths, lenient=lenient)
+
+
+def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
+    if not depth:
+        check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
         what = notdumps.what_it_is(file, path, file_size(file)) if not is_dump(head) else None
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
-    if not lenient and (part := notdumps.split_image(path)):
+    if not depth and not lenient and (part := notdumps.split_image(path)):
         raise DamagedInputError(f"{path} is {part}")
-    for magic, format_ in _FORMATS.items():
-        if head.startswith(magic):
-            module, name = format_.split(".")
-            reader = getattr(import_module(f"memory_visualizer.formats.{module}"), name)
-            opened: Dump = reader.open(path, lenient=lenient)
-            return opened
+    if container := packed.Unpacked if packed.kind_of(head) else _known(_CONTAINERS, head):
+        if depth == _MAX_DEPTH:
+            raise BadInputError(f"{path} holds a container in a container, too often")
+        inside: Inside = container(path, lenient=lenient, progress=progress)
+        dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
+        dump.format = f"{dump.format} ({inside.name})"
+        dump.remarks = (*inside.remarks, *dump.remarks)
+        return dump
+    if format_ := _known(_FORMATS, head):
+        opened: Dump = format_.open(path, lenient=lenient)
+        return opened
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)
@@ -78,9 +112,41 @@ def open_dump(path: str | Path, *, lenient: bool = False) -> Dump:
     return dump
 
 
+def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
+    """Open all files of a dump that makedumpfile has split, some of them flattened."""
+    parts: list[Path] = []
+    remarks: list[str] = []
+    for path in paths:
+        check_file(path)
+        with reading(path), path.open("rb", buffering=0) as file:
+            head = file.read(notdumps.HEAD_SIZE)
+        part = path
+        if head.startswith(flattened.MAGIC):
+            inside = flattened.Flattened(path, lenient=lenient)
+            part, head = InsidePath.of(path, inside), inside.read(notdumps.HEAD_SIZE, 0)
+            remarks += inside.remarks
+        if not head.startswith((kdump.MAGIC, kdump.OLD_MAGIC)):
+            raise BadInputError(
+                f"{path} is no part of a split kdump file; of other formats, one file is one dump"
+            )
+        parts.append(part)
+    dump = kdump.KdumpDump.open_parts(parts, lenient=lenient)
+    dump.remarks = (*remarks, *dump.remarks)
+    return dump
+
+
+def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
+    """The class for a file that begins so, if there is one."""
+    for magic, place in kinds.items():
+        if head.startswith(magic):
+            module, name = place.split(".")
+            return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
+    return None
+
+
 def is_dump(head: bytes) -> bool:
     """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
-    return head.startswith(tuple(_FORMATS))
+    return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
 
 
 def check_file(path: Path) -> None:

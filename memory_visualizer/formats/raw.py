@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Self
 
 from memory_visualizer.errors import BadInputError, NotWholePagesError, reading
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 from memory_visualizer.units import PAGE_SIZE
 
@@ -21,7 +22,7 @@ class RawDump(MappedDump):
         BadInputError when the file cannot be read or holds no page; DamagedInputError, unless
         `lenient`, when it is not a whole number of pages: NotWholePagesError.
         """
-        path = Path(path)
+        path = as_path(path)
         with reading(path), path.open("rb", buffering=0) as file:
             if not file.seekable():
                 raise BadInputError(f"{path} is a pipe; a dump must be a file")
@@ -51,8 +52,9 @@ class RawDump(MappedDump):
         if trailing_bytes:
             if not lenient:
                 raise NotWholePagesError(
+                    path,
                     f"{path} is not a whole number of {PAGE_SIZE:,}-byte pages:"
-                    f" {trailing_bytes:,} bytes follow page {frame_count:,}"
+                    f" {trailing_bytes:,} bytes follow page {frame_count:,}",
                 )
             remarks.append(f"ignored the last {trailing_bytes:,} bytes of {path}, not a whole page")
         extents, _ = find_extents(path, [0], [size - header], [header], file_size=size)

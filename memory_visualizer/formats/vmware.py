@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
@@ -50,7 +51,7 @@ class VmwareDump(MappedDump):
         BadInputError when they cannot be read or make no sense; DamagedInputError, unless
         `lenient`, when a part of the RAM is missing.
         """
-        path = Path(path)
+        path = as_path(path)
         state_path = path if is_state(path) else find_state(path)
         if state_path is None:
             raise BadInputError(f"{path} has no .vmss or .vmsn file beside it")

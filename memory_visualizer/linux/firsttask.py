@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.opening import Words
+from memory_visualizer.formats.base import Words
 from memory_visualizer.linux.kallsyms import places_of
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 from tests.synth import containers
 from tests.synth.containers import Pieces
+from tests.synth.linux import forge_linux
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -65,12 +66,29 @@ def _vmware(path: Path, pieces: Pieces, **options: Any) -> None:
     containers.write_vmware(path, state, pieces, **options)
 
 
-elf, crash = containers.write_elf, containers.write_crash
+LARGE = [(0x30000, memory(48, 7)), (0x100000, memory(16, 8))]
+"""Whole pages of 64 KiB."""
+elf, crash, kdump = containers.write_elf, containers.write_crash, containers.write_kdump
 WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
     "lime": ("LiME", PIECES, containers.write_lime),
     "lime-unsorted": ("LiME", HIGH_FIRST, containers.write_lime),
     "avml": ("AVML", PIECES, functools.partial(containers.write_avml, block_size=0x8000)),
     "avml-large-blocks": ("AVML", HIGH_FIRST, containers.write_avml),
+    "avml-plain-first": (
+        "AVML",
+        PIECES,
+        functools.partial(containers.write_avml, block_size=0x8000, packed=(False, True, True)),
+    ),
+    "avml-plain-last": (
+        "AVML",
+        PIECES,
+        functools.partial(containers.write_avml, block_size=0x9000, packed=(True, False)),
+    ),
+    "avml-all-plain": (
+        "LiME",
+        HIGH_FIRST,
+        functools.partial(containers.write_avml, block_size=0x8000, packed=(False,)),
+    ),
     "elf": ("ELF core", PIECES, elf),
     "elf-odd-offset": ("ELF core", PIECES, functools.partial(elf, notes=[(b"A", b"12345")])),
     "elf-32": ("ELF core", LOW, functools.partial(elf, bits=32)),
@@ -106,19 +124,32 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         PIECES,
         functools.partial(crash, kind="ranges"),
     ),
-    "kdump": ("kdump", PIECES, containers.write_kdump),
-    "kdump-lzo": ("kdump", LOW, functools.partial(containers.write_kdump, compression="lzo")),
+    "kdump": ("kdump", PIECES, kdump),
+    "kdump-lzo": ("kdump", LOW, functools.partial(kdump, compression="lzo")),
     "kdump-snappy": (
         "kdump",
         HIGH_FIRST,
-        functools.partial(containers.write_kdump, compression="snappy"),
+        functools.partial(kdump, compression="snappy"),
     ),
-    "kdump-zstd": ("kdump", LOW, functools.partial(containers.write_kdump, compression="zstd")),
+    "kdump-zstd": ("kdump", LOW, functools.partial(kdump, compression="zstd")),
     "kdump-flattened": (
         "kdump (flattened)",
         PIECES,
-        functools.partial(containers.write_kdump, flattened=True),
+        functools.partial(kdump, flattened=True),
     ),
+    "kdump-32": ("kdump", LOW, functools.partial(kdump, bits=32, machine=b"i686")),
+    "kdump-arm": (
+        "kdump",
+        LOW,
+        functools.partial(kdump, bits=32, padded=True, vmcoreinfo=b"A=1\n", machine=b"armv7l"),
+    ),
+    "kdump-64k": ("kdump", LARGE, functools.partial(kdump, block=0x10000, compression="lzo")),
+    "kdump-old": (
+        "kdump",
+        LOW,
+        functools.partial(kdump, magic=b"DISKDUMP", version=1, compression="none"),
+    ),
+    "elf-flattened": ("ELF core (flattened)", PIECES, containers.write_flattened_elf),
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -155,11 +186,12 @@ def copied_blocks(dump: Dump) -> Iterator[tuple[NDArray[np.int64], Words]]:
     return dump.each_block(copy)
 
 
-def check(dump: Dump, frames: dict[int, bytes]) -> None:
+def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) -> None:
     """The dump holds these frames and nothing else, whichever way they are asked for."""
     pfns = np.array(sorted(frames))
-    assert dump.frame_count == pfns[-1] + 1
+    assert dump.frame_count == max([*frames, *left_out]) + 1
     assert np.array_equal(np.flatnonzero(dump.held), pfns)
+    assert np.flatnonzero(dump.left_out).tolist() == list(left_out)
     assert dump.size == len(frames) * PAGE_SIZE
     ends = [first + count for first, count in dump.runs.tolist()]
     assert all(a < b for a, b in zip(ends, dump.runs[1:, 0].tolist(), strict=False))
@@ -213,7 +245,9 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
     return RawDump(path, dump.format, moved)
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name[:4] not in ("avml", "kdum")])
+@pytest.mark.parametrize(
+    "name", [name for name in WRITERS if name[:4] not in ("avml", "kdum") and "flat" not in name]
+)
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
 def test_pages_at_any_byte_of_the_file(
     path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
@@ -347,6 +381,79 @@ def test_avml_with_noise(path: Path) -> None:
     assert dump.read_frames(np.array([0x100 + 5000])).tobytes() == noise[5000 << 12 : 5001 << 12]
 
 
+@pytest.mark.parametrize("packed", [(True,), (False,), (True, False)])
+def test_avml_without_blocks_of_zeros(path: Path, packed: tuple[bool, ...]) -> None:
+    """What is missing between two blocks of a stretch was left out; at its end nobody knows."""
+    block = 16 << 20
+    noise, end = memory(2, 1) + memory(4094, 2), memory(100, 3)
+    pieces = [
+        (0x1000, noise + bytes(2 * block) + noise + end),  # ends within a block
+        (0x1000 + 5 * block, noise + bytes(block)),
+        (0x100000 + 8 * block, noise + bytes(block) + noise),
+    ]
+    containers.write_avml(path, pieces, without_zeros=True, packed=packed)
+    dump = open_dump(path)
+    assert dump.remarks == ()
+    assert dump.left_out_runs.tolist() == [[0x1001, 0x2000], [0x9100, 0x1000]]
+    assert dump.runs.tolist() == [
+        [1, 0x1000],
+        [0x3001, 0x1064],
+        [0x5001, 0x1000],
+        [0x8100, 0x1000],
+        [0xA100, 0x1000],
+    ]
+    assert not (dump.held & dump.left_out).any()
+
+
+def test_lime_with_holes_of_the_machine(path: Path) -> None:
+    """Ranges of other sizes are no blocks, and nothing was left out."""
+    containers.write_lime(path, PIECES)
+    assert not open_dump(path).left_out.any()
+    block = bytes(16 << 20)
+    containers.write_lime(path, [(0, block), (4 << 24, block + bytes(PAGE_SIZE))])
+    assert not open_dump(path).left_out.any()
+
+
+@pytest.mark.parametrize("packed", [(True,), (False,), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    "garbage", [b"x" * 32, struct.pack("<4sIQQQ", b"EMiL", 1, 1 << 60, 1 << 61, 0)]
+)
+def test_garbage_in_the_place_of_a_header(
+    path: Path, packed: tuple[bool, ...], garbage: bytes
+) -> None:
+    """Only what it stood before is lost, though memory holds headers, too."""
+    header = struct.pack("<4sIQQQ", b"EMiL", 1, 0x5000, 0x5FFF, 0)
+    contents = [(header + memory(9, number))[: 8 * PAGE_SIZE] for number in range(5)]
+    pieces = [(0x10000 * number, data) for number, data in enumerate(contents, 1)]
+    starts = containers.write_avml(path, pieces, packed=packed)
+    data = path.read_bytes()
+    for number in range(5):
+        at = starts[number]  # the first one must begin as such a dump does
+        path.write_bytes(
+            data[:at] + (b"EMiL" if number == 0 else garbage[:4]) + garbage[4:] + data[at + 32 :]
+        )
+        with pytest.raises(DamagedInputError):
+            open_dump(path)
+        dump = open_dump(path, lenient=True)
+        assert dump.remarks
+        left = [piece for place, piece in enumerate(pieces) if place != number]
+        check(dump, frames_of(left))
+
+
+def test_lime_range_of_a_wrong_length(path: Path) -> None:
+    """What follows is found again."""
+    pieces = [(0x10000 * number, memory(4, number)) for number in range(1, 5)]
+    containers.write_lime(path, pieces)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 16, 1 << 40)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert "shorter than it says" in dump.remarks[0]
+    check(dump, frames_of(pieces))
+
+
 def test_elf_notes(path: Path) -> None:
     """Notes come as they are, those of one name one after another."""
     text = b"OSRELEASE=6.1\nPAGESIZE=4096\n"
@@ -426,11 +533,10 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        (b"\x1f\x8b\x08", "is packed with gzip; unpack it first"),
-        (b"\xfd7zXZ\0", "is packed with xz; unpack it first"),
+        (b"\x04\x22\x4d\x18", "is packed with lz4; unpack it first"),
         (b"PK\x03\x04", "is packed with zip; unpack it first"),
         (b"MDMP\x93\xa7", "is the minidump of a process"),
-        (b"EVF\x09\r\n\xff\0", "is an EnCase image"),
+        (b"EVF2\r\n\x81\0", "is an EnCase image"),
     ],
 )
 def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
@@ -655,11 +761,75 @@ def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kdump_without_some_pages(path: Path) -> None:
     """What makedumpfile left out is not held; the kernel's note is there."""
     left_out = [0x3, 0x21, 0x22, 0x100]
-    containers.write_kdump(path, LOW, left_out=left_out, vmcoreinfo=b"OSRELEASE=6.1\n")
+    kdump(path, LOW, left_out=left_out, vmcoreinfo=b"OSRELEASE=6.1\n")
     dump = open_dump(path)
     frames = {pfn: page for pfn, page in frames_of(LOW).items() if pfn not in left_out}
-    check(dump, frames)
+    check(dump, frames, left_out)
     assert dump.notes["VMCOREINFO"] == b"OSRELEASE=6.1\n"
+
+
+def test_left_out_frames_far_away(path: Path) -> None:
+    """Of frames that nobody needs a header must not make a table of gigabytes."""
+    kdump(path, [(0, memory(4, 1)), (1 << 40, memory(1, 2))], left_out=[1 << 28])
+    dump = open_dump(path)
+    assert dump.frame_count == 4
+    assert not dump.left_out.any()
+
+
+@pytest.mark.parametrize("flattened", [(), (1,), (0, 1, 2)])
+def test_kdump_in_several_files(path: Path, flattened: tuple[int, ...]) -> None:
+    """All files of a split dump are one, in any order; what a missing one holds is said."""
+    cuts = [0, 0x22, 0x30, 0x101]
+    left_out = [0x3, 0x21]
+    paths = []
+    for number in range(3):
+        paths.append(path.with_suffix(f".{number}"))
+        part = (cuts[number], cuts[number + 1])
+        is_flattened = number in flattened
+        kdump(paths[-1], LOW, left_out=left_out, part=part, flattened=is_flattened)
+    frames = {pfn: page for pfn, page in frames_of(LOW).items() if pfn not in left_out}
+    dump = open_dump([paths[2], paths[0], paths[1]])
+    check(dump, frames, left_out)
+    assert dump.remarks == ()
+    dump = open_dump([paths[2], paths[0]])
+    check(dump, {pfn: page for pfn, page in frames.items() if not 0x22 <= pfn < 0x30}, left_out)
+    assert dump.remarks == ("no file of the dump is for the page frames 0x22 to 0x2f",)
+    alone = open_dump(paths[1])
+    assert "is one file of several" in alone.remarks[0]
+    check(alone, {pfn: page for pfn, page in frames.items() if 0x22 <= pfn < 0x30}, left_out)
+
+
+def test_files_that_are_no_parts_of_one_dump(path: Path) -> None:
+    """Of another machine, or of another format; and the same one twice."""
+    one, other = path.with_suffix(".1"), path.with_suffix(".2")
+    kdump(one, LOW, part=(0, 0x30))
+    kdump(other, LOW, part=(0x30, 0x101), machine=b"i686")
+    with pytest.raises(BadInputError, match=r"\.2 is no part of the same dump as .*\.1"):
+        open_dump([one, other])
+    containers.write_lime(other, LOW)
+    with pytest.raises(BadInputError, match="is no part of a split kdump file"):
+        open_dump([one, other])
+    with pytest.raises(DamagedInputError, match="35 pages twice, the first of them page frame 0x1"):
+        open_dump([one, one])
+    frames = {pfn: page for pfn, page in frames_of(LOW).items() if pfn < 0x30}
+    check(open_dump([one, one], lenient=True), frames)
+
+
+def test_kdump_of_a_big_endian_machine(path: Path) -> None:
+    """Named, and not tried."""
+    kdump(path, LOW)
+    data = bytearray(path.read_bytes())
+    data[428:432] = (4096).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match="big-endian"):
+        open_dump(path)
+
+
+def test_flattened_file_of_something_else(path: Path) -> None:
+    """It holds what makedumpfile writes, never a raw dump."""
+    kdump(path, LOW, flattened=True, magic=b"        ")
+    with pytest.raises(BadInputError, match="holds no kdump file or ELF core"):
+        open_dump(path)
 
 
 def _place_of_page(data: bytes, number: int) -> tuple[int, int]:
@@ -672,7 +842,7 @@ def _place_of_page(data: bytes, number: int) -> tuple[int, int]:
 @pytest.mark.parametrize("compression", ["zlib", "snappy", "zstd", "lzo"])
 def test_kdump_with_broken_pages(path: Path, compression: str) -> None:
     """A page that cannot be unpacked is an error; lenient leaves it out and says so."""
-    containers.write_kdump(path, LOW, compression=compression)
+    kdump(path, LOW, compression=compression)
     data = bytearray(path.read_bytes())
     frames = frames_of(LOW)
     pfns = sorted(frames)
@@ -766,3 +936,35 @@ def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
     frames = frames_of(pieces)
     assert sorted(dump.pages) == [pfn * PAGE_SIZE for pfn in sorted(frames)]
     assert all(bytes(dump.read_physical_page(pfn * PAGE_SIZE)) == frames[pfn] for pfn in frames)
+
+
+DRGN_WRITERS: dict[str, Callable[[Path, Pieces, bytes], None]] = {
+    "elf": lambda path, pieces, text: elf(path, pieces, notes=[(b"VMCOREINFO", text)]),
+    "kdump": lambda path, pieces, text: kdump(path, pieces, vmcoreinfo=text),
+    "kdump-zstd": lambda path, pieces, text: kdump(
+        path, pieces, vmcoreinfo=text, compression="zstd", left_out=range(2, 8000, 3)
+    ),
+    "kdump-flattened": lambda path, pieces, text: kdump(
+        path, pieces, vmcoreinfo=text, flattened=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRGN_WRITERS)
+def test_drgn_reads_the_same(path: Path, name: str) -> None:
+    """What these tests write of a Linux machine is what drgn takes it for."""
+    drgn = _import("drgn")
+    forge_linux(path, "6.1", size=32 << 20, processes=3)
+    contents = path.read_bytes()
+    at = contents.find(b"OSRELEASE=")
+    DRGN_WRITERS[name](path, [(0, contents)], contents[at : contents.index(b"\0", at)])
+    program = drgn.Program()
+    program.set_core_dump(path)
+    dump = open_dump(path)
+    held = np.flatnonzero(dump.held)[::5]
+    for pfn, page in zip(held.tolist(), dump.read_frames(held), strict=True):
+        assert program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True) == page.tobytes()
+        assert page.tobytes() == contents[pfn * PAGE_SIZE :][:PAGE_SIZE]
+    for pfn in np.flatnonzero(dump.left_out)[::50].tolist():
+        with pytest.raises(drgn.FaultError):
+            program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True)

@@ -1,16 +1,12 @@
 """Files that are no dumps: each is told what it is, and what makes a dump of it."""
 
-import bz2
-import gzip
 import io
-import lzma
 import os
 import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,14 +51,9 @@ def _tar(data: bytes) -> bytes:
 
 
 ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "gzip": (gzip.compress, "gzip -dk"),
-    "xz": (lzma.compress, "xz -dk"),
-    "bzip2": (bz2.compress, "bzip2 -dk"),
     "zip": (_zip, "unzip"),
     "tar": (_tar, "tar xf"),
-    "zstd": (lambda data: bytes(cramjam.zstd.compress(data)), "zstd -d"),
     "lz4": (lambda data: bytes(cramjam.lz4.compress(data)), "lz4 -d"),
-    "Snappy": (lambda data: bytes(cramjam.snappy.compress(data)), "snzip -d"),
 }
 
 
@@ -79,10 +70,8 @@ def test_archives(name: str, tmp_path: Path) -> None:
 CONTAINERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c", "7z x"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "unrar"),
-    "S2": (b"\xff\x06\0\0S2sTwO", "S2"),
     "Hyper-V": (struct.pack("<I", 0x01282014), "(.vmrs), which MemProcFS reads"),
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
-    "E01": (b"EVF\t\r\n\xff\0", "(E01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
     "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump that is in it with FTK"),
@@ -103,7 +92,6 @@ CONTAINERS = {
     "hibernation, Windows 8": (b"RSTR", "Hibr2Bin"),
     "LKCD": (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
     "sadump": (struct.pack("<II", 0x75646173, 0x0000706D), "makedumpfile"),
-    "diskdump": (b"DISKDUMP", "crash or libkdumpfile"),
     "minidump": (b"MDMP\x93\xa7", "minidump of a process"),
     "qcow2": (b"QFI\xfb\0\0\0\x03", "(qcow2) of a disk, not of memory"),
     "VMDK": (b"KDMV\x01\0\0\0", "(VMDK) of a disk"),
@@ -120,7 +108,6 @@ CONTAINERS = {
     "Mach-O core": (struct.pack("<4I", 0xFEEDFACF, 0x01000007, 3, 4), "a Mach-O core"),
     "Mach-O core, big-endian": (struct.pack(">4I", 0xFEEDFACE, 18, 0, 4), "a Mach-O core"),
     "Mach-O program": (struct.pack("<4I", 0xFEEDFACF, 0x01000007, 3, 2), "a program"),
-    "LiME, compressed": (zlib.compress(b"EMiL\1\0\0\0" + bytes(24)), "LiME with compress=1"),
     "picture": (b"\x89PNG\r\n\x1a\n", "a picture"),
 }
 
@@ -135,6 +122,15 @@ def test_beginnings(name: str, tmp_path: Path) -> None:
     assert words in said_of(path)
     assert said_of(path, lenient=True)
     path.write_bytes(bytes(PAGE) + begin + rest[PAGE + len(begin) :])
+    assert open_dump(path).format == "raw"
+
+
+def test_sadump_on_media(tmp_path: Path) -> None:
+    """Its header is told a page later only (libkdumpfile's tests/sadump.h)."""
+    path = tmp_path / "dump"
+    path.write_bytes(bytes(range(52)).ljust(PAGE, b"\0") + b"sadump\0\0\1\0\0\0" + bytes(PAGE))
+    assert "sadump" in said_of(path)
+    path.write_bytes(bytes(range(52)).ljust(PAGE, b"\0") + b"sadump\0\0" + bytes(PAGE - 8))
     assert open_dump(path).format == "raw"
 
 

@@ -7,7 +7,7 @@ them. Nothing here knows the reader; where a format is not documented, the sourc
 import itertools
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,19 +34,38 @@ def write_lime(path: Path, pieces: Pieces) -> None:
             file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, last, 0) + contents)
 
 
-def write_avml(path: Path, pieces: Pieces, block_size: int = 16 << 20) -> None:
+def write_avml(
+    path: Path,
+    pieces: Pieces,
+    block_size: int = 16 << 20,
+    *,
+    without_zeros: bool = False,
+    packed: Sequence[bool] = (True,),
+) -> list[int]:
     """AVML's version 2 of LiME's header (microsoft/avml, src/image.rs).
 
-    AVML compresses with the Rust library that cramjam is made of.
+    AVML compresses with the Rust library that cramjam is made of. `without_zeros` leaves out blocks
+    of zeros, as AVML does. `packed` tells of each block, by turns, whether it is compressed or has
+    LiME's own header. Returns where in the file the blocks begin.
     """
+    places = []
+    numbers = itertools.cycle(packed)
     with path.open("wb") as file:
         for address, contents in pieces:
             for start in range(0, len(contents), block_size):
                 block = contents[start : start + block_size]
+                if without_zeros and not any(block):
+                    continue
                 first = address + start
+                last = first + len(block) - 1
+                places.append(file.tell())
+                if not next(numbers):
+                    file.write(struct.pack("<4sIQQQ", b"EMiL", 1, first, last, 0) + block)
+                    continue
                 stream = bytes(cramjam.snappy.compress(block))
-                file.write(struct.pack("<4sIQQQ", b"AVML", 2, first, first + len(block) - 1, 0))
+                file.write(struct.pack("<4sIQQQ", b"AVML", 2, first, last, 0))
                 file.write(stream + struct.pack("<Q", len(stream)))
+    return places
 
 
 def write_elf(
@@ -185,29 +204,39 @@ def write_kdump(
     flattened: bool = False,
     vmcoreinfo: bytes = b"",
     left_out: Sequence[int] = (),
+    magic: bytes = b"KDUMP   ",
+    version: int = 6,
+    bits: int = 64,
+    padded: bool = False,
+    block: int = PAGE,
+    part: tuple[int, int] | None = None,
+    machine: bytes = b"x86_64",
 ) -> None:
-    """A compressed kdump file of version 6 (makedumpfile's IMPLEMENTATION and diskdump_mod.h).
+    """A compressed kdump file (makedumpfile's IMPLEMENTATION and diskdump_mod.h).
 
-    Pieces are whole pages. `left_out` are frames that memory has, but not the file. Pages that do
-    not shrink are stored; those of zeros are all the same one. `flattened` is the form for pipes
-    (makedumpfile -F, QEMU): pieces in any order, one of them over a part of another.
+    Pieces are whole pages of `block` bytes. `left_out` are pages that memory has, but not the file.
+    Pages that do not shrink are stored; those of zeros are all the same one. `flattened` is the
+    form for pipes (makedumpfile -F, QEMU): pieces in any order, one of them over a part of another.
+    `bits` are the machine's; of those of 32, some align numbers of 64 (`padded`, as ARM does).
+    `part` is one file of several (--split): its first page and the one after its last.
     """
     pages = {
-        (address + start) // PAGE: contents[start : start + PAGE]
+        (address + start) // block: contents[start : start + block]
         for address, contents in pieces
-        for start in range(0, len(contents), PAGE)
+        for start in range(0, len(contents), block)
     }
     frames = max(pages) + 1
-    blocks = -(-frames // (8 * PAGE))
-    ram, kept = (bytearray(blocks * PAGE) for _ in range(2))
+    blocks = -(-frames // (8 * block))
+    ram, kept = (bytearray(blocks * block) for _ in range(2))
     for frame in pages:
         ram[frame // 8] |= 1 << frame % 8
         if frame not in left_out:
             kept[frame // 8] |= 1 << frame % 8
-    table_at = PAGE * (2 + 2 * blocks)
-    data = bytearray(vmcoreinfo)
-    held = sorted(pages.keys() - set(left_out))
+    first, last = part or (0, frames)
+    table_at = block * (2 + 2 * blocks)
+    held = sorted(page for page in pages.keys() - set(left_out) if first <= page < last)
     data_at = table_at + 24 * len(held)
+    data = bytearray()
     table = b""
     zero = b""
     for frame in held:
@@ -215,26 +244,53 @@ def write_kdump(
             table += zero
             continue
         packed, flag = _packed(pages[frame], compression)
-        if len(packed) >= PAGE:
+        if len(packed) >= block:
             packed, flag = pages[frame], 0
         descriptor = struct.pack("<QIIQ", data_at + len(data), len(packed), flag, 0)
         zero = zero if any(pages[frame]) else descriptor
         table += descriptor
         data += packed
-    header = struct.pack("<8sI", b"KDUMP   ", 6) + bytes(390 + 22)
-    header += struct.pack("<IIIIIIIIII", 1, PAGE, 1, 2 * blocks, frames & 0xFFFFFFFF, 0, 0, 0, 0, 1)
-    place = data_at if vmcoreinfo else 0
-    sub = struct.pack(
-        "<QiiQQQQQQQQQQQ", 0, 31, 0, 0, 0, place, len(vmcoreinfo), *bytes(4), 0, 0, frames
-    )
-    front = header.ljust(PAGE, b"\0") + sub.ljust(PAGE, b"\0") + ram + kept
+    names = b"".join(name.ljust(65, b"\0") for name in _uts(machine))
+    header = struct.pack("<8sI", magic, version) + names + bytes(22 if bits == 64 else 10)
+    count = frames & 0xFFFFFFFF
+    header += struct.pack("<IIIIIIIIII", 1, block, 1, 2 * blocks, count, 0, 0, 0, 0, 1)
+    # The text is that of an ELF note, which stands behind the sub-header, in the same block.
+    name = b"VMCOREINFO\0"
+    note = struct.pack("<III", len(name), len(vmcoreinfo), 0) + _padded(name) + _padded(vmcoreinfo)
+    note = note if vmcoreinfo else b""
+    place = block + 512 if note else 0
+    text_at = place + len(note) - len(_padded(vmcoreinfo)) if note else 0
+    text = text_at, len(vmcoreinfo), place, len(note), 0, 0
+    values = (0, 31, int(part is not None), first, last, *text)
+    kind = "<QiiQQQQQQQQQQQ" if bits == 64 else "<IiiIIQIQIQIQQQ"
+    if padded:
+        kind = "<IiiII4xQI4xQI4xQI4xQQQ"
+    sub = struct.pack(kind, *values, first, last, frames).ljust(512, b"\0") + note
+    front = header.ljust(block, b"\0") + sub.ljust(block, b"\0") + ram + kept
     contents = bytes(front + table + data)
     if not flattened:
         path.write_bytes(contents)
         return
     cuts = [0, 5000, table_at, table_at + 100, data_at, data_at + len(data) // 2, len(contents)]
     stretches = [(low, contents[low:high]) for low, high in itertools.pairwise(cuts)]
-    stretches = [(50, b"old"), *stretches[::-1], (60, contents[60:80])]
+    _write_flattened(path, [(50, b"old"), *stretches[::-1], (60, contents[60:80])])
+
+
+def _uts(machine: bytes) -> Sequence[bytes]:
+    """The six names of uname(2)."""
+    return b"Linux", b"guest", b"6.1.0", b"#1 SMP Debian 6.1", machine, b"(none)"
+
+
+def write_flattened_elf(path: Path, pieces: Pieces) -> None:
+    """An ELF core as makedumpfile -E -F writes it: each stretch of memory behind its headers."""
+    write_elf(path, pieces, notes=[(b"VMCOREINFO", b"OSRELEASE=6.1\n")])
+    contents = path.read_bytes()
+    cuts = [0, 4096, *range(5000, len(contents), 70_001), len(contents)]
+    _write_flattened(path, [(low, contents[low:high]) for low, high in itertools.pairwise(cuts)])
+
+
+def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None:
+    """Stretches of a file behind place and size, later ones over earlier ones."""
     with path.open("wb") as file:
         file.write((b"makedumpfile".ljust(16, b"\0") + struct.pack(">qq", 1, 1)).ljust(PAGE, b"\0"))
         for start, stretch in stretches:
@@ -243,6 +299,8 @@ def write_kdump(
 
 
 def _packed(page: bytes, compression: str) -> tuple[bytes, int]:
+    if compression == "none":
+        return page, 0
     if compression == "zlib":
         return zlib.compress(page), 1
     if compression == "lzo":
@@ -308,7 +366,7 @@ def _vmware_tag(name: str, indexes: tuple[int, ...], value: bytes | None) -> byt
     return tag + struct.pack(f"<{len(indexes)}I", *indexes) + (value or b"")
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path, Pieces], object]] = {
     "raw": write_raw,
     "lime": write_lime,
     "avml": write_avml,

@@ -1,0 +1,203 @@
+"""EnCase images (E01, of one or several files), as FTK Imager and libewf write them of memory.
+
+Joachim Metz, "Expert Witness Compression Format specification" (libewf, documentation): sections,
+each behind a descriptor that leads to the next; among them tables of where each chunk of 32 KiB or
+so lies, packed by zlib or as it is. Read here, since libewf (libewf-python 20260924) gives zeros
+for a chunk whose checksum is wrong and does not say so, and reads one chunk at a time.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import chain, product
+from pathlib import Path
+from string import ascii_uppercase
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import Progress
+from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
+from memory_visualizer.units import MAX_RUNS
+
+MAGIC = b"EVF\x09\r\n\xff\0"
+
+_FILE_HEADER = struct.Struct("<8sBHH")
+"""Magic, 1, the number of this file of the image, 0."""
+_SECTION = struct.Struct("<16sQQ40xI")
+"""Type, where the next descriptor is, bytes of this section, checksum of all before."""
+_VOLUME = struct.Struct("<4xIIIQ")
+"""Chunks, sectors in a chunk, bytes in a sector, sectors."""
+_TABLE = struct.Struct("<I4xQ4xI")
+"""Chunks, what is to be added to their places, checksum of all before."""
+_PACKED = 1 << 31
+_CHECKSUM = 4
+_MAX_CHUNK = 16 << 20
+_MAX_SECTIONS = 1 << 16
+_MAX_ENTRIES = 1 << 24
+
+
+class EwfImage(ChunkedInside):
+    """What is in an E01 image."""
+
+    name = "E01"
+
+    def __init__(
+        self, path: Path, *, lenient: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Find all chunks, in all files of the image; those beside the first have its name.
+
+        BadInputError when a file cannot be read or is not the first one; DamagedInputError, unless
+        `lenient`, when one is missing, cut off or broken. `lenient` takes the files before that,
+        and unpacks all chunks.
+        """
+        if isinstance(path, InsidePath):
+            raise BadInputError(f"{path} is an E01 image in another container; unpack that first")
+        self._files: list[BinaryIO] = []
+        self._volume: tuple[int, int, int, int] | None = None
+        parts: list[NDArray[np.int64]] = []
+        with reading(path):
+            try:
+                self._find_all(path, parts)
+            except DamagedInputError as error:
+                if not lenient or not parts:
+                    raise
+                self.remarks = (f"{error}; what comes before was taken",)
+        if self._volume is None or not parts:
+            raise BadInputError(f"{path}, an E01 image, has no chunk of an image")
+        self._chunks: NDArray[np.int64] = np.concatenate(parts)
+        chunks, per_chunk, sector, sectors = self._volume
+        count = min(len(self._chunks), chunks)
+        size = min(count * per_chunk * sector, sectors * sector)
+        super().__init__(path, np.arange(count) * per_chunk * sector, size)
+        if lenient:
+            self.leave_out_broken()
+
+    def _find_all(self, path: Path, parts: list[NDArray[np.int64]]) -> None:
+        """Find the chunks of all files, as rows of place, size, whether packed, and file."""
+        for number, name in enumerate(_names(path), 1):
+            if number > 1 and not name.is_file():
+                raise DamagedInputError(f"{path} is not all of its image: {name.name} is missing")
+            file = keep_open(self, name)
+            self._files.append(file)
+            head = read_at(file, _FILE_HEADER.size, 0).ljust(_FILE_HEADER.size, b"\0")
+            magic, _, told, _ = _FILE_HEADER.unpack(head)
+            if magic != MAGIC or told != number:
+                if number == 1:
+                    raise BadInputError(f"{path} is file {told} of an E01 image; give the first")
+                raise DamagedInputError(f"{name} is not file {number} of the image of {path}")
+            if not self._find_in_file(name, file, number - 1, parts):
+                break
+        found = sum(map(len, parts))
+        if self._volume and found < self._volume[0]:
+            raise DamagedInputError(
+                f"{path} ends too early: {found:,} of {self._volume[0]:,} chunks are there"
+            )
+
+    def _find_in_file(
+        self, path: Path, file: BinaryIO, number: int, parts: list[NDArray[np.int64]]
+    ) -> bool:
+        """Find the chunks of one file; whether the image goes on in another one."""
+        position, sectors_end = _FILE_HEADER.size, 0
+        pending = False  # a broken table, of which table2 is a copy
+        for _ in range(_MAX_SECTIONS):
+            raw = read_at(file, _SECTION.size, position)
+            fault = f"{path}: the section at byte {position:,}"
+            if len(raw) < _SECTION.size or zlib.adler32(raw[:-4]) != _SECTION.unpack(raw)[3]:
+                raise DamagedInputError(f"{fault} is cut off or broken")
+            kind, following, size, _ = _SECTION.unpack(raw)
+            kind = kind.rstrip(b"\0")
+            if kind in (b"done", b"next"):
+                if pending:
+                    raise DamagedInputError(f"{path} has a broken table of chunks")
+                return bool(kind == b"next")
+            if not position < following < 1 << 62:
+                raise DamagedInputError(f"{fault} leads nowhere")
+            data_at = position + _SECTION.size
+            if kind in (b"volume", b"disk", b"data") and self._volume is None:
+                self._volume = _volume(path, read_at(file, _VOLUME.size, data_at))
+            elif kind == b"sectors":
+                sectors_end = position + size
+            elif kind == b"table" or (kind == b"table2" and pending):
+                table = _table(file, data_at, sectors_end, number)
+                pending = table is None
+                if table is not None:
+                    parts.append(table)
+                if sum(map(len, parts)) > MAX_RUNS:
+                    raise BadInputError(f"{path} has more than {MAX_RUNS:,} chunks")
+            position = following
+        raise DamagedInputError(f"{path} has more than {_MAX_SECTIONS:,} sections")
+
+    def unpack(self, number: int, length: int) -> bytes:
+        """Unpack a chunk."""
+        place, size, is_packed, file = self._chunks[number].tolist()
+        raw = read_at(self._files[file], size, place)
+        fault = f"{self.path}: the chunk at byte {place:,}"
+        if len(raw) < size:
+            raise DamagedInputError(f"{fault} is cut off")
+        if not is_packed:
+            chunk, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
+            if zlib.adler32(chunk) != int.from_bytes(checksum, "little"):
+                raise DamagedInputError(f"{fault} has a wrong checksum")
+            return chunk[:length]
+        try:
+            return zlib.decompressobj().decompress(raw, length)
+        except zlib.error as error:
+            raise DamagedInputError(f"{fault} cannot be unpacked: {error}") from error
+
+
+def _volume(path: Path, raw: bytes) -> tuple[int, int, int, int]:
+    if len(raw) < _VOLUME.size:
+        raise DamagedInputError(f"{path} ends within its description of the image")
+    chunks, per_chunk, sector, sectors = _VOLUME.unpack(raw)
+    if not 0 < per_chunk * sector <= _MAX_CHUNK or not chunks or not sectors:
+        raise BadInputError(f"{path}, an E01 image, has chunks of {per_chunk * sector:,} bytes")
+    return chunks, per_chunk, sector, sectors
+
+
+def _table(
+    file: BinaryIO, position: int, sectors_end: int, number: int
+) -> NDArray[np.int64] | None:
+    """A table's chunks, as rows of place, size, whether packed, and file; None if it is broken."""
+    raw = read_at(file, _TABLE.size, position)
+    if len(raw) < _TABLE.size:
+        return None
+    count, base, checksum = _TABLE.unpack(raw)
+    if zlib.adler32(raw[:-4]) != checksum or not 0 < count <= _MAX_ENTRIES:
+        return None
+    position += _TABLE.size
+    if position + 4 * count > file_size(file):
+        return None
+    rows = read_at(file, 4 * count, position)
+    told = int.from_bytes(read_at(file, 4, position + 4 * count), "little")
+    # The first versions wrote no checksum.
+    if len(rows) < 4 * count or (told and zlib.adler32(rows) != told):
+        return None
+    entries = np.frombuffer(rows, "<u4").astype(np.int64)
+    is_packed, places = entries >= _PACKED, entries % _PACKED
+    # Beyond 2 GiB some versions go on counting, and pack no more.
+    beyond = np.flatnonzero(np.diff(places) < 0)
+    if len(beyond):
+        places[beyond[0] + 1 :] = entries[beyond[0] + 1 :]
+        is_packed[beyond[0] + 1 :] = False
+    places += base
+    sizes = np.diff(places, append=sectors_end)
+    if (places < 0).any() or (sizes <= _CHECKSUM).any() or (sizes > 2 * _MAX_CHUNK).any():
+        return None
+    return np.stack((places, sizes, is_packed, np.full(count, number)), axis=1)
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """The files of an image, by the first: .E01 to .E99, .EAA to .EZZ, .FAA and so on."""
+    first = path.suffix[1:2]
+    yield path
+    if not first.isalpha() or path.suffix[2:] != "01":
+        return
+    letters = ascii_uppercase[ascii_uppercase.index(first.upper()) :]
+    numbers = (f"{first.upper()}{number:02}" for number in range(2, 100))
+    words = ("".join(word) for word in product(letters, ascii_uppercase, ascii_uppercase))
+    for suffix in chain(numbers, words):
+        yield path.with_suffix(f".{suffix.lower() if first.islower() else suffix}")

@@ -1,0 +1,131 @@
+"""The headers of LiME's and AVML's files: what they say, which are sound, where the next one is.
+
+The format is described in doc/README.md of LiME ("LiME Memory Range Header"); AVML's blocks have
+the same header with another magic and version.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memory_visualizer.formats.base import NO_RUNS
+from memory_visualizer.formats.files import read_at
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+
+MAGIC, PACKED_MAGIC = b"EMiL", b"AVML"
+HEADER = struct.Struct("<4sIQQQ")
+"""Magic, version, first and last byte's physical address, reserved."""
+
+_VERSIONS = {MAGIC: 1, PACKED_MAGIC: 2}
+_STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
+"""With which what follows a header of AVML's begins."""
+BLOCK_SIZE = 16 << 20
+"""Bytes of AVML's blocks, but for the last one of a stretch of memory."""
+_SEARCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a stretch of memory."""
+
+    is_packed: bool
+    """Whether it is AVML's, and a compressed stream follows."""
+    start: int
+    """Physical address."""
+    length: int
+    """Bytes of memory."""
+
+
+def fault_of(header: Header | str) -> str:
+    """What is wrong with a header, or nothing."""
+    if isinstance(header, str):
+        return header
+    if not is_far(header):
+        return ""
+    limit = MAX_FRAMES * PAGE_SIZE
+    return f"a range reaches beyond {limit:#x} (16 TiB), where this program stops,"
+
+
+def is_far(header: Header) -> bool:
+    """Whether a range reaches beyond what this program reads."""
+    return header.start + header.length > MAX_FRAMES * PAGE_SIZE
+
+
+def _is_range(file: BinaryIO, position: int) -> bool:
+    return isinstance(parse(read_at(file, HEADER.size, position)), Header)
+
+
+def parse(header: bytes) -> Header | str:
+    """Read a header, or tell what is wrong with it."""
+    if len(header) < HEADER.size:
+        return "a range's header is cut off"
+    magic, version, first, last, _ = HEADER.unpack(header)
+    if magic not in _VERSIONS:
+        return "there is no range's header"
+    if version != _VERSIONS[magic]:
+        return f"a range has the unknown version {version}"
+    if last < first:
+        return f"a range ends before it begins ({first:#x} to {last:#x})"
+    # All of 64 bits would be one too many.
+    return Header(magic == PACKED_MAGIC, first, min(last - first, 2**64 - 2) + 1)
+
+
+def find_header(file: BinaryIO, position: int, size: int) -> int:
+    """Find the next header behind a broken one at `position`; the file's `size` if there is none.
+
+    Memory may hold copies of headers, as of the dump's own file in the page cache. So what follows
+    must make sense, too: another header or the file's end, or the beginning of a stream.
+    """
+    for place in _each_magic(file, position + 1, size):
+        header = parse(read_at(file, HEADER.size, place))
+        if isinstance(header, str) or is_far(header):
+            continue
+        end = place + HEADER.size
+        if header.is_packed:
+            if read_at(file, len(_STREAM_BEGIN), end) == _STREAM_BEGIN:
+                return place
+        elif end + header.length == size or _is_range(file, end + header.length):
+            return place
+    return size
+
+
+def _each_magic(file: BinaryIO, position: int, size: int) -> Iterator[int]:
+    while position < size:
+        piece = read_at(file, _SEARCH + 3, position)  # a word may lie across two pieces
+        if not piece:
+            return
+        found = re.finditer(b"|".join(_VERSIONS), piece)
+        yield from (position + match.start() for match in found if match.start() < _SEARCH)
+        position += _SEARCH
+
+
+def passed_over(start: int, end: int) -> str:
+    """A remark's words on bytes of a file that were not read."""
+    return f"the {end - start:,} bytes from there on were left out"
+
+
+def zero_blocks(starts: ArrayLike, lengths: ArrayLike, frames: int) -> NDArray[np.int64]:
+    """Which of these frames AVML has left out for zeros, as `Dump.runs`, by the blocks it wrote.
+
+    Between two blocks a whole number of others is missing, and the first is a whole one: else it
+    is the end of its stretch of memory, and a hole of the machine follows. What is missing at the
+    end of such a stretch cannot be told from a hole.
+    """
+    start, length = (np.asarray(column, np.uint64).astype(np.int64) for column in (starts, lengths))
+    if not len(start) or length.max() > BLOCK_SIZE or length.min() <= 0:
+        return NO_RUNS
+    order = np.argsort(start, kind="stable")
+    start, length = start[order], length[order]
+    distance = np.diff(start)
+    missing = (length[:-1] == BLOCK_SIZE) & (distance > BLOCK_SIZE) & (distance % BLOCK_SIZE == 0)
+    missing &= start[:-1] % PAGE_SIZE == 0
+    before = np.flatnonzero(missing)
+    first = (start[before] + BLOCK_SIZE) // PAGE_SIZE
+    count = (distance[before] - BLOCK_SIZE) // PAGE_SIZE
+    inside = first + count <= frames
+    return np.stack((first[inside], count[inside]), axis=1)

@@ -1,0 +1,171 @@
+"""E01 images: of one and several files, whole and damaged, and as libewf reads and writes them."""
+
+import gzip
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.units import PAGE_SIZE
+from tests.formats.test_formats import HIGH_FIRST, check, frames_of, memory
+from tests.synth import containers
+from tests.synth.ewf import CHUNK, write_e01
+
+CONTENTS = memory(200, 1) + bytes(64 * PAGE_SIZE) + memory(25, 2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "dump.E01"
+
+
+@pytest.mark.parametrize("per_file", [1 << 20, 20, 1])
+def test_raw(path: Path, per_file: int) -> None:
+    """A raw dump, in one, a few and many files."""
+    write_e01(path, CONTENTS, per_file=per_file)
+    dump = open_dump(path)
+    assert (dump.format, dump.remarks) == ("raw (E01)", ())
+    check(dump, frames_of([(0, CONTENTS)]))
+    check(open_dump(path, lenient=True), frames_of([(0, CONTENTS)]))
+
+
+@pytest.mark.parametrize("name", ["lime", "elf", "crash", "kdump", "avml"])
+def test_any_format(path: Path, name: str) -> None:
+    """What was acquired may be a dump of any kind."""
+    raw = path.with_suffix(".raw")
+    containers.WRITERS[name](raw, HIGH_FIRST)
+    write_e01(path, raw.read_bytes(), per_file=7)
+    dump = open_dump(path, lenient=name in ("lime", "avml"))  # sectors add bytes at the end
+    assert dump.format == f"{open_dump(raw).format} (E01)"
+    check(dump, frames_of(HIGH_FIRST))
+
+
+def test_more_than_99_files(path: Path) -> None:
+    """The names go on with letters, in the case of the first."""
+    path = path.with_suffix(".e01")
+    contents = np.random.default_rng(1).bytes(110 * CHUNK)
+    for number, file in enumerate(write_e01(path, contents, per_file=1)):
+        letters = f"{chr(97 + (number - 99) // 26)}{chr(97 + (number - 99) % 26)}"
+        suffix = f".e{number + 1:02}" if number < 99 else f".e{letters}"
+        file.rename(path.with_suffix(suffix))
+    check(open_dump(path), frames_of([(0, contents)]))
+
+
+def test_a_missing_file(path: Path) -> None:
+    """It is named; lenient takes what comes before."""
+    files = write_e01(path, CONTENTS, per_file=10)
+    with pytest.raises(BadInputError, match=r"is file 2 of an E01 image; give the first"):
+        open_dump(files[1])
+    files[2].unlink()
+    with pytest.raises(DamagedInputError, match=r"dump\.E03 is missing"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    check(dump, frames_of([(0, CONTENTS[: 20 * CHUNK])]))
+    assert "what comes before was taken" in dump.remarks[0]
+    shutil.copy(files[1], files[2])
+    with pytest.raises(DamagedInputError, match=r"dump\.E03 is not file 3"):
+        open_dump(path)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_broken_chunk(path: Path, stored: bool) -> None:
+    """Its checksum tells; lenient leaves out the frames in it. libewf gives zeros instead."""
+    noise = np.random.default_rng(1).bytes(4 * CHUNK)
+    contents = noise if stored else b"".join(memory(8, number) for number in range(4))
+    write_e01(path, contents)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"sectors") + 76 + (CHUNK + 500 if stored else 40)
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match=r"wrong checksum|cannot be unpacked"):
+        open_dump(path).zero_frames()
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks == (f"1 broken chunk of {path} left out",)
+    lost = range(8, 16) if stored else range(8)
+    check(dump, {pfn: page for pfn, page in frames_of([(0, contents)]).items() if pfn not in lost})
+
+
+def test_a_broken_table(path: Path) -> None:
+    """There is a second one; without it, a sentence."""
+    write_e01(path, CONTENTS)
+    data = bytearray(path.read_bytes())
+    for name in (b"table\0", b"table2"):
+        data[data.find(name) + 76 + 30] ^= 1
+        path.write_bytes(data)
+        if name == b"table\0":
+            check(open_dump(path), frames_of([(0, CONTENTS)]))
+    with pytest.raises(DamagedInputError, match="broken table"):
+        open_dump(path)
+
+
+def test_cut_off_and_wrong_bytes(path: Path) -> None:
+    """A dump or a sentence, and soon."""
+    files = write_e01(path, CONTENTS, per_file=15)
+    rng = np.random.default_rng(3)
+    for file in files:
+        whole = file.read_bytes()
+        for attempt in range(40):
+            data = bytearray(whole)
+            if attempt % 2:
+                del data[int(rng.integers(1, len(data))) :]
+            else:
+                at = int(rng.choice([13, 400, len(data) - 300])) + int(rng.integers(200))
+                data[at : at + 8] = rng.bytes(8)
+            file.write_bytes(data)
+            for lenient in (False, True):
+                try:
+                    open_dump(path, lenient=lenient).zero_frames()
+                except BadInputError as error:
+                    assert len(str(error)) < 1000
+        file.write_bytes(whole)
+
+
+def test_in_another_container(path: Path) -> None:
+    """Its other files cannot be found there."""
+    write_e01(path, CONTENTS)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(BadInputError, match="unpack that first"):
+        open_dump(path)
+
+
+# Second opinions
+
+
+def test_libewf_reads_the_same(path: Path) -> None:
+    """What these tests write is what libewf takes it for."""
+    pyewf = pytest.importorskip("pyewf")
+    write_e01(path, CONTENTS, per_file=20)
+    handle = pyewf.handle()
+    handle.open(pyewf.glob(str(path)))
+    assert handle.get_media_size() == len(CONTENTS)
+    assert handle.read_buffer_at_offset(len(CONTENTS), 0) == CONTENTS
+
+
+@pytest.mark.skipif(not shutil.which("ewfexport"), reason="no ewf-tools here")
+def test_ewfexport_gives_the_same(path: Path) -> None:
+    """And so does its program."""
+    write_e01(path, CONTENTS, per_file=20)
+    target = path.with_name("exported")
+    command = ["ewfexport", "-q", "-u", "-f", "raw", "-t", str(target), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert target.with_suffix(".raw").read_bytes() == CONTENTS
+
+
+@pytest.mark.skipif(not shutil.which("ewfacquirestream"), reason="no ewf-tools here")
+@pytest.mark.parametrize("format_", ["encase2", "encase5", "encase6", "encase7", "ftk", "linen7"])
+@pytest.mark.parametrize("compression", ["none", "fast", "best"])
+def test_what_libewf_writes(path: Path, format_: str, compression: str) -> None:
+    """Each dialect, split, with its own sizes of chunks."""
+    target = path.with_suffix("")
+    contents = CONTENTS + np.random.default_rng(1).bytes(1500 * PAGE_SIZE)
+    options = ["-f", format_, "-c", compression, "-S", "3MiB", "-b", "128", "-t", str(target)]
+    command = ["ewfacquirestream", "-q", "-e", "x", "-C", "1", "-D", "d", "-E", "e", *options]
+    subprocess.run(command, input=contents, check=True, capture_output=True)
+    assert len(list(path.parent.iterdir())) > 1
+    dump = open_dump(path)
+    assert dump.remarks == ()
+    assert dump.read_frames(np.arange(dump.frame_count)).tobytes() == contents

@@ -1,0 +1,205 @@
+"""Dumps of any format, packed in all ways that are read, and what is broken in them."""
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import sys
+import zlib
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cramjam
+import numpy as np
+import pytest
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import packed
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.units import PAGE_SIZE
+from tests.formats.test_formats import HIGH_FIRST, LOW, check, frames_of, memory
+from tests.synth import containers
+from tests.synth.containers import Pieces
+
+
+def _limes(data: bytes) -> bytes:
+    """As LiME does it (src/deflate.c): a window of 11 bits, little memory."""
+    stream = zlib.compressobj(wbits=11, memLevel=5)
+    return stream.compress(data) + stream.flush()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+    "zstd": lambda data: bytes(cramjam.zstd.compress(data)),
+    "zlib": _limes,
+}
+every_kind = pytest.mark.parametrize("kind", PACKERS)
+MANY = [name for name in PACKERS if name != "zlib"]
+"""Those of which several streams may follow one another."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "dump"
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where scratch files go; nothing is left there."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    assert not list(folder.iterdir())
+
+
+def written(path: Path, write: Callable[[Path, Pieces], object], pieces: Pieces) -> bytes:
+    """The contents of a dump."""
+    write(path, pieces)
+    return path.read_bytes()
+
+
+@every_kind
+@pytest.mark.parametrize("name", ["lime", "avml", "elf", "crash", "kdump"])
+def test_any_format(path: Path, kind: str, name: str, scratch: Path) -> None:
+    """The same frames as from the file itself, with a word on the room that it takes."""
+    if kind == "zlib" and name != "lime":
+        pytest.skip("only LiME packs so")
+    data = written(path, containers.WRITERS[name], HIGH_FIRST)
+    format_ = open_dump(path).format
+    path.write_bytes(PACKERS[kind](data))
+    dump = open_dump(path)
+    assert dump.format == f"{format_} ({kind})"
+    check(dump, frames_of(HIGH_FIRST))
+    [remark] = dump.remarks
+    assert str(scratch) in remark and "until the program ends" in remark
+
+
+@every_kind
+def test_raw(path: Path, kind: str) -> None:
+    """Holes stay holes: what is all zeros is not written, and not looked at again."""
+    contents = memory(40, 1) + bytes(512 * PAGE_SIZE) + memory(3, 2)
+    path.write_bytes(PACKERS[kind](contents))
+    dump = open_dump(path)
+    check(dump, frames_of([(0, contents)]))
+    seen = sum(dump.each_block(lambda frames, _: len(frames)))
+    assert 43 <= seen < 43 + 64
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_streams_one_after_the_other(path: Path, kind: str) -> None:
+    """As pigz, pixz and pzstd write them, or cat; some tapes add zeros."""
+    contents = memory(64, 1)
+    pack = PACKERS[kind]
+    streams = b"".join(
+        pack(contents[start : start + 50_000]) for start in range(0, 1 << 18, 50_000)
+    )
+    for padding in (b"", bytes(512)) if kind in ("gzip", "xz") else (b"",):
+        path.write_bytes(streams + padding)
+        check(open_dump(path), frames_of([(0, contents)]))
+
+
+@every_kind
+def test_cut_off(path: Path, kind: str) -> None:
+    """One sentence; lenient takes what comes before the end."""
+    contents = np.random.default_rng(1).bytes(600 * PAGE_SIZE)
+    whole = PACKERS[kind](contents)
+    for cut in (len(whole) - 1, len(whole) // 2, 100_000):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DamagedInputError, match=r"ends too early|cannot be unpacked"):
+            open_dump(path)
+        try:
+            dump = open_dump(path, lenient=True)
+        except BadInputError:
+            assert cut < 1 << 20  # a block of bzip2 or zstd is only given when it is whole
+            continue
+        there = dump.frame_count
+        assert dump.read_frames(np.arange(there)).tobytes() == contents[: there * PAGE_SIZE]
+        assert "what comes before was taken" in dump.remarks[0]
+
+
+@every_kind
+def test_wrong_bytes(path: Path, kind: str) -> None:
+    """Each stream has a checksum."""
+    whole = bytearray(PACKERS[kind](memory(64, 1)))
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        data = whole.copy()
+        data[int(rng.integers(12, len(data)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(data)
+        for lenient in (False, True):
+            try:
+                dump = open_dump(path, lenient=lenient)
+                dump.zero_frames()
+            except BadInputError as error:
+                assert len(str(error)) < 1000
+
+
+def test_packed_twice(path: Path) -> None:
+    """A container in a container, but not for ever."""
+    data = written(path, containers.write_lime, LOW)
+    path.write_bytes(lzma.compress(gzip.compress(data)))
+    dump = open_dump(path)
+    assert dump.format == "LiME (gzip) (xz)"
+    check(dump, frames_of(LOW))
+    for _ in range(5):
+        data = gzip.compress(data)
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match="too often"):
+        open_dump(path)
+
+
+@pytest.mark.parametrize("wbits", [11, 15])
+def test_lime_with_compress(path: Path, wbits: int) -> None:
+    """format=lime is known by its own header, format=raw by the stream's parameters."""
+    data = written(path, containers.write_lime, LOW)
+    stream = zlib.compressobj(wbits=wbits)
+    path.write_bytes(stream.compress(data) + stream.flush())
+    assert open_dump(path).format == "LiME (zlib)"
+    stream = zlib.compressobj(wbits=wbits)
+    path.write_bytes(stream.compress(memory(64, 3)) + stream.flush())
+    path.write_bytes(path.read_bytes().ljust(65 * PAGE_SIZE, b"\0")[: 65 * PAGE_SIZE])
+    assert open_dump(path, lenient=True).format == ("raw (zlib)" if wbits == 11 else "raw")
+
+
+def test_no_room(path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    """Said before the disk is full."""
+    path.write_bytes(gzip.compress(memory(64, 1)))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, 300 << 20))
+    with pytest.raises(BadInputError, match=r"no room for it in .*scratch.* 300 MiB are free"):
+        open_dump(path)
+    monkeypatch.setattr(packed, "_folder", lambda: scratch / "missing")
+    with pytest.raises(BadInputError, match=r"no scratch file can be written in .*TMPDIR"):
+        open_dump(path)
+
+
+def test_without_a_decompressor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is named."""
+    path.write_bytes(PACKERS["zstd"](memory(4, 1)))
+    for module in ("compression", "backports"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInputError, match=r"install the Python package backports\.zstd"):
+        open_dump(path)
+
+
+def test_nothing_packed(path: Path) -> None:
+    """An empty stream is no dump; what only begins like gzip is a raw one."""
+    path.write_bytes(gzip.compress(b""))
+    with pytest.raises(BadInputError, match="has nothing packed in it"):
+        open_dump(path)
+    path.write_bytes(b"\x1f\x8b\x08\xff" + os.urandom(2 * PAGE_SIZE - 4))
+    assert open_dump(path).format == "raw"
+
+
+def test_progress(path: Path) -> None:
+    """Unpacking tells how far it is."""
+    path.write_bytes(gzip.compress(np.random.default_rng(1).bytes(3 << 20)))
+    calls: list[tuple[int, int | None]] = []
+    open_dump(path, progress=lambda done, total: calls.append((done, total)))
+    assert len(calls) == 4 and calls == sorted(calls)
+    assert calls[-1] == (path.stat().st_size, path.stat().st_size)
