@@ -124,6 +124,11 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         LOW,  # 257 bits
         functools.partial(crash, bits=32, kind="bitmap"),
     ),
+    "crash-live": (
+        "Windows crash dump (live, bitmap, 64-bit)",
+        PIECES,
+        functools.partial(crash, kind="live bitmap", machine=0xAA64),
+    ),
     "crash-ranges": (
         "Windows crash dump (complete ranges, 64-bit)",
         PIECES,
@@ -706,6 +711,90 @@ def test_crash_dumps_without_pages(path: Path, dump_type: int, what: str) -> Non
         open_dump(path)
 
 
+def test_fields_of_a_crash_dump_that_windows_never_wrote(path: Path) -> None:
+    """They are full of PAGE, which is no address."""
+    containers.write_crash(path, PIECES, kind="live bitmap", machine=0xAA64)
+    data = bytearray(path.read_bytes())
+    data[0x18:0x20] = data[0x80:0x88] = b"PAGEPAGE"
+    path.write_bytes(data)
+    notes = open_dump(path).notes
+    assert notes["MachineImageType"] == 0xAA64 and notes["DirectoryTableBase"] == 0x1AA000
+    assert notes.keys().isdisjoint({"PfnDataBase", "KdDebuggerDataBlock", "SystemTime"})
+
+
+CRASH_RUNS = [(0x1000 * 40 * number, memory(3 + number, number)) for number in range(5)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(
+    ("number", "run", "lost"),
+    [
+        (2, (1 << 20, 1 << 31), [2]),  # too many pages
+        (2, (1 << 31, 5), [2]),  # in no place
+        (0, (0x45474150, 0x45474150), [0]),
+        (4, (0x45474150, 0x45474150), [4]),
+        (1, (40, 81), [1]),  # over the one that follows
+    ],
+)
+def test_a_run_of_garbage_in_a_crash_dump(
+    path: Path, bits: int, number: int, run: tuple[int, int], lost: list[int]
+) -> None:
+    """It is left out, and those behind it are found from the file's end."""
+    containers.write_crash(path, CRASH_RUNS, bits=bits)
+    data = bytearray(path.read_bytes())
+    at, word = (0x98, "<QQ") if bits == 64 else (0x6C, "<II")
+    struct.pack_into(word, data, at + struct.calcsize(word) * number, *run)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="some of them make no sense"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert len(dump.remarks) == 1 and "4 were taken" in dump.remarks[0]
+    check(dump, frames_of([piece for n, piece in enumerate(CRASH_RUNS) if n not in lost]))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_crash_dump_with_more_runs_than_its_header_has_room_for(path: Path, bits: int) -> None:
+    """The runs that are there tell enough, if they are followed by what is no run."""
+    containers.write_crash(path, CRASH_RUNS, bits=bits)
+    data = bytearray(path.read_bytes())
+    at = 0x88 if bits == 64 else 0x64
+    data[at : at + 4] = b"PAGE"
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="1,162,297,680 runs of pages, but its header has"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert len(dump.remarks) == 1
+    check(dump, frames_of(CRASH_RUNS))
+    data[at + 4 : 0x320] = b"PAGE" * ((0x320 - at - 4) // 4)
+    path.write_bytes(data)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="nothing else tells") as caught:
+            open_dump(path, lenient=lenient)
+        assert not isinstance(caught.value, DamagedInputError)  # --lenient does not help
+
+
+def test_a_bitmap_larger_than_its_room(path: Path) -> None:
+    """What there is room for is taken."""
+    containers.write_crash(path, CRASH_RUNS, kind="bitmap")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 0x2030, 1 << 40)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="there is no room"):
+        open_dump(path)
+    check(open_dump(path, lenient=True), frames_of(CRASH_RUNS))
+
+
+def test_one_piece_beyond_all_limits(path: Path) -> None:
+    """It does not refuse the others."""
+    near = memory(4, 1)
+    containers.write_elf(path, [(0x1000, near), (1 << 50, memory(2, 2))])
+    with pytest.raises(DamagedInputError, match="16 TiB"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks[0].endswith("where this program stops; one piece was left out")
+    check(dump, frames_of([(0x1000, near)]))
+
+
 def test_avml_with_a_wrong_byte(path: Path) -> None:
     """Checksums find it; lenient leaves out the 16 pages around it."""
     contents = np.random.default_rng(0).bytes(64 * PAGE_SIZE)
@@ -931,7 +1020,7 @@ def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
     assert not any(seen.is_valid(pfn * PAGE_SIZE, 1) for pfn in absent)
 
 
-@pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-ranges"])
+@pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-live", "crash-ranges"])
 def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
     """What these tests write is what kdmp-parser takes it for."""
     kdmp = _import("kdmp_parser")

@@ -145,38 +145,49 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete") -> None:
+def write_crash(
+    path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete", machine: int = 0x8664
+) -> None:
     """A Windows crash dump; pieces are whole pages, for a bitmap by ascending address.
 
-    Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and
-    the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
+    Those with a bitmap leave the runs of the header as they are, full of ``PAGE``. Offsets from
+    Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and the ranges from
+    0vercl0k's kdmp-parser (kdmp-parser-structs.h).
     """
     wide = bits == 64
     header = bytearray(b"PAGE" * (0x2000 // 4) if wide else b"PAGE" * (0x1000 // 4))
     runs = [(address // PAGE, len(contents) // PAGE) for address, contents in pieces]
     pages = sum(count for _, count in runs)
+    fields = (*_CRASH_FIELDS[:6], machine, *_CRASH_FIELDS[6:])
     if wide:
-        struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *_CRASH_FIELDS)
+        struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *fields)
         struct.pack_into("<Q", header, 0x80, 0xFFFFF80000001000)
-        struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
-        for number, run in enumerate(runs[:43]):
+        if "bitmap" not in kind:
+            struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
+        for number, run in enumerate(runs[:43] if "bitmap" not in kind else ()):
             struct.pack_into("<QQ", header, 0x98 + 16 * number, *run)
         struct.pack_into("<I", header, 0xF98, _CRASH_TYPES[kind])
     else:
-        struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *_CRASH_FIELDS)
+        struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *fields)
         struct.pack_into("<BxxxI", header, 0x5C, 1, 0x80001000)
-        struct.pack_into("<II", header, 0x64, len(runs), pages)
-        for number, run in enumerate(runs[:86]):
+        if "bitmap" not in kind:
+            struct.pack_into("<II", header, 0x64, len(runs), pages)
+        for number, run in enumerate(runs[:86] if "bitmap" not in kind else ()):
             struct.pack_into("<II", header, 0x6C + 8 * number, *run)
         struct.pack_into("<I", header, 0xF88, _CRASH_TYPES[kind])
-    if kind == "bitmap":
+    if "bitmap" in kind:
         bit_count = max(first + count for first, count in runs)
         bitmap = bytearray(-(-bit_count // 8))
         for first, count in runs:
             for bit in range(first, first + count):
                 bitmap[bit // 8] |= 1 << bit % 8
         first_page = -(-(len(header) + 0x38 + len(bitmap)) // PAGE) * PAGE
-        header += struct.pack("<8s24xQQQ", b"SDMPDUMP", first_page, pages, bit_count) + bitmap
+        header += (
+            struct.pack(
+                "<8s24xQQQ", b"FDMPDUMP" if wide else b"SDMPDUMP", first_page, pages, bit_count
+            )
+            + bitmap
+        )
         header += bytes(first_page - len(header))
     elif kind == "ranges":
         # Nobody has described the file's metadata that follow the ranges; none are written.
@@ -191,9 +202,9 @@ def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "comp
             file.write(contents)
 
 
-_CRASH_FIELDS = (15, 19041, 0x1AA000, 0x10, 0x20, 0x30, 0x8664, 4, 0xE2)
-"""Versions, DTB, PFN database, modules, processes, machine, processors, bug check."""
-_CRASH_TYPES = {"complete": 1, "bitmap": 5, "ranges": 10}
+_CRASH_FIELDS = (15, 19041, 0x1AA000, 0x10, 0x20, 0x30, 4, 0xE2)
+"""Versions, DTB, PFN database, modules, processes, (machine,) processors, bug check."""
+_CRASH_TYPES = {"complete": 1, "bitmap": 5, "live bitmap": 6, "ranges": 10}
 
 
 def write_kdump(
