@@ -25,10 +25,6 @@ _PACKED = {
 
 _SAVED = "a saved machine; dump its memory"
 _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
-_HIBERNATED = (
-    "a hibernation file of Windows; convert it to a raw dump first (Hibr2Bin, or Volatility's"
-    " imagecopy or windows.hibernation.Dump)"
-)
 _DISK = "of a disk, not of memory; dump the running machine's memory"
 _SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
@@ -51,12 +47,6 @@ _CONTAINERS = {
     b"HPAK": "a dump by HBGary's FDPro; take the memory out of it with Volatility 2's hpakextract",
     b"AFF10\r\n\0": "an AFF image; export the raw dump that is in it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
-    b"HIBR": _HIBERNATED,
-    b"hibr": _HIBERNATED,
-    b"WAKE": _HIBERNATED,
-    b"wake": _HIBERNATED,
-    b"RSTR": _HIBERNATED,
-    b"rstr": _HIBERNATED,
     b"\xa8\x19\x01\x73\x61\x8f\x23\xed": "an LKCD dump; crash or libkdumpfile reads it",
     b"\xed\x23\x8f\x61\x73\x01\x19\xa8": "an LKCD dump; crash or libkdumpfile reads it",
     b"sadump\0\0": _SADUMP,
@@ -138,7 +128,7 @@ def _by_name(name: str) -> str | None:
     if name.endswith(".zdmp"):  # its first bytes are described nowhere
         return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
     if name == "hiberfil.sys":
-        return "a hibernation file of Windows whose beginning is cleared, as after a resume"
+        return "a hibernation file of Windows that was cleared, as after a resume"
     if name in ("pagefile.sys", "swapfile.sys"):
         return "a page file of Windows: pages that were not in memory"
     return None

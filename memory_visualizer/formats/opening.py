@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import flattened, kdump, notdumps, packed, vmware
+from memory_visualizer.formats import flattened, hibernation, kdump, notdumps, packed, vmware
 from memory_visualizer.formats.base import (
     BLOCK_FRAMES,
     MAX_FRAMES,
@@ -52,6 +52,7 @@ _FORMATS = {
     b"KDUMP   ": "kdump.KdumpDump",
     b"DISKDUMP": "kdump.KdumpDump",
     **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
+    **dict.fromkeys(hibernation.MAGICS, "hibernation.HibernationDump"),
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 
@@ -94,7 +95,9 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
-        what = notdumps.what_it_is(file, path, file_size(file)) if not is_dump(head) else None
+        resumed = not any(head) and hibernation.first_block(file) is not None
+        known = resumed or is_dump(head)
+        what = None if known else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
@@ -110,6 +113,8 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     if format_ := _known(_FORMATS, head):
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
+    if resumed:
+        return hibernation.HibernationDump.open(path, lenient=lenient)
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)

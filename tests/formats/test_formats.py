@@ -32,6 +32,7 @@ from memory_visualizer.formats.opening import (
 )
 from tests.synth import containers
 from tests.synth.containers import Pieces
+from tests.synth.hibernation import OLD, write_hibernation
 from tests.synth.linux import forge_linux
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +161,22 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         functools.partial(kdump, magic=b"DISKDUMP", version=1, compression="none"),
     ),
     "elf-flattened": ("ELF core (flattened)", PIECES, containers.write_flattened_elf),
+    **{
+        f"hibernation-{system}": (
+            "Windows hibernation file (up to Windows 7)",
+            PIECES if "x64" in system else LOW,
+            functools.partial(write_hibernation, system=system),
+        )
+        for system in OLD
+    },
+    **{
+        f"hibernation-{system}": (
+            "Windows hibernation file (from Windows 8 on)",
+            PIECES,
+            functools.partial(write_hibernation, system=system),
+        )
+        for system in ("8", "8 x64", "11 x64")
+    },
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -256,7 +273,8 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in WRITERS if name[:4] not in ("avml", "kdum") and "flat" not in name]
+    "name",
+    [name for name in WRITERS if name[:4] not in ("avml", "kdum", "hibe") and "flat" not in name],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
 def test_pages_at_any_byte_of_the_file(
@@ -573,7 +591,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             dump = open_dump(path, lenient=True)
         except BadInputError:
             assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
-                ("AVML", "kdump")
+                ("AVML", "kdump", "Windows hib")
             )
         else:
             there = np.flatnonzero(dump.held).tolist()

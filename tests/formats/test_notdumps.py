@@ -85,10 +85,6 @@ CONTAINERS = {
     "Xen, xl": (b"Xen saved domain, xl format\n \0 \r", "Xen saved"),
     "Xen, stream": (b"\xff" * 8 + struct.pack(">I", 0x58454E46), "Xen saved"),
     "HPAK": (b"HPAK", "hpakextract"),
-    "hibernation": (b"hibr", "Hibr2Bin"),
-    "hibernation, resumed": (b"HIBR", "Hibr2Bin"),
-    "hibernation, awake": (b"wake", "Hibr2Bin"),
-    "hibernation, Windows 8": (b"RSTR", "Hibr2Bin"),
     "LKCD": (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
     "sadump": (struct.pack("<II", 0x75646173, 0x0000706D), "makedumpfile"),
     "minidump": (b"MDMP\x93\xa7", "minidump of a process"),
@@ -199,7 +195,7 @@ def test_split_images(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
-        ("hiberfil.sys", "whose beginning is cleared, as after a resume"),
+        ("hiberfil.sys", "was cleared, as after a resume"),
         ("Pagefile.sys", "a page file of Windows"),
     ],
 )
