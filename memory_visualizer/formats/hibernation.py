@@ -227,7 +227,7 @@ def _layout(path: Path, file: FileIO, page: int) -> _Table:
         agreement = min(listed, there) / max(listed, there, 1)
         told = words[layout.word] == PAGE_SIZE.to_bytes(4, "little")
         explained = used < layout.ranges + len(ranges) * layout.range_size
-        return float(sensible.mean()) + float(explained.mean()) + agreement + 0.5 * told
+        return float(sensible.mean() + 2 * explained.mean()) + agreement + 0.5 * told
 
     scores = [score(layout) for layout in _TABLES]
     if max(scores) < 1:
