@@ -28,10 +28,6 @@ _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, 
 _DISK = "of a disk, not of memory; dump the running machine's memory"
 _SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
-    b"LibvirtQemudSave": f"{_SAVED} (virsh dump --memory-only --format elf)",
-    b"LibvirtQemudPart": "a machine that libvirt did not finish saving; dump its memory"
-    " (virsh dump --memory-only --format elf)",
-    b"QEVM": f"{_SAVED} (dump-guest-memory in QEMU's monitor)",
     b"\x7fVirtualBox SavedState": f"{_SAVED} (VBoxManage debugvm NAME dumpvmcore)",
     b"\x14\x20\x28\x01": "a saved state of Hyper-V (.vmrs), which MemProcFS reads on Windows"
     " (-device hvsavedstate://FILE); or dump the memory within the guest",

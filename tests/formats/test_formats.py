@@ -34,6 +34,7 @@ from tests.synth import containers
 from tests.synth.containers import Pieces
 from tests.synth.hibernation import OLD, write_hibernation
 from tests.synth.linux import forge_linux
+from tests.synth.qemu import write_qemu
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -177,6 +178,17 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         )
         for system in ("8", "8 x64", "11 x64")
     },
+    "qemu": ("QEMU migration stream", PIECES, functools.partial(write_qemu, devices=False)),
+    "qemu-zlib": (
+        "QEMU migration stream",
+        PIECES,
+        functools.partial(write_qemu, how="zlib", devices=False),
+    ),
+    "libvirt": (
+        "libvirt save",
+        HIGH_FIRST,
+        functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", devices=False),
+    ),
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -274,7 +286,7 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in WRITERS if name[:4] not in ("avml", "kdum", "hibe") and "flat" not in name],
+    [name for name in WRITERS if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv") and "flat" not in name],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
 def test_pages_at_any_byte_of_the_file(
@@ -591,7 +603,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             dump = open_dump(path, lenient=True)
         except BadInputError:
             assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
-                ("AVML", "kdump", "Windows hib")
+                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt")
             )
         else:
             there = np.flatnonzero(dump.held).tolist()
