@@ -45,6 +45,7 @@ _LIBVIRT_PACKED = {1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", 5: "zstd"}
 _LIBVIRT_VERSIONS = range(1, 4)
 _WINDOW = 1 << 20
 _FEW_AHEAD = _WINDOW // 16
+_FEW_IN_ORDER = 16
 _MAX_BLOCKS = 1 << 12
 _FEW_PAGES = 1 << 21
 """Pages that any block may have, where bits tell which are there."""
@@ -413,11 +414,7 @@ def _read_pages(reader: _Reader, contents: _Contents, name: bytes, page: int, ki
     size = PAGE_SIZE if kind == _PAGE else 1
     data, at = reader.ahead()
     stride = 8 + size
-    room = max(0, (len(data) - at - size - 8) // stride + 1)
-    headers = np.ndarray((room,), ">u8", data, at + size, (stride,)) if room else np.empty(0)
-    expected = np.arange(page + 1, page + 1 + room, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-    [other] = np.nonzero(headers != (expected | np.uint64(kind | _CONTINUE)))
-    count = 1 + (int(other[0]) if other.size else room)
+    count = _in_order(data, at + size, stride, (page + 1) * PAGE_SIZE | kind | _CONTINUE) + 1
     count = min(count, (reader.size - reader.position + 8) // stride)
     if kind == _PAGE:
         place = reader.position + np.arange(count) * stride
@@ -431,6 +428,21 @@ def _read_pages(reader: _Reader, contents: _Contents, name: bytes, page: int, ki
         raise _CutError
     contents.add(name, pages, place)
     reader.skip(count * stride - 8)
+
+
+def _in_order(data: bytes, at: int, stride: int, header: int) -> int:
+    """How many headers are there, from this one on, each of the page after the one before."""
+    room = max(0, (len(data) - at - 8) // stride + 1)
+    count = 0
+    for some in (_FEW_IN_ORDER, room):  # mostly, a few tell that there are no more
+        some = min(some, room)
+        headers = np.ndarray((some,), ">u8", data, at, (stride,)) if some else np.empty(0)
+        expected = np.arange(some, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(header)
+        [other] = np.nonzero(headers != expected)
+        count = int(other[0]) if other.size else some
+        if count < some:
+            break
+    return count
 
 
 def _change(page: bytearray, changes: bytes) -> bool:
