@@ -178,6 +178,7 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         )
         for system in ("8", "8 x64", "11 x64")
     },
+    "xen": ("Xen core", HIGH_FIRST, containers.write_xen),
     "qemu": ("QEMU migration stream", PIECES, functools.partial(write_qemu, devices=False)),
     "qemu-zlib": (
         "QEMU migration stream",
@@ -603,7 +604,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             dump = open_dump(path, lenient=True)
         except BadInputError:
             assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
-                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt")
+                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt", "Xen")
             )
         else:
             there = np.flatnonzero(dump.held).tolist()
@@ -717,6 +718,30 @@ def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadInputError, match="more memory than the file has bytes"):
         open_dump(path)
+
+
+def test_a_paravirtual_guest_of_xen(path: Path) -> None:
+    """Its pages are where the guest has them; that its page tables have others is said."""
+    containers.write_xen(path, HIGH_FIRST, paravirtual=True)
+    dump = open_dump(path)
+    check(dump, frames_of(HIGH_FIRST))
+    assert len(dump.remarks) == 1 and "paravirtual" in dump.remarks[0]
+    assert struct.unpack_from("<Q", dump.notes["Xen"])[0] == 0xF00FEBED  # type: ignore[arg-type]
+
+
+def test_a_core_of_xen_without_its_table(path: Path) -> None:
+    """It comes last in the file; nothing else tells where pages belong."""
+    containers.write_xen(path, LOW)
+    size = path.stat().st_size
+    os.truncate(path, size - 8 * 20)
+    with pytest.raises(DamagedInputError, match="tells of 51 pages where 71 belong"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    check(dump, dict(list(frames_of(LOW).items())[:51]))
+    os.truncate(path, size - 8 * 71)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="tells of 0 pages where 71 belong"):
+            open_dump(path, lenient=lenient)
 
 
 def test_elf_files_that_are_no_dumps(path: Path) -> None:
@@ -1033,6 +1058,7 @@ def _volatility_layer(path: Path, layer: str) -> Any:
         ("crash-complete-32", "crash.WindowsCrashDump32Layer"),
         ("crash-bitmap", "crash.WindowsCrashDump64Layer"),
         ("crash-bitmap-32", "crash.WindowsCrashDump32Layer"),
+        ("xen", "xen.XenCoreDumpLayer"),
         ("vmware", "vmware.VmwareLayer"),
     ],
 )

@@ -141,6 +141,55 @@ def write_elf(
             file.write(contents)
 
 
+def write_xen(path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: int = 3) -> None:
+    """A core of Xen's (docs/misc/dump-core-format.txt); pieces are whole pages.
+
+    `gone` pages at the end are those of a guest that gave memory back. The frames of the machine,
+    which a paravirtual guest's table has, too, are the guest's in another order.
+    """
+    frames = [
+        (address + start) // PAGE
+        for address, contents in pieces
+        for start in range(0, len(contents), PAGE)
+    ]
+    frames += [2**64 - 1] * gone
+    pages = b"".join(contents for _, contents in pieces) + bytes(gone * PAGE)
+    if paravirtual:
+        table = b"".join(struct.pack("<QQ", frame, frame ^ 0x155) for frame in frames)
+    else:
+        table = struct.pack(f"<{len(frames)}Q", *frames)
+    note = b""
+    magic = 0xF00FEBED if paravirtual else 0xF00FEBEE
+    for kind, descriptor in (
+        (0x2000000, b""),
+        (0x2000001, struct.pack("<4Q", magic, 1, len(frames), PAGE)),
+        (0x2000003, struct.pack("<Q", 1)),
+    ):
+        note += struct.pack("<III", 4, len(descriptor), kind) + b"Xen\0" + descriptor
+    table_name = b".xen_p2m" if paravirtual else b".xen_pfn"
+    names = b"\0.shstrtab\0.note.Xen\0.xen_prstatus\0.xen_pages\0" + table_name + b"\0"
+    parts = [
+        (b".shstrtab", 3, names),
+        (b".note.Xen", 7, note),
+        (b".xen_prstatus", 1, bytes(5168)),
+        (b".xen_pages", 1, pages),
+        (table_name, 1, table),
+    ]
+    at = 64 + 64 * (1 + len(parts))
+    headers = bytes(64)
+    contents = b""
+    for name, kind, data in parts:
+        padding = bytes(-at % PAGE) if name == b".xen_pages" else bytes(-at % 4)
+        at += len(padding)
+        fields = (names.index(name + b"\0"), kind, 0, 0, at, len(data), 0, 0, 1, 0)
+        headers += struct.pack("<IIQQQQIIQQ", *fields)
+        contents += padding + data
+        at += len(data)
+    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, 1 + len(parts), 1)
+    path.write_bytes(header + headers + contents)
+
+
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
