@@ -28,6 +28,7 @@ from memory_visualizer.formats import xpress
 from memory_visualizer.formats.base import MAX_FRAMES, PAGE_SIZE
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
 from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import as_path
 
 MAGICS = (b"hibr", b"HIBR", b"wake", b"WAKE", b"rstr", b"RSTR")
 
@@ -136,7 +137,7 @@ class HibernationDump(BlocksDump):
         BadInputError when the file cannot be read or its contents were cleared;
         DamagedInputError, unless `lenient`, when a part is missing or broken.
         """
-        path = Path(path)
+        path = as_path(path)
         found = _Found()
         remarks: list[str] = []
         with reading(path), path.open("rb", buffering=0) as file:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import MAX_FRAMES, PAGE_SIZE
 from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
 
 MAGIC = b"QEVM\0\0\0\x03"
@@ -169,7 +170,7 @@ class QemuDump(PlacedDump):
         BadInputError when the file cannot be read or holds no memory; DamagedInputError, unless
         `lenient`, when a part is missing or broken.
         """
-        path = Path(path)
+        path = as_path(path)
         remarks: list[str] = []
         contents = _Contents()
         with reading(path), path.open("rb", buffering=0) as file:

@@ -287,7 +287,11 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in WRITERS if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv") and "flat" not in name],
+    [
+        name
+        for name in WRITERS
+        if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv") and "flat" not in name
+    ],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
 def test_pages_at_any_byte_of_the_file(
@@ -528,6 +532,44 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
     path.with_suffix(".vmss").rename(path.with_suffix(".vmsn"))
     check(open_dump(path), frames_of(PIECES))
     check(open_dump(path.with_suffix(".vmsn")), frames_of(PIECES))
+
+
+@pytest.mark.parametrize("suffix", [".VMSS", ".Vmsn"])
+def test_names_in_upper_case(tmp_path: Path, suffix: str) -> None:
+    """As Windows' file systems may give them."""
+    ram, state = tmp_path / "Machine.VMEM", tmp_path / f"MACHINE{suffix}"
+    containers.write_vmware(ram, state, PIECES)
+    for path in (ram, state):
+        dump = open_dump(path)
+        check(dump, frames_of(PIECES))
+        assert dump.remarks == ()
+
+
+def test_a_vmem_that_was_renamed(tmp_path: Path) -> None:
+    """The state that has lost its file, and describes just as much, is taken; which is said."""
+    ram, state = tmp_path / "memory.bin", tmp_path / "machine.vmsn"
+    containers.write_vmware(ram, state, PIECES)
+    containers.write_vmware(tmp_path / "b.vmem", tmp_path / "b.vmss", PIECES)
+    for path in (ram, state):
+        dump = open_dump(path)
+        check(dump, frames_of(PIECES))
+        assert dump.remarks == (f"{ram} is read as {state} describes it, by its size",)
+    (tmp_path / "another.vmss").write_bytes(state.read_bytes())
+    assert open_dump(ram).format == "raw"
+    (tmp_path / "other.bin").write_bytes(ram.read_bytes())
+    with pytest.raises(BadInputError, match=r"under the name machine\.vmem"):
+        open_dump(state)
+
+
+def test_vmsn_alone(path: Path) -> None:
+    """It asks for its .vmem; --lenient does not help."""
+    state = path.with_suffix(".vmsn")
+    containers.write_vmware(path, state, PIECES)
+    path.unlink()
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match=r"holds none; its \.vmem file is needed") as caught:
+            open_dump(state, lenient=lenient)
+        assert not isinstance(caught.value, DamagedInputError)
 
 
 def test_vmem_alone(path: Path) -> None:
