@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import flattened, hibernation, kdump, notdumps, packed, qemu, vmware
+from memory_visualizer.formats import (
+    flattened,
+    hibernation,
+    hyperv,
+    kdump,
+    notdumps,
+    packed,
+    qemu,
+    vmware,
+)
 from memory_visualizer.formats.base import (
     BLOCK_FRAMES,
     MAX_FRAMES,
@@ -54,6 +63,7 @@ _FORMATS = {
     **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
     **dict.fromkeys(hibernation.MAGICS, "hibernation.HibernationDump"),
     **dict.fromkeys(qemu.MAGICS, "qemu.QemuDump"),
+    hyperv.MAGIC: "hyperv.HypervDump",
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 

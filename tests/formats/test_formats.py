@@ -33,6 +33,7 @@ from memory_visualizer.formats.opening import (
 from tests.synth import containers
 from tests.synth.containers import Pieces
 from tests.synth.hibernation import OLD, write_hibernation
+from tests.synth.hyperv import write_hyperv
 from tests.synth.linux import forge_linux
 from tests.synth.qemu import write_qemu
 
@@ -63,6 +64,12 @@ PIECES = [
 ]
 """Runs and holes, and addresses of more than 32 bits."""
 LOW = PIECES[:4]
+MEBIBYTES = [
+    (0, bytes(0x1000) + PIECES[0][1] + bytes(0xEC000)),
+    (0x100000, bytes(0x100000)),
+    (5 * GIB, PIECES[4][1]),
+]
+"""Where memory comes in mebibytes."""
 HIGH_FIRST = [PIECES[4], PIECES[1], PIECES[0], PIECES[3], PIECES[2]]
 
 Writer = Callable[[Path, Pieces], object]
@@ -190,6 +197,12 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         HIGH_FIRST,
         functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", devices=False),
     ),
+    "hyper-v": ("Hyper-V saved state", MEBIBYTES, write_hyperv),
+    "hyper-v-stored": (
+        "Hyper-V saved state",
+        MEBIBYTES,
+        functools.partial(write_hyperv, packed=False),
+    ),
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -290,7 +303,7 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
     [
         name
         for name in WRITERS
-        if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv") and "flat" not in name
+        if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv", "hype") and "flat" not in name
     ],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
@@ -646,7 +659,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             dump = open_dump(path, lenient=True)
         except BadInputError:
             assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
-                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt", "Xen")
+                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt", "Xen", "Hyper-V")
             )
         else:
             there = np.flatnonzero(dump.held).tolist()
