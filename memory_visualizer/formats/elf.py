@@ -7,10 +7,11 @@ QEMU's `dump-guest-memory` puts the section headers before the program headers, 
 at any byte. With `paging=on` it has a segment for each mapping: aliases of the same bytes, more
 than fit e_phnum. /proc/vmcore has the kernel's text twice. Where a segment has fewer bytes in the
 file than in memory, the ABI says zeros, but the writers mean memory that they left out (VirtualBox
-does so for device memory): those frames are not held.
+does so for device memory): those frames are not held. Xen's cores have sections instead: xen.py.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, TypeAlias
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import xen
+from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
-from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.units import MAX_RUNS
 
 MAGIC = b"\x7fELF"
@@ -87,7 +90,17 @@ class ElfDump(MappedDump):
         with reading(path), path.open("rb") as file:
             size = file_size(file)
             segments = _segments(path, file, size)
-            notes = _notes(file, segments[segments["type"] == _PT_NOTE])
+            xen_pages = None if len(segments) else xen.find_pages(path, file, size, lenient=lenient)
+            if xen_pages:
+                notes = _notes(file, [xen_pages.notes])
+            else:
+                noted = segments[segments["type"] == _PT_NOTE]
+                notes = _notes(file, noted[["offset", "in_file"]].tolist())
+        if xen_pages:
+            columns = (xen_pages.start, xen_pages.length, xen_pages.offset)
+            extents, remarks = find_extents(path, *columns, file_size=size, lenient=lenient)
+            remarks = [*xen_pages.remarks, *remarks]
+            return cls(path, "Xen core", extents, notes=notes, remarks=remarks)
         loads = segments[(segments["type"] == _PT_LOAD) & (segments["in_file"] > 0)]
         if len(loads) > 1 and not loads["physical"].any():
             raise BadInputError(f"{path} is the core of a process, not of a machine")
@@ -133,11 +146,11 @@ def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
     return np.frombuffer(file.read(segment_count * segment_size), layout.segment)
 
 
-def _notes(file: BinaryIO, segments: _Segments) -> dict[str, bytes]:
-    """Read the notes in these segments; a broken one ends its segment."""
+def _notes(file: BinaryIO, segments: Sequence[tuple[int, int]]) -> dict[str, bytes]:
+    """Read the notes in segments, of which place and size are given; a broken one ends its own."""
     found: dict[str, list[bytes]] = {}
     left = _MAX_NOTES
-    for offset, size in zip(segments["offset"].tolist(), segments["in_file"].tolist(), strict=True):
+    for offset, size in segments:
         if offset >= 2**63 or left == 0:
             break
         file.seek(offset)

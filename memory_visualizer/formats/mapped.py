@@ -68,7 +68,8 @@ def find_extents(
     the format has `aliases`, copies of one another of which any will do.
 
     BadInputError for what cannot be a dump of a machine; DamagedInputError, unless `lenient`, for
-    frames beyond the file's end or in several places. `path` stands for the file in errors.
+    frames beyond the file's end, in several places, or beyond 16 TiB where others are nearer.
+    `path` stands for the file in errors.
     """
     start, length, offset = (
         np.asarray(column, dtype=np.uint64) for column in (start, length, offset)
@@ -87,7 +88,7 @@ def find_extents(
             raise BadInputError(sentence)
         if not lenient:
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; it was left out")
+        remarks.append(f"{sentence}; {_pieces(int(far.sum()))} left out")
         start, length, offset = start[~far], length[~far], offset[~far]
     end_of_file = np.uint64(file_size)
     available = end_of_file - np.minimum(offset, end_of_file)
@@ -160,6 +161,10 @@ def _without(extents: Extents, missing: NDArray[np.int64]) -> Extents:
             ):
                 column.append(value)
     return Extents(*(np.array(column, np.int64) for column in columns))
+
+
+def _pieces(count: int) -> str:
+    return "one piece was" if count == 1 else f"{count:,} pieces were"
 
 
 def _join(extents: Extents) -> Extents:

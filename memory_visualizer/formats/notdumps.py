@@ -25,20 +25,14 @@ _PACKED = {
 
 _SAVED = "a saved machine; dump its memory"
 _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
-_HIBERNATED = (
-    "a hibernation file of Windows; convert it to a raw dump first (Hibr2Bin, or Volatility's"
-    " imagecopy or windows.hibernation.Dump)"
+_OLD_HYPERV = (
+    "one of the two files (.bin, .vsv) of a machine that Hyper-V saved before Windows Server 2016;"
+    " Microsoft's vm2dmp makes a dump of both"
 )
 _DISK = "of a disk, not of memory; dump the running machine's memory"
 _SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
-    b"LibvirtQemudSave": f"{_SAVED} (virsh dump --memory-only --format elf)",
-    b"LibvirtQemudPart": "a machine that libvirt did not finish saving; dump its memory"
-    " (virsh dump --memory-only --format elf)",
-    b"QEVM": f"{_SAVED} (dump-guest-memory in QEMU's monitor)",
     b"\x7fVirtualBox SavedState": f"{_SAVED} (VBoxManage debugvm NAME dumpvmcore)",
-    b"\x14\x20\x28\x01": "a saved state of Hyper-V (.vmrs), which MemProcFS reads on Windows"
-    " (-device hvsavedstate://FILE); or dump the memory within the guest",
     b"VMA\0": "a backup of a Proxmox machine (vma extract unpacks it), mostly of its disks",
     b"LinuxGuestRecord": _XEN,
     b"Xen saved domain": _XEN,
@@ -51,12 +45,6 @@ _CONTAINERS = {
     b"HPAK": "a dump by HBGary's FDPro; take the memory out of it with Volatility 2's hpakextract",
     b"AFF10\r\n\0": "an AFF image; export the raw dump that is in it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
-    b"HIBR": _HIBERNATED,
-    b"hibr": _HIBERNATED,
-    b"WAKE": _HIBERNATED,
-    b"wake": _HIBERNATED,
-    b"RSTR": _HIBERNATED,
-    b"rstr": _HIBERNATED,
     b"\xa8\x19\x01\x73\x61\x8f\x23\xed": "an LKCD dump; crash or libkdumpfile reads it",
     b"\xed\x23\x8f\x61\x73\x01\x19\xa8": "an LKCD dump; crash or libkdumpfile reads it",
     b"sadump\0\0": _SADUMP,
@@ -109,6 +97,8 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
         return _SADUMP
     if known := _by_name(path.name.lower()):
         return known
+    if path.suffix.lower() == ".bin" and path.with_suffix(".vsv").is_file():
+        return _OLD_HYPERV
     if _is_text(head) and all(_is_text(part) for part in _samples(file, size)):
         return "a text, not a dump"
     return None
@@ -138,7 +128,9 @@ def _by_name(name: str) -> str | None:
     if name.endswith(".zdmp"):  # its first bytes are described nowhere
         return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
     if name == "hiberfil.sys":
-        return "a hibernation file of Windows whose beginning is cleared, as after a resume"
+        return "a hibernation file of Windows that was cleared, as after a resume"
+    if name.endswith(".vsv"):
+        return f"{_OLD_HYPERV}, the one without the memory"
     if name in ("pagefile.sys", "swapfile.sys"):
         return "a page file of Windows: pages that were not in memory"
     return None

@@ -16,26 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import flattened, kdump, notdumps, packed, vmware
-from memory_visualizer.formats.base import BLOCK_FRAMES, Dump, Progress, Words
+from memory_visualizer.formats import (
+    flattened,
+    hibernation,
+    hyperv,
+    kdump,
+    notdumps,
+    packed,
+    qemu,
+    vmware,
+)
+from memory_visualizer.formats.base import Dump, Progress
+from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath, as_path
-from memory_visualizer.formats.mapped import file_size
 from memory_visualizer.formats.raw import RawDump
-from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
-
-__all__ = [
-    "BLOCK_FRAMES",
-    "MAX_FRAMES",
-    "PAGE_SIZE",
-    "Dump",
-    "Progress",
-    "RawDump",
-    "Words",
-    "check_file",
-    "fingerprint",
-    "is_dump",
-    "open_dump",
-]
+from memory_visualizer.units import PAGE_SIZE
 
 _FORMATS = {
     b"EMiL": "lime.LimeDump",
@@ -46,6 +41,9 @@ _FORMATS = {
     b"KDUMP   ": "kdump.KdumpDump",
     b"DISKDUMP": "kdump.KdumpDump",
     **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
+    **dict.fromkeys(hibernation.MAGICS, "hibernation.HibernationDump"),
+    **dict.fromkeys(qemu.MAGICS, "qemu.QemuDump"),
+    hyperv.MAGIC: "hyperv.HypervDump",
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 
@@ -88,7 +86,9 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
-        what = notdumps.what_it_is(file, path, file_size(file)) if not is_dump(head) else None
+        resumed = not any(head) and hibernation.first_block(file) is not None
+        known = resumed or is_dump(head)
+        what = None if known else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
@@ -104,6 +104,8 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     if format_ := _known(_FORMATS, head):
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
+    if resumed:
+        return hibernation.HibernationDump.open(path, lenient=lenient)
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Self
 
 from memory_visualizer.errors import BadInputError, NotWholePagesError, reading
+from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
-from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.units import PAGE_SIZE
 
 

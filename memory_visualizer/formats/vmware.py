@@ -8,13 +8,15 @@ Volatility 3's reader takes neither RAM inside nor paddings, nor a name other th
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
-from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 MAGICS = tuple(
@@ -40,18 +42,30 @@ class _State:
     ram: tuple[int, int] | None = None
     """Place and size of the RAM in this file itself."""
 
+    @property
+    def ram_size(self) -> int:
+        """Bytes of the RAM by its regions; 0 where there are none."""
+        count = min(self.numbers.get(("regionsCount", 0), 0), _MAX_REGIONS)
+        ends = (
+            self.numbers.get(("regionPageNum", region), 0)
+            + self.numbers.get(("regionSize", region), 0)
+            for region in range(count)
+        )
+        return max(ends, default=0) * PAGE_SIZE
+
 
 class VmwareDump(MappedDump):
     """A VMware machine's RAM."""
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Open either of the two files; the other one lies beside it, under the same name.
+        """Open either of the two files; the other one lies beside it.
 
-        BadInputError when they cannot be read or make no sense; DamagedInputError, unless
-        `lenient`, when a part of the RAM is missing.
+        BadInputError when they cannot be read or make no sense, or the RAM is not there;
+        DamagedInputError, unless `lenient`, when a part of it is missing.
         """
         path = as_path(path)
+        notes: list[str] = []
         state_path = path if is_state(path) else find_state(path)
         if state_path is None:
             raise BadInputError(f"{path} has no .vmss or .vmsn file beside it")
@@ -59,7 +73,9 @@ class VmwareDump(MappedDump):
             state = _read_state(state_path, file, lenient=lenient)
         source, ram_offset = state_path, 0
         if state.ram is None:
-            source = path if path != state_path else path.with_suffix(RAM_SUFFIX)
+            source = path if path != state_path else _find_ram(path, state)
+            if source.stem.lower() != state_path.stem.lower():
+                notes.append(f"{source} is read as {state_path} describes it, by its size")
         with reading(source), source.open("rb") as file:
             size = file_size(file)
         ram_offset, ram_size = state.ram or (0, size)
@@ -86,7 +102,7 @@ class VmwareDump(MappedDump):
             file_size=size,
             lenient=lenient,
         )
-        return cls(path, "VMware", extents, source=source, remarks=remarks)
+        return cls(path, "VMware", extents, source=source, remarks=[*notes, *remarks])
 
 
 def is_state(path: Path) -> bool:
@@ -96,13 +112,72 @@ def is_state(path: Path) -> bool:
 
 
 def find_state(path: Path) -> Path | None:
-    """Find the .vmss or .vmsn beside a .vmem; only the name ties the two together."""
+    """Find the .vmss or .vmsn beside a .vmem.
+
+    That of the same name, whatever its letters' case; else, where either was renamed, the only one
+    that has no .vmem of its own and describes RAM of just this file's size.
+    """
+    beside = _beside(path)
+    states = [one for suffix in STATE_SUFFIXES for one in beside if one.suffix.lower() == suffix]
     if path.suffix.lower() == RAM_SUFFIX:
-        for suffix in STATE_SUFFIXES:
-            state = path.with_suffix(suffix)
-            if state.is_file() and is_state(state):
+        for state in states:
+            if state.stem.lower() == path.stem.lower() and is_state(state):
                 return state
-    return None
+    if not states or path.suffix.lower() in STATE_SUFFIXES:
+        return None
+    size = path.stat().st_size
+    fitting = [one for one in states if not _has_ram(one, beside) and _described_size(one) == size]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _find_ram(state_path: Path, state: _State) -> Path:
+    """Find the .vmem beside a .vmss or .vmsn; as `find_state`."""
+    beside = _beside(state_path)
+    named = [one for one in beside if one.suffix.lower() == RAM_SUFFIX]
+    for one in named:
+        if one.stem.lower() == state_path.stem.lower():
+            return one
+    size = state.ram_size
+    known = {one.stem.lower() for one in beside if one.suffix.lower() in STATE_SUFFIXES}
+    fitting = [
+        one
+        for one in beside
+        if size and one.stem.lower() not in known and one.is_file() and one.stat().st_size == size
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    name = state_path.with_suffix(RAM_SUFFIX).name
+    raise BadInputError(
+        f"{state_path} tells where memory belongs, but holds none; its .vmem file is needed beside"
+        f" it, under the name {name}"
+    )
+
+
+def _beside(path: Path) -> list[Path]:
+    """The other files of a file's folder; none where that cannot be listed."""
+    try:
+        return sorted(one for one in path.parent.iterdir() if one.name != path.name)
+    except OSError:
+        return []
+
+
+def _has_ram(state_path: Path, beside: Sequence[Path]) -> bool:
+    return any(
+        one.suffix.lower() == RAM_SUFFIX and one.stem.lower() == state_path.stem.lower()
+        for one in beside
+    )
+
+
+def _described_size(state_path: Path) -> int:
+    """Bytes of the RAM that lies in another file, by its regions; 0 where that is not told."""
+    try:
+        if not state_path.is_file() or not is_state(state_path):
+            return 0
+        with state_path.open("rb") as file:
+            state = _read_state(state_path, file, lenient=False)
+    except (BadInputError, OSError):
+        return 0
+    return 0 if state.ram else state.ram_size
 
 
 def missing_state(path: Path, size: int) -> str | None:
@@ -125,7 +200,10 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     groups = groups[: len(groups) // _GROUP.size * _GROUP.size]
     places = {name.rstrip(b"\0"): place for name, place, _ in _GROUP.iter_unpack(groups)}
     if b"memory" not in places:
-        raise BadInputError(f"{path} is a VMware file without a description of memory")
+        raise BadInputError(
+            f"{path} is a VMware file without the memory: of a snapshot that leaves it out, or of a"
+            " machine that was off"
+        )
     position = places[b"memory"]
     size = file_size(file)
     state = _State()

@@ -33,7 +33,8 @@ from volatility3.framework.renderers import format_hints
 from memory_visualizer.arrays import mark_runs, merge_runs
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError
 from memory_visualizer.formats.base import BLOCK_FRAMES, BlockWork, Dump, Words
-from memory_visualizer.formats.mapped import MappedDump, file_size, find_extents
+from memory_visualizer.formats.files import file_size
+from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.linux.system import of_linux
 from memory_visualizer.linux.tasks import LinuxProcesses
 from memory_visualizer.paging import (

@@ -27,7 +27,10 @@ from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 from tests.synth import containers
 from tests.synth.containers import Pieces
+from tests.synth.hibernation import OLD, write_hibernation
+from tests.synth.hyperv import write_hyperv
 from tests.synth.linux import forge_linux
+from tests.synth.qemu import write_qemu
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -56,6 +59,12 @@ PIECES = [
 ]
 """Runs and holes, and addresses of more than 32 bits."""
 LOW = PIECES[:4]
+MEBIBYTES = [
+    (0, bytes(0x1000) + PIECES[0][1] + bytes(0xEC000)),
+    (0x100000, bytes(0x100000)),
+    (5 * GIB, PIECES[4][1]),
+]
+"""Where memory comes in mebibytes."""
 HIGH_FIRST = [PIECES[4], PIECES[1], PIECES[0], PIECES[3], PIECES[2]]
 
 Writer = Callable[[Path, Pieces], object]
@@ -119,6 +128,11 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         LOW,  # 257 bits
         functools.partial(crash, bits=32, kind="bitmap"),
     ),
+    "crash-live": (
+        "Windows crash dump (live, bitmap, 64-bit)",
+        PIECES,
+        functools.partial(crash, kind="live bitmap", machine=0xAA64),
+    ),
     "crash-ranges": (
         "Windows crash dump (complete ranges, 64-bit)",
         PIECES,
@@ -150,6 +164,40 @@ WRITERS: dict[str, tuple[str, Pieces, Writer]] = {
         functools.partial(kdump, magic=b"DISKDUMP", version=1, compression="none"),
     ),
     "elf-flattened": ("ELF core (flattened)", PIECES, containers.write_flattened_elf),
+    **{
+        f"hibernation-{system}": (
+            "Windows hibernation file (up to Windows 7)",
+            PIECES if "x64" in system else LOW,
+            functools.partial(write_hibernation, system=system),
+        )
+        for system in OLD
+    },
+    **{
+        f"hibernation-{system}": (
+            "Windows hibernation file (from Windows 8 on)",
+            PIECES,
+            functools.partial(write_hibernation, system=system),
+        )
+        for system in ("8", "8 x64", "11 x64")
+    },
+    "xen": ("Xen core", HIGH_FIRST, containers.write_xen),
+    "qemu": ("QEMU migration stream", PIECES, functools.partial(write_qemu, devices=False)),
+    "qemu-zlib": (
+        "QEMU migration stream",
+        PIECES,
+        functools.partial(write_qemu, how="zlib", devices=False),
+    ),
+    "libvirt": (
+        "libvirt save",
+        HIGH_FIRST,
+        functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", devices=False),
+    ),
+    "hyper-v": ("Hyper-V saved state", MEBIBYTES, write_hyperv),
+    "hyper-v-stored": (
+        "Hyper-V saved state",
+        MEBIBYTES,
+        functools.partial(write_hyperv, packed=False),
+    ),
     "vmware": ("VMware", PIECES, _vmware),
     "vmware-old": ("VMware", PIECES, functools.partial(_vmware, version=0)),
     "vmware-inside": ("VMware", PIECES, functools.partial(_vmware, inside=True)),
@@ -246,7 +294,12 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in WRITERS if name[:4] not in ("avml", "kdum") and "flat" not in name]
+    "name",
+    [
+        name
+        for name in WRITERS
+        if name[:4] not in ("avml", "kdum", "hibe", "qemu", "libv", "hype") and "flat" not in name
+    ],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
 def test_pages_at_any_byte_of_the_file(
@@ -489,6 +542,44 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
     check(open_dump(path.with_suffix(".vmsn")), frames_of(PIECES))
 
 
+@pytest.mark.parametrize("suffix", [".VMSS", ".Vmsn"])
+def test_names_in_upper_case(tmp_path: Path, suffix: str) -> None:
+    """As Windows' file systems may give them."""
+    ram, state = tmp_path / "Machine.VMEM", tmp_path / f"MACHINE{suffix}"
+    containers.write_vmware(ram, state, PIECES)
+    for path in (ram, state):
+        dump = open_dump(path)
+        check(dump, frames_of(PIECES))
+        assert dump.remarks == ()
+
+
+def test_a_vmem_that_was_renamed(tmp_path: Path) -> None:
+    """The state that has lost its file, and describes just as much, is taken; which is said."""
+    ram, state = tmp_path / "memory.bin", tmp_path / "machine.vmsn"
+    containers.write_vmware(ram, state, PIECES)
+    containers.write_vmware(tmp_path / "b.vmem", tmp_path / "b.vmss", PIECES)
+    for path in (ram, state):
+        dump = open_dump(path)
+        check(dump, frames_of(PIECES))
+        assert dump.remarks == (f"{ram} is read as {state} describes it, by its size",)
+    (tmp_path / "another.vmss").write_bytes(state.read_bytes())
+    assert open_dump(ram).format == "raw"
+    (tmp_path / "other.bin").write_bytes(ram.read_bytes())
+    with pytest.raises(BadInputError, match=r"under the name machine\.vmem"):
+        open_dump(state)
+
+
+def test_vmsn_alone(path: Path) -> None:
+    """It asks for its .vmem; --lenient does not help."""
+    state = path.with_suffix(".vmsn")
+    containers.write_vmware(path, state, PIECES)
+    path.unlink()
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match=r"holds none; its \.vmem file is needed") as caught:
+            open_dump(state, lenient=lenient)
+        assert not isinstance(caught.value, DamagedInputError)
+
+
 def test_vmem_alone(path: Path) -> None:
     """A .vmem without its other file is raw, and of more than 3 GiB that is worth a remark."""
     path.write_bytes(memory(4, 1))
@@ -563,7 +654,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             dump = open_dump(path, lenient=True)
         except BadInputError:
             assert cut < max(memory_from + PAGE_SIZE, PAGE_SIZE) or format_.startswith(
-                ("AVML", "kdump")
+                ("AVML", "kdump", "Windows hib", "QEMU", "libvirt", "Xen", "Hyper-V")
             )
         else:
             there = np.flatnonzero(dump.held).tolist()
@@ -679,6 +770,30 @@ def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
         open_dump(path)
 
 
+def test_a_paravirtual_guest_of_xen(path: Path) -> None:
+    """Its pages are where the guest has them; that its page tables have others is said."""
+    containers.write_xen(path, HIGH_FIRST, paravirtual=True)
+    dump = open_dump(path)
+    check(dump, frames_of(HIGH_FIRST))
+    assert len(dump.remarks) == 1 and "paravirtual" in dump.remarks[0]
+    assert struct.unpack_from("<Q", dump.notes["Xen"])[0] == 0xF00FEBED  # type: ignore[arg-type]
+
+
+def test_a_core_of_xen_without_its_table(path: Path) -> None:
+    """It comes last in the file; nothing else tells where pages belong."""
+    containers.write_xen(path, LOW)
+    size = path.stat().st_size
+    os.truncate(path, size - 8 * 20)
+    with pytest.raises(DamagedInputError, match="tells of 51 pages where 71 belong"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    check(dump, dict(list(frames_of(LOW).items())[:51]))
+    os.truncate(path, size - 8 * 71)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="tells of 0 pages where 71 belong"):
+            open_dump(path, lenient=lenient)
+
+
 def test_elf_files_that_are_no_dumps(path: Path) -> None:
     """A program, and the core of a process."""
     with pytest.raises(BadInputError, match="is an ELF file, but no core"):
@@ -699,6 +814,90 @@ def test_crash_dumps_without_pages(path: Path, dump_type: int, what: str) -> Non
     path.write_bytes(data)
     with pytest.raises(BadInputError, match=what):
         open_dump(path)
+
+
+def test_fields_of_a_crash_dump_that_windows_never_wrote(path: Path) -> None:
+    """They are full of PAGE, which is no address."""
+    containers.write_crash(path, PIECES, kind="live bitmap", machine=0xAA64)
+    data = bytearray(path.read_bytes())
+    data[0x18:0x20] = data[0x80:0x88] = b"PAGEPAGE"
+    path.write_bytes(data)
+    notes = open_dump(path).notes
+    assert notes["MachineImageType"] == 0xAA64 and notes["DirectoryTableBase"] == 0x1AA000
+    assert notes.keys().isdisjoint({"PfnDataBase", "KdDebuggerDataBlock", "SystemTime"})
+
+
+CRASH_RUNS = [(0x1000 * 40 * number, memory(3 + number, number)) for number in range(5)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(
+    ("number", "run", "lost"),
+    [
+        (2, (1 << 20, 1 << 31), [2]),  # too many pages
+        (2, (1 << 31, 5), [2]),  # in no place
+        (0, (0x45474150, 0x45474150), [0]),
+        (4, (0x45474150, 0x45474150), [4]),
+        (1, (40, 81), [1]),  # over the one that follows
+    ],
+)
+def test_a_run_of_garbage_in_a_crash_dump(
+    path: Path, bits: int, number: int, run: tuple[int, int], lost: list[int]
+) -> None:
+    """It is left out, and those behind it are found from the file's end."""
+    containers.write_crash(path, CRASH_RUNS, bits=bits)
+    data = bytearray(path.read_bytes())
+    at, word = (0x98, "<QQ") if bits == 64 else (0x6C, "<II")
+    struct.pack_into(word, data, at + struct.calcsize(word) * number, *run)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="some of them make no sense"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert len(dump.remarks) == 1 and "4 were taken" in dump.remarks[0]
+    check(dump, frames_of([piece for n, piece in enumerate(CRASH_RUNS) if n not in lost]))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_crash_dump_with_more_runs_than_its_header_has_room_for(path: Path, bits: int) -> None:
+    """The runs that are there tell enough, if they are followed by what is no run."""
+    containers.write_crash(path, CRASH_RUNS, bits=bits)
+    data = bytearray(path.read_bytes())
+    at = 0x88 if bits == 64 else 0x64
+    data[at : at + 4] = b"PAGE"
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="1,162,297,680 runs of pages, but its header has"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert len(dump.remarks) == 1
+    check(dump, frames_of(CRASH_RUNS))
+    data[at + 4 : 0x320] = b"PAGE" * ((0x320 - at - 4) // 4)
+    path.write_bytes(data)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="nothing else tells") as caught:
+            open_dump(path, lenient=lenient)
+        assert not isinstance(caught.value, DamagedInputError)  # --lenient does not help
+
+
+def test_a_bitmap_larger_than_its_room(path: Path) -> None:
+    """What there is room for is taken."""
+    containers.write_crash(path, CRASH_RUNS, kind="bitmap")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 0x2030, 1 << 40)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="there is no room"):
+        open_dump(path)
+    check(open_dump(path, lenient=True), frames_of(CRASH_RUNS))
+
+
+def test_one_piece_beyond_all_limits(path: Path) -> None:
+    """It does not refuse the others."""
+    near = memory(4, 1)
+    containers.write_elf(path, [(0x1000, near), (1 << 50, memory(2, 2))])
+    with pytest.raises(DamagedInputError, match="16 TiB"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks[0].endswith("where this program stops; one piece was left out")
+    check(dump, frames_of([(0x1000, near)]))
 
 
 def test_avml_with_a_wrong_byte(path: Path) -> None:
@@ -909,6 +1108,7 @@ def _volatility_layer(path: Path, layer: str) -> Any:
         ("crash-complete-32", "crash.WindowsCrashDump32Layer"),
         ("crash-bitmap", "crash.WindowsCrashDump64Layer"),
         ("crash-bitmap-32", "crash.WindowsCrashDump32Layer"),
+        ("xen", "xen.XenCoreDumpLayer"),
         ("vmware", "vmware.VmwareLayer"),
     ],
 )
@@ -926,7 +1126,7 @@ def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
     assert not any(seen.is_valid(pfn * PAGE_SIZE, 1) for pfn in absent)
 
 
-@pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-ranges"])
+@pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-live", "crash-ranges"])
 def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
     """What these tests write is what kdmp-parser takes it for."""
     kdmp = _import("kdmp_parser")

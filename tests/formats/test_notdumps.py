@@ -70,7 +70,6 @@ def test_archives(name: str, tmp_path: Path) -> None:
 CONTAINERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c", "7z x"),
     "RAR": (b"Rar!\x1a\x07\x01\0", "unrar"),
-    "Hyper-V": (struct.pack("<I", 0x01282014), "(.vmrs), which MemProcFS reads"),
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
@@ -78,18 +77,11 @@ CONTAINERS = {
     "AFF": (b"AFF10\r\n\0", "affconvert"),
     "AFF4": (b"PK\x03\x04" + bytes(26) + b"container.description" + b"aff4://a", "AFF4"),
     "Proxmox": (b"VMA\0", "Proxmox"),
-    "libvirt, saved": (b"LibvirtQemudSave", "virsh dump"),
-    "libvirt, half saved": (b"LibvirtQemudPart", "did not finish saving"),
-    "QEMU": (b"QEVM\0\0\0\x03", "dump-guest-memory"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
     "Xen, old": (b"LinuxGuestRecord", "Xen saved"),
     "Xen, xl": (b"Xen saved domain, xl format\n \0 \r", "Xen saved"),
     "Xen, stream": (b"\xff" * 8 + struct.pack(">I", 0x58454E46), "Xen saved"),
     "HPAK": (b"HPAK", "hpakextract"),
-    "hibernation": (b"hibr", "Hibr2Bin"),
-    "hibernation, resumed": (b"HIBR", "Hibr2Bin"),
-    "hibernation, awake": (b"wake", "Hibr2Bin"),
-    "hibernation, Windows 8": (b"RSTR", "Hibr2Bin"),
     "LKCD": (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
     "sadump": (struct.pack("<II", 0x75646173, 0x0000706D), "makedumpfile"),
     "minidump": (b"MDMP\x93\xa7", "minidump of a process"),
@@ -200,7 +192,8 @@ def test_split_images(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
-        ("hiberfil.sys", "whose beginning is cleared, as after a resume"),
+        ("hiberfil.sys", "was cleared, as after a resume"),
+        ("machine.VSV", "vm2dmp makes a dump of both, the one without the memory"),
         ("Pagefile.sys", "a page file of Windows"),
     ],
 )
@@ -208,6 +201,13 @@ def test_what_only_its_name_tells(name: str, words: str, tmp_path: Path) -> None
     path = tmp_path / name
     path.write_bytes(bytes(PAGE) + np.random.default_rng(0).bytes(PAGE))
     assert words in said_of(path)
+
+
+def test_the_memory_beside_an_old_state_of_hyper_v(tmp_path: Path) -> None:
+    (tmp_path / "machine.bin").write_bytes(np.random.default_rng(0).bytes(4 * PAGE))
+    assert open_dump(tmp_path / "machine.bin").format == "raw"
+    (tmp_path / "machine.vsv").write_bytes(b"state")
+    assert "(.bin, .vsv) of a machine that Hyper-V saved" in said_of(tmp_path / "machine.bin")
 
 
 @pytest.mark.parametrize("begin", [b"BZh", b"BZh91AX", b"\x1f\x8b\x08\xff", b"\x1f\x9d", b"<<< "])

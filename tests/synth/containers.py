@@ -141,42 +141,102 @@ def write_elf(
             file.write(contents)
 
 
+def write_xen(path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: int = 3) -> None:
+    """A core of Xen's (docs/misc/dump-core-format.txt); pieces are whole pages.
+
+    `gone` pages at the end are those of a guest that gave memory back. The frames of the machine,
+    which a paravirtual guest's table has, too, are the guest's in another order.
+    """
+    frames = [
+        (address + start) // PAGE
+        for address, contents in pieces
+        for start in range(0, len(contents), PAGE)
+    ]
+    frames += [2**64 - 1] * gone
+    pages = b"".join(contents for _, contents in pieces) + bytes(gone * PAGE)
+    if paravirtual:
+        table = b"".join(struct.pack("<QQ", frame, frame ^ 0x155) for frame in frames)
+    else:
+        table = struct.pack(f"<{len(frames)}Q", *frames)
+    note = b""
+    magic = 0xF00FEBED if paravirtual else 0xF00FEBEE
+    for kind, descriptor in (
+        (0x2000000, b""),
+        (0x2000001, struct.pack("<4Q", magic, 1, len(frames), PAGE)),
+        (0x2000003, struct.pack("<Q", 1)),
+    ):
+        note += struct.pack("<III", 4, len(descriptor), kind) + b"Xen\0" + descriptor
+    table_name = b".xen_p2m" if paravirtual else b".xen_pfn"
+    names = b"\0.shstrtab\0.note.Xen\0.xen_prstatus\0.xen_pages\0" + table_name + b"\0"
+    parts = [
+        (b".shstrtab", 3, names),
+        (b".note.Xen", 7, note),
+        (b".xen_prstatus", 1, bytes(5168)),
+        (b".xen_pages", 1, pages),
+        (table_name, 1, table),
+    ]
+    at = 64 + 64 * (1 + len(parts))
+    headers = bytes(64)
+    contents = b""
+    for name, kind, data in parts:
+        padding = bytes(-at % PAGE) if name == b".xen_pages" else bytes(-at % 4)
+        at += len(padding)
+        fields = (names.index(name + b"\0"), kind, 0, 0, at, len(data), 0, 0, 1, 0)
+        headers += struct.pack("<IIQQQQIIQQ", *fields)
+        contents += padding + data
+        at += len(data)
+    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, 1 + len(parts), 1)
+    path.write_bytes(header + headers + contents)
+
+
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete") -> None:
+def write_crash(
+    path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete", machine: int = 0x8664
+) -> None:
     """A Windows crash dump; pieces are whole pages, for a bitmap by ascending address.
 
-    Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and
-    the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
+    Those with a bitmap leave the runs of the header as they are, full of ``PAGE``. Offsets from
+    Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and the ranges from
+    0vercl0k's kdmp-parser (kdmp-parser-structs.h).
     """
     wide = bits == 64
     header = bytearray(b"PAGE" * (0x2000 // 4) if wide else b"PAGE" * (0x1000 // 4))
     runs = [(address // PAGE, len(contents) // PAGE) for address, contents in pieces]
     pages = sum(count for _, count in runs)
+    fields = (*_CRASH_FIELDS[:6], machine, *_CRASH_FIELDS[6:])
     if wide:
-        struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *_CRASH_FIELDS)
+        struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *fields)
         struct.pack_into("<Q", header, 0x80, 0xFFFFF80000001000)
-        struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
-        for number, run in enumerate(runs[:43]):
+        if "bitmap" not in kind:
+            struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
+        for number, run in enumerate(runs[:43] if "bitmap" not in kind else ()):
             struct.pack_into("<QQ", header, 0x98 + 16 * number, *run)
         struct.pack_into("<I", header, 0xF98, _CRASH_TYPES[kind])
     else:
-        struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *_CRASH_FIELDS)
+        struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *fields)
         struct.pack_into("<BxxxI", header, 0x5C, 1, 0x80001000)
-        struct.pack_into("<II", header, 0x64, len(runs), pages)
-        for number, run in enumerate(runs[:86]):
+        if "bitmap" not in kind:
+            struct.pack_into("<II", header, 0x64, len(runs), pages)
+        for number, run in enumerate(runs[:86] if "bitmap" not in kind else ()):
             struct.pack_into("<II", header, 0x6C + 8 * number, *run)
         struct.pack_into("<I", header, 0xF88, _CRASH_TYPES[kind])
-    if kind == "bitmap":
+    if "bitmap" in kind:
         bit_count = max(first + count for first, count in runs)
         bitmap = bytearray(-(-bit_count // 8))
         for first, count in runs:
             for bit in range(first, first + count):
                 bitmap[bit // 8] |= 1 << bit % 8
         first_page = -(-(len(header) + 0x38 + len(bitmap)) // PAGE) * PAGE
-        header += struct.pack("<8s24xQQQ", b"SDMPDUMP", first_page, pages, bit_count) + bitmap
+        header += (
+            struct.pack(
+                "<8s24xQQQ", b"FDMPDUMP" if wide else b"SDMPDUMP", first_page, pages, bit_count
+            )
+            + bitmap
+        )
         header += bytes(first_page - len(header))
     elif kind == "ranges":
         # Nobody has described the file's metadata that follow the ranges; none are written.
@@ -191,9 +251,9 @@ def write_crash(path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "comp
             file.write(contents)
 
 
-_CRASH_FIELDS = (15, 19041, 0x1AA000, 0x10, 0x20, 0x30, 0x8664, 4, 0xE2)
-"""Versions, DTB, PFN database, modules, processes, machine, processors, bug check."""
-_CRASH_TYPES = {"complete": 1, "bitmap": 5, "ranges": 10}
+_CRASH_FIELDS = (15, 19041, 0x1AA000, 0x10, 0x20, 0x30, 4, 0xE2)
+"""Versions, DTB, PFN database, modules, processes, (machine,) processors, bug check."""
+_CRASH_TYPES = {"complete": 1, "bitmap": 5, "live bitmap": 6, "ranges": 10}
 
 
 def write_kdump(

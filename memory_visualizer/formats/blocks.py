@@ -1,0 +1,242 @@
+"""Dumps whose frames lie in compressed blocks, a few frames in each."""
+
+import threading
+from abc import abstractmethod
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import base
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.files import read_at
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+
+_CACHE_SIZE = 32 << 20
+"""Bytes of unpacked blocks that are kept."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where the blocks lie in the file, a column each."""
+
+    offset: NDArray[np.int64]
+    """Byte of the file at which the packed contents begin."""
+    size: NDArray[np.int64]
+    """Packed bytes."""
+    pages: NDArray[np.int64]
+    """Pages unpacked."""
+    kind: NDArray[np.int64]
+    """How they are packed, as the format has it."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the frames lie in the blocks, by ascending PFN, a column each."""
+
+    frame: NDArray[np.int64]
+    """PFN."""
+    block: NDArray[np.int32]
+    """Number of the block."""
+    row: NDArray[np.uint16]
+    """Number of the page in the block."""
+
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Places":
+        return Places(self.frame[chosen], self.block[chosen], self.row[chosen])
+
+
+@dataclass
+class BlockList:
+    """Blocks as they are found in a file, one after another."""
+
+    columns: "Sequence[array[int]]" = field(default_factory=lambda: [array("q") for _ in range(4)])
+
+    def append(self, offset: int, size: int, pages: int, kind: int) -> None:
+        """Add a block."""
+        for column, value in zip(self.columns, (offset, size, pages, kind), strict=True):
+            column.append(value)
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def blocks(self) -> Blocks:
+        """All of them."""
+        return Blocks(*(np.frombuffer(column, np.int64) for column in self.columns))
+
+
+def place_frames(
+    path: Path,
+    frame: NDArray[np.int64],
+    block: NDArray[np.int32],
+    row: NDArray[np.uint16],
+    *,
+    lenient: bool,
+    remarks: list[str],
+) -> Places:
+    """Sort frames as they were found; of what is there twice the later place is taken.
+
+    DamagedInputError, unless `lenient`, for frames so far away that no machine has them there;
+    BadInputError where nothing is left.
+    """
+    far = frame >= MAX_FRAMES
+    if far.any():
+        sentence = (
+            f"{path} says that it holds page frame {int(frame[far][0]):#x}; this program stops at"
+            f" {MAX_FRAMES:#x} (16 TiB)"
+        )
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence}; {np.count_nonzero(far):,} pages were left out")
+    # The last of equal ones comes first in a list that is turned round.
+    frames, last = np.unique(frame[::-1], return_index=True)
+    chosen = frame.size - 1 - last[frames < MAX_FRAMES]
+    twice = frame.size - frames.size
+    if twice:
+        remarks.append(f"{path} holds {twice:,} pages more than once; the later ones were taken")
+    if not chosen.size:
+        raise BadInputError(f"{path} holds no page of memory")
+    places = Places(frame[chosen], block[chosen], row[chosen])
+    runs = runs_of(places.frame)
+    near, left_out = near_pieces(path, *(runs * PAGE_SIZE).T, lenient=lenient)
+    remarks += left_out
+    return places if near.all() else places[np.repeat(near, runs[:, 1])]
+
+
+def runs_of(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stretches of consecutive ones among ascending PFNs, as `Dump.runs`."""
+    [starts] = np.nonzero(np.diff(frames, prepend=-2) != 1)
+    return np.stack((frames[starts], np.diff(starts, append=frames.size)), axis=1)
+
+
+class BlocksDump(Dump):
+    """A dump of compressed blocks. Subclasses know how to unpack one."""
+
+    def __init__(
+        self,
+        path: Path,
+        format_: str,
+        places: Places,
+        blocks: Blocks,
+        *,
+        notes: Mapping[str, int | bytes] | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        """`places` holds one frame at least; `blocks` may hold some that no frame is in."""
+        super().__init__(path, format_, runs_of(places.frame), notes=notes, remarks=remarks)
+        self._places, self._blocks = places, blocks
+        self._cached: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def _unpack(self, packed: bytes, pages: int, kind: int) -> bytes:
+        """Unpack a block; DamagedInputError where it has not just so many pages."""
+
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Unpack the frames, and let `work` look at them."""
+        total = self._places.frame.size
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+
+            def look(start: int) -> _Result:
+                part = slice(start, min(start + base.BLOCK_FRAMES, total))
+                words = self._pages(file, self._places.block[part], self._places.row[part])
+                words.flags.writeable = False
+                return work(self._places.frame[part], words)
+
+            yield from ahead(look, range(0, total, base.BLOCK_FRAMES))
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Unpack the blocks that these frames are in."""
+        frames = np.asarray(frames, dtype=np.int64)
+        number = np.searchsorted(self._places.frame, frames)
+        number[number == self._places.frame.size] = 0
+        [held] = np.nonzero(self._places.frame[number] == frames)
+        number = number[held]
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            read = self._pages(file, self._places.block[number], self._places.row[number])
+        if held.size == frames.size:
+            return read
+        words = np.zeros((frames.size, PAGE_SIZE // 8), np.uint64)
+        words[held] = read
+        return words
+
+    def _pages(self, file: FileIO, block: NDArray[np.int32], row: NDArray[np.uint16]) -> Words:
+        """The pages that lie there, each block unpacked once."""
+        pages = np.empty((block.size, PAGE_SIZE), np.uint8)
+        order = np.argsort(block, kind="stable")
+        begins = np.flatnonzero(np.diff(block[order], prepend=-1))
+        for wanted in np.split(order, begins[1:]) if order.size else ():
+            number = int(block[wanted[0]])
+            whole = wanted.size >= self._blocks.pages[number]
+            unpacked = self._unpacked(file, number) if whole else self._kept(file, number)
+            pages[wanted] = unpacked[row[wanted]]
+        return pages.view(np.uint64)
+
+    def _kept(self, file: FileIO, number: int) -> NDArray[np.uint8]:
+        """A block of which a part is asked for: the other parts may be asked for soon."""
+        with self._lock:
+            if (found := self._cached.get(number)) is not None:
+                self._cached.move_to_end(number)
+                return found
+        pages = self._unpacked(file, number)
+        with self._lock:
+            if number not in self._cached:
+                self._cached[number] = pages
+                self._cached_bytes += pages.nbytes
+            while self._cached_bytes > _CACHE_SIZE and len(self._cached) > 1:
+                self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
+        return pages
+
+    def _unpacked(self, file: FileIO, number: int) -> NDArray[np.uint8]:
+        blocks = self._blocks
+        offset, size = int(blocks.offset[number]), int(blocks.size[number])
+        pages, kind = int(blocks.pages[number]), int(blocks.kind[number])
+        packed = read_at(file, size, offset)
+        if len(packed) < size:
+            raise BadInputError(f"{self.path} got shorter while it was read")
+        try:
+            unpacked = self._unpack(packed, pages, kind)
+        except BadInputError as error:
+            raise type(error)(f"{self.path}, the block at byte {offset:,}: {error}") from error
+        return np.frombuffer(unpacked, np.uint8).reshape(pages, PAGE_SIZE)
+
+    def _without_broken_blocks(self) -> Self:
+        """Unpack all blocks; leave out those that cannot be."""
+        used = np.unique(self._places.block)
+        sound = np.ones(self._blocks.offset.size, np.bool_)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+
+            def is_sound(number: int) -> bool:
+                try:
+                    self._unpacked(file, number)
+                except DamagedInputError:
+                    return False
+                return True
+
+            sound[used] = np.fromiter(ahead(is_sound, used.tolist()), np.bool_, used.size)
+        if sound.all():
+            return self
+        kept = sound[self._places.block]
+        if not kept.any():
+            raise BadInputError(f"{self.path} holds no page of memory that can be read")
+        lost = (
+            f"{np.count_nonzero(~sound):,} broken blocks of {self.path} were left out, with"
+            f" {np.count_nonzero(~kept):,} pages"
+        )
+        return type(self)(
+            self.path,
+            self.format,
+            self._places[kept],
+            self._blocks,
+            notes=self.notes,
+            remarks=[*self.remarks, lost],
+        )

@@ -1,0 +1,134 @@
+"""Dumps in which each frame has a place of its own, at any byte of the file or nowhere in it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats import base
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
+from memory_visualizer.formats.blocks import runs_of
+from memory_visualizer.formats.files import read_at
+from memory_visualizer.units import PAGE_SIZE
+
+_GAP = 1 << 16
+"""Bytes between pages that are read along."""
+_WINDOW = 1 << 23
+"""Bytes that are read at once, at most."""
+_PAGE = np.dtype((np.void, PAGE_SIZE))
+
+FILLED = -1
+"""Place of a page of zeros. Of one that is filled with another byte it is that much less."""
+SPECIAL = -0x101
+"""Place of the first page that has to be made; those of others are one less each."""
+
+_Result = TypeVar("_Result")
+
+
+class PlacedDump(Dump):
+    """A dump of single pages."""
+
+    def __init__(
+        self,
+        path: Path,
+        format_: str,
+        frame: NDArray[np.int64],
+        place: NDArray[np.int64],
+        *,
+        notes: Mapping[str, int | bytes] | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        """`frame` are ascending PFNs, `place` the byte at which each begins, FILLED, or SPECIAL."""
+        super().__init__(path, format_, runs_of(frame), notes=notes, remarks=remarks)
+        self._frame, self._place = frame, place
+
+    def _special(self, file: FileIO, number: int) -> bytes:
+        """Make the page whose place is SPECIAL less `number`."""
+        raise NotImplementedError
+
+    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+        """Read the pages that are not known to be zeros, and let `work` look at them."""
+        [rows] = np.nonzero(self._place != FILLED)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+
+            def look(start: int) -> _Result:
+                part = rows[start : start + base.BLOCK_FRAMES]
+                words = self._pages(file, self._place[part])
+                words.flags.writeable = False
+                return work(self._frame[part], words)
+
+            yield from ahead(look, range(0, rows.size, base.BLOCK_FRAMES))
+
+    def read_frames(self, frames: NDArray[np.int64]) -> Words:
+        """Gather frames from the file."""
+        frames = np.asarray(frames, dtype=np.int64)
+        row = np.searchsorted(self._frame, frames)
+        row[row == self._frame.size] = 0
+        place = np.where(self._frame[row] == frames, self._place[row], FILLED)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            return self._pages(file, place)
+
+    def _pages(self, file: FileIO, place: NDArray[np.int64]) -> Words:
+        pages = np.empty((place.size, PAGE_SIZE), np.uint8)
+        filled = (place <= FILLED) & (place > SPECIAL)
+        pages[filled] = (FILLED - place[filled])[:, None]
+        for row in np.flatnonzero(place <= SPECIAL).tolist():
+            page = self._special(file, SPECIAL - int(place[row]))
+            pages[row] = np.frombuffer(page, np.uint8)
+        [plain] = np.nonzero(place >= 0)
+        if plain.size:
+            plain = plain[np.argsort(place[plain], kind="stable")]
+            self._gather(file, plain, place, pages)
+        return pages.view(np.uint64)
+
+    def _gather(
+        self,
+        file: FileIO,
+        rows: NDArray[np.intp],
+        place: NDArray[np.int64],
+        pages: NDArray[np.uint8],
+    ) -> None:
+        """Read pages of the file, by ascending place, many at once."""
+        target = pages.view(_PAGE)[:, 0]
+        places = place[rows]
+        near = np.diff(places, prepend=places[0]) <= _GAP + PAGE_SIZE
+        start = 0
+        while start < rows.size:
+            begin = int(places[start])
+            end = int(np.searchsorted(places, begin + _WINDOW - PAGE_SIZE, side="right"))
+            [gaps] = np.nonzero(~near[start + 1 : end])
+            end = start + 1 + int(gaps[0]) if gaps.size else end
+            size = int(places[end - 1]) + PAGE_SIZE - begin
+            window = self._read(file, size, begin)
+            # As rows that begin at every byte: pages need not lie at multiples of anything.
+            every = np.ndarray((size - PAGE_SIZE + 1,), _PAGE, window, strides=(1,))
+            target[rows[start:end]] = every[places[start:end] - begin]
+            start = end
+
+    def _read(self, file: FileIO, size: int, offset: int) -> bytes:
+        data = read_at(file, size, offset)
+        if len(data) < size:
+            raise BadInputError(f"{self.path} got shorter while it was read")
+        return data
+
+
+def last_of_each(
+    path: Path, frame: NDArray[np.int64], *, lenient: bool, remarks: list[str]
+) -> NDArray[np.intp]:
+    """Of frames in the order in which they were found, the last of each PFN, by ascending PFN.
+
+    DamagedInputError, unless `lenient`, for frames that no machine has there; BadInputError where
+    nothing is left.
+    """
+    frames, last = np.unique(frame[::-1], return_index=True)
+    if not frames.size:
+        raise BadInputError(f"{path} holds no page of memory")
+    runs = runs_of(frames)
+    near, left_out = base.near_pieces(path, *(runs * PAGE_SIZE).T, lenient=lenient)
+    remarks += left_out
+    chosen: NDArray[np.intp] = (frame.size - 1 - last)[np.repeat(near, runs[:, 1])]
+    return chosen

@@ -1,0 +1,612 @@
+"""QEMU's migration stream: of `migrate` into a file, of libvirt's `virsh save`, of Proxmox.
+
+The format is that of QEMU's migration/savevm.c and ram.c (version 3 of the stream, 4 of the memory,
+since 2010): sections, of which "ram" comes in many parts, with eight bytes before each page. Pages
+are stored as they are, filled with one byte, packed with zlib, or as what differs from the page as
+it was sent before (XBZRLE); the last one counts. With the capability mapped-ram, as libvirt's
+format "sparse" has it, pages lie at places of their own and bitmaps tell which are there.
+
+The stream holds blocks of memory by name. Where they are in physical memory it does not say, but it
+names the machine's type: see `_layout`. libvirt puts a header before the stream (src/qemu/
+qemu_saveimage.h).
+"""
+
+import re
+import struct
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+
+MAGIC = b"QEVM\0\0\0\x03"
+LIBVIRT_MAGIC = b"LibvirtQemudSave"
+LIBVIRT_PART_MAGIC = b"LibvirtQemudPart"
+MAGICS = (MAGIC, LIBVIRT_MAGIC, LIBVIRT_PART_MAGIC)
+
+_EOF, _START, _PART, _END, _FULL, _SUBSECTION = range(6)
+_CONFIGURATION, _COMMAND, _FOOTER = 7, 8, 0x7E
+_ZERO, _SIZES, _PAGE, _EOS, _CONTINUE, _XBZRLE, _HOOK = (1 << bit for bit in range(1, 8))
+_ZLIB, _FLUSH = 0x100, 0x200
+_FLAGS = PAGE_SIZE - 1
+
+_LIBVIRT_HEADER = struct.Struct("16s5I56x")  # in the order of the host's bytes
+_LIBVIRT_PACKED = {1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", 5: "zstd"}
+_LIBVIRT_VERSIONS = range(1, 4)
+_WINDOW = 1 << 20
+_FEW_AHEAD = _WINDOW // 16
+_FEW_IN_ORDER = 16
+_MAX_BLOCKS = 1 << 12
+_FEW_PAGES = 1 << 21
+"""Pages that any block may have, where bits tell which are there."""
+_FOR_EACH = 1024
+"""A larger one has no more than so many for each that is there."""
+_SEARCHED = 64 << 20
+"""Bytes in which the end of a section that is not known is looked for."""
+
+
+@dataclass
+class _Block:
+    """A block of the machine's memory, as the stream calls it."""
+
+    name: bytes
+    size: int
+
+
+@dataclass
+class _Contents:
+    """What is found in the stream, in its order."""
+
+    machine: bytes = b""
+    current: bytes = b""
+    """Name of the block of the page before, which the next one may not repeat."""
+    blocks: dict[bytes, _Block] = field(default_factory=dict)
+    page: "array[int]" = field(default_factory=lambda: array("q"))
+    """Number of each page, in the block that `block` tells."""
+    block: "array[int]" = field(default_factory=lambda: array("H"))
+    place: "array[int]" = field(default_factory=lambda: array("q"))
+    """As `PlacedDump` has it."""
+    packed: list[tuple[int, int, int]] = field(default_factory=list)
+    """Of each page with a place of SPECIAL: _ZLIB or _XBZRLE, byte of the file, size."""
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    """Of each block's name, its number in `block`."""
+
+    def add(self, name: bytes, page: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+        """Add pages of one block."""
+        number = self.numbers.setdefault(name, len(self.numbers))
+        self.page.frombytes(page.tobytes())
+        self.place.frombytes(place.tobytes())
+        self.block.frombytes(np.full(page.size, number, np.uint16).tobytes())
+
+
+class _CutError(Exception):
+    """The stream ends, or makes no sense, at this byte."""
+
+
+class _Reader:
+    """Reads the stream, a window at a time."""
+
+    def __init__(self, file: FileIO, position: int) -> None:
+        self._file = file
+        self.size = file_size(file)
+        self.position = position
+        self._window, self._begin = b"", 0
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, fewer at the file's end."""
+        at = self.position - self._begin
+        if at < 0 or at + size > len(self._window):
+            self._window = read_at(self._file, max(size, _WINDOW), self.position)
+            self._begin, at = self.position, 0
+        return self._window[at : at + size]
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, which are there."""
+        taken = self.peek(size)
+        if len(taken) < size:
+            raise _CutError
+        self.position += size
+        return taken
+
+    def number(self, size: int) -> int:
+        """The next number, big-endian."""
+        return int.from_bytes(self.take(size), "big")
+
+    def text(self, width: int = 1) -> bytes:
+        """The next name, behind its length, which has so many bytes."""
+        return self.take(min(self.number(width), 1 << 16))
+
+    def ahead(self) -> tuple[bytes, int]:
+        """Bytes of the file, among them many of the next ones, and where these begin."""
+        at = self.position - self._begin
+        if not 0 <= at <= len(self._window) - _FEW_AHEAD:
+            self._window = read_at(self._file, _WINDOW, self.position)
+            self._begin, at = self.position, 0
+        return self._window, at
+
+    def at_end(self) -> bool:
+        """Whether the file ends here, or before the next page."""
+        return self.size - self.position < 8 + PAGE_SIZE
+
+    def skip(self, size: int) -> None:
+        """Leave out bytes that are there."""
+        if self.position + size > self.size:
+            raise _CutError
+        self.position += size
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a page is made of: another one, and what differs from that."""
+
+    base: int
+    """A place as `PlacedDump` has it; where it is SPECIAL, `packed` tells."""
+    packed: tuple[int, int]
+    """Byte of the file and size of a page packed with zlib."""
+    changes: Sequence[tuple[int, int]]
+    """Byte of the file and size of each piece of XBZRLE."""
+
+
+class QemuDump(PlacedDump):
+    """The memory in a migration stream."""
+
+    _made: Sequence[_Made] = ()
+
+    @classmethod
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
+        """Find all pages.
+
+        BadInputError when the file cannot be read or holds no memory; DamagedInputError, unless
+        `lenient`, when a part is missing or broken.
+        """
+        path = as_path(path)
+        remarks: list[str] = []
+        contents = _Contents()
+        with reading(path), path.open("rb", buffering=0) as file:
+            start, format_ = _begin(path, file, lenient, remarks)
+            reader = _Reader(file, start)
+            try:
+                _read_stream(reader, contents)
+            except _CutError:
+                at = f"byte {reader.position:,}"
+                if not contents.page:
+                    raise BadInputError(f"{path} ends before the machine's memory") from None
+                what = f"ends too early, at {at}" if reader.at_end() else f"makes no sense at {at}"
+                _complain(f"{path}, a stream of QEMU's, {what}", lenient, remarks)
+            parts = _layout(path, file, contents, remarks)
+        frame, row = _frames(contents, parts)
+        frame, place, made = _last_states(path, contents, frame, row, lenient, remarks)
+        dump = cls(path, format_, frame, place, remarks=remarks)
+        dump._made = made
+        return dump._without_broken_pages() if lenient and made else dump
+
+    def _special(self, file: FileIO, number: int) -> bytes:
+        made = self._made[number]
+        if made.base <= SPECIAL:
+            page = bytearray(self._unzipped(file, *made.packed))
+        else:
+            page = bytearray(self._pages(file, np.array([made.base])).tobytes())
+        for at, size in made.changes:
+            if not _change(page, self._read(file, size, at)):
+                raise DamagedInputError(f"{self.path}: a change at byte {at:,} makes no sense")
+        return bytes(page)
+
+    def _unzipped(self, file: FileIO, at: int, size: int) -> bytes:
+        packed = self._read(file, size, at)
+        try:
+            page = zlib.decompressobj().decompress(packed, PAGE_SIZE)
+        except zlib.error:
+            page = b""
+        if len(page) != PAGE_SIZE:
+            raise DamagedInputError(f"{self.path}: the page at byte {at:,} cannot be unpacked")
+        return page
+
+    def _without_broken_pages(self) -> Self:
+        """Make all pages that have to be made; leave out those that cannot be."""
+        sound = np.ones(len(self._made), np.bool_)
+        with reading(self.path), self.path.open("rb", buffering=0) as file:
+            for number in range(sound.size):
+                try:
+                    self._special(file, number)
+                except DamagedInputError:
+                    sound[number] = False
+        if sound.all():
+            return self
+        special = self._place <= SPECIAL
+        kept = ~special
+        kept[special] = sound[SPECIAL - self._place[special]]
+        lost = f"{np.count_nonzero(~sound):,} broken pages of {self.path} were left out"
+        remarks = [*self.remarks, lost]
+        if not kept.any():
+            raise BadInputError(f"{self.path} holds no page of memory that can be read")
+        dump = type(self)(
+            self.path, self.format, self._frame[kept], self._place[kept], remarks=remarks
+        )
+        dump._made = self._made
+        return dump
+
+
+def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
+    if not lenient:
+        raise DamagedInputError(sentence)
+    remarks.append(f"{sentence}; what is before that was taken")
+
+
+def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple[int, str]:
+    """Where the stream begins, and what the format is called."""
+    head = read_at(file, _LIBVIRT_HEADER.size, 0)
+    if not head.startswith((LIBVIRT_MAGIC, LIBVIRT_PART_MAGIC)):
+        return 0, "QEMU migration stream"
+    if len(head) < _LIBVIRT_HEADER.size:
+        raise BadInputError(f"{path} ends within its header")
+    layouts = (struct.Struct(order + _LIBVIRT_HEADER.format) for order in "<>")
+    fields = next(
+        (f for f in (one.unpack(head) for one in layouts) if f[1] in _LIBVIRT_VERSIONS), None
+    )
+    if fields is None:
+        raise BadInputError(f"{path} is a machine saved by libvirt in a form that is not known")
+    magic, _, text_size, _, packing, _ = fields
+    start = _LIBVIRT_HEADER.size + text_size
+    if packing in _LIBVIRT_PACKED:
+        name = _LIBVIRT_PACKED[packing]
+        raise BadInputError(
+            f"{path} is a machine saved by libvirt and packed with {name}; unpack what follows its"
+            f" first {start:,} bytes (tail -c +{start + 1} FILE | {name} -dc), which is a dump"
+        )
+    if magic == LIBVIRT_PART_MAGIC:
+        sentence = f"{path} is a machine that libvirt did not finish saving"
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(sentence)
+    if read_at(file, len(MAGIC), start) != MAGIC:
+        raise BadInputError(f"{path} is a machine saved by libvirt, but without QEMU's stream")
+    return start, "libvirt save"
+
+
+def _read_stream(reader: _Reader, contents: _Contents) -> None:
+    """Read sections up to the end of the memory; _CutError where the file ends before that."""
+    reader.skip(len(MAGIC))
+    names: dict[int, bytes] = {}
+    capabilities: set[bytes] = set()
+    while (kind := reader.number(1)) != _EOF:
+        if kind == _CONFIGURATION:
+            contents.machine = reader.text(4)
+            while reader.peek(1) == bytes([_SUBSECTION]):
+                capabilities |= _read_subsection(reader)
+        elif kind == _COMMAND:
+            reader.skip(2)
+            reader.skip(reader.number(2))
+        elif kind == _FOOTER:
+            reader.skip(4)
+        elif kind in (_START, _PART, _END, _FULL):
+            number = reader.number(4)
+            if kind in (_START, _FULL):
+                names[number] = reader.text()
+                reader.skip(8)  # number of the instance, version
+            if names.get(number) != b"ram":
+                _skip_section(reader, number)
+                continue
+            _read_ram(reader, contents, capabilities)
+            if kind == _END:
+                return
+        else:
+            raise _CutError
+
+
+def _read_subsection(reader: _Reader) -> set[bytes]:
+    """Read a subsection of the configuration; returns the capabilities that it tells."""
+    reader.skip(1)
+    name = reader.text()
+    reader.skip(4)
+    if name == b"configuration/capabilities":
+        return {reader.text() for _ in range(min(reader.number(4), 256))}
+    sizes = {b"configuration/target-page-bits": 4, b"configuration/uuid": 16}
+    if name not in sizes:
+        raise _CutError
+    reader.skip(sizes[name])
+    return set()
+
+
+def _skip_section(reader: _Reader, number: int) -> None:
+    """Find the end of a section whose contents are not known: its footer, and another section."""
+    end = re.compile(
+        rb"\x7e" + re.escape(number.to_bytes(4, "big")) + rb"[\0-\x04\x06-\x08]", re.DOTALL
+    )
+    left = _SEARCHED
+    while left > 0:
+        data = reader.peek(_WINDOW)
+        if found := end.search(data):
+            reader.skip(found.end() - 1)
+            return
+        if len(data) < _WINDOW:
+            break
+        reader.skip(len(data) - 6)
+        left -= len(data)
+    raise _CutError
+
+
+def _read_ram(reader: _Reader, contents: _Contents, capabilities: set[bytes]) -> None:
+    """Read a part of the memory."""
+    while True:
+        before = reader.position
+        header = reader.number(8)
+        flags, address = header & _FLAGS, header & ~_FLAGS
+        if flags & _EOS:
+            return
+        if flags & _SIZES:
+            _read_sizes(reader, contents, address, capabilities)
+            continue
+        if flags & _FLUSH and not flags & ~_FLUSH:
+            continue
+        if not flags & _CONTINUE:
+            contents.current = reader.text()
+        name = contents.current
+        kind = flags & ~_CONTINUE
+        page = address // PAGE_SIZE
+        if name not in contents.blocks or kind not in (_ZERO, _PAGE, _XBZRLE, _ZLIB):
+            reader.position = before
+            raise _CutError
+        if kind in (_ZERO, _PAGE):
+            _read_pages(reader, contents, name, page, kind)
+            continue
+        if kind == _XBZRLE and reader.number(1) != 1:
+            raise _CutError
+        size = reader.number(2 if kind == _XBZRLE else 4)
+        at = reader.position
+        reader.skip(size)
+        place = SPECIAL - len(contents.packed)
+        contents.packed.append((kind, at, size))
+        contents.add(name, np.array([page]), np.array([place]))
+
+
+def _read_sizes(reader: _Reader, contents: _Contents, total: int, capabilities: set[bytes]) -> None:
+    """Read the list of blocks, which together have `total` bytes."""
+    while total > 0:
+        if len(contents.blocks) == _MAX_BLOCKS:
+            raise _CutError
+        block = _Block(reader.text(), reader.number(8))
+        if not block.name or block.size > MAX_FRAMES * PAGE_SIZE:
+            raise _CutError
+        contents.blocks[block.name] = block
+        total -= block.size
+        if b"x-ignore-shared" in capabilities:
+            reader.skip(8)
+        if b"mapped-ram" in capabilities:
+            _read_mapped(reader, contents, block)
+
+
+def _read_mapped(reader: _Reader, contents: _Contents, block: _Block) -> None:
+    """Find the pages of a block that has a bitmap, and go on behind them."""
+    version, page_size, bitmap_at, pages_at = struct.unpack(">IQQQ", reader.take(28))
+    count = block.size // PAGE_SIZE
+    if version != 1 or page_size != PAGE_SIZE or pages_at < bitmap_at:
+        raise _CutError
+    reader.position = min(bitmap_at, reader.size)
+    bitmap = reader.take(-(-count // 8))
+    present = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")[:count] != 0
+    whole = (reader.size - pages_at) // PAGE_SIZE
+    if (
+        count > max(_FEW_PAGES, _FOR_EACH * int(np.count_nonzero(present)))
+        or pages_at > reader.size
+    ):
+        raise _CutError
+    page = np.arange(count)
+    place = np.where(present, pages_at + page * PAGE_SIZE, FILLED)
+    there = ~present | (page < whole)
+    contents.add(block.name, page[there], place[there])
+    reader.position = pages_at + block.size
+    if not there.all() or reader.position > reader.size:
+        raise _CutError
+
+
+def _read_pages(reader: _Reader, contents: _Contents, name: bytes, page: int, kind: int) -> None:
+    """Read a page, and those of the same kind that follow it in order."""
+    size = PAGE_SIZE if kind == _PAGE else 1
+    data, at = reader.ahead()
+    stride = 8 + size
+    count = _in_order(data, at + size, stride, (page + 1) * PAGE_SIZE | kind | _CONTINUE) + 1
+    count = min(count, (reader.size - reader.position + 8) // stride)
+    if kind == _PAGE:
+        place = reader.position + np.arange(count) * stride
+    else:
+        inside = min(count, (len(data) - at - 1) // stride + 1)
+        fill = np.ndarray((inside,), np.uint8, data, at, (stride,))
+        count, place = inside, FILLED - fill.astype(np.int64)
+    pages = np.arange(page, page + count)
+    beyond = page + count > contents.blocks[name].size // PAGE_SIZE
+    if beyond or not count:
+        raise _CutError
+    contents.add(name, pages, place)
+    reader.skip(count * stride - 8)
+
+
+def _in_order(data: bytes, at: int, stride: int, header: int) -> int:
+    """How many headers are there, from this one on, each of the page after the one before."""
+    room = max(0, (len(data) - at - 8) // stride + 1)
+    count = 0
+    for some in (_FEW_IN_ORDER, room):  # mostly, a few tell that there are no more
+        some = min(some, room)
+        headers = np.ndarray((some,), ">u8", data, at, (stride,)) if some else np.empty(0)
+        expected = np.arange(some, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(header)
+        [other] = np.nonzero(headers != expected)
+        count = int(other[0]) if other.size else some
+        if count < some:
+            break
+    return count
+
+
+def _change(page: bytearray, changes: bytes) -> bool:
+    """Change a page as XBZRLE says (QEMU, docs/xbzrle.txt); tells whether that is possible."""
+    at = position = 0
+    while position < len(changes):
+        for is_new in (False, True):
+            length, position = _leb128(changes, position)
+            if length is None:
+                return False
+            if is_new:
+                piece = changes[position : position + length]
+                if len(piece) < length or at + length > PAGE_SIZE:
+                    return False
+                page[at : at + length] = piece
+                position += length
+            at += length
+    return at <= PAGE_SIZE
+
+
+def _leb128(data: bytes, position: int) -> tuple[int | None, int]:
+    """A number of one or two bytes, and where it ends; None where there is none."""
+    if position >= len(data):
+        return None, position
+    if data[position] < 0x80:
+        return data[position], position + 1
+    if position + 1 >= len(data):
+        return None, position
+    return data[position] & 0x7F | data[position + 1] << 7, position + 2
+
+
+# Where the blocks are in physical memory
+
+_MAIN = re.compile(rb"(?:/objects/)?(?:pc\.ram|microvm\.ram|mach-virt\.ram|ram-node(\d+))")
+_HOTPLUGGED = re.compile(rb"(?:/objects/)?(?:mem)?dimm\d+|.*virtio-mem.*")
+_HOLE_END = 1 << 32
+_ARM_START = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Pages of a block that are one after another in physical memory."""
+
+    block: bytes
+    page: int
+    count: int
+    frame: int
+
+
+def _layout(path: Path, file: FileIO, contents: _Contents, remarks: list[str]) -> list[_Part]:
+    """Where the machine's RAM is: below a hole for devices, and from 4 GiB on.
+
+    Where the hole begins is what QEMU's hw/i386/pc_piix.c, pc_q35.c and microvm.c say of their
+    machines, unless the person who started one asked for something else (max-ram-below-4g).
+    """
+    blocks = contents.blocks
+    if not blocks:
+        raise BadInputError(f"{path} tells of no memory")
+    main = [name for name in blocks if _MAIN.fullmatch(name)]
+    if not main:
+        main = [max(blocks, key=lambda name: int(blocks[name].size))]
+        shown = main[0].decode("latin-1")
+        remarks.append(f"{path}: the largest block of memory, {shown!r}, was taken for the RAM")
+    main.sort(key=_node)
+    if others := [name for name in blocks if _HOTPLUGGED.fullmatch(name)]:
+        size = sum(blocks[name].size for name in others) // PAGE_SIZE
+        remarks.append(
+            f"{path} does not tell where {size:,} pages of memory are that were plugged in"
+        )
+    total = sum(blocks[name].size for name in main)
+    start, hole = _hole(path, file, contents.machine, total, remarks)
+    parts = []
+    address = start
+    for name in main:
+        done, size = 0, blocks[name].size
+        while done < size:
+            upto = min(size - done, hole - address) if address < hole else size - done
+            parts.append(_Part(name, done // PAGE_SIZE, upto // PAGE_SIZE, address // PAGE_SIZE))
+            done += upto
+            address += upto
+            if address == hole:
+                address = _HOLE_END
+    return parts
+
+
+def _node(name: bytes) -> int:
+    """The number of a NUMA node's block."""
+    found = _MAIN.fullmatch(name)
+    return int(found[1] or 0) if found else 0
+
+
+def _hole(
+    path: Path, file: FileIO, machine: bytes, total: int, remarks: list[str]
+) -> tuple[int, int]:
+    """Where RAM begins, and where it makes room for devices."""
+    none = 1 << 62
+    if machine.startswith(b"virt"):
+        return _ARM_START, none
+    kind = machine
+    if not machine:
+        tail = read_at(file, _WINDOW, max(0, file_size(file) - _WINDOW)).lower()
+        is_q35 = tail.count(b"ich9") > tail.count(b"piix")
+        kind = b"pc-q35" if is_q35 else b"pc-i440fx"
+    if kind.startswith(b"pc-q35"):
+        return 0, 0x80000000 if total >= 0xB0000000 else none
+    if kind.startswith(b"microvm"):
+        return 0, 0xC0000000
+    if not kind.startswith((b"pc-", b"xenfv")) and total >= 0x80000000:
+        shown = machine.decode("latin-1")
+        remarks.append(
+            f"{path} is of a machine ({shown!r}) that is not known: its memory is placed as in a PC"
+        )
+    if re.match(rb"pc-(i440fx-)?[01]\.", kind):
+        return 0, 0xE0000000
+    return 0, 0xC0000000 if total >= 0xE0000000 else none
+
+
+def _frames(
+    contents: _Contents, parts: Sequence[_Part]
+) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """PFN of each page of RAM in the stream, and which of the pages it is."""
+    page = np.frombuffer(contents.page, np.int64)
+    block = np.frombuffer(contents.block, np.uint16)
+    frame = np.full(page.size, -1, np.int64)
+    for part in parts:
+        if (number := contents.numbers.get(part.block)) is None:
+            continue
+        inside = (block == number) & (page >= part.page) & (page < part.page + part.count)
+        frame[inside] = page[inside] - part.page + part.frame
+    [row] = np.nonzero((frame >= 0) & (frame < MAX_FRAMES))
+    return frame[row], row
+
+
+def _last_states(
+    path: Path,
+    contents: _Contents,
+    frame: NDArray[np.int64],
+    row: NDArray[np.intp],
+    lenient: bool,
+    remarks: list[str],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[_Made]]:
+    """The last state of each frame: PFN, place, and what is to be made."""
+    last = last_of_each(path, frame, lenient=lenient, remarks=remarks)
+    place = np.frombuffer(contents.place, np.int64)[row]
+    made: list[_Made] = []
+    places = place[last]
+    [special] = np.nonzero(places <= SPECIAL)
+    if special.size:
+        order = np.argsort(frame, kind="stable")  # the states of one frame side by side
+        ends = np.searchsorted(frame[order], frame[last[special]], side="right")
+        for number, end in zip(special.tolist(), ends.tolist(), strict=True):
+            pfn, at, changes = frame[last[number]], end - 1, []
+            while at >= 0 and frame[order[at]] == pfn:
+                state = int(place[order[at]])
+                kind, begin, size = (
+                    contents.packed[SPECIAL - state] if state <= SPECIAL else (0, 0, 0)
+                )
+                if kind != _XBZRLE:
+                    break
+                changes.append((begin, size))
+                at -= 1
+            else:
+                state, begin, size = FILLED, 0, 0  # what was not sent before was zeros
+            places[number] = SPECIAL - len(made)
+            made.append(_Made(state, (begin, size), changes[::-1]))
+    return frame[last], places, made

@@ -1,0 +1,127 @@
+"""Xen's own cores of guests (`xl dump-core`): ELF files with sections and no program headers.
+
+The format is that of Xen's docs/misc/dump-core-format.txt: pages one after another in ".xen_pages",
+and the page frame of each in ".xen_pfn", or, of a paravirtual guest, in ".xen_p2m" beside the frame
+of the machine. Read here, since Volatility 3's reader (2.28.2) builds an object for each page.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
+
+_CLASS_64 = 2
+_SECTION = np.dtype(
+    {
+        "names": ["name", "offset", "size"],
+        "formats": ["<u4", "<u8", "<u8"],
+        "offsets": [0, 24, 32],
+        "itemsize": 64,
+    }
+)
+_HEADER = struct.Struct("<4sB35xQ10xHHH")  # class, place of the sections, size, number, names'
+_MAX_NAMES = 1 << 16
+_NO_FRAME = np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)
+"""What stands for a page that the guest gave back (32-bit and 64-bit tools)."""
+
+_Sections: TypeAlias = Mapping[bytes, tuple[int, int]]
+"""Place and size of each section, by name."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Where the pages are, as find_extents wants it, all in bytes; the notes; remarks."""
+
+    start: NDArray[np.uint64]
+    length: NDArray[np.uint64]
+    offset: NDArray[np.uint64]
+    notes: tuple[int, int]
+    """Place and size of Xen's notes."""
+    remarks: list[str]
+
+
+def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages | None:
+    """Read the table of pages; None in an ELF file that is no core of Xen's.
+
+    BadInputError where the table is not there; DamagedInputError, unless `lenient`, where it does
+    not tell of all pages.
+    """
+    sections = _sections(file, size)
+    if b".xen_pages" not in sections:
+        return None
+    name = b".xen_p2m" if b".xen_p2m" in sections else b".xen_pfn"
+    if name not in sections:
+        raise BadInputError(f"{path} is a core of Xen's, but does not tell where its pages belong")
+    at, table_size = sections[name]
+    entry = 16 if name == b".xen_p2m" else 8
+    pages_at, pages_size = sections[b".xen_pages"]
+    count = min(table_size // entry, MAX_RUNS)
+    file.seek(min(at, size))
+    table = np.frombuffer(file.read(min(count * entry, size)), np.uint8)
+    table = table[: table.size // entry * entry].reshape(-1, entry)
+    frame = np.ascontiguousarray(table[:, :8]).view("<u8")[:, 0]
+    remarks = []
+    if name == b".xen_p2m":
+        remarks.append(
+            f"{path} is of a paravirtual guest, whose page tables hold the frames of the machine:"
+            " address spaces cannot be followed"
+        )
+    if frame.size * PAGE_SIZE < pages_size:
+        sentence = f"{path} tells of {frame.size:,} pages where {pages_size // PAGE_SIZE:,} belong"
+        if not frame.size:
+            raise BadInputError(sentence)
+        if not lenient:
+            raise DamagedInputError(sentence)
+        remarks.append(sentence)
+    frame = frame[: pages_size // PAGE_SIZE]
+    [held] = np.nonzero((frame != _NO_FRAME[0]) & (frame != _NO_FRAME[1]))
+    if not held.size:
+        raise BadInputError(f"{path} holds no page of memory")
+    start, length, offset = _stretches(frame[held], held, pages_at)
+    notes = sections.get(b".note.Xen", (0, 0))
+    return Pages(start, length, offset, notes, remarks)
+
+
+def _stretches(
+    frame: NDArray[np.uint64], number: NDArray[np.intp], pages_at: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Physical address, size and place in the file of each stretch of pages."""
+    first = np.minimum(frame, np.uint64(MAX_FRAMES)).astype(np.int64)
+    begins = np.concatenate(([True], (np.diff(first) != 1) | (np.diff(number) != 1)))
+    [starts] = np.nonzero(begins)
+    count = np.diff(starts, append=first.size)
+    page = np.uint64(PAGE_SIZE)
+    offset = np.uint64(pages_at) + number[starts].astype(np.uint64) * page
+    return first[starts].astype(np.uint64) * page, count.astype(np.uint64) * page, offset
+
+
+def _sections(file: BinaryIO, size: int) -> _Sections:
+    """The sections that lie in the file, by name."""
+    file.seek(0)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return {}
+    _, class_, at, entry, count, names_number = _HEADER.unpack(header)
+    if class_ != _CLASS_64 or entry != _SECTION.itemsize or at >= size or names_number >= count:
+        return {}
+    file.seek(at)
+    data = file.read(count * entry)
+    sections = np.frombuffer(data, _SECTION, len(data) // entry)
+    if len(sections) <= names_number:
+        return {}
+    names_at = int(sections["offset"][names_number])
+    if names_at >= size:
+        return {}
+    file.seek(names_at)
+    names = file.read(min(int(sections["size"][names_number]), _MAX_NAMES))
+    found: dict[bytes, tuple[int, int]] = {}
+    for name, offset, length in sections.tolist():
+        found.setdefault(names[name:].split(b"\0", 1)[0], (min(offset, size), length))
+    return found

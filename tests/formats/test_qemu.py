@@ -1,0 +1,223 @@
+"""QEMU's migration streams: what was sent last comes back, as QEMU itself has it."""
+
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.formats.qemu import QemuDump
+from memory_visualizer.units import PAGE_SIZE
+from tests.formats.test_formats import GIB, LOW, PIECES, check, frames_of, memory
+from tests.synth.qemu import write_qemu
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "saved"
+
+
+@pytest.mark.parametrize("machine", [b"pc-i440fx-7.2", b"pc-q35-7.2", b"pc-1.0"])
+def test_where_memory_is(path: Path, machine: bytes) -> None:
+    """Each machine makes room for devices elsewhere."""
+    hole = {b"pc-i440fx-7.2": 3 * GIB, b"pc-q35-7.2": 2 * GIB, b"pc-1.0": 0xE0000000}[machine]
+    pieces = [*LOW, (hole - 8 * PAGE_SIZE, memory(8, 7)), (4 * GIB, memory(9, 8)), PIECES[4]]
+    write_qemu(path, pieces, machine=machine)
+    check(open_dump(path), frames_of(pieces))
+
+
+@pytest.mark.parametrize("how", ["again", "zlib"])
+def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
+    """Changes of what was sent before, and what is packed, by themselves and one over the other."""
+    write_qemu(path, PIECES, how=how)
+    dump = open_dump(path)
+    check(dump, frames_of(PIECES))
+    assert dump.remarks == ()
+
+
+@pytest.mark.parametrize("libvirt", [b"", b"LibvirtQemudSave"])
+def test_pages_at_places_of_their_own(path: Path, libvirt: bytes) -> None:
+    """With mapped-ram all of the machine's memory is there, what is not in the bitmap as zeros."""
+    write_qemu(path, LOW, mapped=True, libvirt=libvirt)
+    pages = frames_of(LOW)
+    held = {pfn: pages.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(pages) + 17 - 1)}
+    check(open_dump(path), held)
+
+
+def test_mapped_memory_that_is_not_there(path: Path) -> None:
+    write_qemu(path, LOW, mapped=True)
+    data = path.read_bytes()
+    path.write_bytes(data[: 1 * MIB + 70 * PAGE_SIZE + 5])
+    with pytest.raises(DamagedInputError, match=r"ends too early|makes no sense"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    pages = frames_of(LOW)
+    for pfn in (1, 40, 69):
+        assert dump.read_frames(np.array([pfn])).tobytes() == pages.get(pfn, bytes(PAGE_SIZE))
+    assert not dump.held[70:0x100].all()
+
+
+def test_what_libvirt_did_not_finish(path: Path) -> None:
+    write_qemu(path, LOW, libvirt=b"LibvirtQemudPart")
+    with pytest.raises(DamagedInputError, match="did not finish saving"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    check(dump, frames_of(LOW))
+    assert len(dump.remarks) == 1
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "gzip"), (3, "xz"), (4, "lzop"), (5, "zstd")])
+def test_what_libvirt_packed(path: Path, number: int, name: str) -> None:
+    """The way to a dump is said."""
+    write_qemu(path, LOW, libvirt=b"LibvirtQemudSave")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 28, number)
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=rf"packed with {name}; .*tail -c \+1093 FILE"):
+        open_dump(path)
+
+
+def test_a_machine_that_is_not_known(path: Path) -> None:
+    """Its largest block is taken for the RAM; both guesses are said."""
+    write_qemu(path, PIECES)
+    data = path.read_bytes().replace(b"\x06pc.ram", b"\x06my-ram")
+    path.write_bytes(data.replace(b"pc-i440fx-7.2", b"fantasy-12345"))
+    dump = open_dump(path)
+    assert ["'my-ram'" in dump.remarks[0], "'fantasy-12345'" in dump.remarks[1]] == [True, True]
+
+
+def test_broken_changes(path: Path) -> None:
+    """A page that cannot be made is an error, and left out with --lenient."""
+    contents = memory(40, 2)
+    write_qemu(path, [(0x20000, contents)], how="again")
+    data = bytearray(path.read_bytes())
+    pfn = next(n for n in range(40) if contents[n * PAGE_SIZE :][:6] == b"memory")
+    header = struct.pack(">Q", (0x20 + pfn) * PAGE_SIZE | 0x40 | 0x20)
+    data[data.index(header) + 8 + 3] = 0x7F
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="a change at byte"):
+        open_dump(path).zero_frames()
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks == (f"1 broken pages of {path} were left out",)
+    left = {n: page for n, page in frames_of([(0x20000, contents)]).items() if n != 0x20 + pfn}
+    check(dump, left)
+
+
+# QEMU itself
+
+
+def _qemu(folder: Path, arguments: Sequence[str]) -> "subprocess.Popen[str]":
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        pytest.skip("no QEMU here (on Debian: apt install qemu-system-x86)")
+    (folder / "contents").write_bytes(memory(300, 1))
+    (folder / "more").write_bytes(memory(100, 2))
+    return subprocess.Popen(
+        [
+            *(program, "-S", "-accel", "tcg", "-display", "none", "-nodefaults"),
+            *("-monitor", "stdio"),
+            *("-device", f"loader,file={folder / 'contents'},addr=0x200000,force-raw=on"),
+            *arguments,
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _check_saved(folder: Path, regions: Sequence[tuple[int, int]]) -> None:
+    """What the stream holds is what QEMU saw, but for the memory of devices below 1 MiB."""
+    dump = open_dump(folder / "saved")
+    for number, (address, size) in enumerate(regions):
+        raw = np.fromfile(folder / f"raw{number}", np.uint64).reshape(-1, 512)
+        frames = np.arange(size // PAGE_SIZE) + address // PAGE_SIZE
+        same = (dump.read_frames(frames) == raw).all(axis=1)
+        same |= (frames >= 0xA0) & (frames < 0x100)
+        assert same.all()
+        assert dump.held[frames].all()
+        assert raw.any()
+    assert dump.zero_frames()[0x1000:].all() == (len(regions) == 1)
+
+
+@pytest.mark.parametrize(
+    ("machine", "size", "capability", "regions"),
+    [
+        ("pc", "48M", "", [(0, 48 * MIB)]),
+        ("pc", "48M", "compress", [(0, 48 * MIB)]),
+        ("microvm", "48M", "", [(0, 48 * MIB)]),
+        ("pc", "3600M", "", [(0, 8 * MIB), (4 * GIB, 8 * MIB)]),
+        ("q35", "2900M", "", [(0, 8 * MIB), (4 * GIB, 8 * MIB)]),
+    ],
+)
+def test_qemu_saved_the_same(
+    tmp_path: Path, machine: str, size: str, capability: str, regions: list[tuple[int, int]]
+) -> None:
+    """A stopped machine of QEMU's, with known contents."""
+    more = ["-device", f"loader,file={tmp_path / 'more'},addr={4 * GIB:#x},force-raw=on"]
+    qemu = _qemu(tmp_path, ["-M", machine, "-m", size, *(more if len(regions) > 1 else [])])
+    commands = [f'migrate "exec:cat > {tmp_path / "saved"}"']
+    if capability:
+        commands.insert(0, f"migrate_set_capability {capability} on")
+    commands += [
+        f'pmemsave {address} {length} "{tmp_path / f"raw{number}"}"'
+        for number, (address, length) in enumerate(regions)
+    ]
+    said, _ = qemu.communicate("\n".join([*commands, "quit", ""]), timeout=120)
+    if capability and f"nvalid parameter '{capability}'" in said:
+        pytest.skip(f"this QEMU does not know {capability}")
+    _check_saved(tmp_path, regions)
+
+
+def _debugger(connection: socket.socket, command: bytes) -> None:
+    """Say something to QEMU's debugger stub, and wait for its answer."""
+    connection.sendall(b"$%s#%02x" % (command, sum(command) % 256))
+    said = b""
+    while b"#" not in said or len(said.split(b"#")[-1]) < 2:
+        said += connection.recv(4096)
+    connection.sendall(b"+")
+
+
+def test_changes_while_qemu_saves(tmp_path: Path) -> None:
+    """Pages that change all the time are sent again and again, as XBZRLE."""
+    stub = tmp_path / "gdb"
+    qemu = _qemu(tmp_path, ["-M", "pc", "-m", "32M", "-gdb", f"unix:{stub},server=on,wait=off"])
+    assert qemu.stdin is not None
+    deadline = time.monotonic() + 60
+    while not stub.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    say = qemu.stdin.write
+    say("migrate_set_capability xbzrle on\nmigrate_set_capability pause-before-switchover on\n")
+    say("migrate_set_parameter downtime-limit 1\nmigrate_set_parameter max-bandwidth 500k\n")
+    say(f'migrate -d "exec:cat > {tmp_path / "saved"}"\n')
+    qemu.stdin.flush()
+    rng = np.random.default_rng(3)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(stub))
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            for pfn in range(0x210, 0x230):
+                new = rng.bytes(int(rng.integers(1, 40)))
+                address = pfn * PAGE_SIZE + int(rng.integers(4000))
+                command = f"M{address:x},{len(new):x}:{new.hex()}"
+                _debugger(connection, command.encode())
+            time.sleep(0.02)
+    say("migrate_continue pre-switchover\n")
+    qemu.stdin.flush()
+    time.sleep(2)
+    said, _ = qemu.communicate(
+        f'info migrate\npmemsave 0 {32 * MIB} "{tmp_path / "raw0"}"\nquit\n', timeout=60
+    )
+    assert "Migration status: completed" in said
+    _check_saved(tmp_path, [(0, 32 * MIB)])
+    dump = open_dump(tmp_path / "saved")
+    assert isinstance(dump, QemuDump)
+    assert any(made.changes for made in dump._made)
