@@ -335,7 +335,7 @@ def test_large_pages(rows: list[tuple[int, int, int, bool]], at_once: int) -> No
     )
     processes = tuple(unnamed(number, number) for number in range(4))
     with (
-        patch("memory_visualizer.snapshot.pagemap._AT_ONCE", at_once),
+        patch("memory_visualizer.arrays._AT_ONCE", at_once),
         patch("memory_visualizer.snapshot.owners.PIECE_FRAMES", at_once),
     ):
         snapshot = of_mappings(dump, np.ones(1500, bool), mappings, processes=processes)
