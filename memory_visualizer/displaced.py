@@ -137,7 +137,7 @@ class MendedDump(Dump):
         return self._dump.read_frames(pages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Named:
     """Pages that look like top-level tables, and what one of their entries names; a row each."""
 
@@ -464,7 +464,7 @@ def _ascending(page: NDArray[np.int64], shift: NDArray[np.int64]) -> list[tuple[
     return max(rows, key=len)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Labels:
     """Pages, and by how far they were moved; a row each."""
 

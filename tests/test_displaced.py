@@ -275,7 +275,7 @@ def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
     contents = path.read_bytes()
     path.write_bytes(contents[first * PAGE :])
     snapshot = memory_visualizer.open(path)
-    assert (snapshot.system or "").startswith("Linux")
+    assert str(snapshot.system).startswith("Linux")
     classes = truth.classes.copy()
     classes[:first] = "absent"
     np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
@@ -321,7 +321,7 @@ def test_how_far_memory_reached_where_linux_was_cut(tmp_path: Path) -> None:
             break
     path.write_bytes(path.read_bytes()[: 24 * MIB])
     snapshot = memory_visualizer.open(path)
-    assert (snapshot.system or "").startswith("Linux")
+    assert str(snapshot.system).startswith("Linux")
     end = f"up to page {len(truth.classes) - 1:,}"
     assert [one for one in snapshot.remarks if end in one and "ends with page 6,143" in one]
 

@@ -51,6 +51,7 @@ from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
 from memory_visualizer.version import __version__
@@ -516,15 +517,12 @@ _RELEASES = {
 _FIRST_WINDOWS_11 = 22000
 
 
-def _release(system: str) -> str:
+def _release(system: System) -> str:
     """The names under which a version of Windows was sold."""
-    major, minor, build = (*system.removeprefix("Windows ").split("."), "", "", "")[:3]
-    if major == "10" and build.isdecimal():
-        name = (
-            "11 or Server 2025" if int(build) >= _FIRST_WINDOWS_11 else "10 or Server 2016 to 2022"
-        )
-    else:
-        name = _RELEASES.get(f"{major}.{minor}", "")
+    name = _RELEASES.get(system.version, "") if system.family == "Windows" else ""
+    if system.version == "10.0" and system.build:
+        is_11 = system.build >= _FIRST_WINDOWS_11
+        name = "11 or Server 2025" if is_11 else "10 or Server 2016 to 2022"
     return f" ({name})" if name else ""
 
 

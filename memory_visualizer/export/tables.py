@@ -119,7 +119,7 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
                 _write_npy(member, column)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pieces:
     """A column that is never there as a whole."""
 
@@ -308,7 +308,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         "frames": dump.frame_count,
         "runs": len(dump.runs),
         "holes": dump_holes(dump),
-        "os": snapshot.system,
+        "os": str(snapshot.system) if snapshot.system else None,
         "time": snapshot.time.isoformat() if snapshot.time else None,
         "paging": snapshot.paging.name if snapshot.paging else None,
         "dtb": snapshot.kernel_dtb,

@@ -31,7 +31,7 @@ _DIGIT[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = range(16)
 _DIGIT[np.frombuffer(b"ABCDEF", dtype=np.uint8)] = range(10, 16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Mappings, a column each."""
 
@@ -58,7 +58,7 @@ class Fault:
     """How many there are."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MappedFrames:
     """What a text page map says of the frames of a dump."""
 

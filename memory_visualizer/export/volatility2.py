@@ -72,8 +72,8 @@ def why_unknown(snapshot: Snapshot) -> str:
     """Why Volatility 2 cannot know this dump, as a sentence's end; nothing where it may."""
     if snapshot.system is None:
         return "no Windows was found in the dump"
-    if not snapshot.system.startswith("Windows"):
-        return f"the dump is of {snapshot.system.partition(' ')[0]}, and the plugin is for Windows"
+    if snapshot.system.family != "Windows":
+        return f"the dump is of {snapshot.system.family}, and the plugin is for Windows"
     if snapshot.dump.format.startswith(_UNREAD_FORMATS):
         return f"Volatility 2 does not read {snapshot.dump.format}"
     if _numbers(snapshot) and not profiles_of(snapshot):
@@ -87,8 +87,8 @@ def why_unknown(snapshot: Snapshot) -> str:
 
 def _numbers(snapshot: Snapshot) -> tuple[int, int, int] | None:
     """Major and minor version and build (0: not known) of a Windows; None where not known."""
-    words = (snapshot.system or "").removeprefix("Windows ").split(".")
-    if not 2 <= len(words) <= 3 or not all(word.isdecimal() for word in words):
+    system = snapshot.system
+    if system is None or system.family != "Windows" or not system.version:
         return None
-    major, minor, build = map(int, (*words, "0")[:3])
-    return major, minor, build
+    major, minor = map(int, system.version.split("."))
+    return major, minor, system.build or 0

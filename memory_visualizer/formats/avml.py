@@ -50,7 +50,7 @@ _STREAM_SIZE = struct.Struct("<Q")
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Chunks:
     """The chunks of data, by ascending address, a column each."""
 

@@ -25,7 +25,7 @@ _CACHE_SIZE = 32 << 20
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blocks:
     """Where the blocks lie in the file, a column each."""
 
@@ -39,7 +39,7 @@ class Blocks:
     """How they are packed, as the format has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """Where the frames lie in the blocks, by ascending PFN, a column each."""
 

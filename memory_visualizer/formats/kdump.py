@@ -104,7 +104,7 @@ class _Header:
     vmcoreinfo: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pages:
     """Where the pages that are held lie, by ascending frame, a column each."""
 

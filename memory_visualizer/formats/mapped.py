@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 _GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extents:
     """Where a file holds frames: disjoint stretches in ascending order, a column each."""
 
@@ -40,7 +40,7 @@ class Extents:
         return Extents(self.first[chosen], self.count[chosen], self.offset[chosen])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Window:
     """Pages that lie one after another in the file."""
 

@@ -35,7 +35,7 @@ _Sections: TypeAlias = Mapping[bytes, tuple[int, int]]
 """Place and size of each section, by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pages:
     """Where the pages are, as find_extents wants it, all in bytes; the notes; remarks."""
 

@@ -61,7 +61,7 @@ def total_size(header: bytes) -> int | None:
     return total if HEADER_SIZE < total <= MAX_SIZE else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Btf:
     """The types of one kernel."""
 

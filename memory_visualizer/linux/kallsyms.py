@@ -40,7 +40,7 @@ _MOST_NAMES = 16
 """Places that are tried, where the names may begin."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelSymbols:
     """The table, ready to be asked."""
 

@@ -35,6 +35,7 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
@@ -89,9 +90,9 @@ class LinuxKernel:
     """Whether its own page tables are not where they should lie."""
 
     @property
-    def system(self) -> str:
-        """Such as ``Linux 6.1.0-18-amd64``."""
-        return f"Linux {printable(self.info.release)}"
+    def system(self) -> System:
+        """Linux, and its release."""
+        return System("Linux", printable(self.info.release))
 
     @cached_property
     def image(self) -> tuple[int, NDArray[np.uint8]] | None:
@@ -424,7 +425,7 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Resources:
     """What the kernel takes physical addresses for, as /proc/iomem has it."""
 

@@ -357,7 +357,7 @@ def _offsets_by_names(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Examples:
     """Tasks of which most are sound: their beginnings, up to the name."""
 

@@ -145,7 +145,7 @@ class _Flags:
     all: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PageStates:
     """The state of each frame, and what goes beyond it."""
 
@@ -156,7 +156,7 @@ class PageStates:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
     """What was read of one section's frames."""
 
@@ -172,7 +172,7 @@ class _Part:
     """Frames whose state is _BARE, and that are in a list."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Survey:
     """What the struct pages say by themselves, before it is known which pages are tables."""
 

@@ -24,6 +24,7 @@ from memory_visualizer.snapshot.build import (
 )
 from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 
 _KERNEL_STATES = (
@@ -121,7 +122,7 @@ def of_linux(
         dump,
         zero,
         Mappings.join(list(walked)),
-        system="Linux",
+        system=System("Linux"),
         paging=paging,
         processes=processes.processes,
     )

@@ -48,7 +48,7 @@ _NO_TYPES = "the kernel does not describe its types (BTF)"
 _LOWER = np.uint64(0xFFFF_FFFF)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinuxProcesses:
     """The processes, and the top-level tables of those that have memory of their own."""
 

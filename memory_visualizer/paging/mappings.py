@@ -24,7 +24,7 @@ class Losses:
     """Large pages of frames that user mode has as single pages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mappings:
     """Mappings found in page tables, a column each, a row for each."""
 

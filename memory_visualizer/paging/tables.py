@@ -19,7 +19,7 @@ _NEAR_TIMES = 64
 short: what is further away is a device, or no address."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weight:
     """What speaks for and against some pages' being tables: how many entries of each."""
 

@@ -44,7 +44,7 @@ _ALIKE = 4
 """So many times, in the middle, an honest system's ways of user mode come again, at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Reached:
     """Tables of one level and by which way they are reached, a row for each way."""
 
@@ -191,7 +191,7 @@ class _Below:
         return int(np.count_nonzero(self._left_out))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Decoded:
     """Entries of tables that lead somewhere, a row for each, for each way to their table."""
 

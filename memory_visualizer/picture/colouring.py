@@ -29,7 +29,7 @@ class Swatch:
     colour: Colour
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Colouring:
     """A colour for each frame."""
 

@@ -17,7 +17,7 @@ def html(snapshot: Snapshot, picture: Image.Image) -> str:
     """The picture of a snapshot as HTML, with what it is of as its text."""
     data = base64.b64encode(png(picture)).decode("ascii")
     name = escape(printable(snapshot.dump.path.name))
-    system = escape(printable(snapshot.system or "no known system"))
+    system = escape(printable(str(snapshot.system or "no known system")))
     text = f"{name}: {snapshot.classes.size:,} page frames, {system}"
     return (
         f'<img src="data:image/png;base64,{data}" alt="{text}" title="{text}"'

@@ -12,7 +12,7 @@ from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import Colour
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Painting:
     """A picture as it is painted, not yet a file."""
 

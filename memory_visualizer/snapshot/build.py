@@ -14,6 +14,7 @@ from memory_visualizer.snapshot.owners import each_large
 from memory_visualizer.snapshot.pagemap import classify
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.snapshot.system import System
 
 _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
@@ -24,7 +25,7 @@ def of_mappings(
     zero: NDArray[np.bool_],
     mappings: Mappings,
     *,
-    system: str | None = None,
+    system: System | None = None,
     time: datetime | None = None,
     paging: Paging | None = None,
     processes: tuple[Process, ...] = (),

@@ -12,7 +12,7 @@ _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stretches:
     """Stretches of frames that processes have, a row for each; those of a process do not meet."""
 

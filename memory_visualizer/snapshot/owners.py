@@ -24,7 +24,7 @@ PIECE_FRAMES = 1 << 16
 sorts by counting."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Owners:
     """Who has which page, in long form: a row for each page and process."""
 

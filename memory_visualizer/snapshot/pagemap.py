@@ -68,7 +68,7 @@ class PageState(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PageMap:
     """The records, a column each; all columns have one entry for each frame, by PFN."""
 

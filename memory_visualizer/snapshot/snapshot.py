@@ -25,6 +25,7 @@ from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.system import System
 
 # What reads Linux and other systems is imported where a dump is met that needs it.
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot(PageMap):
     """What a dump tells: a page map, and what it was made from."""
 
     mapping_count: NDArray[np.uint32]
     """How many mappings lead to each frame; those of the kernel, which all share, count once."""
     dump: Dump
-    system: str | None
-    """Such as ``Windows 6.1``, or None where no Windows was found."""
+    system: System | None
+    """Such as Windows 6.1; None where no system is known."""
     time: datetime | None
     """When the dump was taken, by the system's own clock, UTC."""
     paging: Paging | None

@@ -52,7 +52,7 @@ _DIRECT_SHARE = 0.5
 """The part of memory from which on what the kernel maps at one distance is all memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spaces:
     """Address spaces of a system that is not known."""
 

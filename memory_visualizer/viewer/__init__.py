@@ -139,7 +139,7 @@ def _facts(snapshot: Snapshot) -> str:
     if holes := dump_holes(dump):
         facts.append(f"{holes:,} holes" if holes > 1 else "1 hole")
     if snapshot.system and snapshot.paging:
-        facts += [printable(snapshot.system), f"{snapshot.paging.name} paging"]
+        facts += [printable(str(snapshot.system)), f"{snapshot.paging.name} paging"]
     else:
         facts.append("no system found")
     if snapshot.time:

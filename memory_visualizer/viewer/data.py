@@ -129,7 +129,7 @@ def _index_type(rows: NDArray[Any]) -> type[np.signedinteger[Any]]:
     return np.int32 if len(rows) < 1 << 31 else np.int64
 
 
-@dataclass
+@dataclass(eq=False)
 class _Groups:
     """Pages at an address, a row for each, and the processes that have the page there.
 
@@ -187,7 +187,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
     return _Groups(*columns), held_by
 
 
-@dataclass
+@dataclass(eq=False)
 class _Rows:
     """Who has which page among some frames, a row for each page and process."""
 

@@ -66,6 +66,7 @@ from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _logger = logging.getLogger(__name__)
@@ -342,7 +343,7 @@ class Visualizer:
     """What the plugins do once they know the processes."""
 
     def __init__(
-        self, plugin: Any, layer: Any, processes: Sequence[Process], system: str | None
+        self, plugin: Any, layer: Any, processes: Sequence[Process], system: System | None
     ) -> None:
         """`layer` is the kernel's translation layer, `system` what Snapshot.system shall say."""
         self._plugin = plugin

@@ -248,7 +248,7 @@ def _object_grid(paging: Paging) -> tuple[int, int, int]:
     return TABLE_BASE[bits], bits // 8, bits // 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidates:
     """What may be process objects."""
 

@@ -61,7 +61,7 @@ def understand(
         rest=rest,
         remarks=(*found.remarks, *who.remarks, *walk_remarks(dump, mappings, losses, rest)),
         kernel_dtb=system.dtb if system else None,
-        system=f"Windows {shared_data.version}".rstrip(),
+        system=shared_data.system,
         time=shared_data.time,
         paging=found.paging,
         processes=processes,

@@ -27,6 +27,7 @@ from memory_visualizer.paging import (
     most_spaces,
     translate,
 )
+from memory_visualizer.snapshot.system import System
 
 _X64 = as_windows_has_it(X64)
 
@@ -47,16 +48,13 @@ EARLIEST, LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
 class SharedData:
     """What KUSER_SHARED_DATA (ntddk.h) tells of the system."""
 
-    version: str
-    """Such as ``6.1`` or ``10.0.19041``; the build number is there since Windows 10.
-
-    Nothing where it is not known.
-    """
+    system: System
+    """Windows, and which one where that is known; the build is there since Windows 10."""
     time: datetime | None
     """When the dump was taken, UTC."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopLevels:
     """Top-level tables that name themselves."""
 
@@ -225,7 +223,7 @@ _TOUCHED = 0x60
 """The bits by which the processor notes that an entry was used (SDM 4.8)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Boot:
     """The top-level tables by which one page of KUSER_SHARED_DATA is reached."""
 
@@ -243,8 +241,8 @@ def _last_boot(boots: list[_Boot]) -> TopLevels:
     many = [boot for boot in boots if len(boot.tops) >= enough and boot.page.clock]
     last = max(many, key=lambda boot: boot.page.time, default=largest)
     remarks = [
-        f"{len(boot.tops):,} top-level page tables are of another boot of Windows"
-        f" {boot.page.version}, whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
+        f"{len(boot.tops):,} top-level page tables are of another boot of {boot.page.system},"
+        f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
         " what these map is not painted"
         for boot in many
         if boot is not last
@@ -371,8 +369,8 @@ def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.in
     """Read what Windows tells to every process about itself, where most of them see it."""
     for view in _VIEWS:
         for page in _seen(memory, paging, tops, view)[1].values():
-            return SharedData(page.version, page.clock)
-    return SharedData("", None)
+            return SharedData(page.system, page.clock)
+    return SharedData(System("Windows"), None)
 
 
 class _SharedPage:
@@ -394,10 +392,10 @@ class _SharedPage:
         return self.major in _MAJOR_VERSIONS and self.minor < _MINOR_VERSIONS
 
     @property
-    def version(self) -> str:
-        """Such as ``6.1`` or ``10.0.19041``."""
-        build = f".{self.build}" if self.major >= 10 and self.build else ""
-        return f"{self.major}.{self.minor}{build}"
+    def system(self) -> System:
+        """Windows, its version and its build, if it tells that."""
+        build = self.build if self.major >= 10 and self.build else None
+        return System("Windows", f"{self.major}.{self.minor}", build)
 
     @property
     def clock(self) -> datetime | None:

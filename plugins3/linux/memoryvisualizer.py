@@ -15,6 +15,7 @@ from volatility3.framework.objects import utility
 from volatility3.plugins.linux import pslist
 
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.volatility3.visualizer import LinuxVisualizer, options, table_base
 
 vollog = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
         """A row for each process, or for each mapping."""
         kernel = self.context.modules[self.config["kernel"]]
         layer = self.context.layers[kernel.layer_name]
-        return LinuxVisualizer(self, layer, list(self._processes()), "Linux").grid()
+        return LinuxVisualizer(self, layer, list(self._processes()), System("Linux")).grid()
 
     def _processes(self) -> Iterator[Process]:
         for task in pslist.PsList.list_tasks(self.context, self.config["kernel"]):

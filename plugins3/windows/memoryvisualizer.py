@@ -14,6 +14,7 @@ from volatility3.framework.configuration import requirements
 from volatility3.plugins.windows import info, pslist
 
 from memory_visualizer import Process
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.volatility3.visualizer import Visualizer, options, table_base
 
 vollog = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
             except exceptions.InvalidAddressException:
                 vollog.info("Invalid process found at address %x: left out", proc.vol.offset)
 
-    def _system(self) -> str:
+    def _system(self) -> System:
         try:
             user = info.Info.get_kuser_structure(self.context, self.config["kernel"])
-            return f"Windows {user.NtMajorVersion}.{user.NtMinorVersion}"
+            return System("Windows", f"{user.NtMajorVersion}.{user.NtMinorVersion}")
         except exceptions.InvalidAddressException:
-            return "Windows"
+            return System("Windows")

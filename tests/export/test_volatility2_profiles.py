@@ -9,6 +9,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.export.volatility2 import profiles_for, profiles_of, why_unknown
+from memory_visualizer.snapshot.system import System
 from tests.conftest import ROOT
 from tests.synth import MIB, forge, profiles
 from tests.synth.profiles import builds
@@ -76,14 +77,18 @@ def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
     assert why_unknown(newer).startswith(
         f"it has no profile for Windows 10.0.{builds()[name].build}"
     )
-    assert why_unknown(replace(newer, system="Linux 6.1.0")).startswith("the dump is of Linux")
+    assert why_unknown(replace(newer, system=System("Linux", "6.1.0"))).startswith(
+        "the dump is of Linux"
+    )
     assert why_unknown(replace(newer, system=None)) == "no Windows was found in the dump"
-    assert "no profile for Windows 5.0" in why_unknown(replace(newer, system="Windows 5.0"))
-    known = replace(newer, system="Windows 6.1")
+    assert "no profile for Windows 5.0" in why_unknown(
+        replace(newer, system=System("Windows", "5.0"))
+    )
+    known = replace(newer, system=System("Windows", "6.1"))
     assert why_unknown(known) == ""
     known.dump.format = "AVML"
     assert why_unknown(known) == "Volatility 2 does not read AVML"
     # Where the version cannot be read, Volatility may know more.
-    unread = replace(known, system="Windows")
+    unread = replace(known, system=System("Windows"))
     unread.dump.format = "raw"
     assert (profiles_of(unread), why_unknown(unread)) == ((), "")

@@ -56,7 +56,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
     np.testing.assert_array_equal(states(snapshot), truth.states)
     np.testing.assert_array_equal(labels(snapshot), truth.classes)
     np.testing.assert_array_equal(snapshot.zero, truth.zero)
-    assert snapshot.system == f"Linux {truth.era.release}"
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
     assert snapshot.kernel_dtb == truth.top * 4096
     tasks = {task.pid: task for task in truth.tasks}
     # Without BTF nobody knows whose a space is that no first thread has.
@@ -263,7 +263,7 @@ def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
         if len(places) == 2:
             places = {plain: gone, note: b"\0" * 777 + text + bytes(4096 - 777 - len(text))}
         snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
-        assert snapshot.system == f"Linux {truth.era.release}"
+        assert str(snapshot.system) == f"Linux {truth.era.release}"
         assert owned(snapshot) == truth.owners
 
 
@@ -277,7 +277,7 @@ def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path
     with dump.open("r+b") as file:
         file.seek(0, os.SEEK_END)
         file.write(words * 100 + (bytes(801) + text).ljust(8192, b"\0"))
-    assert memory_visualizer.open(dump).system == f"Linux {truth.era.release}"
+    assert str(memory_visualizer.open(dump).system) == f"Linux {truth.era.release}"
 
 
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
@@ -612,7 +612,7 @@ def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
         contents[contents.find(without) :][:8] = bytes(8)
     (tmp_path / "dump").write_bytes(contents[: len(contents) // 4 * 3])
     snapshot = memory_visualizer.open(tmp_path / "dump")
-    assert snapshot.system == f"Linux {truth.era.release}"
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -629,7 +629,7 @@ def test_cut_anywhere(era: str, tmp_path: Path) -> None:
         named = {(one.pid, one.eprocess) for one in snapshot.processes if one.eprocess}
         assert named <= tasks
         if share > 0.7:
-            assert snapshot.system == f"Linux {truth.era.release}"
+            assert str(snapshot.system) == f"Linux {truth.era.release}"
 
 
 def test_accessed_bits_are_cleared(tmp_path: Path) -> None:

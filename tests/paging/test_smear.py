@@ -390,5 +390,5 @@ def test_the_way_to_the_shared_page_is_lost(system: str, tmp_path: Path) -> None
         _, spaces = painted(words, set(given.tops), tmp_path / "dump")
         assert {top for top in given.tops if lost not in top} <= spaces, lost
         snapshot = memory_visualizer.open(tmp_path / "dump")
-        assert (snapshot.system or "").startswith("Windows")
+        assert str(snapshot.system).startswith("Windows")
         assert {process.pid for process in snapshot.processes} >= {4} or lost in upper

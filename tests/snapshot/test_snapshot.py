@@ -89,7 +89,7 @@ def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
     assert_is_truth(snapshot, truth)
     major, minor = (10, 0) if truth_version(name) == (6, 4) else truth_version(name)
     build = f".{profiles()[name].build}" if major == 10 else ""
-    assert snapshot.system == f"Windows {major}.{minor}{build}"
+    assert str(snapshot.system) == f"Windows {major}.{minor}{build}"
     assert str(snapshot.time) == "2019-04-17 18:40:00+00:00"
     assert snapshot.stale_spaces == 1
     [ended] = [process for process in snapshot.processes if not process.is_alive]
