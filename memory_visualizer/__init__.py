@@ -7,21 +7,35 @@ snapshot.owners_of(42)  # the processes that have page frame 42, and where
 """
 
 from memory_visualizer.api import Snapshot, open  # noqa: A004
-from memory_visualizer.errors import BadInputError, DamagedInputError, MemoryVisualizerError
+from memory_visualizer.errors import (
+    BadInputError,
+    DamagedInputError,
+    MemoryVisualizerError,
+    NotMappedError,
+    UnknownNameError,
+)
+from memory_visualizer.paging import MAY_EXECUTE, MAY_USER, MAY_WRITE
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.system import System
 from memory_visualizer.version import __version__
 
 __all__ = [
+    "MAY_EXECUTE",
+    "MAY_USER",
+    "MAY_WRITE",
     "BadInputError",
     "DamagedInputError",
     "MemoryVisualizerError",
+    "NotMappedError",
     "Owners",
     "PageClass",
     "PageState",
     "Process",
     "Snapshot",
+    "System",
+    "UnknownNameError",
     "__version__",
     "open",
 ]

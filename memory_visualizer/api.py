@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,13 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
 class Snapshot(snapshot.Snapshot):
     """A whole dump, understood, with its pictures, pages and tables."""
 
+    @cached_property
+    def entropy(self) -> NDArray[np.uint8]:
+        """Shannon's entropy of each frame, measured when it is first asked for: entropy.entropy."""
+        from memory_visualizer.picture.entropy import entropy
+
+        return entropy(self.dump)
+
     def image(
         self,
         *,
@@ -56,14 +64,15 @@ class Snapshot(snapshot.Snapshot):
     ) -> "Image":
         """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
 
-        `color_by` is one of colouring.COLOURINGS, `palette` one of palette.PALETTES.
+        `color_by` is one of colouring.COLOURINGS, `layout` one of layout.LAYOUTS, `palette` one of
+        palette.PALETTES: UnknownNameError for any other. BadInputError where the picture would be
+        too large, or the dump does not tell what it is to be coloured by.
         """
         from memory_visualizer.picture.colouring import colour_by
-        from memory_visualizer.picture.entropy import entropy
-        from memory_visualizer.picture.palette import PALETTES
+        from memory_visualizer.picture.palette import palette_named
         from memory_visualizer.picture.picture import picture_of
 
-        colouring = colour_by(color_by, self, PALETTES[palette], lambda: entropy(self.dump))
+        colouring = colour_by(color_by, self, palette_named(palette), lambda: self.entropy)
         return picture_of(
             self.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
         ).image()
@@ -96,7 +105,13 @@ class Snapshot(snapshot.Snapshot):
         """The page map as a pandas.DataFrame: see export.to_pandas."""
         from memory_visualizer.export import tables
 
-        return tables.to_pandas(self)
+        return tables.to_pandas(self, entropy=vars(self).get("entropy"))
+
+    def processes_frame(self) -> Any:
+        """The processes as a pandas.DataFrame, a row for each: see tables.processes_frame."""
+        from memory_visualizer.export import tables
+
+        return tables.processes_frame(self)
 
     def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
         """Write the page for the browser: see viewer.write_page."""

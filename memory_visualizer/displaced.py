@@ -9,6 +9,7 @@ one place only, tell where one piece ends and the next begins.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -109,6 +110,12 @@ class MendedDump(Dump):
         super().__init__(
             dump.path, dump.format, runs, notes=dump.notes, remarks=(*dump.remarks, remark)
         )
+
+        self.reopen = partial(MendedDump, dump, pieces)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._dump.close()
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:

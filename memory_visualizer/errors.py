@@ -1,6 +1,6 @@
 """What can go wrong, as exceptions whose text is a sentence for the person at the screen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,17 @@ class NotWholePagesError(DamagedInputError):
     def __init__(self, path: Path, sentence: str) -> None:
         super().__init__(sentence)
         self.path = path
+
+
+class NotMappedError(MemoryVisualizerError):
+    """There is nothing at a virtual address, or the dump does not hold it."""
+
+
+class UnknownNameError(MemoryVisualizerError, ValueError):
+    """There is no colouring, layout or palette of a name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"{name!r} is no {kind}; there are: {', '.join(known)}")
 
 
 @contextmanager

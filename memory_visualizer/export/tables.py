@@ -29,7 +29,6 @@ from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.windows.toplevels import datetime_of
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
 
@@ -263,22 +262,72 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 
 
-def to_pandas(snapshot: Snapshot) -> Any:
-    """The page map as a pandas.DataFrame, a row for each frame, without the owners.
+def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -> Any:
+    """The page map as a pandas.DataFrame, a row for each frame.
 
-    MissingLibraryError where pandas is not installed.
+    ``physical`` is its address, ``protection`` what may be done with it (as ``rwx``; nothing where
+    no page table leads to it), ``owners`` the number of processes that have it. Linux' ``state``
+    and ``entropy``, in bits per byte, are there if they are known. MissingLibraryError where pandas
+    is not installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
 
+    pfn = np.arange(snapshot.classes.size)
+    rights = np.where(snapshot.mapping_count > 0, snapshot.access >> 1 & 3, len(_RIGHTS) - 1)
     columns = {
+        "physical": pfn * PAGE_SIZE,
         "class": pd.Categorical.from_codes(snapshot.classes, _LABELS),
         "zero": snapshot.zero,
         "mappings": snapshot.mapping_count,
+        "protection": pd.Categorical.from_codes(rights.astype(np.int8), _RIGHTS),
+        "owners": _owner_counts(snapshot),
     }
+    if entropy is not None:
+        columns["entropy"] = entropy * np.float32(8 / 255)
     if snapshot.states is not None:
         columns["state"] = pd.Categorical.from_codes(snapshot.states, _STATE_LABELS)
     return pd.DataFrame(columns, index=pd.RangeIndex(snapshot.classes.size, name="pfn"))
+
+
+_RIGHTS = ("r--", "rw-", "r-x", "rwx", "")
+"""By MAY_WRITE and MAY_EXECUTE, and where no mapping is known."""
+
+
+def _owner_counts(snapshot: Snapshot) -> NDArray[np.uint32]:
+    """How many processes have each frame, by PFN."""
+    counts = np.zeros(snapshot.classes.size, np.uint32)
+    for frames, owners in snapshot.owners_by_frame():
+        some = np.bincount(owners.frame - frames.start, minlength=len(frames))
+        counts[frames.start : frames.stop] = some
+    return counts
+
+
+def processes_frame(snapshot: Snapshot) -> Any:
+    """The processes as a pandas.DataFrame, a row for each, in the order of Snapshot.processes.
+
+    Its index is the one by which Owners and Mappings name a process. MissingLibraryError where
+    pandas is not installed.
+    """
+    _need("pandas", "a DataFrame")
+    import pandas as pd
+
+    pages = snapshot.pages_of_processes()
+    processes = snapshot.processes
+    columns: dict[str, Any] = {
+        name: [getattr(process, name) for process in processes]
+        for name in ("pid", "ppid", "name", "state", "is_alive", "is_listed", "is_kernel_thread")
+    }
+    columns |= {
+        "private_pages": pages[:, 0],
+        "shared_pages": pages[:, 1],
+        "dtb": np.array([process.dtb for process in processes], np.uint64),
+        "object_address": np.array([process.eprocess for process in processes], np.uint64),
+        "created": pd.to_datetime([process.created for process in processes], utc=True),
+        "exited": pd.to_datetime([process.exited for process in processes], utc=True),
+        "anomalies": [", ".join(process.anomalies) for process in processes],
+    }
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(processes), name="process"))
 
 
 def _need(module: str, what: str) -> None:
@@ -332,7 +381,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
                 "exited": not process.is_alive,
                 "phase": process.phase,
                 "anomalies": list(process.anomalies),
-                "created": _date(process.created),
+                "created": process.created.isoformat() if process.created else None,
             }
             for index, (process, (private, shared)) in enumerate(
                 zip(snapshot.processes, pages, strict=True)
@@ -350,14 +399,6 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
 def dump_holes(dump: Dump) -> int:
     """How many stretches of frames the dump does not hold, before its last frame."""
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
-
-
-def _date(timestamp: int) -> str | None:
-    """A Windows timestamp as JSON has it; None where there is none, or nothing like one."""
-    try:
-        return datetime_of(timestamp).isoformat() if timestamp else None
-    except OverflowError:
-        return None
 
 
 def write_json(

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import DamagedInputError
-from memory_visualizer.printable import binary_size
+from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.units import PAGE_SIZE
 
 _NEAR_FRAMES = 2**21
@@ -61,6 +61,9 @@ class Dump(ABC):
     """As `runs`: frames that the machine has, and that the dump does not hold on purpose."""
     remarks: Sequence[str]
     """Sentences on what was left out or could not be known, for the person at the screen."""
+    reopen: Callable[[], "Dump"] | None = None
+    """Opens the same dump in the same way once more, where it was opened from a file."""
+    _is_closed = False
     sha256: str | None = None
     """SHA-256 of the file that was asked for, in hexadecimal, where somebody has computed it."""
 
@@ -89,6 +92,22 @@ class Dump(ABC):
         BadInputError when the file cannot be read or is no such dump; DamagedInputError when a
         part of it is missing or broken, where `lenient` takes what is there and adds to `remarks`.
         """
+
+    def close(self) -> None:
+        """Let go of the file now, rather than with the last reference to this object.
+
+        What is read afterwards is a ValueError where the file had to stay open.
+        """
+        self._is_closed = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds where the dump is, not what is in it: it is opened again."""
+        if self.reopen is None:
+            raise TypeError(f"{self.format} was not opened from a file, and cannot be pickled")
+        return self.reopen, (), {"sha256": self.sha256}
+
+    def __repr__(self) -> str:
+        return f"<{self.format} dump {printable(self.path.name)}: {binary_size(self.size)}>"
 
     @cached_property
     def frame_count(self) -> int:

@@ -221,6 +221,8 @@ class MappedDump(Dump):
 
     @contextmanager
     def _open(self) -> Iterator[PagesFile]:
+        if self._is_closed:
+            raise ValueError(f"{self.path} is closed")
         with reading(self._source), self._source.open("rb", buffering=0) as file:
             yield open_pages(self._source, file, self._end)
 
@@ -286,6 +288,11 @@ class MappedDump(Dump):
     def _file(self) -> PagesFile:
         with self._open() as file:
             return file
+
+    def close(self) -> None:
+        """Let go of the file."""
+        super().close()
+        self.__dict__.pop("_file", None)
 
     @property
     def _end(self) -> int:

@@ -11,6 +11,7 @@ What a dump can do is written at `Dump`. How a format lies in a file is known to
 import hashlib
 import stat
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,13 @@ def open_dump(
     BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
     part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
     """
-    if isinstance(path, str | Path):
-        return _open(as_path(path), lenient, progress)
-    paths = [as_path(part) for part in path]
+    paths = [path] if isinstance(path, str | Path) else list(path)
     if len(paths) == 1:
-        return _open(paths[0], lenient, progress)
-    return _open_parts(paths, lenient=lenient)
+        dump = _open(as_path(paths[0]), lenient, progress)
+    else:
+        dump = _open_parts([as_path(part) for part in paths], lenient=lenient)
+    dump.reopen = partial(open_dump, paths, lenient=lenient)
+    return dump
 
 
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:

@@ -1,5 +1,6 @@
 """Raw dumps: byte N of the file is byte N of physical memory."""
 
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +43,7 @@ class RawDump(MappedDump):
             " memory was taken to begin behind it, where what lies in it fits together"
         )
         dump.remarks = (remark, *dump.remarks)
+        dump.reopen = partial(cls.behind, path, header)
         return dump
 
     @classmethod

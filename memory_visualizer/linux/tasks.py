@@ -382,8 +382,8 @@ class _Judge:
                 name=name,
                 dtb=max(frame, 0) * PAGE_SIZE,
                 eprocess=task,
-                created=0,
-                exited=0,
+                created=None,
+                exited=None,
                 # One whose first thread has ended lives on in the others.
                 is_alive=not ended[row] or frame >= 0,
                 is_listed=task in listed,

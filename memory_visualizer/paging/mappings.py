@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.paging.architecture import MAY_USER
 from memory_visualizer.paging.groups import SHARED, common_space, group_starts
+from memory_visualizer.printable import counted
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Losses:
     """Large pages of frames that user mode has as single pages."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mappings:
     """Mappings found in page tables, a column each, a row for each."""
 
@@ -53,6 +54,9 @@ class Mappings:
                 for empty in _NO_MAPPINGS
             )
         )
+
+    def __repr__(self) -> str:
+        return f"<Mappings: {counted(len(self.frame), 'row')}>"
 
     @property
     def columns(self) -> list[NDArray[Any]]:

@@ -2,23 +2,21 @@
 
 import colorsys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import changes, count_values, look_up
-from memory_visualizer.errors import BadInputError
+from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.picture.entropy import ENTROPY_STEPS
 from memory_visualizer.picture.palette import Colour, Palette, ramp
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
-
-COLOURINGS = ("class", "process", "protection", "entropy", "mappings", "state")
 
 
 @dataclass(frozen=True)
@@ -59,21 +57,14 @@ def colour_by(
     palette: Palette,
     entropy: Callable[[], NDArray[np.uint8]],
 ) -> Colouring:
-    """One of COLOURINGS; `entropy` is called for contents.entropy where it is needed.
+    """One of COLOURINGS; `entropy` is called for entropy.entropy where it is needed.
 
-    BadInputError for the state of pages of a dump that does not tell it.
+    BadInputError for the state of pages of a dump that does not tell it; UnknownNameError where
+    there is no such colouring.
     """
-    if name == "process":
-        return by_process(snapshot, palette)
-    if name == "protection":
-        return by_protection(snapshot, palette)
-    if name == "entropy":
-        return by_entropy(snapshot, palette, entropy())
-    if name == "mappings":
-        return by_mappings(snapshot, palette)
-    if name == "state":
-        return by_state(snapshot, palette)
-    return by_class(snapshot, palette)
+    if name not in COLOURINGS:
+        raise UnknownNameError("colouring", name, COLOURINGS)
+    return COLOURINGS[name].colour(snapshot, palette, entropy)
 
 
 _SHARED: Colour = (70, 72, 78)
@@ -241,16 +232,31 @@ def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
     return tuple(Swatch(page_class.label, palette[page_class]) for page_class in PageClass)
 
 
-_SWATCHES: dict[str, Callable[[Snapshot, Palette], tuple[Swatch, ...]]] = {
-    "class": _class_swatches,
-    "process": _process_swatches,
-    "protection": _protection_swatches,
-    "entropy": _entropy_swatches,
-    "mappings": _mapping_swatches,
-    "state": _state_swatches,
+class Kind(NamedTuple):
+    """A way to colour."""
+
+    colour: Callable[[Snapshot, Palette, Callable[[], NDArray[np.uint8]]], Colouring]
+    """The last argument is called where the entropy of all frames is needed."""
+    swatches: Callable[[Snapshot, Palette], tuple[Swatch, ...]]
+
+
+COLOURINGS: Mapping[str, Kind] = {
+    "class": Kind(lambda snapshot, palette, _: by_class(snapshot, palette), _class_swatches),
+    "process": Kind(lambda snapshot, palette, _: by_process(snapshot, palette), _process_swatches),
+    "protection": Kind(
+        lambda snapshot, palette, _: by_protection(snapshot, palette), _protection_swatches
+    ),
+    "entropy": Kind(
+        lambda snapshot, palette, entropy: by_entropy(snapshot, palette, entropy()),
+        _entropy_swatches,
+    ),
+    "mappings": Kind(
+        lambda snapshot, palette, _: by_mappings(snapshot, palette), _mapping_swatches
+    ),
+    "state": Kind(lambda snapshot, palette, _: by_state(snapshot, palette), _state_swatches),
 }
 
 
 def swatches_of(name: str, snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     """The swatches that colour_by gives, without looking at any frame."""
-    return _SWATCHES[name](snapshot, palette)
+    return COLOURINGS[name].swatches(snapshot, palette)

@@ -6,6 +6,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.errors import UnknownNameError
+
 LAYOUTS = ("rows", "hilbert")
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -16,8 +18,11 @@ def arrange(
 ) -> NDArray[_Number]:
     """Lay out one value for each frame as a picture, shape (height, width).
 
-    Pixels behind the last frame get the value `beyond`. `width` is for rows only.
+    Pixels behind the last frame get the value `beyond`. `width` is for rows only. UnknownNameError
+    where `layout` is none of LAYOUTS.
     """
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, LAYOUTS)
     if layout == "hilbert":
         return arrange_hilbert(values, beyond=beyond)
     return arrange_rows(values, width, beyond=beyond)

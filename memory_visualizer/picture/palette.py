@@ -8,6 +8,7 @@ included.
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from memory_visualizer.errors import UnknownNameError
 from memory_visualizer.snapshot.pagemap import PageClass
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -37,6 +38,13 @@ COLOUR_BLIND: Palette = {
 }
 
 PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}
+
+
+def palette_named(name: str) -> Palette:
+    """One of PALETTES; UnknownNameError where it is none."""
+    if name not in PALETTES:
+        raise UnknownNameError("palette", name, PALETTES)
+    return PALETTES[name]
 
 
 def hex_colour(colour: Colour) -> str:

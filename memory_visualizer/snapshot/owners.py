@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import changes, count_values
 from memory_visualizer.paging import MAY_USER, SHARED, Mappings
+from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.units import PAGE_SIZE
 
@@ -24,7 +25,7 @@ PIECE_FRAMES = 1 << 16
 sorts by counting."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Owners:
     """Who has which page, in long form: a row for each page and process."""
 
@@ -46,6 +47,9 @@ class Owners:
         return cls(
             *(np.concatenate([empty, *(column.pop(0) for column in columns)]) for empty in _NOBODY)
         )
+
+    def __repr__(self) -> str:
+        return f"<Owners: {counted(len(self.frame), 'row')}>"
 
     def of(self, processes: Collection[int]) -> "Owners":
         """The rows of some processes, by their index."""

@@ -1,6 +1,7 @@
 """A process, whatever the system that runs it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from memory_visualizer.units import PAGE_SIZE
 
@@ -46,10 +47,10 @@ class Process:
     eprocess: int
     """Virtual address of its object in the kernel, or its physical address where the kernel's
     tables that lead there are lost; 0 where only its page tables were found."""
-    created: int
-    """Windows timestamp (100 ns since 1601, UTC); 0 where there is none."""
-    exited: int
-    """Windows timestamp; 0 while it lives, or where only the object's state tells its end."""
+    created: datetime | None
+    """When it was made, by the system's own clock, UTC; None where that is not known."""
+    exited: datetime | None
+    """When it ended; None while it lives, or where only the object's state tells its end."""
     is_alive: bool
     """Whether its page tables are in use: it runs, starts, or has not quite ended."""
     is_listed: bool
@@ -95,8 +96,8 @@ def unnamed(frame: int, space: int) -> Process:
         name="(unknown)",
         dtb=frame * PAGE_SIZE,
         eprocess=0,
-        created=0,
-        exited=0,
+        created=None,
+        exited=None,
         is_alive=True,
         is_listed=False,
         space=space,

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import count_values, distinct, mark_runs
+from memory_visualizer.errors import NotMappedError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import (
     MAY_EXECUTE,
@@ -19,23 +20,24 @@ from memory_visualizer.paging import (
     SHARED,
     Mappings,
     Paging,
+    is_held,
     most_mappings,
 )
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.printable import counted, printable
+from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
 from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.system import System
-
-# What reads Linux and other systems is imported where a dump is met that needs it.
-if TYPE_CHECKING:
-    pass
+from memory_visualizer.units import PAGE_SIZE
 
 _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Snapshot(PageMap):
     """What a dump tells: a page map, and what it was made from."""
 
@@ -186,6 +188,81 @@ class Snapshot(PageMap):
         if inside.all():
             return row, part, frame
         return row[inside], part[inside], frame[inside]
+
+    def pages(self, process: Process) -> NDArray[np.int64]:
+        """The page frames that user mode of one of `processes` has, by PFN, each once.
+
+        ValueError where it is none of these; so for the methods below.
+        """
+        space = self._index(process)
+        mappings = self.mappings
+        rows = mappings.take((mappings.space == space) & mappings.is_user)
+        return distinct(self.pages_of(rows)[2])
+
+    def translate(self, process: Process, address: int) -> int | None:
+        """The physical address behind a virtual one of a process; None where there is none."""
+        [frame] = self._frames_at(process, pages_between(address, 1)).tolist()
+        return None if frame < 0 else frame * PAGE_SIZE + address % PAGE_SIZE
+
+    def read(self, process: Process, address: int, size: int) -> bytes:
+        """Read bytes of a process's memory by their virtual address.
+
+        NotMappedError where there are not all of them. Errors as for Dump.read_frames.
+        """
+        if size <= 0:
+            return b""
+        pages = pages_between(address, size)
+        frames = self._frames_at(process, pages)
+        if (lost := np.flatnonzero(frames < 0)).size:
+            first = max(int(pages[lost[0]]), address)
+            raise NotMappedError(
+                f"{printable(process.name)} ({process.pid}) has nothing at {first:#x} that the dump"
+                " holds"
+            )
+        start = address % PAGE_SIZE
+        return self.dump.read_frames(frames).tobytes()[start : start + size]
+
+    def _index(self, process: Process) -> int:
+        """The place of a process among all."""
+        for index, other in enumerate(self.processes):
+            if other is process:
+                return index
+        return self.processes.index(process)
+
+    @cached_property
+    def _address_spaces(self) -> dict[int, AddressSpace]:
+        """By the index of their process, or SHARED; those that were asked for."""
+        return {}
+
+    def _frames_at(self, process: Process, pages: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The frame behind each page of a process; -1 where there is none that the dump holds."""
+        frames = np.full(len(pages), -1, np.int64)
+        for space in (self._index(process), SHARED):
+            known = self._address_spaces
+            if space not in known:
+                known[space] = AddressSpace.of(self.mappings, space)
+            frames = np.where(frames < 0, known[space].frames(pages), frames)
+        if self.states is not None and self.paging and self.kernel_dtb is not None:
+            # A Linux kernel's own mappings are not among these.
+            kernel = VirtualMemory(self.dump, self.paging, self.kernel_dtb // PAGE_SIZE)
+            lost = np.flatnonzero(frames < 0)
+            frames[lost] = kernel.frames(pages[lost])
+        frames[~is_held(self.dump, frames)] = -1
+        return frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dump.close()
+
+    def __repr__(self) -> str:
+        system = str(self.system or "no known system")
+        return (
+            f"<Snapshot of {printable(self.dump.path.name)}: {system},"
+            f" {counted(self.classes.size, 'page frame')},"
+            f" {counted(len(self.processes), 'process', 'processes')}>"
+        )
 
     def state_counts(self) -> dict[PageState, int]:
         """Count the frames of each state, states without any included; nothing where unknown."""

@@ -67,6 +67,7 @@ from memory_visualizer.windows.toplevels import (
     TopLevels,
     bits_of,
     share_kernel,
+    time_of,
     timestamp_of,
 )
 
@@ -799,8 +800,8 @@ def _process(judged: _Judged, one: _Object, now: int | None) -> Process:
         name=one.name.decode("utf-8", "backslashreplace"),
         dtb=one.dtb,
         eprocess=one.address,
-        created=one.created or 0,
-        exited=one.exited or 0,
+        created=time_of(one.created or 0),
+        exited=time_of(one.exited or 0),
         is_alive=not has_ended,
         is_listed=is_listed,
         space=one.space if one in (owner, second) else None,

@@ -408,6 +408,14 @@ def datetime_of(timestamp: int) -> datetime:
     return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=timestamp // 10)
 
 
+def time_of(timestamp: int) -> datetime | None:
+    """The same; None where it is 0, or beyond what a date can be."""
+    try:
+        return datetime_of(timestamp) if timestamp else None
+    except OverflowError:
+        return None
+
+
 def timestamp_of(time: datetime) -> int:
     """A date as a Windows timestamp (100 ns since 1601)."""
     return (time - datetime(1601, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 10

@@ -16,6 +16,7 @@ from volatility3.plugins.windows import info, pslist
 from memory_visualizer import Process
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.volatility3.visualizer import Visualizer, options, table_base
+from memory_visualizer.windows.toplevels import time_of
 
 vollog = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
                     name=name.cast("string", max_length=name.vol.count, errors="replace"),
                     dtb=table_base(self.context.layers[proc.add_process_layer()]),
                     eprocess=int(proc.vol.offset),
-                    created=int(proc.CreateTime.QuadPart),
-                    exited=int(proc.ExitTime.QuadPart),
+                    created=time_of(int(proc.CreateTime.QuadPart)),
+                    exited=time_of(int(proc.ExitTime.QuadPart)),
                     is_alive=not proc.ExitTime.QuadPart,
                     is_listed=True,
                     space=None,

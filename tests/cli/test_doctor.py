@@ -102,7 +102,8 @@ def test_every_part_is_known() -> None:
         for requirement in requirements
     }
     assert {"lzallright", "pyarrow"} <= extras
-    known = {"PIL" if name == "pillow" else name.partition(".")[0] for name in parts()}
+    modules = {"pillow": "PIL", "libfwnt-python": "pyfwnt"}
+    known = {modules.get(name, name.partition(".")[0]) for name in parts()} | parts().keys()
     assert others | extras <= known
 
 

@@ -17,6 +17,7 @@ from memory_visualizer.export import tables as export
 from memory_visualizer.export.textmap import read_mapped_frames
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.snapshot.pagemap import classify
+from memory_visualizer.windows.toplevels import time_of
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.memory import PAGE_SIZE
@@ -177,10 +178,40 @@ def test_pandas(snapshot: Snapshot, truth: Truth) -> None:
     pytest.importorskip("pandas", exc_type=ImportError)
     frame = snapshot.to_pandas()
     assert frame.index.name == "pfn"
-    assert list(frame.columns) == ["class", "zero", "mappings"]
+    assert list(frame.columns) == ["physical", "class", "zero", "mappings", "protection", "owners"]
+    assert (frame["physical"] == frame.index * PAGE_SIZE).all()
+    assert (frame["owners"] == [len(snapshot.owners_of(pfn)) for pfn in frame.index]).all()
+    assert set(frame["protection"][frame["class"] == "user"]) <= {"r--", "rw-", "r-x", "rwx"}
+    assert set(frame["protection"][frame["class"] == "unused-zero"]) == {""}
     np.testing.assert_array_equal(frame["class"].astype(str), truth.classes(truth.alive))
     np.testing.assert_array_equal(frame["zero"], truth.zero)
     assert frame.groupby("class", observed=False).size()["absent"] == 0
+
+
+def test_entropy_in_pandas_once_it_is_measured(tmp_path: Path) -> None:
+    """In bits per byte, as Snapshot.entropy has it in steps."""
+    pytest.importorskip("pandas", exc_type=ImportError)
+    rng = np.random.default_rng(0)
+    (tmp_path / "dump").write_bytes(bytes(PAGE_SIZE) + rng.bytes(PAGE_SIZE))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert "entropy" not in snapshot.to_pandas()
+    assert snapshot.entropy.shape == (2,)
+    zeros, noise = snapshot.to_pandas()["entropy"]
+    assert zeros == 0 and 7.9 < noise <= 8
+
+
+def test_processes_in_pandas(snapshot: Snapshot, truth: Truth) -> None:
+    """A row for each process, by the index that owners have."""
+    pytest.importorskip("pandas", exc_type=ImportError)
+    frame = snapshot.processes_frame()
+    assert len(frame) == len(snapshot.processes)
+    by_object = frame.set_index("object_address")
+    for process in truth.processes:
+        row = by_object.loc[process.eprocess]
+        assert (row["pid"], row["ppid"], row["name"]) == (process.pid, process.ppid, process.name)
+        assert row["dtb"] == process.dtb
+    total = frame["private_pages"] + frame["shared_pages"]
+    np.testing.assert_array_equal(total, snapshot.pages_of_processes().sum(axis=1))
 
 
 def test_a_library_is_missing(
@@ -273,11 +304,13 @@ def changed(snapshot: Snapshot, **values: Any) -> Snapshot:
     return replace(snapshot, processes=(first, replace(second, **values), *rest))
 
 
-@pytest.mark.parametrize("created", [2**64 - 1, 10**18 * 9, 1])
-def test_times_that_are_none(created: int, snapshot: Snapshot) -> None:
+@pytest.mark.parametrize("timestamp", [2**64 - 1, 10**18 * 9, 0, 1])
+def test_times_that_are_none(timestamp: int) -> None:
     """The dump may hold anything there."""
-    time = changed(snapshot, created=created).summary()["processes"][1]["created"]
-    assert time == ("1601-01-01T00:00:00+00:00" if created == 1 else None)
+    time = time_of(timestamp)
+    assert (time.isoformat() if time else None) == (
+        "1601-01-01T00:00:00+00:00" if timestamp == 1 else None
+    )
 
 
 @pytest.mark.parametrize(

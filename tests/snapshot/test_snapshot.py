@@ -93,7 +93,7 @@ def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
     assert str(snapshot.time) == "2019-04-17 18:40:00+00:00"
     assert snapshot.stale_spaces == 1
     [ended] = [process for process in snapshot.processes if not process.is_alive]
-    assert ended.created < ended.exited
+    assert ended.created and ended.exited and ended.created < ended.exited
 
 
 def truth_version(name: str) -> tuple[int, int]:

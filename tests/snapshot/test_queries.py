@@ -1,0 +1,128 @@
+"""What a notebook asks a snapshot: a process's pages, addresses, bytes; pickles; `with`."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from memory_visualizer import NotMappedError, Process, Snapshot
+from tests.synth import MIB, Truth, forge, profiles
+from tests.synth.linux import forge_linux
+
+PAGE = 4096
+NAMES = ("WinXPSP2x86", "WinXPSP3x86", "Win7SP1x86_23418", "Win10x64_17763")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def asked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Snapshot, Truth, Path]:
+    """A snapshot, the truth about it, and the dump."""
+    path = tmp_path_factory.mktemp("queries") / "dump"
+    truth = forge(path, profiles()[request.param], size=32 * MIB, processes=5)
+    return memory_visualizer.open(path), truth, path
+
+
+def of(snapshot: Snapshot, truth: Truth, index: int) -> Process:
+    """The process that the truth has at this index."""
+    address = truth.processes[index].eprocess
+    return next(one for one in snapshot.processes if one.eprocess == address)
+
+
+def test_pages_addresses_and_bytes(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """As they were given to each process."""
+    snapshot, truth, path = asked
+    contents = np.fromfile(path, np.uint8).reshape(-1, PAGE)
+    notes = truth.mappings
+    for owner in truth.alive:
+        process = of(snapshot, truth, owner)
+        rows = notes[(notes["owner"] == owner) & notes["user"]]
+        expected = {
+            int(row["frame"]) + inside for row in rows for inside in range(row["size"] // PAGE)
+        }
+        assert set(snapshot.pages(process).tolist()) == expected
+        assert (np.diff(snapshot.pages(process)) > 0).all()
+        for row in rows[:: max(1, len(rows) // 20)]:
+            virtual, frame = int(row["virtual"]), int(row["frame"])
+            assert snapshot.translate(process, virtual + 0x123) == frame * PAGE + 0x123
+            found = snapshot.read(process, virtual + 0xF00, 0x100)
+            assert found == contents[frame, 0xF00:].tobytes()
+
+
+def test_bytes_over_a_page_s_end(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """Two pages that follow one another in a process lie anywhere in memory."""
+    snapshot, truth, path = asked
+    contents = np.fromfile(path, np.uint8).reshape(-1, PAGE)
+    tried = 0
+    for owner in truth.alive:
+        rows = truth.mappings
+        rows = rows[(rows["owner"] == owner) & rows["user"] & (rows["size"] == PAGE)]
+        at = {int(row["virtual"]): int(row["frame"]) for row in rows}
+        for virtual in [one for one in at if one + PAGE in at][:8]:
+            both = np.concatenate([contents[at[virtual]], contents[at[virtual + PAGE]]])
+            found = snapshot.read(of(snapshot, truth, owner), virtual + 0xFF0, 0x20)
+            assert found == both[0xFF0:0x1010].tobytes()
+            tried += 1
+    assert tried
+
+
+def test_where_nothing_is(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """One clear error, with the first address at fault; or None."""
+    snapshot, truth, _ = asked
+    process = of(snapshot, truth, truth.alive[-1])
+    assert snapshot.translate(process, 0x10) is None
+    with pytest.raises(NotMappedError, match=r"has nothing at 0x10 "):
+        snapshot.read(process, 0x10, 4)
+    assert snapshot.read(process, 0x10, 0) == b""
+
+
+def test_a_kernel_address_of_linux(tmp_path: Path) -> None:
+    """It is translated by the kernel's own tables, which are no part of the mappings."""
+    forge_linux(tmp_path / "dump", "6.1", size=64 * MIB)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    for process in snapshot.processes:
+        place = snapshot.translate(process, process.eprocess)
+        assert place is not None
+        with (tmp_path / "dump").open("rb") as file:
+            file.seek(place)
+            assert file.read(64) == snapshot.read(process, process.eprocess, 64)
+            file.seek(place // PAGE * PAGE)
+        task = snapshot.read(process, process.eprocess, 3 * PAGE)
+        assert process.name.encode("ascii")[:11] in task  # the rest stands elsewhere
+
+
+def test_pickles_and_with(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """A pickle holds what was found, and where the dump is."""
+    snapshot, *_ = asked
+    again = pickle.loads(pickle.dumps(snapshot))
+    assert isinstance(again, Snapshot)
+    np.testing.assert_array_equal(again.classes, snapshot.classes)
+    assert again.processes == snapshot.processes
+    assert again.system == snapshot.system
+    frames = np.arange(8)
+    np.testing.assert_array_equal(again.dump.read_frames(frames), snapshot.dump.read_frames(frames))
+    with again as entered:
+        assert entered is again
+    with pytest.raises(ValueError, match="is closed"):
+        again.dump.read_frames(frames)
+
+
+def test_short_words(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """What a notebook shows of each thing is a line."""
+    snapshot, truth, _ = asked
+    text = repr(snapshot)
+    assert text == (
+        f"<Snapshot of dump: {snapshot.system}, {truth.frames:,} page frames,"
+        f" {len(snapshot.processes)} processes>"
+    )
+    for thing in (snapshot.dump, snapshot.mappings, snapshot.owners):
+        assert len(repr(thing)) < 100
+    assert snapshot != again_of(snapshot)
+    assert snapshot == snapshot
+
+
+def again_of(snapshot: Snapshot) -> Snapshot:
+    """The same once more."""
+    return memory_visualizer.open(snapshot.dump.path)
