@@ -90,10 +90,10 @@ class Snapshot(snapshot.Snapshot):
         return notebook.png(self.image(legend=True))
 
     def summary(self) -> dict[str, Any]:
-        """All that is known but the pages themselves, as JSON has it: see export.summary."""
-        from memory_visualizer.export import tables
+        """All that is known but the pages themselves, as JSON has it: see summary.SCHEMA."""
+        from memory_visualizer.export.summary import summary
 
-        return tables.summary(self)
+        return summary(self)
 
     def to_arrow(self) -> Any:
         """The page map as a pyarrow.Table: see export.to_arrow."""

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 import memory_visualizer
 from memory_visualizer import output, viewer
 from memory_visualizer.export import tables as export
+from memory_visualizer.export.summary import write_json
 from memory_visualizer.output import (
     GENERATOR,
     LARGEST_REPLACED,
@@ -237,7 +238,7 @@ def write_own(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
     elif path.suffix == ".html":
         viewer.write_page(path, snapshot, force=force)
     elif path.suffix == ".json":
-        export.write_json(path, snapshot, force=force)
+        write_json(path, snapshot, force=force)
     elif path.suffix == ".map":
         export.write_text_map(path, snapshot, force=force)
     else:

@@ -31,14 +31,8 @@ from memory_visualizer.cli.command import (
 )
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.export.tables import (
-    TABLE_FORMATS,
-    check_table,
-    dump_holes,
-    write_json,
-    write_table,
-    write_text_map,
-)
+from memory_visualizer.export.summary import dump_holes, write_json
+from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file

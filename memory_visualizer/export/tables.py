@@ -4,8 +4,6 @@ Every file appears whole or not at all. Names of processes come from the dump an
 in JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
 """
 
-import json
-import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,8 +17,6 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import MemoryVisualizerError
 from memory_visualizer.export.csvtable import csv_rows
-from memory_visualizer.export.volatility2 import profiles_of
-from memory_visualizer.formats.base import Dump
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.packages import how_to_get
 from memory_visualizer.paging import SHARED
@@ -335,83 +331,6 @@ def _need(module: str, what: str) -> None:
         raise MissingLibraryError(
             f"{what} needs {module}, which is not installed ({how_to_get(module)})"
         )
-
-
-def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
-    """All that is known but the pages themselves, as JSON has it.
-
-    `chosen`, indices in Snapshot.processes, are the only processes to be told of. Physical
-    addresses are numbers; virtual ones are hexadecimal text, since many readers of JSON keep
-    numbers exactly up to 2**53 only.
-    """
-    dump = snapshot.dump
-    pages = snapshot.pages_of_processes().tolist()
-    is_linux = snapshot.states is not None
-    left_out = [] if chosen is None else set(range(len(snapshot.processes))) - set(chosen)
-    return {
-        "generator": GENERATOR,
-        "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
-        "format": dump.format,
-        "sha256": dump.sha256,
-        "size": dump.size,
-        "frames": dump.frame_count,
-        "runs": len(dump.runs),
-        "holes": dump_holes(dump),
-        "os": str(snapshot.system) if snapshot.system else None,
-        "time": snapshot.time.isoformat() if snapshot.time else None,
-        "paging": snapshot.paging.name if snapshot.paging else None,
-        "dtb": snapshot.kernel_dtb,
-        "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
-        "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
-        "stale_spaces": snapshot.stale_spaces,
-        "volatility2_profiles": list(profiles_of(snapshot)),
-        "processes_left_out": len(left_out),
-        "processes": [
-            {
-                "pid": process.pid,
-                "ppid": process.ppid,
-                "name": process.name,
-                "dtb": process.dtb,
-                "task" if is_linux else "eprocess": hex(process.eprocess),
-                "pages": private + shared,
-                "private_pages": private,
-                "shared_pages": shared,
-                "listed": process.is_listed,
-                "kernel_thread": process.is_kernel_thread,
-                "exited": not process.is_alive,
-                "phase": process.phase,
-                "anomalies": list(process.anomalies),
-                "created": process.created.isoformat() if process.created else None,
-            }
-            for index, (process, (private, shared)) in enumerate(
-                zip(snapshot.processes, pages, strict=True)
-            )
-            if index not in left_out
-        ],
-        "copies": [
-            {"pid": copy.pid, "name": copy.name, "eprocess": hex(copy.eprocess)}
-            for copy in snapshot.copies
-        ],
-        "remarks": [*dump.remarks, *snapshot.remarks],
-    }
-
-
-def dump_holes(dump: Dump) -> int:
-    """How many stretches of frames the dump does not hold, before its last frame."""
-    return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
-
-
-def write_json(
-    path: Path,
-    snapshot: Snapshot,
-    *,
-    chosen: Collection[int] | None = None,
-    force: bool = False,
-) -> None:
-    """Write the summary as JSON; the arguments and errors as for summary and write_table."""
-    with whole_file(path, force=force) as file:
-        text = json.dumps(summary(snapshot, chosen=chosen), indent=2)
-        file.write(text.encode("ascii") + b"\n")
 
 
 def write_text_map(

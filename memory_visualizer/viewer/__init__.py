@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.export.tables import dump_holes
+from memory_visualizer.export.summary import dump_holes
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.palette import PALETTES, hex_colour

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.export import tables as export
+from memory_visualizer.export.summary import SCHEMA, write_json
 from memory_visualizer.export.textmap import read_mapped_frames
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.snapshot.pagemap import classify
@@ -263,7 +265,7 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "os": "Windows 6.1",
         "time": "2019-04-17T18:40:00+00:00",
         "paging": "x86-64",
-        "dtb": truth.processes[0].dtb,
+        "dtb": hex(truth.processes[0].dtb),
         "classes": {label: int(np.count_nonzero(classes == label)) for label in LABELS.tolist()},
         "states": None,
         "stale_spaces": 1,
@@ -276,18 +278,20 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     }
     names = ("pid", "ppid", "name", "dtb", "listed", "exited")
     assert [tuple(process[name] for name in names) for process in processes] == sorted(
-        (p.pid, p.ppid, p.name, p.dtb, p.listed, p.exited) for p in truth.processes
+        (p.pid, p.ppid, p.name, hex(p.dtb), p.listed, p.exited) for p in truth.processes
     )
     addresses = {p.pid: hex(p.eprocess) for p in truth.processes}
-    assert {process["pid"]: process["eprocess"] for process in processes} == addresses
+    assert {process["pid"]: process["object_address"] for process in processes} == addresses
     for process, (private, shared) in zip(
         processes, snapshot.pages_of_processes().tolist(), strict=True
     ):
         assert process["pages"] == private + shared
         assert (process["private_pages"], process["shared_pages"]) == (private, shared)
 
-    export.write_json(tmp_path / "a.json", snapshot)
+    write_json(tmp_path / "a.json", snapshot)
     assert json.loads((tmp_path / "a.json").read_text("ascii")) == snapshot.summary()
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(snapshot.summary(), SCHEMA)
 
 
 def test_summary_where_nothing_is_known(nothing: Snapshot) -> None:
@@ -318,7 +322,7 @@ def test_times_that_are_none(timestamp: int) -> None:
 )
 def test_any_name_in_json(name: str, tmp_path: Path, snapshot: Snapshot) -> None:
     """Nothing but ASCII, no control character but the line ends, and the same name read back."""
-    export.write_json(tmp_path / "a.json", changed(snapshot, name=name))
+    write_json(tmp_path / "a.json", changed(snapshot, name=name))
     text = (tmp_path / "a.json").read_text("ascii")
     assert all(line.isprintable() for line in text.splitlines())
     assert json.loads(text)["processes"][1]["name"] == name

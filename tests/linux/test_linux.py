@@ -430,12 +430,12 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     assert [row["class"] for row in rows] == truth.classes.tolist()
     summary = json.loads((tmp_path / "a.json").read_text())
     assert {state: count for state, count in summary["states"].items() if count} == counts
-    assert summary["dtb"] == truth.top * 4096
+    assert summary["dtb"] == hex(truth.top * 4096)
     processes = {process["pid"]: process for process in summary["processes"]}
     for task in truth.tasks:
         assert processes[task.pid]["kernel_thread"] == task.kernel_thread
         assert processes[task.pid]["listed"] == task.listed
-        assert int(processes[task.pid]["task"], 16) == task.address
+        assert int(processes[task.pid]["object_address"], 16) == task.address
     first = (tmp_path / "a.map").read_text().splitlines()[2].split()
     assert first[3] == "False"
 

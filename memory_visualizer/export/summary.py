@@ -1,0 +1,185 @@
+"""What is known of a dump but the pages themselves, as JSON has it."""
+
+import json
+import os
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from memory_visualizer.export.volatility2 import profiles_of
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.output import GENERATOR, whole_file
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+
+def _object(required: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": required,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "description": description, **more}
+
+
+def _array(item: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"type": "array", "description": description, "items": item}
+
+
+_COUNTS = {"additionalProperties": {"type": "integer"}}
+_ADDRESS = {"pattern": "^0x[0-9a-f]+$"}
+
+_PROCESS = _object(
+    {
+        "pid": _field("integer", "its process identifier; -1 where only its page tables are known"),
+        "ppid": _field("integer", "its parent's; -1 where it is not known"),
+        "name": _field("string", "as the kernel has it; any text, from the dump"),
+        "dtb": _field("string", "physical address of its top page table, 0x0: none", **_ADDRESS),
+        "object_address": _field(
+            "string",
+            "virtual address of its _EPROCESS or task_struct (the physical one where nothing that"
+            " is left leads to it), 0x0: not found",
+            **_ADDRESS,
+        ),
+        "pages": _field("integer", "page frames that it has in user mode"),
+        "private_pages": _field("integer", "those that no other process has"),
+        "shared_pages": _field("integer", "those that others have, too"),
+        "listed": _field("boolean", "whether it is in the system's list of processes"),
+        "kernel_thread": _field("boolean", "whether it is a thread of Linux' kernel"),
+        "exited": _field("boolean", "whether it has ended, and its page tables are not in use"),
+        "phase": _field("string", "starting, running, ending, or exited"),
+        "anomalies": _array({"type": "string"}, "what is odd about it: see process.ANOMALIES"),
+        "created": _field(["string", "null"], "ISO 8601, UTC"),
+        "exit_time": _field(["string", "null"], "ISO 8601, UTC"),
+    }
+)
+
+SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Summary of a memory dump",
+    **_object(
+        {
+            "generator": _field("string", "the program and version that wrote it"),
+            "dump": _field("string", "the file's name"),
+            "format": _field("string", "such as ELF core"),
+            "sha256": _field(["string", "null"], "of the dump's file, with --hash"),
+            "size": _field("integer", "bytes of memory that the dump holds"),
+            "frames": _field("integer", "page frames up to the last one that is held"),
+            "runs": _field("integer", "stretches of frames that are held"),
+            "holes": _field("integer", "stretches between them that are not"),
+            "os": _field(["string", "null"], "such as Windows 10.0.19041; null: not known"),
+            "time": _field(["string", "null"], "the system's own clock, ISO 8601, UTC"),
+            "paging": _field(["string", "null"], "such as x86-64"),
+            "dtb": _field(
+                ["string", "null"], "physical address of the kernel's page table", **_ADDRESS
+            ),
+            "classes": _field("object", "page frames of each class", **_COUNTS),
+            "states": _field(["object", "null"], "page frames of each state, of Linux", **_COUNTS),
+            "stale_spaces": _field("integer", "address spaces that no live process has"),
+            "volatility2_profiles": _array({"type": "string"}, "Volatility 2's that fit"),
+            "processes_left_out": _field("integer", "those that were not chosen"),
+            "processes": _array(_PROCESS, "in the order of their pids"),
+            "copies": _array(
+                _object(
+                    {
+                        "pid": _field("integer", "as the copy says"),
+                        "name": _field("string", "as the copy says"),
+                        "object_address": _field("string", "where it lies", **_ADDRESS),
+                    }
+                ),
+                "old copies of process objects, which are no processes",
+            ),
+            "remarks": _array({"type": "string"}, "what could not be known, or was left out"),
+        }
+    ),
+}
+"""The JSON Schema of what `summary` gives and ``memviz --json`` writes."""
+
+
+def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
+    """All that is known but the pages themselves, as JSON has it.
+
+    `chosen`, indices in Snapshot.processes, are the only processes to be told of. SCHEMA tells
+    what each field is. Addresses are hexadecimal text: many readers of JSON keep numbers exactly
+    up to 2**53 only.
+    """
+    dump = snapshot.dump
+    pages = snapshot.pages_of_processes().tolist()
+    left_out = [] if chosen is None else set(range(len(snapshot.processes))) - set(chosen)
+    return {
+        "generator": GENERATOR,
+        "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
+        "format": dump.format,
+        "sha256": dump.sha256,
+        "size": dump.size,
+        "frames": dump.frame_count,
+        "runs": len(dump.runs),
+        "holes": dump_holes(dump),
+        "os": str(snapshot.system) if snapshot.system else None,
+        "time": _date(snapshot.time),
+        "paging": snapshot.paging.name if snapshot.paging else None,
+        "dtb": _hex(snapshot.kernel_dtb),
+        "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
+        "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
+        "stale_spaces": snapshot.stale_spaces,
+        "volatility2_profiles": list(profiles_of(snapshot)),
+        "processes_left_out": len(left_out),
+        "processes": [
+            {
+                "pid": process.pid,
+                "ppid": process.ppid,
+                "name": process.name,
+                "dtb": _hex(process.dtb),
+                "object_address": _hex(process.eprocess),
+                "pages": private + shared,
+                "private_pages": private,
+                "shared_pages": shared,
+                "listed": process.is_listed,
+                "kernel_thread": process.is_kernel_thread,
+                "exited": not process.is_alive,
+                "phase": process.phase,
+                "anomalies": list(process.anomalies),
+                "created": _date(process.created),
+                "exit_time": _date(process.exited),
+            }
+            for index, (process, (private, shared)) in enumerate(
+                zip(snapshot.processes, pages, strict=True)
+            )
+            if index not in left_out
+        ],
+        "copies": [
+            {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.eprocess)}
+            for copy in snapshot.copies
+        ],
+        "remarks": [*dump.remarks, *snapshot.remarks],
+    }
+
+
+def dump_holes(dump: Dump) -> int:
+    """How many stretches of frames the dump does not hold, before its last frame."""
+    return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
+
+
+def _date(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _hex(address: int | None) -> str | None:
+    return None if address is None else hex(address)
+
+
+def write_json(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Collection[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the summary as JSON; the arguments and errors as for summary and write_table."""
+    with whole_file(path, force=force) as file:
+        text = json.dumps(summary(snapshot, chosen=chosen), indent=2)
+        file.write(text.encode("ascii") + b"\n")
