@@ -23,6 +23,54 @@ NO_PYTHON = 4
 """Exit code of visualizer.sh where there is no Python to make an environment with."""
 
 
+MARKED_BY_FIXTURE = {
+    "browser": "browser",
+    "drgn": "peer",
+    "memprocfs": "peer",
+    "oldest_volatility3": "peer",
+    "qemu_core": "real",
+    "symbol_files": "peer",
+    "volatility2": "peer",
+    "volatility3": "peer",
+}
+"""What a test that asks for one of these is about. Others say it themselves; pyproject.toml tells
+what each word means."""
+SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
+"""What --fast leaves out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the project's own."""
+    group = parser.getgroup("memory visualizer")
+    group.addoption("--fast", action="store_true", help=f"leave out {', '.join(SLOW)}")
+    group.addoption(
+        "--all-profiles",
+        action="store_true",
+        help="all profiles of Volatility 2, not one of each kind",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by what they ask for, and leave out what is not asked for."""
+    skipped = pytest.mark.skip(reason="this system has nothing of the kind")
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKED_BY_FIXTURE:
+                item.add_marker(MARKED_BY_FIXTURE[fixture])
+        if item.get_closest_marker("posix") and not IS_POSIX:
+            item.add_marker(skipped)
+    if config.getoption("--fast"):
+        slow = [item for item in items if any(map(item.get_closest_marker, SLOW))]
+        config.hook.pytest_deselected(items=slow)
+        left_out = set(slow)
+        items[:] = [item for item in items if item not in left_out]
+
+
+IS_POSIX = sys.platform in ("linux", "darwin")
+"""Not so where tests.elsewhere has taken away what Windows does not have."""
+
+
 @pytest.fixture(scope="session")
 def volatility2() -> Path:
     """Path of the vol.py in the project's own Python 2.7 environment, made when missing.

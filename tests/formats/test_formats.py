@@ -1098,6 +1098,7 @@ def _volatility_layer(path: Path, layer: str) -> Any:
     return reader(context, "top", "top")
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -1126,6 +1127,7 @@ def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
     assert not any(seen.is_valid(pfn * PAGE_SIZE, 1) for pfn in absent)
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-live", "crash-ranges"])
 def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
     """What these tests write is what kdmp-parser takes it for."""
