@@ -106,6 +106,15 @@ def memprocfs() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def drgn() -> ModuleType:
+    """The module `drgn`. Skips where it is missing, but fails if REQUIRE_DRGN=1."""
+    try:
+        return importlib.import_module("drgn")
+    except ImportError as error:
+        _do_without("REQUIRE_DRGN", f"no drgn here: {error}")
+
+
+@pytest.fixture(scope="session")
 def volatility3() -> Path:
     """Path of the newest Volatility 3's `vol`: that of the test tools."""
     return Path(sys.executable).with_name("vol")
