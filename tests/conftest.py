@@ -87,7 +87,7 @@ def volatility2() -> Path:
         check=False,
     )
     if setup.returncode == NO_PYTHON:
-        _do_without("REQUIRE_VOLATILITY2", setup.stderr.strip())
+        do_without("REQUIRE_VOLATILITY2", setup.stderr.strip())
     if setup.returncode:
         pytest.fail(f"./visualizer.sh --setup failed:\n{setup.stderr}", pytrace=False)
     return ROOT / ".venv-volatility2/bin/vol.py"
@@ -102,7 +102,7 @@ def memprocfs() -> ModuleType:
     try:
         return importlib.import_module("memprocfs")
     except (ImportError, OSError) as error:
-        _do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+        do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +111,7 @@ def drgn() -> ModuleType:
     try:
         return importlib.import_module("drgn")
     except ImportError as error:
-        _do_without("REQUIRE_DRGN", f"no drgn here: {error}")
+        do_without("REQUIRE_DRGN", f"no drgn here: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def oldest_volatility3() -> Path:
                 made = subprocess.run(command, capture_output=True, text=True, check=False)
                 if made.returncode:
                     reason = f"no {wanted} here: {made.stderr.strip()[-500:]}"
-                    _do_without("REQUIRE_VOLATILITY3", reason)
+                    do_without("REQUIRE_VOLATILITY3", reason)
             ready.write_text(state)
     return environment / "bin/vol"
 
@@ -174,10 +174,10 @@ def browser() -> Iterator["Browser"]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
-        _do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
+        do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
-        _do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
+        do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
     with sync_playwright() as playwright:
         # Root may not use the sandbox; what is opened here are files of our own making.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -209,7 +209,8 @@ def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     core.unlink()
 
 
-def _do_without(requirement: str, reason: str) -> NoReturn:
+def do_without(requirement: str, reason: str) -> NoReturn:
+    """Skip a test, or fail it where the environment says that the machine has what it needs."""
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
     pytest.skip(reason)
@@ -220,5 +221,5 @@ def strace() -> str:
     """Path of strace. Skips where there is none, but fails if REQUIRE_STRACE=1."""
     path = shutil.which("strace")
     if path is None:
-        _do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")
+        do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")
     return path
