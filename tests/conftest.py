@@ -23,6 +23,54 @@ NO_PYTHON = 4
 """Exit code of visualizer.sh where there is no Python to make an environment with."""
 
 
+MARKED_BY_FIXTURE = {
+    "browser": "browser",
+    "drgn": "peer",
+    "memprocfs": "peer",
+    "oldest_volatility3": "peer",
+    "qemu_core": "real",
+    "symbol_files": "peer",
+    "volatility2": "peer",
+    "volatility3": "peer",
+}
+"""What a test that asks for one of these is about. Others say it themselves; pyproject.toml tells
+what each word means."""
+SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
+"""What --fast leaves out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the project's own."""
+    group = parser.getgroup("memory visualizer")
+    group.addoption("--fast", action="store_true", help=f"leave out {', '.join(SLOW)}")
+    group.addoption(
+        "--all-profiles",
+        action="store_true",
+        help="all profiles of Volatility 2, not one of each kind",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by what they ask for, and leave out what is not asked for."""
+    skipped = pytest.mark.skip(reason="this system has nothing of the kind")
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKED_BY_FIXTURE:
+                item.add_marker(MARKED_BY_FIXTURE[fixture])
+        if item.get_closest_marker("posix") and not IS_POSIX:
+            item.add_marker(skipped)
+    if config.getoption("--fast"):
+        slow = [item for item in items if any(map(item.get_closest_marker, SLOW))]
+        config.hook.pytest_deselected(items=slow)
+        left_out = set(slow)
+        items[:] = [item for item in items if item not in left_out]
+
+
+IS_POSIX = sys.platform in ("linux", "darwin")
+"""Not so where tests.elsewhere has taken away what Windows does not have."""
+
+
 @pytest.fixture(scope="session")
 def volatility2() -> Path:
     """Path of the vol.py in the project's own Python 2.7 environment, made when missing.
@@ -39,7 +87,7 @@ def volatility2() -> Path:
         check=False,
     )
     if setup.returncode == NO_PYTHON:
-        _do_without("REQUIRE_VOLATILITY2", setup.stderr.strip())
+        do_without("REQUIRE_VOLATILITY2", setup.stderr.strip())
     if setup.returncode:
         pytest.fail(f"./visualizer.sh --setup failed:\n{setup.stderr}", pytrace=False)
     return ROOT / ".venv-volatility2/bin/vol.py"
@@ -54,7 +102,16 @@ def memprocfs() -> ModuleType:
     try:
         return importlib.import_module("memprocfs")
     except (ImportError, OSError) as error:
-        _do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+        do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+
+
+@pytest.fixture(scope="session")
+def drgn() -> ModuleType:
+    """The module `drgn`. Skips where it is missing, but fails if REQUIRE_DRGN=1."""
+    try:
+        return importlib.import_module("drgn")
+    except ImportError as error:
+        do_without("REQUIRE_DRGN", f"no drgn here: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +148,7 @@ def oldest_volatility3() -> Path:
                 made = subprocess.run(command, capture_output=True, text=True, check=False)
                 if made.returncode:
                     reason = f"no {wanted} here: {made.stderr.strip()[-500:]}"
-                    _do_without("REQUIRE_VOLATILITY3", reason)
+                    do_without("REQUIRE_VOLATILITY3", reason)
             ready.write_text(state)
     return environment / "bin/vol"
 
@@ -117,10 +174,10 @@ def browser() -> Iterator["Browser"]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
-        _do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
+        do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
-        _do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
+        do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
     with sync_playwright() as playwright:
         # Root may not use the sandbox; what is opened here are files of our own making.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -152,7 +209,8 @@ def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     core.unlink()
 
 
-def _do_without(requirement: str, reason: str) -> NoReturn:
+def do_without(requirement: str, reason: str) -> NoReturn:
+    """Skip a test, or fail it where the environment says that the machine has what it needs."""
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
     pytest.skip(reason)
@@ -163,5 +221,5 @@ def strace() -> str:
     """Path of strace. Skips where there is none, but fails if REQUIRE_STRACE=1."""
     path = shutil.which("strace")
     if path is None:
-        _do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")
+        do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")
     return path

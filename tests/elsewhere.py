@@ -15,7 +15,6 @@ import mmap
 import multiprocessing.pool  # what is taken away from a module that is loaded does not break it
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -23,15 +22,14 @@ import sys
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import hypothesis
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = str(ROOT / "memory_visualizer")
-LOADED_BEFORE = (hypothesis, multiprocessing.pool, shutil, subprocess)
+STARTED = ROOT / "tests/started"
+LOADED_BEFORE = (multiprocessing.pool, shutil, subprocess)
 
 OF_OS = (
     *("O_CLOEXEC", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_SYNC"),
@@ -65,6 +63,26 @@ class _Mmap(mmap.mmap):
         raise AttributeError("Windows' mmap has no madvise")
 
 
+def environment(path: str | None = None) -> dict[str, str]:
+    """Variables by which a Python that is started has nothing either; `path` is its PYTHONPATH."""
+    folders = [str(STARTED), str(ROOT), *filter(None, [path])]
+    return {"PYTHONPATH": os.pathsep.join(folders), "PYTHONWARNDEFAULTENCODING": "1"}
+
+
+class _Started(subprocess.Popen[Any]):
+    """What the tests start: Python is made as poor there."""
+
+    def __init__(
+        self, args: Any, *arguments: Any, env: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        env = dict(os.environ if env is None else env)
+        words = [args] if isinstance(args, str | Path) else list(args)
+        # But not the processes of pytest-xdist, which load this module as a plugin.
+        if not any("sys.stdin.readline" in str(word) for word in words):
+            env |= environment(env.get("PYTHONPATH"))
+        super().__init__(args, *arguments, env=env, **more)
+
+
 class _Library(ctypes.CDLL):
     """As on Windows: there is no library without a name."""
 
@@ -84,6 +102,7 @@ def leave() -> None:
         delattr(mmap, name)
     setattr(mmap, "mmap", _Mmap)  # noqa: B010 - a type checker lets nobody do so
     ctypes.CDLL = _Library  # type: ignore[misc]
+    setattr(subprocess, "Popen", _Started)  # noqa: B010
     setattr(tempfile, "_O_TMPFILE_WORKS", False)  # noqa: B010
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -135,20 +154,14 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _is_of_the_package() -> bool:
     """Whether the program itself, not a test, opens something; pathlib may stand between."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1).f_back
     while frame and "/lib/python" in frame.f_code.co_filename:
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
 
 
-if __name__ == "__main__":
-    leave()
-    command, *sys.argv[1:] = sys.argv[1:]
-    if command == "memviz":
-        from memory_visualizer.cli.memviz import main
+def pytest_load_initial_conftests() -> None:
+    """As a plugin of pytest's: before anything of the project is loaded."""
+    import hypothesis  # noqa: F401 - it is not broken if it is loaded before
 
-        sys.exit(main())
-    sys.argv[0] = command
-    runpy.run_path(command, run_name="__main__")
-elif "pytest" in sys.modules:
     leave()

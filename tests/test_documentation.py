@@ -31,6 +31,7 @@ def test_examples_in_docstrings() -> None:
     assert attempted >= 5
 
 
+@pytest.mark.packaging
 def test_pages_of_the_library(tmp_path: Path) -> None:
     """There is one for each module, and they are made without a warning."""
     direct = [name for name in MODULES if name.count(".") == 1]  # these bring theirs with them

@@ -168,6 +168,7 @@ sys.exit(run("test", lambda: os.kill(os.getpid(), signal.SIGHUP) or 7))
     assert result.returncode == 7
 
 
+@pytest.mark.posix
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"

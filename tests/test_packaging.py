@@ -14,6 +14,8 @@ from memory_visualizer import __version__
 from tests.conftest import ROOT
 from tests.synth import MIB, forge, profiles
 
+pytestmark = pytest.mark.packaging
+
 
 def files(package: Path) -> set[Path]:
     """All files of a package but compiled ones."""

@@ -22,6 +22,8 @@ from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.profiles import builds
 from tests.synth.truth import INJECTED_PAGES
 
+pytestmark = pytest.mark.frontdoor
+
 SCRIPT = ROOT / "visualizer.sh"
 BANNER = "Volatility Foundation Volatility Framework 2.6.1"
 MAP = """\

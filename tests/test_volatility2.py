@@ -15,12 +15,12 @@ import pytest
 import memory_visualizer
 from memory_visualizer.export.tables import write_text_map
 from memory_visualizer.paging import SHARED
-from tests.synth import GIB, MIB, Truth, forge, profiles
+from tests.synth import GIB, MIB, Profile, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = sorted(profiles())
-BATCHES = 6
+_AT_ONCE = 10
+"""Profiles of which dumps are looked at by one process of Volatility."""
 
 Rows = list[tuple[int, int, int, str]]
 """Virtual, physical, size, kernel."""
@@ -81,16 +81,41 @@ def classes_of(rows: Rows, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
     return classes
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
-def test_all_profiles(batch: int, volatility2: Path, tmp_path: Path) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that ask for `names` the profiles in groups: all, or one of each family."""
+    if "names" in metafunc.fixturenames:
+        names = sorted(profiles() if metafunc.config.getoption("all_profiles") else families())
+        groups = -(-len(names) // _AT_ONCE)
+        parted = [names[start::groups] for start in range(groups)]
+        metafunc.parametrize("names", parted, ids=[group[0] for group in parted])
+
+
+def families() -> list[str]:
+    """The newest profile of each version of Windows and size of its words."""
+    newest = {(one.version, one.bits): name for name, one in sorted(profiles().items(), key=_build)}
+    return list(newest.values())
+
+
+def _build(item: tuple[str, Profile]) -> tuple[int, str]:
+    name, profile = item
+    return profile.build, name
+
+
+def test_families() -> None:
+    """XP to Windows 10, of 32 and of 64 bits."""
+    known = {(profiles()[name].version, profiles()[name].bits) for name in families()}
+    assert known == {(one.version, one.bits) for one in profiles().values()}
+    assert len(known) == 13
+
+
+def test_profiles(names: list[str], volatility2: Path, tmp_path: Path) -> None:
     """The real imageinfo and pslist know the dumps, and each page of the map is right.
 
     Each row's physical address is what `vtop` says of its virtual one.
     """
     truths: list[Truth] = []
-    names = NAMES[batch::BATCHES]
-    for name in names:
-        truths.append(forge(tmp_path / name, profiles()[name], size=16 * MIB, seed=batch))
+    for number, name in enumerate(names):
+        truths.append(forge(tmp_path / name, profiles()[name], size=16 * MIB, seed=number))
     dumps = tmp_path / "dumps"
     dumps.write_text("".join(f"{name} {tmp_path / name}\n" for name in names))
     plugins = f"{ROOT / 'plugins'}:{ROOT / 'tests/volatility2'}"

@@ -46,14 +46,14 @@ _MAX_TYPES = 1 << 20
 _MAX_PLACES = 1 << 12
 """Words looked at that have the value of a name's place in the text."""
 _WORDS_AT_ONCE = 1 << 16
-_NO_MEMBERS = np.empty((0, 3), np.int64)
+_NO_MEMBERS = np.empty((0, 2), np.int64)
 
 
 def total_size(header: bytes) -> int | None:
     """Bytes from the header to the end of the text; None where it is no header."""
-    fields = np.frombuffer(header[:HEADER_SIZE], _HEADER)
-    if not header.startswith(MAGIC) or not len(fields):
+    if not header.startswith(MAGIC) or len(header) < HEADER_SIZE:
         return None
+    fields = np.frombuffer(header[:HEADER_SIZE], _HEADER)
     (_, _, _, size, types_at, types_size, text_at, text_size) = fields[0].tolist()
     if size < HEADER_SIZE or text_at < types_at + types_size:
         return None
@@ -91,16 +91,16 @@ class Btf:
 
         Members of structures and unions without a name count as the structure's own.
         """
-        found = self._member(structure, *members)
-        return None if found is None else found[0]
-
-    def member_size(self, structure: str, *members: str) -> int | None:
-        """Bytes of a member, as far as structures, unions, enums and numbers go."""
-        found = self._member(structure, *members)
-        if found is None:
-            return None
-        at = self._resolved(found[1])
-        return None if at is None else int(self._words[at + 2])
+        if structure not in self._known:
+            at = self._named(structure, (_STRUCT, _UNION))
+            self._known[structure] = self._members_of(at) if at is not None else _NO_MEMBERS
+        names, offsets = self._known[structure].T
+        for member in members:
+            number = self._text_at(member)
+            found = np.flatnonzero(names == (-1 if number is None else number))
+            if len(found):
+                return int(offsets[found[0]])
+        return None
 
     def size(self, structure: str) -> int | None:
         """Bytes of a structure."""
@@ -122,20 +122,8 @@ class Btf:
                 return int(words[place + 1])
         return None
 
-    def _member(self, structure: str, *members: str) -> tuple[int, int] | None:
-        if structure not in self._known:
-            at = self._named(structure, (_STRUCT, _UNION))
-            self._known[structure] = self._members_of(at) if at is not None else _NO_MEMBERS
-        names, offsets, types = self._known[structure].T
-        for member in members:
-            number = self._text_at(member)
-            found = np.flatnonzero(names == (-1 if number is None else number))
-            if len(found):
-                return int(offsets[found[0]]), int(types[found[0]])
-        return None
-
     def _members_of(self, at: int) -> NDArray[np.int64]:
-        """Place of the name, offset and type of each member of the structure at this word.
+        """Place of the name, and offset, of each member of the structure at this word.
 
         First its own, then those of the structures without a name in it, each of these once.
         """
@@ -152,7 +140,7 @@ class Btf:
                 members[:, 1] &= 0xFFFFFF
             members[:, 1] = members[:, 1] // 8 + before
             has_name = members[:, 0] != 0
-            parts.append(members[has_name])
+            parts.append(members[has_name, :2])
             below = []
             for _, offset, type_ in members[~has_name][:_MAX_NESTED].tolist():
                 inner = self._resolved(type_)

@@ -583,6 +583,7 @@ def test_a_file_called_minus(noise: Path, tmp_path: Path) -> None:
     assert "standard input can be none" in result.stderr
 
 
+@pytest.mark.posix
 def test_a_pipe_as_dump(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     result = run(["pipe", "--json", "a.json"], tmp_path)

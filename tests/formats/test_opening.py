@@ -126,6 +126,7 @@ def test_folder_as_dump(tmp_path: Path) -> None:
         RawDump.open(tmp_path)
 
 
+@pytest.mark.posix
 def test_pipe_as_dump() -> None:
     """A pipe has no size, so it cannot be a dump."""
     reader, writer = os.pipe()

@@ -16,6 +16,8 @@ from tests.fuzz.seeds import SYSTEMS, Seed
 from tests.fuzz.worker import Worker, worker_of_its_own
 from tests.synth import MIB
 
+pytestmark = pytest.mark.fuzz
+
 COUNT = int(os.environ.get("FUZZ_CASES", "100"))
 """Cases of each system; a minute or two in all."""
 

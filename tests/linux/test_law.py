@@ -21,6 +21,8 @@ from memory_visualizer import Snapshot
 from memory_visualizer.snapshot.process import ANOMALIES
 from tests.synth.linux import MIB, LinuxTruth, Task, forge_linux
 
+pytestmark = pytest.mark.fuzz
+
 EXAMPLES = int(os.environ.get("MEMVIZ_LAW", "25"))
 PAGE = 4096
 TASK_PAGES = 2

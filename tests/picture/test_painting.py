@@ -139,6 +139,7 @@ def test_png_is_written_whole_or_not_at_all(tmp_path: Path, error: BaseException
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.posix
 def test_symbolic_link_stays_one(tmp_path: Path) -> None:
     """What it points to is replaced."""
     target, link = tmp_path / "target.png", tmp_path / "link.png"

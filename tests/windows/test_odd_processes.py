@@ -232,6 +232,7 @@ values = st.one_of(
 )
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
     max_examples=EXAMPLES,

@@ -1,10 +1,14 @@
 // What is known of a page: beside the pointer, and pinned.
 
-const OWNERS_IN_PASSING = 6, OWNERS_PINNED = 200;
+const OWNERS_IN_PASSING = 6,
+  OWNERS_PINNED = 200;
 
 class Card {
   constructor(model, colourings, map, choose) {
-    Object.assign(this, { model, colourings, map, choose });
+    this.model = model;
+    this.colourings = colourings;
+    this.map = map;
+    this.choose = choose;
     this.passing = byId("passing");
     this.pinned = byId("pinned");
     map.on("hover", (frame, event) => this.pass(frame, event));
@@ -16,7 +20,10 @@ class Card {
     if (model.classOf(frame) === ABSENT) return [];
     const facts = [["Contents", model.isZero(frame) ? "all zeros" : "data"]];
     if (model.entropy)
-      facts.push(["Entropy", `${(model.entropy[frame] * 8 / ENTROPY_STEPS).toFixed(2)} bits per byte`]);
+      facts.push([
+        "Entropy",
+        `${((model.entropy[frame] * 8) / ENTROPY_STEPS).toFixed(2)} bits per byte`,
+      ]);
     const protection = about.swatches.protection[colourings.valueAt("protection", frame)][0];
     facts.push(["Protection", protection]);
     for (const { id, title, swatches } of about.named ?? [])
@@ -28,35 +35,70 @@ class Card {
   body(frame, palette, most, isPinned) {
     const { model } = this;
     const pageClass = model.classOf(frame);
-    const copy = (what, text) => isPinned ? element("button", {
-      className: "copy", type: "button", "aria-label": `Copy ${what}`, title: `Copy ${what}`,
-      onclick: async ({ currentTarget }) => {
-        await copyText(text);
-        currentTarget.classList.add("done");
-        setTimeout(() => currentTarget.classList.remove("done"), 1200);
-      },
-    }) : null;
+    const copy = (what, text) =>
+      isPinned
+        ? element("button", {
+            className: "copy",
+            type: "button",
+            "aria-label": `Copy ${what}`,
+            title: `Copy ${what}`,
+            onclick: async ({ currentTarget }) => {
+              await copyText(text);
+              currentTarget.classList.add("done");
+              setTimeout(() => currentTarget.classList.remove("done"), 1200);
+            },
+          })
+        : null;
     const rows = [
-      element("div", { className: "address" },
+      element(
+        "div",
+        { className: "address" },
         element("span", { className: "number physical" }, hexAddress(frame)),
-        copy("physical address", hexAddress(frame))),
-      element("div", { className: "class" }, swatchElement(about.palettes[palette][pageClass]),
+        copy("physical address", hexAddress(frame)),
+      ),
+      element(
+        "div",
+        { className: "class" },
+        swatchElement(about.palettes[palette][pageClass]),
         element("span", { className: "label" }, about.classes[pageClass]),
-        element("span", { className: "pfn" }, "PFN ",
+        element(
+          "span",
+          { className: "pfn" },
+          "PFN ",
           element("span", { className: "number" }, `0x${frame.toString(16)}`),
-          ` (${counted(frame)})`)),
+          ` (${counted(frame)})`,
+        ),
+      ),
     ];
     if (pageClass === ABSENT)
       rows.push(element("p", { className: "note" }, "The dump does not hold this page."));
-    rows.push(element("dl", {}, ...this.facts(frame).flatMap(([term, description]) =>
-      [element("dt", {}, term), element("dd", {}, description)])));
+    rows.push(
+      element(
+        "dl",
+        {},
+        ...this.facts(frame).flatMap(([term, description]) => [
+          element("dt", {}, term),
+          element("dd", {}, description),
+        ]),
+      ),
+    );
     const owners = model.owners.of(frame);
     if (owners.length) {
-      rows.push(element("ul", { className: "owners" },
-        ...owners.slice(0, most).map((owner) => this.ownerRow(owner, isPinned, copy))));
+      rows.push(
+        element(
+          "ul",
+          { className: "owners" },
+          ...owners.slice(0, most).map((owner) => this.ownerRow(owner, isPinned, copy)),
+        ),
+      );
       if (owners.length > most)
-        rows.push(element("p", { className: "note" },
-          `and ${counted(owners.length - most)} more${isPinned ? "" : " (click to pin)"}`));
+        rows.push(
+          element(
+            "p",
+            { className: "note" },
+            `and ${counted(owners.length - most)} more${isPinned ? "" : " (click to pin)"}`,
+          ),
+        );
     }
     return rows;
   }
@@ -67,18 +109,31 @@ class Card {
     const known = about.processes[process];
     let name = nameElement(ownerName(process));
     if (isPinned && !isKernel)
-      name = element("button", {
-        type: "button", className: "choose", title: "Light up this process's pages",
-        onclick: () => this.choose(process),
-      }, name);
-    return element("li", {}, name,
+      name = element(
+        "button",
+        {
+          type: "button",
+          className: "choose",
+          title: "Light up this process's pages",
+          onclick: () => this.choose(process),
+        },
+        name,
+      );
+    return element(
+      "li",
+      {},
+      name,
       element("span", { className: "pid" }, isKernel ? "" : `pid ${known.pid}`),
-      known?.state ? element("span", { className: `badge ${known.state.replace(" ", "-")}` }, known.state) : null,
+      known?.state
+        ? element("span", { className: `badge ${known.state.replace(" ", "-")}` }, known.state)
+        : null,
       known?.anomalies.length
-        ? element("span", { className: "badge odd", title: known.anomalies.join("; ") }, ODD) : null,
+        ? element("span", { className: "badge odd", title: known.anomalies.join("; ") }, ODD)
+        : null,
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
-      copy(`virtual address in ${ownerName(process)}`, address));
+      copy(`virtual address in ${ownerName(process)}`, address),
+    );
   }
 
   pass(frame, event) {
@@ -88,10 +143,12 @@ class Card {
       this.frame = undefined;
       return;
     }
-    if (frame !== this.frame) passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
+    if (frame !== this.frame)
+      passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
     this.frame = frame;
     const box = map.canvas.getBoundingClientRect();
-    const x = event.clientX - box.left, y = event.clientY - box.top;
+    const x = event.clientX - box.left,
+      y = event.clientY - box.top;
     const { offsetWidth: width, offsetHeight: height } = passing;
     const left = x + 18 + width > box.width ? x - 18 - width : x + 18;
     const top = Math.min(Math.max(y - 20, 8), box.height - height - 8);
@@ -103,8 +160,18 @@ class Card {
     this.pinned.hidden = frame < 0;
     if (frame < 0) return;
     this.pinned.replaceChildren(
-      element("button", { className: "close", type: "button", "aria-label": "Unpin", title: "Unpin (Esc)",
-        onclick: unpin }, "×"),
-      ...this.body(frame, palette, OWNERS_PINNED, true));
+      element(
+        "button",
+        {
+          className: "close",
+          type: "button",
+          "aria-label": "Unpin",
+          title: "Unpin (Esc)",
+          onclick: unpin,
+        },
+        "×",
+      ),
+      ...this.body(frame, palette, OWNERS_PINNED, true),
+    );
   }
 }

@@ -1,21 +1,25 @@
 // Colourings: a value for each frame, a colour and a label for each value. The rules are those of
 // memory_visualizer/colouring.py, which also gives the colours.
 
-const MAY_USER = 1, MAY_WRITE = 2, MAY_EXECUTE = 4;
+const MAY_USER = 1,
+  MAY_WRITE = 2,
+  MAY_EXECUTE = 4;
 const FIRST_PROCESS = 5; // values below stand for no process
 const MAPPING_BINS = [1, 2, 3, 5, 9, 17, 33, 65]; // the fewest mappings of each bin
-const ENTROPY_BINS = 16, ENTROPY_STEPS = 255;
+const ENTROPY_BINS = 16,
+  ENTROPY_STEPS = 255;
 
 // Pixels as ImageData has them on all machines of today: little-endian.
 function pixelOf(hex) {
   const number = parseInt(hex.slice(1), 16);
-  return (0xff000000 | (number & 0xff) << 16 | (number & 0xff00) | number >> 16) >>> 0;
+  return (0xff000000 | ((number & 0xff) << 16) | (number & 0xff00) | (number >> 16)) >>> 0;
 }
 
 function mixed(pixel, other, share) {
   let result = 0xff000000;
   for (const shift of [0, 8, 16]) {
-    const a = pixel >> shift & 255, b = other >> shift & 255;
+    const a = (pixel >> shift) & 255,
+      b = (other >> shift) & 255;
     result |= Math.round(a + (b - a) * share) << shift;
   }
   return result >>> 0;
@@ -51,7 +55,11 @@ class Colourings {
     }
     const swatches = this.swatches(name, palette);
     const entries = swatches.map(([label, colour], value) => ({
-      label, colour, first: value, last: value, count: found.counts[value],
+      label,
+      colour,
+      first: value,
+      last: value,
+      count: found.counts[value],
     }));
     const colours = swatches.map(([, colour]) => pixelOf(colour));
     if (name === "process") {
@@ -59,8 +67,11 @@ class Colourings {
       let count = 0;
       for (let value = FIRST_PROCESS; value < colours.length; value++) count += found.counts[value];
       entries.push({
-        label: "one process alone", colour: null, count,
-        first: FIRST_PROCESS, last: Math.max(colours.length - 1, FIRST_PROCESS),
+        label: "one process alone",
+        colour: null,
+        count,
+        first: FIRST_PROCESS,
+        last: Math.max(colours.length - 1, FIRST_PROCESS),
       });
     }
     return { name, values: found.values, colours: Uint32Array.from(colours), entries };
@@ -68,7 +79,8 @@ class Colourings {
 
   // The value of one frame, where only that is of interest.
   valueAt(name, frame) {
-    return (this.rules[name] ??= this[name]())(frame);
+    this.rules[name] ??= this[name]();
+    return this.rules[name](frame);
   }
 
   swatches(name, palette) {
@@ -84,24 +96,26 @@ class Colourings {
     if (named[name]) return named[name];
     if (name === "process") return this.byProcess();
     const values = new Uint8Array(frames);
-    const valueOf = {
+    const valueOfFrame = {
       class: (frame) => page[frame] & 7,
       protection: this.protection(),
       entropy: this.entropy(),
       mappings: this.mappings(),
     }[name];
-    for (let frame = 0; frame < frames; frame++) values[frame] = valueOf(frame);
+    for (let frame = 0; frame < frames; frame++) values[frame] = valueOfFrame(frame);
     return values;
   }
 
   byProcess() {
     const { frames, page, owners } = this.model;
     const base = [0, 1, 1, 2, 3, 4]; // by class
-    const values = about.processes.length > 60000 ? new Uint32Array(frames) : new Uint16Array(frames);
+    const values =
+      about.processes.length > 60000 ? new Uint32Array(frames) : new Uint16Array(frames);
     for (let frame = 0; frame < frames; frame++) values[frame] = base[page[frame] & 7];
     const users = new Uint8Array(frames); // 0, 1, or 2 for more
     owners.eachRun(owners.setUser, (first, end, _, set) => {
-      const size = owners.setSize(set), process = owners.members[owners.setStart[set]];
+      const size = owners.setSize(set),
+        process = owners.members[owners.setStart[set]];
       for (let frame = first; frame < end; frame++) {
         if (users[frame] === 0 && size === 1) values[frame] = FIRST_PROCESS + process;
         else values[frame] = base[page[frame] & 7];
@@ -126,7 +140,9 @@ class Colourings {
     return (frame) => {
       if ((page[frame] & 7) === ABSENT) return 0;
       if (page[frame] & 8) return 1;
-      return 2 + Math.min(Math.floor(entropy[frame] * ENTROPY_BINS / ENTROPY_STEPS), ENTROPY_BINS - 1);
+      return (
+        2 + Math.min(Math.floor((entropy[frame] * ENTROPY_BINS) / ENTROPY_STEPS), ENTROPY_BINS - 1)
+      );
     };
   }
 

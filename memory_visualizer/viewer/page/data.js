@@ -26,8 +26,8 @@ async function column(name) {
   const planes = await inflate(bytesOf(element.textContent.trim()));
   element.remove();
   if (width === 1) return planes;
-  const Wide = width <= 1 ? Uint8Array : width <= 2 ? Uint16Array
-    : width <= 4 ? Uint32Array : Float64Array;
+  const Wide =
+    width <= 1 ? Uint8Array : width <= 2 ? Uint16Array : width <= 4 ? Uint32Array : Float64Array;
   const numbers = new Wide(count);
   for (let plane = 0, factor = 1; plane < width; plane++, factor *= 256) {
     const start = plane * count;
@@ -61,10 +61,12 @@ class Owners {
       this.setStart[set + 1] = this.setStart[set] + columns.set_size[set];
 
     // The stretches of each frame, by counting.
-    const start = this.start = new Uint32Array(frames + 1);
+    const start = new Uint32Array(frames + 1);
+    this.start = start;
     this.holders = new Uint32Array(frames);
     for (let run = 0; run < runs; run++) {
-      const first = this.runFrame[run], end = first + this.runLength[run];
+      const first = this.runFrame[run],
+        end = first + this.runLength[run];
       const size = this.setSize(this.runSet[run]);
       for (let frame = first; frame < end; frame++) {
         start[frame + 1]++;
@@ -75,7 +77,8 @@ class Owners {
     this.runs = new Uint32Array(start[frames]);
     // Filled from behind, so that `start` is right again in the end without a copy of it.
     for (let run = 0; run < runs; run++) {
-      const first = this.runFrame[run], end = first + this.runLength[run];
+      const first = this.runFrame[run],
+        end = first + this.runLength[run];
       for (let frame = first; frame < end; frame++) this.runs[--start[frame + 1]] = run;
     }
     for (let frame = 0; frame < frames; frame++) start[frame] = start[frame + 1];
@@ -91,7 +94,8 @@ class Owners {
   of(frame) {
     const found = [];
     for (let i = this.start[frame]; i < this.start[frame + 1]; i++) {
-      const run = this.runs[i], set = this.runSet[run];
+      const run = this.runs[i],
+        set = this.runSet[run];
       const virtual = this.runVirtual[run] + frame - this.runFrame[run];
       for (let m = this.setStart[set]; m < this.setStart[set + 1]; m++)
         found.push({ process: this.members[m], virtual, user: this.setUser[set] === 1 });

@@ -1,7 +1,10 @@
 // Elements and numbers for people. Text only ever becomes text: nothing here, or anywhere in the
 // page, makes markup of it, and the page's policy would stop it.
 
-// An element with properties and children; children are elements or text.
+/**
+ * An element with properties and children; children are elements or text.
+ * @returns {any}
+ */
 function element(tag, properties, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties ?? {})) {
@@ -12,7 +15,12 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-const byId = (id) => document.getElementById(id);
+/**
+ * @template {keyof PageElements} Id
+ * @param {Id} id
+ * @returns {PageElements[Id]}
+ */
+const byId = (id) => /** @type {any} */ (document.getElementById(id));
 
 // A name from the dump, kept from turning the text around it (right-to-left letters).
 const nameElement = (name) => element("bdi", { className: "name" }, name);
@@ -30,7 +38,7 @@ const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 
 function percent(part, all) {
   if (!part) return "0 %";
-  const share = 100 * part / all;
+  const share = (100 * part) / all;
   return share < 0.05 ? "< 0.1 %" : `${share.toFixed(1)} %`;
 }
 
@@ -41,7 +49,8 @@ const ownerName = (process) =>
 async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // an older browser, or not allowed for files
+  } catch {
+    // an older browser, or not allowed for files
     const area = element("textarea", { value: text, className: "unseen" });
     document.body.append(area);
     area.select();

@@ -2,7 +2,8 @@
 
 class GoTo {
   constructor(model, go) {
-    Object.assign(this, { model, go });
+    this.model = model;
+    this.go = go;
     this.form = byId("goto");
     this.kind = byId("goto-kind");
     this.number = byId("goto-number");
@@ -11,9 +12,13 @@ class GoTo {
     this.process.append(
       element("option", { value: String(kernelIndex()) }, "kernel"),
       ...about.processes.map(({ name, pid }, index) =>
-        element("option", { value: String(index) }, `${pid} ${name}`)));
+        element("option", { value: String(index) }, `${pid} ${name}`),
+      ),
+    );
     this.kind.addEventListener("change", () => this.adapt());
-    this.number.addEventListener("input", () => { this.answer.textContent = ""; });
+    this.number.addEventListener("input", () => {
+      this.answer.textContent = "";
+    });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.answer.textContent = this.submit();
@@ -23,7 +28,9 @@ class GoTo {
 
   adapt() {
     this.process.hidden = this.kind.value !== "virtual";
-    this.number.placeholder = { physical: "0x1a2b000", pfn: "6699 or 0x1a2b", virtual: "0x7ff6…" }[this.kind.value];
+    this.number.placeholder = { physical: "0x1a2b000", pfn: "6699 or 0x1a2b", virtual: "0x7ff6…" }[
+      this.kind.value
+    ];
     this.answer.textContent = "";
   }
 
@@ -40,14 +47,16 @@ class GoTo {
     const number = this.parse();
     if (number === null) return "That is not a number.";
     const { frames } = this.model;
-    let frame = this.kind.value === "pfn" ? number : number >> 12n;
+    const page = this.kind.value === "pfn" ? number : number >> 12n;
     if (this.kind.value === "virtual") {
-      frame = this.translate(Number(number >> 12n), Number(this.process.value));
+      const frame = this.translate(Number(page), Number(this.process.value));
       if (frame < 0) return "No page of the dump is there in that process.";
-    } else if (frame >= BigInt(frames)) {
+      this.go(frame);
+    } else if (page < BigInt(frames)) {
+      this.go(Number(page));
+    } else {
       return `The memory ends before ${hexAddress(frames)}.`;
     }
-    this.go(Number(frame));
     return "";
   }
 

@@ -41,11 +41,15 @@ class Hilbert {
   // Distance along the curve of a square's first cell, and how the curve lies in it (0 to 3):
   // the square has 2**low cells to a side and the cell (x, y) in it.
   descend(x, y, order, low) {
-    let distance = 0, swap = 0, flip = 0;
+    let distance = 0,
+      swap = 0,
+      flip = 0;
     for (let level = order - 1; level >= low; level--) {
-      const bitX = Math.floor(x / 2 ** level) & 1, bitY = Math.floor(y / 2 ** level) & 1;
-      const right = (swap ? bitY : bitX) ^ flip, below = (swap ? bitX : bitY) ^ flip;
-      const quarter = right ? (below ? 2 : 3) : (below ? 1 : 0);
+      const bitX = Math.floor(x / 2 ** level) & 1,
+        bitY = Math.floor(y / 2 ** level) & 1;
+      const right = (swap ? bitY : bitX) ^ flip,
+        below = (swap ? bitX : bitY) ^ flip;
+      const quarter = right ? (below ? 2 : 3) : below ? 1 : 0;
       distance = distance * 4 + quarter;
       if (right && !below) flip ^= 1;
       if (!below) swap ^= 1;
@@ -60,11 +64,16 @@ class Hilbert {
   }
 
   placeOf(frame) {
-    let x = 0, y = 0, swap = 0, flip = 0;
+    let x = 0,
+      y = 0,
+      swap = 0,
+      flip = 0;
     for (let level = this.order - 1; level >= 0; level--) {
       const quarter = Math.floor(frame / 4 ** level) % 4;
-      const right = quarter >= 2 ? 1 : 0, below = quarter === 1 || quarter === 2 ? 1 : 0;
-      const bitX = (swap ? below : right) ^ flip, bitY = (swap ? right : below) ^ flip;
+      const right = quarter >= 2 ? 1 : 0,
+        below = quarter === 1 || quarter === 2 ? 1 : 0;
+      const bitX = (swap ? below : right) ^ flip,
+        bitY = (swap ? right : below) ^ flip;
       x = x * 2 + bitX;
       y = y * 2 + bitY;
       if (right && !below) flip ^= 1;
@@ -81,9 +90,12 @@ class Hilbert {
         for (let x = 0; x < TILE; x++) {
           const [cellX, cellY] = turn & 1 ? [y, x] : [x, y];
           const flip = turn & 2 ? TILE - 1 : 0;
-          distances[y * TILE + x] =
-            this.descend(flip ? flip - cellX : cellX, flip ? flip - cellY : cellY, TILE_ORDER, 0)
-              .distance;
+          distances[y * TILE + x] = this.descend(
+            flip ? flip - cellX : cellX,
+            flip ? flip - cellY : cellY,
+            TILE_ORDER,
+            0,
+          ).distance;
         }
       }
       this.locals[turn] = distances;

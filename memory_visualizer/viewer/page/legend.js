@@ -11,27 +11,46 @@ class Legend {
   show(colouring, off, frames) {
     this.all.hidden = off.size === 0;
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
-    this.list.replaceChildren(...colouring.entries.map((entry, index) => {
-      const box = element("input", {
-        type: "checkbox", checked: !off.has(index), id: `entry-${index}`,
-        onchange: () => {
-          const changed = new Set(off);
-          if (!changed.delete(index)) changed.add(index);
-          this.toggle(changed);
-        },
-      });
-      const others = new Set(colouring.entries.keys());
-      others.delete(index);
-      return element("li", { className: entry.count ? "" : "empty" },
-        element("label", {}, box, swatchElement(entry.colour),
-          element("span", { className: "label" }, entry.label),
-          element("span", { className: "number count" }, counted(entry.count)),
-          element("span", { className: "number share" }, percent(entry.count, frames))),
-        element("button", {
-          type: "button", className: "only", "aria-label": `Only ${entry.label}`,
-          id: `only-${index}`, onclick: () => this.toggle(others),
-        }, "only"));
-    }));
-    if (focused) byId(focused)?.focus();
+    this.list.replaceChildren(
+      ...colouring.entries.map((entry, index) => {
+        const box = element("input", {
+          type: "checkbox",
+          checked: !off.has(index),
+          id: `entry-${index}`,
+          onchange: () => {
+            const changed = new Set(off);
+            if (!changed.delete(index)) changed.add(index);
+            this.toggle(changed);
+          },
+        });
+        const others = new Set(colouring.entries.keys());
+        others.delete(index);
+        return element(
+          "li",
+          { className: entry.count ? "" : "empty" },
+          element(
+            "label",
+            {},
+            box,
+            swatchElement(entry.colour),
+            element("span", { className: "label" }, entry.label),
+            element("span", { className: "number count" }, counted(entry.count)),
+            element("span", { className: "number share" }, percent(entry.count, frames)),
+          ),
+          element(
+            "button",
+            {
+              type: "button",
+              className: "only",
+              "aria-label": `Only ${entry.label}`,
+              id: `only-${index}`,
+              onclick: () => this.toggle(others),
+            },
+            "only",
+          ),
+        );
+      }),
+    );
+    if (focused) document.getElementById(focused)?.focus();
   }
 }

@@ -1,8 +1,11 @@
 // The view in the URL's fragment, so that it can be sent. What comes from a fragment is checked
 // like any other input: words that are known, and numbers that fit.
 
-const numbers = (text, below) => [...new Set((text ?? "").split(","))]
-  .filter((part) => /^\d{1,9}$/.test(part)).map(Number).filter((number) => number < below);
+const numbers = (text, below) =>
+  [...new Set((text ?? "").split(","))]
+    .filter((part) => /^\d{1,9}$/.test(part))
+    .map(Number)
+    .filter((number) => number < below);
 
 function readLink(colourings, frames) {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -17,8 +20,10 @@ function readLink(colourings, frames) {
     chosen: new Set(numbers(given.get("show") ?? about.start.show, about.processes.length)),
     off: new Set(numbers(given.get("off"), 64)),
     pin: pin < frames ? pin : -1,
-    view: given.has("view") && view.length === 3 && view.every(Number.isFinite) && view[2] > 0
-      ? view : null,
+    view:
+      given.has("view") && view.length === 3 && view.every(Number.isFinite) && view[2] > 0
+        ? view
+        : null,
   };
 }
 

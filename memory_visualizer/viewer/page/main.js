@@ -4,8 +4,13 @@ function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const value = (name) => style.getPropertyValue(`--${name}`).trim();
   return {
-    canvas: value("canvas"), fog: value("fog"), line: value("edge"), accent: value("accent"),
-    hover: value("ink"), veil: value("veil"), mono: value("mono"),
+    canvas: value("canvas"),
+    fog: value("fog"),
+    line: value("edge"),
+    accent: value("accent"),
+    hover: value("ink"),
+    veil: value("veil"),
+    mono: value("mono"),
   };
 }
 
@@ -32,7 +37,9 @@ async function start() {
   function litFrames() {
     if (!state.chosen.size) return allLit;
     const lit = new Uint8Array(model.frames);
-    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) => lit.fill(1, first, end));
+    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
+      lit.fill(1, first, end),
+    );
     return lit;
   }
 
@@ -50,7 +57,8 @@ async function start() {
 
   function paint() {
     const colouring = colourings.get(state.colour, state.palette);
-    const fog = pixelOf(theme.fog), hole = pixelOf(theme.canvas);
+    const fog = pixelOf(theme.fog),
+      hole = pixelOf(theme.canvas);
     const bright = colouring.colours.slice();
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
     for (const index of state.off) {
@@ -59,7 +67,8 @@ async function start() {
       bright.fill(hole, entry.first, entry.last + 1);
       pale.fill(hole, entry.first, entry.last + 1);
     }
-    const layout = layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
+    layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
+    const layout = layouts[state.layout];
     map.pinned = state.pin;
     map.show(layout, { values: colouring.values, lit: litFrames(), bright, pale });
     legend.show(colouring, state.off, model.frames);
@@ -68,16 +77,21 @@ async function start() {
 
   // Change some of the state, and show what follows from it.
   function update(changes) {
-    const before = state, isFirst = !map.layout;
+    const before = state,
+      isFirst = !map.layout;
     state = { ...state, ...changes };
     if (state.colour !== before.colour && !changes.off) state.off = new Set();
     byId("layout").value = state.layout;
     byId("color").value = state.colour;
     byId("palette").value = state.palette;
-    const centre = isFirst ? -1 : strip.frame, wasFitted = isFirst || map.isFitted;
+    const centre = isFirst ? -1 : strip.frame,
+      wasFitted = isFirst || map.isFitted;
     card.pin(state.pin, state.palette, () => update({ pin: -1 }));
-    if (["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key])
-      || isFirst) paint();
+    if (
+      ["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key]) ||
+      isFirst
+    )
+      paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
@@ -102,7 +116,9 @@ async function start() {
     else map.fit();
   }
 
-  for (const name of ["layout", "color", "palette"]) {
+  /** @type {("layout" | "color" | "palette")[]} */
+  const selects = ["layout", "color", "palette"];
+  for (const name of selects) {
     const select = byId(name);
     const choices = {
       layout: Object.keys(LAYOUTS).map((id) => [id, capital(id)]),
@@ -111,7 +127,8 @@ async function start() {
     }[name];
     select.replaceChildren(...choices.map(([value, text]) => element("option", { value }, text)));
     select.addEventListener("change", () =>
-      update({ [name === "color" ? "colour" : name]: select.value }));
+      update({ [name === "color" ? "colour" : name]: select.value }),
+    );
   }
 
   map.on("view", link);
@@ -122,7 +139,7 @@ async function start() {
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("side-open").addEventListener("click", () => {
     const isOpen = document.body.classList.toggle("side-shown");
-    byId("side-open").setAttribute("aria-expanded", isOpen);
+    byId("side-open").setAttribute("aria-expanded", String(isOpen));
   });
   addEventListener("hashchange", follow);
   for (const medium of ["(prefers-color-scheme: dark)", "print"]) {
@@ -140,7 +157,12 @@ async function start() {
     if (frame < 0) return;
     update({ pin: frame });
     const box = map.boxOf(frame);
-    if (box.left < 0 || box.top < 0 || box.left + box.size > map.width || box.top + box.size > map.height)
+    if (
+      box.left < 0 ||
+      box.top < 0 ||
+      box.left + box.size > map.width ||
+      box.top + box.size > map.height
+    )
       map.goToFrame(frame, false, map.transform.k);
   }
 
@@ -148,7 +170,10 @@ async function start() {
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
     const { target, key } = event;
-    if (target.matches("select, textarea, input:not([type=checkbox])")) {
+    if (
+      target instanceof Element &&
+      target.matches("select, textarea, input:not([type=checkbox])")
+    ) {
       if (key === "Escape") map.canvas.focus();
       return;
     }
@@ -182,13 +207,23 @@ async function start() {
   else map.fit();
   document.body.classList.remove("loading");
   // For tests, and whoever opens the console.
-  window.memviz = { about, model, map, colourings, LAYOUTS, get state() { return state; } };
+  window.memviz = {
+    about,
+    model,
+    map,
+    colourings,
+    LAYOUTS,
+    get state() {
+      return state;
+    },
+  };
 }
 
 start().catch((error) => {
   document.body.classList.add("failed");
-  byId("failure").textContent = typeof DecompressionStream === "undefined"
-    ? "This browser is too old for this page: it cannot unpack compressed data."
-    : `The page's data cannot be unpacked (${error.message}).`;
+  byId("failure").textContent =
+    typeof DecompressionStream === "undefined"
+      ? "This browser is too old for this page: it cannot unpack compressed data."
+      : `The page's data cannot be unpacked (${error.message}).`;
   throw error;
 });

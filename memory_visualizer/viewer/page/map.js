@@ -1,7 +1,8 @@
 // The map: pan and zoom (d3-zoom), drawing, and which frame lies under a point.
 
 const MAX_SCALE = 96; // screen pixels for a page at most
-const BORDERS_FROM = 8, NUMBERS_FROM = 56; // from so many pixels a page
+const BORDERS_FROM = 8,
+  NUMBERS_FROM = 56; // from so many pixels a page
 const PAINT_MS = 14; // of painting tiles in one frame of the screen
 
 class MapView {
@@ -13,12 +14,17 @@ class MapView {
     this.pinned = -1;
     this.hovered = -1;
     this.crosshair = false;
+    /** @type {(frame: number) => string} */
     this.describe = () => ""; // a word or two on a frame, where there is room for them
     this.listeners = { view: [], hover: [], pick: [] };
     this.selection = d3.select(canvas);
-    this.zoom = d3.zoom()
+    this.zoom = d3
+      .zoom()
       .clickDistance(4)
-      .extent(() => [[0, 0], [this.width, this.height]])
+      .extent(() => [
+        [0, 0],
+        [this.width, this.height],
+      ])
       .on("zoom", ({ transform }) => {
         this.transform = transform;
         this.redraw();
@@ -53,16 +59,20 @@ class MapView {
 
   // The scale at which all fits: whole pixels where pages are larger than one.
   get fitScale() {
-    const scale = Math.min((this.width - 24) / this.layout.width,
-      (this.height - 24) / this.layout.height);
+    const scale = Math.min(
+      (this.width - 24) / this.layout.width,
+      (this.height - 24) / this.layout.height,
+    );
     return scale > 1 ? Math.min(Math.floor(scale), MAX_SCALE) : Math.max(scale, 0.001);
   }
 
   limit() {
     const { width, height } = this.layout;
     const margin = 40 / this.fitScale;
-    this.zoom.scaleExtent([this.fitScale * 0.8, MAX_SCALE])
-      .translateExtent([[-margin, -margin], [width + margin, height + margin]]);
+    this.zoom.scaleExtent([this.fitScale * 0.8, MAX_SCALE]).translateExtent([
+      [-margin, -margin],
+      [width + margin, height + margin],
+    ]);
   }
 
   resize() {
@@ -102,13 +112,17 @@ class MapView {
     y = Math.min(Math.max(y, 0), this.layout.height);
     scale = Math.min(Math.max(scale, this.fitScale * 0.8), MAX_SCALE);
     const target = d3.zoomIdentity
-      .translate(this.width / 2, this.height / 2).scale(scale).translate(-x, -y);
+      .translate(this.width / 2, this.height / 2)
+      .scale(scale)
+      .translate(-x, -y);
     this.moving(smooth).call(this.zoom.transform, target);
   }
 
   moving(smooth) {
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    return smooth && !still ? this.selection.transition().duration(350) : this.selection.interrupt();
+    return smooth && !still
+      ? this.selection.transition().duration(350)
+      : this.selection.interrupt();
   }
 
   panBy(x, y) {
@@ -157,8 +171,10 @@ class MapView {
     const [left, top] = this.transform.invert([0, 0]);
     const [right, bottom] = this.transform.invert([this.width, this.height]);
     return [
-      Math.max(Math.floor(left), 0), Math.max(Math.floor(top), 0),
-      Math.min(Math.ceil(right), this.layout.width), Math.min(Math.ceil(bottom), this.layout.height),
+      Math.max(Math.floor(left), 0),
+      Math.max(Math.floor(top), 0),
+      Math.min(Math.ceil(right), this.layout.width),
+      Math.min(Math.ceil(bottom), this.layout.height),
     ];
   }
 
@@ -173,7 +189,8 @@ class MapView {
     if (!this.layout || !this.ratio) return;
     const { context, ratio, theme } = this;
     const scale = this.transform.k * ratio;
-    const originX = this.transform.x * ratio, originY = this.transform.y * ratio;
+    const originX = this.transform.x * ratio,
+      originY = this.transform.y * ratio;
     const placeX = (x) => Math.round(originX + x * scale);
     const placeY = (y) => Math.round(originY + y * scale);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -183,7 +200,8 @@ class MapView {
     const [left, top, right, bottom] = this.visible;
     context.imageSmoothingEnabled = scale < 1;
     const begin = performance.now();
-    let painted = 0, waiting = false;
+    let painted = 0,
+      waiting = false;
     const mayPaint = () => {
       // Always one, so that it comes to an end on slow machines, too.
       if (painted && performance.now() - begin > PAINT_MS) {
@@ -197,9 +215,15 @@ class MapView {
       for (let x = Math.floor(left / side); x * side < right; x++) {
         const tile = this.tiles.get(level, x, y, mayPaint);
         if (!tile) continue;
-        const toX = placeX(x * side), toY = placeY(y * side);
-        context.drawImage(tile.canvas, toX, toY,
-          placeX((x + 1) * side) - toX, placeY((y + 1) * side) - toY);
+        const toX = placeX(x * side),
+          toY = placeY(y * side);
+        context.drawImage(
+          tile.canvas,
+          toX,
+          toY,
+          placeX((x + 1) * side) - toX,
+          placeY((y + 1) * side) - toY,
+        );
       }
     }
     if (this.transform.k >= BORDERS_FROM) this.drawBorders(placeX, placeY);
@@ -218,7 +242,10 @@ class MapView {
     const line = Math.max(1, Math.round(this.ratio * Math.min(this.transform.k / 24, 1.5)));
     context.globalAlpha = Math.min((this.transform.k - BORDERS_FROM + 2) / 12, 1);
     context.fillStyle = theme.canvas;
-    const x0 = placeX(left), y0 = placeY(top), x1 = placeX(right), y1 = placeY(bottom);
+    const x0 = placeX(left),
+      y0 = placeY(top),
+      x1 = placeX(right),
+      y1 = placeY(bottom);
     for (let x = left; x <= right; x++) context.fillRect(placeX(x), y0, line, y1 - y0);
     for (let y = top; y <= bottom; y++) context.fillRect(x0, placeY(y), x1 - x0, line);
     context.globalAlpha = 1;
@@ -234,9 +261,11 @@ class MapView {
         const frame = this.layout.frameAt(x, y);
         if (frame < 0) continue;
         const pixel = tiles.pixel(frame);
-        const light = 0.3 * (pixel & 255) + 0.59 * (pixel >> 8 & 255) + 0.11 * (pixel >> 16 & 255);
+        const light =
+          0.3 * (pixel & 255) + 0.59 * ((pixel >> 8) & 255) + 0.11 * ((pixel >> 16) & 255);
         context.fillStyle = light > 140 ? "rgb(0 0 0 / 62%)" : "rgb(255 255 255 / 75%)";
-        const atX = placeX(x) + 5 * ratio, atY = placeY(y) + 5 * ratio;
+        const atX = placeX(x) + 5 * ratio,
+          atY = placeY(y) + 5 * ratio;
         context.fillText(frame.toString(16), atX, atY);
         const letters = Math.floor((this.transform.k - 8) / 6.1);
         context.fillText(this.describe(frame).slice(0, letters), atX, atY + 14 * ratio);
@@ -246,21 +275,33 @@ class MapView {
 
   drawEdge(placeX, placeY) {
     const { context, layout, ratio } = this;
-    const x = placeX(0), y = placeY(0);
+    const x = placeX(0),
+      y = placeY(0);
     const line = Math.max(1, Math.round(ratio));
     context.strokeStyle = this.theme.line;
     context.lineWidth = line;
-    context.strokeRect(x - line / 2, y - line / 2,
-      placeX(layout.width) - x + line, placeY(layout.height) - y + line);
+    context.strokeRect(
+      x - line / 2,
+      y - line / 2,
+      placeX(layout.width) - x + line,
+      placeY(layout.height) - y + line,
+    );
   }
 
   drawRing(frame, colour, width) {
     const { context, ratio } = this;
     const { left, top, size } = this.boxOf(frame);
     const grow = Math.max((10 - size) / 2, 0) + 1; // small pages get a ring that can be found
-    const place = [(left - grow) * ratio, (top - grow) * ratio,
-      (size + 2 * grow) * ratio, (size + 2 * grow) * ratio];
-    for (const [stroke, line] of [[this.theme.canvas, width + 2], [colour, width]]) {
+    const place = [
+      (left - grow) * ratio,
+      (top - grow) * ratio,
+      (size + 2 * grow) * ratio,
+      (size + 2 * grow) * ratio,
+    ];
+    for (const [stroke, line] of [
+      [this.theme.canvas, width + 2],
+      [colour, width],
+    ]) {
       context.strokeStyle = stroke;
       context.lineWidth = line * ratio;
       context.strokeRect(...place);
@@ -269,8 +310,13 @@ class MapView {
 
   drawCrosshair() {
     const { context, ratio } = this;
-    const x = this.canvas.width / 2, y = this.canvas.height / 2, arm = 9 * ratio;
-    for (const [stroke, line] of [[this.theme.canvas, 4], [this.theme.accent, 1.5]]) {
+    const x = this.canvas.width / 2,
+      y = this.canvas.height / 2,
+      arm = 9 * ratio;
+    for (const [stroke, line] of [
+      [this.theme.canvas, 4],
+      [this.theme.accent, 1.5],
+    ]) {
       context.strokeStyle = stroke;
       context.lineWidth = line * ratio;
       context.beginPath();

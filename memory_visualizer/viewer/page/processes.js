@@ -20,15 +20,22 @@ class Processes {
       this.choose(new Set(this.matches()));
     });
     this.clear.addEventListener("click", () => this.choose(new Set()));
-    for (const button of document.querySelectorAll("#processes th button"))
+    for (const button of this.buttons())
       button.addEventListener("click", () => this.sortBy(button.dataset.sort));
     this.body.addEventListener("change", ({ target }) => {
-      const changed = new Set(this.chosen), index = Number(target.value);
+      if (!(target instanceof HTMLInputElement)) return;
+      const changed = new Set(this.chosen);
+      const index = Number(target.value);
       if (!changed.delete(index)) changed.add(index);
       this.choose(changed);
     });
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.heading();
+  }
+
+  /** @returns {NodeListOf<HTMLElement>} */
+  buttons() {
+    return document.querySelectorAll("#processes th button");
   }
 
   sortBy(column) {
@@ -45,7 +52,8 @@ class Processes {
     const parts = [usual ? counted(usual) : "none found"];
     for (const state of ["unlinked", "starting", "ending", "exited", THREAD]) {
       const number = count(state);
-      if (number) parts.push(" · ", this.finder(state, number, state === THREAD && number > 1 ? "s" : ""));
+      if (number)
+        parts.push(" · ", this.finder(state, number, state === THREAD && number > 1 ? "s" : ""));
     }
     const odd = all.filter(({ anomalies }) => anomalies.length).length;
     if (odd) parts.push(" · ", this.finder(ODD, odd, ""));
@@ -54,13 +62,19 @@ class Processes {
 
   // A button that searches the processes of one kind, and on a second click all again.
   finder(kind, number, ending) {
-    return element("button", {
-      type: "button", className: kind.replace(" ", "-"), title: `Search ${kind} processes`,
-      onclick: () => {
-        this.search.value = this.search.value === kind ? "" : kind;
-        this.draw();
+    return element(
+      "button",
+      {
+        type: "button",
+        className: kind.replace(" ", "-"),
+        title: `Search ${kind} processes`,
+        onclick: () => {
+          this.search.value = this.search.value === kind ? "" : kind;
+          this.draw();
+        },
       },
-    }, `${counted(number)} ${kind}${ending}`);
+      `${counted(number)} ${kind}${ending}`,
+    );
   }
 
   key(event) {
@@ -79,19 +93,25 @@ class Processes {
     const found = [...about.processes.keys()].filter((index) => {
       const { name, pid, state, anomalies } = about.processes[index];
       if (!words) return state !== THREAD;
-      return name.toLowerCase().includes(words) || String(pid) === words
-        || (state && state.startsWith(words))
-        || (words === ODD && anomalies.length > 0) || anomalies.some((word) => word.includes(words));
+      return (
+        name.toLowerCase().includes(words) ||
+        String(pid) === words ||
+        state?.startsWith(words) ||
+        (words === ODD && anomalies.length > 0) ||
+        anomalies.some((word) => word.includes(words))
+      );
     });
-    const key = ({
+    const key = {
       name: (process) => process.name.toLowerCase(),
       pid: (process) => process.pid,
       private: (process) => process.private,
       shared: (process) => process.shared,
-    })[this.sort];
+    }[this.sort];
     const keys = about.processes.map(key);
     const sign = this.down ? -1 : 1;
-    return found.sort((a, b) => sign * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0) || a - b);
+    return found.sort(
+      (a, b) => sign * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0) || a - b,
+    );
   }
 
   show(chosen) {
@@ -100,36 +120,61 @@ class Processes {
   }
 
   draw() {
-    const focused = this.body.contains(document.activeElement) ? document.activeElement.value : null;
+    const active = document.activeElement;
+    const isBox = active instanceof HTMLInputElement && this.body.contains(active);
+    const focused = isBox ? active.value : null;
     const found = this.matches();
     this.body.replaceChildren(...found.slice(0, MOST_ROWS).map((index) => this.row(index)));
     const hidden = found.length - MOST_ROWS;
-    this.note.textContent = hidden > 0 ? `and ${counted(hidden)} more: search to find them`
-      : found.length || !about.processes.length ? "" : "No process matches.";
+    this.note.textContent =
+      hidden > 0
+        ? `and ${counted(hidden)} more: search to find them`
+        : found.length || !about.processes.length
+          ? ""
+          : "No process matches.";
     this.clear.hidden = this.chosen.size === 0;
     this.clear.textContent = `Clear ${this.chosen.size}`;
-    for (const button of document.querySelectorAll("#processes th button")) {
+    for (const button of this.buttons()) {
       const here = button.dataset.sort === this.sort;
-      button.closest("th").setAttribute("aria-sort",
-        here ? (this.down ? "descending" : "ascending") : "none");
+      button
+        .closest("th")
+        .setAttribute("aria-sort", here ? (this.down ? "descending" : "ascending") : "none");
     }
     if (focused !== null)
       [...this.body.querySelectorAll("input")].find(({ value }) => value === focused)?.focus();
   }
 
   row(index) {
-    const { name, pid, ppid, state, private: mine, shared, colour, anomalies } = about.processes[index];
+    const {
+      name,
+      pid,
+      ppid,
+      state,
+      private: mine,
+      shared,
+      colour,
+      anomalies,
+    } = about.processes[index];
     const isChosen = this.chosen.has(index);
     const unknown = state === "unknown";
-    const label = element("label", {},
+    const label = element(
+      "label",
+      {},
       element("input", { type: "checkbox", value: String(index), checked: isChosen }),
-      swatchElement(colour), nameElement(name),
+      swatchElement(colour),
+      nameElement(name),
       state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null,
-      anomalies.length ? element("span", { className: "badge odd", title: anomalies.join("; ") }, ODD) : null);
-    return element("tr", { className: `${isChosen ? "chosen" : ""} ${state.replace(" ", "-")}` },
+      anomalies.length
+        ? element("span", { className: "badge odd", title: anomalies.join("; ") }, ODD)
+        : null,
+    );
+    return element(
+      "tr",
+      { className: `${isChosen ? "chosen" : ""} ${state.replace(" ", "-")}` },
       element("td", { title: unknown ? "" : `${name} (parent ${ppid})` }, label),
       element("td", { className: "number" }, unknown ? "?" : String(pid)),
       element("td", { className: "number" }, counted(mine)),
-      element("td", { className: "number" }, counted(shared)));
+      element("td", { className: "number" }, counted(shared)),
+    );
   }
 }

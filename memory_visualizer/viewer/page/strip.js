@@ -5,7 +5,10 @@ const STACK = [2, 1, 3, 4, 5, 0]; // from the bottom: user, both, kernel, data, 
 
 class Strip {
   constructor(canvas, model, map, theme) {
-    Object.assign(this, { canvas, model, map, theme });
+    this.canvas = canvas;
+    this.model = model;
+    this.map = map;
+    this.theme = theme;
     this.off = new Set();
     let dragging = false;
     canvas.addEventListener("pointerdown", (event) => {
@@ -15,7 +18,9 @@ class Strip {
     });
     canvas.addEventListener("pointermove", (event) => dragging && this.goTo(event));
     for (const name of ["pointerup", "pointercancel"])
-      canvas.addEventListener(name, () => { dragging = false; });
+      canvas.addEventListener(name, () => {
+        dragging = false;
+      });
     canvas.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.resize()).observe(canvas);
     map.on("view", () => this.redraw());
@@ -37,8 +42,14 @@ class Strip {
 
   key(event) {
     const steps = {
-      ArrowLeft: -1 / 64, ArrowRight: 1 / 64, ArrowDown: -1 / 64, ArrowUp: 1 / 64,
-      PageDown: -1 / 8, PageUp: 1 / 8, Home: -1, End: 1,
+      ArrowLeft: -1 / 64,
+      ArrowRight: 1 / 64,
+      ArrowDown: -1 / 64,
+      ArrowUp: 1 / 64,
+      PageDown: -1 / 8,
+      PageUp: 1 / 8,
+      Home: -1,
+      End: 1,
     };
     if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
@@ -50,8 +61,10 @@ class Strip {
   get frame() {
     const { layout } = this.map;
     const [x, y] = this.map.centre;
-    const cell = [[x, layout.width], [y, layout.height]].map(([at, size]) =>
-      Math.min(Math.max(Math.floor(at), 0), size - 1));
+    const cell = [
+      [x, layout.width],
+      [y, layout.height],
+    ].map(([at, size]) => Math.min(Math.max(Math.floor(at), 0), size - 1));
     const frame = layout.frameAt(...cell);
     return frame < 0 ? this.model.frames - 1 : frame;
   }
@@ -69,7 +82,8 @@ class Strip {
 
   count() {
     const { frames, page } = this.model;
-    const counts = this.counts = new Uint32Array(this.bars * 6);
+    const counts = new Uint32Array(this.bars * 6);
+    this.counts = counts;
     for (let bar = 0; bar < this.bars; bar++) {
       const end = this.edge(bar + 1);
       for (let frame = this.edge(bar); frame < end; frame++) counts[bar * 6 + (page[frame] & 7)]++;
@@ -78,7 +92,7 @@ class Strip {
   }
 
   edge(bar) {
-    return Math.floor(bar * this.model.frames / this.bars);
+    return Math.floor((bar * this.model.frames) / this.bars);
   }
 
   show(palette, off) {
@@ -96,7 +110,7 @@ class Strip {
   }
 
   left(bar) {
-    return Math.round(bar * this.canvas.width / this.bars);
+    return Math.round((bar * this.canvas.width) / this.bars);
   }
 
   get full() {
@@ -106,17 +120,19 @@ class Strip {
   // The bars, which change less often than what is in view.
   drawBars() {
     const { full } = this;
-    const bare = Object.assign(document.createElement("canvas"),
-      { width: this.canvas.width, height: full });
+    const bare = Object.assign(document.createElement("canvas"), {
+      width: this.canvas.width,
+      height: full,
+    });
     const context = bare.getContext("2d");
     for (let bar = 0; bar < this.bars; bar++) {
       const all = this.edge(bar + 1) - this.edge(bar);
       let below = 0;
       for (const value of STACK) {
         const count = this.counts[bar * 6 + value];
-        const from = full - Math.round(full * below / all);
+        const from = full - Math.round((full * below) / all);
         below += count;
-        const to = full - Math.round(full * below / all);
+        const to = full - Math.round((full * below) / all);
         if (!count || this.off.has(value)) continue;
         context.fillStyle = this.colours[value];
         context.fillRect(this.left(bar), to, this.left(bar + 1) - this.left(bar), from - to);
@@ -129,7 +145,8 @@ class Strip {
     if (!this.counts || !this.map.layout || !this.colours) return;
     const context = this.canvas.getContext("2d");
     const { width, height } = this.canvas;
-    const { full, theme } = this, mark = height - full - this.ratio;
+    const { full, theme } = this,
+      mark = height - full - this.ratio;
     this.bare ??= this.drawBars();
     context.clearRect(0, 0, width, height);
     context.drawImage(this.bare, 0, 0);
@@ -137,7 +154,8 @@ class Strip {
     for (let bar = 0, end; bar < this.bars; bar = end) {
       end = bar + 1;
       while (end < this.bars && seen[end] === seen[bar]) end++;
-      const x = this.left(bar), wide = this.left(end) - x;
+      const x = this.left(bar),
+        wide = this.left(end) - x;
       context.fillStyle = seen[bar] ? theme.accent : theme.veil;
       if (seen[bar]) context.fillRect(x, full + this.ratio, wide, mark);
       else context.fillRect(x, 0, wide, full);
@@ -155,16 +173,24 @@ class Strip {
 
   // 1 for each bar of which something is in view.
   seen() {
-    const { layout, visible: [left, top, right, bottom] } = this.map;
+    const {
+      layout,
+      visible: [left, top, right, bottom],
+    } = this.map;
     const seen = new Uint8Array(this.bars);
-    const barOf = (frame) => Math.min(Math.floor(frame * this.bars / this.model.frames), this.bars - 1);
+    const barOf = (frame) =>
+      Math.min(Math.floor((frame * this.bars) / this.model.frames), this.bars - 1);
     if (right <= left || bottom <= top) return seen;
     if (layout.name === "rows") {
-      const [first, last] = [barOf(top * layout.width + left), barOf((bottom - 1) * layout.width + right - 1)];
+      const [first, last] = [
+        barOf(top * layout.width + left),
+        barOf((bottom - 1) * layout.width + right - 1),
+      ];
       return seen.fill(1, first, last + 1);
     }
     // The curve comes and goes: look at enough cells to meet each bar.
-    const stepX = Math.max((right - left) / 48, 1), stepY = Math.max((bottom - top) / 48, 1);
+    const stepX = Math.max((right - left) / 48, 1),
+      stepY = Math.max((bottom - top) / 48, 1);
     for (let y = top; y < bottom; y += stepY) {
       for (let x = left; x < right; x += stepX) {
         const frame = layout.frameAt(Math.floor(x), Math.floor(y));

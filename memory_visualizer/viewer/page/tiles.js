@@ -2,7 +2,9 @@
 // of level n stands for 2**n by 2**n frames and has the mean of their colours, so that the whole
 // memory on one screen does not flicker as a choice of pixels would.
 
-const TILE_ORDER = 8, TILE = 2 ** TILE_ORDER, MAX_LEVEL = 8;
+const TILE_ORDER = 8,
+  TILE = 2 ** TILE_ORDER,
+  MAX_LEVEL = 8;
 const MAX_TILES = 512; // of 256 KiB each
 
 class Tiles {
@@ -16,7 +18,11 @@ class Tiles {
   // is lit and that of its value in `pale` when not.
   show(layout, { values, lit, bright, pale }) {
     if (layout !== this.layout) this.cache.clear();
-    Object.assign(this, { layout, values, lit, bright, pale });
+    this.layout = layout;
+    this.values = values;
+    this.lit = lit;
+    this.bright = bright;
+    this.pale = pale;
     this.version++;
   }
 
@@ -25,8 +31,9 @@ class Tiles {
     const key = (level * 65536 + tileY) * 65536 + tileX;
     let tile = this.cache.get(key);
     if (!(tile?.version === this.version) && mayPaint()) {
-      tile ??= { canvas: Object.assign(document.createElement("canvas"),
-        { width: TILE, height: TILE }) };
+      tile ??= {
+        canvas: Object.assign(document.createElement("canvas"), { width: TILE, height: TILE }),
+      };
       this.paint(tile.canvas, level, tileX, tileY);
       tile.version = this.version;
     }
@@ -52,25 +59,29 @@ class Tiles {
 
   paintRows(pixels, level, tileX, tileY) {
     const { width, height, frames } = this.layout;
-    const step = 2 ** level, firstX = tileX * TILE * step;
+    const step = 2 ** level,
+      firstX = tileX * TILE * step;
     const endX = Math.min(firstX + TILE * step, width);
     for (let row = 0; row < TILE; row++) {
       const firstY = (tileY * TILE + row) * step;
       if (firstY >= height) return;
       if (level === 0) {
-        const start = firstY * width, end = Math.min(start + endX, frames);
+        const start = firstY * width,
+          end = Math.min(start + endX, frames);
         for (let frame = start + firstX, at = row * TILE; frame < end; frame++, at++)
           pixels[at] = this.pixel(frame);
         continue;
       }
       const sums = this.sums.fill(0);
       for (let y = firstY; y < Math.min(firstY + step, height); y++) {
-        const start = y * width, end = Math.min(start + endX, frames);
+        const start = y * width,
+          end = Math.min(start + endX, frames);
         for (let frame = start + firstX, x = 0; frame < end; frame++, x++) {
-          const pixel = this.pixel(frame), at = (x >> level) * 4;
+          const pixel = this.pixel(frame),
+            at = (x >> level) * 4;
           sums[at] += pixel & 255;
-          sums[at + 1] += pixel >> 8 & 255;
-          sums[at + 2] += pixel >> 16 & 255;
+          sums[at + 1] += (pixel >> 8) & 255;
+          sums[at + 2] += (pixel >> 16) & 255;
           sums[at + 3]++;
         }
       }
@@ -80,10 +91,11 @@ class Tiles {
 
   paintHilbert(pixels, level, tileX, tileY) {
     const { layout, sums } = this;
-    const low = TILE_ORDER + level, side = 2 ** low;
-    const { distance, turn } =
-      layout.descend(tileX * side, tileY * side, layout.tileOrder, low);
-    const local = layout.local(turn), each = 4 ** level;
+    const low = TILE_ORDER + level,
+      side = 2 ** low;
+    const { distance, turn } = layout.descend(tileX * side, tileY * side, layout.tileOrder, low);
+    const local = layout.local(turn),
+      each = 4 ** level;
     for (let at = 0; at < TILE * TILE; at++) {
       const first = distance + local[at] * each;
       if (first >= layout.frames) continue;
@@ -96,8 +108,8 @@ class Tiles {
       for (let frame = first; frame < end; frame++) {
         const pixel = this.pixel(frame);
         sums[0] += pixel & 255;
-        sums[1] += pixel >> 8 & 255;
-        sums[2] += pixel >> 16 & 255;
+        sums[1] += (pixel >> 8) & 255;
+        sums[2] += (pixel >> 16) & 255;
       }
       sums[3] = end - first;
       pixels[at] = mean(sums, 0, each);
@@ -109,7 +121,12 @@ class Tiles {
 function mean(sums, at, all) {
   const count = sums[at + 3];
   if (!count) return 0;
-  const alpha = Math.round(255 * count / all);
-  return (alpha << 24 | Math.round(sums[at + 2] / count) << 16
-    | Math.round(sums[at + 1] / count) << 8 | Math.round(sums[at] / count)) >>> 0;
+  const alpha = Math.round((255 * count) / all);
+  return (
+    ((alpha << 24) |
+      (Math.round(sums[at + 2] / count) << 16) |
+      (Math.round(sums[at + 1] / count) << 8) |
+      Math.round(sums[at] / count)) >>>
+    0
+  );
 }

@@ -1,0 +1,124 @@
+"""The page in Firefox: it opens without a word, and paints and tells what the forge noted."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from memory_visualizer import PageClass
+from memory_visualizer.picture.colouring import COLOURINGS
+from memory_visualizer.picture.layout import arrange
+from memory_visualizer.picture.palette import PALETTES
+from tests.conftest import do_without
+from tests.viewer.test_viewer import WINDOW, Dump, make
+
+try:
+    from tests.viewer.firefox import Firefox, command, started
+except ImportError as error:
+    pytest.skip(f"no second browser: {error}", allow_module_level=True)
+
+pytestmark = pytest.mark.browser
+
+SETTLED = """new Promise((done) => {
+    const look = (before) => requestAnimationFrame(() => {
+        const { map } = window.memviz ?? {};
+        const now = String(map?.transform);
+        const rests = map?.settled && !map.scheduled && !map.canvas.__transition;
+        if (rests && now === before) done(true); else look(now);
+    });
+    look();
+})"""
+PIXELS = """(() => {
+    const { canvas, transform } = memviz.map;
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    let text = "";
+    for (let i = 0; i < data.length; i += 32768)
+        text += String.fromCharCode(...data.subarray(i, i + 32768));
+    return [btoa(text), width, height, transform.x, transform.y, transform.k];
+})()"""
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Dump:
+    return make(tmp_path_factory.mktemp("firefox"), stretch=16)
+
+
+@pytest.fixture(scope="module")
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
+    """Skips where there is none, but fails if REQUIRE_FIREFOX=1."""
+    path = command()
+    if path is None:
+        do_without("REQUIRE_FIREFOX", "no Firefox here (on Debian: apt install firefox-esr)")
+    with started(path, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def opened(firefox: Firefox, path: Path, fragment: str = "") -> Firefox:
+    """A page once all is drawn."""
+    firefox.said.clear()
+    firefox.open("about:blank", **WINDOW)
+    firefox.open(path.as_uri() + fragment, **WINDOW)
+    assert firefox.evaluate(SETTLED)
+    return firefox
+
+
+def by_frame(firefox: Firefox, frames: int, layout: str) -> npt.NDArray[np.uint8]:
+    """The colour in the middle of each frame's cell, shape (frames, 3)."""
+    numbers = arrange(np.arange(frames) + 1, layout)  # 0 is what no frame has
+    data, width, height, left, top, scale = firefox.evaluate(PIXELS)
+    pixels = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
+    row, column = np.nonzero(numbers)
+    down, right = (
+        np.floor(start + (at + 0.5) * scale).astype(int)
+        for start, at in ((top, row), (left, column))
+    )
+    colours = np.empty((frames, 3), np.uint8)
+    colours[numbers[row, column] - 1] = pixels[down, right, :3]
+    return colours
+
+
+@pytest.mark.parametrize("layout", ["rows", "hilbert"])
+@pytest.mark.parametrize("palette", PALETTES)
+def test_every_page_has_its_colour(firefox: Firefox, dump: Dump, layout: str, palette: str) -> None:
+    """By its class; nothing is written to the console."""
+    opened(firefox, dump.page, f"#layout={layout}&palette={palette}")
+    of_class = {page_class.label: PALETTES[palette][page_class] for page_class in PageClass}
+    expected = np.array([of_class[name] for name in dump.classes.tolist()], np.uint8)
+    np.testing.assert_array_equal(by_frame(firefox, len(expected), layout), expected)
+    assert not [text for text in firefox.said if "willReadFrequently" not in text]
+
+
+@pytest.mark.parametrize("name", [name for name in COLOURINGS if name != "state"])
+def test_colourings(firefox: Firefox, dump: Dump, name: str) -> None:
+    """As in the picture that the program paints."""
+    opened(firefox, dump.page, f"#color={name}")
+    picture = dump.snapshot.image(color_by=name).convert("RGB")
+    expected = np.asarray(picture).reshape(-1, 3)[: dump.truth.frames]
+    np.testing.assert_array_equal(by_frame(firefox, len(expected), "rows"), expected)
+
+
+def test_what_a_click_tells(firefox: Firefox, dump: Dump) -> None:
+    """Address, class and all owners of the page that most processes have."""
+    opened(firefox, dump.page)
+    frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
+    x, y = firefox.evaluate(
+        f"""(() => {{
+            const {{ left, top, size }} = memviz.map.boxOf({frame});
+            const box = memviz.map.canvas.getBoundingClientRect();
+            return [box.left + left + size / 2, box.top + top + size / 2];
+        }})()"""
+    )
+    firefox.click(x, y)
+    text = "document.querySelector('#pinned .%s').textContent"
+    assert firefox.evaluate(text % "physical") == hex(frame * 4096)
+    assert firefox.evaluate(text % "label") == dump.classes[frame]
+    rows = firefox.evaluate(
+        """[...document.querySelectorAll('#pinned .owners li')].map((row) =>
+            [".pid", ".name", ".virtual"].map((part) => row.querySelector(part).textContent))"""
+    )
+    told = {(int(pid.removeprefix("pid ") or -1), name): virtual for pid, name, virtual in rows}
+    assert told == dump.owners[frame]
