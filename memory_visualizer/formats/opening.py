@@ -18,6 +18,7 @@ from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import (
+    aff4,
     flattened,
     hibernation,
     hyperv,
@@ -88,8 +89,9 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
+        is_aff4 = aff4.is_container(file, head)
         resumed = not any(head) and hibernation.first_block(file) is not None
-        known = resumed or is_dump(head)
+        known = is_aff4 or resumed or is_dump(head)
         what = None if known else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
@@ -103,7 +105,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         dump.format = f"{dump.format} ({inside.name})"
         dump.remarks = (*inside.remarks, *dump.remarks)
         return dump
-    if format_ := _known(_FORMATS, head):
+    if format_ := aff4.Aff4Dump if is_aff4 else _known(_FORMATS, head):
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
     if resumed:

@@ -2,17 +2,22 @@
 
 import contextlib
 import functools
+import gzip
 import io
+import lzma
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cramjam
 import numpy as np
 import numpy.typing as npt
 
 from memory_visualizer.cli import memviz as cli
-from tests.synth import MIB, builds, containers, forge, profiles
+from tests.synth import MIB, builds, containers, forge, profiles, s2
+from tests.synth.aff4 import write_aff4
+from tests.synth.ewf import write_e01
 from tests.synth.linux import forge_linux
 
 PAGE = 4096
@@ -77,7 +82,35 @@ _SYSTEMS = {
     "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
 }
 SYSTEMS = list(_SYSTEMS)
-CONTAINERS = [*containers.WRITERS, "vmware", "map"]
+
+
+def _packed(pack: Callable[[bytes], bytes], path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    path.write_bytes(pack(path.read_bytes()))
+
+
+def _e01(path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    [written] = write_e01(path, path.read_bytes())
+    written.rename(path)
+
+
+_WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    **containers.WRITERS,
+    "aff4": write_aff4,
+    "e01": _e01,
+    "gzip": functools.partial(_packed, functools.partial(gzip.compress, compresslevel=1)),
+    "xz": functools.partial(_packed, functools.partial(lzma.compress, preset=0)),
+    "zstd": functools.partial(_packed, lambda data: bytes(cramjam.zstd.compress(data))),
+    "snappy": functools.partial(_packed, lambda data: bytes(cramjam.snappy.compress(data))),
+    "s2": functools.partial(_packed, s2.stored_stream),
+    "avml-mixed": functools.partial(containers.write_avml, packed=(True, False)),
+    "kdump-flattened": functools.partial(containers.write_kdump, flattened=True),
+    "kdump-32": functools.partial(containers.write_kdump, bits=32),
+    "elf-flattened": containers.write_flattened_elf,
+}
+"""Each writes one file of some pieces."""
+CONTAINERS = [*_WRITERS, "vmware", "map"]
 
 
 @functools.cache
@@ -96,7 +129,7 @@ def seed(system: str, container: str) -> Seed:
         pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
         if system != "noise":  # as one piece, so that frames stay where the tables say
             pieces = [(0, memory)]
-        containers.WRITERS[container](path, pieces)
+        _WRITERS[container](path, pieces)
         contents = path.read_bytes()
     # Where a page lies uncompressed, what is at its places lies there, too.
     start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1
