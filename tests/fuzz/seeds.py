@@ -95,7 +95,7 @@ def _e01(path: Path, pieces: containers.Pieces) -> None:
     written.rename(path)
 
 
-_WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
+WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
     "e01": _e01,
@@ -110,7 +110,7 @@ _WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "elf-flattened": containers.write_flattened_elf,
 }
 """Each writes one file of some pieces."""
-CONTAINERS = [*_WRITERS, "vmware", "map"]
+CONTAINERS = [*WRITERS, "vmware", "map"]
 
 
 @functools.cache
@@ -129,7 +129,7 @@ def seed(system: str, container: str) -> Seed:
         pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
         if system != "noise":  # as one piece, so that frames stay where the tables say
             pieces = [(0, memory)]
-        _WRITERS[container](path, pieces)
+        WRITERS[container](path, pieces)
         contents = path.read_bytes()
     # Where a page lies uncompressed, what is at its places lies there, too.
     start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1
