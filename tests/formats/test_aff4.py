@@ -10,7 +10,8 @@ import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import aff4
-from memory_visualizer.formats.opening import PAGE_SIZE, open_dump
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import HIGH_FIRST, PIECES, check, frames_of, memory
 from tests.synth.aff4 import COMPRESSIONS, VOLUME, write_aff4
 
