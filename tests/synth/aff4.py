@@ -100,7 +100,7 @@ def _write_bevy(
     *,
     draft: bool,
 ) -> None:
-    bevy, index = b"", b""
+    bevy, index = bytearray(), b""
     for start in range(0, len(data), chunk):
         part = data[start : start + chunk].ljust(chunk, b"\0")  # the last one is padded
         packed = pack(part)
@@ -109,7 +109,7 @@ def _write_bevy(
             struct.pack("<I", len(bevy)) if draft else struct.pack("<QI", len(bevy), len(packed))
         )
         bevy += packed
-    archive.writestr(name, bevy)
+    archive.writestr(name, bytes(bevy))
     archive.writestr(f"{name}/index" if draft else f"{name}.index", index, zipfile.ZIP_DEFLATED)
 
 

@@ -297,7 +297,7 @@ def write_kdump(
     held = sorted(page for page in pages.keys() - set(left_out) if first <= page < last)
     data_at = table_at + 24 * len(held)
     data = bytearray()
-    table = b""
+    table = bytearray()
     zero = b""
     for frame in held:
         if not any(pages[frame]) and zero:
