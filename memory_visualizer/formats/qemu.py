@@ -24,7 +24,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import NO_RUNS, runs_of
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
@@ -176,8 +178,10 @@ class QemuDump(PlacedDump):
         with reading(path), path.open("rb", buffering=0) as file:
             start, format_ = _begin(path, file, lenient, remarks)
             reader = _Reader(file, start)
+            complete = False
             try:
                 _read_stream(reader, contents)
+                complete = True
             except _CutError:
                 at = f"byte {reader.position:,}"
                 if not contents.page:
@@ -187,7 +191,8 @@ class QemuDump(PlacedDump):
             parts = _layout(path, file, contents, remarks)
         frame, row = _frames(contents, parts)
         frame, place, made = _last_states(path, contents, frame, row, lenient, remarks)
-        dump = cls(path, format_, frame, place, remarks=remarks)
+        left_out = _left_out(parts, frame) if complete else NO_RUNS
+        dump = cls(path, format_, frame, place, left_out=left_out, remarks=remarks)
         dump._made = made
         return dump._without_broken_pages() if lenient and made else dump
 
@@ -231,7 +236,12 @@ class QemuDump(PlacedDump):
         if not kept.any():
             raise BadInputError(f"{self.path} holds no page of memory that can be read")
         dump = type(self)(
-            self.path, self.format, self._frame[kept], self._place[kept], remarks=remarks
+            self.path,
+            self.format,
+            self._frame[kept],
+            self._place[kept],
+            left_out=self.left_out_runs,
+            remarks=remarks,
         )
         dump._made = self._made
         return dump
@@ -575,6 +585,12 @@ def _frames(
         frame[inside] = page[inside] - part.page + part.frame
     [row] = np.nonzero((frame >= 0) & (frame < MAX_FRAMES))
     return frame[row], row
+
+
+def _left_out(parts: Sequence[_Part], frame: NDArray[np.int64]) -> NDArray[np.int64]:
+    """RAM that QEMU does not send, since the guest said that it is free; as Dump.runs."""
+    ram = np.array(sorted((part.frame, part.count) for part in parts), np.int64)
+    return runs_without(ram, runs_of(frame))
 
 
 def _last_states(

@@ -20,7 +20,7 @@ def write_qemu(
     mapped: bool = False,
     devices: bool = True,
 ) -> None:
-    """A machine that has a little more memory than the pieces tell; the rest is not sent.
+    """A machine that has memory between the pieces, too, which is not sent.
 
     `how` is how pages are sent: plain, zlib, or again, as XBZRLE over other contents. `mapped` has
     the pages at their own places. Without `devices` the file ends with the memory. `libvirt` is the
@@ -33,7 +33,7 @@ def write_qemu(
         offset = address if address < hole else address - (1 << 32) + hole
         for start in range(0, len(contents), PAGE):
             pages[offset + start] = contents[start : start + PAGE]
-    size = max(pages) + 16 * PAGE
+    size = max(pages) + PAGE
     if max(pages) >= hole:
         size = max(size, hole + PAGE)
     front = _libvirt_header(libvirt, mapped) if libvirt else b""
