@@ -33,7 +33,6 @@ _DISK = "of a disk, not of memory; dump the running machine's memory"
 _SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
     b"\x7fVirtualBox SavedState": f"{_SAVED} (VBoxManage debugvm NAME dumpvmcore)",
-    b"VMA\0": "a backup of a Proxmox machine (vma extract unpacks it), mostly of its disks",
     b"LinuxGuestRecord": _XEN,
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,

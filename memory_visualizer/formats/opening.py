@@ -23,9 +23,11 @@ from memory_visualizer.formats import (
     hibernation,
     hyperv,
     kdump,
+    libvirt,
     notdumps,
     packed,
     qemu,
+    vma,
     vmware,
 )
 from memory_visualizer.formats.base import Dump, Progress
@@ -52,6 +54,7 @@ _FORMATS = {
 _CONTAINERS = {
     b"makedumpfile": "flattened.Flattened",
     b"EVF\x09\r\n\xff\0": "ewf.EwfImage",
+    vma.MAGIC: "vma.VmaState",
     b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
     b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
 }
@@ -97,7 +100,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
         raise DamagedInputError(f"{path} is {part}")
-    if container := packed.Unpacked if packed.kind_of(head) else _known(_CONTAINERS, head):
+    if container := _container(head):
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} holds a container in a container, too often")
         inside: Inside = container(path, lenient=lenient, progress=progress)
@@ -139,6 +142,13 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
     dump = kdump.KdumpDump.open_parts(parts, lenient=lenient)
     dump.remarks = (*remarks, *dump.remarks)
     return dump
+
+
+def _container(head: bytes) -> Any:
+    """The class for a file that begins so, if it holds another one."""
+    if packed.kind_of(head):
+        return packed.Unpacked
+    return libvirt.PackedSave if libvirt.is_packed(head) else _known(_CONTAINERS, head)
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:

@@ -16,7 +16,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.qemu import QemuDump
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import GIB, LOW, PIECES, check, frames_of, memory, not_sent
-from tests.synth.qemu import write_qemu
+from tests.synth.qemu import write_qemu, write_vma
 
 MIB = 1 << 20
 
@@ -86,15 +86,48 @@ def test_what_libvirt_did_not_finish(path: Path) -> None:
     assert len(dump.remarks) == 1
 
 
-@pytest.mark.parametrize(("number", "name"), [(1, "gzip"), (3, "xz"), (4, "lzop"), (5, "zstd")])
-def test_what_libvirt_packed(path: Path, number: int, name: str) -> None:
+@pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
+def test_what_libvirt_packed(path: Path, packing: str) -> None:
+    """It is unpacked first."""
+    write_qemu(path, PIECES, libvirt=b"LibvirtQemudSave", packing=packing)
+    dump = open_dump(path)
+    assert dump.format == f"QEMU migration stream ({packing}) (libvirt save)"
+    check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
+
+
+def test_what_libvirt_packed_with_lzop(path: Path) -> None:
     """The way to a dump is said."""
-    write_qemu(path, LOW, libvirt=b"LibvirtQemudSave")
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, 28, number)
-    path.write_bytes(data)
-    with pytest.raises(BadInputError, match=rf"packed with {name}; .*tail -c \+1093 FILE"):
+    write_qemu(path, LOW, libvirt=b"LibvirtQemudSave", packing="lzop")
+    with pytest.raises(BadInputError, match=r"packed with lzop; .*tail -c \+1093 FILE"):
         open_dump(path)
+
+
+def test_a_backup_of_proxmox(path: Path) -> None:
+    """The stream is in the clusters of a device of its own."""
+    write_vma(path, PIECES)
+    dump = open_dump(path)
+    assert dump.format == "QEMU migration stream (Proxmox backup)"
+    check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
+
+
+def test_a_backup_without_memory(path: Path) -> None:
+    write_vma(path, PIECES, state=False)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="Proxmox machine without its memory"):
+            open_dump(path, lenient=lenient)
+
+
+def test_a_backup_that_was_cut(path: Path) -> None:
+    write_vma(path, PIECES)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DamagedInputError, match="is cut off"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    frames = frames_of(PIECES)
+    there = np.flatnonzero(dump.held).tolist()
+    assert 0 < len(there) < len(frames) and len(dump.remarks) == 2
+    check(dump, {pfn: frames[pfn] for pfn in there})
 
 
 def test_a_machine_that_is_not_known(path: Path) -> None:
