@@ -108,7 +108,7 @@ def _find_state(path: Path, file: BinaryIO) -> tuple[int, int]:
         if names[at + 2 : at + 2 + size].rstrip(b"\0") == _STATE:
             return device, header_size
     raise BadInputError(
-        f"{path} is a backup of a Proxmox machine without its memory (vma extract unpacks the disks)"
+        f"{path} is a backup of a Proxmox machine without its memory (vma extract unpacks disks)"
     )
 
 
