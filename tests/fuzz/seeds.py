@@ -18,7 +18,10 @@ from memory_visualizer.cli import memviz as cli
 from tests.synth import MIB, builds, containers, forge, profiles, s2
 from tests.synth.aff4 import write_aff4
 from tests.synth.ewf import write_e01
+from tests.synth.hibernation import write_hibernation
+from tests.synth.hyperv import write_hyperv
 from tests.synth.linux import forge_linux
+from tests.synth.qemu import write_qemu, write_vma
 
 PAGE = 4096
 
@@ -95,6 +98,16 @@ def _e01(path: Path, pieces: containers.Pieces) -> None:
     written.rename(path)
 
 
+_XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    "hibernation": write_hibernation,
+    "hibernation-plain": functools.partial(write_hibernation, plain=True, longest=2),
+    "hibernation-xp": functools.partial(write_hibernation, system="XP"),
+    "hibernation-2003": functools.partial(write_hibernation, system="2003 x64", longest=1),
+    "hibernation-7": functools.partial(write_hibernation, system="7 x64"),
+    "hyper-v": write_hyperv,
+    "hyper-v-stored": functools.partial(write_hyperv, packed=False),
+}
+"""Xpress is packed in Python, which takes too long for whole systems."""
 WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
@@ -108,9 +121,20 @@ WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "kdump-flattened": functools.partial(containers.write_kdump, flattened=True),
     "kdump-32": functools.partial(containers.write_kdump, bits=32),
     "elf-flattened": containers.write_flattened_elf,
+    "crash-live": functools.partial(containers.write_crash, kind="live bitmap"),
+    "crash-32": functools.partial(containers.write_crash, bits=32),
+    "xen": containers.write_xen,
+    "qemu": write_qemu,
+    "qemu-zlib": functools.partial(write_qemu, how="zlib"),
+    "qemu-xbzrle": functools.partial(write_qemu, how="again"),
+    "qemu-mapped": functools.partial(write_qemu, mapped=True),
+    "libvirt": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave"),
+    "libvirt-gzip": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", packing="gzip"),
+    "proxmox": write_vma,
+    **_XPRESS,
 }
 """Each writes one file of some pieces."""
-CONTAINERS = [*WRITERS, "vmware", "map"]
+CONTAINERS = [*(name for name in WRITERS if name not in _XPRESS), "vmware", "map"]
 
 
 @functools.cache
