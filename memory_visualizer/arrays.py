@@ -85,3 +85,19 @@ def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np
     begins = np.concatenate(([True], first[1:] != (first + count)[:-1]))
     starts = np.flatnonzero(begins)
     return np.stack((first[starts], np.add.reduceat(count, starts)), axis=1)
+
+
+def runs_without(runs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The frames of some runs that are in none of the others; all as shape (n, 2)."""
+    columns = [column for some in (runs, others) for column in (some[:, 0], some.sum(axis=1))]
+    edges = np.unique(np.concatenate(columns))
+    first, count = edges[:-1], np.diff(edges)
+    chosen = _covers(runs, first) & ~_covers(others, first)
+    return merge_runs(first[chosen], count[chosen]) if chosen.any() else np.empty((0, 2), np.int64)
+
+
+def _covers(runs: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames lie in one of some runs."""
+    run = np.searchsorted(runs[:, 0], frames, side="right") - 1
+    covered: NDArray[np.bool_] = (run >= 0) & (frames < runs[run].sum(axis=1))
+    return covered

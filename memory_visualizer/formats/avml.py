@@ -74,7 +74,8 @@ class _Blocks:
     """What is in a file: the chunks, a column each as in _Chunks, and the blocks of memory."""
 
     def __init__(self) -> None:
-        self.columns: Sequence[array[int]] = [*(array("q") for _ in range(4)), array("b")]
+        columns: Sequence[array[int]] = [*(array("q") for _ in range(4)), array("b")]
+        self.columns = columns
         self.starts, self.lengths = array("Q"), array("Q")
 
     def add(self, path: Path, *chunk: int) -> None:

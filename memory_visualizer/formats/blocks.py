@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces, runs_of
 from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _CACHE_SIZE = 32 << 20
@@ -111,12 +112,6 @@ def place_frames(
     return places if near.all() else places[np.repeat(near, runs[:, 1])]
 
 
-def runs_of(frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stretches of consecutive ones among ascending PFNs, as `Dump.runs`."""
-    [starts] = np.nonzero(np.diff(frames, prepend=-2) != 1)
-    return np.stack((frames[starts], np.diff(starts, append=frames.size)), axis=1)
-
-
 class BlocksDump(Dump):
     """A dump of compressed blocks. Subclasses know how to unpack one."""
 
@@ -130,7 +125,13 @@ class BlocksDump(Dump):
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
-        """`places` holds one frame at least; `blocks` may hold some that no frame is in."""
+        """`places` holds one frame at least; `blocks` may hold some that no frame is in.
+
+        BadInputError where the file lies in a container that lacks all of the blocks.
+        """
+        places = places[~lacks(path, blocks.offset, blocks.size)[places.block]]
+        if not places.frame.size:
+            raise BadInputError(f"{path} holds no page of memory that can be read")
         super().__init__(path, format_, runs_of(places.frame), notes=notes, remarks=remarks)
         self._places, self._blocks = places, blocks
         self._cached: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()

@@ -18,7 +18,9 @@ from typing import BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats.base import NO_RUNS, near_frames
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
@@ -153,7 +155,9 @@ class CrashDump(MappedDump):
         )
         format_ = f"Windows crash dump ({kind}, {layout.bits}-bit)"
         notes = _notes(header, layout)
-        return cls(path, format_, extents, notes=notes, remarks=[*remarks, *more])
+        remarks += more
+        left_out = NO_RUNS if dump_type == _COMPLETE else _left_out(header, layout, first, count)
+        return cls(path, format_, extents, left_out=left_out, notes=notes, remarks=remarks)
 
 
 def _notes(header: bytes, layout: _Layout) -> dict[str, int]:
@@ -165,6 +169,28 @@ def _notes(header: bytes, layout: _Layout) -> dict[str, int]:
         if header[place : place + size] != (_FILLER * 2)[place % 4 : place % 4 + size]:
             notes[name] = value
     return notes
+
+
+def _left_out(
+    header: bytes, layout: _Layout, first: NDArray[np.uint64], count: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Frames in the header's runs that the dump says not to hold; none where they tell nothing."""
+    (run_count,) = struct.unpack_from("<I", header, layout.run_count)
+    word = np.dtype(layout.word)
+    [pages] = np.frombuffer(header, word, 1, layout.page_count).tolist()
+    room = (layout.runs_end - layout.runs) // (2 * word.itemsize)
+    if not 0 < run_count <= room:
+        return NO_RUNS
+    table = np.frombuffer(header, (word, 2), run_count, layout.runs).astype(np.uint64)
+    limit = near_frames(int(count.sum()) * PAGE_SIZE)
+    if not _sensible(table, limit).all() or int(table[:, 1].sum()) != pages:
+        return NO_RUNS
+    runs = table.astype(np.int64)
+    runs = runs[np.argsort(runs[:, 0])]
+    if runs[-1].sum() > limit:
+        return NO_RUNS
+    held = np.stack((first, count), axis=1).astype(np.int64)
+    return runs_without(runs, held[np.argsort(held[:, 0], kind="stable")])
 
 
 def _one_after_another(at: int, count: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -225,14 +251,13 @@ def _header_runs(
 
 
 def _sensible(table: NDArray[np.uint64], pages: int) -> NDArray[np.bool_]:
-    """Which runs may be true: the most that ascend without an overlap, as Windows writes them."""
+    """Which runs may be true: the most of them of which no two have a frame in common."""
     first, count = np.minimum(table, np.uint64(MAX_FRAMES)).astype(np.int64).T
-    possible = (count > 0) & (count <= pages) & (first + count <= MAX_FRAMES)
-    numbers = np.flatnonzero(possible).tolist()
+    possible = np.flatnonzero((count > 0) & (count <= pages) & (first + count <= MAX_FRAMES))
     end = (first + count).tolist()
     length: dict[int, int] = {}
     before: dict[int, int] = {}
-    for number in numbers:
+    for number in possible[np.argsort(first[possible], kind="stable")].tolist():
         fits = [one for one in length if end[one] <= first[number]]
         before[number] = max(fits, key=length.__getitem__, default=-1)
         length[number] = length.get(before[number], 0) + 1

@@ -124,6 +124,19 @@ class InsidePath(_SystemPath):
         return file if buffering == 0 else io.BufferedReader(cast(io.RawIOBase, file))
 
 
+def lacks(
+    path: Path, offset: NDArray[np.int64], size: NDArray[np.int64] | int
+) -> NDArray[np.bool_]:
+    """Which stretches of the file that a path leads to have a byte that cannot be read."""
+    if not isinstance(path, InsidePath) or path.inside is None or not len(path.inside.missing):
+        return np.zeros(offset.size, np.bool_)
+    starts, ends = path.inside.missing.T
+    following = np.searchsorted(ends, offset, side="right")
+    start = np.append(starts, np.iinfo(np.int64).max)[following]
+    lacking: NDArray[np.bool_] = start < offset + size
+    return lacking
+
+
 def as_path(path: str | Path) -> Path:
     """Make a path of a name; one that leads into a container stays as it is."""
     return path if isinstance(path, Path) else Path(path)

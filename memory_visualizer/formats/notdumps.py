@@ -33,7 +33,6 @@ _DISK = "of a disk, not of memory; dump the running machine's memory"
 _SADUMP = "a dump by Fujitsu's sadump; convert it with makedumpfile"
 _CONTAINERS = {
     b"\x7fVirtualBox SavedState": f"{_SAVED} (VBoxManage debugvm NAME dumpvmcore)",
-    b"VMA\0": "a backup of a Proxmox machine (vma extract unpacks it), mostly of its disks",
     b"LinuxGuestRecord": _XEN,
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
@@ -64,7 +63,6 @@ _OTHERS = {
     b"PAR1": "a Parquet table",
 }
 
-_AFF4 = "an AFF4 container; export the raw dump that is in it (aff4imager, or winpmem --export)"
 _MACH_O: Mapping[bytes, Literal["little", "big"]] = {
     b"\xcf\xfa\xed\xfe": "little",
     b"\xce\xfa\xed\xfe": "little",
@@ -106,8 +104,6 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
 
 def begins_as(head: bytes) -> str | None:
     """What a file is whose first HEAD_SIZE bytes are these, if they alone are enough to tell."""
-    if head.startswith(b"PK\x03\x04") and b"aff4" in head.lower():
-        return _AFF4
     for magic, (name, tool) in _PACKED.items():
         if head.startswith(magic):
             return f"packed with {name}; unpack it first ({tool})"

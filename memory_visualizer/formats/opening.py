@@ -18,13 +18,16 @@ from typing import Any
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import (
+    aff4,
     flattened,
     hibernation,
     hyperv,
     kdump,
+    libvirt,
     notdumps,
     packed,
     qemu,
+    vma,
     vmware,
 )
 from memory_visualizer.formats.base import Dump, Progress
@@ -51,6 +54,7 @@ _FORMATS = {
 _CONTAINERS = {
     b"makedumpfile": "flattened.Flattened",
     b"EVF\x09\r\n\xff\0": "ewf.EwfImage",
+    vma.MAGIC: "vma.VmaState",
     b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
     b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
 }
@@ -88,14 +92,15 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
+        is_aff4 = aff4.is_container(file, head)
         resumed = not any(head) and hibernation.first_block(file) is not None
-        known = resumed or is_dump(head)
+        known = is_aff4 or resumed or is_dump(head)
         what = None if known else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
         raise DamagedInputError(f"{path} is {part}")
-    if container := packed.Unpacked if packed.kind_of(head) else _known(_CONTAINERS, head):
+    if container := _container(head):
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} holds a container in a container, too often")
         inside: Inside = container(path, lenient=lenient, progress=progress)
@@ -103,7 +108,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         dump.format = f"{dump.format} ({inside.name})"
         dump.remarks = (*inside.remarks, *dump.remarks)
         return dump
-    if format_ := _known(_FORMATS, head):
+    if format_ := aff4.Aff4Dump if is_aff4 else _known(_FORMATS, head):
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
     if resumed:
@@ -137,6 +142,13 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
     dump = kdump.KdumpDump.open_parts(parts, lenient=lenient)
     dump.remarks = (*remarks, *dump.remarks)
     return dump
+
+
+def _container(head: bytes) -> Any:
+    """The class for a file that begins so, if it holds another one."""
+    if packed.kind_of(head):
+        return packed.Unpacked
+    return libvirt.PackedSave if libvirt.is_packed(head) else _known(_CONTAINERS, head)
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:

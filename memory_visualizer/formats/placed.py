@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
-from memory_visualizer.formats.blocks import runs_of
+from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, runs_of
 from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import PAGE_SIZE
 
 _GAP = 1 << 16
@@ -39,11 +39,21 @@ class PlacedDump(Dump):
         frame: NDArray[np.int64],
         place: NDArray[np.int64],
         *,
+        left_out: NDArray[np.int64] = NO_RUNS,
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
-        """`frame` are ascending PFNs, `place` the byte at which each begins, FILLED, or SPECIAL."""
-        super().__init__(path, format_, runs_of(frame), notes=notes, remarks=remarks)
+        """`frame` are ascending PFNs, `place` the byte at which each begins, FILLED, or SPECIAL.
+
+        BadInputError where the file lies in a container that lacks all of the pages.
+        """
+        there = (place < 0) | ~lacks(path, place, PAGE_SIZE)
+        frame, place = frame[there], place[there]
+        if not frame.size:
+            raise BadInputError(f"{path} holds no page of memory that can be read")
+        super().__init__(
+            path, format_, runs_of(frame), left_out=left_out, notes=notes, remarks=remarks
+        )
         self._frame, self._place = frame, place
 
     def _special(self, file: FileIO, number: int) -> bytes:

@@ -7,8 +7,7 @@ it was sent before (XBZRLE); the last one counts. With the capability mapped-ram
 format "sparse" has it, pages lie at places of their own and bitmaps tell which are there.
 
 The stream holds blocks of memory by name. Where they are in physical memory it does not say, but it
-names the machine's type: see `_layout`. libvirt puts a header before the stream (src/qemu/
-qemu_saveimage.h).
+names the machine's type: see `_layout`. libvirt puts a header before the stream: see libvirt.py.
 """
 
 import re
@@ -24,16 +23,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import libvirt
+from memory_visualizer.formats.base import NO_RUNS, runs_of
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 MAGIC = b"QEVM\0\0\0\x03"
-LIBVIRT_MAGIC = b"LibvirtQemudSave"
-LIBVIRT_PART_MAGIC = b"LibvirtQemudPart"
-MAGICS = (MAGIC, LIBVIRT_MAGIC, LIBVIRT_PART_MAGIC)
+MAGICS = (MAGIC, libvirt.MAGIC, libvirt.PART_MAGIC)
 
 _EOF, _START, _PART, _END, _FULL, _SUBSECTION = range(6)
 _CONFIGURATION, _COMMAND, _FOOTER = 7, 8, 0x7E
@@ -41,9 +41,6 @@ _ZERO, _SIZES, _PAGE, _EOS, _CONTINUE, _XBZRLE, _HOOK = (1 << bit for bit in ran
 _ZLIB, _FLUSH = 0x100, 0x200
 _FLAGS = PAGE_SIZE - 1
 
-_LIBVIRT_HEADER = struct.Struct("16s5I56x")  # in the order of the host's bytes
-_LIBVIRT_PACKED = {1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", 5: "zstd"}
-_LIBVIRT_VERSIONS = range(1, 4)
 _WINDOW = 1 << 20
 _FEW_AHEAD = _WINDOW // 16
 _FEW_IN_ORDER = 16
@@ -176,8 +173,10 @@ class QemuDump(PlacedDump):
         with reading(path), path.open("rb", buffering=0) as file:
             start, format_ = _begin(path, file, lenient, remarks)
             reader = _Reader(file, start)
+            complete = False
             try:
                 _read_stream(reader, contents)
+                complete = True
             except _CutError:
                 at = f"byte {reader.position:,}"
                 if not contents.page:
@@ -187,7 +186,8 @@ class QemuDump(PlacedDump):
             parts = _layout(path, file, contents, remarks)
         frame, row = _frames(contents, parts)
         frame, place, made = _last_states(path, contents, frame, row, lenient, remarks)
-        dump = cls(path, format_, frame, place, remarks=remarks)
+        left_out = _left_out(parts, frame) if complete else NO_RUNS
+        dump = cls(path, format_, frame, place, left_out=left_out, remarks=remarks)
         dump._made = made
         return dump._without_broken_pages() if lenient and made else dump
 
@@ -231,7 +231,12 @@ class QemuDump(PlacedDump):
         if not kept.any():
             raise BadInputError(f"{self.path} holds no page of memory that can be read")
         dump = type(self)(
-            self.path, self.format, self._frame[kept], self._place[kept], remarks=remarks
+            self.path,
+            self.format,
+            self._frame[kept],
+            self._place[kept],
+            left_out=self.left_out_runs,
+            remarks=remarks,
         )
         dump._made = self._made
         return dump
@@ -245,33 +250,18 @@ def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
 
 def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple[int, str]:
     """Where the stream begins, and what the format is called."""
-    head = read_at(file, _LIBVIRT_HEADER.size, 0)
-    if not head.startswith((LIBVIRT_MAGIC, LIBVIRT_PART_MAGIC)):
+    head = read_at(file, libvirt.HEADER_SIZE, 0)
+    if head.startswith(MAGIC):
         return 0, "QEMU migration stream"
-    if len(head) < _LIBVIRT_HEADER.size:
-        raise BadInputError(f"{path} ends within its header")
-    layouts = (struct.Struct(order + _LIBVIRT_HEADER.format) for order in "<>")
-    fields = next(
-        (f for f in (one.unpack(head) for one in layouts) if f[1] in _LIBVIRT_VERSIONS), None
-    )
-    if fields is None:
-        raise BadInputError(f"{path} is a machine saved by libvirt in a form that is not known")
-    magic, _, text_size, _, packing, _ = fields
-    start = _LIBVIRT_HEADER.size + text_size
-    if packing in _LIBVIRT_PACKED:
-        name = _LIBVIRT_PACKED[packing]
-        raise BadInputError(
-            f"{path} is a machine saved by libvirt and packed with {name}; unpack what follows its"
-            f" first {start:,} bytes (tail -c +{start + 1} FILE | {name} -dc), which is a dump"
-        )
-    if magic == LIBVIRT_PART_MAGIC:
+    header = libvirt.header_of(head)
+    if header is None or read_at(file, len(MAGIC), header.start) != MAGIC:
+        raise BadInputError(f"{path} is a machine saved by libvirt, but without QEMU's stream")
+    if header.is_part:
         sentence = f"{path} is a machine that libvirt did not finish saving"
         if not lenient:
             raise DamagedInputError(sentence)
         remarks.append(sentence)
-    if read_at(file, len(MAGIC), start) != MAGIC:
-        raise BadInputError(f"{path} is a machine saved by libvirt, but without QEMU's stream")
-    return start, "libvirt save"
+    return header.start, "libvirt save"
 
 
 def _read_stream(reader: _Reader, contents: _Contents) -> None:
@@ -575,6 +565,12 @@ def _frames(
         frame[inside] = page[inside] - part.page + part.frame
     [row] = np.nonzero((frame >= 0) & (frame < MAX_FRAMES))
     return frame[row], row
+
+
+def _left_out(parts: Sequence[_Part], frame: NDArray[np.int64]) -> NDArray[np.int64]:
+    """RAM that QEMU does not send, since the guest said that it is free; as Dump.runs."""
+    ram = np.array(sorted((part.frame, part.count) for part in parts), np.int64)
+    return runs_without(ram, runs_of(frame))
 
 
 def _last_states(

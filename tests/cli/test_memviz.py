@@ -938,7 +938,7 @@ def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
         (["a", "--map", "x.raw"], "--map: must end in one of .map, .txt"),
         (["a", "--html", "x.raw"], "--html: must end in one of .html, .htm"),
         (["a", "--width", "0"], "--width: must be a whole number from 1 to 65535"),
-        (["a", "b"], "unrecognized arguments: b"),
+        (["a", "--json", "b.json", "c"], "unrecognized arguments: c"),
     ],
 )
 def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> None:
@@ -952,12 +952,12 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
     """Exit code 2, one sentence, and nothing written; --lenient takes what is there."""
     (tmp_path / "cut").write_bytes(noise.read_bytes()[:-1])
     (tmp_path / "empty").touch()
-    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08\0 and so on")
+    (tmp_path / "packed").write_bytes(b"PK\x03\x04 and so on")
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in (
         ("missing", "cannot read missing: No such file or directory"),
         ("empty", "empty holds 0 bytes, less than one page"),
-        ("packed", "packed is packed with gzip; unpack it first (gzip -dk)"),
+        ("packed", "packed is packed with zip; unpack it first (unzip)"),
         (".", "cannot read .: Is a directory"),
         ("cut", "cut is not a whole number of 4,096-byte pages: 4,095 bytes follow page 7"),
     ):
@@ -972,6 +972,18 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
         "memviz: ignored the last 4,095 bytes of cut, not a whole page\n"
     )
     assert classes_in(tmp_path / "cut.png", 7)[-1] == "unused-zero"
+
+
+def test_two_dumps(noise: Path, tmp_path: Path) -> None:
+    """Several files are one dump, which only kdump has."""
+    result = run([noise, noise], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"memviz: {noise} is no part of a split kdump file; of other formats, one file is one dump"
+        "\n"
+    )
+    result = run([noise, noise, "--hash"], tmp_path)
+    assert result.stderr == "memviz: --hash is of one file; this dump has several\n"
 
 
 def test_an_output_for_two(noise: Path, tmp_path: Path) -> None:

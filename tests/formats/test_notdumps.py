@@ -75,8 +75,6 @@ CONTAINERS = {
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
     "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump that is in it with FTK"),
     "AFF": (b"AFF10\r\n\0", "affconvert"),
-    "AFF4": (b"PK\x03\x04" + bytes(26) + b"container.description" + b"aff4://a", "AFF4"),
-    "Proxmox": (b"VMA\0", "Proxmox"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
     "Xen, old": (b"LinuxGuestRecord", "Xen saved"),
     "Xen, xl": (b"Xen saved domain, xl format\n \0 \r", "Xen saved"),

@@ -15,8 +15,8 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.qemu import QemuDump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import GIB, LOW, PIECES, check, frames_of, memory
-from tests.synth.qemu import write_qemu
+from tests.formats.test_formats import GIB, LOW, PIECES, check, frames_of, memory, not_sent
+from tests.synth.qemu import write_qemu, write_vma
 
 MIB = 1 << 20
 
@@ -32,7 +32,8 @@ def test_where_memory_is(path: Path, machine: bytes) -> None:
     hole = {b"pc-i440fx-7.2": 3 * GIB, b"pc-q35-7.2": 2 * GIB, b"pc-1.0": 0xE0000000}[machine]
     pieces = [*LOW, (hole - 8 * PAGE_SIZE, memory(8, 7)), (4 * GIB, memory(9, 8)), PIECES[4]]
     write_qemu(path, pieces, machine=machine)
-    check(open_dump(path), frames_of(pieces))
+    frames = frames_of(pieces)
+    check(open_dump(path), frames, not_sent(frames, hole))
 
 
 @pytest.mark.parametrize("how", ["again", "zlib"])
@@ -40,8 +41,18 @@ def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
     """Changes of what was sent before, and what is packed, by themselves and one over the other."""
     write_qemu(path, PIECES, how=how)
     dump = open_dump(path)
-    check(dump, frames_of(PIECES))
+    check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
     assert dump.remarks == ()
+
+
+def test_what_is_not_sent(path: Path) -> None:
+    """RAM that the guest calls free is left out on purpose; of a cut stream nobody knows."""
+    write_qemu(path, LOW, devices=False)
+    dump = open_dump(path)
+    assert np.array_equal(dump.left_out, ~dump.held)
+    data = path.read_bytes()
+    path.write_bytes(data[:-5])
+    assert not open_dump(path, lenient=True).left_out.any()
 
 
 @pytest.mark.parametrize("libvirt", [b"", b"LibvirtQemudSave"])
@@ -49,7 +60,7 @@ def test_pages_at_places_of_their_own(path: Path, libvirt: bytes) -> None:
     """With mapped-ram all of the machine's memory is there, what is not in the bitmap as zeros."""
     write_qemu(path, LOW, mapped=True, libvirt=libvirt)
     pages = frames_of(LOW)
-    held = {pfn: pages.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(pages) + 17 - 1)}
+    held = {pfn: pages.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(pages) + 1)}
     check(open_dump(path), held)
 
 
@@ -71,19 +82,52 @@ def test_what_libvirt_did_not_finish(path: Path) -> None:
     with pytest.raises(DamagedInputError, match="did not finish saving"):
         open_dump(path)
     dump = open_dump(path, lenient=True)
-    check(dump, frames_of(LOW))
+    check(dump, frames_of(LOW), not_sent(frames_of(LOW)))
     assert len(dump.remarks) == 1
 
 
-@pytest.mark.parametrize(("number", "name"), [(1, "gzip"), (3, "xz"), (4, "lzop"), (5, "zstd")])
-def test_what_libvirt_packed(path: Path, number: int, name: str) -> None:
+@pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
+def test_what_libvirt_packed(path: Path, packing: str) -> None:
+    """It is unpacked first."""
+    write_qemu(path, PIECES, libvirt=b"LibvirtQemudSave", packing=packing)
+    dump = open_dump(path)
+    assert dump.format == f"QEMU migration stream ({packing}) (libvirt save)"
+    check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
+
+
+def test_what_libvirt_packed_with_lzop(path: Path) -> None:
     """The way to a dump is said."""
-    write_qemu(path, LOW, libvirt=b"LibvirtQemudSave")
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, 28, number)
-    path.write_bytes(data)
-    with pytest.raises(BadInputError, match=rf"packed with {name}; .*tail -c \+1093 FILE"):
+    write_qemu(path, LOW, libvirt=b"LibvirtQemudSave", packing="lzop")
+    with pytest.raises(BadInputError, match=r"packed with lzop; .*tail -c \+1093 FILE"):
         open_dump(path)
+
+
+def test_a_backup_of_proxmox(path: Path) -> None:
+    """The stream is in the clusters of a device of its own."""
+    write_vma(path, PIECES)
+    dump = open_dump(path)
+    assert dump.format == "QEMU migration stream (Proxmox backup)"
+    check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
+
+
+def test_a_backup_without_memory(path: Path) -> None:
+    write_vma(path, PIECES, state=False)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match="Proxmox machine without its memory"):
+            open_dump(path, lenient=lenient)
+
+
+def test_a_backup_that_was_cut(path: Path) -> None:
+    write_vma(path, PIECES)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DamagedInputError, match="is cut off"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    frames = frames_of(PIECES)
+    there = np.flatnonzero(dump.held).tolist()
+    assert 0 < len(there) < len(frames) and len(dump.remarks) == 2
+    check(dump, {pfn: frames[pfn] for pfn in there})
 
 
 def test_a_machine_that_is_not_known(path: Path) -> None:
@@ -108,8 +152,10 @@ def test_broken_changes(path: Path) -> None:
         open_dump(path).zero_frames()
     dump = open_dump(path, lenient=True)
     assert dump.remarks == (f"1 broken pages of {path} were left out",)
-    left = {n: page for n, page in frames_of([(0x20000, contents)]).items() if n != 0x20 + pfn}
-    check(dump, left)
+    frames = frames_of([(0x20000, contents)])
+    left_out = not_sent(frames)
+    del frames[0x20 + pfn]
+    check(dump, frames, left_out)
 
 
 # QEMU itself

@@ -2,18 +2,26 @@
 
 import contextlib
 import functools
+import gzip
 import io
+import lzma
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cramjam
 import numpy as np
 import numpy.typing as npt
 
 from memory_visualizer.cli import memviz as cli
-from tests.synth import MIB, builds, containers, forge, profiles
+from tests.synth import MIB, builds, containers, forge, profiles, s2
+from tests.synth.aff4 import write_aff4
+from tests.synth.ewf import write_e01
+from tests.synth.hibernation import write_hibernation
+from tests.synth.hyperv import write_hyperv
 from tests.synth.linux import forge_linux
+from tests.synth.qemu import write_qemu, write_vma
 
 PAGE = 4096
 
@@ -77,7 +85,56 @@ _SYSTEMS = {
     "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
 }
 SYSTEMS = list(_SYSTEMS)
-CONTAINERS = [*containers.WRITERS, "vmware", "map"]
+
+
+def _packed(pack: Callable[[bytes], bytes], path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    path.write_bytes(pack(path.read_bytes()))
+
+
+def _e01(path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    [written] = write_e01(path, path.read_bytes())
+    written.rename(path)
+
+
+_XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    "hibernation": write_hibernation,
+    "hibernation-plain": functools.partial(write_hibernation, plain=True, longest=2),
+    "hibernation-xp": functools.partial(write_hibernation, system="XP"),
+    "hibernation-2003": functools.partial(write_hibernation, system="2003 x64", longest=1),
+    "hibernation-7": functools.partial(write_hibernation, system="7 x64"),
+    "hyper-v": write_hyperv,
+    "hyper-v-stored": functools.partial(write_hyperv, packed=False),
+}
+"""Xpress is packed in Python, which takes too long for whole systems."""
+WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    **containers.WRITERS,
+    "aff4": write_aff4,
+    "e01": _e01,
+    "gzip": functools.partial(_packed, functools.partial(gzip.compress, compresslevel=1)),
+    "xz": functools.partial(_packed, functools.partial(lzma.compress, preset=0)),
+    "zstd": functools.partial(_packed, lambda data: bytes(cramjam.zstd.compress(data))),
+    "snappy": functools.partial(_packed, lambda data: bytes(cramjam.snappy.compress(data))),
+    "s2": functools.partial(_packed, s2.stored_stream),
+    "avml-mixed": functools.partial(containers.write_avml, packed=(True, False)),
+    "kdump-flattened": functools.partial(containers.write_kdump, flattened=True),
+    "kdump-32": functools.partial(containers.write_kdump, bits=32),
+    "elf-flattened": containers.write_flattened_elf,
+    "crash-live": functools.partial(containers.write_crash, kind="live bitmap"),
+    "crash-32": functools.partial(containers.write_crash, bits=32),
+    "xen": containers.write_xen,
+    "qemu": write_qemu,
+    "qemu-zlib": functools.partial(write_qemu, how="zlib"),
+    "qemu-xbzrle": functools.partial(write_qemu, how="again"),
+    "qemu-mapped": functools.partial(write_qemu, mapped=True),
+    "libvirt": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave"),
+    "libvirt-gzip": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", packing="gzip"),
+    "proxmox": write_vma,
+    **_XPRESS,
+}
+"""Each writes one file of some pieces."""
+CONTAINERS = [*(name for name in WRITERS if name not in _XPRESS), "vmware", "map"]
 
 
 @functools.cache
@@ -96,7 +153,7 @@ def seed(system: str, container: str) -> Seed:
         pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
         if system != "noise":  # as one piece, so that frames stay where the tables say
             pieces = [(0, memory)]
-        containers.WRITERS[container](path, pieces)
+        WRITERS[container](path, pieces)
         contents = path.read_bytes()
     # Where a page lies uncompressed, what is at its places lies there, too.
     start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1

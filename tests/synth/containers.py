@@ -195,33 +195,40 @@ def _padded(data: bytes) -> bytes:
 
 
 def write_crash(
-    path: Path, pieces: Pieces, *, bits: int = 64, kind: str = "complete", machine: int = 0x8664
+    path: Path,
+    pieces: Pieces,
+    *,
+    bits: int = 64,
+    kind: str = "complete",
+    machine: int = 0x8664,
+    left_out: Pieces = (),
 ) -> None:
     """A Windows crash dump; pieces are whole pages, for a bitmap by ascending address.
 
-    Those with a bitmap leave the runs of the header as they are, full of ``PAGE``. Offsets from
-    Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes, those of the bitmap and the ranges from
-    0vercl0k's kdmp-parser (kdmp-parser-structs.h).
+    Those with a bitmap leave the runs of the header as they are, full of ``PAGE``, but where there
+    is memory that is `left_out`. Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64`
+    vtypes, those of the bitmap and the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
     """
     wide = bits == 64
     header = bytearray(b"PAGE" * (0x2000 // 4) if wide else b"PAGE" * (0x1000 // 4))
     runs = [(address // PAGE, len(contents) // PAGE) for address, contents in pieces]
     pages = sum(count for _, count in runs)
+    all_runs = [*runs, *((address // PAGE, len(data) // PAGE) for address, data in left_out)]
     fields = (*_CRASH_FIELDS[:6], machine, *_CRASH_FIELDS[6:])
     if wide:
         struct.pack_into("<8sIIQQQQIII", header, 0, b"PAGEDU64", *fields)
         struct.pack_into("<Q", header, 0x80, 0xFFFFF80000001000)
-        if "bitmap" not in kind:
-            struct.pack_into("<IIQ", header, 0x88, len(runs), 0, pages)
-        for number, run in enumerate(runs[:43] if "bitmap" not in kind else ()):
+        if "bitmap" not in kind or left_out:
+            struct.pack_into("<IIQ", header, 0x88, len(all_runs), 0, sum(n for _, n in all_runs))
+        for number, run in enumerate(all_runs[:43] if "bitmap" not in kind or left_out else ()):
             struct.pack_into("<QQ", header, 0x98 + 16 * number, *run)
         struct.pack_into("<I", header, 0xF98, _CRASH_TYPES[kind])
     else:
         struct.pack_into("<8sIIIIIIIII", header, 0, b"PAGEDUMP", *fields)
         struct.pack_into("<BxxxI", header, 0x5C, 1, 0x80001000)
-        if "bitmap" not in kind:
-            struct.pack_into("<II", header, 0x64, len(runs), pages)
-        for number, run in enumerate(runs[:86] if "bitmap" not in kind else ()):
+        if "bitmap" not in kind or left_out:
+            struct.pack_into("<II", header, 0x64, len(all_runs), sum(n for _, n in all_runs))
+        for number, run in enumerate(all_runs[:86] if "bitmap" not in kind or left_out else ()):
             struct.pack_into("<II", header, 0x6C + 8 * number, *run)
         struct.pack_into("<I", header, 0xF88, _CRASH_TYPES[kind])
     if "bitmap" in kind:
@@ -297,7 +304,7 @@ def write_kdump(
     held = sorted(page for page in pages.keys() - set(left_out) if first <= page < last)
     data_at = table_at + 24 * len(held)
     data = bytearray()
-    table = b""
+    table = bytearray()
     zero = b""
     for frame in held:
         if not any(pages[frame]) and zero:

@@ -10,10 +10,11 @@ CHUNK = _SECTOR * _CHUNK_SECTORS
 _DESCRIPTOR = 76
 
 
-def write_e01(path: Path, data: bytes, *, per_file: int = 1 << 30) -> list[Path]:
+def write_e01(path: Path, data: bytes, *, per_file: int = 1 << 30, level: int = -1) -> list[Path]:
     """Write an image of one or several files (.E01, .E02, ...); returns their paths.
 
-    `per_file` are the chunks in each. Chunks that do not shrink are stored, with a checksum.
+    `per_file` are the chunks in each, `level` is zlib's. Chunks that do not shrink are stored, with
+    a checksum.
     """
     padded = data + bytes(-len(data) % _SECTOR)
     chunks = [padded[start : start + CHUNK] for start in range(0, len(padded), CHUNK)]
@@ -22,11 +23,13 @@ def write_e01(path: Path, data: bytes, *, per_file: int = 1 << 30) -> list[Path]
     for number, part in enumerate(parts, 1):
         paths.append(path.with_suffix(f".E{number:02}"))
         volume = _volume(len(chunks), len(padded) // _SECTOR)
-        paths[-1].write_bytes(_file(number, part, volume, is_last=number == len(parts)))
+        paths[-1].write_bytes(_file(number, part, volume, level, is_last=number == len(parts)))
     return paths
 
 
-def _file(number: int, chunks: Sequence[bytes], volume: bytes, *, is_last: bool) -> bytes:
+def _file(
+    number: int, chunks: Sequence[bytes], volume: bytes, level: int, *, is_last: bool
+) -> bytes:
     contents = bytearray(b"EVF\x09\r\n\xff\0" + struct.pack("<BHH", 1, number, 0))
     if number == 1:
         header = zlib.compress(b"1\nmain\nc\tn\ta\te\tt\n1\t1\tmemory\tnobody\t\n\n")
@@ -39,7 +42,7 @@ def _file(number: int, chunks: Sequence[bytes], volume: bytes, *, is_last: bool)
     sectors = bytearray()
     entries = []
     for chunk in chunks:
-        packed = zlib.compress(chunk)
+        packed = zlib.compress(chunk, level)
         place = _DESCRIPTOR + len(sectors)
         if len(packed) < len(chunk):
             sectors += packed

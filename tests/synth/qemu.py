@@ -1,7 +1,12 @@
 """QEMU's migration stream, as its docs/devel/migration and migration/ram.c have it; libvirt's."""
 
+import bz2
+import gzip
+import hashlib
+import lzma
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.synth.containers import PAGE, Pieces
@@ -19,12 +24,13 @@ def write_qemu(
     how: str = "plain",
     mapped: bool = False,
     devices: bool = True,
+    packing: str = "",
 ) -> None:
-    """A machine that has a little more memory than the pieces tell; the rest is not sent.
+    """A machine that has memory between the pieces, too, which is not sent.
 
     `how` is how pages are sent: plain, zlib, or again, as XBZRLE over other contents. `mapped` has
     the pages at their own places. Without `devices` the file ends with the memory. `libvirt` is the
-    magic of its header, if there shall be one.
+    magic of its header, if there shall be one, and `packing` what the stream is packed with then.
     """
     hole = _HOLE[machine]
     pages: dict[int, bytes] = {}
@@ -33,10 +39,10 @@ def write_qemu(
         offset = address if address < hole else address - (1 << 32) + hole
         for start in range(0, len(contents), PAGE):
             pages[offset + start] = contents[start : start + PAGE]
-    size = max(pages) + 16 * PAGE
+    size = max(pages) + PAGE
     if max(pages) >= hole:
         size = max(size, hole + PAGE)
-    front = _libvirt_header(libvirt, mapped) if libvirt else b""
+    front = _libvirt_header(libvirt, mapped, packing) if libvirt else b""
     out = bytearray(front + b"QEVM\0\0\0\3")
     out += b"\7" + struct.pack(">I", len(machine)) + machine
     if mapped:
@@ -64,12 +70,67 @@ def write_qemu(
             + bytes(200)
         )
         out += _footer(3) + b"\0" + b"\6" + struct.pack(">I", 2) + b"{}"
+    if packing:
+        out[len(front) :] = _PACKERS[packing](bytes(out[len(front) :]))
     path.write_bytes(out)
 
 
-def _libvirt_header(magic: bytes, mapped: bool) -> bytes:
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "lzop": lambda data: b"\x89LZO\0\r\n\x1a\n" + data,
+}
+
+
+def _libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
     text = b"<domain type='kvm'/>".ljust(1000, b"\0")
-    return magic + struct.pack("<5I", 2, len(text), 1, 6 * mapped, 0) + bytes(56) + text
+    how = 6 if mapped else ["", *_PACKERS].index(packing)
+    return magic + struct.pack("<5I", 2, len(text), 1, how, 0) + bytes(56) + text
+
+
+def write_vma(path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3) -> None:
+    """A backup of Proxmox' (vma_spec.txt) with a disk and, with `state`, the stream of a machine.
+
+    Each extent has clusters of both, and `gap` clusters at its end that are of no device.
+    """
+    names = b"\0"
+    places = []
+    for name in (b"qemu-server.conf\0", b"cores: 1\n", b"drive-scsi0\0", b"vmstate\0"):
+        places.append(len(names))
+        names += struct.pack("<H", len(name)) + name
+    size = -(-(12288 + len(names)) // 512) * 512
+    header = struct.pack(
+        ">4sI16sQ16sIII", b"VMA\0", 1, b"u" * 16, 0, bytes(16), 12288, len(names), size
+    )
+    header = header.ljust(2044, b"\0") + struct.pack(">I", places[0]).ljust(1024, b"\0")
+    header = (header + struct.pack(">I", places[1])).ljust(4096, b"\0")
+    devices = [(0, 0), (places[2], 1 << 30)] + [(places[3], 0)] * state
+    header += b"".join(struct.pack(">IIQQQ", at, 0, length, 0, 0) for at, length in devices)
+    header = (header.ljust(12288, b"\0") + names).ljust(size, b"\0")
+    header = header[:32] + hashlib.md5(header).digest() + header[48:]
+    write_qemu(path, pieces)
+    stream = path.read_bytes()
+    stream += bytes(-len(stream) % 65536)
+    clusters: list[tuple[int, int, bytes]] = []
+    for start in range(0, len(stream), 65536):
+        clusters.append((1, start // 65536, b"disk".ljust(65536, b"\0")))
+        if state:
+            clusters.append((2, start // 65536, stream[start : start + 65536]))
+    out = bytearray(header)
+    for begin in range(0, len(clusters), 59 - gap):
+        infos, data = [], b""
+        for device, number, contents in clusters[begin : begin + 59 - gap]:
+            blocks = [contents[at : at + PAGE] for at in range(0, 65536, PAGE)]
+            mask = sum(1 << bit for bit, block in enumerate(blocks) if any(block))
+            infos.append(mask << 48 | device << 32 | number)
+            data += b"".join(block for block in blocks if any(block))
+        infos += [0] * (59 - len(infos))
+        extent = struct.pack(
+            ">4sHH16s16s59Q", b"VMAE", 0, len(data) // PAGE, b"u" * 16, bytes(16), *infos
+        )
+        out += extent[:24] + hashlib.md5(extent).digest() + extent[40:] + data
+    path.write_bytes(out)
 
 
 def _footer(section: int) -> bytes:

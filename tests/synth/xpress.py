@@ -21,12 +21,27 @@ def _tokens(data: bytes, window: int, longest: int) -> Iterator[int | tuple[int,
             yield data[position]
             position += 1
             continue
-        back, length = position - before, _MIN
-        limit = min(len(data) - position, longest)
-        while length < limit and data[position + length] == data[before + length]:
-            length += 1
-        yield back, length
+        length = _common(data, before, position, min(len(data) - position, longest))
+        yield position - before, length
         position += length
+
+
+def _common(data: bytes, before: int, position: int, limit: int) -> int:
+    """How many bytes from two places on are the same."""
+    length, step = _MIN, 1
+    while length < limit:  # longer and longer pieces, and back to single bytes at the end
+        step = min(step, limit - length)
+        if (
+            data[position + length : position + length + step]
+            == data[before + length : before + length + step]
+        ):
+            length += step
+            step *= 2
+        elif step == 1:
+            break
+        else:
+            step = 1
+    return length
 
 
 def pack_plain(data: bytes) -> bytes:

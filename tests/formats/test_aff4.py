@@ -1,0 +1,239 @@
+"""AFF4 containers: all ways of packing, both forms, what is not there, and hostile ones."""
+
+import functools
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import aff4
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.units import PAGE_SIZE
+from tests.formats.test_formats import HIGH_FIRST, PIECES, check, frames_of, memory
+from tests.synth.aff4 import COMPRESSIONS, VOLUME, write_aff4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "dump.aff4"
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("own_name", [False, True])
+def test_all_ways(path: Path, compression: str, draft: bool, own_name: bool) -> None:
+    """The same frames, however they are packed and named."""
+    write_aff4(path, HIGH_FIRST, compression=compression, draft=draft, own_name=own_name)
+    for lenient in (False, True):
+        dump = open_dump(path, lenient=lenient)
+        assert (dump.format, dump.remarks, dump.path) == ("AFF4", (), path)
+        check(dump, frames_of(HIGH_FIRST))
+
+
+def test_known_by_the_comment(path: Path) -> None:
+    """Some have other files first; a zip that is none is told to be one."""
+    write_aff4(path, PIECES)
+    again = path.with_name("again")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        new.writestr("x" * 5000, bytes(5000))
+        for info in old.infolist():
+            new.writestr(info, old.read(info))
+        new.comment = old.comment
+    check(open_dump(again), frames_of(PIECES))
+    with zipfile.ZipFile(again, "a") as new:
+        new.comment = b"holiday"
+    with pytest.raises(BadInputError, match="is packed with zip"):
+        open_dump(again)
+
+
+def test_symbolic_streams(path: Path) -> None:
+    """Zeros are held and not looked at; other bytes are what they are; the rest is left out."""
+    filled = [(0x200000, bytes(40 * PAGE_SIZE)), (0x300000, b"\xff" * 5 * PAGE_SIZE)]
+    filled += [(0x400000, bytes(3 * PAGE_SIZE))]
+    not_read = [(0xA0000, bytes(0x10000)), (0xC8000, bytes(0x4800))]
+    write_aff4(path, PIECES, filled=filled, not_read=not_read)
+    dump = open_dump(path)
+    left_out = [*range(0xA0, 0xB0), *range(0xC8, 0xCC)]
+    check(dump, frames_of([*PIECES, *filled]), left_out)
+    seen = np.concatenate(list(dump.each_block(lambda frames, _: frames)))
+    assert not np.isin(seen, range(0x200, 0x228)).any()
+    assert np.isin(range(0x300, 0x305), seen).all()
+
+
+def test_a_stream_without_a_map(path: Path) -> None:
+    """All of it is memory, from address 0 on."""
+    write_aff4(path, [(0, memory(100, 1))])
+    again = path.with_name("again")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        for info in old.infolist():
+            if info.filename not in ("PhysicalMemory/map", "PhysicalMemory/idx"):
+                new.writestr(info, old.read(info))
+    check(open_dump(again), frames_of([(0, memory(100, 1))]))
+
+
+def _without(path: Path, *names: str) -> Path:
+    """The container without some of its files."""
+    again = path.with_name("again.aff4")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        new.comment = old.comment
+        for info in old.infolist():
+            if info.filename not in names:
+                new.writestr(info, old.read(info))
+    return again
+
+
+def test_missing_parts(path: Path) -> None:
+    """A missing segment costs the frames in it; without a map's list there is nothing."""
+    contents = np.random.default_rng(1).bytes(64 * PAGE_SIZE)
+    write_aff4(path, [(0, contents)])
+    cut = _without(path, "PhysicalMemory/data/00000001.index")
+    with pytest.raises(DamagedInputError, match="4 chunks are missing"):
+        open_dump(cut)
+    dump = open_dump(cut, lenient=True)
+    check(dump, {pfn: page for pfn, page in frames_of([(0, contents)]).items() if pfn < 32})
+    assert "4 broken chunks" in dump.remarks[0]
+    with pytest.raises(BadInputError, match="no list of its map's streams"):
+        open_dump(_without(path, "PhysicalMemory/idx"))
+    with pytest.raises(BadInputError, match=r"has no information\.turtle"):
+        open_dump(_without(path, "information.turtle"))
+
+
+def test_a_stream_in_another_file(path: Path) -> None:
+    """It is named; what is here is read with lenient."""
+    write_aff4(path, PIECES)
+    again = path.with_name("again.aff4")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            if info.filename == "PhysicalMemory/map":
+                data = data[: 28 * 4] + data[28 * 4 : 28 * 5 - 4] + b"\1\0\0\0"
+            if info.filename == "PhysicalMemory/idx":
+                data += b"aff4://elsewhere\n"
+            new.writestr(info, data)
+    with pytest.raises(DamagedInputError, match="lacks a stream of its map, 'aff4://elsewhere'"):
+        open_dump(again)
+    check(open_dump(again, lenient=True), frames_of(PIECES[:4]))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "deflate", "snappy", "lz4"])
+def test_a_broken_chunk(path: Path, compression: str) -> None:
+    """It is left out with lenient, and the rest kept."""
+    contents = b"".join(memory(8, number) for number in range(8))
+    write_aff4(path, [(0, contents)], compression=compression)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("PhysicalMemory/data/00000000").header_offset
+    at += 30 + len("PhysicalMemory/data/00000000")
+    data[at : at + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match=r"cannot be unpacked|bytes are in a chunk"):
+        open_dump(path).zero_frames()
+    dump = open_dump(path, lenient=True)
+    check(dump, {pfn: page for pfn, page in frames_of([(0, contents)]).items() if pfn >= 8})
+
+
+def test_cut_off(path: Path) -> None:
+    """The directory of a zip is at its end."""
+    write_aff4(path, PIECES)
+    whole = path.read_bytes()
+    for cut in (len(whole) - 100, len(whole) // 2, 300):
+        path.write_bytes(whole[:cut])
+        for lenient in (False, True):
+            with pytest.raises(BadInputError, match="AFF4"):
+                open_dump(path, lenient=lenient)
+
+
+def test_wrong_bytes(path: Path) -> None:
+    """Each gives a dump or a sentence."""
+    write_aff4(path, PIECES)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(5)
+    ends = [len(whole) - 2000, whole.find(b"information.turtle"), 0]
+    for attempt in range(200):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            at = (ends[attempt % 3] + int(rng.integers(2000))) % len(data)
+            data[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(data)
+        for lenient in (False, True):
+            try:
+                open_dump(path, lenient=lenient).zero_frames()
+            except BadInputError as error:
+                assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b'"4"^^xsd:int', b'"1"^^xsd:int'),
+        (b'aff4:size "', b'aff4:size "99999'),
+        (b'"32768"^^xsd:int', b'"1"^^xsd:int'),
+        (b'"32768"^^xsd:int', b'"99999999999"^^xsd:int'),
+        (b"snappy", b"wrappy"),
+        (b"Schema#memory/", b"x" * 1_900_000),
+        (b"# made by", b'"' + b'\\"' * 900_000),
+        (b"# made by", b"<" * 1_900_000),
+        (b"# made by", b"(a;" * 600_000),
+    ],
+)
+def test_hostile_texts(path: Path, change: tuple[bytes, bytes]) -> None:
+    """Numbers without limit, and texts made to take long."""
+    write_aff4(path, PIECES)
+    again = path.with_name("again.aff4")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            data = old.read(info)
+            stored = zipfile.ZIP_STORED if "0000" in info.filename else zipfile.ZIP_DEFLATED
+            new.writestr(info.filename, data.replace(*change), stored)
+    started = time.process_time()
+    for lenient in (False, True):
+        try:
+            open_dump(again, lenient=lenient).zero_frames()
+        except BadInputError as error:
+            assert len(str(error)) < 1000
+    assert time.process_time() - started < 20
+
+
+def test_turtle() -> None:
+    """What AFF4's writers make of it, and what they might."""
+    facts = aff4._facts(
+        "@prefix a: <http://a#> .\n@base <aff4://v> .\n# comment .\n"
+        'a:b a a:T, a:U; a:p "x. \\"y\\";", """z\n""" ; a:n 5.\n</s>a:q<t>,"7"^^a:long.'
+    )
+    assert facts == {
+        "http://a#b": {
+            "type": ["http://a#T", "http://a#U"],
+            "p": ['x. \\"y\\";', "z\n"],
+            "n": ["5"],
+        },
+        "aff4://v/s": {"q": ["aff4://v/t", "7"]},
+    }
+
+
+def test_no_memory(path: Path) -> None:
+    """As a container of files, or of programs."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("container.description", VOLUME)
+        archive.writestr("information.turtle", f"<{VOLUME}/a.exe> <x#original_filename> 'a' .")
+        archive.writestr("a.exe", b"MZ")
+    with pytest.raises(BadInputError, match=r"holds no image of memory, but container\.desc"):
+        open_dump(path)
+
+
+def test_a_small_map_of_much(path: Path) -> None:
+    """Zeros without end make no tables without end."""
+    write = functools.partial(write_aff4, path, PIECES)
+    filled = [(1 << 40, bytes(PAGE_SIZE))]
+    write(filled=filled)
+    again = path.with_name("again.aff4")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            if info.filename.endswith("/map"):
+                data = data[:-20] + (1 << 43).to_bytes(8, "little") + data[-12:]
+            new.writestr(info.filename, data)
+    with pytest.raises(BadInputError, match="times the same byte"):
+        open_dump(again)
