@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python -m bench.page [--size GIB] [--runs N] [--dump FILE] [--write]
 
-Forges a dump of 16 GiB (some minutes, and as much disk) or takes one that is there, writes its
+Writes a dump of 16 GiB (some minutes, and as much disk) or takes one that is there, writes its
 page, opens it several times, and drags the map with the mouse at several scales. --write puts the
 table into bench/README.md.
 """

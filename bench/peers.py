@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python -m bench.peers [--runs N] [--folder FOLDER] [--write] [--linux DUMP]
 
-Forges dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
+Writes dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
 the commands in turn; those that take less than a minute once unmeasured before, so that the dump
 is in the page cache. All of it takes three hours, so each measurement is kept in FOLDER/peers.json,
 and what is there is not measured again: delete it after a change of what is measured. --write puts
@@ -39,7 +39,7 @@ _SLOW = ("the seed's", "Volatility 3")
 
 @dataclass(frozen=True)
 class Dump:
-    """A forged dump to measure with."""
+    """A synthetic dump to measure with."""
 
     name: str
     size: int
@@ -89,7 +89,7 @@ def main() -> int:
         if not forged.exists():
             forge_linux(forged, size=_LINUX_SIZE, processes=40, pti=True)
             _as_read(forged)
-        guests = {"4.5 GiB, a forged Linux, 40 processes": (forged, None)}
+        guests = {"4.5 GiB, a synthetic Linux, 40 processes": (forged, None)}
         if options.linux:
             grown = folder / "grown.raw"
             _grow(options.linux, grown)

@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python -m bench.volatility2_road [--runs N] [--dump FILE] [--volatility VOL.PY]
 
-Forges a dump of a 64-bit Windows 7 of 2 GiB with 40 processes in a temporary folder and runs both
+Writes a dump of a 64-bit Windows 7 of 2 GiB with 40 processes in a temporary folder and runs both
 plugins on it in turn. `pslist` runs along: it shows what Volatility needs to start and to find
 the processes.
 
@@ -84,7 +84,7 @@ def main() -> int:
     )
     parser.add_argument("--runs", metavar="N", type=int, default=3, help="measured runs (3)")
     parser.add_argument(
-        "--dump", metavar="FILE", type=Path, help=f"a forged {PROFILE} dump with its .truth.npz"
+        "--dump", metavar="FILE", type=Path, help=f"a {PROFILE} dump of tests.synth, with its truth"
     )
     parser.add_argument(
         "--volatility",

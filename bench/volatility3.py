@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python -m bench.volatility3 [--runs N] [--write]
 
-Forges a Windows 10 of 2 GiB with 40 processes, and its symbol file, in a temporary folder. Each
+Writes a Windows 10 of 2 GiB with 40 processes, and its symbol file, in a temporary folder. Each
 plugin lists what all processes map, as CSV. --write puts the table into bench/README.md.
 """
 

@@ -1,4 +1,4 @@
-"""Take the pictures of the page that are shown in images/, from a forged dump.
+"""Take the pictures of the page that are shown in docs/images, from a synthetic dump.
 
 Usage: .venv/bin/python -m tests.screenshots [FOLDER]
 """
@@ -92,7 +92,7 @@ def main() -> int:
     """Take the pictures."""
     from playwright.sync_api import sync_playwright
 
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "images"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images"
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

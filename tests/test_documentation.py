@@ -14,6 +14,14 @@ import pytest
 import memory_visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("bench", "docs", "dumps", "images")
+DOCUMENTS = [
+    str(path.relative_to(ROOT))
+    for path in (
+        *ROOT.glob("*.md"),
+        *(p for folder in FOLDERS for p in ROOT.glob(f"{folder}/**/*.md")),
+    )
+]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(memory_visualizer.__path__, "memory_visualizer.")
@@ -49,8 +57,8 @@ def test_pages_of_the_library(tmp_path: Path) -> None:
     assert "Who has which page, in long form" in first
 
 
-def test_help_in_the_readme() -> None:
-    """README.md shows what `memviz --help` prints, to the letter."""
+def test_help_in_the_chapter_on_memviz() -> None:
+    """docs/using.md shows what `memviz --help` prints, to the letter."""
     result = subprocess.run(
         [sys.executable, "-m", "memory_visualizer", "--help"],
         capture_output=True,
@@ -59,7 +67,7 @@ def test_help_in_the_readme() -> None:
         env=os.environ | {"COLUMNS": "80"},
     )
     [shown] = re.findall(
-        r"<!-- memviz --help -->\n\n((?:(?:    .*)?\n)+)", (ROOT / "README.md").read_text()
+        r"<!-- memviz --help -->\n\n((?:(?:    .*)?\n)+)", (ROOT / "docs/using.md").read_text()
     )
     lines = [line.removeprefix("    ") for line in shown.rstrip("\n").splitlines()]
     if sys.version_info >= (3, 13):
@@ -67,9 +75,24 @@ def test_help_in_the_readme() -> None:
     assert lines == result.stdout.rstrip("\n").splitlines()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
     """Files that the documents point to are there."""
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
     for target in targets:
-        assert (ROOT / target).exists(), target
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_the_readme_is_short() -> None:
+    """What does not fit into it has a page in docs/."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_one_version() -> None:
+    """The program's, that of the first release in CHANGELOG.md, and that to be cited."""
+    changed = re.search(r"^## (\S+), (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert changed
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert changed[1] == memory_visualizer.__version__
+    assert f"version: {changed[1]}" in citation
+    assert f"date-released: {changed[2]}" in citation

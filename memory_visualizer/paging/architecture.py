@@ -24,8 +24,12 @@ NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 """Bits 12 to 51 of an entry: where the table or page below it begins."""
 
-MAY_USER, MAY_WRITE, MAY_EXECUTE = 1, 2, 4
-"""What is allowed on all levels of a path together, as bits of Mappings.access."""
+MAY_USER = 1
+"""Bit of Mappings.access: all levels of a path let user mode through."""
+MAY_WRITE = 2
+"""Bit of Mappings.access: all levels of a path let writes through."""
+MAY_EXECUTE = 4
+"""Bit of Mappings.access: no level of a path forbids execution."""
 
 Entries: TypeAlias = NDArray[np.uint64]
 

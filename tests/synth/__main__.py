@@ -1,4 +1,4 @@
-"""Forge a memory dump from the command line."""
+"""Write a synthetic memory dump from the command line."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def main() -> int:
     """Write a dump and, beside it, its truth."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.synth",
-        description="Write a forged Windows memory dump, and the truth about it as FILE.truth.npz.",
+        description="Write a synthetic Windows memory dump, and its truth as FILE.truth.npz.",
         epilog="example: python -m tests.synth Win10x64_17763 dumps/win10.raw --size 256M",
     )
     parser.add_argument("profile", help="a Windows profile of Volatility 2.6.1, e.g. Win7SP1x64")

@@ -1223,9 +1223,9 @@ def test_command_line(
 
 
 def test_pictures_of_the_page(browser: "Browser", tmp_path: Path) -> None:
-    """Those in images/ can be taken again, and are small enough to be shown."""
+    """Those in docs/images can be taken again, and are small enough to be shown."""
     for path in take(browser, tmp_path):
-        shown = ROOT / "images" / path.name
+        shown = ROOT / "docs/images" / path.name
         with Image.open(path) as taken, Image.open(shown) as kept:
             assert taken.size == kept.size == (1280, 800)
         assert shown.stat().st_size <= 300 * 1024
