@@ -242,8 +242,9 @@ class _Finder:
     def tops_of_objects(self, judged: "_Judged") -> NDArray[np.int64]:
         """Top levels that do not name themselves, though processes of the list lead to them.
 
-        Shape (n, paging.top_frames). They share the kernel's half with the others; of PAE's, whose
-        fourth directory may be the damaged one, the others are tables.
+        Shape (n, paging.top_frames). They share the kernel's half with the others, or have the page
+        that Windows shows to all processes; of PAE's, whose fourth directory may be the damaged
+        one, the others are tables.
         """
         memory, paging, tops = self._memory, self._found.paging, self._found.tops
         end = memory.frame_count * PAGE_SIZE
@@ -266,7 +267,9 @@ class _Finder:
         frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, tops)[:, None]
         everyone = np.concatenate((tops, frames))
         known = np.arange(len(everyone)) < len(tops)
-        return frames[share_kernel(memory, paging, everyone, known)[len(tops) :]]
+        are_kin = share_kernel(memory, paging, everyone, known)
+        are_kin[_have_shared_data(memory, self._found, everyone)] = True
+        return frames[are_kin[len(tops) :]]
 
     def second_tables(self, judged: "_Judged") -> list[int]:
         """Second tables that no object names, by their index; no more than are worth to compare."""
@@ -302,13 +305,20 @@ def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
     undone, this one too, while its top-level table stays as it was in a page that is free. The
     System process and others without a user half are not told so.
     """
-    place = translate(memory, found.paging, found.tops, USER_SHARED_DATA)
+    return set(_have_shared_data(memory, found, found.tops).tolist())
+
+
+def _have_shared_data(
+    memory: PhysicalMemory, found: TopLevels, tops: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Which of these tables have KUSER_SHARED_DATA where each process has it, by their index."""
+    place = translate(memory, found.paging, tops, USER_SHARED_DATA)
     known = translate(memory, found.paging, found.tops, SHARED_DATA[bits_of(found.paging)])
     known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
     if not len(known):
-        return set()
+        return np.empty(0, np.intp)
     frames, count = np.unique(known, return_counts=True)
-    return set(np.flatnonzero(place == frames[np.argmax(count)]).tolist())
+    return np.flatnonzero(place == frames[np.argmax(count)])
 
 
 def _unnamed(

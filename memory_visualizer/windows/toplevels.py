@@ -219,7 +219,7 @@ _MOST_ASKED = 1 << 7
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
 """A boot has at least this part of the tables that the largest has; fewer are odd ones."""
-_TOUCHED = 0x60
+TOUCHED = 0x60
 """The bits by which the processor notes that an entry was used (SDM 4.8)."""
 
 
@@ -325,11 +325,11 @@ def share_kernel(
     entries = paging.decode(memory.read_frames(last[rows]))
     if paging.top_frames == 1:
         entries = entries[:, paging.entries // 2 :]
-    entries = entries & ~np.uint64(_TOUCHED)
+    entries = entries & ~np.uint64(TOUCHED)
     entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
     some = np.flatnonzero(chosen)
     some = some[:: -(-len(some) // _MOST_ASKED) or 1]
-    common, count = _most_common(entries[some])
+    common, count = most_common(entries[some])
     # What a single one has is its own, and what a few have tells little.
     fewest = max(2, len(some) // 4)
     weight = np.where(count >= fewest, count, 0)
@@ -345,7 +345,7 @@ def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np
     return own
 
 
-def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """For each column the value but zero that comes most often, and how often."""
     if not len(entries):
         return np.zeros(entries.shape[1], np.uint64), np.zeros(entries.shape[1], np.int64)
