@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.paging import ADDRESS, PRESENT, Paging, PhysicalMemory, is_held
+from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.windows.toplevels import TOUCHED, most_common
+from memory_visualizer.windows.toplevels import most_common
 
 _MOST_BITS = 2
 _ODD_SHARE = 10

@@ -23,6 +23,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.windows.flippedbits import MendedEntries
 from memory_visualizer.windows.kernelmemory import kernel_memory
 from memory_visualizer.windows.processes import FoundProcesses, find_processes
+from memory_visualizer.windows.processlayout import SYSTEM_PID
 from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_shared_data
 
@@ -32,8 +33,6 @@ _FRAMES_AT_ONCE = 256
 _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_WEIGHT = 3
-_SYSTEM_PID = 4
-"""Of Windows' System process."""
 
 
 def understand(
@@ -81,7 +80,7 @@ def _system_process(processes: Sequence[Process]) -> Process | None:
     """Windows' System process, by most of what is known of it: pid, name, and no parent."""
 
     def weight(process: Process) -> int:
-        is_system = (process.pid == _SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
+        is_system = (process.pid == SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
         return is_system + (process.is_listed and process.space is not None)
 
     best = max(processes, key=weight, default=None)
