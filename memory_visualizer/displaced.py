@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct, merge_runs
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
-from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
     ADDRESS,
@@ -39,6 +39,7 @@ from memory_visualizer.paging import (
     most_tables,
     read_tables,
 )
+from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import share_kernel
@@ -48,8 +49,6 @@ _Result = TypeVar("_Result")
 _FEWEST_TABLES = 3
 """So many tables that were moved by the same distance are no accident."""
 _FEWEST_OF_PIECE = 2
-_MOST_ENTRIES = 192
-"""In each half of a 64-bit top-level table; the tools that know real ones demand 64 empty ones."""
 _FAR = 1 << 28
 """Frames, a terabyte of addresses: no hole in a machine's memory is larger."""
 _MOST_PIECES = 16
@@ -66,8 +65,6 @@ _NEAR = 16
 _ROWS_AT_ONCE = 512
 """As many as fit into a processor's cache with what is made of them."""
 _STEP = 37
-_TOUCHED = 0x60
-"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _FLAGS = PRESENT | WRITE | ACCESSED
 _HALF = 256
 
@@ -194,7 +191,7 @@ class DisplacedSearch:
         self._room -= len(rows)
         tables = words[rows]
         lower, upper = np.count_nonzero(tables.reshape(-1, 2, _HALF), axis=2).T
-        chosen = (upper > 0) & (upper <= _MOST_ENTRIES) & (lower <= _MOST_ENTRIES)
+        chosen = (upper > 0) & (upper <= MOST_ENTRIES) & (lower <= MOST_ENTRIES)
         tables, rows = tables[chosen, _HALF:], rows[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
         self._add("x86-64", pages[rows[row]], column + _HALF, tables[row, column])
@@ -315,7 +312,7 @@ def _paging_of(info: VmcoreInfo) -> Paging:
 def _own_top(info: VmcoreInfo) -> int:
     """The frame of the kernel's own top-level table, by its word."""
     table, base = info.symbol("swapper_pg_dir") or 0, info.number("phys_base") or 0
-    return (table + base - _IMAGE_BASE) // PAGE_SIZE
+    return (table + base - IMAGE_BASE) // PAGE_SIZE
 
 
 def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
@@ -326,7 +323,7 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
     names = info.symbol("init_uts_ns")
     if not names:
         return []
-    base = (info.number("phys_base") or 0) - _IMAGE_BASE
+    base = (info.number("phys_base") or 0) - IMAGE_BASE
     moved = {
         names + base + count - place
         for place in _places_of_names(dump, info.release.encode("latin-1"))
@@ -345,9 +342,9 @@ def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:
 
 def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
     """Top-level tables of a Linux kernel's processes: they end as its own does."""
-    last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(_TOUCHED)
+    last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(TOUCHED)
     tops = [
-        part[dump.read_frames(part)[:, -1] & ~np.uint64(_TOUCHED) == last]
+        part[dump.read_frames(part)[:, -1] & ~np.uint64(TOUCHED) == last]
         for part in np.split(like, range(_ROWS_AT_ONCE, len(like), _ROWS_AT_ONCE))
     ]
     return np.concatenate(tops)[:_MOST_TOPS]
@@ -374,7 +371,6 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
     return found[:_MOST_NAMES]
 
 
-_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 _SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 """The first of the names in struct new_utsname, 65 bytes each; the third is the release."""
 _COUNTS = (0, 4)

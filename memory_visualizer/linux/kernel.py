@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import MAX_FRAMES, Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
-from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
@@ -33,13 +33,12 @@ from memory_visualizer.paging import (
     as_linux_has_it,
     is_held,
 )
+from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 
-_IMAGE_BASE = 0xFFFF_FFFF_8000_0000
-"""__START_KERNEL_map: from here on the kernel's image is mapped."""
 _IMAGE_END = 0xFFFF_FFFF_C000_0000
 """Behind the last address that a kernel moved by chance (KASLR) may have."""
 _IMAGE_FRAMES = 1 << 16
@@ -58,8 +57,6 @@ _SOME_FRAMES = 64
 """By so many it is seen whether the kernel's view of all memory is there."""
 _MOST_TABLES, _TABLES_ALIKE = 256, 1024
 """Groups of tables with one last entry, and tables of each, that are looked at."""
-_TOUCHED = 0x60
-"""Bits of an entry by which the processor notes that it was used."""
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
@@ -136,16 +133,16 @@ def _pagings(info: VmcoreInfo) -> list[Paging]:
 def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
     """Check that the kernel's top-level table is where the text says, mapped by itself."""
     table = info.symbol("swapper_pg_dir")
-    if table is None or table < _IMAGE_BASE:
+    if table is None or table < IMAGE_BASE:
         return None
-    top = (table - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+    top = (table - IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
     if not 0 <= top < memory.frame_count or not memory.held[top]:
         return None
     kernel = VirtualMemory(memory, paging, top)
     if kernel.frame(table) != top:
         return None
     start = (info.symbol("_stext") or 0) & ~_ALIGNMENT
-    if not _IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
+    if not IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
         start = _image_start(kernel)
     return LinuxKernel(info, paging, memory, top, kernel, start)
 
@@ -154,13 +151,14 @@ def _without_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKern
     """Take the kernel's image to lie in a row, as it does, where its page tables are lost."""
     table, start = info.symbol("swapper_pg_dir"), (info.symbol("_stext") or 0) & ~_ALIGNMENT
     base = info.number("phys_base")
-    if table is None or base is None or not _IMAGE_BASE <= start <= table:
+    if table is None or base is None or not IMAGE_BASE <= start <= table:
         return None
-    first = (start - _IMAGE_BASE + base) // PAGE_SIZE
+    first = (start - IMAGE_BASE + base) // PAGE_SIZE
     top = first + (table - start) // PAGE_SIZE
-    if not 0 <= first < memory.frame_count:
+    if not 0 <= first < MAX_FRAMES:
         return None
-    end = min(start + (memory.frame_count - first) * PAGE_SIZE, _IMAGE_END)
+    # Of a dump that was cut it may all lie behind the end.
+    end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, _IMAGE_END)
     kernel = VirtualMemory(memory, paging, top, [(start, end, first)])
     remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
     return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,), is_lost=True)
@@ -215,7 +213,7 @@ def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
 
 def _image_start(kernel: VirtualMemory) -> int:
     """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
-    pages = np.arange(_IMAGE_BASE, _IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
+    pages = np.arange(IMAGE_BASE, _IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
     mapped = np.flatnonzero(kernel.frames(pages) >= 0)
     return int(pages[mapped[0]]) if len(mapped) else 0
 
@@ -244,7 +242,7 @@ class TopTableSearch:
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
         if len(rows):
-            self._parts.append((frames[rows], last[rows] & ~np.uint64(_TOUCHED)))
+            self._parts.append((frames[rows], last[rows] & ~np.uint64(TOUCHED)))
 
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
         """Of tables with one last entry: that entry, how many they are, the best one, its score.
@@ -338,7 +336,7 @@ def _by_text_and_tables(
             lost = _without_tables(memory, info, paging)
             if lost is None or info.line_count < _FEW_LINES:
                 continue
-            first = (lost.start - _IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+            first = (lost.start - IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
             for entry, count, best, _ in tables.groups(memory):
                 frame = (entry & ADDRESS) // PAGE_SIZE
                 is_lost = not is_held(memory, np.array([frame]))[0]

@@ -25,6 +25,7 @@ from memory_visualizer.linux.offsets import (
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather
 from memory_visualizer.paging import SHARED, USER, PhysicalMemory, is_held, walk
+from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.process import Process, unnamed
@@ -37,8 +38,6 @@ _ENDED = 0x30
 _FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
 _MOST_THREADS = 64
 """Ended ones that may stand in a list before one that has memory."""
-_TOUCHED = 0x60
-"""Bits of a table's entry by which the processor notes that it was used."""
 _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN, and WQ_NAME_LEN."""
 _MAX_NAME = 64
@@ -135,16 +134,14 @@ def most_tasks(memory: PhysicalMemory) -> int:
 
 def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     """Address spaces by the kernel's half that all of them share, of tables that are in use."""
-    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
+    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(TOUCHED)
     half = found.paging.entries // 2
-    shared = half + np.flatnonzero(own[half:])
 
     def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
-        rows = np.flatnonzero((words[:, -1] & ~np.uint64(_TOUCHED) == own[-1]) & (own[-1] != 0))
+        rows = np.flatnonzero((words[:, -1] & ~np.uint64(TOUCHED) == own[-1]) & (own[-1] != 0))
         tables = words[rows]
-        same = tables[:, shared] & ~np.uint64(_TOUCHED) == own[shared]
         # The second table under page-table isolation has but a few of these entries.
-        alike = np.count_nonzero(same, axis=1) * 2 >= len(shared)
+        alike = share_entries(tables[:, half:], own[half:])
         # Tables by which the kernel maps memory to itself, as when it starts a processor, have a
         # lower half, too, but none of it is for user mode.
         used = (tables[:, :half] & np.uint64(USER) != 0).any(axis=1)
@@ -553,13 +550,12 @@ def are_tops(
     All of these share the kernel's half, but for a few entries (of LDTs, and those that old
     kernels fill in on demand), and none lies in a page that is in other use.
     """
-    own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(_TOUCHED)
-    shared = found.paging.entries // 2 + np.flatnonzero(own[found.paging.entries // 2 :])
+    half = found.paging.entries // 2
+    own = found.memory.read_frames(np.array([found.top]))[0, half:]
     alike = np.zeros(len(frames), bool)
     for start in range(0, len(frames), _TABLES_AT_ONCE):
         part = slice(start, start + _TABLES_AT_ONCE)
-        tables = found.memory.read_frames(frames[part])[:, shared] & ~np.uint64(_TOUCHED)
-        alike[part] = np.count_nonzero(tables == own[shared], axis=1) * 2 >= len(shared)
+        alike[part] = share_entries(found.memory.read_frames(frames[part])[:, half:], own)
     if survey:
         alike &= ~survey.no_tables[frames]
     return alike

@@ -26,19 +26,18 @@ from memory_visualizer.paging import (
     is_held,
     read_tables,
 )
+from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED, share_entries
 
 PAGING = as_processor_has_it(X64)
 """The way of paging that is looked for."""
 
 _HALF = 256
-_MOST_ENTRIES = 192
-"""In each half of a top-level table; the tools that know real ones demand 64 that are empty."""
-_TOUCHED = 0x60
-"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
 _MAX_CANDIDATES = 1 << 14
 _FRAMES_OF_SPACE = 64
 """An address space takes some 20 frames at least; and some more beside those of small machines:"""
 _SPACES_OF_SMALL = 512
+_CUT = 4
+"""So many times as much memory a machine may have as a dump holds, if that was cut."""
 _TABLES_AT_ONCE = 128
 _LEAST_SPACES = 2
 _MOST_GROUPS = 4
@@ -70,14 +69,14 @@ class SpaceSearch:
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
-        self._limit = np.uint64(dump.frame_count << 12)
+        self._limit = np.uint64(_CUT * dump.frame_count << 12)
         self._found: list[NDArray[np.int64]] = []
 
     def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at frames, with their contents."""
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         used = np.bitwise_count(bits).sum(axis=1)
-        rows = np.flatnonzero((used > 0) & (used <= _MOST_ENTRIES))
+        rows = np.flatnonzero((used > 0) & (used <= MOST_ENTRIES))
         for start in range(0, len(rows), _TABLES_AT_ONCE):
             part = rows[start : start + _TABLES_AT_ONCE]
             chosen = words[part]
@@ -88,7 +87,7 @@ class SpaceSearch:
             odd = used_now - np.count_nonzero(leads, axis=1)
             # A bit that was flipped is no reason to lose an address space.
             sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
-            sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= _MOST_ENTRIES
+            sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
 
@@ -133,7 +132,14 @@ def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | 
     }
     for key in sorted(weights, key=lambda key: -weights[key])[:_MOST_GROUPS]:
         below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
-        if _lead_to_tables(dump, ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)):
+        named = ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+        if not is_held(dump, named).any():
+            # A dump that was cut: what the processes have of their own may be left.
+            members = np.array(groups[key][:_TABLES_AT_ONCE], np.int64)
+            target, is_page = read_tables(dump, PAGING, 0, members)
+            own = target[:, :_HALF]
+            named = own[(own >= 0) & ~is_page[:, :_HALF]]
+        if _lead_to_tables(dump, named):
             return halves[key]
     return None
 
@@ -143,7 +149,7 @@ def _kernel_halves(frames: NDArray[np.int64], tables: Words) -> Words:
 
     The address of an entry says nothing where the entry is not present.
     """
-    upper: Words = tables[:, _HALF:] & ~np.uint64(_TOUCHED)
+    upper: Words = tables[:, _HALF:] & ~np.uint64(TOUCHED)
     own = (upper & np.uint64(ADDRESS)) >> np.uint64(12) == frames[:, None].astype(np.uint64)
     upper[own] = 0
     return upper
@@ -158,9 +164,9 @@ def _agreeing(
     done = 0
     for part, tables in _in_parts(dump, frames):
         halves = _kernel_halves(part, tables)
-        alike = np.count_nonzero((halves == kernel) & used, axis=1)
-        either = np.count_nonzero((halves != 0) | used, axis=1)
-        agrees[done : done + len(part)] = (2 * alike >= either) & (alike > 0)
+        own = np.count_nonzero((halves != 0) & ~used, axis=1)
+        alike = share_entries(halves, kernel) & (own <= np.count_nonzero(used))
+        agrees[done : done + len(part)] = alike
         done += len(part)
     return agrees
 

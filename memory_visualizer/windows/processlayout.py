@@ -153,6 +153,11 @@ def are_pids(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return plausible
 
 
+def is_pid(number: int) -> bool:
+    """Whether Windows gives such pids."""
+    return 0 < number < MAX_PID and number % 4 == 0
+
+
 def _distinct(values: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many different values each column has among the chosen ones."""
     count = np.zeros(values.shape[1], np.int64)

@@ -10,6 +10,7 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import (
     Losses,
     Mappings,
+    PhysicalMemory,
     merge_alike,
     merge_kernel,
     most_spaces,
@@ -19,8 +20,10 @@ from memory_visualizer.paging import (
 from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
 from memory_visualizer.snapshot.process import Process, unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.windows.flippedbits import MendedEntries
 from memory_visualizer.windows.kernelmemory import kernel_memory
 from memory_visualizer.windows.processes import FoundProcesses, find_processes
+from memory_visualizer.windows.processlayout import SYSTEM_PID
 from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_shared_data
 
@@ -30,8 +33,6 @@ _FRAMES_AT_ONCE = 256
 _MOST_EARLY_TABLES = 128
 """So many top-level tables may lie there; more are made to waste time."""
 _SYSTEM_WEIGHT = 3
-_SYSTEM_PID = 4
-"""Of Windows' System process."""
 
 
 def understand(
@@ -52,14 +53,19 @@ def understand(
         losses.tables += len(found.tops) - len(tops)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
         found = replace(found, tops=tops)
-    mappings = _mappings_of(dump, found, processes, losses, rest)
+    used = [process.space for process in processes if process.space is not None]
+    memory = MendedEntries(dump, found.paging, found.tops[used])
+    mappings = _mappings_of(memory, found, processes, losses, rest)
     system = _system_process(processes)
     snapshot = of_mappings(
         dump,
         zero,
         mappings,
         rest=rest,
-        remarks=(*found.remarks, *who.remarks, *walk_remarks(dump, mappings, losses, rest)),
+        remarks=(
+            *(*found.remarks, *who.remarks, *memory.remarks),
+            *walk_remarks(dump, mappings, losses, rest),
+        ),
         kernel_dtb=system.dtb if system else None,
         system=shared_data.system,
         time=shared_data.time,
@@ -74,7 +80,7 @@ def _system_process(processes: Sequence[Process]) -> Process | None:
     """Windows' System process, by most of what is known of it: pid, name, and no parent."""
 
     def weight(process: Process) -> int:
-        is_system = (process.pid == _SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
+        is_system = (process.pid == SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
         return is_system + (process.is_listed and process.space is not None)
 
     best = max(processes, key=weight, default=None)
@@ -82,7 +88,7 @@ def _system_process(processes: Sequence[Process]) -> Process | None:
 
 
 def _mappings_of(
-    dump: Dump,
+    memory: PhysicalMemory,
     found: TopLevels,
     processes: tuple[Process, ...],
     losses: Losses,
@@ -99,8 +105,8 @@ def _mappings_of(
                 tops.append(found.others[process.shadow])
                 owners.append(index)
                 has_shadows = True
-    walked = walk(dump, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
-    mappings = without_contradicted(rest.without(walked), dump.frame_count, losses)
+    walked = walk(memory, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    mappings = without_contradicted(rest.without(walked), memory.frame_count, losses)
     # With shadows both tables of a process lead to its pages.
     return (merge_alike if has_shadows else merge_kernel)(mappings)
 

@@ -27,6 +27,7 @@ from memory_visualizer.paging import (
     most_spaces,
     translate,
 )
+from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
 from memory_visualizer.snapshot.system import System
 
 _X64 = as_windows_has_it(X64)
@@ -34,8 +35,8 @@ _X64 = as_windows_has_it(X64)
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
 """Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
 
-_SHARED_DATA_OF_USERS = 0x7FFE0000
-"""Where each process sees it, by tables of its own; its second table for user mode, too."""
+USER_SHARED_DATA = 0x7FFE0000
+"""Where each process with a user half sees it, by tables of its own; its second one, too."""
 
 _MAJOR_VERSIONS, _MINOR_VERSIONS = range(5, 16), 16
 """Windows is 5.0 to 10.0 by its own counting; a few more are to come."""
@@ -219,8 +220,6 @@ _MOST_ASKED = 1 << 7
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
 """A boot has at least this part of the tables that the largest has; fewer are odd ones."""
-_TOUCHED = 0x60
-"""The bits by which the processor notes that an entry was used (SDM 4.8)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +270,7 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
     # The tables by which the kernel sees it, which all processes of a boot share, may be damaged.
     rest = np.flatnonzero(unknown)
     known = set(pages)
-    places, pages = _seen(memory, paging, tops[rest], _SHARED_DATA_OF_USERS)
+    places, pages = _seen(memory, paging, tops[rest], USER_SHARED_DATA)
     for place, page in pages.items():
         rows = np.zeros(len(tops), bool)
         rows[rest[places == place]] = place not in known
@@ -302,7 +301,7 @@ def _seen(
     return frames, {place: page for place, page in pages.items() if page.is_believable}
 
 
-_VIEWS = (None, _SHARED_DATA_OF_USERS)
+_VIEWS = (None, USER_SHARED_DATA)
 """The addresses of KUSER_SHARED_DATA: the kernel's, and the user's."""
 
 
@@ -325,16 +324,15 @@ def share_kernel(
     entries = paging.decode(memory.read_frames(last[rows]))
     if paging.top_frames == 1:
         entries = entries[:, paging.entries // 2 :]
-    entries = entries & ~np.uint64(_TOUCHED)
+    entries = entries & ~np.uint64(TOUCHED)
     entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
     some = np.flatnonzero(chosen)
     some = some[:: -(-len(some) // _MOST_ASKED) or 1]
-    common, count = _most_common(entries[some])
+    common, count = most_common(entries[some])
     # What a single one has is its own, and what a few have tells little.
     fewest = max(2, len(some) // 4)
     weight = np.where(count >= fewest, count, 0)
-    agrees = (entries == common) @ weight
-    kin[rows] = 2 * agrees > weight.sum()
+    kin[rows] = share_entries(entries, common, weight)
     return kin
 
 
@@ -345,7 +343,7 @@ def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np
     return own
 
 
-def _most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """For each column the value but zero that comes most often, and how often."""
     if not len(entries):
         return np.zeros(entries.shape[1], np.uint64), np.zeros(entries.shape[1], np.int64)

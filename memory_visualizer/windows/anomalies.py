@@ -1,0 +1,205 @@
+"""What is said of each process, what is odd about it, and of all of them together."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.windows.processjudge import Judged
+from memory_visualizer.windows.processlayout import SYSTEM_PID, is_pid, kernel_space
+from memory_visualizer.windows.processobject import Object, is_time
+from memory_visualizer.windows.toplevels import LATEST, time_of, timestamp_of
+
+_MOST_NAMED = 8
+"""So many are named in one remark."""
+
+
+def put_together(
+    judged: Judged, nameless: list[Process], left_out: int, time: datetime | None
+) -> tuple[tuple[Process, ...], tuple[Process, ...], tuple[str, ...]]:
+    """The processes with what is odd about each, copies, and remarks on all of them."""
+    now = None if time is None else timestamp_of(time)
+    late = [one for one in judged.processes if now and one.created and now < one.created < LATEST]
+    if 2 * len(late) > len(judged.processes):
+        now, late = None, late  # then it is the clock that is wrong
+    processes = [_process(judged, one, now) for one in judged.processes]
+    copies = [_process(judged, one, now) for one in judged.copies]
+    remarks = _remarks(judged, left_out)
+    if late and now is None:
+        remarks.append(
+            f"{len(late):,} of {len(processes):,} processes were created after the time that the"
+            " system's clock shows: it is not believed"
+        )
+    everyone = sorted(
+        (*_with_doubles(judged, processes), *nameless),
+        key=lambda process: (process.pid, process.eprocess),
+    )
+    return tuple(everyone), tuple(copies), tuple(remarks)
+
+
+def _process(judged: Judged, one: Object, now: int | None) -> Process:
+    owner = None if one.space is None else judged.owners[one.space]
+    second = None if one.space is None else judged.seconds.get(one.space)
+    is_listed = judged.is_listed(one)
+    phase = _phase(judged, one, is_listed)
+    has_ended = one.has_ended and not (phase == "ending" and not one.is_signalled)
+    process = Process(
+        pid=one.pid,
+        ppid=one.ppid,
+        name=one.name.decode("utf-8", "backslashreplace"),
+        dtb=one.dtb,
+        eprocess=one.address,
+        created=time_of(one.created or 0),
+        exited=time_of(one.exited or 0),
+        is_alive=not has_ended,
+        is_listed=is_listed,
+        space=one.space if one in (owner, second) else None,
+        shadow=one.shadow,
+    )
+    odd = [*filter(None, [phase]), *_oddities(judged, one, is_listed, phase, now)]
+    if one not in (owner, second) and not has_ended:
+        odd.append(f"base also of {owner.address:#x}" if owner else "base leads to no table")
+    return replace(process, anomalies=tuple(odd))
+
+
+def _phase(judged: Judged, one: Object, is_listed: bool) -> str:
+    """Whether it is being made or deleted when the dump is taken; nothing where it is neither.
+
+    What is made has no links yet, and lacks threads or other things that all processes have; what
+    is deleted has no links any more, or its end is noted but not yet announced.
+    """
+    is_out = not is_listed and judged.own_links(one) == (0, 0)
+    if one.has_exit_time and not one.is_signalled and one.has_ended_by_status is not False:
+        return "ending"
+    if one.has_ended:
+        return "ending" if is_out else ""
+    if not is_out:
+        return ""
+    return "starting" if one.has_threads is False or one.lacks_signs else ""
+
+
+def _oddities(
+    judged: Judged, one: Object, is_listed: bool, phase: str, now: int | None
+) -> Iterator[str]:
+    """Words of process.ANOMALIES that fit an object by itself."""
+    if not one.is_header_sound:
+        yield "header altered"
+    if judged.are_links_wrong(one) and not phase:
+        yield "links lead nowhere"
+    if not one.is_pid_sound:
+        yield "pid not plausible"
+    if one.thread_pid not in (None, one.pid):
+        yield "threads tell another pid"
+    if not one.is_name_sound:
+        yield "name not printable"
+    if one.ppid and (not is_pid(one.ppid) or one.ppid == one.pid):
+        yield "parent unknown"
+    yield from _odd_times(one, phase, now)
+    if not one.is_whole:
+        yield "not whole"
+    if one.address < kernel_space(judged.objects.layout.bits):
+        yield "object not mapped"
+
+
+def _odd_times(one: Object, phase: str, now: int | None) -> Iterator[str]:
+    """Words on when it began and ended, as far as it is known where objects say so."""
+    may_be_zero = one.pid == SYSTEM_PID or phase == "starting"
+    if one.created is not None:
+        if not is_time(one.created) and not (one.created == 0 and may_be_zero):
+            yield "creation time not plausible"
+        elif now is not None and one.created > now:
+            yield "created in the future"
+    if one.exited and not one.has_exit_time:
+        yield "exit time not plausible"
+    if phase != "ending" and len(set(one.told)) > 1:
+        yield "end in doubt"
+
+
+def _with_doubles(judged: Judged, processes: list[Process]) -> Iterator[Process]:
+    """Say of whom else a pid is: of each pid the process that its own thread speaks for has it."""
+    by_pid = defaultdict(list)
+    for one, process in zip(judged.processes, processes, strict=True):
+        by_pid[one.pid].append((one.thread_pid not in (None, one.pid), process))
+    for same in by_pid.values():
+        right = [process for is_wrong, process in same if not is_wrong] or [same[0][1]]
+        for _, process in same:
+            word = f"pid also of {right[0].eprocess:#x}"
+            is_doubtful = not any(process is one for one in right)
+            yield replace(process, anomalies=(*process.anomalies, word)) if is_doubtful else process
+
+
+def _undecided(judged: Judged) -> Iterator[str]:
+    """Sentences on what two processes claim with equal right."""
+    for space, second in judged.seconds.items():
+        owner = judged.owners[space or 0]
+        yield f"{_title(owner)} and {_title(second)} name the same page tables"
+    by_pid = defaultdict(list)
+    for one in judged.processes:
+        if one.is_pid_sound and one.thread_pid in (None, one.pid):
+            by_pid[one.pid].append(one)
+    for pid, same in sorted(by_pid.items()):
+        if len(same) > 1:
+            places = ", ".join(f"{one.address:#x}" for one in same[:_MOST_NAMED])
+            yield f"{len(same):,} processes have the pid {pid}: their objects lie at {places}"
+
+
+def _remarks(judged: Judged, left_out: int) -> list[str]:
+    """What could not be known of all processes together."""
+    remarks = []
+    active = judged.objects.list
+    if not judged.is_list_known and len(judged.processes) > 1:
+        remarks.append(
+            "the list of active processes was not found: nobody is said to be missing in it"
+        )
+    elif active.gaps:
+        places = [
+            " and ".join(
+                filter(
+                    None, (_named(judged, side, at) for side, at in zip(_SIDES, gap, strict=True))
+                )
+            )
+            for gap in active.gaps
+        ]
+        some = "; ".join(places[:_MOST_NAMED])
+        more = f"; {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
+        count = "one place" if len(places) == 1 else f"{len(places):,} places"
+        remarks.append(f"the list of active processes is broken at {count}: {some}{more}")
+    remarks += _shortened(list(_undecided(judged)))
+    if active.left_out:
+        remarks.append(
+            f"{counted(active.left_out, 'link')} between processes"
+            f" {'was' if active.left_out == 1 else 'were'} not followed: there are more than any"
+            " machine has"
+        )
+    if left_out:
+        remarks.append(
+            f"{counted(left_out, 'place')} that may be of a process"
+            f" {'was' if left_out == 1 else 'were'} not looked at: there are more than any machine"
+            " has"
+        )
+    return remarks
+
+
+def _shortened(sentences: list[str]) -> list[str]:
+    """The first of many sentences, and how many more there are."""
+    more = len(sentences) - _MOST_NAMED
+    return sentences[:_MOST_NAMED] + ([f"{more:,} more of this kind"] if more > 0 else [])
+
+
+def _title(one: Object) -> str:
+    return f"{one.name.decode('utf-8', 'backslashreplace')} ({one.pid})"
+
+
+_SIDES = ("behind", "before")
+
+
+def _named(judged: Judged, side: str, entry: int) -> str:
+    """A place in the list, by the process there."""
+    one = judged.objects.found.get(entry)
+    if not entry:
+        return ""
+    if one is None:
+        return f"{side} {entry:#x}"
+    return f"{side} {_title(one)}"

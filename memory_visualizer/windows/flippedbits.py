@@ -1,0 +1,78 @@
+"""Entries of top-level tables in which a bit was flipped, by what all other tables have there.
+
+All address spaces have the kernel's entries in common. Where one table's differs from that of
+nearly all others in a bit or two, it leads to what is no table of the kernel, and that would be
+painted as the kernel's.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import distinct
+from memory_visualizer.paging import ADDRESS, PRESENT, Paging, PhysicalMemory, is_held
+from memory_visualizer.paging.kernelhalf import TOUCHED
+from memory_visualizer.printable import counted
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.windows.toplevels import most_common
+
+_MOST_BITS = 2
+_ODD_SHARE = 10
+"""One in so many tables may have another entry than all others, and one in any case."""
+_FEWEST = 4
+_MOST_TABLES = 1 << 10
+
+
+class MendedEntries:
+    """Memory in which such entries are as all others have them."""
+
+    def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
+        """`tops` as for walk."""
+        self._memory = memory
+        self.frame_count, self.held = memory.frame_count, memory.held
+        self._width = PAGE_SIZE // paging.entries
+        self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        """Index and value of entries, by the frames of their tables."""
+        frames = distinct(tops[is_held(memory, tops[:, -1]), -1])[:_MOST_TABLES]
+        if len(frames) < _FEWEST:
+            return
+        entries = paging.decode(memory.read_frames(frames)) & ~np.uint64(TOUCHED)
+        half = paging.entries // 2 if paging.top_frames == 1 else 0
+        entries = entries[:, half:]
+        # The entry by which a table names itself is another in each, but for what is mixed in here.
+        own = frames.astype(np.uint64)[:, None] * np.uint64(PAGE_SIZE)
+        names = np.count_nonzero(entries & np.uint64(ADDRESS) == own, axis=0)
+        index = np.flatnonzero(2 * names > len(frames))
+        entries[:, index] ^= own
+        common, count = most_common(entries)
+        most = len(frames) - max(1, len(frames) // _ODD_SHARE)
+        bits = np.bitwise_count(entries ^ common)
+        odd = (bits > 0) & (bits <= _MOST_BITS) & (count >= most)
+        odd &= common & np.uint64(PRESENT) != 0
+        for row, column in np.argwhere(odd).tolist():
+            mixed = int(own[row, 0]) if column in index else 0
+            value = int(common[column]) ^ mixed
+            self._mended[int(frames[row])].append((half + column, value))
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence on how many there are."""
+        count = sum(map(len, self._mended.values()))
+        if not count:
+            return []
+        return [
+            f"{counted(count, 'entry', 'entries')} of top-level page tables"
+            f" {'differs' if count == 1 else 'differ'} by a bit or two from what nearly all others"
+            " have there, and was read as theirs"
+        ]
+
+    def read_frames(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """As in PhysicalMemory."""
+        words = self._memory.read_frames(frames)
+        if self._mended:
+            entries = words.view(f"<u{self._width}")
+            for row in np.flatnonzero(np.isin(frames, list(self._mended))).tolist():
+                for index, value in self._mended[int(frames[row])]:
+                    entries[row, index] = value
+        return words

@@ -1,0 +1,250 @@
+"""Which objects are processes, and which are copies or only look like one.
+
+The list of active processes is one witness; header, base, pool block, and pid with name are others.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging import most_spaces
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.processlayout import (
+    Layout,
+    are_pids,
+    have_pool_tag,
+    is_pid,
+    numbers_at,
+    with_fields,
+    with_shadow,
+)
+from memory_visualizer.windows.processlist import ActiveList, Links, find_list
+from memory_visualizer.windows.processobject import Object, ObjectReader
+from memory_visualizer.windows.processsearch import (
+    BASE_NUMBER,
+    PROCESS_OBJECT,
+    TABLE_BASE,
+    TableBases,
+    is_in,
+)
+
+_LIST_FACTOR = 2
+"""So many entries of the list, for each process that there may be: some have ended."""
+_RIGHTS = 7
+"""How many of the reasons to be the owner of an address space are more than a custom."""
+_FEW_CLUES = 2
+"""So many of four clues are worth to follow an object's links."""
+_SURE_CLUES = 3
+"""So many of four clues make an object a process for sure."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """All objects that may be processes, and the list that they are in."""
+
+    layout: Layout
+    list: ActiveList
+    found: dict[int, Object]
+    """By the address of their links."""
+    links: dict[int, tuple[int, int]]
+
+    @classmethod
+    def read(
+        cls,
+        kernel: KernelMemory,
+        layout: Layout,
+        seeds: NDArray[np.uint64],
+        bases: TableBases,
+        shadows: dict[int, int],
+        in_use: set[int],
+    ) -> "Objects":
+        """Follow the links of the seeds, and read all objects that are found."""
+        offset, width = layout.links, layout.width
+        links = Links(kernel, width, _LIST_FACTOR * most_spaces(kernel.memory))
+
+        entries = seeds + np.uint64(offset)
+        looks = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES
+        known: dict[int, bool] = dict(zip(entries.tolist(), looks.tolist(), strict=True))
+
+        def is_process(entry: int) -> bool:
+            if entry not in known:
+                known[entry] = _looks_like_process(kernel, layout, entry - offset, bases)
+            return known[entry]
+
+        links.follow(entries, is_process)
+        active = find_list(links, is_process, ())
+        everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
+        everything = everything - np.uint64(offset)
+        linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
+        is_voter = np.isin(everything, linked)
+        is_voter |= _clues(kernel, layout, everything, bases) >= _SURE_CLUES
+        voters = everything[is_voter] if np.count_nonzero(is_voter) > 1 else seeds
+        layout = with_fields(layout, kernel, voters)
+        if shadows:
+            layout = with_shadow(layout, kernel, voters, shadows)
+        rows = ObjectReader(kernel, layout, bases, shadows, in_use).read(everything)
+        found = {one.address + offset: one for one in _each_once(rows, active.main, offset)}
+        credible = _credible(found, active)
+        return cls(layout, find_list(links, is_process, credible), found, links.of)
+
+
+def _credible(found: dict[int, Object], active: ActiveList) -> set[int]:
+    """Links of objects that surely are processes: of those with one base only the best of them.
+
+    A copy's threads, unlike the original's, do not lead back to it.
+    """
+    best: dict[int, int] = {}
+    credible = set()
+    for entry, one in sorted(
+        found.items(),
+        key=lambda row: (
+            row[1].has_threads is not True,
+            row[0] not in active.proven,
+            -row[1].clues,
+            row[0] not in active.main,
+            row[0],
+        ),
+    ):
+        if one.clues < _SURE_CLUES:
+            continue
+        if one.space is None:
+            credible.add(entry)
+        else:
+            best.setdefault(one.space, entry)
+    return credible | set(best.values())
+
+
+def _clues(
+    kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: TableBases
+) -> NDArray[np.int8]:
+    """How many of four clues each object has: header, base, pool block, pid."""
+    bits, width = layout.bits, layout.width
+    bases.learn(numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER))
+    clues: NDArray[np.int8] = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
+    base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
+    clues += is_in(base, bases.known)
+    clues += have_pool_tag(kernel, objects, layout.tags)
+    clues += are_pids(numbers_at(kernel, objects, layout.pid, width))
+    return clues
+
+
+def _looks_like_process(
+    kernel: KernelMemory, layout: Layout, address: int, bases: TableBases
+) -> bool:
+    """Whether _clues of one object are enough to follow its links; faster for a single one."""
+    address %= 2**64
+    if address % (2 * layout.width):  # as allocations of the pool are
+        return False
+    clues = int(kernel.number(address, 1) == PROCESS_OBJECT)
+    clues += kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases
+    clues += is_pid(kernel.number(address + layout.pid, layout.width))
+    if clues == _FEW_CLUES - 1:
+        objects = np.array([address], np.uint64)
+        clues += bool(have_pool_tag(kernel, objects, layout.tags)[0])
+    return clues >= _FEW_CLUES
+
+
+def _each_once(objects: Iterable[Object], main: set[int], links: int) -> list[Object]:
+    """Each object once, however many addresses lead to it: by that which the list has."""
+    by_place: dict[int, Object] = {}
+    for one in objects:
+        known = by_place.get(one.physical)
+        if known is None or (one.address + links in main and known.address + links not in main):
+            by_place[one.physical] = one
+    return list(by_place.values())
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which objects are processes, and which only look like one."""
+
+    objects: Objects
+    processes: list[Object]
+    copies: list[Object]
+    owners: dict[int, Object]
+    """Of each address space that any object leads to, by its index, the one that has it."""
+    seconds: dict[int | None, Object]
+    """Of address spaces that two processes in the list claim with equal right, the other one."""
+    is_list_known: bool
+    """Whether most processes are in a list at all; else nobody is missed there."""
+
+    def is_listed(self, one: Object) -> bool:
+        """Whether the list has it, or there is none that could."""
+        return not self.is_list_known or self._entry(one) in self.objects.list.main
+
+    def _entry(self, one: Object) -> int:
+        return one.address + self.objects.layout.links
+
+    def own_links(self, one: Object) -> tuple[int, int]:
+        """Where its links lead."""
+        return self.objects.links.get(self._entry(one), (0, 0))
+
+    def are_links_wrong(self, one: Object) -> bool:
+        """Whether its links do not lead where they should: to what is there, and leads back."""
+        entry = self._entry(one)
+        if entry in self.objects.list.wrong or 0 in self.own_links(one):
+            return True
+        if entry in self.objects.list.main:
+            return False
+        return any(target not in self.objects.links for target in self.own_links(one))
+
+
+def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
+    """Tell processes from copies of them, and from what only looks like one.
+
+    `fits` says whether the two tables that an object names are of one process.
+
+    An object that is in no list and leads to no tables is a process if its own links or threads
+    lead back to it, as those of copies do not, and it has not ended.
+    """
+    main, offset = objects.list.main, objects.layout.links
+    listed, others = [], []
+    for entry, one in objects.found.items():
+        if entry in main and one.clues >= 2:
+            listed.append(one)
+        elif entry not in main and one.clues >= _SURE_CLUES:
+            others.append(one)
+    is_list_known = len(listed) > 1 and 3 * len(listed) >= len(others)
+
+    claims = Counter(one.space for one in (*listed, *others))
+
+    def rank(one: Object) -> tuple[bool, bool, bool, bool, int, bool, bool, int, int]:
+        """The smallest is the best owner of an address space."""
+        entry = one.address + offset
+        return (
+            entry not in main,
+            one.pid == 0,
+            entry not in objects.list.proven,
+            one.has_threads is False,
+            -one.clues,
+            one.has_ended,
+            claims[one.space] > 1 and not fits(one),
+            one.created or 0,
+            one.address,
+        )
+
+    owners: dict[int, Object] = {}
+    for one in sorted((*listed, *others), key=rank):
+        if one.space is not None:
+            owners.setdefault(one.space, one)
+    seconds: dict[int | None, Object] = {}
+    for one in sorted(listed, key=rank):
+        first = owners[one.space] if one.space is not None else one
+        if one is not first and rank(one)[:_RIGHTS] == rank(first)[:_RIGHTS]:
+            seconds.setdefault(first.space, one)
+    processes, copies = [*listed], []
+    pids = {one.pid for one in listed}
+    for one in others:
+        owner = None if one.space is None else owners[one.space]
+        if one.pid == 0 and owner is not one:
+            continue  # Idle has the tables of System, and is no process
+        is_original = one.address + offset in objects.list.proven or one.has_threads is True
+        lacks_tables = owner is None and is_original and not one.has_ended
+        if owner is one or (lacks_tables and one.pid not in pids):
+            processes.append(one)
+        else:
+            copies.append(one)
+    return Judged(objects, processes, copies, owners, seconds, is_list_known)
