@@ -9,13 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.paging import (
-    Paging,
-    PhysicalMemory,
-    frames_behind,
-    is_held,
-    read_tables,
-)
+from memory_visualizer.paging.memory import PhysicalMemory, is_held
+from memory_visualizer.paging.software import Paging
+from memory_visualizer.paging.tables import read_tables
+from memory_visualizer.paging.translate import frames_behind
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
