@@ -82,6 +82,8 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
     """Join the adjacent ones of some ascending stretches of frames; as `Dump.runs`."""
+    if not len(first):
+        return np.empty((0, 2), np.int64)
     begins = np.concatenate(([True], first[1:] != (first + count)[:-1]))
     starts = np.flatnonzero(begins)
     return np.stack((first[starts], np.add.reduceat(count, starts)), axis=1)

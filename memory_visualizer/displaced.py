@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct, merge_runs
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
-from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
+from memory_visualizer.linux.machine import Machine, machines
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
     ADDRESS,
@@ -32,14 +33,13 @@ from memory_visualizer.paging import (
     X86,
     Paging,
     are_tables,
-    as_linux_has_it,
     as_windows_has_it,
-    frames_behind,
     is_held,
     most_tables,
     read_tables,
 )
 from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED
+from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import share_kernel
@@ -90,8 +90,11 @@ class Piece:
 class MendedDump(Dump):
     """A dump whose pieces have been put where they belong."""
 
-    def __init__(self, dump: Dump, pieces: Sequence[Piece]) -> None:
-        """`pieces` ascend, and so do their shifts; the first one begins with the file."""
+    def __init__(self, dump: Dump, pieces: Sequence[Piece], remark: str = "") -> None:
+        """`pieces` ascend, and so do their shifts; the first one begins with the file.
+
+        `remark` says so, where it is another than that holes were left out.
+        """
         self._dump = dump
         self._first = np.array([piece.first for piece in pieces], np.int64)
         self._shift = np.array([piece.shift for piece in pieces], np.int64)
@@ -100,7 +103,7 @@ class MendedDump(Dump):
         some = end > start
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
         moved = ", ".join(str(piece) for piece in pieces if piece.shift)
-        remark = (
+        remark = remark or (
             "the file does not hold its memory where it belongs, as where holes were left out; its"
             f" page tables tell by how many pages it was to be moved: {moved}"
         )
@@ -266,6 +269,42 @@ class DisplacedSearch:
         return best
 
 
+def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump | None:
+    """The dump with all of its memory where a kernel says that memory begins, which is not at 0.
+
+    So it is on most machines of 64-bit ARM. The kernel's own page tables have to make sense there.
+    """
+    for info in texts:
+        for machine in machines(info):
+            table = info.symbol("swapper_pg_dir")
+            if machine.has_own_half or not table:
+                continue
+            for begin in _begins(dump, info, machine):
+                remark = (
+                    "a raw file says nothing of addresses: by its kernel's word its memory begins"
+                    f" at {begin:#x}"
+                )
+                moved = MendedDump(dump, [Piece(0, begin // PAGE_SIZE)], remark)
+                if _is_in_place(moved, machine, table):
+                    return moved
+    return None
+
+
+def _begins(dump: Dump, info: VmcoreInfo, machine: Machine) -> Iterator[int]:
+    """Physical addresses with which memory may begin: as told, and by where the kernel's names are.
+
+    What is told may be a round address before it.
+    """
+    told = info.number("PHYS_OFFSET")
+    if told is not None and 0 < (begin := told % (1 << 48)) < _FAR * PAGE_SIZE:
+        yield begin // PAGE_SIZE * PAGE_SIZE
+    names = info.symbol("init_uts_ns")
+    for place in _places_of_names(dump, info.release.encode("latin-1")) if names else ():
+        begin = machine.physical(names or 0) + (info.offset("uts_namespace.name") or 0) - place
+        if 0 < begin < _FAR * PAGE_SIZE and not begin % PAGE_SIZE:
+            yield begin
+
+
 def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> list[Piece]:
     """The pieces by a Linux kernel's word of where it lies, and by the tables of its processes.
 
@@ -273,9 +312,9 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     one piece. BadInputError where they were moved by no whole number of pages, as in ranges of
     memory one after the other of which one ended within a page.
     """
-    if not info.symbol("swapper_pg_dir"):
+    if not info.symbol("swapper_pg_dir") or not all(one.has_own_half for one in machines(info)):
         return []
-    paging, top = _paging_of(info), _own_top(info)
+    paging, top = machines(info)[0].kernel, _own_top(info)
     shift = 0
     if not is_linux_in_place(dump, info):
         moved = _bytes_moved(dump, info)
@@ -299,20 +338,19 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
 
 def is_linux_in_place(dump: Dump, info: VmcoreInfo) -> bool:
     """Whether a Linux kernel's own top-level table is where it says, and leads to itself."""
-    table, top = info.symbol("swapper_pg_dir") or 0, np.array([_own_top(info)])
-    found = frames_behind(dump, _paging_of(info), top, np.array([table], np.uint64))
-    return bool(found[0] == top[0])
+    table = info.symbol("swapper_pg_dir") or 0
+    return any(_is_in_place(dump, machine, table) for machine in machines(info))
 
 
-def _paging_of(info: VmcoreInfo) -> Paging:
-    paging = X64_5_LEVELS if info.number("pgtable_l5_enabled") else X64
-    return as_linux_has_it(paging, info.number("sme_mask") or 0)
+def _is_in_place(dump: Dump, machine: Machine, table: int) -> bool:
+    """Whether the kernel's own top-level table is where one machine has it, by itself."""
+    frame = machine.physical(table) // PAGE_SIZE
+    return VirtualMemory(dump, machine.kernel, frame).frame(table) == frame
 
 
 def _own_top(info: VmcoreInfo) -> int:
     """The frame of the kernel's own top-level table, by its word."""
-    table, base = info.symbol("swapper_pg_dir") or 0, info.number("phys_base") or 0
-    return (table + base - IMAGE_BASE) // PAGE_SIZE
+    return machines(info)[0].physical(info.symbol("swapper_pg_dir") or 0) // PAGE_SIZE
 
 
 def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
@@ -323,9 +361,9 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
     names = info.symbol("init_uts_ns")
     if not names:
         return []
-    base = (info.number("phys_base") or 0) - IMAGE_BASE
+    physical = machines(info)[0].physical(names)
     moved = {
-        names + base + count - place
+        physical + count - place
         for place in _places_of_names(dump, info.release.encode("latin-1"))
         for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
     }

@@ -45,6 +45,8 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
     if linux := _as_linux(dump, zeros.zero, texts.found(dump), progress):
         return linux
+    if linux := _as_linux_from_elsewhere(dump, texts.found(dump), progress):
+        return linux
     if found := tables.found(dump):
         return _in_place(windows.understand(dump, zeros.zero, found, objects), found.tops, progress)
     return _recognise_by_more(dump, zeros.zero, tables, progress)
@@ -67,8 +69,22 @@ def _as_linux(
         return None
     snapshot = system.understand(dump, zero, kernel)
     bases = [one.dtb for one in snapshot.processes if one.space is not None]
-    tops = np.array([kernel.top * PAGE_SIZE, *bases], np.int64) // PAGE_SIZE
-    return _in_place(snapshot, tops[:, None], progress, kernel)
+    if kernel.machine.has_own_half:
+        bases.insert(0, kernel.top * PAGE_SIZE)
+    tops = kernel.users.architecture.roots_at(np.array(bases, np.int64))
+    return _in_place(snapshot, tops, progress, kernel)
+
+
+def _as_linux_from_elsewhere(
+    dump: Dump, texts: Sequence[VmcoreInfo], progress: Progress | None
+) -> Snapshot | None:
+    """A Linux dump's whose memory does not begin at 0, though its raw file does."""
+    if not texts or not isinstance(dump, RawDump):
+        return None
+    from memory_visualizer.displaced import put_where_it_begins
+
+    moved = put_where_it_begins(dump, texts)
+    return recognise(moved, progress) if moved else None
 
 
 def _in_place(

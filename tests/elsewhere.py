@@ -80,7 +80,7 @@ class _Started(subprocess.Popen[Any]):
         # But not the processes of pytest-xdist, which load this module as a plugin.
         if not any("sys.stdin.readline" in str(word) for word in words):
             env |= environment(env.get("PYTHONPATH"))
-        super().__init__(args, *arguments, env=env, **more)
+        super().__init__(args, *arguments, env=env, **more)  # type: ignore[call-overload]
 
 
 class _Library(ctypes.CDLL):

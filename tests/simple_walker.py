@@ -1,7 +1,8 @@
-"""The plainest possible reading of x86 page tables: one entry at a time, by recursion.
+"""The plainest possible reading of page tables: one entry at a time, by recursion.
 
-Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5), for the tests to check
-synthetic dumps and the program's own walker with.
+Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5) and the Arm Architecture
+Reference Manual (D8.2 to D8.4), for the tests to check synthetic dumps and the program's own walker
+with.
 
 A page is no table if most of its entries that lead somewhere break the manual's rules; of a table,
 entries that break them lead nowhere.
@@ -152,3 +153,128 @@ class _Walker:
         if self.paging == "x86" and shift == 22:
             address |= (entry >> 13 & 0xFF) << 32  # PSE-36
         return address
+
+
+# -- 64-bit ARM ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArmPage:
+    """One leaf descriptor: a block or a page."""
+
+    virtual: int
+    physical: int
+    size: int
+    el0: bool
+    """Whether user mode (EL0) may read, write or execute it."""
+    write: bool
+    execute: bool
+    """By EL0 where that has it at all, else by the kernel (EL1)."""
+
+
+@dataclass(frozen=True)
+class ArmRegime:
+    """What TCR_EL1 says of one half of the addresses."""
+
+    page_bits: int
+    """12, 14 or 16, by TG0 or TG1."""
+    address_bits: int
+    """64 less T0SZ or T1SZ."""
+    upper: bool = False
+    """Whether it is the half of TTBR1_EL1."""
+    ds: bool = False
+    """FEAT_LPA2: addresses of 52 bits with pages of 4 or 16 KiB."""
+
+
+def walk_arm(memory: bytes | mmap.mmap, regime: ArmRegime, table_base: int) -> Iterator[ArmPage]:
+    """All pages of the half whose table base (BADDR) this is."""
+    bits = regime.page_bits - 3
+    level = 4 - -(-(regime.address_bits - regime.page_bits) // bits)
+    yield from _arm_level(memory, regime, table_base, level, 0, (False, False, False, False))
+
+
+def _arm_level(
+    memory: bytes | mmap.mmap,
+    regime: ArmRegime,
+    table: int,
+    level: int,
+    base: int,
+    barred: tuple[bool, bool, bool, bool],
+) -> Iterator[ArmPage]:
+    """`barred`: APTable[0], APTable[1], UXNTable and PXNTable of the levels above, together."""
+    bits = regime.page_bits - 3
+    shift = regime.page_bits + bits * (3 - level)
+    is_root = shift + bits >= regime.address_bits
+    count = 1 << (min(regime.address_bits, shift + bits) - shift)
+    # A page that is not of a table's entries is left out: by 4 KiB, as it is the unit of a dump.
+    for first in range(0, count, 512):
+        some = range(first, min(first + 512, count))
+        if table + 8 * some.start + min(4096, 8 * count) > len(memory):
+            continue
+        entries = [
+            int.from_bytes(memory[table + 8 * n : table + 8 * n + 8], "little") for n in some
+        ]
+        valid = [entry for entry in entries if entry & 1]
+        broken = [entry for entry in valid if _arm_is_broken(regime, entry, level, shift)]
+        if 2 * len(broken) > len(valid) and not (is_root and count < 512):
+            continue
+        for number, entry in zip(some, entries, strict=True):
+            if not entry & 1 or _arm_is_broken(regime, entry, level, shift):
+                continue
+            virtual = base + (number << shift)
+            if level < 3 and entry & 2:
+                above = tuple(
+                    was or bool(entry >> bit & 1)
+                    for was, bit in zip(barred, (61, 62, 60, 59), strict=True)
+                )
+                below = _arm_address(regime, entry)
+                yield from _arm_level(memory, regime, below, level + 1, virtual, above)  # type: ignore[arg-type]
+            else:
+                yield _arm_page(regime, entry, virtual, shift, barred)
+
+
+def _arm_page(
+    regime: ArmRegime,
+    entry: int,
+    virtual: int,
+    shift: int,
+    barred: tuple[bool, bool, bool, bool],
+) -> ArmPage:
+    el0_access, read_only = bool(entry >> 6 & 1), bool(entry >> 7 & 1)
+    dbm, pxn, uxn = (bool(entry >> bit & 1) for bit in (51, 53, 54))
+    el0_executes = not regime.upper and not uxn
+    el0 = (el0_access or el0_executes) and not barred[0]
+    execute = not (uxn if el0_access or el0_executes else pxn)
+    return ArmPage(
+        virtual | ((1 << 64) - (1 << regime.address_bits) if regime.upper else 0),
+        _arm_address(regime, entry) >> shift << shift,
+        1 << shift,
+        el0,
+        (not read_only or dbm) and not barred[1],
+        execute and not (barred[3] if regime.upper else barred[2]),
+    )
+
+
+def _arm_address(regime: ArmRegime, entry: int) -> int:
+    """The output address, or that of the next table (figures D8-14 to D8-17)."""
+    low = entry & (1 << (50 if regime.ds else 48)) - (1 << regime.page_bits)
+    if regime.page_bits == 16:
+        return low | (entry >> 12 & 0xF) << 48
+    return low | (entry >> 8 & 3) << 50 if regime.ds else low
+
+
+def _arm_is_broken(regime: ArmRegime, entry: int, level: int, shift: int) -> bool:
+    """Whether a valid descriptor is reserved, or has bits set that are RES0."""
+    if not regime.ds and regime.page_bits != 16 and entry >> 48 & 3:
+        return True
+    if level == 3:
+        return not entry & 2
+    if entry & 2:
+        return False
+    blocks = {12: (1, 2), 14: (2,), 16: (1, 2)}[regime.page_bits]
+    if regime.ds:
+        blocks = {12: (0, 1, 2), 14: (1, 2)}[regime.page_bits]
+    if level not in blocks:
+        return True
+    low = 17 if regime.page_bits == 16 else 12
+    return bool((entry & (1 << shift) - 1) >> low << low & ~(1 << 16))

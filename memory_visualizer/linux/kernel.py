@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
-from memory_visualizer.formats.base import MAX_FRAMES, Dump, Words
+from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
-from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
+from memory_visualizer.linux.machine import IMAGE_BASE, IMAGE_END, Machine, machines, x86_64
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
@@ -30,17 +31,14 @@ from memory_visualizer.paging import (
     X64,
     X64_5_LEVELS,
     Paging,
-    as_linux_has_it,
     is_held,
 )
 from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
-_IMAGE_END = 0xFFFF_FFFF_C000_0000
-"""Behind the last address that a kernel moved by chance (KASLR) may have."""
 _IMAGE_FRAMES = 1 << 16
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
@@ -73,7 +71,7 @@ class LinuxKernel:
     """A Linux kernel whose own word of itself holds good in the dump."""
 
     info: VmcoreInfo
-    paging: Paging
+    machine: Machine
     memory: Dump
     top: int
     """Frame of its own top-level table, swapper_pg_dir."""
@@ -85,6 +83,16 @@ class LinuxKernel:
     remarks: tuple[str, ...] = ()
     is_lost: bool = False
     """Whether its own page tables are not where they should lie."""
+
+    @property
+    def paging(self) -> Paging:
+        """Of the kernel's own tables."""
+        return self.machine.kernel
+
+    @property
+    def users(self) -> Paging:
+        """Of the processes' tables."""
+        return self.machine.user
 
     @property
     def system(self) -> System:
@@ -117,51 +125,50 @@ def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None
     """Find the kernel that one of these texts is of: the tables that it names translate."""
     for has_release in (_tells_release, _has_banner):
         for info in texts:
-            for paging in _pagings(info):
-                found = _with_tables(memory, info, paging)
+            for machine in machines(info):
+                found = _with_tables(memory, info, machine)
                 if found and (release := has_release(found)):
                     return _with_types(_with_copies(found, release, texts))
     return None
 
 
-def _pagings(info: VmcoreInfo) -> list[Paging]:
-    encryption = info.number("sme_mask") or 0
-    pagings = [as_linux_has_it(paging, encryption) for paging in (X64, X64_5_LEVELS)]
-    return pagings[::-1] if info.number("pgtable_l5_enabled") else pagings
-
-
-def _with_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+def _with_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKernel | None:
     """Check that the kernel's top-level table is where the text says, mapped by itself."""
     table = info.symbol("swapper_pg_dir")
-    if table is None or table < IMAGE_BASE:
+    first, end = machine.image
+    if table is None or not first <= table < end:
         return None
-    top = (table - IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+    top = machine.physical(table) // PAGE_SIZE
     if not 0 <= top < memory.frame_count or not memory.held[top]:
         return None
-    kernel = VirtualMemory(memory, paging, top)
+    kernel = VirtualMemory(memory, machine.kernel, top)
     if kernel.frame(table) != top:
         return None
-    start = (info.symbol("_stext") or 0) & ~_ALIGNMENT
-    if not IMAGE_BASE <= start <= table or kernel.frame(start) < 0:
+    text = info.symbol("_stext") or 0
+    start = text & ~_ALIGNMENT
+    if not machine.has_own_half and first <= text < end and kernel.frame(text) >= 0:
+        pass  # on ARM the image may begin later
+    elif not first <= start <= table or kernel.frame(start) < 0:
         start = _image_start(kernel)
-    return LinuxKernel(info, paging, memory, top, kernel, start)
+    return LinuxKernel(info, machine, memory, top, kernel, start)
 
 
-def _without_tables(memory: Dump, info: VmcoreInfo, paging: Paging) -> LinuxKernel | None:
+def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKernel | None:
     """Take the kernel's image to lie in a row, as it does, where its page tables are lost."""
     table, start = info.symbol("swapper_pg_dir"), (info.symbol("_stext") or 0) & ~_ALIGNMENT
-    base = info.number("phys_base")
-    if table is None or base is None or not IMAGE_BASE <= start <= table:
+    if not machine.has_own_half or info.number("phys_base") is None:
         return None
-    first = (start - IMAGE_BASE + base) // PAGE_SIZE
+    if table is None or not machine.image[0] <= start <= table:
+        return None
+    first = machine.physical(start) // PAGE_SIZE
     top = first + (table - start) // PAGE_SIZE
     if not 0 <= first < MAX_FRAMES:
         return None
     # Of a dump that was cut it may all lie behind the end.
-    end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, _IMAGE_END)
-    kernel = VirtualMemory(memory, paging, top, [(start, end, first)])
+    end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, machine.image[1])
+    kernel = VirtualMemory(memory, machine.kernel, top, [(start, end, first)])
     remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
-    return LinuxKernel(info, paging, memory, top, kernel, start, remarks=(remark,), is_lost=True)
+    return LinuxKernel(info, machine, memory, top, kernel, start, remarks=(remark,), is_lost=True)
 
 
 def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
@@ -213,7 +220,7 @@ def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
 
 def _image_start(kernel: VirtualMemory) -> int:
     """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
-    pages = np.arange(IMAGE_BASE, _IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
+    pages = np.arange(IMAGE_BASE, IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
     mapped = np.flatnonzero(kernel.frames(pages) >= 0)
     return int(pages[mapped[0]]) if len(mapped) else 0
 
@@ -301,10 +308,10 @@ def find_kernel_by_form(
     What these lead to is a kernel if its banner stands there.
     """
     for top, is_five in tables.found(memory):
-        paging = as_linux_has_it(X64_5_LEVELS if is_five else X64)
-        kernel = VirtualMemory(memory, paging, top)
+        machine = x86_64(X64_5_LEVELS if is_five else X64)
+        kernel = VirtualMemory(memory, machine.kernel, top)
         start = _image_start(kernel)
-        found = LinuxKernel(VmcoreInfo.none(), paging, memory, top, kernel, start)
+        found = LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
         banner = _find_banner(found) if start else None
         if banner is None:
             continue
@@ -332,16 +339,16 @@ def _by_text_and_tables(
     Several tables lead to a frame that is lost, and that is in the image by what the text says.
     """
     for info in texts:
-        for paging in _pagings(info):
-            lost = _without_tables(memory, info, paging)
+        for machine in machines(info):
+            lost = _without_tables(memory, info, machine)
             if lost is None or info.line_count < _FEW_LINES:
                 continue
-            first = (lost.start - IMAGE_BASE + (info.number("phys_base") or 0)) // PAGE_SIZE
+            first = machine.physical(lost.start) // PAGE_SIZE
             for entry, count, best, _ in tables.groups(memory):
                 frame = (entry & ADDRESS) // PAGE_SIZE
                 is_lost = not is_held(memory, np.array([frame]))[0]
                 if count > 1 and is_lost and first <= frame < first + _IMAGE_FRAMES:
-                    kernel = VirtualMemory(memory, paging, best, lost.kernel.regular)
+                    kernel = VirtualMemory(memory, machine.kernel, best, lost.kernel.regular)
                     found = replace(lost, top=best, kernel=kernel)
                     return _with_types(_with_copies(found, info.release, texts))
             if _tells_release(lost):

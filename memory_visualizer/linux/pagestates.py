@@ -12,6 +12,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,7 @@ _UPPER = np.uint64(1 << 63)
 
 _Numbers = NDArray[np.uint32]
 _Marks = NDArray[np.bool_]
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class Survey:
 
     array: "PageArray"
     states: NDArray[np.uint8]
-    """PageState by PFN, or _BARE; of page tables and the kernel's image not yet that."""
+    """PageState by the kernel's PFN, or _BARE; of page tables and its image not yet that."""
     swap_cache: _Marks
     types: _Numbers
     """`page_type` or `_mapcount` of pages that are no tail of another."""
@@ -191,7 +193,7 @@ class Survey:
     @property
     def no_tables(self) -> _Marks:
         """For each frame whether it is in a use in which no page table is."""
-        return np.isin(self.states, _NO_TABLES)
+        return self.array._by_frame(np.isin(self.states, _NO_TABLES))
 
 
 _NO_TABLES = (
@@ -222,9 +224,18 @@ class PageArray:
         info: VmcoreInfo,
         btf: Btf | None,
         symbols: Mapping[str, int] | None = None,
+        page_frames: int = 1,
     ) -> None:
-        """LookupError with a sentence where the kernel does not tell enough."""
+        """LookupError with a sentence where the kernel does not tell enough.
+
+        `page_frames` are the frames of 4 KiB of each page that the kernel counts. Inside, pages are
+        numbered as by the kernel; all that is asked and answered is by frames.
+        """
         self._memory = memory
+        self.page_frames = page_frames
+        self._page_count = -(-memory.frame_count // page_frames)
+        self._page_bytes = PAGE_SIZE * page_frames
+        self._page_bits = self._page_bytes.bit_length() - 1
         self._kernel = kernel
         self._info = info
         self._btf = btf
@@ -356,7 +367,7 @@ class PageArray:
         bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
         size = self._elected(
             [*info.votes("SIZE(mem_section)"), self._size("mem_section"), 32],
-            lambda vote: vote in range(8, PAGE_SIZE + 1, 8),
+            lambda vote: vote in range(8, self._page_bytes + 1, 8),
         )
         assert size is not None
         own = self._btf.offset("mem_section", "section_mem_map") if self._btf else None
@@ -373,11 +384,11 @@ class PageArray:
                 arrays = self._arrays_by_sections(place, size, member or 0, each)
                 if arrays is None:
                     continue
-                described = int(np.count_nonzero(arrays)) << (each - 12)
+                described = int(np.count_nonzero(arrays)) << (each - self._page_bits)
                 if best is None or described > 2 * best[0]:
-                    best = described, 1 << (each - 12), arrays
+                    best = described, 1 << (each - self._page_bits), arrays
         if best is None and (arrays := self._arrays_in_a_row()) is not None:
-            best = 0, 1 << (_USUAL_SECTION_BITS - 12), arrays
+            best = 0, 1 << (_USUAL_SECTION_BITS - self._page_bits), arrays
         if best is None:
             raise LookupError("it does not tell where its struct pages are")
         return best[1], best[2]
@@ -387,9 +398,9 @@ class PageArray:
     ) -> NDArray[np.uint64] | None:
         """The arrays by the table of sections at an address; None where that is none."""
         kernel = self._kernel
-        frames = 1 << (bits - 12)
-        count = -(-self._memory.frame_count // frames)
-        in_root = PAGE_SIZE // size
+        frames = 1 << (bits - self._page_bits)
+        count = -(-self._page_count // frames)
+        in_root = self._page_bytes // size
         roots = -(-count // in_root)
         # In 4.15, and by the table of symbols, it is that of a pointer to the table, else of the
         # table itself.
@@ -419,8 +430,8 @@ class PageArray:
         base = self._kernel.number(variable) if variable else None
         if base is None or not base >> 63 or base % PAGE_SIZE:
             return None
-        frames = 1 << (_USUAL_SECTION_BITS - 12)
-        count = -(-self._memory.frame_count // frames)
+        frames = 1 << (_USUAL_SECTION_BITS - self._page_bits)
+        count = -(-self._page_count // frames)
         begin = np.arange(count, dtype=np.uint64) * np.uint64(frames * self._layout.size)
         mapped = self._kernel.frames(begin + np.uint64(base)) >= 0
         return np.where(mapped, np.uint64(base), np.uint64(0)) if mapped.any() else None
@@ -443,7 +454,7 @@ class PageArray:
         begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
         order = np.argsort(begin)
         present, begins = present[order].tolist(), begin[order].tolist()
-        count, links, size = self._memory.frame_count, layout.links, layout.size
+        count, links, size = self._page_count, layout.links, layout.size
         listed: list[int] = []
         at, seen = self._kernel.number(head + direction), {head}
         while at and at not in seen:
@@ -455,7 +466,7 @@ class PageArray:
                 inside, rest = divmod(at - links - begins[row], size)
                 frame = present[row] * frames + inside
                 if not rest and inside < frames and frame < count:
-                    listed.append(frame)
+                    listed.append(frame * self.page_frames)
             at = self._kernel.number(at + direction)
         return listed, at == head, True
 
@@ -463,8 +474,9 @@ class PageArray:
         self, frames: NDArray[np.int64], place: int
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """A word of the `struct page` of each of these frames, 0 where it cannot be read."""
-        base = self._arrays[frames // self._section_frames]
-        offset = (frames * self._layout.size + place).astype(np.uint64)
+        pages = frames // self.page_frames
+        base = self._arrays[pages // self._section_frames]
+        offset = (pages * self._layout.size + place).astype(np.uint64)
         words, known = self._kernel.numbers(base + offset)
         known &= base != 0
         words[~known] = 0
@@ -478,24 +490,26 @@ class PageArray:
         Both by their first frames; the former one for each of `frames`. Which word of a slab's
         struct page leads to its cache shows in these: it is the one that most of them have alike.
         """
-        first = np.arange(self._memory.frame_count)
+        first = np.arange(self._page_count)
         first[survey.tail] = survey.head
+        frames = frames // self.page_frames
         slabs = np.flatnonzero((survey.states == PageState.SLAB) & (first == np.arange(len(first))))
         own = first[np.clip(frames, 0, len(first) - 1)]
         own = own[survey.states[own] == PageState.SLAB]
         if not len(own):
-            return first[frames], own
+            return first[frames] * self.page_frames, own
         best, same = 0.0, np.empty(0, np.int64)
         distinct = np.unique(own)
         for place in range(8, self._layout.size, 8):
-            words, _ = self.words(distinct, place)
+            words, _ = self.words(distinct * self.page_frames, place)
             values, count = np.unique(words, return_counts=True)
             value, share = values[np.argmax(count)], count.max() / len(words)
             # The links of a page that is in no list are poison, which leads nowhere.
             if share > best and value >= _UPPER and self._kernel.frame(int(value)) >= 0:
-                of_all, _ = self.words(slabs, place)
+                of_all, _ = self.words(slabs * self.page_frames, place)
                 best, same = share, slabs[of_all == value]
-        return first[frames], same if best > 1 / 2 else np.empty(0, np.int64)
+        same = same if best > 1 / 2 else np.empty(0, np.int64)
+        return first[frames] * self.page_frames, same * self.page_frames
 
     def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frames somebody holds on to."""
@@ -506,7 +520,7 @@ class PageArray:
 
     def survey(self) -> "Survey":
         """Read all struct pages."""
-        count = self._memory.frame_count
+        count = self._page_count
         states = np.full(count, PageState.ABSENT, np.uint8)
         swap_cache = np.zeros(count, bool)
         types = np.full(count, _NO_TYPE, np.uint32)
@@ -544,16 +558,18 @@ class PageArray:
         RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
         whether it is one of the lowest level of a process.
         """
-        count = self._memory.frame_count
         states = survey.states.copy()
-        inner = image[(image >= 0) & (image < count)]
+        inner = image[(image >= 0) & (image < self._memory.frame_count)]
+        inner = np.unique(inner // self.page_frames) if self.page_frames > 1 else inner
+        is_table, is_leaf = self._by_page(tables), self._by_page(leaf_tables)
         states[inner[states[inner] == PageState.RESERVED]] = PageState.KERNEL_IMAGE
-        self._mark_tables(states, survey.types, tables, leaf_tables)
+        self._mark_tables(states, survey.types, is_table, is_leaf)
         # Under page-table isolation the second half of a top table is a tail (6.18 and later).
         of_table = states[survey.head] == PageState.PAGE_TABLE
         of_table &= states[survey.tail] == PageState.KERNEL_OTHER
         states[survey.tail[of_table]] = PageState.PAGE_TABLE
         self._mark_bare(states, survey.linked)
+        states, swap_cache = self._by_frame(states), self._by_frame(survey.swap_cache)
         remarks = []
         if is_ram is not None:
             states[~is_ram] = PageState.ABSENT
@@ -565,7 +581,22 @@ class PageArray:
             )
         if not self._flags.slab and self._slab is None:
             remarks.append("this kernel does not tell which pages are slab; they are kernel other")
-        return PageStates(states, survey.swap_cache, tuple(remarks))
+        return PageStates(states, swap_cache, tuple(remarks))
+
+    def _by_page(self, marks: _Marks) -> _Marks:
+        """Which of the kernel's pages have a frame that is marked."""
+        if self.page_frames == 1:
+            return marks
+        missing = self._page_count * self.page_frames - len(marks)
+        grouped = np.pad(marks, (0, missing)).reshape(-1, self.page_frames)
+        found: _Marks = np.logical_or.reduce(grouped, axis=1)
+        return found
+
+    def _by_frame(self, values: NDArray[_Value]) -> NDArray[_Value]:
+        """What is true of pages, for each of their frames."""
+        if self.page_frames == 1:
+            return values
+        return np.repeat(values, self.page_frames)[: self._memory.frame_count]
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
         """First frame, and end, of sections that are read at once: neighbours in one array."""
@@ -576,7 +607,7 @@ class PageArray:
             for start in range(0, len(group), at_once):
                 part = group[start : start + at_once]
                 first = int(part[0]) * self._section_frames
-                end = min((int(part[-1]) + 1) * self._section_frames, self._memory.frame_count)
+                end = min((int(part[-1]) + 1) * self._section_frames, self._page_count)
                 for at in range(first, end, _FRAMES_AT_ONCE):  # larger sections than there are
                     yield at, min(at + _FRAMES_AT_ONCE, end)
 

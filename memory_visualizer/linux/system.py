@@ -47,7 +47,14 @@ def understand(
     remarks = [*kernel.remarks]
     survey = pages = None
     try:
-        pages = PageArray(dump, kernel.kernel, kernel.info, kernel.btf, kernel.symbols)
+        pages = PageArray(
+            dump,
+            kernel.kernel,
+            kernel.info,
+            kernel.btf,
+            kernel.symbols,
+            kernel.machine.page_frames,
+        )
         survey = pages.survey()
     except LookupError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
@@ -60,7 +67,7 @@ def understand(
     if len(tops):
         walked = walk(
             dump,
-            kernel.paging,
+            kernel.users,
             tops,
             owners,
             own_only=True,
@@ -92,7 +99,7 @@ def understand(
         dump=dump,
         system=kernel.system,
         time=None,
-        paging=kernel.paging,
+        paging=kernel.users,
         processes=found.processes,
         stale_spaces=0,
         mappings=mappings,
@@ -155,7 +162,7 @@ def _spaces_once(
             if frame in first:
                 again.setdefault(first[frame], []).append(index)
             first.setdefault(frame, index)
-    tops = np.array(list(first), np.int64)[:, None]
+    tops = found.tops[[found.processes[index].space or 0 for index in first.values()]]
     return tops, np.array(list(first.values()), np.int32), again
 
 
@@ -178,7 +185,8 @@ def _read_states(
     """The state of each frame, by the kernel's struct pages."""
     resources = kernel.resources
     image = resources.image if resources else linux.frames_of_image(kernel)
-    own, leaves = tables_of(dump, kernel.paging, tops, own_only=True, no_tables=survey.no_tables)
-    tables, _ = tables_of(dump, kernel.paging, np.array([[kernel.top]]))
+    own, leaves = tables_of(dump, kernel.users, tops, own_only=True, no_tables=survey.no_tables)
+    top = kernel.paging.architecture.roots_at(np.array([kernel.top * PAGE_SIZE]))
+    tables, _ = tables_of(dump, kernel.paging, top)
     is_ram = resources.is_ram if resources else None
     return survey.array.finish(survey, image, is_ram, own | tables, leaves)

@@ -98,10 +98,12 @@ class TaskSlabs:
 
     def _slab_size(self, slabs: NDArray[np.int64]) -> int:
         """Bytes of most of these slabs."""
+        slabs = slabs // self._pages.page_frames
         tails = self._survey.head[np.isin(self._survey.head, slabs)]
         _, behind = np.unique(np.append(slabs, tails), return_counts=True)
         pages, count = np.unique(behind, return_counts=True)
-        return int(pages[np.argmax(count)]) * PAGE_SIZE if len(slabs) else 0
+        size = PAGE_SIZE * self._pages.page_frames
+        return int(pages[np.argmax(count)]) * size if len(slabs) else 0
 
     @property
     def remarks(self) -> tuple[str, ...]:

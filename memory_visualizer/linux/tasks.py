@@ -24,7 +24,15 @@ from memory_visualizer.linux.offsets import (
 )
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather
-from memory_visualizer.paging import SHARED, USER, PhysicalMemory, is_held, walk
+from memory_visualizer.paging import (
+    SHARED,
+    USER,
+    PhysicalMemory,
+    are_tables,
+    is_held,
+    read_roots,
+    walk,
+)
 from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
@@ -54,7 +62,7 @@ class LinuxProcesses:
     processes: tuple[Process, ...]
     """In the order of their pids; `space` is an index in `tops`."""
     tops: NDArray[np.int64]
-    """Frames, shape (n, 1)."""
+    """Their roots, as Architecture.roots_at numbers them: most often frames, shape (n, 1)."""
     remarks: tuple[str, ...]
 
 
@@ -84,9 +92,10 @@ def find_processes(
         if not all_of_them:
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.eprocess))
-    frames = np.array(list(judge.tops), np.int64)[:, None]
+    root_bytes = found.users.architecture.root_bytes
+    tops = found.users.architecture.roots_at(np.array(list(judge.tops), np.int64) * root_bytes)
     remarks += slabs.remarks if slabs else ()
-    return LinuxProcesses(tuple(processes), frames, (*remarks, *judge.remarks(processes)))
+    return LinuxProcesses(tuple(processes), tops, (*remarks, *judge.remarks(processes)))
 
 
 def _roll(
@@ -134,6 +143,9 @@ def most_tasks(memory: PhysicalMemory) -> int:
 
 def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     """Address spaces by the kernel's half that all of them share, of tables that are in use."""
+    if not found.machine.has_own_half:
+        remark = "the list of processes was not found, nor their address spaces"
+        return LinuxProcesses((), np.empty((0, 1), np.int64), (remark,))
     own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(TOUCHED)
     half = found.paging.entries // 2
 
@@ -293,7 +305,7 @@ class _Judge:
     survey: Survey | None
     numbers: _Numbers
     tops: dict[int, int] = field(default_factory=dict)
-    """Frames of top-level tables, with the order in which they were met."""
+    """Roots of address spaces, with the order in which they were met."""
     task_of: dict[int, int] = field(default_factory=dict)
     """Tasks by the addresses of their mm_structs."""
     blank: int = 0
@@ -347,7 +359,7 @@ class _Judge:
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
         self.task_of |= dict(zip(mm.tolist(), tasks, strict=True))
-        frames, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
+        roots, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
         texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
         comms = [text.tobytes().split(b"\0")[0] for text in texts]
         nowhere = self._lead_nowhere(tasks, listed)
@@ -361,7 +373,7 @@ class _Judge:
             if not says[row]:
                 self.blank += 1
                 continue
-            frame, name = int(frames[row]), comms[row].decode("utf-8", "backslashreplace")
+            root, name = int(roots[row]), comms[row].decode("utf-8", "backslashreplace")
             pid = int(pids[row])
             odd = {
                 "not whole": not whole[row],
@@ -371,20 +383,20 @@ class _Judge:
                 "parent unknown": bool(no_parent[row]) or int(parents[row]) < 0,
                 "base leads to no table": bool(wrong[row]),
             }
-            if frame >= 0 and not wrong[row]:
-                self.tops.setdefault(frame, len(self.tops))
+            if root >= 0 and not wrong[row]:
+                self.tops.setdefault(root, len(self.tops))
             process = Process(
                 pid=pid,
                 ppid=int(parents[row]),
                 name=name,
-                dtb=max(frame, 0) * PAGE_SIZE,
+                dtb=max(root, 0) * self.found.users.architecture.root_bytes,
                 eprocess=task,
                 created=None,
                 exited=None,
                 # One whose first thread has ended lives on in the others.
-                is_alive=not ended[row] or frame >= 0,
+                is_alive=not ended[row] or root >= 0,
                 is_listed=task in listed,
-                space=self.tops.get(frame) if not wrong[row] else None,
+                space=self.tops.get(root) if not wrong[row] else None,
                 is_kernel_thread=bool(is_thread[row]),
                 anomalies=tuple(word for word, is_so in odd.items() if is_so),
             )
@@ -425,7 +437,7 @@ class _Judge:
         active: NDArray[np.uint64],
         ended: NDArray[np.bool_],
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The frame of each task's top-level table, -1 where it has none; and if it is no table.
+        """The root of each task's address space, -1 where it has none; and if it is no table.
 
         A process has its memory in `active_mm` as well; that stands for an `mm` that leads to no
         table, and where the memory is of this very task.
@@ -445,21 +457,24 @@ class _Judge:
         return frames, wrong
 
     def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Frames of the top-level tables of address spaces, by their mm_structs.
+        """Roots of address spaces, by their mm_structs.
 
         -1 where there is none; with it, whether what is there is no such table.
         """
         found = self.found
-        frames = np.full(len(mm), -1, np.int64)
+        architecture = found.users.architecture
+        roots = np.full(len(mm), -1, np.int64)
         rows = np.flatnonzero(mm)
         pgd, _ = found.kernel.numbers(mm[rows] + np.uint64(self.offsets.pgd))
         rows, pgd = rows[pgd != 0], pgd[pgd != 0]
-        frames[rows] = found.kernel.frames(pgd)
-        frames[~is_held(found.memory, frames)] = -1
+        frames = found.kernel.frames(pgd)
+        place = frames * PAGE_SIZE + (pgd % np.uint64(PAGE_SIZE)).astype(np.int64)
+        held = is_held(found.memory, frames)
+        roots[rows[held]] = place[held] // architecture.root_bytes
         wrong = np.zeros(len(mm), bool)
-        there = np.flatnonzero(frames >= 0)
-        wrong[there] = ~are_tops(found, self.survey, frames[there])
-        return frames, wrong
+        there = np.flatnonzero(roots >= 0)
+        wrong[there] = ~are_tops(found, self.survey, roots[there])
+        return roots, wrong
 
     def with_spaces(
         self, processes: list[Process], pages: PageArray, listed: list[int]
@@ -543,13 +558,17 @@ class _Judge:
 
 
 def are_tops(
-    found: LinuxKernel, survey: Survey | None, frames: NDArray[np.int64]
+    found: LinuxKernel, survey: Survey | None, roots: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which frames, all of them held, may hold top-level tables of processes.
+    """Which roots, all of them held, may be those of processes.
 
     All of these share the kernel's half, but for a few entries (of LDTs, and those that old
-    kernels fill in on demand), and none lies in a page that is in other use.
+    kernels fill in on demand), and none lies in a page that is in other use. Where processes'
+    tables and the kernel's are apart, they have to be tables, or empty.
     """
+    if not found.machine.has_own_half:
+        return _are_roots(found, survey, roots)
+    frames = roots
     half = found.paging.entries // 2
     own = found.memory.read_frames(np.array([found.top]))[0, half:]
     alike = np.zeros(len(frames), bool)
@@ -559,6 +578,21 @@ def are_tops(
     if survey:
         alike &= ~survey.no_tables[frames]
     return alike
+
+
+def _are_roots(
+    found: LinuxKernel, survey: Survey | None, roots: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """The same where tables of processes have no half of the kernel's."""
+    architecture = found.users.architecture
+    sound = np.zeros(len(roots), bool)
+    for start in range(0, len(roots), _TABLES_AT_ONCE):
+        part = roots[start : start + _TABLES_AT_ONCE]
+        is_empty = ~read_roots(found.memory, found.users, part).any(axis=1)
+        sound[start : start + len(part)] = is_empty | are_tables(found.memory, found.users, 0, part)
+    if survey and architecture.is_whole:  # small ones are objects in slabs
+        sound &= ~survey.no_tables[architecture.frames_of_roots(roots)]
+    return sound
 
 
 def _name_threads(

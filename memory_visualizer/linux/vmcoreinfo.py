@@ -17,9 +17,6 @@ from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.units import PAGE_SIZE
 
-IMAGE_BASE = 0xFFFF_FFFF_8000_0000
-"""__START_KERNEL_map: from here on the kernel's image is mapped."""
-
 _BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
 """How the first line may begin, as a word."""
 _NOTE_WORDS = 3

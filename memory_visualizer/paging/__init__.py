@@ -23,8 +23,10 @@ from memory_visualizer.paging.architecture import (
     X64_5_LEVELS,
     X86,
     Architecture,
+    Arm64,
     Entries,
     Level,
+    arm64,
 )
 from memory_visualizer.paging.groups import SHARED
 from memory_visualizer.paging.mappings import (
@@ -49,10 +51,11 @@ from memory_visualizer.paging.software import (
     Software,
     Unseen,
     as_linux_has_it,
+    as_linux_on_arm64_has_it,
     as_processor_has_it,
     as_windows_has_it,
 )
-from memory_visualizer.paging.tables import are_tables, read_tables, tables_of
+from memory_visualizer.paging.tables import are_tables, read_roots, read_tables, tables_of
 from memory_visualizer.paging.translate import frames_behind, translate
 from memory_visualizer.paging.walk import walk
 
@@ -77,6 +80,7 @@ __all__ = [
     "X64_5_LEVELS",
     "X86",
     "Architecture",
+    "Arm64",
     "Entries",
     "Level",
     "Losses",
@@ -86,7 +90,9 @@ __all__ = [
     "Software",
     "Unseen",
     "are_tables",
+    "arm64",
     "as_linux_has_it",
+    "as_linux_on_arm64_has_it",
     "as_processor_has_it",
     "as_windows_has_it",
     "frames_behind",
@@ -97,6 +103,7 @@ __all__ = [
     "most_mappings",
     "most_spaces",
     "most_tables",
+    "read_roots",
     "read_tables",
     "tables_of",
     "translate",

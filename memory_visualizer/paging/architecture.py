@@ -1,7 +1,12 @@
 """Ways of paging as data: the levels of page tables, and what the bits of their entries mean.
 
-All of it is the processor's own word (Intel SDM, volume 3A, 4.3 to 4.6). What an operating system
-means by bits that the processor ignores is in `software`.
+All of it is the processor's own word (Intel SDM, volume 3A, 4.3 to 4.6; Arm Architecture Reference
+Manual, D8.2 to D8.4). What an operating system means by bits that the processor ignores is in
+`software`.
+
+Frames are of 4 KiB, whatever a processor's pages are. So a page of 16 or 64 KiB is several frames,
+and a table that fills such a page is several tables, which lie one behind the other: each has 512
+entries, as all tables of entries of 8 bytes have.
 """
 
 from dataclasses import dataclass
@@ -41,11 +46,13 @@ class Level:
     shift: int
     """An entry covers 2**shift bytes."""
     may_map: bool
-    """Whether an entry with LARGE set maps such a page; on the last level all entries map one."""
+    """Whether an entry may map such a page; on the last level all entries map one."""
     reserved: int = 0
     """Bits that the processor demands to be zero in an entry that is present (SDM 4.3 to 4.5)."""
     reserved_if_large: int = 0
     """The same where it maps a large page."""
+    required: int = 0
+    """Bits that the processor demands to be set in an entry that is present."""
 
     @property
     def pages(self) -> int:
@@ -63,6 +70,15 @@ class Architecture:
     """From the top, PAE's four pointers left out: its directories count as one top level."""
     top_frames: int = 1
     """Frames of the top level."""
+    root_entries: int = 512
+    """Entries of the top level's only frame; where they are fewer, they may begin within it."""
+    page_frames: int = 1
+    """Frames of the smallest page, and of each table below the top level."""
+    first: int | None = None
+    """The address that the first entry begins with; None: addresses have two halves (SDM 3.3.7.1).
+    """
+    physical_bits: int = 46
+    """Bits of a physical address of most machines, at most: those above are reserved."""
     leaf_flags: tuple[tuple[int, int], ...] = ((1, 0x0F), (3, 0x30))
     """Where in an entry stand the six bits that pages side by side have alike: shifts and masks.
 
@@ -76,11 +92,46 @@ class Architecture:
     @property
     def address_bits(self) -> int:
         """Bits of a virtual address that are translated."""
-        return self.levels[0].shift + (self.top_frames * self.entries - 1).bit_length()
+        entries = self.top_frames * self.entries if self.is_whole else self.root_entries
+        return self.levels[0].shift + (entries - 1).bit_length()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the top level fills its frames."""
+        return self.root_entries * 8 >= PAGE_SIZE
+
+    @property
+    def root_bytes(self) -> int:
+        """What top levels' addresses are multiples of: by this they are numbered, as roots."""
+        return PAGE_SIZE if self.is_whole else self.root_entries * 8
+
+    def roots_at(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The roots at physical addresses, shape (n, top_frames): the frames of each top level."""
+        roots: NDArray[np.int64] = addresses[:, None] // self.root_bytes
+        return roots if self.top_frames == 1 else roots + np.arange(self.top_frames)
+
+    def frames_of_roots(self, roots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frame in which each root lies, or begins; -1 where there is none."""
+        if self.is_whole:
+            return roots
+        return roots // (PAGE_SIZE // self.root_bytes)
+
+    def index_of_roots(self, roots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The entry of its frame with which each root begins."""
+        if self.is_whole:
+            return np.zeros_like(roots)
+        return roots % (PAGE_SIZE // self.root_bytes) * self.root_entries
+
+    def part(self, addresses: NDArray[np.uint64], level: Level) -> NDArray[np.int64]:
+        """Which of the tables that are one on a level has the entry for each address."""
+        entry = (addresses >> np.uint64(level.shift)).view(np.int64)
+        return entry // self.entries % self.page_frames
 
     def canonical(self, virtual: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Virtual addresses with the topmost translated bit repeated above (SDM 3.3.7.1)."""
+        """Virtual addresses as they are written, by the bits that are translated."""
         bits = self.address_bits
+        if self.first is not None:
+            return virtual + np.uint64(self.first)
         if bits == 32:
             return virtual
         shift = np.uint64(64 - bits)
@@ -95,6 +146,16 @@ class Architecture:
         present: NDArray[np.bool_] = entries.view(np.uint8)[..., ::8] & np.uint8(PRESENT) != 0
         return present
 
+    def are_large(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries map pages on an upper level where entries may."""
+        large: NDArray[np.bool_] = entries & np.uint64(LARGE) != 0
+        return large
+
+    def bar_user(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries that lead to tables bar user mode."""
+        bar: NDArray[np.bool_] = entries & np.uint64(USER) == 0
+        return bar
+
     def frames(self, entries: Entries) -> NDArray[np.int64]:
         """The frame that each entry names: of a table, or of a small page."""
         return ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
@@ -107,8 +168,12 @@ class Architecture:
             frames |= (high << np.uint64(20)).view(np.int64)
         return frames & -level.pages
 
-    def access(self, entries: Entries) -> NDArray[np.uint8]:
-        """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6."""
+    def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6.
+
+        `maps` tells which of them map pages, and do not lead to tables.
+        """
+        del maps  # the bits are the same
         # USER, WRITE and NO_EXECUTE in the lowest and the highest byte are bits 2, 1 and 7.
         low, high = entries.view(np.uint8)[::8], entries.view(np.uint8)[7::8]
         access: NDArray[np.uint8] = low >> np.uint8(2) & np.uint8(MAY_USER)
@@ -151,3 +216,111 @@ X64_5_LEVELS = Architecture("x86-64, 5 levels", 8, (Level(48, False, LARGE), *X6
 
 PAE_POINTER_RESERVED = 1 << 1 | 1 << 2 | bits(5, 8) | bits(52, 63)
 """Bits that are zero in each of PAE's four pointers, beside those of the physical width (4.4.1)."""
+
+
+_AP_USER, _AP_READ_ONLY = 1 << 6, 1 << 7
+_DIRTY_MANAGED = 1 << 51
+"""Read-only until the first write, which the processor or the system then notes."""
+_PRIVILEGED_NO_EXECUTE, _USER_NO_EXECUTE = 1 << 53, 1 << 54
+_TABLE_PRIVILEGED_NO_EXECUTE, _TABLE_USER_NO_EXECUTE = 1 << 59, 1 << 60
+_TABLE_BARS_USER, _TABLE_BARS_WRITE = 1 << 61, 1 << 62
+_LEADS = 1 << 1
+"""On an upper level the entry leads to a table; on the last one it has to be set."""
+
+
+@dataclass(frozen=True)
+class Arm64(Architecture):
+    """One half of the addresses of 64-bit ARM, by one size of pages (VMSAv8-64, stage 1)."""
+
+    moved: tuple[int, int, int] | None = None
+    """Bits of an address above bit 47 or 49 that stand elsewhere: first bit, how many, and where
+    they belong (large physical addresses, FEAT_LPA and FEAT_LPA2)."""
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether it is the kernel's half."""
+        return bool(self.first)
+
+    def are_large(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries map pages on an upper level where entries may: blocks."""
+        large: NDArray[np.bool_] = entries & np.uint64(_LEADS) == 0
+        return large
+
+    def bar_user(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries that lead to tables bar user mode."""
+        bar: NDArray[np.bool_] = entries & np.uint64(_TABLE_BARS_USER) != 0
+        return bar
+
+    def frames(self, entries: Entries) -> NDArray[np.int64]:
+        """The frame that each entry names: of a table, or of a small page."""
+        top = 49 if self.moved and self.moved[0] < 12 else 47
+        address = entries & np.uint64(bits(11 + self.page_frames.bit_length(), top))
+        if self.moved:
+            first, count, place = self.moved
+            high = entries >> np.uint64(first) & np.uint64((1 << count) - 1)
+            address |= high << np.uint64(place)
+        return (address >> np.uint64(12)).view(np.int64)
+
+    def large_frames(self, entries: Entries, level: Level) -> NDArray[np.int64]:
+        """The first frame of the block that each of these entries maps."""
+        return self.frames(entries) & -level.pages
+
+    def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """What the entries of a level allow, as MAY_ bits (D8.4).
+
+        In the user's half what user mode may only execute is its own as well.
+        """
+
+        def is_set(mask: int) -> NDArray[np.bool_]:
+            marks: NDArray[np.bool_] = entries & np.uint64(mask) != 0
+            return marks
+
+        of_user = is_set(_AP_USER)
+        if not self.is_upper:
+            of_user |= ~is_set(_USER_NO_EXECUTE)
+        may_write = ~is_set(_AP_READ_ONLY) | is_set(_DIRTY_MANAGED)
+        may_execute = ~np.where(of_user, is_set(_USER_NO_EXECUTE), is_set(_PRIVILEGED_NO_EXECUTE))
+        barred = _TABLE_PRIVILEGED_NO_EXECUTE if self.is_upper else _TABLE_USER_NO_EXECUTE
+        access = np.where(maps, of_user, ~is_set(_TABLE_BARS_USER)) * np.uint8(MAY_USER)
+        access |= np.where(maps, may_write, ~is_set(_TABLE_BARS_WRITE)) * np.uint8(MAY_WRITE)
+        access |= np.where(maps, may_execute, ~is_set(barred)) * np.uint8(MAY_EXECUTE)
+        return access
+
+
+def arm64(page_bits: int, address_bits: int, *, upper: bool = False, large: bool = False) -> Arm64:
+    """64-bit ARM with pages of 2**page_bits bytes and so many bits of a virtual address.
+
+    `upper` is the half that begins with ones: the kernel's (TTBR1), else the processes' (TTBR0).
+    `large`: physical addresses have 52 bits with pages of 4 or 16 KiB, too (FEAT_LPA2).
+    """
+    index_bits = page_bits - 3
+    count = -(-(address_bits - page_bits) // index_bits)
+    shifts = [page_bits + index_bits * number for number in range(count)][::-1]
+    top_entries = 1 << (address_bits - shifts[0])
+    unused = 0 if large or page_bits == 16 else bits(48, 49)
+    highest_block = 2 if page_bits == 12 or large or page_bits == 16 else 1
+    levels = []
+    for shift in shifts[:-1]:
+        height = (shift - page_bits) // index_bits
+        may_map = height <= highest_block + (large and page_bits == 12)
+        inner = bits(17, shift - 1) | (bits(12, 15) if page_bits < 16 else 0)
+        levels.append(
+            Level(shift, may_map, unused, inner if may_map else 0, 0 if may_map else _LEADS)
+        )
+    levels.append(Level(page_bits, False, unused, 0, _LEADS))
+    moved = (12, 4, 48) if page_bits == 16 else (8, 2, 50) if large else None
+    return Arm64(
+        f"ARM64, {1 << page_bits - 10} KiB pages",
+        8,
+        tuple(levels),
+        top_frames=max(1, top_entries // 512),
+        leaf_flags=(
+            (2, 0x07),
+            (3, 0x38),
+        ),  # the kind of memory; who may read and write, and one more
+        root_entries=min(512, top_entries),
+        page_frames=1 << page_bits - 12,
+        first=(1 << 64) - (1 << address_bits) if upper else 0,
+        physical_bits=52 if moved else 48,
+        moved=moved,
+    )

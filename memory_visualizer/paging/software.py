@@ -14,7 +14,6 @@ from memory_visualizer.paging.architecture import (
     ACCESSED,
     CACHING,
     DIRTY,
-    LARGE,
     MAY_EXECUTE,
     MAY_USER,
     MAY_WRITE,
@@ -26,6 +25,7 @@ from memory_visualizer.paging.architecture import (
     X64_5_LEVELS,
     X86,
     Architecture,
+    Arm64,
     Entries,
     Level,
 )
@@ -40,8 +40,9 @@ _TRANSITION_BITS = 45
 that processors with the flaw L1TF do not look there; Volatility 3 reads as many
 (layers/intel.py)."""
 _MARKS = (1 << 52) - (1 << _TRANSITION_BITS)
-_PHYSICAL_BITS = 46
-"""Bits of a physical address of most machines, at most: 64 TiB."""
+_NOT_GLOBAL, _PROTECTION_NONE_BEFORE = 1 << 11, 1 << 58
+"""On Linux on 64-bit ARM, in an entry that is not present: the page is there. The bit nG stands for
+that since 6.10; before, bit 58 did (arch/arm64/include/asm/pgtable-prot.h)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Unseen:
     is_user: bool = False
     """Whether such entries are user mode's, whatever their U/S bit, and allow nothing else."""
     may_be_large: bool = False
-    """Whether LARGE means the same in them."""
+    """Whether what makes an entry map a large page does the same in them."""
     inverted: int = 0
     """A bit that says that all bits of the address are inverted."""
     marks: int = 0
@@ -68,12 +69,11 @@ class Software:
     name: str
     unseen: Unseen | None = None
     """None: an entry that is not present means nothing."""
-    has_habits: bool = False
-    """Whether the system makes entries that lead to tables as Windows and Linux do: writable and
-    accessed from the beginning, cached, of user mode wherever the levels above are."""
-    clears_accessed: bool = False
-    """Whether the system clears the accessed bit of entries that lead to tables, so as to learn
-    what is in use: Linux, since 6.1 (lru_gen, mm/vmscan.c)."""
+    table_flags: tuple[int, int] | None = None
+    """Which bits of entries that lead to tables have which value, as this system makes them: on x86
+    writable and accessed from the beginning, and cached. None: it has no habits that are known."""
+    beginning: tuple[int, int] | None = None
+    """The same for a large page with frame 0, where the first megabyte is the firmware's."""
     parts_code: bool = False
     """Whether the system bars itself from its users' code in its own copy of the top level, as
     users run on the other one: Linux (arch/x86/mm/pti.c)."""
@@ -84,6 +84,11 @@ class Software:
     user_entries: range | None = None
     """Entries of the top level that are the process's own, where the system parts them so."""
 
+    @property
+    def has_habits(self) -> bool:
+        """Whether it is known which entries the system makes."""
+        return self.table_flags is not None
+
 
 @dataclass(frozen=True)
 class Paging:
@@ -91,8 +96,13 @@ class Paging:
 
     architecture: Architecture
     software: Software
-    physical_bits: int = _PHYSICAL_BITS
-    """Bits of a physical address: those above are reserved."""
+    physical_bits: int = 0
+    """Bits of a physical address: those above are reserved. 0: as the architecture has it."""
+
+    def __post_init__(self) -> None:
+        """Take the architecture's word where no other is known."""
+        if not self.physical_bits:
+            object.__setattr__(self, "physical_bits", self.architecture.physical_bits)
 
     @property
     def name(self) -> str:
@@ -136,15 +146,20 @@ class Paging:
         """Which entries lead somewhere, those out of the processor's sight included."""
         present = self.architecture.is_present(entries)
         if (unseen := self.software.unseen) is not None:
-            low = entries.view(np.uint16)[..., ::4]  # all of these bits are there
-            present |= low & np.uint16(unseen.mask) == unseen.value
+            if unseen.mask < 1 << 16:
+                low = entries.view(np.uint16)[..., ::4]
+                present |= low & np.uint16(unseen.mask) == unseen.value
+            else:
+                present |= entries & np.uint64(unseen.mask) == np.uint64(unseen.value)
         return present
 
     def is_large(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
         """Which entries of an upper level map large pages, of those that lead somewhere."""
-        unseen = self.software.unseen
-        mask = np.uint64(LARGE if unseen and unseen.may_be_large else LARGE | PRESENT)
-        large: NDArray[np.bool_] = (entries & mask == mask) & level.may_map
+        if not level.may_map:
+            return np.zeros(entries.shape, bool)
+        large = self.architecture.are_large(entries)
+        if not (self.software.unseen and self.software.unseen.may_be_large):
+            large &= self.architecture.is_present(entries)
         return large
 
     def frames(self, entries: Entries, level: Level) -> NDArray[np.int64]:
@@ -172,14 +187,14 @@ class Paging:
         """
         limit = 1 << (self.physical_bits - 12)
         broken: NDArray[np.bool_] = frames >= limit
-        if level.reserved:
-            broken |= entries & np.uint64(level.reserved) != 0
+        if fixed := level.reserved | level.required:
+            broken |= entries & np.uint64(fixed) != np.uint64(level.required)
         if level.may_map and (large := self.is_large(entries, level)).any():
             broken |= large & (entries & np.uint64(level.reserved_if_large) != 0)
         away = np.flatnonzero(entries & np.uint64(PRESENT) == 0)
         if len(away):
             broken[away] = (frames[away] >= limit) | self._has_many_marks(entries[away])
-        if self.software.has_habits and level.pages > 1:
+        if self.software.beginning and level.pages > 1:
             at_zero = np.flatnonzero(frames == 0)
             broken[at_zero] |= self._is_no_beginning(entries[at_zero], level)
         return broken
@@ -202,8 +217,8 @@ class Paging:
         kernel's, who maps it to write there. A slot that was empty names frame 0 as soon as one
         byte of it is altered.
         """
-        used = np.uint64(PRESENT | WRITE | USER | ACCESSED | DIRTY)
-        odd: NDArray[np.bool_] = entries & used != PRESENT | WRITE | ACCESSED | DIRTY
+        mask, value = self.software.beginning or (0, 0)
+        odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         return odd | ~self.is_large(entries, level)
 
     def is_odd(
@@ -214,41 +229,43 @@ class Paging:
         Each may be: for a table only that counts which most of its entries are. Memory lies below
         the frame `near`.
         """
-        usual = PRESENT | WRITE | (0 if self.software.clears_accessed else ACCESSED)
-        flags = entries & np.uint64(usual | CACHING)
-        odd: NDArray[np.bool_] = flags != usual
+        mask, value = self.software.table_flags or (0, 0)
+        odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         odd &= entries & np.uint64(PRESENT) != 0
         odd |= frames >= near
         odd &= ~self.is_large(entries, level)  # these may be read-only, and a device's
         return odd
 
-    def access(self, entries: Entries, *, is_last: bool) -> NDArray[np.uint8]:
-        """What the entries of a level allow, as MAY_ bits."""
-        access = self.architecture.access(entries)
+    def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """What the entries of a level allow, as MAY_ bits; `maps` tells which of them map pages."""
+        access = self.architecture.access(entries, maps)
         away = np.flatnonzero(~self.architecture.is_present(entries))
         if len(away) and self.software.unseen:
             access[away] &= MAY_USER
             if self.software.unseen.is_user:
                 access[away] |= MAY_USER
-            elif is_last:
-                # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
-                # to write (ntosp.h, MM_EXECUTE and so on).
-                access[away] |= (entries[away] >> np.uint64(6) & np.uint64(2)).astype(np.uint8)
-                access[away] |= (entries[away] >> np.uint64(4) & np.uint64(4)).astype(np.uint8)
-                if self.entry_bytes == 4:
-                    access[away] |= MAY_EXECUTE
-            else:  # a table's own rights say nothing about the pages below it
-                access[away] |= MAY_WRITE | MAY_EXECUTE
+                return access
+            # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
+            # to write (ntosp.h, MM_EXECUTE and so on).
+            allowed = (entries[away] >> np.uint64(6) & np.uint64(2)).astype(np.uint8)
+            allowed |= (entries[away] >> np.uint64(4) & np.uint64(4)).astype(np.uint8)
+            if self.entry_bytes == 4:
+                allowed |= MAY_EXECUTE
+            # A table's own rights say nothing about the pages below it.
+            allowed[~maps[away]] = MAY_WRITE | MAY_EXECUTE
+            access[away] |= allowed
         return access
 
 
 _PROCESSOR = Software("processor")
+_BEGINNING = PRESENT | WRITE | USER | ACCESSED | DIRTY, PRESENT | WRITE | ACCESSED | DIRTY
 _WINDOWS = Software(
     "Windows",
     # Pages in transition are still the process's (Windows Internals, "Page faults"; Volatility 2
     # takes them so as well). Bit 7 belongs to their protection, and no large page is in transition.
     Unseen(TRANSITION | PROTOTYPE | PRESENT, TRANSITION, marks=_MARKS),
-    has_habits=True,
+    table_flags=(PRESENT | WRITE | ACCESSED | CACHING, PRESENT | WRITE | ACCESSED),
+    beginning=_BEGINNING,
 )
 _LINUX = Software(
     "Linux",
@@ -261,9 +278,17 @@ _LINUX = Software(
         may_be_large=True,
         inverted=1 << 51,
     ),
-    has_habits=True,
-    clears_accessed=True,
+    # The accessed bit of entries that lead to tables is cleared, to learn what is in use, since 6.1
+    # (lru_gen, mm/vmscan.c).
+    table_flags=(PRESENT | WRITE | CACHING, PRESENT | WRITE),
+    beginning=_BEGINNING,
     parts_code=True,
+)
+_LINUX_ON_ARM64 = Software(
+    "Linux",
+    Unseen(PRESENT | _NOT_GLOBAL, _NOT_GLOBAL, is_user=True, may_be_large=True),
+    # The access flag, bit 10, may be set in them (FEAT_HAFT).
+    table_flags=(0xBFF, 0x003),
 )
 _SELF_ENTRIES = {
     X86: range(0x300, 0x301),
@@ -281,6 +306,16 @@ def as_processor_has_it(architecture: Architecture) -> Paging:
 def as_windows_has_it(architecture: Architecture) -> Paging:
     """Pages in transition are there, and the tables map themselves."""
     return Paging(architecture, replace(_WINDOWS, self_entries=_SELF_ENTRIES[architecture]))
+
+
+def as_linux_on_arm64_has_it(architecture: Arm64, *, is_before_6_10: bool = False) -> Paging:
+    """Pages that nobody may use are there; the processes' tables and the kernel's are apart."""
+    software = _LINUX_ON_ARM64
+    if is_before_6_10:
+        bit = _PROTECTION_NONE_BEFORE
+        unseen = Unseen(PRESENT | bit, bit, is_user=True, may_be_large=True)
+        software = replace(software, unseen=unseen)
+    return Paging(architecture, software)
 
 
 def as_linux_has_it(architecture: Architecture, encryption: int = 0) -> Paging:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.paging.architecture import PRESENT, USER, Entries
+from memory_visualizer.paging.architecture import PRESENT, Entries
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held, most_tables
 from memory_visualizer.paging.software import Paging
 
@@ -65,11 +65,11 @@ def weighed(
     count = len(tables)
     odd = supervisor = np.zeros(count, np.int64)
     if paging.software.has_habits and number == len(paging.levels) - 1:
-        odd = _odd_leaves(table, entry, impossible, count)
+        odd = _odd_leaves(table, entry, paging.architecture.mixtures(entry), impossible, count)
     elif paging.software.has_habits:
         near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
         is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
-        bars = (entry & np.uint64(USER) == 0) & ~paging.is_large(entry, level)
+        bars = paging.architecture.bar_user(entry) & ~paging.is_large(entry, level)
         bars &= ~(is_odd | impossible)
         if is_odd.any() or bars.any():
             odd = np.bincount(table[is_odd], minlength=count)
@@ -87,17 +87,17 @@ def weighed(
 
 
 def _odd_leaves(
-    table: NDArray[np.intp], entry: Entries, impossible: NDArray[np.bool_], count: int
+    table: NDArray[np.intp],
+    entry: Entries,
+    flags: NDArray[np.int64],
+    impossible: NDArray[np.bool_],
+    count: int,
 ) -> NDArray[np.int64]:
     """For each table of the last level the entries that are odd: all, or none.
 
     Pages may be mapped with any flags. But pages side by side are mapped alike: what comes with a
-    new mixture of flags every other time is something else.
+    new mixture of flags (Architecture.mixtures) every other time is something else.
     """
-    # Writable, user, PWT, PCD; PAT and global: what use leaves behind is not looked at.
-    flags = (entry >> np.uint64(1) & np.uint64(0xF) | entry >> np.uint64(3) & np.uint64(0x30)).view(
-        np.int64
-    )
     seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
     mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
     mixtures = mixtures.reshape(count, 64)
@@ -152,12 +152,14 @@ def are_tables(
 ) -> NDArray[np.bool_]:
     """Which of these pages look like tables of one level: most of them entries that lead somewhere.
 
-    An empty page does not.
+    An empty page does not. Those of the top level are numbered as roots.
     """
     found = np.zeros(len(frames), bool)
     for start in range(0, len(frames), TABLES_AT_ONCE):
         part = frames[start : start + TABLES_AT_ONCE]
-        tables = paging.decode(memory.read_frames(part))
+        tables = read_roots(memory, paging, part) if number == 0 else None
+        if tables is None:
+            tables = paging.decode(memory.read_frames(part))
         present = np.count_nonzero(paging.is_present(tables), axis=1)
         # Entries that are not present may hold anything, but not in most of a table.
         sound = (present > 0) & (2 * present >= np.count_nonzero(tables, axis=1))
@@ -183,27 +185,51 @@ def tables_of(
     """
     found = np.zeros(memory.frame_count, bool)
     tables = distinct(roots.ravel())
-    tables = tables[is_held(memory, tables)]
-    found[tables] = True
+    tables = tables[is_held(memory, paging.architecture.frames_of_roots(tables))]
+    found[paging.architecture.frames_of_roots(tables)] = True
     lowest = np.zeros(memory.frame_count, bool)
-    for number, level in enumerate(paging.levels[:-1]):
+    for number in range(len(paging.levels) - 1):
         tables = tables[: most_tables(memory) // 2]
         below = np.zeros(memory.frame_count, bool)
         for start in range(0, len(tables), TABLES_AT_ONCE):
-            entries = paging.decode(memory.read_frames(tables[start : start + TABLES_AT_ONCE]))
-            if own_only and number == 0 and paging.software.user_entries:
-                entries = entries[
-                    :, paging.software.user_entries.start : paging.software.user_entries.stop
-                ]
-            entry, targets = sound_entries(memory, paging, number, np.ascontiguousarray(entries))[
-                1:
-            ]
-            leads = (entry & np.uint64(PRESENT) != 0) & ~paging.is_large(entry, level)
-            leads &= is_held(memory, targets)
-            below[targets[leads]] = True
+            part = tables[start : start + TABLES_AT_ONCE]
+            own = paging.software.user_entries if own_only and number == 0 else None
+            below[_named(memory, paging, number, part, own)] = True
         if no_tables is not None:
             below &= ~no_tables
         tables = np.flatnonzero(below)
         found |= below
         lowest = below
     return found, lowest
+
+
+def _named(
+    memory: PhysicalMemory,
+    paging: Paging,
+    number: int,
+    tables: NDArray[np.int64],
+    own: range | None,
+) -> NDArray[np.int64]:
+    """The frames that are held of tables which these name, on one level; `own` are its entries."""
+    entries = read_roots(memory, paging, tables) if number == 0 else None
+    if entries is None:
+        entries = paging.decode(memory.read_frames(tables))
+    if own:
+        entries = np.ascontiguousarray(entries[:, own.start : own.stop])
+    _, entry, targets = sound_entries(memory, paging, number, entries)
+    leads = entry & np.uint64(PRESENT) != 0
+    leads &= ~paging.is_large(entry, paging.levels[number])
+    parts = targets[leads][:, None] + np.arange(paging.architecture.page_frames)
+    named: NDArray[np.int64] = parts.ravel()
+    return named[is_held(memory, named)]
+
+
+def read_roots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> Entries:
+    """The entries of top levels, or of frames of these, shape (n, entries)."""
+    architecture = paging.architecture
+    tables = paging.decode(memory.read_frames(architecture.frames_of_roots(roots)))
+    if architecture.is_whole:
+        return tables
+    index = architecture.index_of_roots(roots)[:, None] + np.arange(architecture.root_entries)
+    entries: Entries = np.take_along_axis(tables, index, axis=1)
+    return entries

@@ -12,7 +12,7 @@ def translate(
 ) -> NDArray[np.int64]:
     """Frame behind one virtual address in each address space; -1 where the dump holds none."""
     virtual &= (1 << paging.address_bits) - 1
-    top = roots[:, (virtual >> paging.levels[0].shift) // paging.entries]
+    top = roots[:, (virtual >> paging.levels[0].shift) // paging.entries % paging.top_frames]
     addresses = np.full(len(roots), virtual, np.uint64)
     batches = [
         frames_behind(
@@ -31,18 +31,25 @@ def frames_behind(
     top: NDArray[np.int64],
     addresses: NDArray[np.uint64],
 ) -> NDArray[np.int64]:
-    """The frame behind each address, below the top-level table in the frame that stands with it.
+    """The frame behind each address, below the root that stands with it (one of its top level).
 
     -1 where nothing is mapped; a frame may lie outside of what the dump holds. Of each table only
     the one entry is looked at: see read_tables.
     """
-    table = top.astype(np.int64)
+    architecture = paging.architecture
+    table = architecture.frames_of_roots(top.astype(np.int64))
+    begin, entries_of_table = architecture.index_of_roots(top), architecture.root_entries
+    if architecture.is_whole:
+        entries_of_table = paging.entries
     frame = np.full(len(addresses), -1, np.int64)
     alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
         tables, row = np.unique(table[alive], return_inverse=True)
-        index = addresses[alive] >> np.uint64(level.shift) & np.uint64(paging.entries - 1)
-        entries = paging.decode(memory.read_frames(tables))[row, index.astype(np.int64)]
+        index = (addresses[alive] >> np.uint64(level.shift)).view(np.int64) % entries_of_table
+        if number == 0:
+            index += begin[alive]
+        entries_of_table = paging.entries
+        entries = paging.decode(memory.read_frames(tables))[row, index]
         present = paging.is_present(entries)
         alive, entries = alive[present], entries[present]
         target = paging.frames(entries, level)
@@ -51,6 +58,8 @@ def frames_behind(
         maps = paging.is_large(entries, level) | (number == len(paging.levels) - 1)
         inside = (addresses[alive] >> np.uint64(12)).astype(np.int64) % level.pages
         frame[alive[maps]] = (target + inside)[maps]
+        if number < len(paging.levels) - 1:
+            target += architecture.part(addresses[alive], paging.levels[number + 1])
         leads = ~maps & is_held(memory, target)
         alive = alive[leads]
         table[alive] = target[leads]

@@ -5,22 +5,20 @@ is read one by one is kept. Tables over which much is to be known are `paging.wa
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.paging import (
-    Paging,
-    PhysicalMemory,
-    frames_behind,
-    is_held,
-    read_tables,
-)
+from memory_visualizer.paging.memory import PhysicalMemory, is_held
+from memory_visualizer.paging.software import Paging
+from memory_visualizer.paging.tables import read_tables
+from memory_visualizer.paging.translate import frames_behind
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
 _KEPT_REGIONS = 1 << 14
-_NOTHING = np.full(1024, -1, np.int64)
+_NOTHING = np.full(512 * 16, -1, np.int64)
 _ADDRESSES_AT_ONCE = 1 << 11
 """Each of them may have a table of its own."""
 _PIECES_AT_ONCE = 1 << 10
@@ -39,17 +37,20 @@ class VirtualMemory:
         self,
         memory: PhysicalMemory,
         paging: Paging,
-        top: int,
+        top: int | Sequence[int],
         regular: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        """`top` is the frame of the top-level table.
+        """`top` is the frame with which the top-level table begins, or are the roots of that.
 
         `regular` are stretches of addresses that are mapped in a row, each by its first address,
         its end, and the first frame: they stand in for tables that are lost.
         """
         self._memory = memory
         self._paging = paging
-        self._top = top
+        if isinstance(top, int):
+            self._roots = [*paging.architecture.roots_at(np.array([top * PAGE_SIZE]))[0].tolist()]
+        else:
+            self._roots = [*top]
         self.regular = tuple(regular)
         self.frame_count = memory.frame_count
         """Frames of the memory, by which it is known how much a kernel in it can be."""
@@ -62,7 +63,7 @@ class VirtualMemory:
 
     def with_regular(self, stretch: tuple[int, int, int]) -> "VirtualMemory":
         """The same memory with one more stretch that is mapped in a row."""
-        return VirtualMemory(self._memory, self._paging, self._top, (*self.regular, stretch))
+        return VirtualMemory(self._memory, self._paging, self._roots, (*self.regular, stretch))
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each address; -1 where nothing is mapped.
@@ -72,7 +73,10 @@ class VirtualMemory:
         frames = np.empty(len(addresses), np.int64)
         for start in range(0, len(addresses), _ADDRESSES_AT_ONCE):
             part = addresses[start : start + _ADDRESSES_AT_ONCE]
-            top = np.full(len(part), self._top, np.int64)
+            top = np.full(len(part), self._roots[0], np.int64)
+            if len(self._roots) > 1:
+                index = (part >> np.uint64(self._paging.levels[0].shift)).view(np.int64)
+                top = np.array(self._roots)[index // self._paging.entries % len(self._roots)]
             frames[start : start + len(part)] = frames_behind(self._memory, self._paging, top, part)
         for first, end, frame in self.regular:
             lost = (frames < 0) & (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
@@ -82,7 +86,7 @@ class VirtualMemory:
 
     def frame(self, address: int) -> int:
         """The frame behind one address; -1 where nothing is mapped."""
-        pages = self._paging.entries
+        pages = self._paging.entries * self._paging.architecture.page_frames
         number = address // PAGE_SIZE
         region = self._regions.get(number // pages)
         if region is None:
@@ -98,20 +102,33 @@ class VirtualMemory:
 
     def _region(self, address: int) -> "NDArray[np.int64] | range":
         """What a table of the lowest level has, or would have, where it covers this address."""
-        paging = self._paging
-        table = self._top
-        for number, level in enumerate(paging.levels[:-1]):
+        paging, parts = self._paging, self._paging.architecture.page_frames
+        pages = paging.entries * parts
+        table, begin, entries = self._root_of(address)
+        for number, (level, below) in enumerate(pairwise(paging.levels)):
             targets, is_large = self._table(table, number)
-            index = (address >> level.shift) % paging.entries
+            index = (address >> level.shift) % entries + begin
+            begin, entries = 0, paging.entries
             target = int(targets[index])
             if target >= 0 and is_large[index]:
-                inside = (address >> 12) % level.pages // paging.entries * paging.entries
-                first = target + inside
-                return range(first, first + paging.entries)
+                first = target + (address >> 12) % level.pages // pages * pages
+                return range(first, first + pages)
             if target < 0:
                 return _NOTHING
-            table = target
-        return self._table(table, len(paging.levels) - 1)[0]
+            table = target + (address >> below.shift) // paging.entries % parts
+        frames = self._table(table, len(paging.levels) - 1)[0]
+        if parts == 1:
+            return frames
+        return np.where(frames[:, None] < 0, -1, frames[:, None] + np.arange(parts)).ravel()
+
+    def _root_of(self, address: int) -> tuple[int, int, int]:
+        """The frame of the top level for an address, where entries begin in it, and how many."""
+        architecture = self._paging.architecture
+        frame = (address >> self._paging.levels[0].shift) // architecture.entries
+        root = np.array([self._roots[frame % len(self._roots)]])
+        entries = architecture.entries if architecture.is_whole else architecture.root_entries
+        begin = architecture.index_of_roots(root)[0]
+        return int(architecture.frames_of_roots(root)[0]), int(begin), entries
 
     def _table(self, frame: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """What a table's entries lead to, -1 where to nothing; and which map large pages."""

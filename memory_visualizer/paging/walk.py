@@ -31,6 +31,7 @@ from memory_visualizer.paging.memory import (
 )
 from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import Weight, weighed
+from memory_visualizer.units import PAGE_SIZE
 
 _DIRECT = 8
 """Beside MAY_ bits, while tables are walked: no top-level table served on a lower level on the
@@ -56,6 +57,13 @@ class _Reached:
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "_Reached":
         return _Reached(self.space[rows], self.table[rows], self.virtual[rows], self.access[rows])
+
+    def parted(self, parts: int, size: int) -> "_Reached":
+        """The frames of tables that have so many each, of which each covers `size` addresses."""
+        part = np.tile(np.arange(parts), len(self.table))
+        rows = self.take(np.repeat(np.arange(len(self.table)), parts))
+        virtual = rows.virtual + part.astype(np.uint64) * np.uint64(size)
+        return replace(rows, table=rows.table + part, virtual=virtual)
 
     @property
     def table_count(self) -> int:
@@ -207,11 +215,19 @@ class _Decoded:
 
     def reached(self, rows: NDArray[np.intp], access: NDArray[np.uint8], level: Level) -> _Reached:
         """What some of the entries lead to, with the access that is given for all of them."""
-        way = self.way[rows]
-        covered = self.index[rows].astype(np.uint64) << np.uint64(level.shift)
         return _Reached(
-            self.ways.space[way], self.frame[rows], self.ways.virtual[way] + covered, access[rows]
+            self.ways.space[self.way[rows]],
+            self.frame[rows],
+            self.address(level, rows),
+            access[rows],
         )
+
+    def address(
+        self, level: Level, rows: "NDArray[np.intp] | slice" = slice(None)
+    ) -> NDArray[np.uint64]:
+        """The first address that each entry stands for, not yet canonical."""
+        covered = self.index[rows].astype(np.uint64) << np.uint64(level.shift)
+        return self.ways.virtual[self.way[rows]] + covered
 
 
 def walk(
@@ -227,7 +243,8 @@ def walk(
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in batches.
 
-    `roots` are the frames of the top levels, shape (n, paging.top_frames); `spaces` what
+    `roots` are the top levels, shape (n, paging.top_frames), as Architecture.roots_at numbers them,
+    most often by their frames; `spaces` what
     Mappings.space shall be for each, by default its number; two roots may share one. With
     `kernel_only` what user mode may reach is left out, with `own_only` what is not below the
     software's user_entries. Frames that the dump does not hold are left out, as tables and as
@@ -290,12 +307,15 @@ class _Walker:
 
     def _start(self, roots: NDArray[np.int64], spaces: NDArray[np.int32]) -> _Reached:
         """The ways to the tables of the top level."""
+        architecture, shift = self._paging.architecture, np.uint64(self._paging.levels[0].shift)
         count, parts = roots.shape
-        start = np.arange(parts, dtype=np.uint64) << np.uint64(self._paging.levels[0].shift)
+        start = np.arange(parts, dtype=np.uint64) << shift
+        # Of a root that begins within its frame, that frame is the table, with entries before.
+        before = architecture.index_of_roots(roots.astype(np.int64).ravel()).view(np.uint64)
         reached = _Reached(
             np.repeat(spaces, parts),
-            roots.astype(np.int64).ravel(),
-            np.tile(start * np.uint64(self._paging.entries), count),
+            architecture.frames_of_roots(roots.astype(np.int64).ravel()),
+            np.tile(start * np.uint64(self._paging.entries), count) - (before << shift),
             np.full(count * parts, MAY_USER | MAY_WRITE | MAY_EXECUTE | _DIRECT, np.uint8),
         )
         reached = reached.take(is_held(self._memory, reached.table))
@@ -319,19 +339,25 @@ class _Walker:
                 self._losses.tables += len(distinct(later))
                 break
             entries += len(found.entry)
-            access = self._access(number, found)
+            maps = np.ones(len(found.entry), bool)
+            if not is_last:
+                maps = paging.is_large(found.entry, level)
+            access = self._access(number, found, maps)
             chosen = self._chosen(number, found, access)
-            maps = chosen if is_last else chosen & paging.is_large(found.entry, level)
+            maps &= chosen
             yield _mapped(self._memory, paging, level, found, access, maps)
             if not is_last:
                 leads = self._leads(found, chosen & ~maps)
-                leads = leads[below.admit(found.frame[leads], found.ways.space[found.way[leads]])]
-                below.add(found.reached(leads, access, level))
+                ways = found.reached(leads, access, level)
+                if (parts := paging.architecture.page_frames) > 1:
+                    ways = ways.parted(parts, paging.entries << paging.levels[number + 1].shift)
+                    ways = ways.take(is_held(self._memory, ways.table))
+                below.add(ways.take(below.admit(ways.table, ways.space)))
         self._entries_left -= entries
 
-    def _access(self, number: int, found: _Decoded) -> NDArray[np.uint8]:
-        """What is allowed on the way to each entry and by itself."""
-        access = self._paging.access(found.entry, is_last=number == len(self._paging.levels) - 1)
+    def _access(self, number: int, found: _Decoded, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """What is allowed on the way to each entry and by itself; `maps`: those that map pages."""
+        access = self._paging.access(found.entry, maps)
         if number == 0 and self._paging.software.parts_code:
             access |= MAY_EXECUTE
         access |= _DIRECT
@@ -344,6 +370,8 @@ class _Walker:
     def _chosen(self, number: int, found: _Decoded, access: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which entries are wanted."""
         chosen = access & MAY_USER == 0 if self._kernel_only else np.ones(len(access), bool)
+        if number == 0 and not self._paging.architecture.is_whole:
+            chosen &= found.address(self._paging.levels[0]) < 1 << self._paging.address_bits
         if number == 0 and (own := self._own_entries):
             shift = np.uint64(self._paging.levels[0].shift)
             index = (found.ways.virtual[found.way] >> shift).view(np.int64) + found.index
@@ -386,6 +414,8 @@ class _Walker:
         self, number: int, ways: _Reached, weight: Weight | None, table_of_way: NDArray[np.intp]
     ) -> NDArray[np.bool_]:
         """Whether each way leads to a table; `weight` is None where nothing speaks against any."""
+        if number == 0 and not self._paging.architecture.is_whole:
+            return np.ones(len(ways.table), bool)  # other things may lie in the same frame
         is_direct = ways.access & _DIRECT != 0
         # Tables that map themselves serve once more a level below, and so do those that are none.
         refused = self._refused[ways.table] & self._paging.software.has_habits
@@ -434,6 +464,8 @@ def _mapped(
     pages = level.pages
     rows = np.flatnonzero(maps)
     reached = found.reached(rows, access, level)
+    if pages == paging.architecture.page_frames > 1:  # the smallest pages are told by their frames
+        reached, pages = reached.parted(pages, PAGE_SIZE), 1
     frame = reached.table
     # Of a large page the first frame may be missing where later ones are not.
     inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count

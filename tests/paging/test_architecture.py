@@ -83,7 +83,7 @@ def test_access(architecture: Architecture) -> None:
     else:
         entries = entries & np.uint64(0xFFFF_FFFF)
     granted = [0, MAY_WRITE, MAY_USER, MAY_USER | MAY_WRITE, MAY_USER | MAY_WRITE]
-    assert architecture.access(entries).tolist() == [
+    assert architecture.access(entries, np.ones(5, bool)).tolist() == [
         given | executed for given, executed in zip(granted, may_execute, strict=True)
     ]
 

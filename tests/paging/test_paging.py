@@ -36,7 +36,7 @@ from tests.simple_walker import walk as simple_walk
 ARCHITECTURES = {"x86": X86, "pae": PAE, "x64": X64, "x64-5": X64_5_LEVELS}
 KINDS = {name: as_windows_has_it(each) for name, each in ARCHITECTURES.items()}
 MANUAL = {
-    name: replace(paging, software=replace(paging.software, has_habits=False))
+    name: replace(paging, software=replace(paging.software, table_flags=None, beginning=None))
     for name, paging in KINDS.items()
 }
 """By the manual alone, whatever entries a system would not make."""

@@ -91,14 +91,16 @@ def test_rights_in_transition(protection: int, allowed: int) -> None:
     """They stand in bits 5 to 9, by the numbers of ntosp.h; a table's own say nothing."""
     entries = np.array([IN_TRANSITION | protection << 5 | 4], np.uint64)
     paging = as_windows_has_it(X64)
-    assert paging.access(entries, is_last=True).tolist() == [MAY_USER | allowed]
-    assert paging.access(entries, is_last=False).tolist() == [MAY_USER | MAY_WRITE | MAY_EXECUTE]
+    assert paging.access(entries, np.ones(1, bool)).tolist() == [MAY_USER | allowed]
+    assert paging.access(entries, np.zeros(1, bool)).tolist() == [
+        MAY_USER | MAY_WRITE | MAY_EXECUTE
+    ]
 
 
 def test_nobody_may_use_it() -> None:
     """A page of PROT_NONE is user mode's, and allows nothing."""
     assert as_linux_has_it(X64).access(
-        np.array([NOT_ALLOWED], np.uint64), is_last=True
+        np.array([NOT_ALLOWED], np.uint64), np.ones(1, bool)
     ).tolist() == [MAY_USER]
 
 

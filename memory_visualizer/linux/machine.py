@@ -1,0 +1,95 @@
+"""What a Linux kernel's architecture means for those who read its memory, told by VMCOREINFO."""
+
+from dataclasses import dataclass
+
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.paging import (
+    X64,
+    X64_5_LEVELS,
+    Architecture,
+    Paging,
+    arm64,
+    as_linux_has_it,
+    as_linux_on_arm64_has_it,
+)
+
+IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map of x86-64: from here on the kernel's image is mapped."""
+IMAGE_END = 0xFFFF_FFFF_C000_0000
+"""Behind the last address that a kernel moved by chance (KASLR) may have there."""
+_UPPER = 1 << 63
+_PAGE_BITS = (12, 14, 16)
+_ADDRESS_BITS = range(36, 53)
+_T1SZ = ("TCR_EL1_T1SZ", "tcr_el1_t1sz")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a kernel lies in memory, and how it and its processes have their page tables."""
+
+    kernel: Paging
+    """Of the kernel's own tables."""
+    user: Paging
+    """Of the processes' tables; the same, where they have the kernel's half as well."""
+    offset: int
+    """By how much the image's virtual addresses are above its physical ones."""
+    image: tuple[int, int]
+    """The addresses among which the image lies: the first, and the end."""
+
+    @property
+    def page_frames(self) -> int:
+        """Frames of 4 KiB of each page that the kernel knows of."""
+        return self.user.architecture.page_frames
+
+    @property
+    def has_own_half(self) -> bool:
+        """Whether the processes' tables have the kernel's half as well."""
+        return self.kernel is self.user
+
+    def physical(self, address: int) -> int:
+        """The physical address of something in the image."""
+        return address - self.offset
+
+
+def x86_64(architecture: Architecture, phys_base: int = 0, encryption: int = 0) -> Machine:
+    """A machine of x86-64, with four levels or five."""
+    paging = as_linux_has_it(architecture, encryption)
+    return Machine(paging, paging, IMAGE_BASE - phys_base, (IMAGE_BASE, IMAGE_END))
+
+
+def machines(info: VmcoreInfo) -> list[Machine]:
+    """What the kernel of this text may run on, the likeliest first."""
+    if info.number("kimage_voffset") is not None:
+        return _arm64(info)
+    base, encryption = info.number("phys_base") or 0, info.number("sme_mask") or 0
+    found = [x86_64(architecture, base, encryption) for architecture in (X64, X64_5_LEVELS)]
+    return found[::-1] if info.number("pgtable_l5_enabled") else found
+
+
+def _arm64(info: VmcoreInfo) -> list[Machine]:
+    """By the bits of addresses that are used, else by those that the kernel was built for.
+
+    With pages of 64 KiB all tables are as for the latter; else levels are left out where the
+    processor has fewer bits (arch/arm64/kernel/cpufeature.c).
+    """
+    page_bits = max(info.votes("PAGESIZE"), default=4096).bit_length() - 1
+    unused = next((size for name in _T1SZ if (size := info.number(name)) is not None), None)
+    built = info.number("VA_BITS")
+    used = built if unused is None or page_bits == 16 else 64 - unused
+    release = [int(part) for part in info.release.split("-")[0].split(".")[:2] if part.isdecimal()]
+    offset = (info.number("kimage_voffset") or 0) % 2**64
+    found = []
+    for bits in dict.fromkeys([used, built]):
+        if bits not in _ADDRESS_BITS or page_bits not in _PAGE_BITS:
+            continue
+        assert bits is not None
+        lower, upper = (
+            arm64(page_bits, bits, upper=half, large=bits == 52 and page_bits != 16)
+            for half in (False, True)
+        )
+        kernel, user = (
+            as_linux_on_arm64_has_it(half, is_before_6_10=release < [6, 10])
+            for half in (upper, lower)
+        )
+        found.append(Machine(kernel, user, offset, (_UPPER, 2**64)))
+    return found
