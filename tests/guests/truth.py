@@ -275,7 +275,10 @@ def read_vmcoreinfo(place: bytes, raw: NDArray[np.uint8], begins: int) -> dict[s
 
 
 def read_processes(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic]]:
-    """Pid, parent, name, state and threads of each process by /proc, in order of pids."""
+    """Pid, parent, name, state and threads of each process by /proc, in order of pids.
+
+    A kernel's worker changes its name with its work: `comm_after` is the name after the stop.
+    """
     found = []
     for record, status in records.items():
         if match := re.fullmatch(r"pid0/(\d+)\.status", record):
@@ -287,13 +290,19 @@ def read_processes(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic
     pids, parents, names, states, counts = zip(*found, strict=True)
     return {
         "pids": np.array(pids),
-        "comm": np.array([name.decode("utf-8", "backslashreplace") for name in names]),
+        "comm": np.array([_text(name) for name in names]),
         "comm_bytes": np.array(names),
+        "comm_after": np.array([_text(records.get(f"pid/{pid}.comm", b"")[:-1]) for pid in pids]),
         "ppid": np.array(parents),
         "kernel_thread": np.array([_KTHREADD in (pid, parent) for pid, parent, *_ in found]),
         "state": np.array(states),
         "threads": np.array(counts),
     }
+
+
+def _text(name: bytes) -> str:
+    """A name as JSON can have it."""
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _field(status: bytes, name: bytes) -> bytes:
