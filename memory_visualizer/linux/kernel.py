@@ -391,7 +391,9 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
     remarks = [*found.remarks]
     # The image's beginning only if need be: it comes out wherever zeros are taken for the table.
-    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir")}
+    # Not each kernel's table has data, but each has functions, and _stext is where these begin.
+    named = ("init_uts_ns", "swapper_pg_dir", "_stext")
+    told = {name: found.info.symbols(name) for name in named}
     known = {name: places[0] for name, places in told.items() if places}
     if not known:  # newer kernels have more banners than the one with that name
         known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}

@@ -12,6 +12,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,8 @@ _NO_TYPE = 0xFFFF_FFFF
 _TYPE_BYTE = 0xFF00_0000
 
 _USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
+_SECTION_SIZES = (32, 16)
+"""Of struct mem_section, with and without what CONFIG_PAGE_EXTENSION adds."""
 _MEMBERS: dict[tuple[str, ...], int] = {
     ("flags",): 0,
     ("_refcount", "_count"): 52,
@@ -254,7 +257,7 @@ class PageArray:
         )
         old = _OLD_MEMBERS.get(-1 if count_at is None else count_at)
         usual_size = None if old else _USUAL_SIZE
-        sizes = [*self._info.votes("SIZE(page)"), self._size("page"), usual_size]
+        sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
         size = self._elected(sizes, _is_size)
         if size is None:
             raise LookupError("it does not tell how large its struct page is")
@@ -268,7 +271,7 @@ class PageArray:
             step = 4 if names[0] in _COUNTS else 8
             end = size - 8 * (names[0] == "lru")
             place = self._elected(
-                [*told, own, usual],
+                [usual, *told, own],
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
             )
             if place is None:
@@ -296,7 +299,7 @@ class PageArray:
     def _elected(self, votes: list[int | None], may_be: Callable[[int], bool]) -> int | None:
         """The value that most tell, of those that may be; of as many the last one's.
 
-        The text comes first, and any of its lines may be damaged; then BTF, if there is any.
+        What is usual comes first, then the text, any line of which may be damaged, then BTF.
         """
         likely = [vote for vote in votes if vote is not None and may_be(vote)]
         return max(likely[::-1], key=likely.count) if likely else None
@@ -394,21 +397,18 @@ class PageArray:
         """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
         info = self._info
         bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
-        size = self._elected(
-            [*info.votes("SIZE(mem_section)"), self._size("mem_section"), 32],
-            lambda vote: vote in range(8, PAGE_SIZE + 1, 8),
-        )
-        assert size is not None
+        sizes = [*info.votes("SIZE(mem_section)"), self._size("mem_section"), *_SECTION_SIZES]
+        sizes = [size for size in sizes if size in range(8, PAGE_SIZE + 1, 8)]
         own = self._btf.offset("mem_section", "section_mem_map") if self._btf else None
         member = self._elected(
-            [*info.votes("OFFSET(mem_section.section_mem_map)"), own, 0],
-            lambda vote: vote in range(0, size, 8),
+            [0, *info.votes("OFFSET(mem_section.section_mem_map)"), own],
+            lambda vote: vote in range(0, max(_SECTION_SIZES), 8),
         )
         tables = info.symbols("mem_section")
         if "mem_section" in self._symbols:
             tables.append(self._symbols["mem_section"])
         best: tuple[int, int, NDArray[np.uint64]] | None = None
-        for place in dict.fromkeys(tables):
+        for place, size in product(dict.fromkeys(tables), dict.fromkeys(filter(None, sizes))):
             for each in dict.fromkeys([*bits, _USUAL_SECTION_BITS]):
                 arrays = self._arrays_by_sections(place, size, member or 0, each)
                 if arrays is None:
