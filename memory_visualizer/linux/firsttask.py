@@ -29,6 +29,10 @@ _MOST_PLACES = 256
 """So many places of such names are looked at."""
 _MOST_THREADS = 8
 """So many of them, where it is costly."""
+_TASK_SIZE = 1 << 13
+"""So far behind its beginning its name may stand."""
+_OWN_ADDRESSES, _ALIGNED = 3, 16
+"""So often a first task's own address stands in it, and at such multiples tasks begin."""
 _GIB = 1 << 30
 _MOST_ENTRIES = 8
 """The direct map comes first in the kernel's half; by so many entries of the top-level table it is
@@ -42,13 +46,14 @@ def find_first_task(found: LinuxKernel) -> int | None:
 
 
 def _first_by_name(found: LinuxKernel) -> int | None:
-    """The first task by its name, in the kernel's image; needs BTF."""
+    """The first task by its name, in the kernel's image."""
+    if found.image is None:
+        return None
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
-    image = found.image
-    if comm is None or tasks is None or image is None:
-        return None
-    start, contents = image
+    if comm is None or tasks is None:
+        return first_by_form(*found.image)
+    start, contents = found.image
     for name in FIRST_COMMS:
         for place in places_of(name, contents, _MOST_PLACES):
             task = start + place - comm
@@ -56,6 +61,28 @@ def _first_by_name(found: LinuxKernel) -> int | None:
             if following and found.kernel.number(following + 8) == task + tasks:
                 return task
     return None
+
+
+def first_by_form(start: int, contents: NDArray[np.uint8]) -> int | None:
+    """Where the first task begins, in an image with its first address; None where it is not there.
+
+    It is its own parent, twice, and the leader of its group, so that its address stands in it as
+    often, before its name (include/linux/init_task.h).
+    """
+    times: dict[int, int] = {}
+    for name in FIRST_COMMS:
+        for place in places_of(name, contents, _MOST_PLACES):
+            if (start + place) % 8:
+                continue
+            low = max(place - _TASK_SIZE, place % 8)
+            words = contents[low:place].view("<u8")
+            inside = (words >= np.uint64(start + low)) & (words < np.uint64(start + place))
+            own = words[inside & (words % np.uint64(_ALIGNED) == 0)]
+            tasks, count = np.unique(own, return_counts=True)
+            for task, number in zip(tasks.tolist(), count.tolist(), strict=True):
+                times[task] = max(times.get(task, 0), number)
+    best = max(times, key=lambda task: times[task], default=0)
+    return best if times.get(best, 0) >= _OWN_ADDRESSES else None
 
 
 def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:

@@ -131,13 +131,15 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
     """A symbol's address, by each way in which a kernel may have stored it.
 
     Relative to the lowest symbol, as an unsigned number; so where negative, else absolute
-    (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels).
+    (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels);
+    absolute, of which `offset` is the lower half (up to 4.5): all lie in the uppermost 2 GiB.
     """
     number = int(offset)
     return [
         base + (number & 0xFFFFFFFF),
         base - 1 - number if number < 0 else number,
         place + number,
+        number % 2**64,
     ]
 
 
@@ -155,7 +157,7 @@ def read_kallsyms(
     if table and (found := _with_shift(table, known)):
         return found
     contents = image()
-    for by_form in (_by_form, _by_markers) if contents else ():
+    for by_form in (_by_form, _by_markers, _by_addresses) if contents else ():
         assert contents
         table = by_form(kernel, *contents)
         if table and (found := _with_shift(table, known)):
@@ -285,17 +287,48 @@ def _by_markers(
     return None
 
 
-def _names_before(contents: NDArray[np.uint8], table_at: int) -> tuple[int, int] | None:
-    """Where the names begin whose markers end at a place, and how many there are."""
-    low = max(table_at - 4 * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // 4 * 4
-    markers = contents[low:table_at].view("<u4").astype(np.int64)
+def _by_addresses(
+    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
+) -> KernelSymbols | None:
+    """Find the table in a kernel before 4.6, of which the image is given.
+
+    There lie, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
+    names, markers of 8 bytes, the tokens' text, and where in it each begins.
+    """
+    for table_at, _, tokens in _token_tables(contents):
+        found = _names_before(contents, table_at, 8)
+        if found is None:
+            continue
+        names_at, count = found
+        addresses_at = names_at - 8 - 8 * count
+        if count > _most_symbols(kernel) or addresses_at < 0:
+            continue
+        halves = contents[addresses_at : names_at - 8].view("<i4")
+        # Where each half lies plays no part: it is no offset.
+        return KernelSymbols(tokens, contents[names_at:table_at], halves[::2].copy(), start, 0, 0)
+    return None
+
+
+def _names_before(
+    contents: NDArray[np.uint8], table_at: int, width: int = 4
+) -> tuple[int, int] | None:
+    """Where the names begin whose markers end at a place, and how many there are.
+
+    A marker has `width` bytes: 4, and 8 up to 4.19.
+    """
+    low = max(table_at - width * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // width * width
+    if (table_at - low) % width:
+        return None
+    # Such as could be in a table; of 8 bytes that are none, the upper ones may be anything.
+    numbers = contents[low:table_at].view(f"<u{width}")
+    markers = np.minimum(numbers, np.uint32(_MAX_BYTES)).astype(np.int64)
     if len(markers) and not markers[-1]:
         markers = markers[:-1]  # to a multiple of 8
     falls = np.flatnonzero(np.diff(markers) <= 0)
     first = int(falls[-1]) + 1 if len(falls) else 0
     if len(markers) - first < 2 or markers[first]:
         return None
-    end, last, count = low + 4 * first, int(markers[-1]), len(markers) - first
+    end, last, count = low + width * first, int(markers[-1]), len(markers) - first
     # Behind the last marker are names of at most 256 bytes, each.
     begin = max(end - last - _NAMES_FOR_MARKER * 256 - 8, 0) // 4 * 4
     words = contents[begin : max(end - last, begin) // 4 * 4].view("<u4")

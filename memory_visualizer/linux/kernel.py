@@ -396,7 +396,9 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
     remarks = [*found.remarks]
     # The image's beginning only if need be: it comes out wherever zeros are taken for the table.
-    told = {name: found.info.symbols(name) for name in ("init_uts_ns", "swapper_pg_dir")}
+    # Not each kernel's table has data, but each has functions, and _stext is where these begin.
+    named = ("init_uts_ns", "swapper_pg_dir", "_stext")
+    told = {name: found.info.symbols(name) for name in named}
     known = {name: places[0] for name, places in told.items() if places}
     if not known:  # newer kernels have more banners than the one with that name
         known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
@@ -490,10 +492,12 @@ def _resources(
         place = found.btf.offset("resource", name) if found.btf else None
         return usual if place is None else place
 
-    # As it stands in struct resource since 4.6.
-    start_at, end_at, name_at = offset("start", 0), offset("end", 8), offset("name", 16)
-    sibling_at, child_at = offset("sibling", 48), offset("child", 56)
     read = found.kernel.number
+    start_at, end_at, name_at = offset("start", 0), offset("end", 8), offset("name", 16)
+    # In struct resource there is one member more since 4.6. The root has no sibling: what stands
+    # in its place is the first child.
+    is_old = bool(read(found.symbols["iomem_resource"] + 48))
+    sibling_at, child_at = (40, 48) if is_old else (offset("sibling", 48), offset("child", 56))
     at, seen = read(parent + child_at), set[int]()
     while at and at not in seen and room.left:
         seen.add(at)

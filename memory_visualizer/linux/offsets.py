@@ -46,8 +46,8 @@ _FEW_EXAMPLES, _FEW_SPACES = 64, 16
 _MOST_COLUMNS = 8
 """Places in a task that may seem to lead to its memory."""
 _FEW_TASKS = 4
-_COLUMNS_OF_PID = 32
-"""So many words behind the group's leader one leads to the struct pid."""
+_COLUMNS_OF_PID, _COLUMNS_OF_GROUP = 32, 64
+"""So many words behind the group's leader one leads to the struct pid, and to the next thread."""
 _CACHE_LINE = 64
 """Tasks begin at multiples of it."""
 _TO_SIBLING = 16
@@ -94,6 +94,8 @@ class Offsets:
     """Head of the list of threads, in signal_struct."""
     thread: int | None = None
     """Link in that list, in task_struct."""
+    group: int | None = None
+    """thread_group: links the threads of a process without a head of the list (up to 6.6)."""
     kthread: int | None = None
     """What a kernel thread has as a struct kthread."""
     full_name: int | None = None
@@ -353,6 +355,7 @@ def _offsets_by_names(
         children=parent + 16,
         sibling=parent + 32,
         leader=leader,
+        group=_find_group(kernel, examples, leader),
         **_find_numbers(kernel, examples, pid, leader),
     )
 
@@ -558,6 +561,27 @@ def _find_flags(kernel: VirtualMemory, examples: _Examples, parent: int, pid: in
     share[~(told & expected[:, None]).any(axis=0)] = 0
     column = int(np.argmax(share))
     return column * 4 if share[column] >= _MOST else None
+
+
+def _find_group(kernel: VirtualMemory, examples: _Examples, leader: int) -> int | None:
+    """`thread_group`; None where no process has a second thread, and then it tells nothing.
+
+    A thread that is alone leads to itself; in other lists nothing leads to a task whose leader this
+    one is.
+    """
+    begin = leader // 8 + 1
+    tasks = examples.words[:, leader // 8]
+    best, found = 0, None
+    for column in range(begin, min(begin + _COLUMNS_OF_GROUP, examples.words.shape[1])):
+        following = examples.words[:, column] - np.uint64(8 * column)
+        others = np.flatnonzero(following != tasks)
+        if not len(others) or len(others) > _HALF * len(tasks):
+            continue
+        leaders, known = kernel.numbers(following[others] + np.uint64(leader))
+        led = int(np.count_nonzero(known & (leaders == tasks[others])))
+        if led > best and led >= _HALF * len(others):
+            best, found = led, 8 * column
+    return found
 
 
 def _find_numbers(

@@ -12,6 +12,7 @@ the buddy allocator tells which it is (include/linux/page-flags.h of the kernel)
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -49,9 +50,11 @@ _NO_TYPE = 0xFFFF_FFFF
 _TYPE_BYTE = 0xFF00_0000
 
 _USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
+_SECTION_SIZES = (32, 16)
+"""Of struct mem_section, with and without what CONFIG_PAGE_EXTENSION adds."""
 _MEMBERS: dict[tuple[str, ...], int] = {
     ("flags",): 0,
-    ("_refcount",): 52,
+    ("_refcount", "_count"): 52,
     ("_mapcount",): 48,
     ("mapping",): 24,
     ("compound_head", "compound_info"): 8,
@@ -60,7 +63,12 @@ _MEMBERS: dict[tuple[str, ...], int] = {
 }
 """Members of struct page, by all their names, and where they stand if it has 64 bytes.
 
-So it is on x86-64 in all versions (include/linux/mm_types.h): one more witness."""
+So it is on x86-64 in all versions from 4.18 on (include/linux/mm_types.h): one more witness."""
+_OLD_MEMBERS = {
+    8: {"flags": 0, "_refcount": 8, "_mapcount": 12, "mapping": 24, "lru": 40, "private": 16},
+    28: {"flags": 0, "_refcount": 28, "_mapcount": 24, "mapping": 8, "lru": 32, "private": 48},
+}
+"""Likewise up to 3.0 and from then on, whatever the size, by where `_count` is told to stand."""
 _COUNTS = ("_refcount", "_mapcount")
 _NEAR = (~0x80 & _NO_TYPE, -128 & _NO_TYPE)
 """The oldest values for free blocks, which differ by one."""
@@ -80,7 +88,7 @@ class PageTypes:
     """How this kernel says the type of a page that is no user's."""
 
     of_buddy: int
-    """The value that pages of the buddy allocator have, as 32 bits."""
+    """The value that pages of the buddy allocator have, as 32 bits; 0 where they have a flag."""
 
     @property
     def _is_number(self) -> bool:
@@ -124,6 +132,7 @@ class _Layout:
     type: int
     mapping: int
     head: int
+    """`compound_head`; before 4.3 `first_page`, in the place of `private`."""
     links: int
     """`lru`, by which free pages are listed as well."""
     private: int
@@ -144,6 +153,10 @@ class _Flags:
     swap_cache: int
     huge: int
     """In a compound page's second `flags` (6.6 to 6.8)."""
+    tail: int
+    """Of a compound page's later pages; 0 since 4.3, where what leads to the first one tells."""
+    buddy: int
+    """Of the first page of a free block, before 2.6.38."""
     all: int
 
 
@@ -250,17 +263,26 @@ class PageArray:
         self.types = self._find_types()
 
     def _find_layout(self) -> _Layout:
-        size = self._elected([*self._info.votes("SIZE(page)"), self._size("page"), 64], _is_size)
+        count_at = self._elected(
+            [*self._info.votes("OFFSET(page._count)")], _OLD_MEMBERS.__contains__
+        )
+        old = _OLD_MEMBERS.get(-1 if count_at is None else count_at)
+        usual_size = None if old else _USUAL_SIZE
+        sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
+        size = self._elected(sizes, _is_size)
         if size is None:
             raise LookupError("it does not tell how large its struct page is")
         places: list[int] = []
-        for names, usual in _MEMBERS.items():
+        for names, newest in _MEMBERS.items():
+            usual = newest if size == _USUAL_SIZE else None
+            if old:
+                usual = old["private"] if names[0] == "compound_head" else old.get(names[0])
             told = [vote for name in names for vote in self._info.votes(f"OFFSET(page.{name})")]
             own = self._btf.offset("page", *names) if self._btf else None
             step = 4 if names[0] in _COUNTS else 8
             end = size - 8 * (names[0] == "lru")
             place = self._elected(
-                [*told, own, usual if size == _USUAL_SIZE else None],
+                [usual, *told, own],
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
             )
             if place is None:
@@ -288,7 +310,7 @@ class PageArray:
     def _elected(self, votes: list[int | None], may_be: Callable[[int], bool]) -> int | None:
         """The value that most tell, of those that may be; of as many the last one's.
 
-        The text comes first, and any of its lines may be damaged; then BTF, if there is any.
+        What is usual comes first, then the text, any line of which may be damaged, then BTF.
         """
         likely = [vote for vote in votes if vote is not None and may_be(vote)]
         return max(likely[::-1], key=likely.count) if likely else None
@@ -302,20 +324,39 @@ class PageArray:
         private = mask("PG_private")
         count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
         poisoned = mask("PG_hwpoison")
+        buddy, swap_cache = mask("PG_buddy"), mask("PG_swapcache")
+        # As they follow one another in include/linux/page-flags.h before 4.3, on 64 bits.
+        is_old = self._has_tails_flag
+        old_slab, old_head, old_tail, old_swap_backed = (
+            (mask("PG_lru") << 2, swap_cache >> 2, swap_cache >> 1, buddy << 1 or swap_cache << 3)
+            if is_old
+            else (0, 0, 0, 0)
+        )
         every = (1 << count) - 1 if count and count < 64 else _ALWAYS_FLAGS
         heads = self._info.votes("NUMBER(PG_head_mask)")
-        head = self._elected([*heads, mask("PG_head") or None], lambda vote: bool(vote % 2**64))
+        head = self._elected(
+            [*heads, mask("PG_head") or old_head or None], lambda vote: bool(vote % 2**64)
+        )
         return _Flags(
             head=(head or 0) % 2**64,
-            slab=0 if self._slab is not None else mask("PG_slab"),
+            slab=0 if self._slab is not None else mask("PG_slab") or old_slab,
             # In all versions the flag before PG_private, should BTF not name it.
             reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
             lru=mask("PG_lru"),
-            swap_backed=mask("PG_swapbacked"),
-            swap_cache=mask("PG_swapcache"),
+            swap_backed=mask("PG_swapbacked") or old_swap_backed,
+            swap_cache=swap_cache,
             huge=mask("PG_hugetlb") if self._hugetlb is None and not self._destructor else 0,
+            tail=old_tail,
+            buddy=buddy,
             all=every & ~poisoned,
         )
+
+    @property
+    def _has_tails_flag(self) -> bool:
+        """Whether a flag tells the later pages of compound ones, as before 4.3."""
+        info = self._info
+        known = [*info.votes("OFFSET(page.compound_head)"), *info.votes("OFFSET(page._refcount)")]
+        return self._btf is None and not known and bool(info.votes("OFFSET(page._count)"))
 
     @property
     def _destructor(self) -> int | None:
@@ -332,6 +373,8 @@ class PageArray:
 
     def _find_types(self) -> PageTypes:
         """How free pages are marked: by what is told, if pages are marked so, else by what is."""
+        if self._flags.buddy:
+            return PageTypes(0)
         told = [vote & _NO_TYPE for vote in self._info.votes("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")]
         if own := self._type("PAGE_BUDDY_MAPCOUNT_VALUE", "PGTY_buddy"):
             told.append(own)
@@ -365,21 +408,18 @@ class PageArray:
         """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
         info = self._info
         bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
-        size = self._elected(
-            [*info.votes("SIZE(mem_section)"), self._size("mem_section"), 32],
-            lambda vote: vote in range(8, self._page_bytes + 1, 8),
-        )
-        assert size is not None
+        sizes = [*info.votes("SIZE(mem_section)"), self._size("mem_section"), *_SECTION_SIZES]
+        sizes = [size for size in sizes if size in range(8, self._page_bytes + 1, 8)]
         own = self._btf.offset("mem_section", "section_mem_map") if self._btf else None
         member = self._elected(
-            [*info.votes("OFFSET(mem_section.section_mem_map)"), own, 0],
-            lambda vote: vote in range(0, size, 8),
+            [0, *info.votes("OFFSET(mem_section.section_mem_map)"), own],
+            lambda vote: vote in range(0, max(_SECTION_SIZES), 8),
         )
         tables = info.symbols("mem_section")
         if "mem_section" in self._symbols:
             tables.append(self._symbols["mem_section"])
         best: tuple[int, int, NDArray[np.uint64]] | None = None
-        for place in dict.fromkeys(tables):
+        for place, size in product(dict.fromkeys(tables), dict.fromkeys(filter(None, sizes))):
             for each in dict.fromkeys([*bits, _USUAL_SECTION_BITS]):
                 arrays = self._arrays_by_sections(place, size, member or 0, each)
                 if arrays is None:
@@ -671,9 +711,9 @@ class PageArray:
 
         # A huge page's later struct pages may be its first ones, shown again (HVO): with the flag
         # of a head, but behind it a tail that belongs to another.
-        is_tail = compound & np.uint64(1) != 0
+        is_tail = has(flag.tail) if flag.tail else compound & np.uint64(1) != 0
         named = compound.copy()
-        [apparent] = np.nonzero(has(flag.head) & ~is_tail)
+        [apparent] = np.nonzero(has(flag.head) & ~is_tail & (flag.tail == 0))
         apparent = apparent[apparent + 1 < count]
         follower = compound[apparent + 1]
         named[apparent] = follower
@@ -692,7 +732,8 @@ class PageArray:
         if self._slab is not None:
             slab |= typed & kinds.are(types, self._slab)
         huge = self._huge(rows, has(flag.head), typed, types)
-        buddy = typed & kinds.are(types, kinds.of_buddy) & known & ~is_tail
+        buddy = typed & kinds.are(types, kinds.of_buddy) | has(flag.buddy)
+        buddy &= known & ~is_tail
         bare = ~typed & (uses == 0) & (flags & np.uint64(flag.all) == 0) & ~is_tail
         free = self._in_free_blocks(rows, buddy)
         anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS

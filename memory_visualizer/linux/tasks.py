@@ -354,7 +354,7 @@ class _Judge:
             ended = state & np.uint64(_ENDED) != 0
         lost = np.flatnonzero(whole & ended & (mm == 0))
         mm[lost] = _memory_of_threads(
-            kernel, offsets, far("signal", lost), most_tasks(self.found.memory)
+            kernel, offsets, tasks_at[lost], far("signal", lost), most_tasks(self.found.memory)
         )
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
@@ -652,21 +652,30 @@ def _name_rescuers(
 
 
 def _memory_of_threads(
-    kernel: VirtualMemory, offsets: Offsets, signals: NDArray[np.uint64], most: int
+    kernel: VirtualMemory,
+    offsets: Offsets,
+    tasks: NDArray[np.uint64],
+    signals: NDArray[np.uint64],
+    most: int,
 ) -> NDArray[np.uint64]:
     """The memory of processes whose first threads have ended: that of any other; 0 if of none.
 
-    Each has a struct signal that lists its threads. No more than `most` threads are looked at
-    beside two of each process: threads that have ended, but for the first, are out of the list.
+    Each has a struct signal that lists its threads, or these are linked with one another. No more
+    than `most` threads are looked at beside two of each process: threads that have ended, but for
+    the first, are out of the list.
     """
-    memory = np.zeros(len(signals), np.uint64)
-    if offsets.threads is None or offsets.thread is None:
+    memory = np.zeros(len(tasks), np.uint64)
+    if offsets.threads is not None and offsets.thread is not None:
+        link, head = offsets.thread, signals + np.uint64(offsets.threads)
+        at, _ = kernel.numbers(head)
+        at[signals == 0] = 0
+    elif offsets.group is not None:
+        link, head = offsets.group, tasks + np.uint64(offsets.group)
+        at, _ = kernel.numbers(head)
+    else:
         return memory
-    to_mm = np.uint64((offsets.mm - offsets.thread) % 2**64)
-    head = signals + np.uint64(offsets.threads)
-    at, _ = kernel.numbers(head)
-    at[signals == 0] = 0
-    room = most + 2 * len(signals)
+    to_mm = np.uint64((offsets.mm - link) % 2**64)
+    room = most + 2 * len(tasks)
     for _ in range(_MOST_THREADS):
         rows = np.flatnonzero((at != 0) & (at != head) & (memory == 0))[:room]
         if not len(rows):

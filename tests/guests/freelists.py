@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tests.guests.errors import GuestError
 from tests.guests.packages import run
 
+_IMAGE_ALIGNED = 1 << 21
 _LARGE, _PRESENT = 1 << 7, 1
 _TABLE = 3
 """On arm64 an entry that leads to a table; on the lowest level to a page."""
@@ -63,6 +64,28 @@ class Types:
             file.flush()
             text = run([program, "-j", "btf", "dump", "file", file.name], what="bpftool")
         return cls(json.loads(text)["types"])
+
+    @classmethod
+    def told_by(cls, info: Mapping[str, str]) -> "Types":
+        """The structures of which VMCOREINFO tells a little: sizes, and where members stand."""
+        structures: dict[str, dict[str, Any]] = {}
+        for line, value in info.items():
+            if not (match := re.fullmatch(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", line)):
+                continue
+            empty: dict[str, Any] = {
+                "id": match[2],
+                "kind": "STRUCT",
+                "name": match[2],
+                "size": 0,
+                "members": [],
+            }
+            structure = structures.setdefault(match[2], empty)
+            if match[1] == "SIZE":
+                structure["size"] = int(value)
+            else:
+                member = {"name": match[3], "bits_offset": 8 * int(value), "type_id": None}
+                structure["members"].append(member)
+        return cls(list(structures.values()))
 
     def size(self, structure: str) -> int:
         """Bytes of a structure."""
@@ -141,7 +164,9 @@ class KernelMemory:
         """How far virtual addresses of the kernel's image are from physical ones."""
         if self.architecture == "arm64":
             return int(self.info["NUMBER(kimage_voffset)"], 16)
-        return self.symbol("_text") - self.code
+        if "_text" in self.symbols:
+            return self.symbols["_text"] - self.code
+        return (self.symbol("_stext") & -_IMAGE_ALIGNED) - self.code
 
     def _physical(self, address: int, size: int) -> bytes:
         at = address - self.begins

@@ -6,7 +6,7 @@ the files.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.guests.dwarf import read_profile
-from tests.guests.freelists import KernelMemory, Types, block_frames, listed_free, read_symbols
+from tests.guests.freelists import (
+    KernelMemory,
+    Types,
+    block_frames,
+    counted_by_zoneinfo,
+    listed_free,
+    read_symbols,
+)
 from tests.guests.records import timing
 from tests.guests.resources import Resources, read_resources
 
@@ -199,11 +206,7 @@ def make_truth(guest: Guest) -> Truth:
         mark_stretches(ram, first, count, size),
         mark_stretches(parts, first, count, size),
     )
-    remarks = []
-    if types := _types_of(guest):
-        _mark_free(says, guest, types, resources, raw, size)
-    else:
-        remarks.append("no types: the free pages on processors' own lists are not told apart")
+    remarks = [*_mark_free(says, guest, resources, raw, size)]
     pages: dict[str, NDArray[np.generic]] = {
         "kernel_says": says,
         "kernel_says_names": np.array([NAMES[code] for code in Says]),
@@ -229,41 +232,47 @@ def _zeros(raw: NDArray[np.uint8], size: int) -> Marks:
     return np.concatenate([~part.any(axis=1) for part in parts])
 
 
-def _types_of(guest: Guest) -> Types | None:
-    """The kernel's types: by BTF, else by a profile."""
-    if "btf_vmlinux" in guest.records:
-        return Types.of(guest.records["btf_vmlinux"])
-    return Types(read_profile(guest.profile)) if guest.profile else None
-
-
 def _mark_free(
     says: NDArray[np.uint8],
     guest: Guest,
-    types: Types,
     resources: Resources,
     raw: NDArray[np.uint8],
     size: int,
-) -> None:
-    """Mark the free pages that kpageflags does not tell, where nothing else is known of a frame."""
+) -> Iterator[str]:
+    """Mark the free pages that kpageflags does not tell, where nothing else is known of a frame.
+
+    Yields what cannot be told.
+    """
     records = guest.records
     first = guest.begins // size
     memory = KernelMemory(
         raw=raw,
         begins=guest.begins,
         info=read_vmcoreinfo(records["vmcoreinfo"], raw, guest.begins),
-        symbols=read_symbols(records["kallsyms"].decode()),
+        symbols=read_symbols(records.get("kallsyms", b"").decode()),
         code=resources.image["Kernel code"][0],
         architecture=guest.architecture,
         page_size=size,
     )
-    listed = listed_free(memory, types, guest.processors)
-    blocks = np.empty(0, np.int64)
-    if types.has("page", "first_page"):  # before 4.3; the others tell all pages of a block
-        blocks = block_frames(memory, types, np.flatnonzero(says == Says.FREE) + first)
-    for frames, code in ((listed, Says.FREE_ON_PROCESSOR), (blocks, Says.FREE)):
+
+    def mark(frames: NDArray[np.int64], code: Says) -> None:
         inside = frames[(frames >= first) & (frames < first + len(says))] - first
-        inside = inside[np.isin(says[inside], (Says.COMPOUND, Says.KERNEL_OTHER))]
-        says[inside] = code
+        says[inside[np.isin(says[inside], (Says.COMPOUND, Says.KERNEL_OTHER))]] = code
+
+    if "btf_vmlinux" in records:
+        types = Types.of(records["btf_vmlinux"])
+    elif guest.profile:
+        types = Types(read_profile(guest.profile))
+    else:
+        types = Types.told_by(memory.info)
+    if types.has("page", "_count"):  # before 4.6; the others tell all pages of a block
+        heads = np.flatnonzero(says == Says.FREE) + first
+        mark(block_frames(memory, types, heads), Says.FREE)
+    if types.has("per_cpu_pages", "lists"):
+        mark(listed_free(memory, types, guest.processors), Says.FREE_ON_PROCESSOR)
+    else:
+        count = counted_by_zoneinfo(records["zoneinfo"].decode())
+        yield f"the free pages on processors' own lists, {count} or so, are not told apart"
 
 
 def read_vmcoreinfo(place: bytes, raw: NDArray[np.uint8], begins: int) -> dict[str, str]:
@@ -275,7 +284,10 @@ def read_vmcoreinfo(place: bytes, raw: NDArray[np.uint8], begins: int) -> dict[s
 
 
 def read_processes(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic]]:
-    """Pid, parent, name, state and threads of each process by /proc, in order of pids."""
+    """Pid, parent, name, state and threads of each process by /proc, in order of pids.
+
+    A kernel's worker changes its name with its work: `comm_after` is the name after the stop.
+    """
     found = []
     for record, status in records.items():
         if match := re.fullmatch(r"pid0/(\d+)\.status", record):
@@ -287,13 +299,19 @@ def read_processes(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic
     pids, parents, names, states, counts = zip(*found, strict=True)
     return {
         "pids": np.array(pids),
-        "comm": np.array([name.decode("utf-8", "backslashreplace") for name in names]),
+        "comm": np.array([_text(name) for name in names]),
         "comm_bytes": np.array(names),
+        "comm_after": np.array([_text(records.get(f"pid/{pid}.comm", b"")[:-1]) for pid in pids]),
         "ppid": np.array(parents),
         "kernel_thread": np.array([_KTHREADD in (pid, parent) for pid, parent, *_ in found]),
         "state": np.array(states),
         "threads": np.array(counts),
     }
+
+
+def _text(name: bytes) -> str:
+    """A name as JSON can have it."""
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _field(status: bytes, name: bytes) -> bytes:

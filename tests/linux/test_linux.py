@@ -87,7 +87,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
 
 def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
     """Whether its memory cannot be known for its own."""
-    return not truth.era.has_btf and task.leader_has_ended
+    return not truth.era.has_btf and task.leader_has_ended and "thread_group" not in truth.places
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -299,6 +299,25 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
         unknown = {task.pid for task in truth.tasks if is_unnamed(task, truth)}
         user = {frame for pid, _, frame in truth.owners if pid not in unknown}
         assert set(np.flatnonzero(labels(snapshot) == "user").tolist()) == user
+
+
+@pytest.mark.parametrize("era", ["2.6.32", "3.16", "4.14"])
+def test_without_symbols(era: str, tmp_path: Path) -> None:
+    """A kernel without a table of symbols (CONFIG_KALLSYMS): its first task shows itself."""
+    truth = forge_linux(tmp_path / "dump", era)
+    raw = (tmp_path / "dump").read_bytes()
+    digits = b"\0".join(b"%d" % digit for digit in range(10))
+    assert raw.count(digits) == 1
+    (tmp_path / "dump").write_bytes(raw.replace(digits, bytes(len(digits))))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert "the kernel's table of symbols was not found" in snapshot.remarks
+    known = {task.pid: task for task in truth.tasks if task.listed and not is_unnamed(task, truth)}
+    found = {process.pid: process for process in snapshot.processes}
+    for pid, task in known.items():
+        assert (found[pid].name, found[pid].ppid) == (task.comm, task.ppid)
+        assert found[pid].dtb == task.dtb
+    listed = {owner for owner in truth.owners if owner[0] in known}
+    assert listed == {owner for owner in owned(snapshot) if owner[0] in known}
 
 
 def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:

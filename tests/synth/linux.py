@@ -1,12 +1,14 @@
-"""Make up the memory of a Linux machine, in the way of kernels from 4.14 to the newest.
+"""Make up the memory of a Linux machine, in the way of kernels from 2.6.32 to the newest.
 
 What is forged is what a reader of such memory needs: page tables, the kernel's word of itself
 (VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
 truth is noted when a page is given to someone. Layouts and values are those of the kernel's
-sources; offsets that differ between builds are drawn by chance.
+sources; offsets that differ between builds are drawn by chance, those of kernels before 4.14 are
+real ones (oldlayouts.py). These have no huge pages of the pool: they do not tell which those are.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
+from tests.synth.oldlayouts import Layout, read_layouts
 
 MIB = 1 << 20
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
@@ -71,6 +74,40 @@ class Era:
     """Whether VMCOREINFO tells where the names of the system stand behind their count (5.11)."""
     cache_at: int = 8
     """Where in a slab's struct page the address of its cache stands; until 5.16 at 24."""
+    told: tuple[str, ...] = ("lru", "private", "swapcache", "swapbacked", "hwpoison")
+    """Flags whose numbers VMCOREINFO tells."""
+    layout: Layout | None = None
+    """Of kernels before 4.14: where members stand. Their fixed addresses come with it."""
+    section_size: int = 32
+    """Bytes of struct mem_section; 16 without CONFIG_PAGE_EXTENSION."""
+    first_name: str = "swapper/0"
+    """The name of the first task."""
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where in struct page its members stand."""
+        if self.layout:
+            page = dict(self.layout["page"])
+            del page["size"]
+            page.pop("slab_cache", None)
+            return page
+        moved = self.page_size - 64
+        return {
+            "flags": 0,
+            "lru": 8,
+            "compound_info" if self.masks else "compound_head": 8,
+            "mapping": 24,
+            "private": 40 + moved,
+            "_mapcount": 48 + moved,
+            "_refcount": 52 + moved,
+        }
+
+    @property
+    def resource(self) -> Mapping[str, int]:
+        """Where in struct resource its members stand."""
+        if self.layout:
+            return self.layout["resource"]
+        return {"start": 0, "end": 8, "name": 16, "parent": 40, "sibling": 48, "child": 56}
 
 
 _OLD = {"lru": 5, "slab": 7, "reserved": 10, "private": 11, "head": 15, "swapcache": 16}
@@ -79,6 +116,9 @@ _MIDDLE = {"lru": 4, "slab": 9, "reserved": 12, "private": 13, "head": 16, "swap
 _MIDDLE |= {"swapbacked": 19, "hwpoison": 23, "hugetlb": 8}
 _NEW = {"lru": 5, "reserved": 11, "private": 12, "head": 6, "swapcache": 8, "swapbacked": 17}
 _NEW |= {"hwpoison": 21}
+_BEFORE_4_3 = {"lru": 5, "slab": 7, "reserved": 10, "private": 11, "head": 14, "tail": 15}
+_BEFORE_4_3 |= {"swapcache": 16, "swapbacked": 19, "hwpoison": 23}
+_BEFORE_2_6_38 = _BEFORE_4_3 | {"buddy": 19, "swapbacked": 20, "hwpoison": 24}
 _HIGH = {"PG_table": 0x10000000, "PG_buddy": 0x40000000}
 _PGTY = {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, "PGTY_slab": 0xF5, "PGTY_hugetlb": 0xF4}
 _NUMBERS = {"buddy": 0xF0 << 24, "table": 0xF2 << 24, "slab": 0xF5 << 24, "huge": 0xF4 << 24}
@@ -95,6 +135,16 @@ _4_14 = Era(
     tells_names=False,
     cache_at=24,
 )
+_LAYOUTS = read_layouts()
+_3_10 = replace(
+    _4_14,
+    release="3.10.0-862.el7.x86_64",
+    flags=_BEFORE_4_3,
+    addresses="absolute",
+    layout=_LAYOUTS["3.10"],
+    told=("lru", "private", "swapcache", "slab", "hwpoison"),
+    cache_at=48,
+)
 _6_12 = Era(
     "6.12.6-arch1-1",
     _NEW,
@@ -107,7 +157,25 @@ _6_12 = Era(
     huge=0xF4 << 24,
 )
 ERAS = {
+    "2.6.32": replace(
+        _3_10,
+        release="2.6.32-504.el6.x86_64",
+        flags=_BEFORE_2_6_38,
+        layout=_LAYOUTS["2.6.32"],
+        page_size=_LAYOUTS["2.6.32"]["page"]["size"],
+        told=("lru", "private", "swapcache", "buddy", "hwpoison"),
+        cache_at=40,
+        first_name="swapper",
+    ),
+    "3.10": _3_10,
+    "3.16": replace(
+        _3_10,
+        release="3.16.0-4-amd64",
+        layout=_LAYOUTS["3.16"],
+        page_size=_LAYOUTS["3.16"]["page"]["size"],
+    ),
     "4.14": _4_14,
+    "4.14-plain": replace(_4_14, release="4.14.0-1-plain", section_size=16),
     "4.15": replace(_4_14, release="4.15.0-20-generic", sections="pointer"),
     "4.19": replace(_4_14, release="4.19.0-5-amd64", buddy=~0x80, table=~0x400, inverts=True),
     "5.10": Era(
@@ -278,6 +346,8 @@ class _Machine:
         self.encryption = 0
         self.spaces: list[int] = []
         self.section_bits = 24
+        if era.layout:  # the places are fixed, and the size of a section is the usual one
+            self.direct, self.vmemmap, self.section_bits = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32, 27
         self.caches: dict[str, int] = {}
         self.pid_structs: list[int] = []
         """Places in slabs of struct pids that are not yet in use."""
@@ -392,6 +462,8 @@ class _Machine:
         self.give(image, "kernel image", flags=self.flag("reserved"))
         memory.fill_with_noise(image[:300])
         self.text = _IMAGE_BASE + (int(self.rng.integers(8, 200)) << 21)
+        if self.era.layout:  # it lies where it is mapped, and does not tell another place
+            self.text = _IMAGE_BASE + int(image[0]) * PAGE_SIZE
         self.phys_base = int(image[0]) * PAGE_SIZE - (self.text - _IMAGE_BASE)
         self.top = int(image[320])
         self.kernel = _Tables(self, self.top)
@@ -466,14 +538,16 @@ class _Machine:
         self._put_resources(self.symbols["iomem_resource"], listed)
 
     def _put_resources(self, parent: int, children: "list[_Resource]") -> None:
-        link = parent + 56
+        places = self.era.resource
+        link = parent + places["child"]
         for name, start, end, below in children:
             resource, text = self.reserve_image(64), self.reserve_image(32)
             self.put(text, name.encode() + b"\0")
             self.word(link, resource)
-            self.word(resource, start, end, text, 0, 0, parent, 0, 0)
+            self.word(resource, start, end, text)
+            self.word(resource + places["parent"], parent)
             self._put_resources(resource, below)
-            link = resource + 48
+            link = resource + places["sibling"]
 
     # Tasks
 
@@ -489,8 +563,19 @@ class _Machine:
         # Behind it stands active_mm, and behind the pid the one of the first thread.
         self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
         self.pgd_offset = int(self.rng.integers(4, 20)) * 8
+        # Where the struct pid has its lists of tasks, and its number; how far apart tasks' links to
+        # it are, and which one the first threads use.
+        self.pid_tasks, self.pid_number, self.pid_step, self.pid_kind = 16, 96, 16, 1
+        if layout := self.era.layout:
+            self.task = {name: at for name, at in layout["task_struct"].items() if name != "size"}
+            self.task["pid_links"] = self.task.pop("pids")
+            self.task["thread_pid"] = self.task["pid_links"] + layout["pid_link"]["pid"]
+            self.pgd_offset = layout["mm_struct"]["pgd"]
+            self.pid_tasks, self.pid_number = layout["pid"]["tasks"], layout["pid"]["numbers"]
+            self.pid_step, self.pid_kind = layout["pid_link"]["size"], 0
         self.listed: list[int] = [self.symbols["init_task"]]
-        first = Task(0, 0, "swapper/0", kernel_thread=True, address=self.symbols["init_task"])
+        first = Task(0, 0, self.era.first_name, kernel_thread=True)
+        first.address = self.symbols["init_task"]
         self._fill_task(first, 0)
         self.address_of = {0: first.address}
         for pid, comm, flags, name in (
@@ -511,8 +596,10 @@ class _Machine:
             if cache not in self.caches:
                 self.caches[cache] = self.object()
             page = self.pages[int(run[0])]
-            if self.era.cache_at == 24:
+            if self.era.cache_at == self.era.places["mapping"]:
                 page.mapping = self.caches[cache]
+            elif self.era.cache_at == self.era.places["private"]:
+                page.private = self.caches[cache]
             else:
                 page.links = (self.caches[cache], 0)
         return self.direct_address(int(run[0]))
@@ -573,11 +660,14 @@ class _Machine:
         if task.pid:
             number = self.pid_struct()
             self.word(at + places["thread_pid"], number)
-            kind = 0 if leader else 1
-            self.word(number + 16 + 8 * kind, at + places["pid_links"] + 16 * kind)
-            self.put(number + 96, struct.pack("<I", own))
+            kind = 0 if leader else self.pid_kind
+            link = at + places["pid_links"] + self.pid_step * kind
+            self.word(number + self.pid_tasks + 8 * kind, link)
+            self.put(number + self.pid_number, struct.pack("<I", own))
         self.put(at + places["comm"], task.comm.encode().ljust(16, b"\0"))
-        if task.kernel_thread and task.pid:
+        if "thread_group" in places:
+            self.word(at + places["thread_group"], *[at + places["thread_group"]] * 2)
+        if task.kernel_thread and task.pid and "worker_private" in places:
             thread, worker, name = self.object(), self.object(), self.object()
             self.word(at + places["worker_private"], thread)
             self.word(thread + 24, worker)
@@ -690,7 +780,7 @@ class _Machine:
         """Link the top tables of all processes, as the kernel does (arch/x86/mm/pgtable.c)."""
         head = self.symbols["pgd_list"]
         tops = [tables.top for tables, _ in self.user_tables]
-        links = [head, *(self.array_address(top) + 8 for top in tops)]
+        links = [head, *(self.link_of(top) for top in tops)]
         self.word(head, links[1], links[-1])
         for number, (top, mm) in enumerate(zip(tops, self.spaces, strict=True), 1):
             page = self.pages[top]
@@ -738,7 +828,7 @@ class _Machine:
 
     def _map_huge(self, tables: _Tables, task: Task, virtual: int) -> None:
         """A transparent huge page, and one of the pool."""
-        for state in ("anonymous", "huge page"):
+        for state in ("anonymous", "huge page") if self.era.layout is None else ("anonymous",):
             run = self.large.pop()
             if state == "anonymous":
                 self.give_anonymous(run, compound=True)
@@ -754,9 +844,15 @@ class _Machine:
         self.pages[int(run[1])].second = True
 
     def _add_thread(self, leader: Task, mm: int) -> None:
-        signal = self.object()
         thread = Task(leader.pid, leader.ppid, "thread")
         self.add_task(thread, mm, listed=False, leader=leader)
+        if "thread_group" in self.task:  # they are linked with one another
+            node = self.task["thread_group"]
+            links = [leader.address + node, thread.address + node]
+            for at, following in zip(links, links[::-1], strict=True):
+                self.word(at, following, following)
+            return
+        signal = self.object()
         node, head = self.task["thread_node"], signal + 48
         links = [head, leader.address + node, thread.address + node]
         for at, following in zip(links, links[1:] + links[:1], strict=True):
@@ -794,12 +890,15 @@ class _Machine:
             self.give(run, "kernel other")
             memory.fill_with_noise(run)
             for frame in run[1:].tolist():
-                own = self.array_address(frame) + 8
+                own = self.link_of(frame)
                 links = (own, own) if order == 2 else (_POISON, _POISON + 0x22)
                 self.pages[frame] = _Page(count=0, links=links)
         self.give(memory.allocate_run(4), "kernel other", compound=True)
-        self.pool = self.large.pop()
-        self.give_huge(self.pool, count=0, mapping=0)
+        if self.era.layout is None:
+            self.pool = self.large.pop()
+            self.give_huge(self.pool, count=0, mapping=0)
+        for run in self.large:
+            self.give(run, "kernel other", compound=True)
         if self.era.table is not None:  # one that is reached by no walk
             waiting = memory.allocate(1)
             self.give(waiting, "page table", type=self.era.table)
@@ -813,6 +912,10 @@ class _Machine:
 
     def array_address(self, frame: int) -> int:
         return self.vmemmap + frame * self.era.page_size
+
+    def link_of(self, frame: int) -> int:
+        """Where in its struct page it is linked in a list."""
+        return self.array_address(frame) + self.era.places["lru"]
 
     def _tell(self) -> None:
         """Write symbols, types and VMCOREINFO."""
@@ -869,7 +972,7 @@ class _Machine:
         root = self.object()
         for section in range(-(-self.frames // in_section)):
             if not np.isin(section * in_section, self.hole):
-                self.word(root + section * 32, self.vmemmap | 0xF)
+                self.word(root + section * self.era.section_size, self.vmemmap | 0xF)
         self.roots = self.reserve_image(64)
         self.word(self.roots, root)
         # As the table of symbols has it, it is a pointer, or in 4.14 the table itself.
@@ -887,26 +990,18 @@ class _Machine:
             "SYMBOL(_stext)": self.text,
             "SYMBOL(mem_section)": self.roots,
             "LENGTH(mem_section)": 2048,
-            "SIZE(mem_section)": 32,
+            "SIZE(mem_section)": era.section_size,
             "OFFSET(mem_section.section_mem_map)": 0,
-            "NUMBER(SECTION_SIZE_BITS)": self.section_bits,
             "SIZE(page)": era.page_size,
         }
+        self.places = era.places
+        if era.layout:
+            return lines | self._old_lines()
+        lines["NUMBER(SECTION_SIZE_BITS)"] = self.section_bits
         if era.tells_names:
             lines["OFFSET(uts_namespace.name)"] = self.uts_offset
-        moved = era.page_size - 64
-        self.places = {
-            "flags": 0,
-            "lru": 8,
-            "compound_info" if era.masks else "compound_head": 8,
-            "mapping": 24,
-            "private": 40 + moved,
-            "_mapcount": 48 + moved,
-            "_refcount": 52 + moved,
-        }
         lines |= {f"OFFSET(page.{name})": place for name, place in self.places.items()}
-        told = ("lru", "private", "swapcache", "swapbacked", "hwpoison")
-        lines |= {f"NUMBER(PG_{name})": era.flags[name] for name in told}
+        lines |= {f"NUMBER(PG_{name})": era.flags[name] for name in era.told}
         lines["NUMBER(PG_head_mask)"] = self.flag("head")
         lines["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = era.buddy
         if era.slab is None:
@@ -926,6 +1021,17 @@ class _Machine:
         lines |= {"NUMBER(phys_base)": self.phys_base, "KERNELOFFSET": self.text - _IMAGE_BASE}
         if self.era.release[:4] not in ("4.14", "4.15"):
             lines["NUMBER(pgtable_l5_enabled)"] = int(len(self.shifts) == 5)
+        return lines
+
+    def _old_lines(self) -> dict[str, int]:
+        """What kernels before 4.14 tell; as in 2.6.32-504.el6 and 3.16.4, which were looked at."""
+        era = self.era
+        told = ["flags", "_count", "mapping", "lru", "private"]
+        told += ["_mapcount"] if "buddy" not in era.flags else []
+        lines = {f"OFFSET(page.{name})": self.places[name] for name in told}
+        lines |= {f"NUMBER(PG_{name})": era.flags[name] for name in era.told}
+        if "buddy" not in era.flags:
+            lines["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = era.buddy
         return lines
 
     def _share_kernel_half(self) -> None:
@@ -955,7 +1061,7 @@ class _Machine:
         if self.era.lists_blocks:
             blocks += [(int(memory.allocate_run(2)[0]), 1), (int(memory.allocate_run(8)[0]), 3)]
         head = self.object()
-        anchor = [head, *(self.array_address(frame) + 8 for frame, _ in blocks)]
+        anchor = [head, *(self.link_of(frame) for frame, _ in blocks)]
         self.word(head, anchor[1], anchor[-1])
         for number, (frame, order) in enumerate(blocks, 1):
             block = frame + np.arange(1 << order)
@@ -976,6 +1082,8 @@ class _Machine:
                 for frame in range(at, at + (1 << order)):
                     self.pages[frame] = _Page(count=0, links=(_POISON, _POISON + 0x22))
                 self.pages[at] = _Page(count=0, type=self.era.buddy, private=order)
+                if "buddy" in self.era.flags:
+                    self.pages[at] = _Page(self.flag("buddy"), count=0, private=order)
                 at += 1 << order
 
     def _write_array(self) -> None:
@@ -987,15 +1095,19 @@ class _Machine:
             row, count = words[frame], numbers[frame]
             row[0] = page.flags | upper | (frame % 3) << 54
             links = page.links or (_POISON, _POISON + 0x22)
-            row[places["lru"] // 8 : places["lru"] // 8 + 2] = links
             if page.flags & self.flag("lru"):
-                row[1:3] = self.direct + 0x40, self.direct + 0x80
+                links = self.direct + 0x40, self.direct + 0x80
+            row[places["lru"] // 8 : places["lru"] // 8 + 2] = links
             row[places["mapping"] // 8] = page.mapping
             row[places["private"] // 8] = page.private
-            row[4] = page.memory
+            if era.layout is None:
+                row[4] = page.memory
             count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
-            count[places["_refcount"] // 4] = page.count
-            if page.head is not None:
+            count[places["_count" if era.layout else "_refcount"] // 4] = page.count
+            if page.head is not None and era.layout:
+                row[0] |= np.uint64(self.flag("tail"))
+                row[places["first_page"] // 8] = self.array_address(page.head)
+            elif page.head is not None:
                 row[1] = self._named_head(page.head) | 1
                 row[2] = 0
             if page.second:
@@ -1006,7 +1118,7 @@ class _Machine:
         raw = array.tobytes()
         for number, frame in enumerate(self.array.tolist()):
             self.poke(frame * PAGE_SIZE, raw[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
-        if era.page_size == 64 and era.flags is not _OLD and not era.masks:
+        if era.page_size == 64 and era.flags is not _OLD and not (era.masks or era.layout):
             self._show_again()
 
     def _named_head(self, head: int) -> int:

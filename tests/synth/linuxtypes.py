@@ -34,8 +34,9 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     """Pack symbols as a kernel would that lies at virtual address `base`.
 
     `place` is where the blob will be. `way` of reckoning addresses: ``base`` (relative to it),
-    ``percpu`` (negative, as CONFIG_KALLSYMS_ABSOLUTE_PERCPU has it) or ``self`` (relative to the
-    offset's own place; such kernels have the offsets last).
+    ``percpu`` (negative, as CONFIG_KALLSYMS_ABSOLUTE_PERCPU has it), ``self`` (relative to the
+    offset's own place; such kernels have the offsets last), or ``absolute`` (addresses of 8 bytes,
+    and markers as wide; up to 4.5).
     """
     tokens = _all_tokens()
     by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
@@ -57,7 +58,7 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     index = struct.pack(
         "<256H", *(len(b"".join(t + b"\0" for t in tokens[:n])) for n in range(256))
     )
-    markers = struct.pack(f"<{len(marks)}I", *marks)
+    markers = struct.pack(f"<{len(marks)}{'Q' if way == 'absolute' else 'I'}", *marks)
     count = struct.pack("<Q", len(ordered))
     sections = {
         "offsets": bytes(4 * len(ordered)),
@@ -68,6 +69,10 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
         "token_table": text,
         "token_index": index,
     }
+    if way == "absolute":
+        del sections["relative_base"]
+        addresses = [address for _, address in ordered]
+        sections["offsets"] = struct.pack(f"<{len(addresses)}Q", *addresses)
     if way == "self":
         del sections["relative_base"]
         sections["offsets"] = sections.pop("offsets")
@@ -75,6 +80,8 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     for part, contents in sections.items():
         parts[part] = place + len(blob)
         blob += contents + bytes(-len(contents) % 8)
+    if way == "absolute":
+        return Kallsyms(blob, parts)
     offsets = b""
     for number, (_, address) in enumerate(ordered):
         value = {
