@@ -139,7 +139,7 @@ def _better(
 
 def _worth(snapshot: Snapshot) -> tuple[int, int]:
     """How much was understood: processes whose objects and tables are there, and their pages."""
-    whole = [one for one in snapshot.processes if one.eprocess and one.space is not None]
+    whole = [one for one in snapshot.processes if one.object_address and one.space is not None]
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     return len(whole), int(np.count_nonzero(has_user))
 
@@ -260,7 +260,7 @@ def _recognise_by_more(
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
-        if any(process.eprocess for process in who.processes):
+        if any(process.object_address for process in who.processes):
             snapshot = windows.understand(dump, zero, alike, who=who)
             return _in_place(snapshot, alike.tops, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())

@@ -510,7 +510,7 @@ def said_of(image: Image, folder: Path) -> Said:
     snapshot = memory_visualizer.open(path)
     pages = snapshot.pages_of_processes().tolist()
     processes = {
-        (p.eprocess, p.dtb if not p.eprocess else 0): (
+        (p.object_address, p.dtb if not p.object_address else 0): (
             *(p.pid, p.ppid, p.name, p.dtb, p.is_alive, p.is_listed, p.created, p.exited, p.state),
             *(getattr(p, "anomalies", ()), p.space is None, *counts),
         )

@@ -134,7 +134,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
                 "ppid": process.ppid,
                 "name": process.name,
                 "dtb": _hex(process.dtb),
-                "object_address": _hex(process.eprocess),
+                "object_address": _hex(process.object_address),
                 "pages": private + shared,
                 "private_pages": private,
                 "shared_pages": shared,
@@ -152,7 +152,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
             if index not in left_out
         ],
         "copies": [
-            {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.eprocess)}
+            {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.object_address)}
             for copy in snapshot.copies
         ],
         "remarks": [*dump.remarks, *snapshot.remarks],

@@ -99,7 +99,7 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "owner_user": owners.column(np.bool_, owners.is_user),
         "owner_process": owners.column(np.int32, owners.process),
         "process_pid": pids[: len(processes)],
-        "process_object": np.array([one.eprocess for one in processes], np.uint64),
+        "process_object": np.array([one.object_address for one in processes], np.uint64),
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
     if snapshot.states is not None:
@@ -318,7 +318,7 @@ def processes_frame(snapshot: Snapshot) -> Any:
         "private_pages": pages[:, 0],
         "shared_pages": pages[:, 1],
         "dtb": np.array([process.dtb for process in processes], np.uint64),
-        "object_address": np.array([process.eprocess for process in processes], np.uint64),
+        "object_address": np.array([process.object_address for process in processes], np.uint64),
         "created": pd.to_datetime([process.created for process in processes], utc=True),
         "exited": pd.to_datetime([process.exited for process in processes], utc=True),
         "anomalies": [", ".join(process.anomalies) for process in processes],

@@ -91,7 +91,7 @@ def find_processes(
         processes = judge.with_spaces(processes, pages, spaces)
         if not all_of_them:
             remarks.append("the list of address spaces is longer than any: not all of it was read")
-    processes.sort(key=lambda process: (process.pid, process.eprocess))
+    processes.sort(key=lambda process: (process.pid, process.object_address))
     root_bytes = found.users.architecture.root_bytes
     tops = found.users.architecture.roots_at(np.array(list(judge.tops), np.int64) * root_bytes)
     remarks += slabs.remarks if slabs else ()
@@ -390,7 +390,7 @@ class _Judge:
                 ppid=int(parents[row]),
                 name=name,
                 dtb=max(root, 0) * self.found.users.architecture.root_bytes,
-                eprocess=task,
+                object_address=task,
                 created=None,
                 exited=None,
                 # One whose first thread has ended lives on in the others.
@@ -504,27 +504,27 @@ class _Judge:
             tasks[lost] = [self.task_of.get(space, 0) for space in mm[lost].tolist()]
             back[lost] = mm[lost]
             owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
-            known = {process.eprocess: process for process in processes}
+            known = {process.object_address: process for process in processes}
             addresses = [self._leader(task, known) for task in tasks[owned].tolist()]
             new = [address for address in dict.fromkeys(addresses) if address not in known]
-            known |= {process.eprocess: process for process in self.processes(new, set())}
+            known |= {process.object_address: process for process in self.processes(new, set())}
             for row, address in zip(owned.tolist(), addresses, strict=True):
                 owners[row] = known.get(address)
-        by_task = {process.eprocess: process for process in processes}
+        by_task = {process.object_address: process for process in processes}
         added = []
         for frame, process in zip(frames.tolist(), owners, strict=True):
             if process is None or process.is_kernel_thread:
                 added.append(unnamed(frame, self.tops[frame]))
                 continue
             theirs = {"dtb": frame * PAGE_SIZE, "space": self.tops[frame], "is_alive": True}
-            if process.eprocess in by_task:  # its own words lead elsewhere
-                if by_task[process.eprocess].space is None:
-                    by_task[process.eprocess] = replace(process, **theirs)
+            if process.object_address in by_task:  # its own words lead elsewhere
+                if by_task[process.object_address].space is None:
+                    by_task[process.object_address] = replace(process, **theirs)
                 else:
                     added.append(unnamed(frame, self.tops[frame]))
             else:
                 # One whose first thread is lost is known by another, which is in no list.
-                is_first = self.numbers.leader_of(process.eprocess) == process.eprocess
+                is_first = self.numbers.leader_of(process.object_address) == process.object_address
                 added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
 
@@ -543,7 +543,7 @@ class _Judge:
                 f" {'it was' if self.blank == 1 else 'they were'} is not known"
             )
         if part := sum("not whole" in process.anomalies for process in processes):
-            known = sum(process.eprocess != 0 for process in processes)
+            known = sum(process.object_address != 0 for process in processes)
             remarks.append(
                 f"{part:,} of {counted(known, 'process', 'processes')} could not be read"
                 " whole: the dump does not hold all of their tasks"

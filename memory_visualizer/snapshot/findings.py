@@ -29,7 +29,9 @@ def named(processes: Sequence[Process]) -> str:
     One of which only the tables are known goes by the address of the top one.
     """
     names = [
-        f"{process.name} ({process.pid})" if process.eprocess else f"tables at {process.dtb:#x}"
+        f"{process.name} ({process.pid})"
+        if process.object_address
+        else f"tables at {process.dtb:#x}"
         for process in processes[:_MOST_NAMED]
     ]
     more = len(processes) - len(names)
@@ -41,7 +43,9 @@ def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
 
     That only the page tables of a process are known is told by its pid already.
     """
-    words = [[word for word in process.anomalies if process.eprocess] for process in processes]
+    words = [
+        [word for word in process.anomalies if process.object_address] for process in processes
+    ]
     odd = np.array([bool(of_one) for of_one in words], bool)
     rows = np.flatnonzero(odd[owners.process]) if len(odd) else np.empty(0, np.intp)
     found: dict[int, dict[str, None]] = defaultdict(dict)

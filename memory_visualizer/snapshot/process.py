@@ -44,7 +44,7 @@ class Process:
     """The image's name, up to 15 bytes; on Linux the `comm` of the first thread."""
     dtb: int
     """Physical address of its top-level page table; 0 where it has none (kernel threads)."""
-    eprocess: int
+    object_address: int
     """Virtual address of its object in the kernel, or its physical address where the kernel's
     tables that lead there are lost; 0 where only its page tables were found."""
     created: datetime | None
@@ -75,7 +75,7 @@ class Process:
     @property
     def state(self) -> str:
         """What is out of the common with it in a word or two, or nothing."""
-        if not self.eprocess:
+        if not self.object_address:
             return "unknown"
         if self.phase != "running":
             return self.phase
@@ -95,7 +95,7 @@ def unnamed(frame: int, space: int) -> Process:
         ppid=-1,
         name="(unknown)",
         dtb=frame * PAGE_SIZE,
-        eprocess=0,
+        object_address=0,
         created=None,
         exited=None,
         is_alive=True,

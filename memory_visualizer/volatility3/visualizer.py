@@ -386,7 +386,7 @@ class Visualizer:
         absent = renderers.NotApplicableValue()
         yield absent, "kernel", 0, 0, common, base, written
         pages = {
-            process.eprocess: (*counts, kernel)
+            process.object_address: (*counts, kernel)
             for process, counts, kernel in zip(
                 snapshot.processes,
                 snapshot.pages_of_processes().tolist(),
@@ -396,7 +396,7 @@ class Visualizer:
         }
         for process in self._listed:
             if not self._pids or process.pid in self._pids:
-                private, shared, kernel = pages.get(process.eprocess, (0, 0, 0))
+                private, shared, kernel = pages.get(process.object_address, (0, 0, 0))
                 base = format_hints.Hex(process.dtb) if process.dtb else absent
                 name = printable(process.name)
                 yield process.pid, name, private, shared, kernel, base, "Disabled"
@@ -407,8 +407,8 @@ class Visualizer:
 
     def _mapping_rows(self) -> Iterator[tuple[Any, ...]]:
         self._write_files()
-        spaces = {process.eprocess: process for process in self._processes}
-        listed = [spaces[p.eprocess] for p in self._listed if p.eprocess in spaces]
+        spaces = {process.object_address: process for process in self._processes}
+        listed = [spaces[p.object_address] for p in self._listed if p.object_address in spaces]
         chosen = [p for p in listed if not self._pids or p.pid in self._pids]
         if self._plugin.config["every-mapping"]:
             for process in chosen:

@@ -34,7 +34,7 @@ def put_together(
         )
     everyone = sorted(
         (*_with_doubles(judged, processes), *nameless),
-        key=lambda process: (process.pid, process.eprocess),
+        key=lambda process: (process.pid, process.object_address),
     )
     return tuple(everyone), tuple(copies), tuple(remarks)
 
@@ -50,7 +50,7 @@ def _process(judged: Judged, one: Object, now: int | None) -> Process:
         ppid=one.ppid,
         name=one.name.decode("utf-8", "backslashreplace"),
         dtb=one.dtb,
-        eprocess=one.address,
+        object_address=one.address,
         created=time_of(one.created or 0),
         exited=time_of(one.exited or 0),
         is_alive=not has_ended,
@@ -125,7 +125,7 @@ def _with_doubles(judged: Judged, processes: list[Process]) -> Iterator[Process]
     for same in by_pid.values():
         right = [process for is_wrong, process in same if not is_wrong] or [same[0][1]]
         for _, process in same:
-            word = f"pid also of {right[0].eprocess:#x}"
+            word = f"pid also of {right[0].object_address:#x}"
             is_doubtful = not any(process is one for one in right)
             yield replace(process, anomalies=(*process.anomalies, word)) if is_doubtful else process
 

@@ -58,7 +58,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
                     ppid=int(task.get_parent_pid()),
                     name=utility.array_to_string(task.comm),
                     dtb=table_base(self.context.layers[name]) if name else 0,
-                    eprocess=int(task.vol.offset),
+                    object_address=int(task.vol.offset),
                     created=None,
                     exited=None,
                     is_alive=True,

@@ -58,7 +58,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
                     ppid=int(proc.InheritedFromUniqueProcessId),
                     name=name.cast("string", max_length=name.vol.count, errors="replace"),
                     dtb=table_base(self.context.layers[proc.add_process_layer()]),
-                    eprocess=int(proc.vol.offset),
+                    object_address=int(proc.vol.offset),
                     created=time_of(int(proc.CreateTime.QuadPart)),
                     exited=time_of(int(proc.ExitTime.QuadPart)),
                     is_alive=not proc.ExitTime.QuadPart,

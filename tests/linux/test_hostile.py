@@ -75,7 +75,7 @@ def test_more_tasks_than_any_machine_has(
 def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
     """As many relatives are told as there may be tasks, and how many are not."""
     snapshot = opened("tasks, in pairs", sound, tmp_path)
-    known = sum(process.eprocess != 0 for process in snapshot.processes)
+    known = sum(process.object_address != 0 for process in snapshot.processes)
     # Owners of address spaces come to them.
     assert known <= most_tasks(snapshot.dump) + len(sound[1].tasks)
     assert any("found beside the list left out" in one for one in snapshot.remarks)
@@ -134,7 +134,7 @@ def test_a_process_for_every_sixteen_frames(
     snapshot = memory_visualizer.open(written(words, tmp_path))
     listed = [process for process in snapshot.processes if process.is_listed]
     expected = {int(task): ended == 0 for task, ended in zip(tasks, state, strict=True)}
-    assert {process.eprocess: process.is_alive for process in listed} == expected
+    assert {process.object_address: process.is_alive for process in listed} == expected
     assert snapshot.remarks == ()
 
 

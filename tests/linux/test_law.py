@@ -89,7 +89,7 @@ def said(snapshot: Snapshot, *, apart_from: set[int]) -> Said:
     """All that is said of processes but of some, by the addresses of their objects."""
     pages = snapshot.pages_of_processes().tolist()
     return {
-        process.eprocess or -process.dtb: (
+        process.object_address or -process.dtb: (
             process.pid,
             process.ppid,
             process.name,
@@ -101,7 +101,7 @@ def said(snapshot: Snapshot, *, apart_from: set[int]) -> Said:
             sum(own),
         )
         for process, own in zip(snapshot.processes, pages, strict=True)
-        if not {process.eprocess, -process.dtb} & apart_from
+        if not {process.object_address, -process.dtb} & apart_from
     }
 
 
@@ -110,7 +110,7 @@ def frames_of(snapshot: Snapshot, addresses: set[int]) -> set[int]:
     chosen = [
         number
         for number, process in enumerate(snapshot.processes)
-        if {process.eprocess, -process.dtb} & addresses
+        if {process.object_address, -process.dtb} & addresses
     ]
     rows = snapshot.mappings.take(np.isin(snapshot.mappings.space, chosen))
     return {

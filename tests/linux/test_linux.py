@@ -67,7 +67,16 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
     nameless = [p.dtb for p in snapshot.processes if p.pid == -1]
     assert sorted(nameless) == sorted(tasks[pid].dtb for pid in unknown)
     assert [
-        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.is_alive, p.is_listed, p.is_kernel_thread)
+        (
+            p.pid,
+            p.ppid,
+            p.name,
+            p.dtb,
+            p.object_address,
+            p.is_alive,
+            p.is_listed,
+            p.is_kernel_thread,
+        )
         for p in snapshot.processes
         if p.pid != -1
     ] == [
@@ -645,7 +654,7 @@ def test_cut_anywhere(era: str, tmp_path: Path) -> None:
         (tmp_path / "dump").write_bytes(contents[: frames * 4096])
         snapshot = memory_visualizer.open(tmp_path / "dump")
         assert len(snapshot.classes) == frames
-        named = {(one.pid, one.eprocess) for one in snapshot.processes if one.eprocess}
+        named = {(one.pid, one.object_address) for one in snapshot.processes if one.object_address}
         assert named <= tasks
         if share > 0.7:
             assert str(snapshot.system) == f"Linux {truth.era.release}"

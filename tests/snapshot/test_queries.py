@@ -28,7 +28,7 @@ def asked(
 def of(snapshot: Snapshot, truth: Truth, index: int) -> Process:
     """The process that the truth has at this index."""
     address = truth.processes[index].eprocess
-    return next(one for one in snapshot.processes if one.eprocess == address)
+    return next(one for one in snapshot.processes if one.object_address == address)
 
 
 def test_pages_addresses_and_bytes(asked: tuple[Snapshot, Truth, Path]) -> None:
@@ -83,13 +83,13 @@ def test_a_kernel_address_of_linux(tmp_path: Path) -> None:
     forge_linux(tmp_path / "dump", "6.1", size=64 * MIB)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     for process in snapshot.processes:
-        place = snapshot.translate(process, process.eprocess)
+        place = snapshot.translate(process, process.object_address)
         assert place is not None
         with (tmp_path / "dump").open("rb") as file:
             file.seek(place)
-            assert file.read(64) == snapshot.read(process, process.eprocess, 64)
+            assert file.read(64) == snapshot.read(process, process.object_address, 64)
             file.seek(place // PAGE * PAGE)
-        task = snapshot.read(process, process.eprocess, 3 * PAGE)
+        task = snapshot.read(process, process.object_address, 3 * PAGE)
         assert process.name.encode()[:11] in task  # the rest stands elsewhere
 
 

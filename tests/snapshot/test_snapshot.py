@@ -43,7 +43,7 @@ def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
     np.testing.assert_array_equal(labels(snapshot), truth.classes(truth.alive))
     np.testing.assert_array_equal(snapshot.zero, truth.zero)
     assert {
-        (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.is_listed, p.is_alive)
+        (p.pid, p.ppid, p.name, p.dtb, p.object_address, p.is_listed, p.is_alive)
         for p in snapshot.processes
     } == {
         (p.pid, p.ppid, p.name, p.dtb, p.eprocess, p.listed, not p.exited) for p in truth.processes
