@@ -68,7 +68,7 @@ def _as_linux(
     if kernel is None:
         return None
     snapshot = system.understand(dump, zero, kernel)
-    bases = [one.dtb for one in snapshot.processes if one.space is not None]
+    bases = [one.dtb for one in snapshot.processes if one.has_tables]
     if kernel.machine.has_own_half:
         bases.insert(0, kernel.top * PAGE_SIZE)
     tops = kernel.users.architecture.roots_at(np.array(bases, np.int64))
@@ -139,7 +139,7 @@ def _better(
 
 def _worth(snapshot: Snapshot) -> tuple[int, int]:
     """How much was understood: processes whose objects and tables are there, and their pages."""
-    whole = [one for one in snapshot.processes if one.object_address and one.space is not None]
+    whole = [one for one in snapshot.processes if one.object_address and one.has_tables]
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     return len(whole), int(np.count_nonzero(has_user))
 

@@ -512,7 +512,7 @@ def said_of(image: Image, folder: Path) -> Said:
     processes = {
         (p.object_address, p.dtb if not p.object_address else 0): (
             *(p.pid, p.ppid, p.name, p.dtb, p.is_alive, p.is_listed, p.created, p.exited, p.state),
-            *(getattr(p, "anomalies", ()), p.space is None, *counts),
+            *(getattr(p, "anomalies", ()), p.has_tables, *counts),
         )
         for p, counts in zip(snapshot.processes, pages, strict=True)
     }

@@ -39,6 +39,7 @@ _PROCESS = _object(
         "ppid": _field("integer", "its parent's; -1 where it is not known"),
         "name": _field("string", "as the kernel has it; any text, from the dump"),
         "dtb": _field("string", "physical address of its top page table, 0x0: none", **_ADDRESS),
+        "user_dtb": _field("string", "of its table for user mode alone, 0x0: none", **_ADDRESS),
         "object_address": _field(
             "string",
             "virtual address of its _EPROCESS or task_struct (the physical one where nothing that"
@@ -134,6 +135,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
                 "ppid": process.ppid,
                 "name": process.name,
                 "dtb": _hex(process.dtb),
+                "user_dtb": _hex(process.user_dtb),
                 "object_address": _hex(process.object_address),
                 "pages": private + shared,
                 "private_pages": private,

@@ -100,7 +100,7 @@ def understand(
         system=kernel.system,
         time=None,
         paging=kernel.users,
-        processes=found.processes,
+        processes=tuple(process.told() for process in found.processes),
         stale_spaces=0,
         mappings=mappings,
         kernel_dtb=kernel.top * PAGE_SIZE,
@@ -131,7 +131,7 @@ def of_linux(
         Mappings.join(list(walked)),
         system=System("Linux"),
         paging=paging,
-        processes=processes.processes,
+        processes=[process.told() for process in processes.processes],
     )
     remark = "what the kernel knows of its pages was not found: its own are shown as unused"
     return replace(snapshot, remarks=(*processes.remarks, remark))

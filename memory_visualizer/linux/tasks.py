@@ -36,7 +36,7 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
-from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.snapshot.process import FoundProcess, unnamed
 from memory_visualizer.units import PAGE_SIZE
 
 _WORKER = 0x0000_0020
@@ -59,7 +59,7 @@ _LOWER = np.uint64(0xFFFF_FFFF)
 class LinuxProcesses:
     """The processes, and the top-level tables of those that have memory of their own."""
 
-    processes: tuple[Process, ...]
+    processes: tuple[FoundProcess, ...]
     """In the order of their pids; `space` is an index in `tops`."""
     tops: NDArray[np.int64]
     """Their roots, as Architecture.roots_at numbers them: most often frames, shape (n, 1)."""
@@ -311,7 +311,7 @@ class _Judge:
     blank: int = 0
     """Tasks that say nothing at all."""
 
-    def processes(self, tasks: list[int], listed: set[int]) -> list[Process]:
+    def processes(self, tasks: list[int], listed: set[int]) -> list[FoundProcess]:
         """The process of each task that says anything of itself.
 
         Top-level tables that are not yet in `tops` are added. All tasks are read together, as
@@ -385,7 +385,7 @@ class _Judge:
             }
             if root >= 0 and not wrong[row]:
                 self.tops.setdefault(root, len(self.tops))
-            process = Process(
+            process = FoundProcess(
                 pid=pid,
                 ppid=int(parents[row]),
                 name=name,
@@ -477,8 +477,8 @@ class _Judge:
         return roots, wrong
 
     def with_spaces(
-        self, processes: list[Process], pages: PageArray, listed: list[int]
-    ) -> list[Process]:
+        self, processes: list[FoundProcess], pages: PageArray, listed: list[int]
+    ) -> list[FoundProcess]:
         """Add the processes of those address spaces that are not in `tops`, by their tables.
 
         The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how.
@@ -494,7 +494,7 @@ class _Judge:
         frames = frames[has_user]  # the others are about to go, or the kernel's own
         for frame in frames.tolist():
             self.tops.setdefault(frame, len(self.tops))
-        owners: list[Process | None] = [None] * len(frames)
+        owners: list[FoundProcess | None] = [None] * len(frames)
         if offsets.space_of_table is not None and offsets.owner is not None:
             mm, _ = pages.words(frames, offsets.space_of_table)
             tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
@@ -528,12 +528,12 @@ class _Judge:
                 added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
 
-    def _leader(self, task: int, known: dict[int, Process]) -> int:
+    def _leader(self, task: int, known: dict[int, FoundProcess]) -> int:
         """The first thread of a task's group, if that is a known process; else the task."""
         leader = self.numbers.leader_of(task)
         return leader if leader in known else task
 
-    def remarks(self, processes: list[Process]) -> list[str]:
+    def remarks(self, processes: list[FoundProcess]) -> list[str]:
         """What could not be known of some of them, for the person at the screen."""
         remarks = []
         if self.blank:

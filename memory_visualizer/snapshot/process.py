@@ -1,6 +1,6 @@
 """A process, whatever the system that runs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from memory_visualizer.units import PAGE_SIZE
@@ -55,10 +55,10 @@ class Process:
     """Whether its page tables are in use: it runs, starts, or has not quite ended."""
     is_listed: bool
     """Whether it is in the system's list of processes."""
-    space: int | None
-    """Index of its address space among those that were found."""
-    shadow: int | None = None
-    """Index of its second table, for user mode, in TopLevels.others."""
+    has_tables: bool = False
+    """Whether its page tables were found."""
+    user_dtb: int = 0
+    """Physical address of its second table, for user mode (KVA shadow, of Windows since 2018)."""
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
     anomalies: tuple[str, ...] = ()
@@ -83,14 +83,34 @@ class Process:
             return "unlinked"
         if self.is_kernel_thread:
             return "kernel thread"
-        if self.space is not None:
+        if self.has_tables:
             return ""
         return "no tables" if self.dtb else "no memory"
 
 
-def unnamed(frame: int, space: int) -> Process:
+@dataclass(frozen=True)
+class FoundProcess(Process):
+    """A process as a search finds it, with the number of its address space."""
+
+    space: int | None = None
+    """Index of its address space among those that were found."""
+    shadow: int | None = None
+    """Index of its second table, for user mode, in TopLevels.others."""
+
+    @classmethod
+    def of(cls, process: Process, space: int) -> "FoundProcess":
+        """A process that others found, with the number of its address space."""
+        return cls(**vars(process), space=space)
+
+    def told(self) -> Process:
+        """The process without these numbers, which mean nothing to others."""
+        values = {field.name: getattr(self, field.name) for field in fields(Process)}
+        return Process(**values | {"has_tables": self.space is not None})
+
+
+def unnamed(frame: int, space: int) -> FoundProcess:
     """Stand for a process of which only the page tables were found; the top one in `frame`."""
-    return Process(
+    return FoundProcess(
         pid=-1,
         ppid=-1,
         name="(unknown)",

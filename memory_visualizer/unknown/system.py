@@ -39,6 +39,6 @@ def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
         mappings,
         rest=rest,
         paging=PAGING if len(tops) else None,
-        processes=tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops)),
+        processes=[unnamed(int(top[0]), space).told() for space, top in enumerate(tops)],
         remarks=(*remarks, *walk_remarks(dump, mappings, losses, rest)),
     )

@@ -64,7 +64,7 @@ from memory_visualizer.picture.png import save_png, texts_of
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
-from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.process import FoundProcess, Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -352,8 +352,8 @@ class Visualizer:
         self._pids = set(plugin.config.get("pid") or ())
         # What a process had that has exited is free memory, and its tables may be others' by now.
         shown = (p for p in processes if p.dtb and (p.is_alive or p.pid in self._pids))
-        by_pid = enumerate(sorted(shown, key=lambda process: process.pid))
-        self._processes = [replace(process, space=number) for number, process in by_pid]
+        by_pid = sorted(shown, key=lambda process: process.pid)
+        self._processes = [replace(process, has_tables=True) for process in by_pid]
         self._listed = processes
         for pid in sorted(self._pids - {process.pid for process in processes}):
             _logger.warning("There is no process %d in the list", pid)
@@ -517,7 +517,8 @@ class LinuxVisualizer(Visualizer):
         self._say(0, "Reading page tables")
         bases = [process.dtb for process in self._processes]
         tops = top_levels(dump, self._paging, bases)
-        found = LinuxProcesses(tuple(self._processes), tops, ())
+        processes = tuple(FoundProcess.of(process, n) for n, process in enumerate(self._processes))
+        found = LinuxProcesses(processes, tops, ())
         snapshot = of_linux(dump, self._zero(), found, self._paging)
         for remark in snapshot.remarks:
             _logger.warning("%s", remark)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from memory_visualizer.printable import counted
-from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.process import FoundProcess
 from memory_visualizer.windows.processjudge import Judged
 from memory_visualizer.windows.processlayout import SYSTEM_PID, is_pid, kernel_space
 from memory_visualizer.windows.processobject import Object, is_time
@@ -17,8 +17,8 @@ _MOST_NAMED = 8
 
 
 def put_together(
-    judged: Judged, nameless: list[Process], left_out: int, time: datetime | None
-) -> tuple[tuple[Process, ...], tuple[Process, ...], tuple[str, ...]]:
+    judged: Judged, nameless: list[FoundProcess], left_out: int, time: datetime | None
+) -> tuple[tuple[FoundProcess, ...], tuple[FoundProcess, ...], tuple[str, ...]]:
     """The processes with what is odd about each, copies, and remarks on all of them."""
     now = None if time is None else timestamp_of(time)
     late = [one for one in judged.processes if now and one.created and now < one.created < LATEST]
@@ -39,13 +39,13 @@ def put_together(
     return tuple(everyone), tuple(copies), tuple(remarks)
 
 
-def _process(judged: Judged, one: Object, now: int | None) -> Process:
+def _process(judged: Judged, one: Object, now: int | None) -> FoundProcess:
     owner = None if one.space is None else judged.owners[one.space]
     second = None if one.space is None else judged.seconds.get(one.space)
     is_listed = judged.is_listed(one)
     phase = _phase(judged, one, is_listed)
     has_ended = one.has_ended and not (phase == "ending" and not one.is_signalled)
-    process = Process(
+    process = FoundProcess(
         pid=one.pid,
         ppid=one.ppid,
         name=one.name.decode("utf-8", "backslashreplace"),
@@ -117,7 +117,7 @@ def _odd_times(one: Object, phase: str, now: int | None) -> Iterator[str]:
         yield "end in doubt"
 
 
-def _with_doubles(judged: Judged, processes: list[Process]) -> Iterator[Process]:
+def _with_doubles(judged: Judged, processes: list[FoundProcess]) -> Iterator[FoundProcess]:
     """Say of whom else a pid is: of each pid the process that its own thread speaks for has it."""
     by_pid = defaultdict(list)
     for one, process in zip(judged.processes, processes, strict=True):

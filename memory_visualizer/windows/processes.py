@@ -23,7 +23,7 @@ from memory_visualizer.paging import (
     is_held,
     translate,
 )
-from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.snapshot.process import FoundProcess, unnamed
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.anomalies import put_together
 from memory_visualizer.windows.kernelmemory import AllMemory, KernelMemory, kernel_memory
@@ -74,9 +74,9 @@ class FoundProcesses:
 
     found: TopLevels
     """The address spaces, also those that only a process object leads to."""
-    processes: tuple[Process, ...] = ()
+    processes: tuple[FoundProcess, ...] = ()
     """In the order of their pids; also those hidden or ended, and known by their tables only."""
-    copies: tuple[Process, ...] = ()
+    copies: tuple[FoundProcess, ...] = ()
     """Old copies of process objects, and what is left of processes that are gone."""
     remarks: tuple[str, ...] = ()
 
@@ -124,7 +124,7 @@ def find_processes(
     return FoundProcesses(found, _marked(processes, known), copies, remarks)
 
 
-def _marked(processes: tuple[Process, ...], known: int) -> tuple[Process, ...]:
+def _marked(processes: tuple[FoundProcess, ...], known: int) -> tuple[FoundProcess, ...]:
     """Say of processes whose tables only their objects led to that these are not as others are."""
     word = ("top-level table altered",)
     return tuple(
@@ -293,7 +293,7 @@ def _have_shared_data(
 
 def _unnamed(
     memory: PhysicalMemory, found: TopLevels, spaces: Iterable[int], shadows: Collection[int] = ()
-) -> list[Process]:
+) -> list[FoundProcess]:
     """Processes of which only the tables were found; `shadows` are second tables left over."""
     processes = []
     for space in sorted(spaces):

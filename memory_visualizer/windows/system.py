@@ -18,8 +18,9 @@ from memory_visualizer.paging import (
     without_contradicted,
 )
 from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
-from memory_visualizer.snapshot.process import Process, unnamed
+from memory_visualizer.snapshot.process import FoundProcess, Process, unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.flippedbits import MendedEntries
 from memory_visualizer.windows.kernelmemory import kernel_memory
 from memory_visualizer.windows.processes import FoundProcesses, find_processes
@@ -70,16 +71,24 @@ def understand(
         system=shared_data.system,
         time=shared_data.time,
         paging=found.paging,
-        processes=processes,
+        processes=[_told(process, found) for process in processes],
         stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
     )
-    return replace(snapshot, copies=who.copies)
+    return replace(snapshot, copies=tuple(copy.told() for copy in who.copies))
 
 
-def _system_process(processes: Sequence[Process]) -> Process | None:
+def _told(process: FoundProcess, found: TopLevels) -> Process:
+    """A process for others, with the address of its second table."""
+    if process.shadow is not None:
+        second = int(found.others[process.shadow, -1]) * PAGE_SIZE
+        process = replace(process, user_dtb=second)
+    return process.told()
+
+
+def _system_process(processes: Sequence[FoundProcess]) -> FoundProcess | None:
     """Windows' System process, by most of what is known of it: pid, name, and no parent."""
 
-    def weight(process: Process) -> int:
+    def weight(process: FoundProcess) -> int:
         is_system = (process.pid == SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
         return is_system + (process.is_listed and process.space is not None)
 
@@ -90,7 +99,7 @@ def _system_process(processes: Sequence[Process]) -> Process | None:
 def _mappings_of(
     memory: PhysicalMemory,
     found: TopLevels,
-    processes: tuple[Process, ...],
+    processes: tuple[FoundProcess, ...],
     losses: Losses,
     rest: Rest,
 ) -> Mappings:

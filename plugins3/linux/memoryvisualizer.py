@@ -63,7 +63,6 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
                     exited=None,
                     is_alive=True,
                     is_listed=True,
-                    space=None,
                     is_kernel_thread=bool(task.is_kernel_thread),
                 )
             except exceptions.InvalidAddressException:

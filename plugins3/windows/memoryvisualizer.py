@@ -63,7 +63,6 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
                     exited=time_of(int(proc.ExitTime.QuadPart)),
                     is_alive=not proc.ExitTime.QuadPart,
                     is_listed=True,
-                    space=None,
                 )
             except exceptions.InvalidAddressException:
                 vollog.info("Invalid process found at address %x: left out", proc.vol.offset)

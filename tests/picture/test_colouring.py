@@ -190,12 +190,11 @@ def process(pid: int, name: str) -> Process:
         ppid=4,
         name=name,
         dtb=0x1000,
-        eprocess=1,
+        object_address=1,
         created=None,
         exited=None,
         is_alive=True,
         is_listed=True,
-        space=None,
     )
 
 

@@ -90,7 +90,7 @@ def test_in_tables(dump: Path, tmp_path: Path) -> None:
 
 
 def one(pid: int, *anomalies: str) -> Process:
-    return Process(pid, 4, "a.exe", 0, 0x1000, None, None, True, True, None, anomalies=anomalies)
+    return Process(pid, 4, "a.exe", 0, 0x1000, None, None, True, True, anomalies=anomalies)
 
 
 def test_the_rarest_comes_first() -> None:

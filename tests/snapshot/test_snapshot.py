@@ -122,7 +122,7 @@ def test_builds_without_a_profile(name: str, options: dict[str, Any], tmp_path: 
     truth = forge(tmp_path / "dump", builds()[name], seed=4, **options)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
-    shadows = sum(process.shadow is not None for process in snapshot.processes)
+    shadows = sum(process.user_dtb > 0 for process in snapshot.processes)
     assert shadows == (13 if options else 0)
 
 
@@ -219,7 +219,7 @@ def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert {p.pid for p in snapshot.processes} == {p.pid for p in truth.processes}
     [process] = [p for p in snapshot.processes if p.pid == lost.pid]
-    assert process.space is None
+    assert not process.has_tables
     assert process.is_listed
     alive = [i for i in truth.alive if truth.processes[i] is not lost]
     expected = truth.classes(alive)
