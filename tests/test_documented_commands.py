@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.frontdoor, pytest.mark.posix]
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REAL = "debian12.raw"
@@ -36,6 +39,18 @@ def commands(document: Path) -> list[tuple[str, str]]:
             pattern = [SKIPPED_LINES if line == "…" else re.escape(f"{line}\n") for line in lines]
             found.append((command, "".join(pattern)))
     return found
+
+
+def documents_with_commands() -> list[ParameterSet]:
+    """Their paths; those that show the real guest are marked."""
+    return [
+        pytest.param(
+            str(document.relative_to(ROOT)),
+            marks=[pytest.mark.real] if any(REAL in command for command, _ in shown) else [],
+        )
+        for document in DOCUMENTS
+        if (shown := commands(document))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +83,7 @@ def memviz(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
 
-@pytest.mark.parametrize("name", [str(d.relative_to(ROOT)) for d in DOCUMENTS if commands(d)])
+@pytest.mark.parametrize("name", documents_with_commands())
 def test_commands_print_what_is_shown(
     name: str, demo: Path, memviz: dict[str, str], request: pytest.FixtureRequest
 ) -> None:

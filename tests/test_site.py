@@ -14,6 +14,8 @@ import pytest
 import memory_visualizer
 from tests.conftest import ROOT
 
+pytestmark = [pytest.mark.packaging, pytest.mark.posix]
+
 PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
 
 
