@@ -301,6 +301,17 @@ def test_each_fault_is_counted() -> None:
     assert {f"process {kind}" for kind in kinds} < result.faults.keys()
 
 
+@pytest.mark.parametrize(
+    ("told", "sound"),
+    [("kworker/0:1-c", 2), ("kworker/0:1", 2), ("kworker/0:2-a", 1), ("worker", 1)],
+)
+def test_a_workers_name_changes_with_its_work(told: str, sound: int) -> None:
+    truth, answer = small_guest()
+    processes = [dict(process) for process in answer.summary["processes"]]
+    processes[1]["name"] = told
+    assert compare(truth, Answer(answer.table, {"processes": processes})).sound == sound
+
+
 def test_larger_pages_than_frames() -> None:
     table = {
         "pfn": np.arange(16),
