@@ -231,7 +231,7 @@ def test_types_and_symbols_that_the_kernel_tells() -> None:
     info = {"SIZE(page)": "56", "OFFSET(page.private)": "48", "NUMBER(PG_lru)": "5"}
     types = Types.told_by(info)
     assert (types.size("page"), types.offset("page", "private")) == (56, 48)
-    assert not types.has("per_cpu_pages", "lists")
+    assert not types.has("per_cpu_pages", "lists") and not types.has("page", "_count")
     symbols = read_symbols("ffffffff81000000 T _text\nffffffffc0000000 t _text\t[ext4]\n")
     assert symbols == {"_text": 0xFFFFFFFF81000000}
     assert counted_by_zoneinfo("  cpu: 0\n              count: 12\n   count: 3\n") == 15
