@@ -8,6 +8,7 @@ pages of the pool count for neither.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ _UNSCORED_CLASS = Says.ANONYMOUS_UNMAPPED
 _FREE = (Says.FREE, Says.FREE_ON_PROCESSOR, Says.SHARED_MEMORY, Says.FILE_CACHE)
 _OWN_AND_MAPPED = (Says.IMAGE_MAPPED, Says.OTHER_MAPPED)
 _ENDED = ("Z", "X")
+_WORKER = re.compile(r"kworker/[^-+]+")
 _FEW = 6
 """Examples shown of each fault."""
 
@@ -214,9 +216,18 @@ class _Known:
     pid: int
     parent: int
     names: tuple[str, str]
-    """Before and after the stop: a worker of the kernel changes its name with its work."""
+    """Before and after the stop."""
     has_ended: bool
     """All of it, not only its first thread."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether it may have had this name when memory was saved.
+
+        A worker of the kernel changes the end of its name with its work.
+        """
+        before, after = self.names
+        worker = _WORKER.match(before) if before != after else None
+        return name in self.names or bool(worker and name.startswith(worker[0]))
 
 
 def _known_processes(truth: Arrays) -> Iterator[_Known]:
@@ -235,13 +246,14 @@ def _faults_of(found: list[Mapping[str, Any]], known: _Known) -> Iterator[tuple[
         return
     [process] = found
     for kind, told, right in (
-        ("parent", process["ppid"], (known.parent,)),
-        ("name", process["name"], known.names),
-        ("end", process["exited"], (known.has_ended,)),
-        ("listed", process["listed"], (True,)),
+        ("parent", process["ppid"], known.parent),
+        ("end", process["exited"], known.has_ended),
+        ("listed", process["listed"], True),
     ):
-        if told not in right:
-            yield kind, f"{told!r} instead of {right[0]!r}"
+        if told != right:
+            yield kind, f"{told!r} instead of {right!r}"
+    if not known.is_called(process["name"]):
+        yield "name", f"{process['name']!r} instead of {known.names[0]!r}"
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,11 @@ class Types:
             if member["name"] == name:
                 return member["bits_offset"] // 8, member["type_id"]
         for member in structure["members"]:
-            inner = self._bare(member["type_id"])
-            if member["name"] != "(anon)" or "members" not in inner:
+            if member["name"] != "(anon)":
                 continue
-            if found := self._find(inner, name):
+            inner = self._bare(member["type_id"])
+            found = self._find(inner, name) if "members" in inner else None
+            if found:
                 return member["bits_offset"] // 8 + found[0], found[1]
         return None
 

@@ -97,8 +97,6 @@ def make(
         machine.save(*(folder.memory(form) for form in ("raw", "elf", "kdump")))
         machine.go_on()
     records = read_records(files.records)
-    for used in (files.initramfs, files.disk, files.records):
-        used.unlink()
     for name in _KEPT:
         (folder.path / name).write_bytes(records.get(name, b""))
     begins = recipe.hardware.memory_begins
@@ -108,6 +106,9 @@ def make(
         Guest(raw, records, recipe.architecture, recipe.processors, begins, profile),
         tell,
     )
+    # Where the truth could not be made, they stay.
+    for used in (files.initramfs, files.disk, files.records):
+        used.unlink()
 
 
 def _finish(folder: Folder, guest: Guest, tell: Callable[[str], None]) -> None:

@@ -231,7 +231,7 @@ def test_types_and_symbols_that_the_kernel_tells() -> None:
     info = {"SIZE(page)": "56", "OFFSET(page.private)": "48", "NUMBER(PG_lru)": "5"}
     types = Types.told_by(info)
     assert (types.size("page"), types.offset("page", "private")) == (56, 48)
-    assert not types.has("per_cpu_pages", "lists")
+    assert not types.has("per_cpu_pages", "lists") and not types.has("page", "_count")
     symbols = read_symbols("ffffffff81000000 T _text\nffffffffc0000000 t _text\t[ext4]\n")
     assert symbols == {"_text": 0xFFFFFFFF81000000}
     assert counted_by_zoneinfo("  cpu: 0\n              count: 12\n   count: 3\n") == 15
@@ -299,6 +299,17 @@ def test_each_fault_is_counted() -> None:
     assert result.sound == 0
     kinds = ["parent", "name", "end", "listed", "missing", "extra"]
     assert {f"process {kind}" for kind in kinds} < result.faults.keys()
+
+
+@pytest.mark.parametrize(
+    ("told", "sound"),
+    [("kworker/0:1-c", 2), ("kworker/0:1", 2), ("kworker/0:2-a", 1), ("worker", 1)],
+)
+def test_a_workers_name_changes_with_its_work(told: str, sound: int) -> None:
+    truth, answer = small_guest()
+    processes = [dict(process) for process in answer.summary["processes"]]
+    processes[1]["name"] = told
+    assert compare(truth, Answer(answer.table, {"processes": processes})).sound == sound
 
 
 def test_larger_pages_than_frames() -> None:
