@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,6 +23,10 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 NO_PYTHON = 4
 """Exit code of visualizer.sh where there is no Python to make an environment with."""
 
+settings.register_profile(
+    "no test measures time", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("no test measures time")
 
 MARKED_BY_FIXTURE = {
     "browser": "browser",

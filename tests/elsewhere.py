@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class _Library(ctypes.CDLL):
 
 def leave() -> None:
     """Take everything away."""
+    setattr(shutil, "disk_usage", partial(_disk_usage, os.statvfs))  # noqa: B010
+    setattr(shutil, "_USE_CP_SENDFILE", False)  # noqa: B010
     for module, names in ((os, OF_OS), (signal, OF_SIGNAL)):
         for name in names:
             if hasattr(module, name):
@@ -116,6 +119,13 @@ def leave() -> None:
 
     if hasattr(output, "_is_windows"):
         output._is_windows = True
+
+
+def _disk_usage(statvfs: Callable[..., os.statvfs_result], path: Any) -> Any:
+    """What shutil tells on Windows, too, by other means."""
+    told = statvfs(path)
+    total, free = told.f_blocks * told.f_frsize, told.f_bavail * told.f_frsize
+    return shutil._ntuple_diskusage(total, total - free, free)
 
 
 def _refusing_open_files(rename: Callable[..., None]) -> Callable[..., None]:

@@ -2,19 +2,22 @@
 
 import json
 import os
-import pty
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+with suppress(ImportError):  # Windows has none of these
+    import pty
+    import resource
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "imagegenerator.py"
@@ -332,7 +335,7 @@ def test_another_dump_of_that_name(files: Files) -> None:
     assert (copy / "images/memory.png").read_bytes() != first
 
 
-@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+@pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdout", marks=pytest.mark.posix)])
 def test_standard_output(files: Files, name: str) -> None:
     """The picture alone; the legend goes to standard error."""
     assert files.run().returncode == 0
@@ -350,6 +353,7 @@ def test_output_folder_is_missing(files: Files) -> None:
     assert result.stderr == f"imagegenerator.py: cannot write {path}: its folder does not exist\n"
 
 
+@pytest.mark.posix
 def test_output_is_a_pipe(files: Files) -> None:
     """What is not a plain file stays what it is."""
     os.mkfifo(files.png)
@@ -361,6 +365,7 @@ def test_output_is_a_pipe(files: Files) -> None:
     assert files.png.is_fifo()
 
 
+@pytest.mark.posix
 def test_full_disk(files: Files) -> None:
     """The old picture stays, and no half of the new one."""
     assert files.run().returncode == 0
@@ -392,6 +397,7 @@ def test_nobody_reads_the_legend(files: Files) -> None:
     assert painted(files.png) == PAINTED
 
 
+@pytest.mark.posix
 def test_interrupt(files: Files) -> None:
     """Ctrl-C gives 130, one line, and no picture."""
     process = subprocess.Popen(
@@ -433,6 +439,7 @@ def test_hostile_names(files: Files) -> None:
     )
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colour_on_a_terminal(files: Files, no_color: str) -> None:
     """Swatches on a terminal, and none where NO_COLOR is set."""

@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 from tests.elsewhere import environment
 from tests.synth import MIB, containers, forge, profiles
 
+pytestmark = pytest.mark.posix  # they compare the one with the other
+
 MEMVIZ = ("-m", "memory_visualizer")
 
 

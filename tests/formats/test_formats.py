@@ -953,6 +953,7 @@ def test_dump_that_gets_shorter(path: Path, format_: str, pieces: Pieces, write:
             cut.zero_frames()
 
 
+@pytest.mark.posix
 def test_dump_that_gets_shorter_between_two_blocks(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_large_pictures_are_thinned_out(
         assert 4000 < picture.width * picture.height <= 5000
 
 
+@pytest.mark.peer
 def test_the_example(
     forged: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,7 +30,8 @@ class Firefox:
         """What the page wrote to the console, errors among it."""
         self.call("session.new", capabilities={})
         self.call("session.subscribe", events=["log.entryAdded"])
-        self._window = self.call("browsingContext.getTree")["contexts"][0]["context"]
+        # The window that it opens by itself may not go everywhere.
+        self._window = self.call("browsingContext.create", type="tab")["context"]
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Send a command and return its result; RuntimeError with what Firefox says of it."""
