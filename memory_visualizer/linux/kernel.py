@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
-from memory_visualizer.formats.base import MAX_FRAMES, Dump, Words
+from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
@@ -37,7 +37,7 @@ from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _IMAGE_END = 0xFFFF_FFFF_C000_0000
 """Behind the last address that a kernel moved by chance (KASLR) may have."""

@@ -26,6 +26,6 @@ def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Pa
     assert is_user.any()
     assert set(left[is_user]) <= {"user", "both"}
     tops = [task.dtb for task in truth.tasks if task.dtb and task.dtb < len(left) * 4096]
-    if not (snapshot.system or "").startswith("Linux"):
+    if not str(snapshot.system).startswith("Linux"):
         assert max(truth.text_frames) >= len(left) or truth.top >= len(left)
         assert len(snapshot.processes) <= len(tops)
