@@ -1,5 +1,6 @@
 """What numpy lacks, or does slower: runs, small numbers counted, values sorted once."""
 
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,3 +104,47 @@ def _covers(runs: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.bo
     run = np.searchsorted(runs[:, 0], frames, side="right") - 1
     covered: NDArray[np.bool_] = (run >= 0) & (frames < runs[run].sum(axis=1))
     return covered
+
+
+_STEPS_AT_ONCE = 8
+_PLACES_AT_ONCE = 1 << 16
+"""As many as fit into a processor's cache with what is made of them."""
+
+
+def follow(steps: NDArray[np.int32], most: int) -> NDArray[np.int64]:
+    """The places from 0 on, each as far behind the one before as `steps` says there.
+
+    Ends behind the last place, or when there are `most`. All steps must be above 0.
+
+    >>> follow(np.array([2, 1, 1, 3, 1], np.int32), 9)
+    array([0, 2, 3])
+    """
+    parts, place = [np.empty(0, np.int64)], 0
+    for start in range(0, len(steps), _PLACES_AT_ONCE):
+        part = steps[start : start + _PLACES_AT_ONCE]
+        if start <= place < start + len(part) and most > 0:
+            found = _followed(part, place - start)[:most]
+            place = start + int(found[-1]) + int(part[found[-1]])
+            most -= len(found)
+            parts.append(found + start)
+    return np.concatenate(parts)
+
+
+def _followed(steps: NDArray[np.int32], place: int) -> NDArray[np.int64]:
+    end = len(steps)
+    ahead = np.full(end + 1, end, np.int64)
+    np.minimum(np.arange(end) + steps, end, out=ahead[:end])
+    # Where so many steps lead, for all places at once: as that many fewer are taken one by one.
+    far = ahead
+    for _ in range(_STEPS_AT_ONCE.bit_length() - 1):
+        far = far.take(far, mode="clip")
+    places, leads = list[int](), far.data
+    while place < end:
+        places.append(place)
+        place = leads[place]
+    rows = np.empty((_STEPS_AT_ONCE, len(places)), np.int64)
+    rows[0] = places
+    for before, row in pairwise(rows):
+        ahead.take(before, out=row, mode="clip")
+    found = rows.T.ravel()
+    return found[found < end]

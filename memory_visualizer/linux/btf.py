@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import follow
+
 MAGIC = b"\x9f\xeb\x01"
 _HEADER = np.dtype(
     [
@@ -188,22 +190,27 @@ class Btf:
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         """The word at which each type begins; the first has number 1."""
-        fixed, each = [3] * 32, [0] * 32
-        for kind, (extra, per_member) in _EXTRA_WORDS.items():
-            fixed[kind], each[kind] = 3 + extra, per_member
-        words = self._words
-        steps = np.empty(max(len(words) - 2, 0), np.int32)
-        for start in range(0, len(steps), _WORDS_AT_ONCE):
-            infos = words[start + 1 : min(start + 1 + _WORDS_AT_ONCE, len(words) - 1)]
-            kinds = infos >> np.uint32(24) & np.uint32(0x1F)
-            step = np.array(fixed)[kinds] + np.array(each)[kinds] * (infos & np.uint32(0xFFFF))
-            steps[start : start + len(step)] = step
-        starts: list[int] = []
-        # As a list a large array of numbers would take much room.
-        step_at, position, end = steps.data, 0, len(steps)
-        while position < end and len(starts) < _MAX_TYPES:
-            starts.append(position)
-            position += step_at[position]
-        if position > len(words):  # cut off in the last type
-            starts.pop()
-        return np.array(starts, np.int64)
+        steps = _steps(self._words)
+        starts = follow(steps, _MAX_TYPES)
+        # Cut off in the last type?
+        if len(starts) and starts[-1] + steps[starts[-1]] > len(self._words):
+            starts = starts[:-1]
+        return starts
+
+
+def _steps(words: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """How many words the type has that would begin at each word."""
+    fixed, each = bytearray([3] * 256), bytearray(256)
+    for kind, (extra, per_member) in _EXTRA_WORDS.items():
+        for flag in range(0, 256, 0x20):
+            fixed[flag | kind], each[flag | kind] = 3 + extra, per_member
+    infos = words[1:-1]
+    steps = np.empty(len(infos), np.int32)
+    for start in range(0, len(steps), _WORDS_AT_ONCE):
+        part = infos[start : start + _WORDS_AT_ONCE]
+        kinds = part.view(np.uint8)[3::4].tobytes()
+        step = np.frombuffer(kinds.translate(each), np.uint8).astype(np.int32)
+        step *= part.view(np.uint16)[::2]
+        step += np.frombuffer(kinds.translate(fixed), np.uint8)
+        steps[start : start + len(step)] = step
+    return steps

@@ -315,17 +315,17 @@ def _relatives(
     if offsets.children is None or offsets.sibling is None:
         return np.empty(0, np.uint64)
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
-    heads = tasks + children
-    found = []
-    for links in (heads, tasks + sibling):
-        for direction in (np.uint64(0), np.uint64(8))[: 1 + is_broken]:
-            led, _ = kernel.numbers(links + direction)
-            back, _ = kernel.numbers(led + np.uint64(8) - direction)
-            found.append(led[(back == links) & (led != links)])
-    led = np.concatenate(found)
+    links = np.concatenate((tasks + children, tasks + sibling))
     parents, _ = kernel.numbers(tasks + np.uint64(offsets.parent))
-    # The last sibling leads to the head of the list, which is in the parent.
-    led = led[~np.isin(led, np.concatenate((heads, parents + children)))]
+    found = []
+    for direction in (np.uint64(0), np.uint64(8))[: 1 + is_broken]:
+        led, _ = kernel.numbers(links + direction)
+        back, _ = kernel.numbers(led + np.uint64(8) - direction)
+        found.append(led[(back == links) & (led != links)])
+    led = np.concatenate(found)
+    # The last sibling leads to the head of the list, which is in the parent; where all are known
+    # already, as in a sound dump, nobody is asked again.
+    led = led[~np.isin(led, np.concatenate((links, parents + children)))]
     return _processes_among(kernel, offsets, led - sibling)
 
 
@@ -348,6 +348,8 @@ def _in_slabs(
 
 def _processes_among(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
     """Those that have a pid, and the same as their group: no threads, and nothing else."""
+    if not len(tasks):
+        return tasks
     group, known = kernel.numbers(tasks + np.uint64(offsets.pid), 4)
     known &= (group > 0) & (group < MAX_PID)
     if offsets.own_pid is not None:

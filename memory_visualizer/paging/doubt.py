@@ -54,45 +54,47 @@ class Doubt:
 
 def doubt_about(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> Doubt:
     """Ask some tables below these; `tops` as for walk. Of Linux only those of user mode."""
-    missing, are_wrong = _tables_missing(memory, paging, tops)
-    return Doubt(missing, are_wrong, _pages_missing(memory, paging, tops))
-
-
-def _tables_missing(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
-) -> tuple[int, bool]:
-    missing, are_wrong = 0, False
-    tables = _some(distinct(tops[is_held(memory, tops)]))
-    for number in range(len(paging.levels) - 1):
-        target, is_page = read_tables(memory, paging, number, tables)
-        if not number and paging.software.user_entries:
-            target[:, paging.software.user_entries[-1] + 1 :] = -1
-        tables = distinct(target[(target >= 0) & ~is_page])
-        # What is too far for memory is no table, but a flipped bit.
-        tables = _some(tables[tables < 2 * memory.frame_count])
-        held = tables[is_held(memory, tables)]
-        missing += len(tables) - len(held)
-        if not number:
-            sound = np.count_nonzero(are_tables(memory, paging, 1, held))
-            are_wrong = bool(sound < (1 - _DOUBT) * len(held))
-        tables = held
-    return missing, are_wrong
-
-
-def _pages_missing(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> int:
-    """Pages right behind the end that tables of user mode name; devices lie farther away."""
-    if paging.top_frames > 1:  # PAE: the lower directories are user mode's
-        tops = tops[:, : paging.top_frames // 2]
-    tables = _some(distinct(tops[is_held(memory, tops)]))
-    for number in range(len(paging.levels) - 1):
-        target, is_page = read_tables(memory, paging, number, tables)
-        if not number and paging.top_frames == 1:
-            target[:, paging.entries // 2 :] = -1
-        tables = distinct(target[(target >= 0) & ~is_page])
-        tables = _some(tables[is_held(memory, tables)])
-    target, _ = read_tables(memory, paging, len(paging.levels) - 1, tables)
+    users = _Descent(memory, paging, tops, of_users=True)
+    pages, _ = read_tables(memory, paging, len(paging.levels) - 1, users.tables)
     end = memory.frame_count
-    return len(distinct(target[(target >= end) & (target < end + max(end, _MORE_FRAMES))]))
+    # Devices lie farther away.
+    beyond = distinct(pages[(pages >= end) & (pages < end + max(end, _MORE_FRAMES))])
+    others = users if paging.software.user_entries else _Descent(memory, paging, tops, of_users=False)
+    missing = others.missing if others is users else others.missing + users.missing
+    return Doubt(missing, users.are_wrong or others.are_wrong, len(beyond))
+
+
+class _Descent:
+    """The way down from top-level tables, in user mode's half or in the kernel's."""
+
+    def __init__(
+        self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], *, of_users: bool
+    ) -> None:
+        self.missing = 0
+        """Tables that would lie behind the end."""
+        self.are_wrong = False
+        """Whether many of those right below the top-level ones are none."""
+        half = paging.entries // 2
+        if paging.top_frames > 1:  # PAE: the lower directories are user mode's
+            parts = paging.top_frames // 2
+            tops = tops[:, :parts] if of_users else tops[:, parts:]
+        tables = _some(distinct(tops[is_held(memory, tops)]))
+        for number in range(len(paging.levels) - 1):
+            target, is_page = read_tables(memory, paging, number, tables)
+            if not number and paging.top_frames == 1:
+                target = target[:, :half] if of_users else target[:, half:]
+                is_page = is_page[:, :half] if of_users else is_page[:, half:]
+            tables = distinct(target[(target >= 0) & ~is_page])
+            # What is too far for memory is no table, but a flipped bit.
+            tables = _some(tables[tables < 2 * memory.frame_count])
+            held = tables[is_held(memory, tables)]
+            self.missing += len(tables) - len(held)
+            if not number:
+                sound = np.count_nonzero(are_tables(memory, paging, 1, held))
+                self.are_wrong = bool(sound < (1 - _DOUBT) * len(held))
+            tables = held
+        self.tables = tables
+        """Of the last level."""
 
 
 def _some(frames: NDArray[np.int64]) -> NDArray[np.int64]:
