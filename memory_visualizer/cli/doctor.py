@@ -33,7 +33,7 @@ def examine() -> list[Part]:
         *_needed_packages(),
         _package("lzallright", "kdump files with LZO"),
         _package("backports.zstd", "dumps packed by zstd, before Python 3.14"),
-        _package("libfwnt-python", "hibernation files"),
+        _package("libfwnt-python", "hibernation files, Hyper-V's saved states"),
         _package("wasmtime", "entropy, faster"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
