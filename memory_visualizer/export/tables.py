@@ -397,7 +397,9 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
 
 
 def dump_holes(dump: Dump) -> int:
-    """How many stretches of frames the dump does not hold, before its last frame."""
+    """How many stretches of frames are not there, neither held nor left out, before the last."""
+    if len(dump.left_out_runs):
+        return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
 
 

@@ -14,8 +14,9 @@ class Card {
   facts(frame) {
     const { model, colourings } = this;
     if (model.classOf(frame) === ABSENT) return [];
-    const facts = [["Contents", model.isZero(frame) ? "all zeros" : "data"]];
-    if (model.entropy)
+    const isHeld = model.classOf(frame) !== LEFT_OUT;
+    const facts = isHeld ? [["Contents", model.isZero(frame) ? "all zeros" : "data"]] : [];
+    if (model.entropy && isHeld)
       facts.push(["Entropy", `${(model.entropy[frame] * 8 / ENTROPY_STEPS).toFixed(2)} bits per byte`]);
     const protection = about.swatches.protection[colourings.valueAt("protection", frame)][0];
     facts.push(["Protection", protection]);
@@ -48,6 +49,8 @@ class Card {
     ];
     if (pageClass === ABSENT)
       rows.push(element("p", { className: "note" }, "The dump does not hold this page."));
+    if (pageClass === LEFT_OUT)
+      rows.push(element("p", { className: "note" }, "The dump leaves this page out on purpose."));
     rows.push(element("dl", {}, ...this.facts(frame).flatMap(([term, description]) =>
       [element("dt", {}, term), element("dd", {}, description)])));
     const owners = model.owners.of(frame);
