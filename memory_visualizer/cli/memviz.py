@@ -477,9 +477,12 @@ def _description(snapshot: Snapshot) -> list[str]:
     pages = dump.size // PAGE_SIZE
     dump_line = f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}"
     dump_line += f", {_count(pages, 'page')} in {_count(len(dump.runs), 'run')}"
+    left_out = int(np.count_nonzero(dump.left_out)) if len(dump.left_out_runs) else 0
     if holes := dump_holes(dump):
-        missing = _count(dump.frame_count - pages, "page")
+        missing = _count(dump.frame_count - pages - left_out, "page")
         dump_line += f", {_count(holes, 'hole')} ({missing})"
+    if left_out:
+        dump_line += f", {_count(left_out, 'page')} left out on purpose"
     digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
     if not snapshot.system or not snapshot.paging:
         paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""

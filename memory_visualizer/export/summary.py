@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from memory_visualizer.export.volatility2 import profiles_of
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.output import GENERATOR, whole_file
@@ -162,7 +164,9 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
 
 
 def dump_holes(dump: Dump) -> int:
-    """How many stretches of frames the dump does not hold, before its last frame."""
+    """How many stretches of frames are not there, neither held nor left out, before the last."""
+    if len(dump.left_out_runs):
+        return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)
 
 

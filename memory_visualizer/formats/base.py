@@ -127,7 +127,18 @@ class Dump(ABC):
     @cached_property
     def left_out(self) -> NDArray[np.bool_]:
         """By PFN: whether the machine has the frame, and the dump leaves it out on purpose."""
-        return self._frames_in(self.left_out_runs)
+        left_out = self._frames_in(self.left_out_runs) & ~self.held
+        left_out.flags.writeable = False
+        return left_out
+
+    @cached_property
+    def there(self) -> NDArray[np.bool_]:
+        """By PFN: whether the machine has the frame, held or left out."""
+        if not len(self.left_out_runs):
+            return self.held
+        there = self.held | self.left_out
+        there.flags.writeable = False
+        return there
 
     def _frames_in(self, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
         frames = np.zeros(self.frame_count, dtype=np.bool_)

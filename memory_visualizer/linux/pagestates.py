@@ -22,7 +22,7 @@ from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import ahead
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
-from memory_visualizer.paging import PhysicalMemory
+from memory_visualizer.paging import PhysicalMemory, frames_there
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.pagemap import PageState
@@ -613,7 +613,7 @@ class PageArray:
         remarks = []
         if is_ram is not None:
             states[~is_ram] = PageState.ABSENT
-        states[~self._memory.held] = PageState.ABSENT
+        states[~frames_there(self._memory)] = PageState.ABSENT
         if unknown := np.count_nonzero(states == PageState.UNKNOWN):
             remarks.append(
                 f"the dump does not hold what its kernel knows of {counted(int(unknown), 'page')}:"

@@ -17,6 +17,7 @@ from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import Losses, Mappings, Paging, tables_of, walk
 from memory_visualizer.snapshot.build import (
     Rest,
+    left_out_of,
     mapping_counts,
     of_mappings,
     reached,
@@ -81,7 +82,7 @@ def understand(
     mapped = reached(dump, mappings, user=True) | rest.user
     if read is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
-        states[~dump.held] = PageState.ABSENT
+        states[~dump.there] = PageState.ABSENT
         used = np.zeros(dump.frame_count, bool)
     else:
         remarks += read.remarks
@@ -91,7 +92,7 @@ def understand(
         used |= ~mapped & (states == PageState.HUGE_PAGE)
         used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
     absent = states == PageState.ABSENT
-    page_map = classify(mapped, used, zero, absent)
+    page_map = classify(mapped, used, zero, absent, left_out_of(dump))
     return Snapshot(
         classes=page_map.classes,
         zero=zero,

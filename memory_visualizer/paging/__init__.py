@@ -38,6 +38,7 @@ from memory_visualizer.paging.mappings import (
 )
 from memory_visualizer.paging.memory import (
     PhysicalMemory,
+    frames_there,
     is_held,
     most_entries,
     most_mappings,
@@ -96,6 +97,7 @@ __all__ = [
     "as_processor_has_it",
     "as_windows_has_it",
     "frames_behind",
+    "frames_there",
     "is_held",
     "merge_alike",
     "merge_kernel",

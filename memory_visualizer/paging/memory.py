@@ -30,6 +30,22 @@ def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool
     return held
 
 
+def frames_there(memory: PhysicalMemory) -> NDArray[np.bool_]:
+    """For each frame whether the machine has it: those that the dump holds or leaves out.
+
+    What is left out on purpose is no table, but its owners are known by the tables that are held.
+    """
+    there: NDArray[np.bool_] = getattr(memory, "there", memory.held)  # a Dump knows
+    return there
+
+
+def is_there(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames, any numbers, are among frames_there."""
+    there: NDArray[np.bool_] = frames_there(memory).take(frame, mode="clip")
+    there &= (frame >= 0) & (frame < memory.frame_count)
+    return there
+
+
 def most_mappings(memory: PhysicalMemory) -> int:
     """How many rows of mappings are kept at most: no honest machine has so many for its frames."""
     return 4 * memory.frame_count + (1 << 16)

@@ -26,6 +26,7 @@ from memory_visualizer.paging.memory import (
     TABLES_AT_ONCE,
     PhysicalMemory,
     is_held,
+    is_there,
     most_entries,
     most_tables,
 )
@@ -247,10 +248,10 @@ def walk(
     most often by their frames; `spaces` what
     Mappings.space shall be for each, by default its number; two roots may share one. With
     `kernel_only` what user mode may reach is left out, with `own_only` what is not below the
-    software's user_entries. Frames that the dump does not hold are left out, as tables and as
-    pages. The kernel's mappings, which all spaces share, come once; merge_alike finds those that
-    come again through each space's own top level. What could not be used is added to `losses`, also
-    frames of which `no_tables` says that none is a table.
+    software's user_entries. Frames that the dump does not hold are left out as tables, and as pages
+    unless the dump leaves them out on purpose. The kernel's mappings, which all spaces share, come
+    once; merge_alike finds those that come again through each space's own top level. What could not
+    be used is added to `losses`, also frames of which `no_tables` says that none is a table.
 
     However the tables lead to one another, the cost is bound by most_tables and most_entries; on
     each level but the last at most half of what is left of these is spent.
@@ -460,7 +461,7 @@ def _mapped(
     access: NDArray[np.uint8],
     maps: NDArray[np.bool_],
 ) -> Mappings:
-    """The mappings among the entries, of frames that the dump holds."""
+    """The mappings among the entries, of frames that the dump holds or leaves out on purpose."""
     pages = level.pages
     rows = np.flatnonzero(maps)
     reached = found.reached(rows, access, level)
@@ -468,7 +469,7 @@ def _mapped(
         reached, pages = reached.parted(pages, PAGE_SIZE), 1
     frame = reached.table
     # Of a large page the first frame may be missing where later ones are not.
-    inside = is_held(memory, frame) if pages == 1 else frame < memory.frame_count
+    inside = is_there(memory, frame) if pages == 1 else frame < memory.frame_count
     mappings = Mappings(
         reached.space,
         paging.canonical(reached.virtual),

@@ -76,7 +76,7 @@ _ZEROS: Colour = (255, 255, 255)
 def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour the pages of user mode by whose they are; all others are shades of grey."""
     base = BASE_SWATCHES
-    values = look_up(np.array([0, 1, 1, 2, 3, 4], np.uint16), snapshot.classes)
+    values = look_up(np.array([0, 1, 1, 2, 3, 4, 5], np.uint16), snapshot.classes)
     for _, owners in snapshot.owners_by_frame():
         frame, process = owners.frame[owners.is_user], owners.process[owners.is_user]
         new = changes(frame)
@@ -86,7 +86,7 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     return Colouring("process", values, swatches, general=base)
 
 
-BASE_SWATCHES = 5
+BASE_SWATCHES = 6
 """Of the colouring by process: those that stand for no process, the first ones."""
 
 
@@ -97,6 +97,7 @@ def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...
         Swatch("kernel", _KERNEL),
         Swatch("unused-data", _DATA),
         Swatch("unused-zero", _ZEROS),
+        Swatch("left-out", palette[PageClass.LEFT_OUT]),
         *(
             Swatch(f"{process.name} ({process.pid})", process_colour(process))
             for process in snapshot.processes
@@ -132,9 +133,10 @@ _KERNEL_RIGHTS: dict[str, Colour] = {
 def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour frames by what may be done with them: Snapshot.access."""
     writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
-    values = look_up(np.array([0, 3, 3, 7, 2, 2], np.uint8), snapshot.classes)
-    values[values >= 3] += (writable + 2 * executable.view(np.uint8))[values >= 3]
-    values[(values >= 3) & (snapshot.mapping_count == 0)] = 1
+    values = look_up(np.array([0, 3, 3, 7, 2, 2, 11], np.uint8), snapshot.classes)
+    has_rights = (values >= 3) & (values < 11)
+    values[has_rights] += (writable + 2 * executable.view(np.uint8))[has_rights]
+    values[has_rights & (snapshot.mapping_count == 0)] = 1
     return Colouring("protection", values, _protection_swatches(snapshot, palette))
 
 
@@ -145,6 +147,7 @@ def _protection_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
         Swatch("unused", (246, 246, 242)),
         *[Swatch(f"user {rights}", colour) for rights, colour in _USER_RIGHTS.items()],
         *[Swatch(f"kernel {rights}", colour) for rights, colour in _KERNEL_RIGHTS.items()],
+        Swatch("left-out", palette[PageClass.LEFT_OUT]),
     )
 
 
@@ -157,6 +160,7 @@ def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8])
     values = (bins + 2).astype(np.uint8)
     values[snapshot.zero] = 1
     values[snapshot.classes == PageClass.ABSENT] = 0
+    values[snapshot.classes == PageClass.LEFT_OUT] = _ENTROPY_BINS + 2
     return Colouring("entropy", values, _entropy_swatches(snapshot, palette))
 
 
@@ -168,6 +172,7 @@ def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
             Swatch(f"{step / 2:.1f} to {(step + 1) / 2:.1f} bits per byte", colour)
             for step, colour in enumerate(ramp(_ENTROPY_BINS))
         ),
+        Swatch("left-out", palette[PageClass.LEFT_OUT]),
     )
 
 

@@ -23,6 +23,7 @@ DEFAULT: Palette = {
     PageClass.KERNEL: (95, 194, 205),
     PageClass.UNUSED_DATA: (233, 214, 140),
     PageClass.UNUSED_ZERO: (255, 255, 255),
+    PageClass.LEFT_OUT: (96, 98, 104),
 }
 
 # Black, vermilion and sky blue are those of Okabe and Ito, "Color Universal Design" (2008). Any six
@@ -35,6 +36,7 @@ COLOUR_BLIND: Palette = {
     PageClass.KERNEL: (86, 180, 233),
     PageClass.UNUSED_DATA: (238, 222, 120),
     PageClass.UNUSED_ZERO: (255, 255, 255),
+    PageClass.LEFT_OUT: (96, 97, 100),
 }
 
 PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}

@@ -46,7 +46,7 @@ def of_mappings(
         user |= rest.user
         kernel |= rest.kernel
         mapping_count += rest.mapping_count
-    page_map = classify(user, kernel, zero, ~dump.held)
+    page_map = classify(user, kernel, zero, ~dump.held, left_out_of(dump))
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
@@ -162,13 +162,18 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
     return remarks
 
 
+def left_out_of(dump: Dump) -> NDArray[np.bool_] | None:
+    """The frames that a dump leaves out on purpose; None where there is none, as in most."""
+    return dump.left_out if len(dump.left_out_runs) else None
+
+
 def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
     """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
     reached = np.zeros(dump.frame_count, bool)
     rows = mappings.is_user == user
     first, frames = mappings.frame[rows], mappings.frames[rows]
     mark_runs(reached, first, np.minimum(first + frames, dump.frame_count) - first)
-    return reached & dump.held
+    return reached & dump.there
 
 
 def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:

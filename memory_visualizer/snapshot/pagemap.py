@@ -10,7 +10,10 @@ from memory_visualizer.arrays import count_values, look_up
 
 
 class PageClass(IntEnum):
-    """What a page frame is. A frame has the first class of these that fits it."""
+    """What a page frame is. A frame has the first class of these that fits it.
+
+    LEFT_OUT, the last here, is asked for after ABSENT.
+    """
 
     ABSENT = 0
     """The dump does not hold the frame."""
@@ -24,6 +27,9 @@ class PageClass(IntEnum):
     """Reached by nobody, not all zeros."""
     UNUSED_ZERO = 5
     """Reached by nobody, all zeros."""
+    LEFT_OUT = 6
+    """The dump does not hold the frame on purpose, as makedumpfile's filter does; who has it, and
+    its PageState, may be known all the same."""
 
     @property
     def label(self) -> str:
@@ -39,7 +45,7 @@ class PageState(IntEnum):
     """What a page frame is to a Linux kernel, more finely than its class; told by `struct page`."""
 
     ABSENT = 0
-    """No RAM, or not in the dump."""
+    """No RAM, or not in the dump, but for frames that it leaves out on purpose."""
     FREE = 1
     """In the buddy allocator, or on one processor's list of free pages."""
     ANONYMOUS = 2
@@ -88,18 +94,23 @@ def classify(
     kernel: NDArray[np.bool_],
     zero: NDArray[np.bool_],
     absent: NDArray[np.bool_] | None = None,
+    left_out: NDArray[np.bool_] | None = None,
 ) -> PageMap:
     """Give each frame its class.
 
     All arguments have one entry for each frame: reached by a user mapping, reached by a
-    supervisor mapping, all zeros, and not held by the dump (None: it holds all of them).
+    supervisor mapping, all zeros, not held by the dump (None: it holds all of them), and left out
+    by it on purpose (None: none is).
     """
     what = zero.astype(np.uint8)
     what |= kernel.view(np.uint8) << 1
     what |= user.view(np.uint8) << 2
     if absent is not None:
         what |= absent.view(np.uint8) << 3
-    return PageMap(look_up(_CLASS_OF, what), zero)
+    classes = look_up(_CLASS_OF, what)
+    if left_out is not None:
+        classes[left_out] = PageClass.LEFT_OUT
+    return PageMap(classes, zero)
 
 
 _CLASS_OF = np.full(16, PageClass.ABSENT, np.uint8)

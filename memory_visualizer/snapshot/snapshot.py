@@ -86,6 +86,13 @@ class Snapshot(PageMap):
         """
         access = np.zeros(self.classes.size, np.uint8)
         of_user = np.isin(self.classes, (PageClass.USER, PageClass.BOTH))
+        left_out = self.classes == PageClass.LEFT_OUT
+        if left_out.any():
+            rows = self.mappings.take(self.mappings.is_user)
+            marks = np.zeros(left_out.size, bool)
+            count = np.minimum(rows.frame + rows.frames, marks.size) - rows.frame
+            mark_runs(marks, rows.frame, count)
+            of_user |= marks & left_out
         for at in range(0, len(self.mappings.frame), _ROWS_AT_ONCE):
             some = slice(at, at + _ROWS_AT_ONCE)
             rows = Mappings(*(column[some] for column in self.mappings.columns))

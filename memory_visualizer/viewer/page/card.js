@@ -18,8 +18,9 @@ class Card {
   facts(frame) {
     const { model, colourings } = this;
     if (model.classOf(frame) === ABSENT) return [];
-    const facts = [["Contents", model.isZero(frame) ? "all zeros" : "data"]];
-    if (model.entropy)
+    const isHeld = model.classOf(frame) !== LEFT_OUT;
+    const facts = isHeld ? [["Contents", model.isZero(frame) ? "all zeros" : "data"]] : [];
+    if (model.entropy && isHeld)
       facts.push([
         "Entropy",
         `${((model.entropy[frame] * 8) / ENTROPY_STEPS).toFixed(2)} bits per byte`,
@@ -72,6 +73,8 @@ class Card {
     ];
     if (pageClass === ABSENT)
       rows.push(element("p", { className: "note" }, "The dump does not hold this page."));
+    if (pageClass === LEFT_OUT)
+      rows.push(element("p", { className: "note" }, "The dump leaves this page out on purpose."));
     rows.push(
       element(
         "dl",

@@ -4,7 +4,7 @@
 const MAY_USER = 1,
   MAY_WRITE = 2,
   MAY_EXECUTE = 4;
-const FIRST_PROCESS = 5; // values below stand for no process
+const FIRST_PROCESS = 6; // values below stand for no process
 const MAPPING_BINS = [1, 2, 3, 5, 9, 17, 33, 65]; // the fewest mappings of each bin
 const ENTROPY_BINS = 16,
   ENTROPY_STEPS = 255;
@@ -108,7 +108,7 @@ class Colourings {
 
   byProcess() {
     const { frames, page, owners } = this.model;
-    const base = [0, 1, 1, 2, 3, 4]; // by class
+    const base = [0, 1, 1, 2, 3, 4, 5]; // by class
     const values =
       about.processes.length > 60000 ? new Uint32Array(frames) : new Uint16Array(frames);
     for (let frame = 0; frame < frames; frame++) values[frame] = base[page[frame] & 7];
@@ -127,10 +127,11 @@ class Colourings {
 
   protection() {
     const { page, mappingsOf } = this.model;
-    const kinds = [0, 3, 3, 7, 2, 2]; // by class: absent, user's from 3, kernel's from 7, unused
+    // By class: absent, user's from 3, kernel's from 7, unused, left out.
+    const kinds = [0, 3, 3, 7, 2, 2, 11];
     return (frame) => {
       const kind = kinds[page[frame] & 7];
-      if (kind < 3) return kind;
+      if (kind < 3 || kind === 11) return kind;
       return mappingsOf(frame) > 0 ? kind + (page[frame] >> 5) : 1;
     };
   }
@@ -139,6 +140,7 @@ class Colourings {
     const { page, entropy } = this.model;
     return (frame) => {
       if ((page[frame] & 7) === ABSENT) return 0;
+      if ((page[frame] & 7) === LEFT_OUT) return ENTROPY_BINS + 2;
       if (page[frame] & 8) return 1;
       return (
         2 + Math.min(Math.floor((entropy[frame] * ENTROPY_BINS) / ENTROPY_STEPS), ENTROPY_BINS - 1)

@@ -1,7 +1,8 @@
 // The overview strip: the classes along physical memory as stacked bars, and where the view is.
 
 const BAR = 3; // pixels a bar
-const STACK = [2, 1, 3, 4, 5, 0]; // from the bottom: user, both, kernel, data, zeros, absent
+// From the bottom: user, both, kernel, data, zeros, left out, absent.
+const STACK = [2, 1, 3, 4, 5, 6, 0];
 
 class Strip {
   constructor(canvas, model, map, theme) {
@@ -82,11 +83,12 @@ class Strip {
 
   count() {
     const { frames, page } = this.model;
-    const counts = new Uint32Array(this.bars * 6);
+    const counts = new Uint32Array(this.bars * STACK.length);
     this.counts = counts;
     for (let bar = 0; bar < this.bars; bar++) {
       const end = this.edge(bar + 1);
-      for (let frame = this.edge(bar); frame < end; frame++) counts[bar * 6 + (page[frame] & 7)]++;
+      const first = bar * STACK.length;
+      for (let frame = this.edge(bar); frame < end; frame++) counts[first + (page[frame] & 7)]++;
     }
     this.canvas.setAttribute("aria-valuemax", frames - 1);
   }
@@ -129,7 +131,7 @@ class Strip {
       const all = this.edge(bar + 1) - this.edge(bar);
       let below = 0;
       for (const value of STACK) {
-        const count = this.counts[bar * 6 + value];
+        const count = this.counts[bar * STACK.length + value];
         const from = full - Math.round((full * below) / all);
         below += count;
         const to = full - Math.round((full * below) / all);
