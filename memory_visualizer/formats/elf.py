@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import BinaryIO, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,12 @@ from memory_visualizer.units import MAX_RUNS
 MAGIC = b"\x7fELF"
 
 _IDENTITY = struct.Struct("<4sBB")  # magic, class, byte order
-_LITTLE_ENDIAN = 1
+_Order: TypeAlias = Literal["<", ">"]
+_ORDERS: dict[int, _Order] = {1: "<", 2: ">"}
+"""How struct calls the byte orders."""
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
-_NOTE = struct.Struct("<III")  # size of the name and of the descriptor, type
 _MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB
 
 
@@ -50,6 +51,11 @@ class _Layout:
     segment: np.dtype[np.void]
     section_info: int
     """Where sh_info stands in a section header."""
+
+    def in_order(self, order: _Order) -> "_Layout":
+        """The same in one of the byte orders."""
+        header = struct.Struct(self.header.format.replace("<", order))
+        return _Layout(header, self.segment.newbyteorder(order), self.section_info)
 
 
 _LAYOUTS = {
@@ -83,19 +89,20 @@ class ElfDump(MappedDump):
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
         """Read the program headers and the notes.
 
-        BadInputError when the file cannot be read or is not the core of a little-endian machine;
+        BadInputError when the file cannot be read or is not the core of a machine;
         DamagedInputError, unless `lenient`, when a part of it is missing.
         """
         path = as_path(path)
         with reading(path), path.open("rb") as file:
             size = file_size(file)
-            segments = _segments(path, file, size)
+            segments, machine, order = _segments(path, file, size)
             xen_pages = None if len(segments) else xen.find_pages(path, file, size, lenient=lenient)
             if xen_pages:
-                notes = _notes(file, [xen_pages.notes])
+                notes = _notes(file, [xen_pages.notes], order)
             else:
                 noted = segments[segments["type"] == _PT_NOTE]
-                notes = _notes(file, noted[["offset", "in_file"]].tolist())
+                notes = _notes(file, noted[["offset", "in_file"]].tolist(), order)
+            notes["e_machine"] = machine
         if xen_pages:
             columns = (xen_pages.start, xen_pages.length, xen_pages.offset)
             extents, remarks = find_extents(path, *columns, file_size=size, lenient=lenient)
@@ -116,18 +123,18 @@ class ElfDump(MappedDump):
         return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
 
 
-def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
-    """Read the program headers."""
+def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
+    """Read the program headers; with them e_machine, and the order of bytes as struct calls it."""
     head = file.read(64)
     cut = DamagedInputError(f"{path} ends within its ELF headers")
     if len(head) < 64:
         raise cut
     _, class_, order = _IDENTITY.unpack_from(head)
-    layout = _LAYOUTS.get(class_)
-    if layout is None or order != _LITTLE_ENDIAN:
-        raise BadInputError(f"{path} is an ELF file of a big-endian machine, which is not read")
+    if class_ not in _LAYOUTS or order not in _ORDERS:
+        raise BadInputError(f"{path} is an ELF file of neither 32 nor 64 bits, or of no byte order")
+    layout = _LAYOUTS[class_].in_order(_ORDERS[order])
     fields = layout.header.unpack_from(head)
-    type_, segment_offset, section_offset = fields[0], fields[4], fields[5]
+    type_, machine, segment_offset, section_offset = fields[0], fields[1], fields[4], fields[5]
     segment_size, segment_count = fields[8], fields[9]
     if type_ != _ET_CORE:
         raise BadInputError(f"{path} is an ELF file, but no core")
@@ -135,7 +142,7 @@ def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
         if section_offset + layout.section_info + 4 > size:
             raise cut
         file.seek(section_offset + layout.section_info)
-        segment_count = int.from_bytes(file.read(4), "little")
+        segment_count = int.from_bytes(file.read(4), "little" if order == 1 else "big")
     if segment_count and segment_size != layout.segment.itemsize:
         raise BadInputError(f"{path} has program headers of {segment_size} bytes")
     if segment_count > MAX_RUNS:
@@ -143,11 +150,15 @@ def _segments(path: Path, file: BinaryIO, size: int) -> _Segments:
     if segment_offset + segment_count * segment_size > size:
         raise cut
     file.seek(segment_offset)
-    return np.frombuffer(file.read(segment_count * segment_size), layout.segment)
+    segments = np.frombuffer(file.read(segment_count * segment_size), layout.segment)
+    return segments.astype(_LAYOUTS[class_].segment), machine, _ORDERS[order]
 
 
-def _notes(file: BinaryIO, segments: Sequence[tuple[int, int]]) -> dict[str, bytes]:
+def _notes(
+    file: BinaryIO, segments: Sequence[tuple[int, int]], order: str
+) -> dict[str, int | bytes]:
     """Read the notes in segments, of which place and size are given; a broken one ends its own."""
+    note = struct.Struct(order + "III")  # size of the name and of the descriptor, type
     found: dict[str, list[bytes]] = {}
     left = _MAX_NOTES
     for offset, size in segments:
@@ -157,9 +168,9 @@ def _notes(file: BinaryIO, segments: Sequence[tuple[int, int]]) -> dict[str, byt
         data = file.read(min(size, left))
         left -= len(data)
         position = 0
-        while position + _NOTE.size <= len(data):
-            name_size, descriptor_size, _ = _NOTE.unpack_from(data, position)
-            name_at = position + _NOTE.size
+        while position + note.size <= len(data):
+            name_size, descriptor_size, _ = note.unpack_from(data, position)
+            name_at = position + note.size
             at = name_at + -(-name_size // 4) * 4
             position = at + -(-descriptor_size // 4) * 4
             if at + descriptor_size > len(data):

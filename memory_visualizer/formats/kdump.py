@@ -42,6 +42,8 @@ OLD_MAGIC = b"DISKDUMP"
 
 _UTSNAME = slice(12, 12 + 6 * 65)
 """Of the header: the names of the system and its machine, the same in all parts of a dump."""
+_MACHINE = slice(4 * 65, 5 * 65)
+"""Of these names: the machine's."""
 _INCOMPLETE = 0x8
 """In the status: the disk was full."""
 _WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
@@ -185,14 +187,14 @@ class KdumpDump(Dump):
         near, far = near_pieces(paths[0], *(joined * block).T, lenient=lenient)
         pages, joined = pages[np.repeat(near, joined[:, 1])], joined[near]
         limit = near_frames(len(pages.offset) * block) * PAGE_SIZE // block
-        text = headers[0].vmcoreinfo
+        text, names = headers[0].vmcoreinfo, headers[0].names
         dump = cls(
             paths,
             block,
             joined,
             pages,
             left_out=left_out[left_out.sum(axis=1) <= limit],
-            notes={"VMCOREINFO": text} if text else {},
+            notes={"machine": names[_MACHINE], **({"VMCOREINFO": text} if text else {})},
             remarks=remarks + far,
         )
         return dump._checked(lenient=lenient)

@@ -24,7 +24,6 @@ from memory_visualizer.units import PAGE_SIZE
 
 _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
-_WORDS = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), "<u8").tolist() for name in _THREADS]
 _MOST_PLACES = 256
 """So many places of such names are looked at."""
 _MOST_THREADS = 8
@@ -52,18 +51,18 @@ def _first_by_name(found: LinuxKernel) -> int | None:
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
     if comm is None or tasks is None:
-        return first_by_form(*found.image)
+        return first_by_form(*found.image, found.kernel.word)
     start, contents = found.image
     for name in FIRST_COMMS:
         for place in places_of(name, contents, _MOST_PLACES):
             task = start + place - comm
             following = found.kernel.number(task + tasks)
-            if following and found.kernel.number(following + 8) == task + tasks:
+            if following and found.kernel.number(following + found.kernel.word) == task + tasks:
                 return task
     return None
 
 
-def first_by_form(start: int, contents: NDArray[np.uint8]) -> int | None:
+def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int | None:
     """Where the first task begins, in an image with its first address; None where it is not there.
 
     It is its own parent, twice, and the leader of its group, so that its address stands in it as
@@ -72,10 +71,10 @@ def first_by_form(start: int, contents: NDArray[np.uint8]) -> int | None:
     times: dict[int, int] = {}
     for name in FIRST_COMMS:
         for place in places_of(name, contents, _MOST_PLACES):
-            if (start + place) % 8:
+            if (start + place) % word:
                 continue
-            low = max(place - _TASK_SIZE, place % 8)
-            words = contents[low:place].view("<u8")
+            low = max(place - _TASK_SIZE, place % word)
+            words = contents[low:place].view(f"<u{word}").astype(np.uint64, copy=False)
             inside = (words >= np.uint64(start + low)) & (words < np.uint64(start + place))
             own = words[inside & (words % np.uint64(_ALIGNED) == 0)]
             tasks, count = np.unique(own, return_counts=True)
@@ -113,8 +112,8 @@ def _is_task(found: LinuxKernel, offsets: Offsets, task: int) -> bool:
     ):
         return False
     link = task + offsets.tasks
-    following, before = read(link) or 0, read(link + 8) or 0
-    return link in (read(following + 8), read(before))
+    following, before = read(link) or 0, read(link + found.kernel.word) or 0
+    return link in (read(following + found.kernel.word), read(before))
 
 
 def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
@@ -123,14 +122,18 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
     if base is None:
         return
     memory = found.memory
-    places: dict[int, list[int]] = {number: [] for number in range(len(_WORDS))}
+    size = found.kernel.word
+    texts = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), f"<u{size}") for name in _THREADS]
+    places: dict[int, list[int]] = {number: [] for number in range(len(texts))}
 
     def look(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
         met: list[tuple[int, int]] = []
-        for number, (first, second) in enumerate(_WORDS):
-            at = np.flatnonzero(words.reshape(-1)[:-1] == first)
-            at = at[words.reshape(-1)[at + 1] == second][:_MOST_PLACES]
-            page, inside = np.divmod(at * 8, PAGE_SIZE)
+        flat = words.reshape(-1).view(f"<u{size}")
+        for number, text in enumerate(texts):
+            at = np.flatnonzero(flat[: 1 - len(text)] == text[0])
+            for place in range(1, len(text)):
+                at = at[flat[at + place] == text[place]]
+            page, inside = np.divmod(at[:_MOST_PLACES] * size, PAGE_SIZE)
             met += [(number, place) for place in (frames[page] * PAGE_SIZE + inside).tolist()]
         return met
 
@@ -145,7 +148,7 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
 def _direct_map(found: LinuxKernel) -> int | None:
     """Where the kernel sees all memory in a row; None where its tables do not show it."""
     variable = found.symbols.get("page_offset_base")
-    told = found.kernel.number(variable) if variable else None
+    told = found.kernel.number(variable) if variable else found.machine.direct_map
     held = np.flatnonzero(found.memory.held[: _GIB // PAGE_SIZE])
     some = held[np.linspace(0, len(held) - 1, _SOME_FRAMES).astype(np.int64)]
     bases = _bases(found) if told is None else [np.array([told], np.uint64)]
@@ -164,6 +167,8 @@ def _direct_map(found: LinuxKernel) -> int | None:
 def _bases(found: LinuxKernel) -> Iterator[NDArray[np.uint64]]:
     """Where it may begin: a whole number of gigabytes, in the kernel's half."""
     paging = found.paging
+    if not found.machine.has_own_half:
+        return
     table = found.memory.read_frames(np.array([found.top]))[0]
     half = paging.entries // 2
     for entry in (half + np.flatnonzero(table[half:]))[:_MOST_ENTRIES].tolist():

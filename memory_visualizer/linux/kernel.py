@@ -85,6 +85,11 @@ class LinuxKernel:
     """Whether its own page tables are not where they should lie."""
 
     @property
+    def base(self) -> int:
+        """Physical address of that table."""
+        return self.top * PAGE_SIZE
+
+    @property
     def paging(self) -> Paging:
         """Of the kernel's own tables."""
         return self.machine.kernel
@@ -142,6 +147,9 @@ def _with_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKerne
     if not 0 <= top < memory.frame_count or not memory.held[top]:
         return None
     kernel = VirtualMemory(memory, machine.kernel, top)
+    if machine.has_own_half:
+        roots = machine.roots_at(memory, np.array([machine.physical(table)]))
+        kernel = VirtualMemory(memory, machine.kernel, roots[0].tolist())
     if kernel.frame(table) != top:
         return None
     text = info.symbol("_stext") or 0
@@ -493,16 +501,19 @@ def _resources(
         return usual if place is None else place
 
     read = found.kernel.number
-    start_at, end_at, name_at = offset("start", 0), offset("end", 8), offset("name", 16)
-    # In struct resource there is one member more since 4.6. The root has no sibling: what stands
-    # in its place is the first child.
-    is_old = bool(read(found.symbols["iomem_resource"] + 48))
-    sibling_at, child_at = (40, 48) if is_old else (offset("sibling", 48), offset("child", 56))
+    # Two addresses, then pointers: one more of these since 4.6 (on 64 bits). The root has no
+    # sibling: what stands in its place is the first child.
+    word, size = found.kernel.word, found.machine.address_bytes
+    is_old = bool(read(found.symbols["iomem_resource"] + 2 * size + 4 * word))
+    start_at, end_at, name_at = offset("start", 0), offset("end", size), offset("name", 2 * size)
+    sibling_at = offset("sibling", 2 * size + (3 if is_old else 4) * word)
+    child_at = offset("child", 2 * size + (4 if is_old else 5) * word)
     at, seen = read(parent + child_at), set[int]()
     while at and at not in seen and room.left:
         seen.add(at)
         room.left -= 1
-        start, end, name = read(at + start_at), read(at + end_at), read(at + name_at)
+        start, end = read(at + start_at, size), read(at + end_at, size)
+        name = read(at + name_at)
         if start is None or end is None or name is None:
             return
         yield found.kernel.read(name, len(_RAM)) or b"", start, end, at

@@ -2,22 +2,37 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import (
+    ACCESSED,
+    ADDRESS,
+    PAE,
+    PAE_POINTER_RESERVED,
+    PRESENT,
     X64,
     X64_5_LEVELS,
+    X86,
     Architecture,
     Paging,
+    PhysicalMemory,
     arm64,
     as_linux_has_it,
     as_linux_on_arm64_has_it,
 )
+from memory_visualizer.units import PAGE_SIZE
 
 IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of x86-64: from here on the kernel's image is mapped."""
 IMAGE_END = 0xFFFF_FFFF_C000_0000
 """Behind the last address that a kernel moved by chance (KASLR) may have there."""
 _UPPER = 1 << 63
+_LAST_GIGABYTE = 0xC000_0000
+_POINTERS_SIZE = 32
+_RESERVED = PAE_POINTER_RESERVED & ~ACCESSED
+"""Without the bit by which emulated processors (QEMU's) note that a pointer was used."""
 _PAGE_BITS = (12, 14, 16)
 _ADDRESS_BITS = range(36, 53)
 _T1SZ = ("TCR_EL1_T1SZ", "tcr_el1_t1sz")
@@ -35,6 +50,36 @@ class Machine:
     """By how much the image's virtual addresses are above its physical ones."""
     image: tuple[int, int]
     """The addresses among which the image lies: the first, and the end."""
+
+    @property
+    def direct_map(self) -> int | None:
+        """Where the kernel sees all memory in a row, where that is always the same."""
+        return _LAST_GIGABYTE if self.kernel.address_bits == 32 else None
+
+    @property
+    def address_bytes(self) -> int:
+        """Bytes of a physical address in the kernel's own structures."""
+        return 4 if self.kernel.architecture is X86 else 8
+
+    @property
+    def root_alignment(self) -> int:
+        """What the addresses of processes' top levels are multiples of."""
+        is_pae = self.user.architecture is PAE
+        return _POINTERS_SIZE if is_pae else self.user.architecture.root_bytes
+
+    def roots_at(self, memory: PhysicalMemory, bases: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The roots of address spaces by their physical addresses, shape (n, top_frames).
+
+        Under PAE there stand four pointers, which lead to directories; -1 for one that does not.
+        """
+        if self.user.architecture is not PAE:
+            return self.user.architecture.roots_at(bases)
+        pages = memory.read_frames(bases // PAGE_SIZE)
+        place = bases[:, None] % PAGE_SIZE // 8 + np.arange(4)
+        pointers = np.take_along_axis(pages, np.minimum(place, 511), axis=1)
+        roots = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).astype(np.int64)
+        sound = pointers & np.uint64(PRESENT | _RESERVED) == PRESENT
+        return np.where(sound, roots, -1)
 
     @property
     def page_frames(self) -> int:
@@ -57,10 +102,19 @@ def x86_64(architecture: Architecture, phys_base: int = 0, encryption: int = 0) 
     return Machine(paging, paging, IMAGE_BASE - phys_base, (IMAGE_BASE, IMAGE_END))
 
 
+def _i386(info: VmcoreInfo) -> list[Machine]:
+    """A machine of 32 bits, of which the kernel has the last gigabyte of addresses, as usual."""
+    ways = [PAE, X86] if info.has_line("CONFIG_X86_PAE=y") else [X86, PAE]
+    pagings = [as_linux_has_it(architecture) for architecture in ways]
+    return [Machine(each, each, _LAST_GIGABYTE, (_LAST_GIGABYTE, 1 << 32)) for each in pagings]
+
+
 def machines(info: VmcoreInfo) -> list[Machine]:
     """What the kernel of this text may run on, the likeliest first."""
     if info.number("kimage_voffset") is not None:
         return _arm64(info)
+    if 0 < (info.symbol("swapper_pg_dir") or 0) < 1 << 32:
+        return _i386(info)
     base, encryption = info.number("phys_base") or 0, info.number("sme_mask") or 0
     found = [x86_64(architecture, base, encryption) for architecture in (X64, X64_5_LEVELS)]
     return found[::-1] if info.number("pgtable_l5_enabled") else found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kernel import LinuxKernel
-from memory_visualizer.paging import is_held
+from memory_visualizer.paging import are_tables, is_held
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.units import PAGE_SIZE
 
@@ -130,8 +130,6 @@ class Offsets:
             "signal": self.signal,
             "kthread": self.kthread,
             "pid_struct": self.pid_struct,
-            "next": self.tasks,
-            "prev": self.tasks + 8,
         }
         return {name: place for name, place in places.items() if place is not None}
 
@@ -207,7 +205,7 @@ def along(
     found: list[int] = []
     at, seen = first, {first}
     while len(found) < most:
-        following = kernel.number(at + link + 8 * backwards)
+        following = kernel.number(at + link + kernel.word * backwards)
         if following is None:
             return found, False
         at = (following - link) % 2**64
@@ -256,11 +254,11 @@ def _find_begin(kernel: VirtualMemory, places: NDArray[np.uint64], size: int) ->
     Most are the first of their threads, and lead to themselves as the leaders of their groups.
     """
     contents, _ = kernel.read_each(places, size // 8 * 8)
-    ahead = contents.view("<u8") - places[:, None]
-    own = np.arange(ahead.shape[1], dtype=np.uint64) * np.uint64(8)
+    ahead = kernel.words(contents) - places[:, None]
+    own = np.arange(ahead.shape[1], dtype=np.uint64) * np.uint64(kernel.word)
     # A list that is empty leads to itself, too, but not to where the task begins.
     likely = (ahead % np.uint64(_CACHE_LINE) == 0) & (ahead < np.uint64(size))
-    likely &= (ahead != own) & (ahead + np.uint64(8) != own)
+    likely &= (ahead != own) & (ahead + np.uint64(kernel.word) != own)
     begins, count = np.unique(ahead[likely], return_counts=True)
     best = int(np.argmax(count)) if len(count) else 0
     return int(begins[best]) if len(count) and count[best] > _HALF * len(places) else None
@@ -273,7 +271,7 @@ def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:
     if known >= 0:
         yield known
     best, place = 0, -1
-    for link in range(0, _TASK_SIZE, 8):
+    for link in range(0, _TASK_SIZE, kernel.word):
         tasks = _in_ring(kernel, first, link)
         if len(tasks) < _FEW_TASKS:
             continue
@@ -291,7 +289,9 @@ def _in_ring(kernel: VirtualMemory, first: int, link: int) -> list[int]:
     at = first + link
     while len(found) < _FEW_SPACES:
         following = kernel.number(at)
-        if following is None or not following >> 63 or kernel.number(following + 8) != at:
+        if following is None or following < kernel.upper:
+            break
+        if kernel.number(following + kernel.word) != at:
             break
         at = following
         if at == first + link or at - link in found:
@@ -331,15 +331,16 @@ def _offsets_by_names(
         others = places_like(reached, comm + COMM_SIZE)[:most]
         reached = np.append(reached, others[~np.isin(others, reached)])
     examples = _Examples.read(kernel, reached, comm)
-    memory = _find_memory(found, examples.words, link // 8 + 2)
+    word = kernel.word
+    memory = _find_memory(found, examples.words, link // word + 2)
     pid = _find_pids(examples.numbers, link // 4)
     if memory is None or pid is None:
         return None
-    parent = _find_parents(examples.words, reached, pid // 8 + 1)
+    parent = _find_parents(examples.words, reached, pid // word + 1, word)
     if parent is None:
         return None
     mm, pgd = memory
-    leader = parent + _LINKS + 8
+    leader = parent + (_LINKS + 8) // 8 * word
     return Offsets(
         link,
         pid,
@@ -350,10 +351,10 @@ def _offsets_by_names(
         exit_state=None,
         pgd=pgd,
         own_pid=pid - 4,
-        tracer=parent + 8,
-        active_mm=mm + 8,
-        children=parent + 16,
-        sibling=parent + 32,
+        tracer=parent + word,
+        active_mm=mm + word,
+        children=parent + 2 * word,
+        sibling=parent + 4 * word,
         leader=leader,
         group=_find_group(kernel, examples, leader),
         **_find_numbers(kernel, examples, pid, leader),
@@ -375,7 +376,7 @@ class _Examples:
         texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
         named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
         contents, _ = kernel.read_each(tasks[named[:_EXAMPLES]], comm)
-        words = contents[:, : comm // 8 * 8].copy().view("<u8")
+        words = kernel.words(contents[:, : comm // kernel.word * kernel.word].copy())
         return cls(words, contents[:, : comm // 4 * 4].copy().view("<u4"))
 
 
@@ -393,7 +394,7 @@ def _find_link(
     It is the list in which most have names.
     """
     best: tuple[int, int, list[int], bool] = (0, 0, [], False)
-    for link in range(0, comm, 8):
+    for link in range(0, comm, kernel.word):
         tasks, names, is_whole = _named_tasks(kernel, first, link, comm, room)
         room -= len(tasks)
         best = max(best, (names, -link, tasks, is_whole))
@@ -404,12 +405,12 @@ def _find_link(
 
 def _first_child(kernel: VirtualMemory, first: int, comm: int) -> int | None:
     """A child of the first task, where its own links are lost: `children` leads to `sibling`."""
-    for children in range(0, comm, 8):
+    for children in range(0, comm, kernel.word):
         sibling = kernel.number(first + children)
-        if sibling is None or not sibling >> 63 or sibling == first + children:
+        if sibling is None or sibling < kernel.upper or sibling == first + children:
             continue
-        child = sibling - children - _TO_SIBLING
-        if kernel.number(sibling + 8) == first + children and is_name(
+        child = sibling - children - _TO_SIBLING // 8 * kernel.word
+        if kernel.number(sibling + kernel.word) == first + children and is_name(
             kernel.read(child + comm, COMM_SIZE) or b""
         ):
             return child
@@ -427,11 +428,13 @@ def _find_neighbours(
     It is where they lead to what lies among objects with names.
     """
     tries = 0
-    for link in range(0, comm, 8):
-        ends = [kernel.number(first + link), kernel.number(first + link + 8)]
+    for link in range(0, comm, kernel.word):
+        ends = [kernel.number(first + link), kernel.number(first + link + kernel.word)]
         if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
             continue
-        lost = np.array([(end or 0) - link for end in ends if end and end >> 63], np.uint64)
+        lost = np.array(
+            [(end or 0) - link for end in ends if end and end >= kernel.upper], np.uint64
+        )
         # Words of two list_heads side by side lead to tasks, too, but not to where these begin.
         lost = lost[lost % np.uint64(_CACHE_LINE) == 0]
         places = places_like(lost, comm + COMM_SIZE) if len(lost) == 2 else lost[:0]
@@ -453,13 +456,13 @@ def _named_tasks(
     A step is taken where it leads back as well, or to something with a name.
     """
     tasks: dict[int, bool] = {}
-    for direction in (0, 8):
+    for direction in (0, kernel.word):
         at = first
         while len(tasks) < room:
             following = kernel.number(at + link + direction)
-            if following is None or not following >> 63:
+            if following is None or following < kernel.upper:
                 break
-            back = kernel.number(following + 8 - direction)
+            back = kernel.number(following + kernel.word - direction)
             leads_back = back == at + link
             at = following - link
             if at == first and leads_back:
@@ -483,7 +486,7 @@ def _find_memory(
     columns = start + np.argsort(words[0, start : words.shape[1] - 1] != 0, kind="stable")
     for column in columns.tolist():
         mm = words[:, column]
-        led = (mm >> np.uint64(63) == 1) & (mm == words[:, column + 1])
+        led = (mm >= np.uint64(found.kernel.upper)) & (mm == words[:, column + 1])
         if not led.any() or np.mean(led | (mm == 0)) < _MOST:
             continue
         # Of kernel threads, which may be most tasks, nothing is known: they do not count.
@@ -491,7 +494,7 @@ def _find_memory(
             continue
         pgd = _find_tables(found, np.unique(mm[led])[:_FEW_SPACES])
         if pgd is not None:
-            return column * 8, pgd
+            return column * found.kernel.word, pgd
         # It follows the links closely: where the first task is damaged few come before it.
         tries += 2 if mm[0] else 1
         if tries >= _MOST_COLUMNS:
@@ -501,21 +504,37 @@ def _find_memory(
 
 def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
     """`pgd`: leads to a table that shares the kernel's uppermost entry, in most spaces."""
-    top = found.memory.read_frames(np.array([found.top]))[0, -1]
-    raw, _ = found.kernel.read_each(spaces, _MEMORY_SIZE)
-    contents = raw.view("<u8")
+    kernel = found.kernel
+    raw, _ = kernel.read_each(spaces, _MEMORY_SIZE)
+    contents = kernel.words(raw)
     share = np.zeros(contents.shape[1])
     for column in range(contents.shape[1]):
         pointers = contents[:, column]
-        likely = (pointers % np.uint64(PAGE_SIZE) == 0) & (pointers >> np.uint64(63) == 1)
+        aligned = pointers % np.uint64(found.machine.root_alignment) == 0
+        likely = aligned & (pointers >= np.uint64(kernel.upper))
         if np.mean(likely) < _HALF:
             continue
-        frames = found.kernel.frames(pointers[likely])
-        frames = frames[is_held(found.memory, frames)]
-        alike = np.count_nonzero(found.memory.read_frames(frames)[:, -1] == top)
-        share[column] = alike / len(spaces)
+        share[column] = _tables_among(found, pointers[likely]) / len(spaces)
     column = int(np.argmax(share))
-    return column * 8 if share[column] >= _HALF else None
+    return column * kernel.word if share[column] >= _HALF else None
+
+
+def _tables_among(found: LinuxKernel, pointers: NDArray[np.uint64]) -> int:
+    """How many of these lead to top-level tables that have the kernel's uppermost entry.
+
+    Where the kernel's tables are apart, to tables that are not empty.
+    """
+    memory = found.memory
+    frames = found.kernel.frames(pointers)
+    held = is_held(memory, frames)
+    bases = (frames * PAGE_SIZE + (pointers % np.uint64(PAGE_SIZE)).astype(np.int64))[held]
+    roots = found.machine.roots_at(memory, bases)
+    if not found.machine.has_own_half:
+        return int(np.count_nonzero(are_tables(memory, found.users, 0, roots[:, 0])))
+    own = found.machine.roots_at(memory, np.array([found.base]))
+    top = memory.read_frames(own[:, -1])[0, -1]
+    held = is_held(memory, roots[:, -1])
+    return int(np.count_nonzero(memory.read_frames(roots[held, -1])[:, -1] == top))
 
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
@@ -531,7 +550,9 @@ def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
     return place
 
 
-def _find_parents(words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: int) -> int | None:
+def _find_parents(
+    words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: int, size: int
+) -> int | None:
     """`real_parent`: a task, for the first one itself; few have a thread as parent.
 
     `parent` behind it is nearly always the same.
@@ -545,14 +566,15 @@ def _find_parents(words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: i
         fits[0] &= parents[0] == tasks[0]
         share = float(np.mean(fits))
         if share > best:
-            best, found = share, column * 8
+            best, found = share, column * size
     return found
 
 
 def _find_flags(kernel: VirtualMemory, examples: _Examples, parent: int, pid: int) -> int | None:
     """`flags`: those of kernel threads, which are kthreadd's children, tell so."""
     own = examples.numbers[:, pid // 4]
-    above, known = kernel.numbers(examples.words[:, parent // 8] + np.uint64(pid), 4)
+    parents = examples.words[:, parent // kernel.word]
+    above, known = kernel.numbers(parents + np.uint64(pid), 4)
     expected = (own == KERNEL_THREADS_PARENT) | (known & (above == KERNEL_THREADS_PARENT))
     expected[0] = True
     told = examples.numbers[:, :64] & np.uint32(KERNEL_THREAD) != 0
@@ -569,18 +591,18 @@ def _find_group(kernel: VirtualMemory, examples: _Examples, leader: int) -> int 
     A thread that is alone leads to itself; in other lists nothing leads to a task whose leader this
     one is.
     """
-    begin = leader // 8 + 1
-    tasks = examples.words[:, leader // 8]
+    begin = leader // kernel.word + 1
+    tasks = examples.words[:, leader // kernel.word]
     best, found = 0, None
     for column in range(begin, min(begin + _COLUMNS_OF_GROUP, examples.words.shape[1])):
-        following = examples.words[:, column] - np.uint64(8 * column)
+        following = examples.words[:, column] - np.uint64(kernel.word * column)
         others = np.flatnonzero(following != tasks)
         if not len(others) or len(others) > _HALF * len(tasks):
             continue
         leaders, known = kernel.numbers(following[others] + np.uint64(leader))
         led = int(np.count_nonzero(known & (leaders == tasks[others])))
         if led > best and led >= _HALF * len(others):
-            best, found = led, 8 * column
+            best, found = led, kernel.word * column
     return found
 
 
@@ -590,10 +612,10 @@ def _find_numbers(
     """Where the struct pid is, in a task, and in that the number; empty where nowhere."""
     words, own = examples.words[1:], examples.numbers[1:, pid // 4]
     best, places = _MOST, dict[str, int]()
-    begin = leader // 8 + 1
+    begin = leader // kernel.word + 1
     for column in range(begin, min(begin + _COLUMNS_OF_PID, words.shape[1])):
         pointers = words[:_FEW_EXAMPLES, column]
-        if np.mean(pointers >> np.uint64(63) == 1) < _MOST:
+        if np.mean(pointers >= np.uint64(kernel.upper)) < _MOST:
             continue
         if len(np.unique(pointers)) < _MOST * len(pointers):
             continue
@@ -602,5 +624,5 @@ def _find_numbers(
         share = np.mean(same & known[:, None], axis=0)
         if share.max() > best:
             best = float(share.max())
-            places = {"pid_struct": column * 8, "number": int(np.argmax(share)) * 4}
+            places = {"pid_struct": column * kernel.word, "number": int(np.argmax(share)) * 4}
     return places

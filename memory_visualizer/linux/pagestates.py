@@ -75,9 +75,6 @@ _NEAR = (~0x80 & _NO_TYPE, -128 & _NO_TYPE)
 _BUDDIES = (0xF0 << 24, ~0x4000_0000 & _NO_TYPE, *_NEAR)
 """How free blocks are marked: since 6.12, in 6.11, from 4.18 on, before."""
 
-_UPPER = np.uint64(1 << 63)
-"""Where the kernel's half of all addresses begins, or before."""
-
 _Numbers = NDArray[np.uint32]
 _Marks = NDArray[np.bool_]
 _Value = TypeVar("_Value", bound=np.generic)
@@ -220,7 +217,7 @@ _NO_TABLES = (
 
 
 def _is_size(size: int) -> bool:
-    return size in range(8, _MAX_STRUCT_PAGE + 1, 8)
+    return size in range(8, _MAX_STRUCT_PAGE + 1, 4)
 
 
 def _is_bit(number: int) -> bool:
@@ -250,6 +247,7 @@ class PageArray:
         self._page_bytes = PAGE_SIZE * page_frames
         self._page_bits = self._page_bytes.bit_length() - 1
         self._kernel = kernel
+        self._word = kernel.word
         self._info = info
         self._btf = btf
         self._symbols = symbols or {}
@@ -267,20 +265,20 @@ class PageArray:
             [*self._info.votes("OFFSET(page._count)")], _OLD_MEMBERS.__contains__
         )
         old = _OLD_MEMBERS.get(-1 if count_at is None else count_at)
-        usual_size = None if old else _USUAL_SIZE
+        usual_size = None if old or self._word != 8 else _USUAL_SIZE
         sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
         size = self._elected(sizes, _is_size)
         if size is None:
             raise LookupError("it does not tell how large its struct page is")
         places: list[int] = []
         for names, newest in _MEMBERS.items():
-            usual = newest if size == _USUAL_SIZE else None
+            usual = newest if size == _USUAL_SIZE and self._word == 8 else None
             if old:
                 usual = old["private"] if names[0] == "compound_head" else old.get(names[0])
             told = [vote for name in names for vote in self._info.votes(f"OFFSET(page.{name})")]
             own = self._btf.offset("page", *names) if self._btf else None
-            step = 4 if names[0] in _COUNTS else 8
-            end = size - 8 * (names[0] == "lru")
+            step = 4 if names[0] in _COUNTS else self._word
+            end = size - self._word * (names[0] == "lru")
             place = self._elected(
                 [usual, *told, own],
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
@@ -393,9 +391,9 @@ class PageArray:
         for first, end in self._stretches():
             base = int(self._arrays[first // self._section_frames])
             rows, _, _ = self._rows((base + first * layout.size) % 2**64, end - first)
-            numbers = rows.view(np.uint32)
+            numbers = rows
             types = np.ascontiguousarray(numbers[:, layout.type // 4])
-            order = rows[:, layout.private // 8]
+            order = self._column(rows, layout.private)
             frames = np.arange(first, end, dtype=np.uint64)
             aligned = frames & ((np.uint64(1) << np.minimum(order, np.uint64(32))) - np.uint64(1))
             begins = (order < _MAX_ORDER) & (aligned == 0) & (numbers[:, layout.count // 4] == 0)
@@ -415,6 +413,8 @@ class PageArray:
             [0, *info.votes("OFFSET(mem_section.section_mem_map)"), own],
             lambda vote: vote in range(0, max(_SECTION_SIZES), 8),
         )
+        if flat := self._flat_array():
+            return flat
         tables = info.symbols("mem_section")
         if "mem_section" in self._symbols:
             tables.append(self._symbols["mem_section"])
@@ -464,6 +464,24 @@ class PageArray:
                 return arrays
         return None
 
+    def _flat_array(self) -> tuple[int, NDArray[np.uint64]] | None:
+        """The one array of a kernel that has no sections; told by `mem_map`.
+
+        It is as long as the only node's memory; what lies behind it is something else.
+        """
+        places = [self._kernel.number(place) for place in self._info.symbols("mem_map")]
+        base = next((place for place in places if place), None)
+        node, span = self._info.symbol("contig_page_data"), "pglist_data.node_spanned_pages"
+        start_at, size_at = self._info.offset("pglist_data.node_start_pfn"), self._info.offset(span)
+        if base is None or node is None or start_at is None or size_at is None:
+            return None
+        start, size = self._kernel.number(node + start_at), self._kernel.number(node + size_at)
+        if start is None or size is None:
+            return None
+        self._page_count = min(self._page_count, start + size)
+        frames = 1 << (_USUAL_SECTION_BITS - self._page_bits)
+        return frames, np.full(-(-self._page_count // frames), base, np.uint64)
+
     def _arrays_in_a_row(self) -> NDArray[np.uint64] | None:
         """The arrays where all lie one behind the other, from where the kernel's variable says."""
         variable = self._symbols.get("vmemmap_base")
@@ -483,7 +501,7 @@ class PageArray:
         """
         listed, is_whole, is_all = self._followed(head, most, 0)
         if not is_whole and is_all:
-            others, _, is_all = self._followed(head, most - len(listed), 8)
+            others, _, is_all = self._followed(head, most - len(listed), 1)
             listed += [frame for frame in others[::-1] if frame not in set(listed)]
         return listed, is_all
 
@@ -496,7 +514,7 @@ class PageArray:
         present, begins = present[order].tolist(), begin[order].tolist()
         count, links, size = self._page_count, layout.links, layout.size
         listed: list[int] = []
-        at, seen = self._kernel.number(head + direction), {head}
+        at, seen = self._kernel.number(head + direction * self._word), {head}
         while at and at not in seen:
             if len(seen) > most:
                 return listed, False, False
@@ -507,7 +525,7 @@ class PageArray:
                 frame = present[row] * frames + inside
                 if not rest and inside < frames and frame < count:
                     listed.append(frame * self.page_frames)
-            at = self._kernel.number(at + direction)
+            at = self._kernel.number(at + direction * self._word)
         return listed, at == head, True
 
     def words(
@@ -540,12 +558,16 @@ class PageArray:
             return first[frames] * self.page_frames, own
         best, same = 0.0, np.empty(0, np.int64)
         distinct = np.unique(own)
-        for place in range(8, self._layout.size, 8):
+        for place in range(self._word, self._layout.size, self._word):
             words, _ = self.words(distinct * self.page_frames, place)
             values, count = np.unique(words, return_counts=True)
             value, share = values[np.argmax(count)], count.max() / len(words)
             # The links of a page that is in no list are poison, which leads nowhere.
-            if share > best and value >= _UPPER and self._kernel.frame(int(value)) >= 0:
+            if (
+                share > best
+                and value >= np.uint64(self._kernel.upper)
+                and self._kernel.frame(int(value)) >= 0
+            ):
                 of_all, _ = self.words(slabs * self.page_frames, place)
                 best, same = share, slabs[of_all == value]
         same = same if best > 1 / 2 else np.empty(0, np.int64)
@@ -553,8 +575,8 @@ class PageArray:
 
     def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frames somebody holds on to."""
-        words, _ = self.words(frames, self._layout.count // 8 * 8)
-        shift = np.uint64(self._layout.count % 8 * 8)
+        words, _ = self.words(frames, self._layout.count // self._word * self._word)
+        shift = np.uint64(self._layout.count % self._word * 8)
         counted: NDArray[np.bool_] = words >> shift & np.uint64(0xFFFF_FFFF) != 0
         return counted
 
@@ -599,7 +621,7 @@ class PageArray:
         whether it is one of the lowest level of a process.
         """
         states = survey.states.copy()
-        inner = image[(image >= 0) & (image < self._memory.frame_count)]
+        inner = image[(image >= 0) & (image < self._page_count * self.page_frames)]
         inner = np.unique(inner // self.page_frames) if self.page_frames > 1 else inner
         is_table, is_leaf = self._by_page(tables), self._by_page(leaf_tables)
         states[inner[states[inner] == PageState.RESERVED]] = PageState.KERNEL_IMAGE
@@ -625,18 +647,21 @@ class PageArray:
 
     def _by_page(self, marks: _Marks) -> _Marks:
         """Which of the kernel's pages have a frame that is marked."""
+        frames = self._page_count * self.page_frames
         if self.page_frames == 1:
-            return marks
-        missing = self._page_count * self.page_frames - len(marks)
-        grouped = np.pad(marks, (0, missing)).reshape(-1, self.page_frames)
+            return marks[:frames]
+        grouped = np.pad(marks[:frames], (0, max(frames - len(marks), 0)))
+        grouped = grouped.reshape(-1, self.page_frames)
         found: _Marks = np.logical_or.reduce(grouped, axis=1)
         return found
 
     def _by_frame(self, values: NDArray[_Value]) -> NDArray[_Value]:
-        """What is true of pages, for each of their frames."""
-        if self.page_frames == 1:
+        """What is true of pages, for each of their frames; 0 for those that have no struct page."""
+        count = self._memory.frame_count
+        if self.page_frames == 1 and len(values) == count:
             return values
-        return np.repeat(values, self.page_frames)[: self._memory.frame_count]
+        found = np.repeat(values, self.page_frames)[:count]
+        return np.pad(found, (0, count - len(found)))
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
         """First frame, and end, of sections that are read at once: neighbours in one array."""
@@ -698,10 +723,10 @@ class PageArray:
         base = int(self._arrays[first // self._section_frames])
         layout, flag = self._layout, self._flags
         rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
-        flags = rows[:, layout.flags // 8]
-        mapping = rows[:, layout.mapping // 8]
-        compound = rows[:, layout.head // 8]
-        numbers = rows.view(np.uint32)
+        flags = self._column(rows, layout.flags)
+        mapping = self._column(rows, layout.mapping)
+        compound = self._column(rows, layout.head)
+        numbers = rows
         uses = numbers[:, layout.count // 4]
         types = np.ascontiguousarray(numbers[:, layout.type // 4])
 
@@ -770,10 +795,10 @@ class PageArray:
             bare_rows[self._is_listed(base, first, rows, bare_rows)] + first,
         )
 
-    def _in_free_blocks(self, rows: NDArray[np.uint64], buddy: _Marks) -> _Marks:
+    def _in_free_blocks(self, rows: _Numbers, buddy: _Marks) -> _Marks:
         """Which pages are in the blocks that begin with these pages of the buddy allocator."""
         [begin] = np.nonzero(buddy)
-        order = rows[begin, self._layout.private // 8]
+        order = self._column(rows[begin], self._layout.private)
         believable = order < _MAX_ORDER
         begin, order = begin[believable], order[believable]
         pages = np.int64(1) << order.astype(np.int64)
@@ -782,32 +807,40 @@ class PageArray:
         return free
 
     def _is_listed(
-        self, base: int, first: int, rows: NDArray[np.uint64], chosen: NDArray[np.int64]
+        self, base: int, first: int, rows: _Numbers, chosen: NDArray[np.int64]
     ) -> _Marks:
         """Which of these rows are in a list: what they link to links back."""
         layout = self._layout
         links = (chosen + first).astype(np.uint64) * np.uint64(layout.size)
         links += np.uint64(base + layout.links)
-        following = rows[chosen, layout.links // 8]
-        maybe = np.flatnonzero((following != links) & (following >= _UPPER))
-        back = following[maybe] + np.uint64(8)
+        following = self._column(rows[chosen], layout.links)
+        upper = np.uint64(self._kernel.upper)
+        maybe = np.flatnonzero((following != links) & (following >= upper))
+        back = following[maybe] + np.uint64(self._word)
         frames = self._kernel.frames(back)
-        inside = (frames >= 0) & (back % np.uint64(8) == 0)
+        inside = (frames >= 0) & (back % np.uint64(self._word) == 0)
         maybe, back, frames = maybe[inside], back[inside], frames[inside]
         pages, row = np.unique(frames, return_inverse=True)
-        place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // 8
+        place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // self._word
         linked = np.zeros(len(maybe), np.uint64)
         most = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
         for start in range(0, min(len(pages), most), _PAGES_AT_ONCE):
             contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
+            contents = self._kernel.words(contents.view(np.uint8))
             read = np.flatnonzero((row >= start) & (row < start + len(contents)))
             linked[read] = contents[row[read] - start, place[read]]
         listed = np.zeros(len(chosen), bool)
         listed[maybe] = linked == links[maybe]
         return listed
 
-    def _rows(self, address: int, count: int) -> tuple[NDArray[np.uint64], _Marks, _Marks]:
-        """Read `count` struct pages: words of each, which there are, and which are not held."""
+    def _column(self, rows: _Numbers, place: int) -> NDArray[np.uint64]:
+        """What stands in rows of struct pages at one place, as large as a pointer."""
+        if self._word == 4:
+            return rows[:, place // 4].astype(np.uint64)
+        return rows.view(np.uint64)[:, place // 8]
+
+    def _rows(self, address: int, count: int) -> tuple[_Numbers, _Marks, _Marks]:
+        """Read `count` struct pages: numbers of 32 bits, which are there, and which not held."""
         size = self._layout.size
         first = address // PAGE_SIZE
         last = (address + count * size - 1) // PAGE_SIZE
@@ -823,11 +856,9 @@ class PageArray:
         low, high = begin // PAGE_SIZE, (begin + size - 1) // PAGE_SIZE
         known = held[low] & held[high]
         missing = mapped[low] & mapped[high] & ~known
-        return octets.view(np.uint64).reshape(count, -1), known, missing
+        return octets.view(np.uint32).reshape(count, -1), known, missing
 
-    def _huge(
-        self, rows: NDArray[np.uint64], heads: _Marks, typed: _Marks, types: _Numbers
-    ) -> _Marks:
+    def _huge(self, rows: _Numbers, heads: _Marks, typed: _Marks, types: _Numbers) -> _Marks:
         """Which pages are heads of huge pages."""
         layout = self._layout
         if self._hugetlb is not None:
@@ -835,7 +866,8 @@ class PageArray:
         huge = np.zeros(len(rows), bool)
         [head] = np.nonzero(heads[:-1])
         if self._flags.huge:
-            huge[head] = rows[head + 1, layout.flags // 8] & np.uint64(self._flags.huge) != 0
+            flags = self._column(rows[head + 1], layout.flags)
+            huge[head] = flags & np.uint64(self._flags.huge) != 0
             return huge
         if self._destructor is not None and layout.destructor is not None:
             huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == self._destructor

@@ -155,15 +155,17 @@ def _spaces_once(
 
     Processes may share their memory (CLONE_VM): these are given by the first one's index.
     """
-    first: dict[int, int] = {}
+    first: dict[bytes, int] = {}
+    spaces: dict[bytes, int] = {}
     again: dict[int, list[int]] = {}
     for index, process in enumerate(found.processes):
         if process.space is not None:
-            frame = int(found.tops[process.space, 0])
-            if frame in first:
-                again.setdefault(first[frame], []).append(index)
-            first.setdefault(frame, index)
-    tops = found.tops[[found.processes[index].space or 0 for index in first.values()]]
+            top = found.tops[process.space].tobytes()
+            if top in first:
+                again.setdefault(first[top], []).append(index)
+            first.setdefault(top, index)
+            spaces.setdefault(top, process.space)
+    tops = found.tops[np.array(list(spaces.values()), np.int64)]
     return tops, np.array(list(first.values()), np.int32), again
 
 
@@ -187,7 +189,10 @@ def _read_states(
     resources = kernel.resources
     image = resources.image if resources else linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.users, tops, own_only=True, no_tables=survey.no_tables)
-    top = kernel.paging.architecture.roots_at(np.array([kernel.top * PAGE_SIZE]))
+    base = np.array([kernel.base])
+    top = kernel.paging.architecture.roots_at(base)
+    if kernel.machine.has_own_half:
+        top = kernel.machine.roots_at(dump, base)
     tables, _ = tables_of(dump, kernel.paging, top)
     is_ram = resources.is_ram if resources else None
     return survey.array.finish(survey, image, is_ram, own | tables, leaves)

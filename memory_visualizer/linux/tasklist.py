@@ -130,17 +130,17 @@ class TaskSlabs:
             return {}
         # The last of the places where most lead to the same place in their tasks: the first is of
         # all threads, the second of processes.
-        ahead = raw.view("<u8")[agree] - tasks[agree][:, None]
+        ahead = kernel.words(raw)[agree] - tasks[agree][:, None]
         near = np.where(ahead < np.uint64(1 << 16), ahead, np.uint64(0))
         link, place = 0, 0
         for column in range(near.shape[1]):
             values, count = np.unique(near[:, column], return_counts=True)
             if values[np.argmax(count)] and count.max() * 2 > len(near):
-                link, place = column * 8, int(values[np.argmax(count)])
+                link, place = column * kernel.word, int(values[np.argmax(count)])
                 break
         if not place:
             return {}
-        structs = self.places(structs[agree], max(link + 8, offsets.number + 4))
+        structs = self.places(structs[agree], max(link + kernel.word, offsets.number + 4))
         number, known = kernel.numbers(structs + np.uint64(offsets.number), 4)
         led, _ = kernel.numbers(structs + np.uint64(link))
         known &= (number > 0) & (number < MAX_PID) & (led > np.uint64(place))
@@ -180,7 +180,7 @@ def gather(
         return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
     if is_closed:
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
-        back, _ = kernel.numbers(places + np.uint64(8))
+        back, _ = kernel.numbers(places + np.uint64(kernel.word))
         if (back == np.roll(places, 1)).all():
             others, remarks = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
@@ -205,7 +205,7 @@ def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[in
     sound = _are_linked(kernel, offsets, at) & is_task
     sound[0] = True
     following, _ = kernel.numbers(at[sound] + links)
-    before, _ = kernel.numbers(at[sound] + links + np.uint64(8))
+    before, _ = kernel.numbers(at[sound] + links + np.uint64(kernel.word))
     led = np.isin(at + links, _between(following, before)) | sound
     led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
@@ -233,7 +233,7 @@ def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     """What stands between two of these tasks by their links, and says nothing itself."""
     at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
     following, _ = kernel.numbers(at)
-    before, _ = kernel.numbers(at + np.uint64(8))
+    before, _ = kernel.numbers(at + np.uint64(kernel.word))
     between = _between(following, before)
     between = between[~np.isin(between, at) & kernel.numbers(between)[1]]
     found: list[int] = (between - np.uint64(offsets.tasks)).tolist()
@@ -251,8 +251,8 @@ def _are_linked(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _
 def _leads_back(kernel: VirtualMemory, links: _Addresses) -> _Marks:
     """Which of these list_heads are in a list with others, by one direction at least."""
     following, _ = kernel.numbers(links)
-    before, _ = kernel.numbers(links + np.uint64(8))
-    back, _ = kernel.numbers(following + np.uint64(8))
+    before, _ = kernel.numbers(links + np.uint64(kernel.word))
+    back, _ = kernel.numbers(following + np.uint64(kernel.word))
     ahead, _ = kernel.numbers(before)
     linked: _Marks = ((back == links) & (following != links)) | (
         (ahead == links) & (before != links)
@@ -318,9 +318,9 @@ def _relatives(
     links = np.concatenate((tasks + children, tasks + sibling))
     parents, _ = kernel.numbers(tasks + np.uint64(offsets.parent))
     found = []
-    for direction in (np.uint64(0), np.uint64(8))[: 1 + is_broken]:
+    for direction in (np.uint64(0), np.uint64(kernel.word))[: 1 + is_broken]:
         led, _ = kernel.numbers(links + direction)
-        back, _ = kernel.numbers(led + np.uint64(8) - direction)
+        back, _ = kernel.numbers(led + np.uint64(kernel.word) - direction)
         found.append(led[(back == links) & (led != links)])
     led = np.concatenate(found)
     # The last sibling leads to the head of the list, which is in the parent; where all are known
@@ -339,7 +339,7 @@ def _in_slabs(
     if not len(places):
         return places
     following, _ = kernel.numbers(places + np.uint64(offsets.tasks))
-    before, _ = kernel.numbers(places + np.uint64(offsets.tasks + 8))
+    before, _ = kernel.numbers(places + np.uint64(offsets.tasks + kernel.word))
     lives = np.isin(following, links) & np.isin(before, links)
     lives |= _are_linked(kernel, offsets, places)
     live: _Addresses = places[lives]
@@ -365,7 +365,7 @@ def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     nodes = [first, *tasks]
     at = np.array(nodes, np.uint64) + np.uint64(link)
     number = {address: node for node, address in enumerate(at.tolist())}
-    led, led_back = kernel.numbers(at)[0], kernel.numbers(at + np.uint64(8))[0]
+    led, led_back = kernel.numbers(at)[0], kernel.numbers(at + np.uint64(kernel.word))[0]
     following = [number.get(address, -1) for address in led.tolist()]
     before = [number.get(address, -1) for address in led_back.tolist()]
     order, is_whole = _ring(following, before)

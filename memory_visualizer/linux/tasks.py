@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Words
-from memory_visualizer.linux.firsttask import find_by_thread, find_first_task, find_thread
+from memory_visualizer.linux.firsttask import (
+    find_by_thread,
+    find_first_task,
+    find_thread,
+)
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
+    COMM_SIZE,
     KERNEL_THREAD,
     KERNEL_THREADS_PARENT,
     MAX_PID,
@@ -92,8 +97,7 @@ def find_processes(
         if not all_of_them:
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.object_address))
-    root_bytes = found.users.architecture.root_bytes
-    tops = found.users.architecture.roots_at(np.array(list(judge.tops), np.int64) * root_bytes)
+    tops = found.machine.roots_at(found.memory, np.array(list(judge.tops), np.int64))
     remarks += slabs.remarks if slabs else ()
     return LinuxProcesses(tuple(processes), tops, (*remarks, *judge.remarks(processes)))
 
@@ -201,7 +205,7 @@ class _Numbers:
         kernel, offsets = self.kernel, self.offsets
         at = np.array(tasks, np.uint64)
         if offsets.own_pid == offsets.pid - 4:  # side by side, as in all versions
-            both, known = kernel.numbers(at + np.uint64(offsets.own_pid))
+            both, known = kernel.numbers(at + np.uint64(offsets.own_pid), 8)
             told = [_plausible(both >> np.uint64(32), known), _plausible(both & _LOWER, known)]
         else:
             told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
@@ -305,7 +309,7 @@ class _Judge:
     survey: Survey | None
     numbers: _Numbers
     tops: dict[int, int] = field(default_factory=dict)
-    """Roots of address spaces, with the order in which they were met."""
+    """Physical addresses of top-level tables, with the order in which they were met."""
     task_of: dict[int, int] = field(default_factory=dict)
     """Tasks by the addresses of their mm_structs."""
     blank: int = 0
@@ -359,8 +363,8 @@ class _Judge:
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
         self.task_of |= dict(zip(mm.tolist(), tasks, strict=True))
-        roots, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
-        texts = words[:, [names.index("comm"), names.index("comm_end")]].copy().view(np.uint8)
+        bases, wrong = self._memory_of(tasks_at, mm, np.where(is_thread, mm, active), ended)
+        texts, _ = kernel.read_each(tasks_at + np.uint64(offsets.comm), COMM_SIZE)
         comms = [text.tobytes().split(b"\0")[0] for text in texts]
         nowhere = self._lead_nowhere(tasks, listed)
         threads = np.flatnonzero(whole & is_thread)
@@ -373,7 +377,7 @@ class _Judge:
             if not says[row]:
                 self.blank += 1
                 continue
-            root, name = int(roots[row]), comms[row].decode("utf-8", "backslashreplace")
+            base, name = int(bases[row]), comms[row].decode("utf-8", "backslashreplace")
             pid = int(pids[row])
             odd = {
                 "not whole": not whole[row],
@@ -383,20 +387,20 @@ class _Judge:
                 "parent unknown": bool(no_parent[row]) or int(parents[row]) < 0,
                 "base leads to no table": bool(wrong[row]),
             }
-            if root >= 0 and not wrong[row]:
-                self.tops.setdefault(root, len(self.tops))
+            if base >= 0 and not wrong[row]:
+                self.tops.setdefault(base, len(self.tops))
             process = FoundProcess(
                 pid=pid,
                 ppid=int(parents[row]),
                 name=name,
-                dtb=max(root, 0) * self.found.users.architecture.root_bytes,
+                dtb=max(base, 0),
                 object_address=task,
                 created=None,
                 exited=None,
                 # One whose first thread has ended lives on in the others.
-                is_alive=not ended[row] or root >= 0,
+                is_alive=not ended[row] or base >= 0,
                 is_listed=task in listed,
-                space=self.tops.get(root) if not wrong[row] else None,
+                space=self.tops.get(base) if not wrong[row] else None,
                 is_kernel_thread=bool(is_thread[row]),
                 anomalies=tuple(word for word, is_so in odd.items() if is_so),
             )
@@ -409,7 +413,7 @@ class _Judge:
         sound = listed if self.numbers.roll.is_sound else set()
         rows = [row for row, task in enumerate(tasks) if task not in sound]
         links = np.array([tasks[row] for row in rows], np.uint64) + np.uint64(self.offsets.tasks)
-        for direction in (np.uint64(0), np.uint64(8)):
+        for direction in (np.uint64(0), np.uint64(kernel.word)):
             led, _ = kernel.numbers(links + direction)
             nowhere[rows] |= (led == links) | ~kernel.numbers(led)[1]
         return nowhere
@@ -437,7 +441,7 @@ class _Judge:
         active: NDArray[np.uint64],
         ended: NDArray[np.bool_],
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The root of each task's address space, -1 where it has none; and if it is no table.
+        """The base of each task's address space, -1 where it has none; and if it is no table.
 
         A process has its memory in `active_mm` as well; that stands for an `mm` that leads to no
         table, and where the memory is of this very task.
@@ -457,24 +461,23 @@ class _Judge:
         return frames, wrong
 
     def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Roots of address spaces, by their mm_structs.
+        """Physical addresses of top-level tables, by their mm_structs.
 
         -1 where there is none; with it, whether what is there is no such table.
         """
         found = self.found
-        architecture = found.users.architecture
-        roots = np.full(len(mm), -1, np.int64)
+        bases = np.full(len(mm), -1, np.int64)
         rows = np.flatnonzero(mm)
         pgd, _ = found.kernel.numbers(mm[rows] + np.uint64(self.offsets.pgd))
         rows, pgd = rows[pgd != 0], pgd[pgd != 0]
         frames = found.kernel.frames(pgd)
         place = frames * PAGE_SIZE + (pgd % np.uint64(PAGE_SIZE)).astype(np.int64)
         held = is_held(found.memory, frames)
-        roots[rows[held]] = place[held] // architecture.root_bytes
+        bases[rows[held]] = place[held]
         wrong = np.zeros(len(mm), bool)
-        there = np.flatnonzero(roots >= 0)
-        wrong[there] = ~are_tops(found, self.survey, roots[there])
-        return roots, wrong
+        there = np.flatnonzero(bases >= 0)
+        wrong[there] = ~are_tops(found, self.survey, bases[there])
+        return bases, wrong
 
     def with_spaces(
         self, processes: list[FoundProcess], pages: PageArray, listed: list[int]
@@ -485,15 +488,17 @@ class _Judge:
         If this is a known process (its first thread has ended), it gets the space back.
         """
         found, offsets = self.found, self.offsets
-        frames = np.array([f for f in dict.fromkeys(listed) if f not in self.tops], np.int64)
+        bases = [frame * PAGE_SIZE for frame in dict.fromkeys(listed)]
+        frames = np.array([n for n in bases if n not in self.tops], np.int64) // PAGE_SIZE
         frames = frames[found.memory.held[frames]]
-        frames = frames[are_tops(found, self.survey, frames)]
+        frames = frames[are_tops(found, self.survey, frames * PAGE_SIZE)]
         has_user = np.zeros(len(frames), bool)
-        for part in walk(found.memory, found.paging, frames[:, None], own_only=True):
+        roots = found.machine.roots_at(found.memory, frames * PAGE_SIZE)
+        for part in walk(found.memory, found.users, roots, own_only=True):
             has_user[part.space[part.is_user & (part.space != SHARED)]] = True
         frames = frames[has_user]  # the others are about to go, or the kernel's own
         for frame in frames.tolist():
-            self.tops.setdefault(frame, len(self.tops))
+            self.tops.setdefault(frame * PAGE_SIZE, len(self.tops))
         owners: list[FoundProcess | None] = [None] * len(frames)
         if offsets.space_of_table is not None and offsets.owner is not None:
             mm, _ = pages.words(frames, offsets.space_of_table)
@@ -514,14 +519,15 @@ class _Judge:
         added = []
         for frame, process in zip(frames.tolist(), owners, strict=True):
             if process is None or process.is_kernel_thread:
-                added.append(unnamed(frame, self.tops[frame]))
+                added.append(unnamed(frame, self.tops[frame * PAGE_SIZE]))
                 continue
-            theirs = {"dtb": frame * PAGE_SIZE, "space": self.tops[frame], "is_alive": True}
+            base = frame * PAGE_SIZE
+            theirs = {"dtb": base, "space": self.tops[base], "is_alive": True}
             if process.object_address in by_task:  # its own words lead elsewhere
                 if by_task[process.object_address].space is None:
                     by_task[process.object_address] = replace(process, **theirs)
                 else:
-                    added.append(unnamed(frame, self.tops[frame]))
+                    added.append(unnamed(frame, self.tops[base]))
             else:
                 # One whose first thread is lost is known by another, which is in no list.
                 is_first = self.numbers.leader_of(process.object_address) == process.object_address
@@ -558,25 +564,31 @@ class _Judge:
 
 
 def are_tops(
-    found: LinuxKernel, survey: Survey | None, roots: NDArray[np.int64]
+    found: LinuxKernel, survey: Survey | None, bases: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which roots, all of them held, may be those of processes.
+    """At which physical addresses, all of them held, may be top-level tables of processes.
 
     All of these share the kernel's half, but for a few entries (of LDTs, and those that old
     kernels fill in on demand), and none lies in a page that is in other use. Where processes'
     tables and the kernel's are apart, they have to be tables, or empty.
     """
+    memory, paging = found.memory, found.users
+    roots = found.machine.roots_at(memory, bases)
     if not found.machine.has_own_half:
-        return _are_roots(found, survey, roots)
-    frames = roots
-    half = found.paging.entries // 2
-    own = found.memory.read_frames(np.array([found.top]))[0, half:]
+        return _are_roots(found, survey, roots[:, 0])
+    frames = roots[:, -1]  # the last part of the top level is the kernel's, or has its half
+    [base] = found.machine.roots_at(memory, np.array([found.base]))
+    user = paging.software.user_entries or range(0)
+    half = user.stop - (paging.top_frames - 1) * paging.entries
+    own = paging.decode(memory.read_frames(base[-1:]))[0, half:]
     alike = np.zeros(len(frames), bool)
     for start in range(0, len(frames), _TABLES_AT_ONCE):
         part = slice(start, start + _TABLES_AT_ONCE)
-        alike[part] = share_entries(found.memory.read_frames(frames[part])[:, half:], own)
+        tables = paging.decode(memory.read_frames(frames[part]))
+        alike[part] = share_entries(tables[:, half:], own)
     if survey:
-        alike &= ~survey.no_tables[frames]
+        alike &= is_held(memory, frames)
+        alike &= ~survey.no_tables[np.maximum(frames, 0) * alike]
     return alike
 
 

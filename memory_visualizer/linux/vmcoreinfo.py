@@ -118,6 +118,11 @@ class VmcoreInfo:
             return None
         return value if -(2**63) <= value < 2**64 else None
 
+    def has_line(self, line: str) -> bool:
+        """Whether a line stands in one of the copies."""
+        raw = b"\n" + line.encode("ascii") + b"\n"
+        return any(raw in text._text for text in (self, *self.copies))
+
     @property
     def line_count(self) -> int:
         """Lines of the text."""

@@ -52,6 +52,10 @@ class VirtualMemory:
         else:
             self._roots = [*top]
         self.regular = tuple(regular)
+        self.word = 4 if paging.address_bits == 32 else 8
+        """Bytes of a pointer."""
+        self.upper = 0xC000_0000 if self.word == 4 else 1 << 63
+        """Where the kernel's addresses begin, or before."""
         self.frame_count = memory.frame_count
         """Frames of the memory, by which it is known how much a kernel in it can be."""
         self._pages: dict[int, bytes | None] = {}
@@ -168,10 +172,14 @@ class VirtualMemory:
             size -= len(part)
         return b"".join(parts)
 
-    def number(self, address: int, size: int = 8) -> int | None:
-        """Read an unsigned number; None where it cannot be."""
-        raw = self.read(address, size)
+    def number(self, address: int, size: int = 0) -> int | None:
+        """Read an unsigned number, as large as a pointer by default; None where it cannot be."""
+        raw = self.read(address, size or self.word)
         return None if raw is None else int.from_bytes(raw, "little")
+
+    def words(self, raw: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """Rows of bytes as rows of numbers that are as large as pointers."""
+        return raw.view(f"<u{self.word}").astype(np.uint64, copy=False)
 
     def read_far(self, address: int, size: int) -> NDArray[np.uint8]:
         """Read many bytes at once; zeros where nothing is mapped or held."""
@@ -217,9 +225,13 @@ class VirtualMemory:
         return np.where(known[:, None], octets[at], np.uint8(0)), known
 
     def numbers(
-        self, addresses: NDArray[np.uint64], size: int = 8
+        self, addresses: NDArray[np.uint64], size: int = 0
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Read an unsigned number at each address, 0 where it cannot be; and where it can."""
+        """Read an unsigned number at each address, 0 where it cannot be; and where it can.
+
+        It is as large as a pointer by default.
+        """
+        size = size or self.word
         raw, known = self.read_each(addresses, size)
         whole = np.zeros((len(raw), 8), np.uint8)
         whole[:, :size] = raw

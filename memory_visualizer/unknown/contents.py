@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.unknown.machine import is_read, machine_of
 
 _SAMPLE = 2048
 """Pages that are looked at: enough for a share of all to within two percent."""
@@ -14,7 +15,7 @@ _NEARLY_NOISE = 7.9
 
 
 def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
-    """Say whether a dump is all zeros, or looks compressed or encrypted, or like neither.
+    """Say whether a dump is all zeros, of a machine that is not read, packed, or none of these.
 
     `zero` tells the frames of zeros. Shannon's entropy is measured of pages from all over the dump.
     Errors as for Dump.each_block.
@@ -22,6 +23,9 @@ def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
     filled = np.flatnonzero(~zero & dump.held)
     if not filled.size:
         return "the dump is all zeros"
+    machine = machine_of(dump)
+    if machine and not is_read(machine):
+        return f"the dump is of {machine}, which is not read"
     chosen = filled[np.unique(np.linspace(0, filled.size - 1, _SAMPLE).astype(np.int64))]
     bits = np.concatenate(
         [
@@ -35,9 +39,10 @@ def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
             f"the dump looks compressed or encrypted: entropy {bits[noise].mean():.2f} in"
             f" {100 * noise.mean():.0f} % of its pages that are not zeros"
         )
+    where = f" on {machine}" if machine else ""
     zeros = 1 - filled.size / np.count_nonzero(dump.held)
     return (
-        f"the dump is of another system, or damaged ({100 * zeros:.0f} % zeros, entropy"
+        f"the dump is of another system{where}, or damaged ({100 * zeros:.0f} % zeros, entropy"
         f" {bits.mean():.2f} in the rest)"
     )
 

@@ -31,6 +31,7 @@ from tests.synth import Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
+from tests.unknown.test_machine import elf
 
 with suppress(ImportError):  # Windows has none of these
     import pty
@@ -698,6 +699,15 @@ def test_what_a_dump_without_a_system_looks_like(kind: str, words: str, tmp_path
     assert result.returncode == 3
     assert re.search(words, result.stderr), result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
+    """Its architecture is named, zeros and data are painted."""
+    (tmp_path / "core").write_bytes(elf(">", 64, 22))
+    result = run(["core", "-o", "core.png"], tmp_path)
+    assert result.returncode == 3
+    assert "the dump is of IBM Z, which is not read; only zeros and data" in result.stderr
+    assert (tmp_path / "core.png").exists()
 
 
 def test_a_machine_without_no_execute(tmp_path: Path) -> None:
