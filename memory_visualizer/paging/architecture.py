@@ -100,6 +100,13 @@ class Architecture:
         """Whether the top level fills its frames."""
         return self.root_entries * 8 >= PAGE_SIZE
 
+    def base_address(self, register: int) -> int:
+        """The physical address in what CR3 holds, or a process object has for it: no flag bits.
+
+        PAE's four pointers lie at any multiple of 32 (SDM 4.4.1).
+        """
+        return register & ~0x1F if self.top_frames > 1 else register & ~(PAGE_SIZE - 1)
+
     @property
     def root_bytes(self) -> int:
         """What top levels' addresses are multiples of: by this they are numbered, as roots."""

@@ -539,8 +539,7 @@ class LinuxVisualizer(Visualizer):
 
 def table_base(layer: Any) -> int:
     """The physical address of a translation layer's top-level table, or of PAE's pointers."""
-    base = int(layer.config["page_map_offset"])
-    return base & ~0x1F if architecture_of(layer) is PAE else base & ~0xFFF
+    return architecture_of(layer).base_address(int(layer.config["page_map_offset"]))
 
 
 def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:

@@ -78,7 +78,8 @@ def understand(
 
 
 def _told(process: FoundProcess, found: TopLevels) -> Process:
-    """A process for others, with the address of its second table."""
+    """A process for others: its base without flag bits, and the address of its second table."""
+    process = replace(process, dtb=found.paging.architecture.base_address(process.dtb))
     if process.shadow is not None:
         second = int(found.others[process.shadow, -1]) * PAGE_SIZE
         process = replace(process, user_dtb=second)

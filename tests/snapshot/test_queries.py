@@ -8,7 +8,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import NotMappedError, Process, Snapshot
-from tests.synth import MIB, Truth, forge, profiles
+from tests.synth import MIB, Truth, builds, forge, profiles
 from tests.synth.linux import forge_linux
 
 PAGE = 4096
@@ -126,3 +126,15 @@ def test_short_words(asked: tuple[Snapshot, Truth, Path]) -> None:
 def again_of(snapshot: Snapshot) -> Snapshot:
     """The same once more."""
     return memory_visualizer.open(snapshot.dump.path)
+
+
+def test_bases_are_addresses(tmp_path: Path) -> None:
+    """Windows with shadow tables has flags in the low bits of what it loads into CR3."""
+    truth = forge(tmp_path / "dump", builds()[sorted(builds())[-1]], shadow_tables=True)
+    assert any(process.dtb % PAGE for process in truth.processes)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    known = {process.object_address: process for process in snapshot.processes}
+    for process in truth.processes:
+        found = known[process.eprocess]
+        assert found.dtb == process.dtb // PAGE * PAGE
+        assert found.user_dtb == process.shadow_dtb // PAGE * PAGE
