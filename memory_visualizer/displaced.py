@@ -35,7 +35,6 @@ from memory_visualizer.paging import (
     are_tables,
     as_windows_has_it,
     is_held,
-    most_tables,
     read_tables,
 )
 from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED
@@ -168,7 +167,7 @@ class DisplacedSearch:
     """
 
     def __init__(self, dump: Dump) -> None:
-        self._most = self._room = most_tables(dump)
+        self._most = self._room = dump.budget.limit("page table")
         """So many more pages may look like tables; a dump with more is made to waste time."""
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
         self._like: list[NDArray[np.int64]] = []

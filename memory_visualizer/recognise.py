@@ -38,6 +38,13 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
     `progress` and errors as for Dump.scan. BadInputError also where the memory of a raw file lies
     elsewhere than it belongs, and cannot be put there.
     """
+    snapshot = _recognise(dump, progress)
+    if snapshot.dump is not dump:  # put where it belongs, and understood by itself
+        return snapshot
+    return replace(snapshot, remarks=(*snapshot.remarks, *dump.budget.remarks))
+
+
+def _recognise(dump: Dump, progress: Progress | None) -> Snapshot:
     zeros, tables, texts = ZeroScan(dump), TopLevelSearch(), VmcoreInfoSearch()
     objects = learn(dump, tables)
     visitors = [zeros.scan, tables.look_at, texts.look_at]

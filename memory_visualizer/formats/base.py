@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import DamagedInputError
+from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.units import PAGE_SIZE
 
@@ -108,6 +109,11 @@ class Dump(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.format} dump {printable(self.path.name)}: {binary_size(self.size)}>"
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What may be had of its contents, and what was refused."""
+        return Budget(self.frame_count)
 
     @cached_property
     def frame_count(self) -> int:

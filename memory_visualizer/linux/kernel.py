@@ -269,7 +269,8 @@ class TopTableSearch:
         frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._parts)])
         last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._parts)])
         values, group, count = np.unique(last, return_inverse=True, return_counts=True)
-        for number in np.argsort(-count)[:_MOST_TABLES].tolist():
+        kinds = memory.budget.take("kind of top-level table", np.argsort(-count), _MOST_TABLES)
+        for number in kinds.tolist():
             alike = frames[group == number][:_TABLES_ALIKE]
             tables = memory.read_frames(alike)
             half = tables.shape[1] // 2
@@ -378,7 +379,7 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
         return texts
 
     found = [text for texts in memory.each_block(look) for text in texts]
-    return list(dict.fromkeys(found))[:_MOST_TEXTS]
+    return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)), _MOST_TEXTS)
 
 
 def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:

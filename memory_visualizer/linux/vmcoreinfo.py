@@ -210,7 +210,8 @@ class VmcoreInfoSearch:
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
-        places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))[:_MAX_TEXTS]
+        places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))
+        places = dump.budget.take("beginning of VMCOREINFO", places, _MAX_TEXTS)
         for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])

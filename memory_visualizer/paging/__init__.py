@@ -40,10 +40,6 @@ from memory_visualizer.paging.memory import (
     PhysicalMemory,
     frames_there,
     is_held,
-    most_entries,
-    most_mappings,
-    most_spaces,
-    most_tables,
 )
 from memory_visualizer.paging.software import (
     PROTOTYPE,
@@ -101,10 +97,6 @@ __all__ = [
     "is_held",
     "merge_alike",
     "merge_kernel",
-    "most_entries",
-    "most_mappings",
-    "most_spaces",
-    "most_tables",
     "read_roots",
     "read_tables",
     "tables_of",

@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.limits import Budget
+
 TABLES_AT_ONCE = 256
 
 
@@ -14,6 +16,10 @@ class PhysicalMemory(Protocol):
     @property
     def frame_count(self) -> int:
         """Frames are numbered from 0 to below this."""
+
+    @property
+    def budget(self) -> Budget:
+        """What may be had of it."""
 
     @property
     def held(self) -> NDArray[np.bool_]:
@@ -44,23 +50,3 @@ def is_there(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.boo
     there: NDArray[np.bool_] = frames_there(memory).take(frame, mode="clip")
     there &= (frame >= 0) & (frame < memory.frame_count)
     return there
-
-
-def most_mappings(memory: PhysicalMemory) -> int:
-    """How many rows of mappings are kept at most: no honest machine has so many for its frames."""
-    return 4 * memory.frame_count + (1 << 16)
-
-
-def most_tables(memory: PhysicalMemory) -> int:
-    """How many tables are read at most; a machine with more has hardly room for anything else."""
-    return memory.frame_count // 8 + 2048
-
-
-def most_entries(memory: PhysicalMemory) -> int:
-    """How many entries of tables are read at most, of each for each way to its table."""
-    return 8 * memory.frame_count + (1 << 19)
-
-
-def most_spaces(memory: PhysicalMemory) -> int:
-    """How many address spaces, or processes, a machine has at most; each takes some 20 frames."""
-    return memory.frame_count // 64 + 512

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import PRESENT, Entries
-from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held, most_tables
+from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
 from memory_visualizer.paging.software import Paging
 
 _NEAR_FRAMES = 1 << 22
@@ -189,7 +189,7 @@ def tables_of(
     found[paging.architecture.frames_of_roots(tables)] = True
     lowest = np.zeros(memory.frame_count, bool)
     for number in range(len(paging.levels) - 1):
-        tables = tables[: most_tables(memory) // 2]
+        tables = memory.budget.take("page table", tables, memory.budget.share("page table", 2))
         below = np.zeros(memory.frame_count, bool)
         for start in range(0, len(tables), TABLES_AT_ONCE):
             part = tables[start : start + TABLES_AT_ONCE]

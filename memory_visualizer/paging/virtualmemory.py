@@ -22,9 +22,6 @@ _NOTHING = np.full(512 * 16, -1, np.int64)
 _ADDRESSES_AT_ONCE = 1 << 11
 """Each of them may have a table of its own."""
 _PIECES_AT_ONCE = 1 << 10
-_PAGES_OF_TABLE = 256
-"""A kernel's own tables lie closer: one has 512 entries, and most map large pages."""
-_MORE_TABLES = 1024
 
 
 class VirtualMemory:
@@ -63,7 +60,7 @@ class VirtualMemory:
         """Frames behind addresses: of as many as one table of the lowest level covers."""
         self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         """By frame and level."""
-        self._most_tables = memory.frame_count // _PAGES_OF_TABLE + _MORE_TABLES
+        self._tables_left = memory.budget.limit("table of the kernel")
 
     def with_regular(self, stretch: tuple[int, int, int]) -> "VirtualMemory":
         """The same memory with one more stretch that is mapped in a row."""
@@ -138,8 +135,10 @@ class VirtualMemory:
         """What a table's entries lead to, -1 where to nothing; and which map large pages."""
         known = self._tables.get((frame, number))
         if known is None:
-            if len(self._tables) == self._most_tables:
+            if not self._tables_left:
+                self._memory.budget.refuse("table of the kernel", 1)
                 return _NOTHING, _NOTHING > 0
+            self._tables_left -= 1
             targets, is_page = read_tables(self._memory, self._paging, number, np.array([frame]))
             known = self._tables[frame, number] = targets[0], is_page[0]
         return known

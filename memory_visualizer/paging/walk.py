@@ -27,8 +27,6 @@ from memory_visualizer.paging.memory import (
     PhysicalMemory,
     is_held,
     is_there,
-    most_entries,
-    most_tables,
 )
 from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import Weight, weighed
@@ -253,7 +251,7 @@ def walk(
     once; merge_alike finds those that come again through each space's own top level. What could not
     be used is added to `losses`, also frames of which `no_tables` says that none is a table.
 
-    However the tables lead to one another, the cost is bound by most_tables and most_entries; on
+    However the tables lead to one another, the cost is bound by the dump's budget; on
     each level but the last at most half of what is left of these is spent.
     """
     # Devices may lie higher than that; but what is mapped there is nothing that the dump holds.
@@ -289,8 +287,8 @@ class _Walker:
         # Of an honest system each user table has one way to it, or few more.
         self._way_limit = memory.frame_count // 8 + 1024
         part = 4 if kernel_only else 1  # a kernel maps a page seldom twice
-        self._tables_left = most_tables(memory) // part
-        self._entries_left = most_entries(memory) // part
+        self._tables_left = memory.budget.share("page table", part)
+        self._entries_left = memory.budget.share("table entry", part)
 
     def mappings(self, roots: NDArray[np.int64], spaces: NDArray[np.int32]) -> Iterator[Mappings]:
         """Walk level by level; `roots` and `spaces` as for walk."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import add_runs, mark_runs
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.paging import SHARED, Losses, Mappings, Paging, most_mappings
+from memory_visualizer.paging import SHARED, Losses, Mappings, Paging
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.owners import each_large
 from memory_visualizer.snapshot.pagemap import classify
@@ -68,7 +68,7 @@ class Rest:
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
-        self._room = most_mappings(dump)
+        self._room = dump.budget.limit("mapping")
         self._room_for_each = self._room // 2
         self._of_space = np.zeros(1, np.int64)
         """How many mappings of each space there were; of those that are SHARED first."""
@@ -127,7 +127,7 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
     remarks = []
     large = mappings.take((mappings.frames > 1) & (mappings.space != SHARED))
     pages = int(each_large(large, dump.frame_count)[1].sum())
-    if pages > most_mappings(dump):
+    if pages > dump.budget.limit("mapping"):
         remarks.append(
             f"the large pages of all processes have {pages:,} pages in all: too many for a list of"
             " the owners of each, so some of them are not told"

@@ -21,7 +21,6 @@ from memory_visualizer.paging import (
     Mappings,
     Paging,
     is_held,
-    most_mappings,
 )
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted, printable
@@ -75,7 +74,7 @@ class Snapshot(PageMap):
 
         For whoever needs it once: `owners` is as large as the mappings.
         """
-        return owners_by_frame(self.mappings, self.classes, most_mappings(self.dump))
+        return owners_by_frame(self.mappings, self.classes, self.dump.budget.limit("mapping"))
 
     @cached_property
     def access(self) -> NDArray[np.uint8]:
@@ -176,14 +175,14 @@ class Snapshot(PageMap):
 
         Of a large page that a process has at several addresses only the first one counts: a
         thousand mappings of one gigabyte would be many pages to list. Of large pages beyond
-        most_mappings, all their pages counted, none is listed; `remarks` then says so.
+        all their pages counted, none is listed; `remarks` then says so.
         """
         if (rows.frames == 1).all():
             row = np.arange(len(rows.frame))
             return row, np.zeros(len(row), np.int64), rows.frame
         chosen = rows.frames == 1
         large, pages = each_large(rows, self.classes.size)
-        chosen[large[np.cumsum(pages) <= most_mappings(self.dump)]] = True
+        chosen[large[np.cumsum(pages) <= self.dump.budget.limit("mapping")]] = True
         row = np.flatnonzero(chosen)
         count = np.minimum(rows.frames, self.classes.size - rows.frame)[row]
         row = np.repeat(row, count)

@@ -130,7 +130,8 @@ def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | 
         for key, members in groups.items()
         if len(members) >= _LEAST_SPACES
     }
-    for key in sorted(weights, key=lambda key: -weights[key])[:_MOST_GROUPS]:
+    heaviest = sorted(weights, key=lambda key: -weights[key])
+    for key in dump.budget.take("kind of top-level table", heaviest, _MOST_GROUPS):
         below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
         named = ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
         if not is_held(dump, named).any():

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import changes
-from memory_visualizer.paging import most_mappings
 from memory_visualizer.snapshot.owners import OwnedPages, address_in
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
@@ -153,7 +152,9 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
     small = np.min_scalar_type(everyone + 1)
     held_by = np.zeros(snapshot.classes.size, small)
     own, shared = (
-        OwnedPages(snapshot.mappings, snapshot.classes, most_mappings(snapshot.dump), shared=kind)
+        OwnedPages(
+            snapshot.mappings, snapshot.classes, snapshot.dump.budget.limit("mapping"), shared=kind
+        )
         for kind in (False, True)
     )
     parts = []

@@ -195,6 +195,7 @@ class _Tables:
         self._halves = paging.entry_bytes == 4
         self.frame_count = dump.frame_count
         self.held = dump.held
+        self.budget = dump.budget
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Contents of frames; all zeros where a table's entries are all the same."""

@@ -31,6 +31,7 @@ class MendedEntries:
         """`tops` as for walk."""
         self._memory = memory
         self.frame_count, self.held = memory.frame_count, memory.held
+        self.budget = memory.budget
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
         """Index and value of entries, by the frames of their tables."""

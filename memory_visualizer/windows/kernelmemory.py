@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
-from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, most_mappings, walk
+from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, walk
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevels
@@ -150,7 +150,7 @@ class AllMemory(KernelMemory):
 def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
     """What the kernel maps in any of these address spaces."""
     walked = walk(memory, found.paging, found.tops, kernel_only=True)
-    kept, left_out = _up_to(most_mappings(memory), walked)
+    kept, left_out = _up_to(memory.budget.limit("mapping"), walked)
     kernel = KernelMemory(memory, Mappings.join(kept))
     if left_out:
         kernel.remarks = (

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.paging import most_spaces
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.processlayout import (
     Layout,
@@ -63,7 +62,7 @@ class Objects:
     ) -> "Objects":
         """Follow the links of the seeds, and read all objects that are found."""
         offset, width = layout.links, layout.width
-        links = Links(kernel, width, _LIST_FACTOR * most_spaces(kernel.memory))
+        links = Links(kernel, width, _LIST_FACTOR * kernel.memory.budget.limit("address space"))
 
         entries = seeds + np.uint64(offset)
         looks = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES

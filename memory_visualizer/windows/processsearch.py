@@ -20,7 +20,6 @@ from memory_visualizer.paging import (
     Paging,
     PhysicalMemory,
     is_held,
-    most_spaces,
 )
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
@@ -283,7 +282,7 @@ def find_candidates(
 
     places = [search.found()]
     # A dump may be made of nothing else than what looks like a process.
-    most = most_spaces(memory)
+    most = memory.budget.limit("address space")
     room = _PLACES_OF_PROCESS * most
     left_out = 0
     for of_part, too_many in ahead(look, in_parts(frames[~search.seen[frames]])):
@@ -318,7 +317,7 @@ def objects_by_base(
     Shape (n,), no more than there may be processes; and how many more there were.
     """
     offset, step, align = _object_grid(paging)
-    most = most_spaces(memory)
+    most = memory.budget.limit("address space")
     wanted = np.sort(np.array(bases, np.uint64))
 
     # Few frames hold a base, so one look at a table of frames leaves few words to be looked up.

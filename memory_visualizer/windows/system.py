@@ -13,7 +13,6 @@ from memory_visualizer.paging import (
     PhysicalMemory,
     merge_alike,
     merge_kernel,
-    most_spaces,
     walk,
     without_contradicted,
 )
@@ -50,8 +49,8 @@ def understand(
     found, processes = who.found, who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
-        tops = found.tops[: most_spaces(dump)]
-        losses.tables += len(found.tops) - len(tops)
+        limit = dump.budget.limit("address space")
+        tops = dump.budget.take("address space", found.tops, limit)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
         found = replace(found, tops=tops)
     used = [process.space for process in processes if process.space is not None]

@@ -24,7 +24,6 @@ from memory_visualizer.paging import (
     PhysicalMemory,
     as_windows_has_it,
     is_held,
-    most_spaces,
     translate,
 )
 from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
@@ -186,14 +185,19 @@ class TopLevelSearch:
         self, memory: PhysicalMemory
     ) -> Iterator[tuple[Paging, list[NDArray[np.int64]]]]:
         """For each way of paging the groups of tables that name themselves by one entry."""
-        most = most_spaces(memory)
-        pae = _joined(self._pae)[:most]
+        most = memory.budget.limit("address space")
+        take = memory.budget.take
+        pae = take("top-level table of PAE", _joined(self._pae), most)
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
-        x64 = [tops[:most, None] for tops in self._groups(_MOST_GROUPS)]
+        name = "top-level table of x86-64"
+        x64 = [take(name, tops, most)[:, None] for tops in self._groups(_MOST_GROUPS)]
         yield as_windows_has_it(PAE), [directories.astype(np.int64)]
-        yield as_windows_has_it(X86), [_joined(self._x86)[:most, None]]
+        yield (
+            as_windows_has_it(X86),
+            [take("top-level table of x86", _joined(self._x86), most)[:, None]],
+        )
         yield _X64, x64
         yield as_windows_has_it(X64_5_LEVELS), x64
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.kernel import find_kernel
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from tests.synth.linux import LinuxTruth
@@ -33,6 +34,7 @@ class Memory:
         self.words = words
         self.frame_count = len(words)
         self.held = np.ones(len(words), bool)
+        self.budget = Budget(len(words))
 
     def read_frames(self, frames: Frames) -> Words:
         """As Dump.read_frames."""

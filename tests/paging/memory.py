@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from memory_visualizer.limits import Budget
 
 PAGE = 4096
 
@@ -21,6 +24,11 @@ class Memory:
     def frame_count(self) -> int:
         """Frames in all."""
         return len(self.contents) // PAGE
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What may be had of it."""
+        return Budget(self.frame_count)
 
     @property
     def held(self) -> npt.NDArray[np.bool_]:

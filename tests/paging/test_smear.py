@@ -18,6 +18,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.limits import Budget
 from memory_visualizer.paging import Mappings, translate, walk
 from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
@@ -88,9 +89,11 @@ class Memory:
 
     words: Words
     held: npt.NDArray[np.bool_] = field(init=False)
+    budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
         self.held = np.ones(len(self.words), bool)
+        self.budget = Budget(len(self.words))
 
     @property
     def frame_count(self) -> int:

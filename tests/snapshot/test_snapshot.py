@@ -200,7 +200,10 @@ def test_too_many_mappings_of_the_kernel_are_counted(
     assert whole.paging
     found = TopLevels(whole.paging, np.array([[whole.kernel_dtb or 0]]) // PAGE_SIZE, np.array([]))
     every = len(kernelmemory.kernel_memory(memory, found).mappings.frame)
-    monkeypatch.setattr(kernelmemory, "most_mappings", lambda _: every - 3)
+    limit = memory.budget.limit
+    monkeypatch.setattr(
+        memory.budget, "limit", lambda thing: every - 3 if thing == "mapping" else limit(thing)
+    )
     kernel = kernelmemory.kernel_memory(memory, found)
     assert len(kernel.mappings.frame) == every - 3
     (remark,) = kernel.remarks

@@ -1,0 +1,53 @@
+"""What a dump may cost, and that whatever is refused is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from memory_visualizer.limits import RATES, Budget, plural
+from tests.fuzz.crafted import CRAFTED, crafted
+from tests.synth import MIB
+
+
+@pytest.mark.parametrize("thing", sorted(RATES))
+def test_limits_grow_with_memory(thing: str) -> None:
+    """More memory, more of everything; a small one has something of each."""
+    limits = [Budget(frames).limit(thing) for frames in (1, 1 << 16, 1 << 20, 1 << 28)]
+    assert limits == sorted(set(limits))
+    assert limits[0] > 0
+    assert Budget(1 << 20).share(thing, 4) * 4 <= limits[2]
+
+
+def test_nothing_is_refused_in_silence() -> None:
+    """One sentence for each kind of thing; what is asked for again is not counted again."""
+    budget = Budget(16)
+    assert budget.remarks == ()
+    values = np.arange(10)
+    for _ in range(3):
+        assert budget.take("page table", values, 7).tolist() == list(range(7))
+    assert budget.take("address space", list("abc"), 3) == list("abc")
+    budget.refuse("table of the kernel", 1)
+    budget.refuse("table of the kernel", 1)
+    budget.refuse("mapping", 0)
+    assert budget.remarks == (
+        "3 page tables left out: more than any machine has",
+        "2 tables of the kernel left out: more than any machine has",
+    )
+
+
+@pytest.mark.parametrize("thing", sorted(RATES))
+def test_plurals(thing: str) -> None:
+    assert plural(thing) != thing
+    assert "ys" not in plural(thing)
+
+
+@pytest.mark.parametrize("name", [name for name in CRAFTED if "own anywhere" in name])
+def test_too_many_are_told(name: str, tmp_path: Path) -> None:
+    """A dump of nothing but pages that name themselves."""
+    (tmp_path / "dump").write_bytes(crafted(name, 16 * MIB))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert any(
+        "left out" in remark or "more than any machine" in remark for remark in snapshot.remarks
+    )
