@@ -23,7 +23,7 @@ def test_limits_grow_with_memory(thing: str) -> None:
 def test_nothing_is_refused_in_silence() -> None:
     """One sentence for each kind of thing; what is asked for again is not counted again."""
     budget = Budget(16)
-    assert budget.remarks == ()
+    assert not budget.remarks
     values = np.arange(10)
     for _ in range(3):
         assert budget.take("page table", values, 7).tolist() == list(range(7))
