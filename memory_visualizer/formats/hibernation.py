@@ -141,7 +141,7 @@ class HibernationDump(BlocksDump):
         found = _Found()
         remarks: list[str] = []
         with reading(path), path.open("rb", buffering=0) as file:
-            page = first_block(file)
+            page = None if _is_of_8(read_at(file, PAGE_SIZE, 0)) else _first_block(file)
             if page is not None:
                 format_ = "Windows hibernation file (up to Windows 7)"
                 _find_old(path, file, page - 1, found, lenient, remarks)
@@ -167,7 +167,13 @@ class HibernationDump(BlocksDump):
         return xpress.unpack_huffman(packed, pages * PAGE_SIZE)
 
 
-def first_block(file: FileIO) -> int | None:
+def is_cleared(file: FileIO) -> bool:
+    """Whether this, behind a page of zeros, is a hibernation file up to Windows 7."""
+    page = _first_block(file)
+    return page is not None and any(_read_table(file, page - 1, layout) for layout in _TABLES)
+
+
+def _first_block(file: FileIO) -> int | None:
     """The page of the first block of a hibernation file up to Windows 7; None in any other file."""
     for page in range(1, _FIRST_PAGES):
         if read_at(file, len(_BLOCK_MAGIC), page * PAGE_SIZE) == _BLOCK_MAGIC:
@@ -323,6 +329,12 @@ def _next_block(file: FileIO, position: int, limit: int) -> tuple[int, int, int]
 
 
 # From Windows 8 on
+
+
+def _is_of_8(header: bytes) -> bool:
+    """Whether a header is of a build from Windows 8 on that is known."""
+    size = int.from_bytes(header[_HEADER_SIZE_AT:][:4], "little")
+    return any(size in one.kernel_pages for one in (_SECTIONS_64, _SECTIONS_64_OLD, _SECTIONS_32))
 
 
 def _find_new(path: Path, file: FileIO, found: _Found, lenient: bool, remarks: list[str]) -> None:
