@@ -243,7 +243,7 @@ def _read_table(file: FileIO, table_at: int, data: bytes, saved: _Saved) -> None
 
 
 def _place(value: bytes, value_at: int, *, is_elsewhere: bool) -> tuple[int, int]:
-    """Place and size of a value, which stands in its entry or somewhere else; 0 for a broken one."""
+    """Place and size of a value, which stands in its entry or elsewhere; 0 for a broken one."""
     if not is_elsewhere:
         return value_at + 4, int.from_bytes(value[:4], "little")
     if len(value) < _VALUE_ELSEWHERE.size:
