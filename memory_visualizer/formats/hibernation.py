@@ -15,7 +15,7 @@ Free, zeroed and standby pages are in no hibernation file.
 
 import struct
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -111,14 +111,12 @@ _SECTIONS_32 = _Sections(
 _HEADER_SIZE_AT = 0xC
 
 
-@dataclass
 class _Found:
     """What is found of a file, in its order."""
 
-    blocks: BlockList = field(default_factory=BlockList)
-    frame: "array[int]" = field(default_factory=lambda: array("q"))
-    block: "array[int]" = field(default_factory=lambda: array("i"))
-    row: "array[int]" = field(default_factory=lambda: array("H"))
+    def __init__(self) -> None:
+        self.blocks = BlockList()
+        self.frame, self.block, self.row = array("q"), array("i"), array("H")
 
     def add(self, frames: NDArray[np.int64]) -> None:
         """Put frames into the last block, from its first page on."""
