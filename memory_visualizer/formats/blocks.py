@@ -5,7 +5,7 @@ from abc import abstractmethod
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Self, TypeVar
@@ -55,11 +55,12 @@ class Places:
         return Places(self.frame[chosen], self.block[chosen], self.row[chosen])
 
 
-@dataclass
 class BlockList:
     """Blocks as they are found in a file, one after another."""
 
-    columns: "Sequence[array[int]]" = field(default_factory=lambda: [array("q") for _ in range(4)])
+    def __init__(self) -> None:
+        columns: Sequence[array[int]] = [array("q") for _ in range(4)]
+        self.columns = columns
 
     def append(self, offset: int, size: int, pages: int, kind: int) -> None:
         """Add a block."""

@@ -15,7 +15,7 @@ Free, zeroed and standby pages are in no hibernation file.
 
 import struct
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -111,14 +111,12 @@ _SECTIONS_32 = _Sections(
 _HEADER_SIZE_AT = 0xC
 
 
-@dataclass
 class _Found:
     """What is found of a file, in its order."""
 
-    blocks: BlockList = field(default_factory=BlockList)
-    frame: "array[int]" = field(default_factory=lambda: array("q"))
-    block: "array[int]" = field(default_factory=lambda: array("i"))
-    row: "array[int]" = field(default_factory=lambda: array("H"))
+    def __init__(self) -> None:
+        self.blocks = BlockList()
+        self.frame, self.block, self.row = array("q"), array("i"), array("H")
 
     def add(self, frames: NDArray[np.int64]) -> None:
         """Put frames into the last block, from its first page on."""
@@ -141,7 +139,7 @@ class HibernationDump(BlocksDump):
         found = _Found()
         remarks: list[str] = []
         with reading(path), path.open("rb", buffering=0) as file:
-            page = first_block(file)
+            page = None if _is_of_8(read_at(file, PAGE_SIZE, 0)) else _first_block(file)
             if page is not None:
                 format_ = "Windows hibernation file (up to Windows 7)"
                 _find_old(path, file, page - 1, found, lenient, remarks)
@@ -167,7 +165,13 @@ class HibernationDump(BlocksDump):
         return xpress.unpack_huffman(packed, pages * PAGE_SIZE)
 
 
-def first_block(file: FileIO) -> int | None:
+def is_cleared(file: FileIO) -> bool:
+    """Whether this, behind a page of zeros, is a hibernation file up to Windows 7."""
+    page = _first_block(file)
+    return page is not None and any(_read_table(file, page - 1, layout) for layout in _TABLES)
+
+
+def _first_block(file: FileIO) -> int | None:
     """The page of the first block of a hibernation file up to Windows 7; None in any other file."""
     for page in range(1, _FIRST_PAGES):
         if read_at(file, len(_BLOCK_MAGIC), page * PAGE_SIZE) == _BLOCK_MAGIC:
@@ -323,6 +327,12 @@ def _next_block(file: FileIO, position: int, limit: int) -> tuple[int, int, int]
 
 
 # From Windows 8 on
+
+
+def _is_of_8(header: bytes) -> bool:
+    """Whether a header is of a build from Windows 8 on that is known."""
+    size = int.from_bytes(header[_HEADER_SIZE_AT:][:4], "little")
+    return any(size in one.kernel_pages for one in (_SECTIONS_64, _SECTIONS_64_OLD, _SECTIONS_32))
 
 
 def _find_new(path: Path, file: FileIO, found: _Found, lenient: bool, remarks: list[str]) -> None:

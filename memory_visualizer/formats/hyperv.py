@@ -222,29 +222,43 @@ def _tables_of_keys(path: Path, file: FileIO) -> Iterator[tuple[int, int]]:
 
 
 def _read_table(file: FileIO, table_at: int, data: bytes, saved: _Saved) -> None:
-    """Read the keys of a table."""
+    """Read the keys of a table; behind a broken one those that are found by their names."""
     position = _KEYS_HEADER.size
     while position + _KEY.size <= len(data):
         kind, flags, size, name_size = _KEY.unpack_from(data, position)
-        if size < _KEY.size:
-            return
+        if not _KEY.size <= size <= len(data) - position:
+            named = _NAME.search(data, position + _KEY.size + 1)
+            if not named:
+                return
+            position = named.start() - _KEY.size
+            continue
         name_at = position + _KEY.size
-        value = data[name_at + name_size : position + size]
         found = _NAME.fullmatch(data[name_at : name_at + name_size])
+        if found and kind == _ARRAY:
+            value_at = name_at + name_size
+            value = data[value_at : position + size]
+            place = _place(value, table_at + value_at, is_elsewhere=bool(flags & _ELSEWHERE))
+            _keep(file, found[1], int(found[2]), place, saved)
         position += size
-        if not found or kind != _ARRAY:
-            continue
-        value_at = table_at + name_at + name_size
-        if flags & _ELSEWHERE and len(value) >= _VALUE_ELSEWHERE.size:
-            length, at = _VALUE_ELSEWHERE.unpack_from(value)
-        else:
-            length, at = int.from_bytes(value[:4], "little"), value_at + 4
-        if found[1] == b"RamBlock":
-            saved.blocks[int(found[2])] = (at, length)
-            continue
-        told = _read(file, _RANGE.size, at)
-        if length >= _RANGE.size and len(told) == _RANGE.size:
-            saved.ranges[int(found[2])] = _RANGE.unpack(told)
+
+
+def _place(value: bytes, value_at: int, *, is_elsewhere: bool) -> tuple[int, int]:
+    """Place and size of a value, which stands in its entry or elsewhere; 0 for a broken one."""
+    if not is_elsewhere:
+        return value_at + 4, int.from_bytes(value[:4], "little")
+    if len(value) < _VALUE_ELSEWHERE.size:
+        return 0, 0
+    size, at = _VALUE_ELSEWHERE.unpack_from(value)
+    return at, size
+
+
+def _keep(file: FileIO, name: bytes, number: int, place: tuple[int, int], saved: _Saved) -> None:
+    if name == b"RamBlock":
+        saved.blocks[number] = place
+        return
+    told = _read(file, _RANGE.size, place[0])
+    if place[1] >= _RANGE.size and len(told) == _RANGE.size:
+        saved.ranges[number] = _RANGE.unpack(told)
 
 
 def _read(file: FileIO, size: int, offset: int) -> bytes:

@@ -93,7 +93,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
         is_aff4 = aff4.is_container(file, head)
-        resumed = not any(head) and hibernation.first_block(file) is not None
+        resumed = not any(head) and hibernation.is_cleared(file)
         known = is_aff4 or resumed or is_dump(head)
         what = None if known else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):

@@ -15,7 +15,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -61,23 +61,20 @@ class _Block:
     size: int
 
 
-@dataclass
 class _Contents:
     """What is found in the stream, in its order."""
 
-    machine: bytes = b""
-    current: bytes = b""
-    """Name of the block of the page before, which the next one may not repeat."""
-    blocks: dict[bytes, _Block] = field(default_factory=dict)
-    page: "array[int]" = field(default_factory=lambda: array("q"))
-    """Number of each page, in the block that `block` tells."""
-    block: "array[int]" = field(default_factory=lambda: array("H"))
-    place: "array[int]" = field(default_factory=lambda: array("q"))
-    """As `PlacedDump` has it."""
-    packed: list[tuple[int, int, int]] = field(default_factory=list)
-    """Of each page with a place of SPECIAL: _ZLIB or _XBZRLE, byte of the file, size."""
-    numbers: dict[bytes, int] = field(default_factory=dict)
-    """Of each block's name, its number in `block`."""
+    def __init__(self) -> None:
+        self.machine = b""
+        # Name of the block of the page before, which the next one may not repeat.
+        self.current = b""
+        self.blocks: dict[bytes, _Block] = {}
+        # Of each page its number in a block, the number of that, and its place (see PlacedDump).
+        self.page, self.block, self.place = array("q"), array("H"), array("q")
+        # Of each page with a place of SPECIAL: _ZLIB or _XBZRLE, byte of the file, size.
+        self.packed: list[tuple[int, int, int]] = []
+        # Of each block's name, its number in `block`.
+        self.numbers: dict[bytes, int] = {}
 
     def add(self, name: bytes, page: NDArray[np.int64], place: NDArray[np.int64]) -> None:
         """Add pages of one block."""

@@ -38,6 +38,22 @@ def test_tables_one_after_another(path: Path, system: str, cleared: bool) -> Non
     check(dump, frames_of(MANY))
 
 
+def test_a_raw_dump_with_a_block_in_it(path: Path) -> None:
+    """Zeros and a block's magic make no hibernation file."""
+    path = path.with_name("memory.raw")
+    path.write_bytes(bytes(6 * PAGE_SIZE) + b"\x81\x81xpress" + bytes(3 * PAGE_SIZE - 8))
+    assert open_dump(path).format == "raw"
+
+
+def test_an_old_block_in_a_newer_file(path: Path) -> None:
+    """What is left of an older Windows' file does not count."""
+    write_hibernation(path, PIECES, system="10 x64")
+    data = bytearray(path.read_bytes())
+    data[3 * PAGE_SIZE : 3 * PAGE_SIZE + 8] = b"\x81\x81xpress"
+    path.write_bytes(data)
+    check(open_dump(path), frames_of(PIECES))
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("system", NEW)
 def test_both_sections(path: Path, system: str, plain: bool) -> None:

@@ -51,6 +51,16 @@ def test_a_broken_block(path: Path) -> None:
     check(dump, {pfn: page for pfn, page in frames_of(PIECES).items() if pfn >= 256})
 
 
+def test_a_broken_key(path: Path) -> None:
+    """The keys behind it are found by their names."""
+    write_hyperv(path, PIECES, packed=False)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"VmVersion\0") - 21
+    data[at + 2 : at + 6] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    check(open_dump(path), frames_of(PIECES))
+
+
 def test_blocks_that_are_not_there(path: Path) -> None:
     write_hyperv(path, PIECES, packed=False)
     data = path.read_bytes()
