@@ -108,7 +108,8 @@ def _paint(options: argparse.Namespace) -> int:
     mapped = _read_map(options, dump.frame_count)
     with ProgressLine("reading the dump") as progress:
         zero = dump.zero_frames(progress)
-    page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held)
+    left_out = dump.left_out if len(dump.left_out_runs) else None
+    page_map = classify(mapped.user, mapped.kernel, zero, ~dump.held, left_out)
     _report_damage(options.map, dump, mapped)
     colouring = by_class(page_map, PALETTES[options.palette])
     screen = sys.stderr if picture == STANDARD_OUTPUT else sys.stdout

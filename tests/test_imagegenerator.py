@@ -35,7 +35,7 @@ MAP = """\
 """
 COLOURS = {
     "absent": (24, 26, 30),
-    "both": (92, 45, 120),
+    "both": (84, 38, 112),
     "user": (212, 70, 45),
     "kernel": (95, 194, 205),
     "unused-data": (233, 214, 140),
@@ -116,7 +116,7 @@ def test_picture_and_printed_legend(files: Files) -> None:
     assert result.stdout == (
         f"{files.png}: 3 x 3 pixels, one for each 4 KiB page of dump.raw (24 KiB)\n"
         "  #181a1e  absent       0    0.0 %\n"
-        "  #5c2d78  both         1   16.7 %\n"
+        "  #542670  both         1   16.7 %\n"
         "  #d4462d  user         2   33.3 %\n"
         "  #5fc2cd  kernel       1   16.7 %\n"
         "  #e9d68c  unused-data  1   16.7 %\n"

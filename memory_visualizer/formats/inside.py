@@ -149,7 +149,9 @@ class ChunkedInside(Inside):
         """`starts` are the first bytes of the chunks, inside, in ascending order, the first 0."""
         self.path = path
         self.size = size
-        self._starts: NDArray[np.int64] = np.append(np.asarray(starts, np.int64), size)
+        begins = np.asarray(starts, np.int64)
+        # What begins behind the end is no part of the contents.
+        self._starts: NDArray[np.int64] = np.append(begins[begins < size], size)
         self._file = keep_open(self, path)
         self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._cached_bytes = 0

@@ -4,9 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.colouring import Colouring, Swatch
 from memory_visualizer.picture.palette import Colour, hex_colour
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.pagemap import PageClass
+
+_LEFT_OUT = PageClass.LEFT_OUT.label
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class LegendEntry:
 
 
 def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
-    """List the colours in their order, those without frames included.
+    """List the colours in their order, those without frames included, but for left-out.
 
     Where there are more than `most`, the general ones and those with the most frames are kept,
     and one more entry stands for all others.
@@ -37,7 +40,7 @@ def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
     total = max(colouring.values.size, 1)
     entries = [
         LegendEntry(swatch.label, swatch.colour, count, count / total)
-        for swatch, count in zip(colouring.swatches, colouring.counts(), strict=True)
+        for swatch, count in _swatches(colouring)
     ]
     if most is None or len(entries) <= most:
         return entries
@@ -54,7 +57,15 @@ def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
 
 def legend_json(colouring: Colouring) -> str:
     """Write labels and colours as one JSON object, for the PNG's text chunk."""
-    return json.dumps({swatch.label: hex_colour(swatch.colour) for swatch in colouring.swatches})
+    return json.dumps(
+        {swatch.label: hex_colour(swatch.colour) for swatch, _ in _swatches(colouring)}
+    )
+
+
+def _swatches(colouring: Colouring) -> list[tuple[Swatch, int]]:
+    """The swatches with their frames. Few dumps leave anything out: else nothing is said of it."""
+    counted = zip(colouring.swatches, colouring.counts(), strict=True)
+    return [(swatch, count) for swatch, count in counted if count or swatch.label != _LEFT_OUT]
 
 
 def legend_lines(entries: Sequence[LegendEntry], *, ansi: bool = False) -> list[str]:

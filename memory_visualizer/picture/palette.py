@@ -18,12 +18,12 @@ Palette: TypeAlias = Mapping[PageClass, Colour]
 
 DEFAULT: Palette = {
     PageClass.ABSENT: (24, 26, 30),
-    PageClass.BOTH: (92, 45, 120),
+    PageClass.BOTH: (84, 38, 112),
     PageClass.USER: (212, 70, 45),  # this one, the next and white as in the seed's pictures
     PageClass.KERNEL: (95, 194, 205),
     PageClass.UNUSED_DATA: (233, 214, 140),
     PageClass.UNUSED_ZERO: (255, 255, 255),
-    PageClass.LEFT_OUT: (96, 98, 104),
+    PageClass.LEFT_OUT: (81, 90, 96),
 }
 
 # Black, vermilion and sky blue are those of Okabe and Ito, "Color Universal Design" (2008). Any six
@@ -36,7 +36,7 @@ COLOUR_BLIND: Palette = {
     PageClass.KERNEL: (86, 180, 233),
     PageClass.UNUSED_DATA: (238, 222, 120),
     PageClass.UNUSED_ZERO: (255, 255, 255),
-    PageClass.LEFT_OUT: (96, 97, 100),
+    PageClass.LEFT_OUT: (70, 106, 86),
 }
 
 PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}

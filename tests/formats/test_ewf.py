@@ -11,7 +11,7 @@ import pytest
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import HIGH_FIRST, check, frames_of, memory
+from tests.formats.test_formats import PIECES, check, frames_of, memory
 from tests.synth import containers
 from tests.synth.ewf import CHUNK, write_e01
 
@@ -37,11 +37,11 @@ def test_raw(path: Path, per_file: int) -> None:
 def test_any_format(path: Path, name: str) -> None:
     """What was acquired may be a dump of any kind."""
     raw = path.with_suffix(".raw")
-    containers.WRITERS[name](raw, HIGH_FIRST)
+    containers.WRITERS[name](raw, PIECES)
     write_e01(path, raw.read_bytes(), per_file=7)
     dump = open_dump(path, lenient=name in ("lime", "avml"))  # sectors add bytes at the end
     assert dump.format == f"{open_dump(raw).format} (E01)"
-    check(dump, frames_of(HIGH_FIRST))
+    check(dump, frames_of(PIECES))
 
 
 def test_more_than_99_files(path: Path) -> None:
@@ -100,6 +100,17 @@ def test_a_broken_table(path: Path) -> None:
             check(open_dump(path), frames_of([(0, CONTENTS)]))
     with pytest.raises(DamagedInputError, match="broken table"):
         open_dump(path)
+
+
+def test_fewer_sectors_than_chunks(path: Path) -> None:
+    """The image ends where its sectors do."""
+    write_e01(path, CONTENTS)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"volume") + 76
+    data[at + 16 : at + 24] = (3 * 64 + 8).to_bytes(8, "little")
+    path.write_bytes(data)
+    for lenient in (False, True):
+        check(open_dump(path, lenient=lenient), frames_of([(0, CONTENTS[: 25 * PAGE_SIZE])]))
 
 
 def test_cut_off_and_wrong_bytes(path: Path) -> None:

@@ -19,7 +19,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import packed
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import HIGH_FIRST, LOW, check, frames_of, memory
+from tests.formats.test_formats import LOW, PIECES, check, frames_of, memory
 from tests.synth import containers
 from tests.synth.containers import Pieces
 
@@ -69,12 +69,12 @@ def test_any_format(path: Path, kind: str, name: str, scratch: Path) -> None:
     """The same frames as from the file itself, with a word on the room that it takes."""
     if kind == "zlib" and name != "lime":
         pytest.skip("only LiME packs so")
-    data = written(path, containers.WRITERS[name], HIGH_FIRST)
+    data = written(path, containers.WRITERS[name], PIECES)
     format_ = open_dump(path).format
     path.write_bytes(PACKERS[kind](data))
     dump = open_dump(path)
     assert dump.format == f"{format_} ({kind})"
-    check(dump, frames_of(HIGH_FIRST))
+    check(dump, frames_of(PIECES))
     [remark] = dump.remarks
     assert str(scratch) in remark and "until the program ends" in remark
 

@@ -174,7 +174,7 @@ def test_legend_counts() -> None:
     entries = [(e.label, e.count, e.percent, e.colour) for e in example_legend()]
     assert entries == [
         ("absent", 0, "0.0 %", (24, 26, 30)),
-        ("both", 0, "0.0 %", (92, 45, 120)),
+        ("both", 0, "0.0 %", (84, 38, 112)),
         ("user", 1, "12.5 %", (212, 70, 45)),
         ("kernel", 3, "37.5 %", (95, 194, 205)),
         ("unused-data", 1, "12.5 %", (233, 214, 140)),
@@ -243,7 +243,7 @@ def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> 
     assert picture.mode == "P"
     assert picture.width >= max(plain.pixels.shape[1], 200)
     below = painting.pixels[bottom:]
-    for page_class in PageClass:
+    for page_class in set(PageClass) - {PageClass.LEFT_OUT}:
         assert np.count_nonzero(below == page_class) >= 12 * 12
     assert painting.colours == (*DEFAULT.values(), *SHADES)
     darkest, paper = len(painting.colours) - 1, len(PageClass)

@@ -10,7 +10,7 @@ from memory_visualizer.snapshot.pagemap import PageClass, classify
 
 def test_labels() -> None:
     """The names that pictures and legends carry."""
-    labels = ["absent", "both", "user", "kernel", "unused-data", "unused-zero"]
+    labels = ["absent", "both", "user", "kernel", "unused-data", "unused-zero", "left-out"]
     assert [page_class.label for page_class in PageClass] == labels
 
 
@@ -46,7 +46,7 @@ def test_a_raw_dump_has_all_frames() -> None:
     nothing = np.zeros(3, dtype=np.bool_)
     counts = classify(nothing, nothing, nothing).counts()
     assert counts[PageClass.UNUSED_DATA] == 3
-    assert sum(counts.values()) == 3 and len(counts) == 6
+    assert sum(counts.values()) == 3 and len(counts) == 7
 
 
 @given(st.data(), st.integers(1, 60))

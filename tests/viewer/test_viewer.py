@@ -40,7 +40,7 @@ SIZE = 32 * MIB
 CELL = 7
 """Pixels of a page when all 8,192 of them fit into the map of the window below."""
 WINDOW = {"width": 1280, "height": 860}
-ABSENT, BOTH, USER, KERNEL, DATA, ZEROS = (page_class.label for page_class in PageClass)
+ABSENT, BOTH, USER, KERNEL, DATA, ZEROS, LEFT_OUT = (page_class.label for page_class in PageClass)
 
 
 @dataclass(frozen=True)
@@ -374,7 +374,8 @@ def test_picture_equals_the_png(
         for text in page.locator("#legend-entries .count").all_inner_texts()
     ]
     if name == "process":
-        assert counts == [*colouring.counts()[:5], sum(colouring.counts()[5:])]
+        base = colouring.general
+        assert counts == [*colouring.counts()[:base], sum(colouring.counts()[base:])]
     else:
         assert counts == colouring.counts()
 
