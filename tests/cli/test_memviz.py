@@ -806,6 +806,7 @@ def test_hostile_names(tmp_path: Path) -> None:
     assert "Pages of 1 process shown" in result.stdout
 
 
+@pytest.mark.posix  # Windows allows no such names
 def test_hostile_file_names(noise: Path, tmp_path: Path) -> None:
     """Escaped on the screen, in the PNG and in JSON."""
     name = "\x1b[31m\u202e\udcff\n.raw"

@@ -17,8 +17,10 @@ from tests.synth.profiles import builds
 TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
 
 
-def test_the_table_is_volatilitys_own(volatility2: Path) -> None:
+def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Config) -> None:
     """To the letter what the script in tests/volatility2 writes."""
+    if not pytestconfig.getoption("all_profiles"):
+        pytest.skip("Volatility 2 takes half a minute to load all profiles: with --all-profiles")
     command: list[str | Path] = [
         volatility2.with_name("python"),
         volatility2,

@@ -25,6 +25,8 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.windows.toplevels import SHARED_DATA, TopLevels, TopLevelSearch, bits_of
 from tests.synth import MIB, Truth, forge, profiles
 
+pytestmark = pytest.mark.fuzz
+
 PAGE = 4096
 ALL = os.environ.get("MEMVIZ_SMEAR") == "all"
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {

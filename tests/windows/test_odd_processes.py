@@ -50,6 +50,7 @@ def odd_one(said: Said, image: Image, name: str) -> list[Process]:
     return [p for p in said.snapshot.processes if p.eprocess == address]
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     ("family", "kind", "which"),
     [
