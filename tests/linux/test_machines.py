@@ -1,0 +1,143 @@
+"""Linux on other machines than x86-64: what is told of them, and synthetic memory."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from memory_visualizer.displaced import put_where_it_begins
+from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.linux.machine import machines
+from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.paging import PAE, X64, X86
+from tests.linux.test_linux import assert_is_truth
+from tests.synth.linuxarm import forge_linux_on_arm64
+from tests.synth.linuxtypes import vmcoreinfo_text
+
+PAGE = 4096
+
+
+@pytest.mark.parametrize("era", ["6.1", "6.6", "6.10", "6.12", "7.0"])
+def test_64_bit_arm(era: str, tmp_path: Path) -> None:
+    """Every frame, every process and what it has; without a descriptor that cannot be."""
+    truth = forge_linux_on_arm64(tmp_path / "dump", era)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    assert snapshot.paging is not None
+    assert snapshot.paging.name == "ARM64, 4 KiB pages"
+    assert snapshot.remarks == ()
+
+
+def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:
+    """Pages of a kernel at `begin`, of which the first four are its tables, each leading on."""
+    table = begin + voffset + 4 * PAGE
+    indexes = [table >> shift & 511 for shift in (39, 30, 21, 12)]
+    pages = [bytearray(PAGE) for _ in range(16)]
+    for number, index in enumerate(indexes):
+        # The top-level table is page 4, those below are pages 5 to 7; the last leads to page 4.
+        target = begin + (5 + number if number < 3 else 4) * PAGE
+        flags = 0x403 if number < 3 else 0x60_0000_0000_0F03
+        struct.pack_into("<Q", pages[4 + number], index * 8, target | flags)
+    text = vmcoreinfo_text(
+        "6.6.0-arm64",
+        {
+            "PAGESIZE": 4096,
+            "SYMBOL(swapper_pg_dir)": table,
+            "SYMBOL(init_uts_ns)": begin + voffset + 8 * PAGE,
+            "OFFSET(uts_namespace.name)": 4,
+            "NUMBER(VA_BITS)": 48,
+            "NUMBER(kimage_voffset)": voffset,
+            "NUMBER(PHYS_OFFSET)": told,
+        },
+    )
+    names = b"Linux".ljust(65, b"\0") + b"host".ljust(65, b"\0") + b"6.6.0-arm64\0"
+    pages[8][4 : 4 + len(names)] = names
+    info = VmcoreInfo.parse(text)
+    assert info
+    return b"".join(pages), info
+
+
+@pytest.mark.parametrize(
+    ("begin", "told", "found"),
+    [
+        (0x4000_0000, 0x4000_0000, 0x4000_0000),
+        (0x8020_0000, 0x8000_0000, 0x8020_0000),  # told is a round address: its names tell
+        (0x4000_0000, 0xFFF1_0000_4000_0000, 0x4000_0000),  # built for 52 bits, run with 48
+        (0, 0, None),  # it lies where it lies
+    ],
+)
+def test_memory_that_does_not_begin_at_0(
+    begin: int, told: int, found: int | None, tmp_path: Path
+) -> None:
+    """A raw file says nothing of addresses: the kernel does, and its tables prove it."""
+    contents, info = arm_memory(begin, 0xFFFF_8000_0000_0000, told)
+    (tmp_path / "raw").write_bytes(contents)
+    dump = open_dump(tmp_path / "raw")
+    moved = put_where_it_begins(dump, [info])
+    if found is None:
+        assert moved is None
+        return
+    assert moved is not None
+    assert moved.runs.tolist() == [[found // PAGE, 16]]
+    assert moved.read_frames(np.array([found // PAGE + 8])).tobytes() == contents[8 * PAGE :][:PAGE]
+    assert any(f"its memory begins at {found:#x}" in remark for remark in moved.remarks)
+
+
+def test_memory_of_which_the_kernel_does_not_make_sense(tmp_path: Path) -> None:
+    """Where its tables do not lead to themselves nothing is believed."""
+    contents, info = arm_memory(0x4000_0000, 0xFFFF_8000_0000_0000, 0x4000_0000)
+    (tmp_path / "raw").write_bytes(contents[: 6 * PAGE] + bytes(10 * PAGE))
+    assert put_where_it_begins(open_dump(tmp_path / "raw"), [info]) is None
+
+
+def info_of(lines: dict[str, int], *more: str) -> VmcoreInfo:
+    text = vmcoreinfo_text("6.6.0", lines) + "".join(f"{line}\n" for line in more).encode()
+    info = VmcoreInfo.parse(text)
+    assert info
+    return info
+
+
+def test_which_machine() -> None:
+    """By the lines that only the kernels of one architecture tell."""
+    x64 = machines(info_of({"SYMBOL(swapper_pg_dir)": 0xFFFF_FFFF_8200_0000}))
+    assert x64[0].kernel.architecture is X64
+    i386 = {"SYMBOL(swapper_pg_dir)": 0xC1E7_4000}
+    assert machines(info_of(i386))[0].kernel.architecture is X86
+    pae = machines(info_of(i386, "CONFIG_X86_PAE=y"))[0]
+    assert pae.kernel.architecture is PAE
+    assert pae.physical(0xC1E7_4000) == 0x1E7_4000
+
+
+@pytest.mark.parametrize(
+    ("page", "built", "unused", "name", "bits"),
+    [
+        (4096, 48, 16, "ARM64, 4 KiB pages", 48),
+        (4096, 39, 25, "ARM64, 4 KiB pages", 39),
+        (4096, 52, 16, "ARM64, 4 KiB pages", 48),
+        (4096, 52, 12, "ARM64, 4 KiB pages", 52),
+        (16384, 52, 17, "ARM64, 16 KiB pages", 47),
+        (65536, 52, 16, "ARM64, 64 KiB pages", 52),  # its tables are always as for 52 bits
+        (65536, 42, 22, "ARM64, 64 KiB pages", 42),
+    ],
+)
+def test_which_arm(page: int, built: int, unused: int, name: str, bits: int) -> None:
+    """Levels are left out where the processor has fewer bits than the kernel was built for."""
+    lines = {
+        "PAGESIZE": page,
+        "NUMBER(VA_BITS)": built,
+        "NUMBER(TCR_EL1_T1SZ)": unused,
+        "NUMBER(kimage_voffset)": 0xFFFF_8000_0000_0000,
+    }
+    first = machines(info_of(lines))[0]
+    assert (first.user.name, first.user.address_bits) == (name, bits)
+    assert first.page_frames == page // PAGE
+    assert not first.has_own_half
+    assert first.kernel.canonical(np.array([0], np.uint64)).tolist() == [2**64 - 2**bits]
+
+
+def test_kernels_before_they_told_their_bits() -> None:
+    """Up to 5.3 there is VA_BITS alone."""
+    lines = {"NUMBER(VA_BITS)": 48, "NUMBER(kimage_voffset)": 0xFFFF_0000_0000_0000}
+    assert machines(info_of(lines))[0].user.address_bits == 48
