@@ -18,6 +18,7 @@ import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.formats.mapped import MappedDump
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.paging import MAY_USER, Mappings
 from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.process import unnamed
@@ -200,10 +201,12 @@ def test_too_many_mappings_of_the_kernel_are_counted(
     assert whole.paging
     found = TopLevels(whole.paging, np.array([[whole.kernel_dtb or 0]]) // PAGE_SIZE, np.array([]))
     every = len(kernelmemory.kernel_memory(memory, found).mappings.frame)
-    limit = memory.budget.limit
-    monkeypatch.setattr(
-        memory.budget, "limit", lambda thing: every - 3 if thing == "mapping" else limit(thing)
-    )
+    limit = Budget.limit
+
+    def fewer(budget: Budget, thing: str) -> int:
+        return every - 3 if thing == "mapping" else limit(budget, thing)
+
+    monkeypatch.setattr(Budget, "limit", fewer)
     kernel = kernelmemory.kernel_memory(memory, found)
     assert len(kernel.mappings.frame) == every - 3
     (remark,) = kernel.remarks
