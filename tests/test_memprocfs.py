@@ -78,7 +78,7 @@ def engine_addresses(snapshot: Snapshot, pid: int) -> set[int]:
     rows = snapshot.mappings.take(snapshot.mappings.is_user & (snapshot.mappings.space == index))
     return {
         virtual + part * PAGE_SIZE
-        for virtual, frames in zip(rows.virtual.tolist(), rows.frames.tolist(), strict=True)
+        for virtual, frames in zip(rows.virtual.tolist(), rows.count.tolist(), strict=True)
         for part in range(frames)
     }
 

@@ -60,8 +60,8 @@ def rows_of_engine(dump: Path) -> set[tuple[int, int, int, str]]:
         (virtual, frame * PAGE_SIZE, frames * PAGE_SIZE, str(not user))
         for virtual, frame, frames, user in zip(
             seen.virtual.tolist(),
-            seen.frame.tolist(),
-            np.minimum(seen.frames, snapshot.classes.size - seen.frame).tolist(),
+            seen.pfn.tolist(),
+            np.minimum(seen.count, snapshot.classes.size - seen.pfn).tolist(),
             seen.is_user.tolist(),
             strict=True,
         )

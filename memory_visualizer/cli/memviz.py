@@ -454,8 +454,8 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     found = may_write & (rows.access & both == both)
     if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
         return []  # a machine that does not use the bit that forbids to execute (older 32-bit ones)
-    found &= snapshot.mapping_count[np.minimum(rows.frame, snapshot.classes.size - 1)] == 1
-    pages = np.bincount(rows.space[found], rows.frames[found], len(snapshot.processes))
+    found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
+    pages = np.bincount(rows.space[found], rows.count[found], len(snapshot.processes))
     pages[_left_out(snapshot, told)] = 0
     if not pages.any():
         return []

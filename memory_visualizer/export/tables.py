@@ -362,8 +362,8 @@ def _text_rows(snapshot: Snapshot, width: int, chosen: Collection[int] | None) -
     for part in np.array_split(order, len(order) // 65_536 + 1):
         columns = zip(
             rows.virtual[part].tolist(),
-            rows.frame[part].tolist(),
-            rows.frames[part].tolist(),
+            rows.pfn[part].tolist(),
+            rows.count[part].tolist(),
             rows.is_user[part].tolist(),
             strict=True,
         )

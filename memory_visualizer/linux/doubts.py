@@ -29,20 +29,20 @@ class Doubts:
 
     def believed(self, part: Mappings) -> Mappings:
         """Those of these mappings that nothing speaks against."""
-        if self._states is None or not len(part.frame):
+        if self._states is None or not len(part.pfn):
             return part
         states = self._states
         against = self._share(states, part, PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE)
         # Drivers map what is reserved, but not together with what is not.
         reserved = self._share(states, part, PageState.RESERVED)
         wrong = against + np.where(reserved < 1, reserved, 0) > 1 / 2
-        huge = part.frames == _HUGE_FRAMES
+        huge = part.count == _HUGE_FRAMES
         if huge.any():
             huge &= self._share(states, part, PageState.HUGE_PAGE) <= 1 / 2
         wrong &= ~huge
         if not (wrong | huge).any():
             return part
-        self._pages += int(part.frames[wrong].sum())
+        self._pages += int(part.count[wrong].sum())
         self._huge += int(np.count_nonzero(huge))
         return part.take(~(wrong | huge))
 
@@ -54,8 +54,8 @@ class Doubts:
             among = np.isin(states, some)
             self._before[some] = np.concatenate(([0], np.cumsum(among, dtype=np.int32)))
         before = self._before[some]
-        end = np.minimum(part.frame + part.frames, len(before) - 1)
-        share: NDArray[np.float64] = (before[end] - before[part.frame]) / part.frames
+        end = np.minimum(part.pfn + part.count, len(before) - 1)
+        share: NDArray[np.float64] = (before[end] - before[part.pfn]) / part.count
         return share
 
     @property

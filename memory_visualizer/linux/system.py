@@ -172,13 +172,13 @@ def _spaces_once(
 def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
     """Add the mappings of those processes that have another one's memory as well."""
     parts = [mappings]
-    room = len(mappings.frame) + (1 << 16)
+    room = len(mappings.pfn) + (1 << 16)
     for first, others in again.items():
         own = mappings.take(mappings.space == first)
         for other in others:
-            room -= len(own.frame)
+            room -= len(own.pfn)
             if room >= 0:
-                parts.append(replace(own, space=np.full(len(own.frame), other, np.int32)))
+                parts.append(replace(own, space=np.full(len(own.pfn), other, np.int32)))
     return Mappings.join(parts) if len(parts) > 1 else mappings
 
 

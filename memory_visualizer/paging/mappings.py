@@ -33,9 +33,9 @@ class Mappings:
     """Index of the address space, or SHARED."""
     virtual: NDArray[np.uint64]
     """Address of the first byte, canonical."""
-    frame: NDArray[np.int64]
+    pfn: NDArray[np.int64]
     """First frame, held by the dump or followed by frames that are."""
-    frames: NDArray[np.int64]
+    count: NDArray[np.int64]
     """How many frames: 1, 512 or 1024, or 262,144."""
     access: NDArray[np.uint8]
     """MAY_USER, MAY_WRITE, MAY_EXECUTE where all levels allow it."""
@@ -56,20 +56,20 @@ class Mappings:
         )
 
     def __repr__(self) -> str:
-        return f"<Mappings: {counted(len(self.frame), 'row')}>"
+        return f"<Mappings: {counted(len(self.pfn), 'row')}>"
 
     @property
     def columns(self) -> list[NDArray[Any]]:
         """All columns, in their order."""
-        return [self.space, self.virtual, self.frame, self.frames, self.access]
+        return [self.space, self.virtual, self.pfn, self.count, self.access]
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Mappings":
         """Some of the rows."""
         return Mappings(
             self.space[rows],
             self.virtual[rows],
-            self.frame[rows],
-            self.frames[rows],
+            self.pfn[rows],
+            self.count[rows],
             self.access[rows],
         )
 
@@ -123,13 +123,11 @@ def _merged(mappings: Mappings) -> Mappings:
     user = mappings.is_user
     by_space = np.where(user, mappings.space, SHARED)
     rows = mappings.take(
-        np.lexsort(
-            (mappings.space, mappings.frames, mappings.frame, mappings.virtual, user, by_space)
-        )
+        np.lexsort((mappings.space, mappings.count, mappings.pfn, mappings.virtual, user, by_space))
     )
     user = rows.is_user
     starts = group_starts(
-        np.where(user, rows.space, SHARED), user, rows.virtual, rows.frame, rows.frames
+        np.where(user, rows.space, SHARED), user, rows.virtual, rows.pfn, rows.count
     )
     merged = rows.take(starts)
     if not len(starts):
@@ -148,20 +146,20 @@ def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -
     page was altered, and would make all of it one process's, or the kernel's. What drivers show
     to user mode of the kernel's large pages is less.
     """
-    large = np.flatnonzero(mappings.frames > 1)
+    large = np.flatnonzero(mappings.count > 1)
     if not len(large):
         return mappings
     mapped = np.zeros(frame_count, bool)
-    mapped[mappings.frame[mappings.is_user & (mappings.frames == 1)]] = True
+    mapped[mappings.pfn[mappings.is_user & (mappings.count == 1)]] = True
     before = np.zeros(frame_count + 1, np.int32)
     np.cumsum(mapped, out=before[1:])
-    first = mappings.frame[large]
-    end = np.minimum(first + mappings.frames[large], frame_count)
+    first = mappings.pfn[large]
+    end = np.minimum(first + mappings.count[large], frame_count)
     wrong = large[_CONTRADICTED_PART * (before[end] - before[first]).astype(np.int64) > end - first]
     if not len(wrong):
         return mappings
     losses.contradicted += len(wrong)
-    return mappings.take(~np.isin(np.arange(len(mappings.frame)), wrong))
+    return mappings.take(~np.isin(np.arange(len(mappings.pfn)), wrong))
 
 
 _CONTRADICTED_PART = 4

@@ -25,7 +25,7 @@ class AddressSpace:
         """What a process has of its own, by its index; of what all share, SHARED."""
         rows = np.flatnonzero(mappings.space == space)
         rows = rows[np.argsort(mappings.virtual[rows], kind="stable")]
-        return cls(mappings.virtual[rows], mappings.frame[rows], mappings.frames[rows])
+        return cls(mappings.virtual[rows], mappings.pfn[rows], mappings.count[rows])
 
     def frames(self, pages: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each page, by its first address; -1 where nothing is mapped."""

@@ -89,13 +89,13 @@ class Rest:
         for part in walked:
             fits = self._fits(part)
             some = part if fits.all() else part.take(fits)
-            self._room -= len(some.frame)
+            self._room -= len(some.pfn)
             if self._room < 0:
                 self._add(part)
                 continue
             kept.append(some)
             # Many small parts, let go of one by one, would leave memory in pieces.
-            waiting += len(some.frame)
+            waiting += len(some.pfn)
             if waiting > _ROWS_AT_ONCE:
                 joined.append(Mappings.join(kept))
                 waiting = 0
@@ -116,7 +116,7 @@ class Rest:
 
     def _add(self, part: Mappings) -> None:
         """Add mappings to the sum."""
-        self.mappings += len(part.frame)
+        self.mappings += len(part.pfn)
         self.user |= reached(self._dump, part, user=True)
         self.kernel |= reached(self._dump, part, user=False)
         self.mapping_count += mapping_counts(part, self._dump.frame_count)
@@ -125,7 +125,7 @@ class Rest:
 def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> list[str]:
     """What the walk could not use, and what is not listed, for the person at the screen."""
     remarks = []
-    large = mappings.take((mappings.frames > 1) & (mappings.space != SHARED))
+    large = mappings.take((mappings.count > 1) & (mappings.space != SHARED))
     pages = int(each_large(large, dump.frame_count)[1].sum())
     if pages > dump.budget.limit("mapping"):
         remarks.append(
@@ -171,7 +171,7 @@ def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
     """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
     reached = np.zeros(dump.frame_count, bool)
     rows = mappings.is_user == user
-    first, frames = mappings.frame[rows], mappings.frames[rows]
+    first, frames = mappings.pfn[rows], mappings.count[rows]
     mark_runs(reached, first, np.minimum(first + frames, dump.frame_count) - first)
     return reached & dump.there
 
@@ -179,12 +179,12 @@ def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
 def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     """How many mappings lead to each frame, by PFN."""
     count = np.zeros(frame_count, np.uint32)
-    for at in range(0, len(mappings.frame), _ROWS_AT_ONCE):
+    for at in range(0, len(mappings.pfn), _ROWS_AT_ONCE):
         some = slice(at, at + _ROWS_AT_ONCE)
         # Ones of the same type as the counts: so `at` is twenty times as fast.
-        np.add.at(count, mappings.frame[some][mappings.frames[some] == 1], np.uint32(1))
-    large = np.flatnonzero(mappings.frames > 1)
+        np.add.at(count, mappings.pfn[some][mappings.count[some] == 1], np.uint32(1))
+    large = np.flatnonzero(mappings.count > 1)
     if len(large):
-        begin = mappings.frame[large]
-        add_runs(count, begin, np.minimum(begin + mappings.frames[large], frame_count))
+        begin = mappings.pfn[large]
+        add_runs(count, begin, np.minimum(begin + mappings.count[large], frame_count))
     return count

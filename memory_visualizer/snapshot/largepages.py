@@ -53,10 +53,10 @@ class Stretches:
 
 def stretches_of_large(rows: Mappings, frame_count: int) -> Stretches:
     """The stretches that these large pages make up for each process."""
-    order = np.lexsort((rows.frame, rows.space))
+    order = np.lexsort((rows.pfn, rows.space))
     space = rows.space[order].astype(np.int64)
-    first = rows.frame[order]
-    end = np.minimum(first + rows.frames[order], frame_count)
+    first = rows.pfn[order]
+    end = np.minimum(first + rows.count[order], frame_count)
     # As if the processes' memories stood one behind the other, and did not touch.
     start = space * (frame_count + 1)
     reach = np.maximum.accumulate(start + end) if len(order) else end

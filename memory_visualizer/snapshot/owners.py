@@ -81,15 +81,15 @@ class OwnedPages:
         self._is_there = classes != PageClass.ABSENT
         chosen = (mappings.space == SHARED) == shared
         number = np.min_scalar_type(len(chosen))
-        large = np.flatnonzero(chosen & (mappings.frames > 1))
+        large = np.flatnonzero(chosen & (mappings.count > 1))
         counted, pages = each_large(mappings.take(large), classes.size)
         large = large[counted[np.cumsum(pages) <= most]].astype(number)
-        self._large = large[np.argsort(mappings.frame[large], kind="stable")]
-        self._large_begin = mappings.frame[self._large]
-        self._largest = int(mappings.frames[large].max(initial=0))
-        chosen &= mappings.frames == 1
+        self._large = large[np.argsort(mappings.pfn[large], kind="stable")]
+        self._large_begin = mappings.pfn[self._large]
+        self._largest = int(mappings.count[large].max(initial=0))
+        chosen &= mappings.count == 1
         small = np.flatnonzero(chosen).astype(number)
-        piece = (mappings.frame[small] // PIECE_FRAMES).astype(np.uint16)
+        piece = (mappings.pfn[small] // PIECE_FRAMES).astype(np.uint16)
         self._small = small[np.argsort(piece, kind="stable")]
         count = count_values(piece, -(-classes.size // PIECE_FRAMES))
         self._ends: list[int] = np.cumsum(count).tolist()
@@ -105,7 +105,7 @@ class OwnedPages:
             first = number * PIECE_FRAMES
             frames = range(first, min(first + PIECE_FRAMES, self._is_there.size))
             row = self._small[start:end]
-            frame = self._mappings.frame[row]
+            frame = self._mappings.pfn[row]
             start = end
             if len(self._large):
                 large, inside = self._large_pages(frames)
@@ -134,7 +134,7 @@ class OwnedPages:
         reach = [frames.start - self._largest + 1, frames.stop]
         near = slice(*np.searchsorted(self._large_begin, reach))
         row, begin = self._large[near], self._large_begin[near]
-        end = np.minimum(begin + self._mappings.frames[row], frames.stop)
+        end = np.minimum(begin + self._mappings.count[row], frames.stop)
         begin = np.maximum(begin, frames.start)
         count = np.maximum(end - begin, 0)
         frame = np.repeat(begin - np.cumsum(count) + count, count)
@@ -160,7 +160,7 @@ def address_in(
     mappings: Mappings, row: Rows, frame: NDArray[np.integer[Any]]
 ) -> NDArray[np.uint64]:
     """The address at which each mapping, by its number, has a frame, canonical."""
-    inside = (frame - mappings.frame[row]) * PAGE_SIZE
+    inside = (frame - mappings.pfn[row]) * PAGE_SIZE
     return mappings.virtual[row] + inside.view(np.uint64)
 
 
@@ -178,11 +178,11 @@ def owners_by_frame(
 
 def each_large(rows: Mappings, frame_count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """The rows of large pages, of each in a process the first one, and how many pages each has."""
-    large = np.flatnonzero(rows.frames > 1)
+    large = np.flatnonzero(rows.count > 1)
     rows = rows.take(large)
-    order = np.lexsort((rows.virtual, ~rows.is_user, rows.frames, rows.frame, rows.space))
-    columns = np.stack((rows.space, rows.frame, rows.frames))[:, order]
+    order = np.lexsort((rows.virtual, ~rows.is_user, rows.count, rows.pfn, rows.space))
+    columns = np.stack((rows.space, rows.pfn, rows.count))[:, order]
     new = np.ones(len(order), bool)
     new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
     chosen = np.sort(order[new])
-    return large[chosen], np.minimum(rows.frames, frame_count - rows.frame)[chosen]
+    return large[chosen], np.minimum(rows.count, frame_count - rows.pfn)[chosen]

@@ -89,22 +89,22 @@ class Snapshot(PageMap):
         if left_out.any():
             rows = self.mappings.take(self.mappings.is_user)
             marks = np.zeros(left_out.size, bool)
-            count = np.minimum(rows.frame + rows.frames, marks.size) - rows.frame
-            mark_runs(marks, rows.frame, count)
+            count = np.minimum(rows.pfn + rows.count, marks.size) - rows.pfn
+            mark_runs(marks, rows.pfn, count)
             of_user |= marks & left_out
-        for at in range(0, len(self.mappings.frame), _ROWS_AT_ONCE):
+        for at in range(0, len(self.mappings.pfn), _ROWS_AT_ONCE):
             some = slice(at, at + _ROWS_AT_ONCE)
             rows = Mappings(*(column[some] for column in self.mappings.columns))
-            single = (rows.frames == 1) & (of_user[rows.frame] == rows.is_user)
+            single = (rows.count == 1) & (of_user[rows.pfn] == rows.is_user)
             for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
-                access[rows.frame[single & (rows.access & bit != 0)]] |= bit
-        rows = self.mappings.take(self.mappings.frames > 1)
-        count = np.minimum(rows.frame + rows.frames, access.size) - rows.frame
+                access[rows.pfn[single & (rows.access & bit != 0)]] |= bit
+        rows = self.mappings.take(self.mappings.count > 1)
+        count = np.minimum(rows.pfn + rows.count, access.size) - rows.pfn
         for user, frames in ((True, of_user), (False, ~of_user)) if len(count) else ():
             for bit in (MAY_USER, MAY_WRITE, MAY_EXECUTE):
                 chosen = (rows.is_user == user) & (rows.access & bit != 0)
                 marks = np.zeros(access.size, bool)
-                mark_runs(marks, rows.frame[chosen], count[chosen])
+                mark_runs(marks, rows.pfn[chosen], count[chosen])
                 access[marks & frames] |= bit
         return access
 
@@ -128,11 +128,11 @@ class Snapshot(PageMap):
         # Without `owners`, which costs a sort of all rows, and without listing large pages.
         rows = self.mappings
         chosen = rows.is_user & (rows.space != SHARED)
-        runs = stretches_of_large(rows.take(chosen & (rows.frames > 1)), self.classes.size)
-        chosen &= rows.frames == 1
+        runs = stretches_of_large(rows.take(chosen & (rows.count > 1)), self.classes.size)
+        chosen &= rows.count == 1
         # As numbers of 16 bits, if these do, the sort is a quick one.
         process = rows.space[chosen].astype(np.min_scalar_type(len(self.processes)))
-        frame = rows.frame[chosen].astype(np.min_scalar_type(self.classes.size))
+        frame = rows.pfn[chosen].astype(np.min_scalar_type(self.classes.size))
         if len(runs.space):
             left = ~runs.cover(process, frame)
             process, frame = process[left], frame[left]
@@ -177,18 +177,18 @@ class Snapshot(PageMap):
         thousand mappings of one gigabyte would be many pages to list. Of large pages beyond
         all their pages counted, none is listed; `remarks` then says so.
         """
-        if (rows.frames == 1).all():
-            row = np.arange(len(rows.frame))
-            return row, np.zeros(len(row), np.int64), rows.frame
-        chosen = rows.frames == 1
+        if (rows.count == 1).all():
+            row = np.arange(len(rows.pfn))
+            return row, np.zeros(len(row), np.int64), rows.pfn
+        chosen = rows.count == 1
         large, pages = each_large(rows, self.classes.size)
         chosen[large[np.cumsum(pages) <= self.dump.budget.limit("mapping")]] = True
         row = np.flatnonzero(chosen)
-        count = np.minimum(rows.frames, self.classes.size - rows.frame)[row]
+        count = np.minimum(rows.count, self.classes.size - rows.pfn)[row]
         row = np.repeat(row, count)
         part = np.arange(len(row))
         part -= np.repeat(np.cumsum(count) - count, count)
-        frame = rows.frame[row]
+        frame = rows.pfn[row]
         frame += part
         inside = self.classes[frame] != PageClass.ABSENT
         if inside.all():

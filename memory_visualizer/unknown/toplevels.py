@@ -230,11 +230,11 @@ def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Map
     Such a view, at one distance from the physical addresses, tells nothing of what a page is.
     """
     kernel = ~mappings.is_user
-    distance = mappings.virtual - (mappings.frame.astype(np.uint64) << np.uint64(12))
+    distance = mappings.virtual - (mappings.pfn.astype(np.uint64) << np.uint64(12))
     values, group = np.unique(distance[kernel], return_inverse=True)
     if not len(values):
         return mappings, False
-    covered = np.bincount(group, weights=mappings.frames[kernel])
+    covered = np.bincount(group, weights=mappings.count[kernel])
     largest = int(np.argmax(covered))
     if covered[largest] < _DIRECT_SHARE * np.count_nonzero(held):
         return mappings, False

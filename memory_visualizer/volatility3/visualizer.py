@@ -240,13 +240,13 @@ def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
 
 
 def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
-    whole: NDArray[np.bool_] = mappings.frames == 1  # of these the walk left out what is not held
+    whole: NDArray[np.bool_] = mappings.count == 1  # of these the walk left out what is not held
     large = np.flatnonzero(~whole)
     if len(large):
         before = np.concatenate(([0], np.cumsum(dump.held)))
-        first = mappings.frame[large]
-        end = np.minimum(first + mappings.frames[large], dump.frame_count)
-        whole[large] = before[end] - before[first] == mappings.frames[large]
+        first = mappings.pfn[large]
+        end = np.minimum(first + mappings.count[large], dump.frame_count)
+        whole[large] = before[end] - before[first] == mappings.count[large]
     return whole
 
 
@@ -269,7 +269,7 @@ def _pages(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> int:
     """How many pages some mappings lead to."""
     rows = snapshot.mappings.take(chosen)
     marks = np.zeros(snapshot.classes.size, bool)
-    mark_runs(marks, rows.frame, rows.frames)
+    mark_runs(marks, rows.pfn, rows.count)
     return int(np.count_nonzero(marks))
 
 
@@ -282,11 +282,11 @@ def runs(mappings: Mappings, paging: Paging) -> Iterator[tuple[int, int, int, in
     order = np.lexsort((mappings.virtual, mappings.space))
     rows = mappings.take(order)
     user = rows.is_user
-    pages = rows.frames.astype(np.uint64) * np.uint64(PAGE_SIZE)
+    pages = rows.count.astype(np.uint64) * np.uint64(PAGE_SIZE)
     joins = (
         (rows.space[1:] == rows.space[:-1])
         & (rows.virtual[1:] == rows.virtual[:-1] + pages[:-1])
-        & (rows.frame[1:] == rows.frame[:-1] + rows.frames[:-1])
+        & (rows.pfn[1:] == rows.pfn[:-1] + rows.count[:-1])
         & (user[1:] == user[:-1])
     )
     starts = np.flatnonzero(np.concatenate((np.ones(min(len(user), 1), bool), ~joins)))
@@ -297,7 +297,7 @@ def runs(mappings: Mappings, paging: Paging) -> Iterator[tuple[int, int, int, in
         yield from zip(
             rows.space[part].tolist(),
             (rows.virtual[part] & translated).tolist(),
-            (rows.frame[part] * PAGE_SIZE).tolist(),
+            (rows.pfn[part] * PAGE_SIZE).tolist(),
             size[first : first + _ROWS_AT_ONCE].tolist(),
             user[part].tolist(),
             strict=True,

@@ -34,9 +34,9 @@ class KernelMemory:
     def frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
         rows = self.mappings
-        end = np.minimum(rows.frame + rows.frames, self.memory.frame_count)
+        end = np.minimum(rows.pfn + rows.count, self.memory.frame_count)
         mapped = np.zeros(self.memory.frame_count, bool)
-        mark_runs(mapped, rows.frame, end - rows.frame)
+        mark_runs(mapped, rows.pfn, end - rows.pfn)
         return np.flatnonzero(mapped & self.memory.held)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -45,18 +45,18 @@ class KernelMemory:
         asked = np.zeros(self.memory.frame_count, bool)
         asked[frames] = True
         rows = self.mappings
-        single = rows.frames == 1
+        single = rows.count == 1
         near = np.zeros(len(single), bool)
-        near[single] = asked[rows.frame[single]]
+        near[single] = asked[rows.pfn[single]]
         # A large page may begin long before the frame, so large and small are looked for apart.
-        for size in np.unique(rows.frames):
-            of_size = rows.take(near if size == 1 else rows.frames == size)
-            if not len(of_size.frame):
+        for size in np.unique(rows.count):
+            of_size = rows.take(near if size == 1 else rows.count == size)
+            if not len(of_size.pfn):
                 continue
-            of_size = of_size.take(np.argsort(of_size.frame, kind="stable"))
-            row = np.maximum(np.searchsorted(of_size.frame, frames, "right") - 1, 0)
-            inside = (frames >= of_size.frame[row]) & (frames < of_size.frame[row] + size)
-            offset = ((frames - of_size.frame[row]) * PAGE_SIZE).astype(np.uint64)
+            of_size = of_size.take(np.argsort(of_size.pfn, kind="stable"))
+            row = np.maximum(np.searchsorted(of_size.pfn, frames, "right") - 1, 0)
+            inside = (frames >= of_size.pfn[row]) & (frames < of_size.pfn[row] + size)
+            offset = ((frames - of_size.pfn[row]) * PAGE_SIZE).astype(np.uint64)
             virtual = np.where(inside, of_size.virtual[row] + offset, virtual)
         return virtual
 
@@ -110,8 +110,8 @@ class KernelMemory:
             return np.full(len(addresses), -1, np.int64)
         row = np.maximum(np.searchsorted(rows.virtual, addresses, "right") - 1, 0)
         page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
-        inside = (addresses >= rows.virtual[row]) & (page < rows.frames[row])
-        frame = np.where(inside, rows.frame[row] + page, -1)
+        inside = (addresses >= rows.virtual[row]) & (page < rows.count[row])
+        frame = np.where(inside, rows.pfn[row] + page, -1)
         frame[frame >= self.memory.frame_count] = -1
         return frame
 
@@ -168,9 +168,9 @@ def _up_to(most: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
     kept: list[Mappings] = []
     left_out = 0
     for part in walked:
-        fits = min(len(part.frame), most)
+        fits = min(len(part.pfn), most)
         most -= fits
-        left_out += len(part.frame) - fits
+        left_out += len(part.pfn) - fits
         if fits:
-            kept.append(part if fits == len(part.frame) else part.take(np.arange(fits)))
+            kept.append(part if fits == len(part.pfn) else part.take(np.arange(fits)))
     return kept, left_out

@@ -60,7 +60,7 @@ def assert_walks_agree(program: Any, snapshot: Snapshot, direct: int, each: int)
     for index, process in enumerate(snapshot.processes):
         [mine] = np.nonzero(rows.space == index)
         for virtual, frame in zip(
-            rows.virtual[mine[::each]].tolist(), rows.frame[mine[::each]].tolist(), strict=True
+            rows.virtual[mine[::each]].tolist(), rows.pfn[mine[::each]].tolist(), strict=True
         ):
             table = direct + process.dtb
             try:

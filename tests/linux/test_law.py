@@ -115,7 +115,7 @@ def frames_of(snapshot: Snapshot, addresses: set[int]) -> set[int]:
     rows = snapshot.mappings.take(np.isin(snapshot.mappings.space, chosen))
     return {
         frame + n
-        for frame, frames in zip(rows.frame.tolist(), rows.frames.tolist(), strict=True)
+        for frame, frames in zip(rows.pfn.tolist(), rows.count.tolist(), strict=True)
         for n in range(frames)
     }
 

@@ -42,8 +42,8 @@ def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
     for space, virtual, frame, frames in zip(
         rows.space.tolist(),
         rows.virtual.tolist(),
-        rows.frame.tolist(),
-        rows.frames.tolist(),
+        rows.pfn.tolist(),
+        rows.count.tolist(),
         strict=True,
     ):
         pid = snapshot.processes[space].pid
@@ -608,11 +608,11 @@ def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, Linu
     snapshot = memory_visualizer.open(small[0])
     assert snapshot.states is not None
     states, mappings = snapshot.states.copy(), snapshot.mappings
-    large = mappings.frames == 512
-    states[mappings.frame[large]] = PageState.FREE
+    large = mappings.count == 512
+    states[mappings.pfn[large]] = PageState.FREE
     assert large.any()
     kept = Doubts(states).believed(mappings)
-    assert np.count_nonzero(kept.frames == 512) == np.count_nonzero(large)
+    assert np.count_nonzero(kept.count == 512) == np.count_nonzero(large)
 
 
 def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:

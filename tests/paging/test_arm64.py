@@ -134,7 +134,7 @@ def found_by_walk(
     """The first address of each frame, by whether user mode has it; and what is allowed."""
     rows = Mappings.join(list(walk(memory, paging, roots)))
     found: dict[tuple[int, bool], tuple[int, set[tuple[bool, bool]]]] = {}
-    columns = (rows.virtual, rows.frame, rows.frames, rows.access)
+    columns = (rows.virtual, rows.pfn, rows.count, rows.access)
     for virtual, first, count, access in zip(*(one.tolist() for one in columns), strict=True):
         for number in range(min(count, memory.frame_count - first)):
             key = first + number, bool(access & MAY_USER)
@@ -204,13 +204,11 @@ def test_tops_of_several_processes_in_one_frame() -> None:
     paging = as_linux_on_arm64_has_it(architecture)
     roots = architecture.roots_at(np.array([0, 16, 32]))
     rows = Mappings.join(list(walk(memory, paging, roots)))
-    owned = sorted(
-        zip(rows.space.tolist(), rows.frame.tolist(), rows.virtual.tolist(), strict=True)
-    )
+    owned = sorted(zip(rows.space.tolist(), rows.pfn.tolist(), rows.virtual.tolist(), strict=True))
     assert owned == [
         (slot, 4 * slot + part, 0x4000 + part * PAGE) for slot in range(3) for part in range(4)
     ]
-    assert (rows.frames == 1).all()
+    assert (rows.count == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_joined() -> None:
     joined = Mappings.join(batches)
     assert joined.virtual.tolist() == [1, 3]
     assert batches == []
-    assert len(Mappings.join([]).frame) == 0
+    assert len(Mappings.join([]).pfn) == 0
     assert rows_of(joined.take(joined.is_user)) == {(1, 3, 4, 512, USER)}
 
 

@@ -124,8 +124,8 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
         for space, virtual, frame, frames, access in zip(
             rows.space.tolist(),
             rows.virtual.tolist(),
-            rows.frame.tolist(),
-            rows.frames.tolist(),
+            rows.pfn.tolist(),
+            rows.count.tolist(),
             rows.access.tolist(),
             strict=True,
         ):
@@ -181,7 +181,7 @@ def test_all_entries_lead_to_one_table(name: str) -> None:
     entry = struct.pack("<I" if name == "x86" else "<Q", 0x67)  # frame 0: the table itself
     memory = Memory(entry * (PAGE // paging.entry_bytes) + bytes(3 * PAGE))
     rows = found_by_walk(memory, paging, np.array([[0]]))
-    assert set(rows.frame.tolist()) == {0}
+    assert set(rows.pfn.tolist()) == {0}
     assert memory.frames_read == len(paging.levels)
 
 
@@ -194,7 +194,7 @@ def test_many_spaces_share_all_tables() -> None:
     memory = Memory(words.tobytes())
     parts = list(walk(memory, KINDS["x64"], np.arange(count)[:, None]))
     assert memory.frames_read <= count * len(X64.levels)
-    assert sum(len(part.frame) for part in parts) < 40 * count * 512
+    assert sum(len(part.pfn) for part in parts) < 40 * count * 512
 
 
 def test_frames_that_the_dump_lacks_are_left_out() -> None:
@@ -204,9 +204,9 @@ def test_frames_that_the_dump_lacks_are_left_out() -> None:
     words[3, 0], words[3, 1] = 0x4067, 0x5067
     words[5, 0] = 0x4067
     complete = found_by_walk(Memory(words.tobytes()), KINDS["x64"], np.array([[0]]))
-    assert complete.frame.tolist() == [4, 5, 4]
+    assert complete.pfn.tolist() == [4, 5, 4]
     lacking = Memory(words.tobytes(), frozenset({5}))
-    assert found_by_walk(lacking, KINDS["x64"], np.array([[0]])).frame.tolist() == [4]
+    assert found_by_walk(lacking, KINDS["x64"], np.array([[0]])).pfn.tolist() == [4]
 
 
 def test_two_tops_of_one_space() -> None:
@@ -217,7 +217,7 @@ def test_two_tops_of_one_space() -> None:
     spaces = np.zeros(2, np.int32)
     parts = list(walk(Memory(words.tobytes()), KINDS["x64"], np.array([[0], [5]]), spaces))
     rows = merge_alike(Mappings.join(parts))
-    assert rows.frame.tolist() == [4]
+    assert rows.pfn.tolist() == [4]
     assert rows.space.tolist() == [0]
     assert rows.access[0] & MAY_EXECUTE
 
@@ -227,7 +227,7 @@ def test_two_tops_of_one_space() -> None:
 
 def frames_of(words: npt.NDArray[np.uint64], paging: Paging, losses: Losses | None = None) -> Any:
     parts = list(walk(Memory(words.tobytes()), paging, np.array([[1]]), losses=losses))
-    return sorted(Mappings.join(parts).frame.tolist())
+    return sorted(Mappings.join(parts).pfn.tolist())
 
 
 @pytest.mark.parametrize("bit", [46, 50, 51])

@@ -200,7 +200,7 @@ def test_too_many_mappings_of_the_kernel_are_counted(
     memory = open_dump(tmp_path / "dump")
     assert whole.paging
     found = TopLevels(whole.paging, np.array([[whole.kernel_dtb or 0]]) // PAGE_SIZE, np.array([]))
-    every = len(kernelmemory.kernel_memory(memory, found).mappings.frame)
+    every = len(kernelmemory.kernel_memory(memory, found).mappings.pfn)
     limit = Budget.limit
 
     def fewer(budget: Budget, thing: str) -> int:
@@ -208,7 +208,7 @@ def test_too_many_mappings_of_the_kernel_are_counted(
 
     monkeypatch.setattr(Budget, "limit", fewer)
     kernel = kernelmemory.kernel_memory(memory, found)
-    assert len(kernel.mappings.frame) == every - 3
+    assert len(kernel.mappings.pfn) == every - 3
     (remark,) = kernel.remarks
     assert remark.startswith("3 mappings of the kernel left out")
     cut = memory_visualizer.open(tmp_path / "dump")
@@ -426,11 +426,11 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
 
     everything_is_a_table(tmp_path / "dump", frames, entry)
     snapshot = memory_visualizer.open(tmp_path / "dump")
-    assert len(snapshot.mappings.frame) <= 4 * frames + (1 << 20)
+    assert len(snapshot.mappings.pfn) <= 4 * frames + (1 << 20)
     if kind == "thicket":
         assert any("page tables left out" in remark for remark in snapshot.remarks)
         assert any("mappings too many to keep" in remark for remark in snapshot.remarks)
-        assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.frame)
+        assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.pfn)
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
 
 
