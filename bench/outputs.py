@@ -53,9 +53,9 @@ def main() -> int:
             size, profile = options.gib * GIB, profiles()["Win10x64_17763"]
             forge(dump, profile, size=size, processes=options.processes)
         frames = dump.stat().st_size // _PAGE
-        most = BASE_MIB + BYTES_A_FRAME * frames / MIB
+        limit = BASE_MIB + BYTES_A_FRAME * frames / MIB
         lines = [
-            f"| {frames:,} frames: {most:.0f} MiB allowed | anonymous memory, MiB | cpu, s |",
+            f"| {frames:,} frames: {limit:.0f} MiB allowed | anonymous memory, MiB | cpu, s |",
             "| --- | ---: | ---: |",
         ]
         worst = 0.0
@@ -70,7 +70,7 @@ def main() -> int:
             print(lines[-1], flush=True)
     if options.write:
         put_table("outputs.py", lines)
-    return 0 if worst <= most else 1
+    return 0 if worst <= limit else 1
 
 
 if __name__ == "__main__":

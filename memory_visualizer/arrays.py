@@ -12,11 +12,11 @@ _AT_ONCE = 1 << 20
 """Frames; numpy makes 8 bytes of each small number that is counted or used as an index."""
 
 
-def count_values(values: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray[np.int64]:
-    """How often each number below `most` comes among small ones, as by np.bincount."""
-    counts = np.zeros(most, np.int64)
+def count_values(values: NDArray[np.unsignedinteger[Any]], limit: int) -> NDArray[np.int64]:
+    """How often each number below `limit` comes among small ones, as by np.bincount."""
+    counts = np.zeros(limit, np.int64)
     for start in range(0, values.size, _AT_ONCE):
-        counts += np.bincount(values[start : start + _AT_ONCE], minlength=most)
+        counts += np.bincount(values[start : start + _AT_ONCE], minlength=limit)
     return counts
 
 
@@ -111,23 +111,23 @@ _PLACES_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache with what is made of them."""
 
 
-def follow(steps: NDArray[np.int32], most: int) -> NDArray[np.int64]:
+def follow(steps: NDArray[np.int32], limit: int) -> NDArray[np.int64]:
     """The places from 0 on, each as far behind the one before as `steps` says there.
 
-    Ends behind the last place, or when there are `most`. All steps must be above 0.
+    Ends behind the last place, or when there are `limit`. All steps must be above 0.
 
     >>> follow(np.array([2, 1, 1, 3, 1], np.int32), 9)
     array([0, 2, 3])
     """
-    parts, place = [np.empty(0, np.int64)], 0
+    batches, place = [np.empty(0, np.int64)], 0
     for start in range(0, len(steps), _PLACES_AT_ONCE):
         part = steps[start : start + _PLACES_AT_ONCE]
-        if start <= place < start + len(part) and most > 0:
-            found = _followed(part, place - start)[:most]
+        if start <= place < start + len(part) and limit > 0:
+            found = _followed(part, place - start)[:limit]
             place = start + int(found[-1]) + int(part[found[-1]])
-            most -= len(found)
-            parts.append(found + start)
-    return np.concatenate(parts)
+            limit -= len(found)
+            batches.append(found + start)
+    return np.concatenate(batches)
 
 
 def _followed(steps: NDArray[np.int32], place: int) -> NDArray[np.int64]:

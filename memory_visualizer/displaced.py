@@ -167,7 +167,7 @@ class DisplacedSearch:
     """
 
     def __init__(self, dump: Dump) -> None:
-        self._most = self._room = dump.budget.limit("page table")
+        self._limit = self._room = dump.budget.limit("page table")
         """So many more pages may look like tables; a dump with more is made to waste time."""
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
         self._like: list[NDArray[np.int64]] = []
@@ -175,7 +175,7 @@ class DisplacedSearch:
         self.tables = 0
         """How many top-level tables speak for what `pieces` has found."""
 
-    def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
+    def scan(self, pages: NDArray[np.int64], words: Words) -> None:
         """Look at pages, with their contents."""
         for start in range(0, len(pages), _ROWS_AT_ONCE):
             if self._room < 0:
@@ -235,7 +235,7 @@ class DisplacedSearch:
             return []
         return [
             "whether memory lies elsewhere in the file than it belongs was not looked for:"
-            f" more than {counted(self._most, 'page looks', 'pages look')} like page tables, more"
+            f" more than {counted(self._limit, 'page looks', 'pages look')} like page tables, more"
             " than any machine has"
         ]
 
@@ -245,7 +245,7 @@ class DisplacedSearch:
         Unless it is `known` that they have five levels, 64-bit tables are read as if they had four.
         """
         best: list[Piece] = []
-        most = 0
+        voters = 0
         if self._room < 0:
             return best
         wide = known.architecture if known and known.architecture is X64_5_LEVELS else X64
@@ -253,7 +253,7 @@ class DisplacedSearch:
             paging = as_windows_has_it(architecture)
             name = "x86-64" if architecture is wide else architecture.name
             tables = _alike(dump, paging, self._found[name])
-            if tables is None or len(tables.page) <= most:
+            if tables is None or len(tables.page) <= voters:
                 continue
             shifts = _ascending(tables.page, tables.shift)
             moved = any(shift for _, shift in shifts)
@@ -263,8 +263,8 @@ class DisplacedSearch:
             if len(pieces) == 1 and not pieces[0].shift:
                 continue
             if _makes_sense(dump, paging, tables.page, pieces):
-                best, most = pieces, len(tables.page)
-                self.tables = most
+                best, voters = pieces, len(tables.page)
+                self.tables = voters
         return best
 
 
@@ -330,8 +330,8 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     if not is_held(dump, own)[0]:
         return []
     like = search.like
-    tops = np.union1d(own, _tops_like(dump, int(own[0]), like))
-    pieces = _ends(dump, paging, [(int(own[0]), shift)], like, tops)
+    roots = np.union1d(own, _tops_like(dump, int(own[0]), like))
+    pieces = _ends(dump, paging, [(int(own[0]), shift)], like, roots)
     return pieces if len(pieces) > 1 or pieces[0].shift else []
 
 
@@ -380,18 +380,18 @@ def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:
 def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
     """Top-level tables of a Linux kernel's processes: they end as its own does."""
     last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(TOUCHED)
-    tops = [
+    roots = [
         part[dump.read_frames(part)[:, -1] & ~np.uint64(TOUCHED) == last]
         for part in np.split(like, range(_ROWS_AT_ONCE, len(like), _ROWS_AT_ONCE))
     ]
-    return np.concatenate(tops)[:_MOST_TOPS]
+    return np.concatenate(roots)[:_MOST_TOPS]
 
 
 def _places_of_names(dump: Dump, release: bytes) -> list[int]:
     """Where in the file struct new_utsname stands, of a kernel of this release."""
     found: list[int] = []
 
-    def look(pages: NDArray[np.int64], words: Words) -> list[int]:
+    def scan(pages: NDArray[np.int64], words: Words) -> list[int]:
         contents = words.tobytes()
         places: list[int] = []
         place = contents.find(_SYSTEM_NAME)
@@ -403,7 +403,7 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
             place = contents.find(_SYSTEM_NAME, place + 1)
         return places
 
-    for places in dump.each_block(look):
+    for places in dump.each_block(scan):
         found += places
     return found[:_MOST_NAMES]
 
@@ -426,14 +426,14 @@ def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:
 
 
 def _makes_sense(
-    dump: Dump, paging: Paging, tops: NDArray[np.int64], pieces: Sequence[Piece]
+    dump: Dump, paging: Paging, roots: NDArray[np.int64], pieces: Sequence[Piece]
 ) -> bool:
     """Whether more of what these name as tables are tables where the pieces have them.
 
     Systems take a process's tables one after the other: so they name what lies right behind.
     """
-    tops = tops[:: -(-len(tops) // _MOST_ASKED) or 1]
-    target, is_page = read_tables(dump, paging, 0, tops)
+    roots = roots[:: -(-len(roots) // _MOST_ASKED) or 1]
+    target, is_page = read_tables(dump, paging, 0, roots)
     named = distinct(target[(target >= 0) & ~is_page])
     named = named[:: -(-len(named) // _MOST_ASKED) or 1]
     mended = MendedDump(dump, pieces)
@@ -459,17 +459,17 @@ def _are_like_tables(
     return like & (entries > 0) if some else like
 
 
-def _alike(dump: Dump, paging: Paging, parts: list[_Named]) -> _Named | None:
+def _alike(dump: Dump, paging: Paging, batches: list[_Named]) -> _Named | None:
     """The tables that name themselves by the same entry, moved by the same distances.
 
     Or by others, if they have the kernel's half in common with those.
     """
-    if not parts:
+    if not batches:
         return None
     every = _Named(
-        np.concatenate([part.page for part in parts]),
-        np.concatenate([part.index for part in parts]),
-        np.concatenate([part.frame for part in parts]),
+        np.concatenate([part.page for part in batches]),
+        np.concatenate([part.index for part in batches]),
+        np.concatenate([part.frame for part in batches]),
     )
     vote = every.index * (2 * _FAR) + every.shift + _FAR
     votes, which, count = np.unique(vote, return_inverse=True, return_counts=True)
@@ -512,10 +512,10 @@ class _Labels:
     shift: NDArray[np.int64]
 
     @classmethod
-    def join(cls, parts: "list[_Labels]") -> "_Labels":
+    def join(cls, batches: "list[_Labels]") -> "_Labels":
         return cls(
-            np.concatenate([part.page for part in parts]),
-            np.concatenate([part.shift for part in parts]),
+            np.concatenate([part.page for part in batches]),
+            np.concatenate([part.shift for part in batches]),
         )
 
 
@@ -524,18 +524,18 @@ def _ends(
     paging: Paging,
     known: list[tuple[int, int]],
     like: NDArray[np.int64],
-    tops: NDArray[np.int64] | None = None,
+    roots: NDArray[np.int64] | None = None,
 ) -> list[Piece]:
     """The pieces that these pages belong to, top-level tables with how far each was moved.
 
     Pieces without any are found by the tables that are named, but lie nowhere else; `like` are all
-    pages that look like tables, `tops` all top-level ones, where not of all it is known how far
+    pages that look like tables, `roots` all top-level ones, where not of all it is known how far
     they were moved.
     """
     labels = _Labels(*np.array(known, np.int64).T)
-    tops = labels.page if tops is None else tops
+    roots = labels.page if roots is None else roots
     for _ in range(_MOST_FURTHER):
-        learned, missing = _descend(dump, paging, tops, labels)
+        learned, missing = _descend(dump, paging, roots, labels)
         further = _piece_of(missing, like[~np.isin(like, learned.page)], labels.shift)
         every = _Labels.join([labels, further])
         ascending = _Labels(*np.array(_ascending(every.page, every.shift), np.int64).T)
@@ -593,12 +593,12 @@ def _piece_of(
     shift = (missing[:, None] - like).reshape(-1)
     near = (np.abs(shift) < _FAR) & ~np.isin(shift, known)
     values, count = np.unique(shift[near], return_counts=True)
-    most = int(count.max(initial=0))
+    highest = int(count.max(initial=0))
     # Tables lie side by side, so distances near the right one have many votes, too.
-    likely = values[4 * count >= 3 * most]
+    likely = values[4 * count >= 3 * highest]
     best = likely[np.argmax(_roundness(likely))] if len(likely) else 0
     others = count[np.abs(values - best) > _NEAR].max(initial=0)
-    if most < max(_FEWEST_TABLES, 2 * others):
+    if highest < max(_FEWEST_TABLES, 2 * others):
         return _Labels(np.empty(0, np.int64), np.empty(0, np.int64))
     page = missing[np.isin(missing - best, like)] - best
     return _Labels(page, np.full(len(page), best))

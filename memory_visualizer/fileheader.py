@@ -45,7 +45,7 @@ class FileHeaderSearch:
         """How far behind the address that it names each stands."""
         self._room = _MOST_MET
 
-    def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
+    def scan(self, pages: NDArray[np.int64], words: Words) -> None:
         """Look at pages of the file, with their contents."""
         entries = words.reshape(-1).view(np.uint32)
         # The lower halves of 64-bit entries are enough to see which ones may be meant.
@@ -87,8 +87,8 @@ def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> boo
     search = TopLevelSearch()
     frames = tables // PAGE_SIZE
     words = memory.read_frames(frames)
-    search.look_at(frames, words)
-    search.look_everywhere(frames, words)
+    search.scan(frames, words)
+    search.scan_everywhere(frames, words)
     return search.found(memory) is not None
 
 

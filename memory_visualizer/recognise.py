@@ -47,15 +47,17 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
 def _recognise(dump: Dump, progress: Progress | None) -> Snapshot:
     zeros, tables, texts = ZeroScan(dump), TopLevelSearch(), VmcoreInfoSearch()
     objects = learn(dump, tables)
-    visitors = [zeros.scan, tables.look_at, texts.look_at]
-    dump.scan([*visitors, objects.look_at] if objects else visitors, progress)
+    visitors = [zeros.scan, tables.scan, texts.scan]
+    dump.scan([*visitors, objects.scan] if objects else visitors, progress)
     # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
     if linux := _as_linux(dump, zeros.zero, texts.found(dump), progress):
         return linux
     if linux := _as_linux_from_elsewhere(dump, texts.found(dump), progress):
         return linux
     if found := tables.found(dump):
-        return _in_place(windows.understand(dump, zeros.zero, found, objects), found.tops, progress)
+        return _in_place(
+            windows.understand(dump, zeros.zero, found, objects), found.roots, progress
+        )
     return _recognise_by_more(dump, zeros.zero, tables, progress)
 
 
@@ -78,8 +80,8 @@ def _as_linux(
     bases = [one.dtb for one in snapshot.processes if one.has_tables]
     if kernel.machine.has_own_half:
         bases.insert(0, kernel.top * PAGE_SIZE)
-    tops = kernel.users.architecture.roots_at(np.array(bases, np.int64))
-    return _in_place(snapshot, tops, progress, kernel)
+    roots = kernel.users.architecture.roots_at(np.array(bases, np.int64))
+    return _in_place(snapshot, roots, progress, kernel)
 
 
 def _as_linux_from_elsewhere(
@@ -96,13 +98,13 @@ def _as_linux_from_elsewhere(
 
 def _in_place(
     snapshot: Snapshot,
-    tops: NDArray[np.int64],
+    roots: NDArray[np.int64],
     progress: Progress | None,
     kernel: "LinuxKernel | None" = None,
 ) -> Snapshot:
     """What a raw file tells, its memory put where it belongs if need be.
 
-    `tops` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
+    `roots` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
     tells of pages that would lie behind its end.
     """
     dump, paging = snapshot.dump, snapshot.paging
@@ -110,7 +112,7 @@ def _in_place(
         return snapshot
     is_lost = kernel is not None and kernel.is_lost
     end = kernel.resources.ram_end if kernel and kernel.resources else 0
-    doubt = doubt_about(dump, paging, tops)
+    doubt = doubt_about(dump, paging, roots)
     if is_lost or end > dump.frame_count or doubt.is_serious:
         snapshot = _better(snapshot, progress, kernel)
     if snapshot.dump is not dump:
@@ -182,7 +184,7 @@ def _mended(
     from memory_visualizer.fileheader import FileHeaderSearch
 
     search, header = DisplacedSearch(dump), FileHeaderSearch()
-    dump.scan([search.look_at] if known else [search.look_at, header.look_at], progress)
+    dump.scan([search.scan] if known else [search.scan, header.scan], progress)
     if not known and (snapshot := _behind_header(dump, header, texts, progress)):
         return snapshot
     for info in texts:
@@ -210,7 +212,7 @@ def recognise_behind_header(path: Path, progress: Progress | None = None) -> Sna
 
     dump = RawDump.open(path, lenient=True)
     search, texts = FileHeaderSearch(), VmcoreInfoSearch()
-    dump.scan([search.look_at, texts.look_everywhere], progress)
+    dump.scan([search.scan, texts.scan_everywhere], progress)
     return _behind_header(dump, search, texts.found(dump), progress)
 
 
@@ -249,16 +251,16 @@ def _recognise_by_more(
             return False
         asked = search.most_met()
         found = search.found(dump)
-        return found is not None and len(found.tops) >= _ENOUGH_TABLES
+        return found is not None and len(found.roots) >= _ENOUGH_TABLES
 
-    visitors = [search.look_everywhere, texts.look_everywhere, spaces.look_at, tables.look_at]
+    visitors = [search.scan_everywhere, texts.scan_everywhere, spaces.scan, tables.scan]
     dump.scan(visitors, progress, until=is_windows)
     if is_windows():
         # Now it is known where this boot's tables name themselves.
-        search.look_only()
-        dump.scan([search.look_at])
+        search.scan_only()
+        dump.scan([search.scan])
     if found := search.found(dump):
-        return _in_place(windows.understand(dump, zero, found), found.tops, progress)
+        return _in_place(windows.understand(dump, zero, found), found.roots, progress)
     if linux := _as_linux(dump, zero, texts.found(dump), progress, tables):
         return linux
     remarks: list[str] = []
@@ -269,7 +271,7 @@ def _recognise_by_more(
         who = find_processes(dump, alike)
         if any(process.object_address for process in who.processes):
             snapshot = windows.understand(dump, zero, alike, who=who)
-            return _in_place(snapshot, alike.tops, progress)
+            return _in_place(snapshot, alike.roots, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())
     remarks += [
         f"a text is there by which a kernel of Linux {printable(info.release)} tells of itself, but"

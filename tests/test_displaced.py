@@ -73,7 +73,7 @@ def test_a_sound_dump_is_not_looked_at_for_that(
     def fail(*_: object) -> None:
         raise AssertionError("a sound dump pays for it")
 
-    monkeypatch.setattr(DisplacedSearch, "look_at", fail)
+    monkeypatch.setattr(DisplacedSearch, "scan", fail)
     path, classes = moved(tmp_path, system, [])
     snapshot = memory_visualizer.open(path)
     np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
@@ -85,7 +85,7 @@ def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
     path, _ = moved(tmp_path, system, [])
     dump = open_dump(path)
     search = DisplacedSearch(dump)
-    for _ in dump.each_block(search.look_at):
+    for _ in dump.each_block(search.scan):
         pass
     assert search.pieces(dump) == []
 
@@ -143,12 +143,12 @@ def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path)
     classes = truth.classes(truth.alive)
     shift, flags = 100, 0x67
     users = np.flatnonzero(classes == "user")[: 120 + 220]
-    tops, tables = users[:120], users[120:]
+    roots, tables = users[:120], users[120:]
     words[users] = 0
     words[tables, :16] = (tables[:16].astype(np.uint64) + shift) << 12 | flags
-    words[tops, 0x1F0] = (tops.astype(np.uint64) + shift) << 12 | flags
-    words[tops, 0] = (tables[:120].astype(np.uint64) + shift) << 12 | flags
-    words[tops, 1] = (tables[100:].astype(np.uint64) + shift) << 12 | flags
+    words[roots, 0x1F0] = (roots.astype(np.uint64) + shift) << 12 | flags
+    words[roots, 0] = (tables[:120].astype(np.uint64) + shift) << 12 | flags
+    words[roots, 1] = (tables[100:].astype(np.uint64) + shift) << 12 | flags
     top = truth.processes[3].dtb // PAGE
     free = np.flatnonzero(words[top, 1:256] == 0)[0] + 1
     words[top, free] = len(words) + 50 << 12 | flags  # just beyond memory: the dump is in doubt
@@ -216,9 +216,9 @@ def survives(old: Truth, words: Words, begin: int) -> bool:
     That is its KUSER_SHARED_DATA, and a way there from two address spaces in the kernel's half, or
     from three in the user's; ended or not.
     """
-    tops = [process.dtb // PAGE for process in old.processes if process.dtb >= begin * PAGE]
+    roots = [process.dtb // PAGE for process in old.processes if process.dtb >= begin * PAGE]
     kernel, user = (
-        [top for top in tops if min(way(words, top, virtual)) >= begin]
+        [top for top in roots if min(way(words, top, virtual)) >= begin]
         for virtual in (0xFFFFF780_00000000, 0x7FFE_0000)
     )
     return len(kernel) >= 2 or len(user) >= 3

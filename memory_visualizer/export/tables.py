@@ -143,9 +143,9 @@ def _write_npy(member: IO[bytes], column: NDArray[Any] | _Pieces) -> None:
         member.write(piece.astype(column.dtype, copy=False).tobytes())
 
 
-def _numbers(most: int) -> Iterator[NDArray[np.int64]]:
-    for at in range(0, most, _AT_ONCE):
-        yield np.arange(at, min(at + _AT_ONCE, most))
+def _numbers(limit: int) -> Iterator[NDArray[np.int64]]:
+    for at in range(0, limit, _AT_ONCE):
+        yield np.arange(at, min(at + _AT_ONCE, limit))
 
 
 class _CompactOwners:

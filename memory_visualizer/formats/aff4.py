@@ -393,7 +393,7 @@ class _Streams(ChunkedInside):
         self._container = path
         self._parts: list[NDArray[np.int64]] = []
         self._count = 0
-        self._most = min(MAX_RUNS, 1024 + file_size(volume.file) // _SMALLEST_CHUNK)
+        self._limit = min(MAX_RUNS, 1024 + file_size(volume.file) // _SMALLEST_CHUNK)
         self._streams: list[_Stream] = []
 
     def add(self, urn: str, of: Mapping[str, Sequence[str]]) -> int:
@@ -406,7 +406,7 @@ class _Streams(ChunkedInside):
         fault = f"{self._container}: the stream {urn[:100]!r}, in the AFF4 container,"
         chunks = -(-size // chunk)
         self._count += chunks
-        if chunk > _MAX_CHUNK or self._count > self._most or chunks // in_bevy > self._most:
+        if chunk > _MAX_CHUNK or self._count > self._limit or chunks // in_bevy > self._limit:
             raise BadInputError(
                 f"{fault} says that it has {size:,} bytes in chunks of {chunk:,}, for which the"
                 " container is too small"
@@ -520,17 +520,17 @@ def _unpacker(fault: str, method: str) -> Callable[[bytes, int], bytes] | None:
         return None
     if "rfc1950" in method or "rfc1951" in method:
         bits = 15 if "rfc1950" in method else -15
-        return lambda data, most: zlib.decompressobj(bits).decompress(data, most)
+        return lambda data, limit: zlib.decompressobj(bits).decompress(data, limit)
     import cramjam
 
     if "snappy" in method:
-        return lambda data, most: _limited(cramjam.snappy.decompress_raw_into, data, most)
+        return lambda data, limit: _limited(cramjam.snappy.decompress_raw_into, data, limit)
     if "lz4" in method:
-        return lambda data, most: _limited(cramjam.lz4.decompress_block_into, data, most)
+        return lambda data, limit: _limited(cramjam.lz4.decompress_block_into, data, limit)
     raise BadInputError(f"{fault} is packed in an unknown way: {method[:80]!r}")
 
 
-def _limited(unpack: Callable[[bytes, bytearray], int], data: bytes, most: int) -> bytes:
+def _limited(unpack: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytes:
     """Unpack into the room of a chunk."""
-    room = bytearray(most)
+    room = bytearray(limit)
     return bytes(room[: unpack(data, room)])

@@ -157,11 +157,11 @@ class AvmlDump(Dump):
         )
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 
-            def look(block: tuple[int, int]) -> _Result:
+            def scan(block: tuple[int, int]) -> _Result:
                 first, count = block
                 return work(np.arange(first, first + count), self._decode(file, first, count))
 
-            yield from ahead(look, wanted)
+            yield from ahead(scan, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Decode the chunks that these frames are in, each once where `frames` ascend."""

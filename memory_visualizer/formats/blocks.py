@@ -148,13 +148,13 @@ class BlocksDump(Dump):
         total = self._places.frame.size
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 
-            def look(start: int) -> _Result:
+            def scan(start: int) -> _Result:
                 part = slice(start, min(start + base.BLOCK_FRAMES, total))
                 words = self._pages(file, self._places.block[part], self._places.row[part])
                 words.flags.writeable = False
                 return work(self._places.frame[part], words)
 
-            yield from ahead(look, range(0, total, base.BLOCK_FRAMES))
+            yield from ahead(scan, range(0, total, base.BLOCK_FRAMES))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Unpack the blocks that these frames are in."""

@@ -148,8 +148,8 @@ class CrashDump(MappedDump):
                 raise BadInputError(
                     f"{path} is a Windows crash dump, but {what}; complete and bitmap ones are read"
                 )
-        page, most = np.uint64(PAGE_SIZE), np.uint64(MAX_FRAMES + 1)
-        first, count = np.minimum(first, most), np.minimum(count, most)
+        page, limit = np.uint64(PAGE_SIZE), np.uint64(MAX_FRAMES + 1)
+        first, count = np.minimum(first, limit), np.minimum(count, limit)
         extents, more = find_extents(
             path, first * page, count * page, offset, file_size=size, lenient=lenient
         )

@@ -266,8 +266,8 @@ def _read_table(file: FileIO, page: int, layout: _Table) -> tuple[int, NDArray[n
         }
     )
     ranges = np.frombuffer(contents, range_, count, layout.ranges)
-    most = np.uint64(MAX_FRAMES)  # for what is larger, too, which is told then
-    columns = [np.minimum(ranges[name].astype(np.uint64), most) for name in ("start", "end")]
+    limit = np.uint64(MAX_FRAMES)  # for what is larger, too, which is told then
+    columns = [np.minimum(ranges[name].astype(np.uint64), limit) for name in ("start", "end")]
     return following, np.stack(columns, axis=1).astype(np.int64)
 
 
@@ -379,7 +379,7 @@ def _read_sets(
     file: FileIO, page: int, wanted: int | None, word: np.dtype[np.unsignedinteger], found: _Found
 ) -> str:
     """Read sets from this page on until they have as many pages; returns what is wrong, or ""."""
-    size, most = file_size(file), np.uint64(MAX_FRAMES)
+    size, limit = file_size(file), np.uint64(MAX_FRAMES)
     position, done = page * PAGE_SIZE, 0
     while wanted is None or done < wanted:
         head = read_at(file, _MAX_SET_HEADER, position) if position < size else b""
@@ -393,7 +393,7 @@ def _read_sets(
         pages = int(counts.sum())
         if pages > _BLOCK_PAGES or packed > pages * PAGE_SIZE:
             break
-        firsts = np.minimum(descriptors >> np.uint64(4), most).astype(np.int64)
+        firsts = np.minimum(descriptors >> np.uint64(4), limit).astype(np.int64)
         kind = _STORED if packed == pages * PAGE_SIZE else _HUFFMAN if method >= 2 else _PLAIN
         found.blocks.append(at, packed, pages, kind)
         inside = np.arange(pages) - np.repeat(np.cumsum(counts) - counts, counts)

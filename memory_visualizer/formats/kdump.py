@@ -262,7 +262,7 @@ class KdumpDump(Dump):
         )
         with self._open() as files:
 
-            def look(block: tuple[int, int, int]) -> _Result:
+            def scan(block: tuple[int, int, int]) -> _Result:
                 page, number, count = block
                 pages = self._room(count)
                 self._unpack(files, np.arange(number, number + count), pages)
@@ -271,7 +271,7 @@ class KdumpDump(Dump):
                 first = page * self._per_page
                 return work(np.arange(first, first + len(words)), words)
 
-            yield from ahead(look, wanted)
+            yield from ahead(scan, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Unpack these frames' pages, each once where it comes more often."""

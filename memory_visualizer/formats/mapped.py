@@ -211,13 +211,13 @@ class MappedDump(Dump):
         """Let `work` look at views of the file; holes of a sparse file are left out."""
         with self._open() as file:
 
-            def look(window: _Window) -> _Result:
+            def scan(window: _Window) -> _Result:
                 count = window.frames.size
                 result = work(window.frames, file.view(window.offset, count))
                 file.drop(window.offset, count)
                 return result
 
-            yield from ahead(look, self._windows(file))
+            yield from ahead(scan, self._windows(file))
 
     @contextmanager
     def _open(self) -> Iterator[PagesFile]:

@@ -88,8 +88,8 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
             return f"{what}, not a dump"
     if said := begins_as(head):
         return said
-    for look in (_program, _mach_o):
-        if said := look(head, size):
+    for scan in (_program, _mach_o):
+        if said := scan(head, size):
             return said
     if _is_sadump_medium(file, head):
         return _SADUMP

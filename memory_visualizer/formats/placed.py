@@ -65,13 +65,13 @@ class PlacedDump(Dump):
         [rows] = np.nonzero(self._place != FILLED)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 
-            def look(start: int) -> _Result:
+            def scan(start: int) -> _Result:
                 part = rows[start : start + base.BLOCK_FRAMES]
                 words = self._pages(file, self._place[part])
                 words.flags.writeable = False
                 return work(self._frame[part], words)
 
-            yield from ahead(look, range(0, rows.size, base.BLOCK_FRAMES))
+            yield from ahead(scan, range(0, rows.size, base.BLOCK_FRAMES))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the file."""

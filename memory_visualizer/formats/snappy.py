@@ -64,7 +64,7 @@ class SnappyStream(ChunkedInside):
     def _find_chunks(self, path: Path, file: BinaryIO, lengths: "array[int]") -> None:
         """Walk the stream; DamagedInputError at the first fault."""
         size = file_size(file)
-        most = s2.MAX_BLOCK if self._is_s2 else _MAX_CHUNK
+        limit = s2.MAX_BLOCK if self._is_s2 else _MAX_CHUNK
         position = 0
         while position < size:
             head = read_at(file, _CHUNK_HEAD, position)
@@ -76,7 +76,7 @@ class SnappyStream(ChunkedInside):
             if kind >= _FIRST_SKIPPED:
                 continue
             length = _length(head[8:]) if kind == _COMPRESSED else stored - _CHECKSUM
-            if kind > _STORED or not 0 < length <= most or stored <= _CHECKSUM:
+            if kind > _STORED or not 0 < length <= limit or stored <= _CHECKSUM:
                 raise DamagedInputError(f"{fault} is broken")
             if len(lengths) == MAX_RUNS:
                 raise BadInputError(f"{path} has more than {MAX_RUNS:,} chunks")

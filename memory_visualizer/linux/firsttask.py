@@ -93,12 +93,12 @@ def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
     return None
 
 
-def find_by_thread(found: LinuxKernel, most: int) -> tuple[int, Offsets] | None:
+def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None:
     """The same where the kernel does not tell its types, and the offsets by its form."""
     for number, name in enumerate(_names_of_threads(found)):
         if number == _MOST_THREADS:
             break
-        if by_form := offsets_by_thread(found, name, most):
+        if by_form := offsets_by_thread(found, name, limit):
             return by_form
     return None
 
@@ -126,7 +126,7 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
     texts = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), f"<u{size}") for name in _THREADS]
     places: dict[int, list[int]] = {number: [] for number in range(len(texts))}
 
-    def look(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
+    def scan(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
         met: list[tuple[int, int]] = []
         flat = words.reshape(-1).view(f"<u{size}")
         for number, text in enumerate(texts):
@@ -137,7 +137,7 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
             met += [(number, place) for place in (frames[page] * PAGE_SIZE + inside).tolist()]
         return met
 
-    for met in memory.each_block(look):
+    for met in memory.each_block(scan):
         for number, place in met:
             if len(places[number]) < _MOST_PLACES:
                 places[number].append(base + place)

@@ -423,7 +423,7 @@ def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
     return sorted(set(found))[:_MOST_INDEXES]
 
 
-def places_of(text: bytes, contents: NDArray[np.uint8], most: int) -> list[int]:
+def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]:
     """The first places, so many at most, where a text stands; they do not overlap."""
     found: list[int] = []
     for start in range(0, len(contents), _SEARCHED_AT_ONCE):
@@ -431,7 +431,7 @@ def places_of(text: bytes, contents: NDArray[np.uint8], most: int) -> list[int]:
         place = part.find(text)
         while place >= 0:
             found.append(start + place)
-            if len(found) == most:
+            if len(found) == limit:
                 return found
             place = part.find(text, place + len(text))
     return found

@@ -249,15 +249,15 @@ class TopTableSearch:
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[NDArray[np.int64], Words]] = []
+        self._batches: list[tuple[NDArray[np.int64], Words]] = []
 
-    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at the last entries of tables, with their frames."""
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
         if len(rows):
-            self._parts.append((frames[rows], last[rows] & ~np.uint64(TOUCHED)))
+            self._batches.append((frames[rows], last[rows] & ~np.uint64(TOUCHED)))
 
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
         """Of tables with one last entry: that entry, how many they are, the best one, its score.
@@ -266,8 +266,8 @@ class TopTableSearch:
         lost, any other does as well. With page-table isolation user mode's tables have a group of
         their own, with few entries.
         """
-        frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._parts)])
-        last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._parts)])
+        frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._batches)])
+        last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._batches)])
         values, group, count = np.unique(last, return_inverse=True, return_counts=True)
         kinds = memory.budget.take("kind of top-level table", np.argsort(-count), _MOST_TABLES)
         for number in kinds.tolist():
@@ -368,7 +368,7 @@ def _by_text_and_tables(
 def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
     """Texts of which the first line, by which they are found else, is damaged."""
 
-    def look(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
+    def scan(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
         contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
         while len(texts) < _MOST_COPIES:
             place = contents.find(_A_LINE, place + 1)
@@ -378,7 +378,7 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
             texts.append(VmcoreInfo.around(contents[start:], place - start))
         return texts
 
-    found = [text for texts in memory.each_block(look) for text in texts]
+    found = [text for texts in memory.each_block(scan) for text in texts]
     return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)), _MOST_TEXTS)
 
 
@@ -426,9 +426,9 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
 
 
 def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
-    most = min(btf_format.MAX_SIZE, found.memory.frame_count * PAGE_SIZE // _MAX_SHARE)
+    limit = min(btf_format.MAX_SIZE, found.memory.frame_count * PAGE_SIZE // _MAX_SHARE)
     start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
-    if start and stop and 0 < stop - start <= most:
+    if start and stop and 0 < stop - start <= limit:
         return Btf.parse(found.kernel.read_far(start, stop - start))
     if symbols:  # a kernel with symbols, but not these, has none
         return None
@@ -436,7 +436,7 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
     if image is None:
         return None
     for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
-        if types := Btf.parse(image[1][place : place + most]):
+        if types := Btf.parse(image[1][place : place + limit]):
             return types
     return None
 

@@ -195,16 +195,16 @@ def _number_by_btf(types: Btf) -> int | None:
 
 
 def along(
-    kernel: VirtualMemory, first: int, link: int, most: int, *, backwards: bool = False
+    kernel: VirtualMemory, first: int, link: int, limit: int, *, backwards: bool = False
 ) -> tuple[list[int], bool]:
     """Objects in a list through a `list_head` at `link` in each; the first one left out.
 
     Ends where nothing can be read or something comes again; the second result tells whether that
-    was the first object. No more than `most` are followed.
+    was the first object. No more than `limit` are followed.
     """
     found: list[int] = []
     at, seen = first, {first}
-    while len(found) < most:
+    while len(found) < limit:
         following = kernel.number(at + link + kernel.word * backwards)
         if following is None:
             return found, False
@@ -219,32 +219,32 @@ def along(
 def offsets_by_form(
     found: LinuxKernel,
     first: int,
-    most: int,
+    limit: int,
     places_like: PlacesLike | None = None,
 ) -> Offsets | None:
     """Find the offsets in the tasks; None where these do not show them.
 
-    `first` is the address of the first task of all, `most` how many there may be. `places_like`
+    `first` is the address of the first task of all, `limit` how many there may be. `places_like`
     tells where others like some tasks may lie, for where their list is broken.
     """
     for comm in _names_at(found.kernel, first):
-        if offsets := _offsets_by_names(found, first, comm, most, places_like):
+        if offsets := _offsets_by_names(found, first, comm, limit, places_like):
             return offsets
     return None
 
 
-def offsets_by_thread(found: LinuxKernel, name: int, most: int) -> tuple[int, Offsets] | None:
+def offsets_by_thread(found: LinuxKernel, name: int, limit: int) -> tuple[int, Offsets] | None:
     """The same where the first task is lost, by a thread of which only the name is known.
 
     `name` is where its name stands. The task's address is returned, too.
     """
     before = _FAR_NAME + name % _CACHE_LINE
     start = name - before
-    _, others, _ = _find_link(found.kernel, start, before, 2 * most)
+    _, others, _ = _find_link(found.kernel, start, before, 2 * limit)
     begin = _find_begin(found.kernel, np.array([start, *others[:_EXAMPLES]], np.uint64), before)
     if begin is None:
         return None
-    offsets = _offsets_by_names(found, start + begin, before - begin, most, None)
+    offsets = _offsets_by_names(found, start + begin, before - begin, limit, None)
     return None if offsets is None else (start + begin, offsets)
 
 
@@ -312,23 +312,23 @@ def _are_names(contents: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _offsets_by_names(
-    found: LinuxKernel, first: int, comm: int, most: int, places_like: PlacesLike | None
+    found: LinuxKernel, first: int, comm: int, limit: int, places_like: PlacesLike | None
 ) -> Offsets | None:
     """Find the offsets in tasks that have their names at this place."""
     kernel = found.kernel
-    link, tasks, is_whole = _find_link(kernel, first, comm, 2 * most)
+    link, tasks, is_whole = _find_link(kernel, first, comm, 2 * limit)
     if len(tasks) < _FEW_TASKS and places_like:
         other, more = _find_neighbours(kernel, first, comm, places_like)
         link, tasks = (other, more) if more else (link, tasks)
     if len(tasks) < _FEW_TASKS and (child := _first_child(kernel, first, comm)):
-        other, more, _ = _find_link(kernel, child, comm, 2 * most)
+        other, more, _ = _find_link(kernel, child, comm, 2 * limit)
         if len(more) >= _FEW_TASKS:
             link, tasks, is_whole = other, [child, *(task for task in more if task != first)], False
     if not tasks:
         return None
     reached = np.array([first, *tasks], np.uint64)
     if places_like and not is_whole:
-        others = places_like(reached, comm + COMM_SIZE)[:most]
+        others = places_like(reached, comm + COMM_SIZE)[:limit]
         reached = np.append(reached, others[~np.isin(others, reached)])
     examples = _Examples.read(kernel, reached, comm)
     word = kernel.word

@@ -494,18 +494,18 @@ class PageArray:
         mapped = self._kernel.frames(begin + np.uint64(base)) >= 0
         return np.where(mapped, np.uint64(base), np.uint64(0)) if mapped.any() else None
 
-    def listed(self, head: int, most: int) -> tuple[list[int], bool]:
+    def listed(self, head: int, limit: int) -> tuple[list[int], bool]:
         """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
 
-        No more than `most` are followed, from both ends where the list is broken.
+        No more than `limit` are followed, from both ends where the list is broken.
         """
-        listed, is_whole, is_all = self._followed(head, most, 0)
+        listed, is_whole, is_all = self._followed(head, limit, 0)
         if not is_whole and is_all:
-            others, _, is_all = self._followed(head, most - len(listed), 1)
+            others, _, is_all = self._followed(head, limit - len(listed), 1)
             listed += [frame for frame in others[::-1] if frame not in set(listed)]
         return listed, is_all
 
-    def _followed(self, head: int, most: int, direction: int) -> tuple[list[int], bool, bool]:
+    def _followed(self, head: int, limit: int, direction: int) -> tuple[list[int], bool, bool]:
         """Frames of pages in a list in one direction; whether it came round, and was not cut."""
         layout, frames = self._layout, self._section_frames
         present = np.flatnonzero(self._arrays)
@@ -516,7 +516,7 @@ class PageArray:
         listed: list[int] = []
         at, seen = self._kernel.number(head + direction * self._word), {head}
         while at and at not in seen:
-            if len(seen) > most:
+            if len(seen) > limit:
                 return listed, False, False
             seen.add(at)
             row = bisect_right(begins, at - links) - 1
@@ -586,24 +586,27 @@ class PageArray:
         states = np.full(count, PageState.ABSENT, np.uint8)
         swap_cache = np.zeros(count, bool)
         types = np.full(count, _NO_TYPE, np.uint32)
-        parts: list[_Part] = []
+        batches: list[_Part] = []
 
-        def look(stretch: tuple[int, int]) -> None:
+        def scan(stretch: tuple[int, int]) -> None:
             first, end = stretch
             part = self._part(first, end - first)
             states[first:end] = part.states
             swap_cache[first:end] = part.swap_cache
             types[first:end] = part.types
-            parts.append(part)
+            batches.append(part)
 
-        for _ in ahead(look, self._stretches()):
+        for _ in ahead(scan, self._stretches()):
             pass
         # A tail belongs to its head, which may lie in another section.
-        tail, head = _joined([part.tail for part in parts]), _joined([part.head for part in parts])
+        tail, head = (
+            _joined([part.tail for part in batches]),
+            _joined([part.head for part in batches]),
+        )
         inside = (head >= 0) & (head < count)
         tail, head = tail[inside], head[inside]
         states[tail], swap_cache[tail] = states[head], swap_cache[head]
-        linked = _joined([part.linked for part in parts])
+        linked = _joined([part.linked for part in batches])
         return Survey(self, states, swap_cache, types, tail, head, linked)
 
     def finish(
@@ -823,8 +826,8 @@ class PageArray:
         pages, row = np.unique(frames, return_inverse=True)
         place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // self._word
         linked = np.zeros(len(maybe), np.uint64)
-        most = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
-        for start in range(0, min(len(pages), most), _PAGES_AT_ONCE):
+        limit = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
+        for start in range(0, min(len(pages), limit), _PAGES_AT_ONCE):
             contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
             contents = self._kernel.words(contents.view(np.uint8))
             read = np.flatnonzero((row >= start) & (row < start + len(contents)))
@@ -886,5 +889,5 @@ def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDAr
     return np.where(is_mask, own & value, value)
 
 
-def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([np.empty(0, np.int64), *parts])
+def _joined(batches: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *batches])

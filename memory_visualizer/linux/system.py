@@ -61,15 +61,15 @@ def understand(
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
     found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks
-    tops, owners, again = _spaces_once(found)
-    read = _read_states(dump, kernel, survey, tops) if survey else None
+    roots, owners, again = _spaces_once(found)
+    read = _read_states(dump, kernel, survey, roots) if survey else None
     losses, rest, doubts = Losses(), Rest(dump), Doubts(read.states if read else None)
     mappings = Mappings.join([])
-    if len(tops):
+    if len(roots):
         walked = walk(
             dump,
             kernel.users,
-            tops,
+            roots,
             owners,
             own_only=True,
             losses=losses,
@@ -119,13 +119,13 @@ def of_linux(
     all that no process maps is unused. `zero` as for of_mappings.
     """
     texts = VmcoreInfoSearch()
-    dump.scan([texts.look_everywhere])
+    dump.scan([texts.scan_everywhere])
     kernel = find_kernel(dump, texts.found(dump))
     if kernel:
         return understand(dump, zero, kernel, processes)
     spaces = [n for n, process in enumerate(processes.processes) if process.space is not None]
     owners = np.array(spaces, np.int32)
-    walked = walk(dump, paging, processes.tops, owners, own_only=True) if spaces else ()
+    walked = walk(dump, paging, processes.roots, owners, own_only=True) if spaces else ()
     snapshot = of_mappings(
         dump,
         zero,
@@ -160,35 +160,35 @@ def _spaces_once(
     again: dict[int, list[int]] = {}
     for index, process in enumerate(found.processes):
         if process.space is not None:
-            top = found.tops[process.space].tobytes()
+            top = found.roots[process.space].tobytes()
             if top in first:
                 again.setdefault(first[top], []).append(index)
             first.setdefault(top, index)
             spaces.setdefault(top, process.space)
-    tops = found.tops[np.array(list(spaces.values()), np.int64)]
-    return tops, np.array(list(first.values()), np.int32), again
+    roots = found.roots[np.array(list(spaces.values()), np.int64)]
+    return roots, np.array(list(first.values()), np.int32), again
 
 
 def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
     """Add the mappings of those processes that have another one's memory as well."""
-    parts = [mappings]
+    batches = [mappings]
     room = len(mappings.pfn) + (1 << 16)
     for first, others in again.items():
         own = mappings.take(mappings.space == first)
         for other in others:
             room -= len(own.pfn)
             if room >= 0:
-                parts.append(replace(own, space=np.full(len(own.pfn), other, np.int32)))
-    return Mappings.join(parts) if len(parts) > 1 else mappings
+                batches.append(replace(own, space=np.full(len(own.pfn), other, np.int32)))
+    return Mappings.join(batches) if len(batches) > 1 else mappings
 
 
 def _read_states(
-    dump: Dump, kernel: LinuxKernel, survey: Survey, tops: NDArray[np.int64]
+    dump: Dump, kernel: LinuxKernel, survey: Survey, roots: NDArray[np.int64]
 ) -> PageStates:
     """The state of each frame, by the kernel's struct pages."""
     resources = kernel.resources
     image = resources.image if resources else linux.frames_of_image(kernel)
-    own, leaves = tables_of(dump, kernel.users, tops, own_only=True, no_tables=survey.no_tables)
+    own, leaves = tables_of(dump, kernel.users, roots, own_only=True, no_tables=survey.no_tables)
     base = np.array([kernel.base])
     top = kernel.paging.architecture.roots_at(base)
     if kernel.machine.has_own_half:

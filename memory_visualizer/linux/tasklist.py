@@ -90,9 +90,9 @@ class TaskSlabs:
         start, apart = _grid(inside, least)
         starts = np.arange(start, size, apart or size)
         kept = starts[:_MOST_PLACES]
-        most = self._kernel.frame_count // len(kept)
-        self.left_out += len(slabs) * len(starts) - len(slabs[:most]) * len(kept)
-        begin = base + slabs[:most].astype(np.uint64) * np.uint64(PAGE_SIZE)
+        limit = self._kernel.frame_count // len(kept)
+        self.left_out += len(slabs) * len(starts) - len(slabs[:limit]) * len(kept)
+        begin = base + slabs[:limit].astype(np.uint64) * np.uint64(PAGE_SIZE)
         places: _Addresses = (begin[:, None] + kept.astype(np.uint64)).ravel()
         return places
 
@@ -156,8 +156,8 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
     `least`, by which most of them are apart: one that is wild is outvoted.
     """
     values, count = np.unique(inside, return_counts=True)
-    most = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
-    values, count = values[most], count[most]
+    frequent = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
+    values, count = values[frequent], count[frequent]
     distances = np.unique(values[:, None] - values)
     distances = np.unique(np.gcd.outer(distances, distances))
     best, chosen = int(count.max()), (int(values[np.argmax(count)]), 0)
@@ -170,24 +170,24 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
 
 
 def gather(
-    kernel: VirtualMemory, offsets: Offsets, first: int, most: int, slabs: TaskSlabs | None
+    kernel: VirtualMemory, offsets: Offsets, first: int, limit: int, slabs: TaskSlabs | None
 ) -> Roll:
-    """Find the tasks of all processes, `most` of them at most; `first` is the first of all."""
+    """Find the tasks of all processes, `limit` of them at most; `first` is the first of all."""
     link = offsets.tasks
-    ahead, is_closed = along(kernel, first, link, most)
-    if len(ahead) == most:
-        remark = f"the list of processes is longer than any: {most:,} of it were read"
+    ahead, is_closed = along(kernel, first, link, limit)
+    if len(ahead) == limit:
+        remark = f"the list of processes is longer than any: {limit:,} of it were read"
         return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
     if is_closed:
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
         back, _ = kernel.numbers(places + np.uint64(kernel.word))
         if (back == np.roll(places, 1)).all():
-            others, remarks = _others(kernel, offsets, first, ahead, most, None, is_broken=False)
+            others, remarks = _others(kernel, offsets, first, ahead, limit, None, is_broken=False)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
-    behind, _ = along(kernel, first, link, most, backwards=True)
+    behind, _ = along(kernel, first, link, limit, backwards=True)
     tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, tasks)
-    others, remarks = _others(kernel, offsets, first, tasks, most, slabs)
+    others, remarks = _others(kernel, offsets, first, tasks, limit, slabs)
     tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
     roll = _joined(kernel, offsets, first, tasks)
@@ -265,7 +265,7 @@ def _others(
     offsets: Offsets,
     first: int,
     tasks: list[int],
-    most: int,
+    limit: int,
     slabs: TaskSlabs | None,
     *,
     is_broken: bool = True,
@@ -277,7 +277,7 @@ def _others(
 
     def add(more: _Addresses) -> None:
         new = [task for task in dict.fromkeys(more.tolist()) if task not in known]
-        room = max(most - len(known), 0)
+        room = max(limit - len(known), 0)
         left_out.update(new[room:])
         known.update(new[:room])
         found.extend(new[:room])

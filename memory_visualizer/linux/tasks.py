@@ -65,8 +65,8 @@ class LinuxProcesses:
     """The processes, and the top-level tables of those that have memory of their own."""
 
     processes: tuple[FoundProcess, ...]
-    """In the order of their pids; `space` is an index in `tops`."""
-    tops: NDArray[np.int64]
+    """In the order of their pids; `space` is an index in `roots`."""
+    roots: NDArray[np.int64]
     """Their roots, as Architecture.roots_at numbers them: most often frames, shape (n, 1)."""
     remarks: tuple[str, ...]
 
@@ -79,10 +79,10 @@ def find_processes(
     A process that is in the latter only has been taken out of the former, as rootkits do. `pages`
     are the kernel's struct pages, by which address spaces are listed, `survey` what they say.
     """
-    most = most_tasks(found.memory)
+    limit = most_tasks(found.memory)
     slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
     first = find_first_task(found) or 0
-    known = _roll(found, first, most, slabs)
+    known = _roll(found, first, limit, slabs)
     if known is None:
         return _nameless(found, pages)
     offsets, roll = known
@@ -92,18 +92,18 @@ def find_processes(
         remarks.append(f"{_NO_TYPES}; its processes were found by their form")
     processes = judge.processes(roll.tasks, roll.listed)
     if pages and "pgd_list" in found.symbols:
-        spaces, all_of_them = pages.listed(found.symbols["pgd_list"], most)
+        spaces, all_of_them = pages.listed(found.symbols["pgd_list"], limit)
         processes = judge.with_spaces(processes, pages, spaces)
         if not all_of_them:
             remarks.append("the list of address spaces is longer than any: not all of it was read")
     processes.sort(key=lambda process: (process.pid, process.object_address))
-    tops = found.machine.roots_at(found.memory, np.array(list(judge.tops), np.int64))
+    roots = found.machine.roots_at(found.memory, np.array(list(judge.roots), np.int64))
     remarks += slabs.remarks if slabs else ()
-    return LinuxProcesses(tuple(processes), tops, (*remarks, *judge.remarks(processes)))
+    return LinuxProcesses(tuple(processes), roots, (*remarks, *judge.remarks(processes)))
 
 
 def _roll(
-    found: LinuxKernel, first: int, most: int, slabs: TaskSlabs | None
+    found: LinuxKernel, first: int, limit: int, slabs: TaskSlabs | None
 ) -> tuple[Offsets, Roll] | None:
     """The tasks of all processes, and where in them stands what; `first` is the first of all.
 
@@ -111,7 +111,7 @@ def _roll(
     """
 
     def gathered(offsets: Offsets | None, first: int) -> tuple[Offsets, Roll] | None:
-        roll = gather(found.kernel, offsets, first, most, slabs) if offsets and first else None
+        roll = gather(found.kernel, offsets, first, limit, slabs) if offsets and first else None
         return (offsets, roll) if offsets and roll and roll.tasks else None
 
     def from_thread(offsets: Offsets, thread: int) -> tuple[Offsets, Roll] | None:
@@ -133,10 +133,10 @@ def _roll(
         return known
     # No types, or such that lead nowhere.
     places = slabs.places if slabs else None
-    by_form = offsets_by_form(found, first, most, places) if first else None
+    by_form = offsets_by_form(found, first, limit, places) if first else None
     if known := gathered(by_form, first):
         return known
-    by_thread = find_by_thread(found, most)
+    by_thread = find_by_thread(found, limit)
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
@@ -153,7 +153,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(TOUCHED)
     half = found.paging.entries // 2
 
-    def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
+    def scan(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
         rows = np.flatnonzero((words[:, -1] & ~np.uint64(TOUCHED) == own[-1]) & (own[-1] != 0))
         tables = words[rows]
         # The second table under page-table isolation has but a few of these entries.
@@ -164,21 +164,21 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
         found: NDArray[np.int64] = frames[rows[alike & used]]
         return found
 
-    tops = np.concatenate([np.empty(0, np.int64), *found.memory.each_block(look)])
+    roots = np.concatenate([np.empty(0, np.int64), *found.memory.each_block(scan)])
     if pages:
-        tops = tops[pages.are_counted(tops)]
+        roots = roots[pages.are_counted(roots)]
     remarks = [
         "the list of processes was not found; address spaces are shown without their names",
     ]
     if found.btf is None:
         remarks.insert(0, _NO_TYPES)
-    if left_out := len(tops) - len(tops := tops[: most_tasks(found.memory)]):
+    if left_out := len(roots) - len(roots := roots[: most_tasks(found.memory)]):
         remarks.append(
             f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )
     return LinuxProcesses(
-        tuple(unnamed(frame, space) for space, frame in enumerate(tops.tolist())),
-        tops[:, None],
+        tuple(unnamed(frame, space) for space, frame in enumerate(roots.tolist())),
+        roots[:, None],
         tuple(remarks),
     )
 
@@ -228,8 +228,8 @@ class _Numbers:
         The struct pid, which lies elsewhere and leads to the task, has one more.
         """
         votes = [vote for vote in (*votes, self._told_by_struct(task)) if vote > 0]
-        most = max(map(votes.count, votes), default=0)
-        likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == most))
+        limit = max(map(votes.count, votes), default=0)
+        likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == limit))
         if len(likely) > 1:
             # Pids ascend in the list as long as they have not come round.
             low, high = self._around(task)
@@ -308,7 +308,7 @@ class _Judge:
     offsets: Offsets
     survey: Survey | None
     numbers: _Numbers
-    tops: dict[int, int] = field(default_factory=dict)
+    roots: dict[int, int] = field(default_factory=dict)
     """Physical addresses of top-level tables, with the order in which they were met."""
     task_of: dict[int, int] = field(default_factory=dict)
     """Tasks by the addresses of their mm_structs."""
@@ -318,7 +318,7 @@ class _Judge:
     def processes(self, tasks: list[int], listed: set[int]) -> list[FoundProcess]:
         """The process of each task that says anything of itself.
 
-        Top-level tables that are not yet in `tops` are added. All tasks are read together, as
+        Top-level tables that are not yet in `roots` are added. All tasks are read together, as
         they may be many.
         """
         if not tasks:
@@ -388,7 +388,7 @@ class _Judge:
                 "base leads to no table": bool(wrong[row]),
             }
             if base >= 0 and not wrong[row]:
-                self.tops.setdefault(base, len(self.tops))
+                self.roots.setdefault(base, len(self.roots))
             process = FoundProcess(
                 pid=pid,
                 ppid=int(parents[row]),
@@ -400,7 +400,7 @@ class _Judge:
                 # One whose first thread has ended lives on in the others.
                 is_alive=not ended[row] or base >= 0,
                 is_listed=task in listed,
-                space=self.tops.get(base) if not wrong[row] else None,
+                space=self.roots.get(base) if not wrong[row] else None,
                 is_kernel_thread=bool(is_thread[row]),
                 anomalies=tuple(word for word, is_so in odd.items() if is_so),
             )
@@ -476,29 +476,29 @@ class _Judge:
         bases[rows[held]] = place[held]
         wrong = np.zeros(len(mm), bool)
         there = np.flatnonzero(bases >= 0)
-        wrong[there] = ~are_tops(found, self.survey, bases[there])
+        wrong[there] = ~are_roots(found, self.survey, bases[there])
         return bases, wrong
 
     def with_spaces(
         self, processes: list[FoundProcess], pages: PageArray, listed: list[int]
     ) -> list[FoundProcess]:
-        """Add the processes of those address spaces that are not in `tops`, by their tables.
+        """Add the processes of those address spaces that are not in `roots`, by their tables.
 
         The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how.
         If this is a known process (its first thread has ended), it gets the space back.
         """
         found, offsets = self.found, self.offsets
         bases = [frame * PAGE_SIZE for frame in dict.fromkeys(listed)]
-        frames = np.array([n for n in bases if n not in self.tops], np.int64) // PAGE_SIZE
+        frames = np.array([n for n in bases if n not in self.roots], np.int64) // PAGE_SIZE
         frames = frames[found.memory.held[frames]]
-        frames = frames[are_tops(found, self.survey, frames * PAGE_SIZE)]
+        frames = frames[are_roots(found, self.survey, frames * PAGE_SIZE)]
         has_user = np.zeros(len(frames), bool)
         roots = found.machine.roots_at(found.memory, frames * PAGE_SIZE)
         for part in walk(found.memory, found.users, roots, own_only=True):
             has_user[part.space[part.is_user & (part.space != SHARED)]] = True
         frames = frames[has_user]  # the others are about to go, or the kernel's own
         for frame in frames.tolist():
-            self.tops.setdefault(frame * PAGE_SIZE, len(self.tops))
+            self.roots.setdefault(frame * PAGE_SIZE, len(self.roots))
         owners: list[FoundProcess | None] = [None] * len(frames)
         if offsets.space_of_table is not None and offsets.owner is not None:
             mm, _ = pages.words(frames, offsets.space_of_table)
@@ -519,15 +519,15 @@ class _Judge:
         added = []
         for frame, process in zip(frames.tolist(), owners, strict=True):
             if process is None or process.is_kernel_thread:
-                added.append(unnamed(frame, self.tops[frame * PAGE_SIZE]))
+                added.append(unnamed(frame, self.roots[frame * PAGE_SIZE]))
                 continue
             base = frame * PAGE_SIZE
-            theirs = {"dtb": base, "space": self.tops[base], "is_alive": True}
+            theirs = {"dtb": base, "space": self.roots[base], "is_alive": True}
             if process.object_address in by_task:  # its own words lead elsewhere
                 if by_task[process.object_address].space is None:
                     by_task[process.object_address] = replace(process, **theirs)
                 else:
-                    added.append(unnamed(frame, self.tops[base]))
+                    added.append(unnamed(frame, self.roots[base]))
             else:
                 # One whose first thread is lost is known by another, which is in no list.
                 is_first = self.numbers.leader_of(process.object_address) == process.object_address
@@ -563,7 +563,7 @@ class _Judge:
         return remarks
 
 
-def are_tops(
+def are_roots(
     found: LinuxKernel, survey: Survey | None, bases: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """At which physical addresses, all of them held, may be top-level tables of processes.
@@ -668,12 +668,12 @@ def _memory_of_threads(
     offsets: Offsets,
     tasks: NDArray[np.uint64],
     signals: NDArray[np.uint64],
-    most: int,
+    limit: int,
 ) -> NDArray[np.uint64]:
     """The memory of processes whose first threads have ended: that of any other; 0 if of none.
 
     Each has a struct signal that lists its threads, or these are linked with one another. No more
-    than `most` threads are looked at beside two of each process: threads that have ended, but for
+    than `limit` threads are looked at beside two of each process: threads that have ended, but for
     the first, are out of the list.
     """
     memory = np.zeros(len(tasks), np.uint64)
@@ -687,7 +687,7 @@ def _memory_of_threads(
     else:
         return memory
     to_mm = np.uint64((offsets.mm - link) % 2**64)
-    room = most + 2 * len(tasks)
+    room = limit + 2 * len(tasks)
     for _ in range(_MOST_THREADS):
         rows = np.flatnonzero((at != 0) & (at != head) & (memory == 0))[:room]
         if not len(rows):

@@ -175,7 +175,7 @@ class VmcoreInfoSearch:
         self._places: list[NDArray[np.int64]] = []
         """Physical addresses."""
 
-    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at how frames, with their contents, begin."""
         for word in (0, _NOTE_WORDS):
             column = words[:, word].copy()  # as reading one of many pages is what takes time
@@ -183,7 +183,7 @@ class VmcoreInfoSearch:
                 if len(found := frames[column == beginning]):
                     self._places.append(found * PAGE_SIZE + word * 8)
 
-    def look_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+    def scan_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look for the text at any place, for dumps in which it is not where it was."""
         rows = _with_text(words)
         if 2 * len(rows) < len(words):

@@ -52,15 +52,15 @@ class Doubt:
         )
 
 
-def doubt_about(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> Doubt:
-    """Ask some tables below these; `tops` as for walk. Of Linux only those of user mode."""
-    users = _Descent(memory, paging, tops, of_users=True)
+def doubt_about(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> Doubt:
+    """Ask some tables below these; `roots` as for walk. Of Linux only those of user mode."""
+    users = _Descent(memory, paging, roots, of_users=True)
     pages, _ = read_tables(memory, paging, len(paging.levels) - 1, users.tables)
     end = memory.frame_count
     # Devices lie farther away.
     beyond = distinct(pages[(pages >= end) & (pages < end + max(end, _MORE_FRAMES))])
     others = (
-        users if paging.software.user_entries else _Descent(memory, paging, tops, of_users=False)
+        users if paging.software.user_entries else _Descent(memory, paging, roots, of_users=False)
     )
     missing = others.missing if others is users else others.missing + users.missing
     return Doubt(missing, users.are_wrong or others.are_wrong, len(beyond))
@@ -70,7 +70,7 @@ class _Descent:
     """The way down from top-level tables, in user mode's half or in the kernel's."""
 
     def __init__(
-        self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], *, of_users: bool
+        self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], *, of_users: bool
     ) -> None:
         self.missing = 0
         """Tables that would lie behind the end."""
@@ -79,8 +79,8 @@ class _Descent:
         half = paging.entries // 2
         if paging.top_frames > 1:  # PAE: the lower directories are user mode's
             parts = paging.top_frames // 2
-            tops = tops[:, :parts] if of_users else tops[:, parts:]
-        tables = _some(distinct(tops[is_held(memory, tops)]))
+            roots = roots[:, :parts] if of_users else roots[:, parts:]
+        tables = _some(distinct(roots[is_held(memory, roots)]))
         for number in range(len(paging.levels) - 1):
             target, is_page = read_tables(memory, paging, number, tables)
             if not number and paging.top_frames == 1:

@@ -67,13 +67,13 @@ def count_with_numpy(pages: Pages) -> Counts:
     lane = np.arange(PAGE_SIZE) % _LANES
     table = (np.arange(_PAGES_OF_NUMPY)[:, None] * _LANES + lane) * 256
     tables = table.astype(np.uint16)
-    parts = []
+    batches = []
     for start in range(0, len(pages), _PAGES_OF_NUMPY):
         some = pages[start : start + _PAGES_OF_NUMPY]
         values = (some + tables[: len(some)]).ravel()
         counts = np.bincount(values, minlength=len(some) * _LANES * 256)
-        parts.append(counts.reshape(-1, _LANES, 256).sum(axis=1))
-    return np.concatenate(parts)
+        batches.append(counts.reshape(-1, _LANES, 256).sum(axis=1))
+    return np.concatenate(batches)
 
 
 def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:

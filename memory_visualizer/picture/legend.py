@@ -31,10 +31,10 @@ class LegendEntry:
         return f"{100 * self.share:.1f} %"
 
 
-def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
+def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
     """List the colours in their order, those without frames included, but for left-out.
 
-    Where there are more than `most`, the general ones and those with the most frames are kept,
+    Where there are more than `limit`, the general ones and those with the most frames are kept,
     and one more entry stands for all others.
     """
     total = max(colouring.values.size, 1)
@@ -42,12 +42,12 @@ def legend(colouring: Colouring, most: int | None = None) -> list[LegendEntry]:
         LegendEntry(swatch.label, swatch.colour, count, count / total)
         for swatch, count in _swatches(colouring)
     ]
-    if most is None or len(entries) <= most:
+    if limit is None or len(entries) <= limit:
         return entries
     by_weight = sorted(
         range(len(entries)), key=lambda n: (n >= colouring.general, -entries[n].count)
     )
-    kept = set(by_weight[: most - 1])
+    kept = set(by_weight[: limit - 1])
     rest = [entry for n, entry in enumerate(entries) if n not in kept]
     count = sum(entry.count for entry in rest)
     return [entry for n, entry in enumerate(entries) if n in kept] + [

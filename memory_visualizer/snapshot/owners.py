@@ -40,10 +40,10 @@ class Owners:
     as a page table."""
 
     @classmethod
-    def join(cls, parts: list["Owners"]) -> "Owners":
-        """Many tables as one; `parts` is empty afterwards, its columns let go of when joined."""
-        columns = [[part.frame, part.process, part.virtual, part.is_user] for part in parts]
-        parts.clear()
+    def join(cls, batches: list["Owners"]) -> "Owners":
+        """Many tables as one; `batches` is empty afterwards, its columns let go of when joined."""
+        columns = [[part.frame, part.process, part.virtual, part.is_user] for part in batches]
+        batches.clear()
         return cls(
             *(np.concatenate([empty, *(column.pop(0) for column in columns)]) for empty in _NOBODY)
         )
@@ -69,11 +69,11 @@ class OwnedPages:
     """The pages that processes have of their own, or those that all share, by their frames."""
 
     def __init__(
-        self, mappings: Mappings, classes: NDArray[np.uint8], most: int, *, shared: bool = False
+        self, mappings: Mappings, classes: NDArray[np.uint8], limit: int, *, shared: bool = False
     ) -> None:
         """Of all mappings take those of processes, or, with `shared`, those whose space is SHARED.
 
-        `classes` is the class of each frame. Of large pages beyond `most`, all their pages
+        `classes` is the class of each frame. Of large pages beyond `limit`, all their pages
         counted, none is listed.
         """
         self._mappings = mappings
@@ -83,7 +83,7 @@ class OwnedPages:
         number = np.min_scalar_type(len(chosen))
         large = np.flatnonzero(chosen & (mappings.count > 1))
         counted, pages = each_large(mappings.take(large), classes.size)
-        large = large[counted[np.cumsum(pages) <= most]].astype(number)
+        large = large[counted[np.cumsum(pages) <= limit]].astype(number)
         self._large = large[np.argsort(mappings.pfn[large], kind="stable")]
         self._large_begin = mappings.pfn[self._large]
         self._largest = int(mappings.count[large].max(initial=0))
@@ -165,10 +165,10 @@ def address_in(
 
 
 def owners_by_frame(
-    mappings: Mappings, classes: NDArray[np.uint8], most: int
+    mappings: Mappings, classes: NDArray[np.uint8], limit: int
 ) -> Iterator[tuple[range, Owners]]:
     """Yield the frames of each piece and who has them; the arguments as for OwnedPages."""
-    pages = OwnedPages(mappings, classes, most)
+    pages = OwnedPages(mappings, classes, limit)
     for frames, row, frame in pages.pieces():
         yield (
             frames,

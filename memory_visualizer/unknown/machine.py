@@ -93,7 +93,7 @@ def _by_name(name: bytes) -> str:
 def _by_contents(dump: Dump) -> str:
     """What most of the places say that look like the names of a Linux system."""
 
-    def look(_: NDArray[np.int64], words: Words) -> list[str]:
+    def scan(_: NDArray[np.int64], words: Words) -> list[str]:
         contents, found = words.tobytes(), list[str]()
         place = contents.find(_SYSTEM_NAME)
         while place >= 0 and len(found) < _MOST_NAMES:
@@ -103,5 +103,5 @@ def _by_contents(dump: Dump) -> str:
             place = contents.find(_SYSTEM_NAME, place + 1)
         return found
 
-    votes = Counter(machine for found in dump.each_block(look) for machine in found)
+    votes = Counter(machine for found in dump.each_block(scan) for machine in found)
     return max(votes, key=lambda machine: votes[machine], default="")

@@ -16,21 +16,21 @@ from memory_visualizer.unknown.toplevels import PAGING, Spaces, without_direct_m
 
 def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
     """A system that is not known: user and kernel as its page tables say, if any are found."""
-    tops = spaces.tops
+    roots = spaces.roots
     losses, rest = Losses(), Rest(dump)
     mappings = Mappings.join([])
-    if len(tops):
-        mappings = rest.without(walk(dump, PAGING, tops, losses=losses))
+    if len(roots):
+        mappings = rest.without(walk(dump, PAGING, roots, losses=losses))
     mappings, has_direct_map = without_direct_map(mappings, dump.held)
     mappings = merge_kernel(mappings)
     remarks = [*spaces.remarks]
-    if len(tops):
+    if len(roots):
         remarks.append(
-            f"{counted(len(tops), 'address space')} found by what the top-level page tables share:"
+            f"{counted(len(roots), 'address space')} found by what the top-level page tables share:"
             " whose, and whether still in use, is not known"
         )
     if isinstance(dump, RawDump):
-        remarks += doubt_about(dump, PAGING, tops).remarks
+        remarks += doubt_about(dump, PAGING, roots).remarks
     if has_direct_map:
         remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
     return of_mappings(
@@ -38,7 +38,7 @@ def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
         zero,
         mappings,
         rest=rest,
-        paging=PAGING if len(tops) else None,
-        processes=[unnamed(int(top[0]), space).told() for space, top in enumerate(tops)],
+        paging=PAGING if len(roots) else None,
+        processes=[unnamed(int(top[0]), space).told() for space, top in enumerate(roots)],
         remarks=(*remarks, *walk_remarks(dump, mappings, losses, rest)),
     )

@@ -55,7 +55,7 @@ _DIRECT_SHARE = 0.5
 class Spaces:
     """Address spaces of a system that is not known."""
 
-    tops: NDArray[np.int64]
+    roots: NDArray[np.int64]
     """Frames of the top-level tables, shape (n, 1); n may be 0."""
     remarks: tuple[str, ...] = ()
     """Sentences on what was left out, for the person at the screen."""
@@ -72,7 +72,7 @@ class SpaceSearch:
         self._limit = np.uint64(_CUT * dump.frame_count << 12)
         self._found: list[NDArray[np.int64]] = []
 
-    def look_at(self, frames: NDArray[np.int64], words: Words) -> None:
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at frames, with their contents."""
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         used = np.bitwise_count(bits).sum(axis=1)
@@ -95,14 +95,14 @@ class SpaceSearch:
         """The tables that speak for one another."""
         every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
         held = int(np.count_nonzero(self._dump.held))
-        most = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
+        limit = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
         # More than any machine has are a trick: what most of them share shows in some of them.
-        kernel = _shared_half(self._dump, every[:: -(-len(every) // most) or 1])
+        kernel = _shared_half(self._dump, every[:: -(-len(every) // limit) or 1])
         if kernel is None:
             return Spaces(np.empty((0, 1), np.int64))
-        asked = every[:: -(-len(every) // (_TIMES_ASKED * most)) or 1]
+        asked = every[:: -(-len(every) // (_TIMES_ASKED * limit)) or 1]
         alike = asked[_agreeing(self._dump, asked, kernel)]
-        step = -(-len(alike) // most) or 1
+        step = -(-len(alike) // limit) or 1
         remarks = []
         if step > 1 or len(asked) < len(every):
             remarks.append(

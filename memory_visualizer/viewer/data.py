@@ -157,7 +157,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
         )
         for kind in (False, True)
     )
-    parts = []
+    batches = []
     for mine, common in zip(own.pieces(), shared.pieces(), strict=True):
         frames, mapping, frame = mine
         rows = _Rows(
@@ -175,7 +175,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
         )
         starts = np.flatnonzero(changes(rows.frame, rows.virtual, rows.user))
         size = np.diff(starts, append=len(rows.frame)).astype(small)
-        parts.append(
+        batches.append(
             [
                 rows.mapping[starts],
                 rows.frame[starts].astype(np.uint32),
@@ -184,7 +184,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
                 rows.process.astype(small),
             ]
         )
-    columns = [np.concatenate([part.pop(0) for part in parts]) for _ in range(5)]
+    columns = [np.concatenate([part.pop(0) for part in batches]) for _ in range(5)]
     return _Groups(*columns), held_by
 
 
@@ -290,8 +290,8 @@ def _number_sets(
     By the size of the set, user, and the processes. Those of one are known at once; of others
     process by process: groups stay alike as long as their first, second, … are the same.
     """
-    most = int(process.max(initial=0)) + 1
-    found, ones = _number_singles(user, starts, sizes, process, most)
+    limit = int(process.max(initial=0)) + 1
+    found, ones = _number_singles(user, starts, sizes, process, limit)
     several = np.flatnonzero(sizes != 1)
     numbers = user[several].astype(np.int64)
     starts, sizes = starts[several], sizes[several]
@@ -299,7 +299,7 @@ def _number_sets(
     longer = np.arange(len(several))
     place = 0
     while longer.size:
-        key = numbers[longer] * most + process[starts[longer] + place]
+        key = numbers[longer] * limit + process[starts[longer] + place]
         ranks, count = _ranks(key)
         numbers[longer] = ranks + free
         free += count
@@ -314,15 +314,15 @@ def _number_singles(
     starts: NDArray[np.signedinteger[Any]],
     sizes: NDArray[np.unsignedinteger[Any]],
     process: NDArray[np.unsignedinteger[Any]],
-    most: int,
+    limit: int,
 ) -> tuple[NDArray[np.int32], int]:
-    """The numbers of the sets of one process below `most`, for their groups, and how many."""
+    """The numbers of the sets of one process below `limit`, for their groups, and how many."""
     key = np.empty(len(sizes), np.int32)
-    there = np.zeros(2 * most + 1, bool)  # the last one stands for all other groups
+    there = np.zeros(2 * limit + 1, bool)  # the last one stands for all other groups
     for at in range(0, len(sizes), _GROUPS_AT_ONCE):
         some = slice(at, at + _GROUPS_AT_ONCE)
-        first = process[starts[some]] + np.where(user[some], most, 0)
-        key[some] = np.where(sizes[some] == 1, first, 2 * most)
+        first = process[starts[some]] + np.where(user[some], limit, 0)
+        key[some] = np.where(sizes[some] == 1, first, 2 * limit)
         there[key[some]] = True
     rank = np.cumsum(there[:-1], dtype=np.int32)
     found = np.append(rank - 1, np.int32(0))

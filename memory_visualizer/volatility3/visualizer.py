@@ -221,11 +221,11 @@ def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.i
     pointers = dump.read_frames(table[:, 0] // PAGE_SIZE)
     place = table % PAGE_SIZE // 32 * 4 + np.arange(4)
     entries = np.take_along_axis(pointers, place, axis=1)
-    tops = (entries >> np.uint64(12) & np.uint64(0xFFFFFFF)).astype(np.int64)
+    roots = (entries >> np.uint64(12) & np.uint64(0xFFFFFFF)).astype(np.int64)
     leads = entries & np.uint64(PRESENT | PAE_POINTER_RESERVED) == PRESENT
     leads |= entries & np.uint64(TRANSITION | PROTOTYPE) == TRANSITION
-    tops[~leads] = -1
-    return tops
+    roots[~leads] = -1
+    return roots
 
 
 def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
@@ -517,9 +517,9 @@ class LinuxVisualizer(Visualizer):
         dump = self._dump
         self._say(0, "Reading page tables")
         bases = [process.dtb for process in self._processes]
-        tops = top_levels(dump, self._paging, bases)
+        roots = top_levels(dump, self._paging, bases)
         processes = tuple(FoundProcess.of(process, n) for n, process in enumerate(self._processes))
-        found = LinuxProcesses(processes, tops, ())
+        found = LinuxProcesses(processes, roots, ())
         snapshot = of_linux(dump, self._zero(), found, self._paging)
         for remark in snapshot.remarks:
             _logger.warning("%s", remark)
@@ -533,8 +533,8 @@ class LinuxVisualizer(Visualizer):
         return used, [self._own_tables(process.dtb) for process in self._processes]
 
     def _own_tables(self, base: int) -> int:
-        tops = top_levels(self._dump, self._paging, [base])
-        tables, _ = tables_of(self._dump, self._paging, tops, own_only=True)
+        roots = top_levels(self._dump, self._paging, [base])
+        tables, _ = tables_of(self._dump, self._paging, roots, own_only=True)
         return int(np.count_nonzero(tables))
 
 

@@ -27,15 +27,15 @@ _MOST_TABLES = 1 << 10
 class MendedEntries:
     """Memory in which such entries are as all others have them."""
 
-    def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
-        """`tops` as for walk."""
+    def __init__(self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> None:
+        """`roots` as for walk."""
         self._memory = memory
         self.frame_count, self.held = memory.frame_count, memory.held
         self.budget = memory.budget
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
         """Index and value of entries, by the frames of their tables."""
-        frames = distinct(tops[is_held(memory, tops[:, -1]), -1])[:_MOST_TABLES]
+        frames = distinct(roots[is_held(memory, roots[:, -1]), -1])[:_MOST_TABLES]
         if len(frames) < _FEWEST:
             return
         entries = paging.decode(memory.read_frames(frames)) & ~np.uint64(TOUCHED)
@@ -47,9 +47,9 @@ class MendedEntries:
         index = np.flatnonzero(2 * names > len(frames))
         entries[:, index] ^= own
         common, count = most_common(entries)
-        most = len(frames) - max(1, len(frames) // _ODD_SHARE)
+        fewest = len(frames) - max(1, len(frames) // _ODD_SHARE)
         bits = np.bitwise_count(entries ^ common)
-        odd = (bits > 0) & (bits <= _MOST_BITS) & (count >= most)
+        odd = (bits > 0) & (bits <= _MOST_BITS) & (count >= fewest)
         odd &= common & np.uint64(PRESENT) != 0
         for row, column in np.argwhere(odd).tolist():
             mixed = int(own[row, 0]) if column in index else 0

@@ -149,7 +149,7 @@ class AllMemory(KernelMemory):
 
 def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
     """What the kernel maps in any of these address spaces."""
-    walked = walk(memory, found.paging, found.tops, kernel_only=True)
+    walked = walk(memory, found.paging, found.roots, kernel_only=True)
     kept, left_out = _up_to(memory.budget.limit("mapping"), walked)
     kernel = KernelMemory(memory, Mappings.join(kept))
     if left_out:
@@ -160,7 +160,7 @@ def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
     return kernel
 
 
-def _up_to(most: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
+def _up_to(limit: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
     """The first so many mappings of a walk, and how many more there are.
 
     There are more only of a dump made to waste memory.
@@ -168,8 +168,8 @@ def _up_to(most: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
     kept: list[Mappings] = []
     left_out = 0
     for part in walked:
-        fits = min(len(part.pfn), most)
-        most -= fits
+        fits = min(len(part.pfn), limit)
+        limit -= fits
         left_out += len(part.pfn) - fits
         if fits:
             kept.append(part if fits == len(part.pfn) else part.take(np.arange(fits)))

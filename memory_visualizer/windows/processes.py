@@ -112,9 +112,9 @@ def find_processes(
         if not finder.may_be_searched:
             remark += "; there are too many of these to look for objects in all memory"
         return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)), remarks=(remark,))
-    known = len(found.tops)
+    known = len(found.roots)
     if len(more := finder.tops_of_objects(judged)):
-        found = replace(found, tops=np.concatenate((found.tops, more)))
+        found = replace(found, roots=np.concatenate((found.roots, more)))
         in_use = _in_use(memory, found)
         finder = finder.with_tops(found)
         judged = finder.judge(in_use) or judged
@@ -142,7 +142,7 @@ class _Finder:
         self, memory: PhysicalMemory, found: TopLevels, kernel: KernelMemory, search: ProcessSearch
     ) -> None:
         self._memory, self._found, self._kernel, self._search = memory, found, kernel, search
-        self._bases = TableBases(memory, found.paging, found.tops)
+        self._bases = TableBases(memory, found.paging, found.roots)
         self._candidates = find_candidates(memory, kernel, self._bases, search)
         self.left_out = self._candidates.left_out
         self._shadows: dict[int, int] = {}
@@ -156,7 +156,7 @@ class _Finder:
         layout = _layout(kernel, bits, known)
         if layout is None and len(known) < _FEW_CANDIDATES and self.may_be_searched:
             # Perhaps they do not begin as processes do.
-            known = np.union1d(known, self._by_base(range(len(found.tops))))
+            known = np.union1d(known, self._by_base(range(len(found.roots))))
             layout = _layout(kernel, bits, known)
         if layout is None:
             return None
@@ -178,7 +178,7 @@ class _Finder:
     @property
     def may_be_searched(self) -> bool:
         """Whether there are no more address spaces than so much memory can have."""
-        return _FRAMES_OF_PROCESS * len(self._found.tops) <= self._memory.frame_count
+        return _FRAMES_OF_PROCESS * len(self._found.roots) <= self._memory.frame_count
 
     def _read(self, layout: Layout, seeds: NDArray[np.uint64], in_use: set[int]) -> "Objects":
         return Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use)
@@ -216,7 +216,7 @@ class _Finder:
         that Windows shows to all processes; of PAE's, whose fourth directory may be the damaged
         one, the others are tables.
         """
-        memory, paging, tops = self._memory, self._found.paging, self._found.tops
+        memory, paging, roots = self._memory, self._found.paging, self._found.roots
         end = memory.frame_count * PAGE_SIZE
         bases = np.array(
             [
@@ -234,12 +234,12 @@ class _Finder:
                 np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES
             ]
             return chosen
-        frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, tops)[:, None]
-        everyone = np.concatenate((tops, frames))
-        known = np.arange(len(everyone)) < len(tops)
+        frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, roots)[:, None]
+        everyone = np.concatenate((roots, frames))
+        known = np.arange(len(everyone)) < len(roots)
         are_kin = share_kernel(memory, paging, everyone, known)
         are_kin[_have_shared_data(memory, self._found, everyone)] = True
-        return frames[are_kin[len(tops) :]]
+        return frames[are_kin[len(roots) :]]
 
     def second_tables(self, judged: "Judged") -> list[int]:
         """Second tables that no object names, by their index; no more than are worth to compare."""
@@ -275,15 +275,15 @@ def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
     undone, this one too, while its top-level table stays as it was in a page that is free. The
     System process and others without a user half are not told so.
     """
-    return set(_have_shared_data(memory, found, found.tops).tolist())
+    return set(_have_shared_data(memory, found, found.roots).tolist())
 
 
 def _have_shared_data(
-    memory: PhysicalMemory, found: TopLevels, tops: NDArray[np.int64]
+    memory: PhysicalMemory, found: TopLevels, roots: NDArray[np.int64]
 ) -> NDArray[np.intp]:
     """Which of these tables have KUSER_SHARED_DATA where each process has it, by their index."""
-    place = translate(memory, found.paging, tops, USER_SHARED_DATA)
-    known = translate(memory, found.paging, found.tops, SHARED_DATA[bits_of(found.paging)])
+    place = translate(memory, found.paging, roots, USER_SHARED_DATA)
+    known = translate(memory, found.paging, found.roots, SHARED_DATA[bits_of(found.paging)])
     known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
     if not len(known):
         return np.empty(0, np.intp)
@@ -297,7 +297,7 @@ def _unnamed(
     """Processes of which only the tables were found; `shadows` are second tables left over."""
     processes = []
     for space in sorted(spaces):
-        process = unnamed(int(found.tops[space, 0]), space)
+        process = unnamed(int(found.roots[space, 0]), space)
         fitting = (n for n in shadows if _share_user_half(memory, found, space, n))
         processes.append(replace(process, shadow=next(fitting, None)))
     return processes
@@ -312,7 +312,7 @@ def _fit_together(memory: PhysicalMemory, found: TopLevels, one: "Object") -> bo
 
 def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shadow: int) -> bool:
     """Whether most user entries of a top-level table and of a second one are the same."""
-    frames = np.array([found.tops[space, 0], found.others[shadow, 0]])
+    frames = np.array([found.roots[space, 0], found.others[shadow, 0]])
     half = found.paging.entries // 2
     mask = np.uint64(ADDRESS | PRESENT)
     first, second = found.paging.decode(memory.read_frames(frames))[:, :half] & mask

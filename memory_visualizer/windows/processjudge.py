@@ -65,8 +65,8 @@ class Objects:
         links = Links(kernel, width, _LIST_FACTOR * kernel.memory.budget.limit("address space"))
 
         entries = seeds + np.uint64(offset)
-        looks = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES
-        known: dict[int, bool] = dict(zip(entries.tolist(), looks.tolist(), strict=True))
+        visitors = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES
+        known: dict[int, bool] = dict(zip(entries.tolist(), visitors.tolist(), strict=True))
 
         def is_process(entry: int) -> bool:
             if entry not in known:

@@ -39,9 +39,9 @@ class ActiveList:
 class Links:
     """Links that were read, and which of them belong to one another."""
 
-    def __init__(self, kernel: KernelMemory, width: int, most: int) -> None:
-        """A link has `width` bytes; no more than `most` entries of lists are read."""
-        self._kernel, self._width, self._most = kernel, width, most
+    def __init__(self, kernel: KernelMemory, width: int, limit: int) -> None:
+        """A link has `width` bytes; no more than `limit` entries of lists are read."""
+        self._kernel, self._width, self._limit = kernel, width, limit
         self.of: dict[int, tuple[int, int]] = {}
         """Where each entry's forward and back link lead."""
         self.left_out = 0
@@ -73,7 +73,7 @@ class Links:
             entry = waiting.pop()
             if entry in self.of:
                 continue
-            if len(self.of) >= self._most:
+            if len(self.of) >= self._limit:
                 self.left_out += 1
                 continue
             self.of[entry] = links = self.read(entry)

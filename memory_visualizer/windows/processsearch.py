@@ -58,13 +58,13 @@ class TableBases:
     are looked at for each base that is asked for.
     """
 
-    def __init__(self, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> None:
-        """`tops` are the frames of the top levels, shape (n, paging.top_frames)."""
-        self._memory, self._tops = memory, tops
+    def __init__(self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> None:
+        """`roots` are the frames of the top levels, shape (n, paging.top_frames)."""
+        self._memory, self._roots = memory, roots
         self._is_pae = paging.architecture is PAE
         self._spaces: dict[int, int | None] = {}
         if not self._is_pae:
-            self._spaces = {int(top) * PAGE_SIZE: n for n, top in enumerate(tops[:, 0])}
+            self._spaces = {int(top) * PAGE_SIZE: n for n, top in enumerate(roots[:, 0])}
 
     def __contains__(self, base: int) -> bool:
         return self.get(base) is not None
@@ -87,7 +87,7 @@ class TableBases:
         possible = possible[is_held(self._memory, possible // PAGE_SIZE)]
         for start in range(0, len(possible), _BASES_AT_ONCE):
             part = possible[start : start + _BASES_AT_ONCE]
-            space = _spaces_of(pointed_to(self._memory, part)[0], self._tops)
+            space = _spaces_of(pointed_to(self._memory, part)[0], self._roots)
             found = np.flatnonzero(space >= 0)
             self._spaces.update(zip(part[found].tolist(), space[found].tolist(), strict=True))
 
@@ -101,7 +101,7 @@ class TableBases:
         """All that may be bases of these spaces; under PAE wherever their pointers stand."""
         if not self._is_pae:
             return [base for base, space in self._spaces.items() if space in spaces]
-        return _places_of_pointers(self._memory, kernel, self._tops[sorted(spaces)])
+        return _places_of_pointers(self._memory, kernel, self._roots[sorted(spaces)])
 
 
 def pointed_to(
@@ -115,36 +115,36 @@ def pointed_to(
     words = memory.read_frames(frames)
     place = (bases % PAGE_SIZE // 8)[:, None] + np.arange(4)
     pointers = words[row[:, None], place]
-    tops: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+    roots: NDArray[np.int64] = ((pointers & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
     is_sound: NDArray[np.bool_] = (
         pointers & np.uint64(PAE_POINTER_RESERVED | PRESENT) == PRESENT
-    ) & is_held(memory, tops)
-    return tops, is_sound
+    ) & is_held(memory, roots)
+    return roots, is_sound
 
 
-def _spaces_of(directories: NDArray[np.int64], tops: NDArray[np.int64]) -> NDArray[np.int64]:
+def _spaces_of(directories: NDArray[np.int64], roots: NDArray[np.int64]) -> NDArray[np.int64]:
     """The space that most of four directories belong to, by its index; -1 where there is none."""
     space = np.full(len(directories), -1, np.int64)
     for column in (3, 0):  # the one that names itself; if its pointer is altered, another one
-        order = np.argsort(tops[:, column], kind="stable")
-        ordered = tops[order, column]
+        order = np.argsort(roots[:, column], kind="stable")
+        ordered = roots[order, column]
         if not len(ordered):
             return space
         place = np.minimum(np.searchsorted(ordered, directories[:, column]), len(ordered) - 1)
-        same = np.count_nonzero(tops[order[place]] == directories, axis=1)
+        same = np.count_nonzero(roots[order[place]] == directories, axis=1)
         space = np.where((space < 0) & (same >= _MOST_OF_FOUR), order[place], space)
     return space
 
 
 def _places_of_pointers(
-    memory: PhysicalMemory, kernel: KernelMemory, tops: NDArray[np.int64]
+    memory: PhysicalMemory, kernel: KernelMemory, roots: NDArray[np.int64]
 ) -> list[int]:
     """Where in the kernel's memory the four pointers of these address spaces stand."""
     places: list[int] = []
-    pointers = (tops.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
+    pointers = (roots.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
     order = np.argsort(pointers[:, 0], kind="stable")
     first = pointers[order, 0]
-    room = np.full(len(tops), _MAX_COPIES)
+    room = np.full(len(roots), _MAX_COPIES)
     for frames in in_parts(kernel.frames()):
         groups = memory.read_frames(frames).reshape(-1, 4)
         hits = np.flatnonzero(is_in(groups[:, 0], first))
@@ -180,7 +180,7 @@ class ProcessSearch:
         self._found: list[NDArray[np.int64]] = []
         self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
 
-    def look_at(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def scan(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at those of these frames, with their contents, that are asked for."""
         if self._room < 0:
             return
@@ -270,7 +270,7 @@ def find_candidates(
     known = bases.known
     frames = kernel.frames()
 
-    def look(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    def scan(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         words = memory.read_frames(part)
         found = search.places(part, words)
         if len(found) > _MAX_PLACES_IN_PART:
@@ -282,10 +282,10 @@ def find_candidates(
 
     places = [search.found()]
     # A dump may be made of nothing else than what looks like a process.
-    most = memory.budget.limit("address space")
-    room = _PLACES_OF_PROCESS * most
+    limit = memory.budget.limit("address space")
+    room = _PLACES_OF_PROCESS * limit
     left_out = 0
-    for of_part, too_many in ahead(look, in_parts(frames[~search.seen[frames]])):
+    for of_part, too_many in ahead(scan, in_parts(frames[~search.seen[frames]])):
         room -= len(of_part)
         left_out += too_many
         if room < 0:
@@ -295,14 +295,14 @@ def find_candidates(
     found = np.concatenate(places)
     is_cut = found[:, 1] == _UNKNOWN
     base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
-    cut = virtual_places(kernel, _fairly(found[is_cut], most))
+    cut = virtual_places(kernel, _fairly(found[is_cut], limit))
     offset, step, _ = _object_grid(search.paging)
     base_of_cut = kernel.read(cut + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
     base_of_cut = base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER)
     bases.learn(np.concatenate((base[~is_cut], base_of_cut)))
     known = bases.known
     is_known = is_in(base, known)
-    sure = _fairly(found[is_known], most)
+    sure = _fairly(found[is_known], limit)
     left_out += int(np.count_nonzero(is_known)) - len(sure)
     objects = np.union1d(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
     return Candidates(objects, found[~is_known & ~is_cut][:, [0, 2]], left_out)
@@ -317,14 +317,14 @@ def objects_by_base(
     Shape (n,), no more than there may be processes; and how many more there were.
     """
     offset, step, align = _object_grid(paging)
-    most = memory.budget.limit("address space")
+    limit = memory.budget.limit("address space")
     wanted = np.sort(np.array(bases, np.uint64))
 
     # Few frames hold a base, so one look at a table of frames leaves few words to be looked up.
     has_base = np.zeros(memory.frame_count + 1, bool)
     has_base[wanted.astype(np.int64) // PAGE_SIZE] = True
 
-    def look(part: NDArray[np.int64]) -> NDArray[np.int64]:
+    def scan(part: NDArray[np.int64]) -> NDArray[np.int64]:
         words = memory.read_frames(part).view(f"<u{step}").reshape(-1)
         frame = np.minimum(words >> words.dtype.type(12), memory.frame_count).astype(np.int64)
         place = np.flatnonzero(has_base[frame])
@@ -337,18 +337,18 @@ def objects_by_base(
         return found
 
     places: list[NDArray[np.int64]] = []
-    room, left_out = most, 0
-    for of_part in ahead(look, in_parts(kernel.frames())):
+    room, left_out = limit, 0
+    for of_part in ahead(scan, in_parts(kernel.frames())):
         places.append(of_part[:room])
         left_out += len(of_part) - len(places[-1])
         room -= len(places[-1])
     return virtual_places(kernel, np.concatenate([np.empty(0, np.int64), *places])), left_out
 
 
-def _fairly(found: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def _fairly(found: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
     """So many places, by address: the first of each table base, then the second of each."""
     found = found[np.lexsort(found.T[::-1])]
-    return np.sort(found[np.argsort(rank_among(found[:, 1]), kind="stable")[:most], 0])
+    return np.sort(found[np.argsort(rank_among(found[:, 1]), kind="stable")[:limit], 0])
 
 
 def rank_among(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

@@ -44,17 +44,17 @@ def understand(
 ) -> Snapshot:
     """A Windows dump's; where `who` is not given, the processes are looked for."""
     losses, rest = Losses(), Rest(dump)
-    shared_data = read_shared_data(dump, found.paging, found.tops)
+    shared_data = read_shared_data(dump, found.paging, found.roots)
     who = who or find_processes(dump, found, search, shared_data.time)
     found, processes = who.found, who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
         # Damaged: the tables, whoever they belong to, are better than nothing.
         limit = dump.budget.limit("address space")
-        tops = dump.budget.take("address space", found.tops, limit)
-        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(tops))
-        found = replace(found, tops=tops)
+        roots = dump.budget.take("address space", found.roots, limit)
+        processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(roots))
+        found = replace(found, roots=roots)
     used = [process.space for process in processes if process.space is not None]
-    memory = MendedEntries(dump, found.paging, found.tops[used])
+    memory = MendedEntries(dump, found.paging, found.roots[used])
     mappings = _mappings_of(memory, found, processes, losses, rest)
     system = _system_process(processes)
     snapshot = of_mappings(
@@ -71,7 +71,7 @@ def understand(
         time=shared_data.time,
         paging=found.paging,
         processes=[_told(process, found) for process in processes],
-        stale_spaces=len(set(range(len(found.tops))) - {process.space for process in processes}),
+        stale_spaces=len(set(range(len(found.roots))) - {process.space for process in processes}),
     )
     return replace(snapshot, copies=tuple(copy.told() for copy in who.copies))
 
@@ -104,17 +104,17 @@ def _mappings_of(
     rest: Rest,
 ) -> Mappings:
     """All mappings of the live processes; `space` is a process's index, or SHARED."""
-    tops, owners = [], []
+    roots, owners = [], []
     has_shadows = False
     for index, process in enumerate(processes):
         if process.is_alive and process.space is not None:
-            tops.append(found.tops[process.space])
+            roots.append(found.roots[process.space])
             owners.append(index)
             if process.shadow is not None:
-                tops.append(found.others[process.shadow])
+                roots.append(found.others[process.shadow])
                 owners.append(index)
                 has_shadows = True
-    walked = walk(memory, found.paging, np.array(tops), np.array(owners, np.int32), losses=losses)
+    walked = walk(memory, found.paging, np.array(roots), np.array(owners, np.int32), losses=losses)
     mappings = without_contradicted(rest.without(walked), memory.frame_count, losses)
     # With shadows both tables of a process lead to its pages.
     return (merge_alike if has_shadows else merge_kernel)(mappings)
@@ -129,10 +129,10 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
     for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):
         frames = first + np.flatnonzero(dump.held[first : first + _FRAMES_AT_ONCE])
         words = dump.read_frames(frames)
-        early.look_everywhere(frames, words)
-        early.look_at(frames, words)
-    search.look_also(early)
+        early.scan_everywhere(frames, words)
+        early.scan(frames, words)
+    search.scan_also(early)
     found = early.found(dump)
-    if found is None or len(found.tops) > _MOST_EARLY_TABLES:
+    if found is None or len(found.roots) > _MOST_EARLY_TABLES:
         return None
     return ProcessSearch(dump, found.paging, kernel_memory(dump, found).frames())

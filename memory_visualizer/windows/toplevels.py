@@ -59,7 +59,7 @@ class TopLevels:
     """Top-level tables that name themselves."""
 
     paging: Paging
-    tops: NDArray[np.int64]
+    roots: NDArray[np.int64]
     """Frames, shape (n, paging.top_frames), of those that map all that a kernel needs."""
     others: NDArray[np.int64]
     """The same of those that do not: a process's second table for user mode (KVA shadow, since
@@ -85,7 +85,7 @@ class TopLevelSearch:
         """How many of the first _counted parts of _x64 name themselves by each entry."""
         self._counted = 0
 
-    def look_at(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def scan(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at frames, with their contents, where tables are known to name themselves."""
         own = self._own_entries(frame)
         for found, index, mask in (
@@ -98,7 +98,7 @@ class TopLevelSearch:
             if (names_itself := words[:, index] & np.uint64(ADDRESS | PRESENT) == own).any():
                 self._x64.append(_named(frame[names_itself], index))
 
-    def look_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def scan_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
         entries = _X64.software.self_entries
         mask = ADDRESS | PRESENT
@@ -120,11 +120,11 @@ class TopLevelSearch:
         """How many 64-bit tables, at most, name themselves by the same entry."""
         return int(self._counts_by_entry().max())
 
-    def look_also(self, early: "TopLevelSearch") -> None:
+    def scan_also(self, early: "TopLevelSearch") -> None:
         """Look where another search has met most tables that name themselves."""
         self._x64_entries = sorted({*self._x64_entries, *early._largest(_MOST_GROUPS)})
 
-    def look_only(self) -> None:
+    def scan_only(self) -> None:
         """From now on look where most tables were met that name themselves."""
         self._x64_entries = self._largest(_MOST_GROUPS)
 
@@ -135,17 +135,17 @@ class TopLevelSearch:
             self._counted += 1
         return self._counts
 
-    def _largest(self, most: int) -> list[int]:
+    def _largest(self, limit: int) -> list[int]:
         """The entries by which most 64-bit tables name themselves; one of them is Windows'."""
         counts = self._counts_by_entry()
-        largest: list[int] = np.argsort(-counts, kind="stable")[:most].tolist()
+        largest: list[int] = np.argsort(-counts, kind="stable")[:limit].tolist()
         return [index for index in largest if counts[index]]
 
-    def _groups(self, most: int) -> list[NDArray[np.int64]]:
+    def _groups(self, limit: int) -> list[NDArray[np.int64]]:
         """The frames of the largest groups of tables that name themselves by the same entry."""
         found = _joined(self._x64)
         frame, index = np.divmod(found, X64.entries)
-        return [frame[index == one] for one in self._largest(most)]
+        return [frame[index == one] for one in self._largest(limit)]
 
     @staticmethod
     def _own_entries(frame: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -160,8 +160,8 @@ class TopLevelSearch:
         boots = [
             boot
             for paging, groups in self._candidates(memory)
-            for tops in groups
-            for boot in _boots(memory, paging, tops)
+            for roots in groups
+            for boot in _boots(memory, paging, roots)
         ]
         return _last_boot(boots) if boots else None
 
@@ -170,33 +170,33 @@ class TopLevelSearch:
         best: TopLevels | None = None
         most = 0
         for paging, groups in self._candidates(memory):
-            for tops in groups:
-                kin = share_kernel(memory, paging, tops, np.ones(len(tops), bool))
+            for roots in groups:
+                kin = share_kernel(memory, paging, roots, np.ones(len(roots), bool))
                 if np.count_nonzero(kin) < _FEWEST_ALIKE:
                     continue
                 # Where Windows' word of itself is damaged, most tables still lead to its place.
-                lead = _seen(memory, paging, tops[kin], None)[0] >= 0
+                lead = _seen(memory, paging, roots[kin], None)[0] >= 0
                 count = np.count_nonzero(kin) + np.count_nonzero(lead)
                 if count > most:
-                    best, most = TopLevels(paging, tops[kin], tops[~kin]), int(count)
+                    best, most = TopLevels(paging, roots[kin], roots[~kin]), int(count)
         return best
 
     def _candidates(
         self, memory: PhysicalMemory
     ) -> Iterator[tuple[Paging, list[NDArray[np.int64]]]]:
         """For each way of paging the groups of tables that name themselves by one entry."""
-        most = memory.budget.limit("address space")
+        limit = memory.budget.limit("address space")
         take = memory.budget.take
-        pae = take("top-level table of PAE", _joined(self._pae), most)
+        pae = take("top-level table of PAE", _joined(self._pae), limit)
         pointers = [memory.read_frames(frames)[:, :4] for frames in in_parts(pae)]
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         name = "top-level table of x86-64"
-        x64 = [take(name, tops, most)[:, None] for tops in self._groups(_MOST_GROUPS)]
+        x64 = [take(name, roots, limit)[:, None] for roots in self._groups(_MOST_GROUPS)]
         yield as_windows_has_it(PAE), [directories.astype(np.int64)]
         yield (
             as_windows_has_it(X86),
-            [take("top-level table of x86", _joined(self._x86), most)[:, None]],
+            [take("top-level table of x86", _joined(self._x86), limit)[:, None]],
         )
         yield _X64, x64
         yield as_windows_has_it(X64_5_LEVELS), x64
@@ -207,8 +207,8 @@ def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[
     return frame * X64.entries + index
 
 
-def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return distinct(np.concatenate([np.empty(0, np.int64), *parts]))
+def _joined(batches: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return distinct(np.concatenate([np.empty(0, np.int64), *batches]))
 
 
 _SAMPLE = 64
@@ -231,7 +231,7 @@ class _Boot:
     """The top-level tables by which one page of KUSER_SHARED_DATA is reached."""
 
     paging: Paging
-    tops: NDArray[np.int64]
+    roots: NDArray[np.int64]
     others: NDArray[np.int64]
     """Those of the group that are of no boot."""
     page: "_SharedPage"
@@ -239,21 +239,21 @@ class _Boot:
 
 def _last_boot(boots: list[_Boot]) -> TopLevels:
     """The boot with the latest clock, of those that have tables enough; a remark on the others."""
-    largest = max(boots, key=lambda boot: len(boot.tops))
-    enough = max(2, len(largest.tops) // _PART_OF_BOOT)
-    many = [boot for boot in boots if len(boot.tops) >= enough and boot.page.clock]
+    largest = max(boots, key=lambda boot: len(boot.roots))
+    enough = max(2, len(largest.roots) // _PART_OF_BOOT)
+    many = [boot for boot in boots if len(boot.roots) >= enough and boot.page.clock]
     last = max(many, key=lambda boot: boot.page.time, default=largest)
     remarks = [
-        f"{len(boot.tops):,} top-level page tables are of another boot of {boot.page.system},"
+        f"{len(boot.roots):,} top-level page tables are of another boot of {boot.page.system},"
         f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
         " what these map is not painted"
         for boot in many
         if boot is not last
     ]
-    return TopLevels(last.paging, last.tops, last.others, tuple(remarks))
+    return TopLevels(last.paging, last.roots, last.others, tuple(remarks))
 
 
-def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> list[_Boot]:
+def _boots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> list[_Boot]:
     """The boots that some tables, which name themselves by the same entry, are of.
 
     A table is of a boot if it leads to the boot's page of KUSER_SHARED_DATA, or has most of the
@@ -261,12 +261,12 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
     system, have nothing there.
     """
     # First some of each group: of a dump full of tables that name themselves all are too many.
-    step = -(-len(tops) // _SAMPLE)
-    if not len(tops) or not any(_seen(memory, paging, tops[::step], one)[1] for one in _VIEWS):
+    step = -(-len(roots) // _SAMPLE)
+    if not len(roots) or not any(_seen(memory, paging, roots[::step], one)[1] for one in _VIEWS):
         return []
-    unknown = np.ones(len(tops), bool)
+    unknown = np.ones(len(roots), bool)
     found = []
-    places, pages = _seen(memory, paging, tops, None)
+    places, pages = _seen(memory, paging, roots, None)
     for place, page in pages.items():
         found.append((places == place, page))
     for rows, _ in found:
@@ -274,23 +274,23 @@ def _boots(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> l
     # The tables by which the kernel sees it, which all processes of a boot share, may be damaged.
     rest = np.flatnonzero(unknown)
     known = set(pages)
-    places, pages = _seen(memory, paging, tops[rest], USER_SHARED_DATA)
+    places, pages = _seen(memory, paging, roots[rest], USER_SHARED_DATA)
     for place, page in pages.items():
-        rows = np.zeros(len(tops), bool)
+        rows = np.zeros(len(roots), bool)
         rows[rest[places == place]] = place not in known
-        rows &= share_kernel(memory, paging, tops, rows)
+        rows &= share_kernel(memory, paging, roots, rows)
         if np.count_nonzero(rows) >= _FEWEST_ALIKE:
             found.append((rows, page))
             unknown &= ~rows
     for rows, _ in found:
         if unknown.any():
-            rows |= unknown & share_kernel(memory, paging, tops, rows)
+            rows |= unknown & share_kernel(memory, paging, roots, rows)
             unknown &= ~rows
-    return [_Boot(paging, tops[rows], tops[unknown], page) for rows, page in found]
+    return [_Boot(paging, roots[rows], roots[unknown], page) for rows, page in found]
 
 
 def _seen(
-    memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64], virtual: int | None
+    memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], virtual: int | None
 ) -> tuple[NDArray[np.int64], dict[int, "_SharedPage"]]:
     """Where each of these address spaces has KUSER_SHARED_DATA, by an address of it; -1: nowhere.
 
@@ -298,7 +298,7 @@ def _seen(
     is None for the kernel's address.
     """
     virtual = SHARED_DATA[bits_of(paging)] if virtual is None else virtual
-    frames = translate(memory, paging, tops, virtual)
+    frames = translate(memory, paging, roots, virtual)
     places, count = np.unique(frames[frames >= 0], return_counts=True)
     places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
     pages = {int(place): _SharedPage(memory.read_frames(place[None])[0]) for place in places}
@@ -312,15 +312,15 @@ _VIEWS = (None, USER_SHARED_DATA)
 def share_kernel(
     memory: PhysicalMemory,
     paging: Paging,
-    tops: NDArray[np.int64],
+    roots: NDArray[np.int64],
     among: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Which tables have most of the kernel's half in common with most of those chosen.
 
     What more of these have counts for more: the kernel's own entries, not those of a session.
     """
-    kin = np.zeros(len(tops), bool)
-    last = tops[:, -1]
+    kin = np.zeros(len(roots), bool)
+    last = roots[:, -1]
     rows = np.flatnonzero(is_held(memory, last))[:_MOST_COMPARED]
     chosen = among[rows]
     if np.count_nonzero(chosen) < 2:
@@ -367,10 +367,12 @@ def bits_of(paging: Paging) -> int:
     return 32 if paging.address_bits == 32 else 64
 
 
-def read_shared_data(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]) -> SharedData:
+def read_shared_data(
+    memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]
+) -> SharedData:
     """Read what Windows tells to every process about itself, where most of them see it."""
     for view in _VIEWS:
-        for page in _seen(memory, paging, tops, view)[1].values():
+        for page in _seen(memory, paging, roots, view)[1].values():
             return SharedData(page.system, page.clock)
     return SharedData(System("Windows"), None)
 

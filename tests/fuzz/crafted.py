@@ -34,7 +34,7 @@ class Sound:
     """A sound dump, to be spoiled."""
 
     contents: bytes
-    tops: Sequence[int]
+    roots: Sequence[int]
     """Frames of the processes' top-level tables; under PAE those of the four pointers' pages."""
     unused: npt.NDArray[np.int64]
     """Frames that nobody uses."""
@@ -61,8 +61,8 @@ def sound(system: str, size: int) -> Sound:
             profile = profiles()[_PROFILES[system]]
             return _windows(path, profile, size, five_levels=system == "levels")
         truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
-        tops = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
-        return Sound(path.read_bytes(), tops, _unused(truth.classes), linux=truth)
+        roots = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
+        return Sound(path.read_bytes(), roots, _unused(truth.classes), linux=truth)
 
 
 def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> Sound:
@@ -158,7 +158,7 @@ def _grafted(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """A sound system whose processes' tables also lead to tables in all pages left unused."""
     table = _entries(rng.choice(given.unused, (len(given.unused), 512)), _USER)
     words[given.unused] = table
-    for top in given.tops:
+    for top in given.roots:
         empty = np.flatnonzero(words[top, :256] == 0)
         words[top, empty] = _entries(rng.choice(given.unused, len(empty)), _USER)
 
@@ -167,7 +167,7 @@ def _one_table(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """All that a sound system's processes leave empty leads to one table, and that to itself."""
     table = int(given.unused[0])
     words[table] = table << 12 | _USER
-    for top in given.tops:
+    for top in given.roots:
         words[top, np.flatnonzero(words[top, :256] == 0)] = table << 12 | _USER
 
 
@@ -179,7 +179,7 @@ def _layers(rng: np.random.Generator, words: Words, given: Sound) -> None:
     del layers
     for frames, below in ((upper, middle), (middle, lower), (lower, lower)):
         words[frames] = _entries(rng.choice(below, (len(frames), 512)), _USER)
-    for top in given.tops:
+    for top in given.roots:
         empty = np.flatnonzero(words[top, :256] == 0)
         words[top, empty] = _entries(rng.choice(upper, len(empty)), _USER)
 
@@ -202,8 +202,8 @@ def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
     words[tables] = _entries(pages, _KERNEL)
     words[directory, : len(tables)] = _entries(tables, _KERNEL)
     words[pointers, 0] = int(directory) << 12 | _KERNEL
-    free = 256 + int(np.flatnonzero((words[list(given.tops), 256:] == 0).all(axis=0))[0])
-    words[list(given.tops), free] = int(pointers) << 12 | _KERNEL
+    free = 256 + int(np.flatnonzero((words[list(given.roots), 256:] == 0).all(axis=0))[0])
+    words[list(given.roots), free] = int(pointers) << 12 | _KERNEL
     return 0xFFFF << 48 | free << 39, pages.reshape(-1)
 
 
@@ -238,7 +238,7 @@ def _fakes(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 def _homeless(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """Every unused page is a copy of a process' top-level table that nobody leads to."""
-    words[given.unused] = words[given.tops[1]]
+    words[given.unused] = words[given.roots[1]]
     words[given.unused, _OWN] = _entries(given.unused, _KERNEL)
 
 
@@ -247,7 +247,7 @@ def _homeless_objects(rng: np.random.Generator, words: Words, given: Sound) -> N
     _, pages = _as_kernel(words, given)
     tables = np.setdiff1d(given.unused, pages)[:-8]
     pages, tables = pages[::2], np.concatenate((tables, pages[1::2]))
-    words[tables] = words[given.tops[1]]
+    words[tables] = words[given.roots[1]]
     words[tables, _OWN] = _entries(tables, _KERNEL)
     words[pages] = _entries(rng.choice(tables, (len(pages), 512)), 0)
 

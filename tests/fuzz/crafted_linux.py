@@ -228,11 +228,11 @@ def _own_tables(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> No
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     half = len(frames) // 2
-    tasks, tops = frames[:half], frames[half : 2 * half]
-    words[tops, :256] = _entries(rng.choice(tops, (half, 256)), _USER)
-    words[tops, 256:] = words[truth.top, 256:]
+    tasks, roots = frames[:half], frames[half : 2 * half]
+    words[roots, :256] = _entries(rng.choice(roots, (half, 256)), _USER)
+    words[roots, 256:] = words[truth.top, 256:]
     machine.make_tasks(tasks, mm=machine.at(tasks) + np.uint64(3072 - machine.pgd))
-    machine.write(machine.at(tasks) + np.uint64(3072), machine.at(tops))
+    machine.write(machine.at(tasks) + np.uint64(3072), machine.at(roots))
 
 
 def _workers(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:

@@ -25,7 +25,7 @@ def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Pa
     is_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     assert is_user.any()
     assert set(left[is_user]) <= {"user", "both"}
-    tops = [task.dtb for task in truth.tasks if task.dtb and task.dtb < len(left) * 4096]
+    roots = [task.dtb for task in truth.tasks if task.dtb and task.dtb < len(left) * 4096]
     if not str(snapshot.system).startswith("Linux"):
         assert max(truth.text_frames) >= len(left) or truth.top >= len(left)
-        assert len(snapshot.processes) <= len(tops)
+        assert len(snapshot.processes) <= len(roots)

@@ -66,10 +66,10 @@ def test_more_tasks_than_any_machine_has(
 ) -> None:
     """So many are read as there may be, and it is said that there are more."""
     snapshot = opened(name, sound, tmp_path)
-    most = most_tasks(snapshot.dump)
-    assert most == SIZE // 4096 // 16 + 1024
+    limit = most_tasks(snapshot.dump)
+    assert limit == SIZE // 4096 // 16 + 1024
     assert any("the list of processes is longer than any" in one for one in snapshot.remarks)
-    assert sum(process.is_listed for process in snapshot.processes) <= most
+    assert sum(process.is_listed for process in snapshot.processes) <= limit
 
 
 def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def find(path: Path) -> linux.LinuxKernel:
     """The kernel in a dump."""
     dump = memory_visualizer.formats.opening.open_dump(path)
     texts = VmcoreInfoSearch()
-    for _ in dump.each_block(texts.look_at):
+    for _ in dump.each_block(texts.scan):
         pass
     kernel = linux.find_kernel(dump, texts.found(dump))
     assert kernel
@@ -210,7 +210,7 @@ def test_addresses_one_by_one_and_together(sound: tuple[bytes, LinuxTruth]) -> N
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
     rng = np.random.default_rng(0)
-    tops = [truth.top, *(task.dtb // 4096 for task in truth.tasks if task.dtb)]
+    roots = [truth.top, *(task.dtb // 4096 for task in truth.tasks if task.dtb)]
     mapped = [virtual for _, virtual, _ in sorted(truth.owners)]
     near = [
         machine.at(np.arange(4000)),
@@ -221,7 +221,7 @@ def test_addresses_one_by_one_and_together(sound: tuple[bytes, LinuxTruth]) -> N
     )
     addresses = np.append(addresses, rng.integers(0, 1 << 63, 500).astype(np.uint64) * np.uint64(2))
     way = as_linux_has_it(X64)
-    for top in tops:
+    for top in roots:
         memory = VirtualMemory(Memory(words), way, top)
         together = memory.frames(addresses)
         expected = frames_behind(
@@ -275,7 +275,7 @@ def test_texts_that_are_no_ones(sound: tuple[bytes, LinuxTruth], tmp_path: Path)
     assert VmcoreInfo.parse(b"OSRELEASE=1\n") is None
     dump = memory_visualizer.formats.opening.open_dump(spoiled("texts, lines", sound, tmp_path))
     texts = VmcoreInfoSearch()
-    for _ in dump.each_block(texts.look_at):
+    for _ in dump.each_block(texts.scan):
         pass
     assert len(texts.found(dump)) <= 512
 
@@ -288,7 +288,7 @@ def test_words_of_a_text(filler: bytes) -> None:
     for place in places:
         contents[place : place + 10] = np.frombuffer(b"OSRELEASE=", np.uint8)
     search = VmcoreInfoSearch()
-    search.look_everywhere(np.arange(64), contents.view("<u8").reshape(64, 512))
+    search.scan_everywhere(np.arange(64), contents.view("<u8").reshape(64, 512))
     assert sorted(np.concatenate(search._places).tolist()) == places
 
 
@@ -299,7 +299,7 @@ def test_a_text_among_other_pages(place: int) -> None:
     text = b"OSRELEASE=" + b"SYMBOL(name)=ffff\n" * 45
     contents[place : place + len(text)] = np.frombuffer(text, np.uint8)[: len(contents) - place]
     search = VmcoreInfoSearch()
-    search.look_everywhere(np.arange(64) + 5, contents.view("<u8").reshape(64, 512))
+    search.scan_everywhere(np.arange(64) + 5, contents.view("<u8").reshape(64, 512))
     assert np.concatenate(search._places).tolist() == [5 * 4096 + place]
 
 

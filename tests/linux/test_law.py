@@ -220,8 +220,8 @@ def test_any_bytes_in_any_member(world: World, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_pages_lost(world: World, data: st.DataObject) -> None:
     """All of up to a third of the tasks is zeros, ones, or what stands for pages not read."""
-    most = len(world.truth.tasks) // 3
-    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=most)
+    limit = len(world.truth.tasks) // 3
+    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=limit)
     tasks = [world.truth.tasks[number] for number in data.draw(numbers)]
     filler = data.draw(st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xb0\xb0\xd0\xba"]))
     lost = filler * (TASK_PAGES * PAGE // 4)
@@ -232,8 +232,8 @@ def test_pages_lost(world: World, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_links_lost(world: World, data: st.DataObject) -> None:
     """With the links of up to a third of the tasks zeroed, no process is lost, these neither."""
-    most = len(world.truth.tasks) // 3
-    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=most)
+    limit = len(world.truth.tasks) // 3
+    numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=limit)
     tasks = [world.truth.tasks[number] for number in data.draw(numbers)]
     place = world.truth.places["tasks"]
     damaged = world.opened({world.physical(task) + place: bytes(16) for task in tasks})

@@ -506,8 +506,8 @@ def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     np.testing.assert_array_equal(labels(snapshot), truth.classes)
     np.testing.assert_array_equal(states(snapshot), truth.states)
-    tops = [task.dtb for task in truth.tasks if task.dtb]
-    assert sorted(process.dtb for process in snapshot.processes) == sorted(tops)
+    roots = [task.dtb for task in truth.tasks if task.dtb]
+    assert sorted(process.dtb for process in snapshot.processes) == sorted(roots)
     assert any("without their names" in remark for remark in snapshot.remarks)
 
 

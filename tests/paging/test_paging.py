@@ -94,8 +94,8 @@ def tops_of(name: str, roots: Sequence[int], memory: bytes) -> npt.NDArray[np.in
     )
 
 
-def found_by_walk(memory: Memory, paging: Paging, tops: npt.NDArray[np.int64]) -> Mappings:
-    return merge_alike(Mappings.join(list(walk(memory, paging, tops))))
+def found_by_walk(memory: Memory, paging: Paging, roots: npt.NDArray[np.int64]) -> Mappings:
+    return merge_alike(Mappings.join(list(walk(memory, paging, roots))))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -163,13 +163,13 @@ def test_translates_as_a_simple_reader_does(name: str) -> None:
             changed = bytearray(contents)
             struct.pack_into("<4Q", changed, 0, *(frame << 12 | 1 for frame in (1, 2, 3, 4)))
             contents = bytes(changed)
-        tops = tops_of(name, [0], contents)
+        roots = tops_of(name, [0], contents)
         for page in simple_walk(contents, name, 0):
             for inside in (0, page.size - PAGE):
                 frame = (page.physical + inside) // PAGE
                 expected = frame if frame < FRAMES else -1
                 address = page.virtual + inside
-                assert translate(Memory(contents), paging, tops, address) == [expected]
+                assert translate(Memory(contents), paging, roots, address) == [expected]
 
     check()
 

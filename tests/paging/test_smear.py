@@ -113,7 +113,7 @@ class Sound:
     raw: bytes
     truth: Truth
     classes: npt.NDArray[np.str_]
-    tops: tuple[tuple[int, ...], ...]
+    roots: tuple[tuple[int, ...], ...]
     """Frames of the live processes' top-level tables, those for user mode included."""
     levels: dict[int, int]
     """The highest level on which each table serves; the last is 1."""
@@ -156,17 +156,17 @@ def sound(system: str) -> Sound:
         truth = forge(path, profiles()[name], size=size * MIB, processes=6, **options)
         raw = path.read_bytes()
     words = np.frombuffer(raw, "<u8")
-    tops: list[tuple[int, ...]] = []
+    roots: list[tuple[int, ...]] = []
     for owner in truth.alive:
         process = truth.processes[owner]
         if truth.paging == "pae":
             pointers = words[process.dtb // 8 : process.dtb // 8 + 4]
-            tops.append(tuple((pointers >> np.uint64(12)).tolist()))
+            roots.append(tuple((pointers >> np.uint64(12)).tolist()))
         else:
-            tops += [(base // PAGE,) for base in (process.dtb, process.shadow_dtb) if base]
+            roots += [(base // PAGE,) for base in (process.dtb, process.shadow_dtb) if base]
     levels: dict[int, int] = {}
     below: dict[int, set[tuple[int, int]]] = {}
-    todo = [(frame, LEVELS[truth.paging]) for top in tops for frame in top]
+    todo = [(frame, LEVELS[truth.paging]) for top in roots for frame in top]
     while todo:
         frame, level = todo.pop()
         if frame >= len(raw) // PAGE or level in (levels.get(frame), 0):
@@ -176,7 +176,7 @@ def sound(system: str) -> Sound:
             below.setdefault(frame, set()).add((first, count))
             if count == 1:
                 todo.append((first, level - 1))
-    return Sound(raw, truth, truth.classes(truth.alive), tuple(tops), levels, below)
+    return Sound(raw, truth, truth.classes(truth.alive), tuple(roots), levels, below)
 
 
 def entries_of(raw: bytes, paging: str, frame: int, level: int) -> Iterator[tuple[int, int]]:
@@ -196,10 +196,10 @@ def entries_of(raw: bytes, paging: str, frame: int, level: int) -> Iterator[tupl
 def top_levels(memory: Memory) -> TopLevels | None:
     search = TopLevelSearch()
     frames = np.arange(len(memory.words))
-    search.look_everywhere(frames, memory.words)
+    search.scan_everywhere(frames, memory.words)
     for _ in range(2):  # what was met on the first look is looked for on the second
-        search.look_at(frames, memory.words)
-        search.look_only()
+        search.scan(frames, memory.words)
+        search.scan_only()
     return search.found(memory) or search.alike(memory)
 
 
@@ -210,13 +210,13 @@ def painted(
     memory = Memory(words)
     found = top_levels(memory)
     assert found
-    every = np.concatenate([found.tops, found.others]).tolist()
-    tops = [top for top in every if tuple(top) in alive]
+    every = np.concatenate([found.roots, found.others]).tolist()
+    roots = [top for top in every if tuple(top) in alive]
     path.write_bytes(words.tobytes())
-    mappings = Mappings.join(list(walk(memory, found.paging, np.array(tops))))
+    mappings = Mappings.join(list(walk(memory, found.paging, np.array(roots))))
     zero = np.count_nonzero(words, axis=1) == 0
     classes = of_mappings(RawDump.open(path), zero, mappings).classes
-    return np.array(LABELS)[classes], {tuple(top) for top in tops}
+    return np.array(LABELS)[classes], {tuple(top) for top in roots}
 
 
 def without_contents(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
@@ -228,7 +228,7 @@ def without_contents(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
 def test_the_sound_dump_is_painted_as_it_was_made(system: str, tmp_path: Path) -> None:
     """Else the other tests here would compare with something else than the truth."""
     given = sound(system)
-    classes, _ = painted(given.words, set(given.tops), tmp_path / "dump")
+    classes, _ = painted(given.words, set(given.roots), tmp_path / "dump")
     np.testing.assert_array_equal(classes, given.classes)
 
 
@@ -238,20 +238,20 @@ def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> N
     given = sound(system)
     rng = np.random.default_rng(7)
     upper = given.upper
-    assert len(upper) >= len(given.tops)
+    assert len(upper) >= len(given.roots)
     words = given.words
     for number, table in enumerate(upper):
         elsewhere = ~given.led_to(table)
-        for top in given.tops:
+        for top in given.roots:
             if table == top[-1]:  # it names the other directories of PAE, by which it is found
                 elsewhere &= ~np.logical_or.reduce([given.led_to(frame) for frame in top])
         for kind in KINDS if ALL else [KINDS[number % len(KINDS)]]:
             kept, words[table] = words[table].copy(), kind(rng)
-            classes, found = painted(words, set(given.tops), tmp_path / "dump")
+            classes, found = painted(words, set(given.roots), tmp_path / "dump")
             words[table] = kept
             changed = (without_contents(classes) != without_contents(given.classes)) & elsewhere
             assert np.count_nonzero(changed) <= len(words) // 500, (table, kind.__name__)
-            lost = {top for top in given.tops if top not in found}
+            lost = {top for top in given.roots if top not in found}
             assert all(table in top for top in lost), (table, kind.__name__)
 
 
@@ -363,12 +363,12 @@ def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Pa
         words = given.words
         moved = np.random.default_rng(seed).choice(frames, int(share * frames), replace=False)
         words[moved] = words[np.roll(moved, 1)]
-        classes, found = painted(words, set(given.tops), tmp_path / "dump")
-        whole = {top for top in given.tops if not set(top) & set(moved.tolist())}
+        classes, found = painted(words, set(given.roots), tmp_path / "dump")
+        whole = {top for top in given.roots if not set(top) & set(moved.tolist())}
         assert whole <= found
         elsewhere = np.ones(frames, bool)
         lost = set(moved.tolist()) & set(given.levels)
-        for top in given.tops:  # with one of PAE's directories the others are lost, too
+        for top in given.roots:  # with one of PAE's directories the others are lost, too
             if set(top) & lost:
                 lost |= set(top)
         for frame in lost:
@@ -387,13 +387,15 @@ def test_the_way_to_the_shared_page_is_lost(system: str, tmp_path: Path) -> None
     memory = Memory(given.words)
     found = top_levels(memory)
     assert found
-    (shared,) = set(translate(memory, found.paging, found.tops, SHARED_DATA[bits_of(found.paging)]))
+    (shared,) = set(
+        translate(memory, found.paging, found.roots, SHARED_DATA[bits_of(found.paging)])
+    )
     upper = [frame for frame in given.upper if given.led_to(frame)[shared]]
     for lost in (*upper, int(shared)):
         words = given.words
         words[lost] = noise(np.random.default_rng(3))
-        _, spaces = painted(words, set(given.tops), tmp_path / "dump")
-        assert {top for top in given.tops if lost not in top} <= spaces, lost
+        _, spaces = painted(words, set(given.roots), tmp_path / "dump")
+        assert {top for top in given.roots if lost not in top} <= spaces, lost
         snapshot = memory_visualizer.open(tmp_path / "dump")
         assert str(snapshot.system).startswith("Windows")
         assert {process.pid for process in snapshot.processes} >= {4} or lost in upper

@@ -403,8 +403,8 @@ def everything_is_a_table(
 ) -> None:
     """A dump in which each page is full of entries, and some name themselves as top tables."""
     words = np.stack([entry(frame) for frame in range(frames)])
-    tops = np.arange(16, 16 + 40, dtype=np.uint64)
-    words[tops, 0x1ED] = tops << np.uint64(12) | np.uint64(0x63)
+    roots = np.arange(16, 16 + 40, dtype=np.uint64)
+    words[roots, 0x1ED] = roots << np.uint64(12) | np.uint64(0x63)
     # KUSER_SHARED_DATA, by which tables are believed, lies at one place for all.
     at = [0xFFFFF780_00000000 >> shift & 511 for shift in (39, 30, 21, 12)]
     words[:, at[0]] = 7 << 12 | 0x63

@@ -687,18 +687,18 @@ class _Machine:
     def new_space(self) -> tuple[_Tables, int, int]:
         """Tables of a new process, its mm_struct, and the frame of its top table."""
         count = 2 if self.pti else 1
-        tops = self.memory.allocate_run(count)
-        self.give(tops, "page table")
+        roots = self.memory.allocate_run(count)
+        self.give(roots, "page table")
         if self.pti and self.era.masks:  # both are one compound page (6.18)
-            self.give(tops, "page table", compound=True, type=self.era.table)
+            self.give(roots, "page table", compound=True, type=self.era.table)
         elif self.pti:
-            self.pages[int(tops[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
-        tables = _Tables(self, int(tops[0]))
+            self.pages[int(roots[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
+        tables = _Tables(self, int(roots[0]))
         mm = self.object(cache="mm_struct")
         self.word(mm + self.pgd_offset, self.direct_address(tables.top))
-        self.user_tables.append((tables, int(tops[1]) if self.pti else None))
+        self.user_tables.append((tables, int(roots[1]) if self.pti else None))
         self.spaces.append(mm)
-        return tables, mm, int(tops[0])
+        return tables, mm, int(roots[0])
 
     def _make_processes(self) -> None:
         rng, memory = self.rng, self.memory
@@ -779,10 +779,10 @@ class _Machine:
     def _list_spaces(self) -> None:
         """Link the top tables of all processes, as the kernel does (arch/x86/mm/pgtable.c)."""
         head = self.symbols["pgd_list"]
-        tops = [tables.top for tables, _ in self.user_tables]
-        links = [head, *(self.link_of(top) for top in tops)]
+        roots = [tables.top for tables, _ in self.user_tables]
+        links = [head, *(self.link_of(top) for top in roots)]
         self.word(head, links[1], links[-1])
-        for number, (top, mm) in enumerate(zip(tops, self.spaces, strict=True), 1):
+        for number, (top, mm) in enumerate(zip(roots, self.spaces, strict=True), 1):
             page = self.pages[top]
             page.links = (links[(number + 1) % len(links)], links[number - 1])
             page.memory = mm

@@ -16,7 +16,7 @@ PAGE = 4096
 def spaces(path: Path) -> Spaces:
     dump = open_dump(path)
     search = SpaceSearch(dump)
-    for _ in dump.each_block(search.look_at):
+    for _ in dump.each_block(search.scan):
         pass
     return search.found()
 
@@ -39,8 +39,8 @@ def test_raw_and_elf_of_one_moment(linux: tuple[bytes, LinuxTruth], tmp_path: Pa
     raw.write_bytes(contents)
     containers.WRITERS["elf"](core, [(0, contents), (0xFFFC0000, bytes(0x40000))])
     found = spaces(raw)
-    assert tops_of(truth) <= set(found.tops[:, 0].tolist())
-    np.testing.assert_array_equal(spaces(core).tops, found.tops)
+    assert tops_of(truth) <= set(found.roots[:, 0].tolist())
+    np.testing.assert_array_equal(spaces(core).roots, found.roots)
 
 
 def test_a_flipped_bit_in_a_top_level_table(
@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_a_top_level_table(
     entry = int(np.flatnonzero(words[top, 256:])[0]) + 256
     words[top, entry] ^= 1 << 51
     words.tofile(tmp_path / "dump")
-    assert top in spaces(tmp_path / "dump").tops
+    assert top in spaces(tmp_path / "dump").roots
 
 
 def test_more_than_any_machine_has(linux: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
@@ -64,6 +64,6 @@ def test_more_than_any_machine_has(linux: tuple[bytes, LinuxTruth], tmp_path: Pa
     words[unused[unused > 256]] = words[top]
     words.tofile(tmp_path / "dump")
     found = spaces(tmp_path / "dump")
-    assert len(found.tops) <= len(words) // 64 + 512
+    assert len(found.roots) <= len(words) // 64 + 512
     (remark,) = found.remarks
     assert "look like top-level page tables" in remark

@@ -1201,8 +1201,8 @@ def test_command_line(
     """The page opens as the options say; the same bytes each time; whole or not at all."""
     out = tmp_path / "page.html"
     arguments = [str(dump.path), "-o", str(tmp_path / "a.png"), "--html"]
-    looks = ["--layout", "hilbert", "--color-by", "entropy", "--palette", "colour-blind"]
-    assert main([*arguments, str(out), *looks]) == 0
+    visitors = ["--layout", "hilbert", "--color-by", "entropy", "--palette", "colour-blind"]
+    assert main([*arguments, str(out), *visitors]) == 0
     assert f"{out}: written" in capsys.readouterr().out
     first = out.read_bytes()
     page = open_page(out)
@@ -1211,7 +1211,7 @@ def test_command_line(
         "entropy",
         "colour-blind",
     ]
-    assert main([*arguments, str(out), *looks]) == 0
+    assert main([*arguments, str(out), *visitors]) == 0
     assert out.read_bytes() == first
     with pytest.raises(OSError, match="is not a plain file"):
         viewer.write_page(Path("/dev/null"), dump.snapshot)

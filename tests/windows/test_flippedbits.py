@@ -26,17 +26,17 @@ def test_entries_that_all_tables_have(system: str, tmp_path: Path) -> None:
     sound = memory_visualizer.open(path)
     tables = np.fromfile(path, entry).reshape(PAGE * 4096 // PAGE, -1)
     live = [process for process in truth.processes if not process.exited]
-    tops = np.array([process.dtb // PAGE for process in live])
-    halves = tables[tops, half:]
+    roots = np.array([process.dtb // PAGE for process in live])
+    halves = tables[roots, half:]
     used = np.flatnonzero((halves[0] & 1 == 1) & (halves >> 12 == halves[0] >> 12).all(axis=0))
-    names = np.flatnonzero((halves >> 12 == tops[:, None]).all(axis=0))
+    names = np.flatnonzero((halves >> 12 == roots[:, None]).all(axis=0))
     assert len(used)
     assert len(names) == 1
     rng = np.random.default_rng(1)
     for index in half + np.append(rng.permutation(used)[:6], names):
         for bit in (0, 2, *rng.integers(12, 24, 2).tolist()):
             odd = tables.copy()
-            odd[rng.choice(tops), index] ^= odd.dtype.type(1 << bit)
+            odd[rng.choice(roots), index] ^= odd.dtype.type(1 << bit)
             odd.tofile(path)
             snapshot = memory_visualizer.open(path)
             np.testing.assert_array_equal(snapshot.classes, sound.classes, f"{index} {bit}")

@@ -47,7 +47,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
 def odd_one(said: Said, image: Image, name: str) -> list[Process]:
     """What is said of a process, by the place of its object."""
     address = victim(image, name).eprocess
-    return [p for p in said.snapshot.processes if p.eprocess == address]
+    return [p for p in said.snapshot.processes if p.object_address == address]
 
 
 @pytest.mark.fuzz
@@ -133,7 +133,7 @@ def test_tables_without_an_object(family: str, sound: Sound, tmp_path: Path) -> 
     """Those in use are shown and painted; those of a process long gone are not."""
     image, before = sound[family]
     cost, after = tried(image, before, "base null", tmp_path, "svchost.exe")
-    [nameless] = [p for p in after.snapshot.processes if not p.eprocess]
+    [nameless] = [p for p in after.snapshot.processes if not p.object_address]
     assert nameless.anomalies == ("known by its page tables only",)
     assert after.snapshot.stale_spaces == before.snapshot.stale_spaces == 1
     changed = np.flatnonzero(after.classes != before.classes).tolist()
@@ -205,7 +205,7 @@ def test_tables_that_lead_to_the_objects_are_lost(
         assert {(p.pid, p.name, p.is_alive) for p in after.snapshot.processes} == names
         assert after.snapshot.stale_spaces == 1
         for process in after.snapshot.processes:
-            assert "object not mapped" in process.anomalies or process.eprocess > 1 << 31
+            assert "object not mapped" in process.anomalies or process.object_address > 1 << 31
         gone = (before.classes != after.classes).nonzero()[0]
         # What the table led to was the kernel's.
         assert set(before.classes[gone]) <= {PageClass.KERNEL}
