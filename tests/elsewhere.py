@@ -42,6 +42,7 @@ OF_OS = (
 OF_SIGNAL = ("SIGALRM", "SIGBUS", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2", "alarm")
 MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
 
+_OF_LINUX = ("/proc/", "/dev/", "/sys/")
 _FORBIDDEN = re.compile(r'.*[<>:"|?*\x00-\x1f\\]|.*[. ]$|(con|nul|prn|aux|com\d|lpt\d)(\.|$)', re.I)
 
 
@@ -113,6 +114,7 @@ def leave() -> None:
     sys.platform = "elsewhere"
     for name in ("rename", "replace"):
         setattr(os, name, _refusing_open_files(getattr(os, name)))
+    setattr(os, "stat", partial(_stat, os.stat))  # noqa: B010
     sys.addaudithook(_audit)
     warnings.filterwarnings("error", category=EncodingWarning, module=r"memory_visualizer\b")
     from memory_visualizer import output
@@ -151,13 +153,24 @@ def _open_files() -> set[str]:
     return found
 
 
+def _stat(stat: Callable[..., os.stat_result], path: Any, **more: Any) -> os.stat_result:
+    """As on Windows: there are no files of these."""
+    if isinstance(path, str | os.PathLike) and _is_of_the_package():
+        _refuse_what_is_not_there(os.fspath(path))
+    return stat(path, **more)
+
+
+def _refuse_what_is_not_there(path: str | bytes) -> None:
+    if isinstance(path, str) and path.startswith(_OF_LINUX) and path != os.devnull:
+        raise FileNotFoundError(errno.ENOENT, "Windows has no such file", path)
+
+
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     """Refuse files that Windows does not have, and names that it does not allow."""
     if event != "open" or not isinstance(arguments[0], str) or not _is_of_the_package():
         return
     path, _, flags = arguments
-    if path.startswith(("/proc/", "/dev/", "/sys/")) and path != os.devnull:
-        raise FileNotFoundError(errno.ENOENT, "Windows has no such file", path)
+    _refuse_what_is_not_there(path)
     if flags & os.O_CREAT and path != os.devnull and _FORBIDDEN.match(Path(path).name):
         raise OSError(errno.EINVAL, "Windows allows no such name", path)
 

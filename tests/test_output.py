@@ -81,6 +81,7 @@ sys.exit(run("test", work))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.posix
 def test_killed(tmp_path: Path) -> None:
     """Without a chance to tidy up: no leftover, and the old file is as it was."""
     (tmp_path / "a").write_bytes(OLD)
@@ -132,6 +133,7 @@ def test_two_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.posix
 def test_the_disk_is_full(tmp_path: Path) -> None:
     """A file larger than may be written: a sentence's worth of error, the old file as it was."""
     path = tmp_path / "a"
@@ -156,6 +158,7 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.posix
 def test_nohup_is_heeded(tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
@@ -408,6 +411,7 @@ def test_names_that_windows_forbids(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said in a sentence there; elsewhere they are names like others."""
+    monkeypatch.setattr(output, "_is_windows", False)
     check_target(tmp_path / name)
     monkeypatch.setattr(output, "_is_windows", True)
     with pytest.raises(OSError, match="Windows allows no file of this name"):
