@@ -73,6 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--runs", metavar="N", type=int, default=2, help="the best of these (2)")
     options = parser.parse_args()
     data = options.raw.read_bytes()
     for name in options.names or _WRITERS:
@@ -87,7 +88,7 @@ def main() -> int:
                 ("read", [sys.executable, "-c", _READ, str(path)]),
             ):
                 if command and shutil.which(command[0]):
-                    wall, cpu, memory = min(run(command, Path(folder)) for _ in range(2))
+                    wall, cpu, memory = min(run(command, Path(folder)) for _ in range(options.runs))
                     line += f"; {what} {wall:.2f} s ({cpu:.2f} s of processor)"
             print(f"{line}, {memory:.0f} MiB", flush=True)
     return 0

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.paging import ADDRESS, PRESENT, Paging, PhysicalMemory, is_held
+from memory_visualizer.paging import (
+    ADDRESS,
+    PRESENT,
+    Paging,
+    PhysicalMemory,
+    frames_there,
+    is_held,
+)
 from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
@@ -32,6 +39,7 @@ class MendedEntries:
         self._memory = memory
         self.frame_count, self.held = memory.frame_count, memory.held
         self.budget = memory.budget
+        self.there = frames_there(memory)
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
         """Index and value of entries, by the frames of their tables."""

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import pickle
 import shutil
 import sys
 import zlib
@@ -137,6 +138,16 @@ def test_wrong_bytes(path: Path, kind: str) -> None:
                 dump.zero_frames()
             except BadInputError as error:
                 assert len(str(error)) < 1000
+
+
+def test_pickles(path: Path) -> None:
+    """A pickle holds the container's path, which is opened again; never the path inside alone."""
+    path.write_bytes(gzip.compress(written(path, containers.write_lime, LOW)))
+    dump = open_dump(path)
+    check(pickle.loads(pickle.dumps(dump)), frames_of(LOW))
+    with pytest.raises(TypeError, match="cannot be pickled by its path"):
+        pickle.dumps(dump.path)
+    assert pickle.loads(pickle.dumps(dump.path.parent)) == path.parent
 
 
 def test_packed_twice(path: Path) -> None:
