@@ -273,8 +273,8 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     one piece. BadInputError where they were moved by no whole number of pages, as in ranges of
     memory one after the other of which one ended within a page.
     """
-    if not info.symbol("swapper_pg_dir"):
-        return []
+    if (info.symbol("swapper_pg_dir") or 0) < IMAGE_BASE:
+        return []  # of another processor, or damaged
     paging, top = _paging_of(info), _own_top(info)
     shift = 0
     if not is_linux_in_place(dump, info):
@@ -320,8 +320,8 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
 
     The shortest distance first.
     """
-    names = info.symbol("init_uts_ns")
-    if not names:
+    names = info.symbol("init_uts_ns") or 0
+    if names < IMAGE_BASE:
         return []
     base = (info.number("phys_base") or 0) - IMAGE_BASE
     moved = {
@@ -329,7 +329,7 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
         for place in _places_of_names(dump, info.release.encode("latin-1"))
         for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
     }
-    return sorted(moved, key=abs)
+    return sorted((shift for shift in moved if abs(shift) < _FAR * PAGE_SIZE), key=abs)
 
 
 def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:

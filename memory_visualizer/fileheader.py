@@ -28,6 +28,8 @@ _FEWEST = 3
 _MOST_DISTANCES = 3
 _MOST_VOTERS = 64
 _MOST_MET = 1 << 16
+_PARTS, _PART_FRAMES, _ALL_FRAMES = 8, 64, 1 << 13
+"""Of larger dumps one part in so many is looked at: tables lie everywhere. 32 MiB at least."""
 _USUAL_PLACES = (0x300 * 4, 3 * 8, 0x1ED * 8)
 """Where in a table the entry stands that names it: x86, PAE, and x64 before 2016."""
 
@@ -38,7 +40,8 @@ class FileHeaderSearch:
     Blocks may come in any order, and from several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dump: Dump) -> None:
+        self._step = max(1, min(_PARTS, dump.frame_count // _ALL_FRAMES))
         self._place: list[NDArray[np.int64]] = []
         """Bytes of the file at which such entries stand."""
         self._distance: list[NDArray[np.int64]] = []
@@ -46,7 +49,10 @@ class FileHeaderSearch:
         self._room = _MOST_MET
 
     def look_at(self, pages: NDArray[np.int64], words: Words) -> None:
-        """Look at pages of the file, with their contents."""
+        """Look at some of these pages of the file, with their contents."""
+        chosen = pages // _PART_FRAMES % self._step == 0
+        if not chosen.all():
+            pages, words = pages[chosen], words[chosen]
         entries = words.reshape(-1).view(np.uint32)
         # The lower halves of 64-bit entries are enough to see which ones may be meant.
         at = np.flatnonzero(entries & np.uint32(_FLAGS | LARGE) == _FLAGS)

@@ -83,6 +83,11 @@ class VmcoreInfo:
         # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
         return _unsigned(self._value(f"SYMBOL({name})", 16))
 
+    @property
+    def is_of_another_processor(self) -> bool:
+        """Whether its kernel lies where that of no x86-64 does."""
+        return 0 < (self.symbol("swapper_pg_dir") or 0) < IMAGE_BASE
+
     def size(self, name: str) -> int | None:
         """Bytes of a structure."""
         return _unsigned(self._value(f"SIZE({name})"))

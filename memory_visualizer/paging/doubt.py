@@ -59,7 +59,9 @@ def doubt_about(memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64])
     end = memory.frame_count
     # Devices lie farther away.
     beyond = distinct(pages[(pages >= end) & (pages < end + max(end, _MORE_FRAMES))])
-    others = users if paging.software.user_entries else _Descent(memory, paging, tops, of_users=False)
+    others = (
+        users if paging.software.user_entries else _Descent(memory, paging, tops, of_users=False)
+    )
     missing = others.missing if others is users else others.missing + users.missing
     return Doubt(missing, users.are_wrong or others.are_wrong, len(beyond))
 
