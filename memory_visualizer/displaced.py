@@ -20,7 +20,7 @@ from memory_visualizer.arrays import distinct, merge_runs
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
 from memory_visualizer.linux.machine import Machine, machines
-from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
     ADDRESS,
@@ -311,9 +311,10 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     one piece. BadInputError where they were moved by no whole number of pages, as in ranges of
     memory one after the other of which one ended within a page.
     """
-    if not info.symbol("swapper_pg_dir") or not all(one.has_own_half for one in machines(info)):
-        return []
-    paging, top = machines(info)[0].kernel, _own_top(info)
+    known = machines(info)
+    if (info.symbol("swapper_pg_dir") or 0) < IMAGE_BASE or not known[0].has_own_half:
+        return []  # of another processor, or damaged
+    paging, top = known[0].kernel, _own_top(info)
     shift = 0
     if not is_linux_in_place(dump, info):
         moved = _bytes_moved(dump, info)
@@ -357,8 +358,8 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
 
     The shortest distance first.
     """
-    names = info.symbol("init_uts_ns")
-    if not names:
+    names = info.symbol("init_uts_ns") or 0
+    if names < IMAGE_BASE:
         return []
     physical = machines(info)[0].physical(names)
     moved = {
@@ -366,7 +367,7 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
         for place in _places_of_names(dump, info.release.encode("latin-1"))
         for count in {*_COUNTS, info.offset("uts_namespace.name") or 0}
     }
-    return sorted(moved, key=abs)
+    return sorted((shift for shift in moved if abs(shift) < _FAR * PAGE_SIZE), key=abs)
 
 
 def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:

@@ -13,7 +13,7 @@ from memory_visualizer.displaced import distances_moved, is_linux_in_place
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
-from memory_visualizer.paging import ACCESSED, LARGE, PRESENT, WRITE, X64, as_windows_has_it
+from memory_visualizer.paging import ACCESSED, LARGE, PRESENT, USER, WRITE, X64, as_windows_has_it
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevelSearch
 
@@ -25,9 +25,10 @@ _UNIT = 8
 _FLAGS = PRESENT | WRITE | ACCESSED
 _FEWEST = 3
 """So many tables that name themselves at one distance are no accident."""
-_MOST_DISTANCES = 3
-_MOST_VOTERS = 64
+_MOST_VOTERS, _MOST_PLACES = 16, 4
 _MOST_MET = 1 << 16
+_PARTS, _PART_FRAMES, _ALL_FRAMES = 8, 64, 1 << 13
+"""Of larger dumps one part in so many is looked at: tables lie everywhere. 32 MiB at least."""
 _USUAL_PLACES = (0x300 * 4, 3 * 8, 0x1ED * 8)
 """Where in a table the entry stands that names it: x86, PAE, and x64 before 2016."""
 
@@ -38,7 +39,8 @@ class FileHeaderSearch:
     Blocks may come in any order, and from several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dump: Dump) -> None:
+        self._step = max(1, min(_PARTS, dump.frame_count // _ALL_FRAMES))
         self._place: list[NDArray[np.int64]] = []
         """Bytes of the file at which such entries stand."""
         self._distance: list[NDArray[np.int64]] = []
@@ -46,7 +48,10 @@ class FileHeaderSearch:
         self._room = _MOST_MET
 
     def scan(self, pages: NDArray[np.int64], words: Words) -> None:
-        """Look at pages of the file, with their contents."""
+        """Look at some of these pages of the file, with their contents."""
+        chosen = pages // _PART_FRAMES % self._step == 0
+        if not chosen.all():
+            pages, words = pages[chosen], words[chosen]
         entries = words.reshape(-1).view(np.uint32)
         # The lower halves of 64-bit entries are enough to see which ones may be meant.
         at = np.flatnonzero(entries & np.uint32(_FLAGS | LARGE) == _FLAGS)
@@ -66,19 +71,43 @@ class FileHeaderSearch:
         place = np.concatenate([np.empty(0, np.int64), *self._place])
         distance = np.concatenate([np.empty(0, np.int64), *self._distance])
         values, count = np.unique(distance, return_counts=True)
-        values = values[np.argsort(-count, kind="stable")][: np.count_nonzero(count >= _FEWEST)]
-        for number, value in enumerate(values[:_MOST_DISTANCES].tolist()):
-            voters = place[distance == value][:_MOST_VOTERS] - value
-            further = [] if number else [8 * index for index in _X64.software.self_entries]
-            for entry in (*_USUAL_PLACES, *further):
-                if self.is_size(value - entry) and _leads_to_windows(dump, value - entry, voters):
-                    return int(value - entry)
+        order = np.argsort(-count, kind="stable")[:2]
+        # By chance many distances come a few times, in a dump full of made-up entries.
+        if not len(order) or count[order[0]] < max(_FEWEST, 2 * count[order[1:]].max(initial=0)):
+            return 0
+        best = int(values[order[0]])
+        named = place[distance == best][:_MOST_VOTERS]
+        for entry in (*_USUAL_PLACES, *_likely_places(dump, named)):
+            if self.is_size(best - entry) and _leads_to_windows(dump, best - entry, named - best):
+                return best - entry
         return 0
 
     @staticmethod
     def is_size(size: int) -> bool:
         """Whether it may be of a header; of whole pages, memory is only displaced."""
         return 0 < size <= _MOST_BYTES and size % _UNIT == 0 and size % PAGE_SIZE != 0
+
+
+def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
+    """Where in x64's tables these entries, at bytes of the file, may stand, the likeliest first.
+
+    Entries of the lower half are user mode's, those of the upper half the kernel's.
+    """
+    pages = (named // PAGE_SIZE)[:, None] + np.arange(-1, 2)
+    entries = dump.read_frames(pages.ravel()).reshape(len(named), -1)
+    at = X64.entries + named % PAGE_SIZE // 8
+    around = np.arange(1 - X64.entries, X64.entries // 2)
+    near = np.take_along_axis(entries, at[:, None] + around, axis=1)
+    present = near & np.uint64(PRESENT) != 0
+    is_user = present & (near & np.uint64(USER) != 0)
+    # How many more are user mode's than the kernel's, up to each place.
+    more = np.append(0, np.cumsum(2 * is_user.sum(axis=0) - present.sum(axis=0)))
+    index = np.array(_X64.software.self_entries)
+    begin = X64.entries - 1 - index
+    middle, end = begin + X64.entries // 2, np.minimum(begin + X64.entries, len(more) - 1)
+    fits = (more[middle] - more[begin]) - (more[end] - more[middle])
+    likely: list[int] = (index[np.argsort(-fits, kind="stable")[:_MOST_PLACES]] * 8).tolist()
+    return likely
 
 
 def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> bool:

@@ -183,7 +183,7 @@ def _mended(
     from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
     from memory_visualizer.fileheader import FileHeaderSearch
 
-    search, header = DisplacedSearch(dump), FileHeaderSearch()
+    search, header = DisplacedSearch(dump), FileHeaderSearch(dump)
     dump.scan([search.scan] if known else [search.scan, header.scan], progress)
     if not known and (snapshot := _behind_header(dump, header, texts, progress)):
         return snapshot
@@ -211,7 +211,7 @@ def recognise_behind_header(path: Path, progress: Progress | None = None) -> Sna
     from memory_visualizer.fileheader import FileHeaderSearch
 
     dump = RawDump.open(path, lenient=True)
-    search, texts = FileHeaderSearch(), VmcoreInfoSearch()
+    search, texts = FileHeaderSearch(dump), VmcoreInfoSearch()
     dump.scan([search.scan, texts.scan_everywhere], progress)
     return _behind_header(dump, search, texts.found(dump), progress)
 
@@ -264,7 +264,11 @@ def _recognise_by_more(
     if linux := _as_linux(dump, zero, texts.found(dump), progress, tables):
         return linux
     remarks: list[str] = []
-    if mended := _mended(dump, progress, texts.found(dump), remarks):
+    told = texts.found(dump)
+    # A kernel of another processor explains all; else memory may lie elsewhere than it belongs.
+    if not any(info.is_of_another_processor for info in told) and (
+        mended := _mended(dump, progress, told, remarks)
+    ):
         return mended
     # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
     if alike := search.alike(dump):
@@ -274,8 +278,8 @@ def _recognise_by_more(
             return _in_place(snapshot, alike.roots, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())
     remarks += [
-        f"a text is there by which a kernel of Linux {printable(info.release)} tells of itself, but"
-        " the kernel is not where it says"
-        for info in texts.found(dump)[:1]
+        f"a kernel of Linux {printable(info.release)} tells of itself, but it does not lie where it"
+        " says, or is of a processor whose page tables are not read here"
+        for info in told[:1]
     ]
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

@@ -20,8 +20,8 @@ from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
-from memory_visualizer.linux.machine import IMAGE_BASE, IMAGE_END, Machine, machines, x86_64
-from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.linux.machine import IMAGE_END, Machine, machines, x86_64
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ACCESSED,
     ADDRESS,
@@ -24,8 +24,6 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.units import PAGE_SIZE
 
-IMAGE_BASE = 0xFFFF_FFFF_8000_0000
-"""__START_KERNEL_map of x86-64: from here on the kernel's image is mapped."""
 IMAGE_END = 0xFFFF_FFFF_C000_0000
 """Behind the last address that a kernel moved by chance (KASLR) may have there."""
 _UPPER = 1 << 63

@@ -17,6 +17,8 @@ from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.units import PAGE_SIZE
 
+IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map of x86-64: from here on the kernel's image is mapped."""
 _BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
 """How the first line may begin, as a word."""
 _NOTE_WORDS = 3
@@ -79,6 +81,11 @@ class VmcoreInfo:
         """Virtual address of a symbol."""
         # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
         return _unsigned(self._value(f"SYMBOL({name})", 16))
+
+    @property
+    def is_of_another_processor(self) -> bool:
+        """Whether its kernel lies where that of no x86-64 does."""
+        return 0 < (self.symbol("swapper_pg_dir") or 0) < IMAGE_BASE
 
     def size(self, name: str) -> int | None:
         """Bytes of a structure."""

@@ -12,7 +12,7 @@ from memory_visualizer.arrays import distinct
 from memory_visualizer.paging import Paging, PhysicalMemory, are_tables, is_held, read_tables
 from memory_visualizer.printable import counted
 
-_MOST_ASKED = 256
+_MOST_ASKED = 128
 """So many tables of each level are looked at."""
 _DOUBT = 1 / 16
 """More of them may be something else in a dump that was taken while its machine ran."""

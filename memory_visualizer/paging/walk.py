@@ -371,6 +371,9 @@ class _Walker:
         chosen = access & MAY_USER == 0 if self._kernel_only else np.ones(len(access), bool)
         if number == 0 and not self._paging.architecture.is_whole:
             chosen &= found.address(self._paging.levels[0]) < 1 << self._paging.address_bits
+        if self._kernel_only and number == 0:
+            held = np.flatnonzero(is_held(self._memory, found.frame))
+            chosen[held[self._is_root[found.frame[held]]]] = False
         if number == 0 and (own := self._own_entries):
             shift = np.uint64(self._paging.levels[0].shift)
             index = (found.ways.virtual[found.way] >> shift).view(np.int64) + found.index
