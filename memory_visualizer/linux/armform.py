@@ -63,11 +63,11 @@ def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
     rows = rows.take(np.argsort(rows.virtual, kind="stable"))
     if not len(rows.virtual):
         return None
-    end = rows.virtual + rows.frames.astype(np.uint64) * np.uint64(PAGE_SIZE)
+    end = rows.virtual + rows.count.astype(np.uint64) * np.uint64(PAGE_SIZE)
     begins = np.append(0, np.flatnonzero(rows.virtual[1:] != end[:-1]) + 1)
     last = np.append(begins[1:], len(end)) - 1
     size = (end[last] - rows.virtual[begins]).astype(np.int64)
     best = int(np.argmax(size))
     if size[best] < _LEAST_IMAGE:
         return None
-    return int(rows.virtual[begins[best]]), int(rows.frame[begins[best]])
+    return int(rows.virtual[begins[best]]), int(rows.pfn[begins[best]])
