@@ -44,7 +44,11 @@ def forge_windows_on_arm64(
     index = rows["virtual"] >> np.uint64(39) & np.uint64(511)
     is_own = np.isin(index, [_self_entry(before, frame) for frame in tops]) & ~rows["user"]
     is_own &= (rows["size"] == PAGE_SIZE) & np.isin(rows["frame"], large)
-    return replace(truth, mappings=rows[~is_own])
+    # No flags stand beside the address of a table here.
+    processes = tuple(
+        replace(process, dtb=process.dtb // PAGE_SIZE * PAGE_SIZE) for process in truth.processes
+    )
+    return replace(truth, mappings=rows[~is_own], processes=processes)
 
 
 def _convert(memory: bytearray, tops: set[int]) -> None:
