@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
+from memory_visualizer.linux.armform import machines_by_form
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
-from memory_visualizer.linux.machine import IMAGE_END, Machine, machines, x86_64
+from memory_visualizer.linux.machine import (
+    IMAGE_END,
+    Machine,
+    for_release,
+    machines,
+    x86_64,
+)
 from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
@@ -259,6 +266,11 @@ class TopTableSearch:
         if len(rows):
             self._batches.append((frames[rows], last[rows] & ~np.uint64(TOUCHED)))
 
+    @property
+    def frames(self) -> list[NDArray[np.int64]]:
+        """The pages whose last entry leads to a table, in parts."""
+        return [frames for frames, _ in self._batches]
+
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
         """Of tables with one last entry: that entry, how many they are, the best one, its score.
 
@@ -316,15 +328,13 @@ def find_kernel_by_form(
 
     What these lead to is a kernel if its banner stands there.
     """
-    for top, is_five in tables.found(memory):
-        machine = x86_64(X64_5_LEVELS if is_five else X64)
-        kernel = VirtualMemory(memory, machine.kernel, top)
-        start = _image_start(kernel)
-        found = LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
+    for found in _by_form(memory, tables):
+        start = found.start
         banner = _find_banner(found) if start else None
         if banner is None:
             continue
         place, release = banner
+        found = replace(found, machine=for_release(found.machine, release))
         texts = [*texts, *_texts_anywhere(memory)]
         same = [text for text in texts if _is_of(text, release, start)]
         known = {"SYMBOL(linux_banner)": place}
@@ -338,6 +348,20 @@ def find_kernel_by_form(
         found = replace(found, info=info, remarks=(remark,))
         return _with_own_table(_with_types(_with_copies(found, release, same)))
     return _by_text_and_tables(memory, texts, tables)
+
+
+def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
+    """What may be kernels, by tables of all architectures."""
+
+    def with_top(machine: Machine, top: int, start: int | None) -> LinuxKernel:
+        kernel = VirtualMemory(memory, machine.kernel, top)
+        start = _image_start(kernel) if start is None else start
+        return LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
+
+    for top, is_five in tables.found(memory):
+        yield with_top(x86_64(X64_5_LEVELS if is_five else X64), top, None)
+    for top, machine, start in machines_by_form(memory, tables.frames):
+        yield with_top(machine, top, start)
 
 
 def _by_text_and_tables(
@@ -411,7 +435,7 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     known = {name: places[0] for name, places in told.items() if places}
     if not known:  # newer kernels have more banners than the one with that name
         known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
-        known["_text"] = found.start
+        known |= {"_text": found.start & ~_ALIGNMENT, "_stext": found.start}
     table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
     wanted = _SYMBOLS
     if found.info.known:

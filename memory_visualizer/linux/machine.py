@@ -1,6 +1,6 @@
 """What a Linux kernel's architecture means for those who read its memory, told by VMCOREINFO."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from memory_visualizer.paging import (
     X64_5_LEVELS,
     X86,
     Architecture,
+    Arm64,
     Paging,
     PhysicalMemory,
     arm64,
@@ -128,20 +129,30 @@ def _arm64(info: VmcoreInfo) -> list[Machine]:
     unused = next((size for name in _T1SZ if (size := info.number(name)) is not None), None)
     built = info.number("VA_BITS")
     used = built if unused is None or page_bits == 16 else 64 - unused
-    release = [int(part) for part in info.release.split("-")[0].split(".")[:2] if part.isdecimal()]
     offset = (info.number("kimage_voffset") or 0) % 2**64
     found = []
     for bits in dict.fromkeys([used, built]):
         if bits not in _ADDRESS_BITS or page_bits not in _PAGE_BITS:
             continue
         assert bits is not None
-        lower, upper = (
-            arm64(page_bits, bits, upper=half, large=bits == 52 and page_bits != 16)
-            for half in (False, True)
-        )
-        kernel, user = (
-            as_linux_on_arm64_has_it(half, is_before_6_10=release < [6, 10])
-            for half in (upper, lower)
-        )
-        found.append(Machine(kernel, user, offset, (_UPPER, 2**64)))
+        found.append(for_release(arm64_machine(page_bits, bits, offset), info.release))
     return found
+
+
+def arm64_machine(page_bits: int, address_bits: int, offset: int) -> Machine:
+    """A machine of 64-bit ARM with a new kernel; `offset` as in Machine."""
+    large = address_bits == 52 and page_bits != 16
+    kernel, user = (
+        as_linux_on_arm64_has_it(arm64(page_bits, address_bits, upper=is_upper, large=large))
+        for is_upper in (True, False)
+    )
+    return Machine(kernel, user, offset, (_UPPER, 2**64))
+
+
+def for_release(machine: Machine, release: str) -> Machine:
+    """The same machine with a kernel of this release, such as ``6.1.0-9-arm64``."""
+    half = machine.user.architecture
+    numbers = [int(part) for part in release.split("-")[0].split(".")[:2] if part.isdecimal()]
+    if not isinstance(half, Arm64) or numbers >= [6, 10]:
+        return machine
+    return replace(machine, user=as_linux_on_arm64_has_it(half, is_before_6_10=True))

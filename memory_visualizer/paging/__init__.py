@@ -8,6 +8,7 @@ what is behind single addresses.
 from memory_visualizer.paging.architecture import (
     ACCESSED,
     ADDRESS,
+    ARM64_BOTH_HALVES,
     DIRTY,
     LARGE,
     MAY_EXECUTE,
@@ -44,6 +45,7 @@ from memory_visualizer.paging.memory import (
 from memory_visualizer.paging.software import (
     PROTOTYPE,
     TRANSITION,
+    WINDOWS_ON_ARM64,
     Paging,
     Software,
     Unseen,
@@ -59,6 +61,7 @@ from memory_visualizer.paging.walk import walk
 __all__ = [
     "ACCESSED",
     "ADDRESS",
+    "ARM64_BOTH_HALVES",
     "DIRTY",
     "LARGE",
     "MAY_EXECUTE",
@@ -72,6 +75,7 @@ __all__ = [
     "SHARED",
     "TRANSITION",
     "USER",
+    "WINDOWS_ON_ARM64",
     "WRITE",
     "X64",
     "X64_5_LEVELS",

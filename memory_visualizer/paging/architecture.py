@@ -242,6 +242,8 @@ class Arm64(Architecture):
     moved: tuple[int, int, int] | None = None
     """Bits of an address above bit 47 or 49 that stand elsewhere: first bit, how many, and where
     they belong (large physical addresses, FEAT_LPA and FEAT_LPA2)."""
+    writable: int = _DIRTY_MANAGED
+    """Bits of which one says that a read-only page may be written: it is only clean so far."""
 
     @property
     def is_upper(self) -> bool:
@@ -285,13 +287,29 @@ class Arm64(Architecture):
         of_user = is_set(_AP_USER)
         if not self.is_upper:
             of_user |= ~is_set(_USER_NO_EXECUTE)
-        may_write = ~is_set(_AP_READ_ONLY) | is_set(_DIRTY_MANAGED)
+        may_write = ~is_set(_AP_READ_ONLY) | is_set(self.writable)
         may_execute = ~np.where(of_user, is_set(_USER_NO_EXECUTE), is_set(_PRIVILEGED_NO_EXECUTE))
         barred = _TABLE_PRIVILEGED_NO_EXECUTE if self.is_upper else _TABLE_USER_NO_EXECUTE
         access = np.where(maps, of_user, ~is_set(_TABLE_BARS_USER)) * np.uint8(MAY_USER)
         access |= np.where(maps, may_write, ~is_set(_TABLE_BARS_WRITE)) * np.uint8(MAY_WRITE)
         access |= np.where(maps, may_execute, ~is_set(barred)) * np.uint8(MAY_EXECUTE)
         return access
+
+
+ARM64_BOTH_HALVES = Arm64(
+    "ARM64",
+    8,
+    (
+        Level(39, False, bits(48, 49), 0, _LEADS),
+        Level(30, True, bits(48, 49), bits(12, 15) | bits(17, 29)),
+        Level(21, True, bits(48, 49), bits(12, 15) | bits(17, 20)),
+        Level(12, False, bits(48, 49), 0, _LEADS),
+    ),
+    leaf_flags=((2, 0x07), (3, 0x38)),
+    physical_bits=48,
+    writable=_DIRTY_MANAGED | 1 << 55,
+)
+"""Pages of 4 KiB, the tops of both halves in one page, with 47 bits each: as Windows has them."""
 
 
 def arm64(page_bits: int, address_bits: int, *, upper: bool = False, large: bool = False) -> Arm64:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.paging.architecture import (
     ACCESSED,
+    ARM64_BOTH_HALVES,
     CACHING,
     DIRTY,
     MAY_EXECUTE,
@@ -83,6 +84,9 @@ class Software:
     """Where in the top level the entry may stand by which the tables map themselves."""
     user_entries: range | None = None
     """Entries of the top level that are the process's own, where the system parts them so."""
+    bars_other_half: bool = False
+    """Whether user mode has nothing behind the others, whatever entries say: to the processor they
+    are another table's."""
 
     @property
     def has_habits(self) -> bool:
@@ -284,6 +288,15 @@ _LINUX = Software(
     beginning=_BEGINNING,
     parts_code=True,
 )
+_WINDOWS_ON_ARM64 = Software(
+    "Windows",
+    # As MemProcFS reads them (vmm/mm/mm_arm64.c), which was tried on dumps of real machines.
+    Unseen(TRANSITION | PROTOTYPE | PRESENT, TRANSITION),
+    table_flags=(0x073, 0x003),
+    self_entries=range(0x100, 0x200),
+    user_entries=range(0x100),
+    bars_other_half=True,
+)
 _LINUX_ON_ARM64 = Software(
     "Linux",
     Unseen(PRESENT | _NOT_GLOBAL, _NOT_GLOBAL, is_user=True, may_be_large=True),
@@ -306,6 +319,10 @@ def as_processor_has_it(architecture: Architecture) -> Paging:
 def as_windows_has_it(architecture: Architecture) -> Paging:
     """Pages in transition are there, and the tables map themselves."""
     return Paging(architecture, replace(_WINDOWS, self_entries=_SELF_ENTRIES[architecture]))
+
+
+WINDOWS_ON_ARM64 = Paging(ARM64_BOTH_HALVES, _WINDOWS_ON_ARM64)
+"""One page is the top of both halves of the addresses, and maps the tables into themselves."""
 
 
 def as_linux_on_arm64_has_it(architecture: Arm64, *, is_before_6_10: bool = False) -> Paging:

@@ -74,7 +74,15 @@ def weighed(
         if is_odd.any() or bars.any():
             odd = np.bincount(table[is_odd], minlength=count)
             supervisor = np.bincount(table[bars], minlength=count)
-    if not (impossible.any() or odd.any() or supervisor.any()):
+    possible = ~impossible
+    if level.required and impossible.any():
+        # To the processor these are as those that are not present: they speak against a table, but
+        # nothing is damaged. Where tables map themselves, an entry of a large page is seen so.
+        reserved = (entry & np.uint64(PRESENT) != 0) & impossible
+        reserved &= entry & np.uint64(level.required) != np.uint64(level.required)
+        odd = odd + np.bincount(table[reserved], minlength=count)
+        impossible = impossible & ~reserved
+    if possible.all() and not (odd.any() or supervisor.any()):
         return table, index, entry, frame, None
     weight = Weight(
         np.bincount(table, minlength=count),
@@ -82,7 +90,6 @@ def weighed(
         odd,
         supervisor,
     )
-    possible = ~impossible
     return table[possible], index[possible], entry[possible], frame[possible], weight
 
 

@@ -360,6 +360,9 @@ class _Walker:
         if number == 0 and self._paging.software.parts_code:
             access |= MAY_EXECUTE
         access |= _DIRECT
+        if number == 0 and self._paging.software.bars_other_half:
+            own = self._paging.software.user_entries or range(0)
+            access[found.index >= own.stop] &= ~np.uint8(MAY_USER)
         if number == 0:
             named = np.flatnonzero(is_held(self._memory, found.frame))
             access[named[self._is_root[found.frame[named]]]] &= ~np.uint8(_DIRECT)

@@ -17,6 +17,7 @@ from memory_visualizer.paging import (
     ADDRESS,
     PAE,
     PRESENT,
+    WINDOWS_ON_ARM64,
     X64,
     X64_5_LEVELS,
     X86,
@@ -198,8 +199,25 @@ class TopLevelSearch:
             as_windows_has_it(X86),
             [take("top-level table of x86", _joined(self._x86), limit)[:, None]],
         )
-        yield _X64, x64
-        yield as_windows_has_it(X64_5_LEVELS), x64
+        is_arm = [_are_of_arm64(memory, tops[:, 0]) for tops in x64]
+        intel = [tops for tops, is_so in zip(x64, is_arm, strict=True) if not is_so]
+        yield _X64, intel
+        yield as_windows_has_it(X64_5_LEVELS), intel
+        yield WINDOWS_ON_ARM64, [tops for tops, is_so in zip(x64, is_arm, strict=True) if is_so]
+
+
+def _are_of_arm64(memory: PhysicalMemory, tops: NDArray[np.int64]) -> bool:
+    """Whether most entries of these tables have the form of 64-bit ARM's, and not of x86-64's.
+
+    Where they stand is the same, and whatever leads somewhere by the one does so by the other.
+    """
+    entries = memory.read_frames(tops[:_SAMPLE])
+    entries = entries[entries & np.uint64(PRESENT) != 0]
+    count = []
+    for software in (_X64.software, WINDOWS_ON_ARM64.software):
+        mask, value = software.table_flags or (0, 0)
+        count.append(int(np.count_nonzero(entries & np.uint64(mask) == value)))
+    return count[1] > count[0]
 
 
 def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[np.int64]:

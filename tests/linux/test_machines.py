@@ -12,6 +12,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.linux.machine import machines
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import PAE, X64, X86
+from memory_visualizer.snapshot.pagemap import PageState
 from tests.linux.test_linux import assert_is_truth
 from tests.synth.linuxarm import forge_linux_on_arm64
 from tests.synth.linuxtypes import vmcoreinfo_text
@@ -28,6 +29,22 @@ def test_64_bit_arm(era: str, tmp_path: Path) -> None:
     assert snapshot.paging is not None
     assert snapshot.paging.name == "ARM64, 4 KiB pages"
     assert snapshot.remarks == ()
+
+
+@pytest.mark.parametrize("era", ["6.6", "7.0"])
+def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
+    """The kernel shows itself by its tables, its image and its banner."""
+    truth = forge_linux_on_arm64(tmp_path / "dump", era)
+    with (tmp_path / "dump").open("r+b") as file:
+        for frame in truth.text_frames:
+            file.seek(frame * PAGE)
+            file.write(bytes(PAGE))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert [remark[:35] for remark in snapshot.remarks] == ["the kernel's VMCOREINFO was not fou"]
+    states = np.array([state.label for state in PageState])[snapshot.states]
+    lost = np.isin(np.arange(len(states)), truth.text_frames)
+    np.testing.assert_array_equal(states[~lost], truth.states[~lost])
+    assert {p.pid for p in snapshot.processes} == {task.pid for task in truth.tasks}
 
 
 def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:

@@ -31,6 +31,9 @@ class _ArmMachine(_Machine):
     def __init__(self, era: object, name: str, seed: int) -> None:
         super().__init__(era, 64 * MIB, False, False, False, 6, seed)  # type: ignore[arg-type]
         self._is_new = name in _NEW_ERAS
+        # All memory comes first in the kernel's half.
+        chance = int(self.rng.integers(1, 64)) << 30
+        self.direct, self.vmemmap = (0xFFFF << 48) + chance, (0xFFFF_FC00 << 32) + chance
 
     def _tell(self) -> None:
         self.symbols.pop("pgd_list")  # there is none
@@ -74,7 +77,8 @@ class _ArmMachine(_Machine):
         address = entry & _ADDRESS
         if not is_last and not entry & _LARGE:
             return address | _VALID | _TABLE_OR_PAGE | (_PXN_TABLE if is_user else _UXN_TABLE)
-        leaf = address | _VALID | _SHARED | _ACCESSED | _PXN
+        leaf = address | _VALID | _SHARED | _ACCESSED
+        leaf |= _PXN if is_user or entry & _NO_EXECUTE else 0
         leaf |= _TABLE_OR_PAGE if is_last else 0
         leaf |= 0 if entry & _WRITE else _READ_ONLY
         if is_user:
