@@ -199,19 +199,19 @@ class TopLevelSearch:
             as_windows_has_it(X86),
             [take("top-level table of x86", _joined(self._x86), limit)[:, None]],
         )
-        is_arm = [_are_of_arm64(memory, tops[:, 0]) for tops in x64]
-        intel = [tops for tops, is_so in zip(x64, is_arm, strict=True) if not is_so]
+        is_arm = [_are_of_arm64(memory, roots[:, 0]) for roots in x64]
+        intel = [roots for roots, is_so in zip(x64, is_arm, strict=True) if not is_so]
         yield _X64, intel
         yield as_windows_has_it(X64_5_LEVELS), intel
-        yield WINDOWS_ON_ARM64, [tops for tops, is_so in zip(x64, is_arm, strict=True) if is_so]
+        yield WINDOWS_ON_ARM64, [roots for roots, is_so in zip(x64, is_arm, strict=True) if is_so]
 
 
-def _are_of_arm64(memory: PhysicalMemory, tops: NDArray[np.int64]) -> bool:
+def _are_of_arm64(memory: PhysicalMemory, roots: NDArray[np.int64]) -> bool:
     """Whether most entries of these tables have the form of 64-bit ARM's, and not of x86-64's.
 
     Where they stand is the same, and whatever leads somewhere by the one does so by the other.
     """
-    entries = memory.read_frames(tops[:_SAMPLE])
+    entries = memory.read_frames(roots[:_SAMPLE])
     entries = entries[entries & np.uint64(PRESENT) != 0]
     count = []
     for software in (_X64.software, WINDOWS_ON_ARM64.software):
