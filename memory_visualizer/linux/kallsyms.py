@@ -40,6 +40,8 @@ _MOST_MARKERS = 16
 """So many places where markers may begin are looked at."""
 _NAMES_FOR_MARKER = 256
 _LONGEST_TOKEN = 256
+_BEGINNINGS = ("_stext", "_text")
+"""Symbols that stand where the kernel's image begins, or near it."""
 _MOST_NAMES = 16
 """Places that are tried, where the names may begin."""
 
@@ -208,11 +210,17 @@ def read_kallsyms(
 
 
 def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols | None:
-    """The table with the way of reckoning addresses by which one of the known ones comes out."""
-    for name, address in known.items():
+    """The table with the way of reckoning addresses by which one of the known ones comes out.
+
+    The image's beginning counts only where no other is in the table, as in one without data: it
+    comes out wherever zeros are taken for the table.
+    """
+    met = False
+    for name, address in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
         index = table._index(name.encode("ascii"))
-        if index is None:
+        if index is None or (met and name in _BEGINNINGS):
             continue
+        met = True
         ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
         if address in ways:
             found = replace(table, shift=ways.index(address))

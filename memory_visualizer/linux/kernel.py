@@ -428,7 +428,6 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
 def _with_types(found: LinuxKernel) -> LinuxKernel:
     """Add symbols and types, as far as there are any."""
     remarks = [*found.remarks]
-    # The image's beginning only if need be: it comes out wherever zeros are taken for the table.
     # Not each kernel's table has data, but each has functions, and _stext is where these begin.
     named = ("init_uts_ns", "swapper_pg_dir", "_stext")
     told = {name: found.info.symbols(name) for name in named}
