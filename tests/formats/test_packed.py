@@ -88,7 +88,8 @@ def test_raw(path: Path, kind: str) -> None:
     dump = open_dump(path)
     check(dump, frames_of([(0, contents)]))
     seen = sum(dump.each_block(lambda frames, _: len(frames)))
-    assert 43 <= seen < 43 + 64
+    if hasattr(os, "SEEK_DATA"):
+        assert 43 <= seen < 43 + 64
 
 
 @pytest.mark.parametrize("kind", MANY)

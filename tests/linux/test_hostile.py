@@ -25,6 +25,8 @@ from memory_visualizer.paging.virtualmemory import VirtualMemory
 from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words, each
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
+pytestmark = pytest.mark.fuzz
+
 SIZE = 32 * MIB
 
 
