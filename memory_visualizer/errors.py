@@ -29,6 +29,10 @@ class NotMappedError(MemoryVisualizerError):
     """There is nothing at a virtual address, or the dump does not hold it."""
 
 
+class UntoldError(MemoryVisualizerError):
+    """A kernel does not tell enough of itself for something to be known."""
+
+
 class UnknownNameError(MemoryVisualizerError, ValueError):
     """There is no colouring, layout or palette of a name."""
 

@@ -40,6 +40,8 @@ RATES: Mapping[str, Rate] = {
     "table entry": Rate(1, 8, 1 << 19),
     # Each takes some 20 frames.
     "address space": Rate(64, 1, 512),
+    # There lie struct pages, and the heads of lists of them.
+    "page of lists": Rate(32, 1, 1024),
     # A kernel's own tables lie close: one has 512 entries, and most map large pages.
     "table of the kernel": Rate(256, 1, 1024),
 }

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
+from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import ahead
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
@@ -40,8 +41,6 @@ _FRAMES_AT_ONCE = 1 << 17
 _MAX_STRUCT_PAGE = 256
 _SECTION_BITS = range(24, 41)
 """On x86-64 it is 27."""
-_FRAMES_FOR_PAGE, _MORE_PAGES = 32, 1024
-"""In one page of so many, and in some more, lie struct pages and the heads of lists of them."""
 _PAGES_AT_ONCE = 1 << 10
 _MAX_ORDER = 20
 _BARE = 0xFF
@@ -236,7 +235,7 @@ class PageArray:
         symbols: Mapping[str, int] | None = None,
         page_frames: int = 1,
     ) -> None:
-        """LookupError with a sentence where the kernel does not tell enough.
+        """UntoldError with a sentence where the kernel does not tell enough.
 
         `page_frames` are the frames of 4 KiB of each page that the kernel counts. Inside, pages are
         numbered as by the kernel; all that is asked and answered is by frames.
@@ -256,7 +255,7 @@ class PageArray:
         self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
         self._flags = self._find_flags()
         if not (self._flags.lru or self._flags.head or self._flags.slab):
-            raise LookupError("it does not tell what the flags of its pages mean")
+            raise UntoldError("it does not tell what the flags of its pages mean")
         self._section_frames, self._arrays = self._find_arrays()
         self.types = self._find_types()
 
@@ -269,7 +268,7 @@ class PageArray:
         sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
         size = self._elected(sizes, _is_size)
         if size is None:
-            raise LookupError("it does not tell how large its struct page is")
+            raise UntoldError("it does not tell how large its struct page is")
         places: list[int] = []
         for names, newest in _MEMBERS.items():
             usual = newest if size == _USUAL_SIZE and self._word == 8 else None
@@ -284,7 +283,7 @@ class PageArray:
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
             )
             if place is None:
-                raise LookupError(f"it does not tell where in struct page {names[0]} stands")
+                raise UntoldError(f"it does not tell where in struct page {names[0]} stands")
             places.append(place)
         destructor = self._info.offset("page.compound_dtor")
         if destructor is None and self._btf:
@@ -381,7 +380,7 @@ class PageArray:
         count = self._in_buddy([*told, *_BUDDIES])
         best = max(count, key=lambda value: count[value])
         if not count[best] and not told:
-            raise LookupError("its VMCOREINFO does not tell how free pages are marked")
+            raise UntoldError("its VMCOREINFO does not tell how free pages are marked")
         return PageTypes(best)
 
     def _in_buddy(self, values: list[int]) -> dict[int, int]:
@@ -430,7 +429,7 @@ class PageArray:
         if best is None and (arrays := self._arrays_in_a_row()) is not None:
             best = 0, 1 << (_USUAL_SECTION_BITS - self._page_bits), arrays
         if best is None:
-            raise LookupError("it does not tell where its struct pages are")
+            raise UntoldError("it does not tell where its struct pages are")
         return best[1], best[2]
 
     def _arrays_by_sections(
@@ -826,8 +825,9 @@ class PageArray:
         pages, row = np.unique(frames, return_inverse=True)
         place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // self._word
         linked = np.zeros(len(maybe), np.uint64)
-        limit = self._memory.frame_count // _FRAMES_FOR_PAGE + _MORE_PAGES
-        for start in range(0, min(len(pages), limit), _PAGES_AT_ONCE):
+        budget = self._memory.budget
+        pages = budget.take("page of lists", pages, budget.limit("page of lists"))
+        for start in range(0, len(pages), _PAGES_AT_ONCE):
             contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
             contents = self._kernel.words(contents.view(np.uint8))
             read = np.flatnonzero((row >= start) & (row < start + len(contents)))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
 from memory_visualizer.linux.doubts import Doubts
@@ -57,7 +58,7 @@ def understand(
             kernel.machine.page_frames,
         )
         survey = pages.survey()
-    except LookupError as error:
+    except UntoldError as error:
         remarks.append(f"what the kernel knows of its pages was not found: {error}")
     found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks

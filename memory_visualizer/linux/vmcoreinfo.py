@@ -181,6 +181,7 @@ class VmcoreInfoSearch:
     def __init__(self) -> None:
         self._places: list[NDArray[np.int64]] = []
         """Physical addresses."""
+        self._left_out = 0
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at how frames, with their contents, begin."""
@@ -210,6 +211,7 @@ class VmcoreInfoSearch:
                 start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
                 is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
                 start = start[is_text]
+                self._left_out += max(len(start) - _MAX_TEXTS_IN_PART, 0)
                 page, place = np.divmod(start[:_MAX_TEXTS_IN_PART], PAGE_SIZE)
                 if len(page):
                     self._places.append(frames[page] * PAGE_SIZE + place)
@@ -219,6 +221,8 @@ class VmcoreInfoSearch:
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
         places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))
         places = dump.budget.take("beginning of VMCOREINFO", places, _MAX_TEXTS)
+        dump.budget.refuse("beginning of VMCOREINFO", self._left_out)
+        self._left_out = 0
         for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
             pages = dump.read_frames(np.arange(frame, frame + _MAX_PAGES))
             texts.append(pages.tobytes()[at:])
