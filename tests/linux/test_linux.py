@@ -329,6 +329,21 @@ def test_without_symbols(era: str, tmp_path: Path) -> None:
     assert listed == {owner for owner in owned(snapshot) if owner[0] in known}
 
 
+@pytest.mark.parametrize("era", ["3.16", "4.14", "6.1"])
+def test_symbols_of_functions_only(era: str, tmp_path: Path) -> None:
+    """A kernel whose table has no data (CONFIG_KALLSYMS_ALL): it is known by where _stext is."""
+    truth = forge_linux(tmp_path / "dump", era, data_symbols=False)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert not any("table of symbols" in remark for remark in snapshot.remarks)
+    known = {task.pid: task for task in truth.tasks if task.listed and not is_unnamed(task, truth)}
+    found = {process.pid: process for process in snapshot.processes}
+    assert {pid: found[pid].ppid for pid in known} == {
+        pid: task.ppid for pid, task in known.items()
+    }
+    listed = {owner for owner in truth.owners if owner[0] in known}
+    assert listed == {owner for owner in owned(snapshot) if owner[0] in known}
+
+
 def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     """A list of processes that ends in nothing is walked from both sides, and said to be."""
     source, truth = small

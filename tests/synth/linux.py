@@ -260,15 +260,18 @@ def forge_linux(
     hole: bool = False,
     processes: int = 6,
     encryption: int = 0,
+    data_symbols: bool = True,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
+
+    Without `data_symbols` the table of symbols has functions only (CONFIG_KALLSYMS_ALL).
 
     `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
     entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
     """
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
-    machine.encryption = encryption
+    machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
 
@@ -343,7 +346,7 @@ class _Machine:
         self.user: set[tuple[int, int, int]] = set()
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
-        self.encryption = 0
+        self.encryption, self.data_symbols = 0, True
         self.spaces: list[int] = []
         self.section_bits = 24
         if era.layout:  # the places are fixed, and the size of a section is the usual one
@@ -954,7 +957,10 @@ class _Machine:
             self.symbols |= {"__start_BTF": start, "__stop_BTF": start + len(contents)}
         start = self.reserve_image(64) + 64
         start = -(-start // 64) * 64
-        table = pack_kallsyms(self.symbols, self.text, start, way=era.addresses)
+        symbols = self.symbols
+        if not self.data_symbols:
+            symbols = {name: at for name, at in symbols.items() if at < self.text + 300 * PAGE_SIZE}
+        table = pack_kallsyms(symbols, self.text, start, way=era.addresses)
         self.reserve_image(len(table.blob) + 128)
         self.put(start, table.blob)
         if not era.tells_symbols:
