@@ -106,6 +106,12 @@ def test_every_era(era: str, tmp_path: Path) -> None:
     assert_is_truth(snapshot, truth)
 
 
+def test_two_small_descriptions_of_sections(tmp_path: Path) -> None:
+    """Where a section is told in 16 bytes, the usual 32 would lose each second one."""
+    truth = forge_linux(tmp_path / "dump", "4.14-plain", size=256 * MIB)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
 @pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
 @pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])

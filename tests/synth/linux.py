@@ -80,6 +80,8 @@ class Era:
     """Of kernels before 4.14: where members stand. Their fixed addresses come with it."""
     section_size: int = 32
     """Bytes of struct mem_section; 16 without CONFIG_PAGE_EXTENSION."""
+    section_bits: int = 24
+    """A section has so many bits of addresses: 27 in all real kernels, less for small dumps."""
     first_name: str = "swapper/0"
     """The name of the first task."""
 
@@ -142,6 +144,7 @@ _3_10 = replace(
     flags=_BEFORE_4_3,
     addresses="absolute",
     layout=_LAYOUTS["3.10"],
+    section_bits=27,
     told=("lru", "private", "swapcache", "slab", "hwpoison"),
     cache_at=48,
 )
@@ -175,7 +178,7 @@ ERAS = {
         page_size=_LAYOUTS["3.16"]["page"]["size"],
     ),
     "4.14": _4_14,
-    "4.14-plain": replace(_4_14, release="4.14.0-1-plain", section_size=16),
+    "4.14-plain": replace(_4_14, release="4.14.0-1-plain", section_size=16, section_bits=27),
     "4.15": replace(_4_14, release="4.15.0-20-generic", sections="pointer"),
     "4.19": replace(_4_14, release="4.19.0-5-amd64", buddy=~0x80, table=~0x400, inverts=True),
     "5.10": Era(
@@ -348,9 +351,9 @@ class _Machine:
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
         self.spaces: list[int] = []
-        self.section_bits = 24
-        if era.layout:  # the places are fixed, and the size of a section is the usual one
-            self.direct, self.vmemmap, self.section_bits = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32, 27
+        self.section_bits = era.section_bits
+        if era.layout:  # the places are fixed
+            self.direct, self.vmemmap = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32
         self.caches: dict[str, int] = {}
         self.pid_structs: list[int] = []
         """Places in slabs of struct pids that are not yet in use."""
