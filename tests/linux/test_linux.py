@@ -106,6 +106,12 @@ def test_every_era(era: str, tmp_path: Path) -> None:
     assert_is_truth(snapshot, truth)
 
 
+def test_two_small_descriptions_of_sections(tmp_path: Path) -> None:
+    """Where a section is told in 16 bytes, the usual 32 would lose each second one."""
+    truth = forge_linux(tmp_path / "dump", "4.14-plain", size=256 * MIB)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
 @pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
 @pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])
@@ -325,6 +331,21 @@ def test_without_symbols(era: str, tmp_path: Path) -> None:
     for pid, task in known.items():
         assert (found[pid].name, found[pid].ppid) == (task.comm, task.ppid)
         assert found[pid].dtb == task.dtb
+    listed = {owner for owner in truth.owners if owner[0] in known}
+    assert listed == {owner for owner in owned(snapshot) if owner[0] in known}
+
+
+@pytest.mark.parametrize("era", ["3.16", "4.14", "6.1"])
+def test_symbols_of_functions_only(era: str, tmp_path: Path) -> None:
+    """A kernel whose table has no data (CONFIG_KALLSYMS_ALL): it is known by where _stext is."""
+    truth = forge_linux(tmp_path / "dump", era, data_symbols=False)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert not any("table of symbols" in remark for remark in snapshot.remarks)
+    known = {task.pid: task for task in truth.tasks if task.listed and not is_unnamed(task, truth)}
+    found = {process.pid: process for process in snapshot.processes}
+    assert {pid: found[pid].ppid for pid in known} == {
+        pid: task.ppid for pid, task in known.items()
+    }
     listed = {owner for owner in truth.owners if owner[0] in known}
     assert listed == {owner for owner in owned(snapshot) if owner[0] in known}
 

@@ -80,6 +80,8 @@ class Era:
     """Of kernels before 4.14: where members stand. Their fixed addresses come with it."""
     section_size: int = 32
     """Bytes of struct mem_section; 16 without CONFIG_PAGE_EXTENSION."""
+    section_bits: int = 24
+    """A section has so many bits of addresses: 27 in all real kernels, less for small dumps."""
     first_name: str = "swapper/0"
     """The name of the first task."""
 
@@ -142,6 +144,7 @@ _3_10 = replace(
     flags=_BEFORE_4_3,
     addresses="absolute",
     layout=_LAYOUTS["3.10"],
+    section_bits=27,
     told=("lru", "private", "swapcache", "slab", "hwpoison"),
     cache_at=48,
 )
@@ -175,7 +178,7 @@ ERAS = {
         page_size=_LAYOUTS["3.16"]["page"]["size"],
     ),
     "4.14": _4_14,
-    "4.14-plain": replace(_4_14, release="4.14.0-1-plain", section_size=16),
+    "4.14-plain": replace(_4_14, release="4.14.0-1-plain", section_size=16, section_bits=27),
     "4.15": replace(_4_14, release="4.15.0-20-generic", sections="pointer"),
     "4.19": replace(_4_14, release="4.19.0-5-amd64", buddy=~0x80, table=~0x400, inverts=True),
     "5.10": Era(
@@ -260,15 +263,18 @@ def forge_linux(
     hole: bool = False,
     processes: int = 6,
     encryption: int = 0,
+    data_symbols: bool = True,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
+
+    Without `data_symbols` the table of symbols has functions only (CONFIG_KALLSYMS_ALL).
 
     `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
     entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
     """
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
-    machine.encryption = encryption
+    machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
 
@@ -343,11 +349,11 @@ class _Machine:
         self.user: set[tuple[int, int, int]] = set()
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
-        self.encryption = 0
+        self.encryption, self.data_symbols = 0, True
         self.spaces: list[int] = []
-        self.section_bits = 24
-        if era.layout:  # the places are fixed, and the size of a section is the usual one
-            self.direct, self.vmemmap, self.section_bits = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32, 27
+        self.section_bits = era.section_bits
+        if era.layout:  # the places are fixed
+            self.direct, self.vmemmap = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32
         self.caches: dict[str, int] = {}
         self.pid_structs: list[int] = []
         """Places in slabs of struct pids that are not yet in use."""
@@ -954,7 +960,10 @@ class _Machine:
             self.symbols |= {"__start_BTF": start, "__stop_BTF": start + len(contents)}
         start = self.reserve_image(64) + 64
         start = -(-start // 64) * 64
-        table = pack_kallsyms(self.symbols, self.text, start, way=era.addresses)
+        symbols = self.symbols
+        if not self.data_symbols:
+            symbols = {name: at for name, at in symbols.items() if at < self.text + 300 * PAGE_SIZE}
+        table = pack_kallsyms(symbols, self.text, start, way=era.addresses)
         self.reserve_image(len(table.blob) + 128)
         self.put(start, table.blob)
         if not era.tells_symbols:
