@@ -61,7 +61,7 @@ _MOST_MISSING, _MOST_LIKE = 256, 1 << 11
 """So many tables are looked for that make no sense where they should lie, in so many pages."""
 _NEAR = 16
 """Pages that tables lie side by side."""
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 64
 """As many as fit into a processor's cache with what is made of them."""
 _STEP = 37
 _FLAGS = PRESENT | WRITE | ACCESSED

@@ -49,18 +49,23 @@ class FileHeaderSearch:
 
     def scan(self, pages: NDArray[np.int64], words: Words) -> None:
         """Look at some of these pages of the file, with their contents."""
-        chosen = pages // _PART_FRAMES % self._step == 0
-        if not chosen.all():
-            pages, words = pages[chosen], words[chosen]
-        entries = words.reshape(-1).view(np.uint32)
-        # The lower halves of 64-bit entries are enough to see which ones may be meant.
-        at = np.flatnonzero(entries & np.uint32(_FLAGS | LARGE) == _FLAGS)
-        if self._room < 0 or not len(at):
-            return
-        page, inside = np.divmod(at * 4, PAGE_SIZE)
-        place = pages[page] * PAGE_SIZE + inside
-        distance = (place - (entries[at] & np.uint32(0xFFFFF000))) & 0xFFFFFFFF
-        near = (distance > 0) & (distance < _MOST_BYTES + PAGE_SIZE)
+        for start in range(0, len(pages), _PART_FRAMES):
+            if pages[start] // _PART_FRAMES % self._step == 0 and self._room >= 0:
+                part = slice(start, start + _PART_FRAMES)
+                self._look(pages[part], words[part])
+
+    def _look(self, pages: NDArray[np.int64], words: Words) -> None:
+        entries = words.view(np.uint32)
+        # The lower halves of 64-bit entries are enough to see which ones may be meant. First what
+        # names a place not far before its own page, which few words do.
+        base = (pages * PAGE_SIZE & 0xFFFFFFFF).astype(np.uint32)[:, None]
+        away = base + np.uint32(2 * PAGE_SIZE) - entries
+        page, word = np.divmod(np.flatnonzero(away < _MOST_BYTES + 3 * PAGE_SIZE), 2 * X64.entries)
+        entry = entries[page, word]
+        place = pages[page] * PAGE_SIZE + word * 4
+        distance = (place - (entry & np.uint32(0xFFFFF000))) & 0xFFFFFFFF
+        near = (entry & np.uint32(_FLAGS | LARGE) == _FLAGS) & (distance > 0)
+        near &= distance < _MOST_BYTES + PAGE_SIZE
         if near.any():
             self._room -= int(np.count_nonzero(near))
             self._place.append(place[near])

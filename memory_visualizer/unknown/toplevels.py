@@ -39,6 +39,8 @@ _SPACES_OF_SMALL = 512
 _CUT = 4
 """So many times as much memory a machine may have as a dump holds, if that was cut."""
 _TABLES_AT_ONCE = 128
+_ROWS_AT_ONCE = 64
+"""As many as fit into a processor's cache with what is made of them."""
 _LEAST_SPACES = 2
 _MOST_GROUPS = 4
 _MOST_TABLES = 1 << 12
@@ -77,8 +79,8 @@ class SpaceSearch:
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         used = np.bitwise_count(bits).sum(axis=1)
         rows = np.flatnonzero((used > 0) & (used <= MOST_ENTRIES))
-        for start in range(0, len(rows), _TABLES_AT_ONCE):
-            part = rows[start : start + _TABLES_AT_ONCE]
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[start : start + _ROWS_AT_ONCE]
             chosen = words[part]
             address = chosen & np.uint64(ADDRESS)
             leads = chosen & np.uint64(PRESENT | LARGE) == PRESENT
