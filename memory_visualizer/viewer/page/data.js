@@ -1,7 +1,8 @@
 // The columns of the file, unpacked: see viewer/data.py for how they are packed.
 
 const PAGE_SIZE = 4096;
-const ABSENT = 0, LEFT_OUT = 6;
+const ABSENT = 0,
+  LEFT_OUT = 6;
 
 const about = JSON.parse(document.getElementById("about").textContent);
 
