@@ -273,7 +273,8 @@ def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump |
 
     So it is on most machines of 64-bit ARM. The kernel's own page tables have to make sense there.
     """
-    for info in texts:
+    apart = [info for info in texts if not all(one.has_own_half for one in machines(info))]
+    for info in apart[:_MOST_TOLD]:
         for machine in machines(info):
             table = info.symbol("swapper_pg_dir")
             if machine.has_own_half or not table:
@@ -416,6 +417,8 @@ _COUNTS = (0, 4)
 _SMALLEST_END = 0x400
 """Firmware's maps of memory end at such places, if not at pages."""
 _MOST_NAMES = 64
+_MOST_TOLD = 4
+"""Texts of kernels that are asked where memory begins: each kernel keeps two."""
 
 
 def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:

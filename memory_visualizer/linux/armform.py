@@ -16,7 +16,7 @@ from memory_visualizer.units import PAGE_SIZE
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Which bits of an entry that leads to a table have which value, as Linux makes it."""
-_MOST_TABLES, _MOST_TRIED = 1 << 10, 8
+_MOST_TABLES, _MOST_TRIED = 1 << 10, 4
 _IMAGES = 1 << 47
 """From here on in the kernel's half lie modules and the kernel's image; before, all memory."""
 _LEAST_IMAGE = 1 << 20
@@ -40,7 +40,7 @@ def machines_by_form(
 
 def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
     """Pages of nothing but entries that lead to tables, some of them to images: fullest first."""
-    frames = frames[:_MOST_TABLES]
+    frames = np.sort(frames)[:_MOST_TABLES]  # whatever the order in which they came
     tables = memory.read_frames(frames)
     is_used = tables != 0
     sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)

@@ -27,7 +27,6 @@ from memory_visualizer.snapshot.build import (
 from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.units import PAGE_SIZE
 
 _KERNEL_STATES = (
     PageState.SLAB,
@@ -105,7 +104,9 @@ def understand(
         processes=tuple(process.told() for process in found.processes),
         stale_spaces=0,
         mappings=mappings,
-        kernel_dtb=kernel.top * PAGE_SIZE,
+        kernel_dtb=kernel.base,
+        kernel_paging=kernel.paging,
+        kernel_roots=kernel.kernel.roots,
         states=states,
         remarks=tuple(remarks),
     )

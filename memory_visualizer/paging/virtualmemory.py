@@ -62,6 +62,11 @@ class VirtualMemory:
         """By frame and level."""
         self._tables_left = memory.budget.limit("table of the kernel")
 
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The roots of its top level: see Architecture.roots_at."""
+        return tuple(self._roots)
+
     def with_regular(self, stretch: tuple[int, int, int]) -> "VirtualMemory":
         """The same memory with one more stretch that is mapped in a row."""
         return VirtualMemory(self._memory, self._paging, self._roots, (*self.regular, stretch))

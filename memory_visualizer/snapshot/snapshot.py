@@ -57,6 +57,10 @@ class Snapshot(PageMap):
     kernel, which maps all memory, only those that processes have of their own."""
     kernel_dtb: int | None = None
     """Physical address of the kernel's own top-level page table, where that is known."""
+    kernel_paging: Paging | None = None
+    """How a Linux kernel's own tables are read; on ARM they have a half of the addresses."""
+    kernel_roots: tuple[int, ...] = ()
+    """The roots of these: see Architecture.roots_at."""
     states: NDArray[np.uint8] | None = None
     """PageState of each frame; None where the system is not Linux."""
     remarks: tuple[str, ...] = ()
@@ -248,10 +252,11 @@ class Snapshot(PageMap):
             if space not in known:
                 known[space] = AddressSpace.of(self.mappings, space)
             frames = np.where(frames < 0, known[space].frames(pages), frames)
-        if self.states is not None and self.paging and self.kernel_dtb is not None:
+        if (paging := self.kernel_paging) is not None:
             # A Linux kernel's own mappings are not among these.
-            kernel = VirtualMemory(self.dump, self.paging, self.kernel_dtb // PAGE_SIZE)
-            lost = np.flatnonzero(frames < 0)
+            kernel = VirtualMemory(self.dump, paging, self.kernel_roots)
+            inside = pages & np.uint64((1 << paging.address_bits) - 1)
+            lost = np.flatnonzero((frames < 0) & (paging.canonical(inside) == pages))
             frames[lost] = kernel.frames(pages[lost])
         frames[~is_held(self.dump, frames)] = -1
         return frames

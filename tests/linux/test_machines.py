@@ -31,6 +31,19 @@ def test_64_bit_arm(era: str, tmp_path: Path) -> None:
     assert snapshot.remarks == ()
 
 
+def test_addresses_of_64_bit_arm(tmp_path: Path) -> None:
+    """A process's are in its own tables, the kernel's in others: none stands in for the other."""
+    truth = forge_linux_on_arm64(tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    process = next(one for one in snapshot.processes if one.pid == 1)
+    owned = {virtual: frame for pid, virtual, frame in truth.owners if pid == 1}
+    for virtual in sorted(owned)[:40]:
+        assert snapshot.translate(process, virtual + 5) == owned[virtual] * PAGE + 5
+    # All memory is mapped from here on, by the kernel alone.
+    assert snapshot.translate(process, truth.direct + 0x20_3005) == 0x20_3005
+    assert snapshot.translate(process, (truth.direct + 0x20_3005) % 2**48) is None
+
+
 @pytest.mark.parametrize("era", ["6.6", "7.0"])
 def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
     """The kernel shows itself by its tables, its image and its banner."""
