@@ -173,7 +173,8 @@ class _Volume:
         fault = f"{self.path}: {info.filename[:80]!r}, a part of the AFF4 container,"
         if max(info.file_size, size) > limit:
             raise BadInputError(f"{fault} has {info.file_size:,} bytes, which is too many")
-        raw = read_at(self.file, size, place)
+        with reading(self.path):
+            raw = read_at(self.file, size, place)
         try:
             if info.compress_type == zipfile.ZIP_DEFLATED:
                 raw = zlib.decompressobj(-15).decompress(raw, info.file_size + 1)
@@ -185,7 +186,10 @@ class _Volume:
 
     def place(self, info: zipfile.ZipInfo) -> tuple[int, int]:
         """Where a member's contents are in the file, and how many bytes they have there."""
-        header = read_at(self.file, _LOCAL_HEADER.size, info.header_offset)
+        header = b""
+        if info.header_offset >= 0:  # a broken directory moves them before the file
+            with reading(self.path):
+                header = read_at(self.file, _LOCAL_HEADER.size, info.header_offset)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(MAGIC):
             raise DamagedInputError(
                 f"{self.path}: {info.filename[:80]!r} is not where the AFF4 container says"

@@ -146,6 +146,19 @@ def test_cut_off(path: Path) -> None:
                 open_dump(path, lenient=lenient)
 
 
+def test_a_directory_moved(path: Path) -> None:
+    """Its place in the file is wrong, so all members would begin before the file."""
+    write_aff4(path, PIECES)
+    data = bytearray(path.read_bytes())
+    at = data.rfind(b"PK\5\6") + 16
+    place = int.from_bytes(data[at : at + 4], "little")
+    data[at : at + 4] = (place + 100_000).to_bytes(4, "little")
+    path.write_bytes(data)
+    for lenient in (False, True):
+        with pytest.raises(BadInputError, match=r"is not where the AFF4 container says|broken"):
+            open_dump(path, lenient=lenient)
+
+
 def test_wrong_bytes(path: Path) -> None:
     """Each gives a dump or a sentence."""
     write_aff4(path, PIECES)
