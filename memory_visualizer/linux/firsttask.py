@@ -26,7 +26,7 @@ _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
 _MOST_PLACES = 256
 """So many places of such names are looked at."""
-_MOST_THREADS = 8
+_MOST_THREADS = 2
 """So many of them, where it is costly."""
 _TASK_SIZE = 1 << 13
 """So far behind its beginning its name may stand."""
@@ -82,6 +82,12 @@ def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int
                 times[task] = max(times.get(task, 0), number)
     best = max(times, key=lambda task: times[task], default=0)
     return best if times.get(best, 0) >= _OWN_ADDRESSES else None
+
+
+def is_first_lost(found: LinuxKernel, first: int) -> bool:
+    """Whether what should be the first task has no name of it; `first` is 0 where none is known."""
+    raw = found.kernel.read_far(first, _TASK_SIZE).tobytes() if first else b""
+    return not any(name in raw for name in FIRST_COMMS)
 
 
 def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:

@@ -16,6 +16,7 @@ from memory_visualizer.linux.firsttask import (
     find_by_thread,
     find_first_task,
     find_thread,
+    is_first_lost,
 )
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
@@ -136,7 +137,7 @@ def _roll(
     by_form = offsets_by_form(found, first, limit, places) if first else None
     if known := gathered(by_form, first):
         return known
-    by_thread = find_by_thread(found, limit)
+    by_thread = find_by_thread(found, limit) if is_first_lost(found, first) else None
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
