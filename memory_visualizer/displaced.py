@@ -38,7 +38,7 @@ from memory_visualizer.paging import (
     read_tables,
 )
 from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import share_kernel
@@ -346,7 +346,7 @@ def is_linux_in_place(dump: Dump, info: VmcoreInfo) -> bool:
 def _is_in_place(dump: Dump, machine: Machine, table: int) -> bool:
     """Whether the kernel's own top-level table is where one machine has it, by itself."""
     frame = machine.physical(table) // PAGE_SIZE
-    return VirtualMemory(dump, machine.kernel, frame).frame(table) == frame
+    return TableMemory(dump, machine.kernel, frame).frame(table) == frame
 
 
 def _own_top(info: VmcoreInfo) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
 _TOKENS = 256
@@ -188,7 +188,7 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
 
 
 def read_kallsyms(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     info: VmcoreInfo,
     known: Mapping[str, int],
     image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
@@ -229,7 +229,7 @@ def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols
     return None
 
 
-def _by_vmcoreinfo(kernel: VirtualMemory, info: VmcoreInfo) -> KernelSymbols | None:
+def _by_vmcoreinfo(kernel: TableMemory, info: VmcoreInfo) -> KernelSymbols | None:
     parts = ("names", "num_syms", "token_table", "token_index", "offsets")
     places = [info.symbol(f"kallsyms_{part}") for part in parts]
     if None in places:
@@ -268,17 +268,15 @@ def _tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes] | None:
     ]
 
 
-def _most_symbols(kernel: VirtualMemory) -> int:
+def _most_symbols(kernel: TableMemory) -> int:
     return min(_MAX_SYMBOLS, _SYMBOLS_FOR_FRAME * kernel.frame_count)
 
 
-def _most_bytes(kernel: VirtualMemory) -> int:
+def _most_bytes(kernel: TableMemory) -> int:
     return min(_MAX_BYTES, kernel.frame_count * PAGE_SIZE // _MAX_SHARE)
 
 
-def _by_form(
-    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
-) -> KernelSymbols | None:
+def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> KernelSymbols | None:
     """Find the table in a kernel before 6.4, of which the image is given.
 
     There lie, each aligned to 8 bytes: an offset for each symbol, the base that they are relative
@@ -309,7 +307,7 @@ def _by_form(
 
 
 def _by_markers(
-    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
+    kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
     """Find the table in a kernel since 6.4, of which the image is given.
 
@@ -338,7 +336,7 @@ def _by_markers(
 
 
 def _by_addresses(
-    kernel: VirtualMemory, start: int, contents: NDArray[np.uint8]
+    kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
     """Find the table in a kernel before 4.6, of which the image is given.
 
@@ -445,7 +443,7 @@ def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]
     return found
 
 
-def kernel_image(kernel: VirtualMemory, start: int) -> tuple[int, NDArray[np.uint8]] | None:
+def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8]] | None:
     """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
 
     `start` is an address in its first 2 MiB. No more of it than could be a kernel for so much
@@ -461,7 +459,7 @@ def kernel_image(kernel: VirtualMemory, start: int) -> tuple[int, NDArray[np.uin
     return start, kernel.read_far(start, (int(mapped[-1]) + 1) * PAGE_SIZE)
 
 
-def image_frames(kernel: VirtualMemory, start: int) -> NDArray[np.int64]:
+def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
     """The frame behind each page of the kernel's image, from its first one on; -1 in gaps."""
     start &= ~_ALIGNMENT
     size = min(_MAX_IMAGE, 2**64 - start)

@@ -41,7 +41,7 @@ from memory_visualizer.paging import (
     is_held,
 )
 from memory_visualizer.paging.kernelhalf import TOUCHED
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -82,7 +82,7 @@ class LinuxKernel:
     memory: Dump
     top: int
     """Frame of its own top-level table, swapper_pg_dir."""
-    kernel: VirtualMemory
+    kernel: TableMemory
     start: int
     """Where in its own memory its image begins."""
     symbols: dict[str, int] = field(default_factory=dict)
@@ -153,10 +153,10 @@ def _with_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKerne
     top = machine.physical(table) // PAGE_SIZE
     if not 0 <= top < memory.frame_count or not memory.held[top]:
         return None
-    kernel = VirtualMemory(memory, machine.kernel, top)
+    kernel = TableMemory(memory, machine.kernel, top)
     if machine.has_own_half:
         roots = machine.roots_at(memory, np.array([machine.physical(table)]))
-        kernel = VirtualMemory(memory, machine.kernel, roots[0].tolist())
+        kernel = TableMemory(memory, machine.kernel, roots[0].tolist())
     if kernel.frame(table) != top:
         return None
     text = info.symbol("_stext") or 0
@@ -181,7 +181,7 @@ def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKe
         return None
     # Of a dump that was cut it may all lie behind the end.
     end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, machine.image[1])
-    kernel = VirtualMemory(memory, machine.kernel, top, [(start, end, first)])
+    kernel = TableMemory(memory, machine.kernel, top, [(start, end, first)])
     remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
     return LinuxKernel(info, machine, memory, top, kernel, start, remarks=(remark,), is_lost=True)
 
@@ -233,7 +233,7 @@ def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
     return None
 
 
-def _image_start(kernel: VirtualMemory) -> int:
+def _image_start(kernel: TableMemory) -> int:
     """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
     pages = np.arange(IMAGE_BASE, IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
     mapped = np.flatnonzero(kernel.frames(pages) >= 0)
@@ -354,7 +354,7 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
     """What may be kernels, by tables of all architectures."""
 
     def with_top(machine: Machine, top: int, start: int | None) -> LinuxKernel:
-        kernel = VirtualMemory(memory, machine.kernel, top)
+        kernel = TableMemory(memory, machine.kernel, top)
         start = _image_start(kernel) if start is None else start
         return LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
 
@@ -381,7 +381,7 @@ def _by_text_and_tables(
                 frame = (entry & ADDRESS) // PAGE_SIZE
                 is_lost = not is_held(memory, np.array([frame]))[0]
                 if count > 1 and is_lost and first <= frame < first + _IMAGE_FRAMES:
-                    kernel = VirtualMemory(memory, machine.kernel, best, lost.kernel.regular)
+                    kernel = TableMemory(memory, machine.kernel, best, lost.kernel.regular)
                     found = replace(lost, top=best, kernel=kernel)
                     return _with_types(_with_copies(found, info.release, texts))
             if _tells_release(lost):
@@ -421,7 +421,7 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
     top = found.kernel.frame(place) if place else -1
     if top < 0 or top == found.top or not found.memory.held[top]:
         return found
-    kernel = VirtualMemory(found.memory, found.paging, top)
+    kernel = TableMemory(found.memory, found.paging, top)
     return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.paging import are_tables, is_held
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
 MAX_PID = 1 << 22
@@ -195,7 +195,7 @@ def _number_by_btf(types: Btf) -> int | None:
 
 
 def along(
-    kernel: VirtualMemory, first: int, link: int, limit: int, *, backwards: bool = False
+    kernel: TableMemory, first: int, link: int, limit: int, *, backwards: bool = False
 ) -> tuple[list[int], bool]:
     """Objects in a list through a `list_head` at `link` in each; the first one left out.
 
@@ -248,7 +248,7 @@ def offsets_by_thread(found: LinuxKernel, name: int, limit: int) -> tuple[int, O
     return None if offsets is None else (start + begin, offsets)
 
 
-def _find_begin(kernel: VirtualMemory, places: NDArray[np.uint64], size: int) -> int | None:
+def _find_begin(kernel: TableMemory, places: NDArray[np.uint64], size: int) -> int | None:
     """How far behind these places their tasks begin; given are `size` bytes before the names.
 
     Most are the first of their threads, and lead to themselves as the leaders of their groups.
@@ -264,7 +264,7 @@ def _find_begin(kernel: VirtualMemory, places: NDArray[np.uint64], size: int) ->
     return int(begins[best]) if len(count) and count[best] > _HALF * len(places) else None
 
 
-def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:
+def _names_at(kernel: TableMemory, first: int) -> Iterator[int]:
     """Where in a task its name may stand: where the first one has its own, or most have one."""
     raw = kernel.read_far(first, _TASK_SIZE).tobytes()
     known = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
@@ -283,7 +283,7 @@ def _names_at(kernel: VirtualMemory, first: int) -> Iterator[int]:
         yield place
 
 
-def _in_ring(kernel: VirtualMemory, first: int, link: int) -> list[int]:
+def _in_ring(kernel: TableMemory, first: int, link: int) -> list[int]:
     """Some objects of a list through the first one, as far as each leads back."""
     found: list[int] = []
     at = first + link
@@ -371,7 +371,7 @@ class _Examples:
     """The same memory."""
 
     @classmethod
-    def read(cls, kernel: VirtualMemory, tasks: NDArray[np.uint64], comm: int) -> "_Examples":
+    def read(cls, kernel: TableMemory, tasks: NDArray[np.uint64], comm: int) -> "_Examples":
         """Read some tasks, those with a name; the first one in any case."""
         texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
         named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
@@ -387,7 +387,7 @@ def is_name(comm: bytes) -> bool:
 
 
 def _find_link(
-    kernel: VirtualMemory, first: int, comm: int, room: int
+    kernel: TableMemory, first: int, comm: int, room: int
 ) -> tuple[int, list[int], bool]:
     """Where the links of the list of all tasks stand, the tasks, and whether it is whole.
 
@@ -403,7 +403,7 @@ def _find_link(
     return -best[1], best[2], best[3]
 
 
-def _first_child(kernel: VirtualMemory, first: int, comm: int) -> int | None:
+def _first_child(kernel: TableMemory, first: int, comm: int) -> int | None:
     """A child of the first task, where its own links are lost: `children` leads to `sibling`."""
     for children in range(0, comm, kernel.word):
         sibling = kernel.number(first + children)
@@ -418,7 +418,7 @@ def _first_child(kernel: VirtualMemory, first: int, comm: int) -> int | None:
 
 
 def _find_neighbours(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     first: int,
     comm: int,
     places_like: PlacesLike,
@@ -449,7 +449,7 @@ def _find_neighbours(
 
 
 def _named_tasks(
-    kernel: VirtualMemory, first: int, link: int, comm: int, room: int
+    kernel: TableMemory, first: int, link: int, comm: int, room: int
 ) -> tuple[list[int], int, bool]:
     """The tasks in both directions from the first one; names among them; whether it is a ring.
 
@@ -570,7 +570,7 @@ def _find_parents(
     return found
 
 
-def _find_flags(kernel: VirtualMemory, examples: _Examples, parent: int, pid: int) -> int | None:
+def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int) -> int | None:
     """`flags`: those of kernel threads, which are kthreadd's children, tell so."""
     own = examples.numbers[:, pid // 4]
     parents = examples.words[:, parent // kernel.word]
@@ -585,7 +585,7 @@ def _find_flags(kernel: VirtualMemory, examples: _Examples, parent: int, pid: in
     return column * 4 if share[column] >= _MOST else None
 
 
-def _find_group(kernel: VirtualMemory, examples: _Examples, leader: int) -> int | None:
+def _find_group(kernel: TableMemory, examples: _Examples, leader: int) -> int | None:
     """`thread_group`; None where no process has a second thread, and then it tells nothing.
 
     A thread that is alone leads to itself; in other lists nothing leads to a task whose leader this
@@ -607,7 +607,7 @@ def _find_group(kernel: VirtualMemory, examples: _Examples, leader: int) -> int 
 
 
 def _find_numbers(
-    kernel: VirtualMemory, examples: _Examples, pid: int, leader: int
+    kernel: TableMemory, examples: _Examples, pid: int, leader: int
 ) -> dict[str, int]:
     """Where the struct pid is, in a task, and in that the number; empty where nowhere."""
     words, own = examples.words[1:], examples.numbers[1:, pid // 4]

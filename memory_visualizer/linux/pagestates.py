@@ -24,7 +24,7 @@ from memory_visualizer.formats.base import ahead
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import PhysicalMemory, frames_there
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.pagemap import PageState
 from memory_visualizer.units import PAGE_SIZE
@@ -229,7 +229,7 @@ class PageArray:
     def __init__(
         self,
         memory: PhysicalMemory,
-        kernel: VirtualMemory,
+        kernel: TableMemory,
         info: VmcoreInfo,
         btf: Btf | None,
         symbols: Mapping[str, int] | None = None,

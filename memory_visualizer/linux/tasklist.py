@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.linux.offsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
 from memory_visualizer.linux.pagestates import PageArray, Survey
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 
@@ -57,7 +57,7 @@ class Roll:
 class TaskSlabs:
     """The slabs in which the kernel keeps objects of a kind, known by some of these objects."""
 
-    def __init__(self, kernel: VirtualMemory, pages: PageArray, survey: Survey) -> None:
+    def __init__(self, kernel: TableMemory, pages: PageArray, survey: Survey) -> None:
         self._kernel = kernel
         self._pages = pages
         self._survey = survey
@@ -170,7 +170,7 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
 
 
 def gather(
-    kernel: VirtualMemory, offsets: Offsets, first: int, limit: int, slabs: TaskSlabs | None
+    kernel: TableMemory, offsets: Offsets, first: int, limit: int, slabs: TaskSlabs | None
 ) -> Roll:
     """Find the tasks of all processes, `limit` of them at most; `first` is the first of all."""
     link = offsets.tasks
@@ -194,7 +194,7 @@ def gather(
     return replace(roll, remarks=(*roll.remarks, *remarks))
 
 
-def _vouched(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
+def _vouched(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
     """Those to which two others lead, or something that they lead to."""
     if not tasks:
         return tasks
@@ -221,7 +221,7 @@ def _between(following: _Addresses, before: _Addresses) -> _Addresses:
     return np.intersect1d(following[differ], before[differ])
 
 
-def _are_named(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
+def _are_named(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
     """Which lie as tasks do, at the beginning of a processor's cache line, and have a name."""
     texts, _ = kernel.read_each(tasks + np.uint64(offsets.comm), COMM_SIZE)
     named: _Marks = np.array([is_name(text.tobytes()) for text in texts], bool)
@@ -229,7 +229,7 @@ def _are_named(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _M
     return named
 
 
-def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
+def _led_to(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
     """What stands between two of these tasks by their links, and says nothing itself."""
     at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
     following, _ = kernel.numbers(at)
@@ -240,7 +240,7 @@ def _led_to(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     return found
 
 
-def _are_linked(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
+def _are_linked(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
     """To which tasks something leads back that they lead to: as in the list, or as siblings."""
     linked = _leads_back(kernel, tasks + np.uint64(offsets.tasks))
     if offsets.sibling is not None:
@@ -248,7 +248,7 @@ def _are_linked(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _
     return linked
 
 
-def _leads_back(kernel: VirtualMemory, links: _Addresses) -> _Marks:
+def _leads_back(kernel: TableMemory, links: _Addresses) -> _Marks:
     """Which of these list_heads are in a list with others, by one direction at least."""
     following, _ = kernel.numbers(links)
     before, _ = kernel.numbers(links + np.uint64(kernel.word))
@@ -261,7 +261,7 @@ def _leads_back(kernel: VirtualMemory, links: _Addresses) -> _Marks:
 
 
 def _others(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     offsets: Offsets,
     first: int,
     tasks: list[int],
@@ -306,7 +306,7 @@ def _others(
 
 
 def _relatives(
-    kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, *, is_broken: bool
+    kernel: TableMemory, offsets: Offsets, tasks: _Addresses, *, is_broken: bool
 ) -> _Addresses:
     """Children and siblings of tasks, as far as these lead back to them.
 
@@ -330,7 +330,7 @@ def _relatives(
 
 
 def _in_slabs(
-    kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
+    kernel: TableMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
 ) -> _Addresses:
     """Tasks of processes that live, in the slabs of tasks."""
     everywhere = slabs.places(tasks, offsets.comm + COMM_SIZE)
@@ -346,7 +346,7 @@ def _in_slabs(
     return live
 
 
-def _processes_among(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
+def _processes_among(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
     """Those that have a pid, and the same as their group: no threads, and nothing else."""
     if not len(tasks):
         return tasks
@@ -359,7 +359,7 @@ def _processes_among(kernel: VirtualMemory, offsets: Offsets, tasks: _Addresses)
     return processes
 
 
-def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> Roll:
+def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> Roll:
     """Join the parts of the list by its links, and say where it is broken."""
     link = offsets.tasks
     nodes = [first, *tasks]
@@ -420,7 +420,7 @@ def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
     return row >= 0 and pid < gaps[row][1]
 
 
-def _behind(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
+def _behind(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
     """Where the list is broken, for the person at the screen, by the pids before these places."""
     at = np.array(tasks[:_MOST_NAMED], np.uint64)
     own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)

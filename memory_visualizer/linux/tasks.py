@@ -40,7 +40,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.paging.kernelhalf import TOUCHED, share_entries
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.process import FoundProcess, unnamed
 from memory_visualizer.units import PAGE_SIZE
@@ -192,7 +192,7 @@ class _Numbers:
     struct pid, and, where its page is lost, the struct pid that leads to it.
     """
 
-    kernel: VirtualMemory
+    kernel: TableMemory
     offsets: Offsets
     slabs: TaskSlabs | None
     first: int
@@ -609,7 +609,7 @@ def _are_roots(
 
 
 def _name_threads(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     offsets: Offsets,
     names: list[bytes],
     threads: NDArray[np.intp],
@@ -646,7 +646,7 @@ def _name_threads(
 
 
 def _name_rescuers(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     offsets: Offsets,
     names: list[bytes],
     workers: NDArray[np.intp],
@@ -665,7 +665,7 @@ def _name_rescuers(
 
 
 def _memory_of_threads(
-    kernel: VirtualMemory,
+    kernel: TableMemory,
     offsets: Offsets,
     tasks: NDArray[np.uint64],
     signals: NDArray[np.uint64],

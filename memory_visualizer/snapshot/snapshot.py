@@ -22,7 +22,7 @@ from memory_visualizer.paging import (
     Paging,
     is_held,
 )
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
 from memory_visualizer.snapshot.largepages import stretches_of_large
@@ -254,7 +254,7 @@ class Snapshot(PageMap):
             frames = np.where(frames < 0, known[space].frames(pages), frames)
         if (paging := self.kernel_paging) is not None:
             # A Linux kernel's own mappings are not among these.
-            kernel = VirtualMemory(self.dump, paging, self.kernel_roots)
+            kernel = TableMemory(self.dump, paging, self.kernel_roots)
             inside = pages & np.uint64((1 << paging.address_bits) - 1)
             lost = np.flatnonzero((frames < 0) & (paging.canonical(inside) == pages))
             frames[lost] = kernel.frames(pages[lost])

@@ -7,16 +7,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs
 from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, walk
+from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevels
 
-_READ_AT_ONCE = 1 << 8
-_KEPT_PAGES = 1 << 10
-_ZEROS = bytes(PAGE_SIZE)
 
-
-class KernelMemory:
+class KernelMemory(VirtualMemory):
     """Virtual memory of the kernel, to be read by address."""
 
     remarks: tuple[str, ...] = ()
@@ -27,11 +24,10 @@ class KernelMemory:
         # kernel's, what one alone has is its own, or a lie.
         is_shared = (mappings.space == SHARED).astype(np.uint64)
         order = np.argsort(mappings.virtual | is_shared, kind="stable")
-        self.memory = memory
+        super().__init__(memory)
         self.mappings = mappings.take(order)
-        self._pages: dict[int, bytes] = {}
 
-    def frames(self) -> NDArray[np.int64]:
+    def all_frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
         rows = self.mappings
         end = np.minimum(rows.pfn + rows.count, self.memory.frame_count)
@@ -60,60 +56,15 @@ class KernelMemory:
             virtual = np.where(inside, of_size.virtual[row] + offset, virtual)
         return virtual
 
-    def physical(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Physical addresses; -1 where nothing is mapped or held."""
-        frames = self._frames_behind(addresses)
-        held = (frames >= 0) & self.memory.held[np.maximum(frames, 0)]
-        offset = (addresses % np.uint64(PAGE_SIZE)).astype(np.int64)
-        return np.where(held, frames * PAGE_SIZE + offset, -1)
-
-    def read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
-        """Read `size` bytes at each address: shape (n, size), zeros where nothing is mapped."""
-        read = np.empty((len(addresses), size), np.uint8)
-        for at in range(0, len(addresses), _READ_AT_ONCE):
-            read[at : at + _READ_AT_ONCE] = self._read(addresses[at : at + _READ_AT_ONCE], size)
-        return read
-
-    def _read(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
-        pages = (size + 2 * PAGE_SIZE - 2) // PAGE_SIZE
-        first = addresses & ~np.uint64(PAGE_SIZE - 1)
-        spread = first[:, None] + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-        frames = self._frames_behind(spread.ravel())
-        contents = self.memory.read_frames(np.where(frames >= 0, frames, 0))
-        contents[frames < 0] = 0
-        row = contents.reshape(len(addresses), -1)
-        offset = (addresses - first).astype(np.int64)[:, None]
-        if size % 8 == 0 and not (offset % 8).any():  # as objects are, and much faster
-            return np.take_along_axis(row, offset // 8 + np.arange(size // 8), 1).view(np.uint8)
-        return np.take_along_axis(row.view(np.uint8), offset + np.arange(size), axis=1)
-
-    def number(self, address: int, size: int) -> int:
-        """Read one number as `read` does, where many are read one after the other."""
-        start = address % PAGE_SIZE
-        raw = self._page(address // PAGE_SIZE)
-        if start > PAGE_SIZE - size:
-            raw += self._page(address // PAGE_SIZE + 1)
-        return int.from_bytes(raw[start : start + size], "little")
-
-    def _page(self, number: int) -> bytes:
-        if number not in self._pages:
-            if len(self._pages) >= _KEPT_PAGES:
-                self._pages.clear()
-            frame = self._frames_behind(np.array([number * PAGE_SIZE % 2**64], np.uint64))
-            held = frame[0] >= 0
-            self._pages[number] = self.memory.read_frames(frame).tobytes() if held else _ZEROS
-        return self._pages[number]
-
-    def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """As in VirtualMemory, by the mappings."""
         rows = self.mappings
         if not len(rows.virtual):
             return np.full(len(addresses), -1, np.int64)
         row = np.maximum(np.searchsorted(rows.virtual, addresses, "right") - 1, 0)
         page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
         inside = (addresses >= rows.virtual[row]) & (page < rows.count[row])
-        frame = np.where(inside, rows.pfn[row] + page, -1)
-        frame[frame >= self.memory.frame_count] = -1
-        return frame
+        return np.where(inside, rows.pfn[row] + page, -1)
 
 
 class AllMemory(KernelMemory):
@@ -128,10 +79,10 @@ class AllMemory(KernelMemory):
         super().__init__(kernel.memory, kernel.mappings)
         self._end = min(end // PAGE_SIZE, self.memory.frame_count)
 
-    def frames(self) -> NDArray[np.int64]:
+    def all_frames(self) -> NDArray[np.int64]:
         """All frames that can be read."""
         low = np.flatnonzero(self.memory.held[: self._end])
-        return np.union1d(super().frames(), low)
+        return np.union1d(super().all_frames(), low)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """An address of each of these frames, the virtual one where there is one."""
@@ -139,8 +90,9 @@ class AllMemory(KernelMemory):
         physical = np.where(frames < self._end, frames * PAGE_SIZE, 0).astype(np.uint64)
         return np.where(virtual == 0, physical, virtual)
 
-    def _frames_behind(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        frames = super()._frames_behind(addresses)
+    def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """As in VirtualMemory."""
+        frames = super().frames(addresses)
         is_low = addresses < np.uint64(self._end * PAGE_SIZE)
         return np.where(
             is_low & (frames < 0), (addresses >> np.uint64(12)).astype(np.int64), frames

@@ -259,7 +259,7 @@ def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Lay
     objects = objects[rank_among(base) < _VOTERS_OF_BASE]
     if layout := find_links(kernel, bits, objects):
         return layout
-    sizes = kernel.read(objects, 4)[:, 2]
+    sizes = kernel.read_partly(objects, 4)[:, 2]
     known, count = np.unique(sizes, return_counts=True)
     for size in known[np.argsort(-count, kind="stable")[:_SIZES_TRIED]]:
         if layout := find_links(kernel, bits, objects[sizes == size]):

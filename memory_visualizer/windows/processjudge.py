@@ -122,7 +122,9 @@ def _clues(
     """How many of four clues each object has: header, base, pool block, pid."""
     bits, width = layout.bits, layout.width
     bases.learn(numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER))
-    clues: NDArray[np.int8] = (kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT).astype(np.int8)
+    clues: NDArray[np.int8] = (kernel.read_partly(objects, 1)[:, 0] == PROCESS_OBJECT).astype(
+        np.int8
+    )
     base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
     clues += is_in(base, bases.known)
     clues += have_pool_tag(kernel, objects, layout.tags)
@@ -138,8 +140,10 @@ def _looks_like_process(
     if address % (2 * layout.width):  # as allocations of the pool are
         return False
     clues = int(kernel.number(address, 1) == PROCESS_OBJECT)
-    clues += kernel.number(address + TABLE_BASE[layout.bits], layout.width) & ~BASE_NUMBER in bases
-    clues += is_pid(kernel.number(address + layout.pid, layout.width))
+    clues += (
+        kernel.number(address + TABLE_BASE[layout.bits], layout.width) or 0
+    ) & ~BASE_NUMBER in bases
+    clues += is_pid(kernel.number(address + layout.pid, layout.width) or 0)
     if clues == _FEW_CLUES - 1:
         objects = np.array([address], np.uint64)
         clues += bool(have_pool_tag(kernel, objects, layout.tags)[0])

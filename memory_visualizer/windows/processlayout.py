@@ -143,7 +143,7 @@ def _voters(objects: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _words(kernel: KernelMemory, objects: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    contents = kernel.read(objects, OBJECT_BYTES[bits])
+    contents = kernel.read_partly(objects, OBJECT_BYTES[bits])
     return contents.view(f"<u{bits // 8}").astype(np.uint64, copy=False)
 
 
@@ -179,7 +179,7 @@ def _lead_back(
     own = objects + np.uint64(links)
     found = np.zeros(len(objects), bool)
     # Where the headers of most are altered, they tell nothing of the neighbours either.
-    headers = kernel.read(objects, 1)[:, 0] == PROCESS_OBJECT
+    headers = kernel.read_partly(objects, 1)[:, 0] == PROCESS_OBJECT
     have_headers = 2 * np.count_nonzero(headers) >= len(objects)
     own_pids = _numbers(kernel, own - np.uint64(width), width)
     for target, offset in ((forward, width), (back, 0)):
@@ -188,13 +188,13 @@ def _lead_back(
         pids = _numbers(kernel, target - np.uint64(width), width)
         proven = (returned == own) & (target != own) & are_pids(pids) & (pids != own_pids)
         if have_headers:
-            proven &= kernel.read(neighbour, 1)[:, 0] == PROCESS_OBJECT
+            proven &= kernel.read_partly(neighbour, 1)[:, 0] == PROCESS_OBJECT
         found |= proven
     return found
 
 
 def _numbers(kernel: KernelMemory, addresses: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
-    raw = kernel.read(addresses, width)
+    raw = kernel.read_partly(addresses, width)
     return raw.copy().view(f"<u{width}").astype(np.uint64)[:, 0]
 
 
@@ -208,7 +208,7 @@ def numbers_at(
 def with_fields(layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64]) -> Layout:
     """Find where all else stands, by objects that are surely processes."""
     objects = _voters(objects)
-    contents = kernel.read(objects, OBJECT_BYTES[layout.bits])
+    contents = kernel.read_partly(objects, OBJECT_BYTES[layout.bits])
     words = contents.view(f"<u{layout.width}").astype(np.uint64, copy=False)
     pids = words[:, layout.pid // layout.width]
     sizes, count = np.unique(contents[:, 2], return_counts=True)
@@ -335,7 +335,7 @@ def _find_threads(
         if 2 * len(rows) < len(objects):
             continue
         link = forward[rows, column]
-        around = kernel.read(link - np.uint64(_THREAD_BYTES), 2 * _THREAD_BYTES)
+        around = kernel.read_partly(link - np.uint64(_THREAD_BYTES), 2 * _THREAD_BYTES)
         distance = _common_distance(around, link, width)
         if distance is None:
             continue
@@ -488,5 +488,7 @@ def have_pool_tag(
 
 def _tags_before(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Where before each object a tag stands: ``Proc``, until Windows 7 with a mark in its end."""
-    before = kernel.read(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
+    before = (
+        kernel.read_partly(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
+    )
     return np.isin(before, _POOL_TAGS)

@@ -52,11 +52,12 @@ class Links:
         if entry in self._read:
             return self._read[entry]
         number = self._kernel.number
-        return number(entry, self._width), number(entry + self._width, self._width)
+        width = self._width
+        return number(entry, width) or 0, number(entry + width, width) or 0
 
     def _read_all(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Read many links at once, which is faster; shape (n, 2)."""
-        raw = self._kernel.read(entries, 2 * self._width)
+        raw = self._kernel.read_partly(entries, 2 * self._width)
         links = raw.view(f"<u{self._width}").astype(np.uint64)
         self._read.update(zip(entries.tolist(), map(tuple, links.tolist()), strict=True))
         return links

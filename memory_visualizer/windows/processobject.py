@@ -125,7 +125,7 @@ class ObjectReader:
     def _some(self, objects: NDArray[np.uint64]) -> Iterator[Object]:
         """The same of so many as are read at once."""
         kernel, layout = self.kernel, self.layout
-        contents = kernel.read(objects, OBJECT_BYTES[layout.bits])
+        contents = kernel.read_partly(objects, OBJECT_BYTES[layout.bits])
         width = layout.width
 
         def column(offset: int | None, size: int = width) -> NDArray[np.uint64]:

@@ -145,7 +145,7 @@ def _places_of_pointers(
     order = np.argsort(pointers[:, 0], kind="stable")
     first = pointers[order, 0]
     room = np.full(len(roots), _MAX_COPIES)
-    for frames in in_parts(kernel.frames()):
+    for frames in in_parts(kernel.all_frames()):
         groups = memory.read_frames(frames).reshape(-1, 4)
         hits = np.flatnonzero(is_in(groups[:, 0], first))
         index = order[np.searchsorted(first, groups[hits, 0])]
@@ -268,7 +268,7 @@ def find_candidates(
     `search` has looked at pages already; those that it has not seen are read.
     """
     known = bases.known
-    frames = kernel.frames()
+    frames = kernel.all_frames()
 
     def scan(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         words = memory.read_frames(part)
@@ -297,7 +297,7 @@ def find_candidates(
     base = np.ascontiguousarray(found[:, 1]).view(np.uint64)
     cut = virtual_places(kernel, _fairly(found[is_cut], limit))
     offset, step, _ = _object_grid(search.paging)
-    base_of_cut = kernel.read(cut + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
+    base_of_cut = kernel.read_partly(cut + np.uint64(offset), step).copy().view(f"<u{step}")[:, 0]
     base_of_cut = base_of_cut.astype(np.uint64) & ~np.uint64(BASE_NUMBER)
     bases.learn(np.concatenate((base[~is_cut], base_of_cut)))
     known = bases.known
@@ -338,7 +338,7 @@ def objects_by_base(
 
     places: list[NDArray[np.int64]] = []
     room, left_out = limit, 0
-    for of_part in ahead(scan, in_parts(kernel.frames())):
+    for of_part in ahead(scan, in_parts(kernel.all_frames())):
         places.append(of_part[:room])
         left_out += len(of_part) - len(places[-1])
         room -= len(places[-1])

@@ -135,4 +135,4 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
     found = early.found(dump)
     if found is None or len(found.roots) > _MOST_EARLY_TABLES:
         return None
-    return ProcessSearch(dump, found.paging, kernel_memory(dump, found).frames())
+    return ProcessSearch(dump, found.paging, kernel_memory(dump, found).all_frames())

@@ -21,7 +21,7 @@ from memory_visualizer.linux.tasklist import TaskSlabs
 from memory_visualizer.linux.tasks import most_tasks
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from tests.fuzz.crafted_linux import CRAFTED_LINUX, Machine, Memory, Words, each
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
@@ -145,14 +145,14 @@ def test_threads_are_looked_for_within_bounds(
 ) -> None:
     """Ended tasks share what may be looked at of lists of threads."""
     asked = 0
-    numbers = VirtualMemory.numbers
+    numbers = TableMemory.numbers
 
-    def counted(self: VirtualMemory, addresses: Words, size: int = 8) -> object:
+    def counted(self: TableMemory, addresses: Words, size: int = 8) -> object:
         nonlocal asked
         asked += len(addresses)
         return numbers(self, addresses, size)
 
-    monkeypatch.setattr(VirtualMemory, "numbers", counted)
+    monkeypatch.setattr(TableMemory, "numbers", counted)
     snapshot = opened("ended", sound, tmp_path)
     # Some words of each task, and of each thread that is looked at, of which there are as many.
     assert asked <= 20 * most_tasks(snapshot.dump)
@@ -163,15 +163,15 @@ def test_resources_within_bounds(
 ) -> None:
     """All below all others are not read for each of them."""
     reads = 0
-    read = VirtualMemory.read
+    read = TableMemory.read
 
-    def counted(self: VirtualMemory, address: int, size: int) -> bytes | None:
+    def counted(self: TableMemory, address: int, size: int) -> bytes | None:
         nonlocal reads
         reads += 1
         return read(self, address, size)
 
     path = spoiled("resources", sound, tmp_path)
-    monkeypatch.setattr(VirtualMemory, "read", counted)
+    monkeypatch.setattr(TableMemory, "read", counted)
     kernel = find(path)
     reads = 0
     assert kernel.resources
@@ -194,7 +194,7 @@ def test_tables_within_bounds(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -
     path = spoiled("tasks, distant", sound, tmp_path)
     kernel = find(path)
     small = Memory(np.fromfile(path, "<u8").reshape(-1, 512))
-    memory = VirtualMemory(small, kernel.paging, kernel.top)
+    memory = TableMemory(small, kernel.paging, kernel.top)
     first = kernel.symbols["init_task"]
     assert kernel.btf
     link = kernel.btf.offset("task_struct", "tasks")
@@ -224,7 +224,7 @@ def test_addresses_one_by_one_and_together(sound: tuple[bytes, LinuxTruth]) -> N
     addresses = np.append(addresses, rng.integers(0, 1 << 63, 500).astype(np.uint64) * np.uint64(2))
     way = as_linux_has_it(X64)
     for top in roots:
-        memory = VirtualMemory(Memory(words), way, top)
+        memory = TableMemory(Memory(words), way, top)
         together = memory.frames(addresses)
         expected = frames_behind(
             Memory(words), way, np.full(len(addresses), top, np.int64), addresses

@@ -12,7 +12,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.linux.kallsyms import KernelSymbols, read_kallsyms
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import X64, as_linux_has_it
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 
 SAMPLE = Path(__file__).with_name("sample")
 TEXT, TABLE, SIZE = 0xFFFFFFFF9B400000, 0x603000, 0x620000
@@ -71,7 +71,7 @@ def read(tmp_path: Path) -> Read:
         # Behind it memory that a kernel with so many symbols needs.
         (tmp_path / kind).write_bytes(image.tobytes() + bytes(16 << 20))
         dump = open_dump(tmp_path / kind)
-        kernel = VirtualMemory(
+        kernel = TableMemory(
             dump, as_linux_has_it(X64), dump.frame_count - 1, [(TEXT, TEXT + SIZE, 0)]
         )
         return read_kallsyms(kernel, info(kind, parts=parts), known, lambda: (TEXT, image))

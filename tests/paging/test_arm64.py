@@ -19,7 +19,7 @@ from memory_visualizer.paging import (
     translate,
     walk,
 )
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from tests.paging.memory import PAGE, Memory
 from tests.simple_walker import ArmPage, ArmRegime, walk_arm
 
@@ -152,7 +152,7 @@ def check_single_addresses(
 ) -> None:
     """Both ways of looking up an address agree with the pages: at their ends, and where none is."""
     frames = len(contents) // PAGE
-    space = VirtualMemory(Memory(contents), paging, roots[0].tolist())
+    space = TableMemory(Memory(contents), paging, roots[0].tolist())
     for page in pages[:20]:
         for inside in (0, page.size - PAGE):
             frame, address = (page.physical + inside) // PAGE, page.virtual + inside

@@ -4,18 +4,18 @@ import numpy as np
 
 from memory_visualizer.paging.architecture import X64
 from memory_visualizer.paging.software import as_linux_has_it
-from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.tablememory import TableMemory
 from tests.paging.memory import PAGE, Memory, chain
 
 LOST = 0x5000
 
 
-def space(missing: frozenset[int] = frozenset()) -> VirtualMemory:
+def space(missing: frozenset[int] = frozenset()) -> TableMemory:
     """Five pages in a row, frames 5 to 9, each full of its frame's number."""
     words = chain([0x67] * 5)
     for frame in range(5, 10):
         words.view(np.uint8)[frame] = frame
-    return VirtualMemory(Memory(words.tobytes(), missing), as_linux_has_it(X64), 1)
+    return TableMemory(Memory(words.tobytes(), missing), as_linux_has_it(X64), 1)
 
 
 def test_reads_over_the_ends_of_pages() -> None:

@@ -188,7 +188,7 @@ def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.Monk
 def half_of_the_kernel(*given: Any) -> kernelmemory.KernelMemory:
     """What the kernel maps, every other frame left out."""
     kernel = kernelmemory.kernel_memory(*given)
-    kernel.frames = lambda: type(kernel).frames(kernel)[::2]  # type: ignore[method-assign]
+    kernel.all_frames = lambda: type(kernel).all_frames(kernel)[::2]  # type: ignore[method-assign]
     return kernel
 
 

@@ -1,0 +1,141 @@
+"""Memory of one address space, as its page tables translate it.
+
+Tables over which much is to be known are `paging.walk`'s.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging.memory import PhysicalMemory
+from memory_visualizer.paging.software import Paging
+from memory_visualizer.paging.tables import read_tables
+from memory_visualizer.paging.translate import frames_behind
+from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.units import PAGE_SIZE
+
+_KEPT_REGIONS = 1 << 14
+_NOTHING = np.full(512 * 16, -1, np.int64)
+_ADDRESSES_AT_ONCE = 1 << 11
+"""Each of them may have a table of its own."""
+
+
+class TableMemory(VirtualMemory):
+    """An address space by its top-level table; what is not mapped or not held reads as nothing.
+
+    Of tables met one by one only so many are read as a kernel may have for so much memory.
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        paging: Paging,
+        top: int | Sequence[int],
+        regular: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        """`top` is the frame with which the top-level table begins, or are the roots of that.
+
+        `regular` are stretches of addresses that are mapped in a row, each by its first address,
+        its end, and the first frame: they stand in for tables that are lost.
+        """
+        super().__init__(memory)
+        self._paging = paging
+        if isinstance(top, int):
+            self._roots = [*paging.architecture.roots_at(np.array([top * PAGE_SIZE]))[0].tolist()]
+        else:
+            self._roots = [*top]
+        self.regular = tuple(regular)
+        self.word = 4 if paging.address_bits == 32 else 8
+        """Bytes of a pointer."""
+        self.upper = 0xC000_0000 if self.word == 4 else 1 << 63
+        """Where the kernel's addresses begin, or before."""
+        self._regions: dict[int, NDArray[np.int64] | range] = {}
+        """Frames behind addresses: of as many as one table of the lowest level covers."""
+        self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        """By frame and level."""
+        self._tables_left = memory.budget.limit("table of the kernel")
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The roots of its top level: see Architecture.roots_at."""
+        return tuple(self._roots)
+
+    def with_regular(self, stretch: tuple[int, int, int]) -> "TableMemory":
+        """The same memory with one more stretch that is mapped in a row."""
+        return TableMemory(self.memory, self._paging, self._roots, (*self.regular, stretch))
+
+    def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """As in VirtualMemory."""
+        frames = np.empty(len(addresses), np.int64)
+        for start in range(0, len(addresses), _ADDRESSES_AT_ONCE):
+            part = addresses[start : start + _ADDRESSES_AT_ONCE]
+            top = np.full(len(part), self._roots[0], np.int64)
+            if len(self._roots) > 1:
+                index = (part >> np.uint64(self._paging.levels[0].shift)).view(np.int64)
+                top = np.array(self._roots)[index // self._paging.entries % len(self._roots)]
+            frames[start : start + len(part)] = frames_behind(self.memory, self._paging, top, part)
+        for first, end, frame in self.regular:
+            lost = (frames < 0) & (addresses >= np.uint64(first)) & (addresses < np.uint64(end))
+            inside = (addresses[lost] - np.uint64(first)) // np.uint64(PAGE_SIZE)
+            frames[lost] = inside.astype(np.int64) + frame
+        return frames
+
+    def frame(self, address: int) -> int:
+        """As in VirtualMemory; the tables that were met are kept."""
+        pages = self._paging.entries * self._paging.architecture.page_frames
+        number = address // PAGE_SIZE
+        region = self._regions.get(number // pages)
+        if region is None:
+            if len(self._regions) > _KEPT_REGIONS:
+                self._regions.clear()
+            region = self._regions[number // pages] = self._region(address)
+        frame = int(region[number % pages])
+        if frame < 0:
+            for first, end, start in self.regular:
+                if first <= address < end:
+                    return (address - first) // PAGE_SIZE + start
+        return frame
+
+    def _region(self, address: int) -> "NDArray[np.int64] | range":
+        """What a table of the lowest level has, or would have, where it covers this address."""
+        paging, parts = self._paging, self._paging.architecture.page_frames
+        pages = paging.entries * parts
+        table, begin, entries = self._root_of(address)
+        for number, (level, below) in enumerate(pairwise(paging.levels)):
+            targets, is_large = self._table(table, number)
+            index = (address >> level.shift) % entries + begin
+            begin, entries = 0, paging.entries
+            target = int(targets[index])
+            if target >= 0 and is_large[index]:
+                first = target + (address >> 12) % level.pages // pages * pages
+                return range(first, first + pages)
+            if target < 0:
+                return _NOTHING
+            table = target + (address >> below.shift) // paging.entries % parts
+        frames = self._table(table, len(paging.levels) - 1)[0]
+        if parts == 1:
+            return frames
+        return np.where(frames[:, None] < 0, -1, frames[:, None] + np.arange(parts)).ravel()
+
+    def _root_of(self, address: int) -> tuple[int, int, int]:
+        """The frame of the top level for an address, where entries begin in it, and how many."""
+        architecture = self._paging.architecture
+        frame = (address >> self._paging.levels[0].shift) // architecture.entries
+        root = np.array([self._roots[frame % len(self._roots)]])
+        entries = architecture.entries if architecture.is_whole else architecture.root_entries
+        begin = architecture.index_of_roots(root)[0]
+        return int(architecture.frames_of_roots(root)[0]), int(begin), entries
+
+    def _table(self, frame: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What a table's entries lead to, -1 where to nothing; and which map large pages."""
+        known = self._tables.get((frame, number))
+        if known is None:
+            if not self._tables_left:
+                self.memory.budget.refuse("table of the kernel", 1)
+                return _NOTHING, _NOTHING > 0
+            self._tables_left -= 1
+            targets, is_page = read_tables(self.memory, self._paging, number, np.array([frame]))
+            known = self._tables[frame, number] = targets[0], is_page[0]
+        return known
