@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import NO_RUNS, near_frames
+from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
@@ -106,7 +107,6 @@ _OTHERS = {2: "a kernel dump of the old kind", 3: "a header without memory", 4: 
 # Of the bitmap's own header: magic, first page's place in the file, bits.
 _BITMAP_HEADER = struct.Struct("<4s4s24xQ8xQ")
 _BITMAP_MAGICS = (b"SDMP", b"FDMP")
-_BITMAP_SLICE = 1 << 17  # bytes of a bitmap that are unpacked at once, to a megabyte
 # Of the ranges' own header: magic, first page's place in the file, pages (of a complete dump).
 _RANGES_HEADER = struct.Struct("<4x4s4s4x8xQ8xQ")
 
@@ -288,23 +288,8 @@ def _bitmap_runs(
             raise DamagedInputError(sentence)
         remarks.append(f"{sentence} for more than {room:,}")
         bits = room
-    edges: list[NDArray[np.int64]] = []
-    edge_count, before = 0, 0
-    for start in range(0, bits, _BITMAP_SLICE * 8):
-        wanted = min(bits - start, _BITMAP_SLICE * 8)
-        packed = np.frombuffer(file.read(-(-wanted // 8)), np.uint8)
-        if packed.size * 8 < wanted:
-            raise BadInputError(f"{path} ends within the bitmap of its pages")
-        ones = np.unpackbits(packed, bitorder="little", count=wanted).view(np.int8)
-        edges.append(np.flatnonzero(np.diff(ones, prepend=np.int8(before))) + start)
-        before = ones[-1]
-        edge_count += edges[-1].size
-        if edge_count > 2 * MAX_RUNS:
-            raise BadInputError(f"{path} has more than {MAX_RUNS:,} runs of pages")
-    if before:
-        edges.append(np.array([bits]))
-    begin_and_end = np.concatenate(edges or [np.empty(0, np.int64)]).astype(np.uint64)
-    return at, begin_and_end[::2], begin_and_end[1::2] - begin_and_end[::2]
+    runs = Bitmap(path, file, file.tell(), bits).runs().astype(np.uint64)
+    return at, runs[:, 0], runs[:, 1]
 
 
 def _range_runs(

@@ -9,9 +9,9 @@ needs them.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Self, TypeVar
@@ -32,10 +32,11 @@ from memory_visualizer.formats.base import (
     numbers_in,
     runs_of,
 )
+from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.printable import counted
-from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 MAGIC = b"KDUMP   "
 OLD_MAGIC = b"DISKDUMP"
@@ -51,7 +52,6 @@ _WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
 _SUB_HEADER_SIZE = 104
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _DESCRIPTORS_AT_ONCE = 1 << 18
-_BITMAP_SLICE = 1 << 17  # bytes of a bitmap that are unpacked at once, to a megabyte
 _MAX_VMCOREINFO = 1 << 16
 _BLOCKS = {4096 << shift for shift in range(5)}
 """Bytes in a page of Linux: 4 to 64 KiB."""
@@ -410,8 +410,8 @@ def _layout(path: Path, head: bytes) -> tuple[_Layout, int]:
 def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
     """The runs of pages that this file holds."""
     first, last = header.part or (0, header.frames)
-    ones = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
-    runs = _runs(path, ones, first, min(last, header.frames))
+    _, held = _bitmaps(path, file, header)
+    runs = held.runs(first, min(last, header.frames))
     if not len(runs) and not header.part:
         raise BadInputError(f"{path} holds no page of memory")
     return runs
@@ -419,46 +419,14 @@ def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
 
 def _left_out(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
     """The runs of pages that the machine has, and that are in no file of the dump."""
-    there = _ones(path, file, header.bitmaps_at, header.frames)
-    kept = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
-    without = (
-        (number, bits & ~more) for (number, bits), (_, more) in zip(there, kept, strict=True)
-    )
-    return _runs(path, without, 0, header.frames)
+    there, held = _bitmaps(path, file, header)
+    return there.runs(without=held)
 
 
-def _ones(
-    path: Path, file: FileIO, at: int, frames: int
-) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Unpack a bitmap: number of the first bit of each slice, and the slice."""
-    for start in range(0, frames, _BITMAP_SLICE * 8):
-        wanted = min(frames - start, _BITMAP_SLICE * 8)
-        packed = np.frombuffer(read_at(file, -(-wanted // 8), at + start // 8), np.uint8)
-        if packed.size * 8 < wanted:
-            raise BadInputError(f"{path} ends within the bitmap of its pages")
-        yield start, np.unpackbits(packed, bitorder="little", count=wanted).view(np.bool_)
-
-
-def _runs(
-    path: Path, slices: Iterable[tuple[int, NDArray[np.bool_]]], first: int, last: int
-) -> NDArray[np.int64]:
-    """The runs of ones, as Dump.runs, from one page on and up to another."""
-    edges: list[NDArray[np.int64]] = []
-    edge_count, before, end = 0, 0, 0
-    for start, bits in slices:
-        ones = bits.view(np.int8).copy()
-        ones[: max(first - start, 0)] = 0
-        ones[max(last - start, 0) :] = 0
-        edges.append(np.flatnonzero(np.diff(ones, prepend=np.int8(before))) + start)
-        before, end = int(ones[-1]), start + len(ones)
-        edge_count += edges[-1].size
-        if edge_count > 2 * MAX_RUNS:
-            raise BadInputError(f"{path} has more than {MAX_RUNS:,} runs of pages")
-    if before:
-        edges.append(np.array([end]))
-    runs = np.concatenate(edges).reshape(-1, 2)
-    runs[:, 1] -= runs[:, 0]
-    return runs
+def _bitmaps(path: Path, file: FileIO, header: _Header) -> tuple[Bitmap, Bitmap]:
+    """Of the pages that the machine has, and of those that are in any file of the dump."""
+    there = Bitmap(path, file, header.bitmaps_at, header.frames)
+    return there, replace(there, at=there.at + header.bitmap_size)
 
 
 def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
