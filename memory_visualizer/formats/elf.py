@@ -12,26 +12,25 @@ does so for device memory): those frames are not held. Xen's cores have sections
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Self, TypeAlias
+from typing import BinaryIO, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import xen
+from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.records import end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 
 MAGIC = b"\x7fELF"
 
-_IDENTITY = struct.Struct("<4sBB")  # magic, class, byte order
-_Order: TypeAlias = Literal["<", ">"]
-_ORDERS: dict[int, _Order] = {1: "<", 2: ">"}
-"""How struct calls the byte orders."""
+_ORDERS = {1: "<", 2: ">"}
+"""How struct calls the byte orders: ELFDATA2LSB and ELFDATA2MSB."""
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
@@ -39,44 +38,7 @@ _MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB
 
 
 _Segments: TypeAlias = NDArray[np.void]
-"""Program headers, with the fields of _Layout.segment."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What differs between the two classes of ELF files."""
-
-    header: struct.Struct
-    """The file header from e_type on."""
-    segment: np.dtype[np.void]
-    section_info: int
-    """Where sh_info stands in a section header."""
-
-    def in_order(self, order: _Order) -> "_Layout":
-        """The same in one of the byte orders."""
-        header = struct.Struct(self.header.format.replace("<", order))
-        return _Layout(header, self.segment.newbyteorder(order), self.section_info)
-
-
-_LAYOUTS = {
-    1: _Layout(
-        struct.Struct("<16xHHIIIIIHHHHHH"),
-        np.dtype(
-            [(name, "<u4") for name in ("type", "offset", "virtual", "physical", "in_file")]
-            + [("in_memory", "<u4"), ("flags", "<u4"), ("alignment", "<u4")]
-        ),
-        28,
-    ),
-    2: _Layout(
-        struct.Struct("<16xHHIQQQIHHHHHH"),
-        np.dtype(
-            [("type", "<u4"), ("flags", "<u4")]
-            + [(name, "<u8") for name in ("offset", "virtual", "physical", "in_file")]
-            + [("in_memory", "<u8"), ("alignment", "<u8")]
-        ),
-        44,
-    ),
-}
+"""Program headers, little-endian."""
 
 
 class ElfDump(MappedDump):
@@ -100,22 +62,22 @@ class ElfDump(MappedDump):
             if xen_pages:
                 notes = _notes(file, [xen_pages.notes], order)
             else:
-                noted = segments[segments["type"] == _PT_NOTE]
-                notes = _notes(file, noted[["offset", "in_file"]].tolist(), order)
+                noted = segments[segments["p_type"] == _PT_NOTE]
+                notes = _notes(file, noted[["p_offset", "p_filesz"]].tolist(), order)
             notes["e_machine"] = machine
         if xen_pages:
             columns = (xen_pages.start, xen_pages.length, xen_pages.offset)
             extents, remarks = find_extents(path, *columns, file_size=size, lenient=lenient)
             remarks = [*xen_pages.remarks, *remarks]
             return cls(path, "Xen core", extents, notes=notes, remarks=remarks)
-        loads = segments[(segments["type"] == _PT_LOAD) & (segments["in_file"] > 0)]
-        if len(loads) > 1 and not loads["physical"].any():
+        loads = segments[(segments["p_type"] == _PT_LOAD) & (segments["p_filesz"] > 0)]
+        if len(loads) > 1 and not loads["p_paddr"].any():
             raise BadInputError(f"{path} is the core of a process, not of a machine")
         extents, remarks = find_extents(
             path,
-            loads["physical"],
-            loads["in_file"],
-            loads["offset"],
+            loads["p_paddr"],
+            loads["p_filesz"],
+            loads["p_offset"],
             file_size=size,
             lenient=lenient,
             aliases=True,
@@ -123,42 +85,44 @@ class ElfDump(MappedDump):
         return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
 
 
-def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
+def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, str]:
     """Read the program headers; with them e_machine, and the order of bytes as struct calls it."""
-    head = file.read(64)
+    head = file.read(LAYOUTS[CLASS_64].header.itemsize)
     cut = DamagedInputError(f"{path} ends within its ELF headers")
-    if len(head) < 64:
+    if len(head) < LAYOUTS[CLASS_64].header.itemsize:
         raise cut
-    _, class_, order = _IDENTITY.unpack_from(head)
-    if class_ not in _LAYOUTS or order not in _ORDERS:
+    identity = read_record(IDENTITY, head)
+    class_, order = identity["ei_class"], identity["ei_data"]
+    if class_ not in LAYOUTS or order not in _ORDERS:
         raise BadInputError(f"{path} is an ELF file of neither 32 nor 64 bits, or of no byte order")
-    layout = _LAYOUTS[class_].in_order(_ORDERS[order])
-    fields = layout.header.unpack_from(head)
-    type_, machine, segment_offset, section_offset = fields[0], fields[1], fields[4], fields[5]
-    segment_size, segment_count = fields[8], fields[9]
-    if type_ != _ET_CORE:
+    layout = LAYOUTS[class_]
+    if _ORDERS[order] == ">":
+        layout = layout.big_endian()
+    header = read_record(layout.header, head)
+    segments_at, segment_size, count = header["e_phoff"], header["e_phentsize"], header["e_phnum"]
+    if header["e_type"] != _ET_CORE:
         raise BadInputError(f"{path} is an ELF file, but no core")
-    if segment_count == _PN_XNUM and section_offset:
-        if section_offset + layout.section_info + 4 > size:
+    if count == _PN_XNUM and header["e_shoff"]:
+        if header["e_shoff"] + end_of(layout.section, "sh_info") > size:
             raise cut
-        file.seek(section_offset + layout.section_info)
-        segment_count = int.from_bytes(file.read(4), "little" if order == 1 else "big")
-    if segment_count and segment_size != layout.segment.itemsize:
+        file.seek(header["e_shoff"])
+        count = read_record(layout.section, file.read(layout.section.itemsize))["sh_info"]
+    if count and segment_size != layout.segment.itemsize:
         raise BadInputError(f"{path} has program headers of {segment_size} bytes")
-    if segment_count > MAX_RUNS:
-        raise BadInputError(f"{path} says that it has {segment_count:,} segments; too many")
-    if segment_offset + segment_count * segment_size > size:
+    if count > MAX_RUNS:
+        raise BadInputError(f"{path} says that it has {count:,} segments; too many")
+    if segments_at + count * segment_size > size:
         raise cut
-    file.seek(segment_offset)
-    segments = np.frombuffer(file.read(segment_count * segment_size), layout.segment)
-    return segments.astype(_LAYOUTS[class_].segment), machine, _ORDERS[order]
+    file.seek(segments_at)
+    segments = np.frombuffer(file.read(count * segment_size), layout.segment)
+    return segments.astype(LAYOUTS[class_].segment), header["e_machine"], _ORDERS[order]
 
 
 def _notes(
     file: BinaryIO, segments: Sequence[tuple[int, int]], order: str
 ) -> dict[str, int | bytes]:
     """Read the notes in segments, of which place and size are given; a broken one ends its own."""
-    note = struct.Struct(order + "III")  # size of the name and of the descriptor, type
+    note = struct.Struct(order + "III")  # n_namesz, n_descsz, n_type
     found: dict[str, list[bytes]] = {}
     left = _MAX_NOTES
     for offset, size in segments:

@@ -8,13 +8,12 @@ library for it can be installed from a package as it is. The decompressors are i
 needs them.
 """
 
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,27 +31,32 @@ from memory_visualizer.formats.base import (
     numbers_in,
     runs_of,
 )
+from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.kdumpheaders import (
+    NARROW,
+    PADDED,
+    PAGE_DESCRIPTOR,
+    UTSNAME,
+    WIDE,
+    Layout,
+)
+from memory_visualizer.formats.records import read_record
 from memory_visualizer.printable import counted
-from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
+from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 MAGIC = b"KDUMP   "
 OLD_MAGIC = b"DISKDUMP"
 
-_UTSNAME = slice(12, 12 + 6 * 65)
-"""Of the header: the names of the system and its machine, the same in all parts of a dump."""
-_MACHINE = slice(4 * 65, 5 * 65)
-"""Of these names: the machine's."""
 _INCOMPLETE = 0x8
 """In the status: the disk was full."""
 _WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
 """Versions of the header since which the sub-header has those."""
-_SUB_HEADER_SIZE = 104
-_DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _DESCRIPTORS_AT_ONCE = 1 << 18
-_BITMAP_SLICE = 1 << 17  # bytes of a bitmap that are unpacked at once, to a megabyte
 _MAX_VMCOREINFO = 1 << 16
+_HEADER_SIZE = 512
+"""Bytes that are read of the header, more than any one has."""
 _BLOCKS = {4096 << shift for shift in range(5)}
 """Bytes in a page of Linux: 4 to 64 KiB."""
 
@@ -68,31 +72,11 @@ _Unpack = Callable[[memoryview], bytes]
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where the fields of the header and the sub-header are: struct formats, and offsets."""
-
-    header: struct.Struct
-    """Magic, version, status, bytes of a page, sub-header's and bitmaps' pages, frames."""
-    split: str
-    """The flag, the first frame and the one after the last."""
-    wide_split: int
-    """Offset of those two in 64 bits; the machine's frames follow."""
-    vmcoreinfo: str
-    """Place and size."""
-
-
-_WIDE = _Layout(struct.Struct("<8sI390x22xIIIII"), "<12xIQQ", 80, "<32xQQ")
-_NARROW = _Layout(struct.Struct("<8sI390x10xIIIII"), "<8xIII", 56, "<20xQI")
-_PADDED = _Layout(_NARROW.header, _NARROW.split, 72, "<24xQI")
-"""32-bit machines that align 64-bit fields, such as ARM."""
-
-
-@dataclass(frozen=True)
 class _Header:
     """What the header and sub-header of one file say."""
 
     names: bytes
-    """Of the system and its machine."""
+    """Of the system and its machine (UTSNAME), the same in all parts of a dump."""
     incomplete: bool
     block: int
     """Bytes of a page."""
@@ -194,7 +178,10 @@ class KdumpDump(Dump):
             joined,
             pages,
             left_out=left_out[left_out.sum(axis=1) <= limit],
-            notes={"machine": names[_MACHINE], **({"VMCOREINFO": text} if text else {})},
+            notes={
+                "machine": read_record(UTSNAME, names)["machine"],
+                **({"VMCOREINFO": text} if text else {}),
+            },
             remarks=remarks + far,
         )
         return dump._checked(lenient=lenient)
@@ -345,28 +332,21 @@ class KdumpDump(Dump):
 
 def _header(path: Path, file: FileIO) -> _Header:
     """Read the header and the sub-header; BadInputError where they are none."""
-    head = read_at(file, 512, 0)
-    layout, block = _WIDE, 0
-    if len(head) == 512:
-        layout, block = _layout(path, head)
-    if not block:
+    head = read_at(file, _HEADER_SIZE, 0)
+    layout = _layout(path, head) if len(head) == _HEADER_SIZE else None
+    if layout is None:
         raise BadInputError(f"{path} has no header of a kdump file where it should be")
-    _, version, status, _, sub, bitmaps, frames = layout.header.unpack_from(head)
-    size = file_size(file)
-    if bitmaps < 2 or block * (1 + sub + bitmaps) > size:
+    header = read_record(layout.header, head)
+    version, block, bitmaps = (
+        header[name] for name in ("header_version", "block_size", "bitmap_blocks")
+    )
+    size, bitmaps_at = file_size(file), block * (1 + header["sub_hdr_size"])
+    if bitmaps < 2 or bitmaps_at + block * bitmaps > size:
         raise BadInputError(f"{path} ends within its header, or has a broken one")
-    raw = read_at(file, _SUB_HEADER_SIZE if sub and version else 0, block)
-    raw = raw.ljust(_SUB_HEADER_SIZE, b"\0")
-    text_at = 0, 0
-    if version >= _VMCOREINFO_VERSION:
-        text_at = struct.unpack_from(layout.vmcoreinfo, raw)
-        if layout is _NARROW and text_at != (0, 0) and not block < text_at[0] < block * (1 + sub):
-            layout = _PADDED
-            text_at = struct.unpack_from(layout.vmcoreinfo, raw)
-    wide = struct.unpack_from("<QQQ", raw, layout.wide_split)
-    is_split, first, last = struct.unpack_from(layout.split, raw)
+    sub = _sub_header(file, layout, header)
+    first, last, frames = sub["start_pfn"], sub["end_pfn"], header["max_mapnr"]
     if version >= _WIDE_VERSION:
-        first, last, frames = wide
+        first, last, frames = (sub[f"{name}_64"] for name in ("start_pfn", "end_pfn", "max_mapnr"))
     if not 0 < frames * (block // PAGE_SIZE) <= MAX_FRAMES:
         raise BadInputError(
             f"{path} says that it has {frames:,} page frames; this program stops at"
@@ -375,43 +355,57 @@ def _header(path: Path, file: FileIO) -> _Header:
     bitmap_size = bitmaps // 2 * block
     if bitmap_size * 8 < frames:
         raise BadInputError(f"{path} has a bitmap too small for its {frames:,} frames")
-    place, length = text_at
+    place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
     text = b""
-    if 0 < length <= _MAX_VMCOREINFO and place + length <= size:
+    if version >= _VMCOREINFO_VERSION and 0 < length <= _MAX_VMCOREINFO and place + length <= size:
         text = read_at(file, length, place)
     return _Header(
-        names=head[_UTSNAME],
-        incomplete=bool(status & _INCOMPLETE),
+        names=header["utsname"],
+        incomplete=bool(header["status"] & _INCOMPLETE),
         block=block,
-        bitmaps_at=block * (1 + sub),
+        bitmaps_at=bitmaps_at,
         bitmap_size=bitmap_size,
         frames=frames,
-        part=(first, last) if version >= _SPLIT_VERSION and is_split else None,
+        part=(first, last) if version >= _SPLIT_VERSION and sub["split"] else None,
         vmcoreinfo=text,
     )
 
 
-def _layout(path: Path, head: bytes) -> tuple[_Layout, int]:
-    """Tell a 64-bit header from a 32-bit one; bytes of a page, 0 where there is no header."""
+def _layout(path: Path, head: bytes) -> Layout | None:
+    """Tell a 64-bit header from a 32-bit one; None where there is no header."""
     if not head.startswith((MAGIC, OLD_MAGIC)):
-        return _WIDE, 0
-    for layout in (_NARROW, _WIDE):
-        _, _, _, block, _, bitmaps, frames = layout.header.unpack_from(head)
-        if block in _BLOCKS and frames > 0 and frames <= 8 * bitmaps * block:
-            return layout, block
-    for at in (416, 428):
-        if int.from_bytes(head[at : at + 4], "big") in _BLOCKS:
+        return None
+    for layout in (NARROW, WIDE):
+        header = read_record(layout.header, head)
+        block, frames = header["block_size"], header["max_mapnr"]
+        if block in _BLOCKS and 0 < frames <= 8 * header["bitmap_blocks"] * block:
+            return layout
+    for layout in (NARROW, WIDE):
+        if read_record(layout.header.newbyteorder(">"), head)["block_size"] in _BLOCKS:
             raise BadInputError(
                 f"{path} is of a big-endian machine, which this program cannot read"
             )
-    return _WIDE, 0
+    return None
+
+
+def _sub_header(file: FileIO, layout: Layout, header: dict[str, Any]) -> dict[str, Any]:
+    """Read the sub-header; all zeros where there is none."""
+    block, blocks = header["block_size"], header["sub_hdr_size"]
+    there = blocks and header["header_version"]
+    raw = read_at(file, WIDE.sub_header.itemsize if there else 0, block)
+    sub = read_record(layout.sub_header, raw)
+    if layout is NARROW and header["header_version"] >= _VMCOREINFO_VERSION:
+        place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
+        if (place, length) != (0, 0) and not block < place < block * (1 + blocks):
+            return read_record(PADDED.sub_header, raw)
+    return sub
 
 
 def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
     """The runs of pages that this file holds."""
     first, last = header.part or (0, header.frames)
-    ones = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
-    runs = _runs(path, ones, first, min(last, header.frames))
+    _, held = _bitmaps(path, file, header)
+    runs = held.runs(first, min(last, header.frames))
     if not len(runs) and not header.part:
         raise BadInputError(f"{path} holds no page of memory")
     return runs
@@ -419,46 +413,14 @@ def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
 
 def _left_out(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
     """The runs of pages that the machine has, and that are in no file of the dump."""
-    there = _ones(path, file, header.bitmaps_at, header.frames)
-    kept = _ones(path, file, header.bitmaps_at + header.bitmap_size, header.frames)
-    without = (
-        (number, bits & ~more) for (number, bits), (_, more) in zip(there, kept, strict=True)
-    )
-    return _runs(path, without, 0, header.frames)
+    there, held = _bitmaps(path, file, header)
+    return there.runs(without=held)
 
 
-def _ones(
-    path: Path, file: FileIO, at: int, frames: int
-) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Unpack a bitmap: number of the first bit of each slice, and the slice."""
-    for start in range(0, frames, _BITMAP_SLICE * 8):
-        wanted = min(frames - start, _BITMAP_SLICE * 8)
-        packed = np.frombuffer(read_at(file, -(-wanted // 8), at + start // 8), np.uint8)
-        if packed.size * 8 < wanted:
-            raise BadInputError(f"{path} ends within the bitmap of its pages")
-        yield start, np.unpackbits(packed, bitorder="little", count=wanted).view(np.bool_)
-
-
-def _runs(
-    path: Path, slices: Iterable[tuple[int, NDArray[np.bool_]]], first: int, last: int
-) -> NDArray[np.int64]:
-    """The runs of ones, as Dump.runs, from one page on and up to another."""
-    edges: list[NDArray[np.int64]] = []
-    edge_count, before, end = 0, 0, 0
-    for start, bits in slices:
-        ones = bits.view(np.int8).copy()
-        ones[: max(first - start, 0)] = 0
-        ones[max(last - start, 0) :] = 0
-        edges.append(np.flatnonzero(np.diff(ones, prepend=np.int8(before))) + start)
-        before, end = int(ones[-1]), start + len(ones)
-        edge_count += edges[-1].size
-        if edge_count > 2 * MAX_RUNS:
-            raise BadInputError(f"{path} has more than {MAX_RUNS:,} runs of pages")
-    if before:
-        edges.append(np.array([end]))
-    runs = np.concatenate(edges).reshape(-1, 2)
-    runs[:, 1] -= runs[:, 0]
-    return runs
+def _bitmaps(path: Path, file: FileIO, header: _Header) -> tuple[Bitmap, Bitmap]:
+    """Of the pages that the machine has, and of those that are in any file of the dump."""
+    there = Bitmap(path, file, header.bitmaps_at, header.frames)
+    return there, replace(there, at=there.at + header.bitmap_size)
 
 
 def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
@@ -521,14 +483,16 @@ def _joined(
 
 def _descriptors(path: Path, file: FileIO, at: int, count: int, number: int) -> _Pages:
     """Place, size and way of compression of each page."""
-    if at + count * _DESCRIPTOR.itemsize > file_size(file):
+    if at + count * PAGE_DESCRIPTOR.itemsize > file_size(file):
         raise BadInputError(f"{path} ends within the table of its {count:,} pages")
     offset, size = np.empty(count, np.int64), np.empty(count, np.uint32)
     kind = np.empty(count, np.uint8)
     for start in range(0, count, _DESCRIPTORS_AT_ONCE):
         wanted = min(count - start, _DESCRIPTORS_AT_ONCE)
-        place = at + start * _DESCRIPTOR.itemsize
-        table = np.frombuffer(read_at(file, wanted * _DESCRIPTOR.itemsize, place), _DESCRIPTOR)
+        place = at + start * PAGE_DESCRIPTOR.itemsize
+        table = np.frombuffer(
+            read_at(file, wanted * PAGE_DESCRIPTOR.itemsize, place), PAGE_DESCRIPTOR
+        )
         part = slice(start, start + wanted)
         offset[part], size[part] = np.minimum(table["offset"], 1 << 62), table["size"]
         kind[part] = table["flags"] & 0xFF

@@ -27,6 +27,7 @@ from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import libvirt
 from memory_visualizer.formats.base import NO_RUNS, runs_of
+from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
@@ -91,8 +92,8 @@ class _CutError(Exception):
 class _Reader:
     """Reads the stream, a window at a time."""
 
-    def __init__(self, file: FileIO, position: int) -> None:
-        self._file = file
+    def __init__(self, path: Path, file: FileIO, position: int) -> None:
+        self._path, self._file = path, file
         self.size = file_size(file)
         self.position = position
         self._window, self._begin = b"", 0
@@ -120,6 +121,12 @@ class _Reader:
     def text(self, width: int = 1) -> bytes:
         """The next name, behind its length, which has so many bytes."""
         return self.take(min(self.number(width), 1 << 16))
+
+    def bitmap(self, count: int) -> Bitmap:
+        """The bitmap that comes next, of so many bits, all of which are there."""
+        begin = self.position
+        self.skip(-(-count // 8))
+        return Bitmap(self._path, self._file, begin, count)
 
     def ahead(self) -> tuple[bytes, int]:
         """Bytes of the file, among them many of the next ones, and where these begin."""
@@ -169,7 +176,7 @@ class QemuDump(PlacedDump):
         contents = _Contents()
         with reading(path), path.open("rb", buffering=0) as file:
             start, format_ = _begin(path, file, lenient, remarks)
-            reader = _Reader(file, start)
+            reader = _Reader(path, file, start)
             complete = False
             try:
                 _read_stream(reader, contents)
@@ -380,20 +387,19 @@ def _read_mapped(reader: _Reader, contents: _Contents, block: _Block) -> None:
     if version != 1 or page_size != PAGE_SIZE or pages_at < bitmap_at:
         raise _CutError
     reader.position = min(bitmap_at, reader.size)
-    bitmap = reader.take(-(-count // 8))
-    present = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")[:count] != 0
-    whole = (reader.size - pages_at) // PAGE_SIZE
-    if (
-        count > max(_FEW_PAGES, _FOR_EACH * int(np.count_nonzero(present)))
-        or pages_at > reader.size
-    ):
+    bitmap = reader.bitmap(count)
+    if count > max(_FEW_PAGES, _FOR_EACH * bitmap.count()) or pages_at > reader.size:
         raise _CutError
-    page = np.arange(count)
-    place = np.where(present, pages_at + page * PAGE_SIZE, FILLED)
-    there = ~present | (page < whole)
-    contents.add(block.name, page[there], place[there])
+    whole = (reader.size - pages_at) // PAGE_SIZE
+    complete = True
+    for start, present in bitmap.pieces():
+        page = np.arange(start, start + present.size)
+        place = np.where(present, pages_at + page * PAGE_SIZE, FILLED)
+        there = ~present | (page < whole)
+        contents.add(block.name, page[there], place[there])
+        complete &= bool(there.all())
     reader.position = pages_at + block.size
-    if not there.all() or reader.position > reader.size:
+    if not complete or reader.position > reader.size:
         raise _CutError
 
 

@@ -5,7 +5,6 @@ and the page frame of each in ".xen_pfn", or, of a paravirtual guest, in ".xen_p
 of the machine. Read here, since Volatility 3's reader (2.28.2) builds an object for each page.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
+from memory_visualizer.formats.records import read_record
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
-_CLASS_64 = 2
-_SECTION = np.dtype(
-    {
-        "names": ["name", "offset", "size"],
-        "formats": ["<u4", "<u8", "<u8"],
-        "offsets": [0, 24, 32],
-        "itemsize": 64,
-    }
-)
-_HEADER = struct.Struct("<4sB35xQ10xHHH")  # class, place of the sections, size, number, names'
 _MAX_NAMES = 1 << 16
 _NO_FRAME = np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)
 """What stands for a page that the guest gave back (32-bit and 64-bit tools)."""
@@ -105,23 +96,28 @@ def _stretches(
 def _sections(file: BinaryIO, size: int) -> _Sections:
     """The sections that lie in the file, by name."""
     file.seek(0)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
+    layout = LAYOUTS[CLASS_64]
+    head = file.read(layout.header.itemsize)
+    if len(head) < layout.header.itemsize:
         return {}
-    _, class_, at, entry, count, names_number = _HEADER.unpack(header)
-    if class_ != _CLASS_64 or entry != _SECTION.itemsize or at >= size or names_number >= count:
+    header = read_record(layout.header, head)
+    at, entry, count = header["e_shoff"], header["e_shentsize"], header["e_shnum"]
+    names_number = header["e_shstrndx"]
+    if read_record(IDENTITY, head)["ei_class"] != CLASS_64 or entry != layout.section.itemsize:
+        return {}
+    if at >= size or names_number >= count:
         return {}
     file.seek(at)
     data = file.read(count * entry)
-    sections = np.frombuffer(data, _SECTION, len(data) // entry)
+    sections = np.frombuffer(data, layout.section, len(data) // entry)
     if len(sections) <= names_number:
         return {}
-    names_at = int(sections["offset"][names_number])
+    names_at = int(sections["sh_offset"][names_number])
     if names_at >= size:
         return {}
     file.seek(names_at)
-    names = file.read(min(int(sections["size"][names_number]), _MAX_NAMES))
+    names = file.read(min(int(sections["sh_size"][names_number]), _MAX_NAMES))
     found: dict[bytes, tuple[int, int]] = {}
-    for name, offset, length in sections.tolist():
+    for name, offset, length in sections[["sh_name", "sh_offset", "sh_size"]].tolist():
         found.setdefault(names[name:].split(b"\0", 1)[0], (min(offset, size), length))
     return found

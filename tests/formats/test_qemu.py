@@ -5,6 +5,7 @@ import socket
 import struct
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,27 @@ def test_mapped_memory_that_is_not_there(path: Path) -> None:
     for pfn in (1, 40, 69):
         assert dump.read_frames(np.array([pfn])).tobytes() == pages.get(pfn, bytes(PAGE_SIZE))
     assert not dump.held[70:0x100].all()
+
+
+def test_a_bitmap_of_more_than_any_machine_has(path: Path) -> None:
+    """Few bytes on disk, and bits for 4 TiB, none of them set: nothing is made of each."""
+    frames = 1 << 30
+    write_qemu(path, LOW, mapped=True)
+    data = bytearray(path.read_bytes()[:MIB])
+    size_at = data.index(b"\6pc.ram") + 7
+    struct.pack_into(">Q", data, size_at, frames * PAGE_SIZE)
+    struct.pack_into(">QQ", data, size_at + 20, MIB, MIB + frames // 8)
+    path.write_bytes(data)
+    with path.open("r+b") as file:
+        file.truncate(MIB + frames // 8 + 8 * PAGE_SIZE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInputError, match="ends before the machine's memory"):
+            open_dump(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < frames // 32
 
 
 def test_what_libvirt_did_not_finish(path: Path) -> None:
