@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from memory_visualizer.linux.pagestates import PageTypes, _head_address
+from memory_visualizer.linux.page_types import PageTypes
+from memory_visualizer.linux.pagestates import _head_address
 
 
 @dataclass(frozen=True)
