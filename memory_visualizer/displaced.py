@@ -80,7 +80,7 @@ class Piece:
     """The first and the last page with which it may begin, as far as tables tell."""
 
     def __str__(self) -> str:
-        text = f"page {self.first:,} on by {self.shift:,}"
+        text = f"by {self.shift:,} from page {self.first:,} on"
         if self.among is None or self.among[0] == self.among[1]:
             return text
         return f"{text} (or from another page between {self.among[0]:,} and {self.among[1]:,} on)"
@@ -103,8 +103,8 @@ class MendedDump(Dump):
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
         moved = ", ".join(str(piece) for piece in pieces if piece.shift)
         remark = remark or (
-            "the file does not hold its memory where it belongs, as where holes were left out; its"
-            f" page tables tell by how many pages it was to be moved: {moved}"
+            "the file does not hold its memory where it belongs, perhaps since holes were left out;"
+            f" the page tables tell by how many pages the memory had to be moved: {moved}"
         )
         super().__init__(
             dump.path, dump.format, runs, notes=dump.notes, remarks=(*dump.remarks, remark)
@@ -234,8 +234,8 @@ class DisplacedSearch:
         if self._room >= 0:
             return []
         return [
-            "whether memory lies elsewhere in the file than it belongs was not looked for:"
-            f" more than {counted(self._limit, 'page looks', 'pages look')} like page tables, more"
+            "the search for misplaced memory in the file was given up: more than"
+            f" {counted(self._limit, 'page looks', 'pages look')} like page tables, more"
             " than any machine has"
         ]
 
@@ -281,8 +281,8 @@ def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump |
                 continue
             for begin in _begins(dump, info, machine):
                 remark = (
-                    "a raw file says nothing of addresses: by its kernel's word its memory begins"
-                    f" at {begin:#x}"
+                    "a raw file has no addresses; the kernel in it says that memory begins at"
+                    f" {begin:#x}"
                 )
                 moved = MendedDump(dump, [Piece(0, begin // PAGE_SIZE)], remark)
                 if _is_in_place(moved, machine, table):
@@ -324,9 +324,9 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
         shift, rest = divmod(moved, PAGE_SIZE)
         if rest:
             raise BadInputError(
-                f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
-                f" {moved:,} bytes before its place, so ranges of memory stand one after the other,"
-                " and not all of them are whole pages"
+                f"{dump.path} does not hold its memory where it belongs: the Linux kernel lies"
+                f" {moved:,} bytes before its place, so the file joins ranges of memory, and some"
+                " ranges are not whole pages"
             )
     own = np.array([top - shift])
     if not is_held(dump, own)[0]:

@@ -37,7 +37,7 @@ class UnknownNameError(MemoryVisualizerError, ValueError):
     """There is no colouring, layout or palette of a name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"{name!r} is no {kind}; there are: {', '.join(known)}")
+        super().__init__(f"{name!r} is not a {kind}; choose from: {', '.join(known)}")
 
 
 @contextmanager

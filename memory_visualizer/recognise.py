@@ -120,7 +120,7 @@ def _in_place(
     remarks = [*snapshot.remarks, *doubt.remarks]
     if end > dump.frame_count:
         remarks.append(
-            f"the machine has memory up to page {end - 1:,} by its kernel's word, and the dump ends"
+            f"the kernel says that the machine has memory up to page {end - 1:,}, but the dump ends"
             f" with page {dump.frame_count - 1:,}"
         )
     return replace(snapshot, remarks=tuple(remarks))
@@ -142,7 +142,7 @@ def _better(
     if mended is None or _worth(mended) > _worth(snapshot):
         return mended or snapshot
     (remark,) = mended.dump.remarks[len(snapshot.dump.remarks) :]
-    remark = f"it was not believed, as no more processes would be found, that {remark}"
+    remark = f"a correction was rejected, since it would reveal no more processes: {remark}"
     return replace(snapshot, remarks=(*snapshot.remarks, remark))
 
 
@@ -159,8 +159,8 @@ class _MendError(BadInputError):
     def __init__(self, dump: Dump, tables: int, distance: int) -> None:
         self.remark = (
             f"{counted(tables, 'page looks', 'pages look')} like top-level page tables that lie up"
-            f" to {counted(distance, 'page')} from where they belong, and the memory could not be"
-            " put there"
+            f" to {counted(distance, 'page')} from where they belong, but moving the memory there"
+            " did not help"
         )
         super().__init__(f"{dump.path} does not hold its memory where it belongs: {self.remark}")
 
@@ -278,8 +278,8 @@ def _recognise_by_more(
             return _in_place(snapshot, alike.roots, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())
     remarks += [
-        f"a kernel of Linux {printable(info.release)} tells of itself, but it does not lie where it"
-        " says, or is of a processor whose page tables are not read here"
+        f"the dump names a Linux kernel, {printable(info.release)}, but that kernel is not where it"
+        " says, or this program cannot read the page tables of its processor"
         for info in told[:1]
     ]
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

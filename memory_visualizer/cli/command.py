@@ -180,8 +180,8 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=LAYOUTS,
         default="rows",
-        help="where a page's pixel lies: in rows from top left, or along Hilbert's curve, which"
-        " keeps neighbours together (default: %(default)s)",
+        help="where a page's pixel lies: in rows from the top left, or along a Hilbert curve,"
+        " which keeps neighbours together (default: %(default)s)",
     )
     parser.add_argument(
         "--width",
@@ -206,12 +206,12 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--legend",
         action="store_true",
-        help="draw title and legend below the picture, addresses at its left",
+        help="draw a title and a legend below the picture, and addresses on its left",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace files that this program did not write, too; but none that may be a dump",
+        help="also replace files that this program did not write, except possible dumps",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
@@ -226,7 +226,7 @@ def check_picture_options(options: argparse.Namespace) -> None:
     """BadInputError where options of add_picture_options contradict one another."""
     if options.width and options.layout != "rows":
         raise BadInputError(
-            "--width is for rows; along Hilbert's curve the number of pages decides it"
+            "--width is for rows; the width of a Hilbert curve follows from the number of pages"
         )
 
 
@@ -265,7 +265,7 @@ def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> Non
     if fingerprint_in(path) != fingerprint(dump):
         raise FileExistsError(
             errno.EEXIST,
-            "it is there, and of another dump; -o names another file, --force replaces it",
+            "it exists and shows another dump; -o names another file, --force replaces it",
             str(path),
         )
 

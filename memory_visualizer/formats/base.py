@@ -279,8 +279,8 @@ def near_pieces(
         if not far.any():
             break
         sentence = (
-            f"{path} says that it holds memory at physical address {start[far][0]:#x}, much too far"
-            f" away for the {binary_size(size)} that it holds in all"
+            f"{path} says that it holds memory at physical address {start[far][0]:#x}, far too high"
+            f" for the {binary_size(size)} that it holds in all"
         )
         near &= ~far
         if not lenient or not near.any():

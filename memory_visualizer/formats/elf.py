@@ -131,13 +131,15 @@ def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _O
         raise cut
     _, class_, order = _IDENTITY.unpack_from(head)
     if class_ not in _LAYOUTS or order not in _ORDERS:
-        raise BadInputError(f"{path} is an ELF file of neither 32 nor 64 bits, or of no byte order")
+        raise BadInputError(
+            f"{path} is an ELF file without a valid class (32 or 64 bits) or byte order"
+        )
     layout = _LAYOUTS[class_].in_order(_ORDERS[order])
     fields = layout.header.unpack_from(head)
     type_, machine, segment_offset, section_offset = fields[0], fields[1], fields[4], fields[5]
     segment_size, segment_count = fields[8], fields[9]
     if type_ != _ET_CORE:
-        raise BadInputError(f"{path} is an ELF file, but no core")
+        raise BadInputError(f"{path} is an ELF file, but not a core")
     if segment_count == _PN_XNUM and section_offset:
         if section_offset + layout.section_info + 4 > size:
             raise cut

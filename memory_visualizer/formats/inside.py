@@ -119,7 +119,7 @@ class InsidePath(_SystemPath):
     def __reduce__(self) -> str | tuple[Any, ...]:
         """As any path; TypeError where it leads into a container, which a pickle cannot hold."""
         if self.inside is not None:
-            raise TypeError(f"what is inside {self} cannot be pickled by its path")
+            raise TypeError(f"the contents of {self} cannot be pickled by its path")
         return super().__reduce__()
 
     def open(self, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:

@@ -173,7 +173,7 @@ class KdumpDump(Dump):
             with reading(path), path.open("rb", buffering=0) as file:
                 header = _header(path, file)
                 if headers and (header.names, header.block) != (headers[0].names, headers[0].block):
-                    raise BadInputError(f"{path} is no part of the same dump as {paths[0]}")
+                    raise BadInputError(f"{path} does not belong to the same dump as {paths[0]}")
                 held = _held(path, file, header)
                 at = header.bitmaps_at + 2 * header.bitmap_size
                 columns.append(_descriptors(path, file, at, int(held[:, 1].sum()), number))
@@ -350,7 +350,7 @@ def _header(path: Path, file: FileIO) -> _Header:
     if len(head) == 512:
         layout, block = _layout(path, head)
     if not block:
-        raise BadInputError(f"{path} has no header of a kdump file where it should be")
+        raise BadInputError(f"{path} has no kdump header where it should be")
     _, version, status, _, sub, bitmaps, frames = layout.header.unpack_from(head)
     size = file_size(file)
     if bitmaps < 2 or block * (1 + sub + bitmaps) > size:
@@ -402,7 +402,7 @@ def _layout(path: Path, head: bytes) -> tuple[_Layout, int]:
     for at in (416, 428):
         if int.from_bytes(head[at : at + 4], "big") in _BLOCKS:
             raise BadInputError(
-                f"{path} is of a big-endian machine, which this program cannot read"
+                f"{path} comes from a big-endian machine, which this program cannot read"
             )
     return _WIDE, 0
 
@@ -464,7 +464,7 @@ def _runs(
 def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
     """What is to be said of the files: parts that are missing, and what was not written."""
     remarks = [
-        f"{path} is incomplete by its own word: its disk was full"
+        f"{path} says that it is incomplete: the disk was full"
         for path, header in zip(paths, headers, strict=True)
         if header.incomplete
     ]
@@ -473,7 +473,8 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         return remarks
     if len(paths) == 1:
         return [
-            f"{paths[0]} is one file of several; what the others hold is absent: give all of them",
+            f"{paths[0]} is one of several files; the pages in the others are absent: give all"
+            " files",
             *remarks,
         ]
     done, missing = 0, []
@@ -483,7 +484,7 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         done = max(done, last)
     # A part for no page that is held may be missing, and so may what no machine has.
     if missing:
-        remarks.append(f"no file of the dump is for the page frames {', '.join(missing[:9])}")
+        remarks.append(f"no file of the dump covers the page frames {', '.join(missing[:9])}")
     return remarks
 
 
@@ -510,7 +511,7 @@ def _joined(
         )
         if not lenient:
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; one of them was taken")
+        remarks.append(f"{sentence}; one of them was used")
         order = order[np.diff(numbers[order], prepend=-1) != 0]
     if not len(order):
         raise BadInputError(f"{paths[0]} and the other files hold no page of memory")

@@ -255,7 +255,7 @@ class PageArray:
         self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
         self._flags = self._find_flags()
         if not (self._flags.lru or self._flags.head or self._flags.slab):
-            raise UntoldError("it does not tell what the flags of its pages mean")
+            raise UntoldError("it does not tell the meaning of its page flags")
         self._section_frames, self._arrays = self._find_arrays()
         self.types = self._find_types()
 
@@ -268,7 +268,7 @@ class PageArray:
         sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
         size = self._elected(sizes, _is_size)
         if size is None:
-            raise UntoldError("it does not tell how large its struct page is")
+            raise UntoldError("it does not tell the size of its struct page")
         places: list[int] = []
         for names, newest in _MEMBERS.items():
             usual = newest if size == _USUAL_SIZE and self._word == 8 else None
@@ -283,7 +283,7 @@ class PageArray:
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
             )
             if place is None:
-                raise UntoldError(f"it does not tell where in struct page {names[0]} stands")
+                raise UntoldError(f"it does not tell the offset of {names[0]} in struct page")
             places.append(place)
         destructor = self._info.offset("page.compound_dtor")
         if destructor is None and self._btf:
@@ -640,11 +640,14 @@ class PageArray:
         states[~frames_there(self._memory)] = PageState.ABSENT
         if unknown := np.count_nonzero(states == PageState.UNKNOWN):
             remarks.append(
-                f"the dump does not hold what its kernel knows of {counted(int(unknown), 'page')}:"
-                " such are known to be used only where they are mapped"
+                "the dump lacks the kernel's records (struct page) of"
+                f" {counted(int(unknown), 'page')}: such a page counts as used only where it is"
+                " mapped"
             )
         if not self._flags.slab and self._slab is None:
-            remarks.append("this kernel does not tell which pages are slab; they are kernel other")
+            remarks.append(
+                "this kernel does not tell which pages are slab; they count as kernel other"
+            )
         return PageStates(states, swap_cache, tuple(remarks))
 
     def _by_page(self, marks: _Marks) -> _Marks:

@@ -111,7 +111,7 @@ class TaskSlabs:
         if not self.left_out:
             return ()
         left_out = counted(self.left_out, "place")
-        return (f"{left_out} in slabs where tasks may lie were not looked at: there are too many",)
+        return (f"{left_out} in slabs where tasks may lie were not searched: there are too many",)
 
     def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
         """The pids of all tasks by the struct pids that lead to them.
@@ -176,7 +176,10 @@ def gather(
     link = offsets.tasks
     ahead, is_closed = along(kernel, first, link, limit)
     if len(ahead) == limit:
-        remark = f"the list of processes is longer than any: {limit:,} of it were read"
+        remark = (
+            f"the list of processes is longer than any machine has: only {limit:,} entries of it"
+            " were read"
+        )
         return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
     if is_closed:
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
@@ -299,8 +302,8 @@ def _others(
     remarks = [_MORE_RELATIVES] if new else []
     if left_out:
         remarks.append(
-            f"{counted(len(left_out), 'process', 'processes')} found beside the list left out:"
-            " there are more than any machine has"
+            f"{counted(len(left_out), 'process', 'processes')} found outside the list, but left"
+            " out: there are more than any machine has"
         )
     return found, tuple(remarks)
 
@@ -384,7 +387,7 @@ def _joined(kernel: VirtualMemory, offsets: Offsets, first: int, tasks: list[int
     remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
     remark += _behind(kernel, offsets, first, [nodes[node] for node in steps])
     if is_whole:
-        remark += ": it was mended by the links that lead back"
+        remark += ": it was repaired by following its links backwards"
     else:
         remark += ": some may be missing"
     if rest:

@@ -45,10 +45,11 @@ class Doubt:
         if tables < _FEWEST_TABLES and pages < _FEWEST_PAGES and not (tables and pages):
             return ()
         return (
-            f"page tables name {counted(tables, 'page table')} and {counted(pages, 'page')} of user"
-            " mode right behind the dump's end: it was cut short, or holes in the machine's memory"
-            " were left out of the file, and what lies behind these is painted where it does not"
-            " belong",
+            f"page tables refer to {counted(tables, 'page table')} and {counted(pages, 'page')} of"
+            " user"
+            " mode just beyond the dump's end: the dump was cut short, or the file leaves out holes"
+            " in the machine's memory, and all memory after such a hole is painted in the wrong"
+            " place",
         )
 
 

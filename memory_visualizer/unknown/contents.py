@@ -25,7 +25,7 @@ def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
         return "the dump is all zeros"
     machine = machine_of(dump)
     if machine and not is_read(machine):
-        return f"the dump is of {machine}, which is not read"
+        return f"the dump is of {machine}, which this program does not read"
     chosen = filled[np.unique(np.linspace(0, filled.size - 1, _SAMPLE).astype(np.int64))]
     bits = np.concatenate(
         [

@@ -109,7 +109,7 @@ class SpaceSearch:
         if step > 1 or len(asked) < len(every):
             remarks.append(
                 f"{len(every):,} pages look like top-level page tables, more than any machine has:"
-                f" {len(alike[::step]):,} of them, spread over all, are believed"
+                f" {len(alike[::step]):,} of them, evenly spread, are used"
             )
         return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
 

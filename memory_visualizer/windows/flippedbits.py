@@ -72,8 +72,8 @@ class MendedEntries:
             return []
         return [
             f"{counted(count, 'entry', 'entries')} of top-level page tables"
-            f" {'differs' if count == 1 else 'differ'} by a bit or two from what nearly all others"
-            " have there, and was read as theirs"
+            f" {'differs' if count == 1 else 'differ'} by a bit or two from the same entry of"
+            f" nearly all other tables, and {'was' if count == 1 else 'were'} corrected"
         ]
 
     def read_frames(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:

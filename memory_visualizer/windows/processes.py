@@ -110,7 +110,7 @@ def find_processes(
     if judged is None:
         remark = "no process objects were recognised: address spaces are shown without names"
         if not finder.may_be_searched:
-            remark += "; there are too many of these to look for objects in all memory"
+            remark += "; these are too many to search all memory for objects"
         return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)), remarks=(remark,))
     known = len(found.roots)
     if len(more := finder.tops_of_objects(judged)):

@@ -263,8 +263,8 @@ def _last_boot(boots: list[_Boot]) -> TopLevels:
     last = max(many, key=lambda boot: boot.page.time, default=largest)
     remarks = [
         f"{len(boot.roots):,} top-level page tables are of another boot of {boot.page.system},"
-        f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
-        " what these map is not painted"
+        f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC; the pages that these"
+        " tables map are not painted"
         for boot in many
         if boot is not last
     ]

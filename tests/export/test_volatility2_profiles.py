@@ -80,9 +80,9 @@ def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
         f"it has no profile for Windows 10.0.{builds()[name].build}"
     )
     assert why_unknown(replace(newer, system=System("Linux", "6.1.0"))).startswith(
-        "the dump is of Linux"
+        "the dump comes from Linux"
     )
-    assert why_unknown(replace(newer, system=None)) == "no Windows was found in the dump"
+    assert why_unknown(replace(newer, system=None)) == "Windows was not found in the dump"
     assert "no profile for Windows 5.0" in why_unknown(
         replace(newer, system=System("Windows", "5.0"))
     )

@@ -430,7 +430,7 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
     assert len(snapshot.mappings.pfn) <= 4 * frames + (1 << 20)
     if kind == "thicket":
         assert any("page tables left out" in remark for remark in snapshot.remarks)
-        assert any("mappings too many to keep" in remark for remark in snapshot.remarks)
+        assert any("mappings beyond the limit" in remark for remark in snapshot.remarks)
         assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.pfn)
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
 
@@ -485,8 +485,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     after = labels(snapshot)
     assert snapshot.remarks == (
-        f"{len(smeared)} pages are named as page tables but are none: what they mapped is not"
-        " known",
+        f"page tables refer to {len(smeared)} pages as page tables, but they are not page tables:"
+        " their mappings are unknown",
     )
     assert len(snapshot.processes) == len(truth.processes)
     changed = before != after
