@@ -1,4 +1,4 @@
-"""The front door, run as people run it: from a forged dump to its picture."""
+"""The front door, run as people run it: from a synthetic dump to its picture."""
 
 import json
 import os

@@ -32,7 +32,7 @@ def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Co
 
 
 def test_the_table_is_whole() -> None:
-    """All profiles that the forge knows, which were read in another way."""
+    """All profiles of synthetic dumps, which were read in another way."""
     table = json.loads(TABLE.read_text())
     assert {name: (row["bits"], *row["version"], row["build"]) for name, row in table.items()} == {
         name: (one.bits, *one.version, one.build) for name, one in profiles().items()

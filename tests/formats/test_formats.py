@@ -881,7 +881,7 @@ def test_a_run_of_garbage_in_a_crash_dump(
         open_dump(path)
     dump = open_dump(path, lenient=True)
     assert len(dump.remarks) == 1
-    assert "4 were taken" in dump.remarks[0] or "left out" in dump.remarks[0]
+    assert "4 were used" in dump.remarks[0] or "left out" in dump.remarks[0]
     check(dump, frames_of([piece for n, piece in enumerate(CRASH_RUNS) if n not in lost]))
 
 

@@ -161,7 +161,7 @@ def test_packed_twice(path: Path) -> None:
     for _ in range(5):
         data = gzip.compress(data)
     path.write_bytes(data)
-    with pytest.raises(BadInputError, match="too often"):
+    with pytest.raises(BadInputError, match="too deeply"):
         open_dump(path)
 
 

@@ -243,7 +243,7 @@ def qemu_truth() -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LinuxTruth]:
-    """A forged dump, and its truth."""
+    """A synthetic dump, and its truth."""
     path = tmp_path_factory.mktemp("linux") / "dump"
     return path, forge_linux(path, "6.1")
 

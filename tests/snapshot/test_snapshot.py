@@ -1,4 +1,4 @@
-"""The engine on forged dumps: each page, each owner and each process as the truth says."""
+"""The engine on synthetic dumps: each page, each owner and each process as the truth says."""
 
 import os
 import tempfile
@@ -472,8 +472,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
     data = bytearray((tmp_path / "dump").read_bytes())
     notes = truth.mappings
-    # The forge notes the tables where Windows maps them into themselves; those of the upper levels
-    # lie where the next index is the same.
+    # The writer records the tables where Windows maps them into themselves; upper-level tables lie
+    # where the next index is the same.
     top, next_ = (notes["virtual"] >> np.uint64(shift) & np.uint64(511) for shift in (39, 30))
     lowest = np.unique(notes["frame"][(top == 0x1ED) & (next_ != 0x1ED)])
     rng = np.random.default_rng(1)
