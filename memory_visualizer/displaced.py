@@ -1,10 +1,11 @@
-"""Memory that does not lie in its file where it belongs, as in a raw file with its holes left out.
+"""Memory that is misplaced in its file, as in a raw file that leaves out the holes.
 
-A raw file says nothing of addresses. Where a tool left out what is no memory, all behind lies too
-low: a .vmem renamed, or the ranges of a machine's memory one after the other. Windows' top-level
-page tables tell, as each names its own frame: what many of them name, less where they lie, is how
-far they were moved. A Linux kernel says where it lies. Tables below them, where they make sense at
-one place only, tell where one piece ends and the next begins.
+A raw file has no addresses. If a tool left out a hole, all memory after it lies too low: in a
+renamed .vmem, or in a file that joins the ranges of a machine's memory. On Windows each top-level
+page table names its own frame: the difference between this frame and the table's place in the file
+is the distance by which it was moved, and many tables agree on it. A Linux kernel tells its own
+address. Lower-level tables that are valid at one place only tell where a piece ends and the next
+begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,12 +71,12 @@ _HALF = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file's pages that all lie equally far from where they belong."""
+    """A stretch of a file's pages that were all moved by the same distance."""
 
     first: int
     """Its first page in the file."""
     shift: int
-    """What is to be added to a page's number in the file for its PFN."""
+    """The PFN of a page less its number in the file."""
     among: tuple[int, int] | None = None
     """The first and the last page with which it may begin, as far as tables tell."""
 
@@ -92,7 +93,7 @@ class MendedDump(Dump):
     def __init__(self, dump: Dump, pieces: Sequence[Piece], remark: str = "") -> None:
         """`pieces` ascend, and so do their shifts; the first one begins with the file.
 
-        `remark` says so, where it is another than that holes were left out.
+        `remark` replaces the remark that holes were left out.
         """
         self._dump = dump
         self._first = np.array([piece.first for piece in pieces], np.int64)
@@ -230,7 +231,7 @@ class DisplacedSearch:
 
     @property
     def remarks(self) -> list[str]:
-        """A sentence where the search was given up, for the person at the screen."""
+        """A sentence for the user if the search was given up."""
         if self._room >= 0:
             return []
         return [

@@ -1,4 +1,4 @@
-"""What system a dump is of: one scan of its contents, then each system is asked in turn."""
+"""Recognise the system of a dump: scan its contents once, then ask each system in turn."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ _ENOUGH_TABLES = 3
 
 
 def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
-    """Find out what a dump is of, and who has each page.
+    """Find the system of a dump, and the owners of each page.
 
     `progress` and errors as for Dump.scan. BadInputError also where the memory of a raw file lies
     elsewhere than it belongs, and cannot be put there.
@@ -102,7 +102,7 @@ def _in_place(
     progress: Progress | None,
     kernel: "LinuxKernel | None" = None,
 ) -> Snapshot:
-    """What a raw file tells, its memory put where it belongs if need be.
+    """The snapshot of a raw file, with its memory moved into place if necessary.
 
     `roots` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
     tells of pages that would lie behind its end.
@@ -147,14 +147,14 @@ def _better(
 
 
 def _worth(snapshot: Snapshot) -> tuple[int, int]:
-    """How much was understood: processes whose objects and tables are there, and their pages."""
+    """A measure of the result: processes with an object and tables, and their pages."""
     whole = [one for one in snapshot.processes if one.object_address and one.has_tables]
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     return len(whole), int(np.count_nonzero(has_user))
 
 
 class _MendError(BadInputError):
-    """Memory lies elsewhere than it belongs, and nothing is understood with it put there."""
+    """Memory is misplaced, and no system is found with the memory moved into place."""
 
     def __init__(self, dump: Dump, tables: int, distance: int) -> None:
         self.remark = (

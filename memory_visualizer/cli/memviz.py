@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _doctor() -> int:
-    """Say which optional parts are there, and how to get the others."""
+    """List the optional parts that are present, and how to get the others."""
     from memory_visualizer.cli.doctor import examine  # here, since no dump needs it
 
     parts = examine()
@@ -300,7 +300,7 @@ def _jobs(
     chosen: list[int] | None,
     measured: Callable[[], NDArray[np.uint8]],
 ) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
-    """What is to be written, and by what, which then returns a line on it.
+    """The outputs with the functions that write them; each returns a line about its output.
 
     Standard output comes last: whoever reads it may stop.
     """
@@ -342,7 +342,7 @@ def _print_summary(
 
 
 def _no_system(snapshot: Snapshot) -> str:
-    """What can be said of a dump in which no system was found."""
+    """A sentence on a dump in which no system was found."""
     known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
     return (
         f"neither Windows nor Linux was found: {looks_like(snapshot.dump, snapshot.zero)}; only"
@@ -428,7 +428,7 @@ _MOST_NAMED = 4
 
 
 def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """How many processes the summary leaves out, since they were not chosen."""
+    """The number of processes that the summary leaves out because they were not chosen."""
     others = [snapshot.processes[index] for index in _left_out(snapshot, told)]
     if not others:
         return []
@@ -472,7 +472,7 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
 
 
 def _description(snapshot: Snapshot) -> list[str]:
-    """What the dump is, and of what system."""
+    """The format and size of the dump, and its system."""
     dump = snapshot.dump
     pages = dump.size // PAGE_SIZE
     dump_line = f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}"
@@ -524,7 +524,7 @@ def _release(system: System) -> str:
 
 
 def _state_lines(snapshot: Snapshot) -> list[str]:
-    """What the kernel says of its pages, a line for each state that there is."""
+    """The kernel's states of its pages, a line for each state that occurs."""
     counts = {state: count for state, count in snapshot.state_counts().items() if count}
     return [
         "Page states, as the kernel records them",
@@ -585,7 +585,7 @@ def _process_title(processes: Sequence[Process]) -> str:
 
 
 def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """What is odd about these processes, a line for each word; nothing where nothing is."""
+    """The anomalies of these processes, a line for each kind; no line if there are none."""
     found = findings([snapshot.processes[index] for index in told])
     if not found:
         return []

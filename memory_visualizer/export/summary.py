@@ -1,4 +1,4 @@
-"""What is known of a dump but the pages themselves, as JSON has it."""
+"""The summary of a dump, everything except the pages themselves, as JSON values."""
 
 import json
 import os
@@ -170,7 +170,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
 
 
 def dump_holes(dump: Dump) -> int:
-    """How many stretches of frames are not there, neither held nor left out, before the last."""
+    """The number of gaps below the last frame: neither held nor left out."""
     if len(dump.left_out_runs):
         return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)

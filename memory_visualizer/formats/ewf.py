@@ -41,7 +41,7 @@ _MAX_ENTRIES = 1 << 24
 
 
 class EwfImage(ChunkedInside):
-    """What is in an E01 image."""
+    """The content of an E01 image."""
 
     name = "E01"
 

@@ -33,7 +33,7 @@ _Columns: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int
 
 
 class Flattened(Inside):
-    """The file that the pieces make. What no piece has is zeros."""
+    """The file that the pieces make up. Bytes in no piece are zeros."""
 
     name = "flattened"
 

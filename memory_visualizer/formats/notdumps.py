@@ -1,7 +1,7 @@
-"""Files that are no dumps, or none that can be read: what they are, and what makes dumps of them.
+"""Files that are not readable dumps: their kinds, and the tools that make dumps from them.
 
-Told by how a file begins, as each format's description or its own tool has it. A raw dump may begin
-with anything, so what has only a few bytes in common with such a file is looked at more closely.
+The first bytes of a file decide, by each format's description or tool. A raw dump may begin with
+anything, so what has only a few bytes in common with such a file is looked at more closely.
 """
 
 from collections.abc import Mapping

@@ -111,7 +111,7 @@ def _is_limes(head: bytes) -> bool:
 
 
 class Unpacked(Inside):
-    """What is packed in a file, in a scratch file."""
+    """The content of a packed file, in a scratch file."""
 
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None

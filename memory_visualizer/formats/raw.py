@@ -12,7 +12,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 
 class RawDump(MappedDump):
-    """A raw dump. What its tool filled holes with cannot be told from memory, and is not."""
+    """A raw dump. The filling of its holes cannot be distinguished from memory."""
 
     trailing_bytes: int
     """Bytes after the last whole page; not looked at."""

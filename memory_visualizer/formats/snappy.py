@@ -31,7 +31,7 @@ _MAX_CHUNK = 1 << 16
 
 
 class SnappyStream(ChunkedInside):
-    """What is packed in a Snappy or S2 stream."""
+    """The content of a Snappy or S2 stream."""
 
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""Mappings of a Linux dump that the kernel's own word of its pages speaks against."""
+"""Mappings of a Linux dump that contradict the kernel's records of its pages."""
 
 import numpy as np
 from numpy.typing import NDArray

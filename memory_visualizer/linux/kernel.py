@@ -1,4 +1,4 @@
-"""Whose address spaces a Linux dump holds, found in the dump alone.
+"""The kernel of a Linux dump and its page tables, found in the dump alone.
 
 The kernel's own VMCOREINFO names its top-level table; its symbols (kallsyms) and the description of
 its types (BTF), both in its memory, lead to the list of its processes. Where a kernel has no BTF,

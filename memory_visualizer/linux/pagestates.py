@@ -1,4 +1,4 @@
-"""What a Linux kernel knows of each page frame: its array of `struct page`.
+"""A Linux kernel's records of each page frame: its array of `struct page`.
 
 Where in it a member stands, and what a flag's number is, is told by VMCOREINFO, else by BTF. Three
 ways of saying a page's type followed one another, and the value by which VMCOREINFO names pages of

@@ -1,4 +1,4 @@
-"""A Linux dump, understood: its kernel, its processes, and who has each page."""
+"""The analysis of a Linux dump: its kernel, its processes, and the owners of each page."""
 
 from collections.abc import Sequence
 from dataclasses import replace

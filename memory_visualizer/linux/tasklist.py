@@ -1,10 +1,10 @@
-"""The list of a Linux kernel's processes, mended where it is broken.
+"""The list of a Linux kernel's processes, repaired where it is broken.
 
 Children and siblings lead from task to task as well: who is among these only was taken out of the
 list. Where that is broken it is walked from both ends, and all tasks are looked for in the slabs of
-the cache that they are in. What is found in this way is believed to be a process that
-lives if something leads back to it, or if its own links lead to places of tasks: the kernel poisons
-the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
+the cache that they are in. What is found in this way is believed to be a process that lives if
+something leads back to it, or if its own links lead to places of tasks: the kernel poisons the
+links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,4 +1,4 @@
-"""A process, whatever the system that runs it."""
+"""A process of any system."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -26,9 +26,8 @@ ANOMALIES = {
     "object not mapped": "no page table leads to its object any more: its address is physical",
     "known by its page tables only": "no object of a process leads to these page tables",
 }
-"""What may be odd about a process, and what each word means. Such words are leads for those who
-look at a dump: much of it also happens to sound processes, as when memory is saved while one
-starts."""
+"""The anomalies of a process, and their meanings. An anomaly is a lead, not a verdict: many also
+occur in sound processes, for example if memory is saved while a process starts."""
 
 STATE_WORDS = ("starting", "ending", "known by its page tables only")
 """Those of them that Process.state tells, too."""
@@ -62,7 +61,7 @@ class Process:
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
     anomalies: tuple[str, ...] = ()
-    """What is odd about it, in words of ANOMALIES; some are followed by an address."""
+    """Its anomalies, in words of ANOMALIES; some are followed by an address."""
 
     @property
     def phase(self) -> str:
@@ -74,7 +73,7 @@ class Process:
 
     @property
     def state(self) -> str:
-        """What is out of the common with it in a word or two, or nothing."""
+        """Its unusual state in a word or two; empty if it is a usual running process."""
         if not self.object_address:
             return "unknown"
         if self.phase != "running":
