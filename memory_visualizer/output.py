@@ -1,8 +1,8 @@
-"""Output files that appear whole or not at all, and never in the place of evidence.
+"""Output files that appear whole or not at all, and never replace evidence.
 
-A file that is there is replaced only if this program wrote it, which its own marks tell: each kind
-of output begins (Parquet: ends) as no other program's does. `force` lets others be replaced, but
-never what may be a dump.
+An existing file is replaced only if this program wrote it, as its marks show: each kind of output
+has a beginning (Parquet: an end) that no other program writes. `force` allows replacing other
+files, but never a possible dump.
 """
 
 import errno

@@ -107,7 +107,7 @@ class TaskSlabs:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was not looked at, for the person at the screen."""
+        """A sentence for the user on places that were not searched."""
         if not self.left_out:
             return ()
         left_out = counted(self.left_out, "place")

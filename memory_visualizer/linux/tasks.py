@@ -1,8 +1,8 @@
 """The processes of a Linux kernel, walked in its own list.
 
-The list is one witness of several. Where it is broken, its parts are joined by the links that lead
-back, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
-Each task is judged by itself: one that is odd, or not whole, costs nobody but itself.
+The list is one witness of several. Where it is broken, its parts are joined through its backward
+links, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
+Each task is judged by itself: damage to a task affects only the report on that task.
 """
 
 from dataclasses import dataclass, field, replace
@@ -547,7 +547,7 @@ class _Judge:
         return leader if leader in known else task
 
     def remarks(self, processes: list[FoundProcess]) -> list[str]:
-        """What could not be known of some of them, for the person at the screen."""
+        """Sentences for the user on data that is missing."""
         remarks = []
         if self.blank:
             remarks.append(

@@ -1,4 +1,4 @@
-"""Colourings: what colour each page frame gets, and what the colours mean."""
+"""Colourings: the colour of each page frame, and the meaning of the colours."""
 
 import colorsys
 import zlib

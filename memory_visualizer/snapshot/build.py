@@ -1,4 +1,4 @@
-"""A snapshot made of what a system's own module found: mappings, processes, what was left out."""
+"""Build a snapshot from the findings of a system's module: mappings, processes, losses."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -123,7 +123,7 @@ class Rest:
 
 
 def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> list[str]:
-    """What the walk could not use, and what is not listed, for the person at the screen."""
+    """Sentences for the user on unusable entries, and on owners that are not listed."""
     remarks = []
     large = mappings.take((mappings.count > 1) & (mappings.space != SHARED))
     pages = int(each_large(large, dump.frame_count)[1].sum())

@@ -1,4 +1,4 @@
-"""What is odd about the processes of a dump, as sentences and groups for those who look at it."""
+"""The anomalies of a dump's processes, as sentences and groups for the user."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A whole dump, understood: what system it is of, its processes, and who has each page."""
+"""The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

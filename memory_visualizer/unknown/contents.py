@@ -1,4 +1,4 @@
-"""What a dump looks like in which no system was found, by the contents of its pages."""
+"""The appearance of a dump in which no system was found, by the contents of its pages."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""A dump of a system that is not known: user and kernel as its page tables say."""
+"""A dump of an unknown system: user and kernel pages by its page tables."""
 
 import numpy as np
 from numpy.typing import NDArray

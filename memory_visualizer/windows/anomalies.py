@@ -1,4 +1,4 @@
-"""What is said of each process, what is odd about it, and of all of them together."""
+"""The report on each process with its anomalies, and the remarks on all processes together."""
 
 from collections import defaultdict
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Entries of top-level tables in which a bit was flipped, by what all other tables have there.
+"""Entries of top-level page tables with flipped bits, found by comparison with all other tables.
 
 All address spaces have the kernel's entries in common. Where one table's differs from that of
 nearly all others in a bit or two, it leads to what is no table of the kernel, and that would be

@@ -1,4 +1,4 @@
-"""Virtual memory of a Windows kernel, read by address: what it maps in any address space."""
+"""Virtual memory of a Windows kernel, read by address through any address space."""
 
 from collections.abc import Iterable
 

@@ -1,8 +1,8 @@
-"""Whose address spaces a Windows dump holds, found in the dump alone.
+"""The address spaces of a Windows dump, found in the dump alone.
 
 Windows maps its page tables into themselves: an entry of each top-level table names that table's
-own frame. Such tables are found by one look at each page; those of Windows lead to a page that
-lies at one address in every version.
+own frame. Such tables are found by one look at each page; those of Windows lead to a page that lies
+at one address in every version.
 """
 
 from collections.abc import Iterator
