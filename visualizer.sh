@@ -28,24 +28,24 @@ usage: ./visualizer.sh DUMP PROFILE [OPTION ...]  paint images/<file name of DUM
 
 DUMP is a dump of a machine's memory, PROFILE its Windows version as Volatility 2 names it.
 
-Without a profile memviz does the work, which needs none. It is done within seconds, says what the
-dump is, and names the profiles that fit. If Volatility 2 may know the dump, its imageinfo is then
-asked as well; Ctrl-C ends that, and nothing is lost. With a profile Volatility 2 finds the
-processes, and a hidden one's pages show as unused. Options of both:
+Without a profile memviz paints the dump. It needs only seconds, names the system in the dump, and
+lists the profiles of Volatility 2 that fit. If Volatility 2 may know the dump, its imageinfo then
+runs as well; Ctrl-C ends it without loss. With a profile Volatility 2 finds the processes, and
+the pages of a hidden process show as unused. Options for both:
 
   -o PATH          write the picture to PATH, which ends in .png; - is standard output
   --legend         draw the legend below the picture
-  --layout hilbert along a curve that keeps neighbours together, instead of in rows
+  --layout hilbert along a Hilbert curve, which keeps neighbours together, instead of in rows
   --width N        pages in a row (else the smallest square that holds all pages)
   --scale N        N by N pixels for each page
   --palette NAME   colours: default, or colour-blind
   --lenient        paint a damaged dump as far as possible
-  --force          replace files that this program did not write, too; but none that may be a dump
+  --force          also replace files that this program did not write, except possible dumps
 
 Without a profile:
 
   --no-imageinfo   do not ask Volatility's imageinfo
-  ...              and all options of memviz (.venv/bin/memviz --help)
+  ...              all options of memviz (.venv/bin/memviz --help)
 
 examples:
   ./visualizer.sh --demo
@@ -55,11 +55,11 @@ examples:
   VOLATILITY=~/volatility/vol.py ./visualizer.sh dumps/xp.raw WinXPSP2x86
 
 Volatility 2 is VOLATILITY of the environment (a vol.py, or a command), else vol.py on the PATH,
-else this project's own, which the first run sets up; that needs Python 2.7. Where there is none,
-memviz paints the dump, with a profile or without. --demo is always painted by memviz.
+else this project's own, which the first run sets up; that needs Python 2.7. Without Python 2.7
+memviz paints the dump, even if a profile is given. --demo is always painted by memviz.
 
 exit codes: 0 done, 2 bad input or usage, 3 no Windows or Linux found in the dump, 4 a Python is
-missing, 130 interrupted; else that of the step that failed
+missing, 130 interrupted; else the code of the step that failed
 END
 }
 
@@ -131,7 +131,7 @@ demo() {
         --size 64M || step_failed $? "writing it"
     step "Painting it with memviz"
     paint_with_memviz "$dump" "${options[@]}"
-    say "What is in it is made up: a process that hides, and code put into another one." \
+    say "Its contents are synthetic: a process that hides, and code put into another one." \
         "Open the page in a browser."
 }
 
@@ -187,7 +187,7 @@ look_at() {
     kept="the picture and the page are done"
     say
     if [[ -n $why ]]; then
-        say "Volatility 2 is not asked: $why."
+        say "Volatility 2 is not run: $why."
         exit "$code"
     fi
     go_on_with "$dump" "$profiles" "${options[@]}"
@@ -209,7 +209,7 @@ fact() {
 go_on_with() {
     local dump=$1 profiles=$2 profile carried
     if [[ -z $profiles ]]; then
-        say "Which of Volatility 2's profiles fit is not to be seen in the dump."
+        say "The dump does not show which profiles of Volatility 2 fit."
         return
     fi
     mapfile -d '' carried < <(renderers_options "${@:3}")
@@ -239,14 +239,14 @@ ask_imageinfo() {
     local dump=$1 profiles=$2 code=0 screen=1 option
     find_volatility
     if [[ ${#volatility[@]} -eq 0 ]]; then
-        say "Its imageinfo is not asked: $why_no_volatility."
+        say "Volatility's imageinfo is not run: $why_no_volatility."
         return
     fi
     for option in "${@:3}"; do # what goes to standard output must stay alone there
         [[ $option != - && $option != *=- && $option != -o- && $option != */dev/stdout ]] || screen=2
     done
     say
-    say "Asking Volatility's imageinfo (half a minute or more; Ctrl-C ends it, nothing is lost) …"
+    say "Running Volatility's imageinfo (half a minute or more; Ctrl-C ends it without loss) …"
     run "${volatility[@]}" --filename="$dump" imageinfo >"$temporary/printed" || code=$?
     cat "$temporary/printed" >&"$screen"
     [[ $code -eq 0 ]] || fail "$code" "imageinfo failed (exit code $code); $(outcome)"
@@ -405,7 +405,7 @@ outcome() {
     if [[ -n $kept ]]; then
         printf '%s' "$kept"
     elif [[ -e $picture ]]; then
-        printf '%s' "no picture was made, and $(quoted "$picture") is of an earlier run"
+        printf '%s' "no picture was made, and $(quoted "$picture") comes from an earlier run"
     else
         printf '%s' "no picture was made"
     fi

@@ -9,7 +9,7 @@ the processes.
 
 Then both maps are painted and the pictures compared pixel by pixel. The seed looks at the U/S
 bit of the last level alone, and walks processes that have exited; whether these two explain each
-pixel that differs is worked out from the forge's notes. Exit code 1 if they do not.
+pixel that differs is worked out from the truth. Exit code 1 if they do not.
 """
 
 import argparse
@@ -272,7 +272,7 @@ def _marks(frames: npt.NDArray[np.int64], frame_count: int) -> Flags:
 
 
 def _noted_rows(truth: Mapping[str, npt.NDArray[Any]], memory: mmap.mmap) -> npt.NDArray[np.void]:
-    """Make rows of what the forge noted for the kernel and for the live, listed processes.
+    """Make rows of the truth about the kernel and for the live, listed processes.
 
     Only the bit of the last level is read from the dump, where the note says.
     """

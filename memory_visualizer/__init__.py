@@ -3,7 +3,7 @@
 import memory_visualizer
 snapshot = memory_visualizer.open("memory.raw")
 snapshot.classes       # by page frame number: absent, both, user, kernel, unused
-snapshot.owners_of(42)  # the processes that have page frame 42, and where
+snapshot.owners_of(42)  # the processes that own page frame 42, and where
 """
 
 from memory_visualizer.api import Snapshot, open  # noqa: A004

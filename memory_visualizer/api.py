@@ -1,4 +1,4 @@
-"""The library's front: open a dump, and show or hand on what is known of it."""
+"""The public interface: open a dump, then show it or export its data."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -26,10 +26,10 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     lenient: bool = False,
     progress: Progress | None = None,
 ) -> "Snapshot":
-    """Read a memory dump, or all files of a split one: what it is of, and who has each page.
+    """Read a memory dump, or all files of a split one; find its system and the owners of each page.
 
     `progress` is told how many bytes of the dump have been read. BadInputError when the file cannot
-    be read or is no dump; DamagedInputError, unless `lenient`, when a part of it is missing.
+    be read or is not a dump; DamagedInputError, unless `lenient`, when a part of it is missing.
     """
     try:
         found = recognise(open_dump(path, lenient=lenient, progress=progress), progress)
@@ -43,11 +43,11 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
 
 
 class Snapshot(snapshot.Snapshot):
-    """A whole dump, understood, with its pictures, pages and tables."""
+    """The analysis of a whole dump, with its pictures, pages and tables."""
 
     @cached_property
     def entropy(self) -> NDArray[np.uint8]:
-        """Shannon's entropy of each frame, measured when it is first asked for: entropy.entropy."""
+        """Shannon's entropy of each frame, measured at the first access: see entropy.entropy."""
         from memory_visualizer.picture.entropy import entropy
 
         return entropy(self.dump)
@@ -65,8 +65,8 @@ class Snapshot(snapshot.Snapshot):
         """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
 
         `color_by` is one of colouring.COLOURINGS, `layout` one of layout.LAYOUTS, `palette` one of
-        palette.PALETTES: UnknownNameError for any other. BadInputError where the picture would be
-        too large, or the dump does not tell what it is to be coloured by.
+        palette.PALETTES: UnknownNameError for any other. BadInputError if the picture would be too
+        large, or the dump lacks the data for the colouring.
         """
         from memory_visualizer.picture.colouring import colour_by
         from memory_visualizer.picture.palette import palette_named
@@ -78,19 +78,19 @@ class Snapshot(snapshot.Snapshot):
         ).image()
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it: the picture with its legend."""
+        """The representation in a notebook: the picture with its legend."""
         from memory_visualizer.picture import notebook
 
         return notebook.html(self, self.image(legend=True))
 
     def _repr_png_(self) -> bytes:
-        """The same for what shows pictures only."""
+        """The same for programs that show pictures only."""
         from memory_visualizer.picture import notebook
 
         return notebook.png(self.image(legend=True))
 
     def summary(self) -> dict[str, Any]:
-        """All that is known but the pages themselves, as JSON has it: see summary.SCHEMA."""
+        """Everything except the pages themselves, as JSON values: see summary.SCHEMA."""
         from memory_visualizer.export.summary import summary
 
         return summary(self)

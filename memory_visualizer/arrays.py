@@ -1,4 +1,4 @@
-"""What numpy lacks, or does slower: runs, small numbers counted, values sorted once."""
+"""Operations that numpy lacks or does slowly: runs, counts of small numbers, distinct values."""
 
 from itertools import pairwise
 from typing import Any, TypeVar

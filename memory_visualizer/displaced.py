@@ -1,10 +1,11 @@
-"""Memory that does not lie in its file where it belongs, as in a raw file with its holes left out.
+"""Memory that is misplaced in its file, as in a raw file that leaves out the holes.
 
-A raw file says nothing of addresses. Where a tool left out what is no memory, all behind lies too
-low: a .vmem renamed, or the ranges of a machine's memory one after the other. Windows' top-level
-page tables tell, as each names its own frame: what many of them name, less where they lie, is how
-far they were moved. A Linux kernel says where it lies. Tables below them, where they make sense at
-one place only, tell where one piece ends and the next begins.
+A raw file has no addresses. If a tool left out a hole, all memory after it lies too low: in a
+renamed .vmem, or in a file that joins the ranges of a machine's memory. On Windows each top-level
+page table names its own frame: the difference between this frame and the table's place in the file
+is the distance by which it was moved, and many tables agree on it. A Linux kernel tells its own
+address. Lower-level tables that are valid at one place only tell where a piece ends and the next
+begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,17 +71,17 @@ _HALF = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file's pages that all lie equally far from where they belong."""
+    """A stretch of a file's pages that were all moved by the same distance."""
 
     first: int
     """Its first page in the file."""
     shift: int
-    """What is to be added to a page's number in the file for its PFN."""
+    """The PFN of a page less its number in the file."""
     among: tuple[int, int] | None = None
     """The first and the last page with which it may begin, as far as tables tell."""
 
     def __str__(self) -> str:
-        text = f"page {self.first:,} on by {self.shift:,}"
+        text = f"by {self.shift:,} from page {self.first:,} on"
         if self.among is None or self.among[0] == self.among[1]:
             return text
         return f"{text} (or from another page between {self.among[0]:,} and {self.among[1]:,} on)"
@@ -92,7 +93,7 @@ class MendedDump(Dump):
     def __init__(self, dump: Dump, pieces: Sequence[Piece], remark: str = "") -> None:
         """`pieces` ascend, and so do their shifts; the first one begins with the file.
 
-        `remark` says so, where it is another than that holes were left out.
+        `remark` replaces the remark that holes were left out.
         """
         self._dump = dump
         self._first = np.array([piece.first for piece in pieces], np.int64)
@@ -103,8 +104,8 @@ class MendedDump(Dump):
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
         moved = ", ".join(str(piece) for piece in pieces if piece.shift)
         remark = remark or (
-            "the file does not hold its memory where it belongs, as where holes were left out; its"
-            f" page tables tell by how many pages it was to be moved: {moved}"
+            "the file does not hold its memory where it belongs, perhaps since holes were left out;"
+            f" the page tables tell by how many pages the memory had to be moved: {moved}"
         )
         super().__init__(
             dump.path, dump.format, runs, notes=dump.notes, remarks=(*dump.remarks, remark)
@@ -230,12 +231,12 @@ class DisplacedSearch:
 
     @property
     def remarks(self) -> list[str]:
-        """A sentence where the search was given up, for the person at the screen."""
+        """A sentence for the user if the search was given up."""
         if self._room >= 0:
             return []
         return [
-            "whether memory lies elsewhere in the file than it belongs was not looked for:"
-            f" more than {counted(self._limit, 'page looks', 'pages look')} like page tables, more"
+            "the search for misplaced memory in the file was given up: more than"
+            f" {counted(self._limit, 'page looks', 'pages look')} like page tables, more"
             " than any machine has"
         ]
 
@@ -281,8 +282,8 @@ def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump |
                 continue
             for begin in _begins(dump, info, machine):
                 remark = (
-                    "a raw file says nothing of addresses: by its kernel's word its memory begins"
-                    f" at {begin:#x}"
+                    "a raw file has no addresses; the kernel in it says that memory begins at"
+                    f" {begin:#x}"
                 )
                 moved = MendedDump(dump, [Piece(0, begin // PAGE_SIZE)], remark)
                 if _is_in_place(moved, machine, table):
@@ -324,9 +325,9 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
         shift, rest = divmod(moved, PAGE_SIZE)
         if rest:
             raise BadInputError(
-                f"{dump.path} does not hold its memory where it belongs: Linux' kernel lies"
-                f" {moved:,} bytes before its place, so ranges of memory stand one after the other,"
-                " and not all of them are whole pages"
+                f"{dump.path} does not hold its memory where it belongs: the Linux kernel lies"
+                f" {moved:,} bytes before its place, so the file joins ranges of memory, and some"
+                " ranges are not whole pages"
             )
     own = np.array([top - shift])
     if not is_held(dump, own)[0]:

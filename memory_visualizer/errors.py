@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions whose text is a sentence for the person at the screen."""
+"""The errors, as exceptions whose text is a sentence for the user."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ class BadInputError(MemoryVisualizerError):
 
 
 class DamagedInputError(BadInputError):
-    """A part of an input is wrong; with ``lenient=True`` the rest is read all the same."""
+    """A part of an input is damaged; with ``lenient=True`` the rest is still read."""
 
 
 class NotWholePagesError(DamagedInputError):
-    """A raw file is not a whole number of pages: it was cut, or has something in front of it."""
+    """A raw file is not a whole number of pages: it was cut, or begins with a header."""
 
     def __init__(self, path: Path, sentence: str) -> None:
         super().__init__(sentence)
@@ -26,7 +26,7 @@ class NotWholePagesError(DamagedInputError):
 
 
 class NotMappedError(MemoryVisualizerError):
-    """There is nothing at a virtual address, or the dump does not hold it."""
+    """A virtual address is not mapped, or the dump does not hold its page."""
 
 
 class UntoldError(MemoryVisualizerError):
@@ -34,10 +34,10 @@ class UntoldError(MemoryVisualizerError):
 
 
 class UnknownNameError(MemoryVisualizerError, ValueError):
-    """There is no colouring, layout or palette of a name."""
+    """A name is not the name of a colouring, layout or palette."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"{name!r} is no {kind}; there are: {', '.join(known)}")
+        super().__init__(f"{name!r} is not a {kind}; choose from: {', '.join(known)}")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What a dump may cost: how many of each thing a machine with so much memory can have.
+"""Limits on the cost of a dump: how many things of a kind a machine with its memory can have.
 
-Everything in a dump is hostile, and what it holds may be made to waste time and memory. So each
-search takes no more than a machine has, and says how much it left out. Sizes of pieces that are
+Everything in a dump is hostile, and may have been made to waste time and memory. So each search
+takes no more than a machine can have, and reports how much it left out. Sizes of pieces that are
 read at once are no limits: all pieces are read.
 """
 
@@ -21,7 +21,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of a thing there may be: some for each frame, and some in any case."""
+    """A limit for a kind of thing: a number for each frame, and a base number."""
 
     for_frames: int
     """Frames for so many of them."""
@@ -49,14 +49,14 @@ RATES: Mapping[str, Rate] = {
 
 
 class Budget:
-    """What may be had of a dump, and what was refused."""
+    """The limits for a dump, and a record of each refusal."""
 
     def __init__(self, frame_count: int) -> None:
         self._frame_count = frame_count
         self._refused: Counter[str] = Counter()
 
     def limit(self, thing: str) -> int:
-        """How many of one of RATES there may be."""
+        """The limit for a thing in RATES."""
         rate = RATES[thing]
         return self._frame_count * rate.count // rate.for_frames + rate.base
 

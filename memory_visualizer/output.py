@@ -1,8 +1,8 @@
-"""Output files that appear whole or not at all, and never in the place of evidence.
+"""Output files that appear whole or not at all, and never replace evidence.
 
-A file that is there is replaced only if this program wrote it, which its own marks tell: each kind
-of output begins (Parquet: ends) as no other program's does. `force` lets others be replaced, but
-never what may be a dump.
+An existing file is replaced only if this program wrote it, as its marks show: each kind of output
+has a beginning (Parquet: an end) that no other program writes. `force` allows replacing other
+files, but never a possible dump.
 """
 
 import errno
@@ -132,11 +132,11 @@ def check_target(path: Path, *, force: bool = False) -> Path:
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if _is_windows and _FORBIDDEN.fullmatch(path.name):
-        raise OSError(errno.EINVAL, "Windows allows no file of this name", str(path))
+        raise OSError(errno.EINVAL, "Windows does not allow this file name", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     if target.exists() and not target.is_file():
-        raise FileExistsError(errno.EEXIST, "it is there and is not a plain file", str(path))
+        raise FileExistsError(errno.EEXIST, "it exists and is not a plain file", str(path))
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "its folder cannot be written to", str(path))
     if target.exists() and (fault := _why_not_replaced(target, force=force)):
@@ -150,19 +150,21 @@ def _why_not_replaced(target: Path, *, force: bool) -> str:
     if not size or is_own(target):
         return ""
     if not force:
-        return "it is there, and not written by this program; --force replaces it"
+        return "it exists, and this program did not write it; --force replaces it"
     with target.open("rb") as file:
         head = file.read(notdumps.HEAD_SIZE)
     is_archive = target.suffix.lower() == ".npz" and head.startswith(b"PK\x03\x04")
     if is_dump(head) or (notdumps.begins_as(head) and not is_archive):
-        return "it is there, and begins as a dump or an archive does, which --force replaces never"
+        return "it exists and begins like a dump or an archive, which --force never replaces"
     if size > LARGEST_REPLACED:
         return (
-            f"it is there and has {binary_size(size)}: --force replaces files of up to"
-            f" {binary_size(LARGEST_REPLACED)}, since larger ones may be dumps"
+            f"it exists and has {binary_size(size)}: --force replaces only files of up to"
+            f" {binary_size(LARGEST_REPLACED)}, since larger files may be dumps"
         )
     if size >= _SMALLEST_DUMP and size % PAGE_SIZE == 0:
-        return "it is there, and is whole pages, as raw dumps are, which --force replaces never"
+        return (
+            "it exists and consists of whole pages, like a raw dump, which --force never replaces"
+        )
     return ""
 
 

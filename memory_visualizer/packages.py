@@ -1,4 +1,4 @@
-"""How to get a package that the program can use, in the way that this copy came itself."""
+"""How to install an optional package, in the way in which this copy was installed."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ _DISTRIBUTION = "memory-visualizer"
 
 
 def how_to_get(package: str) -> str:
-    """How to install a package beside this copy of the program, in the way that it came itself."""
+    """How to install a package beside this copy of the program, as the copy was installed."""
     prefix = Path(sys.prefix)
     if (prefix / "pipx_metadata.json").exists():
         return f"pipx inject {_DISTRIBUTION} {package}"

@@ -1,4 +1,4 @@
-"""What system a dump is of: one scan of its contents, then each system is asked in turn."""
+"""Recognise the system of a dump: scan its contents once, then ask each system in turn."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ _ENOUGH_TABLES = 3
 
 
 def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
-    """Find out what a dump is of, and who has each page.
+    """Find the system of a dump, and the owners of each page.
 
     `progress` and errors as for Dump.scan. BadInputError also where the memory of a raw file lies
     elsewhere than it belongs, and cannot be put there.
@@ -102,7 +102,7 @@ def _in_place(
     progress: Progress | None,
     kernel: "LinuxKernel | None" = None,
 ) -> Snapshot:
-    """What a raw file tells, its memory put where it belongs if need be.
+    """The snapshot of a raw file, with its memory moved into place if necessary.
 
     `roots` are the frames of its top-level tables, `kernel` is given if it is of Linux. A remark
     tells of pages that would lie behind its end.
@@ -120,7 +120,7 @@ def _in_place(
     remarks = [*snapshot.remarks, *doubt.remarks]
     if end > dump.frame_count:
         remarks.append(
-            f"the machine has memory up to page {end - 1:,} by its kernel's word, and the dump ends"
+            f"the kernel says that the machine has memory up to page {end - 1:,}, but the dump ends"
             f" with page {dump.frame_count - 1:,}"
         )
     return replace(snapshot, remarks=tuple(remarks))
@@ -142,25 +142,25 @@ def _better(
     if mended is None or _worth(mended) > _worth(snapshot):
         return mended or snapshot
     (remark,) = mended.dump.remarks[len(snapshot.dump.remarks) :]
-    remark = f"it was not believed, as no more processes would be found, that {remark}"
+    remark = f"a correction was rejected, since it would reveal no more processes: {remark}"
     return replace(snapshot, remarks=(*snapshot.remarks, remark))
 
 
 def _worth(snapshot: Snapshot) -> tuple[int, int]:
-    """How much was understood: processes whose objects and tables are there, and their pages."""
+    """A measure of the result: processes with an object and tables, and their pages."""
     whole = [one for one in snapshot.processes if one.object_address and one.has_tables]
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     return len(whole), int(np.count_nonzero(has_user))
 
 
 class _MendError(BadInputError):
-    """Memory lies elsewhere than it belongs, and nothing is understood with it put there."""
+    """Memory is misplaced, and no system is found with the memory moved into place."""
 
     def __init__(self, dump: Dump, tables: int, distance: int) -> None:
         self.remark = (
             f"{counted(tables, 'page looks', 'pages look')} like top-level page tables that lie up"
-            f" to {counted(distance, 'page')} from where they belong, and the memory could not be"
-            " put there"
+            f" to {counted(distance, 'page')} from where they belong, but moving the memory there"
+            " did not help"
         )
         super().__init__(f"{dump.path} does not hold its memory where it belongs: {self.remark}")
 
@@ -278,8 +278,8 @@ def _recognise_by_more(
             return _in_place(snapshot, alike.roots, progress)
     snapshot = unknown.understand(dump, zero, spaces.found())
     remarks += [
-        f"a kernel of Linux {printable(info.release)} tells of itself, but it does not lie where it"
-        " says, or is of a processor whose page tables are not read here"
+        f"the dump names a Linux kernel, {printable(info.release)}, but that kernel is not where it"
+        " says, or this program cannot read the page tables of its processor"
         for info in told[:1]
     ]
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

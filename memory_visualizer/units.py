@@ -1,4 +1,4 @@
-"""Units that all count in, and the largest numbers of them that are believed."""
+"""Common units, and the largest plausible numbers of them."""
 
 PAGE_SIZE = 4096
 """Bytes in a page frame, on x86 and x86-64 (Intel SDM, vol. 3A, 4.1)."""

@@ -254,7 +254,7 @@ class MemoryVisualizer(taskmods.DllList):
         except exceptions.AddrSpaceError:
             debug.error(
                 "No Windows like %s in this dump: the profile may be wrong (imageinfo suggests "
-                "some), or the file is no memory dump" % self._config.PROFILE
+                "some), or the file is not a memory dump" % self._config.PROFILE
             )
         except AttributeError:  # what Volatility raises where the list's head is not readable
             tasks = []

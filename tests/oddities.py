@@ -152,7 +152,7 @@ class Image:
 
 
 _TRANSITION_MARK = 1 << 45
-"""What Windows sets above the address of a page in transition since 2018 (see forge.profiles)."""
+"""What Windows sets above the address of a page in transition since 2018 (see synth.profiles)."""
 
 Kind = Callable[[Image, Process], "set[int] | None"]
 """Changes an image; may tell pids of further processes that it makes odd."""

@@ -213,7 +213,7 @@ def test_partial_page(files: Files) -> None:
     result = files.run("--lenient")
     assert result.returncode == 0
     assert result.stderr == (
-        f"imagegenerator.py: ignored the last 4 bytes of {files.dump}, not a whole page\n"
+        f"imagegenerator.py: ignored the last 4 bytes of {files.dump}, less than a whole page\n"
     )
     assert painted(files.png) == PAINTED
 
@@ -304,8 +304,8 @@ def test_what_others_wrote_stays(files: Files) -> None:
     result = files.run()
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"imagegenerator.py: cannot write {files.png}: it is there, and not written by this"
-        " program; --force replaces it\n"
+        f"imagegenerator.py: cannot write {files.png}: it exists, and this program did not write"
+        " it; --force replaces it\n"
     )
     assert files.png.read_bytes() == b"mine"
     assert files.run("--force").returncode == 0
@@ -329,7 +329,7 @@ def test_another_dump_of_that_name(files: Files) -> None:
     files.dump.write_bytes(DUMP[::-1])
     result = run(arguments, copy / PROGRAM.name)
     assert result.returncode == 1
-    assert "it is there, and of another dump" in result.stderr
+    assert "it exists and shows another dump" in result.stderr
     assert (copy / "images/memory.png").read_bytes() == first
     assert run([*arguments, "--force"], copy / PROGRAM.name).returncode == 0
     assert (copy / "images/memory.png").read_bytes() != first
@@ -360,7 +360,7 @@ def test_output_is_a_pipe(files: Files) -> None:
     result = files.run()
     assert result.returncode == 1
     assert result.stderr == (
-        f"imagegenerator.py: cannot write {files.png}: it is there and is not a plain file\n"
+        f"imagegenerator.py: cannot write {files.png}: it exists and is not a plain file\n"
     )
     assert files.png.is_fifo()
 

@@ -1,4 +1,4 @@
-"""A second opinion on the forged dumps: MemProcFS, which knows nothing of Volatility.
+"""A second opinion on the synthetic dumps: MemProcFS, which knows nothing of Volatility.
 
 It accepts 64-bit images of Vista and later that look like the real thing, finds the processes
 with its own methods, and maps their page tables with its own walker.

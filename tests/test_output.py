@@ -299,7 +299,7 @@ def test_what_another_program_wrote_is_not(name: str, snapshot: Snapshot, tmp_pa
     write_foreign(path)
     before = path.read_bytes()
     assert not is_own(path)
-    with pytest.raises(FileExistsError, match="not written by this program; --force replaces it"):
+    with pytest.raises(FileExistsError, match="this program did not write it; --force replaces it"):
         write_own(path, snapshot)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -331,7 +331,7 @@ def test_what_holds_dumps_is_never_replaced(begin: bytes, tmp_path: Path) -> Non
     """Nor containers that this program cannot read."""
     path = tmp_path / "a.csv"
     path.write_bytes(begin + b" and more")
-    with pytest.raises(FileExistsError, match="which --force replaces never"):
+    with pytest.raises(FileExistsError, match="which --force never replaces"):
         check_target(path, force=True)
 
 
@@ -357,7 +357,7 @@ def test_raw_dumps_are_never_replaced(tmp_path: Path) -> None:
 def test_a_file_that_appears_meanwhile(tmp_path: Path) -> None:
     """Between the first look and the last step somebody else may write there."""
     path = tmp_path / "a.json"
-    with pytest.raises(FileExistsError, match="it is there"), whole_file(path) as file:
+    with pytest.raises(FileExistsError, match="it exists"), whole_file(path) as file:
         file.write(OLD)
         path.write_bytes(b"a colleague's")
     assert path.read_bytes() == b"a colleague's"
@@ -414,7 +414,7 @@ def test_names_that_windows_forbids(
     monkeypatch.setattr(output, "_is_windows", False)
     check_target(tmp_path / name)
     monkeypatch.setattr(output, "_is_windows", True)
-    with pytest.raises(OSError, match="Windows allows no file of this name"):
+    with pytest.raises(OSError, match="Windows does not allow this file name"):
         check_target(tmp_path / name)
     for allowed in ("console.png", "a.nul", "win7.raw.png", ".png"):
         check_target(tmp_path / allowed)

@@ -1,4 +1,4 @@
-"""The forged dumps hold what real ones hold, and their truth is what their tables say."""
+"""Synthetic dumps hold what real dumps hold, and their truth agrees with their tables."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The front door, run as people run it: from a forged dump to its picture."""
+"""The front door, run as people run it: from a synthetic dump to its picture."""
 
 import json
 import os
@@ -313,10 +313,10 @@ def test_without_profile_the_picture_is_named_after_the_dump(
         other = fake.folder / "other" / dump.name
         forge(other, profiles()["WinXPSP2x86"], size=16 * MIB, processes=3)
         _, said = fake.run(other, code=1)
-        assert f"{published}: it is there, and of another dump" in said
+        assert f"{published}: it exists and shows another dump" in said
         assert published.read_bytes() == before
         _, said = fake.run(other, "WinXPSP2x86", code=1)
-        assert f"{published}: it is there, and of another dump" in said
+        assert f"{published}: it exists and shows another dump" in said
         assert (published.read_bytes(), fake.called()) == (before, None)
     finally:
         page.unlink(missing_ok=True)
@@ -399,7 +399,7 @@ def test_imageinfo_that_is_interrupted_loses_nothing(
 def test_volatility_is_not_asked_of_noise(fake: House) -> None:
     """One sentence says why; zeros and data are painted all the same."""
     _, said = fake.run(fake.dump(), "-o", "x.png", code=3)
-    assert "Volatility 2 is not asked: no Windows was found in the dump.\n" in said
+    assert "Volatility 2 is not run: Windows was not found in the dump.\n" in said
     assert "neither Windows nor Linux was found" in said
     assert fake.called() is None
     assert pixels(fake.folder / "x.png").tolist() == ["unused-zero", *["unused-data"] * 3]
@@ -417,7 +417,7 @@ def test_volatility_is_not_asked_of_a_newer_windows(fake: House) -> None:
 def test_volatility_is_not_asked_of_linux(fake: House, qemu_core: tuple[Path, Path]) -> None:
     """On a real guest's dump: a picture and a sentence."""
     printed, said = fake.run(qemu_core[0], "-o", "x.png")
-    assert "Volatility 2 is not asked: the dump is of Linux" in said
+    assert "Volatility 2 is not run: the dump comes from Linux" in said
     assert "Linux 6.1.0" in printed
     assert fake.called() is None
 
@@ -488,7 +488,7 @@ def test_an_output_that_cannot_be_is_told_before_volatility_runs(
     (fake.folder / "x.png").write_bytes(b"mine")
     for path, sentence in (
         ("no/x.png", "no/x.png: its folder does not exist"),
-        ("x.png", "x.png: it is there, and not written by this program; --force replaces it"),
+        ("x.png", "x.png: it exists, and this program did not write it; --force replaces it"),
     ):
         _, said = fake.run("small.raw", *profile, "-o", path, code=1)
         assert sentence in said
@@ -505,7 +505,7 @@ def test_force(fake: House) -> None:
     assert pixels(picture)[1] == "kernel"
     picture.write_bytes(b"PAGEDU64" + bytes(4096))
     _, said = fake.run("small.raw", "WinXPSP2x86", "-o", picture, "--force", code=1)
-    assert "begins as a dump" in said
+    assert "begins like a dump" in said
     assert picture.read_bytes() == b"PAGEDU64" + bytes(4096)
 
 
@@ -537,7 +537,7 @@ def test_a_failed_step_ends_the_run_and_says_so(
         _, said = fake.run(dump, "WinXPSP2x86", *options, code=code)
         assert sentence in said
         assert "no picture was made" in said
-        assert ("is of an earlier run" in said) == earlier
+        assert ("comes from an earlier run" in said) == earlier
         assert (picture.read_bytes() if picture.exists() else None) == before
 
 
@@ -719,7 +719,7 @@ def test_demo_needs_nothing_but_python_3(fresh: House) -> None:
     assert "Windows 10.0.17763 (10 or Server 2016 to 2022)" in printed
     assert re.search("unlinked +rootkit.exe", printed)
     assert (
-        f"{INJECTED_PAGES} pages that user mode may write and execute, private: notepad" in printed
+        f"{INJECTED_PAGES} private pages that user mode may write and execute: notepad" in printed
     )
     assert f"{checkout}/images/demo.raw.html: written" in printed
     assert "<!DOCTYPE html>" in (checkout / "images/demo.raw.html").read_text()

@@ -1,4 +1,4 @@
-"""The real Volatility 2.6.1 on forged dumps of all its Windows profiles, and the plugin in it."""
+"""The real Volatility 2.6.1 on synthetic dumps of all Windows profiles, and the plugin in it."""
 
 import html
 import json
@@ -150,7 +150,7 @@ def test_the_other_32_bit_paging(name: str, pae: bool, volatility2: Path, tmp_pa
 
 @pytest.fixture(scope="module")
 def win7(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
-    """A forged 64-bit Windows 7, and its truth."""
+    """A synthetic 64-bit Windows 7, and its truth."""
     dump = tmp_path_factory.mktemp("win7") / "win7.raw"
     return dump, forge(dump, profiles()["Win7SP1x64"], size=16 * MIB)
 

@@ -1,1 +1,1 @@
-"""The commands: `memviz`, and what it shares with `imagegenerator.py`."""
+"""The commands: `memviz`, and the code that it shares with `imagegenerator.py`."""

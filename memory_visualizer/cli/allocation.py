@@ -1,4 +1,4 @@
-"""Memory that is let go of goes back to the system at once, where it can be arranged.
+"""Return freed memory to the system at once, where this is possible.
 
 The C library of Linux keeps what was freed, for all but the largest blocks, and raises the limit as
 it goes: columns of some megabytes, made and let go of one after the other, then leave holes that
@@ -16,7 +16,7 @@ _KEPT = 16 << 20  # of small blocks, so that those used again and again are not 
 def give_back_large_blocks() -> None:
     """Let every block from a megabyte on be given back when it is freed (mallopt(3), glibc).
 
-    For the commands to call: what a library is used in has its own mind.
+    Only the commands call this: a library must leave the choice to its program.
     """
     if not sys.platform.startswith("linux"):
         return

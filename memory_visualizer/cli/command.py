@@ -1,4 +1,4 @@
-"""What the commands have in common: exit codes, options for the picture, sentences on stderr."""
+"""Shared parts of the commands: exit codes, options for the picture, sentences on stderr."""
 
 import argparse
 import errno
@@ -42,7 +42,7 @@ MAX_SCALE = 64
 def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> int:
     """Run a command's work and return the exit code; each error becomes one sentence.
 
-    `lenient` says that the option of this name was given, so that it is not recommended.
+    `lenient` tells whether --lenient was given; if so, errors do not recommend it.
     """
     # A stream that was closed before the program began is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -114,7 +114,7 @@ def _drop_output() -> None:
 
 
 def cannot_write(error: OSError) -> str:
-    """Say what could not be written, and why; an error without a file is standard output's."""
+    """Name the output that could not be written; an error without a file is of standard output."""
     return f"cannot write {error.filename or 'standard output'}: {error.strerror or error}"
 
 
@@ -129,7 +129,7 @@ def _fail(program: str, code: int, sentence: str) -> int:
 
 
 class Steps:
-    """Tells on stderr how long each step took, if that is asked for."""
+    """Prints on stderr how long each step took, with --verbose."""
 
     def __init__(self, program: str, *, verbose: bool) -> None:
         self._program = program
@@ -137,7 +137,7 @@ class Steps:
         self._before = time.monotonic()
 
     def done(self, what: str) -> None:
-        """Tell that a step is done; what was done since the last one is it."""
+        """End a step: all work since the end of the step before."""
         now = time.monotonic()
         if self._verbose:
             say(self._program, f"{now - self._before:.2f} s: {what}")
@@ -145,10 +145,10 @@ class Steps:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong option in one sentence, without the usage before it."""
+    """Reports a wrong option in one sentence, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        """Say it, and end the program with 2."""
+        """Print the sentence, and end the program with exit code 2."""
         self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help lists all options)\n")
 
 
@@ -169,7 +169,7 @@ def output(*endings: str) -> Callable[[str], Path]:
 
 
 def _palette(text: str) -> str:
-    """A palette's name; other ways to write it are taken, too."""
+    """A palette's name; other spellings are accepted, too."""
     alike = text.lower().replace("colorblind", "colour-blind").replace("color-", "colour-")
     return "colour-blind" if alike == "colourblind" else alike
 
@@ -180,8 +180,8 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=LAYOUTS,
         default="rows",
-        help="where a page's pixel lies: in rows from top left, or along Hilbert's curve, which"
-        " keeps neighbours together (default: %(default)s)",
+        help="where a page's pixel lies: in rows from the top left, or along a Hilbert curve,"
+        " which keeps neighbours together (default: %(default)s)",
     )
     parser.add_argument(
         "--width",
@@ -206,12 +206,12 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--legend",
         action="store_true",
-        help="draw title and legend below the picture, addresses at its left",
+        help="draw a title and a legend below the picture, and addresses on its left",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace files that this program did not write, too; but none that may be a dump",
+        help="also replace files that this program did not write, except possible dumps",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
@@ -226,7 +226,7 @@ def check_picture_options(options: argparse.Namespace) -> None:
     """BadInputError where options of add_picture_options contradict one another."""
     if options.width and options.layout != "rows":
         raise BadInputError(
-            "--width is for rows; along Hilbert's curve the number of pages decides it"
+            "--width is for rows; the width of a Hilbert curve follows from the number of pages"
         )
 
 
@@ -265,7 +265,7 @@ def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> Non
     if fingerprint_in(path) != fingerprint(dump):
         raise FileExistsError(
             errno.EEXIST,
-            "it is there, and of another dump; -o names another file, --force replaces it",
+            "it exists and shows another dump; -o names another file, --force replaces it",
             str(path),
         )
 

@@ -1,4 +1,4 @@
-"""What of the program's optional parts is there, and how to get what is missing."""
+"""The optional parts of the program: which are present, and how to get the others."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ class Part:
     found: str | None
     """Its version or place; None where it is missing."""
     remedy: str
-    """How to get it."""
+    """How to install it."""
     is_needed: bool = False
     """Whether nothing works without it."""
 

@@ -57,10 +57,10 @@ NO_SYSTEM = 3
 """Exit code where neither Windows nor Linux was found in the dump."""
 
 DESCRIPTION = """\
-Paint each page of a memory dump as one pixel: kernel, user, or unused; and say
-whose it is. The dump may be raw, LiME, AVML, an ELF core, kdump, a Windows
-crash dump or VMware's, of Windows or of Linux; no profile and no symbols are
-needed.
+Paint each page of a memory dump as one pixel: kernel, user, or unused. Also
+tell which processes own it. The dump may be raw, LiME, AVML, an ELF core,
+kdump, a Windows crash dump or a VMware dump, of Windows or of Linux. memviz
+needs no profile and no symbols.
 """
 
 EXAMPLES = """\
@@ -71,13 +71,13 @@ examples:
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
-  memviz doctor              which optional parts are there, how to get more
+  memviz doctor              list the optional parts and how to get more
 
 exit codes:
-  0    painted, and all else that was asked for is written
-  1    something could not be written (a sentence says what), or another error
+  0    painted, and all other outputs are written
+  1    an output could not be written (a message names it), or another error
   2    bad input or usage
-  3    neither Windows nor Linux found; zeros and data are painted all the same
+  3    neither Windows nor Linux found; zeros and data are still painted
   130  interrupted
 """
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _doctor() -> int:
-    """Say which optional parts are there, and how to get the others."""
+    """List the optional parts that are present, and how to get the others."""
     from memory_visualizer.cli.doctor import examine  # here, since no dump needs it
 
     parts = examine()
@@ -124,15 +124,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
-        help="the other files of a kdump that makedumpfile has split (--split), in any order",
+        help="the other files of a kdump that makedumpfile split (--split), in any order",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="PICTURE",
         type=output(".png"),
-        help="the PNG to write (default: DUMP's name and .png, in the current folder); - is"
-        " standard output here and below, and the summary then goes to standard error",
+        help="the PNG to write (default: DUMP's name and .png, in the current folder); for this"
+        " and the other outputs - is standard output, and the summary then goes to standard error",
     )
     add_picture_options(parser)
     parser.add_argument(
@@ -141,16 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         choices=COLOURINGS,
         default="class",
-        help="what the colours tell: class, process, protection (what may be done: read, write,"
-        " execute), entropy of the contents, mappings (by how many a page is shared), or state"
-        " (what it is to a Linux kernel) (default: %(default)s)",
+        help="what the colours show: class, process, protection (rights to read, write, execute),"
+        " entropy of the contents, mappings (how many lead to the page), or state (as a Linux"
+        " kernel records it) (default: %(default)s)",
     )
     parser.add_argument(
         "--pid",
         metavar="N[,N]",
         type=_pids,
-        help="show pages of these processes, dim the rest; tables, JSON, map and summary tell"
-        " of these processes only",
+        help="show the pages of these processes, dim the rest; tables, JSON, map and summary then"
+        " cover these processes only",
     )
     parser.add_argument(
         "--name",
@@ -162,14 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser in which each pixel can be asked what it is; with"
-        " entropies if --color-by entropy is given",
+        help="write a page for the browser that explains each pixel; it has entropies if --color-by"
+        " entropy is given",
     )
     parser.add_argument(
         "--table",
         metavar="FILE",
         type=output(*TABLE_FORMATS),
-        help="write the page map as a table: .npz, .csv (so is -) or .parquet",
+        help="write the page map as a table: .npz, .csv (also for -) or .parquet",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=output(".json"), help="write the summary as JSON: .json"
@@ -183,18 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hash",
         action="store_true",
-        help="compute the SHA-256 of the dump's file as well, for all that is written",
+        help="compute the SHA-256 of the dump's file, and put it into every output",
     )
     parser.add_argument(
         "--lenient",
         action="store_true",
-        help="take a damaged dump as far as it can be read, and say what is missing",
+        help="read a damaged dump as far as possible, and name the missing parts",
     )
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print no summary; what is wrong is said"
+        "-q", "--quiet", action="store_true", help="print no summary, only remarks and errors"
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell how long each step takes"
+        "-v", "--verbose", action="store_true", help="print how long each step takes"
     )
     # For visualizer.sh: where pictures go that nobody has named, with a page for each; what it
     # needs to know to go on with Volatility 2; whether the options are right, before other work.
@@ -208,14 +208,14 @@ def _pids(text: str) -> set[int]:
     try:
         return {int(pid) for pid in text.split(",")}
     except ValueError:
-        raise argparse.ArgumentTypeError("must be process ids, parted by commas") from None
+        raise argparse.ArgumentTypeError("must be process ids, separated by commas") from None
 
 
 def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text, re.IGNORECASE)
     except re.error as error:
-        raise argparse.ArgumentTypeError(f"is no regular expression: {error}") from None
+        raise argparse.ArgumentTypeError(f"is not a regular expression: {error}") from None
 
 
 def _visualize(options: argparse.Namespace) -> int:
@@ -267,11 +267,11 @@ def _visualize(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -> None:
     """Find what is wrong with the options before any work; BadInputError or OSError."""
     if str(options.dump) == "-":
-        raise BadInputError("a dump is read more than once, so standard input can be none")
+        raise BadInputError("a dump is read more than once, so it cannot come from standard input")
     for path in (options.dump, *options.more):
         check_file(path)
     if options.hash and options.more:
-        raise BadInputError("--hash is of one file; this dump has several")
+        raise BadInputError("--hash covers a single file, but this dump consists of several")
     check_picture_options(options)
     check_outputs([picture, *others], [options.dump, *options.more], force=options.force)
     check_terminal(picture)
@@ -300,7 +300,7 @@ def _jobs(
     chosen: list[int] | None,
     measured: Callable[[], NDArray[np.uint8]],
 ) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
-    """What is to be written, and by what, which then returns a line on it.
+    """The outputs with the functions that write them; each returns a line about its output.
 
     Standard output comes last: whoever reads it may stop.
     """
@@ -342,11 +342,11 @@ def _print_summary(
 
 
 def _no_system(snapshot: Snapshot) -> str:
-    """What can be said of a dump in which no system was found."""
+    """A sentence on a dump in which no system was found."""
     known = "user, kernel, zeros and data" if snapshot.paging else "zeros and data"
     return (
         f"neither Windows nor Linux was found: {looks_like(snapshot.dump, snapshot.zero)}; only"
-        f" {known} are told apart"
+        f" {known} are distinguished"
     )
 
 
@@ -420,7 +420,7 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
         if process.pid in pids or (options.name and options.name.search(process.name))
     ]
     if not chosen:
-        raise BadInputError("the dump has no process that --pid or --name would choose")
+        raise BadInputError("no process in the dump matches --pid or --name")
     return chosen
 
 
@@ -428,12 +428,12 @@ _MOST_NAMED = 4
 
 
 def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """How many processes the summary leaves out, since they were not chosen."""
+    """The number of processes that the summary leaves out because they were not chosen."""
     others = [snapshot.processes[index] for index in _left_out(snapshot, told)]
     if not others:
         return []
     odd = sum(process.state == "unlinked" or bool(process.anomalies) for process in others)
-    leads = f"; something is odd about {odd:,} of them" if odd else ""
+    leads = f"; {odd:,} of them with anomalies" if odd else ""
     return [f"{_count(len(others), 'other process', 'other processes')} not chosen{leads}"]
 
 
@@ -467,12 +467,12 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     ]
     if more := len(order) - len(named):
         named.append(f"and {_count(more, 'other')}")
-    total = _count(int(pages.sum()), "page")
-    return [f"{total} that user mode may write and execute, private: {', '.join(named)}"]
+    total = _count(int(pages.sum()), "private page")
+    return [f"{total} that user mode may write and execute: {', '.join(named)}"]
 
 
 def _description(snapshot: Snapshot) -> list[str]:
-    """What the dump is, and of what system."""
+    """The format and size of the dump, and its system."""
     dump = snapshot.dump
     pages = dump.size // PAGE_SIZE
     dump_line = f"{printable(dump.path.name)}: {dump.format}, {binary_size(dump.size)}"
@@ -486,7 +486,7 @@ def _description(snapshot: Snapshot) -> list[str]:
     digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
     if not snapshot.system or not snapshot.paging:
         paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""
-        return [dump_line, *digest, f"No Windows and no Linux found{paging}"]
+        return [dump_line, *digest, f"Neither Windows nor Linux found{paging}"]
     system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
     if snapshot.time:
         system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
@@ -524,10 +524,10 @@ def _release(system: System) -> str:
 
 
 def _state_lines(snapshot: Snapshot) -> list[str]:
-    """What the kernel says of its pages, a line for each state that there is."""
+    """The kernel's states of its pages, a line for each state that occurs."""
     counts = {state: count for state, count in snapshot.state_counts().items() if count}
     return [
-        "By the kernel's own word",
+        "Page states, as the kernel records them",
         *(
             f"  {state.label:<13}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
             for state, count in counts.items()
@@ -585,13 +585,13 @@ def _process_title(processes: Sequence[Process]) -> str:
 
 
 def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """What is odd about these processes, a line for each word; nothing where nothing is."""
+    """The anomalies of these processes, a line for each kind; no line if there are none."""
     found = findings([snapshot.processes[index] for index in told])
     if not found:
         return []
     width = max(map(len, found))
     return [
-        "What is odd about processes",
+        "Anomalies of processes",
         *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
     ]
 

@@ -1,1 +1,1 @@
-"""What a snapshot tells, handed on: tables, JSON, the text page map."""
+"""Export of a snapshot: tables, JSON, the text page map."""

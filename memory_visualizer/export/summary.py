@@ -1,4 +1,4 @@
-"""What is known of a dump but the pages themselves, as JSON has it."""
+"""The summary of a dump, everything except the pages themselves, as JSON values."""
 
 import json
 import os
@@ -38,24 +38,30 @@ _ADDRESS = {"pattern": "^0x[0-9a-f]+$"}
 _PROCESS = _object(
     {
         "pid": _field("integer", "its process identifier; -1 where only its page tables are known"),
-        "ppid": _field("integer", "its parent's; -1 where it is not known"),
-        "name": _field("string", "as the kernel has it; any text, from the dump"),
-        "dtb": _field("string", "physical address of its top page table, 0x0: none", **_ADDRESS),
-        "user_dtb": _field("string", "of its table for user mode alone, 0x0: none", **_ADDRESS),
+        "ppid": _field("integer", "its parent's pid; -1 where it is not known"),
+        "name": _field("string", "as the kernel records it; may be any text"),
+        "dtb": _field(
+            "string", "physical address of its top-level page table; 0x0 if it has none", **_ADDRESS
+        ),
+        "user_dtb": _field(
+            "string",
+            "physical address of its second top-level table, for user mode; 0x0 if it has none",
+            **_ADDRESS,
+        ),
         "object_address": _field(
             "string",
-            "virtual address of its _EPROCESS or task_struct (the physical one where nothing that"
-            " is left leads to it), 0x0: not found",
+            "virtual address of its _EPROCESS or task_struct (physical address where no page table"
+            " leads to it); 0x0 if not found",
             **_ADDRESS,
         ),
         "pages": _field("integer", "page frames that it has in user mode"),
-        "private_pages": _field("integer", "those that no other process has"),
-        "shared_pages": _field("integer", "those that others have, too"),
+        "private_pages": _field("integer", "page frames that only this process has"),
+        "shared_pages": _field("integer", "page frames that other processes have, too"),
         "listed": _field("boolean", "whether it is in the system's list of processes"),
-        "kernel_thread": _field("boolean", "whether it is a thread of Linux' kernel"),
+        "kernel_thread": _field("boolean", "whether it is a thread of the Linux kernel"),
         "exited": _field("boolean", "whether it has ended, and its page tables are not in use"),
         "phase": _field("string", "starting, running, ending, or exited"),
-        "anomalies": _array({"type": "string"}, "what is odd about it: see process.ANOMALIES"),
+        "anomalies": _array({"type": "string"}, "its anomalies, in words of process.ANOMALIES"),
         "created": _field(["string", "null"], "ISO 8601, UTC"),
         "exit_time": _field(["string", "null"], "ISO 8601, UTC"),
     }
@@ -69,12 +75,12 @@ SCHEMA: dict[str, Any] = {
             "generator": _field("string", "the program and version that wrote it"),
             "dump": _field("string", "the file's name"),
             "format": _field("string", "such as ELF core"),
-            "sha256": _field(["string", "null"], "of the dump's file, with --hash"),
+            "sha256": _field(["string", "null"], "SHA-256 of the dump's file; only with --hash"),
             "size": _field("integer", "bytes of memory that the dump holds"),
             "frames": _field("integer", "page frames up to the last one that is held"),
-            "runs": _field("integer", "stretches of frames that are held"),
-            "holes": _field("integer", "stretches between them that are not"),
-            "os": _field(["string", "null"], "such as Windows 10.0.19041; null: not known"),
+            "runs": _field("integer", "runs of page frames that the dump holds"),
+            "holes": _field("integer", "gaps between these runs"),
+            "os": _field(["string", "null"], "such as Windows 10.0.19041; null if not known"),
             "time": _field(["string", "null"], "the system's own clock, ISO 8601, UTC"),
             "paging": _field(["string", "null"], "such as x86-64"),
             "dtb": _field(
@@ -83,8 +89,8 @@ SCHEMA: dict[str, Any] = {
             "classes": _field("object", "page frames of each class", **_COUNTS),
             "states": _field(["object", "null"], "page frames of each state, of Linux", **_COUNTS),
             "stale_spaces": _field("integer", "address spaces that no live process has"),
-            "volatility2_profiles": _array({"type": "string"}, "Volatility 2's that fit"),
-            "processes_left_out": _field("integer", "those that were not chosen"),
+            "volatility2_profiles": _array({"type": "string"}, "profiles of Volatility 2 that fit"),
+            "processes_left_out": _field("integer", "number of processes that were not chosen"),
             "processes": _array(_PROCESS, "in the order of their pids"),
             "copies": _array(
                 _object(
@@ -94,9 +100,9 @@ SCHEMA: dict[str, Any] = {
                         "object_address": _field("string", "where it lies", **_ADDRESS),
                     }
                 ),
-                "old copies of process objects, which are no processes",
+                "stale copies of process objects, which are not processes",
             ),
-            "remarks": _array({"type": "string"}, "what could not be known, or was left out"),
+            "remarks": _array({"type": "string"}, "remarks on missing or doubtful data"),
         }
     ),
 }
@@ -164,7 +170,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
 
 
 def dump_holes(dump: Dump) -> int:
-    """How many stretches of frames are not there, neither held nor left out, before the last."""
+    """The number of gaps below the last frame: neither held nor left out."""
     if len(dump.left_out_runs):
         return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)

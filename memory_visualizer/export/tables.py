@@ -1,7 +1,7 @@
-"""What a snapshot tells, for other programs: tables, JSON, the text page map.
+"""A snapshot for other programs: tables, JSON, the text page map.
 
-Every file appears whole or not at all. Names of processes come from the dump and are hostile:
-in JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
+Every file appears whole or not at all. Names of processes come from the dump and are hostile: in
+JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -38,7 +38,7 @@ _AT_ONCE = 1 << 17
 
 
 class MissingLibraryError(MemoryVisualizerError):
-    """A library is needed that is not installed."""
+    """A needed library is not installed."""
 
 
 def write_table(

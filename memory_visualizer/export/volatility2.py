@@ -71,9 +71,9 @@ def profiles_of(snapshot: Snapshot) -> tuple[str, ...]:
 def why_unknown(snapshot: Snapshot) -> str:
     """Why Volatility 2 cannot know this dump, as a sentence's end; nothing where it may."""
     if snapshot.system is None:
-        return "no Windows was found in the dump"
+        return "Windows was not found in the dump"
     if snapshot.system.family != "Windows":
-        return f"the dump is of {snapshot.system.family}, and the plugin is for Windows"
+        return f"the dump comes from {snapshot.system.family}, but the plugin is for Windows"
     if snapshot.dump.format.startswith(_UNREAD_FORMATS):
         return f"Volatility 2 does not read {snapshot.dump.format}"
     if _numbers(snapshot) and not profiles_of(snapshot):

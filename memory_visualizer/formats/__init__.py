@@ -1,1 +1,1 @@
-"""The ways in which a dump holds physical memory, one module each; `dump.open_dump` chooses."""
+"""The formats of dumps, each in its own module; `opening.open_dump` chooses."""

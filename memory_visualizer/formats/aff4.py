@@ -363,7 +363,7 @@ def _place(
         sentence = f"{path}, an AFF4 container, lacks a stream of its map, {missing[0][:100]!r}"
         if not lenient or (offsets < 0).all():
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; what belongs there was left out")
+        remarks.append(f"{sentence}; the memory in it was left out")
     streams.finish(lenient=lenient)
     return streams, offsets, left_out[np.argsort(left_out[:, 0], kind="stable")]
 
@@ -464,7 +464,9 @@ class _Streams(ChunkedInside):
         """
         begin = self._filled[-1][1] if self._filled else self.end
         if begin + length > _MOST_FILLED + (1 + _FILLED_FOR_EACH) * self.end:
-            raise BadInputError(f"{self._container} has a map with {length:,} times the same byte")
+            raise BadInputError(
+                f"{self._container} has a map that repeats one byte {length:,} times"
+            )
         self._filled.append((begin, begin + length, byte))
         return begin
 
@@ -477,7 +479,7 @@ class _Streams(ChunkedInside):
         lost = int(np.count_nonzero(rows[:, 1] < 0))
         if lost and not lenient:
             raise DamagedInputError(
-                f"{self._container}, an AFF4 container, is not whole: {lost:,} chunks are missing"
+                f"{self._container}, an AFF4 container, is incomplete: {lost:,} chunks are missing"
             )
         if lenient:
             self.leave_out_broken()
@@ -531,7 +533,7 @@ def _unpacker(fault: str, method: str) -> Callable[[bytes, int], bytes] | None:
         return lambda data, limit: _limited(cramjam.snappy.decompress_raw_into, data, limit)
     if "lz4" in method:
         return lambda data, limit: _limited(cramjam.lz4.decompress_block_into, data, limit)
-    raise BadInputError(f"{fault} is packed in an unknown way: {method[:80]!r}")
+    raise BadInputError(f"{fault} uses an unknown compression: {method[:80]!r}")
 
 
 def _limited(unpack: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytes:

@@ -140,7 +140,7 @@ class AvmlDump(Dump):
             sentence = f"{path} holds memory at {chunks.address[twice][0]:#x} in several places"
             if not lenient:
                 raise DamagedInputError(sentence)
-            remarks.append(f"{sentence}; one of them was taken")
+            remarks.append(f"{sentence}; one of them was used")
             chunks = chunks[~twice]
         near, left_out = near_pieces(path, chunks.address, chunks.length, lenient=lenient)
         chunks = chunks[near]

@@ -1,4 +1,4 @@
-"""What every dump can do, whatever its format."""
+"""The interface of every dump, whatever its format."""
 
 import os
 from abc import ABC, abstractmethod
@@ -57,11 +57,11 @@ class Dump(ABC):
     dump holds, in ascending order, no two of them adjacent. A frame is held if the dump holds all
     of its bytes."""
     notes: Mapping[str, int | bytes]
-    """What the headers tell of the machine, under the names that the format has for it."""
+    """Values about the machine from the headers, under the format's names for them."""
     left_out_runs: NDArray[np.int64]
     """As `runs`: frames that the machine has, and that the dump does not hold on purpose."""
     remarks: Sequence[str]
-    """Sentences on what was left out or could not be known, for the person at the screen."""
+    """Sentences for the user on data that was left out or is unknown."""
     reopen: Callable[[], "Dump"] | None = None
     """Opens the same dump in the same way once more, where it was opened from a file."""
     _is_closed = False
@@ -95,7 +95,7 @@ class Dump(ABC):
         """
 
     def close(self) -> None:
-        """Let go of the file now, rather than with the last reference to this object.
+        """Close the file now, rather than with the last reference to this object.
 
         What is read afterwards is a ValueError where the file had to stay open.
         """
@@ -112,7 +112,7 @@ class Dump(ABC):
 
     @cached_property
     def budget(self) -> Budget:
-        """What may be had of its contents, and what was refused."""
+        """The budget for its contents, which records each refusal."""
         return Budget(self.frame_count)
 
     @cached_property
@@ -279,8 +279,8 @@ def near_pieces(
         if not far.any():
             break
         sentence = (
-            f"{path} says that it holds memory at physical address {start[far][0]:#x}, much too far"
-            f" away for the {binary_size(size)} that it holds in all"
+            f"{path} says that it holds memory at physical address {start[far][0]:#x}, far too high"
+            f" for the {binary_size(size)} that it holds in all"
         )
         near &= ~far
         if not lenient or not near.any():

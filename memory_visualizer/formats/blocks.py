@@ -103,7 +103,7 @@ def place_frames(
     chosen = frame.size - 1 - last[frames < MAX_FRAMES]
     twice = frame.size - frames.size
     if twice:
-        remarks.append(f"{path} holds {twice:,} pages more than once; the later ones were taken")
+        remarks.append(f"{path} holds {twice:,} pages more than once; the later copies were used")
     if not chosen.size:
         raise BadInputError(f"{path} holds no page of memory")
     places = Places(frame[chosen], block[chosen], row[chosen])

@@ -98,7 +98,8 @@ class CrashDump(MappedDump):
             else:
                 what = _OTHERS.get(dump_type, f"of type {dump_type}")
                 raise BadInputError(
-                    f"{path} is a Windows crash dump, but {what}; complete and bitmap ones are read"
+                    f"{path} is a Windows crash dump, but {what}; this program reads complete and"
+                    " bitmap dumps"
                 )
         page, limit = np.uint64(PAGE_SIZE), np.uint64(MAX_FRAMES + 1)
         first, count = np.minimum(first, limit), np.minimum(count, limit)
@@ -175,10 +176,10 @@ def _header_runs(
     if good.all() and not too_many:
         return _one_after_another(header_size, count), first, count
     what = f"says that it has {run_count:,} runs of pages" if too_many else "has runs of pages"
-    why = "its header has no room for them" if too_many else "some of them make no sense"
+    why = "its header has no room for them" if too_many else "some of them are invalid"
     sentence = f"{path} {what}, but {why}"
     if not good.any():
-        raise BadInputError(f"{sentence}; nothing else tells where its pages belong")
+        raise BadInputError(f"{sentence}; nothing else in it gives the addresses of its pages")
     if not lenient:
         raise DamagedInputError(sentence)
     [bad] = np.nonzero(~good)
@@ -195,7 +196,7 @@ def _header_runs(
     kept = before | behind
     known = int(count[kept].sum())
     remarks.append(
-        f"{sentence}; {np.count_nonzero(kept):,} were taken, with {known:,} of {pages:,} pages"
+        f"{sentence}; {np.count_nonzero(kept):,} were used, with {known:,} of {pages:,} pages"
     )
     return offset[kept], first[kept], count[kept]
 
@@ -237,7 +238,7 @@ def _bitmap_runs(
         raise BadInputError(f"{path} has no bitmap of its pages where it should be")
     room = max(min((at - file.tell()) * 8, MAX_FRAMES), 0)
     if bits > room:
-        sentence = f"{path} says that its bitmap has {bits:,} bits; there is no room"
+        sentence = f"{path} says that its bitmap has {bits:,} bits, but there is no room"
         if not room:
             raise BadInputError(sentence)
         if not lenient:

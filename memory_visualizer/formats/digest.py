@@ -1,4 +1,4 @@
-"""The SHA-256 of a dump's file, by which it is known wherever it is handed on.
+"""The SHA-256 of a dump's file, which identifies the file wherever it goes.
 
 Blocks of a dump come to those who look at it from several threads, not all of them and not in the
 order of the file, so the file is read once more, from its beginning to its end, in a thread of its

@@ -94,14 +94,16 @@ def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, st
     identity = read_record(IDENTITY, head)
     class_, order = identity["ei_class"], identity["ei_data"]
     if class_ not in LAYOUTS or order not in _ORDERS:
-        raise BadInputError(f"{path} is an ELF file of neither 32 nor 64 bits, or of no byte order")
+        raise BadInputError(
+            f"{path} is an ELF file without a valid class (32 or 64 bits) or byte order"
+        )
     layout = LAYOUTS[class_]
     if _ORDERS[order] == ">":
         layout = layout.big_endian()
     header = read_record(layout.header, head)
     segments_at, segment_size, count = header["e_phoff"], header["e_phentsize"], header["e_phnum"]
     if header["e_type"] != _ET_CORE:
-        raise BadInputError(f"{path} is an ELF file, but no core")
+        raise BadInputError(f"{path} is an ELF file, but not a core")
     if count == _PN_XNUM and header["e_shoff"]:
         if header["e_shoff"] + end_of(layout.section, "sh_info") > size:
             raise cut

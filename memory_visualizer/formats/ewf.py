@@ -41,7 +41,7 @@ _MAX_ENTRIES = 1 << 24
 
 
 class EwfImage(ChunkedInside):
-    """What is in an E01 image."""
+    """The content of an E01 image."""
 
     name = "E01"
 
@@ -55,7 +55,9 @@ class EwfImage(ChunkedInside):
         and unpacks all chunks.
         """
         if isinstance(path, InsidePath):
-            raise BadInputError(f"{path} is an E01 image in another container; unpack that first")
+            raise BadInputError(
+                f"{path} is an E01 image in another container; unpack that container first"
+            )
         self._files: list[BinaryIO] = []
         self._volume: tuple[int, int, int, int] | None = None
         parts: list[NDArray[np.int64]] = []
@@ -65,7 +67,7 @@ class EwfImage(ChunkedInside):
             except DamagedInputError as error:
                 if not lenient or not parts:
                     raise
-                self.remarks = (f"{error}; what comes before was taken",)
+                self.remarks = (f"{error}; the part before it was read",)
         if self._volume is None or not parts:
             raise BadInputError(f"{path}, an E01 image, has no chunk of an image")
         self._chunks: NDArray[np.int64] = np.concatenate(parts)
@@ -80,14 +82,18 @@ class EwfImage(ChunkedInside):
         """Find the chunks of all files, as rows of place, size, whether packed, and file."""
         for number, name in enumerate(_names(path), 1):
             if number > 1 and not name.is_file():
-                raise DamagedInputError(f"{path} is not all of its image: {name.name} is missing")
+                raise DamagedInputError(
+                    f"{path} is only a part of an image: {name.name} is missing"
+                )
             file = keep_open(self, name)
             self._files.append(file)
             head = read_at(file, _FILE_HEADER.size, 0).ljust(_FILE_HEADER.size, b"\0")
             magic, _, told, _ = _FILE_HEADER.unpack(head)
             if magic != MAGIC or told != number:
                 if number == 1:
-                    raise BadInputError(f"{path} is file {told} of an E01 image; give the first")
+                    raise BadInputError(
+                        f"{path} is file {told} of an E01 image; give the first file"
+                    )
                 raise DamagedInputError(f"{name} is not file {number} of the image of {path}")
             if not self._find_in_file(name, file, number - 1, parts):
                 break

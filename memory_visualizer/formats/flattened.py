@@ -33,7 +33,7 @@ _Columns: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int
 
 
 class Flattened(Inside):
-    """The file that the pieces make. What no piece has is zeros."""
+    """The file that the pieces make up. Bytes in no piece are zeros."""
 
     name = "flattened"
 
@@ -52,10 +52,10 @@ class Flattened(Inside):
         if fault and not lenient:
             raise DamagedInputError(fault)
         if fault:
-            self.remarks = (f"{fault}; what follows was ignored",)
+            self.remarks = (f"{fault}; the rest was ignored",)
         cut = _without_overlaps(*columns)
         if cut is None:
-            raise BadInputError(f"{path} has too many pieces one over the other")
+            raise BadInputError(f"{path} has too many overlapping pieces")
         self._start, self._length, self._place = cut
         self.size = int((self._start + self._length).max(initial=0))
         with reading(path):

@@ -192,7 +192,7 @@ def _find_old(
         table = _read_table(file, page, layout)
         where = f"{path}: the table of page frames at byte {page * PAGE_SIZE:,}"
         if table is None:
-            _complain(f"{where} is broken; what follows it is not found", lenient, remarks)
+            _complain(f"{where} is broken; the tables after it cannot be found", lenient, remarks)
             return
         page, ranges = table
         if missing := _find_blocks(file, at + 1, ranges, found, size):
@@ -342,7 +342,7 @@ def _find_new(path: Path, file: FileIO, found: _Found, lenient: bool, remarks: l
     layouts = [_SECTIONS_64, _SECTIONS_64_OLD, _SECTIONS_32]
     layouts = [one for one in layouts if _number(header, "<I", one.page_size) == PAGE_SIZE]
     if not layouts:
-        raise BadInputError(f"{path} is a hibernation file, but its header makes no sense")
+        raise BadInputError(f"{path} is a hibernation file, but its header is invalid")
     known = [one for one in layouts if header_size in one.kernel_pages]
     layout = (known or layouts)[0]
     boot, kernel = (_number(header, layout.word, at) for at in (layout.boot, layout.kernel))
@@ -355,18 +355,17 @@ def _find_new(path: Path, file: FileIO, found: _Found, lenient: bool, remarks: l
         fault = _read_sets(file, page, pages, np.dtype(layout.word.replace("Q", "u8")), found)
         if not fault:
             continue
-        faults.append(f"{path}: of the {name} section of the hibernation file {fault}")
+        faults.append(f"{path}, {name} section of the hibernation file: {fault}")
     if not len(found.blocks):
         raise BadInputError(
-            f"{path} is a hibernation file whose contents are not there, as after a resume, which"
-            " clears them"
+            f"{path} is a hibernation file without contents; Windows clears them on a resume"
         )
     for sentence in faults:
         _complain(sentence, lenient, remarks)
     if not known:
         remarks.append(
-            f"{path} is of a Windows whose header ({header_size:,} bytes) is not known here; its"
-            " last section was read as far as it makes sense"
+            f"{path} comes from a version of Windows whose header ({header_size:,} bytes) is"
+            " unknown; its last section was read as far as it is valid"
         )
 
 

@@ -81,8 +81,8 @@ class HypervDump(BlocksDump):
             size = file_size(file)
         if not saved.ranges or not saved.blocks:
             raise BadInputError(
-                f"{path} is a file of Hyper-V's without the machine's memory: the machine was not"
-                " saved, or before Windows Server 2016 (of such, Microsoft's vm2dmp makes a dump)"
+                f"{path} is a Hyper-V file without the machine's memory: the machine was not saved,"
+                " or it was saved before Windows Server 2016 (then Microsoft's vm2dmp makes a dump)"
             )
         blocks = BlockList()
         place: dict[int, int] = {}
@@ -110,7 +110,7 @@ class HypervDump(BlocksDump):
                 raise DamagedInputError("its pieces are too large")
             target += piece
         if len(target) != _BLOCK_SIZE:
-            raise DamagedInputError(f"its pieces have {len(target):,} bytes together")
+            raise DamagedInputError(f"its pieces have {len(target):,} bytes in total")
         return bytes(target)
 
 
@@ -163,7 +163,7 @@ def _pieces(packed: bytes) -> Iterator[bytes]:
                     (count,) = struct.unpack_from("<I", packed, position)
                     position += 4
                 if len(value) < 8 or count > _BLOCK_PAGES:
-                    raise DamagedInputError("a piece makes no sense")
+                    raise DamagedInputError("a piece is invalid")
                 yield value * (count * PAGE_SIZE // 8)
                 continue
             unpacked = PAGE_SIZE
@@ -172,7 +172,7 @@ def _pieces(packed: bytes) -> Iterator[bytes]:
                 position += 8
             piece = packed[position : position + size]
             if len(piece) < size or unpacked > _BLOCK_SIZE:
-                raise DamagedInputError("a piece makes no sense")
+                raise DamagedInputError("a piece is invalid")
             yield piece if size == unpacked else xpress.unpack_plain(piece, unpacked)
             position += size
     except struct.error as error:
@@ -209,7 +209,7 @@ def _tables_of_keys(path: Path, file: FileIO) -> Iterator[tuple[int, int]]:
         signature, count = struct.unpack("<II", header) if len(header) == 8 else (0, 0)
         if signature != _OBJECT_TABLE or count > _MAX_OBJECTS:
             if at == _FIRST_TABLE:
-                raise BadInputError(f"{path} is a file of Hyper-V's, but has no table of objects")
+                raise BadInputError(f"{path} is a Hyper-V file, but has no table of objects")
             return
         data = _read(file, count * _OBJECT.size, at + 8)
         data = data[: len(data) // _OBJECT.size * _OBJECT.size]

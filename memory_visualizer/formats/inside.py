@@ -1,8 +1,8 @@
-"""What a container holds, read as if it were a file of its own.
+"""The content of a container, read like a file of its own.
 
-gzip, E01, AFF4 and others wrap a file. What reads them is an `Inside`: a size, and bytes from any
-place. As an `InsidePath` it goes wherever a dump's path goes, so the format inside is recognised
-and read by the same modules as a file on disk. Containers may lie in one another.
+gzip, E01 and others wrap a file. Their reader is an `Inside`: a size, and bytes from any place. As
+an `InsidePath` it goes wherever a dump's path goes, so the format inside is recognised and read by
+the same modules as a file on disk. Containers may lie in one another.
 """
 
 import io
@@ -119,7 +119,7 @@ class InsidePath(_SystemPath):
     def __reduce__(self) -> str | tuple[Any, ...]:
         """As any path; TypeError where it leads into a container, which a pickle cannot hold."""
         if self.inside is not None:
-            raise TypeError(f"what is inside {self} cannot be pickled by its path")
+            raise TypeError(f"the contents of {self} cannot be pickled by its path")
         return super().__reduce__()
 
     def open(self, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:
@@ -149,7 +149,7 @@ def as_path(path: str | Path) -> Path:
 
 
 class ChunkedInside(Inside):
-    """What is packed in chunks, each by itself."""
+    """Content that is packed in independent chunks."""
 
     def __init__(self, path: Path, starts: ArrayLike, size: int) -> None:
         """`starts` are the first bytes of the chunks, inside, in ascending order, the first 0."""

@@ -157,7 +157,7 @@ class KdumpDump(Dump):
             with reading(path), path.open("rb", buffering=0) as file:
                 header = _header(path, file)
                 if headers and (header.names, header.block) != (headers[0].names, headers[0].block):
-                    raise BadInputError(f"{path} is no part of the same dump as {paths[0]}")
+                    raise BadInputError(f"{path} does not belong to the same dump as {paths[0]}")
                 held = _held(path, file, header)
                 at = header.bitmaps_at + 2 * header.bitmap_size
                 columns.append(_descriptors(path, file, at, int(held[:, 1].sum()), number))
@@ -335,7 +335,7 @@ def _header(path: Path, file: FileIO) -> _Header:
     head = read_at(file, _HEADER_SIZE, 0)
     layout = _layout(path, head) if len(head) == _HEADER_SIZE else None
     if layout is None:
-        raise BadInputError(f"{path} has no header of a kdump file where it should be")
+        raise BadInputError(f"{path} has no kdump header where it should be")
     header = read_record(layout.header, head)
     version, block, bitmaps = (
         header[name] for name in ("header_version", "block_size", "bitmap_blocks")
@@ -383,7 +383,7 @@ def _layout(path: Path, head: bytes) -> Layout | None:
     for layout in (NARROW, WIDE):
         if read_record(layout.header.newbyteorder(">"), head)["block_size"] in _BLOCKS:
             raise BadInputError(
-                f"{path} is of a big-endian machine, which this program cannot read"
+                f"{path} comes from a big-endian machine, which this program cannot read"
             )
     return None
 
@@ -426,7 +426,7 @@ def _bitmaps(path: Path, file: FileIO, header: _Header) -> tuple[Bitmap, Bitmap]
 def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
     """What is to be said of the files: parts that are missing, and what was not written."""
     remarks = [
-        f"{path} is incomplete by its own word: its disk was full"
+        f"{path} says that it is incomplete: the disk was full"
         for path, header in zip(paths, headers, strict=True)
         if header.incomplete
     ]
@@ -435,7 +435,8 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         return remarks
     if len(paths) == 1:
         return [
-            f"{paths[0]} is one file of several; what the others hold is absent: give all of them",
+            f"{paths[0]} is one of several files; the pages in the others are absent: give all"
+            " files",
             *remarks,
         ]
     done, missing = 0, []
@@ -445,7 +446,7 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         done = max(done, last)
     # A part for no page that is held may be missing, and so may what no machine has.
     if missing:
-        remarks.append(f"no file of the dump is for the page frames {', '.join(missing[:9])}")
+        remarks.append(f"no file of the dump covers the page frames {', '.join(missing[:9])}")
     return remarks
 
 
@@ -472,7 +473,7 @@ def _joined(
         )
         if not lenient:
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; one of them was taken")
+        remarks.append(f"{sentence}; one of them was used")
         order = order[np.diff(numbers[order], prepend=-1) != 0]
     if not len(order):
         raise BadInputError(f"{paths[0]} and the other files hold no page of memory")

@@ -59,14 +59,14 @@ class PackedSave(Inside):
             self._file = keep_open(self, path)
             header = header_of(self._file.read(HEADER_SIZE))
             if header is None:
-                raise BadInputError(f"{path} is no machine that libvirt saved")
+                raise BadInputError(f"{path} is not a machine saved by libvirt")
             self.size = max(0, file_size(self._file) - header.start)
         self._path, self._start = path, header.start
         if header.packed == _PACKED[_LZOP]:
             raise BadInputError(
-                f"{path} is a machine saved by libvirt and packed with lzop; unpack what follows"
-                f" its first {header.start:,} bytes (tail -c +{header.start + 1} FILE | lzop -dc),"
-                " which is a dump"
+                f"{path} is a machine saved by libvirt and packed with lzop; unpack the part after"
+                f" its first {header.start:,} bytes (tail -c +{header.start + 1} FILE | lzop -dc):"
+                " it is a dump"
             )
         if not self.size:
             raise BadInputError(f"{path} ends within its header")

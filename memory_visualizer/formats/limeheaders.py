@@ -66,7 +66,7 @@ def parse(header: bytes) -> Header | str:
         return "a range's header is cut off"
     magic, version, first, last, _ = HEADER.unpack(header)
     if magic not in _VERSIONS:
-        return "there is no range's header"
+        return "a range's header is missing"
     if version != _VERSIONS[magic]:
         return f"a range has the unknown version {version}"
     if last < first:

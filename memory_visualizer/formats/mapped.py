@@ -120,7 +120,7 @@ def find_extents(
         sentence = f"{path} holds page frame {twice:#x} in more than one place"
         if not lenient:
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; the place listed for the lower address was taken")
+        remarks.append(f"{sentence}; the place listed for the lower address was used")
     extents = Extents(
         extents.first + overlap, extents.count - overlap, extents.offset + overlap * PAGE_SIZE
     )[overlap < extents.count]

@@ -1,7 +1,7 @@
-"""Files that are no dumps, or none that can be read: what they are, and what makes dumps of them.
+"""Files that are not readable dumps: their kinds, and the tools that make dumps from them.
 
-Told by how a file begins, as each format's description or its own tool has it. A raw dump may begin
-with anything, so what has only a few bytes in common with such a file is looked at more closely.
+The first bytes of a file decide, by each format's description or tool. A raw dump may begin with
+anything, so what has only a few bytes in common with such a file is looked at more closely.
 """
 
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ _CONTAINERS = {
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffXENF": _XEN,
-    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump that is in it (ewfexport)",
-    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump that is in it",
-    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump that is in it",
-    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump that is in it with FTK Imager",
-    b"HPAK": "a dump by HBGary's FDPro; take the memory out of it with Volatility 2's hpakextract",
-    b"AFF10\r\n\0": "an AFF image; export the raw dump that is in it (affconvert)",
+    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it (ewfexport)",
+    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it",
+    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it",
+    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump inside it with FTK Imager",
+    b"HPAK": "a dump by HBGary's FDPro; extract its memory with Volatility 2's hpakextract",
+    b"AFF10\r\n\0": "an AFF image; export the raw dump inside it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
     b"\xa8\x19\x01\x73\x61\x8f\x23\xed": "an LKCD dump; crash or libkdumpfile reads it",
     b"\xed\x23\x8f\x61\x73\x01\x19\xa8": "an LKCD dump; crash or libkdumpfile reads it",
@@ -98,7 +98,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
     if path.suffix.lower() == ".bin" and path.with_suffix(".vsv").is_file():
         return _OLD_HYPERV
     if _is_text(head) and all(_is_text(part) for part in _samples(file, size)):
-        return "a text, not a dump"
+        return "a text file, not a dump"
     return None
 
 
@@ -126,7 +126,7 @@ def _by_name(name: str) -> str | None:
     if name == "hiberfil.sys":
         return "a hibernation file of Windows that was cleared, as after a resume"
     if name.endswith(".vsv"):
-        return f"{_OLD_HYPERV}, the one without the memory"
+        return f"{_OLD_HYPERV}, the file without the memory"
     if name in ("pagefile.sys", "swapfile.sys"):
         return "a page file of Windows: pages that were not in memory"
     return None

@@ -102,7 +102,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         raise DamagedInputError(f"{path} is {part}")
     if container := _container(head):
         if depth == _MAX_DEPTH:
-            raise BadInputError(f"{path} holds a container in a container, too often")
+            raise BadInputError(f"{path} nests containers too deeply")
         inside: Inside = container(path, lenient=lenient, progress=progress)
         dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
         dump.format = f"{dump.format} ({inside.name})"
@@ -136,7 +136,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
             remarks += inside.remarks
         if not head.startswith((kdump.MAGIC, kdump.OLD_MAGIC)):
             raise BadInputError(
-                f"{path} is no part of a split kdump file; of other formats, one file is one dump"
+                f"{path} is not part of a split kdump file; in other formats, one file is one dump"
             )
         parts.append(part)
     dump = kdump.KdumpDump.open_parts(parts, lenient=lenient)

@@ -111,7 +111,7 @@ def _is_limes(head: bytes) -> bool:
 
 
 class Unpacked(Inside):
-    """What is packed in a file, in a scratch file."""
+    """The content of a packed file, in a scratch file."""
 
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
@@ -126,7 +126,7 @@ class Unpacked(Inside):
         with reading(path), path.open("rb", buffering=0) as file:
             name = kind_of(file.read(PAGE_SIZE))
             if not name:
-                raise BadInputError(f"{path} is packed in no way that is known")
+                raise BadInputError(f"{path} is packed in an unknown way")
             self.name = name
             make = _KINDS[name][1] if name in _KINDS else lambda: _Zlib(15)
             self._scratch = _Scratch(path)
@@ -137,11 +137,11 @@ class Unpacked(Inside):
             except DamagedInputError as error:
                 if not lenient or not self._scratch.size:
                     raise
-                self.remarks = (f"{error}; what comes before was taken",)
+                self.remarks = (f"{error}; the part before it was read",)
         self._scratch.finish()
         self.size = self._scratch.size
         if not self.size:
-            raise BadInputError(f"{path} has nothing packed in it")
+            raise BadInputError(f"{path} is packed, but holds nothing")
         self.remarks = (*self.remarks, self._scratch.remark(name))
 
     def read_into(self, target: memoryview, offset: int) -> None:
@@ -227,9 +227,9 @@ class _Scratch:
             free = shutil.disk_usage(self._folder).free
             if free < _RESERVE + _LOOK_AT_ROOM:
                 raise BadInputError(
-                    f"{self._path} has to be unpacked, and there is no room for it in"
-                    f" {self._folder}: after {binary_size(self._written)}"
-                    f" {binary_size(free)} are free; let TMPDIR name a folder with more room"
+                    f"{self._path} has to be unpacked, but there is no room for it in"
+                    f" {self._folder}: after {binary_size(self._written)}, {binary_size(free)} are"
+                    " free; set TMPDIR to a folder with more room"
                 )
             self._until_look = _LOOK_AT_ROOM
         try:
@@ -257,8 +257,8 @@ class _Scratch:
 
     def _cannot(self, error: OSError) -> BadInputError:
         return BadInputError(
-            f"{self._path} has to be unpacked, and no scratch file can be written in"
-            f" {self._folder} ({error.strerror or error}); TMPDIR names another folder"
+            f"{self._path} has to be unpacked, but no scratch file can be written in {self._folder}"
+            f" ({error.strerror or error}); set TMPDIR to another folder"
         )
 
 

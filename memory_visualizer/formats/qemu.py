@@ -185,8 +185,8 @@ class QemuDump(PlacedDump):
                 at = f"byte {reader.position:,}"
                 if not contents.page:
                     raise BadInputError(f"{path} ends before the machine's memory") from None
-                what = f"ends too early, at {at}" if reader.at_end() else f"makes no sense at {at}"
-                _complain(f"{path}, a stream of QEMU's, {what}", lenient, remarks)
+                what = f"ends too early, at {at}" if reader.at_end() else f"is invalid at {at}"
+                _complain(f"{path}, a QEMU stream, {what}", lenient, remarks)
             parts = _layout(path, file, contents, remarks)
         frame, row = _frames(contents, parts)
         frame, place, made = _last_states(path, contents, frame, row, lenient, remarks)
@@ -203,7 +203,7 @@ class QemuDump(PlacedDump):
             page = bytearray(self._pages(file, np.array([made.base])).tobytes())
         for at, size in made.changes:
             if not _change(page, self._read(file, size, at)):
-                raise DamagedInputError(f"{self.path}: a change at byte {at:,} makes no sense")
+                raise DamagedInputError(f"{self.path}: a change at byte {at:,} is invalid")
         return bytes(page)
 
     def _unzipped(self, file: FileIO, at: int, size: int) -> bytes:
@@ -249,7 +249,7 @@ class QemuDump(PlacedDump):
 def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
     if not lenient:
         raise DamagedInputError(sentence)
-    remarks.append(f"{sentence}; what is before that was taken")
+    remarks.append(f"{sentence}; the part before it was read")
 
 
 def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple[int, str]:
@@ -494,17 +494,17 @@ def _layout(path: Path, file: FileIO, contents: _Contents, remarks: list[str]) -
     """
     blocks = contents.blocks
     if not blocks:
-        raise BadInputError(f"{path} tells of no memory")
+        raise BadInputError(f"{path} describes no memory")
     main = [name for name in blocks if _MAIN.fullmatch(name)]
     if not main:
         main = [max(blocks, key=lambda name: int(blocks[name].size))]
         shown = main[0].decode("latin-1")
-        remarks.append(f"{path}: the largest block of memory, {shown!r}, was taken for the RAM")
+        remarks.append(f"{path}: the largest block of memory, {shown!r}, was assumed to be the RAM")
     main.sort(key=_node)
     if others := [name for name in blocks if _HOTPLUGGED.fullmatch(name)]:
         size = sum(blocks[name].size for name in others) // PAGE_SIZE
         remarks.append(
-            f"{path} does not tell where {size:,} pages of memory are that were plugged in"
+            f"{path} does not tell the addresses of {size:,} pages of memory that were plugged in"
         )
     total = sum(blocks[name].size for name in main)
     start, hole = _hole(path, file, contents.machine, total, remarks)
@@ -547,7 +547,8 @@ def _hole(
     if not kind.startswith((b"pc-", b"xenfv")) and total >= 0x80000000:
         shown = machine.decode("latin-1")
         remarks.append(
-            f"{path} is of a machine ({shown!r}) that is not known: its memory is placed as in a PC"
+            f"{path} comes from an unknown machine type ({shown!r}): its memory is placed as in a"
+            " PC"
         )
     if re.match(rb"pc-(i440fx-)?[01]\.", kind):
         return 0, 0xE0000000

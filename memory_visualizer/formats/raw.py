@@ -12,7 +12,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 
 class RawDump(MappedDump):
-    """A raw dump. What its tool filled holes with cannot be told from memory, and is not."""
+    """A raw dump. The filling of its holes cannot be distinguished from memory."""
 
     trailing_bytes: int
     """Bytes after the last whole page; not looked at."""
@@ -39,8 +39,8 @@ class RawDump(MappedDump):
             size = file_size(file)
         dump = cls._of_file(path, size, header, lenient=True)
         remark = (
-            f"the first {header:,} bytes of {path} are a header that this program does not know:"
-            " memory was taken to begin behind it, where what lies in it fits together"
+            f"the first {header:,} bytes of {path} are an unknown header: memory was assumed to"
+            " begin after it, where its contents fit together"
         )
         dump.remarks = (remark, *dump.remarks)
         dump.reopen = partial(cls.behind, path, header)
@@ -59,7 +59,9 @@ class RawDump(MappedDump):
                     f"{path} is not a whole number of {PAGE_SIZE:,}-byte pages:"
                     f" {trailing_bytes:,} bytes follow page {frame_count:,}",
                 )
-            remarks.append(f"ignored the last {trailing_bytes:,} bytes of {path}, not a whole page")
+            remarks.append(
+                f"ignored the last {trailing_bytes:,} bytes of {path}, less than a whole page"
+            )
         extents, _ = find_extents(path, [0], [size - header], [header], file_size=size)
         dump = cls(path, "raw", extents, remarks=remarks)
         dump.trailing_bytes = trailing_bytes

@@ -31,7 +31,7 @@ _MAX_CHUNK = 1 << 16
 
 
 class SnappyStream(ChunkedInside):
-    """What is packed in a Snappy or S2 stream."""
+    """The content of a Snappy or S2 stream."""
 
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
@@ -50,13 +50,13 @@ class SnappyStream(ChunkedInside):
             except DamagedInputError as error:
                 if not lenient or not lengths:
                     raise
-                self.remarks = (f"{error}; what follows was ignored",)
+                self.remarks = (f"{error}; the rest was ignored",)
         if self._is_s2 and not s2.is_fast():
             sentence = f"{path}: S2 is unpacked slowly without the Python package wasmtime"
             self.remarks = (*self.remarks, sentence)
         ends = np.cumsum(np.frombuffer(lengths, np.int64)) if lengths else np.zeros(0, np.int64)
         if not len(ends):
-            raise BadInputError(f"{path} has nothing packed in it")
+            raise BadInputError(f"{path} is packed, but holds nothing")
         super().__init__(path, ends - np.frombuffer(lengths, np.int64), int(ends[-1]))
         if lenient:
             self.leave_out_broken()

@@ -54,7 +54,7 @@ class VmaState(Inside):
         if fault and not lenient:
             raise DamagedInputError(f"{path}{fault}")
         if fault:
-            self.remarks = (f"{path}{fault}; what follows was ignored",)
+            self.remarks = (f"{path}{fault}; the rest was ignored",)
         if not len(clusters):
             raise BadInputError(f"{path} ends before the machine's memory")
         number = np.frombuffer(clusters, np.int64)

@@ -75,7 +75,7 @@ class VmwareDump(MappedDump):
         if state.ram is None:
             source = path if path != state_path else _find_ram(path, state)
             if source.stem.lower() != state_path.stem.lower():
-                notes.append(f"{source} is read as {state_path} describes it, by its size")
+                notes.append(f"{source} is used as the memory of {state_path}, since its size fits")
         with reading(source), source.open("rb") as file:
             size = file_size(file)
         ram_offset, ram_size = state.ram or (0, size)
@@ -184,7 +184,7 @@ def missing_state(path: Path, size: int) -> str | None:
     """Say that a .vmem alone may be not enough; None where it is."""
     if path.suffix.lower() == RAM_SUFFIX and size > _FIRST_HOLE:
         return (
-            f"{path} is read as raw, but of a machine with more than 3 GiB the .vmss or .vmsn file"
+            f"{path} is read as raw, but for a machine with more than 3 GiB the .vmss or .vmsn file"
             " is needed beside it: pages above 3 GiB are at wrong addresses without it"
         )
     return None
@@ -201,8 +201,8 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     places = {name.rstrip(b"\0"): place for name, place, _ in _GROUP.iter_unpack(groups)}
     if b"memory" not in places:
         raise BadInputError(
-            f"{path} is a VMware file without the memory: of a snapshot that leaves it out, or of a"
-            " machine that was off"
+            f"{path} is a VMware file without the memory: the snapshot leaves it out, or the"
+            " machine was off"
         )
     position = places[b"memory"]
     size = file_size(file)
@@ -235,7 +235,7 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
         data += 2 + int.from_bytes(tag[data : data + 2], "little")
         if name == "Memory":
             if value_size == _COMPRESSED_BLOCK:
-                raise BadInputError(f"{path} holds the RAM compressed; this cannot be read")
+                raise BadInputError(f"{path} holds compressed RAM, which this program cannot read")
             state.ram = position + data, stored
         position += data + stored
-    raise BadInputError(f"{path} says too much of the memory: more than {_MAX_TAGS:,} items")
+    raise BadInputError(f"{path} has too many entries about the memory: more than {_MAX_TAGS:,}")

@@ -49,7 +49,7 @@ def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages
         return None
     name = b".xen_p2m" if b".xen_p2m" in sections else b".xen_pfn"
     if name not in sections:
-        raise BadInputError(f"{path} is a core of Xen's, but does not tell where its pages belong")
+        raise BadInputError(f"{path} is a Xen core, but does not tell the addresses of its pages")
     at, table_size = sections[name]
     entry = 16 if name == b".xen_p2m" else 8
     pages_at, pages_size = sections[b".xen_pages"]
@@ -61,11 +61,14 @@ def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages
     remarks = []
     if name == b".xen_p2m":
         remarks.append(
-            f"{path} is of a paravirtual guest, whose page tables hold the frames of the machine:"
-            " address spaces cannot be followed"
+            f"{path} comes from a paravirtual guest, whose page tables hold machine frame numbers:"
+            " this program cannot follow them"
         )
     if frame.size * PAGE_SIZE < pages_size:
-        sentence = f"{path} tells of {frame.size:,} pages where {pages_size // PAGE_SIZE:,} belong"
+        sentence = (
+            f"{path} gives addresses for {frame.size:,} pages, but holds"
+            f" {pages_size // PAGE_SIZE:,}"
+        )
         if not frame.size:
             raise BadInputError(sentence)
         if not lenient:

@@ -59,7 +59,7 @@ def _library(name: str) -> _Library | None:
 
 def _exactly(unpacked: bytes, size: int) -> bytes:
     if len(unpacked) != size:
-        raise DamagedInputError(f"Xpress of {len(unpacked):,} bytes in the place of {size:,}")
+        raise DamagedInputError(f"Xpress data of {len(unpacked):,} bytes instead of {size:,}")
     return unpacked
 
 

@@ -1,1 +1,1 @@
-"""Linux: its kernel, its processes, and what it knows of each page."""
+"""Linux: the kernel, its processes, and its records of each page."""

@@ -1,4 +1,4 @@
-"""Mappings of a Linux dump that the kernel's own word of its pages speaks against."""
+"""Mappings of a Linux dump that contradict the kernel's records of its pages."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,12 @@ class Doubts:
         remarks = []
         if self._pages:
             remarks.append(
-                f"{counted(self._pages, 'page')} mapped into processes but free or the kernel's own"
-                " by its word: these mappings are of another moment, and are left out"
+                f"{counted(self._pages, 'page')} mapped into processes, but free or the kernel's"
+                " own by the kernel's records: these mappings are stale and were left out"
             )
         if self._huge:
             remarks.append(
-                f"{counted(self._huge, 'mapping')} of 1 GiB where the kernel knows of no such page:"
-                " left out"
+                f"{counted(self._huge, 'mapping')} of 1 GiB left out: the kernel has no page of"
+                " this size there"
             )
         return remarks

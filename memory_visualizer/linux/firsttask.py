@@ -1,4 +1,4 @@
-"""A task to begin with: the first of all, or another one where that is lost.
+"""The task with which a search begins: the first task, or another task if the first is lost.
 
 The first task, `init_task`, lies in the kernel's image, and a symbol names it. All others lie in
 memory that the kernel sees in its view of all memory (the direct map). Some of them are there in

@@ -1,9 +1,9 @@
-"""The table of symbols that a Linux kernel carries with it, read from its memory.
+"""The symbol table that a Linux kernel carries with it (kallsyms), read from its memory.
 
 Names are packed: each is a row of bytes that stand for pieces of text, the tokens (the kernel's
 scripts/kallsyms.c). Since 6.0 VMCOREINFO tells where the parts of the table lie; they lie one
-behind the other, and show themselves by their form. A table is believed if it knows the address
-of something that is known without it.
+behind the other, and show themselves by their form. A table is believed if it knows the address of
+something that is known without it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

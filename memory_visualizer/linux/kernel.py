@@ -1,4 +1,4 @@
-"""Whose address spaces a Linux dump holds, found in the dump alone.
+"""The kernel of a Linux dump and its page tables, found in the dump alone.
 
 The kernel's own VMCOREINFO names its top-level table; its symbols (kallsyms) and the description of
 its types (BTF), both in its memory, lead to the list of its processes. Where a kernel has no BTF,
@@ -182,7 +182,7 @@ def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKe
     # Of a dump that was cut it may all lie behind the end.
     end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, machine.image[1])
     kernel = TableMemory(memory, machine.kernel, top, [(start, end, first)])
-    remark = "the kernel's own page tables are lost: its image was taken to lie in a row"
+    remark = "the kernel's own page tables are lost: its image was assumed to be contiguous"
     return LinuxKernel(info, machine, memory, top, kernel, start, remarks=(remark,), is_lost=True)
 
 
@@ -199,7 +199,7 @@ def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
     if np.count_nonzero(found.kernel.frames(places) == some) * 2 > len(some):
         return found
     kernel = found.kernel.with_regular((base, base + count * PAGE_SIZE, 0))
-    remark = "page tables of the kernel's view of all memory are lost: it was taken to be regular"
+    remark = "page tables of the kernel's direct map are lost: the map was assumed to be regular"
     return replace(found, kernel=kernel, remarks=(*found.remarks, remark))
 
 
@@ -340,10 +340,11 @@ def find_kernel_by_form(
         known = {"SYMBOL(linux_banner)": place}
         info = replace(same[0] if same else found.info, release=release, known=known)
         remark = (
-            "the kernel's VMCOREINFO is damaged: what it tells is believed where it proves true"
+            "the kernel's VMCOREINFO is damaged: a value from it is used only if other evidence"
+            " confirms it"
             if same
-            else "the kernel's VMCOREINFO was not found: it was recognised by its page tables and"
-            " banner, and what only that text tells is not known"
+            else "the kernel's VMCOREINFO was not found: the kernel was recognised by its page"
+            " tables and banner, and values that only VMCOREINFO gives are unknown"
         )
         found = replace(found, info=info, remarks=(remark,))
         return _with_own_table(_with_types(_with_copies(found, release, same)))
@@ -443,7 +444,7 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
         wanted = (*wanted, *_MORE_SYMBOLS)
     symbols = table.find(wanted) if table else {}
     if table is None:
-        remarks.append("the kernel's table of symbols was not found")
+        remarks.append("the kernel's symbol table was not found")
     types = _read_btf(found, symbols)
     return _with_direct_map(replace(found, symbols=symbols, btf=types, remarks=tuple(remarks)))
 

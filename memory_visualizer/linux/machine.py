@@ -1,4 +1,4 @@
-"""What a Linux kernel's architecture means for those who read its memory, told by VMCOREINFO."""
+"""The architecture of a Linux kernel, as its VMCOREINFO tells it."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Where in a Linux kernel's tasks stands what is needed.
+"""The offsets of the needed members in a Linux kernel's tasks.
 
 BTF tells it. Where a kernel has none, the tasks show it themselves, as Windows' process objects do.
 Each offset is voted on: it is where most tasks have what fits; a task that differs costs itself.

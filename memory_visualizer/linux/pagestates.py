@@ -1,4 +1,4 @@
-"""What a Linux kernel knows of each page frame: its array of `struct page`.
+"""A Linux kernel's records of each page frame: its array of `struct page`.
 
 Where in it a member stands, and what a flag's number is, is told by VMCOREINFO, else by BTF. Three
 ways of saying a page's type followed one another, and the value by which VMCOREINFO names pages of
@@ -241,11 +241,14 @@ class PageArray(StructPages):
         states[~frames_there(self._memory)] = PageState.ABSENT
         if unknown := np.count_nonzero(states == PageState.UNKNOWN):
             remarks.append(
-                f"the dump does not hold what its kernel knows of {counted(int(unknown), 'page')}:"
-                " such are known to be used only where they are mapped"
+                "the dump lacks the kernel's records (struct page) of"
+                f" {counted(int(unknown), 'page')}: such a page counts as used only where it is"
+                " mapped"
             )
         if not self._flags.slab and self._slab is None:
-            remarks.append("this kernel does not tell which pages are slab; they are kernel other")
+            remarks.append(
+                "this kernel does not tell which pages are slab; they count as kernel other"
+            )
         return PageStates(states, swap_cache, tuple(remarks))
 
     def _by_page(self, marks: Marks) -> Marks:

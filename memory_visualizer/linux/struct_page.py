@@ -131,7 +131,7 @@ class StructPages:
         self._hugetlb = self._type("PAGE_HUGETLB_MAPCOUNT_VALUE", "PGTY_hugetlb")
         self._flags = self._find_flags()
         if not (self._flags.lru or self._flags.head or self._flags.slab):
-            raise UntoldError("it does not tell what the flags of its pages mean")
+            raise UntoldError("the kernel does not tell the meaning of its page flags")
         self._section_frames, self._arrays = self._find_arrays()
         self.types = self._find_types()
 
@@ -144,7 +144,7 @@ class StructPages:
         sizes = [usual_size, *self._info.votes("SIZE(page)"), self._size("page")]
         size = self._elected(sizes, _is_size)
         if size is None:
-            raise UntoldError("it does not tell how large its struct page is")
+            raise UntoldError("the kernel does not tell the size of its struct page")
         places: list[int] = []
         for names, newest in _MEMBERS.items():
             usual = newest if size == _USUAL_SIZE and self._word == 8 else None
@@ -159,7 +159,9 @@ class StructPages:
                 lambda vote, step=step, end=end: vote in range(0, end, step),  # type: ignore[misc]
             )
             if place is None:
-                raise UntoldError(f"it does not tell where in struct page {names[0]} stands")
+                raise UntoldError(
+                    f"the kernel does not tell the offset of {names[0]} in struct page"
+                )
             places.append(place)
         destructor = self._info.offset("page.compound_dtor")
         if destructor is None and self._btf:
@@ -256,7 +258,7 @@ class StructPages:
         count = self._in_buddy([*told, *_BUDDIES])
         best = max(count, key=lambda value: count[value])
         if not count[best] and not told:
-            raise UntoldError("its VMCOREINFO does not tell how free pages are marked")
+            raise UntoldError("VMCOREINFO does not tell how free pages are marked")
         return PageTypes(best)
 
     def _in_buddy(self, values: list[int]) -> dict[int, int]:
@@ -305,7 +307,7 @@ class StructPages:
         if best is None and (arrays := self._arrays_in_a_row()) is not None:
             best = 0, 1 << (_USUAL_SECTION_BITS - self._page_bits), arrays
         if best is None:
-            raise UntoldError("it does not tell where its struct pages are")
+            raise UntoldError("the kernel does not tell where its struct pages are")
         return best[1], best[2]
 
     def _arrays_by_sections(

@@ -1,4 +1,4 @@
-"""A Linux dump, understood: its kernel, its processes, and who has each page."""
+"""The analysis of a Linux dump: its kernel, its processes, and the owners of each page."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,7 +58,7 @@ def understand(
         )
         survey = pages.survey()
     except UntoldError as error:
-        remarks.append(f"what the kernel knows of its pages was not found: {error}")
+        remarks.append(f"the kernel's records of its pages were not found: {error}")
     found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks
     roots, owners, again = _spaces_once(found)
@@ -136,7 +136,7 @@ def of_linux(
         paging=paging,
         processes=[process.told() for process in processes.processes],
     )
-    remark = "what the kernel knows of its pages was not found: its own are shown as unused"
+    remark = "the kernel's records of its pages were not found: its own pages are shown as unused"
     return replace(snapshot, remarks=(*processes.remarks, remark))
 
 

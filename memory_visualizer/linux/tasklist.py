@@ -1,10 +1,10 @@
-"""The list of a Linux kernel's processes, mended where it is broken.
+"""The list of a Linux kernel's processes, repaired where it is broken.
 
 Children and siblings lead from task to task as well: who is among these only was taken out of the
 list. Where that is broken it is walked from both ends, and all tasks are looked for in the slabs of
-the cache that they are in. What is found in this way is believed to be a process that
-lives if something leads back to it, or if its own links lead to places of tasks: the kernel poisons
-the links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
+the cache that they are in. What is found in this way is believed to be a process that lives if
+something leads back to it, or if its own links lead to places of tasks: the kernel poisons the
+links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
 """
 
 from bisect import bisect_left, bisect_right
@@ -107,11 +107,11 @@ class TaskSlabs:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was not looked at, for the person at the screen."""
+        """A sentence for the user on places that were not searched."""
         if not self.left_out:
             return ()
         left_out = counted(self.left_out, "place")
-        return (f"{left_out} in slabs where tasks may lie were not looked at: there are too many",)
+        return (f"{left_out} in slabs where tasks may lie were not searched: there are too many",)
 
     def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
         """The pids of all tasks by the struct pids that lead to them.
@@ -176,7 +176,10 @@ def gather(
     link = offsets.tasks
     ahead, is_closed = along(kernel, first, link, limit)
     if len(ahead) == limit:
-        remark = f"the list of processes is longer than any: {limit:,} of it were read"
+        remark = (
+            f"the list of processes is longer than any machine has: only {limit:,} entries of it"
+            " were read"
+        )
         return Roll(ahead, set(ahead), True, (remark,), is_sound=True)
     if is_closed:
         places = np.array([first, *ahead], np.uint64) + np.uint64(link)
@@ -299,8 +302,8 @@ def _others(
     remarks = [_MORE_RELATIVES] if new else []
     if left_out:
         remarks.append(
-            f"{counted(len(left_out), 'process', 'processes')} found beside the list left out:"
-            " there are more than any machine has"
+            f"{counted(len(left_out), 'process', 'processes')} found outside the list, but left"
+            " out: there are more than any machine has"
         )
     return found, tuple(remarks)
 
@@ -384,7 +387,7 @@ def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
     remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
     remark += _behind(kernel, offsets, first, [nodes[node] for node in steps])
     if is_whole:
-        remark += ": it was mended by the links that lead back"
+        remark += ": it was repaired by following its links backwards"
     else:
         remark += ": some may be missing"
     if rest:

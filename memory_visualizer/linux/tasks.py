@@ -1,8 +1,8 @@
 """The processes of a Linux kernel, walked in its own list.
 
-The list is one witness of several. Where it is broken, its parts are joined by the links that lead
-back, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
-Each task is judged by itself: one that is odd, or not whole, costs nobody but itself.
+The list is one witness of several. Where it is broken, its parts are joined through its backward
+links, and the tasks between them are found as relatives of others and in the slabs that hold tasks.
+Each task is judged by itself: damage to a task affects only the report on that task.
 """
 
 from dataclasses import dataclass, field, replace
@@ -90,13 +90,16 @@ def find_processes(
     judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
     remarks = [*roll.remarks]
     if found.btf is None:
-        remarks.append(f"{_NO_TYPES}; its processes were found by their form")
+        remarks.append(f"{_NO_TYPES}; its processes were found by their structure")
     processes = judge.processes(roll.tasks, roll.listed)
     if pages and "pgd_list" in found.symbols:
         spaces, all_of_them = pages.listed(found.symbols["pgd_list"], limit)
         processes = judge.with_spaces(processes, pages, spaces)
         if not all_of_them:
-            remarks.append("the list of address spaces is longer than any: not all of it was read")
+            remarks.append(
+                "the list of address spaces is longer than any machine has: only a part of it was"
+                " read"
+            )
     processes.sort(key=lambda process: (process.pid, process.object_address))
     roots = found.machine.roots_at(found.memory, np.array(list(judge.roots), np.int64))
     remarks += slabs.remarks if slabs else ()
@@ -119,7 +122,10 @@ def _roll(
         if (known := gathered(offsets, thread)) is None:
             return None
         roll = known[1]
-        remark = "the first task of all is lost: the list of processes was read from another one on"
+        remark = (
+            "the first task (init_task) is lost: the list of processes was read from another task"
+            " on"
+        )
         return offsets, replace(
             roll,
             tasks=[thread, *(task for task in roll.tasks if task != first)],
@@ -149,7 +155,7 @@ def most_tasks(memory: PhysicalMemory) -> int:
 def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     """Address spaces by the kernel's half that all of them share, of tables that are in use."""
     if not found.machine.has_own_half:
-        remark = "the list of processes was not found, nor their address spaces"
+        remark = "neither the list of processes nor the address spaces were found"
         return LinuxProcesses((), np.empty((0, 1), np.int64), (remark,))
     own = found.memory.read_frames(np.array([found.top]))[0] & ~np.uint64(TOUCHED)
     half = found.paging.entries // 2
@@ -541,25 +547,25 @@ class _Judge:
         return leader if leader in known else task
 
     def remarks(self, processes: list[FoundProcess]) -> list[str]:
-        """What could not be known of some of them, for the person at the screen."""
+        """Sentences for the user on data that is missing."""
         remarks = []
         if self.blank:
             remarks.append(
                 f"{counted(self.blank, 'task')} in the list of processes"
-                f" {'holds' if self.blank == 1 else 'hold'} nothing in this dump: what"
-                f" {'it was' if self.blank == 1 else 'they were'} is not known"
+                f" {'is' if self.blank == 1 else 'are'} empty in this dump:"
+                f" {'its process is' if self.blank == 1 else 'their processes are'} unknown"
             )
         if part := sum("not whole" in process.anomalies for process in processes):
             known = sum(process.object_address != 0 for process in processes)
             remarks.append(
                 f"{part:,} of {counted(known, 'process', 'processes')} could not be read"
-                " whole: the dump does not hold all of their tasks"
+                " completely: the dump lacks parts of their tasks"
             )
         if wrong := sum("base leads to no table" in process.anomalies for process in processes):
             remarks.append(
-                f"the top-level tables of {counted(wrong, 'process', 'processes')} are none: they"
-                " do not share the kernel's half with the others, or their pages are in other use;"
-                " what these processes have is not known"
+                f"{counted(wrong, 'process', 'processes')} without a valid top-level page table:"
+                " the table does not share the kernel's half with the others, or its page has"
+                " another use; the pages of these processes are unknown"
             )
         return remarks
 

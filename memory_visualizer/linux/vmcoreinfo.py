@@ -1,9 +1,9 @@
-"""VMCOREINFO: what a Linux kernel writes down about itself for those who read its dump.
+"""VMCOREINFO: a Linux kernel's description of itself for readers of its dump.
 
 A text of lines such as ``SYMBOL(swapper_pg_dir)=ffffffff82a10000``, described in the kernel's
 Documentation/admin-guide/kdump/vmcoreinfo.rst. The kernel keeps it in pages of its own, once as it
 is and once as the note of an ELF core (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c). Its
-place is the same since 4.13, and so it is found by one look at how each page begins.
+place in the page is the same since 4.13, so a scan of the first bytes of each page finds it.
 """
 
 import re

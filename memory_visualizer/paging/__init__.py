@@ -1,8 +1,8 @@
-"""Page tables: what they map, read for all address spaces of a dump at once.
+"""Page tables and their mappings, read for all address spaces of a dump at once.
 
-`architecture` says how a processor reads its tables, `software` what an operating system means by
-them beside that; `walk` finds all mappings of many address spaces, `translate` and `virtualmemory`
-what is behind single addresses.
+`architecture` describes how a processor reads its tables, `software` the additional meaning that an
+operating system gives to entries. `walk` finds all mappings of many address spaces; `translate` and
+`virtualmemory` translate single addresses.
 """
 
 from memory_visualizer.paging.architecture import (

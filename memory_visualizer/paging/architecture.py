@@ -1,8 +1,8 @@
-"""Ways of paging as data: the levels of page tables, and what the bits of their entries mean.
+"""Paging modes as data: the levels of page tables, and the meaning of the bits in their entries.
 
-All of it is the processor's own word (Intel SDM, volume 3A, 4.3 to 4.6; Arm Architecture Reference
-Manual, D8.2 to D8.4). What an operating system means by bits that the processor ignores is in
-`software`.
+All of it follows the processors' manuals (Intel SDM, volume 3A, 4.3 to 4.6; Arm Architecture
+Reference Manual, D8.2 to D8.4). The meaning that an operating system gives to bits that the
+processor ignores is in `software`.
 
 Frames are of 4 KiB, whatever a processor's pages are. So a page of 16 or 64 KiB is several frames,
 and a table that fills such a page is several tables, which lie one behind the other: each has 512
@@ -48,11 +48,11 @@ class Level:
     may_map: bool
     """Whether an entry may map such a page; on the last level all entries map one."""
     reserved: int = 0
-    """Bits that the processor demands to be zero in an entry that is present (SDM 4.3 to 4.5)."""
+    """Reserved bits, which must be zero in a present entry (SDM 4.3 to 4.5)."""
     reserved_if_large: int = 0
-    """The same where it maps a large page."""
+    """The same for an entry that maps a large page."""
     required: int = 0
-    """Bits that the processor demands to be set in an entry that is present."""
+    """Bits that must be set in a present entry."""
 
     @property
     def pages(self) -> int:
@@ -62,7 +62,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One way of paging, as the processor has it."""
+    """One paging mode of a processor."""
 
     name: str
     entry_bytes: int
@@ -78,7 +78,7 @@ class Architecture:
     """The address that the first entry begins with; None: addresses have two halves (SDM 3.3.7.1).
     """
     physical_bits: int = 46
-    """Bits of a physical address of most machines, at most: those above are reserved."""
+    """The largest number of physical address bits on most machines: higher bits are reserved."""
     leaf_flags: tuple[tuple[int, int], ...] = ((1, 0x0F), (3, 0x30))
     """Where in an entry stand the six bits that pages side by side have alike: shifts and masks.
 

@@ -1,6 +1,6 @@
-"""Whether the tables of a dump lie where they should, and lead to what it holds.
+"""Check that page tables lie in the right place, and refer to memory that the dump holds.
 
-So it is not where a dump was cut short, or its memory lies elsewhere in the file than it belongs.
+Both fail if a dump was cut short, or if its memory is misplaced in the file.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MORE_FRAMES = 1 << 18
 
 @dataclass(frozen=True)
 class Doubt:
-    """What speaks against it that all of a dump lies where it belongs."""
+    """The evidence that some memory of a dump is misplaced."""
 
     tables_missing: int
     """Tables that would lie behind the end."""
@@ -35,20 +35,21 @@ class Doubt:
 
     @property
     def is_serious(self) -> bool:
-        """Whether it is worth to look where else the memory may belong."""
+        """Whether a search for the right place of the memory is worthwhile."""
         return self.tables_missing > 0 or self.are_wrong
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """A sentence where more lies behind the end than chance and devices make of it."""
+        """A sentence if more pages lie beyond the end than chance and devices explain."""
         tables, pages = self.tables_missing, self.pages_missing
         if tables < _FEWEST_TABLES and pages < _FEWEST_PAGES and not (tables and pages):
             return ()
         return (
-            f"page tables name {counted(tables, 'page table')} and {counted(pages, 'page')} of user"
-            " mode right behind the dump's end: it was cut short, or holes in the machine's memory"
-            " were left out of the file, and what lies behind these is painted where it does not"
-            " belong",
+            f"page tables refer to {counted(tables, 'page table')} and {counted(pages, 'page')} of"
+            " user"
+            " mode just beyond the dump's end: the dump was cut short, or the file leaves out holes"
+            " in the machine's memory, and all memory after such a hole is painted in the wrong"
+            " place",
         )
 
 

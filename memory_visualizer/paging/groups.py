@@ -1,10 +1,10 @@
-"""Rows that have something in common, made one."""
+"""Groups of rows with equal values."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 SHARED = -1
-"""In the place of an address space: more than one has it."""
+"""Stands for an address space if several address spaces share the row."""
 
 
 def one_of_each(frame: NDArray[np.int64], frame_count: int) -> NDArray[np.int32]:

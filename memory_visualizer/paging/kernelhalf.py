@@ -1,4 +1,4 @@
-"""The kernel's half of top-level tables, which all address spaces of a system have in common."""
+"""The kernel's half of top-level page tables, which all address spaces of a system share."""
 
 import numpy as np
 from numpy.typing import NDArray

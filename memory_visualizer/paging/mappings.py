@@ -1,4 +1,4 @@
-"""Mappings that were found in page tables: which pages, of which address spaces, where, and how."""
+"""Mappings from page tables: page frames, address spaces, virtual addresses, and rights."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,16 +13,17 @@ from memory_visualizer.printable import counted
 
 @dataclass
 class Losses:
-    """What a walk met and could not use."""
+    """Entries and tables that a walk met and could not use."""
 
     tables: int = 0
-    """Tables left out, as there were more than any machine has."""
+    """Tables left out, because there are more than any machine has."""
     not_tables: set[int] = field(default_factory=set)
-    """Frames reached as tables that are none: most of their entries are such as none has."""
+    """Frames that entries name as page tables, but that are not page tables by most of their
+    entries."""
     impossible: int = 0
-    """Entries of tables such as no processor or system has; each is left out by itself."""
+    """Entries that break the rules of the processor or system; each is left out by itself."""
     contradicted: int = 0
-    """Large pages of frames that user mode has as single pages."""
+    """Large pages whose frames user mode maps as single pages."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

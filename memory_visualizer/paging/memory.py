@@ -1,4 +1,4 @@
-"""What a walk of page tables needs of a dump, and how much of everything it may hold."""
+"""The interface that a walk of page tables needs of a dump."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ TABLES_AT_ONCE = 256
 
 
 class PhysicalMemory(Protocol):
-    """What a walk needs of a dump."""
+    """The part of a dump that a walk needs."""
 
     @property
     def frame_count(self) -> int:

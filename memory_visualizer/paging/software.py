@@ -1,4 +1,4 @@
-"""What an operating system means by page tables, beside what the processor makes of them.
+"""The meaning of page-table entries to an operating system, in addition to the processor's rules.
 
 Entries that the processor takes as not present may lead to pages all the same; Windows maps its
 tables into themselves; entries that lead to tables are written by habit. A `Software` says so, and
@@ -48,7 +48,7 @@ that since 6.10; before, bit 58 did (arch/arm64/include/asm/pgtable-prot.h)."""
 
 @dataclass(frozen=True)
 class Unseen:
-    """What an operating system means by entries that the processor takes as not present."""
+    """The meaning to an operating system of entries that are not present to the processor."""
 
     mask: int
     value: int
@@ -65,7 +65,7 @@ class Unseen:
 
 @dataclass(frozen=True)
 class Software:
-    """What an operating system means by bits that are its own to use."""
+    """The meaning of the bits that are free for the operating system."""
 
     name: str
     unseen: Unseen | None = None
@@ -312,7 +312,7 @@ _SELF_ENTRIES = {
 
 
 def as_processor_has_it(architecture: Architecture) -> Paging:
-    """Entries mean what the processor takes them for, and no more."""
+    """Entries have only the processor's meaning."""
     return Paging(architecture, _PROCESSOR)
 
 

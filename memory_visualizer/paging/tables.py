@@ -1,4 +1,4 @@
-"""What speaks for and against a page's being a page table, and what its entries lead to.
+"""Evidence that a page is or is not a page table, and the targets of its entries.
 
 Most entries decide: see Weight.
 """
@@ -21,7 +21,7 @@ short: what is further away is a device, or no address."""
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """What speaks for and against some pages' being tables: how many entries of each."""
+    """Evidence that pages are or are not page tables: numbers of entries for each page."""
 
     entries: NDArray[np.int64]
     """That lead somewhere, the impossible ones included."""

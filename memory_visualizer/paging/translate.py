@@ -1,4 +1,4 @@
-"""What is behind single virtual addresses, and what single tables lead to."""
+"""Translate single virtual addresses, and follow single tables."""
 
 import numpy as np
 from numpy.typing import NDArray

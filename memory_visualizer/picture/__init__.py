@@ -1,1 +1,1 @@
-"""How a snapshot is shown: colours, order of the pages, PNG."""
+"""Pictures of a snapshot: colours, order of the pages, PNG."""

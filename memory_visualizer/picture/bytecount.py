@@ -1,4 +1,4 @@
-"""How often each byte value comes in each page.
+"""The number of each byte value in each page.
 
 numpy counts one byte after the other, in some 6 to 9 microseconds a page. Where the package
 wasmtime is installed, a few instructions of WebAssembly (bytecount.wat), which it compiles in

@@ -1,4 +1,4 @@
-"""Colourings: what colour each page frame gets, and what the colours mean."""
+"""Colourings: the colour of each page frame, and the meaning of the colours."""
 
 import colorsys
 import zlib
@@ -223,7 +223,7 @@ def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour frames by what they are to the kernel: Snapshot.states, which Linux dumps have."""
     if snapshot.states is None:
         raise BadInputError(
-            f"{snapshot.dump.path} does not tell the state of its pages, as Linux dumps do"
+            f"{snapshot.dump.path} does not tell the state of its pages; only Linux dumps do"
         )
     return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
 

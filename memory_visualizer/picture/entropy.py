@@ -1,4 +1,4 @@
-"""What the contents of pages look like, apart from who uses them."""
+"""The entropy of pages, a property of their contents alone."""
 
 import threading
 

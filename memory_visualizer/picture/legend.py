@@ -1,4 +1,4 @@
-"""The legend of a picture as text: each colour, what it means, its pages and their share."""
+"""The legend of a picture as text: each colour with its meaning, its pages and their share."""
 
 import json
 from collections.abc import Sequence

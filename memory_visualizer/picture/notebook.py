@@ -1,4 +1,4 @@
-"""A snapshot as a notebook shows it: the picture with its legend."""
+"""A snapshot in a notebook: the picture with its legend."""
 
 import base64
 import io

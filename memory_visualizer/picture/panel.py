@@ -1,4 +1,4 @@
-"""What is drawn round a picture: addresses at its left, title and legend below it.
+"""The frame of a picture: addresses on its left, title and legend below it.
 
 Apart from painting.py, as most pictures have none and fonts take time to load.
 """

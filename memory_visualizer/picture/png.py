@@ -1,4 +1,4 @@
-"""The picture as a PNG file, and what its text chunks tell."""
+"""The picture as a PNG file, with its text chunks."""
 
 import re
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""What is known of a dump, as data and answers."""
+"""The analysis of a dump, as data and queries."""

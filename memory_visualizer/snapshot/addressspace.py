@@ -1,4 +1,4 @@
-"""A process's memory by its virtual addresses, as its mappings have it."""
+"""A process's memory by virtual address, read through its mappings."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A snapshot made of what a system's own module found: mappings, processes, what was left out."""
+"""Build a snapshot from the findings of a system's module: mappings, processes, losses."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -123,32 +123,33 @@ class Rest:
 
 
 def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> list[str]:
-    """What the walk could not use, and what is not listed, for the person at the screen."""
+    """Sentences for the user on unusable entries, and on owners that are not listed."""
     remarks = []
     large = mappings.take((mappings.count > 1) & (mappings.space != SHARED))
     pages = int(each_large(large, dump.frame_count)[1].sum())
     if pages > dump.budget.limit("mapping"):
         remarks.append(
-            f"the large pages of all processes have {pages:,} pages in all: too many for a list of"
-            " the owners of each, so some of them are not told"
+            f"the large pages of all processes have {pages:,} pages in all: too many for a complete"
+            " list of owners, so some owners are missing from it"
         )
     if losses.not_tables:
         many = len(losses.not_tables)
         remarks.append(
-            "1 page is named as a page table but is none: what it mapped is not known"
+            "page tables refer to 1 page as a page table, but it is not a page table: its mappings"
+            " are unknown"
             if many == 1
-            else f"{many:,} pages are named as page tables but are none: what they mapped is not"
-            " known"
+            else f"page tables refer to {many:,} pages as page tables, but they are not page"
+            " tables: their mappings are unknown"
         )
     if losses.impossible:
         remarks.append(
-            f"{counted(losses.impossible, 'entry', 'entries')} of page tables cannot be, by the"
-            " rules of the processor and the system: left out, each by itself"
+            f"{counted(losses.impossible, 'entry', 'entries')} of page tables left out: they break"
+            " the rules of the processor or of the system"
         )
     if losses.contradicted:
         remarks.append(
-            f"{counted(losses.contradicted, 'large page')} left out: processes have much of the"
-            " same memory page by page"
+            f"{counted(losses.contradicted, 'large page')} left out: processes map much of the same"
+            " memory in single pages"
         )
     if losses.tables:
         remarks.append(
@@ -156,8 +157,8 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
         )
     if rest.mappings:
         remarks.append(
-            f"{counted(rest.mappings, 'mapping')} too many to keep: their pages have their classes,"
-            " but not all of their owners are told"
+            f"{counted(rest.mappings, 'mapping')} beyond the limit: their pages have a class, but"
+            " some owners of these pages are not listed"
         )
     return remarks
 

@@ -1,4 +1,4 @@
-"""What is odd about the processes of a dump, as sentences and groups for those who look at it."""
+"""The anomalies of a dump's processes, as sentences and groups for the user."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -61,8 +61,11 @@ def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:
     if not copies:
         return ()
     if len(copies) == 1:
-        return (f"an old copy of a process object is there, and is no process: {named(copies)}",)
+        return (
+            "1 stale copy of a process object was found and is not counted as a process:"
+            f" {named(copies)}",
+        )
     return (
-        f"{len(copies):,} old copies of process objects are there, and are no processes:"
-        f" {named(copies)}",
+        f"{len(copies):,} stale copies of process objects were found and are not counted as"
+        f" processes: {named(copies)}",
     )

@@ -1,4 +1,4 @@
-"""Large pages of processes, as stretches of frames: each would be many pages to list."""
+"""Large pages of processes, as stretches of frames, since each would be many pages in a list."""
 
 from dataclasses import dataclass
 from typing import Any

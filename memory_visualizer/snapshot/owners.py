@@ -1,4 +1,4 @@
-"""Who has which page, in pieces of successive frames.
+"""The owners of each page, in pieces of successive frames.
 
 All owners at once would take more memory than the mappings that they come from. So what is kept is
 the order of the mappings, four bytes of each, and what follows from them is made a piece at a time.

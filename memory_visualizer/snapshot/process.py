@@ -1,4 +1,4 @@
-"""A process, whatever the system that runs it."""
+"""A process of any system."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -8,17 +8,17 @@ from memory_visualizer.units import PAGE_SIZE
 ANOMALIES = {
     "starting": "it is being created: it has an object, but no thread yet, and is in no list",
     "ending": "it is being deleted: its end is noted, but it has not ended, or has left the list",
-    "header altered": "its object begins otherwise than the objects of all other processes",
+    "header altered": "the header of its object differs from all other process objects",
     "links lead nowhere": "its own links in the list of processes lead to no other process",
     "pid also of": "another process has the same pid; the address of its object follows",
     "pid not plausible": "this system never gives such a pid to a process",
-    "threads tell another pid": "its first thread belongs, by its own word, to another pid",
-    "name not printable": "its name is empty, or has characters that no name has",
+    "threads tell another pid": "its first thread says that it belongs to another pid",
+    "name not printable": "its name is empty, or has characters that names do not have",
     "parent unknown": "its parent's pid is its own, or a pid that this system never gives",
     "created in the future": "by the system's own clock it was created after the dump was taken",
     "creation time not plausible": "no clock of this system shows such a creation time",
     "exit time not plausible": "no clock shows such an exit time, or it lies before the creation",
-    "end in doubt": "the fields that tell whether it has ended disagree: most of them decided",
+    "end in doubt": "the fields that tell whether it has ended disagree: the majority decided",
     "base leads to no table": "the address of its page tables leads to no page table",
     "base also of": "another process has the same page tables; the address of its object follows",
     "top-level table altered": "its top-level page table differs from those of all other processes",
@@ -26,9 +26,8 @@ ANOMALIES = {
     "object not mapped": "no page table leads to its object any more: its address is physical",
     "known by its page tables only": "no object of a process leads to these page tables",
 }
-"""What may be odd about a process, and what each word means. Such words are leads for those who
-look at a dump: much of it also happens to sound processes, as when memory is saved while one
-starts."""
+"""The anomalies of a process, and their meanings. An anomaly is a lead, not a verdict: many also
+occur in sound processes, for example if memory is saved while a process starts."""
 
 STATE_WORDS = ("starting", "ending", "known by its page tables only")
 """Those of them that Process.state tells, too."""
@@ -62,7 +61,7 @@ class Process:
     is_kernel_thread: bool = False
     """Whether it is a thread of a Linux kernel, which has no memory of its own."""
     anomalies: tuple[str, ...] = ()
-    """What is odd about it, in words of ANOMALIES; some are followed by an address."""
+    """Its anomalies, in words of ANOMALIES; some are followed by an address."""
 
     @property
     def phase(self) -> str:
@@ -74,7 +73,7 @@ class Process:
 
     @property
     def state(self) -> str:
-        """What is out of the common with it in a word or two, or nothing."""
+        """Its unusual state in a word or two; empty if it is a usual running process."""
         if not self.object_address:
             return "unknown"
         if self.phase != "running":

@@ -1,4 +1,4 @@
-"""A whole dump, understood: what system it is of, its processes, and who has each page."""
+"""The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -226,8 +226,8 @@ class Snapshot(PageMap):
         if (lost := np.flatnonzero(frames < 0)).size:
             first = max(int(pages[lost[0]]), address)
             raise NotMappedError(
-                f"{printable(process.name)} ({process.pid}) has nothing at {first:#x} that the dump"
-                " holds"
+                f"{printable(process.name)} ({process.pid}) has no memory at {first:#x} in this"
+                " dump"
             )
         start = address % PAGE_SIZE
         return self.dump.read_frames(frames).tobytes()[start : start + size]

@@ -1,4 +1,4 @@
-"""What system a dump is of."""
+"""The system of a dump."""
 
 from dataclasses import dataclass
 

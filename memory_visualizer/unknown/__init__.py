@@ -1,1 +1,1 @@
-"""Dumps of systems that are not known: address spaces by their form alone, and contents."""
+"""Dumps of unknown systems: address spaces by their structure alone, and contents."""

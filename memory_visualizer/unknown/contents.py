@@ -1,4 +1,4 @@
-"""What a dump looks like in which no system was found, by the contents of its pages."""
+"""The appearance of a dump in which no system was found, by the contents of its pages."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
         return "the dump is all zeros"
     machine = machine_of(dump)
     if machine and not is_read(machine):
-        return f"the dump is of {machine}, which is not read"
+        return f"the dump is of {machine}, which this program does not read"
     chosen = filled[np.unique(np.linspace(0, filled.size - 1, _SAMPLE).astype(np.int64))]
     bits = np.concatenate(
         [

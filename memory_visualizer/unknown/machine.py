@@ -1,4 +1,4 @@
-"""Which machine a dump is of, by its header or by what a Linux kernel says of itself."""
+"""The machine of a dump, by its header or by a Linux kernel's own names."""
 
 from collections import Counter
 

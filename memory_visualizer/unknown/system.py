@@ -1,4 +1,4 @@
-"""A dump of a system that is not known: user and kernel as its page tables say."""
+"""A dump of an unknown system: user and kernel pages by its page tables."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,16 @@ def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
     remarks = [*spaces.remarks]
     if len(roots):
         remarks.append(
-            f"{counted(len(roots), 'address space')} found by what the top-level page tables share:"
-            " whose, and whether still in use, is not known"
+            f"{counted(len(roots), 'address space')} found by the entries that their top-level page"
+            " tables share: their processes are unknown, and some may be stale"
         )
     if isinstance(dump, RawDump):
         remarks += doubt_about(dump, PAGING, roots).remarks
     if has_direct_map:
-        remarks.append("the kernel's view of all memory was left out: it tells of no page's use")
+        remarks.append(
+            "the kernel's direct map of all memory was left out: it does not show which pages are"
+            " in use"
+        )
     return of_mappings(
         dump,
         zero,

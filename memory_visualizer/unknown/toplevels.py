@@ -1,9 +1,9 @@
-"""Address spaces of a system that is not known, by what they share.
+"""Address spaces of an unknown system, by the entries that they share.
 
 On x86-64 the top-level tables of one system's address spaces have the kernel's half in common, but
 for the entry by which a table may name itself. So tables are looked for that are alike in that
-half, and below which there are tables. Nothing tells here which of them are still in use, nor
-whose they are.
+half, and below which there are tables. Nothing tells here which of them are still in use, nor whose
+they are.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ class SpaceSearch:
         if step > 1 or len(asked) < len(every):
             remarks.append(
                 f"{len(every):,} pages look like top-level page tables, more than any machine has:"
-                f" {len(alike[::step]):,} of them, spread over all, are believed"
+                f" {len(alike[::step]):,} of them, evenly spread, are used"
             )
         return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
 

@@ -1,10 +1,10 @@
-"""The page: one HTML file in which each page of a dump can be asked whose it is.
+"""The page: one HTML file that shows the owners of each page of a dump.
 
     write_page(Path("memory.html"), snapshot)
 
-The file holds all it needs and may load nothing: its content security policy names the very
-scripts and styles that stand in it, and forbids the network. Its sources lie in `page`, plain
-files that are put together as they are; libraries by others lie in `vendor`.
+The file holds all it needs and may load nothing: its content security policy names the very scripts
+and styles that stand in it, and forbids the network. Its sources lie in `page`, plain files that
+are put together as they are; libraries by others lie in `vendor`.
 """
 
 import base64

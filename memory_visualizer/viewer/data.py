@@ -1,8 +1,8 @@
-"""What the page holds of a snapshot: columns of whole numbers, packed for the browser to unpack.
+"""The data of a snapshot in the page: columns of whole numbers, compressed for the browser.
 
-A column of numbers is cut into planes: the lowest byte of all numbers, then the next, and so on,
-as many as the largest needs. Planes of noise and planes of order are then apart, which deflate
-makes the best of. Each column is deflated (zlib's format, which browsers call "deflate").
+A column of numbers is cut into planes: the lowest byte of all numbers, then the next, and so on, as
+many as the largest needs. Planes of noise and planes of order are then apart, which deflate makes
+the best of. Each column is deflated (zlib's format, which browsers call "deflate").
 """
 
 import zlib

@@ -1,1 +1,1 @@
-"""Inside Volatility 3: what its plugins do."""
+"""The code behind the plugins for Volatility 3."""

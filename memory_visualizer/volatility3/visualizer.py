@@ -321,7 +321,7 @@ def options() -> list[Any]:
         ),
         requirements.BooleanRequirement(
             name="every-mapping",
-            description="With pages: list what the kernel maps for each process again",
+            description="With pages: repeat the kernel's mappings for each process",
             default=False,
             optional=True,
         ),
@@ -333,7 +333,7 @@ def options() -> list[Any]:
         ),
         requirements.BooleanRequirement(
             name="html",
-            description="Write a page in which each page frame can be asked whose it is",
+            description="Write an HTML page that shows the owners of each page frame",
             default=False,
             optional=True,
         ),

@@ -1,1 +1,1 @@
-"""Windows: whose address spaces a dump holds, and which processes."""
+"""Windows: the address spaces and processes of a dump."""

@@ -1,4 +1,4 @@
-"""What is said of each process, what is odd about it, and of all of them together."""
+"""The report on each process with its anomalies, and the remarks on all processes together."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def put_together(
     if late and now is None:
         remarks.append(
             f"{len(late):,} of {len(processes):,} processes were created after the time that the"
-            " system's clock shows: it is not believed"
+            " system's clock shows: the clock is ignored"
         )
     everyone = sorted(
         (*_with_doubles(judged, processes), *nameless),
@@ -151,7 +151,7 @@ def _remarks(judged: Judged, left_out: int) -> list[str]:
     active = judged.objects.list
     if not judged.is_list_known and len(judged.processes) > 1:
         remarks.append(
-            "the list of active processes was not found: nobody is said to be missing in it"
+            "the list of active processes was not found: no process is reported as unlinked"
         )
     elif active.gaps:
         places = [
@@ -175,8 +175,8 @@ def _remarks(judged: Judged, left_out: int) -> list[str]:
         )
     if left_out:
         remarks.append(
-            f"{counted(left_out, 'place')} that may be of a process"
-            f" {'was' if left_out == 1 else 'were'} not looked at: there are more than any machine"
+            f"{counted(left_out, 'place')} where a process object may lie"
+            f" {'was' if left_out == 1 else 'were'} not examined: there are more than any machine"
             " has"
         )
     return remarks

@@ -1,4 +1,4 @@
-"""Entries of top-level tables in which a bit was flipped, by what all other tables have there.
+"""Entries of top-level page tables with flipped bits, found by comparison with all other tables.
 
 All address spaces have the kernel's entries in common. Where one table's differs from that of
 nearly all others in a bit or two, it leads to what is no table of the kernel, and that would be
@@ -72,8 +72,8 @@ class MendedEntries:
             return []
         return [
             f"{counted(count, 'entry', 'entries')} of top-level page tables"
-            f" {'differs' if count == 1 else 'differ'} by a bit or two from what nearly all others"
-            " have there, and was read as theirs"
+            f" {'differs' if count == 1 else 'differ'} by a bit or two from the same entry of"
+            f" nearly all other tables, and {'was' if count == 1 else 'were'} corrected"
         ]
 
     def read_frames(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Virtual memory of a Windows kernel, read by address: what it maps in any address space."""
+"""Virtual memory of a Windows kernel, read by address through any address space."""
 
 from collections.abc import Iterable
 
@@ -106,8 +106,8 @@ def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
     kernel = KernelMemory(memory, Mappings.join(kept))
     if left_out:
         kernel.remarks = (
-            f"{counted(left_out, 'mapping')} of the kernel left out where its objects were looked"
-            " for: there are more than any machine has",
+            f"{counted(left_out, 'mapping')} of the kernel left out of the search for its objects:"
+            " there are more than any machine has",
         )
     return kernel
 

@@ -1,9 +1,9 @@
-"""Which processes a Windows dump holds, and whose address space is whose.
+"""The processes of a Windows dump, and their address spaces.
 
 A process object (`_EPROCESS`) is known by several clues: it begins as a process does, holds the
 address of a top-level table, stands in the list of active processes, behind the tag of a process'
 pool block, and has a pid and a name. No single clue decides, and each object is judged by itself:
-what is odd about one is said of that one (see process.ANOMALIES).
+its anomalies are reported for this object only (see process.ANOMALIES).
 """
 
 from collections.abc import Collection, Iterable
@@ -110,7 +110,7 @@ def find_processes(
     if judged is None:
         remark = "no process objects were recognised: address spaces are shown without names"
         if not finder.may_be_searched:
-            remark += "; there are too many of these to look for objects in all memory"
+            remark += "; these are too many to search all memory for objects"
         return FoundProcesses(found, tuple(_unnamed(memory, found, in_use)), remarks=(remark,))
     known = len(found.roots)
     if len(more := finder.tops_of_objects(judged)):

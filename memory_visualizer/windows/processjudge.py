@@ -1,4 +1,4 @@
-"""Which objects are processes, and which are copies or only look like one.
+"""Decide which objects are processes, and which are stale copies or only resemble a process.
 
 The list of active processes is one witness; header, base, pool block, and pid with name are others.
 """

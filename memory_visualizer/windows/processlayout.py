@@ -1,7 +1,7 @@
-"""Where in a Windows' process objects what is of interest stands, found in the objects themselves.
+"""The offsets of members in Windows' process objects, found in the objects themselves.
 
-Each place is chosen by what most objects have there, so no version's offsets are needed, and no
-single object: not System's, not its name, not its pid.
+The majority of objects decides each offset, so the search needs no table of offsets for each
+version, and no single object: not System, not its name, not its pid.
 """
 
 from dataclasses import dataclass, replace

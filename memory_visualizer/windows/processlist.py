@@ -1,8 +1,8 @@
-"""The list of active processes, put together from what most links say.
+"""The list of active processes, put together by the majority of its links.
 
-A doubly linked list proves itself: what my forward link leads to leads back to me. A link that
-does not is judged by what others say of the same place, so one damaged or wild link, or a lost
-page, takes nobody out of the list.
+A doubly linked list can be checked: the target of a forward link must link back. If it does not,
+other links to the same place decide, so a damaged link, a wild link or a lost page removes no
+process from the list.
 """
 
 from collections import defaultdict, deque

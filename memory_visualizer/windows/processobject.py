@@ -1,4 +1,4 @@
-"""What a process object says of itself, each part by itself."""
+"""The members of a process object, each read by itself."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What begins as a process object does, found in the contents of pages.
+"""Candidates for process objects, found in the contents of pages.
 
 A process object (`_EPROCESS`) begins with a dispatcher header and holds the address of its
 top-level table; where, is the same in every version of Windows.

@@ -1,4 +1,4 @@
-"""A Windows dump, understood: which processes it is of, and who has each page."""
+"""The analysis of a Windows dump: its processes, and the owners of each page."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""Whose address spaces a Windows dump holds, found in the dump alone.
+"""The address spaces of a Windows dump, found in the dump alone.
 
 Windows maps its page tables into themselves: an entry of each top-level table names that table's
-own frame. Such tables are found by one look at each page; those of Windows lead to a page that
-lies at one address in every version.
+own frame. Such tables are found by one look at each page; those of Windows lead to a page that lies
+at one address in every version.
 """
 
 from collections.abc import Iterator
@@ -263,8 +263,8 @@ def _last_boot(boots: list[_Boot]) -> TopLevels:
     last = max(many, key=lambda boot: boot.page.time, default=largest)
     remarks = [
         f"{len(boot.roots):,} top-level page tables are of another boot of {boot.page.system},"
-        f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC;"
-        " what these map is not painted"
+        f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC; the pages that these"
+        " tables map are not painted"
         for boot in many
         if boot is not last
     ]

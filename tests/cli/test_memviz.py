@@ -183,7 +183,7 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     assert left == "1 address space without a process: not painted"
     [injected] = [process for process in truth.processes if process.injected]
     assert code == (
-        f"{INJECTED_PAGES} pages that user mode may write and execute, private: {injected.name}"
+        f"{INJECTED_PAGES} private pages that user mode may write and execute: {injected.name}"
         f" (pid {injected.pid}) {INJECTED_PAGES}\n"
     )
 
@@ -419,9 +419,7 @@ def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
     for options in (["--name", "nobody"], ["--pid", "18"]):
         result = run([dump, *options, "--json", "a.json"], tmp_path)
         assert (result.returncode, result.stdout) == (2, "")
-        assert result.stderr.endswith(
-            "memviz: the dump has no process that --pid or --name would choose\n"
-        )
+        assert result.stderr.endswith("memviz: no process in the dump matches --pid or --name\n")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -447,7 +445,7 @@ def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Pa
     odd = sum(not p.listed and not p.exited for p in truth.processes)
     assert odd
     assert result.stdout.endswith(
-        f"\n{left_out} other processes not chosen; something is odd about {odd} of them\n"
+        f"\n{left_out} other processes not chosen; {odd} of them with anomalies\n"
     )
 
     summary = json.loads((tmp_path / "a.json").read_text())
@@ -588,7 +586,7 @@ def test_a_file_called_minus(noise: Path, tmp_path: Path) -> None:
     (tmp_path / "-").write_bytes(noise.read_bytes())
     result = run(["-"], tmp_path, stdin=subprocess.PIPE)
     assert (result.returncode, result.stdout) == (2, "")
-    assert "standard input can be none" in result.stderr
+    assert "it cannot come from standard input" in result.stderr
 
 
 @pytest.mark.posix
@@ -709,7 +707,10 @@ def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "core").write_bytes(elf(">", 64, 22))
     result = run(["core", "-o", "core.png"], tmp_path)
     assert result.returncode == 3
-    assert "the dump is of IBM Z, which is not read; only zeros and data" in result.stderr
+    assert (
+        "the dump is of IBM Z, which this program does not read; only zeros and data"
+        in result.stderr
+    )
     assert (tmp_path / "core.png").exists()
 
 
@@ -736,7 +737,8 @@ def test_no_windows(noise: Path, tmp_path: Path) -> None:
         result.stderr,
     )
     assert (
-        "noise.raw: raw, 32 KiB, 8 pages in 1 run\nNo Windows and no Linux found\n" in result.stdout
+        "noise.raw: raw, 32 KiB, 8 pages in 1 run\nNeither Windows nor Linux found\n"
+        in result.stdout
     )
     assert "processes" not in result.stdout
     expected = 4 * ["unused-data"] + 4 * ["unused-zero"]
@@ -907,8 +909,8 @@ def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path
     result = run([noise, option, path.name], tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"memviz: cannot write a{ending}: it is there, and not written by this program;"
-        " --force replaces it\n"
+        f"memviz: cannot write a{ending}: it exists, and this program did not write it; --force"
+        " replaces it\n"
     )
     assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]
@@ -929,7 +931,7 @@ def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
     result = run(["b/memory.raw"], tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "memviz: cannot write memory.raw.png: it is there, and of another dump; -o names another"
+        "memviz: cannot write memory.raw.png: it exists and shows another dump; -o names another"
         " file, --force replaces it\n"
     )
     assert (tmp_path / "memory.raw.png").read_bytes() == first
@@ -945,9 +947,9 @@ def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "the following arguments are required: DUMP"),
-        (["a", "--pid", "x"], "--pid: must be process ids, parted by commas"),
-        (["a", "--pid", "4,"], "--pid: must be process ids, parted by commas"),
-        (["a", "--name", "("], "--name: is no regular expression: missing ), unterminated"),
+        (["a", "--pid", "x"], "--pid: must be process ids, separated by commas"),
+        (["a", "--pid", "4,"], "--pid: must be process ids, separated by commas"),
+        (["a", "--name", "("], "--name: is not a regular expression: missing ), unterminated"),
         (["a", "--table", "a.txt"], "--table: must end in one of .npz, .csv, .parquet"),
         (["a", "--table", "csv"], "--table: must end in one of .npz, .csv, .parquet"),
         (["a", "-o", "x.jpg"], "-o/--output: must end in .png, or be - for standard output"),
@@ -986,7 +988,7 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
     result = run(["cut", "--lenient"], tmp_path)
     assert result.returncode == 3
     assert result.stderr.startswith(
-        "memviz: ignored the last 4,095 bytes of cut, not a whole page\n"
+        "memviz: ignored the last 4,095 bytes of cut, less than a whole page\n"
     )
     assert classes_in(tmp_path / "cut.png", 7)[-1] == "unused-zero"
 
@@ -996,11 +998,13 @@ def test_two_dumps(noise: Path, tmp_path: Path) -> None:
     result = run([noise, noise], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"memviz: {noise} is no part of a split kdump file; of other formats, one file is one dump"
+        f"memviz: {noise} is not part of a split kdump file; in other formats, one file is one dump"
         "\n"
     )
     result = run([noise, noise, "--hash"], tmp_path)
-    assert result.stderr == "memviz: --hash is of one file; this dump has several\n"
+    assert result.stderr == (
+        "memviz: --hash covers a single file, but this dump consists of several\n"
+    )
 
 
 @pytest.mark.posix
@@ -1085,7 +1089,7 @@ def test_a_closed_stream(stream: int, noise: Path, tmp_path: Path) -> None:
     assert result.returncode == 3
     said = (result.stdout, result.stderr)
     assert said[stream - 1] == ""
-    assert ("No Windows and no Linux found" in said[0], "neither Windows nor" in said[1]) == (
+    assert ("Neither Windows nor Linux found" in said[0], "neither Windows nor" in said[1]) == (
         stream != 1,
         stream != 2,
     )

@@ -32,7 +32,7 @@ def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Co
 
 
 def test_the_table_is_whole() -> None:
-    """All profiles that the forge knows, which were read in another way."""
+    """All profiles of synthetic dumps, which were read in another way."""
     table = json.loads(TABLE.read_text())
     assert {name: (row["bits"], *row["version"], row["build"]) for name, row in table.items()} == {
         name: (one.bits, *one.version, one.build) for name, one in profiles().items()
@@ -80,9 +80,9 @@ def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
         f"it has no profile for Windows 10.0.{builds()[name].build}"
     )
     assert why_unknown(replace(newer, system=System("Linux", "6.1.0"))).startswith(
-        "the dump is of Linux"
+        "the dump comes from Linux"
     )
-    assert why_unknown(replace(newer, system=None)) == "no Windows was found in the dump"
+    assert why_unknown(replace(newer, system=None)) == "Windows was not found in the dump"
     assert "no profile for Windows 5.0" in why_unknown(
         replace(newer, system=System("Windows", "5.0"))
     )

@@ -58,14 +58,14 @@ def test_more_than_99_files(path: Path) -> None:
 def test_a_missing_file(path: Path) -> None:
     """It is named; lenient takes what comes before."""
     files = write_e01(path, CONTENTS, per_file=10)
-    with pytest.raises(BadInputError, match=r"is file 2 of an E01 image; give the first"):
+    with pytest.raises(BadInputError, match=r"is file 2 of an E01 image; give the first file"):
         open_dump(files[1])
     files[2].unlink()
     with pytest.raises(DamagedInputError, match=r"dump\.E03 is missing"):
         open_dump(path)
     dump = open_dump(path, lenient=True)
     check(dump, frames_of([(0, CONTENTS[: 20 * CHUNK])]))
-    assert "what comes before was taken" in dump.remarks[0]
+    assert "the part before it was read" in dump.remarks[0]
     shutil.copy(files[1], files[2])
     with pytest.raises(DamagedInputError, match=r"dump\.E03 is not file 3"):
         open_dump(path)
@@ -139,7 +139,7 @@ def test_in_another_container(path: Path) -> None:
     """Its other files cannot be found there."""
     write_e01(path, CONTENTS)
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(BadInputError, match="unpack that first"):
+    with pytest.raises(BadInputError, match="unpack that container first"):
         open_dump(path)
 
 

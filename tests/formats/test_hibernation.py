@@ -80,7 +80,7 @@ def test_a_build_that_is_not_known(path: Path) -> None:
     path.write_bytes(data + bytes(3 * PAGE_SIZE))
     dump = open_dump(path)
     check(dump, frames_of(NEW_PIECES))
-    assert len(dump.remarks) == 1 and "is not known here" in dump.remarks[0]
+    assert len(dump.remarks) == 1 and "is unknown" in dump.remarks[0]
 
 
 @pytest.mark.parametrize("cleared", [False, True])
@@ -142,7 +142,7 @@ def test_a_page_in_both_sections(path: Path) -> None:
     struct.pack_into("<Q", data, kernel + 4, 1 << 4 | 15)
     path.write_bytes(data)
     dump = open_dump(path)
-    assert dump.remarks == (f"{path} holds 16 pages more than once; the later ones were taken",)
+    assert dump.remarks == (f"{path} holds 16 pages more than once; the later copies were used",)
     assert dump.read_frames(np.arange(1, 17)).tobytes() == other[: 16 * PAGE_SIZE]
 
 
@@ -150,7 +150,7 @@ def test_pages_far_away(path: Path) -> None:
     """A descriptor of garbage costs its own pages, with --lenient."""
     write_hibernation(path, NEW_PIECES)
     data = bytearray(path.read_bytes())
-    for far, words in ((1 << 50, "16 TiB"), (1 << 31, "much too far away")):
+    for far, words in ((1 << 50, "16 TiB"), (1 << 31, "far too high")):
         struct.pack_into("<Q", data, 7 * PAGE_SIZE + 4, far << 4 | 15)
         path.write_bytes(data)
         with pytest.raises(DamagedInputError, match=words):

@@ -73,7 +73,7 @@ CONTAINERS = {
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
-    "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump that is in it with FTK"),
+    "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump inside it with FTK"),
     "AFF": (b"AFF10\r\n\0", "affconvert"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
     "Xen, old": (b"LinuxGuestRecord", "Xen saved"),
@@ -125,7 +125,7 @@ def test_sadump_on_media(tmp_path: Path) -> None:
 
 
 def test_a_program_of_this_system() -> None:
-    with pytest.raises(BadInputError, match="is an ELF file, but no core"):
+    with pytest.raises(BadInputError, match="is an ELF file, but not a core"):
         open_dump(Path(sys.executable).resolve())
 
 
@@ -152,14 +152,14 @@ def test_programs_of_windows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "visualizer.sh", "tests/synth/profiles.json"])
 def test_texts(name: str) -> None:
-    assert said_of(ROOT / name) == "a text, not a dump"
+    assert said_of(ROOT / name) == "a text file, not a dump"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 def test_texts_of_other_languages(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.write_text("Größe über alles, façade à la carte\n" * 1000, encoding)
-    assert said_of(path) == "a text, not a dump"
+    assert said_of(path) == "a text file, not a dump"
 
 
 def test_a_dump_that_begins_with_text(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_split_images(tmp_path: Path) -> None:
     [
         ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
         ("hiberfil.sys", "was cleared, as after a resume"),
-        ("machine.VSV", "vm2dmp makes a dump of both, the one without the memory"),
+        ("machine.VSV", "vm2dmp makes a dump of both, the file without the memory"),
         ("Pagefile.sys", "a page file of Windows"),
     ],
 )

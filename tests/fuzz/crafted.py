@@ -54,7 +54,7 @@ Spoiler = Callable[[np.random.Generator, Words, Sound], None]
 
 @cache
 def sound(system: str, size: int) -> Sound:
-    """A forged dump of so many bytes: ``windows``, ``pae``, ``levels`` (five) or ``linux``."""
+    """A synthetic dump of so many bytes: ``windows``, ``pae``, ``levels`` (five) or ``linux``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         if system in _PROFILES:

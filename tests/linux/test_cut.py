@@ -20,7 +20,7 @@ def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Pa
     contents = path.read_bytes()
     path.write_bytes(contents[: len(contents) * quarters // 4])
     snapshot = memory_visualizer.open(path)
-    assert any("it was cut short" in remark for remark in snapshot.remarks)
+    assert any("the dump was cut short" in remark for remark in snapshot.remarks)
     left = truth.classes[: len(snapshot.classes)]
     is_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     assert is_user.any()

@@ -80,7 +80,7 @@ def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: P
     known = sum(process.object_address != 0 for process in snapshot.processes)
     # Owners of address spaces come to them.
     assert known <= most_tasks(snapshot.dump) + len(sound[1].tasks)
-    assert any("found beside the list left out" in one for one in snapshot.remarks)
+    assert any("found outside the list, but left out" in one for one in snapshot.remarks)
 
 
 @pytest.mark.parametrize("seed", range(20))

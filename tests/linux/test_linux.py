@@ -243,7 +243,7 @@ def qemu_truth() -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LinuxTruth]:
-    """A forged dump, and its truth."""
+    """A synthetic dump, and its truth."""
     path = tmp_path_factory.mktemp("linux") / "dump"
     return path, forge_linux(path, "6.1")
 
@@ -307,7 +307,7 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
         assert_is_truth(snapshot, truth)
         assert len(snapshot.remarks) == 1
     else:
-        assert any("what the flags of its pages mean" in remark for remark in snapshot.remarks)
+        assert any("the meaning of its page flags" in remark for remark in snapshot.remarks)
         known = {(p.pid, p.name) for p in snapshot.processes if p.pid != -1}
         assert known == {(task.pid, task.comm) for task in truth.tasks}
         # But for those whose memory no listed task has, which struct pages would lead to.
@@ -325,7 +325,7 @@ def test_without_symbols(era: str, tmp_path: Path) -> None:
     assert raw.count(digits) == 1
     (tmp_path / "dump").write_bytes(raw.replace(digits, bytes(len(digits))))
     snapshot = memory_visualizer.open(tmp_path / "dump")
-    assert "the kernel's table of symbols was not found" in snapshot.remarks
+    assert "the kernel's symbol table was not found" in snapshot.remarks
     known = {task.pid: task for task in truth.tasks if task.listed and not is_unnamed(task, truth)}
     found = {process.pid: process for process in snapshot.processes}
     for pid, task in known.items():
@@ -360,9 +360,9 @@ def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     start = physical // 8192 * 8192
     snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", {start: bytes(8192)}))
     assert snapshot.remarks == (
-        "the list of processes is broken at 2 places (behind pid 99 and 1 more): it was mended by"
-        " the links that lead back; 1 process found in other ways",
-        "1 task in the list of processes holds nothing in this dump: what it was is not known",
+        "the list of processes is broken at 2 places (behind pid 99 and 1 more): it was repaired by"
+        " following its links backwards; 1 process found in other ways",
+        "1 task in the list of processes is empty in this dump: its process is unknown",
     )
     pids = {process.pid for process in snapshot.processes}
     expected = {task.pid for task in truth.tasks} - {107}
@@ -383,7 +383,7 @@ def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) ->
     snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
     assert owned(snapshot) <= truth.owners
     assert {"user", "unused-data", "unused-zero"} == set(labels(snapshot))
-    assert any("what the kernel knows of its pages was not found" in r for r in snapshot.remarks)
+    assert any("the kernel's records of its pages were not found" in r for r in snapshot.remarks)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -101,7 +101,7 @@ def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:
 def test_memory_that_does_not_begin_at_0(
     begin: int, told: int, found: int | None, tmp_path: Path
 ) -> None:
-    """A raw file says nothing of addresses: the kernel does, and its tables prove it."""
+    """A raw file has no addresses: the kernel tells them, and its tables prove it."""
     contents, info = arm_memory(begin, 0xFFFF_8000_0000_0000, told)
     (tmp_path / "raw").write_bytes(contents)
     dump = open_dump(tmp_path / "raw")
@@ -112,7 +112,7 @@ def test_memory_that_does_not_begin_at_0(
     assert moved is not None
     assert moved.runs.tolist() == [[found // PAGE, 16]]
     assert moved.read_frames(np.array([found // PAGE + 8])).tobytes() == contents[8 * PAGE :][:PAGE]
-    assert any(f"its memory begins at {found:#x}" in remark for remark in moved.remarks)
+    assert any(f"says that memory begins at {found:#x}" in remark for remark in moved.remarks)
 
 
 def test_memory_of_which_the_kernel_does_not_make_sense(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Colourings: each frame's colour against the forge's truth, or worked out the plain way."""
+"""Colourings: each frame's colour against the truth of the dump, or worked out the plain way."""
 
 import math
 from collections import Counter
@@ -93,7 +93,7 @@ def test_by_protection(forged: tuple[Snapshot, Truth, bytes]) -> None:
 
 
 def test_by_mappings(forged: tuple[Snapshot, Truth, bytes]) -> None:
-    """How many mappings lead to a frame, by the forge's notes."""
+    """How many mappings lead to a frame, by the truth."""
     snapshot, truth, _ = forged
     count = np.zeros(truth.frames, int)
     notes = truth.mappings

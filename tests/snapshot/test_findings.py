@@ -35,7 +35,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_in_the_terminal(dump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(dump), "-o", str(tmp_path / "a.png")]) == 0
     out, err = capsys.readouterr()
-    block = out.split("What is odd about processes\n")[1].split("\n\n")[0]
+    block = out.split("Anomalies of processes\n")[1].split("\n\n")[0]
     lines = [line.split("  ") for line in block.splitlines()]
     told = {line[1]: line[-1].strip() for line in lines}
     assert told["name not printable"] == r"\x01\x02\x03\x1b[31m (892)"
@@ -44,7 +44,10 @@ def test_in_the_terminal(dump: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (
         "memviz: the list of active processes is broken at 2 places: behind smss.exe (152)" in err
     )
-    assert "an old copy of a process object is there, and is no process: explorer.exe" in err
+    assert (
+        "1 stale copy of a process object was found and is not counted as a process: explorer"
+        in err
+    )
     assert "\x1b" not in out + err
 
 
@@ -108,4 +111,4 @@ def test_each_word_is_documented() -> None:
 def test_many_are_counted() -> None:
     assert named([one(pid) for pid in range(4, 44, 4)]).endswith("a.exe (24) and 4 more")
     assert remarks_on_copies(()) == ()
-    assert "2 old copies" in remarks_on_copies((one(4), one(8)))[0]
+    assert "2 stale copies" in remarks_on_copies((one(4), one(8)))[0]

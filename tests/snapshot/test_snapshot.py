@@ -1,4 +1,4 @@
-"""The engine on forged dumps: each page, each owner and each process as the truth says."""
+"""The engine on synthetic dumps: each page, each owner and each process as the truth says."""
 
 import os
 import tempfile
@@ -430,7 +430,7 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
     assert len(snapshot.mappings.pfn) <= 4 * frames + (1 << 20)
     if kind == "thicket":
         assert any("page tables left out" in remark for remark in snapshot.remarks)
-        assert any("mappings too many to keep" in remark for remark in snapshot.remarks)
+        assert any("mappings beyond the limit" in remark for remark in snapshot.remarks)
         assert int(snapshot.mapping_count.sum()) > len(snapshot.mappings.pfn)
         assert np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH)).mean() > 0.99
 
@@ -472,8 +472,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
     data = bytearray((tmp_path / "dump").read_bytes())
     notes = truth.mappings
-    # The forge notes the tables where Windows maps them into themselves; those of the upper levels
-    # lie where the next index is the same.
+    # The writer records the tables where Windows maps them into themselves; upper-level tables lie
+    # where the next index is the same.
     top, next_ = (notes["virtual"] >> np.uint64(shift) & np.uint64(511) for shift in (39, 30))
     lowest = np.unique(notes["frame"][(top == 0x1ED) & (next_ != 0x1ED)])
     rng = np.random.default_rng(1)
@@ -485,8 +485,8 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     after = labels(snapshot)
     assert snapshot.remarks == (
-        f"{len(smeared)} pages are named as page tables but are none: what they mapped is not"
-        " known",
+        f"page tables refer to {len(smeared)} pages as page tables, but they are not page tables:"
+        " their mappings are unknown",
     )
     assert len(snapshot.processes) == len(truth.processes)
     changed = before != after

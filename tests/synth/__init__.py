@@ -1,4 +1,4 @@
-"""Forged memory dumps with their truth.
+"""Synthetic memory dumps with their truth.
 
 No real Windows dump can be shipped with the tests, so they write their own: a raw image of
 physical memory laid out as Windows lays it out, and beside it the truth about every page, noted

@@ -25,7 +25,7 @@ SYMBOLS = (
     "PsInitialSystemProcess",
     "PsLoadedModuleList",
 )
-"""What the forge writes where the real kernel has it."""
+"""What a synthetic dump holds where the real kernel has it."""
 
 
 def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Symbol files of forged kernels, as Volatility 3 reads them (ISF, schema 6.2.0).
+"""Symbol files of synthetic kernels, as Volatility 3 reads them (ISF, schema 6.2.0).
 
-They are made from the offsets that the forge itself writes by. Types that Volatility 3 wants to
-know of (symbols/windows/__init__.py), but of which a forged dump has no object, are empty.
+They are made from the offsets by which the writer itself writes. Types that Volatility 3 wants to
+know of (symbols/windows/__init__.py), but of which a synthetic dump has no object, are empty.
 """
 
 import json
@@ -98,14 +98,14 @@ _TYPES: dict[str, dict[str, str]] = {
     "_OBJECT_HEADER": {},
     "_POOL_HEADER": {"PoolTag": "unsigned long"},
 }
-"""Of the members that the forge knows, those that Volatility 3 asks for, and what they are."""
+"""Of the members that the writer knows, those that Volatility 3 asks for, and what they are."""
 
 _KNOWN_PLACES = {"Pcb": 0, "MachineType": MACHINE_TYPE}
 _KNOWN_PLACES |= {"NtProductType": PRODUCT_TYPE, "NtSystemRoot": SYSTEM_ROOT}
 
 
 def write_symbols(profile: Profile, folder: Path) -> Path:
-    """Write a forged kernel's symbol file below a folder for Volatility 3's option ``-s``.
+    """Write a synthetic kernel's symbol file below a folder for Volatility 3's option ``-s``.
 
     Returns its path: it is named by the identity that is in the image's debug record.
     """
@@ -116,7 +116,7 @@ def write_symbols(profile: Profile, folder: Path) -> Path:
 
 
 def symbols(profile: Profile) -> dict[str, Any]:
-    """The symbol file of a forged kernel."""
+    """The symbol file of a synthetic kernel."""
     guid, age = profile.pdb.split("-")
     pointer = {"size": profile.pointer_size, "signed": False, "kind": "int", "endian": "little"}
     numbers = {

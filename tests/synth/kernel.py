@@ -1,4 +1,4 @@
-"""What the kernel of a forged Windows keeps in memory so that tools recognise it.
+"""What the kernel of a synthetic Windows keeps in memory so that tools recognise it.
 
 The image with its exports and the record that names its symbols, the debugger data block, the
 processor control region, the shared user data page, and objects in the nonpaged pool. What each
@@ -16,7 +16,7 @@ from tests.synth.profiles import Profile
 from tests.synth.truth import Process
 
 IMAGE_TIME = 132_000_000_000_000_000
-"""When the forged image was taken: 2019-04-17 18:40 UTC, as a Windows timestamp (100 ns)."""
+"""When the synthetic image was taken: 2019-04-17 18:40 UTC, as a Windows timestamp (100 ns)."""
 
 MACHINE_TYPE = 8
 """Offset in `_DBGKD_GET_VERSION64` (wdbgexts.h), in every version."""
@@ -48,14 +48,14 @@ _OWN_SYMBOLS = {
 
 
 def symbols_of(profile: Profile) -> dict[str, int]:
-    """Where in its image a forged kernel keeps things: in bytes from its base, by name."""
+    """Where in its image a synthetic kernel keeps things: in bytes from its base, by name."""
     return {**_OWN_SYMBOLS, **profile.symbols}
 
 
 def image_pages(profile: Profile) -> list[int]:
     """Pages of the kernel's image that are in memory, ascending; the others are paged out.
 
-    A real kernel is larger than a forged one: of it there are the pages with its symbols.
+    A real kernel is larger than a synthetic one: of it there are the pages with its symbols.
     """
     further = {address // PAGE_SIZE for address in symbols_of(profile).values()}
     return sorted(further.union(range(_CORE_PAGES)))

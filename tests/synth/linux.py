@@ -1,6 +1,6 @@
 """Make up the memory of a Linux machine, in the way of kernels from 2.6.32 to the newest.
 
-What is forged is what a reader of such memory needs: page tables, the kernel's word of itself
+A synthetic dump holds what a reader of such memory needs: page tables, the kernel's word of itself
 (VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
 truth is noted when a page is given to someone. Layouts and values are those of the kernel's
 sources; offsets that differ between builds are drawn by chance, those of kernels before 4.14 are
@@ -213,7 +213,7 @@ ERAS = {
 
 @dataclass
 class Task:
-    """A task of the forged system."""
+    """A task of the synthetic system."""
 
     pid: int
     ppid: int
@@ -231,7 +231,7 @@ class Task:
 
 @dataclass(frozen=True)
 class LinuxTruth:
-    """What is true of a forged image."""
+    """What is true of a synthetic image."""
 
     era: Era
     states: npt.NDArray[np.str_]

@@ -35,7 +35,7 @@ class Profile:
     """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
     real ones, or made up where the real kernel's symbols are not known."""
     symbols: Mapping[str, int]
-    """Where in its image the real kernel keeps what the forge writes there too; empty where
+    """Where in its image the real kernel keeps what the writer writes there too; empty where
     that is not known."""
 
     @property

@@ -1,4 +1,4 @@
-"""The truth about a forged image: who was given which page, noted when it was given."""
+"""The truth about a synthetic image: who was given which page, noted when it was given."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ CLASSES = ("absent", "both", "user", "kernel", "unused-data", "unused-zero")
 
 @dataclass
 class Process:
-    """A process of the forged system."""
+    """A process of the synthetic system."""
 
     pid: int
     ppid: int
@@ -92,7 +92,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a forged image, page by page and process by process."""
+    """What is true of a synthetic image, page by page and process by process."""
 
     profile: str
     paging: str

@@ -1,4 +1,4 @@
-"""A whole forged Windows: what lies where, in virtual and in physical memory.
+"""A whole synthetic Windows: what lies where, in virtual and in physical memory.
 
 The virtual layout is that of Windows Internals ("x86 address space layouts", "x64 address space
 layout"); everything is placed in scattered frames, as in a machine that has run for a while.

@@ -45,7 +45,9 @@ def test_by_the_header(order: str, bits: int, number: int, name: str, tmp_path: 
     assert snapshot.system is None
     assert snapshot.dump.runs.tolist() == [[1, 2]]
     assert snapshot.zero.tolist() == [True, False, True]
-    assert looks_like(snapshot.dump, snapshot.zero) == f"the dump is of {name}, which is not read"
+    assert looks_like(snapshot.dump, snapshot.zero) == (
+        f"the dump is of {name}, which this program does not read"
+    )
 
 
 @pytest.mark.parametrize("number", [3, 62, 183])

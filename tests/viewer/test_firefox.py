@@ -1,4 +1,4 @@
-"""The page in Firefox: it opens without a word, and paints and tells what the forge noted."""
+"""The page in Firefox: it opens without a word, and paints and tells what the truth has."""
 
 import base64
 from collections.abc import Iterator

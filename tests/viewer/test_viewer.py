@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person sees there is what the forge noted."""
+"""The page in a real browser: what a person sees there is the truth."""
 
 import base64
 import re
@@ -45,7 +45,7 @@ ABSENT, BOTH, USER, KERNEL, DATA, ZEROS, LEFT_OUT = (page_class.label for page_c
 
 @dataclass(frozen=True)
 class Dump:
-    """A forged dump, its truth, what the program makes of it, and the page."""
+    """A synthetic dump, its truth, what the program makes of it, and the page."""
 
     path: Path
     truth: Truth
@@ -86,7 +86,7 @@ class Dump:
 
 
 def make(folder: Path, **options: Any) -> Dump:
-    """Forge a dump with a hole in it, and write its page."""
+    """Write a synthetic dump with a hole in it, and write its page."""
     truth = forge(folder / "dump.raw", profiles()["Win7SP1x64"], size=SIZE, holes=[HOLE], **options)
     memory = (folder / "dump.raw").read_bytes()
     end = sum(HOLE) * PAGE_SIZE
@@ -1155,7 +1155,7 @@ def test_states_and_kernel_threads(
 def test_a_real_linux_guest(
     open_page: Callable[..., "Page"], qemu_core: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """What was forged is tidier than what is real."""
+    """Synthetic memory is tidier than real memory."""
     snapshot = memory_visualizer.open(qemu_core[0])
     snapshot.to_html(tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")

@@ -15,8 +15,8 @@ import volatility.obj as obj
 import volatility.plugins.common as common
 import volatility.registry as registry
 
-# Each structure with the members that the forge writes. A member missing from a version is
-# left out of that version's layout: the forge then knows that there is nothing to write.
+# Each structure with the members that a synthetic dump has. A member missing from a version is
+# left out of that version's layout: the writer then knows that there is nothing to write.
 MEMBERS = {
     "_EPROCESS": [
         "ActiveProcessLinks",

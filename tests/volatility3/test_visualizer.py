@@ -1,6 +1,7 @@
 """The plugins for Volatility 3, in the framework itself: newest release and oldest stated.
 
-Volatility's own `pslist` and `memmap` are what the rows are compared with, and the forge's truth.
+The rows are compared with Volatility's own `pslist` and `memmap`, and with the truth of the
+synthetic dump.
 """
 
 import csv
@@ -116,7 +117,7 @@ def joined(rows: Iterable[Mapping]) -> list[Mapping]:
 
 
 def made(program: Path, folder: Path, profile: Profile, **options: Any) -> tuple[Volatility, Truth]:
-    """Forge a dump, with the symbols that the forge wrote by."""
+    """Write a synthetic dump, with the symbols of its kernel."""
     write_symbols(profile, folder / "symbols")
     options.setdefault("size", 32 * MIB)
     volatility = Volatility(program, folder, folder / "symbols")
@@ -132,7 +133,7 @@ def in_list(truth: Truth) -> dict[int, str]:
     return {process.pid: process.name for process in truth.processes if process.listed}
 
 
-# -- Volatility takes the forged dumps -----------------------------------------------------------
+# -- Volatility takes the synthetic dumps --------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +146,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_takes_dumps_with_symbols_of_real_kernels(
     name: str, volatility3: Path, symbol_files: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Dumps forged for five real builds are read with the real symbols of these."""
+    """Synthetic dumps of five real builds are read with the real symbols of these."""
     build = builds()[name]
     volatility = Volatility(volatility3, tmp_path, symbol_files, cache)
     truth = forge(volatility.dump, build, size=32 * MIB, seed=2)
@@ -198,7 +199,7 @@ def assert_rows_agree(volatility: Volatility, truth: Truth) -> None:
 
 
 def pages_of(truth: Truth) -> tuple[dict[int, set[int]], dict[int, set[int]], set[int]]:
-    """By what the forge noted: pages of user mode and of the kernel by owner, and common ones."""
+    """By the truth: pages of user mode and of the kernel by owner, and common ones."""
     user: dict[int, set[int]] = {}
     own: dict[int, set[int]] = {}
     common: set[int] = set()
