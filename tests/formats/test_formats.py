@@ -1098,7 +1098,7 @@ def test_qemu_core(qemu_core: tuple[Path, Path]) -> None:
     assert np.array_equal(core.read_frames(some), raw.read_frames(some))
     for block, words in copied_blocks(raw):
         assert np.array_equal(words, core.read_frames(block))
-    assert sorted(core.notes) == ["CORE", "QEMU"]
+    assert sorted(core.notes) == ["CORE", "QEMU", "e_machine"]
 
 
 # Second opinions
