@@ -354,7 +354,8 @@ def test_width_is_for_rows(dump: Path, tmp_path: Path) -> None:
     result = run([dump, "--width", "100", "--layout", "hilbert"], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        "memviz: --width is for rows; along Hilbert's curve the number of pages decides it\n"
+        "memviz: --width is for rows; the width of a Hilbert curve follows from the number of"
+        " pages\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -732,8 +733,8 @@ def test_no_windows(noise: Path, tmp_path: Path) -> None:
     assert result.returncode == 3
     assert re.fullmatch(
         r"memviz: neither Windows nor Linux was found: the dump looks compressed or encrypted:"
-        r" entropy 7\.9[56] in 100 % of its pages that are not zeros; only zeros and data are told"
-        r" apart\n",
+        r" entropy 7\.9[56] in 100 % of its pages that are not zeros; only zeros and data are"
+        r" distinguished\n",
         result.stderr,
     )
     assert (

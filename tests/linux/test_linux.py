@@ -579,7 +579,7 @@ def test_a_table_used_again(small: tuple[Path, LinuxTruth], tmp_path: Path) -> N
     assert owned(snapshot) == others
     [process] = [process for process in snapshot.processes if process.pid == 107]
     assert "base leads to no table" in process.anomalies
-    assert any("the top-level tables of 1 process are none" in one for one in snapshot.remarks)
+    assert any("1 process without a valid top-level page table" in one for one in snapshot.remarks)
     assert np.count_nonzero(labels(snapshot) != truth.classes) <= len(
         {frame for pid, _, frame in truth.owners if pid == 107}
     )
