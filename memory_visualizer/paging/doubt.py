@@ -46,10 +46,9 @@ class Doubt:
             return ()
         return (
             f"page tables refer to {counted(tables, 'page table')} and {counted(pages, 'page')} of"
-            " user"
-            " mode just beyond the dump's end: the dump was cut short, or the file leaves out holes"
-            " in the machine's memory, and all memory after such a hole is painted in the wrong"
-            " place",
+            " user mode just beyond the dump's end: the dump was cut short, or the file leaves out"
+            " holes in the machine's memory, and all memory after such a hole is painted in the"
+            " wrong place",
         )
 
 

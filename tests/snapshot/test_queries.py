@@ -73,7 +73,7 @@ def test_where_nothing_is(asked: tuple[Snapshot, Truth, Path]) -> None:
     snapshot, truth, _ = asked
     process = of(snapshot, truth, truth.alive[-1])
     assert snapshot.translate(process, 0x10) is None
-    with pytest.raises(NotMappedError, match=r"has nothing at 0x10 "):
+    with pytest.raises(NotMappedError, match=r"has no memory at 0x10 "):
         snapshot.read(process, 0x10, 4)
     assert snapshot.read(process, 0x10, 0) == b""
 
