@@ -210,7 +210,7 @@ def test_broken_xpress(with_library: bool, monkeypatch: pytest.MonkeyPatch) -> N
             try:
                 assert len(unpack(bytes(data), len(block))) == len(block)
             except DamagedInputError as error:
-                assert "roken Xpress" in str(error) or "Xpress of" in str(error)
+                assert "roken Xpress" in str(error) or "Xpress data of" in str(error)
 
 
 # Second opinions
