@@ -156,6 +156,8 @@ def _direct_map(found: LinuxKernel) -> int | None:
     variable = found.symbols.get("page_offset_base")
     told = found.kernel.number(variable) if variable else found.machine.direct_map
     held = np.flatnonzero(found.memory.held[: _GIB // PAGE_SIZE])
+    if not len(held):
+        return None
     some = held[np.linspace(0, len(held) - 1, _SOME_FRAMES).astype(np.int64)]
     bases = _bases(found) if told is None else [np.array([told], np.uint64)]
     for part in bases:

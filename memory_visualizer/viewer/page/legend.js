@@ -12,7 +12,9 @@ class Legend {
     this.all.hidden = off.size === 0;
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
     this.list.replaceChildren(
-      ...colouring.entries.map((entry, index) => {
+      ...colouring.entries.flatMap((entry, index) => {
+        // Few dumps leave pages out on purpose: others need no word for it.
+        if (entry.label === "left-out" && !entry.count) return [];
         const box = element("input", {
           type: "checkbox",
           checked: !off.has(index),
