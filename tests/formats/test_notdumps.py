@@ -231,6 +231,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such devices")
 def test_a_device_is_refused() -> None:
     assert "a device; save the memory as a file" in said_of(Path("/dev/zero"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import s2
+from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import LOW, check, frames_of, memory
@@ -18,6 +19,11 @@ from tests.synth import s2 as synth
 
 UNPACKERS = {"compiled": s2.unpack, "slowly": s2.unpack_slowly}
 every_unpacker = pytest.mark.parametrize("name", UNPACKERS)
+
+
+def without_slowness(dump: Dump) -> list[str]:
+    """The remarks of a dump, but for the word on wasmtime, which may be missing."""
+    return [remark for remark in dump.remarks if "wasmtime" not in remark]
 
 
 @pytest.fixture
@@ -108,7 +114,7 @@ def test_s2(path: Path, size: int) -> None:
     contents = memory(300, 1)
     path.write_bytes(synth.stream(contents, size))
     dump = open_dump(path)
-    assert dump.format == "raw (S2)" and dump.remarks == ()
+    assert dump.format == "raw (S2)" and not without_slowness(dump)
     check(dump, frames_of([(0, contents)]))
 
 
@@ -174,7 +180,7 @@ def test_a_broken_chunk(path: Path, is_snappy: bool) -> None:
     with pytest.raises(DamagedInputError, match="cannot be unpacked"):
         open_dump(path).zero_frames()
     dump = open_dump(path, lenient=True)
-    assert dump.remarks == (f"1 broken chunk of {path} left out",)
+    assert without_slowness(dump) == [f"1 broken chunk of {path} left out"]
     frames = frames_of([(0, contents)])
     check(dump, {pfn: page for pfn, page in frames.items() if not 32 <= pfn < 48})
 

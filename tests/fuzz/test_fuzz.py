@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("resource", reason="costs are measured as Unix tells them")
+
 from tests.fuzz.__main__ import REGRESSIONS
 from tests.fuzz.cases import Case, cases
 from tests.fuzz.crafted import CRAFTED, crafted
