@@ -1,11 +1,11 @@
 """The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,14 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
+from memory_visualizer.snapshot.framerecords import (
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    StateKind,
+    WindowsState,
+    uses_of_linux,
+)
 from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
@@ -34,6 +42,10 @@ from memory_visualizer.units import PAGE_SIZE
 
 _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
+
+RecordReader: TypeAlias = "Callable[[Snapshot], FrameRecords | None]"
+"""Reads the records of frames at the first access; a function of a module, so that a snapshot can
+be pickled."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,12 +73,45 @@ class Snapshot(PageMap):
     """How a Linux kernel's own tables are read; on ARM they have a half of the addresses."""
     kernel_roots: tuple[int, ...] = ()
     """The roots of these: see Architecture.roots_at."""
-    states: NDArray[np.uint8] | None = None
-    """PageState of each frame; None where the system is not Linux."""
+    frame_records: "FrameRecords | RecordReader | None" = None
+    """The kernel's own records of its frames, or how they are read: see `records`."""
     remarks: tuple[str, ...] = ()
     """Sentences on what could not be known of the system, for the person at the screen."""
     copies: tuple[Process, ...] = ()
     """Old copies of process objects, and what is left of processes long gone: no processes."""
+
+    @cached_property
+    def records(self) -> FrameRecords | None:
+        """What the kernel says of each frame; None where the dump does not tell it.
+
+        Windows' records are read at the first access.
+        """
+        told = self.frame_records
+        return told if told is None or isinstance(told, FrameRecords) else told(self)
+
+    @property
+    def record_remarks(self) -> tuple[str, ...]:
+        """Sentences on the kernel's records of frames, beside `remarks`."""
+        return self.records.remarks if self.records else ()
+
+    @property
+    def states(self) -> NDArray[np.uint8] | None:
+        """The state of each frame: codes of `state_kind`."""
+        return self.records.states if self.records else None
+
+    @property
+    def state_kind(self) -> StateKind:
+        """What the codes of `states` mean: PageState on Linux, WindowsState on Windows."""
+        return self.records.kind if self.records else PageState
+
+    @cached_property
+    def uses(self) -> NDArray[np.uint8] | None:
+        """The PageUse of each frame, as far as it is known; None where `states` is."""
+        if self.records is None:
+            return None
+        if self.records.uses is None and self.state_kind is PageState:
+            return uses_of_linux(self.records.states)
+        return self.records.uses
 
     @cached_property
     def owners(self) -> Owners:
@@ -275,12 +320,27 @@ class Snapshot(PageMap):
             f" {counted(len(self.processes), 'process', 'processes')}>"
         )
 
-    def state_counts(self) -> dict[PageState, int]:
+    def state_counts(self) -> "dict[PageState | WindowsState, int]":
         """Count the frames of each state, states without any included; nothing where unknown."""
         if self.states is None:
             return {}
-        counts = count_values(self.states, len(PageState))
-        return {state: int(counts[state]) for state in PageState}
+        counts = count_values(self.states, len(self.state_kind))
+        return {state: int(counts[state]) for state in self.state_kind}
+
+    def use_counts(self) -> NDArray[np.int64]:
+        """Frames of each use and state, shape (uses, states); of none where unknown."""
+        shape = len(PageUse), len(self.state_kind)
+        if self.states is None or self.uses is None:
+            return np.zeros(shape, np.int64)
+        both = self.uses.astype(np.uint16) * np.uint16(shape[1]) + self.states
+        return count_values(both, shape[0] * shape[1]).reshape(shape)
+
+    def finding_counts(self) -> dict[RecordFinding, int]:
+        """Count the frames of each RecordFinding but NONE; nothing where no records are known."""
+        if self.records is None or self.records.findings is None:
+            return {}
+        counts = count_values(self.records.findings, len(RecordFinding))
+        return {finding: int(counts[finding]) for finding in RecordFinding if finding}
 
     def pages_of_others(self, processes: Collection[int]) -> NDArray[np.bool_]:
         """By PFN: whether none of these processes, by their index, has the frame."""

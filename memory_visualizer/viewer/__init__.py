@@ -102,11 +102,12 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
-    if snapshot.states is not None:
-        columns["state"] = pack(snapshot.states)
-        about["named"].append(
-            {"id": "state", "title": "State", "swatches": _swatches(snapshot, "state")}
-        )
+    for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
+        if codes is not None:
+            columns[name] = pack(codes)
+            about["named"].append(
+                {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
+            )
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
     script = _script()

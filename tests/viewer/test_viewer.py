@@ -23,6 +23,7 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.pagemap import PageState
 from tests.conftest import ROOT
 from tests.screenshots import take
@@ -1138,7 +1139,9 @@ def test_states_and_kernel_threads(
         "dtb": 0,
     }
     processes[4] = replace(processes[4], **thread)
-    snapshot = replace(dump.snapshot, states=states, processes=tuple(processes))
+    snapshot = replace(
+        dump.snapshot, frame_records=FrameRecords(states), processes=tuple(processes)
+    )
     like_linux = replace(dump, snapshot=snapshot, page=tmp_path / "page.html")
     viewer.write_page(like_linux.page, snapshot, color_by="state")
     page = open_page(like_linux.page)
