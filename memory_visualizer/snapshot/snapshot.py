@@ -43,9 +43,9 @@ from memory_visualizer.units import PAGE_SIZE
 _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 
-RecordReader: TypeAlias = "Callable[[Snapshot], FrameRecords | None]"
-"""Reads the records of frames at the first access; a function of a module, so that a snapshot can
-be pickled."""
+RecordReader: TypeAlias = "Callable[[Snapshot], FrameRecords | tuple[str, ...]]"
+"""Reads the records of frames at the first access, or gives sentences on why they are not believed.
+A function of a module, or a partial one, so that a snapshot can be pickled."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,13 +86,20 @@ class Snapshot(PageMap):
 
         Windows' records are read at the first access.
         """
+        return self._told if isinstance(self._told, FrameRecords) else None
+
+    @cached_property
+    def _told(self) -> FrameRecords | tuple[str, ...]:
+        """The records, or sentences on why there are none."""
         told = self.frame_records
-        return told if told is None or isinstance(told, FrameRecords) else told(self)
+        if told is None or isinstance(told, FrameRecords):
+            return told or ()
+        return told(self)
 
     @property
     def record_remarks(self) -> tuple[str, ...]:
         """Sentences on the kernel's records of frames, beside `remarks`."""
-        return self.records.remarks if self.records else ()
+        return self._told.remarks if isinstance(self._told, FrameRecords) else self._told
 
     @property
     def states(self) -> NDArray[np.uint8] | None:
