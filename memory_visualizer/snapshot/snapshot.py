@@ -97,6 +97,11 @@ class Snapshot(PageMap):
         return told(self)
 
     @property
+    def has_read_records(self) -> bool:
+        """Whether the records are known already, or known not to be there."""
+        return not callable(self.frame_records) or "_told" in vars(self)
+
+    @property
     def record_remarks(self) -> tuple[str, ...]:
         """Sentences on the kernel's records of frames, beside `remarks`."""
         return self._told.remarks if isinstance(self._told, FrameRecords) else self._told

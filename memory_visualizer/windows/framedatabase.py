@@ -26,9 +26,10 @@ _SAMPLE = 1 << 13
 """Frames of the kernel that are looked at for witnesses, from all over its memory. The database
 takes about a hundredth of memory, so that dozens of them are its own."""
 _FRAMES_AT_ONCE = 512
-_STRIDES = range(16, 260, 4)
+_STRIDES = range(16, 132, 4)
 """Sizes that a record may have, in bytes; those known are 24, 28 and 48."""
 _FEWEST_WITNESSES = 8
+_MOST_OF_PAGE = 32
 _MOST_CANDIDATES = 4
 _MOST_WITNESSES = 1 << 12
 _MOST_PROVED = 1 << 13
@@ -186,23 +187,21 @@ class PageFrameDatabase:
             known = there[begin >> 12] & there[(begin + size - 1) >> 12]
             yield Piece(first, raw, known)
 
-    def agreement(self, active: NDArray[np.int64]) -> float:
-        """Of some active frames that are mapped, the share whose record leads to an entry for it.
+    def agreement(self, mapped: NDArray[np.int64]) -> float:
+        """Of these frames, which are mapped, the share whose record leads to an entry for it.
 
         The entry stands in PteFrame, at the place that the lowest bits of PteAddress tell. So also
-        prototype entries can be held against their records. Records whose table the dump lacks do
-        not count; 0 where none counts.
+        prototype entries can be held against their records. Frames whose record is lost or not
+        active do not count, nor do those whose table the dump lacks; 0 where too few count.
         """
-        if len(active) > _MOST_PROVED:
-            active = active[np.linspace(0, len(active) - 1, _MOST_PROVED).astype(np.intp)]
-        records = self.records(active)
+        frames = _some(mapped, _MOST_PROVED)
+        records = self.records(frames)
         table = self.layout.table_frames(records)
-        held = is_held(self._dump, table)
+        counts = (self.layout.locations(records) == ACTIVE) & is_held(self._dump, table)
         entry = self._self_map.entry(self.layout.number(records, self.layout.pte_address))
-        table, entry, frame = table[held], entry[held], active[held]
-        if not len(table):
+        if np.count_nonzero(counts) < _FEWEST_WITNESSES:
             return 0.0
-        return float(np.mean(self._entries_name(table, entry, frame)))
+        return float(np.mean(self._entries_name(table[counts], entry[counts], frames[counts])))
 
     def _entries_name(
         self, table: NDArray[np.int64], entry: NDArray[np.uint64], frame: NDArray[np.int64]
@@ -252,15 +251,17 @@ def _witnesses(
 ) -> Witnesses:
     """Addresses of the kernel's own entries, in a sample of its pages."""
     frames = kernel.all_frames()
-    frames = frames[~zero[frames]]
-    if len(frames) > _SAMPLE:
-        frames = frames[np.linspace(0, len(frames) - 1, _SAMPLE).astype(np.intp)]
+    frames = _some(frames[~zero[frames]], _SAMPLE)
     virtual = kernel.virtual(frames)
     batches = []
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.words(dump.read_frames(frames[some]).view(np.uint8))
         row, place = np.nonzero(self_map.shows(words))
+        # Pages full of such addresses, which a dump may be made of, must not cost more than others.
+        before = np.searchsorted(row, np.arange(len(words)))
+        few = np.arange(len(row)) - before[row] < _MOST_OF_PAGE
+        row, place = row[few], place[few]
         address = virtual[some][row] + place.astype(np.uint64) * np.uint64(kernel.word)
         batches.append((address, self_map.entry(words[row, place])))
     address, entry = (
@@ -312,11 +313,7 @@ def _layout(
     unused: NDArray[np.int64],
 ) -> Layout | None:
     """Where the other members stand, by most of the witnesses' records; None where none agree."""
-    if len(witnesses.frame) > _MOST_WITNESSES:
-        chosen = np.linspace(0, len(witnesses.frame) - 1, _MOST_WITNESSES).astype(np.intp)
-        witnesses = witnesses.take(chosen)
-    if len(unused) > _MOST_WITNESSES:
-        unused = unused[np.linspace(0, len(unused) - 1, _MOST_WITNESSES).astype(np.intp)]
+    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _MOST_WITNESSES))
     word = kernel.word
     records = _records(kernel, base, size, witnesses.frame)
     table = kernel.frames(witnesses.entry)
@@ -328,7 +325,7 @@ def _layout(
             best, pte_frame = share, place
     if best <= 1 / 2:
         return None
-    others = _records(kernel, base, size, unused)
+    others = _records(kernel, base, size, _some(unused, _MOST_WITNESSES))
     others = others[np.logical_or.reduce(others != 0, axis=1)]
     places = [
         byte
@@ -350,6 +347,13 @@ def _layout(
     if speaks_for(location)[1] <= 0:
         return None
     return Layout(word, size, pte_address, pte_frame, location)
+
+
+def _some(values: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """No more than so many of some values, from all over them."""
+    if len(values) <= limit:
+        return values
+    return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
 
 
 def _records(

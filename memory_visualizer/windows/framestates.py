@@ -32,7 +32,6 @@ from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
 BELIEVED = 1 / 2
 """A database is believed if more than this share of active, mapped frames have a record that leads
 to an entry for them. On real machines of an NT-like kernel it was 97.7 to 99.9 %."""
-_FEWEST_PROVED = 8
 
 _STATES = np.array(
     [
@@ -48,8 +47,17 @@ _STATES = np.array(
     np.uint8,
 )
 """By PageLocation (MMLISTS)."""
-_WITHOUT_USE = (WindowsState.ZEROED, WindowsState.FREE, WindowsState.BAD)
-_ON_A_LIST = (WindowsState.STANDBY, WindowsState.MODIFIED, WindowsState.MODIFIED_NO_WRITE)
+
+
+def _among(*states: WindowsState) -> NDArray[np.bool_]:
+    """For each WindowsState whether it is one of these."""
+    return np.isin(np.arange(len(WindowsState)), states)
+
+
+_WITHOUT_USE = _among(WindowsState.ZEROED, WindowsState.FREE, WindowsState.BAD)
+_ON_A_LIST = _among(WindowsState.STANDBY, WindowsState.MODIFIED, WindowsState.MODIFIED_NO_WRITE)
+_USES_OF_STATES = np.where(_WITHOUT_USE, PageUse.UNUSED, PageUse.UNKNOWN).astype(np.uint8)
+_TOLD = ~_WITHOUT_USE & ~_among(WindowsState.ABSENT, WindowsState.UNKNOWN)
 
 _FIXED_VERSIONS = ("6.0", "6.1")
 _REGIONS = (
@@ -79,19 +87,21 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
     kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
     kernel.word = 4 if paging.address_bits == 32 else 8
     unused = np.flatnonzero((snapshot.mapping_count == 0) & snapshot.dump.held)
-    best: tuple[FrameRecords | None, float, PageFrameDatabase | None] = None, 0.0, None
+    mapped = np.zeros(snapshot.dump.frame_count, bool)
+    mapped[snapshot.mappings.pfn[snapshot.mappings.count == 1]] = True
+    single = np.flatnonzero(mapped)
+    doubted: list[tuple[float, int]] = []
     for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
-        reader = _Reader(snapshot, kernel, self_map, database, tops)
-        records, agreement = reader.read()
+        agreement = database.agreement(single)
         if agreement > BELIEVED:
-            return records
-        if agreement >= best[1]:
-            best = None, agreement, database
-    if best[2] is None:
+            return _Reader(snapshot, kernel, self_map, database, tops).read(agreement)
+        doubted.append((agreement, database.base))
+    if not doubted:
         return ()
+    agreement, base = max(doubted)
     return (
-        f"what looks like the page frame database at {best[2].base:#x} is not believed: the records"
-        f" of only {100 * best[1]:.1f} % of the frames in use lead to an entry for them",
+        f"what looks like the page frame database at {base:#x} is not believed: the records of only"
+        f" {100 * agreement:.1f} % of the frames in use lead to an entry for them",
     )
 
 
@@ -129,8 +139,8 @@ class _Reader:
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         """Frames on a list that belonged to a process."""
 
-    def read(self) -> tuple[FrameRecords, float]:
-        """Read all records; also the share of agreement."""
+    def read(self, agreement: float) -> FrameRecords:
+        """Read all records; `agreement` is the share that was proved."""
         snapshot, count = self._snapshot, self._snapshot.dump.frame_count
         columns = _Columns(
             np.full(count, WindowsState.UNKNOWN, np.uint8),
@@ -140,45 +150,47 @@ class _Reader:
         )
         for piece in self._database.pieces(snapshot.zero):
             self._read_piece(piece, columns)
-        agreement = self._agreement(columns.states)
-        if agreement > BELIEVED:
-            self._mark_large_pages(columns)
-            self._tell_files(columns.uses)
+        self._mark_large_pages(columns)
+        self._tell_files(columns.uses)
         there = snapshot.dump.there
         columns.states[~there] = WindowsState.ABSENT
         columns.uses[~there] = PageUse.ABSENT
         layout = self._database.layout
-        return (
-            FrameRecords(
-                columns.states,
-                WindowsState,
-                columns.uses,
-                self._last_owners(columns.tables),
-                columns.priorities,
-                self._findings(columns),
-                FrameDatabase(self._database.base, layout.size, agreement),
-            ),
-            agreement,
+        return FrameRecords(
+            columns.states,
+            WindowsState,
+            columns.uses,
+            self._last_owners(columns.tables),
+            columns.priorities,
+            self._findings(columns),
+            FrameDatabase(self._database.base, layout.size, agreement),
         )
 
     def _read_piece(self, piece: Piece, columns: _Columns) -> None:
-        layout, records, members = self._database.layout, piece.records, self._members
+        layout, records = self._database.layout, piece.records
         some = slice(piece.first, piece.first + len(records))
-        entries = self._self_map.entry(layout.number(records, layout.pte_address))
-        tables = layout.table_frames(records)
         states = look_up(_STATES, layout.locations(records))
-        known = piece.known.copy()
-        # The kernel has records without anything in them of frames that it does not manage.
-        maybe = np.flatnonzero((states == WindowsState.ZEROED) & (entries == 0) & (tables == 0))
-        known[maybe[~np.logical_or.reduce(records[maybe] != 0, axis=1)]] = False
-        states[~known] = WindowsState.UNKNOWN
-        uses = self._uses(records, states, entries, tables, piece.first)
-        columns.states[some], columns.uses[some] = states, uses
-        columns.tables[some] = np.where(known, tables, columns.tables[some]).astype(np.uint32)
+        states[~piece.known] = WindowsState.UNKNOWN
+        states[_empty(records, np.flatnonzero(states == WindowsState.ZEROED))] = (
+            WindowsState.UNKNOWN
+        )
+        columns.states[some] = states
+        columns.uses[some] = look_up(_USES_OF_STATES, states)
+        # Of frames that nobody has, the other members are what they were.
+        used = np.flatnonzero(look_up(_TOLD, states))
+        self._read_used(used + piece.first, records[used], columns)
+
+    def _read_used(
+        self, frames: NDArray[np.int64], records: NDArray[np.uint8], columns: _Columns
+    ) -> None:
+        """Read the records of frames that somebody has, or had last."""
+        layout, members = self._database.layout, self._members
+        entries = self._self_map.entry(layout.number(records, layout.pte_address))
+        columns.tables[frames] = layout.table_frames(records)
+        columns.uses[frames] = self._uses(frames, records, columns.states[frames], entries)
         if members and members.priority:
-            standby = states == WindowsState.STANDBY
-            priorities = np.where(standby, members.priority.of(records, 7), NO_PRIORITY)
-            columns.priorities[some] = priorities
+            rows = np.flatnonzero(columns.states[frames] == WindowsState.STANDBY)
+            columns.priorities[frames[rows]] = members.priority.of(records[rows], 7)
 
     @property
     def _members(self) -> Members | None:
@@ -194,49 +206,52 @@ class _Reader:
 
     def _uses(
         self,
+        frames: NDArray[np.int64],
         records: NDArray[np.uint8],
         states: NDArray[np.uint8],
         entries: NDArray[np.uint64],
-        tables: NDArray[np.int64],
-        first: int,
     ) -> NDArray[np.uint8]:
-        """The PageUse of the frames of a piece, and notes of those that tell more."""
+        """The PageUse of some frames, and notes of those that tell more."""
         self_map, members = self._self_map, self._members
-        uses = np.full(len(states), PageUse.UNKNOWN, np.uint8)
-        uses[np.isin(states, _WITHOUT_USE)] = PageUse.UNUSED
-        told = ~np.isin(states, (*_WITHOUT_USE, WindowsState.UNKNOWN))
+        uses = np.full(len(frames), PageUse.UNKNOWN, np.uint8)
         shown = self_map.shows(entries)
         page = self_map.page(entries)
-        by_kernel = page >= np.uint64(self_map.user_end)
-
-        private = told & shown & ~by_kernel
+        private = shown & (page < np.uint64(self_map.user_end))
         uses[private] = PageUse.PROCESS_PRIVATE
-        listed = np.flatnonzero(private & np.isin(states, _ON_A_LIST))
-        self._private.append(listed + first)
+        self._private.append(frames[private & look_up(_ON_A_LIST, states)])
 
-        of_kernel = np.flatnonzero(told & shown & by_kernel)
+        of_kernel = np.flatnonzero(shown & ~private)
         uses[of_kernel] = self._uses_in_kernel(page[of_kernel])
         if members and members.is_stack:
             stacks = members.is_stack.of(records[of_kernel]) != 0
             uses[of_kernel[stacks]] = PageUse.KERNEL_STACK
 
-        # No table has the frame: where that of its entry should stand is a number for that.
-        top = tables >> (self._database.layout.frame_bits - 4)
-        locked = (states == WindowsState.ACTIVE) & ~shown & (top == 0xF)
-        locked &= tables >= self._snapshot.dump.frame_count
-        uses[locked] = PageUse.DRIVER_LOCKED
+        others = np.flatnonzero(~shown)
+        locked = self._are_locked(records[others], states[others])
+        uses[others[locked]] = PageUse.DRIVER_LOCKED
         if members and members.is_awe:
-            uses[locked & (members.is_awe.of(records) != 0)] = PageUse.AWE
-
-        prototypes = np.flatnonzero(told & ~shown & ~locked)
-        prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
+            awe = members.is_awe.of(records[others]) != 0
+            uses[others[locked & awe]] = PageUse.AWE
         if members:
+            prototypes = others[~locked]
+            prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
             size = self_map.paging.entry_bytes
             original = self._database.layout.number(records[prototypes], members.original, size)
             of_file = original & np.uint64(PROTOTYPE) != 0
             uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
-            self._files.append((prototypes[of_file] + first, original[of_file]))
+            self._files.append((frames[prototypes[of_file]], original[of_file]))
         return uses
+
+    def _are_locked(
+        self, records: NDArray[np.uint8], states: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Which frames are in use and in no table: PteFrame is a number that stands for that."""
+        layout = self._database.layout
+        tables = layout.table_frames(records)
+        locked: NDArray[np.bool_] = tables >> (layout.frame_bits - 4) == 0xF
+        locked &= tables >= self._snapshot.dump.frame_count
+        locked &= states == WindowsState.ACTIVE
+        return locked
 
     def _uses_in_kernel(self, page: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """The use of frames by the kernel's address at which they are mapped."""
@@ -255,20 +270,14 @@ class _Reader:
         end = database.base + self._snapshot.dump.frame_count * database.layout.size
         return (*_REGIONS, (end, _LAST_NONPAGED, PageUse.NONPAGED_POOL))
 
-    def _agreement(self, states: NDArray[np.uint8]) -> float:
-        mapped = np.zeros(states.size, bool)
-        mappings = self._snapshot.mappings
-        mapped[mappings.pfn[mappings.count == 1]] = True
-        active = np.flatnonzero(mapped & (states == WindowsState.ACTIVE))
-        return self._database.agreement(active) if len(active) >= _FEWEST_PROVED else 0.0
-
     def _mark_large_pages(self, columns: _Columns) -> None:
         """Give the frames of large pages their use: their records name the large page's entry."""
         large = self._snapshot.mappings.take(self._snapshot.mappings.count > 1)
         active = columns.states == WindowsState.ACTIVE
         tables = active & (columns.uses == PageUse.PAGE_TABLE)
         user = large.is_user
-        kernel = large.take(~user)
+        # Through the tables' own window the entry of a huge page looks like that of a large one.
+        kernel = large.take(~user & ~self._self_map.shows(large.virtual))
         columns.uses[_frames_of(kernel, active.size) & tables] = PageUse.KERNEL
         images = kernel.take(self._images.hold(kernel.virtual))
         columns.uses[_frames_of(images, active.size) & active] = PageUse.DRIVER_IMAGE
@@ -310,7 +319,7 @@ class _Reader:
         snapshot = self._snapshot
         mapped = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
         found = np.full(mapped.size, RecordFinding.NONE, np.uint8)
-        free = np.isin(columns.states, _WITHOUT_USE)
+        free = look_up(_WITHOUT_USE, columns.states)
         found[free & mapped] = RecordFinding.FREE_BUT_MAPPED
         private = (columns.states == WindowsState.ACTIVE) & (
             columns.uses == PageUse.PROCESS_PRIVATE
@@ -318,6 +327,17 @@ class _Reader:
         private &= snapshot.mapping_count == 0
         found[private & snapshot.dump.held] = RecordFinding.PRIVATE_BUT_NOT_MAPPED
         return found
+
+
+def _empty(records: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of some rows in which nothing stands.
+
+    The kernel has such records of frames that it does not manage.
+    """
+    words = records.view(np.uint32)
+    for place in range(words.shape[1]):
+        rows = rows[words[rows, place] == 0]
+    return rows
 
 
 def _frames_of(mappings: Mappings, frame_count: int) -> NDArray[np.bool_]:

@@ -156,8 +156,12 @@ class FrameLog:
             if of is tree and self.records["pte_frame"][frame] == 0:
                 self.records["pte_frame"][frame] = top_of(index)
 
-    def finish(self, memory: PhysicalMemory, reserved: Sequence[Frames]) -> None:
+    def finish(
+        self, memory: PhysicalMemory, reserved: Sequence[Frames], *, has_priority: bool
+    ) -> None:
         """All frames without a record are free, but for those that Windows does not manage."""
+        if not has_priority:
+            self.records["priority"] = -1
         free = self.records["state"] == NO_RECORD
         free[:LOW_MEMORY_FRAMES] = False
         for frames in reserved:

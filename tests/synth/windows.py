@@ -231,7 +231,11 @@ class _Forger:
         self._no_memory = [np.arange(first, first + count) for first, count in holes]
         self.ledger.log = self._log
         self._database_place = self._database_base()
-        if self.paging.address_bits > 32:  # behind the database, as far as it may reach
+        if (
+            self.places.nonpaged_pool >> 32 == self._database_place >> 32
+            and self.profile.bits == 64
+        ):
+            # Behind the database, as far as that may reach.
             behind = self._database_place + 8 * GIB
             self.places = replace(self.places, nonpaged_pool=behind)
 
@@ -351,7 +355,8 @@ class _Forger:
             space.finish()
         self._left_over(free_data)
         if self._database is not None and self._log is not None:
-            self._log.finish(self.memory, self._no_memory)
+            has_priority = "Priority" in self._database.layout.members
+            self._log.finish(self.memory, self._no_memory, has_priority=has_priority)
             self._database.write(self._log)
 
     def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
