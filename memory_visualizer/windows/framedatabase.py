@@ -192,12 +192,14 @@ class PageFrameDatabase:
 
         The entry stands in PteFrame, at the place that the lowest bits of PteAddress tell. So also
         prototype entries can be held against their records. Frames whose record is lost or not
-        active do not count, nor do those whose table the dump lacks; 0 where too few count.
+        active do not count, nor do those whose table lies in a hole of the dump; 0 where too few
+        count.
         """
         frames = _some(mapped, _MOST_PROVED)
         records = self.records(frames)
         table = self.layout.table_frames(records)
-        counts = (self.layout.locations(records) == ACTIVE) & is_held(self._dump, table)
+        counts = self.layout.locations(records) == ACTIVE
+        counts &= is_held(self._dump, table) | (table >= self._dump.frame_count)
         entry = self._self_map.entry(self.layout.number(records, self.layout.pte_address))
         if np.count_nonzero(counts) < _FEWEST_WITNESSES:
             return 0.0
@@ -215,6 +217,7 @@ class PageFrameDatabase:
         for start in range(0, len(tables), _FRAMES_AT_ONCE):
             some = tables[start : start + _FRAMES_AT_ONCE]
             chosen = order[slice(*np.searchsorted(row[order], [start, start + len(some)]))]
+            some = np.minimum(some, self._dump.frame_count)  # nothing is there
             contents = paging.decode(self._dump.read_frames(some))
             entries = contents[row[chosen] - start, index[chosen]]
             maps = paging.is_present(entries) | (entries & np.uint64(PRESENT) != 0)
