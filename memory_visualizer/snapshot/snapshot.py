@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,6 @@ from memory_visualizer.units import PAGE_SIZE
 _ROWS_AT_ONCE = 1 << 17
 """Of mappings; a few megabytes."""
 
-RecordReader: TypeAlias = "Callable[[Snapshot], FrameRecords | tuple[str, ...]]"
-"""Reads the records of frames at the first access, or gives sentences on why they are not believed.
-A function of a module, or a partial one, so that a snapshot can be pickled."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Snapshot(PageMap):
@@ -73,8 +69,12 @@ class Snapshot(PageMap):
     """How a Linux kernel's own tables are read; on ARM they have a half of the addresses."""
     kernel_roots: tuple[int, ...] = ()
     """The roots of these: see Architecture.roots_at."""
-    frame_records: "FrameRecords | RecordReader | None" = None
-    """The kernel's own records of its frames, or how they are read: see `records`."""
+    frame_records: FrameRecords | Callable[["Snapshot"], FrameRecords | tuple[str, ...]] | None = (
+        None
+    )
+    """The kernel's own records of its frames; or a function that reads them at the first access, or
+    gives sentences on why they are not believed. See `records`. It is a function of a module, or a
+    partial one, so that a snapshot can be pickled."""
     remarks: tuple[str, ...] = ()
     """Sentences on what could not be known of the system, for the person at the screen."""
     copies: tuple[Process, ...] = ()
