@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import look_up, mark_runs
-from memory_visualizer.paging import WINDOWS_ON_ARM64, Mappings, is_held
+from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
     NOBODY,
@@ -297,10 +297,14 @@ class _Reader:
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The process of each frame on a list whose entry is in a table of that process.
 
-        From table to table the records lead up to a top-level table.
+        Whose a table is, its owner's other tables tell; of a table that these do not lead to, the
+        records do, from table to table up to a top-level table.
         """
         owners = np.full(tables.size, NOBODY, np.int32)
         frames = np.concatenate(self._private)
+        frames = frames[tables[frames] < tables.size]
+        owners[frames] = self._owners_of_tables()[tables[frames]]
+        frames = frames[owners[frames] == NOBODY]
         at = frames
         for _ in range(len(self._self_map.paging.levels)):
             inside = at < tables.size
@@ -312,6 +316,14 @@ class _Reader:
             known = np.flatnonzero(is_held(self._snapshot.dump, column))
             process_of[column[known]] = known
         owners[frames] = process_of[at]
+        return owners
+
+    def _owners_of_tables(self) -> NDArray[np.int32]:
+        """By PFN the process whose table a frame is, as the walk of its tables met it."""
+        rows = self._kernel.mappings
+        own = (rows.count == 1) & (rows.space != SHARED) & self._self_map.shows(rows.virtual)
+        owners = np.full(self._snapshot.dump.frame_count, NOBODY, np.int32)
+        owners[rows.pfn[own]] = rows.space[own]
         return owners
 
     def _findings(self, columns: _Columns) -> NDArray[np.uint8]:

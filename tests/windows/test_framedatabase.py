@@ -80,7 +80,7 @@ def told_uses(profile: Profile, pae: bool | None) -> dict[str, str]:
         untold |= {"kernel stack": "kernel"}
     has_pae = profile.usually_has_pae if pae is None else pae
     if not wide and not has_pae:
-        untold |= {"mapped file": "file", "image": "file"}
+        untold |= dict.fromkeys(("mapped file", "metafile", "image"), "file")
     return untold
 
 
@@ -155,7 +155,7 @@ def test_truth_has_all_kinds(tmp_path: Path) -> None:
     truth, records = forged(tmp_path / "dump", "Win7SP1x64")
     states = {state.label for state in WindowsState if state}
     assert set(records.records["state"]) == states
-    untold = {"absent", "file", "metafile"}
+    untold = {"absent", "file"}
     assert set(records.records["use"]) == {use.label for use in PageUse} - untold
     assert np.count_nonzero(true_pids(truth, records) > 0) > 100
 
@@ -224,8 +224,8 @@ def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
     _, expected = forged(path, name)
     before = records_of(memory_visualizer.open(path))
     rng = np.random.default_rng(5)
-    # Not a page table's, as those lead from pages to processes.
-    chosen = rng.choice(np.flatnonzero(expected.records["use"] == "image"), 20, replace=False)
+    active = np.flatnonzero(expected.records["state"] == "active")
+    chosen = rng.choice(active[active > 256], 40, replace=False)
     places = record_places(expected, chosen)
     noise = rng.integers(0, 256, places.shape, np.uint8)
     after = records_of(changed(path, lambda dump: dump.__setitem__(places, noise)))
@@ -233,8 +233,10 @@ def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
     assert after.database is not None and before.database is not None
     assert after.database.address == before.database.address
     assert before.uses is not None and after.uses is not None
+    assert before.last_owners is not None and after.last_owners is not None
     np.testing.assert_array_equal(after.states[others], before.states[others])
     np.testing.assert_array_equal(after.uses[others], before.uses[others])
+    np.testing.assert_array_equal(after.last_owners[others], before.last_owners[others])
 
 
 def hostile_random(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
