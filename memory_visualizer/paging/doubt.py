@@ -13,13 +13,14 @@ from memory_visualizer.paging import Paging, PhysicalMemory, are_tables, is_held
 from memory_visualizer.printable import counted
 
 _MOST_ASKED = 128
-"""So many tables of each level are looked at."""
+"""How many tables of each level are sampled."""
 _DOUBT = 1 / 16
-"""More of them may be something else in a dump that was taken while its machine ran."""
+"""The largest share of frames named as tables that may be no tables: a dump may be taken while its
+machine runs."""
 _FEWEST_TABLES, _FEWEST_PAGES = 2, 4
-"""Fewer that are named right behind the end are of flipped bits, or of devices."""
+"""Fewer tables or pages right behind the end are explained by flipped bits or devices."""
 _MORE_FRAMES = 1 << 18
-"""A gigabyte; what is farther behind the end than this, and than the dump is long, is a device."""
+"""A gigabyte. Pages farther behind the end than this and than the dump's own size are devices'."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Doubt:
     tables_missing: int
     """Tables that would lie behind the end."""
     are_wrong: bool
-    """Whether many pages right below the top-level tables are none."""
+    """Whether many pages right below the top-level tables are not tables."""
     pages_missing: int
     """Pages of user mode that would lie right behind the end."""
 
@@ -53,11 +54,11 @@ class Doubt:
 
 
 def doubt_about(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> Doubt:
-    """Ask some tables below these; `roots` as for walk. Of Linux only those of user mode."""
+    """Sample the tables below `roots` (as for walk); of Linux, only user mode's."""
     users = _Descent(memory, paging, roots, of_users=True)
     pages, _ = read_tables(memory, paging, len(paging.levels) - 1, users.tables)
     end = memory.frame_count
-    # Devices lie farther away.
+    # Devices lie at higher addresses.
     beyond = distinct(pages[(pages >= end) & (pages < end + max(end, _MORE_FRAMES))])
     others = (
         users if paging.software.user_entries else _Descent(memory, paging, roots, of_users=False)
@@ -67,7 +68,7 @@ def doubt_about(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]
 
 
 class _Descent:
-    """The way down from top-level tables, in user mode's half or in the kernel's."""
+    """The descent from top-level tables, in user mode's half or in the kernel's."""
 
     def __init__(
         self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], *, of_users: bool
@@ -75,9 +76,9 @@ class _Descent:
         self.missing = 0
         """Tables that would lie behind the end."""
         self.are_wrong = False
-        """Whether many of those right below the top-level ones are none."""
+        """Whether many pages right below the top-level tables are not tables."""
         half = paging.entries // 2
-        if paging.top_frames > 1:  # PAE: the lower directories are user mode's
+        if paging.top_frames > 1:  # PAE: the lower directories belong to user mode
             parts = paging.top_frames // 2
             roots = roots[:, :parts] if of_users else roots[:, parts:]
         tables = _some(distinct(roots[is_held(memory, roots)]))
@@ -87,7 +88,7 @@ class _Descent:
                 target = target[:, :half] if of_users else target[:, half:]
                 is_page = is_page[:, :half] if of_users else is_page[:, half:]
             tables = distinct(target[(target >= 0) & ~is_page])
-            # What is too far for memory is no table, but a flipped bit.
+            # A frame too far away for memory is not a table, but a flipped bit.
             tables = _some(tables[tables < 2 * memory.frame_count])
             held = tables[is_held(memory, tables)]
             self.missing += len(tables) - len(held)
@@ -96,9 +97,9 @@ class _Descent:
                 self.are_wrong = bool(sound < (1 - _DOUBT) * len(held))
             tables = held
         self.tables = tables
-        """Of the last level."""
+        """The tables of the last level."""
 
 
 def _some(frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As many of them as are asked, evenly from all."""
+    """An even sample of the frames."""
     return frames[:: -(-len(frames) // _MOST_ASKED) or 1]
