@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import NO_RUNS
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, as_path, keep_open
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
-
-MAGIC = b"PK\x03\x04"
 
 _SCHEMA = "http://aff4.org/Schema#"
 _LOCAL_HEADER = struct.Struct("<26xHH")
@@ -56,7 +55,7 @@ _Facts = Mapping[str, Mapping[str, Sequence[str]]]
 
 def is_container(file: BinaryIO, head: bytes) -> bool:
     """Whether a file that begins so is AFF4: told by its first names or the zip's comment."""
-    if not head.startswith(MAGIC):
+    if not head.startswith(magics.ZIP):
         return False
     return b"aff4" in head.lower() or _end(file)[1].startswith(b"aff4://")
 
@@ -190,7 +189,7 @@ class _Volume:
         if info.header_offset >= 0:  # a broken directory moves them before the file
             with reading(self.path):
                 header = read_at(self.file, _LOCAL_HEADER.size, info.header_offset)
-        if len(header) < _LOCAL_HEADER.size or not header.startswith(MAGIC):
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(magics.ZIP):
             raise DamagedInputError(
                 f"{self.path}: {info.filename[:80]!r} is not where the AFF4 container says"
             )

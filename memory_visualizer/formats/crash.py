@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import NO_RUNS, near_frames
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.crashheaders import (
@@ -32,11 +33,7 @@ from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
-MAGIC_32 = b"PAGEDUMP"
-MAGIC_64 = b"PAGEDU64"
-
-
-_HEADERS = {MAGIC_32: HEADER_32, MAGIC_64: HEADER_64}
+_HEADERS = {magics.CRASH_32: HEADER_32, magics.CRASH_64: HEADER_64}
 _NOTED = (
     "MajorVersion",
     "MinorVersion",

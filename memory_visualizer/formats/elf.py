@@ -27,8 +27,6 @@ from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.records import end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 
-MAGIC = b"\x7fELF"
-
 _ORDERS = {1: "<", 2: ">"}
 """How struct calls the byte orders: ELFDATA2LSB and ELFDATA2MSB."""
 _ET_CORE = 4

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
 from memory_visualizer.units import MAX_RUNS
-
-MAGIC = b"EVF\x09\r\n\xff\0"
 
 _FILE_HEADER = struct.Struct("<8sBHH")
 """Magic, 1, the number of this file of the image, 0."""
@@ -89,7 +88,7 @@ class EwfImage(ChunkedInside):
             self._files.append(file)
             head = read_at(file, _FILE_HEADER.size, 0).ljust(_FILE_HEADER.size, b"\0")
             magic, _, told, _ = _FILE_HEADER.unpack(head)
-            if magic != MAGIC or told != number:
+            if magic != magics.EWF or told != number:
                 if number == 1:
                     raise BadInputError(
                         f"{path} is file {told} of an E01 image; give the first file"

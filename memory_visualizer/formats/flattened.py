@@ -19,8 +19,6 @@ from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at, read_into
 from memory_visualizer.formats.inside import Inside, keep_open
 
-MAGIC = b"makedumpfile"
-
 _HOLDS = (b"KDUMP   ", b"DISKDUMP", b"\x7fELF")
 _LONGEST = 8
 _HEADER_SIZE = 4096

@@ -30,8 +30,6 @@ from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
-MAGICS = (b"hibr", b"HIBR", b"wake", b"WAKE", b"rstr", b"RSTR")
-
 _STORED, _PLAIN, _HUFFMAN = range(3)
 _BLOCK_PAGES = 16
 """Pages in a block, at most: 64 KiB."""

@@ -20,13 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import xpress
+from memory_visualizer.formats import magics, xpress
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
-
-MAGIC = b"\x14\x20\x28\x01"
 
 _HEADER = struct.Struct("<4s4xH16xQ")  # magic, sequence, place of the log
 _LOG = 0x01110003
@@ -272,7 +270,7 @@ def _has_changes(file: FileIO) -> bool:
         _HEADER.unpack(_read(file, _HEADER.size, at).ljust(_HEADER.size, b"\0"))
         for at in (0, 0x1000)
     ]
-    _, _, log_at = max(headers, key=lambda header: (header[0] == MAGIC, header[1]))
+    _, _, log_at = max(headers, key=lambda header: (header[0] == magics.HYPERV, header[1]))
     log = _read(file, 12, log_at)
     signature, count = struct.unpack("<I4xI", log) if len(log) == 12 else (0, 0)
     return bool(signature == _LOG and count > 0)

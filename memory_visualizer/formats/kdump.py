@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import base
+from memory_visualizer.formats import base, magics
 from memory_visualizer.formats.base import (
     NO_RUNS,
     BlockWork,
@@ -45,9 +45,6 @@ from memory_visualizer.formats.kdumpheaders import (
 from memory_visualizer.formats.records import read_record
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
-
-MAGIC = b"KDUMP   "
-OLD_MAGIC = b"DISKDUMP"
 
 _INCOMPLETE = 0x8
 """In the status: the disk was full."""
@@ -373,7 +370,7 @@ def _header(path: Path, file: FileIO) -> _Header:
 
 def _layout(path: Path, head: bytes) -> Layout | None:
     """Tell a 64-bit header from a 32-bit one; None where there is no header."""
-    if not head.startswith((MAGIC, OLD_MAGIC)):
+    if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
         return None
     for layout in (NARROW, WIDE):
         header = read_record(layout.header, head)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_into
 from memory_visualizer.formats.inside import Inside, keep_open
 
-MAGIC = b"LibvirtQemudSave"
-PART_MAGIC = b"LibvirtQemudPart"
-"""Of a machine that libvirt did not finish saving."""
 HEADER_SIZE = 92
 
 _HEADER = "16s5I"  # magic, version, bytes of the text, was running, packing, cookie
@@ -37,12 +35,14 @@ class Header:
 
 def header_of(head: bytes) -> Header | None:
     """Read the header of a saved machine from a file's first bytes; None in any other file."""
-    if len(head) < HEADER_SIZE or not head.startswith((MAGIC, PART_MAGIC)):
+    if len(head) < HEADER_SIZE or not head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)):
         return None
     for order in "<>":  # that of the host
         magic, version, size, _, packing, _ = struct.unpack_from(order + _HEADER, head)
         if version in _VERSIONS:
-            return Header(HEADER_SIZE + size, _PACKED.get(packing, ""), magic == PART_MAGIC)
+            return Header(
+                HEADER_SIZE + size, _PACKED.get(packing, ""), magic == magics.LIBVIRT_PART
+            )
     return None
 
 

@@ -13,15 +13,15 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import NO_RUNS
 from memory_visualizer.formats.files import read_at
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
-MAGIC, PACKED_MAGIC = b"EMiL", b"AVML"
 HEADER = struct.Struct("<4sIQQQ")
 """Magic, version, first and last byte's physical address, reserved."""
 
-_VERSIONS = {MAGIC: 1, PACKED_MAGIC: 2}
+_VERSIONS = {magics.LIME: 1, magics.AVML: 2}
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
 """With which what follows a header of AVML's begins."""
 BLOCK_SIZE = 16 << 20
@@ -72,7 +72,7 @@ def parse(header: bytes) -> Header | str:
     if last < first:
         return f"a range ends before it begins ({first:#x} to {last:#x})"
     # All of 64 bits would be one too many.
-    return Header(magic == PACKED_MAGIC, first, min(last - first, 2**64 - 2) + 1)
+    return Header(magic == magics.AVML, first, min(last - first, 2**64 - 2) + 1)
 
 
 def find_header(file: BinaryIO, position: int, size: int) -> int:

@@ -14,22 +14,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import (
-    aff4,
-    flattened,
-    hibernation,
-    hyperv,
-    kdump,
-    libvirt,
-    notdumps,
-    packed,
-    qemu,
-    vma,
-    vmware,
-)
+from memory_visualizer.formats import magics, notdumps, packed, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath, as_path
@@ -37,26 +25,28 @@ from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 
 _FORMATS = {
-    b"EMiL": "lime.LimeDump",
-    b"AVML": "avml.AvmlDump",
-    b"\x7fELF": "elf.ElfDump",
-    b"PAGEDUMP": "crash.CrashDump",
-    b"PAGEDU64": "crash.CrashDump",
-    b"KDUMP   ": "kdump.KdumpDump",
-    b"DISKDUMP": "kdump.KdumpDump",
-    **dict.fromkeys(vmware.MAGICS, "vmware.VmwareDump"),
-    **dict.fromkeys(hibernation.MAGICS, "hibernation.HibernationDump"),
-    **dict.fromkeys(qemu.MAGICS, "qemu.QemuDump"),
-    hyperv.MAGIC: "hyperv.HypervDump",
+    magics.LIME: "lime.LimeDump",
+    magics.AVML: "avml.AvmlDump",
+    magics.ELF: "elf.ElfDump",
+    magics.CRASH_32: "crash.CrashDump",
+    magics.CRASH_64: "crash.CrashDump",
+    magics.KDUMP: "kdump.KdumpDump",
+    magics.DISKDUMP: "kdump.KdumpDump",
+    **dict.fromkeys(magics.VMWARE, "vmware.VmwareDump"),
+    **dict.fromkeys(magics.HIBERNATION, "hibernation.HibernationDump"),
+    magics.QEMU: "qemu.QemuDump",
+    magics.LIBVIRT: "qemu.QemuDump",
+    magics.LIBVIRT_PART: "qemu.QemuDump",
+    magics.HYPERV: "hyperv.HypervDump",
 }
 """By the bytes with which the file begins: module and class, imported when such a file is met."""
 
 _CONTAINERS = {
-    b"makedumpfile": "flattened.Flattened",
-    b"EVF\x09\r\n\xff\0": "ewf.EwfImage",
-    vma.MAGIC: "vma.VmaState",
-    b"\xff\x06\0\0sNaPpY": "snappy.SnappyStream",
-    b"\xff\x06\0\0S2sTwO": "snappy.SnappyStream",
+    magics.FLATTENED: "flattened.Flattened",
+    magics.EWF: "ewf.EwfImage",
+    magics.VMA: "vma.VmaState",
+    magics.SNAPPY: "snappy.SnappyStream",
+    magics.S2: "snappy.SnappyStream",
 }
 """The same of files that hold a dump of any format: see formats/inside.py."""
 
@@ -92,15 +82,13 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         check_file(path)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
-        is_aff4 = aff4.is_container(file, head)
-        resumed = not any(head) and hibernation.is_cleared(file)
-        known = is_aff4 or resumed or is_dump(head)
-        what = None if known else notdumps.what_it_is(file, path, file_size(file))
+        container, format_ = _container(head), _format(file, head)
+        what = None if container or format_ else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
     if not depth and not lenient and (part := notdumps.split_image(path)):
         raise DamagedInputError(f"{path} is {part}")
-    if container := _container(head):
+    if container:
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} nests containers too deeply")
         inside: Inside = container(path, lenient=lenient, progress=progress)
@@ -108,11 +96,9 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
         dump.format = f"{dump.format} ({inside.name})"
         dump.remarks = (*inside.remarks, *dump.remarks)
         return dump
-    if format_ := aff4.Aff4Dump if is_aff4 else _known(_FORMATS, head):
+    if format_:
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
-    if resumed:
-        return hibernation.HibernationDump.open(path, lenient=lenient)
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)
@@ -130,16 +116,16 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
         with reading(path), path.open("rb", buffering=0) as file:
             head = file.read(notdumps.HEAD_SIZE)
         part = path
-        if head.startswith(flattened.MAGIC):
-            inside = flattened.Flattened(path, lenient=lenient)
+        if head.startswith(magics.FLATTENED):
+            inside = _load("flattened.Flattened")(path, lenient=lenient)
             part, head = InsidePath.of(path, inside), inside.read(notdumps.HEAD_SIZE, 0)
             remarks += inside.remarks
-        if not head.startswith((kdump.MAGIC, kdump.OLD_MAGIC)):
+        if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
             raise BadInputError(
                 f"{path} is not part of a split kdump file; in other formats, one file is one dump"
             )
         parts.append(part)
-    dump = kdump.KdumpDump.open_parts(parts, lenient=lenient)
+    dump: Dump = _load("kdump.KdumpDump").open_parts(parts, lenient=lenient)
     dump.remarks = (*remarks, *dump.remarks)
     return dump
 
@@ -148,16 +134,32 @@ def _container(head: bytes) -> Any:
     """The class for a file that begins so, if it holds another one."""
     if packed.kind_of(head):
         return packed.Unpacked
-    return libvirt.PackedSave if libvirt.is_packed(head) else _known(_CONTAINERS, head)
+    if head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)) and _load("libvirt.is_packed")(head):
+        return _load("libvirt.PackedSave")
+    return _known(_CONTAINERS, head)
+
+
+def _format(file: BinaryIO, head: bytes) -> Any:
+    """The class for a file that begins so, if it is a dump of a format other than raw."""
+    if head.startswith(magics.ZIP) and _load("aff4.is_container")(file, head):
+        return _load("aff4.Aff4Dump")
+    if not any(head) and _load("hibernation.is_cleared")(file):
+        return _load("hibernation.HibernationDump")
+    return _known(_FORMATS, head)
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
     """The class for a file that begins so, if there is one."""
     for magic, place in kinds.items():
         if head.startswith(magic):
-            module, name = place.split(".")
-            return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
+            return _load(place)
     return None
+
+
+def _load(place: str) -> Any:
+    """Take a name from a module of this folder, which is imported only now."""
+    module, name = place.split(".")
+    return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
 
 
 def is_dump(head: bytes) -> bool:

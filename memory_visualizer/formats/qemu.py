@@ -25,16 +25,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import libvirt
+from memory_visualizer.formats import libvirt, magics
 from memory_visualizer.formats.base import NO_RUNS, runs_of
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
-
-MAGIC = b"QEVM\0\0\0\x03"
-MAGICS = (MAGIC, libvirt.MAGIC, libvirt.PART_MAGIC)
 
 _EOF, _START, _PART, _END, _FULL, _SUBSECTION = range(6)
 _CONFIGURATION, _COMMAND, _FOOTER = 7, 8, 0x7E
@@ -255,10 +252,10 @@ def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
 def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple[int, str]:
     """Where the stream begins, and what the format is called."""
     head = read_at(file, libvirt.HEADER_SIZE, 0)
-    if head.startswith(MAGIC):
+    if head.startswith(magics.QEMU):
         return 0, "QEMU migration stream"
     header = libvirt.header_of(head)
-    if header is None or read_at(file, len(MAGIC), header.start) != MAGIC:
+    if header is None or read_at(file, len(magics.QEMU), header.start) != magics.QEMU:
         raise BadInputError(f"{path} is a machine saved by libvirt, but without QEMU's stream")
     if header.is_part:
         sentence = f"{path} is a machine that libvirt did not finish saving"
@@ -270,7 +267,7 @@ def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple
 
 def _read_stream(reader: _Reader, contents: _Contents) -> None:
     """Read sections up to the end of the memory; _CutError where the file ends before that."""
-    reader.skip(len(MAGIC))
+    reader.skip(len(magics.QEMU))
     names: dict[int, bytes] = {}
     capabilities: set[bytes] = set()
     while (kind := reader.number(1)) != _EOF:

@@ -14,14 +14,11 @@ import cramjam
 import numpy as np
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import s2
+from memory_visualizer.formats import magics, s2
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside
 from memory_visualizer.units import MAX_RUNS
-
-MAGIC = b"\xff\x06\x00\x00sNaPpY"
-S2_MAGIC = b"\xff\x06\x00\x00S2sTwO"
 
 _COMPRESSED, _STORED, _FIRST_SKIPPED = 0, 1, 0x80
 _CHECKSUM = 4
@@ -43,7 +40,7 @@ class SnappyStream(ChunkedInside):
         """
         self._offset, self._packed_size, lengths = (array("q") for _ in range(3))
         with reading(path), path.open("rb", buffering=0) as file:
-            self._is_s2 = read_at(file, len(S2_MAGIC), 0) == S2_MAGIC
+            self._is_s2 = read_at(file, len(magics.S2), 0) == magics.S2
             self.name = "S2" if self._is_s2 else "Snappy"
             try:
                 self._find_chunks(path, file, lengths)
@@ -100,7 +97,7 @@ class SnappyStream(ChunkedInside):
     def _unpack_chunk(self, chunk: bytes, length: int) -> bytes:
         if not self._is_s2:
             target = bytearray(length)
-            end = cramjam.snappy.decompress_into(MAGIC + chunk, target)
+            end = cramjam.snappy.decompress_into(magics.SNAPPY + chunk, target)
             return bytes(target[:end])
         block = chunk[4 + _CHECKSUM :]
         if chunk[0] == _STORED:

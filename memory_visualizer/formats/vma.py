@@ -18,8 +18,6 @@ from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at, read_into
 from memory_visualizer.formats.inside import Inside, keep_open
 
-MAGIC = b"VMA\0"
-
 _HEADER = struct.Struct(">4sI40xIII")  # magic, version, place and size of the names, header's size
 _DEVICE = struct.Struct(">I28x")  # place of its name among the names
 _DEVICES_AT, _DEVICES = 4096, 256

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
-MAGICS = tuple(
-    number.to_bytes(4, "little")
-    for number in (0xBED0BED0, 0xBED2BED0, 0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2)
-)
 RAM_SUFFIX = ".vmem"
 STATE_SUFFIXES = (".vmss", ".vmsn")
 
@@ -108,7 +105,7 @@ class VmwareDump(MappedDump):
 def is_state(path: Path) -> bool:
     """Tell whether a file is a .vmss or .vmsn, by its content."""
     with reading(path), path.open("rb") as file:
-        return file.read(4) in MAGICS
+        return file.read(4) in magics.VMWARE
 
 
 def find_state(path: Path) -> Path | None:

@@ -6,6 +6,7 @@ the best of. Each column is deflated (zlib's format, which browsers call "deflat
 """
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -56,17 +57,23 @@ def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[
     ``further``: mappings beyond the first in each process; ``entropy``, if given. Who has which
     page: the columns of owner_columns.
     """
-    page = pack(snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4)
-    owners, held_by = owner_columns(snapshot)
-    columns = {"page": page, "further": pack(snapshot.mapping_count - held_by), **owners}
-    if entropy is not None:
-        columns["entropy"] = pack(entropy)
-    return columns
+    page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
+    with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
+        packing = {"page": pool.submit(pack, page)}
+        owners, held_by = owner_columns(snapshot)
+        columns = {"further": snapshot.mapping_count - held_by, **owners}
+        if entropy is not None:
+            columns["entropy"] = entropy
+        packing |= {name: pool.submit(pack, column) for name, column in columns.items()}
+    return {name: column.result() for name, column in packing.items()}
+
+
+_PACKERS = 2
 
 
 def owner_columns(
     snapshot: Snapshot,
-) -> tuple[dict[str, Column], NDArray[np.unsignedinteger[Any]]]:
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.unsignedinteger[Any]]]:
     """Who has which page, as stretches of it, and how many have each frame.
 
     Pages at successive addresses in successive frames, which the same processes have, make one
@@ -103,13 +110,13 @@ def owner_columns(
         np.concatenate(column) for column in zip(*runs, strict=True)
     )
     return {
-        "run_frame": pack(run_frame),
-        "run_length": pack(run_length),
-        "run_gap": pack(run_gap),
-        "set_runs": pack(set_runs),
-        "set_user": pack(set_user.view(np.uint8)),
-        "set_size": pack(set_size),
-        "members": pack(members),
+        "run_frame": run_frame,
+        "run_length": run_length,
+        "run_gap": run_gap,
+        "set_runs": set_runs,
+        "set_user": set_user.view(np.uint8),
+        "set_size": set_size,
+        "members": members,
     }, held_by
 
 

@@ -8,6 +8,7 @@ real ones (oldlayouts.py). These have no huge pages of the pool: they do not tel
 """
 
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -1100,6 +1101,7 @@ class _Machine:
         array = np.zeros((self.frames, era.page_size), np.uint8)
         words, numbers = array.view("<u8"), array.view("<u4")
         upper = int(self.rng.integers(0, 1 << 20)) << 40
+        self._tails = Counter(page.head for page in self.pages.values())
         for frame, page in self.pages.items():
             row, count = words[frame], numbers[frame]
             row[0] = page.flags | upper | (frame % 3) << 54
@@ -1133,8 +1135,7 @@ class _Machine:
     def _named_head(self, head: int) -> int:
         if not self.era.masks:
             return self.array_address(head)
-        tails = sum(1 for page in self.pages.values() if page.head == head)
-        return -(tails + 1) * self.era.page_size % 2**64
+        return -(self._tails[head] + 1) * self.era.page_size % 2**64
 
     def _show_again(self) -> None:
         """Map the array's pages of the huge page in the pool all to the first of them (HVO)."""

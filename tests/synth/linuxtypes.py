@@ -3,6 +3,7 @@
 Written from scripts/kallsyms.c, Documentation/bpf/btf.rst and kernel/vmcore_info.c of the kernel.
 """
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,17 +41,14 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     """
     tokens = _all_tokens()
     by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
+    code_of = {tokens[code]: code for code in reversed(by_length)}
+    longest_token = re.compile(b"|".join(re.escape(tokens[code]) for code in by_length))
     ordered = sorted(symbols.items(), key=lambda item: item[1])
     names, marks = b"", []
     for number, (name, _) in enumerate(ordered):
         if number % 256 == 0:
             marks.append(len(names))
-        rest = b"D" + name.encode()
-        packed = []
-        while rest:
-            code = next(code for code in by_length if rest.startswith(tokens[code]))
-            packed.append(code)
-            rest = rest[len(tokens[code]) :]
+        packed = [code_of[token] for token in longest_token.findall(b"D" + name.encode())]
         length = len(packed)
         names += bytes([length] if length < 0x80 else [length & 0x7F | 0x80, length >> 7])
         names += bytes(packed)
