@@ -85,11 +85,11 @@ def main() -> int:
                 growth.setdefault(name, []).append((dump.size, median(c[0] for c in of_one)))
             lines += _rows(f"{dump.name}, {dump.processes} processes", costs)
             print("\n".join(lines), flush=True)
-        forged = folder / "linux.raw"
-        if not forged.exists():
-            forge_linux(forged, size=_LINUX_SIZE, processes=40, pti=True)
-            _as_read(forged)
-        guests = {"4.5 GiB, a synthetic Linux, 40 processes": (forged, None)}
+        synthetic = folder / "linux.raw"
+        if not synthetic.exists():
+            forge_linux(synthetic, size=_LINUX_SIZE, processes=40, pti=True)
+            _as_read(synthetic)
+        guests = {"4.5 GiB, a synthetic Linux, 40 processes": (synthetic, None)}
         if options.linux:
             grown = folder / "grown.raw"
             _grow(options.linux, grown)

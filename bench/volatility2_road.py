@@ -96,12 +96,12 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dump = options.dump or _forged(folder / "dump.raw")
+        dump = options.dump or _synthetic(folder / "dump.raw")
         _measure(options.volatility, dump, folder, options.runs)
         return _compare(dump, folder)
 
 
-def _forged(path: Path) -> Path:
+def _synthetic(path: Path) -> Path:
     truth = forge(path, profiles()[PROFILE], size=2 * GIB, processes=40, kernel_pages=60_000)
     truth.save(_truth_path(path))
     return path
