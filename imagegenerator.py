@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="paint damaged input as far as possible: skip broken lines, cut mappings off at the"
         " dump's end, ignore an incomplete last page; and say so",
     )
-    # For visualizer.sh: whether the options are right, before Volatility's work.
+    # For visualizer.sh: checks the options before Volatility's work.
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -127,7 +127,7 @@ def _read_map(options: argparse.Namespace, frame_count: int) -> MappedFrames:
             frame_count,
             lenient=options.lenient,
             progress=progress,
-            total_bytes=os.fstat(stream.fileno()).st_size or None,  # a pipe's is 0
+            total_bytes=os.fstat(stream.fileno()).st_size or None,  # a pipe has the size 0
         )
 
 

@@ -32,9 +32,9 @@ _LABELS = [page_class.label for page_class in PageClass]
 _STATE_LABELS = [state.label for state in PageState]
 
 _LEVEL = 2
-"""Of zlib's, in tables."""
+"""zlib's level for tables."""
 _AT_ONCE = 1 << 17
-"""Numbers of a column, a megabyte at most."""
+"""Numbers of a column, at most a megabyte."""
 
 
 class MissingLibraryError(MemoryVisualizerError):
@@ -53,12 +53,11 @@ def write_table(
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
-    ``.parquet``: the same columns, owners as lists, and what is odd about them. Of a Linux dump
-    there is ``state`` as well, in
-    ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
-    ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
-    it cannot be written, or `path` must not be replaced (see output.check_target);
-    MissingLibraryError when a format's library is not installed.
+    ``.parquet``: the same columns, owners as lists, and their anomalies. For a Linux dump there is
+    also ``state``, in ``.npz`` with ``state_names``; ``generator`` there tells the program.
+    Standard output receives ``.csv``. Only the `chosen` processes, indices in Snapshot.processes,
+    are listed as owners. OSError when it cannot be written, or `path` must not be replaced (see
+    output.check_target); MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
@@ -68,7 +67,7 @@ def write_table(
 
 
 def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
-    """Some successive frames and who has them, until all were told; all processes or some."""
+    """Successive frames with their owners: all owners, or only the chosen."""
     for frames, owners in snapshot.owners_by_frame():
         yield frames, owners if chosen is None else owners.of(chosen)
 
@@ -80,7 +79,7 @@ def check_table(path: Path) -> None:
 
 
 def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    import zipfile  # here, since most runs write no such table
+    import zipfile  # imported here, since most runs write no such table
 
     owners = _CompactOwners(snapshot, pieces)
     pids = _pids(snapshot)
@@ -104,11 +103,11 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
     }
     if snapshot.states is not None:
         columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
-    # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
+    # Like np.savez_compressed, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, column in columns.items():
             entry: str | zipfile.ZipInfo = f"{name}.npy"
-            if name == "generator":  # not packed, so that it is found at once: see output.is_own
+            if name == "generator":  # not packed, so that output.is_own finds it
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
                 _write_npy(member, column)
@@ -116,22 +115,22 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """A column that is never there as a whole."""
+    """A column that never exists as a whole in memory."""
 
     dtype: npt.DTypeLike
     size: int
     pieces: Iterable[NDArray[Any]]
-    """Of any type that the column's has room for."""
+    """Arrays of any type that fits into the column's."""
 
     @classmethod
     def of(cls, column: NDArray[Any]) -> "_Pieces":
-        """A column that is there; its pieces are views of it."""
+        """The pieces of an existing column, as views."""
         pieces = (column[at : at + _AT_ONCE] for at in range(0, column.size, _AT_ONCE))
         return cls(column.dtype, column.size, pieces)
 
 
 def _write_npy(member: IO[bytes], column: NDArray[Any] | _Pieces) -> None:
-    """Write a column as np.save does, which would have copies of megabytes in use."""
+    """Write a column like np.save, which would use copies of many megabytes."""
     if isinstance(column, np.ndarray):
         if column.dtype.kind == "U":
             np.lib.format.write_array(member, column, allow_pickle=False)
@@ -149,7 +148,7 @@ def _numbers(limit: int) -> Iterator[NDArray[np.int64]]:
 
 
 class _CompactOwners:
-    """Who has which page, each number in as few bytes as it needs: columns in pieces."""
+    """The owners of pages as columns in pieces, each number in as few bytes as it needs."""
 
     def __init__(self, snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
         self.frame: list[NDArray[Any]] = []
@@ -172,13 +171,13 @@ class _CompactOwners:
         pieces: list[NDArray[Any]],
         table: NDArray[Any] | None = None,
     ) -> _Pieces:
-        """One of the columns, or what stands for each of its numbers in a table."""
+        """One of the columns, or the values of a table at its numbers."""
         found = pieces if table is None else (table[piece] for piece in pieces)
         return _Pieces(dtype, self._size, found)
 
 
 def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
-    """The pids, by index in Snapshot.processes; one that nobody has where there are none."""
+    """The pids, by index in Snapshot.processes; a single unused pid if there are no processes."""
     return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
@@ -197,7 +196,7 @@ def _write_parquet(
 ) -> None:
     import pyarrow.parquet
 
-    # A row group for each few pieces: all at once would take four times the snapshot's memory.
+    # A few pieces make a row group: all at once would take four times the snapshot's memory.
     writer = None
     while group := list(islice(pieces, _PIECES_OF_GROUP)):
         frames = range(group[0][0].start, group[-1][0].stop)
@@ -214,8 +213,8 @@ def _write_parquet(
 
 _PIECES_OF_GROUP = 2
 _REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "anomalies")
-"""Columns of Parquet whose values are the same again and again. Of the others, all different, a
-list of the values there are would be a second copy, in memory and in the file."""
+"""Columns of Parquet with few distinct values. For the other columns, a dictionary of the values
+would be a second copy, in memory and in the file."""
 
 
 def to_arrow(snapshot: Snapshot) -> Any:
@@ -228,7 +227,7 @@ def to_arrow(snapshot: Snapshot) -> Any:
 
 
 def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
-    """The rows of some successive frames, and who has these."""
+    """The rows of some successive frames with their owners."""
     import pyarrow as pa
 
     some = slice(frames.start, frames.stop)
@@ -261,10 +260,9 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
 def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -> Any:
     """The page map as a pandas.DataFrame, a row for each frame.
 
-    ``physical`` is its address, ``protection`` what may be done with it (as ``rwx``; nothing where
-    no page table leads to it), ``owners`` the number of processes that have it. Linux' ``state``
-    and ``entropy``, in bits per byte, are there if they are known. MissingLibraryError where pandas
-    is not installed.
+    ``physical`` is its address, ``protection`` the rights on it (such as ``rwx``; empty if no page
+    table leads to it), ``owners`` the number of its processes. Linux' ``state`` and ``entropy``, in
+    bits per byte, are present if they are known. MissingLibraryError where pandas is not installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
@@ -287,11 +285,11 @@ def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -
 
 
 _RIGHTS = ("r--", "rw-", "r-x", "rwx", "")
-"""By MAY_WRITE and MAY_EXECUTE, and where no mapping is known."""
+"""By MAY_WRITE and MAY_EXECUTE; the last is for frames without a known mapping."""
 
 
 def _owner_counts(snapshot: Snapshot) -> NDArray[np.uint32]:
-    """How many processes have each frame, by PFN."""
+    """The number of processes that have each frame, by PFN."""
     counts = np.zeros(snapshot.classes.size, np.uint32)
     for frames, owners in snapshot.owners_by_frame():
         some = np.bincount(owners.frame - frames.start, minlength=len(frames))
@@ -302,8 +300,8 @@ def _owner_counts(snapshot: Snapshot) -> NDArray[np.uint32]:
 def processes_frame(snapshot: Snapshot) -> Any:
     """The processes as a pandas.DataFrame, a row for each, in the order of Snapshot.processes.
 
-    Its index is the one by which Owners and Mappings name a process. MissingLibraryError where
-    pandas is not installed.
+    Owners and Mappings name processes by the index of this frame. MissingLibraryError where pandas
+    is not installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
@@ -342,8 +340,8 @@ def write_text_map(
 ) -> None:
     """Write the text page map (see textmap), as the Volatility 2 plugin prints it.
 
-    `chosen`, indices in Snapshot.processes: only what these have of their own. Errors as for
-    write_table.
+    `chosen`, indices in Snapshot.processes, limits the map to mappings of these processes. Errors
+    as for write_table.
     """
     width = 12 if snapshot.paging and snapshot.paging.address_bits == 32 else 20
     titles = f"{'(Virtual)':<{width}}{'(Physical)':<14}{'(Size)':<10}(Kernel)"
@@ -383,6 +381,6 @@ def _text_rows(snapshot: Snapshot, width: int, chosen: Collection[int] | None) -
 
 
 def _held_parts(held: np.ndarray[Any, Any], frame: int, frames: int) -> list[tuple[int, int]]:
-    """Where in a large page the dump holds frames: first and count of each stretch."""
+    """The stretches of a large page that the dump holds: first frame and count of each."""
     edges = np.flatnonzero(np.diff(held[frame : frame + frames], prepend=False, append=False))
     return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]

@@ -1,13 +1,14 @@
 """ELF cores of a machine, as QEMU, libvirt and VirtualBox write them, or Linux's /proc/vmcore.
 
-System V ABI, chapters 4 and 5. Read here, since a kept reader (Volatility 3 2.28.2) looks at no
-more than 65,535 segments, refuses those with a part missing, and 32-bit files.
+System V ABI, chapters 4 and 5. This module reads the format itself, since the maintained reader
+(Volatility 3 2.28.2) reads at most 65,535 segments, and refuses segments with a missing part, and
+32-bit files.
 
-QEMU's `dump-guest-memory` puts the section headers before the program headers, and starts memory
-at any byte. With `paging=on` it has a segment for each mapping: aliases of the same bytes, more
-than fit e_phnum. /proc/vmcore has the kernel's text twice. Where a segment has fewer bytes in the
-file than in memory, the ABI says zeros, but the writers mean memory that they left out (VirtualBox
-does so for device memory): those frames are not held. Xen's cores have sections instead: xen.py.
+QEMU's `dump-guest-memory` puts the section headers before the program headers, and memory at any
+byte. With `paging=on` it writes a segment for each mapping: aliases of the same bytes, more than
+fit into e_phnum. /proc/vmcore has the kernel's text twice. If a segment has fewer bytes in the file
+than in memory, the ABI fills it with zeros, but the writers left the memory out (VirtualBox does so
+for device memory): these frames are not held. Xen's cores have sections instead: see xen.py.
 """
 
 from collections.abc import Sequence
@@ -28,11 +29,11 @@ from memory_visualizer.units import MAX_RUNS
 
 _Order: TypeAlias = Literal["<", ">"]
 _ORDERS: dict[int, _Order] = {1: "<", 2: ">"}
-"""How NumPy calls the byte orders: ELFDATA2LSB and ELFDATA2MSB."""
+"""The byte orders ELFDATA2LSB and ELFDATA2MSB in the notation of NumPy."""
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
-_MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB
+_MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB of notes
 
 
 _Segments: TypeAlias = NDArray[np.void]
@@ -40,9 +41,9 @@ _Segments: TypeAlias = NDArray[np.void]
 
 
 class ElfDump(MappedDump):
-    """An ELF core. Its `notes` hold the ELF notes, by name, those of one name one after another.
+    """An ELF core. Its `notes` hold the ELF notes by name; notes with the same name are joined.
 
-    ``VMCOREINFO`` is Linux's own text, ``QEMU`` the state of each CPU, ``VBCPU`` the same.
+    ``VMCOREINFO`` is Linux's own text; ``QEMU`` and ``VBCPU`` are the states of the CPUs.
     """
 
     @classmethod
@@ -84,7 +85,7 @@ class ElfDump(MappedDump):
 
 
 def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
-    """Read the program headers; with them e_machine, and the order of bytes as NumPy calls it."""
+    """Read the program headers; returns also e_machine, and the byte order as for NumPy."""
     head = file.read(LAYOUTS[CLASS_64].header.itemsize)
     cut = DamagedInputError(f"{path} ends within its ELF headers")
     if len(head) < LAYOUTS[CLASS_64].header.itemsize:

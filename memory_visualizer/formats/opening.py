@@ -4,8 +4,7 @@
     for result in dump.each_block(look):  # look(frames, words) is called in threads
         ...
 
-What a dump can do is written at `Dump`. How a format lies in a file is known to its own module in
-`formats` only.
+`Dump` documents the interface of a dump. Only a format's own module in `formats` knows its layout.
 """
 
 import hashlib
@@ -48,10 +47,10 @@ _CONTAINERS = {
     magics.SNAPPY: "snappy.SnappyStream",
     magics.S2: "snappy.SnappyStream",
 }
-"""The same of files that hold a dump of any format: see formats/inside.py."""
+"""The same for containers, which hold a dump of any format: see formats/inside.py."""
 
 _MAX_DEPTH = 4
-"""Containers that may lie in one another."""
+"""The deepest nesting of containers."""
 _FINGERPRINT_PAGES = 16
 
 
@@ -61,12 +60,12 @@ def open_dump(
     lenient: bool = False,
     progress: Progress | None = None,
 ) -> Dump:
-    """Open a dump, or all files of one that is split; what no other format claims is raw.
+    """Open a dump, or all files of a split dump; a file that no other format claims is raw.
 
-    `progress` is told the bytes of a packed file, where it has to be unpacked first.
+    `progress` is told the bytes of a packed file that has to be unpacked first.
 
-    BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
-    part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
+    BadInputError when the file cannot be read or is not a supported dump; DamagedInputError when a
+    part of it is missing or broken: `lenient` then reads the rest and says so in `remarks`.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if len(paths) == 1:
@@ -108,7 +107,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
 
 
 def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
-    """Open all files of a dump that makedumpfile has split, some of them flattened."""
+    """Open all files of a dump that makedumpfile has split; some may be flattened."""
     parts: list[Path] = []
     remarks: list[str] = []
     for path in paths:
@@ -131,7 +130,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
 
 
 def _container(head: bytes) -> Any:
-    """The class for a file that begins so, if it holds another one."""
+    """The class for a file with this beginning, if it is a container."""
     if packed.kind_of(head):
         return packed.Unpacked
     if head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)) and _load("libvirt.is_packed")(head):
@@ -140,7 +139,7 @@ def _container(head: bytes) -> Any:
 
 
 def _format(file: BinaryIO, head: bytes) -> Any:
-    """The class for a file that begins so, if it is a dump of a format other than raw."""
+    """The class for a file with this beginning, if it is a dump in a format other than raw."""
     if head.startswith(magics.ZIP) and _load("aff4.is_container")(file, head):
         return _load("aff4.Aff4Dump")
     if not any(head) and _load("hibernation.is_cleared")(file):
@@ -149,7 +148,7 @@ def _format(file: BinaryIO, head: bytes) -> Any:
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
-    """The class for a file that begins so, if there is one."""
+    """The class for a file with this beginning, if there is one."""
     for magic, place in kinds.items():
         if head.startswith(magic):
             return _load(place)
@@ -157,20 +156,20 @@ def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
 
 
 def _load(place: str) -> Any:
-    """Take a name from a module of this folder, which is imported only now."""
+    """Import a module of this folder, and take a class from it."""
     module, name = place.split(".")
     return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
 
 
 def is_dump(head: bytes) -> bool:
-    """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
+    """Whether a file with this beginning has a supported format other than raw."""
     return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
 
 
 def check_file(path: Path) -> None:
-    """BadInputError where a dump's path leads to what cannot be read as a file, or nowhere.
+    """Raise BadInputError if a dump's path does not lead to a readable file.
 
-    Nothing is opened: to open a pipe is to wait for whoever writes into it.
+    Nothing is opened: opening a pipe would wait for its writer.
     """
     with reading(path):
         mode = path.stat().st_mode
@@ -183,10 +182,10 @@ def check_file(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """A number, in hexadecimal, by which dumps of one name are told apart at once.
+    """A hexadecimal number that quickly tells apart dumps with the same name.
 
-    It is made of the file's size and a few of its pages, so it proves nothing: see digest.FileHash
-    for what does. BadInputError when the file cannot be read.
+    It is computed from the file's size and a few of its pages, so it proves nothing, unlike
+    digest.FileHash. BadInputError when the file cannot be read.
     """
     check_file(path)
     digest = hashlib.sha256()
