@@ -98,6 +98,21 @@ def _e01(path: Path, pieces: containers.Pieces) -> None:
     written.rename(path)
 
 
+def _vmware_state(path: Path, pieces: containers.Pieces) -> None:
+    """The description of a suspended machine, with the memory beside it."""
+    containers.write_vmware(path.with_suffix(".vmem"), path, pieces)
+
+
+def _vmware_memory(path: Path, pieces: containers.Pieces) -> None:
+    """The memory of a suspended machine, with its description beside it."""
+    containers.write_vmware(path, path.with_suffix(".vmss"), pieces)
+
+
+def _vmware_inside(version: int, path: Path, pieces: containers.Pieces) -> None:
+    """A suspended machine in a single file."""
+    containers.write_vmware(path, path, pieces, version=version, inside=True)
+
+
 _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "hibernation": write_hibernation,
     "hibernation-plain": functools.partial(write_hibernation, plain=True, longest=2),
@@ -108,6 +123,11 @@ _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "hyper-v-stored": functools.partial(write_hyperv, packed=False),
 }
 """Xpress is packed in Python, which takes too long for whole systems."""
+_BESIDE: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    "vmware": _vmware_state,
+    "vmware-memory": _vmware_memory,
+}
+"""Each writes another file beside; `_vmware` has whole systems in such files."""
 WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
@@ -131,10 +151,14 @@ WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "libvirt": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave"),
     "libvirt-gzip": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", packing="gzip"),
     "proxmox": write_vma,
+    "vmware-inside": functools.partial(_vmware_inside, 2),
+    "vmware-old": functools.partial(_vmware_inside, 0),
+    **_BESIDE,
     **_XPRESS,
 }
-"""Each writes one file of some pieces."""
-CONTAINERS = [*(name for name in WRITERS if name not in _XPRESS), "vmware", "map"]
+"""Each writes some pieces to a file, and what that file needs beside it."""
+_ALONE = [name for name in WRITERS if name not in (*_XPRESS, *_BESIDE)]
+CONTAINERS = [*_ALONE, "vmware", "map"]
 
 
 @functools.cache
