@@ -26,6 +26,7 @@ import numpy as np
 from bench.measure import run
 from bench.readme import put_table
 from tests.synth import containers, hibernation, hyperv, qemu, s2, xpress
+from tests.synth.ad1 import write_ad1
 from tests.synth.aff4 import write_aff4
 from tests.synth.ewf import write_e01
 
@@ -123,6 +124,11 @@ def _e01(path: Path, data: bytes) -> None:
     written.rename(path)
 
 
+def _ad1(path: Path, data: bytes) -> None:
+    [written] = write_ad1(path, {"memdump.mem": data})
+    written.rename(path)
+
+
 def _vmware(path: Path, data: bytes) -> None:
     containers.write_vmware(path, path.with_suffix(".vmss"), [(0, data)])
 
@@ -206,6 +212,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "S2": _Kind(lambda path, data: path.write_bytes(s2.stored_stream(data))),
     "E01": _Kind(_e01, library="fast zlib", block=1 << 15),
+    "AD1": _Kind(_ad1, library="fast zlib", block=1 << 16),
     "AFF4, Snappy": _Kind(_of_pieces(write_aff4), library="snappy", block=1 << 15),
     "AFF4, zlib": _Kind(_of_pieces(write_aff4, compression="zlib"), library="zlib", block=1 << 15),
 }

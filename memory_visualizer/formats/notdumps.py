@@ -40,7 +40,7 @@ _CONTAINERS = {
     b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it (ewfexport)",
     b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it",
     b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it",
-    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump inside it with FTK Imager",
+    b"ADCRYPT\0": "an encrypted AD1 image; export the dump inside it with FTK Imager",
     b"HPAK": "a dump by HBGary's FDPro; extract its memory with Volatility 2's hpakextract",
     b"AFF10\r\n\0": "an AFF image; export the raw dump inside it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
@@ -93,7 +93,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
             return said
     if _is_sadump_medium(file, head):
         return _SADUMP
-    if known := _by_name(path.name.lower()):
+    if known := by_name(path.name.lower()):
         return known
     if path.suffix.lower() == ".bin" and path.with_suffix(".vsv").is_file():
         return _OLD_HYPERV
@@ -119,8 +119,8 @@ def begins_as(head: bytes) -> str | None:
     return None
 
 
-def _by_name(name: str) -> str | None:
-    """What is known by its name alone."""
+def by_name(name: str) -> str | None:
+    """What is known of a file by its name alone, in lower case."""
     if name.endswith(".zdmp"):  # its first bytes are described nowhere
         return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
     if name == "hiberfil.sys":

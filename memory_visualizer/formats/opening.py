@@ -44,12 +44,15 @@ _FORMATS = {
 _CONTAINERS = {
     magics.FLATTENED: "flattened.Flattened",
     magics.EWF: "ewf.EwfImage",
+    magics.AD1: "ad1.Ad1Image",
     magics.VMA: "vma.VmaState",
     magics.SNAPPY: "snappy.SnappyStream",
     magics.S2: "snappy.SnappyStream",
 }
 """The same of files that hold a dump of any format: see formats/inside.py."""
 
+_ET_CORE = b"\4"
+"""The type of an ELF file that is a core (elf.h), in either order of bytes."""
 _MAX_DEPTH = 4
 """Containers that may lie in one another."""
 _FINGERPRINT_PAGES = 16
@@ -165,6 +168,12 @@ def _load(place: str) -> Any:
 def is_dump(head: bytes) -> bool:
     """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
     return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
+
+
+def is_memory(head: bytes) -> bool:
+    """Whether a file that begins so is a dump in a format that has nothing but memory."""
+    is_program = head.startswith(b"\x7fELF") and _ET_CORE not in (head[16:17], head[17:18])
+    return head.startswith(tuple(_FORMATS)) and not is_program
 
 
 def check_file(path: Path) -> None:

@@ -89,7 +89,9 @@ class VmwareDump(MappedDump):
             size = file_size(file)
         ram_offset, ram_size = state.ram or (0, size)
         if state.region_count > _MAX_REGIONS:
-            raise BadInputError(f"{state_path} says that the RAM has {state.region_count:,} regions")
+            raise BadInputError(
+                f"{state_path} says that the RAM has {state.region_count:,} regions"
+            )
         described = state.regions()
         if len(described) < state.region_count:
             sentence = (

@@ -73,7 +73,7 @@ CONTAINERS = {
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
-    "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump inside it with FTK"),
+    "AD1": (b"ADCRYPT\0", "an encrypted AD1 image; export the dump inside it with FTK"),
     "AFF": (b"AFF10\r\n\0", "affconvert"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
     "Xen, old": (b"LinuxGuestRecord", "Xen saved"),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from memory_visualizer.cli import memviz as cli
 from tests.synth import MIB, builds, containers, forge, profiles, s2
+from tests.synth.ad1 import Tree, write_ad1
 from tests.synth.aff4 import write_aff4
 from tests.synth.ewf import write_e01
 from tests.synth.hibernation import write_hibernation
@@ -113,6 +114,13 @@ def _vmware_inside(version: int, path: Path, pieces: containers.Pieces) -> None:
     containers.write_vmware(path, path, pieces, version=version, inside=True)
 
 
+def _ad1(path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    tree: Tree = {"pagefile.sys": b"", "capture": {"memory.lime": path.read_bytes()}}
+    [written] = write_ad1(path, tree)
+    written.rename(path)
+
+
 _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "hibernation": write_hibernation,
     "hibernation-plain": functools.partial(write_hibernation, plain=True, longest=2),
@@ -131,6 +139,7 @@ _BESIDE: dict[str, Callable[[Path, containers.Pieces], object]] = {
 WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
+    "ad1": _ad1,
     "e01": _e01,
     "gzip": functools.partial(_packed, functools.partial(gzip.compress, compresslevel=1)),
     "xz": functools.partial(_packed, functools.partial(lzma.compress, preset=0)),
