@@ -148,7 +148,7 @@ class _Segments:
             raise BadInputError(f"{path} is file {number:,} of an AD1 image; give the first file")
         if not 0 < count <= _MAX_SEGMENTS or (count > 1 and size <= _MARGIN):
             raise DamagedInputError(f"{path} says that the image has {count:,} files; not possible")
-        self._room = (size if count > 1 else file_size(first)) - _MARGIN
+        self._room = max(1, (size if count > 1 else file_size(first)) - _MARGIN)
         if count > 1 and isinstance(path, InsidePath):
             raise BadInputError(
                 f"{path} is the first of {count:,} files of an AD1 image, in another container;"

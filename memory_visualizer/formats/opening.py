@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, notdumps, packed, vmware
+from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats import magics, notdumps, packed, split, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath, as_path
@@ -72,10 +72,11 @@ def open_dump(
     part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    if len(paths) == 1:
-        dump = _open(as_path(paths[0]), lenient, progress)
+    parts = [as_path(part) for part in paths]
+    if len(parts) == 1 or (split.are_parts(parts) and not _is_series(parts[0])):
+        dump = _open(parts[0], lenient, progress)
     else:
-        dump = _open_parts([as_path(part) for part in paths], lenient=lenient)
+        dump = _open_parts(parts, lenient=lenient)
     dump.reopen = partial(open_dump, paths, lenient=lenient)
     return dump
 
@@ -83,22 +84,20 @@ def open_dump(
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
+        if split.is_part(path) and not _is_series(path):
+            whole = split.SplitImage(path, lenient=lenient)
+            return _open_inside(path, whole, lenient, progress, depth)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
         container, format_ = _container(head), _format(file, head)
         what = None if container or format_ else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
-    if not depth and not lenient and (part := notdumps.split_image(path)):
-        raise DamagedInputError(f"{path} is {part}")
     if container:
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} nests containers too deeply")
         inside: Inside = container(path, lenient=lenient, progress=progress)
-        dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
-        dump.format = f"{dump.format} ({inside.name})"
-        dump.remarks = (*inside.remarks, *dump.remarks)
-        return dump
+        return _open_inside(path, inside, lenient, progress, depth)
     if format_:
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
@@ -108,6 +107,28 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     if remark := vmware.missing_state(path, dump.size):
         dump.remarks = (*dump.remarks, remark)
     return dump
+
+
+def _open_inside(
+    path: Path, inside: Inside, lenient: bool, progress: Progress | None, depth: int
+) -> Dump:
+    """Open what is in a container."""
+    dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
+    dump.format = f"{dump.format} ({inside.name})"
+    dump.remarks = (*inside.remarks, *dump.remarks)
+    return dump
+
+
+def _is_series(path: Path) -> bool:
+    """Whether a file, and another of what may be a split image, begin as dumps of a known format.
+
+    Then they are a series of dumps. Of a split image, only the first part begins so.
+    """
+    heads = []
+    for part in split.neighbours(path):
+        with reading(part), part.open("rb", buffering=0) as file:
+            heads.append(file.read(notdumps.HEAD_SIZE))
+    return sum(map(is_dump, heads)) > 1
 
 
 def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:

@@ -58,7 +58,7 @@ def _try_reader(name: str, count: int, seed: int) -> int:
     """Run one reader's files; returns how many failed."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        path = Path(folder) / "dump"
+        path = Path(folder) / "dump.001"
         rng = np.random.default_rng(seed)
         pages = [rng.bytes(_PAGE) if number % 3 else bytes(_PAGE) for number in range(48)]
         pieces = [(0x1000, b"".join(pages[:20])), (0x40000, b"".join(pages[20:]))]

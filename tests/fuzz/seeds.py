@@ -109,6 +109,16 @@ def _vmware_memory(path: Path, pieces: containers.Pieces) -> None:
     containers.write_vmware(path, path.with_suffix(".vmss"), pieces)
 
 
+def _split(path: Path, pieces: containers.Pieces) -> None:
+    """A LiME dump in five parts; the file is the first."""
+    containers.write_lime(path, pieces)
+    contents = path.read_bytes()
+    size = -(-len(contents) // 5)
+    for number in range(5):
+        part = contents[number * size : (number + 1) * size]
+        path.with_suffix(f".{number + 1:03}").write_bytes(part)
+
+
 def _vmware_inside(version: int, path: Path, pieces: containers.Pieces) -> None:
     """A suspended machine in a single file."""
     containers.write_vmware(path, path, pieces, version=version, inside=True)
@@ -132,6 +142,7 @@ _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
 }
 """Xpress is packed in Python, which takes too long for whole systems."""
 _BESIDE: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    "split": _split,
     "vmware": _vmware_state,
     "vmware-memory": _vmware_memory,
 }
