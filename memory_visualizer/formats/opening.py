@@ -81,6 +81,19 @@ def open_dump(
     return dump
 
 
+def opens_leniently(
+    path: str | Path | Sequence[str | Path], progress: Progress | None = None
+) -> bool:
+    """Whether `lenient` finds any page of memory in a damaged dump; arguments as for `open_dump`.
+
+    It takes as long as to open the dump in this way: what is packed is unpacked once more.
+    """
+    try:
+        return open_dump(path, lenient=True, progress=progress).size > 0
+    except BadInputError:
+        return False
+
+
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
@@ -193,7 +206,7 @@ def is_dump(head: bytes) -> bool:
 
 def is_memory(head: bytes) -> bool:
     """Whether a file that begins so is a dump in a format that has nothing but memory."""
-    is_program = head.startswith(b"\x7fELF") and _ET_CORE not in (head[16:17], head[17:18])
+    is_program = head.startswith(magics.ELF) and _ET_CORE not in (head[16:17], head[17:18])
     return head.startswith(tuple(_FORMATS)) and not is_program
 
 
