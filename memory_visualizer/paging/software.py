@@ -102,6 +102,9 @@ class Paging:
     software: Software
     physical_bits: int = 0
     """Bits of a physical address: those above are reserved. 0: as the architecture has it."""
+    used_bits: int = 0
+    """So many of them does this machine use, as far as is known: see with_voted_width. 0: as the
+    size of the dump tells."""
 
     def __post_init__(self) -> None:
         """Take the architecture's word where no other is known."""
@@ -225,18 +228,14 @@ class Paging:
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         return odd | ~self.is_large(entries, level)
 
-    def is_odd(
-        self, entries: Entries, frames: NDArray[np.int64], level: Level, near: int
-    ) -> NDArray[np.bool_]:
+    def is_odd(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
         """Which entries of an upper level are such as the system does not make.
 
-        Each may be: for a table only that counts which most of its entries are. Memory lies below
-        the frame `near`.
+        Each may be: for a table only that counts which most of its entries are.
         """
         mask, value = self.software.table_flags or (0, 0)
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         odd &= entries & np.uint64(PRESENT) != 0
-        odd |= frames >= near
         odd &= ~self.is_large(entries, level)  # these may be read-only, and a device's
         return odd
 
