@@ -103,9 +103,9 @@ def test_a_table_of_a_device_is_one(pages: list[int], paging: Paging) -> None:
 @pytest.mark.parametrize("paging", PAGINGS.values(), ids=list(PAGINGS))
 def test_pages_far_apart_are_no_devices(paging: Paging) -> None:
     words = chain([0x67] * 8)
-    words[TABLE, 100:109] = np.arange(DEVICE, DEVICE + 900, 100, np.uint64) << np.uint64(12) | (
-        np.uint64(0x7B)
-    )
+    words[TABLE, 100:109] = np.arange(DEVICE, DEVICE + 900, 100, dtype=np.uint64) << np.uint64(
+        12
+    ) | (np.uint64(0x7B))
     losses = Losses()
     assert not found(words, paging, [1], losses)
     assert losses.not_tables == {TABLE}
