@@ -39,10 +39,11 @@ MAX_WIDTH = 65_535
 MAX_SCALE = 64
 
 
-def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> int:
+def run(program: str, action: Callable[[], int], helps: Callable[[], bool] | None = None) -> int:
     """Run a command's work and return the exit code; each error becomes one sentence.
 
-    `lenient` tells whether --lenient was given; if so, errors do not recommend it.
+    `helps` is asked after an error of a damaged input whether --lenient would read it; None where
+    the option was given, or there is no such option.
     """
     # A stream that was closed before the program started is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -61,8 +62,7 @@ def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> in
         code = action()
         sys.stdout.flush()
     except DamagedInputError as error:
-        hint = "" if lenient else " (--lenient paints what can be painted)"
-        return _fail(program, 2, f"{error}{hint}")
+        return _fail(program, 2, f"{error}{_hint(helps)}")
     except BadInputError as error:
         return _fail(program, 2, str(error))
     except BrokenPipeError:  # the reader of the summary has gone
@@ -77,6 +77,15 @@ def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> in
     except KeyboardInterrupt:
         return _fail(program, 130, "interrupted")
     return code
+
+
+def _hint(helps: Callable[[], bool] | None) -> str:
+    """Offer --lenient where it is sure to help."""
+    try:
+        offered = helps is not None and helps()
+    except (OSError, MemoryError, KeyboardInterrupt):  # the error before it is what is to be said
+        offered = False
+    return " (--lenient paints what can be painted)" if offered else ""
 
 
 def _end_on_bus_error(program: str) -> None:

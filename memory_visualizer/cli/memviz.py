@@ -35,7 +35,7 @@ from memory_visualizer.export.summary import dump_holes, write_json
 from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
-from memory_visualizer.formats.opening import check_file
+from memory_visualizer.formats.opening import check_file, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
@@ -89,7 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
     options = _parser().parse_args(arguments)
-    return run(PROGRAM, lambda: _visualize(options), lenient=options.lenient)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: _visualize(options), helps)
+
+
+def _lenient_helps(options: argparse.Namespace) -> bool:
+    with ProgressLine("looking whether --lenient helps") as progress:
+        return opens_leniently([options.dump, *options.more], progress)
 
 
 def _doctor() -> int:

@@ -11,25 +11,25 @@ than in memory, the ABI fills it with zeros, but the writers left the memory out
 for device memory): these frames are not held. Xen's cores have sections instead: see xen.py.
 """
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import BinaryIO, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import xen
-from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
+from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS, NOTE
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.records import end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 
-_ORDERS = {1: "<", 2: ">"}
-"""The byte orders ELFDATA2LSB and ELFDATA2MSB in the notation of struct."""
+_Order: TypeAlias = Literal["<", ">"]
+_ORDERS: dict[int, _Order] = {1: "<", 2: ">"}
+"""The byte orders ELFDATA2LSB and ELFDATA2MSB in the notation of NumPy."""
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
@@ -84,8 +84,8 @@ class ElfDump(MappedDump):
         return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
 
 
-def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, str]:
-    """Read the program headers; returns also e_machine, and the byte order as for struct."""
+def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
+    """Read the program headers; returns also e_machine, and the byte order as for NumPy."""
     head = file.read(LAYOUTS[CLASS_64].header.itemsize)
     cut = DamagedInputError(f"{path} ends within its ELF headers")
     if len(head) < LAYOUTS[CLASS_64].header.itemsize:
@@ -120,10 +120,10 @@ def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, st
 
 
 def _notes(
-    file: BinaryIO, segments: Sequence[tuple[int, int]], order: str
+    file: BinaryIO, segments: Sequence[tuple[int, int]], order: _Order
 ) -> dict[str, int | bytes]:
-    """Read the notes in segments, given by place and size; a broken note ends its segment."""
-    note = struct.Struct(order + "III")  # n_namesz, n_descsz, n_type
+    """Read the notes in segments, of which place and size are given; a broken one ends its own."""
+    note = NOTE.newbyteorder(order)
     found: dict[str, list[bytes]] = {}
     left = _MAX_NOTES
     for offset, size in segments:
@@ -133,9 +133,9 @@ def _notes(
         data = file.read(min(size, left))
         left -= len(data)
         position = 0
-        while position + note.size <= len(data):
-            name_size, descriptor_size, _ = note.unpack_from(data, position)
-            name_at = position + note.size
+        while position + note.itemsize <= len(data):
+            name_size, descriptor_size, _ = np.frombuffer(data, note, 1, position)[0].item()
+            name_at = position + note.itemsize
             at = name_at + -(-name_size // 4) * 4
             position = at + -(-descriptor_size // 4) * 4
             if at + descriptor_size > len(data):

@@ -25,6 +25,9 @@ IDENTITY: RecordType = np.dtype(
 )
 """e_ident, which is the same in all classes and byte orders."""
 
+NOTE: RecordType = np.dtype([("n_namesz", "<u4"), ("n_descsz", "<u4"), ("n_type", "<u4")])
+"""ElfN_Nhdr: the head of a note, the same in both classes."""
+
 
 @dataclass(frozen=True)
 class Layout:

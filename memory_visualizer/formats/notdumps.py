@@ -37,10 +37,10 @@ _CONTAINERS = {
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffXENF": _XEN,
-    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it (ewfexport)",
-    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it",
-    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it",
-    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump inside it with FTK Imager",
+    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it with EnCase",
+    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it with EnCase",
+    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it with EnCase",
+    b"ADCRYPT\0": "an encrypted AD1 image; export the dump inside it with FTK Imager",
     b"HPAK": "a dump by HBGary's FDPro; extract its memory with Volatility 2's hpakextract",
     b"AFF10\r\n\0": "an AFF image; export the raw dump inside it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
@@ -93,7 +93,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
             return said
     if _is_sadump_medium(file, head):
         return _SADUMP
-    if known := _by_name(path.name.lower()):
+    if known := by_name(path.name.lower()):
         return known
     if path.suffix.lower() == ".bin" and path.with_suffix(".vsv").is_file():
         return _OLD_HYPERV
@@ -119,8 +119,8 @@ def begins_as(head: bytes) -> str | None:
     return None
 
 
-def _by_name(name: str) -> str | None:
-    """The kind of a file by its name alone."""
+def by_name(name: str) -> str | None:
+    """The kind of a file by its name alone, in lower case."""
     if name.endswith(".zdmp"):  # no description tells the first bytes of such files
         return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
     if name == "hiberfil.sys":
@@ -160,26 +160,6 @@ def _is_sadump_medium(file: BinaryIO, head: bytes) -> bool:
         return False
     file.seek(HEAD_SIZE)
     return file.read(12) == b"sadump\0\0\1\0\0\0"
-
-
-def split_image(path: Path) -> str | None:
-    """Whether a file is one of several that form a dump, by their names and sizes."""
-    number = path.suffix[1:]
-    if len(number) != 3 or not number.isdecimal():
-        return None
-    size = path.stat().st_size
-    before, after = (
-        part.stat().st_size if (part := path.with_suffix(f".{n:03}")).is_file() else None
-        for n in (int(number) - 1, int(number) + 1)
-    )
-    # All parts except the last have the same size.
-    if not (before is not None and before >= size) and not (after is not None and after <= size):
-        return None
-    whole = path.with_suffix("").name
-    return (
-        f"one part of a split image; join the parts first (cat {whole}.[0-9]* > {whole}; on Windows"
-        " copy /b)"
-    )
 
 
 def _samples(file: BinaryIO, size: int) -> list[bytes]:

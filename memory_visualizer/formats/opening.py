@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, notdumps, packed, vmware
+from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats import magics, notdumps, packed, split, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath, as_path
@@ -43,12 +43,15 @@ _FORMATS = {
 _CONTAINERS = {
     magics.FLATTENED: "flattened.Flattened",
     magics.EWF: "ewf.EwfImage",
+    magics.AD1: "ad1.Ad1Image",
     magics.VMA: "vma.VmaState",
     magics.SNAPPY: "snappy.SnappyStream",
     magics.S2: "snappy.SnappyStream",
 }
 """The same for containers, which hold a dump of any format: see formats/inside.py."""
 
+_ET_CORE = b"\4"
+"""The type of an ELF file that is a core (elf.h), in either order of bytes."""
 _MAX_DEPTH = 4
 """The deepest nesting of containers."""
 _FINGERPRINT_PAGES = 16
@@ -68,33 +71,45 @@ def open_dump(
     part of it is missing or broken: `lenient` then reads the rest and says so in `remarks`.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    if len(paths) == 1:
-        dump = _open(as_path(paths[0]), lenient, progress)
+    parts = [as_path(part) for part in paths]
+    if len(parts) == 1 or (split.are_parts(parts) and not _is_series(parts[0])):
+        dump = _open(parts[0], lenient, progress)
     else:
-        dump = _open_parts([as_path(part) for part in paths], lenient=lenient)
+        dump = _open_parts(parts, lenient=lenient)
     dump.reopen = partial(open_dump, paths, lenient=lenient)
     return dump
+
+
+def opens_leniently(
+    path: str | Path | Sequence[str | Path], progress: Progress | None = None
+) -> bool:
+    """Whether `lenient` finds any page of memory in a damaged dump; arguments as for `open_dump`.
+
+    It takes as long as to open the dump in this way: what is packed is unpacked once more.
+    """
+    try:
+        return open_dump(path, lenient=True, progress=progress).size > 0
+    except BadInputError:
+        return False
 
 
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
+        if split.is_part(path) and not _is_series(path):
+            whole = split.SplitImage(path, lenient=lenient)
+            return _open_inside(path, whole, lenient, progress, depth)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
         container, format_ = _container(head), _format(file, head)
         what = None if container or format_ else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
-    if not depth and not lenient and (part := notdumps.split_image(path)):
-        raise DamagedInputError(f"{path} is {part}")
     if container:
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} nests containers too deeply")
         inside: Inside = container(path, lenient=lenient, progress=progress)
-        dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
-        dump.format = f"{dump.format} ({inside.name})"
-        dump.remarks = (*inside.remarks, *dump.remarks)
-        return dump
+        return _open_inside(path, inside, lenient, progress, depth)
     if format_:
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
@@ -104,6 +119,28 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     if remark := vmware.missing_state(path, dump.size):
         dump.remarks = (*dump.remarks, remark)
     return dump
+
+
+def _open_inside(
+    path: Path, inside: Inside, lenient: bool, progress: Progress | None, depth: int
+) -> Dump:
+    """Open what is in a container."""
+    dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
+    dump.format = f"{dump.format} ({inside.name})"
+    dump.remarks = (*inside.remarks, *dump.remarks)
+    return dump
+
+
+def _is_series(path: Path) -> bool:
+    """Whether a file, and another of what may be a split image, begin as dumps of a known format.
+
+    Then they are a series of dumps. Of a split image, only the first part begins so.
+    """
+    heads = []
+    for part in split.neighbours(path):
+        with reading(part), part.open("rb", buffering=0) as file:
+            heads.append(file.read(notdumps.HEAD_SIZE))
+    return sum(map(is_dump, heads)) > 1
 
 
 def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
@@ -164,6 +201,12 @@ def _load(place: str) -> Any:
 def is_dump(head: bytes) -> bool:
     """Whether a file with this beginning has a supported format other than raw."""
     return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
+
+
+def is_memory(head: bytes) -> bool:
+    """Whether a file that begins so is a dump in a format that has nothing but memory."""
+    is_program = head.startswith(magics.ELF) and _ET_CORE not in (head[16:17], head[17:18])
+    return head.startswith(tuple(_FORMATS)) and not is_program
 
 
 def check_file(path: Path) -> None:

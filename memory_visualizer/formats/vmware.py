@@ -27,6 +27,8 @@ _HEADER = struct.Struct("<4sII")  # magic, version, number of groups
 _GROUP = struct.Struct("<64sQQ")  # name, place in the file, size
 _MAX_GROUPS, _MAX_TAGS, _MAX_REGIONS = 1024, 1 << 20, 1 << 16
 _BLOCK, _COMPRESSED_BLOCK = 63, 62
+_REGION = ("regionPPN", "regionSize", "regionPageNum")
+"""The names of what describes a region."""
 _FIRST_HOLE = 3 << 30  # machines with less RAM have it in one piece
 
 
@@ -42,13 +44,23 @@ class _State:
     @property
     def ram_size(self) -> int:
         """Size of the RAM in bytes by its regions; 0 if there are none."""
-        count = min(self.numbers.get(("regionsCount", 0), 0), _MAX_REGIONS)
-        ends = (
-            self.numbers.get(("regionPageNum", region), 0)
-            + self.numbers.get(("regionSize", region), 0)
-            for region in range(count)
-        )
+        ends = (offset + size for _, size, offset in self.regions())
         return max(ends, default=0) * PAGE_SIZE
+
+    @property
+    def region_count(self) -> int:
+        """How many regions the file says that the RAM has."""
+        return self.numbers.get(("regionsCount", 0), 0)
+
+    def regions(self) -> list[tuple[int, ...]]:
+        """Frame, size and place in the RAM, in pages, of each region that is described whole."""
+        described = sorted(region for name, region in self.numbers if name == _REGION[0])
+        return [
+            tuple(self.numbers[name, region] for name in _REGION)
+            for region in described
+            if region < self.region_count
+            and all((name, region) in self.numbers for name in _REGION)
+        ]
 
 
 class VmwareDump(MappedDump):
@@ -76,19 +88,25 @@ class VmwareDump(MappedDump):
         with reading(source), source.open("rb") as file:
             size = file_size(file)
         ram_offset, ram_size = state.ram or (0, size)
-        region_count = state.numbers.get(("regionsCount", 0), 0)
-        if region_count > _MAX_REGIONS:
-            raise BadInputError(f"{state_path} says that the RAM has {region_count:,} regions")
-        if region_count == 0 and ram_size % PAGE_SIZE and not lenient:
+        if state.region_count > _MAX_REGIONS:
+            raise BadInputError(
+                f"{state_path} says that the RAM has {state.region_count:,} regions"
+            )
+        described = state.regions()
+        if len(described) < state.region_count:
+            sentence = (
+                f"{state_path} says that the RAM has {state.region_count:,} regions, but describes"
+                f" {len(described):,}"
+            )
+            if not lenient or not described:
+                raise DamagedInputError(sentence)
+            notes.append(sentence)
+        if state.region_count == 0 and ram_size % PAGE_SIZE and not lenient:
             raise DamagedInputError(
                 f"{source} is not a whole number of {PAGE_SIZE:,}-byte pages, so a part is missing"
             )
         regions = [
-            [
-                min(state.numbers.get((name, region), 0), MAX_FRAMES + 1) * PAGE_SIZE
-                for name in ("regionPPN", "regionSize", "regionPageNum")
-            ]
-            for region in range(region_count)
+            [min(value, MAX_FRAMES + 1) * PAGE_SIZE for value in region] for region in described
         ] or [[0, ram_size, 0]]
         starts, lengths, offsets = zip(*regions, strict=True)
         extents, remarks = find_extents(

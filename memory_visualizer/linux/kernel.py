@@ -7,7 +7,6 @@ VMCOREINFO is missing or damaged, its page tables are found by their form, and i
 release.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import machines_by_form
+from memory_visualizer.linux.banner import BANNER, MAX_BANNER, release_in
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
 from memory_visualizer.linux.machine import (
@@ -51,9 +51,6 @@ _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
 _UTS_SIZE = 4 * 65
 """The end of the release in struct uts_namespace: a count is followed by names of 65 bytes."""
-_BANNER = b"Linux version "
-_RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
-_MAX_RELEASE = 65
 _MOST_BANNERS = 64
 _MOST_COPIES, _MOST_TEXTS = 8, 64
 _A_LINE = b"\nSYMBOL(swapper_pg_dir)="
@@ -225,11 +222,9 @@ def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
     if found.image is None:
         return None
     start, contents = found.image
-    for place in places_of(_BANNER, contents, _MOST_BANNERS):
-        text = contents[place + len(_BANNER) :][:_MAX_RELEASE].tobytes()
-        release = re.match(_RELEASE, text)
-        if release:
-            return start + place, release[0].decode("ascii")
+    for place in places_of(BANNER, contents, _MOST_BANNERS):
+        if release := release_in(contents[place : place + MAX_BANNER].tobytes()):
+            return start + place, release
     return None
 
 

@@ -311,7 +311,7 @@ def write_kdump(
         if not any(pages[frame]) and zero:
             table += zero
             continue
-        packed, flag = _packed(pages[frame], compression)
+        packed, flag = pack_page(pages[frame], compression)
         if len(packed) >= block:
             packed, flag = pages[frame], 0
         descriptor = struct.pack("<QIIQ", data_at + len(data), len(packed), flag, 0)
@@ -366,7 +366,8 @@ def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None
         file.write(struct.pack(">qq", -1, -1))
 
 
-def _packed(page: bytes, compression: str) -> tuple[bytes, int]:
+def pack_page(page: bytes, compression: str) -> tuple[bytes, int]:
+    """A page as kdump packs it, and the flag that says so."""
     if compression == "none":
         return page, 0
     if compression == "zlib":

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cramjam
+
 from tests.synth.containers import PAGE, Pieces
 
 _HOLE = {b"pc-i440fx-7.2": 0xC0000000, b"pc-q35-7.2": 0x80000000, b"pc-1.0": 0xE0000000}
@@ -42,7 +44,7 @@ def write_qemu(
     size = max(pages) + PAGE
     if max(pages) >= hole:
         size = max(size, hole + PAGE)
-    front = _libvirt_header(libvirt, mapped, packing) if libvirt else b""
+    front = libvirt_header(libvirt, mapped, packing) if libvirt else b""
     out = bytearray(front + b"QEVM\0\0\0\3")
     out += b"\7" + struct.pack(">I", len(machine)) + machine
     if mapped:
@@ -80,10 +82,12 @@ _PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "lzop": lambda data: b"\x89LZO\0\r\n\x1a\n" + data,
+    "zstd": lambda data: bytes(cramjam.zstd.compress(data)),
 }
 
 
-def _libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
+def libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
+    """What stands before the stream; `packing` is one of `_PACKERS`, or nothing."""
     text = b"<domain type='kvm'/>".ljust(1000, b"\0")
     how = 6 if mapped else ["", *_PACKERS].index(packing)
     return magic + struct.pack("<5I", 2, len(text), 1, how, 0) + bytes(56) + text
