@@ -1,4 +1,4 @@
-"""How long each reader takes for a dump, beside cat: python -m bench.readers [NAME ...] [--write].
+"""Measure each reader of dumps beside cat: python -m bench.readers [NAME ...] [--write].
 
 A synthetic memory (2 GiB: zeros, texts and noise, a third each) is written in each container to a
 scratch folder (TMPDIR), read, and removed. Each row has `cat` of the file; the decompression alone,
