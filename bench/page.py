@@ -123,8 +123,7 @@ def _size(page: Path, allowed: int) -> str:
 
 
 def _drag(page: "Page", scale: float) -> tuple[float, float]:
-    """Drag the map to and fro: frames per second, and the longest time between two frames, in
-    ms."""
+    """Drag the map to and fro: frames per second, and the longest gap between two, in ms."""
     page.evaluate(
         """(scale) => {
             const { map } = memviz;
