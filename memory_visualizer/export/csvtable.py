@@ -1,7 +1,7 @@
 """The page map as comma-separated values, a row for each frame.
 
-There are numbers and words of this program only, and nothing to quote. Of frames that no process
-has the rows differ in little but their addresses, so what they end with is written once for all.
+The rows contain only numbers and words of this program, and nothing to quote. Rows of frames
+without an owner differ mostly in their addresses, so their ends are formatted only once.
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ def csv_rows(
     pids: NDArray[np.int64],
     odd: Mapping[int, str],
 ) -> str:
-    """The rows of some successive frames, and who has these.
+    """The rows of some successive frames with their owners.
 
-    `pids` are those of the processes, by index; `odd` says by PFN what is odd about owners.
+    `pids` are the processes' pids, by index; `odd` are the anomalies of owners, by PFN.
     """
     ends = _ends(snapshot, frames, owners, pids)
     _add_last_owners(ends, snapshot.records, frames, pids)
@@ -68,7 +68,7 @@ def _add_last_owners(
 def _ends(
     snapshot: "Snapshot", frames: range, owners: "Owners", pids: NDArray[np.int64]
 ) -> list[str]:
-    """What follows the addresses in the rows of some frames."""
+    """The rest of the rows of some frames, behind the addresses."""
     kinds, kind = _kinds(snapshot, frames)
     before = np.array([text for text, _ in kinds], object)
     behind = np.array([text for _, text in kinds], object)
@@ -90,7 +90,7 @@ def _ends(
 
 
 def _kinds(snapshot: "Snapshot", frames: range) -> tuple[list[tuple[str, str]], NDArray[np.intp]]:
-    """What stands before and behind the owners in different rows, and which each frame has."""
+    """The distinct texts before and behind the owners, and the index of each frame's texts."""
     some = slice(frames.start, frames.stop)
     key = snapshot.classes[some].astype(np.int64) << 1 | snapshot.zero[some]
     key |= snapshot.mapping_count[some].astype(np.int64) << _MAPPINGS

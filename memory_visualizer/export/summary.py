@@ -136,15 +136,15 @@ SCHEMA: dict[str, Any] = {
         }
     ),
 }
-"""The JSON Schema of what `summary` gives and ``memviz --json`` writes."""
+"""The JSON Schema of the result of `summary` and of ``memviz --json``."""
 
 
 def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
-    """All that is known but the pages themselves, as JSON has it.
+    """Everything except the pages themselves, as JSON values.
 
-    `chosen`, indices in Snapshot.processes, are the only processes to be told of. SCHEMA tells
-    what each field is. Addresses are hexadecimal text: many readers of JSON keep numbers exactly
-    up to 2**53 only.
+    Only the `chosen` processes, indices in Snapshot.processes, are included. SCHEMA describes each
+    field. Addresses are hexadecimal text, since many readers of JSON keep numbers exactly only up
+    to 2**53.
     """
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
@@ -243,7 +243,7 @@ def _last_owner_counts(snapshot: Snapshot) -> dict[str, int] | None:
 
 
 def dump_holes(dump: Dump) -> int:
-    """The number of gaps below the last frame: neither held nor left out."""
+    """The number of gaps below the last frame that are neither held nor left out."""
     if len(dump.left_out_runs):
         return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)

@@ -22,7 +22,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Swatch:
-    """A colour and what it means."""
+    """A colour and its meaning."""
 
     label: str
     colour: Colour
@@ -39,12 +39,12 @@ class Colouring:
     swatches: tuple[Swatch, ...]
     """The first one is for absent frames, and for pixels behind the last frame."""
     general: int = 0
-    """So many swatches from the first on belong in every legend, however long it would be."""
+    """The number of first swatches that belong in every legend, however long."""
     is_sparse: bool = False
     """Whether swatches without frames are left out of legends, as there are many."""
 
     def counts(self) -> list[int]:
-        """Frames of each swatch."""
+        """The number of frames of each swatch."""
         counts: list[int] = count_values(self.values, len(self.swatches)).tolist()
         return counts
 
@@ -60,9 +60,9 @@ def colour_by(
     palette: Palette,
     entropy: Callable[[], NDArray[np.uint8]],
 ) -> Colouring:
-    """One of COLOURINGS; `entropy` is called for entropy.entropy where it is needed.
+    """Apply one of COLOURINGS; `entropy` is called if entropy.entropy is needed.
 
-    BadInputError for the state of pages of a dump that does not tell it; UnknownNameError where
+    BadInputError for the colouring by state if the dump does not tell states; UnknownNameError if
     there is no such colouring.
     """
     if name not in COLOURINGS:
@@ -77,7 +77,7 @@ _ZEROS: Colour = (255, 255, 255)
 
 
 def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour the pages of user mode by whose they are; all others are shades of grey."""
+    """Colour the pages of user mode by process; all other pages are shades of grey."""
     base = BASE_SWATCHES
     values = look_up(np.array([0, 1, 1, 2, 3, 4, 5], np.uint16), snapshot.classes)
     for _, owners in snapshot.owners_by_frame():
@@ -90,7 +90,7 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
 
 
 BASE_SWATCHES = 6
-"""Of the colouring by process: those that stand for no process, the first ones."""
+"""Colouring by process: the number of first swatches that do not stand for a process."""
 
 
 def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
@@ -109,7 +109,7 @@ def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...
 
 
 def process_colour(process: Process) -> Colour:
-    """A colour of the process's own: the same for the same name and pid, in every dump."""
+    """The colour of a process: the same for the same name and pid in every dump."""
     number = zlib.crc32(f"{process.pid} {process.name}".encode())
     hue, lightness, saturation = number % 997, number // 997 % 3, number // 2991 % 2
     red, green, blue = colorsys.hls_to_rgb(
@@ -118,7 +118,7 @@ def process_colour(process: Process) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-# Reading is calm, writing stronger, code another hue, and what may be written and run alarms.
+# Readable pages are calm, writable ones stronger, code has another hue, writable code alarms.
 _USER_RIGHTS: dict[str, Colour] = {
     "r--": (244, 196, 160),
     "rw-": (214, 116, 52),
@@ -134,7 +134,7 @@ _KERNEL_RIGHTS: dict[str, Colour] = {
 
 
 def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by what may be done with them: Snapshot.access."""
+    """Colour frames by the rights on them: Snapshot.access."""
     writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
     values = look_up(np.array([0, 3, 3, 7, 2, 2, 11], np.uint8), snapshot.classes)
     has_rights = (values >= 3) & (values < 11)
@@ -158,7 +158,7 @@ _ENTROPY_BINS = 16
 
 
 def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8]) -> Colouring:
-    """Colour frames by contents.entropy, in half bits per byte; zeros are white."""
+    """Colour frames by entropy.entropy, in half bits per byte; zeros are white."""
     bins = np.minimum(entropy.astype(np.uint16) * _ENTROPY_BINS // ENTROPY_STEPS, _ENTROPY_BINS - 1)
     values = (bins + 2).astype(np.uint8)
     values[snapshot.zero] = 1
@@ -180,11 +180,11 @@ def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
 
 
 _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
-"""The fewest mappings of each bin."""
+"""The smallest number of mappings in each bin."""
 
 
 def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by how many mappings lead to them."""
+    """Colour frames by the number of their mappings."""
     values = np.ones(snapshot.classes.size, np.uint8)
     for fewest in _MAPPING_BINS:
         values += snapshot.mapping_count >= fewest
@@ -206,7 +206,7 @@ def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     return tuple(swatches)
 
 
-# What processes use is warm, the kernel's own cool; what could be taken at any time is pale.
+# Pages of processes are warm, pages of the kernel cool, and reclaimable pages pale.
 _STATES: Mapping[PageState | WindowsState, Colour] = {
     PageState.FREE: (250, 250, 246),
     PageState.ANONYMOUS: (212, 70, 45),
@@ -237,7 +237,7 @@ _WINDOWS_STATES: Mapping[PageState | WindowsState, Colour] = {
 
 
 def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by what they are to the kernel: Snapshot.states."""
+    """Colour frames by their state in the kernel's records: Snapshot.states."""
     if snapshot.states is None:
         raise _untold(snapshot, "state")
     return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
@@ -302,10 +302,10 @@ def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
 
 
 class Kind(NamedTuple):
-    """A way to colour."""
+    """A colouring: its description, and the function that applies it."""
 
     colour: Callable[[Snapshot, Palette, Callable[[], NDArray[np.uint8]]], Colouring]
-    """The last argument is called where the entropy of all frames is needed."""
+    """The last argument is called if the entropy of all frames is needed."""
     swatches: Callable[[Snapshot, Palette], tuple[Swatch, ...]]
 
 
@@ -328,5 +328,5 @@ COLOURINGS: Mapping[str, Kind] = {
 
 
 def swatches_of(name: str, snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    """The swatches that colour_by gives, without looking at any frame."""
+    """The swatches of colour_by, without colouring any frame."""
     return COLOURINGS[name].swatches(snapshot, palette)

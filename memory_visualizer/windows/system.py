@@ -30,10 +30,10 @@ from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_shared_data
 
 _LEARNING_FRAMES = 4096
-"""The first 16 MiB: there lies the System process's top-level table of real machines."""
+"""The first 16 MiB: on real machines they hold the System process's top-level table."""
 _FRAMES_AT_ONCE = 256
 _MOST_EARLY_TABLES = 128
-"""So many top-level tables may lie there; more are made to waste time."""
+"""How many top-level tables may lie there; a dump with more was made to waste time."""
 _SYSTEM_WEIGHT = 3
 
 
@@ -44,13 +44,13 @@ def understand(
     search: ProcessSearch | None = None,
     who: FoundProcesses | None = None,
 ) -> Snapshot:
-    """A Windows dump's; where `who` is not given, the processes are looked for."""
+    """The snapshot of a Windows dump; the processes are searched for unless `who` is given."""
     losses, rest = Losses(), Rest(dump)
     shared_data = read_shared_data(dump, found.paging, found.roots)
     who = who or find_processes(dump, found, search, shared_data.time)
     found, processes = who.found, who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
-        # Damaged: the tables, whoever they belong to, are better than nothing.
+        # The dump is damaged: tables without a known process are better than nothing.
         limit = dump.budget.limit("address space")
         roots = dump.budget.take("address space", found.roots, limit)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(roots))
@@ -106,7 +106,7 @@ def _top_frames(processes: Sequence[FoundProcess], found: TopLevels) -> NDArray[
 
 
 def _told(process: FoundProcess, found: TopLevels) -> Process:
-    """A process for others: its base without flag bits, and the address of its second table."""
+    """The public Process: its base without flag bits, and the address of its second table."""
     process = replace(process, dtb=found.paging.architecture.base_address(process.dtb))
     if process.shadow is not None:
         second = int(found.others[process.shadow, -1]) * PAGE_SIZE
@@ -115,7 +115,7 @@ def _told(process: FoundProcess, found: TopLevels) -> Process:
 
 
 def _system_process(processes: Sequence[FoundProcess]) -> FoundProcess | None:
-    """Windows' System process, by most of what is known of it: pid, name, and no parent."""
+    """Windows' System process, by the majority of its signs: pid, name, and no parent."""
 
     def weight(process: FoundProcess) -> int:
         is_system = (process.pid == SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
@@ -145,14 +145,14 @@ def _mappings_of(
                 has_shadows = True
     walked = walk(memory, found.paging, np.array(roots), np.array(owners, np.int32), losses=losses)
     mappings = without_contradicted(rest.without(walked), memory.frame_count, losses)
-    # With shadows both tables of a process lead to its pages.
+    # With KVA shadow, both tables of a process lead to its pages.
     return (merge_alike if has_shadows else merge_kernel)(mappings)
 
 
 def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
-    """Look where Windows has its System process' tables: by these its kernel's pages are known.
+    """Read the memory that holds the System process's tables: these tell the kernel's pages.
 
-    So the search for processes needs no look of its own.
+    So the search for processes needs no scan of its own.
     """
     early = TopLevelSearch()
     for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):

@@ -3,8 +3,8 @@
     python -m tests.synth.builds NAME=SYMBOLS.json.xz ... > tests/synth/builds.json
 
 SYMBOLS are symbol files of Volatility 3 for the kernel; NAME ends in the build number, as in
-Win11x64_22000. What is written are offsets and sizes, the addresses of a few symbols, and the
-identity of the symbols, nothing else.
+Win11x64_22000. Only offsets and sizes, the addresses of a few symbols, and the identity of the
+symbols are written.
 """
 
 import json
@@ -26,7 +26,7 @@ SYMBOLS = (
     "PsInitialSystemProcess",
     "PsLoadedModuleList",
 )
-"""What a synthetic dump holds where the real kernel has it."""
+"""Symbols that a synthetic dump has at the real kernel's addresses."""
 
 
 _NOT_LOOKED_INTO = ("_MMPTE", "_LIST", "_RTL", "_SINGLE")
@@ -45,7 +45,7 @@ FRAME_RECORD = {
 
 
 def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
-    """What profiles.json holds for a profile, from a symbol file."""
+    """A profile's entry as in profiles.json, from a symbol file."""
     wanted = {
         structure: {m for p in profiles().values() for m in p.structures[structure]["members"]}
         for structure in profiles()[_LIKE].structures

@@ -1,4 +1,4 @@
-"""The truth about a synthetic image: who was given which page, noted when it was given."""
+"""The truth about a synthetic image: the owner of each page, noted when the page was allocated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from tests.synth.framedatabase import FrameLog, RecordTruth
 
 KERNEL = -1
-"""The owner of what all processes share."""
+"""The owner of pages that all processes share."""
 
 INJECTED_PAGES = 4
-"""How many pages a process has that were put into it from outside."""
+"""The number of injected pages in a process."""
 
 CLASSES = ("absent", "both", "user", "kernel", "unused-data", "unused-zero")
 
@@ -30,9 +30,10 @@ class Process:
     ppid: int
     name: str
     dtb: int = 0
-    """Physical address of its top page table, as its `_KPROCESS` says."""
+    """Physical address of its top-level table, as in its `_KPROCESS`."""
     shadow_dtb: int = 0
-    """What its `_KPROCESS` names as second top page table, for user mode; 0 for none."""
+    """Physical address of its second top-level table, for user mode, as in `_KPROCESS`; 0 for
+    none."""
     eprocess: int = 0
     """Virtual address of its `_EPROCESS`."""
     session: int | None = None
@@ -40,15 +41,15 @@ class Process:
     """Whether it is in the list of active processes."""
     exited: bool = False
     injected: int = 0
-    """Virtual address of INJECTED_PAGES of its own that may be written and executed; 0 for none."""
+    """Virtual address of INJECTED_PAGES pages that may be written and executed; 0 for none."""
 
 
 @dataclass
 class Ledger:
-    """Notes of every mapping, taken while the image is laid out.
+    """A note of every mapping, made while the image is laid out.
 
-    A note says that `count` pages from a frame on were mapped from a virtual address on, for
-    whom, and whether user mode was meant to reach them.
+    A note tells that `count` pages from a frame on were mapped from a virtual address on, for which
+    owner, and whether user mode should reach them.
     """
 
     frames: int
@@ -70,7 +71,7 @@ class Ledger:
     ) -> None:
         """Note that pages of `size` bytes, the first at `virtual`, lead to these frames."""
         addresses = np.uint64(virtual) + np.arange(len(frames), dtype=np.uint64) * np.uint64(size)
-        # What lies past the end of memory is no page of the dump.
+        # Frames beyond the end of memory are not pages of the dump.
         inside = frames < self.frames
         self._notes.append((frames[inside], addresses[inside], size, owner, user, transition))
 
@@ -98,7 +99,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a synthetic image, page by page and process by process."""
+    """The truth about a synthetic image, by page and by process."""
 
     profile: str
     paging: str
@@ -112,11 +113,11 @@ class Truth:
 
     @property
     def frames(self) -> int:
-        """How many frames the image has."""
+        """The number of frames of the image."""
         return len(self.zero)
 
     def classes(self, owners: Iterable[int]) -> npt.NDArray[np.str_]:
-        """The class of each frame, by name, as seen from the mappings of these owners alone.
+        """The class of each frame, by name, by the mappings of these owners only.
 
         The kernel's own mappings always count.
         """
@@ -147,7 +148,7 @@ class Truth:
         return covered
 
     def save(self, path: Path) -> None:
-        """Write all of it as one .npz file."""
+        """Write everything as one .npz file."""
         columns = {name: self.mappings[name] for name in self.mappings.dtype.names or ()}
         processes = {
             f"process_{name}": np.array([getattr(p, name) for p in self.processes])

@@ -1,7 +1,7 @@
-"""A whole synthetic Windows: what lies where, in virtual and in physical memory.
+"""A whole synthetic Windows: the layout of virtual and physical memory.
 
 The virtual layout is that of Windows Internals ("x86 address space layouts", "x64 address space
-layout"); everything is placed in scattered frames, as in a machine that has run for a while.
+layout"); everything lies in scattered frames, as in a machine that has run for a while.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ _FURTHER_NAMES = ["svchost.exe", "chrome.exe", "cmd.exe", "taskmgr.exe", "conhos
 
 @dataclass(frozen=True)
 class _Places:
-    """Virtual addresses of the parts of the kernel's half, and of a process."""
+    """Virtual addresses of parts of the kernel's half, and of a process."""
 
     image: int
     nonpaged_pool: int
@@ -80,7 +80,7 @@ class _Places:
 
 
 _SHARED_DATA = 0x7FFE0000
-"""Where every process sees KUSER_SHARED_DATA."""
+"""Virtual address of KUSER_SHARED_DATA in every process."""
 
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
@@ -150,36 +150,36 @@ def forge(
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
-    `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live ones are in the
-    list; one more has been taken out of it, one has exited, and of one only tables are left. The
-    one called notepad.exe, if there is one, has code in it that was put there from outside.
-    `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
-    map, by default what fits the size. Of the free frames the share `free_data` holds old data.
-    `names` are given to processes before the common ones. Frames are handed out one by one from
-    all over the memory, or in stretches of up to `stretch`.
+    `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live processes are in the
+    list; one more was taken out of it, one has exited, and of one only tables are left. The process
+    notepad.exe, if there is one, has injected code. `kernel_pages` and `user_pages` are the
+    approximate numbers of 4 KiB pages that the kernel and each process map, by default suitable for
+    the size. A share `free_data` of the free frames holds old data. Processes get `names` before
+    the common names. Frames are allocated singly from all over the memory, or in stretches of up to
+    `stretch`.
 
-    `five_levels` pages with 57-bit addresses. With `shadow_tables` a process has a second top
-    table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
+    `five_levels` chooses paging with 57-bit addresses. With `shadow_tables` a process has a second
+    top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
     and sections of files. The same arguments make the same bytes.
     """
-    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
+    builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
     if database:
-        forger.keep_records(holes)
-    forger.build(processes, kernel_pages, user_pages, free_data, names)
-    forger.memory.write(path)
+        builder.keep_records(holes)
+    builder.build(processes, kernel_pages, user_pages, free_data, names)
+    builder.memory.write(path)
     return Truth(
         profile=profile.name,
-        paging=forger.paging.name,
-        zero=forger.memory.zeros(),
-        mappings=forger.ledger.mappings(),
-        processes=tuple(forger.processes),
-        records=forger.records(),
+        paging=builder.paging.name,
+        zero=builder.memory.zeros(),
+        mappings=builder.ledger.mappings(),
+        processes=tuple(builder.processes),
+        records=builder.records(),
     )
 
 
-class _Forger:
-    """Lays out one image, part by part."""
+class _Builder:
+    """Lays out one synthetic image, part by part."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _Forger:
         wide = X64_5_LEVELS if five_levels else X64
         self.paging = wide if profile.bits == 64 else PAE if with_pae else X86
         self.places = _places(profile, self.paging)
-        if five_levels:  # what is not the same for all needs top-level entries of its own
+        if five_levels:  # parts that differ between processes need top-level entries of their own
             self.places = replace(
                 self.places, session=0xFFF20000_00000000, hyperspace=0xFFEE0000_00000000
             )
@@ -334,7 +334,7 @@ class _Forger:
             kernel_pages = frames // 10
         if user_pages is None:
             user_pages = max(24, frames // 4 // (processes + 2))
-        # Runs of frames first, while there are any.
+        # Contiguous frames come first, while there are any.
         if self.paging is PAE or self.profile.randomises_self_map:
             self._first_run = self._first_top_level()
         self._large_pages()
@@ -361,7 +361,7 @@ class _Forger:
             self._database.write(self._log)
 
     def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
-        """Frames with noise in them, but for a share that holds only zeros."""
+        """Frames filled with noise, except a share of zeros."""
         frames = self.memory.allocate(count)
         self.memory.fill_with_noise(frames[self.rng.random(count) >= zeros])
         return frames
@@ -373,8 +373,8 @@ class _Forger:
         return 1 << self.paging.shifts[-2]
 
     def _large_pages(self) -> None:
-        """Large pages of the kernel: most of memory's long-lived part, half of it empty."""
-        # The largest first, while there is a place for it.
+        """Large pages of the kernel, half of them empty."""
+        # The largest page comes first, while there is room.
         huge = self.paging.address_bits > 32
         room = len(self.memory.free_frames) * PAGE_SIZE
         self._user_huge_page = self._large_run(GIB) if huge and room >= 3 * GIB else None
@@ -385,7 +385,7 @@ class _Forger:
         self._user_large_page = (
             self._large_run(self._large_page) if self.memory.frames >= 8192 else None
         )
-        # Memory that ends within a large page: the kernel maps all of the page.
+        # If memory ends within a large page, the kernel maps the whole page.
         whole = self.memory.frames * PAGE_SIZE // self._large_page * self._large_page // PAGE_SIZE
         if whole < self.memory.frames:
             rest = np.arange(whole, self.memory.frames)
@@ -403,7 +403,7 @@ class _Forger:
         return frames
 
     def _low_memory(self) -> None:
-        """The first megabyte: nobody maps it but for its first page, and some of it holds data."""
+        """The first megabyte: only its first page is mapped, and some pages hold data."""
         self.memory.fill_with_noise(np.array([*range(0x9F, 0xA0), *range(0xC0, 0xD0)]))
         self.memory.fill_with_noise(np.arange(0xF0, 0x100))
         self.memory.page(0)[:16] = b"\x53\xff\x00\xf0" * 4  # interrupt vectors
@@ -474,7 +474,7 @@ class _Forger:
         page[0x98 + 56 : 0x98 + 60] = size.to_bytes(4, "little")
 
     def _shadow_code(self) -> None:
-        """The code by which the kernel is entered from user mode: all of it that shadows map."""
+        """The kernel's entry code from user mode: the only kernel code that shadows map."""
         self._shadow_tree = self._tree(KERNEL)
         if self._shadow_tables:
             code = self._take(3)
@@ -517,7 +517,7 @@ class _Forger:
             process.session = None if i < 2 else min(1, i // 4)
         ghost = Process(4 * 901, 4, "rootkit.exe", session=1, listed=False)
         dead = Process(4 * 902, 4, "setup.exe", session=1, exited=True)
-        # The hidden and the dead lie somewhere among the others.
+        # The hidden and the exited process lie somewhere among the others.
         order = [*live]
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, ghost)
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
@@ -550,7 +550,7 @@ class _Forger:
         trees: Sequence[TableTree],
         session: int,
     ) -> None:
-        # What an exited process had is free again: nothing of it goes into the books.
+        # The pages of an exited process are free again: the truth does not list them.
         ledger = Ledger(self.memory.frames) if process.exited else self.ledger
         tree = self._tree(owner, ledger)
         space = self._address_space(owner, ledger, [self._kernel_tree, *trees, tree])
@@ -585,11 +585,11 @@ class _Forger:
         return space
 
     def _first_top_level(self) -> Frames:
-        """Frames for the System process's top level, where the boot loader takes them.
+        """Frames for the System process's top level, in the boot loader's place.
 
-        There tools look for it. Volatility 3 (automagic/windows.py): of a 64-bit kernel that
-        chooses at each boot where its tables name themselves, in a narrow range; of one with PAE,
-        four directories in a row behind the page with their pointers.
+        Tools search for it there. Volatility 3 (automagic/windows.py) searches a narrow range for a
+        64-bit kernel with a random self-map, and for PAE four consecutive directories behind the
+        page with their pointers.
         """
         if self.paging is PAE:
             return self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
@@ -598,9 +598,9 @@ class _Forger:
         return self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
 
     def _table_base(self, number: int, space: AddressSpace) -> int:
-        """What goes into CR3 for this space."""
+        """The value of CR3 for this space."""
         if self.paging is not PAE:
-            # From 2018 on the low bits hold a process-context identifier (SDM 4.10.1).
+            # Since 2018 the low bits hold a process-context identifier (SDM 4.10.1).
             identifier = 2 if self.profile.bits == 64 and self.profile.build >= 17134 else 0
             return int(space.frames[0]) * PAGE_SIZE | identifier
         entries = [int(frame) * PAGE_SIZE | 1 for frame in space.frames]
@@ -630,7 +630,7 @@ class _Forger:
         tree.map(places.libraries, used, user=True, write=False, execute=True)
         own_copies = places.libraries + (len(self._libraries) + 4) * PAGE_SIZE
         tree.map(own_copies, self._take(2), user=True, use=own)
-        # The same memory at different addresses in different processes, twice in one of them.
+        # Shared memory at different addresses in different processes, in one of them twice.
         tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
         tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
         tree.map(_SHARED_DATA, self._shared_frame, user=True, write=False)
@@ -647,7 +647,7 @@ class _Forger:
         tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
-        """Code put into a process from outside: pages that may be written and executed."""
+        """Injected code in a process: pages that may be written and executed."""
         code = self._take(INJECTED_PAGES)
         self.memory.page(int(code[0]))[:2] = b"MZ"
         process.injected = self.places.stack + 0x40000
@@ -665,10 +665,10 @@ class _Forger:
         process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
 
     def _heap(self, tree: TableTree, start: int, pages: int) -> None:
-        """Private memory, in pieces: present, trimmed, and between them what is not there.
+        """Private memory, in pieces: present, trimmed, and with gaps between them.
 
-        The entries that map nothing name frames all the same: of pages with data that nobody
-        has, so that whoever takes them for present gives himself away.
+        The entries that map nothing still name frames: free pages with data, so that a reader that
+        takes them for present is found out.
         """
         frames = self._take(pages, zeros=0.25)
         at = start
@@ -682,7 +682,7 @@ class _Forger:
             at += self._absent_entries(tree, at)
 
     def _absent_entries(self, tree: TableTree, at: int) -> int:
-        """Write a few entries that map nothing; return how many bytes they take."""
+        """Write a few entries that map nothing; return their size in bytes."""
         traps = self.rng.choice(self._trap_frames, 4).astype(np.uint64) << np.uint64(12)
         demand_zero = np.full(4, READ_WRITE_PROTECTION | USER, np.uint64)
         paged_out = traps | np.uint64(READ_WRITE_PROTECTION | USER | 1 << 1)
@@ -696,7 +696,7 @@ class _Forger:
         return len(values) * PAGE_SIZE
 
     def _large_user_pages(self, tree: TableTree) -> None:
-        """Large pages, given to the first process that asks."""
+        """Large pages, which the first process gets."""
         if self._user_large_page is not None:
             at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
             frames, use = self._user_large_page[:1], "large page"
@@ -708,12 +708,12 @@ class _Forger:
             self._user_huge_page = None
 
     def _idle(self) -> None:
-        """The Idle process: in no list, with the tables of System. Volatility begins with it."""
+        """The Idle process, in no list and with System's tables. Volatility begins with it."""
         idle = Process(0, 0, "Idle", dtb=self.processes[0].dtb, listed=False)
         self.kernel.write_process(idle, 0, 0, 0)
 
     def _gone(self, pages: int) -> None:
-        """Tables of a process of which nothing else is left, in frames that are free again."""
+        """The tables of a process of which nothing else is left, in frames that are free again."""
         ledger = Ledger(self.memory.frames)
         owner = len(self.processes)
         tree = self._tree(owner, ledger)
@@ -733,7 +733,7 @@ class _Forger:
             stub[0xA0:0xA8] = (dtb & ~0xFFF).to_bytes(8, "little")
 
     def _left_over(self, data: float) -> None:
-        """Free memory: some of it still holds old data, one page just in its last byte."""
+        """Free memory: some of it still holds old data, one page only in its last byte."""
         self.memory.fill_free_frames(data)
         free = self.memory.free_frames
         last_byte = free[len(free) // 2]

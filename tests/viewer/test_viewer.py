@@ -622,7 +622,7 @@ def test_go_to(page: "Page", dump: Dump, layout: str) -> None:
         ("pfn", "1a2b", None, "That is not a number."),
         ("physical", "<b>1</b>", None, "That is not a number."),
         ("physical", "", None, "That is not a number."),
-        ("virtual", "0x10", "4 System", "No page of the dump is there in that process."),
+        ("virtual", "0x10", "4 System", "That process has no page of the dump at this address."),
     ):
         assert go_to(page, kind, number, chosen) == answer
     assert fragment_of(page) == state

@@ -84,7 +84,7 @@ def told_uses(profile: Profile, pae: bool | None) -> dict[str, str]:
     return untold
 
 
-def forged(path: Path, name: str, **options: Any) -> tuple[Truth, RecordTruth]:
+def synthetic_dump(path: Path, name: str, **options: Any) -> tuple[Truth, RecordTruth]:
     """A dump with a page frame database, and the truth about it."""
     truth = forge(path, ALL[name], database=True, **{"size": 32 * MIB, **options})
     assert truth.records is not None
@@ -122,7 +122,7 @@ def true_pids(truth: Truth, records: RecordTruth) -> npt.NDArray[np.int64]:
 
 def check(path: Path, name: str, **options: Any) -> None:
     """Everything that the database tells is true of every frame."""
-    truth, expected = forged(path, name, **options)
+    truth, expected = synthetic_dump(path, name, **options)
     snapshot = memory_visualizer.open(path)
     records = records_of(snapshot)
     assert records.database is not None and records.priorities is not None
@@ -152,7 +152,7 @@ def test_families(family: str, tmp_path: Path) -> None:
 
 def test_truth_has_all_kinds(tmp_path: Path) -> None:
     """The tests above would say nothing of a state or use that no frame has."""
-    truth, records = forged(tmp_path / "dump", "Win7SP1x64")
+    truth, records = synthetic_dump(tmp_path / "dump", "Win7SP1x64")
     states = {state.label for state in WindowsState if state}
     assert set(records.records["state"]) == states
     untold = {"absent", "file"}
@@ -188,7 +188,7 @@ def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDAr
 def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) -> None:
     """Pages of zeros, or pages that the dump does not hold."""
     path = tmp_path / "dump"
-    _, expected = forged(path, name, size=64 * MIB)
+    _, expected = synthetic_dump(path, name, size=64 * MIB)
     before = records_of(memory_visualizer.open(path))
     lost = np.random.default_rng(4).choice(len(expected.frames), 2, replace=False)
     told = np.unique(np.concatenate([expected.told_by(page) for page in lost.tolist()]))
@@ -221,7 +221,7 @@ def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
 def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
     path = tmp_path / "dump"
-    _, expected = forged(path, name)
+    _, expected = synthetic_dump(path, name)
     before = records_of(memory_visualizer.open(path))
     rng = np.random.default_rng(5)
     active = np.flatnonzero(expected.records["state"] == "active")
@@ -266,7 +266,7 @@ def test_hostile_databases(
     name: str, harm: Callable[[npt.NDArray[np.uint8], RecordTruth], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "dump"
-    _, expected = forged(path, name)
+    _, expected = synthetic_dump(path, name)
     snapshot = changed(path, lambda dump: harm(dump, expected))
     assert snapshot.records is None
     assert snapshot.states is None and snapshot.uses is None
@@ -277,7 +277,7 @@ def test_hostile_databases(
 def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) -> None:
     """Records of user pages lead nowhere: up to a half of them are borne, and told of."""
     path = tmp_path / "dump"
-    truth, expected = forged(path, "Win10x64_17763", kernel_pages=150, user_pages=300)
+    truth, expected = synthetic_dump(path, "Win10x64_17763", kernel_pages=150, user_pages=300)
     rows = expected.records
     single = truth.mappings["frame"][truth.mappings["size"] == PAGE_SIZE]
     mapped = (rows["state"] == "active") & np.isin(np.arange(len(rows)), single)
@@ -304,7 +304,7 @@ def contradicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, i
     It led to the second frame, and leads to the first one, which is free.
     """
     path = tmp_path_factory.mktemp("contradicted") / "dump"
-    _, expected = forged(path, "Win10x64_17763")
+    _, expected = synthetic_dump(path, "Win10x64_17763")
     rows = expected.records
     free = int(np.flatnonzero(rows["state"] == "free")[7])
     private = (rows["state"] == "active") & (rows["use"] == "process private")

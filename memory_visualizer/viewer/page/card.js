@@ -1,4 +1,4 @@
-// What is known of a page: beside the pointer, and pinned.
+// The facts on a page: beside the pointer, and pinned.
 
 const OWNERS_IN_PASSING = 6,
   OWNERS_PINNED = 200;
@@ -14,7 +14,7 @@ class Card {
     map.on("hover", (frame, event) => this.pass(frame, event));
   }
 
-  // What to say of a frame: [term, description] pairs; a description is text.
+  // The facts on a frame: [term, description] pairs; a description is text.
   facts(frame) {
     const { model, colourings } = this;
     if (model.classOf(frame) === ABSENT) return [];
