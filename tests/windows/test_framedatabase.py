@@ -66,18 +66,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Each kernel generation, in each way of paging that it has."""
 
 
-def told_uses(profile: Profile, pae: bool | None) -> dict[str, str]:
+def told_uses(profile: Profile, pae: bool | None, *, five_levels: bool) -> dict[str, str]:
     """What a version's records do not tell apart: docs/windows.md has the same."""
     untold: dict[str, str] = {}
     wide, version = profile.bits == 64, profile.version
-    if not (wide and version in ((6, 0), (6, 1))):
+    tells_types = profile.tells_system_types and not five_levels
+    if not (tells_types or (wide and version in ((6, 0), (6, 1)))):
         regions = ("paged pool", "nonpaged pool", "session", "system PTE")
         untold |= dict.fromkeys(regions, "kernel")
     if version >= (6, 2):
         untold |= {"kernel stack": "kernel", "AWE": "driver locked"}
     if "KernelStack" not in profile.frame_record["members"]:
-        # By its address it is a system PTE, where these have a place of their own.
         untold |= {"kernel stack": "kernel"}
+    if tells_types:
+        # Before build 16299 stacks have no part of the kernel's addresses for themselves.
+        untold["kernel stack"] = "kernel stack" if profile.build >= 16299 else "system PTE"
     has_pae = profile.usually_has_pae if pae is None else pae
     if not wide and not has_pae:
         untold |= dict.fromkeys(("mapped file", "metafile", "image"), "file")
@@ -133,7 +136,8 @@ def check(path: Path, name: str, **options: Any) -> None:
     assert records.database.agreement > 0.99
     np.testing.assert_array_equal(states_of(records), expected.records["state"])
     uses = expected.records["use"].copy()
-    for use, told in told_uses(ALL[name], options.get("pae")).items():
+    five_levels = options.get("five_levels", False)
+    for use, told in told_uses(ALL[name], options.get("pae"), five_levels=five_levels).items():
         uses[uses == use] = told
     np.testing.assert_array_equal(uses_of(records), uses)
     np.testing.assert_array_equal(pids_of(snapshot), true_pids(truth, expected))
