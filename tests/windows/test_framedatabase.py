@@ -301,6 +301,53 @@ def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) ->
         assert remark in snapshot.summary()["remarks"]
 
 
+_TYPES = 59 * PAGE_SIZE - 0x80
+"""Where in the kernel's image the synthetic dumps have the array of types: across two pages."""
+
+
+@pytest.mark.parametrize("harm", ["lost", "another", "altered"])
+def test_array_of_types(harm: str, tmp_path: Path) -> None:
+    """Where it is lost, or there are two, its parts are not told; a wrong byte costs its part."""
+    path = tmp_path / "dump"
+    truth, expected = synthetic_dump(path, "Win10x64_19041")
+    before = uses_of(records_of(memory_visualizer.open(path)))
+    image = int.from_bytes(ALL["Win10x64_19041"].kdbg_header[:4], "little") << 32 | 0x02A0_0000
+    notes = truth.mappings[truth.mappings["size"] == PAGE_SIZE]
+
+    def place(virtual: int) -> int:
+        [frame] = notes["frame"][notes["virtual"] == virtual // PAGE_SIZE * PAGE_SIZE]
+        return int(frame) * PAGE_SIZE + virtual % PAGE_SIZE
+
+    starts = [place(image + _TYPES), place(image + _TYPES + 0x80)]
+    pool = np.flatnonzero(expected.records["use"] == "paged pool")
+    part = int(expected.records["pte_address"][pool[0]] >> 30) & 0xFF  # of the page, in the window
+
+    def change(dump: npt.NDArray[np.uint8]) -> None:
+        array = np.concatenate([dump[start : start + 0x80] for start in starts])
+        [session] = np.flatnonzero(array == 1)
+        assert array[part] == 6
+        if harm == "lost":
+            for start in starts:
+                dump[start : start + 0x80] = 0
+        elif harm == "altered":
+            array[session] = 9
+            dump[starts[0] : starts[0] + 0x80] = array[:0x80]
+            dump[starts[1] : starts[1] + 0x80] = array[0x80:]
+        else:
+            other = place(image + 61 * PAGE_SIZE)
+            array[session] = 9
+            dump[other : other + 0x100] = array
+
+    after = uses_of(records_of(changed(path, change)))
+    told = {"paged pool", "nonpaged pool", "session", "system PTE", "kernel stack"}
+    expected_uses = before.copy()
+    if harm == "altered":
+        expected_uses[before == "session"] = "system PTE"
+    else:
+        expected_uses[np.isin(before, [*told])] = "kernel"
+    np.testing.assert_array_equal(after, expected_uses)
+
+
 @pytest.fixture(scope="module")
 def contradicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     """A dump in which an entry of a process was altered, and the two frames that this is about.
