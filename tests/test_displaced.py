@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
+from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece, _ascending
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.linux import forge_linux
@@ -338,3 +339,14 @@ def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
     path.write_bytes(joined[: len(joined) // PAGE * PAGE])
     with pytest.raises(BadInputError, match="does not hold its memory where it belongs"):
         memory_visualizer.open(path)
+
+
+def test_more_pieces_than_any_memory_has() -> None:
+    """The pieces with the fewest tables are left out, and a remark tells how many."""
+    budget = Budget(16)
+    limit = budget.limit("piece of misplaced memory")
+    shift = np.repeat(np.arange(limit + 3) * 256, np.arange(limit + 3) + 2)
+    page = np.arange(len(shift))
+    found = _ascending(budget, page, shift)
+    assert found == [(n, moved) for n, moved in enumerate(shift.tolist()) if moved >= 3 * 256]
+    assert budget.remarks == ("3 pieces of misplaced memory left out: more than any machine has",)

@@ -158,7 +158,7 @@ def test_processes_that_the_first_look_misses(
     if what == "nothing learned":
         monkeypatch.setattr(windows_system, "_LEARNING_FRAMES", 0)
     elif what == "too many places":
-        monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
+        monkeypatch.setattr(processsearch, "_ROOM", 0)
     else:
         monkeypatch.setattr(windows_system, "kernel_memory", half_of_the_kernel)
     kind = builds()[name] if name in builds() else profiles()[name]
@@ -181,7 +181,7 @@ def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.Monk
     memory_visualizer.open(tmp_path / "dump")
     with_first_look = sum(read)
     read.clear()
-    monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
+    monkeypatch.setattr(processsearch, "_ROOM", 0)
     memory_visualizer.open(tmp_path / "dump")
     assert sum(read) > with_first_look + kernel / 2
 
