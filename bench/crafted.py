@@ -62,9 +62,9 @@ def _measure(name: str, size: int, runs: int, folder: Path) -> tuple[list[Cost],
     before, after = folder / "sound", folder / "crafted"
     before.write_bytes(sound(CRAFTED[name][0], size).contents)
     after.write_bytes(crafted(name, size))
+    memviz = [sys.executable, "-m", "memory_visualizer"]
     commands = [
-        [sys.executable, "-m", "memory_visualizer", str(path), "-o", str(folder / "a.png")]
-        for path in (before, after)
+        [*memviz, str(path), "-o", str(folder / "a.png"), "--uses"] for path in (before, after)
     ]
     for command in commands:
         run(command, folder)

@@ -42,6 +42,10 @@ RATES: Mapping[str, Rate] = {
     "address space": Rate(64, 1, 512),
     # These pages hold struct pages, and the heads of their lists.
     "page of lists": Rate(32, 1, 1024),
+    # Drivers, pools and views are mapped in stretches of many pages.
+    "stretch of the kernel": Rate(32, 1, 1 << 13),
+    # Each is of a file, of which several pages are in memory.
+    "subsection": Rate(8, 1, 1 << 13),
     # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.
     "table of the kernel": Rate(256, 1, 1024),
     # A kernel keeps two texts, a few banners, and one of each of the others. More memory may hold

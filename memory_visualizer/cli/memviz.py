@@ -30,6 +30,13 @@ from memory_visualizer.cli.command import (
     write_picture,
 )
 from memory_visualizer.cli.progress import ProgressLine
+from memory_visualizer.cli.recordlines import (
+    contradiction_lines,
+    database_lines,
+    last_owner_lines,
+    state_lines,
+    use_lines,
+)
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.summary import dump_holes, write_json
 from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
@@ -148,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=COLOURINGS,
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
-        " entropy of the contents, mappings (how many lead to the page), or state (as a Linux"
-        " kernel records it) (default: %(default)s)",
+        " entropy of the contents, mappings (how many lead to the page), state or use (as the"
+        " kernel records them) (default: %(default)s)",
     )
     parser.add_argument(
         "--pid",
@@ -187,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write the text page map: .map or .txt",
     )
     parser.add_argument(
+        "--uses",
+        action="store_true",
+        help="print a table of pages by use and state, as the kernel records them",
+    )
+    parser.add_argument(
         "--hash",
         action="store_true",
         help="compute the SHA-256 of the dump's file, and put it into every output",
@@ -200,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         "-q", "--quiet", action="store_true", help="print no summary, only remarks and errors"
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="print how long each step takes"
+        "-v", "--verbose", action="store_true", help="print how long each step takes, and more"
     )
     # For visualizer.sh: the folder of pictures with default names, with a page for each; the facts
     # that it needs to continue with Volatility 2; a check of the options before other work.
@@ -238,7 +250,14 @@ def _visualize(options: argparse.Namespace) -> int:
     steps = Steps(PROGRAM, verbose=options.verbose)
     snapshot = _open(options)
     steps.done("reading the dump")
-    remarks = (*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+    remarks = [*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies)]
+    if _asks_for_records(options):
+        remarks += snapshot.record_remarks
+        if options.uses and snapshot.records is None:
+            remarks.append(
+                "the kernel's records of its pages were not found: their uses are unknown"
+            )
+        steps.done("reading the kernel's records of its pages")
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
@@ -257,7 +276,7 @@ def _visualize(options: argparse.Namespace) -> int:
         steps.done(f"writing {shown(path)}")
     if not options.quiet:
         painted = written.pop(picture, "")
-        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
+        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen, options)
         steps.done("the summary")
     screen.flush()
     code = 0
@@ -329,6 +348,7 @@ def _print_summary(
     chosen: list[int] | None,
     written: Sequence[str],
     screen: TextIO,
+    options: argparse.Namespace,
 ) -> None:
     """Print the summary, and the lines on `written` files, the picture's line first."""
     painted, *others = written
@@ -338,13 +358,33 @@ def _print_summary(
     blocks = [
         _description(snapshot),
         [*filter(None, [*picture_lines, *others])],
-        _state_lines(snapshot) if snapshot.states is not None else [],
+        *_record_blocks(snapshot, told, options),
         _process_lines(snapshot, told, threads=chosen is not None) if snapshot.processes else [],
         _finding_lines(snapshot, told),
         _writable_code_lines(snapshot, told),
         _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
+
+
+def _record_blocks(
+    snapshot: Snapshot, told: Sequence[int], options: argparse.Namespace
+) -> list[list[str]]:
+    """What the kernel says of its frames, where that was asked for, or is known anyway."""
+    if not snapshot.has_read_records or snapshot.records is None:
+        return []
+    return [
+        database_lines(snapshot) if options.verbose else [],
+        use_lines(snapshot) if options.uses else state_lines(snapshot),
+        last_owner_lines(snapshot, told),
+        contradiction_lines(snapshot),
+    ]
+
+
+def _asks_for_records(options: argparse.Namespace) -> bool:
+    """Whether an output tells what the kernel says of its frames."""
+    outputs = (options.html, options.table, options.json, options.uses, options.verbose)
+    return any(outputs) or options.color_by in ("state", "use")
 
 
 def _no_system(snapshot: Snapshot) -> str:
@@ -528,18 +568,6 @@ def _release(system: System) -> str:
         is_11 = system.build >= _FIRST_WINDOWS_11
         name = "11 or Server 2025" if is_11 else "10 or Server 2016 to 2022"
     return f" ({name})" if name else ""
-
-
-def _state_lines(snapshot: Snapshot) -> list[str]:
-    """The kernel's states of its pages, a line for each state that occurs."""
-    counts = {state: count for state, count in snapshot.state_counts().items() if count}
-    return [
-        "Page states, as the kernel records them",
-        *(
-            f"  {state.label:<13}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
-            for state, count in counts.items()
-        ),
-    ]
 
 
 def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) -> list[str]:

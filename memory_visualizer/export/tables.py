@@ -16,20 +16,27 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import MemoryVisualizerError
-from memory_visualizer.export.csvtable import csv_rows
+from memory_visualizer.export.csvtable import csv_rows, record_titles
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.packages import how_to_get
 from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot.findings import odd_frames
+from memory_visualizer.snapshot.framerecords import (
+    NO_PRIORITY,
+    NOBODY,
+    PageUse,
+    RecordFinding,
+)
 from memory_visualizer.snapshot.owners import Owners
-from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
 
 _LABELS = [page_class.label for page_class in PageClass]
-_STATE_LABELS = [state.label for state in PageState]
+_USE_LABELS = [use.label for use in PageUse]
+_FINDING_LABELS = [finding.label for finding in RecordFinding]
 
 _LEVEL = 2
 """zlib's level for tables."""
@@ -53,11 +60,13 @@ def write_table(
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
-    ``.parquet``: the same columns, owners as lists, and their anomalies. For a Linux dump there is
-    also ``state``, in ``.npz`` with ``state_names``; ``generator`` there tells the program.
-    Standard output receives ``.csv``. Only the `chosen` processes, indices in Snapshot.processes,
-    are listed as owners. OSError when it cannot be written, or `path` must not be replaced (see
-    output.check_target); MissingLibraryError when a format's library is not installed.
+    ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
+    are known there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``; of
+    Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
+    (-1: none). ``generator`` in ``.npz`` tells the program. Standard output receives ``.csv``. Only
+    the `chosen` processes, indices in Snapshot.processes, are listed as owners. OSError when it
+    cannot be written, or `path` must not be replaced (see output.check_target); MissingLibraryError
+    when a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
@@ -101,8 +110,7 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "process_object": np.array([one.object_address for one in processes], np.uint64),
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
-    if snapshot.states is not None:
-        columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
+    columns |= _record_columns(snapshot, pids)
     # Like np.savez_compressed, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, column in columns.items():
@@ -111,6 +119,36 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
                 _write_npy(member, column)
+
+
+def _record_columns(snapshot: Snapshot, pids: NDArray[np.int64]) -> "dict[str, Any]":
+    """The columns of `.npz` that tell what the kernel says of each frame."""
+    records, uses = snapshot.records, snapshot.uses
+    if records is None or uses is None:
+        return {}
+    columns: dict[str, NDArray[Any] | _Pieces] = {
+        "state": records.states,
+        "state_names": np.array([state.label for state in records.kind]),
+        "use": uses,
+        "use_names": np.array(_USE_LABELS),
+    }
+    if records.last_owners is not None:
+        columns["last_owner_pid"] = _Pieces(
+            np.int64, records.last_owners.size, _pids_of(records.last_owners, pids)
+        )
+    if records.priorities is not None:
+        columns["priority"] = records.priorities
+    if records.findings is not None:
+        columns["finding"] = records.findings
+        columns["finding_names"] = np.array(_FINDING_LABELS)
+    return columns
+
+
+def _pids_of(owners: NDArray[np.int32], pids: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The pids of former owners, in pieces; -1 where there is none."""
+    for at in range(0, owners.size, _AT_ONCE):
+        some = owners[at : at + _AT_ONCE]
+        yield np.where(some == NOBODY, -1, pids[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +220,7 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    states = () if snapshot.states is None else ("state",)
-    columns = (*CSV_TITLES, *states, "anomalies")
+    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies")
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
     for frames, owners in pieces:
@@ -212,7 +249,17 @@ def _write_parquet(
 
 
 _PIECES_OF_GROUP = 2
-_REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "anomalies")
+_REPEATING = (
+    "class",
+    "mappings",
+    "owner_pids.list.element",
+    "state",
+    "use",
+    "priority",
+    "finding",
+    "last_owner_pid",
+    "anomalies",
+)
 """Columns of Parquet with few distinct values. For the other columns, a dictionary of the values
 would be a second copy, in memory and in the file."""
 
@@ -247,9 +294,7 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
-    if snapshot.states is not None:
-        states = pa.array(snapshot.states[some].astype(np.int8))
-        table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    table |= _arrow_records(snapshot, some)
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
         [odd.get(frame, "") for frame in pfn.tolist()]
@@ -257,12 +302,38 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 
 
+def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:
+    """What the kernel says of some successive frames, as columns."""
+    import pyarrow as pa
+
+    def words(codes: NDArray[np.uint8], labels: list[str]) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), pa.array(labels))
+
+    records, uses = snapshot.records, snapshot.uses
+    if records is None or uses is None:
+        return {}
+    columns = {
+        "state": words(records.states[some], [state.label for state in records.kind]),
+        "use": words(uses[some], _USE_LABELS),
+    }
+    if records.priorities is not None:
+        priorities = records.priorities[some]
+        columns["priority"] = pa.array(priorities, mask=priorities == NO_PRIORITY)
+    if records.findings is not None:
+        columns["finding"] = words(records.findings[some], _FINDING_LABELS)
+    if records.last_owners is not None:
+        owners = records.last_owners[some]
+        columns["last_owner_pid"] = pa.array(_pids(snapshot)[owners], mask=owners == NOBODY)
+    return columns
+
+
 def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -> Any:
     """The page map as a pandas.DataFrame, a row for each frame.
 
     ``physical`` is its address, ``protection`` the rights on it (such as ``rwx``; empty if no page
-    table leads to it), ``owners`` the number of its processes. Linux' ``state`` and ``entropy``, in
-    bits per byte, are present if they are known. MissingLibraryError where pandas is not installed.
+    table leads to it), ``owners`` the number of its processes. ``state``, ``use``, and ``entropy``
+    in bits per byte are present if they are known. MissingLibraryError where pandas is not
+    installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
@@ -279,8 +350,14 @@ def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -
     }
     if entropy is not None:
         columns["entropy"] = entropy * np.float32(8 / 255)
-    if snapshot.states is not None:
-        columns["state"] = pd.Categorical.from_codes(snapshot.states, _STATE_LABELS)
+    records, uses = snapshot.records, snapshot.uses
+    if records is not None and uses is not None:
+        labels = [state.label for state in records.kind]
+        columns["state"] = pd.Categorical.from_codes(records.states, labels)
+        columns["use"] = pd.Categorical.from_codes(uses, _USE_LABELS)
+        if records.last_owners is not None:
+            owners = records.last_owners
+            columns["last_owner_pid"] = np.where(owners == NOBODY, -1, _pids(snapshot)[owners])
     return pd.DataFrame(columns, index=pd.RangeIndex(snapshot.classes.size, name="pfn"))
 
 

@@ -24,6 +24,7 @@ from memory_visualizer.snapshot.build import (
     reached,
     walk_remarks,
 )
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -107,7 +108,7 @@ def understand(
         kernel_dtb=kernel.base,
         kernel_paging=kernel.paging,
         kernel_roots=kernel.kernel.roots,
-        states=states,
+        frame_records=FrameRecords(states),
         remarks=tuple(remarks),
     )
 

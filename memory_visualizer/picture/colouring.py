@@ -14,6 +14,7 @@ from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.picture.entropy import ENTROPY_STEPS
 from memory_visualizer.picture.palette import Colour, Palette, ramp
+from memory_visualizer.snapshot.framerecords import PageUse, WindowsState
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -39,6 +40,8 @@ class Colouring:
     """The first one is for absent frames, and for pixels behind the last frame."""
     general: int = 0
     """The number of first swatches that belong in every legend, however long."""
+    is_sparse: bool = False
+    """Whether swatches without frames are left out of legends, as there are many."""
 
     def counts(self) -> list[int]:
         """The number of frames of each swatch."""
@@ -204,7 +207,7 @@ def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
 
 
 # Pages of processes are warm, pages of the kernel cool, and reclaimable pages pale.
-_STATES: dict[PageState, Colour] = {
+_STATES: Mapping[PageState | WindowsState, Colour] = {
     PageState.FREE: (250, 250, 246),
     PageState.ANONYMOUS: (212, 70, 45),
     PageState.FILE_CACHE: (240, 196, 90),
@@ -219,18 +222,79 @@ _STATES: dict[PageState, Colour] = {
 }
 
 
+# Memory in use is strong, lists are paler the sooner they are given away, and faults alarm.
+_WINDOWS_STATES: Mapping[PageState | WindowsState, Colour] = {
+    WindowsState.ACTIVE: (64, 104, 176),
+    WindowsState.STANDBY: (120, 190, 120),
+    WindowsState.MODIFIED: (236, 148, 52),
+    WindowsState.MODIFIED_NO_WRITE: (150, 88, 30),
+    WindowsState.TRANSITION: (168, 58, 120),
+    WindowsState.ZEROED: (255, 255, 255),
+    WindowsState.FREE: (238, 226, 170),
+    WindowsState.BAD: (220, 0, 60),
+    WindowsState.UNKNOWN: (205, 190, 220),
+}
+
+
 def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by the kernel's records of them: Snapshot.states, which Linux dumps have."""
+    """Colour frames by their state in the kernel's records: Snapshot.states."""
     if snapshot.states is None:
-        raise BadInputError(
-            f"{snapshot.dump.path} does not tell the state of its pages; only Linux dumps do"
-        )
+        raise _untold(snapshot, "state")
     return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
 
 
-def _state_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    colours = {PageState.ABSENT: palette[PageClass.ABSENT], **_STATES}
-    return tuple(Swatch(state.label, colours[state]) for state in PageState)
+def _untold(snapshot: Snapshot, what: str) -> BadInputError:
+    return BadInputError(
+        f"{snapshot.dump.path} does not tell the {what} of its pages: the kernel's records of them"
+        " were not found"
+    )
+
+
+def _state_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    known = _WINDOWS_STATES if snapshot.state_kind is WindowsState else _STATES
+    colours = {state.label: colour for state, colour in known.items()}
+    return tuple(
+        Swatch(state.label, colours.get(state.label, palette[PageClass.ABSENT]))
+        for state in snapshot.state_kind
+    )
+
+
+# As with states: a process's own is red, files yellow to brown, the kernel's cool.
+_USES: dict[PageUse, Colour] = {
+    PageUse.UNUSED: (250, 250, 246),
+    PageUse.PROCESS_PRIVATE: (212, 70, 45),
+    PageUse.MAPPED_FILE: (240, 196, 90),
+    PageUse.IMAGE: (196, 140, 40),
+    PageUse.FILE: (222, 172, 70),
+    PageUse.SHAREABLE: (168, 58, 120),
+    PageUse.PAGE_TABLE: (52, 74, 160),
+    PageUse.PAGED_POOL: (95, 194, 205),
+    PageUse.NONPAGED_POOL: (30, 130, 150),
+    PageUse.KERNEL_STACK: (110, 110, 210),
+    PageUse.SYSTEM_PTE: (150, 180, 214),
+    PageUse.SESSION: (90, 160, 110),
+    PageUse.DRIVER_IMAGE: (20, 80, 110),
+    PageUse.METAFILE: (170, 190, 90),
+    PageUse.LARGE_PAGE: (120, 84, 40),
+    PageUse.AWE: (250, 150, 160),
+    PageUse.DRIVER_LOCKED: (60, 50, 60),
+    PageUse.KERNEL: (150, 154, 160),
+    PageUse.UNKNOWN: (205, 190, 220),
+}
+
+
+def by_use(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by their purpose: Snapshot.uses."""
+    if snapshot.uses is None:
+        raise _untold(snapshot, "use")
+    return Colouring("use", snapshot.uses, _use_swatches(snapshot, palette), is_sparse=True)
+
+
+def _use_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return tuple(
+        Swatch(use.label, palette[PageClass.ABSENT] if use is PageUse.ABSENT else _USES[use])
+        for use in PageUse
+    )
 
 
 def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
@@ -259,6 +323,7 @@ COLOURINGS: Mapping[str, Kind] = {
         lambda snapshot, palette, _: by_mappings(snapshot, palette), _mapping_swatches
     ),
     "state": Kind(lambda snapshot, palette, _: by_state(snapshot, palette), _state_swatches),
+    "use": Kind(lambda snapshot, palette, _: by_use(snapshot, palette), _use_swatches),
 }
 
 

@@ -65,7 +65,11 @@ def legend_json(colouring: Colouring) -> str:
 def _swatches(colouring: Colouring) -> list[tuple[Swatch, int]]:
     """The swatches with their frames; left-out only if the dump leaves frames out."""
     counted = zip(colouring.swatches, colouring.counts(), strict=True)
-    return [(swatch, count) for swatch, count in counted if count or swatch.label != _LEFT_OUT]
+    return [
+        (swatch, count)
+        for swatch, count in counted
+        if count or not (colouring.is_sparse or swatch.label == _LEFT_OUT)
+    ]
 
 
 def legend_lines(entries: Sequence[LegendEntry], *, ansi: bool = False) -> list[str]:

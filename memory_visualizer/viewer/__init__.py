@@ -26,11 +26,12 @@ from memory_visualizer.picture import colouring
 from memory_visualizer.picture.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
+from memory_visualizer.snapshot.framerecords import RecordFinding
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import pack, page_columns
+from memory_visualizer.viewer.data import Column, pack, page_columns
 
 _LIBRARIES = (
     "color",
@@ -102,11 +103,14 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
-    if snapshot.states is not None:
-        columns["state"] = pack(snapshot.states)
-        about["named"].append(
-            {"id": "state", "title": "State", "swatches": _swatches(snapshot, "state")}
-        )
+    for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
+        if codes is not None:
+            columns[name] = pack(codes)
+            about["named"].append(
+                {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
+            )
+    columns |= _record_columns(snapshot)
+    about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
     script = _script()
@@ -130,6 +134,23 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     }
     # All placeholders are replaced in one pass, so that no text from the dump is taken for one.
     return _PLACEHOLDER.sub(lambda found: parts[found[1]], _source("page/page.html"))
+
+
+def _record_columns(snapshot: Snapshot) -> dict[str, Column]:
+    """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
+    records = snapshot.records
+    if (
+        records is None
+        or records.last_owners is None
+        or records.priorities is None
+        or records.findings is None
+    ):
+        return {}
+    return {
+        "last_owner": pack(records.last_owners + np.int32(1)),
+        "priority": pack(records.priorities + np.uint8(1)),
+        "finding": pack(records.findings),
+    }
 
 
 def _facts(snapshot: Snapshot) -> str:
@@ -216,7 +237,12 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         ],
         "remarks": [
             printable(remark)
-            for remark in (*dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+            for remark in (
+                *dump.remarks,
+                *snapshot.remarks,
+                *snapshot.record_remarks,
+                *remarks_on_copies(snapshot.copies),
+            )
         ],
     }
 

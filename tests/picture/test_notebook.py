@@ -42,7 +42,7 @@ def test_shows_itself_as_its_picture(synthetic: tuple[Path, Truth]) -> None:
     assert shown.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("color_by", [name for name in COLOURINGS if name != "state"])
+@pytest.mark.parametrize("color_by", [name for name in COLOURINGS if name not in ("state", "use")])
 def test_image(color_by: str, synthetic: tuple[Path, Truth]) -> None:
     """A Pillow image with the options of the command line."""
     snapshot = memory_visualizer.open(synthetic[0])

@@ -31,6 +31,8 @@ class Profile:
     kdbg_header: bytes
     """The bytes around the tag `KDBG` that Volatility searches for."""
     structures: Mapping[str, Mapping[str, Any]]
+    frame_record: Mapping[str, Any]
+    """Of `_MMPFN`: its size, and members as byte, first bit and end (0 to 0: a whole word)."""
     pdb: str
     """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
     real identity, or an invented one if the real kernel's symbols are unknown."""
@@ -136,6 +138,7 @@ def _read(file: str) -> Mapping[str, Profile]:
             process_signature=bytes.fromhex(row["process_signature"]),
             kdbg_header=bytes.fromhex(row["kdbg_header"]),
             structures=row["structures"],
+            frame_record=row["frame_record"],
             pdb=row.get("pdb") or f"{hashlib.md5(name.encode()).hexdigest().upper()}-1",
             symbols=row.get("symbols", {}),
         )

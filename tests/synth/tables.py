@@ -92,6 +92,7 @@ class TableTree:
         self._ledger = ledger
         self._owner = owner
         self._tables: dict[tuple[int, int], tuple[Entries, bool]] = {}
+        self._table_frames: dict[tuple[int, int], int] = {}
 
     def map(
         self,
@@ -104,12 +105,14 @@ class TableTree:
         execute: bool = False,
         transition: bool = False,
         user_above: bool | None = None,
+        use: str = "kernel",
     ) -> None:
         """Map consecutive pages of `size` bytes that begin at these frames.
 
         `user` is the leaf's U/S bit, `user_above` that of the levels above (by default the same).
         `transition` makes the pages not present to the processor, though the process still has
         them, as Windows does when it trims a working set.
+        `use` is the page frame database's word for the pages, unless it has another one already.
         """
         shift = size.bit_length() - 1
         above = user if user_above is None else user_above
@@ -130,6 +133,7 @@ class TableTree:
             user=user and above,
             transition=transition,
         )
+        self._log_pages(virtual, frames, shift, use, transition=transition)
         # In the self-map, the entry of a large page reads as the entry of a smaller page: the first
         # part of the page is visible there, to the kernel only.
         levels = self.paging.shifts[self.paging.shifts.index(shift) + 1 :]
@@ -139,6 +143,37 @@ class TableTree:
                 self._ledger.note(
                     np.array([frame]), shown, self._owner, size=1 << seen_shift, user=False
                 )
+
+    def _log_pages(
+        self, virtual: int, frames: Frames, shift: int, use: str, *, transition: bool
+    ) -> None:
+        """Note what the page frame database says of pages, and by which entry they are mapped."""
+        log, paging = self._ledger.log, self.paging
+        if log is None:
+            return
+        times = len(paging.shifts) - paging.shifts.index(shift)
+        step = paging.entry_size
+        entries = paging.through_self_map(virtual, times) + np.arange(
+            len(frames), dtype=np.uint64
+        ) * np.uint64(step)
+        if shift == paging.shifts[0]:
+            tables = np.zeros(len(frames), np.int64)
+        else:
+            parent = paging.shifts[paging.shifts.index(shift) - 1]
+            inside = virtual & (1 << paging.address_bits) - 1
+            start = (np.arange(len(frames), dtype=np.int64) + (inside >> shift)) >> (parent - shift)
+            tables = np.zeros(len(frames), np.int64)
+            for one in np.unique(start).tolist():
+                tables[start == one] = self._table_frames[one << parent, parent]
+        pages = 1 << (shift - 12)
+        log.note(
+            (frames[:, None] + np.arange(pages)).ravel(),
+            use,
+            np.repeat(entries, pages),
+            np.repeat(tables, pages),
+            state=log.trimmed_state() if transition else "active",
+            owner=self._owner,
+        )
 
     def write_raw(self, virtual: int, values: npt.NDArray[np.uint64], *, user: bool) -> None:
         """Write leaf entries that map nothing."""
@@ -175,8 +210,18 @@ class TableTree:
             self.paging.canonical(start), len(self.paging.shifts) - 1 - depth
         )
         self._ledger.note(frame, shown, self._owner, size=PAGE_SIZE, user=False)
+        self._table_frames[start, shift] = int(frame[0])
         entry = int(frame[0]) << 12 | PRESENT | WRITE | ACCESSED | (USER if user else 0)
         self._write(start, np.array([entry], dtype=np.uint64), shift, user)
+        if (log := self._ledger.log) is not None:
+            parent = 0
+            if depth:
+                above = self.paging.shifts[depth - 1]
+                parent = self._table_frames[start >> above << above, above]
+            address = np.array([self.paging.through_self_map(shown, 1)], np.uint64)
+            log.note(frame, "page table", address, parent)
+            if not depth:
+                log.note_below_top(int(frame[0]), start >> shift, self)
         table = table_in(self._memory.page(int(frame[0])), self.paging)
         self._tables[start, shift] = table, user
         return table
@@ -202,6 +247,13 @@ class AddressSpace:
             size=PAGE_SIZE,
             user=False,
         )
+        self._log = ledger.log
+        if self._log is not None:
+            shown = paging.through_self_map(0, len(paging.shifts))
+            entry = paging.through_self_map(shown, 1)
+            entries = np.arange(len(frames), dtype=np.uint64) * np.uint64(paging.entry_size)
+            own = int(frames[paging.self_index // paging.entries])
+            self._log.note(frames, "page table", np.uint64(entry) + entries, own)
 
     def finish(self) -> None:
         """Write the top level: the entries of the trees, and the table's entry for itself."""
@@ -215,6 +267,11 @@ class AddressSpace:
                 barred = NO_EXECUTE if self.bars_user_code and entry & USER else 0
                 table = tables[index // self._paging.entries]
                 table[index % self._paging.entries] = entry | barred
+        if self._log is not None:
+            for tree in self.trees:
+                self._log.settle(
+                    tree, lambda index: int(self.frames[index // self._paging.entries])
+                )
 
 
 def table_in(page: bytearray, paging: Paging) -> Entries:

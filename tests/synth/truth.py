@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.synth.memory import PAGE_SIZE, Frames
+
+if TYPE_CHECKING:
+    from tests.synth.framedatabase import FrameLog, RecordTruth
 
 KERNEL = -1
 """The owner of pages that all processes share."""
@@ -49,6 +53,8 @@ class Ledger:
     """
 
     frames: int
+    log: "FrameLog | None" = None
+    """What the page frame database will say, where there is one."""
     _notes: list[tuple[Frames, npt.NDArray[np.uint64], int, int, bool, bool]] = field(
         default_factory=list
     )
@@ -102,6 +108,8 @@ class Truth:
     mappings: npt.NDArray[np.void]
     """frame, virtual, size, owner (index into `processes` or KERNEL), user, transition."""
     processes: tuple[Process, ...]
+    records: "RecordTruth | None" = None
+    """Of the page frame database, where there is one."""
 
     @property
     def frames(self) -> int:
@@ -156,5 +164,6 @@ class Truth:
                 class_seen_by_list=self.classes(self.listed),
                 class_of_all_live=self.classes(self.alive),
                 **{f"mapping_{name}": values for name, values in columns.items()},
+                **({} if self.records is None else self.records.columns()),
                 **processes,
             )

@@ -10,6 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.synth.framedatabase import (
+    FrameDatabase,
+    FrameLog,
+    RecordLayout,
+    RecordTruth,
+    Sections,
+    driver_locked,
+    stack_or_awe,
+)
 from tests.synth.kernel import READ_ONLY_PAGES, Kernel, Pool, Region, image_pages
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
@@ -137,6 +146,7 @@ def forge(
     shadow_tables: bool = False,
     holes: Sequence[tuple[int, int]] = (),
     stretch: int = 1,
+    database: bool = False,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -150,9 +160,12 @@ def forge(
 
     `five_levels` chooses paging with 57-bit addresses. With `shadow_tables` a process has a second
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
-    memory; the raw dump holds zeros there. The same arguments make the same bytes.
+    memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
+    and sections of files. The same arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
+    if database:
+        builder.keep_records(holes)
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -161,6 +174,7 @@ def forge(
         zero=builder.memory.zeros(),
         mappings=builder.ledger.mappings(),
         processes=tuple(builder.processes),
+        records=builder.records(),
     )
 
 
@@ -200,10 +214,101 @@ class _Builder:
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
+        self._log: FrameLog | None = None
+        self._database: FrameDatabase | None = None
+        self.sections: Sections | None = None
+        self._database_place = self._next_prototype = 0
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
         self._kernel_tree = self._tree(KERNEL)
+
+    # -- the page frame database --------------------------------------------------------
+
+    def keep_records(self, holes: Sequence[tuple[int, int]]) -> None:
+        """Let the kernel have a page frame database, in which all is noted from now on."""
+        self._log = FrameLog(self.memory.frames, self.rng)
+        self._no_memory = [np.arange(first, first + count) for first, count in holes]
+        self.ledger.log = self._log
+        self._database_place = self._database_base()
+        if (
+            self.places.nonpaged_pool >> 32 == self._database_place >> 32
+            and self.profile.bits == 64
+        ):
+            # Behind the database, as far as that may reach.
+            behind = self._database_place + 8 * GIB
+            self.places = replace(self.places, nonpaged_pool=behind)
+
+    def _database_base(self) -> int:
+        """Where the database begins (MemProcFS, mm_pfn.c): on 64 bits at a fixed place until 2016.
+
+        Then at any multiple of 4 GiB. On 32 bits wherever there is a place.
+        """
+        if self.profile.bits == 32:
+            return 0x9C00_0000
+        if not self.profile.randomises_self_map:
+            return 0xFFFFFA80_00000000
+        shift = self.paging.shifts[0]
+        taken = {(place >> shift) & 0x1FF for place in vars(self.places).values()}
+        free = [i for i in range(0x100, 0x1FF) if i not in {*taken, self.paging.self_index}]
+        index = int(self.rng.choice(free))
+        room = 1 << (shift - 32)  # multiples of 4 GiB
+        place = index << shift | int(self.rng.integers(min(room, 64))) << 32
+        return self.paging.canonical(place)
+
+    def _map_database(self) -> None:
+        if self._log is None:
+            return
+        layout = RecordLayout.of(self.profile, self.paging.entry_size)
+        self._database = FrameDatabase(self.memory, layout, self._database_place)
+        self._kernel_tree.map(self._database.base, self._database.frames, user=False)
+        self._next_prototype = self.places.paged_pool + GIB
+        if self.profile.bits == 32:
+            self._next_prototype = self.places.paged_pool + 64 * MIB
+        self.sections = Sections(
+            self._log, self.profile, self.paging.entry_size, self._pool, self._more_paged_pool
+        )
+
+    def _more_paged_pool(self, pages: int) -> Region:
+        region = Region(self.memory, self._next_prototype, self.memory.allocate(pages))
+        self._kernel_tree.map(region.base, region.frames, user=False, use="paged pool")
+        self._next_prototype = region.end
+        return region
+
+    def _section(self, frames: Frames, use: str, name: str, state: str = "active") -> None:
+        """Note that a file or shared memory stands behind these frames."""
+        if self.sections is not None:
+            self.sections.make(frames, use, state=state, name=name)
+
+    def _further_states(self) -> None:
+        """What else the database may say, of frames that no process has."""
+        log = self._log
+        if log is None:
+            return
+        stacks = self._take(3)
+        behind = self.places.drivers + 256 * MIB
+        if self.profile.bits == 32:
+            behind = self.places.drivers + 32 * MIB
+        self._kernel_tree.map(behind, stacks, user=False, use="kernel stack")
+        stack_or_awe(log, stacks, "is_stack")
+        views = self._take(5)
+        self._kernel_tree.map(behind + MIB, views, user=False, use="system PTE")
+        self._section(self._take(6), "mapped file", r"\pagefile-less.log", "modified")
+        self._section(self._take(3), "mapped file", r"\$LogFile", "modified no write")
+        self._section(self._take(2), "mapped file", "\reading.dat", "transition")
+        self._section(self._take(4), "shareable", "", "modified")
+        log.note(self._take(2), "unused", 0, 0, state="bad")
+        driver_locked(log, self._take(6))
+        awe = self._take(4)
+        log.note(awe, "AWE", 0xFFFF_FFFF_FFFF_F800, (1 << 57) - 1)
+        stack_or_awe(log, awe, "is_awe")
+
+    def records(self) -> RecordTruth | None:
+        """What is true of the page frame database."""
+        found = self._database
+        if found is None or self._log is None:
+            return None
+        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records)
 
     def _with_random_self_map(self) -> Paging:
         shift = self.paging.shifts[0]
@@ -234,17 +339,25 @@ class _Builder:
         self._large_pages()
         self._low_memory()
         self._kernel_image_and_pool(processes)
+        self._map_database()
         self._kernel_data(kernel_pages)
         self._shadow_code()
         self._devices()
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
+        self._section(self._libraries, "image", "\\Windows\\System32\\kernel32.dll")
         self._trap_frames = self._take(16)
+        self._section(self._trap_frames, "mapped file", "\\Users\\all\\notes.txt", "standby")
+        self._further_states()
         self._all_processes(processes, user_pages, sessions, names)
         self.kernel.chain_processes()
         for space in self._spaces:
             space.finish()
         self._left_over(free_data)
+        if self._database is not None and self._log is not None:
+            has_priority = "Priority" in self._database.layout.members
+            self._log.finish(self.memory, self._no_memory, has_priority=has_priority)
+            self._database.write(self._log)
 
     def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
         """Frames filled with noise, except a share of zeros."""
@@ -303,20 +416,24 @@ class _Builder:
         frames[pages] = np.concatenate(low)
         image = Region(self.memory, places.image, frames)
         header, body = frames[:1], frames[1:READ_ONLY_PAGES]
-        tree.map(places.image, header, user=False)
-        tree.map(places.image + PAGE_SIZE, body, user=False, write=False, execute=True)
+        driver = "driver image"
+        tree.map(places.image, header, user=False, use=driver)
+        second = places.image + PAGE_SIZE
+        tree.map(second, body, user=False, write=False, execute=True, use=driver)
         data = pages[READ_ONLY_PAGES:]
         for stretch in np.split(data, np.flatnonzero(np.diff(data) != 1) + 1):
-            tree.map(places.image + int(stretch[0]) * PAGE_SIZE, frames[stretch], user=False)
+            start = places.image + int(stretch[0]) * PAGE_SIZE
+            tree.map(start, frames[stretch], user=False, use=driver)
         self._shared_frame = self.memory.allocate()
         tree.map(places.shared_data, self._shared_frame, user=False)
         control_region = None
         if self.profile.bits == 32 and self.profile.version < (6, 0):
             control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
             tree.map(_CONTROL_REGION, control_region.frames, user=False)
-        pool_frames = self.memory.allocate(24 + 4 * (processes + 3))
+        pool_pages = 24 + (4 if self._log is None else 5) * (processes + 3)
+        pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
-        tree.map(places.nonpaged_pool, pool_frames, user=False)
+        tree.map(places.nonpaged_pool, pool_frames, user=False, use="nonpaged pool")
         self._pool = Pool(pool_region, self.profile)
         # PAE: each process's four page directories are named by 32 bytes in the kernel's pool.
         self._directory_pointers = places.nonpaged_pool + (len(pool_frames) - 1) * PAGE_SIZE
@@ -327,10 +444,14 @@ class _Builder:
     def _kernel_data(self, pages: int) -> None:
         places, tree = self.places, self._kernel_tree
         paged, drivers = pages * 7 // 10, pages * 2 // 10
-        tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False)
-        tree.map(places.drivers, self._take(drivers, zeros=0.1), user=False, execute=True)
+        tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False, use="paged pool")
+        code = self._take(drivers, zeros=0.1)
+        if self._log is not None:
+            self._driver_header(code)
+        tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
+        self._section(present, "mapped file", "\\Windows\\cached.dat")
         tree.map(places.system_cache, present, user=False)
         after = places.system_cache + len(present) * PAGE_SIZE
         tree.map(after, trimmed, user=False, transition=True)
@@ -338,6 +459,18 @@ class _Builder:
         beyond = after + (len(trimmed) + 64) * PAGE_SIZE
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
+
+    def _driver_header(self, frames: Frames) -> None:
+        """The headers of a driver's image of so many pages (PE/COFF specification)."""
+        page = self.memory.page(int(frames[0]))
+        page[:] = bytes(PAGE_SIZE)
+        page[:2], page[0x3C:0x40] = b"MZ", (0x80).to_bytes(4, "little")
+        page[0x80:0x84] = b"PE\0\0"
+        wide = self.profile.bits == 64
+        page[0x84:0x86] = (0x8664 if wide else 0x14C).to_bytes(2, "little")
+        page[0x98:0x9A] = (0x20B if wide else 0x10B).to_bytes(2, "little")
+        size = len(frames) * PAGE_SIZE
+        page[0x98 + 56 : 0x98 + 60] = size.to_bytes(4, "little")
 
     def _shadow_code(self) -> None:
         """The kernel's entry code from user mode: the only kernel code that shadows map."""
@@ -359,7 +492,8 @@ class _Builder:
 
     def _session_tree(self) -> TableTree:
         tree = self._tree(KERNEL)
-        tree.map(self.places.session, self._take(12, zeros=0.1), user=False)
+        frames = self._take(12, zeros=0.1)
+        tree.map(self.places.session, frames, user=False, use="session")
         return tree
 
     # -- the processes --------------------------------------------------------------------
@@ -388,6 +522,7 @@ class _Builder:
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
         self.processes = order
         shared = self._take(6)
+        self._section(shared, "shareable", "")
         for owner, process in enumerate(order):
             pages = max(8, user_pages // 8) if owner < 2 else user_pages
             session = process.session
@@ -482,15 +617,18 @@ class _Builder:
         program, heap = max(4, pages // 6), max(8, pages // 2)
         text = self._take(program)
         self.memory.page(int(text[0]))[:2] = b"MZ"
+        if not process.exited:
+            self._section(text, "image", f"\\Program Files\\{process.name}")
         tree.map(places.program, text, user=True, write=False, execute=True)
         data = places.program + program * PAGE_SIZE
-        tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True)
+        own = "process private"
+        tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True, use=own)
         self._heap(tree, places.heap, heap)
-        tree.map(places.stack, self._take(3, zeros=0.3), user=True)
+        tree.map(places.stack, self._take(3, zeros=0.3), user=True, use=own)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
         own_copies = places.libraries + (len(self._libraries) + 4) * PAGE_SIZE
-        tree.map(own_copies, self._take(2), user=True)
+        tree.map(own_copies, self._take(2), user=True, use=own)
         # Shared memory at different addresses in different processes, in one of them twice.
         tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
         tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
@@ -502,16 +640,18 @@ class _Builder:
             page = self.memory.page(int(block[0]))
             page[8:16] = b"\xff" * 8
             self._version_in(page)
-            tree.map(places.process_block, block, user=True)
+            tree.map(places.process_block, block, user=True, use=own)
         # A supervisor page among user pages.
-        tree.map(places.stack + 0x10000, self._take(1), user=False, user_above=True)
+        barred = self._take(1)
+        tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
         """Injected code in a process: pages that may be written and executed."""
         code = self._take(INJECTED_PAGES)
         self.memory.page(int(code[0]))[:2] = b"MZ"
         process.injected = self.places.stack + 0x40000
-        tree.map(process.injected, code, user=True, execute=True)
+        own = "process private"
+        tree.map(process.injected, code, user=True, execute=True, use=own)
 
     def _version_in(self, process_block: bytearray) -> None:
         """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""
@@ -535,7 +675,8 @@ class _Builder:
             piece = int(self.rng.integers(1, 40))
             head, frames = frames[:piece], frames[piece:]
             trimmed = self.rng.random() < 0.2
-            tree.map(at, head, user=True, transition=trimmed, write=True)
+            own = "process private"
+            tree.map(at, head, user=True, transition=trimmed, write=True, use=own)
             at += len(head) * PAGE_SIZE
             at += self._absent_entries(tree, at)
 
@@ -557,10 +698,12 @@ class _Builder:
         """Large pages, which the first process gets."""
         if self._user_large_page is not None:
             at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
-            tree.map(at, self._user_large_page[:1], user=True, size=self._large_page)
+            frames, use = self._user_large_page[:1], "large page"
+            tree.map(at, frames, user=True, size=self._large_page, use=use)
             self._user_large_page = None
         if self._user_huge_page is not None:
-            tree.map(0x30_00000000, self._user_huge_page[:1], user=True, size=GIB)
+            frames, use = self._user_huge_page[:1], "large page"
+            tree.map(0x30_00000000, frames, user=True, size=GIB, use=use)
             self._user_huge_page = None
 
     def _idle(self) -> None:

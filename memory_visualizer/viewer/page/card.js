@@ -29,6 +29,12 @@ class Card {
     facts.push(["Protection", protection]);
     for (const { id, title, swatches } of about.named ?? [])
       facts.push([title, swatches[model.named[id][frame]][0]]);
+    if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
+    if (model.lastOwner?.[frame]) {
+      const process = model.lastOwner[frame] - 1;
+      facts.push(["Last owner", `${ownerName(process)} (${about.processes[process].pid})`]);
+    }
+    if (model.finding?.[frame]) facts.push(["Contradiction", about.findings[model.finding[frame]]]);
     facts.push(["Mappings", counted(model.mappingsOf(frame))]);
     return facts;
   }
