@@ -1,4 +1,4 @@
-"""Lines of the summary on what the kernel's own records say of its page frames."""
+"""Lines of the summary on the kernel's own records of its page frames."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,7 @@ def _table_line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def database_lines(snapshot: Snapshot) -> list[str]:
-    """Where Windows' page frame database lies, and how far it agrees with the page tables."""
+    """The place of Windows' page frame database, and its agreement with the page tables."""
     found = snapshot.records.database if snapshot.records else None
     if found is None:
         return []
@@ -81,7 +81,7 @@ def contradiction_lines(snapshot: Snapshot) -> list[str]:
 
 
 def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """The processes, of these, that had most of the pages that now wait on a list."""
+    """The processes, among these, that were the last owners of most pages on a list."""
     records = snapshot.records
     if records is None or records.last_owners is None:
         return []
