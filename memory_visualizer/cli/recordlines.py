@@ -9,7 +9,7 @@ from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_NAMED = 4
+_NAMED = 4
 
 
 def state_lines(snapshot: Snapshot) -> list[str]:
@@ -73,7 +73,7 @@ def contradiction_lines(snapshot: Snapshot) -> list[str]:
     for finding, count in snapshot.finding_counts().items():
         if not count:
             continue
-        frames = np.flatnonzero(records.findings == finding)[:_MOST_NAMED]
+        frames = np.flatnonzero(records.findings == finding)[:_NAMED]
         named = ", ".join(f"{frame * PAGE_SIZE:#x}" for frame in frames.tolist())
         more = f" and {count - len(frames):,} more" if count > len(frames) else ""
         lines.append(f"  {finding.label}: {counted(count, 'page')} ({named}{more})")
@@ -93,7 +93,7 @@ def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         return []
     named = [
         f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_MOST_NAMED]
+        for index in order[:_NAMED]
         for process in [snapshot.processes[index]]
     ]
     if more := len(order) - len(named):

@@ -28,10 +28,13 @@ _FRAMES_AT_ONCE = 512
 _STRIDES = range(16, 132, 4)
 """Possible sizes of a record in bytes; the known sizes are 24, 28 and 48."""
 _FEWEST_WITNESSES = 8
-_MOST_OF_PAGE = 32
-_MOST_CANDIDATES = 4
-_MOST_WITNESSES = 1 << 12
-_MOST_PROVED = 1 << 13
+_WITNESSES_OF_PAGE = 32
+"""How many witnesses of a page count: a page of records has 85 to 170, and a few suffice."""
+_TRIED_ORIGINS = 4
+"""How many places of the database are tried; the most frequent is nearly always the right one."""
+_SAMPLED_WITNESSES = 1 << 12
+"""An even sample of witnesses, which vote on the other members of a record."""
+_SAMPLED_RECORDS = 1 << 13
 """An even sample of records that are compared with the entries that they name."""
 _RECORDS_AT_ONCE = 1 << 15
 """A multiple of 4096: so many records are a whole number of pages."""
@@ -193,7 +196,7 @@ class PageFrameDatabase:
         entries can be compared, too. Frames whose record is lost or not active do not count, nor do
         frames whose table lies in a hole of the dump; 0 if too few frames count.
         """
-        frames = _some(mapped, _MOST_PROVED)
+        frames = _some(mapped, _SAMPLED_RECORDS)
         records = self.records(frames)
         table = self.layout.table_frames(records)
         counts = self.layout.locations(records) == ACTIVE
@@ -261,7 +264,7 @@ def _witnesses(
         row, place = np.nonzero(self_map.shows(words))
         # Pages full of such addresses, which fill a hostile dump, must not cost more than others.
         before = np.searchsorted(row, np.arange(len(words)))
-        few = np.arange(len(row)) - before[row] < _MOST_OF_PAGE
+        few = np.arange(len(row)) - before[row] < _WITNESSES_OF_PAGE
         row, place = row[few], place[few]
         address = virtual[some][row] + place.astype(np.uint64) * np.uint64(kernel.word)
         batches.append((address, self_map.entry(words[row, place])))
@@ -294,7 +297,7 @@ def _origins(witnesses: Witnesses) -> Iterator[tuple[int, np.uint64]]:
     counts = np.bincount(size, minlength=_STRIDES.stop)
     counts[: _STRIDES.start] = 0
     found = []
-    for one in np.argsort(-counts, kind="stable")[:_MOST_CANDIDATES].tolist():
+    for one in np.argsort(-counts, kind="stable")[:_TRIED_ORIGINS].tolist():
         if not counts[one]:
             break
         origin = address - frame.astype(np.uint64) * np.uint64(one)
@@ -314,7 +317,7 @@ def _layout(
     unused: NDArray[np.int64],
 ) -> Layout | None:
     """The other offsets, by the majority of the witnesses' records; None if none agree."""
-    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _MOST_WITNESSES))
+    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _SAMPLED_WITNESSES))
     word = kernel.word
     records = _records(kernel, base, size, witnesses.frame)
     table = kernel.frames(witnesses.entry)
@@ -326,7 +329,7 @@ def _layout(
             best, pte_frame = share, place
     if best <= 1 / 2:
         return None
-    others = _records(kernel, base, size, _some(unused, _MOST_WITNESSES))
+    others = _records(kernel, base, size, _some(unused, _SAMPLED_WITNESSES))
     others = others[np.logical_or.reduce(others != 0, axis=1)]
     places = [
         byte

@@ -17,7 +17,7 @@ _ROUNDS = 16
 _DOS, _PE = 0x5A4D, 0x4550
 _MAGIC = {4: 0x10B, 8: 0x20B}
 """Magic of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
-_MOST_BYTES = 1 << 28
+_LARGEST_IMAGE = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,4 +93,4 @@ def _size_of_image(page: bytes, word: int) -> int:
     if int.from_bytes(page[optional : optional + 2], "little") != _MAGIC[word]:
         return 0
     size = int.from_bytes(page[optional + 56 : optional + 60], "little")
-    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= _MOST_BYTES else 0
+    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= _LARGEST_IMAGE else 0
