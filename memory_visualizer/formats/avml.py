@@ -150,7 +150,7 @@ class AvmlDump(Dump):
         return dump._without_broken_chunks() if lenient else dump
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Decode the blocks, and let `work` look at them."""
+        """Decode the blocks for `work`."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()

@@ -349,6 +349,7 @@ def test_only_what_is_asked_for_is_copied(path: Path, by: int) -> None:
 
 
 @every_format
+@pytest.mark.many
 def test_same_picture_from_every_format(
     path: Path, format_: str, pieces: Pieces, write: Writer
 ) -> None:
@@ -697,6 +698,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
 
 
 @every_format
+@pytest.mark.many
 def test_broken_headers(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """Any number of wrong bytes in the headers gives a dump or a sentence, and soon."""
     write(path, pieces)
