@@ -1001,7 +1001,7 @@ def test_two_dumps(noise: Path, tmp_path: Path) -> None:
     result = run([noise, noise], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"memviz: {noise} is not part of a split kdump file; in other formats, one file is one dump"
+        f"memviz: {noise} is not part of a split kdump file or image; other dumps are single files"
         "\n"
     )
     result = run([noise, noise, "--hash"], tmp_path)
