@@ -61,12 +61,12 @@ def write_table(
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
     ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
-    are known there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
-    on Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
-    (-1: none). ``generator`` in ``.npz`` tells the program. Standard output receives ``.csv``. Only
-    the `chosen` processes, indices in Snapshot.processes, are listed as owners. OSError when it
-    cannot be written, or `path` must not be replaced (see output.check_target); MissingLibraryError
-    when a format's library is not installed.
+    are known, there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
+    for Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and
+    ``last_owner_pid`` (-1: none). ``generator`` in ``.npz`` tells the program. Standard output
+    receives ``.csv``. Only the `chosen` processes, indices in Snapshot.processes, are listed as
+    owners. OSError when it cannot be written, or `path` must not be replaced (see
+    output.check_target); MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
