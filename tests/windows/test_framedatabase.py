@@ -7,6 +7,7 @@ says was noted when its frame was given to somebody (tests/synth/framedatabase.p
 import csv
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -392,8 +393,11 @@ def test_outputs(
     path, free, hidden = contradicted
     outputs = [str(tmp_path / name) for name in ("a.png", "a.npz", "a.json")]
     arguments = [str(path), "-o", outputs[0], "--table", outputs[1], "--json", outputs[2]]
-    assert main([*arguments, "--uses", "--color-by", "use"]) == 0
+    assert main([*arguments, "--uses", "--color-by", "use", "-v"]) == 0
     printed = capsys.readouterr().out
+    assert re.search(
+        r"Page frame database at 0x[0-9a-f]{16}, 48 bytes a frame; 100\.0 % of", printed
+    ), printed
     assert f"free but mapped: 1 page ({free * PAGE_SIZE:#x})" in printed
     assert f"private but not mapped: 1 page ({hidden * PAGE_SIZE:#x})" in printed
     snapshot = memory_visualizer.open(path)
