@@ -232,7 +232,8 @@ class AvmlDump(Dump):
         if sound.all():
             return self
         lost = f"{np.count_nonzero(~sound):,} broken pieces of {self.path} were left out"
-        return type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        dump = type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        return dump.instead_of(self)
 
 
 def _snappy(path: Path) -> ModuleType:

@@ -19,6 +19,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], str, int]] = {
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_entries_that_all_tables_have(system: str, tmp_path: Path) -> None:
     """Whatever bit is flipped, no frame changes class, and a remark says so."""
     name, options, entry, half = SYSTEMS[system]
