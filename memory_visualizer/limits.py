@@ -44,6 +44,14 @@ RATES: Mapping[str, Rate] = {
     "page of lists": Rate(32, 1, 1024),
     # A kernel's own tables lie close: one has 512 entries, and most map large pages.
     "table of the kernel": Rate(256, 1, 1024),
+    # Each file of which a page is cached has one, and its folders.
+    "directory entry": Rate(1, 1, 1 << 16),
+    "letter of paths": Rate(1, 64, 1 << 22),
+    # A machine with many containers has some thousands.
+    "mount": Rate(64, 1, 1 << 12),
+    # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
+    "region": Rate(1, 4, 1 << 16),
+    "module": Rate(64, 1, 1 << 10),
 }
 """By the thing's name in remarks; whoever needs a new one adds it here."""
 

@@ -25,6 +25,15 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
+from memory_visualizer.snapshot.filelist import files_in_memory
+from memory_visualizer.snapshot.inventory import (
+    File,
+    FileObject,
+    FilePages,
+    Inventory,
+    Module,
+    Region,
+)
 from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
@@ -67,6 +76,34 @@ class Snapshot(PageMap):
     """Sentences on what could not be known of the system, for the person at the screen."""
     copies: tuple[Process, ...] = ()
     """Old copies of process objects, and what is left of processes long gone: no processes."""
+    inventory: Inventory | None = None
+    """What is asked of the system only when it is wanted; None where nothing can be asked."""
+
+    @cached_property
+    def file_pages(self) -> FilePages:
+        """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
+        found = self.inventory.file_pages(self.states) if self.inventory else None
+        return FilePages.none() if found is None else found
+
+    @cached_property
+    def files(self) -> tuple[File, ...]:
+        """The files of which something is in memory, in the order of FilePages.files."""
+        return files_in_memory(self)
+
+    def file_of(self, frame: int) -> tuple[FileObject, int] | None:
+        """The file of which a frame holds a part, and the offset in it; None for all others."""
+        pages = self.file_pages
+        row = pages.row(frame)
+        return None if row is None else (pages.files[pages.file[row]], int(pages.offset[row]))
+
+    def regions(self, process: Process) -> tuple[Region, ...] | None:
+        """The regions of one of `processes` by their addresses; None if they are not known."""
+        return self.inventory.regions(process) if self.inventory else None
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...] | None:
+        """The modules of the kernel in the order of its list; None if they are not known."""
+        return self.inventory.modules() if self.inventory else None
 
     @cached_property
     def owners(self) -> Owners:
