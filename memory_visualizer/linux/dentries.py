@@ -25,6 +25,8 @@ _MOST_MOUNTED = 128
 """Mounts within mounts that are followed."""
 _TYPE_NAME = 32
 _AT_ONCE = 1 << 13
+_NUMBERED = {"sockfs": "socket", "pipefs": "pipe"}
+_ANONYMOUS = "anon_inodefs"
 _INTERNAL = 2**64 - 4096
 """From here on a pointer is an error's number: the name space of mounts that only the kernel has."""
 
@@ -139,7 +141,7 @@ class Dentries:
             )
         ):
             name = _name(texts[row].tobytes(), length)
-            self.lost += not name
+            self.lost += length > 0 and not name
             self._known[dentry] = Dentry(parent, name, is_hashed, block, inode)
         return parents
 
@@ -161,7 +163,7 @@ class Dentries:
         system = self.file_system(own.super_block)
         top = self._known.get(root)
         if top is not None and top.parent == root and system.root not in (0, root):
-            return Path(f"/{inside.lstrip('/') or top.name}", not own.is_hashed, is_pseudo=True)
+            return self._pseudo(own, system.name, f"{top.name}{inside}")
         prefix = self._prefix(own.super_block, inside, mount)
         is_deleted = not own.is_hashed and dentry != root
         if prefix is None:
@@ -169,6 +171,16 @@ class Dentries:
             return Path(inside or "/", is_deleted)
         before, cut = prefix
         return Path(f"{before}{inside[cut:]}" or "/", is_deleted)
+
+    def _pseudo(self, dentry: Dentry, system: str, name: str) -> Path:
+        """The path of what lies in no folder, as the kernel names it (d_dname)."""
+        if system in _NUMBERED:
+            place = self.layout.i_ino
+            number = self.kernel.number(dentry.inode + place) if place is not None else None
+            return Path(f"{_NUMBERED[system]}:[{number or 0}]", is_pseudo=True)
+        if system == _ANONYMOUS:
+            return Path(f"anon_inode:{name}", is_pseudo=True)
+        return Path(f"/{name}", not dentry.is_hashed, is_pseudo=True)
 
     def _from_root(self, dentry: int) -> tuple[str, int]:
         """The names from the uppermost dentry on, that one left out; and it, 0 if names are lost."""

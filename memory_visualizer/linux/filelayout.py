@@ -23,6 +23,8 @@ class MountLayout:
     space: int
     link: int
     """To the next mount of the same file system."""
+    vfsmount: int
+    """Of the part that an open file leads to."""
     is_list: bool
     """Whether this is a list_head (before 6.18), else it leads to the mount itself."""
 
@@ -122,5 +124,6 @@ def _mount_by_btf(types: Btf) -> MountLayout | None:
         parent=parent or 0,
         space=space or 0,
         link=link or 0,
+        vfsmount=inner or 0,
         is_list=listed is not None,
     )

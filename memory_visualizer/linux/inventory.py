@@ -8,17 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import UntoldError
-from memory_visualizer.linux import filelayout
+from memory_visualizer.linux import filelayout, modules
 from memory_visualizer.linux.dentries import Dentries
 from memory_visualizer.linux.filecache import files_of
 from memory_visualizer.linux.filelayout import FileLayout
 from memory_visualizer.linux.kernel import LinuxKernel, with_symbols
+from memory_visualizer.linux.offsets import offsets_by_btf
 from memory_visualizer.linux.pagestates import PageArray
+from memory_visualizer.linux.regions import Found, Regions, layout_by_btf
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.inventory import FilePages, Inventory, Module, Region
 from memory_visualizer.snapshot.pagemap import PageState
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.units import PAGE_SIZE
 
 _CACHE = (PageState.FILE_CACHE, PageState.SHARED_MEMORY)
 
@@ -75,13 +78,12 @@ class LinuxInventory(Inventory):
         place = read(first + proxy)
         return (read(place + space) or 0) if place else 0
 
-    def file_pages(self, states: NDArray[np.uint8] | None) -> FilePages | None:
-        """As in Inventory."""
-        kernel, layout, dentries = self._kernel, self._layout, self._dentries
-        if states is None or layout is None or dentries is None:
-            return None
+    @cached_property
+    def _pages(self) -> PageArray | None:
+        """The struct pages; None if they are not found, of which there is a remark already."""
+        kernel = self._kernel
         try:
-            pages = PageArray(
+            return PageArray(
                 kernel.memory,
                 kernel.kernel,
                 kernel.info,
@@ -89,10 +91,16 @@ class LinuxInventory(Inventory):
                 kernel.symbols,
                 kernel.machine.page_frames,
             )
-        except UntoldError:  # of which there is a remark already
+        except UntoldError:
+            return None
+
+    def file_pages(self, states: NDArray[np.uint8] | None) -> FilePages | None:
+        """As in Inventory."""
+        layout, dentries, pages = self._layout, self._dentries, self._pages
+        if states is None or layout is None or dentries is None or pages is None:
             return None
         cached = pages.cached(np.flatnonzero(np.isin(states, _CACHE)))
-        found, remarks = files_of(kernel.kernel, layout, dentries, cached)
+        found, remarks = files_of(self._kernel.kernel, layout, dentries, cached)
         self.remark(*remarks)
         self._remark_names(dentries)
         return found
@@ -107,10 +115,73 @@ class LinuxInventory(Inventory):
                 f"no mount of a file system was found ({names}): its paths begin at its own root"
             )
 
+    @cached_property
+    def _regions(self) -> Regions | None:
+        """What reads regions; None where the kernel does not tell how."""
+        types = self._kernel.btf if self._kernel.kernel.word == 8 else None
+        layout = layout_by_btf(types) if types else None
+        offsets = offsets_by_btf(types) if types else None
+        if layout is None or offsets is None:
+            self.remark(
+                "the kernel does not describe its types (BTF), or not as expected: the regions of"
+                " its processes are unknown"
+            )
+            return None
+        return Regions(self._kernel.kernel, layout, offsets, self._dentries)
+
+    @cached_property
+    def _regions_of(self) -> dict[tuple[int, int], Found | None]:
+        """What was read of processes, by task and page table."""
+        return {}
+
     def regions(self, process: Process) -> tuple[Region, ...] | None:
         """As in Inventory."""
-        return None
+        if self._regions is None or process.is_kernel_thread or not process.dtb:
+            return None
+        key = process.object_address, process.dtb
+        if key not in self._regions_of:
+            self._regions_of[key] = self._read_regions(self._regions, process)
+        found = self._regions_of[key]
+        return found.regions if found else None
+
+    def _read_regions(self, regions: Regions, process: Process) -> Found | None:
+        budget = self._kernel.memory.budget
+        known = sum(len(found.regions) for found in self._regions_of.values() if found)
+        found = regions.of(process, self._memory_of_table(process), budget.limit("region") - known)
+        who = f"{printable(process.name)} ({process.pid})"
+        if found is None:
+            self.remark(f"the regions of {who} were not found: nothing leads to its memory")
+            return None
+        if found.lost:
+            self.remark(f"the regions of {who} are not complete: {counted(found.lost, 'link')} lost")
+        if found.doubtful:
+            many = counted(found.doubtful, "region")
+            self.remark(f"{many} of {who} could not be read: not more than the addresses is known")
+        return found
+
+    def _memory_of_table(self, process: Process) -> list[int]:
+        """The memory that a process's top-level table is of, by its struct page (x86)."""
+        types, pages = self._kernel.btf, self._pages
+        offsets = offsets_by_btf(types) if types else None
+        place = offsets.space_of_table if offsets else None
+        if pages is None or place is None:
+            return []
+        frame = np.array([process.dtb // PAGE_SIZE])
+        if not 0 <= frame[0] < self._kernel.memory.frame_count:
+            return []
+        words: list[int] = pages.words(frame, place)[0].tolist()
+        return words
 
     def modules(self) -> tuple[Module, ...] | None:
         """As in Inventory."""
-        return None
+        kernel = self._kernel
+        layout = modules.layout_by_btf(kernel.btf) if kernel.btf and kernel.kernel.word == 8 else None
+        head = kernel.symbols.get("modules")
+        if layout is None or head is None:
+            why = "the kernel's symbols do not name their list" if layout else "there is no BTF"
+            self.remark(f"the modules of the kernel are unknown: {why}")
+            return None
+        found = modules.read_modules(kernel.kernel, layout, head)
+        if not found.is_whole:
+            self.remark("the list of modules is broken, or has entries that are none: some may lack")
+        return found.modules

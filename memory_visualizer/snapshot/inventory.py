@@ -143,8 +143,8 @@ class Module:
     name: str
     ranges: tuple[tuple[int, int], ...]
     """Its virtual addresses: the first one, and the end, of each part."""
-    pages: int
-    """Page frames behind them that the dump knows of."""
+    frames: tuple[int, ...]
+    """The page frames behind them that the dump holds, ascending."""
     path: str = ""
     """Of its file, where the system tells it."""
     object_address: int = 0
