@@ -31,6 +31,12 @@ from memory_visualizer.cli.command import (
 )
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
+from memory_visualizer.export.inventorytables import (
+    INVENTORY_FORMATS,
+    check_inventory,
+    write_files,
+    write_regions,
+)
 from memory_visualizer.export.summary import dump_holes, write_json
 from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
@@ -71,6 +77,8 @@ examples:
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
+  memviz linux.lime --files files.csv --regions regions.csv
+  memviz extract linux.lime --file '^/etc/' --to folder
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -88,8 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
+    if arguments[:1] == ["extract"] and len(arguments) > 1:
+        return _extract(arguments[1:])
     options = _parser().parse_args(arguments)
     return run(PROGRAM, lambda: _visualize(options), lenient=options.lenient)
+
+
+def _extract(arguments: Sequence[str]) -> int:
+    """Write parts of a dump into a folder."""
+    from memory_visualizer.cli.extract import extract, parser  # here, since most runs do not
+
+    options = parser(f"{PROGRAM} extract").parse_args(arguments)
+    return run(PROGRAM, lambda: extract(PROGRAM, options), lenient=options.lenient)
 
 
 def _doctor() -> int:
@@ -181,6 +199,19 @@ def _parser() -> argparse.ArgumentParser:
         help="write the text page map: .map or .txt",
     )
     parser.add_argument(
+        "--files",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
+        " .json",
+    )
+    parser.add_argument(
+        "--regions",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+    )
+    parser.add_argument(
         "--hash",
         action="store_true",
         help="compute the SHA-256 of the dump's file, and put it into every output",
@@ -222,7 +253,8 @@ def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(options.front_door or "", f"{options.dump.name}.png")
     if options.front_door and not options.html and picture != STANDARD_OUTPUT:
         options.html = picture.with_suffix(".html")
-    others = [path for path in (options.html, options.table, options.json, options.map) if path]
+    outputs = (options.html, options.table, options.json, options.map, options.files)
+    others = [path for path in (*outputs, options.regions) if path]
     if options.check:
         check_picture_options(options)
         check_outputs([picture, *others], [], force=options.force)
@@ -249,6 +281,8 @@ def _visualize(options: argparse.Namespace) -> int:
         except OSError as error:
             failures.append(cannot_write(error))
         steps.done(f"writing {shown(path)}")
+    for remark in snapshot.inventory.remarks if snapshot.inventory else ():
+        say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
         _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
@@ -279,6 +313,8 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
         check_default_picture(picture, options.dump, force=options.force)
     if options.table:
         check_table(options.table)
+    for path in filter(None, (options.files, options.regions)):
+        check_inventory(path)
 
 
 def _open(options: argparse.Namespace) -> Snapshot:
@@ -311,6 +347,8 @@ def _jobs(
         (options.table, partial(_write, partial(write_table, **more))),
         (options.json, partial(_write, partial(write_json, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
+        (options.files, partial(_write, partial(write_files, force=options.force))),
+        (options.regions, partial(_write, partial(write_regions, **more))),
         (options.volatility2, _write_for_volatility2),
     ]
     named = [(path, write) for path, write in jobs if path]

@@ -1,6 +1,6 @@
 """The page map as comma-separated values, a row for each frame.
 
-There are numbers and words of this program only, and nothing to quote. Of frames that no process
+Beside paths of files there are numbers and words of this program only, and nothing to quote. Of frames that no process
 has the rows differ in little but their addresses, so what they end with is written once for all.
 """
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.printable import printable
 from memory_visualizer.units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -33,8 +34,34 @@ def csv_rows(
     ends = _ends(snapshot, frames, owners, pids)
     for pfn, told in odd.items():
         ends[pfn - frames.start] += told
+    if snapshot.inventory:
+        _add_files(snapshot, frames, ends)
     rows = zip(frames, ends, strict=True)
     return "".join([f"{pfn},{pfn * PAGE_SIZE:#x},{end}\n" for pfn, end in rows])
+
+
+def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
+    """Add the path of the file behind each frame, and the offset in it."""
+    pages = snapshot.file_pages
+    file, offset = pages.of_frames(frames.start, frames.stop)
+    named = np.flatnonzero(file >= 0)
+    texts = {number: text_cell(pages.files[number].path) for number in set(file[named].tolist())}
+    known = zip(file[named].tolist(), offset[named].tolist(), strict=True)
+    told = dict(zip(named.tolist(), known, strict=True))
+    for row, end in enumerate(ends):
+        own = told.get(row)
+        ends[row] = f"{end},{texts[own[0]]},{own[1]}" if own else f"{end},,"
+
+
+def text_cell(text: str) -> str:
+    """Text of a dump as a value of CSV: escaped, quoted, and no formula for a spreadsheet."""
+    text = printable(text).encode("ascii", "backslashreplace").decode("ascii")
+    text = f"'{text}" if text.startswith(_FORMULA) else text
+    return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
+
+
+_FORMULA = ("=", "+", "-", "@")
+_QUOTED = {",", '"'}
 
 
 def _ends(

@@ -88,6 +88,19 @@ SCHEMA: dict[str, Any] = {
             ),
             "classes": _field("object", "page frames of each class", **_COUNTS),
             "states": _field(["object", "null"], "page frames of each state, of Linux", **_COUNTS),
+            "files": {
+                "description": "files with pages in memory; null if not known",
+                "anyOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "count": _field("integer", "files with pages in memory"),
+                            "deleted": _field("integer", "those whose names were removed"),
+                            "pages": _field("integer", "page frames that hold parts of files"),
+                        }
+                    ),
+                ],
+            },
             "stale_spaces": _field("integer", "address spaces that no live process has"),
             "volatility2_profiles": _array({"type": "string"}, "profiles of Volatility 2 that fit"),
             "processes_left_out": _field("integer", "number of processes that were not chosen"),
@@ -134,6 +147,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         "dtb": _hex(snapshot.kernel_dtb),
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
         "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
+        "files": _files(snapshot),
         "stale_spaces": snapshot.stale_spaces,
         "volatility2_profiles": list(profiles_of(snapshot)),
         "processes_left_out": len(left_out),
@@ -165,8 +179,21 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
             {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.object_address)}
             for copy in snapshot.copies
         ],
-        "remarks": [*dump.remarks, *snapshot.remarks],
+        "remarks": [
+            *dump.remarks,
+            *snapshot.remarks,
+            *(snapshot.inventory.remarks if snapshot.inventory else ()),
+        ],
     }
+
+
+def _files(snapshot: Snapshot) -> dict[str, int] | None:
+    """Of the files in memory how many there are."""
+    pages = snapshot.file_pages
+    if snapshot.inventory is None or not pages.files:
+        return None
+    deleted = sum(file.is_deleted for file in pages.files)
+    return {"count": len(pages.files), "deleted": deleted, "pages": len(pages.frame)}
 
 
 def dump_holes(dump: Dump) -> int:

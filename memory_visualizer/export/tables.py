@@ -54,11 +54,12 @@ def write_table(
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
     ``.parquet``: the same columns, owners as lists, and what is odd about them. Of a Linux dump
-    there is ``state`` as well, in
-    ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
-    ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
-    it cannot be written, or `path` must not be replaced (see output.check_target);
-    MissingLibraryError when a format's library is not installed.
+    there is ``state`` as well, in ``.npz`` with ``state_names``, and the file behind each frame:
+    ``file``, in ``.npz`` an index in ``file_paths`` (-1 for none), and ``file_offset`` in bytes.
+    ``generator`` tells who wrote it. To standard output it is ``.csv``. `chosen`, indices in
+    Snapshot.processes, are the only owners to be told. OSError when it cannot be written, or `path`
+    must not be replaced (see output.check_target); MissingLibraryError when a format's library is
+    not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
@@ -76,7 +77,7 @@ def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tupl
 def check_table(path: Path) -> None:
     """Raise MissingLibraryError when a library is missing that write_table would need."""
     if path.suffix.lower() == ".parquet":
-        _need("pyarrow", "a Parquet table")
+        need("pyarrow", "a Parquet table")
 
 
 def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
@@ -104,6 +105,8 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
     }
     if snapshot.states is not None:
         columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
+    if snapshot.inventory:
+        columns |= _file_columns(snapshot)
     # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, column in columns.items():
@@ -112,6 +115,21 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
                 _write_npy(member, column)
+
+
+def _file_columns(snapshot: Snapshot) -> dict[str, "NDArray[Any] | _Pieces"]:
+    """The file behind each frame, by its index in the paths, and the offset in it."""
+    pages, frames = snapshot.file_pages, snapshot.classes.size
+
+    def pieces(column: int) -> Iterator[NDArray[Any]]:
+        for at in range(0, frames, _AT_ONCE):
+            yield pages.of_frames(at, min(at + _AT_ONCE, frames))[column]
+
+    return {
+        "file": _Pieces(np.int32, frames, pieces(0)),
+        "file_offset": _Pieces(np.int64, frames, pieces(1)),
+        "file_paths": np.array([file.path for file in pages.files], np.str_),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +202,8 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
     states = () if snapshot.states is None else ("state",)
-    columns = (*CSV_TITLES, *states, "anomalies")
+    files = ("file", "file_offset") if snapshot.inventory else ()
+    columns = (*CSV_TITLES, *states, "anomalies", *files)
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
     for frames, owners in pieces:
@@ -213,7 +232,7 @@ def _write_parquet(
 
 
 _PIECES_OF_GROUP = 2
-_REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "anomalies")
+_REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "file", "anomalies")
 """Columns of Parquet whose values are the same again and again. Of the others, all different, a
 list of the values there are would be a second copy, in memory and in the file."""
 
@@ -223,7 +242,7 @@ def to_arrow(snapshot: Snapshot) -> Any:
 
     MissingLibraryError where pyarrow is not installed.
     """
-    _need("pyarrow", "an Arrow table")
+    need("pyarrow", "an Arrow table")
     return _arrow(snapshot, range(snapshot.classes.size), snapshot.owners)
 
 
@@ -251,11 +270,27 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     if snapshot.states is not None:
         states = pa.array(snapshot.states[some].astype(np.int8))
         table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    if snapshot.inventory:
+        table |= _arrow_files(snapshot, frames)
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
         [odd.get(frame, "") for frame in pfn.tolist()]
     ).dictionary_encode()
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
+
+
+def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
+    """Path of the file behind each of some frames, and the offset in it; null where none is."""
+    import pyarrow as pa
+
+    pages = snapshot.file_pages
+    file, offset = pages.of_frames(frames.start, frames.stop)
+    none = file < 0
+    paths = pa.array([one.path for one in pages.files], pa.string())
+    return {
+        "file": pa.DictionaryArray.from_arrays(pa.array(file, mask=none), paths),
+        "file_offset": pa.array(offset, mask=none),
+    }
 
 
 def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -> Any:
@@ -266,7 +301,7 @@ def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -
     and ``entropy``, in bits per byte, are there if they are known. MissingLibraryError where pandas
     is not installed.
     """
-    _need("pandas", "a DataFrame")
+    need("pandas", "a DataFrame")
     import pandas as pd
 
     pfn = np.arange(snapshot.classes.size)
@@ -305,7 +340,7 @@ def processes_frame(snapshot: Snapshot) -> Any:
     Its index is the one by which Owners and Mappings name a process. MissingLibraryError where
     pandas is not installed.
     """
-    _need("pandas", "a DataFrame")
+    need("pandas", "a DataFrame")
     import pandas as pd
 
     pages = snapshot.pages_of_processes()
@@ -326,7 +361,8 @@ def processes_frame(snapshot: Snapshot) -> Any:
     return pd.DataFrame(columns, index=pd.RangeIndex(len(processes), name="process"))
 
 
-def _need(module: str, what: str) -> None:
+def need(module: str, what: str) -> None:
+    """Raise MissingLibraryError if a module is not installed that an output needs."""
     if find_spec(module) is None:
         raise MissingLibraryError(
             f"{what} needs {module}, which is not installed ({how_to_get(module)})"

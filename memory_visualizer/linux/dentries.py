@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 13
 _NUMBERED = {"sockfs": "socket", "pipefs": "pipe"}
 _ANONYMOUS = "anon_inodefs"
 _INTERNAL = 2**64 - 4096
-"""From here on a pointer is an error's number: the name space of mounts that only the kernel has."""
+"""From here on a pointer is an error's number, as the name space of the kernel's own mounts is."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Dentries:
         return Path(f"/{name}", not dentry.is_hashed, is_pseudo=True)
 
     def _from_root(self, dentry: int) -> tuple[str, int]:
-        """The names from the uppermost dentry on, that one left out; and it, 0 if names are lost."""
+        """The names below the uppermost dentry; and this dentry, 0 if names are lost."""
         waiting: list[int] = []
         at, seen = dentry, set[int]()
         while at not in self._relative:

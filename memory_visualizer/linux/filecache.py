@@ -74,9 +74,7 @@ def files_of(
     return pages, tuple(remarks)
 
 
-def read_inodes(
-    kernel: TableMemory, layout: FileLayout, spaces: NDArray[np.uint64]
-) -> Inodes:
+def read_inodes(kernel: TableMemory, layout: FileLayout, spaces: NDArray[np.uint64]) -> Inodes:
     """The inodes that some address spaces belong to.
 
     An inode is believed if it leads back to its address space: each judges itself.

@@ -87,20 +87,24 @@ def by_btf(types: Btf) -> FileLayout | None:
     known = {key: value for key, value in needed.items() if value is not None}
     if len(known) < len(needed):
         return None
-    optional = {
-        member: place("inode", member)
-        for member in ("i_sb", "i_ino", "i_nlink", "i_rdev", "i_size", "i_mode")
-    }
-    in_inode = [known["i_mapping"], known["i_dentry"], *filter(None, optional.values())]
+    members = ("i_sb", "i_ino", "i_nlink", "i_rdev", "i_size", "i_mode")
+    i_sb, i_ino, i_nlink, i_rdev, i_size, i_mode = (place("inode", name) for name in members)
+    others = [offset for offset in (i_sb, i_ino, i_nlink, i_rdev, i_size, i_mode) if offset]
+    in_inode = [known["i_mapping"], known["i_dentry"], *others]
     super_block = place("dentry", "d_sb")
     in_dentry = [known["d_alias"], known["d_parent"], known["d_hash"] + _WORD, known["d_inode"]]
     return FileLayout(
         **known,
-        **optional,
+        i_sb=i_sb,
+        i_ino=i_ino,
+        i_nlink=i_nlink,
+        i_rdev=i_rdev,
+        i_size=i_size,
+        i_mode=i_mode,
         d_name=name + text,
         d_length=name + length,
         d_sb=super_block,
-        inode_size=max(in_inode) + _WORD,
+        inode_size=max(in_inode) // _WORD * _WORD + _WORD,
         dentry_size=max(*in_dentry, name + text, super_block or 0) + _WORD,
         s_type=place("super_block", "s_type"),
         s_mounts=place("super_block", "s_mounts"),
@@ -113,7 +117,10 @@ def _mount_by_btf(types: Btf) -> MountLayout | None:
     root, block = types.offset("vfsmount", "mnt_root"), types.offset("vfsmount", "mnt_sb")
     point, parent = types.offset("mount", "mnt_mountpoint"), types.offset("mount", "mnt_parent")
     space = types.offset("mount", "mnt_ns")
-    listed, chained = types.offset("mount", "mnt_instance"), types.offset("mount", "mnt_next_for_sb")
+    listed, chained = (
+        types.offset("mount", "mnt_instance"),
+        types.offset("mount", "mnt_next_for_sb"),
+    )
     link = chained if listed is None else listed
     if None in (inner, root, block, point, parent, space, link):
         return None

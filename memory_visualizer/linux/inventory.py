@@ -34,7 +34,9 @@ class LinuxInventory(Inventory):
 
     def __init__(self, kernel: LinuxKernel) -> None:
         super().__init__()
-        memory = TableMemory(kernel.memory, kernel.paging, kernel.kernel.roots, kernel.kernel.regular)
+        memory = TableMemory(
+            kernel.memory, kernel.paging, kernel.kernel.roots, kernel.kernel.regular
+        )
         self._found = replace(kernel, kernel=memory, btf=None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +155,9 @@ class LinuxInventory(Inventory):
             self.remark(f"the regions of {who} were not found: nothing leads to its memory")
             return None
         if found.lost:
-            self.remark(f"the regions of {who} are not complete: {counted(found.lost, 'link')} lost")
+            self.remark(
+                f"the regions of {who} are not complete: {counted(found.lost, 'link')} lost"
+            )
         if found.doubtful:
             many = counted(found.doubtful, "region")
             self.remark(f"{many} of {who} could not be read: not more than the addresses is known")
@@ -175,7 +179,9 @@ class LinuxInventory(Inventory):
     def modules(self) -> tuple[Module, ...] | None:
         """As in Inventory."""
         kernel = self._kernel
-        layout = modules.layout_by_btf(kernel.btf) if kernel.btf and kernel.kernel.word == 8 else None
+        layout = (
+            modules.layout_by_btf(kernel.btf) if kernel.btf and kernel.kernel.word == 8 else None
+        )
         head = kernel.symbols.get("modules")
         if layout is None or head is None:
             why = "the kernel's symbols do not name their list" if layout else "there is no BTF"
@@ -183,5 +189,7 @@ class LinuxInventory(Inventory):
             return None
         found = modules.read_modules(kernel.kernel, layout, head)
         if not found.is_whole:
-            self.remark("the list of modules is broken, or has entries that are none: some may lack")
+            self.remark(
+                "the list of modules is broken, or has entries that are none: some may lack"
+            )
         return found.modules

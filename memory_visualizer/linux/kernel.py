@@ -20,7 +20,13 @@ from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import machines_by_form
 from memory_visualizer.linux.btf import Btf
-from memory_visualizer.linux.kallsyms import KernelSymbols, image_frames, kernel_image, places_of, read_kallsyms
+from memory_visualizer.linux.kallsyms import (
+    KernelSymbols,
+    image_frames,
+    kernel_image,
+    places_of,
+    read_kallsyms,
+)
 from memory_visualizer.linux.machine import (
     IMAGE_END,
     Machine,
@@ -428,6 +434,7 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
 
 def with_symbols(found: LinuxKernel, more: Sequence[str]) -> LinuxKernel:
     """Read types again, and some symbols beside those that are known already."""
+    found = replace(found)  # so that the image is kept no longer than it is needed here
     table = _symbol_table(found)
     symbols = found.symbols | (table.find(more) if table else {})
     return replace(found, symbols=symbols, btf=_read_btf(found, symbols))

@@ -23,7 +23,7 @@ from memory_visualizer.units import PAGE_SIZE
 _READ, _WRITE, _EXECUTE, _MAY_SHARE = 1, 2, 4, 0x80
 """Of vm_flags (include/linux/mm.h)."""
 _NAME_SIZE = 96
-"""Bytes of a name that are read; anonymous regions have names of up to 80 (ANON_VMA_NAME_MAX_LEN)."""
+"""Bytes of a name that are read; those that processes give have up to 80."""
 _USER_END = 1 << 63
 _MORE_PER_PROCESS = 1 << 17
 """Twice what vm.max_map_count allows by default."""
@@ -73,7 +73,7 @@ def layout_by_btf(types: Btf) -> RegionLayout | None:
     """Offsets by the kernel's description of its types; None where it lacks what is needed."""
     place = types.offset
     tree, root = place("mm_struct", "mm_mt"), place("maple_tree", "ma_root")
-    needed: dict[str, int | None] = {
+    needed = {
         "pgd": place("mm_struct", "pgd"),
         "vm_flags": place("vm_area_struct", "vm_flags", "__vm_flags", "flags"),
     }
@@ -84,10 +84,12 @@ def layout_by_btf(types: Btf) -> RegionLayout | None:
     if len(known) < len(needed) or path is None or mount is None or dentry is None:
         return None
     anon_name, shared = place("vm_area_struct", "anon_name"), place("vm_area_struct", "shared")
-    optional = {name: place("mm_struct", name) for name in ("mmap", "mm_rb", "start_brk", "brk")}
     found = RegionLayout(
         **known,
-        **optional,
+        mmap=place("mm_struct", "mmap"),
+        mm_rb=place("mm_struct", "mm_rb"),
+        start_brk=place("mm_struct", "start_brk"),
+        brk=place("mm_struct", "brk"),
         tree=None if tree is None or root is None else tree + root,
         start_stack=place("mm_struct", "start_stack"),
         vm_next=place("vm_area_struct", "vm_next"),
@@ -150,9 +152,7 @@ class Regions:
         candidates: list[int] = []
         if task := process.object_address:
             places = [offsets.mm, offsets.active_mm]
-            candidates = [
-                kernel.number(task + place) or 0 for place in places if place is not None
-            ]
+            candidates = [kernel.number(task + place) or 0 for place in places if place is not None]
             if not candidates[0] and offsets.signal is not None:
                 signal = kernel.number(task + offsets.signal) or 0
                 at = np.array([task], np.uint64), np.array([signal], np.uint64)
@@ -240,7 +240,7 @@ class Regions:
                     is_private=not flags[row] & _MAY_SHARE,
                     name=name,
                     file=path.text if path else ("[lost]" if files[row] else ""),
-                    offset=offsets[row] * PAGE_SIZE if files[row] else 0,
+                    offset=offsets[row] * PAGE_SIZE % 2**64 if files[row] else 0,
                     is_deleted=bool(path and path.is_deleted),
                     is_special=is_special,
                 )
@@ -260,9 +260,7 @@ class Regions:
         dentries.read(entries)
         return {
             file: dentries.path(entry, max(mount - self._mount_inside, 0))
-            for file, entry, mount in zip(
-                distinct, entries.tolist(), mounts.tolist(), strict=True
-            )
+            for file, entry, mount in zip(distinct, entries.tolist(), mounts.tolist(), strict=True)
         }
 
     def _names(self, words: NDArray[np.uint64]) -> list[tuple[str, bool]]:

@@ -20,7 +20,7 @@ class FileObject:
     """A file as the system's kernel describes it."""
 
     path: str
-    """As processes see it. In brackets if nothing names the file: ``[inode 8 of ext4 on 254:0]``."""
+    """As processes see it. If nothing names the file, such as ``[inode 8 of ext4 on 254:0]``."""
     kind: str
     """``file``, ``directory``, ``symbolic link``, ``block device`` or ``shared memory``; on
     Windows ``data`` or ``image``."""

@@ -88,7 +88,13 @@ class Snapshot(PageMap):
     @cached_property
     def files(self) -> tuple[File, ...]:
         """The files of which something is in memory, in the order of FilePages.files."""
-        return files_in_memory(self)
+        return files_in_memory(
+            self.file_pages,
+            self.states,
+            self.mapping_count,
+            self.owners_by_frame(),
+            self.processes,
+        )
 
     def file_of(self, frame: int) -> tuple[FileObject, int] | None:
         """The file of which a frame holds a part, and the offset in it; None for all others."""
