@@ -1,7 +1,8 @@
 """The page map as comma-separated values, a row for each frame.
 
-Beside paths of files there are numbers and words of this program only, and nothing to quote. Of frames that no process
-has the rows differ in little but their addresses, so what they end with is written once for all.
+Beside the paths of files there are numbers and words of this program only, and nothing to quote. Of
+frames that no process has the rows differ in little but their addresses, so what they end with is
+written once for all.
 """
 
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.units import PAGE_SIZE
 
 if TYPE_CHECKING:
