@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tests.synth.linuxfiles import FilesTruth, LinuxFiles
 from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.oldlayouts import Layout, read_layouts
@@ -251,6 +252,7 @@ class LinuxTruth:
     """Where in a task its members stand."""
     trampoline: int
     """Frame of the table with which other processors start."""
+    files: FilesTruth | None = None
 
 
 def forge_linux(
@@ -264,6 +266,7 @@ def forge_linux(
     processes: int = 6,
     encryption: int = 0,
     data_symbols: bool = True,
+    files: bool = False,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
@@ -272,8 +275,11 @@ def forge_linux(
 
     `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
     entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
+    With `files` it has files, regions and modules as well (see linuxfiles).
     """
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
+    if files:
+        machine.files = LinuxFiles(machine, era)
     machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
@@ -286,6 +292,7 @@ class _Page:
     count: int = 1
     type: int | None = None
     mapping: int = 0
+    index: int = 0
     head: int | None = None
     links: tuple[int, int] | None = None
     private: int = 0
@@ -350,6 +357,9 @@ class _Machine:
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
+        self.files: LinuxFiles | None = None
+        self.cached: list[Frames] = []
+        """Frames of shared memory, a library, the cache and tmpfs."""
         self.spaces: list[int] = []
         self.section_bits = era.section_bits
         if era.layout:  # the places are fixed
@@ -385,6 +395,8 @@ class _Machine:
         self._make_tasks()
         self._make_processes()
         self._make_others()
+        if self.files:
+            self._make_files(self.files)
         self._tell()
         self._share_kernel_half()
         self._free_the_rest()
@@ -403,7 +415,16 @@ class _Machine:
             self.direct,
             self.task,
             self.trampoline,
+            self.files.truth if self.files else None,
         )
+
+    def _make_files(self, files: LinuxFiles) -> None:
+        files.make(*self.cached)
+        files.make_modules()
+        # Those that were taken out of the list, too, but in the order in which they were made.
+        for number, mm in enumerate(self.spaces):
+            pid = 1 if number == 0 else 100 + number * 7
+            files.make_regions(pid, mm, {at: frame for who, at, frame in self.user if who == pid})
 
     # What everything is made of
 
@@ -501,6 +522,8 @@ class _Machine:
             "mem_section": self.reserve_image(64),
             "vmemmap_base": self.reserve_image(64),
         }
+        if self.files:
+            self.symbols["modules"] = self.reserve_image(64)
         self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
         name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
         banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
@@ -718,6 +741,7 @@ class _Machine:
             memory.allocate(30), "file cache", flags=self.flag("lru"), mapping=self.direct + 0x8000
         )
         data = self.give(memory.allocate(1), "kernel other")
+        self.cached = [shared, library]
         memory.fill_with_noise(np.concatenate([shared, library]))
         vdso, zeros = int(self.image[310]), int(self.image[311])
         memory.fill_with_noise(self.image[310:311])
@@ -877,6 +901,7 @@ class _Machine:
         files = memory.allocate(20)
         flags = self.flag("lru", "swapbacked")
         self.give(files, "shared memory", flags=flags, mapping=self.direct + 0xC000)
+        self.cached += [cache, files]
         # Old pages of a boot loader's or of a file, at the place where VMCOREINFO would be.
         false = vmcoreinfo_text(self.era.release, {"SYMBOL(swapper_pg_dir)": self.text + 0x5000})
         self.poke(int(cache[0]) * PAGE_SIZE, false)
@@ -930,7 +955,9 @@ class _Machine:
             types = BtfWriter()
             number = types.number("long unsigned int", 8)
             types.noise(number)
-            inner = types.structure("", [("pgd", self.pgd_offset), ("owner", 400)], number, 512)
+            of_memory = [("pgd", self.pgd_offset), ("owner", 400)]
+            of_memory += self.files.of_memory if self.files else []
+            inner = types.structure("", of_memory, number, 1024)
             moved = era.page_size - 64
             members = [("flags", 0), ("pt_mm", 32), ("_mapcount", 48 + moved)]
             members += [("lru", 8), ("mapping", 24), ("private", 40 + moved)]
@@ -942,6 +969,7 @@ class _Machine:
             types.structure("page", members, number, era.page_size)
             types.structure("mm_struct", [("", 0)], inner, 1024)
             kept = [(name, place) for name, place in task.items() if name != "active_mm"]
+            kept += self.files.of_task if self.files else []
             types.structure("task_struct", kept, number, 4096)
             types.structure("signal_struct", [("thread_head", 48)], number, 256)
             types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
@@ -950,6 +978,8 @@ class _Machine:
             worker = [("current_work", 32), ("pool", 40), ("rescue_wq", 48), ("desc", 64)]
             types.structure("workqueue_struct", [("name", 32)], number, 128)
             types.structure("worker", worker, number, 128)
+            if self.files:
+                self.files.describe(types, number)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
             types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
             if era.named_types:
@@ -1110,7 +1140,7 @@ class _Machine:
             row[places["mapping"] // 8] = page.mapping
             row[places["private"] // 8] = page.private
             if era.layout is None:
-                row[4] = page.memory
+                row[4] = page.memory or page.index
             count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
             count[places["_count" if era.layout else "_refcount"] // 4] = page.count
             if page.head is not None and era.layout:
