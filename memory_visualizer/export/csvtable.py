@@ -56,7 +56,7 @@ def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
 
 def text_cell(text: str) -> str:
     """Text of a dump as a value of CSV: escaped, quoted, and no formula for a spreadsheet."""
-    text = printable(text).encode("ascii", "backslashreplace").decode("ascii")
+    text = printable(text)
     text = f"'{text}" if text.startswith(_FORMULA) else text
     return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 

@@ -152,7 +152,7 @@ def _write(
 def _write_csv(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterator[_Row]) -> None:
     file.write(",".join(titles).encode("ascii") + b"\n")
     while some := [",".join(map(_cell, row.values())) for row in islice(rows, _ROWS_AT_ONCE)]:
-        file.write("".join(f"{row}\n" for row in some).encode("ascii"))
+        file.write("".join(f"{row}\n" for row in some).encode("utf-8"))
 
 
 def _cell(value: object) -> str:

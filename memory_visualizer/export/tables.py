@@ -208,7 +208,7 @@ def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
     pids = _pids(snapshot)
     for frames, owners in pieces:
         odd = odd_frames(owners, snapshot.processes)
-        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("ascii"))
+        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("utf-8"))
 
 
 def _write_parquet(

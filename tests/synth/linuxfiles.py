@@ -74,7 +74,8 @@ class FilesTruth:
     dentries: dict[str, int] = field(default_factory=dict)
     areas: dict[tuple[int, int], int] = field(default_factory=dict)
     """Of vm_area_structs, by pid and start."""
-    mapping_of: dict[str, int] = field(default_factory=dict)
+    mounted: list[int] = field(default_factory=list)
+    """Mounts that lie on a folder of another one."""
 
 
 @dataclass
@@ -153,6 +154,8 @@ class LinuxFiles:
         inside = mount + self.layout["mount"]["mnt"]
         self._set("vfsmount", inside, mnt_root=root, mnt_sb=system.address)
         system.mounts.append(mount)
+        if parent:
+            self.truth.mounted.append(mount)
         return mount
 
     def _link_mounts(self, system: _System) -> None:
@@ -238,7 +241,6 @@ class LinuxFiles:
         device = f"{system.device[0]}:{system.device[1]}"
         truth = FileTruth(path, kind, deleted, size, system.name, device, system.numbers)
         self.truth.inodes[path], self.truth.dentries[path] = inode, dentry
-        self.truth.mapping_of[path] = mapping
         return _File(truth, mapping, dentry, mount)
 
     def _put_pages(
@@ -294,10 +296,10 @@ class LinuxFiles:
         )
         self._put_pages(log, cache[:50], 3)
         linked = self._file(
-            *(data, deep, "two\nlines", "/mnt/data/deep/two\nlines", 70 * PAGE_SIZE),
+            *(data, deep, "two\nlines", "/mnt/data/deep/two\nlines", 4170 * PAGE_SIZE),
             names=(b"old", b"older"),
         )
-        self._put_pages(linked, cache[50:120], 1 << 20)
+        self._put_pages(linked, cache[50:120], 1 << 12)
         # A file that has lost its name, and pages whose address_space leads nowhere.
         nameless = self._file(root, root.root, "x", "[inode 13 of ext4 on 254:0]", 4096)
         self._set("inode", self.truth.inodes[nameless.truth.path], i_dentry=0)
