@@ -48,7 +48,7 @@ from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
+from memory_visualizer.snapshot.findings import findings, named, odd_regions, remarks_on_copies
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -285,7 +285,8 @@ def _visualize(options: argparse.Namespace) -> int:
         say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
-        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
+        lines = [painted, *written.values()]
+        _print_summary(snapshot, colouring, chosen, lines, screen, regions=bool(options.regions))
         steps.done("the summary")
     screen.flush()
     code = 0
@@ -361,8 +362,13 @@ def _print_summary(
     chosen: list[int] | None,
     written: Sequence[str],
     screen: TextIO,
+    *,
+    regions: bool = False,
 ) -> None:
-    """Print what the dump is, and what was `written`: a line for each, the picture's first."""
+    """Print what the dump is, and what was `written`: a line for each, the picture's first.
+
+    With `regions`, which are read already, what is odd about these, too.
+    """
     painted, *others = written
     told = range(len(snapshot.processes)) if chosen is None else chosen
     pale = "" if chosen is None else f"Pages of {_processes(len(chosen))} shown, others pale"
@@ -373,6 +379,7 @@ def _print_summary(
         _state_lines(snapshot) if snapshot.states is not None else [],
         _process_lines(snapshot, told, threads=chosen is not None) if snapshot.processes else [],
         _finding_lines(snapshot, told),
+        _region_lines(snapshot, told) if regions else [],
         _writable_code_lines(snapshot, told),
         _others_lines(snapshot, told),
     ]
@@ -632,6 +639,18 @@ def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         "Anomalies of processes",
         *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
     ]
+
+
+def _region_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """What is odd about regions of these processes, a line for each kind; none if nothing is."""
+    processes = [snapshot.processes[index] for index in told]
+    found = odd_regions((process, snapshot.regions(process) or ()) for process in processes)
+    lines = []
+    for word, rows in found.items():
+        total = sum(count for _, count in rows)
+        names = printable(named([process for process, _ in rows]))
+        lines.append(f"  {word}: {total:,} in {names}")
+    return ["Findings about regions", *lines] if lines else []
 
 
 if __name__ == "__main__":
