@@ -273,11 +273,12 @@ class Dentries:
         layout = self.layout.mount
         if layout is None or mount < self.kernel.upper:
             return None
-        places = (layout.root, layout.point, layout.parent, layout.space, layout.super_block)
+        places = (layout.root, layout.point, layout.parent, layout.super_block)
         told = [self.kernel.number(mount + place) for place in places]
         if any(word is None for word in told):
             return None
-        root, point, parent, space, block = (word or 0 for word in told)
+        root, point, parent, block = (word or 0 for word in told)
+        space = 0 if layout.space is None else self.kernel.number(mount + layout.space) or 0
         self.read(np.array([root], np.uint64))
         return _Mount(root, point, parent, space, block) if root in self._known else None
 
@@ -300,9 +301,9 @@ class Dentries:
                 return
             seen.add(at)
             # Before 6.18 they are linked by list_heads, which lead into each other.
-            mount = at - layout.link if layout.is_list else at
+            mount = at - (layout.link or 0) if layout.is_list else at
             yield mount
-            at = kernel.number(mount + layout.link)
+            at = None if layout.link is None else kernel.number(mount + layout.link)
 
     def file_system(self, super_block: int) -> FileSystem:
         """What a super block says of itself; empty where nothing can be read."""

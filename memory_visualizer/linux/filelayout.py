@@ -20,9 +20,10 @@ class MountLayout:
     super_block: int
     point: int
     parent: int
-    space: int
-    link: int
-    """To the next mount of the same file system."""
+    space: int | None
+    """Of the name space; None if not known."""
+    link: int | None
+    """To the next mount of the same file system; None if not known."""
     vfsmount: int
     """Of the part that an open file leads to."""
     is_list: bool

@@ -60,16 +60,16 @@ class FoundModules:
 def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundModules:
     """Walk the list that begins at `head`, forwards, and backwards where it is broken."""
     limit = kernel.memory.budget.limit("module")
-    found, is_whole = _links(kernel, head, 0, limit)
+    found, is_whole = links_of(kernel, head, 0, limit)
     if not is_whole:
-        others, _ = _links(kernel, head, kernel.word, limit)
+        others, _ = links_of(kernel, head, kernel.word, limit)
         found += [link for link in reversed(others) if link not in set(found)]
     kernel.memory.budget.refuse("module", len(found) - limit)
     modules = [_module(kernel, layout, link - layout.list) for link in found[:limit]]
     return FoundModules(tuple(filter(None, modules)), is_whole and None not in modules)
 
 
-def _links(kernel: TableMemory, head: int, direction: int, limit: int) -> tuple[list[int], bool]:
+def links_of(kernel: TableMemory, head: int, direction: int, limit: int) -> tuple[list[int], bool]:
     """The links of a list from its head on, in one direction; and whether it leads back to it."""
     found: list[int] = []
     at, seen = kernel.number(head + direction), {head}

@@ -153,8 +153,10 @@ class Regions:
         if task := process.object_address:
             places = [offsets.mm, offsets.active_mm]
             candidates = [kernel.number(task + place) or 0 for place in places if place is not None]
-            if not candidates[0] and offsets.signal is not None:
-                signal = kernel.number(task + offsets.signal) or 0
+            if not candidates[0]:  # its first thread has ended
+                signal = 0
+                if offsets.signal is not None:
+                    signal = kernel.number(task + offsets.signal) or 0
                 at = np.array([task], np.uint64), np.array([signal], np.uint64)
                 candidates += memory_of_threads(kernel, offsets, *at, 0).tolist()
         for mm in [*candidates, *more]:

@@ -110,7 +110,7 @@ def understand(
         kernel_roots=kernel.kernel.roots,
         states=states,
         remarks=tuple(remarks),
-        inventory=LinuxInventory(kernel),
+        inventory=LinuxInventory(kernel, states),
     )
 
 

@@ -172,8 +172,8 @@ class Inventory(ABC):
         self._remarks |= dict.fromkeys(sentences)
 
     @abstractmethod
-    def file_pages(self, states: NDArray[np.uint8] | None) -> FilePages | None:
-        """Which frames hold parts of files; `states` are Snapshot.states."""
+    def file_pages(self) -> FilePages | None:
+        """Which frames hold parts of files."""
 
     @abstractmethod
     def regions(self, process: Process) -> tuple[Region, ...] | None:

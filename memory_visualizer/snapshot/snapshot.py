@@ -82,7 +82,7 @@ class Snapshot(PageMap):
     @cached_property
     def file_pages(self) -> FilePages:
         """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
-        found = self.inventory.file_pages(self.states) if self.inventory else None
+        found = self.inventory.file_pages() if self.inventory else None
         return FilePages.none() if found is None else found
 
     @cached_property

@@ -23,7 +23,7 @@ _MEMBERS = {
     "super_block": "s_dev s_type s_root s_mounts",
     "mount": "mnt_parent mnt_mountpoint mnt mnt_instance mnt_next_for_sb mnt_ns",
     "vfsmount": "mnt_root mnt_sb",
-    "file": "f_path",
+    "file": "f_path f_inode",
     "path": "mnt dentry",
     "vm_area_struct": "vm_start vm_end vm_next vm_rb vm_mm vm_flags vm_ops vm_pgoff vm_file"
     " vm_private_data anon_name shared",

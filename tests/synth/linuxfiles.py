@@ -74,6 +74,8 @@ class FilesTruth:
     dentries: dict[str, int] = field(default_factory=dict)
     areas: dict[tuple[int, int], int] = field(default_factory=dict)
     """Of vm_area_structs, by pid and start."""
+    module_links: list[tuple[int, int]] = field(default_factory=list)
+    """Of modules, the address of the links in the list, and where the direct map has them."""
     mounted: list[int] = field(default_factory=list)
     """Mounts that lie on a folder of another one."""
 
@@ -109,6 +111,8 @@ class LinuxFiles:
         self.truth = FilesTruth()
         self._room: tuple[int, int] = (0, 0)
         self._open: dict[tuple[int, int], int] = {}
+        self._loaded: dict[int, int] = {}
+        """Frames of modules by their virtual addresses."""
         self._paths: dict[int, str] = {}
         """Of folders, by their dentries: as the first process sees them."""
 
@@ -339,6 +343,7 @@ class LinuxFiles:
             path = opened + self.layout["file"]["f_path"]
             inside = file.mount + self.layout["mount"]["mnt"] if file.mount else 0
             self._set("path", path, mnt=inside, dentry=file.dentry)
+            self._set("file", opened, f_inode=self.truth.inodes[file.truth.path])
             self._open[key] = opened
         return self._open[key]
 
@@ -367,7 +372,10 @@ class LinuxFiles:
                 region = RegionTruth(region.start, region.end, "rw-", True, "[heap]")
             named.append((region, file, first))
         named.sort(key=lambda area: area[0].start)
-        self.machine.word(mm + _MM["start_brk"], heap.start, heap.end - 100, start + size - 5000)
+        code_at, top = 0x40_0000, start + size
+        self.machine.word(mm + _MM["start_brk"] - 32, *[code_at, code_at + 4096] * 2)
+        stack = (top - 5000, top - 4900, top - 4800, top - 4700, top - 300)
+        self.machine.word(mm + _MM["start_brk"], heap.start, heap.end - 100, *stack)
         objects = [self._area(pid, mm, *area) for area in named]
         bounds = [(region.start, region.end) for region, _, _ in named]
         if "ma_root" in self.layout.get("maple_tree", {}):
@@ -496,28 +504,47 @@ class LinuxFiles:
         at = _MODULES
         links = [machine.symbols["modules"]]
         for name, counts in (("first_module", (3, 2)), ("second", (9, 4)), ("é", (1, 1))):
-            module = self._object("module")
-            machine.put(module + layout["name"], name.encode() + b"\0")
             parts = counts if "mem" in layout else counts[:1]
-            kind = "module_memory" if "mem" in layout else "module_layout"
-            place = layout["mem" if "mem" in layout else "core_layout"]
             ranges, frames = [], list[int]()
-            for number, pages in enumerate(parts):
-                begin, size = at, pages * PAGE_SIZE - 64
+            for pages in parts:
+                begin = at
                 own = machine.give(machine.memory.allocate(pages), "kernel other")
                 machine.memory.fill_with_noise(own)
                 for frame in own.tolist():
                     machine.kernel.map(at, frame << 12 | 0x63)
+                    self._loaded[at] = frame
                     at += PAGE_SIZE
                 at += PAGE_SIZE
-                part = module + place + number * self.layout[kind][SIZE]
-                self._set(kind, part, base=begin)
-                self._set(kind, part, 4, size=size)
-                ranges.append((begin, begin + size))
+                ranges.append((begin, begin + pages * PAGE_SIZE - 64))
                 frames += own.tolist()
+            # What describes a module lies in its own data.
+            module = ranges[-1][0] + 256
+            self._put_module(module, name, ranges)
             self.truth.modules.append((name, tuple(ranges), tuple(sorted(frames))))
             links.append(module + layout["list"])
-        self._link(links)
+            self.truth.module_links.append((links[-1], self._seen(links[-1])))
+        for link, following in zip(links, [*links[1:], links[0]], strict=True):
+            machine.word(self._seen(link), following)
+            machine.word(self._seen(following) + 8, link)
+
+    def _seen(self, address: int) -> int:
+        """Where the direct map has what lies at an address of a module; others as they are."""
+        frame = self._loaded.get(address & ~(PAGE_SIZE - 1))
+        return (
+            address if frame is None else self.machine.direct_address(frame) + address % PAGE_SIZE
+        )
+
+    def _put_module(self, module: int, name: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Write a struct module."""
+        layout, at = self.layout["module"], self._seen(module)
+        self.machine.put(at, bytes(layout[SIZE]))
+        self.machine.put(at + layout["name"], name.encode() + b"\0")
+        kind = "module_memory" if "mem" in layout else "module_layout"
+        place = layout["mem" if "mem" in layout else "core_layout"]
+        for number, (begin, end) in enumerate(ranges):
+            part = at + place + number * self.layout[kind][SIZE]
+            self._set(kind, part, base=begin)
+            self._set(kind, part, 4, size=end - begin)
 
     def describe(self, types: BtfWriter, number: int) -> None:
         """Add the structures to the kernel's description of its types."""
