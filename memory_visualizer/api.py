@@ -15,7 +15,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.recognise import recognise, recognise_behind_header
 from memory_visualizer.snapshot import snapshot
 
-# What shows and hands on is imported by those who ask for it.
+# Pictures, pages and tables are imported only when they are asked for.
 if TYPE_CHECKING:
     from PIL.Image import Image
 

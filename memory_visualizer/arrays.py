@@ -50,7 +50,7 @@ def add_runs(counts: NDArray[np.uint32], begin: NDArray[np.int64], end: NDArray[
     begin, end = np.sort(begin), np.sort(end)
     for start in range(0, counts.size, _AT_ONCE):
         some = counts[start : start + _AT_ONCE]
-        # How many runs cover a frame: those begun less those ended up to there.
+        # The number of runs that cover a frame: runs that began up to there, minus runs that ended.
         covered = np.zeros(some.size, np.int32)
         edges = [start, start + some.size]
         covered[0] = np.searchsorted(begin, start) - np.searchsorted(end, start)
@@ -72,7 +72,7 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
         return
     start, end = first[~single], (first + count)[~single]
     low, high = int(start.min()), int(end.max())
-    # How many runs cover a frame is the sum of the runs begun less those ended up to there.
+    # The number of runs that cover a frame: runs that began up to there, minus runs that ended.
     depth = np.zeros(high - low + 1, dtype=np.int32)
     one = np.int32(1)  # of the same type as what it is added to: so `at` is twenty times as fast
     np.add.at(depth, start - low, one)
@@ -91,7 +91,7 @@ def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np
 
 
 def runs_without(runs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The frames of some runs that are in none of the others; all as shape (n, 2)."""
+    """The frames of some runs that lie in none of the other runs; all runs have shape (n, 2)."""
     columns = [column for some in (runs, others) for column in (some[:, 0], some.sum(axis=1))]
     edges = np.unique(np.concatenate(columns))
     first, count = edges[:-1], np.diff(edges)
@@ -108,11 +108,11 @@ def _covers(runs: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.bo
 
 _STEPS_AT_ONCE = 8
 _PLACES_AT_ONCE = 1 << 16
-"""As many as fit into a processor's cache with what is made of them."""
+"""As many as fit into a processor's cache together with the results."""
 
 
 def follow(steps: NDArray[np.int32], limit: int) -> NDArray[np.int64]:
-    """The places from 0 on, each as far behind the one before as `steps` says there.
+    """The places from 0 on; `steps` tells for each place the distance to the next.
 
     Ends behind the last place, or when there are `limit`. All steps must be above 0.
 
@@ -134,7 +134,7 @@ def _followed(steps: NDArray[np.int32], place: int) -> NDArray[np.int64]:
     end = len(steps)
     ahead = np.full(end + 1, end, np.int64)
     np.minimum(np.arange(end) + steps, end, out=ahead[:end])
-    # Where so many steps lead, for all places at once: as that many fewer are taken one by one.
+    # The place that so many steps lead to, for all places at once: so fewer are taken one by one.
     far = ahead
     for _ in range(_STEPS_AT_ONCE.bit_length() - 1):
         far = far.take(far, mode="clip")

@@ -47,23 +47,23 @@ from memory_visualizer.windows.toplevels import share_kernel
 _Result = TypeVar("_Result")
 
 _FEWEST_TABLES = 3
-"""So many tables that were moved by the same distance are no accident."""
+"""The fewest tables with the same distance that count as evidence; fewer may be chance."""
 _FEWEST_OF_PIECE = 2
 _FAR = 1 << 28
 """Frames, a terabyte of addresses: no hole in a machine's memory is larger."""
 _MOST_PIECES = 16
 _MOST_TOPS = 1 << 9
 _MOST_ASKED = 1 << 8
-"""So many of these tables are asked whether it makes sense that they were moved."""
+"""How many of these tables are tested for whether the move makes sense."""
 _MOST_TABLES = 1 << 10
-"""Tables of one level that are looked at for where a piece ends."""
+"""Tables of one level that are read to find the end of a piece."""
 _MOST_FURTHER = 4
 _MOST_MISSING, _MOST_LIKE = 256, 1 << 11
-"""So many tables are looked for that make no sense where they should lie, in so many pages."""
+"""How many misplaced tables are searched for, and in how many pages that look like tables."""
 _NEAR = 16
-"""Pages that tables lie side by side."""
+"""Pages within which neighbouring tables lie."""
 _ROWS_AT_ONCE = 64
-"""As many as fit into a processor's cache with what is made of them."""
+"""As many as fit into a processor's cache together with the results."""
 _STEP = 37
 _FLAGS = PRESENT | WRITE | ACCESSED
 _HALF = 256
@@ -76,9 +76,9 @@ class Piece:
     first: int
     """Its first page in the file."""
     shift: int
-    """The PFN of a page less its number in the file."""
+    """The PFN of a page minus the page's number in the file."""
     among: tuple[int, int] | None = None
-    """The first and the last page with which it may begin, as far as tables tell."""
+    """The first and the last page that may be the piece's first page, by the evidence of tables."""
 
     def __str__(self) -> str:
         text = f"by {self.shift:,} from page {self.first:,} on"
@@ -91,7 +91,7 @@ class MendedDump(Dump):
     """A dump whose pieces have been put where they belong."""
 
     def __init__(self, dump: Dump, pieces: Sequence[Piece], remark: str = "") -> None:
-        """`pieces` ascend, and so do their shifts; the first one begins with the file.
+        """`pieces` ascend, and so do their shifts; the first piece begins where the file begins.
 
         `remark` replaces the remark that holes were left out.
         """
@@ -99,7 +99,9 @@ class MendedDump(Dump):
         self._first = np.array([piece.first for piece in pieces], np.int64)
         self._shift = np.array([piece.shift for piece in pieces], np.int64)
         end = np.append(self._first[1:], dump.frame_count)
-        start = np.maximum(self._first, -self._shift)  # what would lie before 0 is no memory
+        start = np.maximum(
+            self._first, -self._shift
+        )  # pages that would lie before address 0 are not memory
         some = end > start
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
         moved = ", ".join(str(piece) for piece in pieces if piece.shift)
@@ -114,12 +116,12 @@ class MendedDump(Dump):
         self.reopen = partial(MendedDump, dump, pieces)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._dump.close()
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """A mended dump is made of another one."""
+        """Not possible: a mended dump is made from another dump."""
         raise NotImplementedError
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
@@ -146,7 +148,7 @@ class MendedDump(Dump):
 
 @dataclass(frozen=True, eq=False)
 class _Named:
-    """Pages that look like top-level tables, and what one of their entries names; a row each."""
+    """Pages that look like top-level tables, and the frame that one entry of each names."""
 
     page: NDArray[np.int64]
     index: NDArray[np.int64]
@@ -154,7 +156,7 @@ class _Named:
 
     @property
     def shift(self) -> NDArray[np.int64]:
-        """How far each was moved, if the entry names the table itself."""
+        """How far each page was moved, if its entry names the table itself."""
         return self.frame - self.page
 
     def take(self, rows: NDArray[np.bool_]) -> "_Named":
@@ -162,22 +164,22 @@ class _Named:
 
 
 class DisplacedSearch:
-    """Finds tables that would name themselves if they were moved, while contents pass by.
+    """Finds tables that would name themselves if they were moved, during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
 
     def __init__(self, dump: Dump) -> None:
         self._limit = self._room = dump.budget.limit("page table")
-        """So many more pages may look like tables; a dump with more is made to waste time."""
+        """How many more pages may look like tables; a dump with more was made to waste time."""
         self._found: dict[str, list[_Named]] = {"x86": [], "PAE": [], "x86-64": []}
         self._like: list[NDArray[np.int64]] = []
         """Pages that look like tables with entries of eight bytes."""
         self.tables = 0
-        """How many top-level tables speak for what `pieces` has found."""
+        """How many top-level tables support the result of `pieces`."""
 
     def scan(self, pages: NDArray[np.int64], words: Words) -> None:
-        """Look at pages, with their contents."""
+        """Search pages, given with their contents."""
         for start in range(0, len(pages), _ROWS_AT_ONCE):
             if self._room < 0:
                 return
@@ -185,7 +187,7 @@ class DisplacedSearch:
             self._look(pages[part], words[part])
 
     def _look(self, pages: NDArray[np.int64], words: Words) -> None:
-        # Of most pages a few words tell that they are no tables, or full ones, which tell nothing.
+        # A few words rule out most pages: not a table, or a full table, which proves nothing.
         few = np.ascontiguousarray(words[:, ::_STEP])
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
         maybe = maybe[_are_used(words[maybe])]
@@ -198,7 +200,7 @@ class DisplacedSearch:
         tables, rows = tables[chosen, _HALF:], rows[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
         self._add("x86-64", pages[rows[row]], column + _HALF, tables[row, column])
-        # The fourth directory's entry for itself, and the 32-bit one's.
+        # The entry for itself of PAE's fourth directory, and of the 32-bit directory.
         rows = maybe[words[maybe, 3] & np.uint64(_FLAGS | LARGE) == _FLAGS]
         rows = rows[_are_like_tables(words[rows])]
         self._add("PAE", pages[rows], np.zeros(len(rows), np.int64), words[rows, 3])
@@ -241,9 +243,9 @@ class DisplacedSearch:
         ]
 
     def pieces(self, dump: Dump, known: Paging | None = None) -> list[Piece]:
-        """The pieces that most tables speak for; none where all lies where it belongs.
+        """The pieces that most tables support; none if all memory lies where it belongs.
 
-        Unless it is `known` that they have five levels, 64-bit tables are read as if they had four.
+        64-bit tables are read as having four levels, unless they are `known` to have five.
         """
         best: list[Piece] = []
         voters = 0
@@ -270,9 +272,10 @@ class DisplacedSearch:
 
 
 def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump | None:
-    """The dump with all of its memory where a kernel says that memory begins, which is not at 0.
+    """Move all of a dump's memory to the address at which, by its kernel's word, memory begins.
 
-    So it is on most machines of 64-bit ARM. The kernel's own page tables have to make sense there.
+    On most 64-bit ARM machines this is not 0. The kernel's own page tables must make sense there.
+    None where no such address is found.
     """
     apart = [info for info in texts if not all(one.has_own_half for one in machines(info))]
     for info in apart[:_MOST_TOLD]:
@@ -292,9 +295,9 @@ def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump |
 
 
 def _begins(dump: Dump, info: VmcoreInfo, machine: Machine) -> Iterator[int]:
-    """Physical addresses with which memory may begin: as told, and by where the kernel's names are.
+    """Physical addresses at which memory may begin: as told, and by the place of the names.
 
-    What is told may be a round address before it.
+    The kernel may also tell a round address somewhat before the beginning of memory.
     """
     told = info.number("PHYS_OFFSET")
     if told is not None and 0 < (begin := told % (1 << 48)) < _FAR * PAGE_SIZE:
@@ -307,15 +310,15 @@ def _begins(dump: Dump, info: VmcoreInfo, machine: Machine) -> Iterator[int]:
 
 
 def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> list[Piece]:
-    """The pieces by a Linux kernel's word of where it lies, and by the tables of its processes.
+    """The pieces by the address that a Linux kernel tells of itself, and by its processes' tables.
 
-    None where all lies in place. The names of the system stand in the kernel's image, which lies in
-    one piece. BadInputError where they were moved by no whole number of pages, as in ranges of
-    memory one after the other of which one ended within a page.
+    No pieces if all memory is in place. The system's names stand in the kernel's image, which lies
+    in one piece. BadInputError if they were moved by a distance that is not a multiple of a page,
+    as in joined ranges of memory of which one ended within a page.
     """
     known = machines(info)
     if (info.symbol("swapper_pg_dir") or 0) < IMAGE_BASE or not known[0].has_own_half:
-        return []  # of another processor, or damaged
+        return []  # the text is of another processor, or damaged
     paging, top = known[0].kernel, _own_top(info)
     shift = 0
     if not is_linux_in_place(dump, info):
@@ -339,24 +342,24 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
 
 
 def is_linux_in_place(dump: Dump, info: VmcoreInfo) -> bool:
-    """Whether a Linux kernel's own top-level table is where it says, and leads to itself."""
+    """Whether a Linux kernel's own top-level table lies where the kernel says, and maps itself."""
     table = info.symbol("swapper_pg_dir") or 0
     return any(_is_in_place(dump, machine, table) for machine in machines(info))
 
 
 def _is_in_place(dump: Dump, machine: Machine, table: int) -> bool:
-    """Whether the kernel's own top-level table is where one machine has it, by itself."""
+    """Whether the kernel's own top-level table, read as on this machine, maps itself."""
     frame = machine.physical(table) // PAGE_SIZE
     return TableMemory(dump, machine.kernel, frame).frame(table) == frame
 
 
 def _own_top(info: VmcoreInfo) -> int:
-    """The frame of the kernel's own top-level table, by its word."""
+    """The frame of the kernel's own top-level table, as the kernel tells it."""
     return machines(info)[0].physical(info.symbol("swapper_pg_dir") or 0) // PAGE_SIZE
 
 
 def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
-    """How many bytes before its place in memory a Linux kernel may lie in the file, by its names.
+    """How many bytes a Linux kernel may lie too low in the file, by the place of its names.
 
     The shortest distance first.
     """
@@ -373,15 +376,15 @@ def distances_moved(dump: Dump, info: VmcoreInfo) -> list[int]:
 
 
 def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:
-    """The first of them that may be; None where there is none.
+    """The first distance of `distances_moved` that is possible; None where there is none.
 
-    A count of so many bytes stands before the names; by another they would lie at no even places.
+    The names follow a count of 0 or 4 bytes; with the wrong size they would not lie at even places.
     """
     return next((n for n in distances_moved(dump, info) if n % _SMALLEST_END == 0), None)
 
 
 def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Top-level tables of a Linux kernel's processes: they end as its own does."""
+    """Top-level tables of a Linux kernel's processes: they end like the kernel's own table."""
     last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(TOUCHED)
     roots = [
         part[dump.read_frames(part)[:, -1] & ~np.uint64(TOUCHED) == last]
@@ -391,7 +394,7 @@ def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def _places_of_names(dump: Dump, release: bytes) -> list[int]:
-    """Where in the file struct new_utsname stands, of a kernel of this release."""
+    """Places in the file of struct new_utsname with this kernel release."""
     found: list[int] = []
 
     def scan(pages: NDArray[np.int64], words: Words) -> list[int]:
@@ -414,16 +417,16 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
 _SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 """The first of the names in struct new_utsname, 65 bytes each; the third is the release."""
 _COUNTS = (0, 4)
-"""Bytes before them in struct uts_namespace, where the kernel does not tell."""
+"""Bytes before the names in struct uts_namespace, if the kernel does not tell."""
 _SMALLEST_END = 0x400
-"""Firmware's maps of memory end at such places, if not at pages."""
+"""The firmware's maps of memory end at multiples of this, if not of a page."""
 _MOST_NAMES = 64
 _MOST_TOLD = 4
-"""Texts of kernels that are asked where memory begins: each kernel keeps two."""
+"""How many texts of kernels are asked for the beginning of memory: each kernel keeps two."""
 
 
 def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:
-    """Pieces that begin with the first page known of each, but for the first."""
+    """Pieces that begin with their first known page; the first piece begins with the file."""
     first: dict[int, int] = {}
     for page, shift in known:
         first.setdefault(shift, page if first else 0)
@@ -433,9 +436,9 @@ def _begun_by(known: list[tuple[int, int]]) -> list[Piece]:
 def _makes_sense(
     dump: Dump, paging: Paging, roots: NDArray[np.int64], pieces: Sequence[Piece]
 ) -> bool:
-    """Whether more of what these name as tables are tables where the pieces have them.
+    """Whether the pieces turn more of the pages that these roots name as tables into tables.
 
-    Systems take a process's tables one after the other: so they name what lies right behind.
+    Systems allocate a process's tables one after the other, so a table names pages right behind it.
     """
     roots = roots[:: -(-len(roots) // _MOST_ASKED) or 1]
     target, is_page = read_tables(dump, paging, 0, roots)
@@ -456,7 +459,7 @@ def _are_used(words: Words) -> NDArray[np.bool_]:
 def _are_like_tables(
     tables: NDArray[np.uint64] | NDArray[np.uint32], *, some: bool = True
 ) -> NDArray[np.bool_]:
-    """Which pages hold little but entries as systems make them for tables, and `some` at all."""
+    """Which pages hold almost only entries that systems make; with `some`, at least one."""
     used = np.count_nonzero(tables, axis=1)
     flags = tables & tables.dtype.type(_FLAGS | LARGE)
     entries = np.count_nonzero(flags == _FLAGS, axis=1)
@@ -465,9 +468,9 @@ def _are_like_tables(
 
 
 def _alike(dump: Dump, paging: Paging, batches: list[_Named]) -> _Named | None:
-    """The tables that name themselves by the same entry, moved by the same distances.
+    """The tables that name themselves by the same entry, if they were moved by common distances.
 
-    Or by others, if they have the kernel's half in common with those.
+    A table moved by another distance counts if its kernel half equals that of these tables.
     """
     if not batches:
         return None
@@ -494,11 +497,11 @@ def _alike(dump: Dump, paging: Paging, batches: list[_Named]) -> _Named | None:
 
 
 def _ascending(page: NDArray[np.int64], shift: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Most of the pages with their shifts, such that with the pages the shifts ascend, too."""
+    """The longest selection of pages in which the shifts ascend with the pages."""
     order = np.argsort(page, kind="stable")
     values, count = np.unique(shift, return_counts=True)
     values = np.sort(values[np.argsort(-count, kind="stable")[:_MOST_PIECES]])
-    # For each shift the most rows up to here that ascend and end with it.
+    # For each shift, the longest ascending selection so far that ends with it.
     rows: list[list[tuple[int, int]]] = [[] for _ in values]
     for one, moved in zip(page[order].tolist(), shift[order].tolist(), strict=True):
         at = int(np.searchsorted(values, moved))
@@ -511,7 +514,7 @@ def _ascending(page: NDArray[np.int64], shift: NDArray[np.int64]) -> list[tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Labels:
-    """Pages, and by how far they were moved; a row each."""
+    """Pages, and how far each was moved; a row each."""
 
     page: NDArray[np.int64]
     shift: NDArray[np.int64]
@@ -531,11 +534,11 @@ def _ends(
     like: NDArray[np.int64],
     roots: NDArray[np.int64] | None = None,
 ) -> list[Piece]:
-    """The pieces that these pages belong to, top-level tables with how far each was moved.
+    """The pieces to which the known top-level tables and their shifts belong.
 
-    Pieces without any are found by the tables that are named, but lie nowhere else; `like` are all
-    pages that look like tables, `roots` all top-level ones, where not of all it is known how far
-    they were moved.
+    Pieces without a top-level table are found by tables that entries name, but that lie in no other
+    piece. `like` are all pages that look like tables; `roots` are all top-level tables, also those
+    with an unknown shift.
     """
     labels = _Labels(*np.array(known, np.int64).T)
     roots = labels.page if roots is None else roots
@@ -562,12 +565,13 @@ def _ends(
 def _descend(
     dump: Dump, paging: Paging, tables: NDArray[np.int64], labels: _Labels
 ) -> tuple[_Labels, NDArray[np.int64]]:
-    """Go down from top-level tables, and learn where each lies that makes sense at one place only.
+    """Go down from top-level tables, and note each table that makes sense at one place only.
 
-    And the frames that are named as tables, but make sense nowhere.
+    Returns the shifts of these tables, and the frames that are named as tables but make sense
+    nowhere.
     """
     pages, moved, missing = [labels.page], [labels.shift], [np.empty(0, np.int64)]
-    # Where a piece may begin and end by what is known before.
+    # The range in which a piece may begin and end, by the tables known so far.
     shifts = np.unique(labels.shift)
     low = [0, *(int(labels.page[labels.shift == shift].max()) + 1 for shift in shifts[:-1])]
     high = [int(labels.page[labels.shift == shift].min()) for shift in shifts[1:]]
@@ -592,7 +596,7 @@ def _descend(
 def _piece_of(
     missing: NDArray[np.int64], like: NDArray[np.int64], known: NDArray[np.int64]
 ) -> _Labels:
-    """Where most of the missing tables lie, if they all were moved by one distance."""
+    """The place of most missing tables, if all of them were moved by one distance."""
     missing = missing[:: -(-len(missing) // _MOST_MISSING) or 1]
     like = like[:: -(-len(like) // _MOST_LIKE) or 1]
     shift = (missing[:, None] - like).reshape(-1)
@@ -610,12 +614,12 @@ def _piece_of(
 
 
 def _between(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[int, int]:
-    """The first and the last page with which a piece may begin, by most of the pages known."""
+    """The first and the last page that may begin a piece, by most of the known pages."""
     pages = np.concatenate((before, after))
     is_after = np.arange(len(pages)) >= len(before)
     order = np.argsort(pages, kind="stable")
     pages, is_after = pages[order], is_after[order]
-    # If it begins with the page at each place: those after that lie before it, and the reverse.
+    # For each possible first page: how many known pages then lie on the wrong side of it.
     wrong = np.append(0, np.cumsum(is_after)) + np.append(np.cumsum(~is_after[::-1])[::-1], 0)
     best = int(np.argmin(wrong))
     low = int(pages[best - 1]) + 1 if best else 0
@@ -623,7 +627,7 @@ def _between(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[int, 
 
 
 def _roundest(low: int, high: int, before: int, after: int) -> int:
-    """The page from low to high where a hole in a machine's memory most likely was.
+    """The page from `low` to `high` at which a hole in memory most likely was.
 
     Such holes begin and end at round addresses.
     """
@@ -632,6 +636,6 @@ def _roundest(low: int, high: int, before: int, after: int) -> int:
 
 
 def _roundness(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How often each number can be halved; 0 more often than any."""
+    """How often each number can be halved; for 0, more often than for any other number."""
     lowest: NDArray[np.float64] = np.log2(np.where(numbers == 0, 2.0**63, numbers & -numbers))
     return lowest

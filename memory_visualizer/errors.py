@@ -18,7 +18,7 @@ class DamagedInputError(BadInputError):
 
 
 class NotWholePagesError(DamagedInputError):
-    """A raw file is not a whole number of pages: it was cut, or begins with a header."""
+    """A raw file's size is not a multiple of a page: it was cut, or begins with a header."""
 
     def __init__(self, path: Path, sentence: str) -> None:
         super().__init__(sentence)
@@ -30,7 +30,7 @@ class NotMappedError(MemoryVisualizerError):
 
 
 class UntoldError(MemoryVisualizerError):
-    """A kernel does not tell enough of itself for something to be known."""
+    """A kernel does not tell enough about itself for the question."""
 
 
 class UnknownNameError(MemoryVisualizerError, ValueError):

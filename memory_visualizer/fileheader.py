@@ -1,9 +1,9 @@
-"""A header of its own in front of a raw file's memory, by which all of it lies too far behind.
+"""An unknown header in front of a raw file's memory, which moves all memory to higher offsets.
 
-Some tools write one that nobody describes. Windows' top-level page tables tell its size: each names
-itself, by the entry that names the frame it lies in. So of a table at byte n of the file that names
-the address a, n - a is the size of the header and the entry's place in the table. A Linux kernel
-says where the names of the system lie.
+Some tools write a header that nobody describes. Windows' top-level page tables tell its size, since
+each has an entry that names the table's own frame. If this entry stands at byte n of the file and
+names the address a, then n - a is the size of the header plus the entry's offset in the table. A
+Linux kernel tells the address of the system's names.
 """
 
 import numpy as np
@@ -19,22 +19,23 @@ from memory_visualizer.windows.toplevels import TopLevelSearch
 
 _X64 = as_windows_has_it(X64)
 _MOST_BYTES = 1 << 16
-"""Larger headers are not looked for."""
+"""The size up to which headers are searched for."""
 _UNIT = 8
-"""Headers are a whole number of these."""
+"""A header's size is a multiple of this."""
 _FLAGS = PRESENT | WRITE | ACCESSED
 _FEWEST = 3
-"""So many tables that name themselves at one distance are no accident."""
+"""The fewest tables with the same distance that count as evidence; fewer may be chance."""
 _MOST_VOTERS, _MOST_PLACES = 16, 4
 _MOST_MET = 1 << 16
 _PARTS, _PART_FRAMES, _ALL_FRAMES = 8, 64, 1 << 13
-"""Of larger dumps one part in so many is looked at: tables lie everywhere. 32 MiB at least."""
+"""Of larger dumps only one batch of frames in so many is searched, since tables lie everywhere; the
+first 32 MiB are searched whole."""
 _USUAL_PLACES = (0x300 * 4, 3 * 8, 0x1ED * 8)
-"""Where in a table the entry stands that names it: x86, PAE, and x64 before 2016."""
+"""Offsets of the entry that names the table itself: x86, PAE, and x64 before 2016."""
 
 
 class FileHeaderSearch:
-    """Finds entries that would name their own table if there was a header, while contents pass by.
+    """Finds entries that would name their own table behind a header, during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
@@ -44,11 +45,11 @@ class FileHeaderSearch:
         self._place: list[NDArray[np.int64]] = []
         """Bytes of the file at which such entries stand."""
         self._distance: list[NDArray[np.int64]] = []
-        """How far behind the address that it names each stands."""
+        """How far each entry stands behind the address that it names."""
         self._room = _MOST_MET
 
     def scan(self, pages: NDArray[np.int64], words: Words) -> None:
-        """Look at some of these pages of the file, with their contents."""
+        """Search some of these pages of the file, given with their contents."""
         for start in range(0, len(pages), _PART_FRAMES):
             if pages[start] // _PART_FRAMES % self._step == 0 and self._room >= 0:
                 part = slice(start, start + _PART_FRAMES)
@@ -56,8 +57,8 @@ class FileHeaderSearch:
 
     def _look(self, pages: NDArray[np.int64], words: Words) -> None:
         entries = words.view(np.uint32)
-        # The lower halves of 64-bit entries are enough to see which ones may be meant. First what
-        # names a place not far before its own page, which few words do.
+        # The lower halves of 64-bit entries suffice for a first choice. The first test is whether
+        # an entry names a place shortly before its own page: few words do.
         base = (pages * PAGE_SIZE & 0xFFFFFFFF).astype(np.uint32)[:, None]
         away = base + np.uint32(2 * PAGE_SIZE) - entries
         page, word = np.divmod(np.flatnonzero(away < _MOST_BYTES + 3 * PAGE_SIZE), 2 * X64.entries)
@@ -72,12 +73,12 @@ class FileHeaderSearch:
             self._distance.append(distance[near])
 
     def size(self, dump: Dump) -> int:
-        """Bytes of the header, 0 where none shows; `dump` is the file as if it had none."""
+        """Size of the header in bytes; 0 if none is found. `dump` is the file without a header."""
         place = np.concatenate([np.empty(0, np.int64), *self._place])
         distance = np.concatenate([np.empty(0, np.int64), *self._distance])
         values, count = np.unique(distance, return_counts=True)
         order = np.argsort(-count, kind="stable")[:2]
-        # By chance many distances come a few times, in a dump full of made-up entries.
+        # In a dump full of made-up entries, many distances occur a few times by chance.
         if not len(order) or count[order[0]] < max(_FEWEST, 2 * count[order[1:]].max(initial=0)):
             return 0
         best = int(values[order[0]])
@@ -89,14 +90,14 @@ class FileHeaderSearch:
 
     @staticmethod
     def is_size(size: int) -> bool:
-        """Whether it may be of a header; of whole pages, memory is only displaced."""
+        """Whether a header may have this size; by whole pages, memory is only displaced."""
         return 0 < size <= _MOST_BYTES and size % _UNIT == 0 and size % PAGE_SIZE != 0
 
 
 def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
-    """Where in x64's tables these entries, at bytes of the file, may stand, the likeliest first.
+    """Offsets in x64's tables at which these entries may stand, the likeliest first.
 
-    Entries of the lower half are user mode's, those of the upper half the kernel's.
+    The lower half of a table has user mode's entries, the upper half the kernel's.
     """
     pages = (named // PAGE_SIZE)[:, None] + np.arange(-1, 2)
     entries = dump.read_frames(pages.ravel()).reshape(len(named), -1)
@@ -105,7 +106,7 @@ def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
     near = np.take_along_axis(entries, at[:, None] + around, axis=1)
     present = near & np.uint64(PRESENT) != 0
     is_user = present & (near & np.uint64(USER) != 0)
-    # How many more are user mode's than the kernel's, up to each place.
+    # By how many entries up to each place user mode's outnumber the kernel's.
     more = np.append(0, np.cumsum(2 * is_user.sum(axis=0) - present.sum(axis=0)))
     index = np.array(_X64.software.self_entries)
     begin = X64.entries - 1 - index
@@ -116,7 +117,7 @@ def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
 
 
 def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> bool:
-    """Whether tables at these physical addresses are Windows' if there is a header of this size."""
+    """Whether the tables at these physical addresses are Windows', given a header of this size."""
     memory = RawDump.behind(dump.path, header)
     search = TopLevelSearch()
     frames = tables // PAGE_SIZE
@@ -127,7 +128,7 @@ def _leads_to_windows(dump: Dump, header: int, tables: NDArray[np.int64]) -> boo
 
 
 def size_by_linux(dump: Dump, info: VmcoreInfo) -> int:
-    """Bytes of a header by a Linux kernel's word of where it lies; 0 where none shows."""
+    """Size of a header by the address that a Linux kernel tells of itself; 0 if none is found."""
     sizes = (-moved for moved in distances_moved(dump, info))
     for size in filter(FileHeaderSearch.is_size, sizes):
         if is_linux_in_place(RawDump.behind(dump.path, size), info):

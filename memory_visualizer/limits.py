@@ -1,4 +1,4 @@
-"""Limits on the cost of a dump: how many things of a kind a machine with its memory can have.
+"""Limits on the cost of a dump: how many things of each kind a machine of its size can have.
 
 Everything in a dump is hostile, and may have been made to waste time and memory. So each search
 takes no more than a machine can have, and reports how much it left out. Sizes of pieces that are
@@ -21,28 +21,32 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Rate:
-    """A limit for a kind of thing: a number for each frame, and a base number."""
+    """A limit for a kind of thing: a number that grows with the frames, and a base number."""
 
     for_frames: int
-    """Frames for so many of them."""
+    """For each so many frames, `count` things more."""
     count: int
-    """So many for these frames."""
+    """How many things `for_frames` frames allow."""
     base: int
-    """So many in any case."""
+    """How many things are allowed in any case."""
 
 
 RATES: Mapping[str, Rate] = {
-    # No honest machine maps its frames so often.
+    # No sound machine maps its frames so often.
     "mapping": Rate(1, 4, 1 << 16),
-    # A machine with more has hardly room for anything else.
+    # A machine with more would have hardly room for anything else.
     "page table": Rate(8, 1, 2048),
-    # Of each table for each way to it.
+    # Each table counts once for each path to it.
     "table entry": Rate(1, 8, 1 << 19),
-    # Each takes some 20 frames.
+    # Each process takes some 20 frames.
     "address space": Rate(64, 1, 512),
-    # There lie struct pages, and the heads of lists of them.
+    # These pages hold struct pages, and the heads of their lists.
     "page of lists": Rate(32, 1, 1024),
-    # A kernel's own tables lie close: one has 512 entries, and most map large pages.
+    # Drivers, pools and views are mapped in stretches of many pages.
+    "stretch of the kernel": Rate(32, 1, 1 << 13),
+    # Each is of a file, of which several pages are in memory.
+    "subsection": Rate(8, 1, 1 << 13),
+    # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.
     "table of the kernel": Rate(256, 1, 1024),
     # Each file of which a page is cached has one, and its folders.
     "directory entry": Rate(1, 1, 1 << 16),
@@ -53,7 +57,7 @@ RATES: Mapping[str, Rate] = {
     "region": Rate(1, 4, 1 << 16),
     "module": Rate(64, 1, 1 << 10),
 }
-"""By the thing's name in remarks; whoever needs a new one adds it here."""
+"""By the name that remarks use. New kinds of things are added here."""
 
 
 class Budget:
@@ -69,7 +73,7 @@ class Budget:
         return self._frame_count * rate.count // rate.for_frames + rate.base
 
     def share(self, thing: str, parts: int) -> int:
-        """A fair share of that for one of `parts`."""
+        """A fair share of this limit for one of `parts`."""
         return self.limit(thing) // max(parts, 1)
 
     @overload
@@ -77,16 +81,16 @@ class Budget:
     @overload
     def take(self, thing: str, values: list[_Item], limit: int) -> list[_Item]: ...
     def take(self, thing: str, values: Any, limit: int) -> Any:
-        """The first of some values; how many others there are is noted under the thing's name.
+        """The first of some values; the number of the others is noted under the thing's name.
 
-        `values` are all there are: asked for again, they are not counted again.
+        `values` must be all that there are: a second call for the same thing counts nothing twice.
         """
         if (left_out := len(values) - limit) > 0:
             self._refused[thing] = max(self._refused[thing], left_out)
         return values[: max(limit, 0)]
 
     def refuse(self, thing: str, count: int) -> None:
-        """Note that so many more of a thing were left out; of none, or fewer, nothing is noted."""
+        """Note that `count` more things were left out; nothing is noted if it is 0 or less."""
         if count > 0:
             self._refused[thing] += count
 
@@ -100,7 +104,7 @@ class Budget:
 
 
 def plural(thing: str) -> str:
-    """Of a thing's name, whose first noun counts.
+    """The plural of a thing's name: of its first noun.
 
     >>> plural("table of the kernel"), plural("table entry")
     ('tables of the kernel', 'table entries')

@@ -22,11 +22,11 @@ from memory_visualizer.version import __version__
 
 NAME = "Memory Visualizer"
 GENERATOR = f"{NAME} {__version__}"
-"""What each kind of output says of who wrote it; tables in CSV and text page maps by their
-titles, since a line of its own there would be in the way of other programs."""
+"""The mark that each kind of output carries. CSV tables and text page maps are known by their
+titles instead, since an additional line would disturb other programs."""
 
 STANDARD_OUTPUT = Path("/dev/stdout")
-"""Stands for this program's standard output, whatever that is, wherever an output is named."""
+"""The name of this program's standard output, wherever an output is named."""
 _STANDARD_OUTPUTS = (STANDARD_OUTPUT, Path("/dev/fd/1"), Path("/proc/self/fd/1"))
 
 CSV_TITLES = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner_virtuals")
@@ -57,8 +57,8 @@ _PARQUET = b"PAR1"
 _LONGEST_FOOTER = 1 << 24  # bytes; a Parquet file's description of itself
 
 LARGEST_REPLACED = 64 << 20
-"""Bytes up to which `force` lets a file be replaced that this program did not write: more than
-other programs' pictures and pages have, less than most machines' memory."""
+"""The largest file, in bytes, that `force` lets this program replace though another one wrote it:
+larger than pictures and pages, smaller than most machines' memory."""
 _SMALLEST_DUMP = 1 << 20
 
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -68,8 +68,8 @@ _FORBIDDEN = re.compile(
     r'|.*[<>:"|?*\x00-\x1f].*|.*[. ]',
     re.IGNORECASE,
 )
-"""File names that Windows forbids, or takes for a device
-(learn.microsoft.com, "Naming Files, Paths, and Namespaces")."""
+"""File names that Windows forbids or reserves for devices (learn.microsoft.com, "Naming Files,
+Paths, and Namespaces")."""
 
 
 def is_standard_output(path: Path) -> bool:
@@ -79,11 +79,11 @@ def is_standard_output(path: Path) -> bool:
 
 @contextmanager
 def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
-    """Write a file that has no name yet, and put it in its place when the block ends well.
+    """Write a file without a name, and give it its name when the block ends without an error.
 
-    Whatever ends the process before, nothing is left. OSError, with the path that was asked for,
-    when it cannot be written, or when a file is there that must not be replaced (see
-    check_target). Standard output gets what is written at once.
+    If the process ends before, nothing is left. OSError, with the path that was asked for, when the
+    file cannot be written, or when an existing file must not be replaced (see check_target).
+    Standard output receives the bytes at once.
     """
     if is_standard_output(path):
         sys.stdout.flush()
@@ -98,7 +98,7 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
             file.flush()
             if not part.exists():
                 _give_name(file.fileno(), part)
-        check_target(path, force=force)  # much may have happened meanwhile
+        check_target(path, force=force)  # the target may have changed meanwhile
         part.replace(target)
     except OSError as error:  # name the file that was asked for, not the one beside it
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -133,10 +133,10 @@ def _give_name(descriptor: int, path: Path) -> None:
 def check_target(path: Path, *, force: bool = False) -> Path:
     """Raise OSError when a file at `path` could not, or must not, be written.
 
-    For whoever wants to know before the work is done. A renamed file would take the place of a
-    device or a pipe, so these are refused; so is a file that this program did not write, unless
-    `force` is given, and then, too, what may be a dump. Returns where the file really goes: a
-    symbolic link stays one.
+    Callers ask before the work is done. Devices and pipes are refused, since a renamed file would
+    take their place. A file that this program did not write is refused unless `force` is given, and
+    a possible dump always. Returns the path that is really written: a symbolic link stays a
+    symbolic link.
     """
     if is_standard_output(path):
         return path
@@ -157,7 +157,7 @@ def check_target(path: Path, *, force: bool = False) -> Path:
 
 
 def _why_not_replaced(target: Path, *, force: bool) -> str:
-    """Why a file that is there must stay; nothing where it may go."""
+    """The reason why an existing file must stay; empty if it may be replaced."""
     size = target.stat().st_size
     if not size or is_own(target):
         return ""

@@ -40,5 +40,5 @@ def binary_size(size: int) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Such as ``1 page`` or ``1,024 pages``; `many` where that is not `one` and an s."""
+    """A number and its noun: ``1 page``, ``1,024 pages``; `many` is an irregular plural."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -23,23 +23,23 @@ from memory_visualizer.windows.processes import find_processes
 from memory_visualizer.windows.system import learn
 from memory_visualizer.windows.toplevels import TopLevelSearch
 
-# What reads Linux and other systems is imported where a dump is met that needs it.
+# The modules for Linux and for unknown systems are imported only for dumps that need them.
 if TYPE_CHECKING:
     from memory_visualizer.fileheader import FileHeaderSearch
     from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
 
 _ENOUGH_TABLES = 3
-"""So many tables that name themselves at one place are no accident."""
+"""The fewest tables with the same self-naming entry that count as evidence; fewer may be chance."""
 
 
 def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
     """Find the system of a dump, and the owners of each page.
 
-    `progress` and errors as for Dump.scan. BadInputError also where the memory of a raw file lies
-    elsewhere than it belongs, and cannot be put there.
+    `progress` and errors as for Dump.scan. BadInputError also if the memory of a raw file is
+    misplaced and cannot be moved into place.
     """
     snapshot = _recognise(dump, progress)
-    if snapshot.dump is not dump:  # put where it belongs, and understood by itself
+    if snapshot.dump is not dump:  # moved into place, and recognised by itself
         return snapshot
     return replace(snapshot, remarks=(*snapshot.remarks, *dump.budget.remarks))
 
@@ -49,7 +49,8 @@ def _recognise(dump: Dump, progress: Progress | None) -> Snapshot:
     objects = learn(dump, tables)
     visitors = [zeros.scan, tables.scan, texts.scan]
     dump.scan([*visitors, objects.scan] if objects else visitors, progress)
-    # First Linux, which few dumps of others look like: its kernel's word of itself is checked.
+    # Linux comes first: its kernel's description of itself is checked, and few other dumps have
+    # one.
     if linux := _as_linux(dump, zeros.zero, texts.found(dump), progress):
         return linux
     if linux := _as_linux_from_elsewhere(dump, texts.found(dump), progress):
@@ -68,7 +69,7 @@ def _as_linux(
     progress: Progress | None,
     tables: "TopTableSearch | None" = None,
 ) -> Snapshot | None:
-    """A Linux dump's, if its kernel is found; what reads Linux is loaded for no others."""
+    """The snapshot of a Linux dump, if its kernel is found."""
     if not texts and not tables:
         return None
     from memory_visualizer.linux import system
@@ -87,7 +88,7 @@ def _as_linux(
 def _as_linux_from_elsewhere(
     dump: Dump, texts: Sequence[VmcoreInfo], progress: Progress | None
 ) -> Snapshot | None:
-    """A Linux dump's whose memory does not begin at 0, though its raw file does."""
+    """The snapshot of a raw Linux dump whose memory does not begin at address 0."""
     if not texts or not isinstance(dump, RawDump):
         return None
     from memory_visualizer.displaced import put_where_it_begins
@@ -129,9 +130,9 @@ def _in_place(
 def _better(
     snapshot: Snapshot, progress: Progress | None, kernel: "LinuxKernel | None"
 ) -> Snapshot:
-    """What a raw file tells as it is, or with its memory put where it belongs, if that is more.
+    """The better snapshot of a raw file: as it is, or with its memory moved into place.
 
-    Some pages may name others at one distance by chance, or to deceive: then a remark says so.
+    Some pages may name others at a common distance by chance, or to deceive: a remark says so.
     """
     try:
         texts = [kernel.info] if kernel else []
@@ -172,11 +173,11 @@ def _mended(
     remarks: list[str] | None = None,
     known: Paging | None = None,
 ) -> Snapshot | None:
-    """A raw file whose memory lies elsewhere than it belongs, understood with it put there.
+    """The snapshot of a raw file with misplaced memory, read with the memory moved into place.
 
-    BadInputError where that does not help. `texts` are of Linux kernels; if the way of paging is
-    `known`, the dump is of one of these, or of Windows if there are none. `remarks` is told where
-    this was not looked for.
+    BadInputError if this does not help. `texts` are of Linux kernels. If `known`, the way of
+    paging, is given, the dump is of one of these kernels, or of Windows if there are none. If the
+    search was given up, `remarks` receives a sentence.
     """
     if not isinstance(dump, RawDump):
         return None
@@ -204,9 +205,9 @@ def _mended(
 
 
 def recognise_behind_header(path: Path, progress: Progress | None = None) -> Snapshot | None:
-    """A raw file that is no whole number of pages, but is behind a header of its own.
+    """The snapshot of a raw file of uneven size, whose memory follows an unknown header.
 
-    None where no such header shows. Errors as for `recognise`.
+    None if no such header is found. Errors as for `recognise`.
     """
     from memory_visualizer.fileheader import FileHeaderSearch
 
@@ -222,7 +223,7 @@ def _behind_header(
     texts: Sequence[VmcoreInfo],
     progress: Progress | None,
 ) -> Snapshot | None:
-    """A raw file with a header in front, understood without it; None where none shows."""
+    """The snapshot of a raw file behind its header; None if no header is found."""
     from memory_visualizer.fileheader import size_by_linux
 
     for size in [search.size(dump), *(size_by_linux(dump, text) for text in texts)]:
@@ -236,17 +237,18 @@ def _behind_header(
 def _recognise_by_more(
     dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
 ) -> Snapshot:
-    """Scan once more, for what is not at its usual place, and for other systems."""
+    """Scan once more, for tables at unusual places and for other systems."""
+    from memory_visualizer.linux.banner import BannerSearch
     from memory_visualizer.linux.kernel import TopTableSearch
     from memory_visualizer.unknown import system as unknown
     from memory_visualizer.unknown.toplevels import SpaceSearch
 
     texts, spaces, tables = VmcoreInfoSearch(), SpaceSearch(dump), TopTableSearch()
-    asked = 0
+    banners, asked = BannerSearch(), 0
 
     def is_windows() -> bool:
         nonlocal asked
-        # Tables of others may name themselves, too: so it is asked the less often the more it met.
+        # Other systems' tables may name themselves, too: the index met most often is the likeliest.
         if search.most_met() < max(_ENOUGH_TABLES, 16 * asked):
             return False
         asked = search.most_met()
@@ -254,9 +256,9 @@ def _recognise_by_more(
         return found is not None and len(found.roots) >= _ENOUGH_TABLES
 
     visitors = [search.scan_everywhere, texts.scan_everywhere, spaces.scan, tables.scan]
-    dump.scan(visitors, progress, until=is_windows)
+    dump.scan([*visitors, banners.scan], progress, until=is_windows)
     if is_windows():
-        # Now it is known where this boot's tables name themselves.
+        # The index at which this boot's tables name themselves is known now.
         search.scan_only()
         dump.scan([search.scan])
     if found := search.found(dump):
@@ -265,12 +267,12 @@ def _recognise_by_more(
         return linux
     remarks: list[str] = []
     told = texts.found(dump)
-    # A kernel of another processor explains all; else memory may lie elsewhere than it belongs.
+    # A kernel of another processor explains the dump; otherwise memory may be misplaced.
     if not any(info.is_of_another_processor for info in told) and (
         mended := _mended(dump, progress, told, remarks)
     ):
         return mended
-    # Where the tables that lead to Windows' word of itself are damaged, its processes tell.
+    # If the tables that lead to KUSER_SHARED_DATA are damaged, the processes tell the system.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)
         if any(process.object_address for process in who.processes):
@@ -282,4 +284,9 @@ def _recognise_by_more(
         " says, or this program cannot read the page tables of its processor"
         for info in told[:1]
     ]
+    if not told and (release := banners.release(dump)):
+        remarks.append(
+            f"the dump has the banner of a Linux kernel, {printable(release)}, but neither its"
+            " VMCOREINFO nor its page tables were found: the dump was cut short, or is damaged"
+        )
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

@@ -6,9 +6,9 @@ PAGE_SIZE = 4096
 MAX_FRAMES = 2**32
 """Frames up to which dumps are read: 16 TiB of physical addresses.
 
-The largest machines have more, but a header may lie, and a table with a byte for each frame
-must still fit a common machine's memory.
+The largest machines have more, but a header may be false, and a table with a byte for each frame
+must fit into the memory of a common machine.
 """
 
 MAX_RUNS = 2**24
-"""Stretches of frames up to which headers are read; no machine's memory is in that many pieces."""
+"""Runs of frames up to which headers are read; no machine's memory has that many runs."""

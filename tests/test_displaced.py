@@ -1,5 +1,6 @@
 """Memory that lies in its file elsewhere than it belongs, and memory of two boots."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,65 @@ def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Pa
     snapshot = memory_visualizer.open(path)
     said = [*snapshot.remarks, *snapshot.dump.remarks]
     assert [one for one in said if "the file leaves out holes" in one or "moved: by 200" in one]
+
+
+def elsewhere(path: Path, system: str, flags: int, *, in_a_row: bool) -> int:
+    """Let entries of the kernel, with these flags more, name frames of their own behind a hole.
+
+    Each of these was mapped once, by the kernel alone. The pages stand at the end of the file, with
+    the hole left out. How many there are.
+    """
+    name, options = SYSTEMS[system]
+    truth = forge(path, profiles()[name], size=32 * MIB, processes=10, seed=3, **options)
+    rows = truth.mappings
+    frame, count = np.unique(rows["frame"], return_counts=True)
+    once = np.isin(rows["frame"], frame[count == 1]) & (rows["owner"] == -1) & ~rows["user"]
+    # Page tables are seen where they map themselves.
+    shift = {"x64": 39, "x64-5": 48}.get(truth.paging, 23)
+    region = rows["virtual"] >> np.uint64(shift)
+    tops = [process.dtb // PAGE for process in truth.processes]
+    once &= ~np.isin(region, region[np.isin(rows["frame"], tops)])
+    rows = np.sort(rows[once & (rows["size"] == PAGE)], order="virtual")
+    follows = np.diff(rows["virtual"].astype(np.int64)) == PAGE
+    if in_a_row:
+        first = next(n for n in range(len(follows)) if follows[n : n + 7].sum() == 7)
+        chosen = rows[first : first + 8]["frame"]
+    else:
+        chosen = rows[::5][:8]["frame"]
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    entries = words.view("<u4" if truth.paging == "x86" else "<u8")
+    address = 0xF_FFFF_F000 if truth.paging != "x86" else 0xFFFF_F000
+    for number, one in enumerate(chosen.tolist()):
+        names = entries & (address | 1) == (one << 12 | 1)
+        new = (len(words) + 64 + number) << 12 | flags
+        entries[names] = entries[names] - (one << 12) + new
+    np.concatenate([words, words[chosen]]).tofile(path)
+    return len(chosen)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path: Path) -> None:
+    """No page of user mode and no table lies in it."""
+    count = elsewhere(tmp_path / "dump", system, 0, in_a_row=False)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    (remark,) = [one for one in snapshot.remarks if "the file leaves out holes" in one]
+    told = re.match("the kernel's page tables refer to ([0-9]+) pages just beyond the", remark)
+    assert told
+    assert int(told[1]) in (count, count + 1)  # one page of the synthetic devices may look so
+
+
+@pytest.mark.parametrize(
+    ("flags", "in_a_row"), [(0x18, False), (0x10, True), (0, True)], ids=["", "row", "firmware"]
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_devices_behind_memory_are_not(
+    system: str, flags: int, *, in_a_row: bool, tmp_path: Path
+) -> None:
+    """They are not cached, or they are mapped side by side, as tables of the firmware are, too."""
+    elsewhere(tmp_path / "dump", system, flags, in_a_row=in_a_row)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    said = [*snapshot.remarks, *snapshot.dump.remarks]
+    assert not [one for one in said if "the file leaves out holes" in one or "moved" in one]
 
 
 HEADERS = [64, 512, 1024, 4096 + 8]

@@ -54,7 +54,7 @@ def test_pages_of_the_library(tmp_path: Path) -> None:
     pages = {path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.html")}
     assert {Path(*name.split(".")) for name in MODULES} <= pages
     first = (tmp_path / "memory_visualizer.html").read_text()
-    assert "Who has which page, in long form" in first
+    assert "The owners of pages in long form" in first
 
 
 def brought_along(name: str) -> bool:

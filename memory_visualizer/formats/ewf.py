@@ -1,9 +1,10 @@
-"""EnCase images (E01, of one or several files), as FTK Imager and libewf write them of memory.
+"""EnCase images of memory (E01, one or several files), as FTK Imager and libewf write them.
 
 Joachim Metz, "Expert Witness Compression Format specification" (libewf, documentation): sections,
-each behind a descriptor that leads to the next; among them tables of where each chunk of 32 KiB or
-so lies, packed by zlib or as it is. Read here, since libewf (libewf-python 20260924) gives zeros
-for a chunk whose checksum is wrong and does not say so, and reads one chunk at a time.
+each behind a descriptor that leads to the next. Tables among them tell the places of chunks of some
+32 KiB, packed by zlib or stored unchanged. This module reads the format itself, since libewf
+(libewf-python 20260924) silently returns zeros for a chunk with a wrong checksum, and reads one
+chunk at a time.
 """
 
 import struct
@@ -18,21 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
 from memory_visualizer.units import MAX_RUNS
 
-MAGIC = b"EVF\x09\r\n\xff\0"
-
 _FILE_HEADER = struct.Struct("<8sBHH")
 """Magic, 1, the number of this file of the image, 0."""
 _SECTION = struct.Struct("<16sQQ40xI")
-"""Type, where the next descriptor is, bytes of this section, checksum of all before."""
+"""Type, place of the next descriptor, bytes of this section, checksum of the fields before."""
 _VOLUME = struct.Struct("<4xIIIQ")
 """Chunks, sectors in a chunk, bytes in a sector, sectors."""
 _TABLE = struct.Struct("<I4xQ4xI")
-"""Chunks, what is to be added to their places, checksum of all before."""
+"""Number of chunks, base of their places, checksum of the fields before."""
 _PACKED = 1 << 31
 _CHECKSUM = 4
 _MAX_CHUNK = 16 << 20
@@ -48,11 +48,11 @@ class EwfImage(ChunkedInside):
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:
-        """Find all chunks, in all files of the image; those beside the first have its name.
+        """Find all chunks in all files of the image; the other files have the name of the first.
 
-        BadInputError when a file cannot be read or is not the first one; DamagedInputError, unless
-        `lenient`, when one is missing, cut off or broken. `lenient` takes the files before that,
-        and unpacks all chunks.
+        BadInputError when a file cannot be read, or `path` is not the first file;
+        DamagedInputError, unless `lenient`, when a file is missing, cut off or broken. `lenient`
+        reads the files before the fault, and unpacks all chunks.
         """
         if isinstance(path, InsidePath):
             raise BadInputError(
@@ -79,7 +79,7 @@ class EwfImage(ChunkedInside):
             self.leave_out_broken()
 
     def _find_all(self, path: Path, parts: list[NDArray[np.int64]]) -> None:
-        """Find the chunks of all files, as rows of place, size, whether packed, and file."""
+        """Find the chunks of all files, as rows of place, size, is-packed, and file."""
         for number, name in enumerate(_names(path), 1):
             if number > 1 and not name.is_file():
                 raise DamagedInputError(
@@ -89,7 +89,7 @@ class EwfImage(ChunkedInside):
             self._files.append(file)
             head = read_at(file, _FILE_HEADER.size, 0).ljust(_FILE_HEADER.size, b"\0")
             magic, _, told, _ = _FILE_HEADER.unpack(head)
-            if magic != MAGIC or told != number:
+            if magic != magics.EWF or told != number:
                 if number == 1:
                     raise BadInputError(
                         f"{path} is file {told} of an E01 image; give the first file"
@@ -106,7 +106,7 @@ class EwfImage(ChunkedInside):
     def _find_in_file(
         self, path: Path, file: BinaryIO, number: int, parts: list[NDArray[np.int64]]
     ) -> bool:
-        """Find the chunks of one file; whether the image goes on in another one."""
+        """Find the chunks of one file; returns whether another file follows."""
         position, sectors_end = _FILE_HEADER.size, 0
         pending = False  # a broken table, of which table2 is a copy
         for _ in range(_MAX_SECTIONS):
@@ -167,7 +167,7 @@ def _volume(path: Path, raw: bytes) -> tuple[int, int, int, int]:
 def _table(
     file: BinaryIO, position: int, sectors_end: int, number: int
 ) -> NDArray[np.int64] | None:
-    """A table's chunks, as rows of place, size, whether packed, and file; None if it is broken."""
+    """A table's chunks, as rows of place, size, is-packed, and file; None if it is broken."""
     raw = read_at(file, _TABLE.size, position)
     if len(raw) < _TABLE.size:
         return None
@@ -184,7 +184,7 @@ def _table(
         return None
     entries = np.frombuffer(rows, "<u4").astype(np.int64)
     is_packed, places = entries >= _PACKED, entries % _PACKED
-    # Beyond 2 GiB some versions go on counting, and pack no more.
+    # Beyond 2 GiB some versions use the upper bit for the place, and no longer pack chunks.
     beyond = np.flatnonzero(np.diff(places) < 0)
     if len(beyond):
         places[beyond[0] + 1 :] = entries[beyond[0] + 1 :]
@@ -197,7 +197,7 @@ def _table(
 
 
 def _names(path: Path) -> Iterator[Path]:
-    """The files of an image, by the first: .E01 to .E99, .EAA to .EZZ, .FAA and so on."""
+    """The possible files of an image: .E01 to .E99, .EAA to .EZZ, .FAA and so on."""
     first = path.suffix[1:2]
     yield path
     if not first.isalpha() or path.suffix[2:] != "01":

@@ -1,9 +1,9 @@
 """Streams of Snappy and S2, as WinPmem and Velociraptor write them around a raw dump.
 
-Snappy's framing format (google/snappy, framing_format.txt): chunks of at most 64 KiB, each by
-itself, so that any place can be read. S2 (klauspost/compress, s2/README.md) has another name at its
-beginning and chunks of up to 4 MiB. cramjam looks at Snappy's checksums; S2's (CRC-32C) are not
-looked at: there is nothing in Python that computes them fast enough.
+Snappy's framing format (google/snappy, framing_format.txt): independent chunks of at most 64 KiB,
+so that any place can be read. S2 (klauspost/compress, s2/README.md) has another name at its
+beginning and chunks of up to 4 MiB. cramjam checks Snappy's checksums; S2's (CRC-32C) are not
+checked, since no Python package computes them fast enough.
 """
 
 from array import array
@@ -14,14 +14,11 @@ import cramjam
 import numpy as np
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import s2
+from memory_visualizer.formats import magics, s2
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside
 from memory_visualizer.units import MAX_RUNS
-
-MAGIC = b"\xff\x06\x00\x00sNaPpY"
-S2_MAGIC = b"\xff\x06\x00\x00S2sTwO"
 
 _COMPRESSED, _STORED, _FIRST_SKIPPED = 0, 1, 0x80
 _CHECKSUM = 4
@@ -43,7 +40,7 @@ class SnappyStream(ChunkedInside):
         """
         self._offset, self._packed_size, lengths = (array("q") for _ in range(3))
         with reading(path), path.open("rb", buffering=0) as file:
-            self._is_s2 = read_at(file, len(S2_MAGIC), 0) == S2_MAGIC
+            self._is_s2 = read_at(file, len(magics.S2), 0) == magics.S2
             self.name = "S2" if self._is_s2 else "Snappy"
             try:
                 self._find_chunks(path, file, lengths)
@@ -92,7 +89,7 @@ class SnappyStream(ChunkedInside):
             raise BadInputError(f"{self.path} got shorter while it was read")
         try:
             return self._unpack_chunk(chunk, length)
-        except Exception as error:  # cramjam's own is no subclass of anything else
+        except Exception as error:  # cramjam's own exception has no useful base class
             raise DamagedInputError(
                 f"{self.path}: the chunk at byte {place:,} cannot be unpacked: {error}"
             ) from error
@@ -100,7 +97,7 @@ class SnappyStream(ChunkedInside):
     def _unpack_chunk(self, chunk: bytes, length: int) -> bytes:
         if not self._is_s2:
             target = bytearray(length)
-            end = cramjam.snappy.decompress_into(MAGIC + chunk, target)
+            end = cramjam.snappy.decompress_into(magics.SNAPPY + chunk, target)
             return bytes(target[:end])
         block = chunk[4 + _CHECKSUM :]
         if chunk[0] == _STORED:
@@ -109,7 +106,7 @@ class SnappyStream(ChunkedInside):
 
 
 def _length(data: bytes) -> int:
-    """Read the length with which a block begins; 0 for a broken one."""
+    """Read the length at the beginning of a block; 0 if it is broken."""
     value = 0
     for place, byte in enumerate(data):
         value |= (byte & 0x7F) << 7 * place

@@ -1,6 +1,6 @@
-"""A Linux kernel on 64-bit ARM by the form of its page tables, where its VMCOREINFO is lost.
+"""A Linux kernel on 64-bit ARM, found by the form of its page tables if its VMCOREINFO is lost.
 
-With pages of 4 KiB and 48 bits of addresses, as most kernels have them.
+Only kernels with pages of 4 KiB and addresses of 48 bits are found; most kernels are so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from memory_visualizer.units import PAGE_SIZE
 
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
-"""Which bits of an entry that leads to a table have which value, as Linux makes it."""
+"""Mask and value of the bits that Linux always writes into an entry that leads to a table."""
 _MOST_TABLES, _MOST_TRIED = 1 << 10, 4
 _IMAGES = 1 << 47
-"""From here on in the kernel's half lie modules and the kernel's image; before, all memory."""
+"""The offset in the kernel's half of modules and the kernel's image; the direct map lies below."""
 _LEAST_IMAGE = 1 << 20
 _ALIGNMENT = 0x1FFFFF
 
@@ -26,7 +26,7 @@ _ALIGNMENT = 0x1FFFFF
 def machines_by_form(
     memory: Dump, candidates: Sequence[NDArray[np.int64]]
 ) -> Iterator[tuple[int, Machine, int]]:
-    """Frames of the kernel's own top-level tables, the machine, and where its image begins.
+    """Possible kernels: frame of the own top-level table, machine, and address of the image.
 
     `candidates` are frames of pages whose last entry leads to a table.
     """
@@ -39,13 +39,13 @@ def machines_by_form(
 
 
 def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
-    """Pages of nothing but entries that lead to tables, some of them to images: fullest first."""
-    frames = np.sort(frames)[:_MOST_TABLES]  # whatever the order in which they came
+    """Pages with only entries that lead to tables, some of them to images; the fullest first."""
+    frames = np.sort(frames)[:_MOST_TABLES]  # so that their order does not matter
     tables = memory.read_frames(frames)
     is_used = tables != 0
     sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
     half = tables.shape[1] // 2
-    # All memory comes first in the kernel's half.
+    # The direct map of all memory comes first in the kernel's half.
     sound &= is_used[:, half:].any(axis=1) & is_used[:, :half].any(axis=1)
     count = np.count_nonzero(is_used, axis=1)
     chosen = np.flatnonzero(sound)
@@ -55,7 +55,7 @@ def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
 
 
 def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
-    """The first address of the longest stretch that may be executed, and its frame."""
+    """The first address of the longest executable stretch, and its frame."""
     roots = paging.architecture.roots_at(np.array([top * PAGE_SIZE]))
     rows = Mappings.join(list(walk(memory, paging, roots)))
     first = np.uint64(paging.architecture.first or 0) + np.uint64(_IMAGES)

@@ -1,9 +1,9 @@
-"""The symbol table that a Linux kernel carries with it (kallsyms), read from its memory.
+"""A Linux kernel's own symbol table (kallsyms), read from its memory.
 
 Names are packed: each is a row of bytes that stand for pieces of text, the tokens (the kernel's
-scripts/kallsyms.c). Since 6.0 VMCOREINFO tells where the parts of the table lie; they lie one
-behind the other, and show themselves by their form. A table is believed if it knows the address of
-something that is known without it.
+scripts/kallsyms.c). Since 6.0 VMCOREINFO tells the addresses of the table's parts. The parts are
+contiguous, and can also be found by their form. A table is accepted if it gives the right address
+for a symbol that is known from elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,44 +26,45 @@ _SYMBOLS_FOR_FRAME = 16
 """A kernel with a hundred thousand symbols needs more than 24 MiB to run."""
 _MAX_BYTES = 1 << 24
 _MAX_SHARE = 8
-"""So small a part of the memory at least are the names, and twice as much the image."""
+"""The names take at most this fraction of the memory, and the image twice as much."""
 _ALIKE = 16
-"""So small a part of all names at least are as long as another, and end with the same letter."""
+"""At most this fraction of all names have the same length and the same last letter."""
 _MORE_ALIKE = 1024
 _MOST_INDEXES, _MOST_BASES = 32, 4096
-"""Places that are tried, where a kernel has one, or few."""
+"""Places that are tried; a kernel has one such place, or a few."""
 _LONG = 0x80
-"""In the byte that tells a name's length: seven bits of it, the next byte has more (since 6.1)."""
+"""Flag in the byte with a name's length: it has seven bits of it, the next byte has more (since
+6.1)."""
 _MOST_LETTERS = 256
-"""Bytes of one packed name, its length included."""
+"""The largest size of a packed name in bytes, with its length."""
 _MOST_MARKERS = 16
-"""So many places where markers may begin are looked at."""
+"""How many places are tried at which the markers may begin."""
 _NAMES_FOR_MARKER = 256
 _LONGEST_TOKEN = 256
 _BEGINNINGS = ("_stext", "_text")
-"""Symbols that stand where the kernel's image begins, or near it."""
+"""Symbols at the beginning of the kernel's image, or near it."""
 _MOST_NAMES = 16
-"""Places that are tried, where the names may begin."""
+"""How many places are tried at which the names may begin."""
 
 
 @dataclass(frozen=True, eq=False)
 class KernelSymbols:
-    """The table, ready to be asked."""
+    """The symbol table, ready for queries."""
 
     tokens: list[bytes]
     names: NDArray[np.uint8]
     """The packed names, one after another: length, tokens."""
     offsets: NDArray[np.int32]
-    """What each symbol's address is reckoned from."""
+    """The number from which each symbol's address is computed."""
     place: int
     """Virtual address of `offsets`."""
     base: int
-    """What `offsets` are relative to; 0 where they are to themselves."""
+    """The address that `offsets` are relative to; 0 if each is relative to its own place."""
     shift: int
-    """Of the ways in which addresses are reckoned (see _addresses) the one that is right."""
+    """Index of this kernel's way of computing addresses, among those of _addresses."""
 
     def find(self, names: Iterable[str]) -> dict[str, int]:
-        """Virtual addresses of those symbols that there are."""
+        """Virtual addresses of these symbols, as far as the table has them."""
         found = {}
         for name in names:
             index = self._index(name.encode("ascii"))
@@ -74,15 +75,16 @@ class KernelSymbols:
         return found
 
     def _index(self, name: bytes) -> int | None:
-        """Number of a symbol; the first, where several have the name."""
+        """Number of a symbol; of several with the same name, the first."""
         starts, lengths, decoded = self._layout
         maybe = np.flatnonzero(decoded == len(name) + 1)
         ends_well = np.array([token[-1:] == name[-1:] for token in self.tokens])
         last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
         maybe = maybe[ends_well[self.names[last]]]
-        # Where more are alike than ever, they were made to be compared.
+        # More names are alike than in any kernel: they were made to waste time.
         maybe = maybe[: len(decoded) // _ALIKE + _MORE_ALIKE]
-        # All are compared token by token, together. The first letter is the symbol's type.
+        # All candidates are compared together, token by token. The first letter is the symbol's
+        # type.
         fits = np.zeros((len(name) + 2, len(self.tokens)), bool)
         for number, token in enumerate(self.tokens):
             fits[0, number] = token and name.startswith(token[1:])
@@ -103,7 +105,7 @@ class KernelSymbols:
 
     @cached_property
     def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-        """Of each symbol: where its tokens begin, how many, and letters when unpacked."""
+        """For each symbol: place of its tokens, their number, and letters when unpacked."""
         starts, lengths = _names_in(self.names.tobytes(), len(self.offsets))
         letters = np.array([len(token) for token in self.tokens], np.int32)[self.names]
         before = np.zeros(len(letters) + 1, np.int32)
@@ -112,7 +114,7 @@ class KernelSymbols:
 
 
 def _names_in(names: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Walk the packed names: where each one's tokens begin, and how many there are."""
+    """Walk the packed names; return place and number of each name's tokens."""
     octets = np.frombuffer(names, np.uint8)
     begin = _begins_by_markers(octets, count)
     if begin is None:
@@ -124,10 +126,10 @@ def _names_in(names: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def _begins_by_markers(octets: NDArray[np.uint8], count: int) -> NDArray[np.int64] | None:
-    """Where each name begins, by the markers behind them, of which each 256th name has one.
+    """Places of all names, by the markers behind them; each 256th name has a marker.
 
-    From all markers the names are walked together, which is faster than one by one. None where
-    the markers are not found, or a walk does not end where the next one begins.
+    The names are walked from all markers together, which is faster than one by one. None if the
+    markers are not found, or a walk does not end where the next begins.
     """
     numbers = octets[: len(octets) // 4 * 4].view("<u4")
     markers = -(-count // _NAMES_FOR_MARKER)
@@ -155,7 +157,7 @@ def _begins_by_markers(octets: NDArray[np.uint8], count: int) -> NDArray[np.int6
 
 
 def _begins(names: bytes, count: int) -> list[int]:
-    """Where each name begins, walked one by one."""
+    """Places of all names, walked one by one."""
     begins: list[int] = []
     position, end = 0, len(names) - 1
     for _ in range(count):
@@ -172,11 +174,12 @@ def _begins(names: bytes, count: int) -> list[int]:
 
 
 def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
-    """A symbol's address, by each way in which a kernel may have stored it.
+    """The possible addresses of a symbol, by each way in which kernels store addresses.
 
-    Relative to the lowest symbol, as an unsigned number; so where negative, else absolute
-    (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels);
-    absolute, of which `offset` is the lower half (up to 4.5): all lie in the uppermost 2 GiB.
+    The ways: relative to the lowest symbol, as an unsigned number; relative if negative, otherwise
+    absolute (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels);
+    absolute, with `offset` as the lower half (up to 4.5), since all symbols lie in the uppermost 2
+    GiB.
     """
     number = int(offset)
     return [
@@ -193,9 +196,9 @@ def read_kallsyms(
     known: Mapping[str, int],
     image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
 ) -> KernelSymbols | None:
-    """Read the table by VMCOREINFO, else find it in the kernel's image.
+    """Read the table by VMCOREINFO, or find it in the kernel's image.
 
-    `known` are symbols whose addresses are known; None where no table knows one of them.
+    `known` are symbols with known addresses; None if no table confirms any of them.
     """
     table = _by_vmcoreinfo(kernel, info)
     if table and (found := _with_shift(table, known)):
@@ -210,10 +213,10 @@ def read_kallsyms(
 
 
 def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols | None:
-    """The table with the way of reckoning addresses by which one of the known ones comes out.
+    """The table with the way of computing addresses that yields a known address.
 
-    The image's beginning counts only where no other is in the table, as in one without data: it
-    comes out wherever zeros are taken for the table.
+    The beginning of the image counts only if the table has no other known symbol, as a table
+    without data: zeros read as a table yield it, too.
     """
     met = False
     for name, address in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
@@ -224,7 +227,7 @@ def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols
         ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
         if address in ways:
             found = replace(table, shift=ways.index(address))
-            found.__dict__["_layout"] = table._layout  # known already, and dear
+            found.__dict__["_layout"] = table._layout  # known already, and costly to find
             return found
     return None
 
@@ -277,13 +280,13 @@ def _most_bytes(kernel: TableMemory) -> int:
 
 
 def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> KernelSymbols | None:
-    """Find the table in a kernel before 6.4, of which the image is given.
+    """Find the table in the image of a kernel before 6.4.
 
-    There lie, each aligned to 8 bytes: an offset for each symbol, the base that they are relative
-    to, the number of symbols, the names, markers, the tokens' text, and where in it each begins.
+    Its parts, each aligned to 8 bytes: an offset for each symbol, the base of the offsets, the
+    number of symbols, the names, markers, the tokens' text, and each token's place in the text.
     """
     words = contents[: len(contents) // 8 * 8].view("<u8")
-    # The base is the lowest symbol's address, _text, where the image begins.
+    # The base is the address of the lowest symbol, _text, at the beginning of the image.
     text = np.uint64(start)
     bases = np.flatnonzero(words[:-1] == text)[:_MOST_BASES]
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
@@ -309,11 +312,11 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
 def _by_markers(
     kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
-    """Find the table in a kernel since 6.4, of which the image is given.
+    """Find the table in the image of a kernel since 6.4.
 
-    There lie, each aligned to 8 bytes, in the newest to 4: the number of symbols, the names, where
-    every 256th name begins, the tokens' text, where in it each begins, the offsets, and in most
-    versions what they are relative to.
+    Its parts, each aligned to 8 bytes, in the newest kernels to 4: the number of symbols, the
+    names, the place of every 256th name, the tokens' text, each token's place in the text, the
+    offsets, and in most versions their base.
     """
     for table_at, index_at, tokens in _token_tables(contents):
         found = _names_before(contents, table_at)
@@ -338,10 +341,10 @@ def _by_markers(
 def _by_addresses(
     kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
-    """Find the table in a kernel before 4.6, of which the image is given.
+    """Find the table in the image of a kernel before 4.6.
 
-    There lie, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
-    names, markers of 8 bytes, the tokens' text, and where in it each begins.
+    Its parts, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
+    names, markers of 8 bytes, the tokens' text, and each token's place in the text.
     """
     for table_at, _, tokens in _token_tables(contents):
         found = _names_before(contents, table_at, 8)
@@ -352,7 +355,7 @@ def _by_addresses(
         if count > _most_symbols(kernel) or addresses_at < 0:
             continue
         halves = contents[addresses_at : names_at - 8].view("<i4")
-        # Where each half lies plays no part: it is no offset.
+        # The place does not matter here: these are not offsets.
         return KernelSymbols(tokens, contents[names_at:table_at], halves[::2].copy(), start, 0, 0)
     return None
 
@@ -360,24 +363,25 @@ def _by_addresses(
 def _names_before(
     contents: NDArray[np.uint8], table_at: int, width: int = 4
 ) -> tuple[int, int] | None:
-    """Where the names begin whose markers end at a place, and how many there are.
+    """Place and number of the names whose markers end at a place.
 
     A marker has `width` bytes: 4, and 8 up to 4.19.
     """
     low = max(table_at - width * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // width * width
     if (table_at - low) % width:
         return None
-    # Such as could be in a table; of 8 bytes that are none, the upper ones may be anything.
+    # Numbers that could be in a table; if these are not 8-byte markers, the upper halves may be
+    # anything.
     numbers = contents[low:table_at].view(f"<u{width}")
     markers = np.minimum(numbers, np.uint32(_MAX_BYTES)).astype(np.int64)
     if len(markers) and not markers[-1]:
-        markers = markers[:-1]  # to a multiple of 8
+        markers = markers[:-1]  # padding
     falls = np.flatnonzero(np.diff(markers) <= 0)
     first = int(falls[-1]) + 1 if len(falls) else 0
     if len(markers) - first < 2 or markers[first]:
         return None
     end, last, count = low + width * first, int(markers[-1]), len(markers) - first
-    # Behind the last marker are names of at most 256 bytes, each.
+    # Behind the last marker there are at most 256 names, of at most 256 bytes each.
     begin = max(end - last - _NAMES_FOR_MARKER * 256 - 8, 0) // 4 * 4
     words = contents[begin : max(end - last, begin) // 4 * 4].view("<u4")
     likely = np.flatnonzero(
@@ -395,10 +399,10 @@ def _names_before(
 
 
 def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Where tokens may lie: their text, the index of it, and the tokens."""
+    """Possible places of the tokens' text and of its index, and the tokens."""
     for index_at in _token_indexes(contents):
         index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
-        # The text ends less than 8 bytes before the index, with the last token.
+        # The text ends with the last token, less than 8 bytes before the index.
         low = index_at - int(index[-1]) - 64
         last = contents[max(low, 0) : index_at].tobytes().rstrip(b"\0")
         end_of_text = max(low, 0) + len(last) + 1
@@ -412,9 +416,9 @@ def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[
 
 
 def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
-    """Where the index of the tokens may begin: 256 ascending small numbers, the first one 0.
+    """Possible places of the tokens' index: 256 ascending small numbers, the first of them 0.
 
-    It lies behind the tokens, among which are the digits one after the other.
+    The index follows the tokens, which include the digits one after the other.
     """
     found: list[int] = []
     for digits in places_of(_DIGITS, contents, _MOST_INDEXES):
@@ -430,7 +434,7 @@ def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
 
 
 def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]:
-    """The first places, so many at most, where a text stands; they do not overlap."""
+    """The first places of a text, at most `limit`; they do not overlap."""
     found: list[int] = []
     for start in range(0, len(contents), _SEARCHED_AT_ONCE):
         part = contents[start : start + _SEARCHED_AT_ONCE + len(text) - 1].tobytes()
@@ -444,10 +448,10 @@ def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]
 
 
 def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8]] | None:
-    """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
+    """The kernel's image in its own memory: first virtual address, contents; gaps are zeros.
 
-    `start` is an address in its first 2 MiB. No more of it than could be a kernel for so much
-    memory.
+    `start` is an address in its first 2 MiB. The length is limited to a plausible kernel for this
+    much memory.
     """
     pages = image_frames(kernel, start)[
         : min(_MAX_CONTENTS // PAGE_SIZE, 2 * kernel.frame_count // _MAX_SHARE)
@@ -460,7 +464,7 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
 
 
 def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
-    """The frame behind each page of the kernel's image, from its first one on; -1 in gaps."""
+    """The frame behind each page of the kernel's image, from the first page on; -1 in gaps."""
     start &= ~_ALIGNMENT
     size = min(_MAX_IMAGE, 2**64 - start)
     pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
@@ -470,7 +474,7 @@ def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
 _MAX_IMAGE = 1 << 28
-"""Bytes that a kernel may have, modules apart."""
+"""The largest size of a kernel in bytes, without modules."""
 _MAX_CONTENTS = 1 << 26
-"""Bytes of it that are searched."""
+"""Bytes of the kernel that are searched."""
 _SEARCHED_AT_ONCE = 1 << 20

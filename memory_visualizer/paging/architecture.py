@@ -5,8 +5,8 @@ Reference Manual, D8.2 to D8.4). The meaning that an operating system gives to b
 processor ignores is in `software`.
 
 Frames are of 4 KiB, whatever a processor's pages are. So a page of 16 or 64 KiB is several frames,
-and a table that fills such a page is several tables, which lie one behind the other: each has 512
-entries, as all tables of entries of 8 bytes have.
+and a table that fills such a page is several consecutive tables of 512 entries each, as all tables
+with entries of 8 bytes.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PRESENT = 1 << 0
 WRITE = 1 << 1
 USER = 1 << 2
 CACHING = 1 << 3 | 1 << 4
-"""PWT and PCD: how the processor caches what lies behind the entry."""
+"""PWT and PCD: how the processor caches the table or page behind the entry."""
 ACCESSED = 1 << 5
 DIRTY = 1 << 6
 LARGE = 1 << 7
@@ -44,9 +44,9 @@ class Level:
     """One level of page tables."""
 
     shift: int
-    """An entry covers 2**shift bytes."""
+    """An entry covers ``2**shift`` bytes."""
     may_map: bool
-    """Whether an entry may map such a page; on the last level all entries map one."""
+    """Whether an entry may map a page of this size; on the last level all entries map pages."""
     reserved: int = 0
     """Reserved bits, which must be zero in a present entry (SDM 4.3 to 4.5)."""
     reserved_if_large: int = 0
@@ -67,22 +67,23 @@ class Architecture:
     name: str
     entry_bytes: int
     levels: tuple[Level, ...]
-    """From the top, PAE's four pointers left out: its directories count as one top level."""
+    """From the top, without PAE's four pointers: its four directories count as one top level."""
     top_frames: int = 1
     """Frames of the top level."""
     root_entries: int = 512
-    """Entries of the top level's only frame; where they are fewer, they may begin within it."""
+    """Entries of the top level's only frame; if there are fewer than fill it, they may begin within
+    it."""
     page_frames: int = 1
     """Frames of the smallest page, and of each table below the top level."""
     first: int | None = None
-    """The address that the first entry begins with; None: addresses have two halves (SDM 3.3.7.1).
+    """The address that the first entry covers; None: addresses have two halves (SDM 3.3.7.1).
     """
     physical_bits: int = 46
     """The largest number of physical address bits on most machines: higher bits are reserved."""
     leaf_flags: tuple[tuple[int, int], ...] = ((1, 0x0F), (3, 0x30))
-    """Where in an entry stand the six bits that pages side by side have alike: shifts and masks.
+    """Shifts and masks of the six bits of an entry that are equal for neighbouring pages.
 
-    Writable, user, PWT, PCD; PAT and global: what use leaves behind is not among them."""
+    Writable, user, PWT, PCD; PAT and global. The bits that use sets are not among them."""
 
     @property
     def entries(self) -> int:
@@ -101,7 +102,7 @@ class Architecture:
         return self.root_entries * 8 >= PAGE_SIZE
 
     def base_address(self, register: int) -> int:
-        """The physical address in what CR3 holds, or a process object has for it: no flag bits.
+        """The physical address in a value of CR3, or in its copy in a process object: no flag bits.
 
         PAE's four pointers lie at any multiple of 32 (SDM 4.4.1).
         """
@@ -109,7 +110,7 @@ class Architecture:
 
     @property
     def root_bytes(self) -> int:
-        """What top levels' addresses are multiples of: by this they are numbered, as roots."""
+        """The alignment of top levels: a root's number is its address divided by this."""
         return PAGE_SIZE if self.is_whole else self.root_entries * 8
 
     def roots_at(self, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -130,12 +131,12 @@ class Architecture:
         return roots % (PAGE_SIZE // self.root_bytes) * self.root_entries
 
     def part(self, addresses: NDArray[np.uint64], level: Level) -> NDArray[np.int64]:
-        """Which of the tables that are one on a level has the entry for each address."""
+        """Which frame of a table, on a level, has the entry for each address."""
         entry = (addresses >> np.uint64(level.shift)).view(np.int64)
         return entry // self.entries % self.page_frames
 
     def canonical(self, virtual: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Virtual addresses as they are written, by the bits that are translated."""
+        """Virtual addresses in canonical form, from the bits that are translated."""
         bits = self.address_bits
         if self.first is not None:
             return virtual + np.uint64(self.first)
@@ -176,9 +177,9 @@ class Architecture:
         return frames & -level.pages
 
     def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """What the entries of a level allow, as MAY_ bits; a level's part of SDM 4.6.
+        """The access that the entries of a level allow, as MAY_ bits (SDM 4.6).
 
-        `maps` tells which of them map pages, and do not lead to tables.
+        `maps` tells which entries map pages and do not lead to tables.
         """
         del maps  # the bits are the same
         # USER, WRITE and NO_EXECUTE in the lowest and the highest byte are bits 2, 1 and 7.
@@ -189,7 +190,7 @@ class Architecture:
         return access
 
     def mixtures(self, entries: Entries) -> NDArray[np.int64]:
-        """For each entry a number below 64 that its leaf_flags make up."""
+        """For each entry, its leaf_flags as a number below 64."""
         mixture = np.zeros(len(entries), np.uint64)
         for shift, mask in self.leaf_flags:
             mixture |= entries >> np.uint64(shift) & np.uint64(mask)
@@ -197,7 +198,7 @@ class Architecture:
 
 
 def bits(first: int, last: int) -> int:
-    """A number of which these bits are set, the last one included."""
+    """A number with the bits from `first` to `last` set."""
     return (1 << last + 1) - (1 << first)
 
 
@@ -222,28 +223,29 @@ X64 = Architecture(
 X64_5_LEVELS = Architecture("x86-64, 5 levels", 8, (Level(48, False, LARGE), *X64.levels))
 
 PAE_POINTER_RESERVED = 1 << 1 | 1 << 2 | bits(5, 8) | bits(52, 63)
-"""Bits that are zero in each of PAE's four pointers, beside those of the physical width (4.4.1)."""
+"""Bits that are zero in each of PAE's four pointers, besides those above the physical width (SDM
+4.4.1)."""
 
 
 _AP_USER, _AP_READ_ONLY = 1 << 6, 1 << 7
 _DIRTY_MANAGED = 1 << 51
-"""Read-only until the first write, which the processor or the system then notes."""
+"""The page is read-only until the first write, which the processor or the system records."""
 _PRIVILEGED_NO_EXECUTE, _USER_NO_EXECUTE = 1 << 53, 1 << 54
 _TABLE_PRIVILEGED_NO_EXECUTE, _TABLE_USER_NO_EXECUTE = 1 << 59, 1 << 60
 _TABLE_BARS_USER, _TABLE_BARS_WRITE = 1 << 61, 1 << 62
 _LEADS = 1 << 1
-"""On an upper level the entry leads to a table; on the last one it has to be set."""
+"""On an upper level: the entry leads to a table. On the last level it must be set."""
 
 
 @dataclass(frozen=True)
 class Arm64(Architecture):
-    """One half of the addresses of 64-bit ARM, by one size of pages (VMSAv8-64, stage 1)."""
+    """One half of the addresses of 64-bit ARM, with one page size (VMSAv8-64, stage 1)."""
 
     moved: tuple[int, int, int] | None = None
-    """Bits of an address above bit 47 or 49 that stand elsewhere: first bit, how many, and where
-    they belong (large physical addresses, FEAT_LPA and FEAT_LPA2)."""
+    """Address bits above bit 47 or 49 that stand elsewhere in the entry: their first bit there,
+    their number, and their first bit in the address (FEAT_LPA and FEAT_LPA2)."""
     writable: int = _DIRTY_MANAGED
-    """Bits of which one says that a read-only page may be written: it is only clean so far."""
+    """Each of these bits tells that a read-only page may be written: it is only clean so far."""
 
     @property
     def is_upper(self) -> bool:
@@ -275,9 +277,9 @@ class Arm64(Architecture):
         return self.frames(entries) & -level.pages
 
     def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """What the entries of a level allow, as MAY_ bits (D8.4).
+        """The access that the entries of a level allow, as MAY_ bits (D8.4).
 
-        In the user's half what user mode may only execute is its own as well.
+        In the user's half, pages that user mode may only execute belong to user mode, too.
         """
 
         def is_set(mask: int) -> NDArray[np.bool_]:
@@ -309,14 +311,16 @@ ARM64_BOTH_HALVES = Arm64(
     physical_bits=48,
     writable=_DIRTY_MANAGED | 1 << 55,
 )
-"""Pages of 4 KiB, the tops of both halves in one page, with 47 bits each: as Windows has them."""
+"""Windows' layout: pages of 4 KiB, and the top levels of both halves, of 47 bits each, in one
+page."""
 
 
 def arm64(page_bits: int, address_bits: int, *, upper: bool = False, large: bool = False) -> Arm64:
-    """64-bit ARM with pages of 2**page_bits bytes and so many bits of a virtual address.
+    """64-bit ARM with pages of 2**page_bits bytes and virtual addresses of `address_bits` bits.
 
-    `upper` is the half that begins with ones: the kernel's (TTBR1), else the processes' (TTBR0).
-    `large`: physical addresses have 52 bits with pages of 4 or 16 KiB, too (FEAT_LPA2).
+    `upper` chooses the half whose addresses begin with ones, the kernel's (TTBR1), instead of the
+    processes' half (TTBR0). `large`: physical addresses have 52 bits with pages of 4 or 16 KiB, too
+    (FEAT_LPA2).
     """
     index_bits = page_bits - 3
     count = -(-(address_bits - page_bits) // index_bits)
@@ -342,7 +346,7 @@ def arm64(page_bits: int, address_bits: int, *, upper: bool = False, large: bool
         leaf_flags=(
             (2, 0x07),
             (3, 0x38),
-        ),  # the kind of memory; who may read and write, and one more
+        ),  # attribute index; access permissions and one more bit
         root_entries=min(512, top_entries),
         page_frames=1 << page_bits - 12,
         first=(1 << 64) - (1 << address_bits) if upper else 0,

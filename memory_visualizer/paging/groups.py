@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARED = -1
-"""Stands for an address space if several address spaces share the row."""
+"""In place of an address space: several address spaces share the row."""
 
 
 def one_of_each(frame: NDArray[np.int64], frame_count: int) -> NDArray[np.int32]:
-    """For each row the number of one row that stands for all with the same frame."""
+    """For each row, the number of one row that represents all rows with the same frame."""
     standing = np.empty(frame_count, np.int32)
     standing[frame] = np.arange(len(frame), dtype=np.int32)
     return standing[frame]
@@ -23,7 +23,7 @@ def group_starts(*columns: NDArray[np.generic]) -> NDArray[np.intp]:
 
 
 def common_space(space: NDArray[np.int32], starts: NDArray[np.intp]) -> NDArray[np.int32]:
-    """For each group of rows the space that they all have, else SHARED."""
+    """For each group of rows, the space of all its rows, or SHARED if they differ."""
     if not len(starts):
         return np.empty(0, np.int32)
     lowest = np.minimum.reduceat(space, starts)

@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOUCHED = 0x60
-"""The bits by which the processor notes that an entry was used (SDM 4.8): they may differ."""
+"""The bits by which the processor records that an entry was used (SDM 4.8): these may differ."""
 MOST_ENTRIES = 192
-"""In each half of a 64-bit top-level table; the tools that know real ones demand 64 empty ones."""
+"""The most entries in each half of a 64-bit top-level table. Tools for real dumps demand 64 empty
+entries."""
 
 
 def share_entries(
@@ -14,9 +15,10 @@ def share_entries(
     common: NDArray[np.uint64],
     weight: NDArray[np.integer] | None = None,
 ) -> NDArray[np.bool_]:
-    """Which tables, shape (n, entries), have at least half of some entries, shape (entries,).
+    """Which tables, shape (n, entries), have at least half of the common entries.
 
-    An entry counts by its `weight`; by default those that are not 0 count alike.
+    `common` has the shape (entries,). An entry counts by its `weight`; by default all entries that
+    are not 0 count the same.
     """
     if weight is None:
         weight = (common != 0).astype(np.int64)

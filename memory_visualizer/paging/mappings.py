@@ -18,10 +18,11 @@ class Losses:
     tables: int = 0
     """Tables left out, because there are more than any machine has."""
     not_tables: set[int] = field(default_factory=set)
-    """Frames that entries name as page tables, but that are not page tables by most of their
+    """Frames that entries name as page tables, but that are not, by the majority of their
     entries."""
     impossible: int = 0
-    """Entries that break the rules of the processor or system; each is left out by itself."""
+    """Entries that break the rules of the processor or the system; only the entry itself is left
+    out."""
     contradicted: int = 0
     """Large pages whose frames user mode maps as single pages."""
 
@@ -35,9 +36,9 @@ class Mappings:
     virtual: NDArray[np.uint64]
     """Address of the first byte, canonical."""
     pfn: NDArray[np.int64]
-    """First frame, held by the dump or followed by frames that are."""
+    """First frame; the dump holds at least one frame of the mapping."""
     count: NDArray[np.int64]
-    """How many frames: 1, 512 or 1024, or 262,144."""
+    """Number of frames: 1, 512 or 1024, or 262,144."""
     access: NDArray[np.uint8]
     """MAY_USER, MAY_WRITE, MAY_EXECUTE where all levels allow it."""
 
@@ -45,7 +46,7 @@ class Mappings:
     def join(cls, batches: list["Mappings"]) -> "Mappings":
         """Many tables of mappings as one; `batches` is empty afterwards.
 
-        There are megabytes of them, so each column is let go of when it has been joined.
+        The tables have many megabytes, so each column is freed when it has been joined.
         """
         columns = [batch.columns for batch in batches]
         batches.clear()
@@ -91,12 +92,12 @@ _NO_MAPPINGS = [
 
 
 def merge_alike(mappings: Mappings) -> Mappings:
-    """Make one row of mappings that are the same.
+    """Merge equal mappings into one row.
 
-    Those of user mode where space, addresses and size are; the kernel's also where only the
-    space differs. What any of them allows is allowed.
+    Mappings of user mode are equal if space, addresses and size are; mappings of the kernel also if
+    only the space differs. The merged row has the rights of all its mappings.
     """
-    # Few addresses come twice: only these rows need to be compared.
+    # Few addresses occur twice: only these rows need to be compared.
     order = np.argsort(mappings.virtual)
     virtual = mappings.virtual[order]
     again = np.zeros(len(order) + 1, bool)
@@ -107,14 +108,14 @@ def merge_alike(mappings: Mappings) -> Mappings:
 
 
 def merge_kernel(mappings: Mappings) -> Mappings:
-    """Make one row of the kernel's mappings that are the same; user mode's come first, as they are.
+    """Merge equal mappings of the kernel; user mode's mappings come first, unchanged.
 
-    Each process has its own half of the tables once, so only the kernel's half comes again.
+    Each process has its own half of the tables once, so only the kernel's half repeats.
     """
     user = mappings.is_user
     kernel = merge_alike(mappings.take(~user))
     columns = mappings.columns
-    del mappings  # whoever keeps no reference has room for the result
+    del mappings  # frees memory for the result if the caller keeps no reference
     return Mappings(
         *(np.concatenate((columns.pop(0)[user], of_kernel)) for of_kernel in kernel.columns)
     )
@@ -141,11 +142,11 @@ def _merged(mappings: Mappings) -> Mappings:
 
 
 def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -> Mappings:
-    """Leave out large pages many of whose frames user mode has as single pages; in Windows only.
+    """Leave out large pages if user mode maps many of their frames as single pages (Windows only).
 
-    A large page is given out as a whole. An entry that maps one over what processes have page by
-    page was altered, and would make all of it one process's, or the kernel's. What drivers show
-    to user mode of the kernel's large pages is less.
+    Windows allocates a large page as a whole. An entry that maps a large page over frames that
+    processes have as single pages was altered, and would give all of them to one process or the
+    kernel. Drivers show user mode fewer frames of the kernel's large pages.
     """
     large = np.flatnonzero(mappings.count > 1)
     if not len(large):

@@ -1,4 +1,4 @@
-"""The interface that a walk of page tables needs of a dump."""
+"""The part of a dump's interface that a walk of page tables needs."""
 
 from typing import Protocol
 
@@ -15,38 +15,40 @@ class PhysicalMemory(Protocol):
 
     @property
     def frame_count(self) -> int:
-        """Frames are numbered from 0 to below this."""
+        """The number behind the last frame's; the first frame has number 0."""
 
     @property
     def budget(self) -> Budget:
-        """What may be had of it."""
+        """The limits for this dump."""
 
     @property
     def held(self) -> NDArray[np.bool_]:
         """For each frame whether the dump holds it."""
 
     def read_frames(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Contents of frames, shape (n, 512); zeros for those that are not held."""
+        """Contents of frames, shape (n, 512); zeros for frames that are not held."""
 
 
 def is_held(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of these frames, any numbers, the dump holds."""
+    """Which of these frames the dump holds; any number may be asked for."""
     held: NDArray[np.bool_] = memory.held.take(frame, mode="clip")
     held &= (frame >= 0) & (frame < memory.frame_count)
     return held
 
 
 def frames_there(memory: PhysicalMemory) -> NDArray[np.bool_]:
-    """For each frame whether the machine has it: those that the dump holds or leaves out.
+    """For each frame, whether the machine has it: the dump holds it or leaves it out on purpose.
 
-    What is left out on purpose is no table, but its owners are known by the tables that are held.
+    A frame that is left out cannot be read as a table, but tables that are held tell its owners.
     """
-    there: NDArray[np.bool_] = getattr(memory, "there", memory.held)  # a Dump knows
+    there: NDArray[np.bool_] = getattr(
+        memory, "there", memory.held
+    )  # only a Dump tells what it leaves out
     return there
 
 
 def is_there(memory: PhysicalMemory, frame: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of these frames, any numbers, are among frames_there."""
+    """Which of these frames the machine has (frames_there); any number may be asked for."""
     there: NDArray[np.bool_] = frames_there(memory).take(frame, mode="clip")
     there &= (frame >= 0) & (frame < memory.frame_count)
     return there

@@ -1,8 +1,9 @@
 """The meaning of page-table entries to an operating system, in addition to the processor's rules.
 
-Entries that the processor takes as not present may lead to pages all the same; Windows maps its
-tables into themselves; entries that lead to tables are written by habit. A `Software` says so, and
-a `Paging` is an architecture as one system has it: by that alone the walk reads entries.
+An entry that the processor takes as not present may still lead to a page; Windows maps its tables
+into themselves; a system always writes certain bits into entries that lead to tables. A `Software`
+describes this. A `Paging` is an architecture as one system uses it, and all that the walk knows of
+entries.
 """
 
 from dataclasses import dataclass, replace
@@ -33,17 +34,17 @@ from memory_visualizer.paging.architecture import (
 
 PROTOTYPE = 1 << 10
 TRANSITION = 1 << 11
-"""Of Windows, in entries that are not present."""
+"""Windows: the page of an entry that is not present is in transition."""
 PROTECTION_NONE = 1 << 8
-"""On Linux, in an entry that is not present: the page is there, but nobody may use it."""
+"""Linux: the page of an entry that is not present exists, but nobody may use it."""
 _TRANSITION_BITS = 45
-"""Bits of the address in an entry of a page in transition. Windows sets one above since 2018, so
-that processors with the flaw L1TF do not look there; Volatility 3 reads as many
+"""Bits of the address in an entry of a page in transition. Since 2018 Windows sets a bit above
+these, so that processors with the flaw L1TF do not read there; Volatility 3 reads the same bits
 (layers/intel.py)."""
 _MARKS = (1 << 52) - (1 << _TRANSITION_BITS)
 _NOT_GLOBAL, _PROTECTION_NONE_BEFORE = 1 << 11, 1 << 58
-"""On Linux on 64-bit ARM, in an entry that is not present: the page is there. The bit nG stands for
-that since 6.10; before, bit 58 did (arch/arm64/include/asm/pgtable-prot.h)."""
+"""Linux on 64-bit ARM: the page of an entry that is not present exists. Since 6.10 the bit nG means
+this; before, bit 58 did (arch/arm64/include/asm/pgtable-prot.h)."""
 
 
 @dataclass(frozen=True)
@@ -52,59 +53,63 @@ class Unseen:
 
     mask: int
     value: int
-    """An entry leads somewhere if these of its bits have this value."""
+    """An entry leads somewhere if the bits of the mask have this value."""
     is_user: bool = False
-    """Whether such entries are user mode's, whatever their U/S bit, and allow nothing else."""
+    """Whether such entries belong to user mode, whatever their U/S bit, and give no other right."""
     may_be_large: bool = False
-    """Whether what makes an entry map a large page does the same in them."""
+    """Whether the bit for large pages has its meaning in such entries, too."""
     inverted: int = 0
-    """A bit that says that all bits of the address are inverted."""
+    """The bit that tells that all bits of the address are inverted."""
     marks: int = 0
-    """Bits above the address, of which one may be set so that the processor looks nowhere."""
+    """Bits above the address; one of them may be set so that the processor reads nothing."""
 
 
 @dataclass(frozen=True)
 class Software:
-    """The meaning of the bits that are free for the operating system."""
+    """The meaning of the bits that the processor leaves to the operating system."""
 
     name: str
     unseen: Unseen | None = None
     """None: an entry that is not present means nothing."""
     table_flags: tuple[int, int] | None = None
-    """Which bits of entries that lead to tables have which value, as this system makes them: on x86
-    writable and accessed from the beginning, and cached. None: it has no habits that are known."""
+    """Mask and value of the bits that this system always writes into entries that lead to tables:
+    on x86 writable, accessed and cached. None: no such bits are known."""
     beginning: tuple[int, int] | None = None
-    """The same for a large page with frame 0, where the first megabyte is the firmware's."""
+    """The same for a large page at frame 0; the first megabyte belongs to the firmware."""
     parts_code: bool = False
-    """Whether the system bars itself from its users' code in its own copy of the top level, as
-    users run on the other one: Linux (arch/x86/mm/pti.c)."""
+    """Whether the kernel's copy of the top level forbids the kernel to execute user code, since
+    users run on the other copy: Linux (arch/x86/mm/pti.c)."""
     encryption: int = 0
-    """The bit of an entry by which AMD's processors encrypt the page: it is in the address."""
+    """The bit of the address by which AMD's processors encrypt the page."""
     self_entries: range = range(0)
-    """Where in the top level the entry may stand by which the tables map themselves."""
+    """Indexes in the top level at which the entry may stand that maps the tables into
+    themselves."""
     user_entries: range | None = None
-    """Entries of the top level that are the process's own, where the system parts them so."""
+    """Entries of the top level that belong to the process, if the system divides them so."""
     bars_other_half: bool = False
-    """Whether user mode has nothing behind the others, whatever entries say: to the processor they
-    are another table's."""
+    """Whether user mode reaches nothing through the other entries, whatever they say, because the
+    processor reads them from another table."""
 
     @property
     def has_habits(self) -> bool:
-        """Whether it is known which entries the system makes."""
+        """Whether the bits that the system always writes are known."""
         return self.table_flags is not None
 
 
 @dataclass(frozen=True)
 class Paging:
-    """An architecture's page tables as one operating system has them."""
+    """An architecture's page tables as one operating system uses them."""
 
     architecture: Architecture
     software: Software
     physical_bits: int = 0
-    """Bits of a physical address: those above are reserved. 0: as the architecture has it."""
+    """Bits of a physical address; higher bits are reserved. 0: as in the architecture."""
+    used_bits: int = 0
+    """The bits of them that this machine uses, as far as is known: see with_voted_width. 0: as the
+    size of the dump tells."""
 
     def __post_init__(self) -> None:
-        """Take the architecture's word where no other is known."""
+        """Take the architecture's number of bits if none is given."""
         if not self.physical_bits:
             object.__setattr__(self, "physical_bits", self.architecture.physical_bits)
 
@@ -147,7 +152,7 @@ class Paging:
         return self.architecture.decode(words)
 
     def is_present(self, entries: Entries) -> NDArray[np.bool_]:
-        """Which entries lead somewhere, those out of the processor's sight included."""
+        """Which entries lead somewhere, with entries that the processor takes as not present."""
         present = self.architecture.is_present(entries)
         if (unseen := self.software.unseen) is not None:
             if unseen.mask < 1 << 16:
@@ -158,7 +163,7 @@ class Paging:
         return present
 
     def is_large(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
-        """Which entries of an upper level map large pages, of those that lead somewhere."""
+        """Which entries of an upper level map large pages; all entries lead somewhere."""
         if not level.may_map:
             return np.zeros(entries.shape, bool)
         large = self.architecture.are_large(entries)
@@ -167,7 +172,7 @@ class Paging:
         return large
 
     def frames(self, entries: Entries, level: Level) -> NDArray[np.int64]:
-        """The frame that each entry names: of a table, or of a page's beginning."""
+        """The frame that each entry names: of a table, or the first frame of a page."""
         unseen = self.software.unseen
         if unseen and unseen.inverted:
             marked = np.uint64(unseen.inverted | PRESENT)
@@ -185,9 +190,9 @@ class Paging:
     def is_impossible(
         self, entries: Entries, frames: NDArray[np.int64], level: Level
     ) -> NDArray[np.bool_]:
-        """Which entries break the processor's rules, or those of the system.
+        """Which entries break the rules of the processor or the system.
 
-        All of them lead somewhere, and `frames` is what they name.
+        All entries lead somewhere, to `frames`.
         """
         limit = 1 << (self.physical_bits - 12)
         broken: NDArray[np.bool_] = frames >= limit
@@ -204,9 +209,9 @@ class Paging:
         return broken
 
     def _has_many_marks(self, entries: Entries) -> NDArray[np.bool_]:
-        """Which entries that are not present have more than one of the marks of which one is set.
+        """Which entries that are not present have several marks, of which only one may be set.
 
-        These bits are above the address, so they are none of x86's.
+        The marks stand above the address, so x86 has none.
         """
         if not self.software.unseen or self.entry_bytes == 4:
             return np.zeros(len(entries), bool)
@@ -215,29 +220,25 @@ class Paging:
         return many
 
     def _is_no_beginning(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
-        """Which entries of an upper level, of those that name frame 0, no system makes.
+        """Which entries of an upper level name frame 0 in a way in which no system does.
 
-        The first megabyte is the firmware's: there is no table, and a large page there is the
-        kernel's, who maps it to write there. A slot that was empty names frame 0 as soon as one
-        byte of it is altered.
+        The first megabyte belongs to the firmware: it holds no table, and only the kernel maps a
+        large page there, to write to it. An empty entry names frame 0 as soon as one byte of it is
+        altered.
         """
         mask, value = self.software.beginning or (0, 0)
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         return odd | ~self.is_large(entries, level)
 
-    def is_odd(
-        self, entries: Entries, frames: NDArray[np.int64], level: Level, near: int
-    ) -> NDArray[np.bool_]:
-        """Which entries of an upper level are such as the system does not make.
+    def is_odd(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
+        """Which entries of an upper level the system would not make.
 
-        Each may be: for a table only that counts which most of its entries are. Memory lies below
-        the frame `near`.
+        A single entry may be odd: a table is judged by the majority of its entries.
         """
         mask, value = self.software.table_flags or (0, 0)
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         odd &= entries & np.uint64(PRESENT) != 0
-        odd |= frames >= near
-        odd &= ~self.is_large(entries, level)  # these may be read-only, and a device's
+        odd &= ~self.is_large(entries, level)  # large pages may be read-only, and may be a device's
         return odd
 
     def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -249,8 +250,8 @@ class Paging:
             if self.software.unseen.is_user:
                 access[away] |= MAY_USER
                 return access
-            # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow to execute, 4 to 7
-            # to write (ntosp.h, MM_EXECUTE and so on).
+            # MMPTE_TRANSITION.Protection, bits 5 to 9: 2, 3, 6 and 7 allow execution, 4 to 7 writes
+            # (ntosp.h, MM_EXECUTE and so on).
             allowed = (entries[away] >> np.uint64(6) & np.uint64(2)).astype(np.uint8)
             allowed |= (entries[away] >> np.uint64(4) & np.uint64(4)).astype(np.uint8)
             if self.entry_bytes == 4:
@@ -265,16 +266,16 @@ _PROCESSOR = Software("processor")
 _BEGINNING = PRESENT | WRITE | USER | ACCESSED | DIRTY, PRESENT | WRITE | ACCESSED | DIRTY
 _WINDOWS = Software(
     "Windows",
-    # Pages in transition are still the process's (Windows Internals, "Page faults"; Volatility 2
-    # takes them so as well). Bit 7 belongs to their protection, and no large page is in transition.
+    # Pages in transition still belong to the process (Windows Internals, "Page faults"; Volatility
+    # 2 agrees). Bit 7 is a part of their protection, and no large page is in transition.
     Unseen(TRANSITION | PROTOTYPE | PRESENT, TRANSITION, marks=_MARKS),
     table_flags=(PRESENT | WRITE | ACCESSED | CACHING, PRESENT | WRITE | ACCESSED),
     beginning=_BEGINNING,
 )
 _LINUX = Software(
     "Linux",
-    # Pages of PROT_NONE (pgtable_types.h), their addresses inverted since 2018, against a flaw of
-    # processors (pgtable-invert.h); no machine has memory where the top bit is set.
+    # Pages of PROT_NONE (pgtable_types.h). Since 2018 their addresses are inverted, against a flaw
+    # of processors (pgtable-invert.h); no machine has memory at addresses with the top bit set.
     Unseen(
         PRESENT | PROTECTION_NONE,
         PROTECTION_NONE,
@@ -282,15 +283,15 @@ _LINUX = Software(
         may_be_large=True,
         inverted=1 << 51,
     ),
-    # The accessed bit of entries that lead to tables is cleared, to learn what is in use, since 6.1
-    # (lru_gen, mm/vmscan.c).
+    # Since 6.1 the kernel clears the accessed bit of entries that lead to tables, to learn which
+    # are in use (lru_gen, mm/vmscan.c).
     table_flags=(PRESENT | WRITE | CACHING, PRESENT | WRITE),
     beginning=_BEGINNING,
     parts_code=True,
 )
 _WINDOWS_ON_ARM64 = Software(
     "Windows",
-    # As MemProcFS reads them (vmm/mm/mm_arm64.c), which was tried on dumps of real machines.
+    # As in MemProcFS (vmm/mm/mm_arm64.c), which was tried on dumps of real machines.
     Unseen(TRANSITION | PROTOTYPE | PRESENT, TRANSITION),
     table_flags=(0x073, 0x003),
     self_entries=range(0x100, 0x200),
@@ -300,7 +301,7 @@ _WINDOWS_ON_ARM64 = Software(
 _LINUX_ON_ARM64 = Software(
     "Linux",
     Unseen(PRESENT | _NOT_GLOBAL, _NOT_GLOBAL, is_user=True, may_be_large=True),
-    # The access flag, bit 10, may be set in them (FEAT_HAFT).
+    # The access flag, bit 10, may be set in these entries (FEAT_HAFT).
     table_flags=(0xBFF, 0x003),
 )
 _SELF_ENTRIES = {
@@ -317,16 +318,17 @@ def as_processor_has_it(architecture: Architecture) -> Paging:
 
 
 def as_windows_has_it(architecture: Architecture) -> Paging:
-    """Pages in transition are there, and the tables map themselves."""
+    """Pages in transition count as present, and the tables map themselves."""
     return Paging(architecture, replace(_WINDOWS, self_entries=_SELF_ENTRIES[architecture]))
 
 
 WINDOWS_ON_ARM64 = Paging(ARM64_BOTH_HALVES, _WINDOWS_ON_ARM64)
-"""One page is the top of both halves of the addresses, and maps the tables into themselves."""
+"""One page is the top level of both halves of the addresses, and maps the tables into
+themselves."""
 
 
 def as_linux_on_arm64_has_it(architecture: Arm64, *, is_before_6_10: bool = False) -> Paging:
-    """Pages that nobody may use are there; the processes' tables and the kernel's are apart."""
+    """Pages that nobody may use count as present; processes and kernel have separate tables."""
     software = _LINUX_ON_ARM64
     if is_before_6_10:
         bit = _PROTECTION_NONE_BEFORE
@@ -336,11 +338,11 @@ def as_linux_on_arm64_has_it(architecture: Arm64, *, is_before_6_10: bool = Fals
 
 
 def as_linux_has_it(architecture: Architecture, encryption: int = 0) -> Paging:
-    """Pages that nobody may use are there, and half of the top level is a process's own.
+    """Pages that nobody may use count as present; half of the top level belongs to the process.
 
     `encryption` is the bit of an entry by which AMD's processors encrypt the page.
     """
     entries = architecture.top_frames * architecture.entries
-    # Of 4 GiB the kernel has the last one, as usual (CONFIG_PAGE_OFFSET).
+    # The kernel has the last of 4 GiB, as usual (CONFIG_PAGE_OFFSET).
     own = range(entries // 4 * 3 if architecture.address_bits == 32 else entries // 2)
     return Paging(architecture, replace(_LINUX, encryption=encryption, user_entries=own))

@@ -1,6 +1,6 @@
 """Memory of one address space, as its page tables translate it.
 
-Tables over which much is to be known are `paging.walk`'s.
+Few addresses are translated here; `paging.walk` reads whole tables.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,19 @@ from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import read_tables
 from memory_visualizer.paging.translate import frames_behind
 from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.width import with_voted_width
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_REGIONS = 1 << 14
 _NOTHING = np.full(512 * 16, -1, np.int64)
 _ADDRESSES_AT_ONCE = 1 << 11
-"""Each of them may have a table of its own."""
+"""Each address may need a table of its own."""
 
 
 class TableMemory(VirtualMemory):
-    """An address space by its top-level table; what is not mapped or not held reads as nothing.
+    """An address space by its top-level table; pages that are not mapped or not held read as None.
 
-    Of tables met one by one only so many are read as a kernel may have for so much memory.
+    The budget limits the number of tables that are read one by one.
     """
 
     def __init__(
@@ -35,26 +36,26 @@ class TableMemory(VirtualMemory):
         top: int | Sequence[int],
         regular: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        """`top` is the frame with which the top-level table begins, or are the roots of that.
+        """`top` is the first frame of the top-level table, or the roots of the top level.
 
-        `regular` are stretches of addresses that are mapped in a row, each by its first address,
-        its end, and the first frame: they stand in for tables that are lost.
+        `regular` are contiguously mapped stretches, each as first address, end, and first frame:
+        they replace tables that are lost.
         """
         super().__init__(memory)
-        self._paging = paging
         if isinstance(top, int):
             self._roots = [*paging.architecture.roots_at(np.array([top * PAGE_SIZE]))[0].tolist()]
         else:
             self._roots = [*top]
+        self._paging = with_voted_width(memory, paging, np.array(self._roots))
         self.regular = tuple(regular)
         self.word = 4 if paging.address_bits == 32 else 8
         """Bytes of a pointer."""
         self.upper = 0xC000_0000 if self.word == 4 else 1 << 63
-        """Where the kernel's addresses begin, or before."""
+        """A lower bound of the kernel's addresses."""
         self._regions: dict[int, NDArray[np.int64] | range] = {}
-        """Frames behind addresses: of as many as one table of the lowest level covers."""
+        """Frames behind addresses, in pieces as large as a table of the lowest level covers."""
         self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
-        """By frame and level."""
+        """Tables that were read, by frame and level."""
         self._tables_left = memory.budget.limit("table of the kernel")
 
     @property
@@ -63,7 +64,7 @@ class TableMemory(VirtualMemory):
         return tuple(self._roots)
 
     def with_regular(self, stretch: tuple[int, int, int]) -> "TableMemory":
-        """The same memory with one more stretch that is mapped in a row."""
+        """The same memory with one more contiguously mapped stretch."""
         return TableMemory(self.memory, self._paging, self._roots, (*self.regular, stretch))
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -83,7 +84,7 @@ class TableMemory(VirtualMemory):
         return frames
 
     def frame(self, address: int) -> int:
-        """As in VirtualMemory; the tables that were met are kept."""
+        """As in VirtualMemory; the tables on the way are kept."""
         pages = self._paging.entries * self._paging.architecture.page_frames
         number = address // PAGE_SIZE
         region = self._regions.get(number // pages)
@@ -99,7 +100,7 @@ class TableMemory(VirtualMemory):
         return frame
 
     def _region(self, address: int) -> "NDArray[np.int64] | range":
-        """What a table of the lowest level has, or would have, where it covers this address."""
+        """The frames of the lowest-level table, real or assumed, that covers an address."""
         paging, parts = self._paging, self._paging.architecture.page_frames
         pages = paging.entries * parts
         table, begin, entries = self._root_of(address)
@@ -120,7 +121,7 @@ class TableMemory(VirtualMemory):
         return np.where(frames[:, None] < 0, -1, frames[:, None] + np.arange(parts)).ravel()
 
     def _root_of(self, address: int) -> tuple[int, int, int]:
-        """The frame of the top level for an address, where entries begin in it, and how many."""
+        """The top-level frame for an address, its first entry, and its number of entries."""
         architecture = self._paging.architecture
         frame = (address >> self._paging.levels[0].shift) // architecture.entries
         root = np.array([self._roots[frame % len(self._roots)]])
@@ -129,7 +130,7 @@ class TableMemory(VirtualMemory):
         return int(architecture.frames_of_roots(root)[0]), int(begin), entries
 
     def _table(self, frame: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """What a table's entries lead to, -1 where to nothing; and which map large pages."""
+        """The frame that each entry of a table leads to, -1 for none; and which map large pages."""
         known = self._tables.get((frame, number))
         if known is None:
             if not self._tables_left:

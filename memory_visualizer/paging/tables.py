@@ -1,6 +1,6 @@
 """Evidence that a page is or is not a page table, and the targets of its entries.
 
-Most entries decide: see Weight.
+The majority of entries decides: see Weight.
 """
 
 from dataclasses import dataclass
@@ -10,33 +10,29 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import PRESENT, Entries
+from memory_visualizer.paging.beyond import Leading, are_beyond, width_by_size
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
 from memory_visualizer.paging.software import Paging
-
-_NEAR_FRAMES = 1 << 22
-_NEAR_TIMES = 64
-"""Memory lies below so many frames, 16 GiB, or so many times those of the dump, which may be cut
-short: what is further away is a device, or no address."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """Evidence that pages are or are not page tables: numbers of entries for each page."""
+    """Evidence for and against pages being page tables: numbers of entries for each page."""
 
     entries: NDArray[np.int64]
-    """That lead somewhere, the impossible ones included."""
+    """Entries that lead somewhere, impossible entries included."""
     impossible: NDArray[np.int64]
-    """That break the rules of the processor, or of the system."""
+    """Entries that break the rules of the processor or the system."""
     odd: NDArray[np.int64]
-    """That the system does not make, beside the impossible ones."""
+    """Possible entries that the system does not make, or that name neither memory nor a device."""
     supervisor: NDArray[np.int64]
-    """That lead to tables and bar user mode, beside all those: odd where user mode came so far."""
+    """Other entries that lead to tables and bar user mode: odd if user mode reaches the table."""
 
     def is_table(self, is_user: NDArray[np.bool_], page: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether each page, by its number, is a table for those who come by user mode, or not.
+        """Whether each page, by its number, is a table on a path of user mode, or of the kernel.
 
-        Most entries decide. So a real table in which a bit was flipped costs that entry, and
-        what is no table leads nowhere, whatever a few of its words look like.
+        The majority of entries decides. So a flipped bit in a real table costs only its entry, and
+        a page that is not a table leads nowhere, whatever a few of its words look like.
         """
         against = self.impossible[page] + self.odd[page]
         against += np.where(is_user, self.supervisor[page], 0)
@@ -47,66 +43,67 @@ class Weight:
 def weighed(
     memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Entries, NDArray[np.int64], "Weight | None"]:
-    """The entries of a level's tables that lead somewhere, without those that cannot be.
+    """The entries of a level's tables that lead somewhere, without the impossible ones.
 
-    Number of the table, ascending; index; the entry; what it names; and, unless nothing speaks
-    against any of the tables, what does.
+    Returns for each entry: number of the table, ascending; index; the entry; the frame that it
+    names. Then the weight of the tables, or None if nothing speaks against any of them.
     """
-    level = paging.levels[number]
+    level, count = paging.levels[number], len(tables)
     found = np.flatnonzero(paging.is_present(tables))
     table = found >> (tables.shape[1] - 1).bit_length()
-    index = found & (tables.shape[1] - 1)
     entry = tables.reshape(-1)[found]
-    frame = paging.frames(entry, level)
-    impossible = paging.is_impossible(entry, frame, level)
+    rows = Leading(table, found & (tables.shape[1] - 1), entry, paging.frames(entry, level))
+    impossible = paging.is_impossible(entry, rows.frame, level)
     if level.may_map and paging.software.has_habits and level.pages > 2 * memory.frame_count:
-        # No machine with so little memory has most of a page beyond its end, from the beginning.
-        impossible |= (frame == 0) & paging.is_large(entry, level)
-    count = len(tables)
-    odd = supervisor = np.zeros(count, np.int64)
-    if paging.software.has_habits and number == len(paging.levels) - 1:
-        odd = _odd_leaves(table, entry, paging.architecture.mixtures(entry), impossible, count)
-    elif paging.software.has_habits:
-        near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
-        is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
-        bars = paging.architecture.bar_user(entry) & ~paging.is_large(entry, level)
-        bars &= ~(is_odd | impossible)
-        if is_odd.any() or bars.any():
-            odd = np.bincount(table[is_odd], minlength=count)
-            supervisor = np.bincount(table[bars], minlength=count)
-    possible = ~impossible
-    if level.required and impossible.any():
-        # To the processor these are as those that are not present: they speak against a table, but
-        # nothing is damaged. Where tables map themselves, an entry of a large page is seen so.
-        reserved = (entry & np.uint64(PRESENT) != 0) & impossible
+        # No machine maps a large page at address 0 of which more than half lies beyond its memory.
+        impossible |= (rows.frame == 0) & paging.is_large(entry, level)
+    broken = absent = np.zeros(count, np.int64)
+    if impossible.any():
+        # The processor treats these entries as not present: they speak against a table, but are not
+        # damage. If tables map themselves, an entry of a large page looks like this.
+        reserved = impossible & (entry & np.uint64(PRESENT) != 0)
         reserved &= entry & np.uint64(level.required) != np.uint64(level.required)
-        odd = odd + np.bincount(table[reserved], minlength=count)
-        impossible = impossible & ~reserved
-    if possible.all() and not (odd.any() or supervisor.any()):
-        return table, index, entry, frame, None
-    weight = Weight(
-        np.bincount(table, minlength=count),
-        np.bincount(table[impossible], minlength=count),
-        odd,
-        supervisor,
-    )
-    return table[possible], index[possible], entry[possible], frame[possible], weight
+        absent = np.bincount(table[reserved], minlength=count)
+        broken = np.bincount(table[impossible & ~reserved], minlength=count)
+        rows = rows.take(~impossible)
+    odd, supervisor = _oddities(memory, paging, number, rows, count)
+    weight = None
+    if impossible.any() or odd.any() or supervisor.any():
+        entries = np.bincount(table, minlength=count)
+        weight = Weight(entries, broken, odd + absent, supervisor)
+    return *rows, weight
 
 
-def _odd_leaves(
-    table: NDArray[np.intp],
-    entry: Entries,
-    flags: NDArray[np.int64],
-    impossible: NDArray[np.bool_],
-    count: int,
-) -> NDArray[np.int64]:
-    """For each table of the last level the entries that are odd: all, or none.
+def _oddities(
+    memory: PhysicalMemory, paging: Paging, number: int, rows: Leading, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Weight.odd and Weight.supervisor for each of `count` tables, by entries that are possible."""
+    width = paging.used_bits or width_by_size(memory)
+    is_odd = are_beyond(paging, number, rows, width)
+    odd = supervisor = np.zeros(count, np.int64)
+    is_last = number == len(paging.levels) - 1
+    if paging.software.has_habits and not is_last:
+        level = paging.levels[number]
+        is_odd |= paging.is_odd(rows.entry, level)
+        bars = paging.architecture.bar_user(rows.entry)
+        bars &= ~(is_odd | paging.is_large(rows.entry, level))
+        supervisor = np.bincount(rows.table[bars], minlength=count)
+    if is_odd.any():
+        odd = np.bincount(rows.table[is_odd], minlength=count)
+    if paging.software.has_habits and is_last:
+        odd = np.maximum(odd, _odd_leaves(paging, rows, count))
+    return odd, supervisor
 
-    Pages may be mapped with any flags. But pages side by side are mapped alike: what comes with a
-    new mixture of flags (Architecture.mixtures) every other time is something else.
+
+def _odd_leaves(paging: Paging, rows: Leading, count: int) -> NDArray[np.int64]:
+    """The number of odd entries of each table of the last level: all of them, or 0.
+
+    Pages may be mapped with any flags, but neighbouring pages are mapped alike. A page in which
+    every other entry has a new mixture of flags (Architecture.mixtures) is not a table.
     """
-    seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
-    mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
+    seen = rows.entry & np.uint64(PRESENT) != 0
+    flags = paging.architecture.mixtures(rows.entry)
+    mixtures = np.bincount(rows.table[seen] * 64 + flags[seen], minlength=64 * count)
     mixtures = mixtures.reshape(count, 64)
     present = mixtures.sum(axis=1)
     kinds = np.count_nonzero(mixtures, axis=1)
@@ -123,14 +120,14 @@ _MOST_MIXTURES = 16
 def sound_entries(
     memory: PhysicalMemory, paging: Paging, number: int, tables: Entries
 ) -> tuple[NDArray[np.intp], Entries, NDArray[np.int64]]:
-    """The entries that lead somewhere: where they stand in all of `tables`, they, and the frames.
+    """The entries that lead somewhere: their places in all of `tables`, the entries, their frames.
 
-    Whether user mode came so far is not known: so no entry is odd for barring it.
+    Whether user mode reaches these tables is unknown, so an entry that bars it is not odd.
     """
     table, index, entry, frame, weight = weighed(memory, paging, number, tables)
     place = table * tables.shape[1] + index
-    if weight is None:
-        return place, entry, frame
+    if weight is None or (number == 0 and not paging.architecture.is_whole):
+        return place, entry, frame  # beside a small top level other things may lie in its frame
     is_table = weight.is_table(np.zeros(len(tables), bool), np.arange(len(tables)))[table]
     return place[is_table], entry[is_table], frame[is_table]
 
@@ -138,10 +135,10 @@ def sound_entries(
 def read_tables(
     memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """What the entries of tables of one level lead to, -1 where to nothing, and which map pages.
+    """The frames that entries of one level's tables lead to, -1 for none, and which map pages.
 
-    Shape (n, paging.entries). What breaks the processor's rules leads to nothing, and so does all
-    of a page that is no table.
+    Shape (n, paging.entries). Entries that break the processor's rules lead to nothing, and so do
+    all entries of a page that is not a table.
     """
     level = paging.levels[number]
     tables = paging.decode(memory.read_frames(frames))
@@ -157,9 +154,9 @@ def read_tables(
 def are_tables(
     memory: PhysicalMemory, paging: Paging, number: int, frames: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which of these pages look like tables of one level: most of them entries that lead somewhere.
+    """Which of these pages look like tables of one level: most of their entries lead somewhere.
 
-    An empty page does not. Those of the top level are numbered as roots.
+    An empty page does not. Pages of the top level are numbered as roots.
     """
     found = np.zeros(len(frames), bool)
     for start in range(0, len(frames), TABLES_AT_ONCE):
@@ -168,7 +165,7 @@ def are_tables(
         if tables is None:
             tables = paging.decode(memory.read_frames(part))
         present = np.count_nonzero(paging.is_present(tables), axis=1)
-        # Entries that are not present may hold anything, but not in most of a table.
+        # Entries that are not present may hold anything, but they are not most of a table.
         sound = (present > 0) & (2 * present >= np.count_nonzero(tables, axis=1))
         weight = weighed(memory, paging, number, tables)[-1]
         if weight is not None:
@@ -185,10 +182,10 @@ def tables_of(
     own_only: bool = False,
     no_tables: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each frame whether it is a table of one of these address spaces, and one of the lowest.
+    """For each frame, whether it is a table of these spaces, and whether of the lowest level.
 
-    Those of the lowest level are only named by those above, and not read. `own_only` and
-    `no_tables` as in `walk`.
+    Tables of the lowest level are not read: entries above name them. `own_only` and `no_tables` as
+    in `walk`.
     """
     found = np.zeros(memory.frame_count, bool)
     tables = distinct(roots.ravel())
@@ -217,7 +214,7 @@ def _named(
     tables: NDArray[np.int64],
     own: range | None,
 ) -> NDArray[np.int64]:
-    """The frames that are held of tables which these name, on one level; `own` are its entries."""
+    """The held frames of tables that these tables name on one level; `own` are its entries."""
     entries = read_roots(memory, paging, tables) if number == 0 else None
     if entries is None:
         entries = paging.decode(memory.read_frames(tables))
@@ -232,7 +229,7 @@ def _named(
 
 
 def read_roots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> Entries:
-    """The entries of top levels, or of frames of these, shape (n, entries)."""
+    """The entries of top levels, or of single frames of them, shape (n, entries)."""
     architecture = paging.architecture
     tables = paging.decode(memory.read_frames(architecture.frames_of_roots(roots)))
     if architecture.is_whole:

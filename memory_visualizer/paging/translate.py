@@ -10,7 +10,7 @@ from memory_visualizer.paging.software import Paging
 def translate(
     memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], virtual: int
 ) -> NDArray[np.int64]:
-    """Frame behind one virtual address in each address space; -1 where the dump holds none."""
+    """The frame behind one virtual address in each address space; -1 where the dump holds none."""
     virtual &= (1 << paging.address_bits) - 1
     top = roots[:, (virtual >> paging.levels[0].shift) // paging.entries % paging.top_frames]
     addresses = np.full(len(roots), virtual, np.uint64)
@@ -31,10 +31,10 @@ def frames_behind(
     top: NDArray[np.int64],
     addresses: NDArray[np.uint64],
 ) -> NDArray[np.int64]:
-    """The frame behind each address, below the root that stands with it (one of its top level).
+    """The frame behind each address, below the root in the same row (a frame of its top level).
 
-    -1 where nothing is mapped; a frame may lie outside of what the dump holds. Of each table only
-    the one entry is looked at: see read_tables.
+    -1 where nothing is mapped; the dump may not hold the frame. Only one entry of each table is
+    read, so the tables are not judged: see read_tables.
     """
     architecture = paging.architecture
     table = architecture.frames_of_roots(top.astype(np.int64))

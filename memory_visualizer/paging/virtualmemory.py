@@ -1,7 +1,7 @@
 """Memory read by virtual address, whatever translates the addresses.
 
-Addresses one after the other, where each is known by what the last one holds, or many at once. What
-is read one by one is kept.
+Addresses are read one after the other, if each depends on the bytes at the last one, or many at
+once. Pages that are read one by one are kept.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ _PIECES_AT_ONCE = 1 << 10
 
 
 class VirtualMemory(ABC):
-    """Virtual memory; what is not mapped or not held reads as nothing."""
+    """Virtual memory; bytes that are not mapped or not held read as None."""
 
     word = 8
     """Bytes of a pointer."""
@@ -25,14 +25,14 @@ class VirtualMemory(ABC):
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
         self.frame_count = memory.frame_count
-        """Frames of the memory, by which it is known how much a kernel in it can be."""
+        """Frames of the memory: a measure of how large the kernel's structures can be."""
         self._pages: dict[int, bytes | None] = {}
 
     @abstractmethod
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each address; -1 where nothing is mapped.
 
-        A frame may lie outside of what the dump holds.
+        The dump may not hold the frame.
         """
 
     def frame(self, address: int) -> int:
@@ -74,7 +74,7 @@ class VirtualMemory(ABC):
         return b"".join(parts)
 
     def number(self, address: int, size: int = 0) -> int | None:
-        """Read an unsigned number, as large as a pointer by default; None where it cannot be."""
+        """Read an unsigned number, by default as large as a pointer; None if not readable."""
         raw = self.read(address, size or self.word)
         return None if raw is None else int.from_bytes(raw, "little")
 
@@ -96,16 +96,16 @@ class VirtualMemory(ABC):
     def read_each(
         self, addresses: NDArray[np.uint64], size: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Read a few bytes at each address: shape (n, size), and where all of them are there.
+        """Read a few bytes at each address, shape (n, size); and tell where all bytes were read.
 
-        Zeros where any of them is not mapped or not held.
+        Zeros where any byte is not mapped or not held.
         """
         contents, known = self._read_each(addresses, size)
         contents[~known] = 0
         return contents, known
 
     def read_partly(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.uint8]:
-        """Read `size` bytes at each address, shape (n, size): zeros where there are none."""
+        """Read `size` bytes at each address, shape (n, size); zeros where not readable."""
         return self._read_each(addresses, size)[0]
 
     def _read_each(
@@ -131,7 +131,7 @@ class VirtualMemory(ABC):
         needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
         known: NDArray[np.bool_] = np.logical_and.reduce(held[row] | ~needed, axis=1)
         words = self.memory.read_frames(np.where(held, frames, self.frame_count))
-        # Objects stand at multiples of words, and so are read much faster.
+        # Objects stand at multiples of a word; reading whole words is much faster.
         unit = 8 if size % 8 == 0 and not (begin % 8).any() else 1
         contents = words.reshape(-1) if unit == 8 else words.view(np.uint8).reshape(-1)
         in_page = PAGE_SIZE // unit
@@ -142,9 +142,9 @@ class VirtualMemory(ABC):
     def numbers(
         self, addresses: NDArray[np.uint64], size: int = 0
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Read an unsigned number at each address, 0 where it cannot be; and where it can.
+        """Read a number at each address, 0 where not readable; and tell where it is.
 
-        It is as large as a pointer by default.
+        Numbers are unsigned, and by default as large as a pointer.
         """
         size = size or self.word
         raw, known = self.read_each(addresses, size)

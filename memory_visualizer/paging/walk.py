@@ -1,9 +1,9 @@
 """The walk of page tables: all mappings of all address spaces of a dump at once.
 
-The walk goes level by level: all tables of one level are gathered, their entries decoded together,
-and the tables below them made unique before they are read. So a table is read once for each level
-at which it serves, however many paths lead to it, and tables that lead in circles cost no more than
-others.
+The walk goes level by level: it gathers all tables of one level, decodes their entries together,
+and removes duplicates among the tables below before it reads them. So a table is read once for each
+level on which it serves, however many paths lead to it, and tables that lead in circles cost no
+more than others.
 """
 
 from collections.abc import Iterator
@@ -30,23 +30,24 @@ from memory_visualizer.paging.memory import (
 )
 from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import Weight, weighed
+from memory_visualizer.paging.width import with_voted_width
 from memory_visualizer.units import PAGE_SIZE
 
 _DIRECT = 8
-"""Beside MAY_ bits, while tables are walked: no top-level table served on a lower level on the
-way."""
+"""A bit beside the MAY_ bits during the walk: the path does not pass through a top-level table on a
+lower level."""
 _KINDS = 16
 _WAYS_AT_ONCE = 512
 _FAIR_PART = 8
-"""The part of all tables of a level that one address space may have."""
+"""One address space may have at most this fraction of all tables of a level."""
 _WAITING_WAYS = 1 << 18
 _ALIKE = 4
-"""So many times, in the middle, an honest system's ways of user mode come again, at most."""
+"""The largest mean number of user-mode paths to each table in a sound system."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Reached:
-    """Tables of one level and by which way they are reached, a row for each way."""
+    """Tables of one level and the paths that lead to them, a row for each path."""
 
     space: NDArray[np.int32]
     table: NDArray[np.int64]
@@ -58,7 +59,7 @@ class _Reached:
         return _Reached(self.space[rows], self.table[rows], self.virtual[rows], self.access[rows])
 
     def parted(self, parts: int, size: int) -> "_Reached":
-        """The frames of tables that have so many each, of which each covers `size` addresses."""
+        """The single frames of tables of `parts` frames each; a frame covers `size` addresses."""
         part = np.tile(np.arange(parts), len(self.table))
         rows = self.take(np.repeat(np.arange(len(self.table)), parts))
         virtual = rows.virtual + part.astype(np.uint64) * np.uint64(size)
@@ -66,7 +67,7 @@ class _Reached:
 
     @property
     def table_count(self) -> int:
-        """How many tables, whatever the ways."""
+        """The number of distinct tables."""
         return len(distinct(self.table))
 
     @classmethod
@@ -81,9 +82,8 @@ class _Reached:
     def unique(self, frame_count: int, limit: int) -> "_Reached":
         """Each table once for each access and, for user mode, each address space.
 
-        The kernel's tables count once for all spaces; so do a user's tables, and whatever the
-        access, from the moment there are more than `limit` ways, as only a dump made to waste time
-        has them.
+        The kernel's tables count once for all spaces. If there are more than `limit` paths, which
+        only a dump made to waste time has, user tables count once, too, whatever the access.
         """
         user = self.access & MAY_USER != 0
         if np.count_nonzero(user) <= _ALIKE * limit:
@@ -97,7 +97,7 @@ class _Reached:
         """Each table once for each access and each address space."""
         if not len(self.table):
             return self
-        # One number to sort by is much faster than several.
+        # Sorting by one number is much faster than by several.
         space = self.space.astype(np.int64) - SHARED
         key = (self.table * (space.max() + 1) + space) * _KINDS + self.access
         order = np.argsort(key)
@@ -106,9 +106,9 @@ class _Reached:
         return replace(self.take(order[starts]), virtual=virtual)
 
     def _unique(self, kind: NDArray[np.uint8], frame_count: int) -> "_Reached":
-        """Each table once for each kind of way to it; kinds are below _KINDS.
+        """Each table once for each kind of path to it; kinds are numbers below _KINDS.
 
-        Nothing is sorted, as these ways may be very many.
+        Nothing is sorted, since there may be very many paths.
         """
         first = one_of_each(self.table, frame_count)
         is_first = first == np.arange(len(first))
@@ -131,24 +131,24 @@ class _Reached:
 
 
 class _Below:
-    """The tables of one level, and the ways to them, as they are gathered from the level above."""
+    """The tables of one level, and the paths to them, gathered from the level above."""
 
     def __init__(self, memory: PhysicalMemory, table_limit: int, way_limit: int) -> None:
-        """Take in so many tables; for `way_limit` see _Reached.unique."""
+        """Accept up to `table_limit` tables; for `way_limit` see _Reached.unique."""
         self._way_limit = way_limit
         self._room = table_limit
         self._room_for_each = table_limit // _FAIR_PART
         self._of_space = np.zeros(1, np.int64)
-        """How many tables each space has led to, those that are SHARED first."""
+        """The number of tables that each space led to; the first number is that of SHARED."""
         self._known = np.zeros(memory.frame_count, bool)
         self._left_out = np.zeros(memory.frame_count, bool)
         self._batches: list[_Reached] = []
         self._waiting = 0
 
     def admit(self, tables: NDArray[np.int64], spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these tables, any of them any number of times, there is room for.
+        """Which of these tables there is room for; a table may come any number of times.
 
-        A space that leads to too many of them has its own left out, not those of others.
+        A space that leads to too many tables loses its own tables, not those of others.
         """
         admitted = self._known[tables]
         if admitted.all():
@@ -166,7 +166,7 @@ class _Below:
         return admitted
 
     def _is_fair(self, spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these tables, by the spaces that lead to them, are not beyond their share."""
+        """Which of these tables are within the share of the space that leads to them."""
         number = spaces.astype(np.int64) - SHARED
         count = np.bincount(number, minlength=len(self._of_space))
         self._of_space = np.pad(self._of_space, (0, len(count) - len(self._of_space)))
@@ -181,7 +181,7 @@ class _Below:
         return fair
 
     def add(self, ways: _Reached) -> None:
-        """Add ways to tables that were admitted."""
+        """Add paths to tables that were admitted."""
         self._waiting += len(ways.table)
         self._batches.append(ways)
         if self._waiting > _WAITING_WAYS:
@@ -189,31 +189,31 @@ class _Below:
             self._waiting = 0
 
     def ways(self) -> _Reached:
-        """All ways that were added."""
+        """All paths that were added."""
         return _Reached.join(self._batches).unique(len(self._known), self._way_limit)
 
     @property
     def left_out(self) -> int:
-        """How many tables there was no room for."""
+        """The number of tables that were refused."""
         return int(np.count_nonzero(self._left_out))
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """Entries of tables that lead somewhere, a row for each, for each way to their table."""
+    """Entries that lead somewhere, a row for each entry and each path to its table."""
 
     ways: _Reached
-    """The ways to the tables."""
+    """The paths to the tables."""
     way: NDArray[np.intp]
     """Row in `ways`."""
     index: NDArray[np.intp]
-    """Where in its table the entry is."""
+    """Index of the entry in its table."""
     entry: Entries
     frame: NDArray[np.int64]
-    """What the entry names."""
+    """The frame that the entry names."""
 
     def reached(self, rows: NDArray[np.intp], access: NDArray[np.uint8], level: Level) -> _Reached:
-        """What some of the entries lead to, with the access that is given for all of them."""
+        """The tables that some of the entries lead to; `access` is given for all entries."""
         return _Reached(
             self.ways.space[self.way[rows]],
             self.frame[rows],
@@ -224,7 +224,7 @@ class _Decoded:
     def address(
         self, level: Level, rows: "NDArray[np.intp] | slice" = slice(None)
     ) -> NDArray[np.uint64]:
-        """The first address that each entry stands for, not yet canonical."""
+        """The first address that each entry covers, not yet canonical."""
         covered = self.index[rows].astype(np.uint64) << np.uint64(level.shift)
         return self.ways.virtual[self.way[rows]] + covered
 
@@ -242,21 +242,21 @@ def walk(
 ) -> Iterator[Mappings]:
     """Walk the page tables of address spaces and yield their mappings, in batches.
 
-    `roots` are the top levels, shape (n, paging.top_frames), as Architecture.roots_at numbers them,
-    most often by their frames; `spaces` what
-    Mappings.space shall be for each, by default its number; two roots may share one. With
-    `kernel_only` what user mode may reach is left out, with `own_only` what is not below the
-    software's user_entries. Frames that the dump does not hold are left out as tables, and as pages
-    unless the dump leaves them out on purpose. The kernel's mappings, which all spaces share, come
-    once; merge_alike finds those that come again through each space's own top level. What could not
-    be used is added to `losses`, also frames of which `no_tables` says that none is a table.
+    `roots` are the top levels, shape (n, paging.top_frames), numbered as by Architecture.roots_at,
+    mostly by their frames. `spaces` gives each root the value of Mappings.space, by default its
+    number; two roots may share a value. `kernel_only` leaves out pages that user mode may reach;
+    `own_only` leaves out everything that is not below the software's user_entries. Tables that the
+    dump does not hold are left out, and so are pages, unless the dump leaves them out on purpose.
+    The kernel's mappings, which all spaces share, come once; merge_alike finds mappings that come
+    again through each space's own top level. Unusable entries are added to `losses`, also frames
+    that cannot be tables by `no_tables`.
 
-    However the tables lead to one another, the cost is bound by the dump's budget; on
-    each level but the last at most half of what is left of these is spent.
+    The dump's budget bounds the cost, however the tables lead to one another; each level but the
+    last spends at most half of the rest.
     """
-    # Devices may lie higher than that; but what is mapped there is nothing that the dump holds.
+    # Devices may lie at higher addresses, but the dump does not hold their pages.
     bits = max(paging.physical_bits, memory.frame_count.bit_length() + 12)
-    paging = replace(paging, physical_bits=bits)
+    paging = with_voted_width(memory, replace(paging, physical_bits=bits), roots)
     walker = _Walker(memory, paging, kernel_only, own_only, losses or Losses(), no_tables)
     if spaces is None:
         spaces = np.arange(len(roots), dtype=np.int32)
@@ -264,7 +264,7 @@ def walk(
 
 
 class _Walker:
-    """One walk, and what is left of what it may cost."""
+    """One walk, and the rest of its budget."""
 
     def __init__(
         self,
@@ -282,11 +282,11 @@ class _Walker:
         self._losses = losses
         self._no_tables = no_tables
         self._refused = np.zeros(memory.frame_count, bool)
-        """Frames that are no tables, though reached as such."""
+        """Frames that entries name as tables, but that are not tables."""
         self._is_root = np.zeros(memory.frame_count, bool)
-        # Of an honest system each user table has one way to it, or few more.
+        # In a sound system, one path or a few more lead to each user table.
         self._way_limit = memory.frame_count // 8 + 1024
-        part = 4 if kernel_only else 1  # a kernel maps a page seldom twice
+        part = 4 if kernel_only else 1  # a kernel rarely maps a page twice
         self._tables_left = memory.budget.share("page table", part)
         self._entries_left = memory.budget.share("table entry", part)
 
@@ -296,7 +296,7 @@ class _Walker:
         last = len(self._paging.levels) - 1
         for number in range(last + 1):
             self._tables_left -= reached.table_count
-            # Those of the last level are most of all tables.
+            # Most tables are on the last level.
             room = self._tables_left if number == last - 1 else self._tables_left // 2
             below = _Below(self._memory, room, self._way_limit)
             yield from self._level(number, reached, below)
@@ -305,11 +305,12 @@ class _Walker:
         self._losses.not_tables |= set(np.flatnonzero(self._refused).tolist())
 
     def _start(self, roots: NDArray[np.int64], spaces: NDArray[np.int32]) -> _Reached:
-        """The ways to the tables of the top level."""
+        """The paths to the tables of the top level."""
         architecture, shift = self._paging.architecture, np.uint64(self._paging.levels[0].shift)
         count, parts = roots.shape
         start = np.arange(parts, dtype=np.uint64) << shift
-        # Of a root that begins within its frame, that frame is the table, with entries before.
+        # If a root begins within its frame, the table is the whole frame, which begins with the
+        # entries before the root: its first address lies lower by these.
         before = architecture.index_of_roots(roots.astype(np.int64).ravel()).view(np.uint64)
         reached = _Reached(
             np.repeat(spaces, parts),
@@ -327,7 +328,7 @@ class _Walker:
         return reached
 
     def _level(self, number: int, reached: _Reached, below: _Below) -> Iterator[Mappings]:
-        """Yield the mappings in one level's tables, and add to `below` what they lead to."""
+        """Yield the mappings in one level's tables, and add their target tables to `below`."""
         paging, level = self._paging, self._paging.levels[number]
         is_last = number == len(paging.levels) - 1
         limit = self._entries_left if is_last else self._entries_left // 2
@@ -355,7 +356,7 @@ class _Walker:
         self._entries_left -= entries
 
     def _access(self, number: int, found: _Decoded, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """What is allowed on the way to each entry and by itself; `maps`: those that map pages."""
+        """The access that the path and the entry itself allow; `maps`: which map pages."""
         access = self._paging.access(found.entry, maps)
         if number == 0 and self._paging.software.parts_code:
             access |= MAY_EXECUTE
@@ -370,7 +371,7 @@ class _Walker:
         return access
 
     def _chosen(self, number: int, found: _Decoded, access: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which entries are wanted."""
+        """Which entries the walk was asked for."""
         chosen = access & MAY_USER == 0 if self._kernel_only else np.ones(len(access), bool)
         if number == 0 and not self._paging.architecture.is_whole:
             chosen &= found.address(self._paging.levels[0]) < 1 << self._paging.address_bits
@@ -384,7 +385,7 @@ class _Walker:
         return chosen
 
     def _leads(self, found: _Decoded, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Which of these entries lead to frames that are held, and that may be tables."""
+        """Which of these entries lead to frames that are held and may be tables."""
         leads = np.flatnonzero(chosen & is_held(self._memory, found.frame))
         if self._no_tables is not None:
             is_none = self._no_tables[found.frame[leads]]
@@ -406,7 +407,7 @@ class _Walker:
             if is_table.all() and len(ways.table) == len(first_way):
                 yield _Decoded(ways, table, index, entry, frame)
                 continue
-            # All entries of a way's table, for each way.
+            # For each path, all entries of its table.
             ways, table_of_way = ways.take(is_table), table_of_way[is_table]
             first_entry = np.searchsorted(table, np.arange(len(first_way) + 1))
             count = np.diff(first_entry)[table_of_way]
@@ -418,11 +419,12 @@ class _Walker:
     def _is_table(
         self, number: int, ways: _Reached, weight: Weight | None, table_of_way: NDArray[np.intp]
     ) -> NDArray[np.bool_]:
-        """Whether each way leads to a table; `weight` is None where nothing speaks against any."""
+        """Whether each path leads to a table; `weight` None: nothing speaks against any."""
         if number == 0 and not self._paging.architecture.is_whole:
-            return np.ones(len(ways.table), bool)  # other things may lie in the same frame
+            return np.ones(len(ways.table), bool)  # the frame may hold other data, too
         is_direct = ways.access & _DIRECT != 0
-        # Tables that map themselves serve once more a level below, and so do those that are none.
+        # Tables that map themselves serve once more a level below, and so do pages that are not
+        # tables.
         refused = self._refused[ways.table] & self._paging.software.has_habits
         is_table: NDArray[np.bool_] = is_direct | ~refused
         if weight is not None:
@@ -435,14 +437,14 @@ class _Walker:
 
 
 def _table_of_way(first_way: NDArray[np.intp], ways: int) -> NDArray[np.intp]:
-    """The number of each way's table, where each table's ways stand together."""
+    """The number of each path's table; the paths of a table stand together."""
     return np.repeat(np.arange(len(first_way)), np.diff(first_way, append=np.intp(ways)))
 
 
 def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Part the sorted tables of ways in pieces of so many tables and ways as are read at once.
+    """Split the sorted tables of paths into pieces of as many tables and paths as are read at once.
 
-    The ways of one table stay together, unless they alone are too many.
+    The paths of one table stay together, unless they alone are too many.
     """
     first_way = group_starts(table)
     start = 0
@@ -469,10 +471,12 @@ def _mapped(
     pages = level.pages
     rows = np.flatnonzero(maps)
     reached = found.reached(rows, access, level)
-    if pages == paging.architecture.page_frames > 1:  # the smallest pages are told by their frames
+    if (
+        pages == paging.architecture.page_frames > 1
+    ):  # the frame alone decides for the smallest pages
         reached, pages = reached.parted(pages, PAGE_SIZE), 1
     frame = reached.table
-    # Of a large page the first frame may be missing where later ones are not.
+    # The first frame of a large page may be missing though later frames are held.
     inside = is_there(memory, frame) if pages == 1 else frame < memory.frame_count
     mappings = Mappings(
         reached.space,

@@ -34,10 +34,10 @@ def of_mappings(
     rest: "Rest | None" = None,
     remarks: Sequence[str] = (),
 ) -> Snapshot:
-    """Put together what is known of a dump; the mappings decide who has which frame.
+    """Make a snapshot; the mappings decide who has which frame.
 
-    `zero` tells for each frame whether it is all zeros, `rest` the sum of mappings beside these;
-    all else is as in Snapshot.
+    `zero` tells for each frame whether it is all zeros; `rest` is the sum of the mappings that
+    there was no room for. The other arguments are as in Snapshot.
     """
     user = reached(dump, mappings, user=True)
     kernel = reached(dump, mappings, user=False)
@@ -64,24 +64,24 @@ def of_mappings(
 
 
 class Rest:
-    """What the mappings amount to for which there is no room."""
+    """The sum of the mappings that there is no room for."""
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._room = dump.budget.limit("mapping")
         self._room_for_each = self._room // 2
         self._of_space = np.zeros(1, np.int64)
-        """How many mappings of each space there were; of those that are SHARED first."""
+        """The number of mappings of each space; the first number is that of SHARED."""
         self.mappings = 0
         self.user = np.zeros(dump.frame_count, bool)
         self.kernel = np.zeros(dump.frame_count, bool)
         self.mapping_count = np.zeros(dump.frame_count, np.uint32)
 
     def without(self, walked: Iterable[Mappings]) -> Mappings:
-        """Join the parts of a walk; keep only the sum of what exceeds the room.
+        """Join the batches of a walk; of mappings beyond the room only the sum is kept.
 
-        No honest machine has so many mappings of so few frames, but memory must not be what a
-        dump can take from those who look at it. A space that has too many loses its own.
+        No sound machine has so many mappings of so few frames, but a hostile dump must not exhaust
+        the analyst's memory. A space with too many mappings loses its own mappings only.
         """
         joined: list[Mappings] = []
         kept: list[Mappings] = []
@@ -94,7 +94,7 @@ class Rest:
                 self._add(part)
                 continue
             kept.append(some)
-            # Many small parts, let go of one by one, would leave memory in pieces.
+            # Many small arrays, freed one by one, would fragment memory.
             waiting += len(some.pfn)
             if waiting > _ROWS_AT_ONCE:
                 joined.append(Mappings.join(kept))
@@ -105,7 +105,7 @@ class Rest:
         return Mappings.join(joined)
 
     def _fits(self, part: Mappings) -> NDArray[np.bool_]:
-        """Which mappings are of spaces that have not too many."""
+        """Which mappings belong to spaces that do not have too many."""
         number = part.space.astype(np.int64) - SHARED
         count = np.bincount(number, minlength=len(self._of_space))
         count[: len(self._of_space)] += self._of_space
@@ -164,7 +164,7 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
 
 
 def left_out_of(dump: Dump) -> NDArray[np.bool_] | None:
-    """The frames that a dump leaves out on purpose; None where there is none, as in most."""
+    """The frames that a dump leaves out on purpose; None if there are none, as in most dumps."""
     return dump.left_out if len(dump.left_out_runs) else None
 
 
@@ -182,7 +182,7 @@ def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     count = np.zeros(frame_count, np.uint32)
     for at in range(0, len(mappings.pfn), _ROWS_AT_ONCE):
         some = slice(at, at + _ROWS_AT_ONCE)
-        # Ones of the same type as the counts: so `at` is twenty times as fast.
+        # The ones have the same type as the counts: so `at` is twenty times as fast.
         np.add.at(count, mappings.pfn[some][mappings.count[some] == 1], np.uint32(1))
     large = np.flatnonzero(mappings.count > 1)
     if len(large):

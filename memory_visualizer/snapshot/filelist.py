@@ -6,27 +6,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
+from memory_visualizer.snapshot.framerecords import StateKind
 from memory_visualizer.snapshot.inventory import File, FilePages
 from memory_visualizer.snapshot.owners import Owners
-from memory_visualizer.snapshot.pagemap import PageState
 from memory_visualizer.snapshot.process import Process
 
 
 def files_in_memory(
     pages: FilePages,
     states: NDArray[np.uint8] | None,
+    kind: StateKind,
     mapping_count: NDArray[np.uint32],
     owners: Iterable[tuple[range, Owners]],
     processes: Sequence[Process],
 ) -> tuple[File, ...]:
     """The files of `pages`, each with its pages by state and the processes that have any.
 
-    `states`, `mapping_count` and `processes` are as in Snapshot, `owners` as by owners_by_frame.
+    `states`, `mapping_count` and `processes` are as in Snapshot, `kind` is its state_kind, `owners`
+    as by owners_by_frame.
     """
     count = len(pages.files)
     total = np.bincount(pages.file, minlength=count)
     mapped = np.bincount(pages.file[mapping_count[pages.frame] > 0], minlength=count)
-    by_state = _by_state(pages, states)
+    by_state = _by_state(pages, states, kind)
     users = _users(pages, owners)
     return tuple(
         File(
@@ -40,7 +42,9 @@ def files_in_memory(
     )
 
 
-def _by_state(pages: FilePages, states: NDArray[np.uint8] | None) -> list[Mapping[str, int]]:
+def _by_state(
+    pages: FilePages, states: NDArray[np.uint8] | None, kind: StateKind
+) -> list[Mapping[str, int]]:
     """Of each file its pages by state, in words."""
     found: list[dict[str, int]] = [{} for _ in pages.files]
     if states is None:
@@ -48,7 +52,7 @@ def _by_state(pages: FilePages, states: NDArray[np.uint8] | None) -> list[Mappin
     key = pages.file.astype(np.int64) << 8 | states[pages.frame]
     values, counts = np.unique(key, return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        found[value >> 8][PageState(value & 0xFF).label] = count
+        found[value >> 8][kind(value & 0xFF).label] = count
     return [*found]
 
 

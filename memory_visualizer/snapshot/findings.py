@@ -13,9 +13,9 @@ _MOST_NAMED = 6
 
 
 def findings(processes: Sequence[Process]) -> dict[str, list[Process]]:
-    """The processes that each word of process.ANOMALIES fits, the rarest word first.
+    """The processes with each anomaly of process.ANOMALIES, the rarest anomaly first.
 
-    What is odd about few is the better lead. An address behind a word is left out here.
+    A rare anomaly is the better lead. Addresses that follow an anomaly are left out here.
     """
     found: dict[str, list[Process]] = defaultdict(list)
     for process in processes:
@@ -27,7 +27,7 @@ def findings(processes: Sequence[Process]) -> dict[str, list[Process]]:
 def named(processes: Sequence[Process]) -> str:
     """The first of some processes by name and pid, and how many more there are. Not yet printable.
 
-    One of which only the tables are known goes by the address of the top one.
+    A process known by its tables only is named by the address of its top-level table.
     """
     names = [
         f"{process.name} ({process.pid})"
@@ -40,9 +40,9 @@ def named(processes: Sequence[Process]) -> str:
 
 
 def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
-    """What is odd about the processes that have a frame, by PFN; others have no entry.
+    """The anomalies of the processes that have a frame, by PFN; other frames have no entry.
 
-    That only the page tables of a process are known is told by its pid already.
+    The anomaly "known by its page tables only" is left out, since the pid tells it already.
     """
     words = [
         [word for word in process.anomalies if process.object_address] for process in processes
@@ -70,7 +70,7 @@ def odd_regions(
 
 
 def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:
-    """A sentence on old copies of process objects, where there are any."""
+    """A sentence on old copies of process objects, if there are any."""
     if not copies:
         return ()
     if len(copies) == 1:

@@ -1,4 +1,4 @@
-"""Large pages of processes, as stretches of frames, since each would be many pages in a list."""
+"""Large pages of processes as stretches of frames, since a list of their pages would be long."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True, eq=False)
 class Stretches:
-    """Stretches of frames that processes have, a row for each; those of a process do not meet."""
+    """Stretches of frames that processes have; the stretches of one process are disjoint."""
 
     space: NDArray[np.int32]
     first: NDArray[np.int64]
@@ -24,7 +24,7 @@ class Stretches:
     def cover(
         self, space: NDArray[np.integer[Any]], frame: NDArray[np.integer[Any]]
     ) -> NDArray[np.bool_]:
-        """Which of these frames, each of a process, lie in a stretch of that process."""
+        """Which of these frames lie in a stretch of the process in the same row."""
         size = int(self.end.max(initial=0)) + 1
         starts = self.space * size + self.first
         ends = self.space * size + self.end
@@ -37,7 +37,7 @@ class Stretches:
         return covered
 
     def depth(self, frame_count: int) -> NDArray[np.int32]:
-        """How many processes have each frame in a stretch."""
+        """For each frame, the number of processes that have it in a stretch."""
         change = np.zeros(frame_count + 1, np.int32)
         np.add.at(change, self.first, np.int32(1))
         np.subtract.at(change, self.end, np.int32(1))
@@ -45,19 +45,20 @@ class Stretches:
         return change[:-1]
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How many frames of each stretch are marked."""
+        """The number of marked frames in each stretch."""
         before = np.zeros(marks.size + 1, np.uint32)  # no more frames than MAX_FRAMES
         np.cumsum(marks, out=before[1:])
         return before[self.end].astype(np.int64) - before[self.first]
 
 
 def stretches_of_large(rows: Mappings, frame_count: int) -> Stretches:
-    """The stretches that these large pages make up for each process."""
+    """The stretches that each process's large pages form."""
     order = np.lexsort((rows.pfn, rows.space))
     space = rows.space[order].astype(np.int64)
     first = rows.pfn[order]
     end = np.minimum(first + rows.count[order], frame_count)
-    # As if the processes' memories stood one behind the other, and did not touch.
+    # The processes' memories are placed one behind the other, with a gap, so that one sort
+    # suffices.
     start = space * (frame_count + 1)
     reach = np.maximum.accumulate(start + end) if len(order) else end
     begins = np.flatnonzero(start[1:] + first[1:] > reach[:-1]) + 1 if len(order) else order

@@ -1,7 +1,7 @@
-"""The owners of each page, in pieces of successive frames.
+"""The owners of each page, in batches of successive frames.
 
-All owners at once would take more memory than the mappings that they come from. So what is kept is
-the order of the mappings, four bytes of each, and what follows from them is made a piece at a time.
+All owners at once would take more memory than the mappings that they come from. So only the order
+of the mappings is kept, four bytes for each, and the owners are made one batch at a time.
 """
 
 from collections.abc import Collection, Iterator
@@ -21,13 +21,13 @@ Rows: TypeAlias = NDArray[np.unsignedinteger[Any]]
 """Numbers of mappings."""
 
 PIECE_FRAMES = 1 << 16
-"""Frames of a piece. Of 16 TiB there are then as many pieces as numbers of 16 bits, which numpy
+"""Frames of a batch. 16 TiB then have as many batches as there are 16-bit numbers, which numpy
 sorts by counting."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Owners:
-    """Who has which page, in long form: a row for each page and process."""
+    """The owners of pages in long form: a row for each page and process."""
 
     frame: NDArray[np.int64]
     """Ascending."""
@@ -36,12 +36,12 @@ class Owners:
     virtual: NDArray[np.uint64]
     """The first address at which the process has the page."""
     is_user: NDArray[np.bool_]
-    """Whether user mode may use it there; else it is the kernel's for this process alone, such
-    as a page table."""
+    """Whether user mode may use the page there; otherwise it is the kernel's for this process
+    alone, such as a page table."""
 
     @classmethod
     def join(cls, batches: list["Owners"]) -> "Owners":
-        """Many tables as one; `batches` is empty afterwards, its columns let go of when joined."""
+        """Many tables as one; `batches` is empty afterwards, its columns freed one by one."""
         columns = [[part.frame, part.process, part.virtual, part.is_user] for part in batches]
         batches.clear()
         return cls(
@@ -66,15 +66,15 @@ _NOBODY: list[NDArray[Any]] = [
 
 
 class OwnedPages:
-    """The pages that processes have of their own, or those that all share, by their frames."""
+    """The pages that single processes have, or that all share, by their frames."""
 
     def __init__(
         self, mappings: Mappings, classes: NDArray[np.uint8], limit: int, *, shared: bool = False
     ) -> None:
-        """Of all mappings take those of processes, or, with `shared`, those whose space is SHARED.
+        """Take the mappings of processes, or, with `shared`, the mappings whose space is SHARED.
 
-        `classes` is the class of each frame. Of large pages beyond `limit`, all their pages
-        counted, none is listed.
+        `classes` is the class of each frame. Large pages are listed until their single pages exceed
+        `limit`.
         """
         self._mappings = mappings
         self._shared = shared
@@ -95,10 +95,10 @@ class OwnedPages:
         self._ends: list[int] = np.cumsum(count).tolist()
 
     def pieces(self) -> Iterator[tuple[range, Rows, NDArray[np.int64]]]:
-        """Yield the frames of each piece, and its rows: number of the mapping, and frame.
+        """Yield the frames of each batch, and its rows: number of the mapping, and frame.
 
-        Each process has a page once: as user mode has it rather than the kernel, and at its first
-        address. Rows are sorted by frame and process.
+        Each process has a page once: a mapping of user mode comes before one of the kernel, then
+        the lowest address counts. Rows are sorted by frame and process.
         """
         start = 0
         for number, end in enumerate(self._ends):
@@ -119,18 +119,18 @@ class OwnedPages:
         return address_in(self._mappings, row, frame)
 
     def process(self, row: Rows) -> NDArray[np.int32]:
-        """Whose it is, or SHARED."""
+        """The index of the page's process, or SHARED."""
         return self._mappings.space[row]
 
     def is_user(self, row: Rows) -> NDArray[np.bool_]:
-        """Whether it is user mode's; what all share is not."""
+        """Whether user mode may use the page; False for pages that all share."""
         if self._shared:
             return np.zeros(len(row), bool)
         user: NDArray[np.bool_] = self._mappings.access[row] & MAY_USER != 0
         return user
 
     def _large_pages(self, frames: range) -> tuple[Rows, NDArray[np.int64]]:
-        """The single pages of large ones among some frames."""
+        """The single pages of large pages among some frames."""
         reach = [frames.start - self._largest + 1, frames.stop]
         near = slice(*np.searchsorted(self._large_begin, reach))
         row, begin = self._large[near], self._large_begin[near]
@@ -143,8 +143,8 @@ class OwnedPages:
         return np.repeat(row, count)[inside], frame[inside]
 
     def _first_of_each(self, row: Rows, frame: NDArray[np.int64], first: int) -> NDArray[np.intp]:
-        """The row that counts of each frame and process; `first` is the piece's first frame."""
-        # One number to sort by, much faster than three: frame, process, user before kernel.
+        """The row that counts for each frame and process; `first` is the batch's first frame."""
+        # Sorting by one number is much faster than by three: frame, process, user before kernel.
         key = (frame - first) << 32
         if not self._shared:
             key |= self.process(row).astype(np.int64) << 1
@@ -159,7 +159,7 @@ class OwnedPages:
 def address_in(
     mappings: Mappings, row: Rows, frame: NDArray[np.integer[Any]]
 ) -> NDArray[np.uint64]:
-    """The address at which each mapping, by its number, has a frame, canonical."""
+    """The canonical address at which each mapping, by its number, has a frame."""
     inside = (frame - mappings.pfn[row]) * PAGE_SIZE
     return mappings.virtual[row] + inside.view(np.uint64)
 
@@ -167,7 +167,7 @@ def address_in(
 def owners_by_frame(
     mappings: Mappings, classes: NDArray[np.uint8], limit: int
 ) -> Iterator[tuple[range, Owners]]:
-    """Yield the frames of each piece and who has them; the arguments as for OwnedPages."""
+    """Yield the frames of each batch and their owners; the arguments are as for OwnedPages."""
     pages = OwnedPages(mappings, classes, limit)
     for frames, row, frame in pages.pieces():
         yield (
@@ -177,7 +177,7 @@ def owners_by_frame(
 
 
 def each_large(rows: Mappings, frame_count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """The rows of large pages, of each in a process the first one, and how many pages each has."""
+    """The first row of each large page in each process, and the number of its single pages."""
     large = np.flatnonzero(rows.count > 1)
     rows = rows.take(large)
     order = np.lexsort((rows.virtual, ~rows.is_user, rows.count, rows.pfn, rows.space))

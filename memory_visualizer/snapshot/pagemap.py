@@ -10,9 +10,9 @@ from memory_visualizer.arrays import count_values, look_up
 
 
 class PageClass(IntEnum):
-    """What a page frame is. A frame has the first class of these that fits it.
+    """The class of a page frame: the first of these that fits.
 
-    LEFT_OUT, the last here, is asked for after ABSENT.
+    LEFT_OUT, though last here, is tried right after ABSENT.
     """
 
     ABSENT = 0
@@ -28,8 +28,8 @@ class PageClass(IntEnum):
     UNUSED_ZERO = 5
     """Reached by nobody, all zeros."""
     LEFT_OUT = 6
-    """The dump does not hold the frame on purpose, as makedumpfile's filter does; who has it, and
-    its PageState, may be known all the same."""
+    """The dump leaves the frame out on purpose, as makedumpfile's filter does; its owners and its
+    PageState may still be known."""
 
     @property
     def label(self) -> str:
@@ -42,14 +42,14 @@ class PageClass(IntEnum):
 
 
 class PageState(IntEnum):
-    """What a page frame is to a Linux kernel, more finely than its class; told by `struct page`."""
+    """The use of a page frame by a Linux kernel, finer than its class; told by `struct page`."""
 
     ABSENT = 0
-    """No RAM, or not in the dump, but for frames that it leaves out on purpose."""
+    """Not RAM, or not in the dump; frames that it leaves out on purpose have their own state."""
     FREE = 1
     """In the buddy allocator, or on one processor's list of free pages."""
     ANONYMOUS = 2
-    """A process's own memory that no file stands behind."""
+    """A process's own memory that belongs to no file."""
     FILE_CACHE = 3
     """A part of a file, mapped or not."""
     SHARED_MEMORY = 4
@@ -60,13 +60,13 @@ class PageState(IntEnum):
     KERNEL_IMAGE = 7
     """The kernel's own code and data, as they were loaded."""
     RESERVED = 8
-    """Never given to the allocator: early memory of the kernel, firmware's tables."""
+    """Never given to the allocator: early memory of the kernel, tables of the firmware."""
     HUGE_PAGE = 9
     """In the pool of huge pages (hugetlb), whether used or not."""
     KERNEL_OTHER = 10
     """Any other page in use: stacks, vmalloc, modules, per-processor data, drivers."""
     UNKNOWN = 11
-    """The dump does not hold what the kernel knows of it."""
+    """The dump does not hold the kernel's record of the frame."""
 
     @property
     def label(self) -> str:
@@ -84,7 +84,7 @@ class PageMap:
     """Whether the frame is all zeros, whatever its class."""
 
     def counts(self) -> dict[PageClass, int]:
-        """Count the frames of each class, classes without any included."""
+        """The number of frames of each class, empty classes included."""
         counts = count_values(self.classes, len(PageClass))
         return {page_class: int(counts[page_class]) for page_class in PageClass}
 
@@ -114,7 +114,7 @@ def classify(
 
 
 _CLASS_OF = np.full(16, PageClass.ABSENT, np.uint8)
-"""By what is true of a frame: zeros 1, mapped by the kernel 2, by user mode 4, absent 8."""
+"""Index: the sum of 1 for all zeros, 2 for mapped by the kernel, 4 by user mode, 8 for absent."""
 _CLASS_OF[:8] = [
     PageClass.UNUSED_DATA,
     PageClass.UNUSED_ZERO,

@@ -30,12 +30,12 @@ ANOMALIES = {
 occur in sound processes, for example if memory is saved while a process starts."""
 
 STATE_WORDS = ("starting", "ending", "known by its page tables only")
-"""Those of them that Process.state tells, too."""
+"""Anomalies that Process.state tells, too."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process as its object in the kernel tells: `_EPROCESS`, or on Linux `task_struct`."""
+    """A process as the kernel's object tells: `_EPROCESS`, or on Linux `task_struct`."""
 
     pid: int
     ppid: int
@@ -98,17 +98,17 @@ class FoundProcess(Process):
 
     @classmethod
     def of(cls, process: Process, space: int) -> "FoundProcess":
-        """A process that others found, with the number of its address space."""
+        """A given process with the number of its address space."""
         return cls(**vars(process), space=space)
 
     def told(self) -> Process:
-        """The process without these numbers, which mean nothing to others."""
+        """The process without these numbers, which have no meaning outside of the search."""
         values = {field.name: getattr(self, field.name) for field in fields(Process)}
         return Process(**values | {"has_tables": self.space is not None})
 
 
 def unnamed(frame: int, space: int) -> FoundProcess:
-    """Stand for a process of which only the page tables were found; the top one in `frame`."""
+    """A process known by its page tables only; `frame` is its top-level table."""
     return FoundProcess(
         pid=-1,
         ppid=-1,

@@ -1,6 +1,6 @@
 """The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -26,6 +26,14 @@ from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
 from memory_visualizer.snapshot.filelist import files_in_memory
+from memory_visualizer.snapshot.framerecords import (
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    StateKind,
+    WindowsState,
+    uses_of_linux,
+)
 from memory_visualizer.snapshot.inventory import (
     File,
     FileObject,
@@ -47,10 +55,10 @@ _ROWS_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Snapshot(PageMap):
-    """What a dump tells: a page map, and what it was made from."""
+    """The analysis of a dump: the page map, and the findings behind it."""
 
     mapping_count: NDArray[np.uint32]
-    """How many mappings lead to each frame; those of the kernel, which all share, count once."""
+    """How many mappings lead to each frame; the kernel's mappings, which all share, count once."""
     dump: Dump
     system: System | None
     """Such as Windows 6.1; None where no system is known."""
@@ -62,22 +70,72 @@ class Snapshot(PageMap):
     stale_spaces: int
     """Address spaces that no live process claims; they are not painted."""
     mappings: Mappings
-    """Every mapping of live processes; `space` is an index in `processes`, or SHARED. Of a Linux
-    kernel, which maps all memory, only those that processes have of their own."""
+    """Every mapping of live processes; `space` is an index in `processes`, or SHARED. On Linux,
+    whose kernel maps all memory, only the mappings of single processes."""
     kernel_dtb: int | None = None
     """Physical address of the kernel's own top-level page table, where that is known."""
     kernel_paging: Paging | None = None
-    """How a Linux kernel's own tables are read; on ARM they have a half of the addresses."""
+    """The paging of a Linux kernel's own tables; on ARM they cover one half of the addresses."""
     kernel_roots: tuple[int, ...] = ()
-    """The roots of these: see Architecture.roots_at."""
-    states: NDArray[np.uint8] | None = None
-    """PageState of each frame; None where the system is not Linux."""
+    """The roots of the kernel's own tables: see Architecture.roots_at."""
+    frame_records: FrameRecords | Callable[["Snapshot"], FrameRecords | tuple[str, ...]] | None = (
+        None
+    )
+    """The kernel's own records of its frames; or a function that reads them at the first access, or
+    gives sentences on why they are not believed. See `records`. It is a function of a module, or a
+    partial one, so that a snapshot can be pickled."""
     remarks: tuple[str, ...] = ()
-    """Sentences on what could not be known of the system, for the person at the screen."""
+    """Sentences for the user on facts that could not be found out."""
     copies: tuple[Process, ...] = ()
-    """Old copies of process objects, and what is left of processes long gone: no processes."""
+    """Old copies of process objects, and remains of processes long gone. These are not
+    processes."""
     inventory: Inventory | None = None
-    """What is asked of the system only when it is wanted; None where nothing can be asked."""
+    """Files, regions and modules, which are read at the first access; None if nothing is known."""
+
+    @cached_property
+    def records(self) -> FrameRecords | None:
+        """What the kernel says of each frame; None where the dump does not tell it.
+
+        Windows' records are read at the first access.
+        """
+        return self._told if isinstance(self._told, FrameRecords) else None
+
+    @cached_property
+    def _told(self) -> FrameRecords | tuple[str, ...]:
+        """The records, or sentences on why there are none."""
+        told = self.frame_records
+        if told is None or isinstance(told, FrameRecords):
+            return told or ()
+        return told(self)
+
+    @property
+    def has_read_records(self) -> bool:
+        """Whether the records are known already, or known not to be there."""
+        return not callable(self.frame_records) or "_told" in vars(self)
+
+    @property
+    def record_remarks(self) -> tuple[str, ...]:
+        """Sentences on the kernel's records of frames, beside `remarks`."""
+        return self._told.remarks if isinstance(self._told, FrameRecords) else self._told
+
+    @property
+    def states(self) -> NDArray[np.uint8] | None:
+        """The state of each frame: codes of `state_kind`."""
+        return self.records.states if self.records else None
+
+    @property
+    def state_kind(self) -> StateKind:
+        """What the codes of `states` mean: PageState on Linux, WindowsState on Windows."""
+        return self.records.kind if self.records else PageState
+
+    @cached_property
+    def uses(self) -> NDArray[np.uint8] | None:
+        """The PageUse of each frame, as far as it is known; None where `states` is."""
+        if self.records is None:
+            return None
+        if self.records.uses is None and self.state_kind is PageState:
+            return uses_of_linux(self.records.states)
+        return self.records.uses
 
     @cached_property
     def file_pages(self) -> FilePages:
@@ -91,6 +149,7 @@ class Snapshot(PageMap):
         return files_in_memory(
             self.file_pages,
             self.states,
+            self.state_kind,
             self.mapping_count,
             self.owners_by_frame(),
             self.processes,
@@ -113,22 +172,22 @@ class Snapshot(PageMap):
 
     @cached_property
     def owners(self) -> Owners:
-        """Who has which page: see Owners."""
+        """The owners of each page: see Owners."""
         return Owners.join([owners for _, owners in self.owners_by_frame()])
 
     def owners_by_frame(self) -> Iterator[tuple[range, Owners]]:
-        """The same in pieces: some successive frames and who has them, until all frames were told.
+        """The same in batches: successive frames and their owners, until all frames were yielded.
 
-        For whoever needs it once: `owners` is as large as the mappings.
+        Use this for a single pass: `owners` takes as much memory as the mappings.
         """
         return owners_by_frame(self.mappings, self.classes, self.dump.budget.limit("mapping"))
 
     @cached_property
     def access(self) -> NDArray[np.uint8]:
-        """What may be done with each frame, as MAY_ bits.
+        """The rights on each frame, as MAY_ bits.
 
-        By user mode where it has the frame at all, else by the kernel; what any of the mappings
-        allows is allowed.
+        The rights of user mode if it maps the frame, otherwise of the kernel; the union over all
+        mappings.
         """
         access = np.zeros(self.classes.size, np.uint8)
         of_user = np.isin(self.classes, (PageClass.USER, PageClass.BOTH))
@@ -167,17 +226,18 @@ class Snapshot(PageMap):
         ]
 
     def pages_of_processes(self) -> NDArray[np.int64]:
-        """Pages in user mode of each process, shape (processes, 2): its own alone, and shared."""
+        """User-mode pages of each process, shape (processes, 2): its own, and shared."""
         return self._pages_of_processes.copy()
 
     @cached_property
     def _pages_of_processes(self) -> NDArray[np.int64]:
-        # Without `owners`, which costs a sort of all rows, and without listing large pages.
+        # This avoids `owners`, which costs a sort of all rows, and a list of the pages of large
+        # pages.
         rows = self.mappings
         chosen = rows.is_user & (rows.space != SHARED)
         runs = stretches_of_large(rows.take(chosen & (rows.count > 1)), self.classes.size)
         chosen &= rows.count == 1
-        # As numbers of 16 bits, if these do, the sort is a quick one.
+        # numpy sorts 16-bit numbers quickly, so these are used if they suffice.
         process = rows.space[chosen].astype(np.min_scalar_type(len(self.processes)))
         frame = rows.pfn[chosen].astype(np.min_scalar_type(self.classes.size))
         if len(runs.space):
@@ -218,11 +278,11 @@ class Snapshot(PageMap):
     def pages_of(
         self, rows: Mappings
     ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
-        """The single pages of some mappings: row, number within it, and frame that is held.
+        """The single pages of some mappings: row, number within the mapping, and held frame.
 
-        Of a large page that a process has at several addresses only the first one counts: a
-        thousand mappings of one gigabyte would be many pages to list. Of large pages beyond
-        all their pages counted, none is listed; `remarks` then says so.
+        If a process maps a large page at several addresses, only the first counts: a thousand
+        mappings of one gigabyte would be too many pages to list. Large pages beyond the limit are
+        not listed; `remarks` then says so.
         """
         if (rows.count == 1).all():
             row = np.arange(len(rows.pfn))
@@ -243,9 +303,9 @@ class Snapshot(PageMap):
         return row[inside], part[inside], frame[inside]
 
     def pages(self, process: Process) -> NDArray[np.int64]:
-        """The page frames that user mode of one of `processes` has, by PFN, each once.
+        """The page frames that user mode of a process has, by PFN, each once.
 
-        ValueError where it is none of these; so for the methods below.
+        ValueError if it is not one of `processes`; so for the methods below.
         """
         space = self._index(process)
         mappings = self.mappings
@@ -253,14 +313,14 @@ class Snapshot(PageMap):
         return distinct(self.pages_of(rows)[2])
 
     def translate(self, process: Process, address: int) -> int | None:
-        """The physical address behind a virtual one of a process; None where there is none."""
+        """The physical address behind a virtual address of a process; None if there is none."""
         [frame] = self._frames_at(process, pages_between(address, 1)).tolist()
         return None if frame < 0 else frame * PAGE_SIZE + address % PAGE_SIZE
 
     def read(self, process: Process, address: int, size: int) -> bytes:
         """Read bytes of a process's memory by their virtual address.
 
-        NotMappedError where there are not all of them. Errors as for Dump.read_frames.
+        NotMappedError if a byte is not mapped or not held. Errors as for Dump.read_frames.
         """
         if size <= 0:
             return b""
@@ -276,7 +336,7 @@ class Snapshot(PageMap):
         return self.dump.read_frames(frames).tobytes()[start : start + size]
 
     def _index(self, process: Process) -> int:
-        """The place of a process among all."""
+        """The index of a process in `processes`."""
         for index, other in enumerate(self.processes):
             if other is process:
                 return index
@@ -284,11 +344,11 @@ class Snapshot(PageMap):
 
     @cached_property
     def _address_spaces(self) -> dict[int, AddressSpace]:
-        """By the index of their process, or SHARED; those that were asked for."""
+        """The address spaces used so far, by the index of their process, or SHARED."""
         return {}
 
     def _frames_at(self, process: Process, pages: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The frame behind each page of a process; -1 where there is none that the dump holds."""
+        """The frame behind each page of a process; -1 if there is none, or the dump lacks it."""
         frames = np.full(len(pages), -1, np.int64)
         for space in (self._index(process), SHARED):
             known = self._address_spaces
@@ -296,7 +356,7 @@ class Snapshot(PageMap):
                 known[space] = AddressSpace.of(self.mappings, space)
             frames = np.where(frames < 0, known[space].frames(pages), frames)
         if (paging := self.kernel_paging) is not None:
-            # A Linux kernel's own mappings are not among these.
+            # A Linux kernel's own mappings are not among the mappings.
             kernel = TableMemory(self.dump, paging, self.kernel_roots)
             inside = pages & np.uint64((1 << paging.address_bits) - 1)
             lost = np.flatnonzero((frames < 0) & (paging.canonical(inside) == pages))
@@ -318,15 +378,30 @@ class Snapshot(PageMap):
             f" {counted(len(self.processes), 'process', 'processes')}>"
         )
 
-    def state_counts(self) -> dict[PageState, int]:
-        """Count the frames of each state, states without any included; nothing where unknown."""
+    def state_counts(self) -> "dict[PageState | WindowsState, int]":
+        """The number of frames of each state, states without frames included; {} if unknown."""
         if self.states is None:
             return {}
-        counts = count_values(self.states, len(PageState))
-        return {state: int(counts[state]) for state in PageState}
+        counts = count_values(self.states, len(self.state_kind))
+        return {state: int(counts[state]) for state in self.state_kind}
+
+    def use_counts(self) -> NDArray[np.int64]:
+        """Frames of each use and state, shape (uses, states); of none where unknown."""
+        shape = len(PageUse), len(self.state_kind)
+        if self.states is None or self.uses is None:
+            return np.zeros(shape, np.int64)
+        both = self.uses.astype(np.uint16) * np.uint16(shape[1]) + self.states
+        return count_values(both, shape[0] * shape[1]).reshape(shape)
+
+    def finding_counts(self) -> dict[RecordFinding, int]:
+        """Count the frames of each RecordFinding but NONE; nothing where no records are known."""
+        if self.records is None or self.records.findings is None:
+            return {}
+        counts = count_values(self.records.findings, len(RecordFinding))
+        return {finding: int(counts[finding]) for finding in RecordFinding if finding}
 
     def pages_of_others(self, processes: Collection[int]) -> NDArray[np.bool_]:
-        """By PFN: whether none of these processes, by their index, has the frame."""
+        """For each frame, whether none of these processes, given by index, has it."""
         others = np.ones(self.classes.size, bool)
         for _, owners in self.owners_by_frame():
             others[owners.of(processes).frame] = False

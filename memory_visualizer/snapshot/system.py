@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class System:
-    """An operating system, as it says of itself.
+    """An operating system, as it names itself.
 
     >>> str(System("Windows", "10.0", 19041))
     'Windows 10.0.19041'
@@ -14,9 +14,9 @@ class System:
     family: str
     """``Windows`` or ``Linux``."""
     version: str = ""
-    """Such as ``6.1``, of Linux its release; nothing where it is not known."""
+    """Such as ``6.1``; on Linux the release; empty if unknown."""
     build: int | None = None
-    """Of Windows since 10, which tells it in KUSER_SHARED_DATA."""
+    """The build, which Windows tells in KUSER_SHARED_DATA since version 10; otherwise None."""
 
     def __str__(self) -> str:
         build = "" if self.build is None else f".{self.build}"

@@ -8,16 +8,16 @@ from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.machine import is_read, machine_of
 
 _SAMPLE = 2048
-"""Pages that are looked at: enough for a share of all to within two percent."""
+"""The number of sampled pages: enough for a share of all pages to within two percent."""
 _PAGES_AT_ONCE = 64
 _NEARLY_NOISE = 7.9
-"""Bits per byte that compressed and encrypted pages exceed, and hardly any others."""
+"""Bits per byte that compressed and encrypted pages exceed, and hardly any other pages."""
 
 
 def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
-    """Say whether a dump is all zeros, of a machine that is not read, packed, or none of these.
+    """Tell whether a dump is all zeros, of an unsupported machine, packed, or none of these.
 
-    `zero` tells the frames of zeros. Shannon's entropy is measured of pages from all over the dump.
+    `zero` tells which frames are all zeros. Shannon's entropy is measured for a sample of pages.
     Errors as for Dump.each_block.
     """
     filled = np.flatnonzero(~zero & dump.held)

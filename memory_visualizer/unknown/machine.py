@@ -56,7 +56,7 @@ _OF_LINUX = (
     ("alpha", "Alpha"),
     ("m68k", "Motorola 68000"),
 )
-"""By how the machine's name in struct new_utsname begins, as `uname -m` tells it."""
+"""By the beginning of the machine's name in struct new_utsname, as `uname -m` tells it."""
 _READ = ("x86", "x86-64", "64-bit ARM")
 _SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 """The first of the names in struct new_utsname, 65 bytes each; the fifth is the machine's."""
@@ -65,10 +65,10 @@ _MOST_NAMES = 64
 
 
 def machine_of(dump: Dump) -> str:
-    """The machine's architecture, such as ``64-bit ARM``; nothing where none is told.
+    """The machine's architecture, such as ``64-bit ARM``; empty if unknown.
 
-    By the dump's header, else by the names that a Linux kernel in it has of its system. Errors as
-    for Dump.each_block.
+    The dump's header tells it, otherwise a Linux kernel's own names in the dump. Errors as for
+    Dump.each_block.
     """
     notes = dump.notes
     if isinstance(number := notes.get("e_machine"), int):
@@ -81,7 +81,7 @@ def machine_of(dump: Dump) -> str:
 
 
 def is_read(machine: str) -> bool:
-    """Whether dumps of this architecture are understood."""
+    """Whether dumps of this architecture are supported."""
     return machine in _READ
 
 
@@ -91,7 +91,7 @@ def _by_name(name: bytes) -> str:
 
 
 def _by_contents(dump: Dump) -> str:
-    """What most of the places say that look like the names of a Linux system."""
+    """The machine by most places that look like the names of a Linux system."""
 
     def scan(_: NDArray[np.int64], words: Words) -> list[str]:
         contents, found = words.tobytes(), list[str]()

@@ -15,7 +15,7 @@ from memory_visualizer.unknown.toplevels import PAGING, Spaces, without_direct_m
 
 
 def understand(dump: Dump, zero: NDArray[np.bool_], spaces: Spaces) -> Snapshot:
-    """A system that is not known: user and kernel as its page tables say, if any are found."""
+    """The snapshot of an unknown system: user and kernel pages by page tables, if any."""
     roots = spaces.roots
     losses, rest = Losses(), Rest(dump)
     mappings = Mappings.join([])

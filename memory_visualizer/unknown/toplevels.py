@@ -1,9 +1,8 @@
 """Address spaces of an unknown system, by the entries that they share.
 
-On x86-64 the top-level tables of one system's address spaces have the kernel's half in common, but
-for the entry by which a table may name itself. So tables are looked for that are alike in that
-half, and below which there are tables. Nothing tells here which of them are still in use, nor whose
-they are.
+On x86-64 the top-level tables of one system's address spaces share the kernel's half, except for
+the entry by which a table may name itself. So the search finds tables that are alike in that half
+and lead to tables. It cannot tell which tables are still in use, nor whose they are.
 """
 
 import hashlib
@@ -29,42 +28,42 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED, share_entries
 
 PAGING = as_processor_has_it(X64)
-"""The way of paging that is looked for."""
+"""The paging that is searched for."""
 
 _HALF = 256
 _MAX_CANDIDATES = 1 << 14
 _FRAMES_OF_SPACE = 64
-"""An address space takes some 20 frames at least; and some more beside those of small machines:"""
+"""An address space takes at least some 20 frames; small machines get some address spaces more:"""
 _SPACES_OF_SMALL = 512
 _CUT = 4
-"""So many times as much memory a machine may have as a dump holds, if that was cut."""
+"""A machine may have so many times the memory that a dump holds, if the dump was cut."""
 _TABLES_AT_ONCE = 128
 _ROWS_AT_ONCE = 64
-"""As many as fit into a processor's cache with what is made of them."""
+"""As many as fit into a processor's cache together with the results."""
 _LEAST_SPACES = 2
 _MOST_GROUPS = 4
 _MOST_TABLES = 1 << 12
-"""Below the kernel's half of one group so many are looked at."""
+"""How many tables below the kernel's half of one group are read."""
 _TIMES_ASKED = 4
-"""So many more pages than there may be address spaces are compared with what most share."""
+"""How many times more pages than possible address spaces are compared with the shared half."""
 _MOST_OWN = 1 << 9
-"""Below the own halves of as many spaces as are read at once."""
+"""How many tables are read below the own halves of the spaces of one batch."""
 _DIRECT_SHARE = 0.5
-"""The part of memory from which on what the kernel maps at one distance is all memory."""
+"""If the kernel maps at least this share of memory at one distance, it maps all memory so."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spaces:
-    """Address spaces of a system that is not known."""
+    """Address spaces of an unknown system."""
 
     roots: NDArray[np.int64]
     """Frames of the top-level tables, shape (n, 1); n may be 0."""
     remarks: tuple[str, ...] = ()
-    """Sentences on what was left out, for the person at the screen."""
+    """Sentences for the user on tables that were left out."""
 
 
 class SpaceSearch:
-    """Finds pages that could be top-level tables while contents pass by, block after block.
+    """Finds pages that could be top-level tables during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
@@ -75,7 +74,7 @@ class SpaceSearch:
         self._found: list[NDArray[np.int64]] = []
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at frames, with their contents."""
+        """Test frames, given with their contents."""
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         used = np.bitwise_count(bits).sum(axis=1)
         rows = np.flatnonzero((used > 0) & (used <= MOST_ENTRIES))
@@ -87,18 +86,18 @@ class SpaceSearch:
             leads &= (address > 0) & (address < self._limit)
             used_now = np.count_nonzero(chosen, axis=1)
             odd = used_now - np.count_nonzero(leads, axis=1)
-            # A bit that was flipped is no reason to lose an address space.
+            # A flipped bit should not cost an address space.
             sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
             sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
 
     def found(self) -> Spaces:
-        """The tables that speak for one another."""
+        """The tables that confirm one another."""
         every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
         held = int(np.count_nonzero(self._dump.held))
         limit = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
-        # More than any machine has are a trick: what most of them share shows in some of them.
+        # More tables than any machine has are a trick: a sample of them shows the shared half.
         kernel = _shared_half(self._dump, every[:: -(-len(every) // limit) or 1])
         if kernel is None:
             return Spaces(np.empty((0, 1), np.int64))
@@ -115,11 +114,11 @@ class SpaceSearch:
 
 
 _ODD_SHARE = 8
-"""One in so many of a top-level table's entries may be odd, and one in any case."""
+"""One in so many entries of a top-level table may be odd, and one entry in any case."""
 
 
 def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | None:
-    """The kernel's half that most tables have in common, if it leads to tables."""
+    """The kernel's half that most tables share, if it leads to tables."""
     groups: dict[bytes, list[int]] = {}
     halves: dict[bytes, NDArray[np.uint64]] = {}
     for part, tables in _in_parts(dump, frames):
@@ -137,7 +136,7 @@ def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | 
         below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
         named = ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
         if not is_held(dump, named).any():
-            # A dump that was cut: what the processes have of their own may be left.
+            # The dump was cut: the processes' own tables may be left.
             members = np.array(groups[key][:_TABLES_AT_ONCE], np.int64)
             target, is_page = read_tables(dump, PAGING, 0, members)
             own = target[:, :_HALF]
@@ -148,9 +147,9 @@ def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | 
 
 
 def _kernel_halves(frames: NDArray[np.int64], tables: Words) -> Words:
-    """The upper halves without what is each table's own: marks of use, and the entry that names it.
+    """The upper halves without each table's own bits: accessed and dirty, and its entry for itself.
 
-    The address of an entry says nothing where the entry is not present.
+    The address in an entry that is not present has no meaning.
     """
     upper: Words = tables[:, _HALF:] & ~np.uint64(TOUCHED)
     own = (upper & np.uint64(ADDRESS)) >> np.uint64(12) == frames[:, None].astype(np.uint64)
@@ -161,7 +160,7 @@ def _kernel_halves(frames: NDArray[np.int64], tables: Words) -> Words:
 def _agreeing(
     dump: Dump, frames: NDArray[np.int64], kernel: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
-    """Which tables have most entries of the kernel's half in common with this one."""
+    """Which tables share most entries of this kernel half."""
     used = kernel != 0
     agrees = np.zeros(len(frames), bool)
     done = 0
@@ -175,10 +174,10 @@ def _agreeing(
 
 
 def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The tables that map something of their own; all where none does.
+    """The tables that map pages of their own; all tables if none does.
 
-    The kernel's own table, and that of a process about to go, map nothing of their own; where the
-    page is used for something else by now, most of it leads to no tables.
+    The kernel's own table, and the table of a process about to end, map no own pages. If a table's
+    page has been reused, most of its entries lead to no tables.
     """
     has_own = np.zeros(len(frames), bool)
     done = 0
@@ -198,10 +197,10 @@ def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _lead_to_tables(dump: Dump, frames: NDArray[np.int64]) -> bool:
-    """Whether most of these pages are tables of the second level that lead to tables in turn.
+    """Whether most of these pages are second-level tables that lead to tables themselves.
 
-    A system may keep empty ones for later; but a table none of whose entries lead to a page of the
-    dump is none.
+    A system may keep empty tables for later, but a page with entries of which none leads to a page
+    of the dump is not a table.
     """
     frames = distinct(frames[is_held(dump, frames)])
     frames = frames[~zero_pages(dump.read_frames(frames))]
@@ -213,23 +212,24 @@ def _lead_to_tables(dump: Dump, frames: NDArray[np.int64]) -> bool:
     below = distinct(below[is_held(dump, below)])
     below = below[:: -(-len(below) // _MOST_TABLES) or 1]
     right = np.count_nonzero(are_tables(dump, PAGING, 2, below))
-    # The kernel may map all memory by pages of 1 GiB, and nothing but by them.
+    # The kernel may map all memory by pages of 1 GiB only.
     return bool(2 * right >= len(below)) and bool((target >= 0).any())
 
 
 def _in_parts(
     dump: Dump, frames: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Frames and their contents, so many as are read at once."""
+    """Frames and their contents, in batches of as many as are read at once."""
     for start in range(0, len(frames), _TABLES_AT_ONCE):
         part = frames[start : start + _TABLES_AT_ONCE]
         yield part, dump.read_frames(part)
 
 
 def without_direct_map(mappings: Mappings, held: NDArray[np.bool_]) -> tuple[Mappings, bool]:
-    """Leave out the kernel's view of all memory, if it has one, and say whether it has.
+    """Leave out the kernel's direct map of all memory, if it has one; and tell whether it has.
 
-    Such a view, at one distance from the physical addresses, tells nothing of what a page is.
+    A direct map, at a constant distance from the physical addresses, says nothing about a page's
+    use.
     """
     kernel = ~mappings.is_user
     distance = mappings.virtual - (mappings.pfn.astype(np.uint64) << np.uint64(12))

@@ -13,17 +13,17 @@ from memory_visualizer.windows.processobject import Object, is_time
 from memory_visualizer.windows.toplevels import LATEST, time_of, timestamp_of
 
 _MOST_NAMED = 8
-"""So many are named in one remark."""
+"""How many processes one remark names."""
 
 
 def put_together(
     judged: Judged, nameless: list[FoundProcess], left_out: int, time: datetime | None
 ) -> tuple[tuple[FoundProcess, ...], tuple[FoundProcess, ...], tuple[str, ...]]:
-    """The processes with what is odd about each, copies, and remarks on all of them."""
+    """The processes with the anomalies of each, the copies, and remarks on all of them."""
     now = None if time is None else timestamp_of(time)
     late = [one for one in judged.processes if now and one.created and now < one.created < LATEST]
     if 2 * len(late) > len(judged.processes):
-        now, late = None, late  # then it is the clock that is wrong
+        now, late = None, late  # if most lie in the future, the clock is wrong
     processes = [_process(judged, one, now) for one in judged.processes]
     copies = [_process(judged, one, now) for one in judged.copies]
     remarks = _remarks(judged, left_out)
@@ -65,10 +65,10 @@ def _process(judged: Judged, one: Object, now: int | None) -> FoundProcess:
 
 
 def _phase(judged: Judged, one: Object, is_listed: bool) -> str:
-    """Whether it is being made or deleted when the dump is taken; nothing where it is neither.
+    """``starting`` or ``ending`` if the dump caught the process in between; else empty.
 
-    What is made has no links yet, and lacks threads or other things that all processes have; what
-    is deleted has no links any more, or its end is noted but not yet announced.
+    A process that starts has no links yet, and lacks threads or other members that all processes
+    have. A process that ends has no links any more, or its end is noted but not yet signalled.
     """
     is_out = not is_listed and judged.own_links(one) == (0, 0)
     if one.has_exit_time and not one.is_signalled and one.has_ended_by_status is not False:
@@ -83,7 +83,7 @@ def _phase(judged: Judged, one: Object, is_listed: bool) -> str:
 def _oddities(
     judged: Judged, one: Object, is_listed: bool, phase: str, now: int | None
 ) -> Iterator[str]:
-    """Words of process.ANOMALIES that fit an object by itself."""
+    """The anomalies (process.ANOMALIES) that an object shows by itself."""
     if not one.is_header_sound:
         yield "header altered"
     if judged.are_links_wrong(one) and not phase:
@@ -104,7 +104,7 @@ def _oddities(
 
 
 def _odd_times(one: Object, phase: str, now: int | None) -> Iterator[str]:
-    """Words on when it began and ended, as far as it is known where objects say so."""
+    """The anomalies of creation and exit time, if the offsets of these times are known."""
     may_be_zero = one.pid == SYSTEM_PID or phase == "starting"
     if one.created is not None:
         if not is_time(one.created) and not (one.created == 0 and may_be_zero):
@@ -118,7 +118,7 @@ def _odd_times(one: Object, phase: str, now: int | None) -> Iterator[str]:
 
 
 def _with_doubles(judged: Judged, processes: list[FoundProcess]) -> Iterator[FoundProcess]:
-    """Say of whom else a pid is: of each pid the process that its own thread speaks for has it."""
+    """Report pids of several processes; the process whose own thread confirms it owns a pid."""
     by_pid = defaultdict(list)
     for one, process in zip(judged.processes, processes, strict=True):
         by_pid[one.pid].append((one.thread_pid not in (None, one.pid), process))
@@ -131,7 +131,7 @@ def _with_doubles(judged: Judged, processes: list[FoundProcess]) -> Iterator[Fou
 
 
 def _undecided(judged: Judged) -> Iterator[str]:
-    """Sentences on what two processes claim with equal right."""
+    """Sentences on address spaces that two processes claim with equal right."""
     for space, second in judged.seconds.items():
         owner = judged.owners[space or 0]
         yield f"{_title(owner)} and {_title(second)} name the same page tables"
@@ -146,7 +146,7 @@ def _undecided(judged: Judged) -> Iterator[str]:
 
 
 def _remarks(judged: Judged, left_out: int) -> list[str]:
-    """What could not be known of all processes together."""
+    """Remarks on facts that could not be found out about the processes as a whole."""
     remarks = []
     active = judged.objects.list
     if not judged.is_list_known and len(judged.processes) > 1:
@@ -196,7 +196,7 @@ _SIDES = ("behind", "before")
 
 
 def _named(judged: Judged, side: str, entry: int) -> str:
-    """A place in the list, by the process there."""
+    """The description of a place in the list, by the process there."""
     one = judged.objects.found.get(entry)
     if not entry:
         return ""

@@ -1,8 +1,8 @@
 """Entries of top-level page tables with flipped bits, found by comparison with all other tables.
 
-All address spaces have the kernel's entries in common. Where one table's differs from that of
-nearly all others in a bit or two, it leads to what is no table of the kernel, and that would be
-painted as the kernel's.
+All address spaces share the kernel's entries. If one table's entry differs from that of nearly all
+others in a bit or two, it leads to a page that is not a table of the kernel, and whose entries
+would be painted as the kernel's.
 """
 
 from collections import defaultdict
@@ -26,13 +26,14 @@ from memory_visualizer.windows.toplevels import most_common
 
 _MOST_BITS = 2
 _ODD_SHARE = 10
-"""One in so many tables may have another entry than all others, and one in any case."""
+"""One in so many tables may have an entry that differs from all others, and one table in any
+case."""
 _FEWEST = 4
 _MOST_TABLES = 1 << 10
 
 
 class MendedEntries:
-    """Memory in which such entries are as all others have them."""
+    """Memory in which such entries have the value of all other tables."""
 
     def __init__(self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> None:
         """`roots` as for walk."""
@@ -42,14 +43,14 @@ class MendedEntries:
         self.there = frames_there(memory)
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        """Index and value of entries, by the frames of their tables."""
+        """Index and value of the mended entries, by the frames of their tables."""
         frames = distinct(roots[is_held(memory, roots[:, -1]), -1])[:_MOST_TABLES]
         if len(frames) < _FEWEST:
             return
         entries = paging.decode(memory.read_frames(frames)) & ~np.uint64(TOUCHED)
         half = paging.entries // 2 if paging.top_frames == 1 else 0
         entries = entries[:, half:]
-        # The entry by which a table names itself is another in each, but for what is mixed in here.
+        # Each table names itself by another value: without the table's own frame they are equal.
         own = frames.astype(np.uint64)[:, None] * np.uint64(PAGE_SIZE)
         names = np.count_nonzero(entries & np.uint64(ADDRESS) == own, axis=0)
         index = np.flatnonzero(2 * names > len(frames))
@@ -66,7 +67,7 @@ class MendedEntries:
 
     @property
     def remarks(self) -> list[str]:
-        """A sentence on how many there are."""
+        """A sentence with the number of mended entries."""
         count = sum(map(len, self._mended.values()))
         if not count:
             return []

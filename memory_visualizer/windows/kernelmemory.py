@@ -14,14 +14,14 @@ from memory_visualizer.windows.toplevels import TopLevels
 
 
 class KernelMemory(VirtualMemory):
-    """Virtual memory of the kernel, to be read by address."""
+    """Virtual memory of the kernel, read by address."""
 
     remarks: tuple[str, ...] = ()
-    """Sentences on what was left out, for the person at the screen."""
+    """Sentences for the user on mappings that were left out."""
 
     def __init__(self, memory: PhysicalMemory, mappings: Mappings) -> None:
-        # Of several mappings at one address the last one counts: what processes share is the
-        # kernel's, what one alone has is its own, or a lie.
+        # If there are several mappings at one address, the last one counts: mappings that processes
+        # share belong to the kernel, a mapping of a single process is its own or false.
         is_shared = (mappings.space == SHARED).astype(np.uint64)
         order = np.argsort(mappings.virtual | is_shared, kind="stable")
         super().__init__(memory)
@@ -36,7 +36,7 @@ class KernelMemory(VirtualMemory):
         return np.flatnonzero(mapped & self.memory.held)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """A virtual address of each of these frames; 0 where the kernel does not map it."""
+        """A virtual address of each of these frames; 0 if the kernel does not map the frame."""
         virtual = np.zeros(len(frames), np.uint64)
         asked = np.zeros(self.memory.frame_count, bool)
         asked[frames] = True
@@ -44,7 +44,8 @@ class KernelMemory(VirtualMemory):
         single = rows.count == 1
         near = np.zeros(len(single), bool)
         near[single] = asked[rows.pfn[single]]
-        # A large page may begin long before the frame, so large and small are looked for apart.
+        # A large page may begin long before the frame, so large and small pages are searched
+        # separately.
         for size in np.unique(rows.count):
             of_size = rows.take(near if size == 1 else rows.count == size)
             if not len(of_size.pfn):
@@ -68,10 +69,10 @@ class KernelMemory(VirtualMemory):
 
 
 class AllMemory(KernelMemory):
-    """The same, and all frames that the kernel does not map, by their physical addresses.
+    """KernelMemory, and all frames that the kernel does not map, by their physical addresses.
 
-    For dumps in which the tables are lost that lead to the kernel's objects. These addresses are
-    below the kernel's half, so they can be told from virtual ones.
+    For dumps that lost the tables that lead to the kernel's objects. Physical addresses lie below
+    the kernel's half, so they cannot be mistaken for its virtual addresses.
     """
 
     def __init__(self, kernel: KernelMemory, end: int) -> None:
@@ -85,7 +86,7 @@ class AllMemory(KernelMemory):
         return np.union1d(super().all_frames(), low)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """An address of each of these frames, the virtual one where there is one."""
+        """An address of each frame: its virtual address if there is one, otherwise the physical."""
         virtual = super().virtual(frames)
         physical = np.where(frames < self._end, frames * PAGE_SIZE, 0).astype(np.uint64)
         return np.where(virtual == 0, physical, virtual)
@@ -100,7 +101,7 @@ class AllMemory(KernelMemory):
 
 
 def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
-    """What the kernel maps in any of these address spaces."""
+    """The memory that the kernel maps in any of these address spaces."""
     walked = walk(memory, found.paging, found.roots, kernel_only=True)
     kept, left_out = _up_to(memory.budget.limit("mapping"), walked)
     kernel = KernelMemory(memory, Mappings.join(kept))
@@ -113,9 +114,9 @@ def kernel_memory(memory: PhysicalMemory, found: TopLevels) -> KernelMemory:
 
 
 def _up_to(limit: int, walked: Iterable[Mappings]) -> tuple[list[Mappings], int]:
-    """The first so many mappings of a walk, and how many more there are.
+    """The first `limit` mappings of a walk, and the number of the others.
 
-    There are more only of a dump made to waste memory.
+    Only a dump made to waste memory has more.
     """
     kept: list[Mappings] = []
     left_out = 0

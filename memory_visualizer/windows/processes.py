@@ -1,7 +1,7 @@
 """The processes of a Windows dump, and their address spaces.
 
-A process object (`_EPROCESS`) is known by several clues: it begins as a process does, holds the
-address of a top-level table, stands in the list of active processes, behind the tag of a process'
+Several clues tell a process object (`_EPROCESS`): it begins with the header of a process, holds the
+address of a top-level table, is in the list of active processes, follows the tag of a process's
 pool block, and has a pid and a name. No single clue decides, and each object is judged by itself:
 its anomalies are reported for this object only (see process.ANOMALIES).
 """
@@ -56,28 +56,29 @@ from memory_visualizer.windows.toplevels import (
 )
 
 _MOST_REMAINS = 1 << 12
-"""So many places that begin as a process does, but lead to no tables, are judged."""
+"""How many places are judged that begin like a process, but lead to no tables."""
 _MOST_SHADOWS = 1 << 8
-"""So many second tables that no object names are compared with first ones."""
+"""How many second tables that no object names are compared with first tables."""
 _FEWEST_DIRECTORIES = 2
 _VOTERS_OF_BASE = 2
 _FEW_CANDIDATES = 8
 _FRAMES_OF_PROCESS = 64
-"""A process has so many frames at least; of dumps with more address spaces, made to waste time, not
-all memory is searched for process objects."""
+"""A process has at least so many frames. If a dump has more address spaces, it was made to waste
+time, and not all of its memory is searched for process objects."""
 _SIZES_TRIED = 8
 
 
 @dataclass(frozen=True)
 class FoundProcesses:
-    """What find_processes found."""
+    """The result of find_processes."""
 
     found: TopLevels
-    """The address spaces, also those that only a process object leads to."""
+    """The address spaces, with spaces that only a process object leads to."""
     processes: tuple[FoundProcess, ...] = ()
-    """In the order of their pids; also those hidden or ended, and known by their tables only."""
+    """In the order of their pids; with processes that are hidden, ended, or known by their tables
+    only."""
     copies: tuple[FoundProcess, ...] = ()
-    """Old copies of process objects, and what is left of processes that are gone."""
+    """Old copies of process objects, and remains of processes that are gone."""
     remarks: tuple[str, ...] = ()
 
 
@@ -87,10 +88,10 @@ def find_processes(
     search: ProcessSearch | None = None,
     time: datetime | None = None,
 ) -> FoundProcesses:
-    """Find the processes that have these address spaces, and those in their list.
+    """Find the processes of these address spaces, and all others in the list of processes.
 
-    `search` has looked at pages already; it is asked for those, and the others are read. `time`
-    is when the dump was taken.
+    `search` has already read some pages; only the others are read here. `time` is when the dump was
+    taken.
     """
     paging = found.paging
     kernel = kernel_memory(memory, found)
@@ -103,7 +104,7 @@ def find_processes(
     if finder.may_be_searched and (
         judged is None or 2 * len(finder.unclaimed(judged, in_use)) > len(in_use)
     ):
-        # What leads to the objects is lost, so these are looked for wherever they may lie.
+        # The tables that lead to the objects are lost, so all memory is searched for objects.
         everywhere = AllMemory(kernel, int(kernel_space(bits_of(paging))))
         finder = _Finder(memory, found, everywhere, search)
         judged = finder.judge(in_use) or judged
@@ -125,7 +126,7 @@ def find_processes(
 
 
 def _marked(processes: tuple[FoundProcess, ...], known: int) -> tuple[FoundProcess, ...]:
-    """Say of processes whose tables only their objects led to that these are not as others are."""
+    """Report processes whose tables do not name themselves as all others do."""
     word = ("top-level table altered",)
     return tuple(
         replace(process, anomalies=process.anomalies + word)
@@ -150,12 +151,12 @@ class _Finder:
             self._shadows = {int(top) * PAGE_SIZE: n for n, top in enumerate(found.others[:, 0])}
 
     def judge(self, in_use: set[int]) -> "Judged | None":
-        """Tell processes from what looks like one; None where the objects show no layout."""
+        """Tell processes from objects that resemble them; None if the objects show no layout."""
         memory, found, kernel = self._memory, self._found, self._kernel
         bits, known = bits_of(found.paging), self._candidates.objects
         layout = _layout(kernel, bits, known)
         if layout is None and len(known) < _FEW_CANDIDATES and self.may_be_searched:
-            # Perhaps they do not begin as processes do.
+            # Perhaps the objects' headers were altered.
             known = np.union1d(known, self._by_base(range(len(found.roots))))
             layout = _layout(kernel, bits, known)
         if layout is None:
@@ -169,7 +170,7 @@ class _Finder:
         missing = self.unclaimed(judged, in_use)
         if not missing:
             return judged
-        # Their objects may begin as no process does, or hold no base.
+        # Their objects may have an altered header, or hold no base.
         more = self._by_base(missing)
         if not len(more):
             return judged
@@ -177,23 +178,23 @@ class _Finder:
 
     @property
     def may_be_searched(self) -> bool:
-        """Whether there are no more address spaces than so much memory can have."""
+        """Whether the number of address spaces is plausible for this much memory."""
         return _FRAMES_OF_PROCESS * len(self._found.roots) <= self._memory.frame_count
 
     def _read(self, layout: Layout, seeds: NDArray[np.uint64], in_use: set[int]) -> "Objects":
         return Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use)
 
     def _by_base(self, spaces: Collection[int]) -> NDArray[np.uint64]:
-        """What would be objects of these spaces by their bases alone, however they begin."""
+        """Possible objects of these spaces, by their bases alone, whatever their headers."""
         bases = self._bases.of_spaces(self._kernel, spaces)
         found, left_out = objects_by_base(self._memory, self._kernel, bases, self._found.paging)
         self.left_out += left_out
         return found
 
     def _remains(self, layout: Layout) -> NDArray[np.uint64]:
-        """Addresses of what begins as a process of this system does, but has no known base.
+        """Addresses of places that begin like this system's processes, but have no known base.
 
-        No more are looked at than are worth it.
+        At most _MOST_REMAINS; the others are counted as left out.
         """
         others = self._candidates.others
         places = others[others[:, 1] == layout.size_byte, 0]
@@ -206,15 +207,15 @@ class _Finder:
         return in_use - {one.space for one in judged.owners.values()}
 
     def with_tops(self, found: TopLevels) -> "_Finder":
-        """The same with other address spaces."""
+        """The same finder with other address spaces."""
         return _Finder(self._memory, found, self._kernel, self._search)
 
     def tops_of_objects(self, judged: "Judged") -> NDArray[np.int64]:
-        """Top levels that do not name themselves, though processes of the list lead to them.
+        """Top levels that do not name themselves, though listed processes lead to them.
 
-        Shape (n, paging.top_frames). They share the kernel's half with the others, or have the page
-        that Windows shows to all processes; of PAE's, whose fourth directory may be the damaged
-        one, the others are tables.
+        Shape (n, paging.top_frames). They share the kernel's half with the others, or map the page
+        that Windows shows to all processes. Under PAE, the fourth directory may be the damaged one:
+        then the other three must be tables.
         """
         memory, paging, roots = self._memory, self._found.paging, self._found.roots
         end = memory.frame_count * PAGE_SIZE
@@ -242,7 +243,7 @@ class _Finder:
         return frames[are_kin[len(roots) :]]
 
     def second_tables(self, judged: "Judged") -> list[int]:
-        """Second tables that no object names, by their index; no more than are worth to compare."""
+        """Second tables that no object names, by their index; at most as many as are compared."""
         named = {one.shadow for one in judged.objects.found.values()}
         left = sorted(set(self._shadows.values()) - named)
         self.left_out += max(len(left) - _MOST_SHADOWS, 0)
@@ -250,10 +251,10 @@ class _Finder:
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
-    """Where pid and links stand, by a few objects of each base, or by those of one size.
+    """The offsets of pid and links, by a few objects of each base, or by objects of one size.
 
-    What looks like a process by chance, or was made to, can outnumber the processes; but these
-    have a base each.
+    Objects that resemble processes, by chance or by intent, can outnumber the processes; but each
+    process has a base of its own.
     """
     base = numbers_at(kernel, objects, TABLE_BASE[bits], bits // 8)
     objects = objects[rank_among(base) < _VOTERS_OF_BASE]
@@ -268,12 +269,12 @@ def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Lay
 
 
 def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
-    """Address spaces that are in use, by their index in `found.tops`.
+    """Address spaces that are in use, by their index in `found.roots`.
 
-    While a process with a user half lives, KUSER_SHARED_DATA is mapped there at one address, and
-    its frame is the one that the kernel has, or that most have. When it ends, its mappings are
-    undone, this one too, while its top-level table stays as it was in a page that is free. The
-    System process and others without a user half are not told so.
+    As long as a process with a user half lives, it maps KUSER_SHARED_DATA at a fixed address, to
+    the frame that the kernel or most processes have there. When the process ends, its mappings are
+    removed, this one too, while its top-level table stays unchanged in a free page. This does not
+    tell about the System process and others without a user half.
     """
     return set(_have_shared_data(memory, found, found.roots).tolist())
 
@@ -281,7 +282,7 @@ def _in_use(memory: PhysicalMemory, found: TopLevels) -> set[int]:
 def _have_shared_data(
     memory: PhysicalMemory, found: TopLevels, roots: NDArray[np.int64]
 ) -> NDArray[np.intp]:
-    """Which of these tables have KUSER_SHARED_DATA where each process has it, by their index."""
+    """Indexes of the tables that map KUSER_SHARED_DATA where each process has it."""
     place = translate(memory, found.paging, roots, USER_SHARED_DATA)
     known = translate(memory, found.paging, found.roots, SHARED_DATA[bits_of(found.paging)])
     known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
@@ -294,7 +295,7 @@ def _have_shared_data(
 def _unnamed(
     memory: PhysicalMemory, found: TopLevels, spaces: Iterable[int], shadows: Collection[int] = ()
 ) -> list[FoundProcess]:
-    """Processes of which only the tables were found; `shadows` are second tables left over."""
+    """Processes known by their tables only; `shadows` are second tables that no object names."""
     processes = []
     for space in sorted(spaces):
         process = unnamed(int(found.roots[space, 0]), space)
@@ -304,14 +305,14 @@ def _unnamed(
 
 
 def _fit_together(memory: PhysicalMemory, found: TopLevels, one: "Object") -> bool:
-    """Whether the second table that an object names, if any, is that of its address space."""
+    """Whether the second table that an object names, if any, belongs to its address space."""
     if one.shadow is None or one.space is None:
         return True
     return _share_user_half(memory, found, one.space, one.shadow)
 
 
 def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shadow: int) -> bool:
-    """Whether most user entries of a top-level table and of a second one are the same."""
+    """Whether most user entries of a top-level table and a second table are equal."""
     frames = np.array([found.roots[space, 0], found.others[shadow, 0]])
     half = found.paging.entries // 2
     mask = np.uint64(ADDRESS | PRESENT)

@@ -31,23 +31,23 @@ from memory_visualizer.windows.processsearch import (
 )
 
 _LIST_FACTOR = 2
-"""So many entries of the list, for each process that there may be: some have ended."""
+"""How many entries of the list are read for each possible process: some have ended."""
 _RIGHTS = 7
-"""How many of the reasons to be the owner of an address space are more than a custom."""
+"""How many of the reasons for owning an address space, the first ones, are strong."""
 _FEW_CLUES = 2
-"""So many of four clues are worth to follow an object's links."""
+"""With so many of four clues, an object's links are followed."""
 _SURE_CLUES = 3
-"""So many of four clues make an object a process for sure."""
+"""With so many of four clues, an object surely is a process."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """All objects that may be processes, and the list that they are in."""
+    """All objects that may be processes, and the list of processes."""
 
     layout: Layout
     list: ActiveList
     found: dict[int, Object]
-    """By the address of their links."""
+    """The objects, by the addresses of their links."""
     links: dict[int, tuple[int, int]]
 
     @classmethod
@@ -91,9 +91,9 @@ class Objects:
 
 
 def _credible(found: dict[int, Object], active: ActiveList) -> set[int]:
-    """Links of objects that surely are processes: of those with one base only the best of them.
+    """Links of objects that surely are processes; only the best object of each base counts.
 
-    A copy's threads, unlike the original's, do not lead back to it.
+    The threads of a copy, unlike those of the original, do not lead back to it.
     """
     best: dict[int, int] = {}
     credible = set()
@@ -135,9 +135,9 @@ def _clues(
 def _looks_like_process(
     kernel: KernelMemory, layout: Layout, address: int, bases: TableBases
 ) -> bool:
-    """Whether _clues of one object are enough to follow its links; faster for a single one."""
+    """Whether the _clues of one object suffice to follow its links; fast for a single object."""
     address %= 2**64
-    if address % (2 * layout.width):  # as allocations of the pool are
+    if address % (2 * layout.width):  # allocations of the pool are aligned so
         return False
     clues = int(kernel.number(address, 1) == PROCESS_OBJECT)
     clues += (
@@ -151,7 +151,7 @@ def _looks_like_process(
 
 
 def _each_once(objects: Iterable[Object], main: set[int], links: int) -> list[Object]:
-    """Each object once, however many addresses lead to it: by that which the list has."""
+    """Each object once, even if several addresses lead to it: the address in the list counts."""
     by_place: dict[int, Object] = {}
     for one in objects:
         known = by_place.get(one.physical)
@@ -162,31 +162,31 @@ def _each_once(objects: Iterable[Object], main: set[int], links: int) -> list[Ob
 
 @dataclass(frozen=True)
 class Judged:
-    """Which objects are processes, and which only look like one."""
+    """The verdict: which objects are processes, and which only resemble one."""
 
     objects: Objects
     processes: list[Object]
     copies: list[Object]
     owners: dict[int, Object]
-    """Of each address space that any object leads to, by its index, the one that has it."""
+    """The owner of each address space that an object leads to, by the index of the space."""
     seconds: dict[int | None, Object]
-    """Of address spaces that two processes in the list claim with equal right, the other one."""
+    """The other claimant of each address space that two listed processes claim with equal right."""
     is_list_known: bool
-    """Whether most processes are in a list at all; else nobody is missed there."""
+    """Whether most processes are in a list at all; otherwise no process counts as unlisted."""
 
     def is_listed(self, one: Object) -> bool:
-        """Whether the list has it, or there is none that could."""
+        """Whether the object is in the list, or there is no known list."""
         return not self.is_list_known or self._entry(one) in self.objects.list.main
 
     def _entry(self, one: Object) -> int:
         return one.address + self.objects.layout.links
 
     def own_links(self, one: Object) -> tuple[int, int]:
-        """Where its links lead."""
+        """The targets of the object's own links."""
         return self.objects.links.get(self._entry(one), (0, 0))
 
     def are_links_wrong(self, one: Object) -> bool:
-        """Whether its links do not lead where they should: to what is there, and leads back."""
+        """Whether a link of the object leads to an entry that does not lead back, or to nothing."""
         entry = self._entry(one)
         if entry in self.objects.list.wrong or 0 in self.own_links(one):
             return True
@@ -196,12 +196,12 @@ class Judged:
 
 
 def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
-    """Tell processes from copies of them, and from what only looks like one.
+    """Tell processes from their copies, and from objects that only resemble a process.
 
-    `fits` says whether the two tables that an object names are of one process.
+    `fits` tells whether the two tables that an object names belong to one process.
 
-    An object that is in no list and leads to no tables is a process if its own links or threads
-    lead back to it, as those of copies do not, and it has not ended.
+    An object that is in no list and leads to no tables is a process if it has not ended and its own
+    links or threads lead back to it, as a copy's do not.
     """
     main, offset = objects.list.main, objects.layout.links
     listed, others = [], []
@@ -215,7 +215,7 @@ def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
     claims = Counter(one.space for one in (*listed, *others))
 
     def rank(one: Object) -> tuple[bool, bool, bool, bool, int, bool, bool, int, int]:
-        """The smallest is the best owner of an address space."""
+        """The sort key: the object with the smallest key is the best owner of an address space."""
         entry = one.address + offset
         return (
             entry not in main,
@@ -243,7 +243,7 @@ def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
     for one in others:
         owner = None if one.space is None else owners[one.space]
         if one.pid == 0 and owner is not one:
-            continue  # Idle has the tables of System, and is no process
+            continue  # Idle has System's tables, and is not a process
         is_original = one.address + offset in objects.list.proven or one.has_threads is True
         lacks_tables = owner is None and is_original and not one.has_ended
         if owner is one or (lacks_tables and one.pid not in pids):

@@ -14,44 +14,44 @@ from memory_visualizer.windows.processsearch import PROCESS_OBJECT, TABLE_BASE, 
 from memory_visualizer.windows.toplevels import EARLIEST, LATEST
 
 OBJECT_BYTES = {32: 0x500, 64: 0xC00}
-"""As much of an `_EPROCESS` as is looked at."""
+"""How many bytes of an `_EPROCESS` are read."""
 MAX_PID = 1 << 24
 NAME_BYTES = 15
 SYSTEM_PID = 4
 
 _VOTERS = 512
-"""So many objects decide where things stand."""
+"""How many objects decide the offsets."""
 _COLUMNS_TRIED = 8
 _THREAD_OBJECT = 6
 """Type in a thread's dispatcher header (KOBJECTS, wdm.h)."""
 _THREAD_BYTES = 0x800
-"""As far before, and behind, a thread's link in its process' list of threads it is looked at."""
+"""A thread is read so far before and behind its link in its process's list of threads."""
 _THREAD_VOTERS = 64
 STILL_ACTIVE = 0x103
 """ExitStatus of a process that has not ended (STATUS_PENDING, ntstatus.h)."""
 _UNKNOWN_PARENT = 0.25
-"""What a parent that is gone weighs beside one that is there, and older."""
+"""The weight of a parent that is gone, beside that of an existing, older parent."""
 _HANDLES_TAG = np.frombuffer(b"Obtb", "<u4")[0]
 _TAG_BEFORE = {32: 4, 64: 12}
-"""So far before what is allocated the tag in its pool header stands, in every version."""
+"""Distance from the tag in a pool header to the allocation behind it, in every version."""
 _HANDLES_VOTERS = 8
 _POOL_TAGS = [np.frombuffer(tag, "<u4")[0] for tag in (b"Pro\xe3", b"Proc")]
 _TAG_SHARE = 10
-"""One in so many objects must have its tag at a place."""
+"""At least one in so many objects must have its tag at a distance for it to count."""
 _TAG_DISTANCE = 0x100
-"""Object headers and what may stand before them are smaller."""
+"""Object headers, with the optional headers before them, are smaller."""
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Where a process names its threads, and a thread its process."""
+    """Offsets by which a process leads to its threads, and a thread to its process."""
 
     head: int
     """Head of the list in the process object."""
     type: int
-    """How far before a thread's link in that list its object begins."""
+    """Distance from the beginning of a thread object to its link in that list."""
     pid: int | None = None
-    """How far behind that link the process' pid stands (CLIENT_ID.UniqueProcess); may be < 0."""
+    """Distance from that link to the process's pid (CLIENT_ID.UniqueProcess); may be negative."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Layout:
     bits: int
     pid: int
     links: int
-    """ActiveProcessLinks; in every version it stands right behind the pid."""
+    """ActiveProcessLinks; in every version it follows the pid."""
     tags: tuple[int, ...] = ()
-    """How far before an object the tag of its pool block may stand."""
+    """Possible distances from the tag of an object's pool block to the object."""
     name: int | None = None
     parent: int | None = None
     created: int | None = None
@@ -78,7 +78,7 @@ class Layout:
     size_byte: int | None = None
     """Third byte of the dispatcher header: the object's size in words."""
     signs: tuple[int, ...] = ()
-    """Places, of 32 bits, that hold something in all processes but a few."""
+    """Offsets of 32-bit members that are not 0 in nearly all processes."""
 
     @property
     def width(self) -> int:
@@ -87,11 +87,11 @@ class Layout:
 
 
 def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
-    """Find where the pid and the links stand; None where the objects do not show it.
+    """Find the offsets of pid and links; None if the objects do not show them.
 
-    What a link leads to leads back, and is a process as well: that is read from memory, so the
-    neighbours need not be among `objects`. Where all links are destroyed, what looks like pids
-    followed by pointers decides.
+    The target of a link must link back, and must be a process, too. Targets are read from memory,
+    so the neighbours need not be among `objects`. If all links are destroyed, numbers that look
+    like pids and are followed by pointers decide.
     """
     objects = _voters(objects)
     width = bits // 8
@@ -116,28 +116,28 @@ def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> 
 def _looks_like_links(
     pids: NDArray[np.uint64], forward: NDArray[np.uint64], back: NDArray[np.uint64], bits: int
 ) -> int | None:
-    """Where different pids stand in most objects, with two pointers behind them, or at least nulls.
+    """The offset of different pids in most objects, followed by two pointers or nulls.
 
-    For dumps in which what the links lead to is lost, or all links are.
+    For dumps that lost all links, or the targets of the links.
     """
     space = kernel_space(bits)
     linked = are_pids(pids) & (forward >= space) & (back >= space)
     loose = are_pids(pids) & ((forward >= space) | (forward == 0)) & ((back >= space) | (back == 0))
     for chosen in (linked, loose):
         count = _distinct(pids, chosen)
-        count[TABLE_BASE[bits] // (bits // 8)] = 0  # different in each, but no pid
+        count[TABLE_BASE[bits] // (bits // 8)] = 0  # differs in each object, but is not a pid
         if 4 * count.max(initial=0) >= max(3 * len(pids), 12):
             return (int(np.argmax(count)) + 1) * (bits // 8)
     return None
 
 
 def kernel_space(bits: int) -> np.uint64:
-    """Where the kernel's half of virtual memory begins."""
+    """The first address of the kernel's half of virtual memory."""
     return np.uint64(1 << 31 if bits == 32 else 0xFFFF8000_00000000)
 
 
 def _voters(objects: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Some of the objects, evenly from all of them, where they are too many."""
+    """An even sample of the objects if there are too many."""
     step = -(-len(objects) // _VOTERS)
     return objects[:: max(step, 1)]
 
@@ -148,7 +148,7 @@ def _words(kernel: KernelMemory, objects: NDArray[np.uint64], bits: int) -> NDAr
 
 
 def are_pids(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which numbers can be pids: those of Windows are multiples of 4."""
+    """Which numbers can be pids: on Windows these are multiples of 4."""
     plausible: NDArray[np.bool_] = (values > 0) & (values < MAX_PID) & (values & np.uint64(3) == 0)
     return plausible
 
@@ -178,7 +178,7 @@ def _lead_back(
     width = bits // 8
     own = objects + np.uint64(links)
     found = np.zeros(len(objects), bool)
-    # Where the headers of most are altered, they tell nothing of the neighbours either.
+    # If the headers of most objects are altered, headers say nothing about neighbours either.
     headers = kernel.read_partly(objects, 1)[:, 0] == PROCESS_OBJECT
     have_headers = 2 * np.count_nonzero(headers) >= len(objects)
     own_pids = _numbers(kernel, own - np.uint64(width), width)
@@ -201,12 +201,12 @@ def _numbers(kernel: KernelMemory, addresses: NDArray[np.uint64], width: int) ->
 def numbers_at(
     kernel: KernelMemory, objects: NDArray[np.uint64], offset: int, width: int
 ) -> NDArray[np.uint64]:
-    """A number of each object, 0 where nothing is mapped."""
+    """A member of each object as a number; 0 where nothing is mapped."""
     return _numbers(kernel, objects + np.uint64(offset % 2**64), width)
 
 
 def with_fields(layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64]) -> Layout:
-    """Find where all else stands, by objects that are surely processes."""
+    """Find all other offsets, by objects that surely are processes."""
     objects = _voters(objects)
     contents = kernel.read_partly(objects, OBJECT_BYTES[layout.bits])
     words = contents.view(f"<u{layout.width}").astype(np.uint64, copy=False)
@@ -231,7 +231,7 @@ def with_fields(layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64
 
 
 def are_names(texts: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which 16 bytes are a name: a few printable characters, then zeros; shape (…, 16)."""
+    """Which rows of 16 bytes are names: a few printable characters, then zeros; shape (…, 16)."""
     text = texts[..., :NAME_BYTES]
     printable = (text >= 0x20) & (text != 0x7F)
     length = np.where((text == 0).any(axis=-1), np.argmax(text == 0, axis=-1), NAME_BYTES)
@@ -241,7 +241,7 @@ def are_names(texts: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _find_name(contents: NDArray[np.uint8]) -> int | None:
-    """The first place at which most objects have a name; longer ones tell more than short ones."""
+    """The first offset at which most objects have a name; longer names weigh more."""
     columns = (contents.shape[1] - 16) // 4
     score = np.zeros(columns)
     for column in range(columns):
@@ -259,13 +259,13 @@ def _find_name(contents: NDArray[np.uint8]) -> int | None:
 
 
 def are_times(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which numbers are timestamps of Windows that a clock may show."""
+    """Which numbers are plausible timestamps of Windows."""
     plausible: NDArray[np.bool_] = (values > EARLIEST) & (values < LATEST)
     return plausible
 
 
 def _find_created(contents: NDArray[np.uint8], pid: int) -> int | None:
-    """CreateTime: a timestamp in many objects, the earliest one; of several, nearest to the pid."""
+    """CreateTime: the earliest timestamp in many objects, or the nearest to the pid."""
     times = contents.view("<u8")
     is_time = are_times(times)
     count = np.count_nonzero(is_time, axis=0)
@@ -280,13 +280,14 @@ def _find_created(contents: NDArray[np.uint8], pid: int) -> int | None:
 
 
 def _find_exited(contents: NDArray[np.uint8], created: int, ended: NDArray[np.bool_]) -> int | None:
-    """ExitTime: a timestamp behind creation in what has ended, 0 in what lives."""
+    """ExitTime: a timestamp after the creation in processes that ended, 0 in others."""
     times = contents.view("<u8")
     start = times[:, created // 8]
     is_time = are_times(times) & (times >= start[:, None])
     agrees = np.count_nonzero(np.where(ended[:, None], is_time, times == 0), axis=0)
     told = np.count_nonzero(is_time & ended[:, None], axis=0)
-    # Where nobody has ended, one in the midst of its exit tells, behind creation as until 8.1.
+    # If no process has ended, one in the midst of its exit tells; ExitTime follows CreateTime until
+    # 8.1.
     behind = created // 8 + 1
     told[behind] = max(told[behind], np.count_nonzero(is_time[:, behind]))
     right = np.flatnonzero((told > 0) & (2 * agrees >= len(contents)))
@@ -303,7 +304,7 @@ def _is_active(contents: NDArray[np.uint8], status: int) -> NDArray[np.bool_]:
 
 
 def _find_status(contents: NDArray[np.uint8]) -> int | None:
-    """ExitStatus: where most objects say that they have not ended; half of them may have."""
+    """ExitStatus: the offset at which at least half of the objects say that they have not ended."""
     count = np.count_nonzero(contents.view("<u4") == STILL_ACTIVE, axis=0)
     best = int(np.argmax(count))
     return best * 4 if count[best] >= max(1, len(contents) / 4) else None
@@ -312,7 +313,7 @@ def _find_status(contents: NDArray[np.uint8]) -> int | None:
 def _find_threads(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], words: NDArray[np.uint64]
 ) -> Threads | None:
-    """The list whose entries lie in threads, and where in these the process' pid stands."""
+    """The list whose entries lie in threads, and the offset of the process's pid in these."""
     width = layout.width
     step = max(1, len(objects) // _THREAD_VOTERS)
     objects, words = objects[::step], words[::step]
@@ -348,7 +349,7 @@ def _find_threads(
 
 
 def _common_distance(around: NDArray[np.uint8], link: NDArray[np.uint64], width: int) -> int | None:
-    """How far before most links a thread object begins: its first byte tells its type."""
+    """The distance from thread objects to most links: a thread's first byte tells its type."""
     best, best_count = None, len(link) // 2
     for distance in range(0, _THREAD_BYTES, 4):
         is_thread = around[:, _THREAD_BYTES - distance] == _THREAD_OBJECT
@@ -360,7 +361,7 @@ def _common_distance(around: NDArray[np.uint8], link: NDArray[np.uint64], width:
 
 
 def _find_pid_of(around: NDArray[np.uint8], pids: NDArray[np.uint64], width: int) -> int | None:
-    """Where most threads name the pid of their process, as a place behind their link."""
+    """The distance from a thread's link to the pid of its process, by most threads."""
     words = around.view(f"<u{width}").astype(np.uint64, copy=False)
     count = np.count_nonzero((words == pids[:, None]) & (pids[:, None] > 0), axis=0)
     best = int(np.argmax(count))
@@ -370,9 +371,9 @@ def _find_pid_of(around: NDArray[np.uint8], pids: NDArray[np.uint64], width: int
 def _find_handles(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], words: NDArray[np.uint64]
 ) -> int | None:
-    """ObjectTable: where most of what runs names an object in the pool with the tag of such tables.
+    """ObjectTable: the offset at which most running processes name a table of handles.
 
-    Such a tag is not rare, but no other member leads to what has it.
+    Pool blocks with the tag of such tables are not rare, but no other member leads to one.
     """
     step = -(-len(objects) // _HANDLES_VOTERS)
     words = words[:: max(step, 1)]
@@ -389,7 +390,7 @@ def _find_handles(
 def lead_to_handles(
     kernel: KernelMemory, bits: int, tables: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
-    """Which addresses are those of tables of handles, by the tag before them."""
+    """Which addresses lead to tables of handles, by the tag before them."""
     tags = _numbers(kernel, tables - np.uint64(_TAG_BEFORE[bits]), 4)
     is_table: NDArray[np.bool_] = tags == _HANDLES_TAG
     return is_table
@@ -398,7 +399,7 @@ def lead_to_handles(
 def _find_signs(
     contents: NDArray[np.uint8], ended: NDArray[np.bool_], layout: Layout
 ) -> tuple[int, ...]:
-    """Places that hold something in nearly every process that runs: what starts has not all."""
+    """Offsets of members that are 0 in hardly any process, unless it starts."""
     numbers = contents.view("<u4")[~ended]
     if len(numbers) < 3:
         return ()
@@ -414,9 +415,9 @@ def _find_parent(
     words: NDArray[np.uint64],
     pids: NDArray[np.uint64],
 ) -> int | None:
-    """The place that most often holds the pid of another process, one that is older.
+    """The offset that most often holds the pid of another, older process.
 
-    System's holds 0. What holds the same number everywhere is something else.
+    System has 0 there. A member with the same number everywhere is something else.
     """
     voters = np.flatnonzero(are_pids(pids))
     if not len(voters):
@@ -430,13 +431,13 @@ def _find_parent(
     place = np.minimum(np.searchsorted(known, values), len(known) - 1)
     parent = order[place]
     hits = (known[place] == values) & (created[parent] <= created[voters][:, None])
-    hits |= values == SYSTEM_PID  # whose object may be lost
+    hits |= values == SYSTEM_PID  # the parent's object may be lost
     hits &= values != own[:, None]
     wrong = (values >= MAX_PID) | (values & np.uint64(3) != 0)
     system = own == SYSTEM_PID
     score = hits.sum(axis=0) - 1.0 * wrong.sum(axis=0)
     unknown = are_pids(values) & (values != own[:, None])
-    # Several processes have one parent; what differs in each of them is something else.
+    # Several processes share a parent; a number that differs in each process is something else.
     siblings = unknown.sum(axis=0) - _distinct(values, unknown)
     score += _UNKNOWN_PARENT * siblings
     score += np.where(system[:, None], np.where(values == 0, 1.0, -len(voters) / 2), 0).sum(axis=0)
@@ -455,7 +456,7 @@ def _find_parent(
 def with_shadow(
     layout: Layout, kernel: KernelMemory, objects: NDArray[np.uint64], shadows: dict[int, int]
 ) -> Layout:
-    """Find where the objects name second tables, if they do."""
+    """Find the offset at which the objects name second tables, if they do."""
     words = _words(kernel, _voters(objects), layout.bits)
     known = np.sort(np.array(list(shadows), np.uint64))
     hits = np.count_nonzero(is_in(words & ~np.uint64(0xFFF), known), axis=0)
@@ -465,9 +466,9 @@ def with_shadow(
 
 
 def find_tags(kernel: KernelMemory, objects: NDArray[np.uint64]) -> tuple[int, ...]:
-    """How far before process objects the tag of their pool block stands, as more than a few say.
+    """The distances from the pool block's tag to process objects that more than a few show.
 
-    Optional headers, which not all objects have, may stand between.
+    Optional headers, which not all objects have, may lie in between.
     """
     objects = _voters(objects)
     count = np.count_nonzero(_tags_before(kernel, objects), axis=0)
@@ -478,7 +479,7 @@ def find_tags(kernel: KernelMemory, objects: NDArray[np.uint64]) -> tuple[int, .
 def have_pool_tag(
     kernel: KernelMemory, objects: NDArray[np.uint64], distances: tuple[int, ...]
 ) -> NDArray[np.bool_]:
-    """Which objects have the tag of a process' pool block as far in front as others have it."""
+    """Which objects have the tag of a process's pool block at one of these distances."""
     places = (_TAG_DISTANCE - np.array(distances, np.int64)) // 4
     tagged: NDArray[np.bool_] = np.logical_or.reduce(
         _tags_before(kernel, objects)[:, places], axis=1
@@ -487,7 +488,7 @@ def have_pool_tag(
 
 
 def _tags_before(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Where before each object a tag stands: ``Proc``, until Windows 7 with a mark in its end."""
+    """The places before each object with the tag ``Proc``, until Windows 7 with the top bit set."""
     before = (
         kernel.read_partly(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
     )

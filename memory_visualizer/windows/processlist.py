@@ -17,38 +17,38 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 
 _FORWARD, _BACK = 0, 1
 _End: TypeAlias = tuple[int, int, int]
-"""An entry, a direction, and where its link in that direction leads."""
+"""An entry, a direction, and the target of its link in that direction."""
 
 
 @dataclass
 class ActiveList:
-    """Which objects are in the list, by the addresses of their links (LIST_ENTRY, winnt.h)."""
+    """The objects in the list, by the addresses of their links (LIST_ENTRY, winnt.h)."""
 
     main: set[int] = field(default_factory=set)
-    """Links that are in the list, its head's too."""
+    """Links that are in the list, with the list's head."""
     gaps: list[tuple[int, int]] = field(default_factory=list)
-    """Where it is broken: links before and behind each gap, 0 where none is known."""
+    """Gaps in the list: the links before and behind each gap, 0 if unknown."""
     wrong: set[int] = field(default_factory=set)
-    """Links, in the list or not, that do not lead where the others say they should."""
+    """Links, in the list or not, with other targets than their neighbours demand."""
     proven: set[int] = field(default_factory=set)
-    """Links, in the list or not, that lead to what leads back; to themselves, even."""
+    """Links, in the list or not, whose targets link back; also links to themselves."""
     left_out: int = 0
-    """Links that were not followed, as there are more than any machine has processes."""
+    """The number of links that were not followed, since no machine has so many processes."""
 
 
 class Links:
-    """Links that were read, and which of them belong to one another."""
+    """Links that were read, and how they belong together."""
 
     def __init__(self, kernel: KernelMemory, width: int, limit: int) -> None:
-        """A link has `width` bytes; no more than `limit` entries of lists are read."""
+        """A link has `width` bytes; at most `limit` entries of lists are read."""
         self._kernel, self._width, self._limit = kernel, width, limit
         self.of: dict[int, tuple[int, int]] = {}
-        """Where each entry's forward and back link lead."""
+        """The targets of each entry's forward and back link."""
         self.left_out = 0
         self._read: dict[int, tuple[int, int]] = {}
 
     def read(self, entry: int) -> tuple[int, int]:
-        """Forward and back link of any entry, 0 where nothing is mapped."""
+        """Forward and back link of an entry, 0 where nothing is mapped."""
         if entry in self._read:
             return self._read[entry]
         number = self._kernel.number
@@ -63,10 +63,10 @@ class Links:
         return links
 
     def follow(self, seeds: NDArray[np.uint64], is_process: Callable[[int], bool]) -> None:
-        """Read these entries and all that are reached from them.
+        """Read these entries and all entries that they lead to.
 
-        What leads back belongs to the list; what does not is taken if `is_process` says that
-        it looks like a process, as its own links may be the damaged ones.
+        An entry that links back belongs to the list. Another entry is taken if `is_process` says
+        that it looks like a process, since its own links may be damaged.
         """
         self._read_all(np.unique(self._read_all(seeds)))
         waiting = seeds.tolist()
@@ -89,10 +89,10 @@ class Links:
 def find_list(
     links: Links, is_process: Callable[[int], bool], credible: Collection[int]
 ) -> ActiveList:
-    """Find the list among links that were followed: the largest part that holds together.
+    """Find the list among links that were followed: the largest connected part.
 
-    Other parts are joined to it where a link of the list leads to them and nobody else has that
-    place, or where the list is broken and their own ends lead into lost memory. `credible` are
+    Another part is joined to the list if a link of the list leads to it and no other entry has that
+    place, or if the list is broken and the part's ends lead into lost memory. `credible` are
     entries of objects that surely are processes: only these are joined for the latter reason.
     """
     chain = _Chain(links.of, credible)
@@ -106,7 +106,7 @@ def find_list(
 
 
 class _Chain:
-    """Who stands behind and before whom, as far as that is decided."""
+    """The order of entries, as far as it is decided."""
 
     def __init__(self, links: dict[int, tuple[int, int]], credible: Collection[int]) -> None:
         self.links = links
@@ -118,7 +118,7 @@ class _Chain:
         for entry, (forward, _) in links.items():
             if forward in links and links[forward][_BACK] == entry:
                 self.proven |= {entry, forward}
-                if entry != forward:  # else others, if any, say where it stands
+                if entry != forward:  # otherwise other entries, if any, tell its place
                     self._connect(entry, forward)
 
     def _connect(self, entry: int, following: int) -> None:
@@ -131,12 +131,12 @@ class _Chain:
                 self._part_of[one] = large
 
     def parts(self) -> list[set[int]]:
-        """The parts that hold together, the largest first."""
+        """The connected parts, the largest first."""
         by_identity = {id(part): part for part in self._part_of.values()}
         return sorted(by_identity.values(), key=lambda part: (-len(part), min(part)))
 
     def largest(self, is_process: Callable[[int], bool]) -> set[int]:
-        """The part with most processes."""
+        """The part with the most processes."""
         best: set[int] = set()
         most = 0
         for part in self.parts():
@@ -147,7 +147,7 @@ class _Chain:
         return best
 
     def open_ends(self, part: Collection[int]) -> list[_End]:
-        """Links of a part that lead to nobody who is decided."""
+        """Links of a part whose targets are not decided."""
         return [
             (entry, direction, self.links[entry][direction])
             for entry in sorted(part)
@@ -156,10 +156,10 @@ class _Chain:
         ]
 
     def join_led_to(self, main: set[int]) -> None:
-        """Decide open ends by what the list's own entries say, first those within it.
+        """Decide open ends by the links of the list's own entries, first within the list.
 
-        What is led to from the list is added to `main`, and so is what leads to an entry of it
-        whose own link is of no use. Each end is looked at a few times at most.
+        Targets of the list's links are added to `main`, and so are entries that link to an entry of
+        the list whose own link is useless. Each end is visited a few times at most.
         """
         claims: dict[tuple[int, int], list[int]] = defaultdict(list)
         for entry, direction, target in self.open_ends(self.links.keys() - main):
@@ -187,7 +187,7 @@ class _Chain:
             inside.extend(self.open_ends(added))
 
     def join_others(self, main: set[int]) -> None:
-        """Decide what entries outside of the list say of others there whose own links are wild."""
+        """Decide places outside of the list: neighbours tell those of entries with wild links."""
         for entry, direction, target in self.open_ends(self.links.keys() - main):
             if target in main or target not in self.links or entry == target:
                 continue
@@ -196,11 +196,11 @@ class _Chain:
                 self._decide((entry, direction, target))
 
     def _weight(self, entry: int) -> tuple[int, bool]:
-        """Whose word counts more: that of the larger part, and of what surely is no copy."""
+        """The weight of an entry: larger parts and sure originals weigh more."""
         return len(self._part_of[entry]), entry in self._credible
 
     def _is_free(self, end: _End) -> bool:
-        """Whether both places are still open."""
+        """Whether the places at both ends are still open."""
         entry, direction, target = end
         here, there = (self.next, self.previous)[:: 1 if direction == _FORWARD else -1]
         return entry not in here and target not in there
@@ -210,7 +210,7 @@ class _Chain:
         self._connect(*((entry, target) if direction == _FORWARD else (target, entry)))
 
     def gaps(self, main: set[int]) -> list[tuple[int, int]]:
-        """Where the list is broken: the entries before and behind, paired by what they name."""
+        """The gaps in the list: the entries before and behind, paired by their targets."""
         ends = self.open_ends(main)
         behind = {target: entry for entry, direction, target in ends if direction == _BACK}
         gaps = []
@@ -220,7 +220,7 @@ class _Chain:
         return gaps + [(0, entry) for entry in behind.values()]
 
     def wrong(self) -> set[int]:
-        """Entries that themselves do not say what was decided about them."""
+        """Entries whose own links differ from the decision."""
         return {
             entry
             for entry, (forward, back) in self.links.items()
@@ -229,11 +229,11 @@ class _Chain:
 
 
 def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Iterator[set[int]]:
-    """Parts of the list that lost or altered memory parts from the rest.
+    """Parts that lost or altered memory separates from the rest of the list.
 
-    Their own ends lead to where nobody is, and so do ends of the list. An object that was taken
-    out of the list points to itself, to its old neighbours, which are in the list, or to nothing:
-    so a single one with null links is not taken for a part.
+    Their ends lead to places without an entry, and so do ends of the list. An object that was
+    unlinked points to itself, to its old neighbours, which are in the list, or to null: so a single
+    object with null links does not count as a part.
     """
 
     def is_dead(end: _End) -> bool:

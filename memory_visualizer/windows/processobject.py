@@ -32,7 +32,7 @@ _READ_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Object:
-    """What one object says, each part by itself."""
+    """The members of one object, each judged by itself."""
 
     address: int
     physical: int
@@ -42,7 +42,7 @@ class Object:
     dtb: int
     created: int | None
     exited: int | None
-    """None where the objects do not show where they say so."""
+    """ExitTime; None if the objects do not show its offset."""
     is_signalled: bool
     has_ended_by_status: bool | None
     space: int | None
@@ -52,14 +52,14 @@ class Object:
     is_name_sound: bool
     is_whole: bool
     thread_pid: int | None
-    """By its first thread; None where it has none, or that is not known."""
+    """The pid that its first thread tells; None if it has no thread, or the offset is unknown."""
     has_threads: bool | None
     has_handles: bool | None
-    """Whether it has a table of handles; None where that is not known, or lost."""
+    """Whether it has a table of handles; None if unknown or lost."""
     is_in_use: bool | None
-    """Whether its page tables are in use; None where they are not known."""
+    """Whether its page tables are in use; None if they are unknown."""
     lacks_signs: bool
-    """Whether it lacks what all processes but a few have."""
+    """Whether it lacks members that nearly all processes have."""
 
     @property
     def is_pid_sound(self) -> bool:
@@ -68,22 +68,22 @@ class Object:
 
     @cached_property
     def clues(self) -> int:
-        """How many clues of four say that it is a process: header, base, tag, pid with name."""
+        """How many of four clues tell that it is a process: header, base, tag, pid with name."""
         fields = self.is_pid_sound and self.is_name_sound
         return self.is_header_sound + (self.space is not None) + self.has_tag + fields
 
     @cached_property
     def has_exit_time(self) -> bool | None:
-        """Whether it says when it ended; None where it is not known where it would."""
+        """Whether it has an exit time; None if the offset is unknown."""
         if self.exited is None:
             return None
         return is_time(self.exited) and self.exited >= (self.created or 0)
 
     @cached_property
     def told(self) -> tuple[bool, ...]:
-        """What it says itself of its end, as far as it is known where.
+        """Its own witnesses of its end, as far as their offsets are known.
 
-        Signal, time, status, and its handles, of which Windows lets go when it ends.
+        Signal, time, status, and its handles, which Windows closes when a process ends.
         """
         has_none = None if self.has_handles is None else not self.has_handles
         told = (self.is_signalled, self.has_exit_time, self.has_ended_by_status, has_none)
@@ -91,7 +91,7 @@ class Object:
 
     @cached_property
     def has_ended(self) -> bool:
-        """What most witnesses say: itself, its threads, and whether its tables are in use."""
+        """The majority of witnesses: its own, its threads, and the use of its tables."""
         votes = list(self.told)
         if self.has_threads is not None:
             votes.append(not self.has_threads)
@@ -101,13 +101,13 @@ class Object:
 
 
 def is_time(number: int) -> bool:
-    """Whether it is a timestamp that a clock of Windows may show."""
+    """Whether the number is a plausible timestamp of Windows."""
     return EARLIEST < number < LATEST
 
 
 @dataclass(frozen=True)
 class ObjectReader:
-    """Reads what objects say, where their layout is known."""
+    """Reads objects whose layout is known."""
 
     kernel: KernelMemory
     layout: Layout
@@ -115,15 +115,15 @@ class ObjectReader:
     shadows: dict[int, int]
     """Second tables: their physical addresses, and their indices in TopLevels.others."""
     in_use: set[int]
-    """Address spaces that are in use."""
+    """The address spaces in use, by index."""
 
     def read(self, objects: NDArray[np.uint64]) -> Iterator[Object]:
-        """What each of these objects says."""
+        """Read each of these objects."""
         for start in range(0, len(objects), _READ_AT_ONCE):
             yield from self._some(objects[start : start + _READ_AT_ONCE])
 
     def _some(self, objects: NDArray[np.uint64]) -> Iterator[Object]:
-        """The same of so many as are read at once."""
+        """Read as many objects as are read at once."""
         kernel, layout = self.kernel, self.layout
         contents = kernel.read_partly(objects, OBJECT_BYTES[layout.bits])
         width = layout.width
@@ -214,7 +214,7 @@ class ObjectReader:
 def _have_handles(
     kernel: KernelMemory, layout: Layout, tables: NDArray[np.uint64]
 ) -> list[bool | None]:
-    """Of each object whether it has a table of handles; None where it leads elsewhere."""
+    """For each object, whether it has a table of handles; None if the pointer leads elsewhere."""
     if layout.handles is None:
         return [None] * len(tables)
     are_there = lead_to_handles(kernel, layout.bits, tables)
@@ -227,7 +227,7 @@ def _have_handles(
 def _first_threads(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64]
 ) -> list[tuple[bool | None, int | None]]:
-    """Of each object whether its list of threads leads to one, and the pid that this one tells."""
+    """For each object, whether its list leads to a thread, and the pid that this thread tells."""
     threads, width = layout.threads, layout.width
     if threads is None:
         return [(None, None)] * len(objects)

@@ -1,7 +1,7 @@
 """Candidates for process objects, found in the contents of pages.
 
 A process object (`_EPROCESS`) begins with a dispatcher header and holds the address of its
-top-level table; where, is the same in every version of Windows.
+top-level table, at the same offset in every version of Windows.
 """
 
 from collections.abc import Collection
@@ -29,7 +29,7 @@ TABLE_BASE = {32: 0x18, 64: 0x28}
 """Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
 
 _SIZE_BYTE = 2
-"""Where in a dispatcher header the object's size stands (DISPATCHER_HEADER, wdm.h)."""
+"""Offset of the object's size in a dispatcher header (DISPATCHER_HEADER, wdm.h)."""
 PROCESS_OBJECT = 3
 """Type in a process's dispatcher header (KOBJECTS, wdm.h)."""
 
@@ -37,25 +37,25 @@ BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
 
 _MAX_PLACES = 1 << 20
-"""So many places are kept that may be a process while the table bases are not known."""
+"""How many places that may be processes are kept before the table bases are known."""
 _MAX_PLACES_IN_PART = 1 << 10
-"""The same in what is looked at at once, a megabyte: no more processes fit into it."""
+"""The same in a batch of pages, a megabyte: no more processes fit into it."""
 _PLACES_OF_PROCESS = 16
-"""As many copies of a process's object there are at most, of pages that were let go of."""
+"""The most copies of a process object, in freed pages."""
 _MAX_COPIES = 64
-"""So many copies of the four pointers of an address space are taken for what they are."""
+"""How many copies of an address space's four pointers are used."""
 _MOST_OF_FOUR = 3
-"""So many of an address space's four directories must be those that a base leads to (PAE)."""
+"""How many of an address space's four directories a base must lead to (PAE)."""
 _BASES_AT_ONCE = 1 << 12
 _UNKNOWN = -1
-"""In the place of a table base that stands in another page."""
+"""In place of a table base that stands in another page."""
 
 
 class TableBases:
-    """What a process object names as its tables: DirectoryTableBase to address space.
+    """Table bases in process objects: from DirectoryTableBase to address space.
 
-    Under PAE it is the address of four pointers, 32 bytes anywhere in the kernel's memory: these
-    are looked at for each base that is asked for.
+    Under PAE a base is the address of four pointers, 32 bytes anywhere in the kernel's memory:
+    these are read for each base.
     """
 
     def __init__(self, memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> None:
@@ -76,7 +76,7 @@ class TableBases:
         return self._spaces.get(base)
 
     def learn(self, bases: NDArray[np.uint64]) -> None:
-        """Look at many bases at once, which is faster."""
+        """Read many bases at once, which is faster."""
         if not self._is_pae:
             return
         bases = np.unique(bases)
@@ -93,12 +93,12 @@ class TableBases:
 
     @property
     def known(self) -> NDArray[np.uint64]:
-        """All bases that lead to an address space, as far as they were looked at; ascending."""
+        """All bases read so far that lead to an address space, ascending."""
         known = [base for base, space in self._spaces.items() if space is not None]
         return np.sort(np.array(known, np.uint64))
 
     def of_spaces(self, kernel: KernelMemory, spaces: Collection[int]) -> list[int]:
-        """All that may be bases of these spaces; under PAE wherever their pointers stand."""
+        """All possible bases of these spaces; under PAE, wherever their pointers stand."""
         if not self._is_pae:
             return [base for base, space in self._spaces.items() if space in spaces]
         return _places_of_pointers(self._memory, kernel, self._roots[sorted(spaces)])
@@ -107,7 +107,7 @@ class TableBases:
 def pointed_to(
     memory: PhysicalMemory, bases: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The frames of the directories behind bases of PAE, and which pointers are sound; (n, 4).
+    """The frames of the directories behind PAE's bases, and which pointers are sound; (n, 4).
 
     A pointer is present and has no reserved bit (SDM 4.4.1). The bases must be multiples of 32.
     """
@@ -123,9 +123,12 @@ def pointed_to(
 
 
 def _spaces_of(directories: NDArray[np.int64], roots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The space that most of four directories belong to, by its index; -1 where there is none."""
+    """The index of the space that most of four directories belong to; -1 if there is none."""
     space = np.full(len(directories), -1, np.int64)
-    for column in (3, 0):  # the one that names itself; if its pointer is altered, another one
+    for column in (
+        3,
+        0,
+    ):  # first the directory that names itself; if its pointer is altered, another directory
         order = np.argsort(roots[:, column], kind="stable")
         ordered = roots[order, column]
         if not len(ordered):
@@ -139,7 +142,7 @@ def _spaces_of(directories: NDArray[np.int64], roots: NDArray[np.int64]) -> NDAr
 def _places_of_pointers(
     memory: PhysicalMemory, kernel: KernelMemory, roots: NDArray[np.int64]
 ) -> list[int]:
-    """Where in the kernel's memory the four pointers of these address spaces stand."""
+    """Physical addresses of the four pointers of these address spaces, in the kernel's memory."""
     places: list[int] = []
     pointers = (roots.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
     order = np.argsort(pointers[:, 0], kind="stable")
@@ -159,7 +162,7 @@ def _places_of_pointers(
 
 
 class ProcessSearch:
-    """Finds what begins as a process does while contents pass by, block after block.
+    """Finds places that begin like a process object, during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
@@ -170,10 +173,10 @@ class ProcessSearch:
         paging: Paging,
         frames: NDArray[np.int64] | None = None,
     ) -> None:
-        """Look at these frames only."""
+        """Search these frames only."""
         self.paging = paging
         self.seen = np.zeros(memory.frame_count, bool)
-        """Which frames were looked at."""
+        """Which frames were searched."""
         self._wanted = np.zeros(memory.frame_count, bool)
         self._wanted[frames if frames is not None else []] = True
         self._end = memory.frame_count * PAGE_SIZE
@@ -181,14 +184,15 @@ class ProcessSearch:
         self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
 
     def scan(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
-        """Look at those of these frames, with their contents, that are asked for."""
+        """Search frames, given with their contents; frames that were not asked for are skipped."""
         if self._room < 0:
             return
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
             found = self.places(frames[chosen], words, rows=chosen)
             self._room -= len(found)
             if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
-                continue  # a dump made of nothing else: later, when the bases are known
+                # The dump is full of such places: they are read later, when the bases are known.
+                continue
             self._found.append(found)
             self.seen[frames[chosen]] = True
 
@@ -200,19 +204,19 @@ class ProcessSearch:
         *,
         rows: NDArray[np.intp] | None = None,
     ) -> NDArray[np.int64]:
-        """What begins as a process does and has any table base, or one of some sorted ones.
+        """Places that begin like a process and have any table base, or one of some sorted bases.
 
-        `rows` says which of these pages are those of `frames`, by default all of them. Physical
-        addresses, bases, and sizes as the headers tell, shape (n, 3); _UNKNOWN where the base
-        stands in another page.
+        `rows` tells which of the pages belong to `frames`, by default all. Returns physical
+        addresses, bases, and the sizes in the headers, shape (n, 3); _UNKNOWN if the base stands in
+        another page.
         """
         offset, step, align = _object_grid(self.paging)
-        # Type is one byte, much quicker to look through than the bases are, or than to copy pages.
+        # Type is one byte: testing it is much faster than testing bases or copying pages.
         places = PAGE_SIZE // align
         types = words.view(np.uint8)[:, ::align]
         hits = np.flatnonzero((types if rows is None else types[rows]) == PROCESS_OBJECT)
         page = hits // places
-        # No page that holds a process is full of what looks like one.
+        # No page with a process is full of places that look like one.
         is_full = np.bincount(page, minlength=len(frames)) > places // 4
         if is_full.any():
             chosen = ~is_full[page]
@@ -220,7 +224,7 @@ class ProcessSearch:
         at = (hits - page * places) * align
         place = (page if rows is None else rows[page]) * PAGE_SIZE + at
         words = words.reshape(-1)
-        # Where the base stands in the next page, SignalState says whether to look there.
+        # If the base stands in the next page, SignalState tells whether to read it.
         is_cut = at >= PAGE_SIZE - offset
         whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
         cut = cut[words.view("<u4")[place[cut] // 4 + 1] <= 1]
@@ -237,35 +241,36 @@ class ProcessSearch:
         return np.stack((physical, base, size), axis=1)
 
     def found(self) -> NDArray[np.int64]:
-        """All places that were found, as from `places`."""
+        """All places found, as from `places`."""
         return np.concatenate([np.empty((0, 3), np.int64), *self._found])
 
 
 def _object_grid(paging: Paging) -> tuple[int, int, int]:
-    """Of process objects: offset of the table base, its size, what they are aligned to."""
+    """For process objects: offset of the table base, its size, and the objects' alignment."""
     bits = bits_of(paging)
     return TABLE_BASE[bits], bits // 8, bits // 4
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What may be process objects."""
+    """Possible process objects."""
 
     objects: NDArray[np.uint64]
-    """Virtual addresses, ascending, of what begins as a process and has a known table base."""
+    """Virtual addresses, ascending, of places that begin like a process and have a known table
+    base."""
     others: NDArray[np.int64]
-    """What begins so and has another address in the base's place: physical address, and size as
-    its header tells; shape (n, 2)."""
+    """Places that begin so, but have another address in place of the base: physical address, and
+    the size in the header; shape (n, 2)."""
     left_out: int
-    """Places that were not looked at, as there are more than any machine has processes."""
+    """The number of places that were not read, since no machine has so many processes."""
 
 
 def find_candidates(
     memory: PhysicalMemory, kernel: KernelMemory, bases: TableBases, search: ProcessSearch
 ) -> Candidates:
-    """Find what begins as a process does, in pages that the kernel maps.
+    """Find places that begin like a process object, in pages that the kernel maps.
 
-    `search` has looked at pages already; those that it has not seen are read.
+    `search` has already read some pages; the others are read here.
     """
     known = bases.known
     frames = kernel.all_frames()
@@ -281,7 +286,7 @@ def find_candidates(
         return kept, len(found) - len(kept)
 
     places = [search.found()]
-    # A dump may be made of nothing else than what looks like a process.
+    # A hostile dump may consist of nothing but places that look like a process.
     limit = memory.budget.limit("address space")
     room = _PLACES_OF_PROCESS * limit
     left_out = 0
@@ -311,16 +316,17 @@ def find_candidates(
 def objects_by_base(
     memory: PhysicalMemory, kernel: KernelMemory, bases: list[int], paging: Paging
 ) -> tuple[NDArray[np.uint64], int]:
-    """Virtual addresses of what would be process objects by these few table bases alone.
+    """Virtual addresses of possible process objects by these few table bases alone.
 
-    However they begin: for address spaces that are in use though no object was found for them.
-    Shape (n,), no more than there may be processes; and how many more there were.
+    Headers are ignored: this is for address spaces that are in use though no object was found for
+    them. Returns the addresses, at most as many as there may be processes, and the number of the
+    others.
     """
     offset, step, align = _object_grid(paging)
     limit = memory.budget.limit("address space")
     wanted = np.sort(np.array(bases, np.uint64))
 
-    # Few frames hold a base, so one look at a table of frames leaves few words to be looked up.
+    # Few frames hold a base, so a table of frames rules out most words before the search.
     has_base = np.zeros(memory.frame_count + 1, bool)
     has_base[wanted.astype(np.int64) // PAGE_SIZE] = True
 
@@ -346,13 +352,13 @@ def objects_by_base(
 
 
 def _fairly(found: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """So many places, by address: the first of each table base, then the second of each."""
+    """The first `limit` places: the first place of each table base, then the second of each."""
     found = found[np.lexsort(found.T[::-1])]
     return np.sort(found[np.argsort(rank_among(found[:, 1]), kind="stable")[:limit], 0])
 
 
 def rank_among(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """For each value how many of the same stand before it."""
+    """For each value, the number of equal values before it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     rank = np.empty(len(values), np.int64)
@@ -361,7 +367,7 @@ def rank_among(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 
 def virtual_places(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Where the kernel sees these physical addresses; those that it does not see are left out."""
+    """Virtual addresses of physical places; places that are not mapped are left out."""
     virtual = kernel.virtual(places // PAGE_SIZE)
     is_seen = virtual != 0
     objects: NDArray[np.uint64] = virtual[is_seen] + (places[is_seen] % PAGE_SIZE).astype(np.uint64)
@@ -369,7 +375,7 @@ def virtual_places(kernel: KernelMemory, places: NDArray[np.int64]) -> NDArray[n
 
 
 def is_in(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of the values are among some sorted ones."""
+    """Which of the values are in a sorted array."""
     if not len(known):
         return np.zeros(values.shape, bool)
     place = np.minimum(np.searchsorted(known, values), len(known) - 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from memory_visualizer.paging import (
     without_contradicted,
 )
 from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.process import FoundProcess, Process, unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
@@ -28,10 +30,10 @@ from memory_visualizer.windows.processsearch import ProcessSearch
 from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_shared_data
 
 _LEARNING_FRAMES = 4096
-"""The first 16 MiB: there lies the System process's top-level table of real machines."""
+"""The first 16 MiB: on real machines they hold the System process's top-level table."""
 _FRAMES_AT_ONCE = 256
 _MOST_EARLY_TABLES = 128
-"""So many top-level tables may lie there; more are made to waste time."""
+"""How many top-level tables may lie there; a dump with more was made to waste time."""
 _SYSTEM_WEIGHT = 3
 
 
@@ -42,13 +44,13 @@ def understand(
     search: ProcessSearch | None = None,
     who: FoundProcesses | None = None,
 ) -> Snapshot:
-    """A Windows dump's; where `who` is not given, the processes are looked for."""
+    """The snapshot of a Windows dump; the processes are searched for unless `who` is given."""
     losses, rest = Losses(), Rest(dump)
     shared_data = read_shared_data(dump, found.paging, found.roots)
     who = who or find_processes(dump, found, search, shared_data.time)
     found, processes = who.found, who.processes
     if not any(process.is_alive and process.space is not None for process in processes):
-        # Damaged: the tables, whoever they belong to, are better than nothing.
+        # The dump is damaged: tables without a known process are better than nothing.
         limit = dump.budget.limit("address space")
         roots = dump.budget.take("address space", found.roots, limit)
         processes = tuple(unnamed(int(top[0]), space) for space, top in enumerate(roots))
@@ -73,11 +75,38 @@ def understand(
         processes=[_told(process, found) for process in processes],
         stale_spaces=len(set(range(len(found.roots))) - {process.space for process in processes}),
     )
-    return replace(snapshot, copies=tuple(copy.told() for copy in who.copies))
+    tops = _top_frames(processes, found)
+    return replace(
+        snapshot,
+        copies=tuple(copy.told() for copy in who.copies),
+        frame_records=partial(_read_records, tops),
+    )
+
+
+def _read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | tuple[str, ...]:
+    """As framestates.read_records, which most runs do not need."""
+    from memory_visualizer.windows.framestates import read_records
+
+    return read_records(tops, snapshot)
+
+
+def _top_frames(processes: Sequence[FoundProcess], found: TopLevels) -> NDArray[np.int64]:
+    """The frames of each process's top-level table, shape (n, frames); -1 where it has none.
+
+    Of a table beyond the first one, by which user mode runs, too.
+    """
+    width = found.paging.top_frames
+    tops = np.full((len(processes), 2 * width), -1, np.int64)
+    for row, process in enumerate(processes):
+        if process.space is not None:
+            tops[row, :width] = found.roots[process.space]
+        if process.shadow is not None:
+            tops[row, width:] = found.others[process.shadow]
+    return tops
 
 
 def _told(process: FoundProcess, found: TopLevels) -> Process:
-    """A process for others: its base without flag bits, and the address of its second table."""
+    """The public Process: its base without flag bits, and the address of its second table."""
     process = replace(process, dtb=found.paging.architecture.base_address(process.dtb))
     if process.shadow is not None:
         second = int(found.others[process.shadow, -1]) * PAGE_SIZE
@@ -86,7 +115,7 @@ def _told(process: FoundProcess, found: TopLevels) -> Process:
 
 
 def _system_process(processes: Sequence[FoundProcess]) -> FoundProcess | None:
-    """Windows' System process, by most of what is known of it: pid, name, and no parent."""
+    """Windows' System process, by the majority of its signs: pid, name, and no parent."""
 
     def weight(process: FoundProcess) -> int:
         is_system = (process.pid == SYSTEM_PID) + (process.name == "System") + (process.ppid == 0)
@@ -116,14 +145,14 @@ def _mappings_of(
                 has_shadows = True
     walked = walk(memory, found.paging, np.array(roots), np.array(owners, np.int32), losses=losses)
     mappings = without_contradicted(rest.without(walked), memory.frame_count, losses)
-    # With shadows both tables of a process lead to its pages.
+    # With KVA shadow, both tables of a process lead to its pages.
     return (merge_alike if has_shadows else merge_kernel)(mappings)
 
 
 def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
-    """Look where Windows has its System process' tables: by these its kernel's pages are known.
+    """Read the memory that holds the System process's tables: these tell the kernel's pages.
 
-    So the search for processes needs no look of its own.
+    So the search for processes needs no scan of its own.
     """
     early = TopLevelSearch()
     for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):

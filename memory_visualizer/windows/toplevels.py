@@ -1,8 +1,8 @@
 """The address spaces of a Windows dump, found in the dump alone.
 
 Windows maps its page tables into themselves: an entry of each top-level table names that table's
-own frame. Such tables are found by one look at each page; those of Windows lead to a page that lies
-at one address in every version.
+own frame. One scan of all pages finds such tables. Windows' tables lead to a page that lies at one
+address in every version.
 """
 
 from collections.abc import Iterator
@@ -33,24 +33,25 @@ from memory_visualizer.snapshot.system import System
 _X64 = as_windows_has_it(X64)
 
 SHARED_DATA = {32: 0xFFDF0000, 64: 0xFFFFF780_00000000}
-"""Where the kernel sees KUSER_SHARED_DATA, in every version (ntddk.h)."""
+"""Virtual address of KUSER_SHARED_DATA in the kernel, in every version (ntddk.h)."""
 
 USER_SHARED_DATA = 0x7FFE0000
-"""Where each process with a user half sees it, by tables of its own; its second one, too."""
+"""Virtual address of the same page in each process with a user half, by its own tables; the second
+table maps it, too."""
 
 _MAJOR_VERSIONS, _MINOR_VERSIONS = range(5, 16), 16
-"""Windows is 5.0 to 10.0 by its own counting; a few more are to come."""
+"""Windows counts its versions from 5.0 to 10.0; a few more may come."""
 
 EARLIEST, LATEST = 125_278_272_000_000_000, 157_469_184_000_000_000
-"""Windows timestamps (100 ns since 1601) from 1998 to 2100: others are something else."""
+"""Windows timestamps (100 ns since 1601) from 1998 to 2100: other numbers are not times."""
 
 
 @dataclass(frozen=True)
 class SharedData:
-    """What KUSER_SHARED_DATA (ntddk.h) tells of the system."""
+    """The system's description of itself in KUSER_SHARED_DATA (ntddk.h)."""
 
     system: System
-    """Windows, and which one where that is known; the build is there since Windows 10."""
+    """Windows, with its version if known, and its build since Windows 10."""
     time: datetime | None
     """When the dump was taken, UTC."""
 
@@ -61,16 +62,16 @@ class TopLevels:
 
     paging: Paging
     roots: NDArray[np.int64]
-    """Frames, shape (n, paging.top_frames), of those that map all that a kernel needs."""
+    """Frames, shape (n, paging.top_frames), of tables that map all that a kernel needs."""
     others: NDArray[np.int64]
-    """The same of those that do not: a process's second table for user mode (KVA shadow, since
-    2018), or what looks like a table by chance."""
+    """Frames of the other tables: a process's second table for user mode (KVA shadow, since 2018),
+    or a page that looks like a table by chance."""
     remarks: tuple[str, ...] = ()
-    """Sentences on tables that are of another boot, for the person at the screen."""
+    """Sentences for the user on tables of another boot."""
 
 
 class TopLevelSearch:
-    """Finds top-level tables while the dump's contents pass by, block after block.
+    """Finds top-level tables during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
@@ -79,15 +80,15 @@ class TopLevelSearch:
         self._x86: list[NDArray[np.int64]] = []
         self._pae: list[NDArray[np.int64]] = []
         self._x64: list[NDArray[np.int64]] = []
-        """Frames, and the entry of each that names it: see _named."""
+        """Frames, and for each the entry that names it: see _named."""
         self._x64_entries = [0x1ED]
-        """Where look_at looks: at Windows' own choice until 2016, and at what was met."""
+        """The entries that `scan` tests: Windows' own choice until 2016, and entries met before."""
         self._counts = np.zeros(X64.entries, np.int64)
-        """How many of the first _counted parts of _x64 name themselves by each entry."""
+        """How many pages of the first _counted batches of _x64 name themselves by each entry."""
         self._counted = 0
 
     def scan(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
-        """Look at frames, with their contents, where tables are known to name themselves."""
+        """Test frames, given with their contents, at the known entries."""
         own = self._own_entries(frame)
         for found, index, mask in (
             (self._x86, 0x180, 0xFFFFF001),
@@ -100,37 +101,37 @@ class TopLevelSearch:
                 self._x64.append(_named(frame[names_itself], index))
 
     def scan_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
-        """Look at all 256 entries where 64-bit tables may name themselves (since 2016)."""
+        """Test all 256 entries at which 64-bit tables may name themselves (since 2016)."""
         entries = _X64.software.self_entries
         mask = ADDRESS | PRESENT
         for start in range(0, len(frame), _ROWS_AT_ONCE):
             own = self._own_entries(frame[start : start + _ROWS_AT_ONCE])
             upper = words[start : start + _ROWS_AT_ONCE, entries.start : entries.stop]
-            # The lower halves of entries are less to compare, and seldom alike.
+            # The lower halves of entries are faster to compare, and rarely equal.
             lower = upper.view(np.uint32)[:, ::2] & np.uint32(mask & 0xFFFFFFFF)
             row, column = np.divmod(
                 np.flatnonzero(lower == own.astype(np.uint32)[:, None]), len(entries)
             )
             alike = upper[row, column] & np.uint64(mask) == own[row]
-            # No top-level table names itself so often.
+            # No top-level table names itself by so many entries.
             alike &= np.bincount(row[alike], minlength=len(own))[row] <= _MOST_OWN_ENTRIES
             if alike.any():
                 self._x64.append(_named(frame[start + row[alike]], entries.start + column[alike]))
 
     def most_met(self) -> int:
-        """How many 64-bit tables, at most, name themselves by the same entry."""
+        """The largest number of 64-bit tables that name themselves by the same entry."""
         return int(self._counts_by_entry().max())
 
     def scan_also(self, early: "TopLevelSearch") -> None:
-        """Look where another search has met most tables that name themselves."""
+        """Also test the entry at which another search met most tables that name themselves."""
         self._x64_entries = sorted({*self._x64_entries, *early._largest(_MOST_GROUPS)})
 
     def scan_only(self) -> None:
-        """From now on look where most tables were met that name themselves."""
+        """From now on, test only the entry at which most tables name themselves."""
         self._x64_entries = self._largest(_MOST_GROUPS)
 
     def _counts_by_entry(self) -> NDArray[np.int64]:
-        """How many 64-bit tables were met that name themselves by each entry."""
+        """For each entry, the number of 64-bit tables met that name themselves by it."""
         for part in self._x64[self._counted :]:
             self._counts += np.bincount(part % X64.entries, minlength=X64.entries)
             self._counted += 1
@@ -150,13 +151,13 @@ class TopLevelSearch:
 
     @staticmethod
     def _own_entries(frame: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """What an entry that leads to each frame looks like."""
+        """The entry that would lead to each frame."""
         return (frame.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
 
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
-        """The way of paging, and the top levels, that most tables speak for.
+        """The paging, and the top-level tables, that most tables support.
 
-        Of the tables of several boots those of the last one.
+        Of several boots, only the tables of the last one count.
         """
         boots = [
             boot
@@ -167,7 +168,7 @@ class TopLevelSearch:
         return _last_boot(boots) if boots else None
 
     def alike(self, memory: PhysicalMemory) -> "TopLevels | None":
-        """The same by what the tables have in common, where a damaged dump lets `found` down."""
+        """The same by the entries that the tables share, if `found` fails in a damaged dump."""
         best: TopLevels | None = None
         most = 0
         for paging, groups in self._candidates(memory):
@@ -175,7 +176,7 @@ class TopLevelSearch:
                 kin = share_kernel(memory, paging, roots, np.ones(len(roots), bool))
                 if np.count_nonzero(kin) < _FEWEST_ALIKE:
                     continue
-                # Where Windows' word of itself is damaged, most tables still lead to its place.
+                # If KUSER_SHARED_DATA is damaged, most tables still lead to its page.
                 lead = _seen(memory, paging, roots[kin], None)[0] >= 0
                 count = np.count_nonzero(kin) + np.count_nonzero(lead)
                 if count > most:
@@ -185,7 +186,7 @@ class TopLevelSearch:
     def _candidates(
         self, memory: PhysicalMemory
     ) -> Iterator[tuple[Paging, list[NDArray[np.int64]]]]:
-        """For each way of paging the groups of tables that name themselves by one entry."""
+        """For each paging, the groups of tables that name themselves by one entry."""
         limit = memory.budget.limit("address space")
         take = memory.budget.take
         pae = take("top-level table of PAE", _joined(self._pae), limit)
@@ -207,9 +208,9 @@ class TopLevelSearch:
 
 
 def _are_of_arm64(memory: PhysicalMemory, roots: NDArray[np.int64]) -> bool:
-    """Whether most entries of these tables have the form of 64-bit ARM's, and not of x86-64's.
+    """Whether most entries of these tables have the form of 64-bit ARM, and not of x86-64.
 
-    Where they stand is the same, and whatever leads somewhere by the one does so by the other.
+    The places are equal, and an entry that leads somewhere on one leads there on the other, too.
     """
     entries = memory.read_frames(roots[:_SAMPLE])
     entries = entries[entries & np.uint64(PRESENT) != 0]
@@ -233,30 +234,30 @@ _SAMPLE = 64
 _MOST_PLACES = 4
 _MOST_OWN_ENTRIES = 4
 _MOST_GROUPS = 4
-"""Groups of tables, each with one entry by which they name themselves; one of them is honest."""
+"""Groups of tables with a common self-naming entry that are tried; one of them is Windows'."""
 _ROWS_AT_ONCE = 512
-"""Of tables, as many as fit into a processor's cache with what is made of them."""
+"""As many tables as fit into a processor's cache together with the results."""
 _MOST_COMPARED = 1 << 11
 _MOST_ASKED = 1 << 7
-"""So many tables tell what they have in common, at most."""
+"""How many tables are sampled for their common entries."""
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
-"""A boot has at least this part of the tables that the largest has; fewer are odd ones."""
+"""A boot has at least this fraction of the largest boot's tables; fewer tables are strays."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Boot:
-    """The top-level tables by which one page of KUSER_SHARED_DATA is reached."""
+    """The top-level tables that lead to one page of KUSER_SHARED_DATA."""
 
     paging: Paging
     roots: NDArray[np.int64]
     others: NDArray[np.int64]
-    """Those of the group that are of no boot."""
+    """The tables of the group that belong to no boot."""
     page: "_SharedPage"
 
 
 def _last_boot(boots: list[_Boot]) -> TopLevels:
-    """The boot with the latest clock, of those that have tables enough; a remark on the others."""
+    """The boot with the latest clock, of boots with enough tables; a remark on the others."""
     largest = max(boots, key=lambda boot: len(boot.roots))
     enough = max(2, len(largest.roots) // _PART_OF_BOOT)
     many = [boot for boot in boots if len(boot.roots) >= enough and boot.page.clock]
@@ -272,13 +273,13 @@ def _last_boot(boots: list[_Boot]) -> TopLevels:
 
 
 def _boots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> list[_Boot]:
-    """The boots that some tables, which name themselves by the same entry, are of.
+    """The boots to which tables with the same self-naming entry belong.
 
-    A table is of a boot if it leads to the boot's page of KUSER_SHARED_DATA, or has most of the
-    kernel's half in common with those that do. Pages that name themselves by chance, or in another
-    system, have nothing there.
+    A table belongs to a boot if it leads to the boot's page of KUSER_SHARED_DATA, or shares most of
+    the kernel's half with tables that do. Pages that name themselves by chance, or in another
+    system, have no such page.
     """
-    # First some of each group: of a dump full of tables that name themselves all are too many.
+    # First a sample of each group: a hostile dump may be full of tables that name themselves.
     step = -(-len(roots) // _SAMPLE)
     if not len(roots) or not any(_seen(memory, paging, roots[::step], one)[1] for one in _VIEWS):
         return []
@@ -289,7 +290,7 @@ def _boots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> 
         found.append((places == place, page))
     for rows, _ in found:
         unknown &= ~rows
-    # The tables by which the kernel sees it, which all processes of a boot share, may be damaged.
+    # The kernel's tables that lead to the page, which all processes share, may be damaged.
     rest = np.flatnonzero(unknown)
     known = set(pages)
     places, pages = _seen(memory, paging, roots[rest], USER_SHARED_DATA)
@@ -310,10 +311,10 @@ def _boots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> 
 def _seen(
     memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], virtual: int | None
 ) -> tuple[NDArray[np.int64], dict[int, "_SharedPage"]]:
-    """Where each of these address spaces has KUSER_SHARED_DATA, by an address of it; -1: nowhere.
+    """The frame that each address space has at an address of KUSER_SHARED_DATA; -1: none.
 
-    And the pages that most of them have there, by frame, as far as these are believable. `virtual`
-    is None for the kernel's address.
+    Also the plausible pages among the most frequent of these frames, by frame. `virtual` is None
+    for the kernel's address.
     """
     virtual = SHARED_DATA[bits_of(paging)] if virtual is None else virtual
     frames = translate(memory, paging, roots, virtual)
@@ -333,9 +334,9 @@ def share_kernel(
     roots: NDArray[np.int64],
     among: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Which tables have most of the kernel's half in common with most of those chosen.
+    """Which tables share most of the kernel's half with most of the chosen tables.
 
-    What more of these have counts for more: the kernel's own entries, not those of a session.
+    Entries that more tables have weigh more: the kernel's own entries, not a session's.
     """
     kin = np.zeros(len(roots), bool)
     last = roots[:, -1]
@@ -351,7 +352,7 @@ def share_kernel(
     some = np.flatnonzero(chosen)
     some = some[:: -(-len(some) // _MOST_ASKED) or 1]
     common, count = most_common(entries[some])
-    # What a single one has is its own, and what a few have tells little.
+    # An entry of a single table is its own, and an entry of a few tells little.
     fewest = max(2, len(some) // 4)
     weight = np.where(count >= fewest, count, 0)
     kin[rows] = share_entries(entries, common, weight)
@@ -366,11 +367,11 @@ def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np
 
 
 def most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """For each column the value but zero that comes most often, and how often."""
+    """For each column, the most frequent value except 0, and its frequency."""
     if not len(entries):
         return np.zeros(entries.shape[1], np.uint64), np.zeros(entries.shape[1], np.int64)
     given = np.sort(entries, axis=0)
-    # How many rows before have the same value, without a break.
+    # The number of rows right before with the same value.
     row = np.arange(len(given))[:, None]
     is_new = np.ones(given.shape, bool)
     is_new[1:] = given[1:] != given[:-1]
@@ -381,14 +382,14 @@ def most_common(entries: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArra
 
 
 def bits_of(paging: Paging) -> int:
-    """Whether Windows is one of 32 or of 64 bits."""
+    """32 or 64: the word size of Windows with this paging."""
     return 32 if paging.address_bits == 32 else 64
 
 
 def read_shared_data(
     memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]
 ) -> SharedData:
-    """Read what Windows tells to every process about itself, where most of them see it."""
+    """Read Windows' description of itself from the page that most processes map."""
     for view in _VIEWS:
         for page in _seen(memory, paging, roots, view)[1].values():
             return SharedData(page.system, page.clock)
@@ -410,18 +411,18 @@ class _SharedPage:
 
     @property
     def is_believable(self) -> bool:
-        """Whether there is such a version of Windows."""
+        """Whether such a version of Windows is plausible."""
         return self.major in _MAJOR_VERSIONS and self.minor < _MINOR_VERSIONS
 
     @property
     def system(self) -> System:
-        """Windows, its version and its build, if it tells that."""
+        """Windows, its version, and its build if it tells it."""
         build = self.build if self.major >= 10 and self.build else None
         return System("Windows", f"{self.major}.{self.minor}", build)
 
     @property
     def clock(self) -> datetime | None:
-        """What its clock shows, UTC; None where no clock does."""
+        """The time of its clock, UTC; None if it is not plausible."""
         return datetime_of(self.time) if EARLIEST < self.time < LATEST else None
 
 
@@ -431,7 +432,7 @@ def datetime_of(timestamp: int) -> datetime:
 
 
 def time_of(timestamp: int) -> datetime | None:
-    """The same; None where it is 0, or beyond what a date can be."""
+    """The same; None if it is 0, or cannot be a date."""
     try:
         return datetime_of(timestamp) if timestamp else None
     except OverflowError:
@@ -444,5 +445,5 @@ def timestamp_of(time: datetime) -> int:
 
 
 def in_parts(frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Part frames in as many as are read at once."""
+    """Split frames into batches of as many as are read at once."""
     return [frames[start : start + 256] for start in range(0, len(frames), 256)]

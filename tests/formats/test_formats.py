@@ -595,6 +595,23 @@ def test_vmsn_alone(path: Path) -> None:
         assert not isinstance(caught.value, DamagedInputError)
 
 
+def test_vmware_region_lost(path: Path) -> None:
+    """A region whose description is broken is told, and left out with lenient."""
+    _vmware(path, PIECES)
+    state = path.with_suffix(".vmss")
+    contents = bytearray(state.read_bytes())
+    last = contents.rindex(b"regionSize")
+    contents[last : last + 6] = b"nowhat"
+    state.write_bytes(contents)
+    said = f"{state} says that the RAM has {len(PIECES)} regions, but describes {len(PIECES) - 1}"
+    with pytest.raises(DamagedInputError) as caught:
+        open_dump(path)
+    assert str(caught.value) == said
+    dump = open_dump(path, lenient=True)
+    check(dump, frames_of(PIECES[:-1]))
+    assert dump.remarks == (said,)
+
+
 def test_vmem_alone(path: Path) -> None:
     """A .vmem without its other file is raw, and of more than 3 GiB that is worth a remark."""
     path.write_bytes(memory(4, 1))

@@ -108,7 +108,7 @@ def test_what_libvirt_did_not_finish(path: Path) -> None:
     assert len(dump.remarks) == 1
 
 
-@pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz", "zstd"])
 def test_what_libvirt_packed(path: Path, packing: str) -> None:
     """It is unpacked first."""
     write_qemu(path, PIECES, libvirt=b"LibvirtQemudSave", packing=packing)

@@ -2,9 +2,9 @@
 
 They are read from the saved memory with the guest's own description of its types (BTF, which
 bpftool translates; for older kernels a profile of Volatility 2) and its own symbols
-(/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here is of the reader that the
-truth is for. Where neither is there, as for Debian's i386, such pages are not told apart; how many
-they are stands in /proc/zoneinfo.
+(/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here uses the reader that is
+tested. If neither is available, as for Debian's i386, such pages cannot be told apart;
+/proc/zoneinfo tells their number.
 
 Before 3.4 /proc/kpageflags marks only the first page of a free block; the others are found here.
 """
@@ -27,16 +27,17 @@ from tests.guests.packages import run
 _IMAGE_ALIGNED = 1 << 21
 _LARGE, _PRESENT = 1 << 7, 1
 _TABLE = 3
-"""On arm64 an entry that leads to a table; on the lowest level to a page."""
+"""On arm64: an entry that leads to a table, or on the lowest level to a page."""
 _ADDRESS = 0x0000_FFFF_FFFF_F000
 _COSTLY_ORDER = 3
-"""PAGE_ALLOC_COSTLY_ORDER: lists of single pages, of 2, 4 and 8, each for three kinds."""
+"""PAGE_ALLOC_COSTLY_ORDER: there are lists of blocks of 1, 2, 4 and 8 pages, each for three
+kinds."""
 _KINDS, _HUGE_ORDER, _LARGEST_ORDER = 3, 9, 10
 _MOST_NODES = 4
 _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
-"""At most so many bytes all struct pages have."""
+"""The largest size of all struct pages in bytes."""
 _BPFTOOL = ("bpftool", "/usr/sbin/bpftool")
 
 
@@ -49,13 +50,13 @@ class Types:
         self._by_number = {each["id"]: each for each in types}
         self._named: dict[str, dict[str, Any]] = {}
         for each in types:
-            # What is only declared has no size; what it is stands elsewhere.
+            # A declared type has no size; its definition stands elsewhere.
             if each["kind"] in ("STRUCT", "UNION") and each["size"]:
                 self._named.setdefault(each["name"], each)
 
     @classmethod
     def of(cls, btf: bytes) -> "Types":
-        """Translate BTF with bpftool; GuestError where there is none."""
+        """Translate BTF with bpftool; GuestError if bpftool is missing."""
         program = next(filter(shutil.which, _BPFTOOL), None)
         if program is None:
             raise GuestError("needs bpftool, for the free pages on processors' own lists")
@@ -67,7 +68,7 @@ class Types:
 
     @classmethod
     def told_by(cls, info: Mapping[str, str]) -> "Types":
-        """The structures of which VMCOREINFO tells a little: sizes, and where members stand."""
+        """The structures for which VMCOREINFO tells sizes and offsets."""
         structures: dict[str, dict[str, Any]] = {}
         for line, value in info.items():
             if not (match := re.fullmatch(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", line)):
@@ -92,15 +93,15 @@ class Types:
         return int(self._named[structure]["size"])
 
     def has(self, structure: str, member: str) -> bool:
-        """Whether a structure has a member, itself or in one without a name."""
+        """Whether a structure has a member, itself or in an unnamed inner structure."""
         return structure in self._named and self._find(self._named[structure], member) is not None
 
     def offset(self, structure: str, member: str) -> int:
-        """Bytes in front of a member; KeyError if there is none."""
+        """The offset of a member; KeyError if there is none."""
         return self._member(structure, member)[0]
 
     def length(self, structure: str, member: str) -> int:
-        """How many elements an array has."""
+        """The number of elements in an array."""
         return int(self._bare(self._member(structure, member)[1])["nr_elems"])
 
     def is_array(self, structure: str, member: str) -> bool:
@@ -132,7 +133,7 @@ class Types:
 
 
 def read_symbols(kallsyms: str) -> dict[str, int]:
-    """The kernel's own symbols, those of modules left out; of several the first."""
+    """The kernel's own symbols, without those of modules; of several with one name, the first."""
     symbols: dict[str, int] = {}
     for words in map(str.split, kallsyms.splitlines()):
         if len(words) == 3:
@@ -146,9 +147,9 @@ class KernelMemory:
 
     raw: NDArray[np.uint8]
     begins: int
-    """Physical address of its first byte."""
+    """Physical address of the memory's first byte."""
     info: Mapping[str, str]
-    """Lines of VMCOREINFO: what stands in front of ``=``, and behind it."""
+    """Lines of VMCOREINFO: the texts before and behind ``=``."""
     symbols: Mapping[str, int]
     code: int
     """Physical address of the kernel's code, by /proc/iomem."""
@@ -156,13 +157,13 @@ class KernelMemory:
     page_size: int
 
     def symbol(self, name: str) -> int:
-        """Address of a symbol, also of one that only VMCOREINFO tells."""
+        """Address of a symbol, even if only VMCOREINFO tells it."""
         told = self.info.get(f"SYMBOL({name})")
         return self.symbols[name] if told is None else int(told, 16)
 
     @cached_property
     def _image_distance(self) -> int:
-        """How far virtual addresses of the kernel's image are from physical ones."""
+        """Virtual minus physical addresses of the kernel's image."""
         if self.architecture == "arm64":
             return int(self.info["NUMBER(kimage_voffset)"], 16)
         if "_text" in self.symbols:
@@ -177,7 +178,7 @@ class KernelMemory:
 
     @cached_property
     def _levels(self) -> list[tuple[int, int]]:
-        """Of each level, the top one first, how far an address is shifted, and how many entries."""
+        """For each level from the top: the shift of an address, and the number of entries."""
         shift = self.page_size.bit_length() - 1
         width = shift - 3
         if self.architecture == "arm64":
@@ -215,7 +216,7 @@ class KernelMemory:
         """Virtual address of the struct page of frame 0."""
         if self.architecture == "arm64":
             return self.symbol("vmemmap")
-        if "vmemmap_base" not in self.symbols:  # before 4.8 its place was fixed
+        if "vmemmap_base" not in self.symbols:  # before 4.8 its address was fixed
             return _PAGE_ARRAY
         return self.number(self.symbol("vmemmap_base"))
 
@@ -235,7 +236,7 @@ def listed_free(memory: KernelMemory, types: Types, processors: int) -> NDArray[
 
 
 def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Frames of the free blocks that begin with these, which have the block's order."""
+    """Frames of the free blocks that begin with these pages, which have the block's order."""
     frames = []
     for head in heads.tolist():
         page = memory.page_array + head * types.size("page")
@@ -247,7 +248,7 @@ def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -
 
 
 def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
-    """Where each struct zone is."""
+    """The address of each struct zone."""
     for node in range(_MOST_NODES):
         place = memory.number(memory.symbol("node_data") + 8 * node)
         if not place >> 63:
@@ -258,7 +259,7 @@ def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
 
 
 def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> int:
-    """A processor's per_cpu_pages for a zone; 0 where there is none."""
+    """A processor's per_cpu_pages for a zone; 0 if there is none."""
     if types.has("zone", "per_cpu_pageset"):  # since 5.14
         place, inner = memory.number(zone + types.offset("zone", "per_cpu_pageset")), 0
     else:
@@ -283,7 +284,7 @@ def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
         order = _order(number, count)
         entry = memory.number(head)
         for _ in range(_LONGEST):
-            # A zone without memory has the lists of one that is shared, and empty.
+            # A zone without memory has empty lists that are shared.
             if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
                 break
             frame = (entry - links - memory.page_array) // size
@@ -294,7 +295,7 @@ def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
 
 
 def _order(number: int, count: int) -> int:
-    """Of the blocks on one of the lists; before 5.14 there were single pages only."""
+    """The order of the blocks on a list; before 5.14 there were only single pages."""
     if count <= _KINDS + 1:
         return 0
     ordinary = _KINDS * (_COSTLY_ORDER + 1)
@@ -302,5 +303,5 @@ def _order(number: int, count: int) -> int:
 
 
 def counted_by_zoneinfo(zoneinfo: str) -> int:
-    """How many pages are on such lists, by /proc/zoneinfo."""
+    """The number of pages on such lists, by /proc/zoneinfo."""
     return sum(map(int, re.findall(r"^\s+count:\s+(\d+)", zoneinfo, re.MULTILINE)))

@@ -87,7 +87,7 @@ def test_colourings(linux: tuple[Path, Path]) -> None:
         assert labels == [swatch.label for swatch in whole.swatches]
         assert sum(filtered.counts()) == left_out.size
         assert np.array_equal(whole.values[~left_out], filtered.values[~left_out])
-        if name in ("mappings", "state"):
+        if name in ("mappings", "state", "use"):
             assert np.array_equal(whole.values, filtered.values)
         elif name in ("class", "entropy", "protection"):
             assert {labels[value] for value in np.unique(filtered.values[left_out])} == {"left-out"}

@@ -49,7 +49,7 @@ def main() -> int:
     beside = arguments.file.with_name(arguments.file.name + ".truth.npz")
     if arguments.file.exists() and not beside.exists() and not arguments.force:
         parser.error(f"{arguments.file} is there, and not from here, since it has no {beside.name}")
-    # The truth first: so a dump from here has one, whenever this may be ended.
+    # The truth comes first: so every dump from here has one, even if the program is stopped.
     part = arguments.file.with_name(f".{arguments.file.name}.part")
     truth = forge(
         part,

@@ -13,8 +13,8 @@ _DESCRIPTOR = 76
 def write_e01(path: Path, data: bytes, *, per_file: int = 1 << 30, level: int = -1) -> list[Path]:
     """Write an image of one or several files (.E01, .E02, ...); returns their paths.
 
-    `per_file` are the chunks in each, `level` is zlib's. Chunks that do not shrink are stored, with
-    a checksum.
+    `per_file` is the number of chunks in each file, `level` is zlib's. Incompressible chunks are
+    stored with a checksum.
     """
     padded = data + bytes(-len(data) % _SECTOR)
     chunks = [padded[start : start + CHUNK] for start in range(0, len(padded), CHUNK)]
@@ -61,14 +61,14 @@ def _file(
 
 
 def _section(contents: bytearray, name: bytes, data: bytes, *, ends: bool = False) -> None:
-    """Append a section; the last of a file leads to itself."""
+    """Append a section; the last section of a file leads to itself."""
     size = 0 if ends else _DESCRIPTOR + len(data)
     descriptor = struct.pack("<16sQQ40x", name, len(contents) + size, size)
     contents += descriptor + struct.pack("<I", zlib.adler32(descriptor)) + data
 
 
 def _volume(chunks: int, sectors: int) -> bytes:
-    """How large it all is."""
+    """The section with the sizes."""
     fields = struct.pack("<B3xIIIQ12xB3x12xB3xI4x16s963x5x", 1, chunks, _CHUNK_SECTORS, _SECTOR,
                          sectors, 1, 1, 64, b"memory")  # fmt: skip
     return fields + struct.pack("<I", zlib.adler32(fields))

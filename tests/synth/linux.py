@@ -1,13 +1,14 @@
-"""Make up the memory of a Linux machine, in the way of kernels from 2.6.32 to the newest.
+"""Write the memory of a synthetic Linux machine, with kernels from 2.6.32 to the newest.
 
-A synthetic dump holds what a reader of such memory needs: page tables, the kernel's word of itself
+A synthetic dump has all data that a reader needs: page tables, the kernel's description of itself
 (VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
-truth is noted when a page is given to someone. Layouts and values are those of the kernel's
-sources; offsets that differ between builds are drawn by chance, those of kernels before 4.14 are
-real ones (oldlayouts.py). These have no huge pages of the pool: they do not tell which those are.
+truth is noted when a page gets an owner. Layouts and values are those of the kernel's sources;
+offsets that differ between builds are random, and those of kernels before 4.14 are real
+(oldlayouts.py). Such old kernels have no huge pages of the pool, since they do not mark these.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,61 +35,61 @@ _KERNEL_THREAD, _WORKER = 0x200000, 0x20
 _ZOMBIE = 32
 
 _Resource: TypeAlias = "tuple[str, int, int, list[_Resource]]"
-"""Name, first and last byte, what lies in it."""
+"""Name, first and last byte, and the resources in it."""
 
 
 @dataclass(frozen=True)
 class Era:
-    """How kernels of some years say what a page is, and what they tell of themselves."""
+    """How kernels of some years describe pages and themselves."""
 
     release: str
     flags: dict[str, int]
     """Numbers of page flags."""
     none: int = -1
-    """page_type or _mapcount of a page of no type and no mapping."""
+    """page_type or _mapcount of a page without a type and without mappings."""
     buddy: int = ~0x80
     table: int | None = ~0x400
     slab: int | None = None
-    """Type of slab pages; None where they have a flag."""
+    """Type of slab pages; None if they have a flag."""
     huge: int | None = None
     huge_by: str = "destructor"
-    """How huge pages are known: ``destructor``, ``flag`` or ``type``."""
+    """The mark of huge pages: ``destructor``, ``flag`` or ``type``."""
     has_btf: bool = True
     tells_symbols: bool = True
-    """Whether VMCOREINFO tells where the table of symbols lies."""
+    """Whether VMCOREINFO tells the address of the symbol table."""
     addresses: str = "percpu"
-    """The way of reckoning addresses: see pack_kallsyms."""
+    """The way of computing addresses: see pack_kallsyms."""
     sections: str = "array"
-    """What SYMBOL(mem_section) is of: the ``array``, or a ``pointer`` to it (4.15)."""
+    """The target of SYMBOL(mem_section): the ``array``, or a ``pointer`` to it (4.15)."""
     inverts: bool = True
     masks: bool = False
     """Whether tails name their head by a mask (7.0)."""
     frozen: bool = False
     """Whether slab pages have no count (6.14)."""
     named_types: dict[str, int] = field(default_factory=dict)
-    """What BTF has of the types' numbers."""
+    """The types' numbers in BTF."""
     lists_blocks: bool = True
     """Whether a processor's free lists hold blocks of several pages (5.13)."""
     page_size: int = 64
     """Bytes of struct page."""
     tells_names: bool = True
-    """Whether VMCOREINFO tells where the names of the system stand behind their count (5.11)."""
+    """Whether VMCOREINFO tells the offset of the system's names behind their count (5.11)."""
     cache_at: int = 8
-    """Where in a slab's struct page the address of its cache stands; until 5.16 at 24."""
+    """Offset in a slab's struct page of the address of its cache; 24 until 5.16."""
     told: tuple[str, ...] = ("lru", "private", "swapcache", "swapbacked", "hwpoison")
     """Flags whose numbers VMCOREINFO tells."""
     layout: Layout | None = None
-    """Of kernels before 4.14: where members stand. Their fixed addresses come with it."""
+    """Offsets of members in kernels before 4.14, which also have fixed addresses."""
     section_size: int = 32
     """Bytes of struct mem_section; 16 without CONFIG_PAGE_EXTENSION."""
     section_bits: int = 24
-    """A section has so many bits of addresses: 27 in all real kernels, less for small dumps."""
+    """Address bits of a section: 27 in all real kernels, fewer for small dumps."""
     first_name: str = "swapper/0"
     """The name of the first task."""
 
     @property
     def places(self) -> dict[str, int]:
-        """Where in struct page its members stand."""
+        """Offsets of the members of struct page."""
         if self.layout:
             page = dict(self.layout["page"])
             del page["size"]
@@ -107,7 +108,7 @@ class Era:
 
     @property
     def resource(self) -> Mapping[str, int]:
-        """Where in struct resource its members stand."""
+        """Offsets of the members of struct resource."""
         if self.layout:
             return self.layout["resource"]
         return {"start": 0, "end": 8, "name": 16, "parent": 40, "sibling": 48, "child": 56}
@@ -223,16 +224,16 @@ class Task:
     alive: bool = True
     listed: bool = True
     leader_has_ended: bool = False
-    """Whether its first thread has ended, and another lives on."""
+    """Whether its first thread has ended, and another thread lives on."""
     dtb: int = 0
     address: int = 0
     full_name: str = ""
-    """What /proc/PID/comm would show, where that is not `comm`."""
+    """The name in /proc/PID/comm, if it is not `comm`."""
 
 
 @dataclass(frozen=True)
 class LinuxTruth:
-    """What is true of a synthetic image."""
+    """The truth about a synthetic image."""
 
     era: Era
     states: npt.NDArray[np.str_]
@@ -245,13 +246,13 @@ class LinuxTruth:
     top: int
     """Frame of the kernel's own top table."""
     text_frames: tuple[int, int]
-    """Where VMCOREINFO lies: as it is, and as a note."""
+    """Frames of VMCOREINFO: the plain text, and the note."""
     direct: int
-    """Where the kernel maps all memory, its first frame first."""
+    """The first address of the direct map."""
     places: dict[str, int]
-    """Where in a task its members stand."""
+    """Offsets of the members of a task."""
     trampoline: int
-    """Frame of the table with which other processors start."""
+    """Frame of the top-level table with which other processors start."""
     files: FilesTruth | None = None
 
 
@@ -286,7 +287,7 @@ def forge_linux(
 
 @dataclass
 class _Page:
-    """What a frame's `struct page` shall say."""
+    """The content of a frame's `struct page`."""
 
     flags: int = 0
     count: int = 1
@@ -297,9 +298,9 @@ class _Page:
     links: tuple[int, int] | None = None
     private: int = 0
     memory: int = 0
-    """Of a top table its mm_struct."""
+    """The mm_struct of a top-level table."""
     second: bool = False
-    """Whether it is behind the head of a huge page."""
+    """Whether the page follows the head of a huge page."""
 
 
 class _Tables:
@@ -385,7 +386,7 @@ class _Machine:
 
     def write(self, path: Path) -> LinuxTruth:
         era, memory = self.era, self.memory
-        # What lies in a row first, while there is room.
+        # Contiguous memory comes first, while there is room.
         self.image = memory.allocate_run(_IMAGE_FRAMES)
         self.large = [memory.allocate_run(512) for _ in range(4)]
         count = -(-self.frames * era.page_size // PAGE_SIZE)
@@ -426,7 +427,7 @@ class _Machine:
             pid = 1 if number == 0 else 100 + number * 7
             files.make_regions(pid, mm, {at: frame for who, at, frame in self.user if who == pid})
 
-    # What everything is made of
+    # The building blocks of all else
 
     def flag(self, *names: str) -> int:
         return sum(1 << self.era.flags[name] for name in names)
@@ -463,7 +464,7 @@ class _Machine:
         mapping: int = 0,
         compound: bool = False,
     ) -> Frames:
-        """Note what these frames are; as a compound page they are the first one's."""
+        """Note the use of these frames; in a compound page they follow the first frame."""
         self.states[frames] = state
         for number, frame in enumerate(frames.tolist()):
             page = _Page(flags, count, type, mapping)
@@ -489,7 +490,7 @@ class _Machine:
         self.give(image, "kernel image", flags=self.flag("reserved"))
         memory.fill_with_noise(image[:300])
         self.text = _IMAGE_BASE + (int(self.rng.integers(8, 200)) << 21)
-        if self.era.layout:  # it lies where it is mapped, and does not tell another place
+        if self.era.layout:  # it lies at its linked address, and tells no other
             self.text = _IMAGE_BASE + int(image[0]) * PAGE_SIZE
         self.phys_base = int(image[0]) * PAGE_SIZE - (self.text - _IMAGE_BASE)
         self.top = int(image[320])
@@ -506,7 +507,7 @@ class _Machine:
             virtual = self.vmemmap + number * PAGE_SIZE
             first = number * PAGE_SIZE // self.era.page_size
             last = (number * PAGE_SIZE + PAGE_SIZE - 1) // self.era.page_size
-            # Of a section that is not there, the array is not mapped.
+            # The array of a missing section is not mapped.
             if not (np.isin(first, self.hole) and np.isin(last, self.hole)):
                 self.kernel.map(virtual, frame << 12 | kernel | _NO_EXECUTE)
         self.bump = self.text + 330 * PAGE_SIZE
@@ -589,11 +590,11 @@ class _Machine:
         parents = ["parent", "children", "sibling", "group_leader"]
         for name, distance in zip(parents, (8, 16, 32, 48), strict=True):
             self.task[name] = self.task["real_parent"] + distance
-        # Behind it stands active_mm, and behind the pid the one of the first thread.
+        # active_mm follows it, and tgid follows the pid.
         self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
         self.pgd_offset = int(self.rng.integers(4, 20)) * 8
-        # Where the struct pid has its lists of tasks, and its number; how far apart tasks' links to
-        # it are, and which one the first threads use.
+        # Offsets of the lists of tasks and of the number in struct pid; the distance of tasks'
+        # links to it, and the link that first threads use.
         self.pid_tasks, self.pid_number, self.pid_step, self.pid_kind = 16, 96, 16, 1
         if layout := self.era.layout:
             self.task = {name: at for name, at in layout["task_struct"].items() if name != "size"}
@@ -618,7 +619,7 @@ class _Machine:
             self.add_task(task, 0, flags=flags)
 
     def object(self, order: int = 0, cache: str = "") -> int:
-        """Address of a new page of slab, or of several."""
+        """Address of a new slab of one or several pages."""
         run = self.memory.allocate_run(1 << order)
         self.give_slab(run)
         if cache:
@@ -634,7 +635,7 @@ class _Machine:
         return self.direct_address(int(run[0]))
 
     def pid_struct(self) -> int:
-        """Address of a new struct pid; there are 32 in a page."""
+        """Address of a new struct pid; a page has 32."""
         if not self.pid_structs:
             page = self.object(cache="pid")
             self.pid_structs = [page + number * 128 for number in range(32)]
@@ -677,7 +678,7 @@ class _Machine:
         self.put(at + places["flags"], struct.pack("<I", flags))
         self.word(at + places["mm"], mm, mm or (0 if task.pid else self.direct + 0x5000))
         self.put(at + places["exit_state"], struct.pack("<I", state))
-        # A thread has a number of its own, which no process has.
+        # A thread has a number of its own, which is no process's.
         own = task.pid + 1 if leader else task.pid
         self.put(at + places["pid"], struct.pack("<II", own, task.pid))
         parent = task.address if task.pid == 0 else self.address_of[task.ppid]
@@ -700,7 +701,7 @@ class _Machine:
             thread, worker, name = self.object(), self.object(), self.object()
             self.word(at + places["worker_private"], thread)
             self.word(thread + 24, worker)
-            if task.full_name.startswith("kworker/R-"):  # a worker that is there for one queue
+            if task.full_name.startswith("kworker/R-"):  # a worker for a single queue
                 self.word(worker + 48, name)
                 self.put(name + 32, task.full_name.removeprefix("kworker/R-").encode())
             elif flags & _WORKER:
@@ -768,7 +769,7 @@ class _Machine:
                 at += PAGE_SIZE
             at += 64 * PAGE_SIZE
             self._map_protected(tables, task, at)
-            # What was swapped out: not present, and no page of the process.
+            # Swapped-out pages are not present, and not pages of the process.
             swapped = int(rng.integers(1, 1 << 30)) << 14
             tables.map(at + (1 << 30), swapped)
             if number == 1:
@@ -795,7 +796,7 @@ class _Machine:
         self._list_spaces()
 
     def _list_children(self) -> None:
-        """Link the children of each process; one that was taken out of the list is among them."""
+        """Link the children of each process, with the process that was taken out of the list."""
         children: dict[int, list[int]] = {}
         for task, parent in self.leaders:
             if task.pid:
@@ -836,7 +837,7 @@ class _Machine:
         self.user.add((task.pid, virtual, frame))
 
     def _map_protected(self, tables: _Tables, task: Task, virtual: int) -> None:
-        """Pages of PROT_NONE, a large one among them."""
+        """Pages of PROT_NONE, including a large page."""
         frames = self.memory.allocate(5)
         self.give_anonymous(frames)
         for frame in frames.tolist():
@@ -857,7 +858,7 @@ class _Machine:
         return address | _NONE | 0x20
 
     def _map_huge(self, tables: _Tables, task: Task, virtual: int) -> None:
-        """A transparent huge page, and one of the pool."""
+        """A transparent huge page, and a huge page of the pool."""
         for state in ("anonymous", "huge page") if self.era.layout is None else ("anonymous",):
             run = self.large.pop()
             if state == "anonymous":
@@ -902,7 +903,7 @@ class _Machine:
         flags = self.flag("lru", "swapbacked")
         self.give(files, "shared memory", flags=flags, mapping=self.direct + 0xC000)
         self.cached += [cache, files]
-        # Old pages of a boot loader's or of a file, at the place where VMCOREINFO would be.
+        # Old pages of a boot loader or a file, which contain VMCOREINFO's text at its usual place.
         false = vmcoreinfo_text(self.era.release, {"SYMBOL(swapper_pg_dir)": self.text + 0x5000})
         self.poke(int(cache[0]) * PAGE_SIZE, false)
         self.poke(int(cache[1]) * PAGE_SIZE, as_note(b"OSRELEASE=\xff\xfe=\n=\n"))
@@ -930,11 +931,11 @@ class _Machine:
             self.give_huge(self.pool, count=0, mapping=0)
         for run in self.large:
             self.give(run, "kernel other", compound=True)
-        if self.era.table is not None:  # one that is reached by no walk
+        if self.era.table is not None:  # a page table that no walk reaches
             waiting = memory.allocate(1)
             self.give(waiting, "page table", type=self.era.table)
         self.give(self.image[-_FREED:], "free")
-        # A ring that perf shares with a process has a mapping, but is no file's.
+        # A ring that perf shares with a process has a mapping, but belongs to no file.
         self.give(memory.allocate(3), "kernel other", mapping=self.direct + 0xE000)
         [self.trampoline] = self.give(memory.allocate(), "kernel other").tolist()
         poisoned = memory.allocate(2)
@@ -945,7 +946,7 @@ class _Machine:
         return self.vmemmap + frame * self.era.page_size
 
     def link_of(self, frame: int) -> int:
-        """Where in its struct page it is linked in a list."""
+        """Address of a frame's links in its struct page."""
         return self.array_address(frame) + self.era.places["lru"]
 
     def _tell(self) -> None:
@@ -1014,7 +1015,7 @@ class _Machine:
                 self.word(root + section * self.era.section_size, self.vmemmap | 0xF)
         self.roots = self.reserve_image(64)
         self.word(self.roots, root)
-        # As the table of symbols has it, it is a pointer, or in 4.14 the table itself.
+        # The symbol table has a pointer, or in 4.14 the table itself.
         self.word(self.symbols["mem_section"], self.roots)
         if self.era.sections == "pointer":
             pointer = self.reserve_image(64)
@@ -1063,7 +1064,7 @@ class _Machine:
         return lines
 
     def _old_lines(self) -> dict[str, int]:
-        """What kernels before 4.14 tell; as in 2.6.32-504.el6 and 3.16.4, which were looked at."""
+        """The lines of kernels before 4.14, as in 2.6.32-504.el6 and 3.16.4."""
         era = self.era
         told = ["flags", "_count", "mapping", "lru", "private"]
         told += ["_mapcount"] if "buddy" not in era.flags else []
@@ -1074,9 +1075,10 @@ class _Machine:
         return lines
 
     def _share_kernel_half(self) -> None:
-        """Let each process have the kernel's half; with isolation, user mode only a bit of it."""
+        """Copy the kernel's half to each process; with isolation, user mode gets a part."""
         half = self.peek(self.top * PAGE_SIZE + 2048, 2048)
-        # The table with which other processors start: it maps memory to itself, not for users.
+        # The table with which other processors start maps memory to itself, without rights for
+        # users.
         own = np.frombuffer(half, "<u8")
         self.poke(self.trampoline * PAGE_SIZE, own[own != 0][:1].tobytes())
         self.poke(self.trampoline * PAGE_SIZE + 2048, half)
@@ -1110,7 +1112,7 @@ class _Machine:
             for tail in block[1:].tolist():
                 self.pages[tail] = _Page(count=0, links=(_POISON, _POISON + 0x22))
             memory.fill_with_noise(block)
-        # The freed part of the image is in the buddy allocator as well.
+        # The freed part of the image is in the buddy allocator, too.
         free = np.union1d(memory.free_frames, self.image[-_FREED:])
         memory.fill_free_frames(0.4)
         for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
@@ -1130,6 +1132,7 @@ class _Machine:
         array = np.zeros((self.frames, era.page_size), np.uint8)
         words, numbers = array.view("<u8"), array.view("<u4")
         upper = int(self.rng.integers(0, 1 << 20)) << 40
+        self._tails = Counter(page.head for page in self.pages.values())
         for frame, page in self.pages.items():
             row, count = words[frame], numbers[frame]
             row[0] = page.flags | upper | (frame % 3) << 54
@@ -1163,11 +1166,10 @@ class _Machine:
     def _named_head(self, head: int) -> int:
         if not self.era.masks:
             return self.array_address(head)
-        tails = sum(1 for page in self.pages.values() if page.head == head)
-        return -(tails + 1) * self.era.page_size % 2**64
+        return -(self._tails[head] + 1) * self.era.page_size % 2**64
 
     def _show_again(self) -> None:
-        """Map the array's pages of the huge page in the pool all to the first of them (HVO)."""
+        """Map all struct pages of the pool's huge page to their first page (HVO)."""
         first = int(self.pool[0]) * 64 // PAGE_SIZE
         for number in range(first + 1, first + 8):
             virtual = self.vmemmap + number * PAGE_SIZE

@@ -96,7 +96,7 @@ def test_owners_of_every_page(
         patch("memory_visualizer.viewer.data._GROUPS_AT_ONCE", at_once),
     ):
         columns, held_by = owner_columns(snapshot_of(tmp_path / "dump", rows))
-    unpacked = {name: numbers(column) for name, column in columns.items()}
+    unpacked = {name: column.tolist() for name, column in columns.items()}
     runs = zip(*(unpacked[f"run_{name}"] for name in ("frame", "length", "gap")), strict=True)
     members = iter(unpacked["members"])
     told = []

@@ -23,6 +23,7 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.framerecords import FrameRecords, RecordFinding
 from memory_visualizer.snapshot.pagemap import PageState
 from tests.conftest import ROOT
 from tests.screenshots import take
@@ -621,7 +622,7 @@ def test_go_to(page: "Page", dump: Dump, layout: str) -> None:
         ("pfn", "1a2b", None, "That is not a number."),
         ("physical", "<b>1</b>", None, "That is not a number."),
         ("physical", "", None, "That is not a number."),
-        ("virtual", "0x10", "4 System", "No page of the dump is there in that process."),
+        ("virtual", "0x10", "4 System", "That process has no page of the dump at this address."),
     ):
         assert go_to(page, kind, number, chosen) == answer
     assert fragment_of(page) == state
@@ -1138,7 +1139,9 @@ def test_states_and_kernel_threads(
         "dtb": 0,
     }
     processes[4] = replace(processes[4], **thread)
-    snapshot = replace(dump.snapshot, states=states, processes=tuple(processes))
+    snapshot = replace(
+        dump.snapshot, frame_records=FrameRecords(states), processes=tuple(processes)
+    )
     like_linux = replace(dump, snapshot=snapshot, page=tmp_path / "page.html")
     viewer.write_page(like_linux.page, snapshot, color_by="state")
     page = open_page(like_linux.page)
@@ -1154,6 +1157,36 @@ def test_states_and_kernel_threads(
     )
     page.get_by_role("button", name="1 kernel thread").click()
     assert names_listed(page) == ["kworker/0:1"]
+
+
+def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """State, use, priority and former owner of a page, from the page frame database."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=SIZE, database=True)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert truth.records is not None and snapshot.records is not None
+    assert snapshot.records.findings is not None
+    found = snapshot.records.findings.copy()
+    found[5000] = RecordFinding.FREE_BUT_MAPPED
+    snapshot = replace(snapshot, frame_records=replace(snapshot.records, findings=found))
+    viewer.write_page(tmp_path / "page.html", snapshot, color_by="use")
+    page = open_page(tmp_path / "page.html")
+    assert page.input_value("#color") == "use"
+    for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
+        values = page.evaluate(f"[...memviz.colourings.get('{name}', 'default').values]")
+        np.testing.assert_array_equal(values, codes)
+    records = truth.records.records
+    owned = np.flatnonzero((records["last_owner"] >= 0) & (records["state"] == "standby"))
+    for frame in [int(owned[0]), int(owned[-1])]:
+        card = card_of(page, frame)
+        process = truth.processes[records["last_owner"][frame]]
+        assert (card["State"], card["Use"]) == ("standby", "process private")
+        assert card["Priority"] == str(records["priority"][frame])
+        assert card["Last owner"] == f"{process.name} ({process.pid})"
+    table = int(np.flatnonzero(records["use"] == "page table")[3])
+    card = card_of(page, table)
+    assert (card["State"], card["Use"]) == ("active", "page table")
+    assert not {"Priority", "Last owner", "Contradiction"} & set(card)
+    assert card_of(page, 5000)["Contradiction"] == "free but mapped"
 
 
 def test_a_real_linux_guest(

@@ -1,0 +1,79 @@
+"""Subsections and control areas: what stands behind pages that files fill.
+
+A page's OriginalPte names its subsection, whose control area tells whether the file is mapped as an
+image. Members are as in the profiles of Volatility 2 and in symbols of later kernels.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.limits import Budget
+from memory_visualizer.snapshot.framerecords import PageUse
+from memory_visualizer.windows.kernelmemory import KernelMemory
+
+PROTOTYPE = 1 << 10
+"""In OriginalPte: it names a subsection (MMPTE_SUBSECTION), and no place in the page file."""
+_IMAGE, _FILE = 1 << 5, 1 << 7
+"""Of _MMSECTION_FLAGS, in every version."""
+_FILE_OBJECT = 5
+"""Type of a file object (IO_TYPE_FILE)."""
+_PLACES = {
+    8: ((56, 64), (40, 48), (44, 48)),  # Vista with a service pack and later; Vista; XP and 2003
+    4: ((28, 36), (28, 32), (32, 36)),  # Vista and 7; 8 and later; XP and 2003
+}
+"""Where in a control area the flags and FilePointer stand, by the bytes of a pointer."""
+
+
+def uses_of_subsections(
+    budget: Budget, kernel: KernelMemory, entry_bytes: int, originals: NDArray[np.uint64]
+) -> NDArray[np.uint8]:
+    """For each OriginalPte of a file's page: IMAGE, MAPPED_FILE, or FILE where it is not known."""
+    uses = np.full(len(originals), PageUse.FILE, np.uint8)
+    addresses = _subsections(entry_bytes, kernel.word, originals)
+    if addresses is None or not len(addresses):
+        return uses
+    distinct, row = np.unique(addresses, return_inverse=True)
+    some = budget.take("subsection", distinct, budget.limit("subsection"))
+    kinds = np.full(len(distinct), PageUse.FILE, np.uint8)
+    kinds[: len(some)] = _kinds(kernel, some)
+    return kinds[row]
+
+
+def _subsections(
+    entry_bytes: int, word: int, originals: NDArray[np.uint64]
+) -> NDArray[np.uint64] | None:
+    """The addresses of subsections that OriginalPte names.
+
+    None on 32 bits without PAE, where an entry has room only for the distance from an address that
+    the dump does not tell.
+    """
+    if word == 8:
+        return (originals.view(np.int64) >> 16).view(np.uint64)
+    return originals >> np.uint64(32) if entry_bytes == 8 else None
+
+
+def _kinds(kernel: KernelMemory, subsections: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The use of the pages of each subsection."""
+    areas, known = kernel.numbers(subsections)
+    size = max(max(place) for place in _PLACES[kernel.word]) + kernel.word
+    contents, whole = kernel.read_each(areas, size)
+    known &= whole & (areas != 0)
+    best = np.zeros(len(subsections), bool)
+    flags = np.zeros(len(subsections), np.uint32)
+    for place, pointer in _PLACES[kernel.word]:
+        these = contents[:, place : place + 4].copy().view("<u4")[:, 0]
+        fits = known & (these & np.uint32(_FILE) != 0)
+        fits[fits] = _are_files(kernel, contents[fits, pointer : pointer + kernel.word])
+        if np.count_nonzero(fits) > np.count_nonzero(best):
+            best, flags = fits, these
+    kinds = np.where(flags & np.uint32(_IMAGE) != 0, PageUse.IMAGE, PageUse.MAPPED_FILE)
+    return np.where(best, kinds, PageUse.FILE).astype(np.uint8)
+
+
+def _are_files(kernel: KernelMemory, pointers: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which fast references lead to a file object; their lowest bits count references."""
+    addresses = np.ascontiguousarray(pointers).view(f"<u{kernel.word}")[:, 0].astype(np.uint64)
+    addresses &= ~np.uint64(2 * kernel.word - 1)
+    types, known = kernel.numbers(addresses, 2)
+    files: NDArray[np.bool_] = known & (types == _FILE_OBJECT)
+    return files
