@@ -38,14 +38,14 @@ from memory_visualizer.cli.recordlines import (
     use_lines,
 )
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.export.inventorytables import (
-    INVENTORY_FORMATS,
-    check_inventory,
-    write_files,
-    write_regions,
-)
 from memory_visualizer.export.summary import dump_holes, write_json
-from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
+from memory_visualizer.export.tables import (
+    INVENTORY_FORMATS,
+    TABLE_FORMATS,
+    check_table,
+    write_table,
+    write_text_map,
+)
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file, opens_leniently
@@ -337,10 +337,8 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
     check_terminal(picture)
     if options.output is None:
         check_default_picture(picture, options.dump, force=options.force)
-    if options.table:
-        check_table(options.table)
-    for path in filter(None, (options.files, options.regions)):
-        check_inventory(path)
+    for path in filter(None, (options.table, options.files, options.regions)):
+        check_table(path)
 
 
 def _open(options: argparse.Namespace) -> Snapshot:
@@ -373,8 +371,8 @@ def _jobs(
         (options.table, partial(_write, partial(write_table, **more))),
         (options.json, partial(_write, partial(write_json, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
-        (options.files, partial(_write, partial(write_files, force=options.force))),
-        (options.regions, partial(_write, partial(write_regions, **more))),
+        (options.files, partial(_write, partial(_write_files, options))),
+        (options.regions, partial(_write, partial(_write_regions, options, chosen))),
         (options.volatility2, _write_for_volatility2),
     ]
     named = [(path, write) for path, write in jobs if path]
@@ -462,6 +460,20 @@ def _write_page(
         chosen=chosen,
         force=options.force,
     )
+
+
+def _write_files(options: argparse.Namespace, path: Path, snapshot: Snapshot) -> None:
+    from memory_visualizer.export.inventorytables import write_files  # as most runs do not ask
+
+    write_files(path, snapshot, force=options.force)
+
+
+def _write_regions(
+    options: argparse.Namespace, chosen: list[int] | None, path: Path, snapshot: Snapshot
+) -> None:
+    from memory_visualizer.export.inventorytables import write_regions  # as most runs do not ask
+
+    write_regions(path, snapshot, chosen=chosen, force=options.force)
 
 
 def _paint(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.export.csvtable import text_cell
-from memory_visualizer.export.tables import need
+from memory_visualizer.export.tables import check_table
 from memory_visualizer.output import (
     FILE_TITLES,
     GENERATOR,
@@ -27,16 +27,9 @@ from memory_visualizer.snapshot.inventory import File, Region
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 
-INVENTORY_FORMATS = (".csv", ".parquet", ".json")
 _ROWS_AT_ONCE = 1 << 14
 
 _Row = Mapping[str, Any]
-
-
-def check_inventory(path: Path) -> None:
-    """Raise MissingLibraryError if a library is missing that the table's format needs."""
-    if path.suffix.lower() == ".parquet":
-        need("pyarrow", "a Parquet table")
 
 
 def write_files(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
@@ -138,7 +131,7 @@ def _region_row(process: Process, region: Region, pages: int) -> _Row:
 def _write(
     path: Path, what: str, titles: Sequence[str], rows: Iterator[_Row], *, force: bool
 ) -> None:
-    check_inventory(path)
+    check_table(path)
     writers: dict[str, Callable[[IO[bytes], str, Sequence[str], Iterator[_Row]], None]] = {
         ".csv": _write_csv,
         ".parquet": _write_parquet,

@@ -33,6 +33,8 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
+INVENTORY_FORMATS = (".csv", ".parquet", ".json")
+"""Of tables of files and regions: see inventorytables."""
 
 _LABELS = [page_class.label for page_class in PageClass]
 _USE_LABELS = [use.label for use in PageUse]
@@ -85,7 +87,7 @@ def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tupl
 def check_table(path: Path) -> None:
     """Raise MissingLibraryError when a library is missing that write_table would need."""
     if path.suffix.lower() == ".parquet":
-        need("pyarrow", "a Parquet table")
+        _need("pyarrow", "a Parquet table")
 
 
 def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
@@ -289,7 +291,7 @@ def to_arrow(snapshot: Snapshot) -> Any:
 
     MissingLibraryError where pyarrow is not installed.
     """
-    need("pyarrow", "an Arrow table")
+    _need("pyarrow", "an Arrow table")
     return _arrow(snapshot, range(snapshot.classes.size), snapshot.owners)
 
 
@@ -371,7 +373,7 @@ def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -
     in bits per byte are present if they are known. MissingLibraryError where pandas is not
     installed.
     """
-    need("pandas", "a DataFrame")
+    _need("pandas", "a DataFrame")
     import pandas as pd
 
     pfn = np.arange(snapshot.classes.size)
@@ -416,7 +418,7 @@ def processes_frame(snapshot: Snapshot) -> Any:
     Owners and Mappings name processes by the index of this frame. MissingLibraryError where pandas
     is not installed.
     """
-    need("pandas", "a DataFrame")
+    _need("pandas", "a DataFrame")
     import pandas as pd
 
     pages = snapshot.pages_of_processes()
@@ -437,8 +439,7 @@ def processes_frame(snapshot: Snapshot) -> Any:
     return pd.DataFrame(columns, index=pd.RangeIndex(len(processes), name="process"))
 
 
-def need(module: str, what: str) -> None:
-    """Raise MissingLibraryError if a module is not installed that an output needs."""
+def _need(module: str, what: str) -> None:
     if find_spec(module) is None:
         raise MissingLibraryError(
             f"{what} needs {module}, which is not installed ({how_to_get(module)})"

@@ -159,17 +159,10 @@ class Module:
 class Inventory(ABC):
     """What a system tells if asked. All of it may be None: then nothing could be found."""
 
-    def __init__(self) -> None:
-        self._remarks: dict[str, None] = {}
-
     @property
+    @abstractmethod
     def remarks(self) -> Sequence[str]:
         """Sentences on missing or doubtful data in what was asked for so far."""
-        return tuple(self._remarks)
-
-    def remark(self, *sentences: str) -> None:
-        """Add sentences, each once."""
-        self._remarks |= dict.fromkeys(sentences)
 
     @abstractmethod
     def file_pages(self) -> FilePages | None:

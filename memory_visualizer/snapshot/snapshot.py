@@ -25,7 +25,6 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
-from memory_visualizer.snapshot.filelist import files_in_memory
 from memory_visualizer.snapshot.framerecords import (
     FrameRecords,
     PageUse,
@@ -146,6 +145,8 @@ class Snapshot(PageMap):
     @cached_property
     def files(self) -> tuple[File, ...]:
         """The files of which something is in memory, in the order of FilePages.files."""
+        from memory_visualizer.snapshot.filelist import files_in_memory
+
         return files_in_memory(
             self.file_pages,
             self.states,
