@@ -175,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them) (default: %(default)s)",
+        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " (default: %(default)s)",
     )
     parser.add_argument(
         "--pid",
@@ -194,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser that explains each pixel; it has entropies if --color-by"
-        " entropy is given",
+        help="write a page for the browser that explains each pixel; it has entropies or files"
+        " if --color-by entropy or file is given",
     )
     parser.add_argument(
         "--table",

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot
+from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.export.csvtable import text_cell
 from memory_visualizer.export.inventorytables import write_files, write_regions
 from memory_visualizer.export.summary import SCHEMA, summary
 from memory_visualizer.export.tables import to_arrow, write_table
 from memory_visualizer.output import is_own
+from memory_visualizer.picture.colouring import colour_by, swatches_of
+from memory_visualizer.picture.palette import DEFAULT
 from tests.cli.test_memviz import run
 from tests.synth.linux import LinuxTruth, forge_linux
 
@@ -166,6 +168,28 @@ def test_on_the_command_line(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: 
     done = run([path, "-o", "p.png", "--files", "f.txt"], tmp_path)
     assert done.returncode == 2
     assert "must end in one of .csv, .parquet, .json" in done.stderr
+
+
+def test_coloured_by_file(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
+    """The largest files have colours of their own, in the picture and in the page."""
+    snapshot, truth, path = dump
+    coloured = colour_by("file", snapshot, DEFAULT, lambda: snapshot.zero.view(np.uint8))
+    labels = [swatch.label for swatch in coloured.swatches]
+    true = true_paths(truth)
+    for frame, value in enumerate(coloured.values.tolist()):
+        expected = true[frame][0] if frame in true else "no file"
+        expected = "absent" if snapshot.classes[frame] == PageClass.ABSENT else expected
+        assert labels[value] == expected
+    assert coloured.swatches == swatches_of("file", snapshot, DEFAULT)
+    arguments = ["-o", "p.png", "--html", "p.html", "--color-by", "file"]
+    done = run([path, *arguments], tmp_path)
+    assert done.returncode == 0
+    assert "/mnt/rest.bin" in done.stdout
+    assert "/mnt/rest.bin" in (tmp_path / "p.html").read_text("utf-8")
+    forge_linux(tmp_path / "other", "6.1")
+    done = run(["other", *arguments], tmp_path)
+    assert done.returncode == 2
+    assert "does not tell the files" in done.stderr
 
 
 def test_extract_on_the_command_line(
