@@ -138,12 +138,12 @@ def _vmware_inside(path: Path, data: bytes) -> None:
 
 
 def _with_kept_blocks(module: object, write: Write) -> Write:
-    """Pack each block of the memory once, as Xpress is packed in Python."""
+    """Pack each block of the memory once: Xpress is packed in Python, and zlib takes its time."""
 
     def written(path: Path, data: bytes) -> None:
-        for name in ("pack_plain", "pack_huffman"):
+        for name in ("pack_plain", "pack_huffman", "pack_page"):
             if hasattr(module, name):
-                setattr(module, name, functools.cache(getattr(xpress, name)))
+                setattr(module, name, functools.cache(getattr(module, name)))
         write(path, data)
 
     return written
@@ -166,6 +166,11 @@ def _saved(packing: str, *program: str) -> _Kind:
     return _Kind(functools.partial(_libvirt, packing, program), ("sh", "-c", unpack))
 
 
+def _kdump(compression: str, *, flattened: bool = False) -> _Kind:
+    write = functools.partial(containers.write_kdump, compression=compression, flattened=flattened)
+    return _Kind(_with_kept_blocks(containers, _of_pieces(write)), library=compression)
+
+
 def _hibernation(system: str) -> Write:
     return _with_kept_blocks(hibernation, _of_pieces(hibernation.write_hibernation, system=system))
 
@@ -186,15 +191,11 @@ _KINDS: dict[str, _Kind] = {
     "virsh save, xz": _saved("xz", "xz", "-0c"),
     "virsh save, zstd": _saved("zstd", "zstd", "-1c"),
     "ELF core, flattened": _Kind(_of_pieces(containers.write_flattened_elf)),
-    "kdump, zlib": _Kind(_of_pieces(containers.write_kdump), library="zlib"),
-    "kdump, zlib, flattened": _Kind(
-        _of_pieces(containers.write_kdump, flattened=True), library="zlib"
-    ),
-    "kdump, LZO": _Kind(_of_pieces(containers.write_kdump, compression="lzo"), library="lzo"),
-    "kdump, Snappy": _Kind(
-        _of_pieces(containers.write_kdump, compression="snappy"), library="snappy"
-    ),
-    "kdump, zstd": _Kind(_of_pieces(containers.write_kdump, compression="zstd"), library="zstd"),
+    "kdump, zlib": _kdump("zlib"),
+    "kdump, zlib, flattened": _kdump("zlib", flattened=True),
+    "kdump, LZO": _kdump("lzo"),
+    "kdump, Snappy": _kdump("snappy"),
+    "kdump, zstd": _kdump("zstd"),
     "AVML": _Kind(_of_pieces(containers.write_avml), library="snappy", block=1 << 16),
     "hibernation, Windows 10": _Kind(
         _hibernation("10 x64"), library="Xpress Huffman", block=16 * _PAGE

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
+from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece, _ascending
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.linux import forge_linux
@@ -54,6 +55,7 @@ def moved(
     ids=["a hole", "begins later", "two holes", "both"],
 )
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_memory_is_put_where_it_belongs(
     system: str, holes: Sequence[tuple[int, int]], first: int, tmp_path: Path
 ) -> None:
@@ -168,6 +170,7 @@ HEADERS = [64, 512, 1024, 4096 + 8]
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path: Path) -> None:
     """One that no format has; with as much behind the memory as makes whole pages, or without."""
     path, classes = moved(tmp_path, system, [])
@@ -289,6 +292,7 @@ def survives(old: Truth, words: Words, begin: int) -> bool:
 
 @pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
 @pytest.mark.parametrize("later", ["new", "old"])
+@pytest.mark.many
 def test_the_later_of_two_boots_is_painted(name: str, later: str, tmp_path: Path) -> None:
     """Though the tables of both name themselves, and lead to a page where they must."""
     profile, path = profiles()[name], tmp_path / "dump"
@@ -359,6 +363,7 @@ def test_a_header_in_front_of_linux(header: int, *, is_whole: bool, tmp_path: Pa
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("era", ["6.1", "5.10", "4.19"])
+@pytest.mark.many
 def test_a_hole_left_out_of_linux(era: str, seed: int, tmp_path: Path) -> None:
     """Whether its kernel lies before the hole or behind it."""
     path = tmp_path / "dump"
@@ -398,3 +403,14 @@ def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
     path.write_bytes(joined[: len(joined) // PAGE * PAGE])
     with pytest.raises(BadInputError, match="does not hold its memory where it belongs"):
         memory_visualizer.open(path)
+
+
+def test_more_pieces_than_any_memory_has() -> None:
+    """The pieces with the fewest tables are left out, and a remark tells how many."""
+    budget = Budget(16)
+    limit = budget.limit("piece of misplaced memory")
+    shift = np.repeat(np.arange(limit + 3) * 256, np.arange(limit + 3) + 2)
+    page = np.arange(len(shift))
+    found = _ascending(budget, page, shift)
+    assert found == [(n, moved) for n, moved in enumerate(shift.tolist()) if moved >= 3 * 256]
+    assert budget.remarks == ("3 pieces of misplaced memory left out: more than any machine has",)

@@ -523,7 +523,7 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     return chosen
 
 
-_MOST_NAMED = 4
+_NAMED = 4
 
 
 def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
@@ -562,7 +562,7 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     named = [
         f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_MOST_NAMED]
+        for index in order[:_NAMED]
         for process in [snapshot.processes[index]]
     ]
     if more := len(order) - len(named):

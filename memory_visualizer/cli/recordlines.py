@@ -1,4 +1,4 @@
-"""Lines of the summary on what the kernel's own records say of its page frames."""
+"""Lines of the summary on the kernel's own records of its page frames."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_NAMED = 4
+_NAMED = 4
 
 
 def state_lines(snapshot: Snapshot) -> list[str]:
@@ -54,7 +54,7 @@ def _table_line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def database_lines(snapshot: Snapshot) -> list[str]:
-    """Where Windows' page frame database lies, and how far it agrees with the page tables."""
+    """The place of Windows' page frame database, and its agreement with the page tables."""
     found = snapshot.records.database if snapshot.records else None
     if found is None:
         return []
@@ -73,7 +73,7 @@ def contradiction_lines(snapshot: Snapshot) -> list[str]:
     for finding, count in snapshot.finding_counts().items():
         if not count:
             continue
-        frames = np.flatnonzero(records.findings == finding)[:_MOST_NAMED]
+        frames = np.flatnonzero(records.findings == finding)[:_NAMED]
         named = ", ".join(f"{frame * PAGE_SIZE:#x}" for frame in frames.tolist())
         more = f" and {count - len(frames):,} more" if count > len(frames) else ""
         lines.append(f"  {finding.label}: {counted(count, 'page')} ({named}{more})")
@@ -81,7 +81,7 @@ def contradiction_lines(snapshot: Snapshot) -> list[str]:
 
 
 def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """The processes, of these, that had most of the pages that now wait on a list."""
+    """The processes, among these, that were the last owners of most pages on a list."""
     records = snapshot.records
     if records is None or records.last_owners is None:
         return []
@@ -93,7 +93,7 @@ def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         return []
     named = [
         f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_MOST_NAMED]
+        for index in order[:_NAMED]
         for process in [snapshot.processes[index]]
     ]
     if more := len(order) - len(named):

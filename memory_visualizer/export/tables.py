@@ -63,7 +63,7 @@ def write_table(
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
     ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
-    are known there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
+    are known, there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
     of Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
     (-1: none); of Linux ``file`` (the path; in ``.npz`` an index in ``file_paths``, -1: none) and
     ``file_offset`` in bytes. ``generator`` in ``.npz`` tells the program. Standard output receives

@@ -1,10 +1,10 @@
 """AccessData's logical images (AD1, of one or several files), as FTK Imager writes them.
 
 FTK Imager can put the memory that it captures into an AD1, with the page file beside it. An AD1
-holds a tree of files, each in chunks of 64 KiB that zlib has packed. The layout is that of Petter
-Bjelland's description (pyad1, documentation) and of AD1-tools (al3ks1s), which agree. Read here,
-since the one library in Python, dissect.evidence, is under the AGPL, follows lists that lead in
-circles for ever, and believes every count.
+holds a tree of files, each in chunks of 64 KiB packed by zlib. The layout is that of Petter
+Bjelland's description (pyad1, documentation) and of AD1-tools (al3ks1s), which agree. This module
+reads the format itself, since the only Python library, dissect.evidence, is under the AGPL, follows
+circular lists for ever, and trusts every count.
 """
 
 import struct
@@ -26,12 +26,12 @@ from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _MARGIN = 512
-"""Bytes of the header of each file; addresses do not count it."""
+"""Bytes of the header of each file; addresses do not include it."""
 _SEGMENT = struct.Struct("<16s8xIIQ")
-"""Magic, the number of this file of the image, how many there are, bytes of each but the last."""
+"""Magic, number of this file of the image, number of files, bytes of each file except the last."""
 _IMAGE_MAGIC = b"ADLOGICALIMAGE\0\0"
 _IMAGE = struct.Struct("<16sI4xI8xQ")
-"""Magic, version, bytes in a chunk, where the first entry is."""
+"""Magic, version, bytes in a chunk, address of the first entry."""
 _VERSIONS = (3, 4)
 _ENTRY = struct.Struct("<QQ8xQQII")
 """Next entry of the folder, first entry in it, table of chunks, size, kind, bytes of the name."""
@@ -41,7 +41,7 @@ _MAX_ENTRIES = 1 << 16
 _MAX_NAME = 1 << 12
 _MAX_CHUNK = 16 << 20
 _LOOKED_AT = 64
-"""Files, the largest ones, whose first bytes are looked at."""
+"""How many files are examined by their first bytes, the largest first."""
 _WORTH_NAMING = 16 << 20
 _MOST_NAMED = 5
 
@@ -51,7 +51,7 @@ class _File:
     """A file in the image."""
 
     name: str
-    """With its folders; any text at all."""
+    """The name with its folders; may contain anything."""
     size: int
     table: int
     """Address of the table of its chunks."""
@@ -61,7 +61,7 @@ class _File:
 
 
 class Ad1Image(ChunkedInside):
-    """The file of an AD1 image that is the dump of a memory, by its first bytes and its size."""
+    """The file of an AD1 image that is a memory dump, by its first bytes and its size."""
 
     name = "AD1"
 
@@ -70,9 +70,9 @@ class Ad1Image(ChunkedInside):
     ) -> None:
         """Find the dump and its chunks; the other files of the image lie beside the first.
 
-        BadInputError when a file cannot be read, is not the first one, or no file in the image can
-        be a dump; DamagedInputError, unless `lenient`, when a part is missing or broken. `lenient`
-        goes on without entries that are broken, and unpacks all chunks.
+        BadInputError when a file cannot be read, `path` is not the first file, or no file in the
+        image can be a dump; DamagedInputError, unless `lenient`, when a part is missing or broken.
+        `lenient` continues without broken entries, and unpacks all chunks.
         """
         with reading(path):
             self._segments = _Segments(self, path, lenient=lenient)
@@ -105,8 +105,8 @@ class Ad1Image(ChunkedInside):
     def _chosen(self, path: Path, files: Sequence[_File]) -> _File:
         """The file that most likely is the dump.
 
-        A page file may be larger than the memory that it belongs to, but has another name. What
-        begins as the dump of a memory is more likely one than a larger file that does not.
+        A page file may be larger than the memory to which it belongs, but has another name. A file
+        that begins like a memory dump is more likely than a larger file that does not.
         """
         largest = sorted(files, key=lambda file: -file.size)[:_LOOKED_AT]
         heads = {file: self._head(file) for file in largest}
@@ -125,7 +125,7 @@ class Ad1Image(ChunkedInside):
         raise BadInputError(f"{path} is an AD1 image without a file as large as a page")
 
     def _head(self, file: _File) -> bytes:
-        """The first bytes of a file, none where they cannot be read."""
+        """The first bytes of a file; empty if they cannot be read."""
         length = min(file.size, self._chunk_size, notdumps.HEAD_SIZE)
         try:
             start, end = struct.unpack("<QQ", self._segments.read(16, file.table + 8))
@@ -135,10 +135,10 @@ class Ad1Image(ChunkedInside):
 
 
 class _Segments:
-    """The files of an image, read by address: what is behind their headers, one after another."""
+    """The files of an image, read by address: their contents behind the headers, in order."""
 
     def __init__(self, owner: object, path: Path, *, lenient: bool) -> None:
-        """Open all for as long as `owner` lives. Errors as for `Ad1Image`."""
+        """Open all files for as long as `owner` lives. Errors as for `Ad1Image`."""
         self.path = path
         self.remarks: tuple[str, ...] = ()
         first = keep_open(owner, path)
@@ -167,7 +167,7 @@ class _Segments:
             self._files.append(file)
 
     def read(self, size: int, address: int) -> bytes:
-        """Read bytes that may lie in several files; DamagedInputError where some are missing."""
+        """Read bytes that may lie in several files; DamagedInputError if some are missing."""
         pieces = []
         position = address
         while position < address + size:
@@ -185,7 +185,7 @@ class _Segments:
 
 
 def _segment(path: Path, file: BinaryIO) -> tuple[int, int, int]:
-    """Number of a file of an image, how many there are, and how long each is."""
+    """Number of a file of an image, number of files, and size of each."""
     head = read_at(file, _MARGIN, 0)
     if len(head) < _MARGIN or not head.startswith(magics.AD1):
         raise DamagedInputError(f"{path} is no AD1 image, or ends within its header")
@@ -239,7 +239,7 @@ def _files(
 
 
 def _entry(segments: _Segments, address: int, folder: str) -> tuple[int, int, int, _File]:
-    """Read an entry: the address of the next one and of the first in it, its kind, itself."""
+    """Read an entry: addresses of the next entry and of the first in it; kind; the entry."""
     raw = segments.read(_ENTRY.size, address)
     following, child, table, size, kind, length = _ENTRY.unpack(raw)
     if length > _MAX_NAME:
@@ -251,7 +251,7 @@ def _entry(segments: _Segments, address: int, folder: str) -> tuple[int, int, in
 
 
 def _chunks(path: Path, segments: _Segments, file: _File, chunk: int) -> NDArray[np.int64]:
-    """The addresses at which the chunks of a file begin, and where the last one ends."""
+    """The addresses at which the chunks of a file begin, and the end of the last chunk."""
     count = -(-file.size // chunk)
     [told] = struct.unpack("<Q", segments.read(8, file.table))
     if told != count or count > MAX_RUNS:
@@ -259,13 +259,13 @@ def _chunks(path: Path, segments: _Segments, file: _File, chunk: int) -> NDArray
             f"{path}: {file} has a broken table of chunks: {told:,}, where {count:,} should be"
         )
     told_places = np.frombuffer(segments.read(8 * (count + 1), file.table + 8), "<u8")
-    # An address that no file has is beyond all of them.
+    # An address that no file has lies beyond all files.
     places: NDArray[np.int64] = np.minimum(told_places, np.uint64(1 << 62)).astype(np.int64)
     return places
 
 
 def _remark(path: Path, file: _File, others: Sequence[_File]) -> str:
-    """What is to be said of the file that was read, and of those that were not."""
+    """The remark on the file that was read, and on the files that were not."""
     remark = f"{file} in {path} was read"
     if others:
         largest = sorted(others, key=lambda other: -other.size)

@@ -46,7 +46,7 @@ _INDEX = np.dtype([("offset", "<u8"), ("size", "<u4")])
 _FILLED = re.compile(r"(aff4:|http://aff4\.org/Schema#)(Zero|SymbolicStream([0-9A-Fa-f]{2}))")
 """A stream that repeats a single byte."""
 _NOT_READ = re.compile(r"(aff4:|http://aff4\.org/Schema#)Un(known|readable)Data")
-_MOST_FILLED = 1 << 33
+_FILLED_LIMIT = 1 << 33
 _FILLED_FOR_EACH = 1024
 """A map may have so many bytes of such streams for each byte of other streams, and so many more."""
 
@@ -463,7 +463,7 @@ class _Streams(ChunkedInside):
         BadInputError if it is longer than a machine's memory can be.
         """
         begin = self._filled[-1][1] if self._filled else self.end
-        if begin + length > _MOST_FILLED + (1 + _FILLED_FOR_EACH) * self.end:
+        if begin + length > _FILLED_LIMIT + (1 + _FILLED_FOR_EACH) * self.end:
             raise BadInputError(
                 f"{self._container} has a map that repeats one byte {length:,} times"
             )

@@ -150,7 +150,7 @@ class AvmlDump(Dump):
         return dump._without_broken_chunks() if lenient else dump
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Decode the blocks, and let `work` look at them."""
+        """Decode the blocks for `work`."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()
@@ -232,7 +232,8 @@ class AvmlDump(Dump):
         if sound.all():
             return self
         lost = f"{np.count_nonzero(~sound):,} broken pieces of {self.path} were left out"
-        return type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        dump = type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        return dump.instead_of(self)
 
 
 def _snappy(path: Path) -> ModuleType:

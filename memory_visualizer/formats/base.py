@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs, runs_without
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, printable
@@ -59,7 +60,8 @@ class Dump(ABC):
     notes: Mapping[str, int | bytes]
     """Values about the machine from the headers, under the format's names for them."""
     left_out_runs: NDArray[np.int64]
-    """As `runs`, for frames of the machine that the dump does not hold on purpose."""
+    """As `runs`, for frames of the machine that the dump does not hold on purpose, or not in a form
+    that can be read."""
     remarks: Sequence[str]
     """Sentences for the user on data that was left out or is unknown."""
     reopen: Callable[[], "Dump"] | None = None
@@ -84,6 +86,16 @@ class Dump(ABC):
         self.left_out_runs = left_out
         self.notes = MappingProxyType(dict(notes or {}))
         self.remarks = tuple(remarks)
+
+    def instead_of(self, whole: "Dump") -> Self:
+        """Take the frames of `whole` that this dump does not hold as left out, and return it.
+
+        They could not be read; the machine has them, as its dump told where they are.
+        """
+        self.left_out_runs = joined_runs(
+            self.left_out_runs, whole.left_out_runs, runs_without(whole.runs, self.runs)
+        )
+        return self
 
     @classmethod
     @abstractmethod
@@ -132,7 +144,7 @@ class Dump(ABC):
 
     @cached_property
     def left_out(self) -> NDArray[np.bool_]:
-        """By PFN: whether the machine has the frame, and the dump leaves it out on purpose."""
+        """By PFN: whether the frame is one of `left_out_runs`, and not held."""
         left_out = self._frames_in(self.left_out_runs) & ~self.held
         left_out.flags.writeable = False
         return left_out

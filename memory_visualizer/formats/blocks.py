@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces, runs_of
+from memory_visualizer.formats.base import (
+    NO_RUNS,
+    BlockWork,
+    Dump,
+    Words,
+    ahead,
+    near_pieces,
+    runs_of,
+)
 from memory_visualizer.formats.files import read_at
 from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -130,10 +138,14 @@ class BlocksDump(Dump):
 
         BadInputError if the file lies in a container that lacks all of the blocks.
         """
-        places = places[~lacks(path, blocks.offset, blocks.size)[places.block]]
-        if not places.frame.size:
+        lacking = lacks(path, blocks.offset, blocks.size)[places.block]
+        if lacking.all():
             raise BadInputError(f"{path} holds no page of memory that can be read")
-        super().__init__(path, format_, runs_of(places.frame), notes=notes, remarks=remarks)
+        left_out = runs_of(places.frame[lacking]) if lacking.any() else NO_RUNS
+        places = places[~lacking]
+        super().__init__(
+            path, format_, runs_of(places.frame), left_out=left_out, notes=notes, remarks=remarks
+        )
         self._places, self._blocks = places, blocks
         self._cached: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._cached_bytes = 0
@@ -234,7 +246,7 @@ class BlocksDump(Dump):
             f"{np.count_nonzero(~sound):,} broken blocks of {self.path} were left out, with"
             f" {np.count_nonzero(~kept):,} pages"
         )
-        return type(self)(
+        dump = type(self)(
             self.path,
             self.format,
             self._places[kept],
@@ -242,3 +254,4 @@ class BlocksDump(Dump):
             notes=self.notes,
             remarks=[*self.remarks, lost],
         )
+        return dump.instead_of(self)

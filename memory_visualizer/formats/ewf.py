@@ -18,11 +18,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
+from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS
 
 _FILE_HEADER = struct.Struct("<8sBHH")
@@ -33,6 +35,9 @@ _VOLUME = struct.Struct("<4xIIIQ")
 """Chunks, sectors in a chunk, bytes in a sector, sectors."""
 _TABLE = struct.Struct("<I4xQ4xI")
 """Number of chunks, base of their places, checksum of the fields before."""
+_ERRORS = struct.Struct("<I512xI")
+"""Number of stretches of sectors that could not be read, checksum of the fields before."""
+_MAX_ERRORS = 1 << 16
 _PACKED = 1 << 31
 _CHECKSUM = 4
 _MAX_CHUNK = 16 << 20
@@ -60,6 +65,7 @@ class EwfImage(ChunkedInside):
             )
         self._files: list[BinaryIO] = []
         self._volume: tuple[int, int, int, int] | None = None
+        self._not_read: NDArray[np.int64] = np.empty((0, 2), np.int64)
         parts: list[NDArray[np.int64]] = []
         with reading(path):
             try:
@@ -67,7 +73,7 @@ class EwfImage(ChunkedInside):
             except DamagedInputError as error:
                 if not lenient or not parts:
                     raise
-                self.remarks = (f"{error}; the part before it was read",)
+                self.remarks = (*self.remarks, f"{error}; the part before it was read")
         if self._volume is None or not parts:
             raise BadInputError(f"{path}, an E01 image, has no chunk of an image")
         self._chunks: NDArray[np.int64] = np.concatenate(parts)
@@ -77,6 +83,15 @@ class EwfImage(ChunkedInside):
         super().__init__(path, np.arange(count) * per_chunk * sector, size)
         if lenient:
             self.leave_out_broken()
+        if len(self._not_read):
+            stretches = joined_runs(self._not_read) * sector
+            stretches[:, 1] += stretches[:, 0]
+            self.leave_out(stretches)
+            count = int(np.diff(np.minimum(stretches, size)).sum()) // sector
+            self.remarks = (
+                *self.remarks,
+                f"{counted(count, 'sector')} of {path} could not be read when the image was made",
+            )
 
     def _find_all(self, path: Path, parts: list[NDArray[np.int64]]) -> None:
         """Find the chunks of all files, as rows of place, size, is-packed, and file."""
@@ -125,6 +140,8 @@ class EwfImage(ChunkedInside):
             data_at = position + _SECTION.size
             if kind in (b"volume", b"disk", b"data") and self._volume is None:
                 self._volume = _volume(path, read_at(file, _VOLUME.size, data_at))
+            elif kind == b"error2":
+                self._add_errors(path, file, data_at)
             elif kind == b"sectors":
                 sectors_end = position + size
             elif kind == b"table" or (kind == b"table2" and pending):
@@ -136,6 +153,23 @@ class EwfImage(ChunkedInside):
                     raise BadInputError(f"{path} has more than {MAX_RUNS:,} chunks")
             position = following
         raise DamagedInputError(f"{path} has more than {_MAX_SECTIONS:,} sections")
+
+    def _add_errors(self, path: Path, file: BinaryIO, position: int) -> None:
+        """Read which sectors could not be read when the image was made; they are zeros in it."""
+        head = read_at(file, _ERRORS.size, position)
+        count, checksum = _ERRORS.unpack(head.ljust(_ERRORS.size, b"\0"))
+        rows = read_at(file, 8 * min(count, _MAX_ERRORS) + 4, position + _ERRORS.size)
+        entries, told = rows[:-4], int.from_bytes(rows[-4:], "little")
+        is_sound = zlib.adler32(head[:-4]) == checksum and len(entries) == 8 * count
+        if not is_sound or zlib.adler32(entries) != told:
+            self.remarks = (
+                *self.remarks,
+                f"the list of the sectors of {path} that could not be read is broken; they show as"
+                " zeros",
+            )
+            return
+        read = np.frombuffer(entries, "<u4").reshape(-1, 2).astype(np.int64)
+        self._not_read = np.concatenate((self._not_read, read[read[:, 1] > 0]))
 
     def unpack(self, number: int, length: int) -> bytes:
         """Unpack a chunk."""

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.printable import counted
 
@@ -204,9 +205,15 @@ class ChunkedInside(Inside):
         if not self._broken:
             return
         broken = np.array(sorted(self._broken))
-        self.missing = np.stack((self._starts[broken], self._starts[broken + 1]), axis=1)
+        self.leave_out(np.stack((self._starts[broken], self._starts[broken + 1]), axis=1))
         pieces = counted(len(broken), "broken chunk")
         self.remarks = (*self.remarks, f"{pieces} of {self.path} left out")
+
+    def leave_out(self, stretches: NDArray[np.int64]) -> None:
+        """Add stretches of bytes, as `missing`, in any order, to those that are missing."""
+        all_of_them = np.concatenate((self.missing, stretches))
+        runs = joined_runs(np.stack((all_of_them[:, 0], np.diff(all_of_them)[:, 0]), axis=1))
+        self.missing = np.stack((runs[:, 0], runs.sum(axis=1)), axis=1)
 
     def _chunk(self, number: int) -> bytes:
         """A chunk of which a part is asked for. It is cached, since other parts may follow soon."""

@@ -209,7 +209,7 @@ class KdumpDump(Dump):
         if not len(numbers):
             raise BadInputError(f"{self.path} holds no page of memory that can be read")
         lost = f"{counted(int(np.count_nonzero(~sound)), 'broken page')} of {self.path} left out"
-        return type(self)(
+        dump = type(self)(
             self._files,
             self._block,
             runs_of(numbers),
@@ -218,6 +218,7 @@ class KdumpDump(Dump):
             notes=dict(self.notes),
             remarks=(*self.remarks, lost),
         )
+        return dump.instead_of(self)
 
     def _file_sizes(self) -> NDArray[np.int64]:
         with self._open() as files:

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memory_visualizer.arrays import merge_runs
+from memory_visualizer.arrays import joined_runs, merge_runs, runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
@@ -37,9 +37,16 @@ class Extents:
     """Number of frames, at least one."""
     offset: NDArray[np.int64]
     """Byte of the file at which the first frame begins."""
+    lost: NDArray[np.int64] = field(default_factory=lambda: NO_RUNS)
+    """As `Dump.runs`: frames whose bytes the container around the file cannot give."""
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Extents":
-        return Extents(self.first[chosen], self.count[chosen], self.offset[chosen])
+        return Extents(self.first[chosen], self.count[chosen], self.offset[chosen], self.lost)
+
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """As `Dump.runs`."""
+        return merge_runs(self.first, self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +140,10 @@ def find_extents(
     )
     extents = extents[near]
     if isinstance(path, InsidePath) and path.inside and len(path.inside.missing):
-        extents = _without(extents, path.inside.missing)
+        whole, extents = extents, _without(extents, path.inside.missing)
         if not len(extents.first):
             raise BadInputError(f"{path} holds no page of memory that can be read")
+        extents = replace(extents, lost=runs_without(whole.runs, extents.runs))
     return extents, remarks + left_out
 
 
@@ -204,8 +212,10 @@ class MappedDump(Dump):
         remarks: Sequence[str] = (),
     ) -> None:
         """`source` is the file that holds the pages, if it is not `path` itself."""
-        runs = merge_runs(extents.first, extents.count)
-        super().__init__(path, format_, runs, left_out=left_out, notes=notes, remarks=remarks)
+        left_out = joined_runs(left_out, extents.lost)
+        super().__init__(
+            path, format_, extents.runs, left_out=left_out, notes=notes, remarks=remarks
+        )
         self._extents = extents
         self._source = source or path
 

@@ -158,7 +158,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
             remarks += inside.remarks
         if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
             raise BadInputError(
-                f"{path} is not part of a split kdump file; in other formats, one file is one dump"
+                f"{path} is not part of a split kdump file or image; other dumps are single files"
             )
         parts.append(part)
     dump: Dump = _load("kdump.KdumpDump").open_parts(parts, lenient=lenient)

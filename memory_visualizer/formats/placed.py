@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, runs_of
@@ -48,9 +49,11 @@ class PlacedDump(Dump):
         BadInputError if the file lies in a container that lacks all of the pages.
         """
         there = (place < 0) | ~lacks(path, place, PAGE_SIZE)
-        frame, place = frame[there], place[there]
-        if not frame.size:
+        if not there.any():
             raise BadInputError(f"{path} holds no page of memory that can be read")
+        if not there.all():
+            left_out = joined_runs(left_out, runs_of(frame[~there]))
+        frame, place = frame[there], place[there]
         super().__init__(
             path, format_, runs_of(frame), left_out=left_out, notes=notes, remarks=remarks
         )

@@ -240,7 +240,7 @@ class QemuDump(PlacedDump):
             remarks=remarks,
         )
         dump._made = self._made
-        return dump
+        return dump.instead_of(self)
 
 
 def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:

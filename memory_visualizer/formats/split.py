@@ -1,7 +1,7 @@
-"""Split images: a file cut into parts of one size, named .001, .002 and so on, or from .000 on.
+"""Split images: a file in parts of one size, named .001, .002 and so on, or from .000 on.
 
-FTK Imager, dcfldd, split and others write them. No part says that it is one, so names and sizes
-decide: all parts but the last are equally long. The parts are read as one file of any format.
+FTK Imager, dcfldd, split and others write them. A part has no header, so names and sizes decide:
+all parts except the last have the same size. The parts are read as one file of any format.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ class SplitImage(Inside):
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:
-        """Open the parts beside the one at `path`, which `is_part` has told to be one.
+        """Open all parts, given one at `path`, for which `is_part` is true.
 
         BadInputError when a part cannot be read; DamagedInputError, unless `lenient`, when parts
         are missing or too short. `lenient` leaves out their bytes.
@@ -68,7 +68,7 @@ class SplitImage(Inside):
         )
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Read the parts that these bytes are in."""
+        """Read these bytes from their parts."""
         done = 0
         while done < len(target):
             number, begin = divmod(offset + done, self._size)
@@ -80,7 +80,7 @@ class SplitImage(Inside):
             done += len(piece)
 
     def _fill(self, target: memoryview, offset: int) -> None:
-        """Zeros for what is known to be missing; BadInputError for anything else."""
+        """Fill known gaps with zeros; BadInputError for other missing bytes."""
         starts, ends = self.missing.T
         if not ((starts <= offset) & (offset + len(target) <= ends)).any():
             raise BadInputError(f"{self._path} got shorter while it was read")
@@ -97,7 +97,7 @@ def is_part(path: Path) -> bool:
     last, common = max(sizes), _common_size(sizes)
     own = sizes[_number(path) or 0]
     fits = own <= common if _number(path) == last else own == common
-    # More parts are there than are missing.
+    # More parts are present than missing.
     return own > 0 and fits and 2 * len(sizes) > last - _first(sizes) + 1
 
 
@@ -107,7 +107,7 @@ def are_parts(paths: Sequence[Path]) -> bool:
 
 
 def neighbours(path: Path) -> list[Path]:
-    """A part of a split image, and those next to it that are there."""
+    """A part of a split image, and the parts next to it that exist."""
     number = _number(path) or 0
     return [_name(path, near) for near in (number - 1, number, number + 1) if near in _parts(path)]
 
@@ -124,7 +124,7 @@ def _name(path: Path, number: int) -> Path:
 
 
 def _parts(path: Path) -> dict[int, int]:
-    """The size of each part that is there, by its number."""
+    """The sizes of the existing parts, by number."""
     sizes = {}
     try:
         for other in path.parent.glob(f"*.{'[0-9]' * _DIGITS}"):
@@ -132,18 +132,18 @@ def _parts(path: Path) -> dict[int, int]:
             if number is not None and other.stem == path.stem and other.is_file():
                 with other.open("rb") as file:
                     sizes[number] = file_size(file)
-    except OSError:  # a folder that cannot be listed
+    except OSError:  # the folder cannot be listed
         pass
     return sizes
 
 
 def _first(sizes: dict[int, int]) -> int:
-    """The number with which the names begin."""
+    """The first number of the names, 0 or 1."""
     return min(1, *sizes)
 
 
 def _common_size(sizes: dict[int, int]) -> int:
-    """The size that most parts have; the last may be shorter."""
+    """The size of most parts; the last may be smaller."""
     whole = [size for number, size in sizes.items() if number != max(sizes)]
     return max(Counter(whole).items(), key=lambda item: (item[1], item[0]))[0]
 

@@ -16,7 +16,10 @@ from memory_visualizer.units import PAGE_SIZE
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Mask and value of the bits that Linux always writes into an entry that leads to a table."""
-_MOST_TABLES, _MOST_TRIED = 1 << 10, 4
+_SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
+"""How many candidates are read, from the lowest on, and how many of them are tried, the fullest
+first. The kernel's own table is in its image, near the beginning of memory, and the fullest of
+all."""
 _IMAGES = 1 << 47
 """The offset in the kernel's half of modules and the kernel's image; the direct map lies below."""
 _LEAST_IMAGE = 1 << 20
@@ -30,7 +33,7 @@ def machines_by_form(
 
     `candidates` are frames of pages whose last entry leads to a table.
     """
-    for top in _tops(memory, np.concatenate([np.empty(0, np.int64), *candidates])):
+    for top in _own_tables(memory, np.concatenate([np.empty(0, np.int64), *candidates])):
         machine = arm64_machine(_PAGE_BITS, _ADDRESS_BITS, 0)
         if (image := _image(memory, machine.kernel, top)) is not None:
             start, frame = image
@@ -38,9 +41,9 @@ def machines_by_form(
             yield top, arm64_machine(_PAGE_BITS, _ADDRESS_BITS, offset), start
 
 
-def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
+def _own_tables(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
     """Pages with only entries that lead to tables, some of them to images; the fullest first."""
-    frames = np.sort(frames)[:_MOST_TABLES]  # so that their order does not matter
+    frames = np.sort(frames)[:_SAMPLED_TABLES]  # so that their order does not matter
     tables = memory.read_frames(frames)
     is_used = tables != 0
     sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
@@ -49,7 +52,7 @@ def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
     sound &= is_used[:, half:].any(axis=1) & is_used[:, :half].any(axis=1)
     count = np.count_nonzero(is_used, axis=1)
     chosen = np.flatnonzero(sound)
-    order = np.argsort(-count[chosen], kind="stable")[:_MOST_TRIED]
+    order = np.argsort(-count[chosen], kind="stable")[:_TRIED_TABLES]
     tops: list[int] = frames[chosen[order]].tolist()
     return tops
 

@@ -1,7 +1,7 @@
-"""Banners of Linux kernels, for dumps in which one is named, but its page tables are not found.
+"""Banners of Linux kernels, for dumps in which a kernel is named but its page tables are not found.
 
-The kernel keeps its banner as an array of characters that begins at a multiple of 8 bytes, such as
-``Linux version 6.1.0-18-amd64 (…`` (linux_banner in init/version-timestamp.c).
+The kernel's banner is an array of characters at a multiple of 8 bytes, such as ``Linux version
+6.1.0-18-amd64 (…`` (linux_banner in init/version-timestamp.c).
 """
 
 import re
@@ -16,23 +16,26 @@ from memory_visualizer.units import PAGE_SIZE
 
 BANNER = b"Linux version "
 MAX_BANNER = len(BANNER) + 65
-"""So many bytes, at most, are looked at for the release and the blank behind it."""
+"""The most bytes of a banner that are read for the release and the blank behind it."""
 _RELEASE = re.compile(rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )")
 _BEGINNING = np.frombuffer(BANNER, "<u8", 1)[0]
-_MOST = 64
-"""Banners that are looked at, in all and in each part of a scan."""
+_KEPT_OF_BATCH = 64
+"""The most banners that are kept of a batch; release() notes the others."""
 
 
 class BannerSearch:
-    """Finds banners while contents pass by; blocks in any order, from several threads."""
+    """Finds banners during a scan of the dump; blocks in any order, from several threads."""
 
     def __init__(self) -> None:
         self._places: list[NDArray[np.int64]] = []
         """Physical addresses."""
+        self._left_out = 0
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at frames, with their contents."""
-        row, column = np.divmod(np.flatnonzero(words == _BEGINNING)[: _MOST + 1], words.shape[1])
+        """Search frames, given with their contents."""
+        found = np.flatnonzero(words == _BEGINNING)
+        self._left_out += max(len(found) - _KEPT_OF_BATCH, 0)
+        row, column = np.divmod(found[:_KEPT_OF_BATCH], words.shape[1])
         if len(row):
             self._places.append(frames[row] * PAGE_SIZE + column * 8)
 
@@ -42,14 +45,16 @@ class BannerSearch:
         Errors as for Dump.each_block.
         """
         places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))
-        places = dump.budget.take("banner of Linux", places, _MOST)
+        limit = dump.budget.limit("banner of Linux")
+        dump.budget.note("banner of Linux", len(places) - limit + self._left_out)
+        places = places[:limit]
         votes = Counter(_release_at(dump, place) for place in places.tolist())
         del votes[""]
         return max(votes, key=lambda release: votes[release], default="")
 
 
 def release_in(text: bytes) -> str:
-    """The release that a banner tells, with which a text begins; empty where it is none."""
+    """The release that the banner at the beginning of a text tells; empty if there is no banner."""
     if not text.startswith(BANNER):
         return ""
     found = _RELEASE.match(text[:MAX_BANNER], len(BANNER))

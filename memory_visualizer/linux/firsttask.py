@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Words
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.kallsyms import places_of
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
@@ -24,18 +25,18 @@ from memory_visualizer.units import PAGE_SIZE
 
 _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
-_MOST_PLACES = 256
-"""How many places of such names are tested."""
-_MOST_THREADS = 2
-"""How many threads are tried by the costly search."""
+_THING = "possible name of a task"
+_COSTLY_TRIES = 2
+"""How many threads are tried by the costly search. A thread that is none shows no offsets, and the
+most reliable name comes first."""
 _TASK_SIZE = 1 << 13
 """The largest offset of the name in a task."""
 _OWN_ADDRESSES, _ALIGNED = 3, 16
 """How often the first task holds its own address, and the alignment of tasks."""
 _GIB = 1 << 30
-_MOST_ENTRIES = 8
-"""How many entries of the top-level table are searched for the direct map, which comes first in the
-kernel's half."""
+_FIRST_ENTRIES = 8
+"""How many entries of the top-level table are searched for the direct map. It loses nothing, since
+the direct map is the first mapping in the kernel's half."""
 _SOME_FRAMES = 64
 
 
@@ -51,10 +52,10 @@ def _first_by_name(found: LinuxKernel) -> int | None:
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
     if comm is None or tasks is None:
-        return first_by_form(*found.image, found.kernel.word)
+        return first_by_form(*found.image, found.memory.budget, found.kernel.word)
     start, contents = found.image
     for name in FIRST_COMMS:
-        for place in places_of(name, contents, _MOST_PLACES):
+        for place in places_of(name, contents, found.memory.budget, _THING):
             task = start + place - comm
             following = found.kernel.number(task + tasks)
             if following and found.kernel.number(following + found.kernel.word) == task + tasks:
@@ -62,7 +63,9 @@ def _first_by_name(found: LinuxKernel) -> int | None:
     return None
 
 
-def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int | None:
+def first_by_form(
+    start: int, contents: NDArray[np.uint8], budget: Budget, word: int = 8
+) -> int | None:
     """The address of the first task in an image, given with its first address; None if missing.
 
     The first task is its own parent, twice, and the leader of its group, so its own address stands
@@ -70,7 +73,7 @@ def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int
     """
     times: dict[int, int] = {}
     for name in FIRST_COMMS:
-        for place in places_of(name, contents, _MOST_PLACES):
+        for place in places_of(name, contents, budget, _THING):
             if (start + place) % word:
                 continue
             low = max(place - _TASK_SIZE, place % word)
@@ -102,7 +105,7 @@ def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
 def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None:
     """The same for a kernel without BTF, with the offsets that the thread's form shows."""
     for number, name in enumerate(_names_of_threads(found)):
-        if number == _MOST_THREADS:
+        if number == _COSTLY_TRIES:
             break
         if by_form := offsets_by_thread(found, name, limit):
             return by_form
@@ -131,6 +134,8 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
     size = found.kernel.word
     texts = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), f"<u{size}") for name in _THREADS]
     places: dict[int, list[int]] = {number: [] for number in range(len(texts))}
+    limit = memory.budget.limit(_THING)
+    left_out: list[int] = []
 
     def scan(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
         met: list[tuple[int, int]] = []
@@ -139,16 +144,18 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
             at = np.flatnonzero(flat[: 1 - len(text)] == text[0])
             for place in range(1, len(text)):
                 at = at[flat[at + place] == text[place]]
-            page, inside = np.divmod(at[:_MOST_PLACES] * size, PAGE_SIZE)
+            left_out.append(max(len(at) - limit, 0))
+            page, inside = np.divmod(at[:limit] * size, PAGE_SIZE)
             met += [(number, place) for place in (frames[page] * PAGE_SIZE + inside).tolist()]
         return met
 
     for met in memory.each_block(scan):
         for number, place in met:
-            if len(places[number]) < _MOST_PLACES:
-                places[number].append(base + place)
+            places[number].append(base + place)
+    left_out += [max(len(of_name) - limit, 0) for of_name in places.values()]
+    memory.budget.note(_THING, sum(left_out))
     for of_name in places.values():
-        yield from of_name
+        yield from of_name[:limit]
 
 
 def _direct_map(found: LinuxKernel) -> int | None:
@@ -179,7 +186,7 @@ def _bases(found: LinuxKernel) -> Iterator[NDArray[np.uint64]]:
         return
     table = found.memory.read_frames(np.array([found.top]))[0]
     half = paging.entries // 2
-    for entry in (half + np.flatnonzero(table[half:]))[:_MOST_ENTRIES].tolist():
+    for entry in (half + np.flatnonzero(table[half:]))[:_FIRST_ENTRIES].tolist():
         start = np.array([entry << paging.levels[0].shift], np.uint64)
         count = (1 << paging.levels[0].shift) // _GIB
         yield paging.canonical(start) + np.arange(count, dtype=np.uint64) * np.uint64(_GIB)

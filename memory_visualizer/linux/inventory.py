@@ -44,7 +44,7 @@ class LinuxInventory(Inventory):
     @property
     def remarks(self) -> Sequence[str]:
         """As in Inventory."""
-        return tuple(self._objects.remarks) if "_objects" in vars(self) else ()
+        return self._objects.remarks if "_objects" in vars(self) else ()
 
     def file_pages(self) -> FilePages | None:
         """As in Inventory."""

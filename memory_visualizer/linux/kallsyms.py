@@ -14,37 +14,41 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
 _TOKENS = 256
 _DIGITS = b"\0".join(b"%d" % digit for digit in range(10))
-_MAX_TOKENS_SIZE = 1 << 14
-_MAX_SYMBOLS = 1 << 20
+_LARGEST_TOKENS = 1 << 14
+_LARGEST_COUNT = 1 << 20
 _SYMBOLS_FOR_FRAME = 16
 """A kernel with a hundred thousand symbols needs more than 24 MiB to run."""
-_MAX_BYTES = 1 << 24
-_MAX_SHARE = 8
+_LARGEST_NAMES = 1 << 24
+_SHARE = 8
 """The names take at most this fraction of the memory, and the image twice as much."""
 _ALIKE = 16
 """At most this fraction of all names have the same length and the same last letter."""
 _MORE_ALIKE = 1024
-_MOST_INDEXES, _MOST_BASES = 32, 4096
-"""Places that are tried; a kernel has one such place, or a few."""
+_THING = "possible symbol table"
+_BASES = 1 << 12
+"""How many plausible places of the base are tried; a kernel has one."""
 _LONG = 0x80
 """Flag in the byte with a name's length: it has seven bits of it, the next byte has more (since
 6.1)."""
-_MOST_LETTERS = 256
+_LONGEST_NAME = 256
 """The largest size of a packed name in bytes, with its length."""
-_MOST_MARKERS = 16
-"""How many places are tried at which the markers may begin."""
+_TRIED_MARKERS = 16
+"""How many places are tried at which the markers may begin, the last ones first: markers are the
+last numbers of the table. Without them the names are walked one by one, so nothing is lost."""
 _NAMES_FOR_MARKER = 256
 _LONGEST_TOKEN = 256
 _BEGINNINGS = ("_stext", "_text")
 """Symbols at the beginning of the kernel's image, or near it."""
-_MOST_NAMES = 16
-"""How many places are tried at which the names may begin."""
+_TRIED_NAMES = 16
+"""How many places are tried at which the names may begin, the last ones first: the names end right
+before their markers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +139,8 @@ def _begins_by_markers(octets: NDArray[np.uint8], count: int) -> NDArray[np.int6
     markers = -(-count // _NAMES_FOR_MARKER)
     first = np.flatnonzero(numbers[: max(len(numbers) - markers, 0)] == 0)
     following = numbers[first + 1] if len(first) else first
-    likely = (following > _NAMES_FOR_MARKER) & (following <= _NAMES_FOR_MARKER * _MOST_LETTERS)
-    for place in first[likely][-_MOST_MARKERS:][::-1].tolist():
+    likely = (following > _NAMES_FOR_MARKER) & (following <= _NAMES_FOR_MARKER * _LONGEST_NAME)
+    for place in first[likely][-_TRIED_MARKERS:][::-1].tolist():
         at = numbers[place : place + markers].astype(np.int64)
         if markers < 2 or at[-1] >= place * 4 or (np.diff(at) <= 0).any():
             continue
@@ -272,11 +276,11 @@ def _tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes] | None:
 
 
 def _most_symbols(kernel: TableMemory) -> int:
-    return min(_MAX_SYMBOLS, _SYMBOLS_FOR_FRAME * kernel.frame_count)
+    return min(_LARGEST_COUNT, _SYMBOLS_FOR_FRAME * kernel.frame_count)
 
 
 def _most_bytes(kernel: TableMemory) -> int:
-    return min(_MAX_BYTES, kernel.frame_count * PAGE_SIZE // _MAX_SHARE)
+    return min(_LARGEST_NAMES, kernel.frame_count * PAGE_SIZE // _SHARE)
 
 
 def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> KernelSymbols | None:
@@ -288,12 +292,14 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
     words = contents[: len(contents) // 8 * 8].view("<u8")
     # The base is the address of the lowest symbol, _text, at the beginning of the image.
     text = np.uint64(start)
-    bases = np.flatnonzero(words[:-1] == text)[:_MOST_BASES]
+    bases = np.flatnonzero(words[:-1] == text)
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
-    bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
-    for table_at, _, tokens in _token_tables(contents):
+    budget = kernel.memory.budget
+    tried = budget.take(_THING, np.flatnonzero(likely), _BASES)
+    bases, counts, offsets = bases[tried], counts[tried], offsets[tried]
+    for table_at, _, tokens in _token_tables(contents, budget):
         names = bases * 8 + 16
         fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
         for which in fit[:1].tolist():
@@ -318,7 +324,7 @@ def _by_markers(
     names, the place of every 256th name, the tokens' text, each token's place in the text, the
     offsets, and in most versions their base.
     """
-    for table_at, index_at, tokens in _token_tables(contents):
+    for table_at, index_at, tokens in _token_tables(contents, kernel.memory.budget):
         found = _names_before(contents, table_at)
         if found is None:
             continue
@@ -346,7 +352,7 @@ def _by_addresses(
     Its parts, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
     names, markers of 8 bytes, the tokens' text, and each token's place in the text.
     """
-    for table_at, _, tokens in _token_tables(contents):
+    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
         found = _names_before(contents, table_at, 8)
         if found is None:
             continue
@@ -367,13 +373,13 @@ def _names_before(
 
     A marker has `width` bytes: 4, and 8 up to 4.19.
     """
-    low = max(table_at - width * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // width * width
+    low = max(table_at - width * (_LARGEST_COUNT // _NAMES_FOR_MARKER + 2), 0) // width * width
     if (table_at - low) % width:
         return None
     # Numbers that could be in a table; if these are not 8-byte markers, the upper halves may be
     # anything.
     numbers = contents[low:table_at].view(f"<u{width}")
-    markers = np.minimum(numbers, np.uint32(_MAX_BYTES)).astype(np.int64)
+    markers = np.minimum(numbers, np.uint32(_LARGEST_NAMES)).astype(np.int64)
     if len(markers) and not markers[-1]:
         markers = markers[:-1]  # padding
     falls = np.flatnonzero(np.diff(markers) <= 0)
@@ -390,7 +396,7 @@ def _names_before(
     tries = [
         (begin + 4 * word + size, int(words[word])) for word in likely.tolist() for size in (8, 4)
     ]
-    for names_at, number in tries[::-1][:_MOST_NAMES]:
+    for names_at, number in tries[::-1][:_TRIED_NAMES]:
         starts, lengths = _names_in(contents[names_at:table_at].tobytes(), number)
         at_marker = (starts - 1 - (lengths >= _LONG))[::_NAMES_FOR_MARKER]
         if len(starts) == number and (at_marker == markers[first:]).all():
@@ -398,9 +404,11 @@ def _names_before(
     return None
 
 
-def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[bytes]]]:
+def _token_tables(
+    contents: NDArray[np.uint8], budget: Budget
+) -> Iterator[tuple[int, int, list[bytes]]]:
     """Possible places of the tokens' text and of its index, and the tokens."""
-    for index_at in _token_indexes(contents):
+    for index_at in _token_indexes(contents, budget):
         index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
         # The text ends with the last token, less than 8 bytes before the index.
         low = index_at - int(index[-1]) - 64
@@ -415,35 +423,36 @@ def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[
             yield table_at, index_at, tokens
 
 
-def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
+def _token_indexes(contents: NDArray[np.uint8], budget: Budget) -> list[int]:
     """Possible places of the tokens' index: 256 ascending small numbers, the first of them 0.
 
     The index follows the tokens, which include the digits one after the other.
     """
     found: list[int] = []
-    for digits in places_of(_DIGITS, contents, _MOST_INDEXES):
+    for digits in places_of(_DIGITS, contents, budget, _THING):
         start = digits // 8 * 8
-        numbers = contents[start : start + _MAX_TOKENS_SIZE].view("<u2")
+        numbers = contents[start : start + _LARGEST_TOKENS].view("<u2")
         at = np.arange(0, len(numbers) - _TOKENS, 2)
         at = at[numbers[at] == 0]
         for place in range(1, _TOKENS if len(at) else 0):
             step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
             at = at[(step >= 2) & (step <= _LONGEST_TOKEN)]
         found += (start + at * 2).tolist()
-    return sorted(set(found))[:_MOST_INDEXES]
+    return budget.take(_THING, sorted(set(found)))
 
 
-def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]:
-    """The first places of a text, at most `limit`; they do not overlap."""
+def places_of(text: bytes, contents: NDArray[np.uint8], budget: Budget, thing: str) -> list[int]:
+    """The first places of a text, which do not overlap; the budget limits and notes the others."""
+    limit, left_out = budget.limit(thing), 0
     found: list[int] = []
     for start in range(0, len(contents), _SEARCHED_AT_ONCE):
         part = contents[start : start + _SEARCHED_AT_ONCE + len(text) - 1].tobytes()
         place = part.find(text)
-        while place >= 0:
+        while place >= 0 and len(found) < limit:
             found.append(start + place)
-            if len(found) == limit:
-                return found
             place = part.find(text, place + len(text))
+        left_out += part.count(text, place) if place >= 0 else 0
+    budget.note(thing, left_out)
     return found
 
 
@@ -454,7 +463,7 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
     much memory.
     """
     pages = image_frames(kernel, start)[
-        : min(_MAX_CONTENTS // PAGE_SIZE, 2 * kernel.frame_count // _MAX_SHARE)
+        : min(_SEARCHED_BYTES // PAGE_SIZE, 2 * kernel.frame_count // _SHARE)
     ]
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
@@ -466,15 +475,15 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
 def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
     """The frame behind each page of the kernel's image, from the first page on; -1 in gaps."""
     start &= ~_ALIGNMENT
-    size = min(_MAX_IMAGE, 2**64 - start)
+    size = min(_LARGEST_IMAGE, 2**64 - start)
     pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
     return kernel.frames(pages)
 
 
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
-_MAX_IMAGE = 1 << 28
+_LARGEST_IMAGE = 1 << 28
 """The largest size of a kernel in bytes, without modules."""
-_MAX_CONTENTS = 1 << 26
+_SEARCHED_BYTES = 1 << 26
 """Bytes of the kernel that are searched."""
 _SEARCHED_AT_ONCE = 1 << 20

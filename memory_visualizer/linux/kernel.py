@@ -57,21 +57,19 @@ _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
 _UTS_SIZE = 4 * 65
 """The end of the release in struct uts_namespace: a count is followed by names of 65 bytes."""
-_MOST_BANNERS = 64
-_MOST_COPIES, _MOST_TEXTS = 8, 64
+_COPIES = 8
+"""How many other texts vote on each line, and how many are kept of a batch: a kernel keeps two."""
 _A_LINE = b"\nSYMBOL(swapper_pg_dir)="
 _FEW_LINES = 12
 _SOME_FRAMES = 64
 """How many frames are tested to see whether the direct map is there."""
-_MOST_TABLES, _TABLES_ALIKE = 256, 1024
-"""How many groups of tables with the same last entry are tried, and how many tables of each."""
+_TABLES_ALIKE = 1024
+"""How many tables with the same last entry are compared: any of them serves."""
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
 _FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
 """How many resources there may be: each removable block of memory is a resource."""
-_MOST_MAGICS = 256
-"""How many places in the kernel's image are tried at which BTF may begin."""
 _MAX_SHARE = 8
 """BTF takes at most this fraction of the memory."""
 
@@ -228,7 +226,7 @@ def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
     if found.image is None:
         return None
     start, contents = found.image
-    for place in places_of(BANNER, contents, _MOST_BANNERS):
+    for place in places_of(BANNER, contents, found.memory.budget, "banner of Linux"):
         if release := release_in(contents[place : place + MAX_BANNER].tobytes()):
             return start + place, release
     return None
@@ -246,7 +244,7 @@ def _with_copies(found: LinuxKernel, release: str, texts: Sequence[VmcoreInfo]) 
     copies = tuple(
         text for text in texts if text is not found.info and text.shares_with(found.info)
     )
-    return replace(found, info=replace(found.info, release=release, copies=copies[:_MOST_COPIES]))
+    return replace(found, info=replace(found.info, release=release, copies=copies[:_COPIES]))
 
 
 class TopTableSearch:
@@ -282,7 +280,7 @@ class TopTableSearch:
         frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._batches)])
         last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._batches)])
         values, group, count = np.unique(last, return_inverse=True, return_counts=True)
-        kinds = memory.budget.take("kind of top-level table", np.argsort(-count), _MOST_TABLES)
+        kinds = memory.budget.take("kind of top-level table", np.argsort(-count))
         for number in kinds.tolist():
             alike = frames[group == number][:_TABLES_ALIKE]
             tables = memory.read_frames(alike)
@@ -396,7 +394,7 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
 
     def scan(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
         contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
-        while len(texts) < _MOST_COPIES:
+        while len(texts) < _COPIES:
             place = contents.find(_A_LINE, place + 1)
             if place < 0:
                 break
@@ -405,7 +403,7 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
         return texts
 
     found = [text for texts in memory.each_block(scan) for text in texts]
-    return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)), _MOST_TEXTS)
+    return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)))
 
 
 def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
@@ -472,7 +470,9 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
     image = found.image
     if image is None:
         return None
-    for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
+    for place in places_of(
+        btf_format.MAGIC, image[1], found.memory.budget, "possible beginning of BTF"
+    ):
         if types := Btf.parse(image[1][place : place + limit]):
             return types
     return None

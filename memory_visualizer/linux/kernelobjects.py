@@ -15,7 +15,7 @@ from memory_visualizer.linux.kernel import LinuxKernel, with_symbols
 from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf, offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray
 from memory_visualizer.linux.regions import Found, RegionLayout, Regions, layout_by_btf
-from memory_visualizer.linux.tasks import most_tasks
+from memory_visualizer.linux.tasks import task_limit
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.inventory import FilePages, Module, Region
 from memory_visualizer.snapshot.pagemap import PageState
@@ -35,12 +35,18 @@ class KernelObjects:
         """`states` is the PageState of each frame."""
         self._states = states
         self._found = kernel
-        self.remarks: dict[str, None] = {}
+        self._told: dict[str, None] = {}
+        self._refused_before = kernel.memory.budget.remarks
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
         """Sentences on missing or doubtful data in what was asked for so far."""
+        refused = self._found.memory.budget.remarks
+        return (*self._told, *(each for each in refused if each not in self._refused_before))
 
     def remark(self, *sentences: str) -> None:
         """Add sentences, each once."""
-        self.remarks |= dict.fromkeys(sentences)
+        self._told |= dict.fromkeys(sentences)
 
     @cached_property
     def _kernel(self) -> LinuxKernel:
@@ -142,7 +148,7 @@ class KernelObjects:
         if kernel.btf and (offsets := offsets_by_btf(kernel.btf)):
             return offsets
         first = find_first_task(kernel)
-        return offsets_by_form(kernel, first, most_tasks(kernel.memory)) if first else None
+        return offsets_by_form(kernel, first, task_limit(kernel.memory)) if first else None
 
     @cached_property
     def _regions(self) -> Regions | None:
@@ -165,7 +171,7 @@ class KernelObjects:
     def _regions_by_form(self, offsets: Offsets) -> RegionLayout | None:
         kernel = self._kernel
         first = find_first_task(kernel) or 0
-        tasks, _ = along(kernel.kernel, first, offsets.tasks, most_tasks(kernel.memory))
+        tasks, _ = along(kernel.kernel, first, offsets.tasks, task_limit(kernel.memory))
         memories = layoutsbyform.memories_of(kernel.kernel, tasks, [offsets.mm])
         return layoutsbyform.regions(kernel.kernel, offsets.pgd, memories)
 

@@ -44,8 +44,9 @@ PID_SIZE = 1 << 8
 _EXAMPLES = 512
 """How many tasks vote on offsets; the second of all tasks has pid 1."""
 _FEW_EXAMPLES, _FEW_SPACES = 64, 16
-_MOST_COLUMNS = 8
-"""How many places in a task are tried that may lead to its memory."""
+_TRIED_COLUMNS = 8
+"""How many places in a task are tried that may lead to its memory. They are enough, since `mm`
+follows the links closely."""
 _FEW_TASKS = 4
 _COLUMNS_OF_PID, _COLUMNS_OF_GROUP = 32, 64
 """In how many words behind group_leader the pointers to the struct pid and to the next thread are
@@ -58,7 +59,7 @@ _FEW_LETTERS = 2
 _LINKS = 40
 """Distance from real_parent to group_leader: both parents and two list heads lie before it."""
 
-_MOST = 2 / 3
+_MAJORITY = 2 / 3
 """The share of tasks that must agree, since some may be lost or odd."""
 _HALF = 1 / 2
 
@@ -279,7 +280,7 @@ def _names_at(kernel: TableMemory, first: int) -> Iterator[int]:
             continue
         contents, _ = kernel.read_each(np.array(tasks, np.uint64), _TASK_SIZE)
         names = np.count_nonzero(_are_names(contents), axis=0)
-        if names.max() > max(best, _MOST * len(tasks)):
+        if names.max() > max(best, _MAJORITY * len(tasks)):
             best, place = int(names.max()), int(np.argmax(names)) * 8
     if place not in (-1, known):
         yield place
@@ -400,7 +401,7 @@ def _find_link(
         tasks, names, is_whole = _named_tasks(kernel, first, link, comm, room)
         room -= len(tasks)
         best = max(best, (names, -link, tasks, is_whole))
-        if (is_whole and names > _MOST * len(tasks)) or room <= 0:
+        if (is_whole and names > _MAJORITY * len(tasks)) or room <= 0:
             break
     return -best[1], best[2], best[3]
 
@@ -432,7 +433,7 @@ def _find_neighbours(
     tries = 0
     for link in range(0, comm, kernel.word):
         ends = [kernel.number(first + link), kernel.number(first + link + kernel.word)]
-        if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
+        if tries == _TRIED_COLUMNS or None in ends or ends[0] == ends[1]:
             continue
         lost = np.array(
             [(end or 0) - link for end in ends if end and end >= kernel.upper], np.uint64
@@ -489,7 +490,7 @@ def _find_memory(
     for column in columns.tolist():
         mm = words[:, column]
         led = (mm >= np.uint64(found.kernel.upper)) & (mm == words[:, column + 1])
-        if not led.any() or np.mean(led | (mm == 0)) < _MOST:
+        if not led.any() or np.mean(led | (mm == 0)) < _MAJORITY:
             continue
         # Kernel threads, which may be most tasks, tell nothing: they do not count.
         if np.count_nonzero(led) < _HALF * np.count_nonzero(mm):
@@ -500,7 +501,7 @@ def _find_memory(
         # `mm` closely follows the links: if the first task is damaged, few candidates come before
         # it.
         tries += 2 if mm[0] else 1
-        if tries >= _MOST_COLUMNS:
+        if tries >= _TRIED_COLUMNS:
             break
     return None
 
@@ -542,7 +543,7 @@ def _tables_among(found: LinuxKernel, pointers: NDArray[np.uint64]) -> int:
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
     """The offset `tgid`: it equals `pid` before it in first threads, and is 0 in the first task."""
-    best, place = _MOST, None
+    best, place = _MAJORITY, None
     for column in range(start, numbers.shape[1] - 1):
         pids = numbers[:, column]
         fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids) & (pids > 0)
@@ -585,7 +586,7 @@ def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int)
     # Tasks that are not kernel threads must lack the bit.
     share[~(told & expected[:, None]).any(axis=0)] = 0
     column = int(np.argmax(share))
-    return column * 4 if share[column] >= _MOST else None
+    return column * 4 if share[column] >= _MAJORITY else None
 
 
 def _find_group(kernel: TableMemory, examples: _Examples, leader: int) -> int | None:
@@ -614,13 +615,13 @@ def _find_numbers(
 ) -> dict[str, int]:
     """The offsets of the pointer to the struct pid and of the number in it; empty if not found."""
     words, own = examples.words[1:], examples.numbers[1:, pid // 4]
-    best, places = _MOST, dict[str, int]()
+    best, places = _MAJORITY, dict[str, int]()
     begin = leader // kernel.word + 1
     for column in range(begin, min(begin + _COLUMNS_OF_PID, words.shape[1])):
         pointers = words[:_FEW_EXAMPLES, column]
-        if np.mean(pointers >= np.uint64(kernel.upper)) < _MOST:
+        if np.mean(pointers >= np.uint64(kernel.upper)) < _MAJORITY:
             continue
-        if len(np.unique(pointers)) < _MOST * len(pointers):
+        if len(np.unique(pointers)) < _MAJORITY * len(pointers):
             continue
         raw, known = kernel.read_each(pointers, PID_SIZE)
         same = raw.view("<u4") == own[: len(pointers), None]

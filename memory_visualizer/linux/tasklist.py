@@ -20,18 +20,22 @@ from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_PLACES = 1 << 10
-"""The largest number of objects in one slab."""
-_MOST_STARTS = 16
-"""How many places are tried as the first object of a slab."""
-_MOST_ROUNDS = 64
-"""How many generations of relatives are followed."""
-_MOST_SCANS = 3
-"""How often all slabs of tasks are searched."""
+_PLACES_OF_SLAB = 1 << 10
+"""The largest number of objects in one slab; a remark tells if places are left out."""
+_TRIED_STARTS = 16
+"""How many offsets in slabs vote on the distance of objects, the most frequent first."""
+_GENERATIONS = 64
+"""How many generations of relatives are followed; a remark tells if there are more."""
+_SCANS = 3
+"""How often all slabs of tasks are searched; a remark tells if the last time still found some."""
 _MORE_RELATIVES = (
-    f"relatives of processes were followed for {_MOST_ROUNDS} generations: there may be more"
+    f"relatives of processes were followed for {_GENERATIONS} generations: there may be more"
 )
-_MOST_NAMED = 4
+_MORE_IN_SLABS = (
+    f"the slabs of tasks were searched {_SCANS} times, and the last time still found"
+    " processes: there may be more"
+)
+_NAMED_BREAKS = 4
 """How many breaks in the list one remark names."""
 _CACHE_LINE = 64
 
@@ -89,7 +93,7 @@ class TaskSlabs:
             return examples[:0]
         start, apart = _grid(inside, least)
         starts = np.arange(start, size, apart or size)
-        kept = starts[:_MOST_PLACES]
+        kept = starts[:_PLACES_OF_SLAB]
         limit = self._kernel.frame_count // len(kept)
         self.left_out += len(slabs) * len(starts) - len(slabs[:limit]) * len(kept)
         begin = base + slabs[:limit].astype(np.uint64) * np.uint64(PAGE_SIZE)
@@ -156,7 +160,7 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
     the one that most of them have: a wild offset is outvoted.
     """
     values, count = np.unique(inside, return_counts=True)
-    frequent = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
+    frequent = np.sort(np.argsort(-count, kind="stable")[:_TRIED_STARTS])
     values, count = values[frequent], count[frequent]
     distances = np.unique(values[:, None] - values)
     distances = np.unique(np.gcd.outer(distances, distances))
@@ -285,21 +289,24 @@ def _others(
         known.update(new[:room])
         found.extend(new[:room])
 
-    new, rounds = [first, *tasks], 0
-    for _ in range(_MOST_SCANS if slabs else 1):
+    new, rounds, is_open = [first, *tasks], 0, False
+    for _ in range(_SCANS if slabs else 1):
         before = len(found)
         if slabs:  # more known tasks show better where tasks lie in slabs
             reached = np.array([first, *tasks, *found], np.uint64)
             add(_in_slabs(kernel, offsets, reached, slabs))
         new += found[before:]
-        while new and rounds < _MOST_ROUNDS:
+        while new and rounds < _GENERATIONS:
             rounds += 1
             size = len(found)
             add(_relatives(kernel, offsets, np.array(new, np.uint64), is_broken=is_broken))
             new = found[size:]
+        is_open = bool(slabs) and len(found) > before
         if new or len(found) == before:
             break
     remarks = [_MORE_RELATIVES] if new else []
+    if is_open and not new:
+        remarks.append(_MORE_IN_SLABS)
     if left_out:
         remarks.append(
             f"{counted(len(left_out), 'process', 'processes')} found outside the list, but left"
@@ -425,7 +432,7 @@ def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
 
 def _behind(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
     """The breaks in the list for the user, named by the pids before them."""
-    at = np.array(tasks[:_MOST_NAMED], np.uint64)
+    at = np.array(tasks[:_NAMED_BREAKS], np.uint64)
     own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)
     known &= (own < MAX_PID) & ((own > 0) | (at == first))
     pids = [f"{pid}" for pid in sorted(own[known].tolist())]

@@ -50,11 +50,11 @@ _WORKER = 0x0000_0020
 _ENDED = 0x30
 """In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
 _FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
-_MOST_THREADS = 64
+_ENDED_THREADS = 64
 """How many ended threads may precede a thread with memory in a list."""
 _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN, and WQ_NAME_LEN."""
-_MAX_NAME = 64
+_LONGEST_NAME = 64
 _RESCUER = b"kworker/R-"
 _TABLES_AT_ONCE = 256
 _NO_TYPES = "the kernel does not describe its types (BTF)"
@@ -81,7 +81,7 @@ def find_processes(
     A process that is only in the latter was taken out of the former, as rootkits do. `pages` are
     the kernel's struct pages, which list address spaces; `survey` is the result of reading them.
     """
-    limit = most_tasks(found.memory)
+    limit = task_limit(found.memory)
     slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
     first = find_first_task(found) or 0
     known = _roll(found, first, limit, slabs)
@@ -148,7 +148,7 @@ def _roll(
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
-def most_tasks(memory: PhysicalMemory) -> int:
+def task_limit(memory: PhysicalMemory) -> int:
     """The largest plausible number of processes: each has stacks, tables and objects of its own."""
     return memory.frame_count // _FRAMES_OF_TASK + _MORE_TASKS
 
@@ -180,7 +180,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     ]
     if found.btf is None:
         remarks.insert(0, _NO_TYPES)
-    if left_out := len(roots) - len(roots := roots[: most_tasks(found.memory)]):
+    if left_out := len(roots) - len(roots := roots[: task_limit(found.memory)]):
         remarks.append(
             f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )
@@ -366,7 +366,7 @@ class _Judge:
             ended = state & np.uint64(_ENDED) != 0
         lost = np.flatnonzero(whole & ended & (mm == 0))
         mm[lost] = memory_of_threads(
-            kernel, offsets, tasks_at[lost], far("signal", lost), most_tasks(self.found.memory)
+            kernel, offsets, tasks_at[lost], far("signal", lost), task_limit(self.found.memory)
         )
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
@@ -454,11 +454,11 @@ class _Judge:
         A process also has its memory in `active_mm`. This replaces an `mm` that leads to no table,
         if the memory belongs to this very task.
         """
-        frames, wrong = self._tops_of(mm)
+        frames, wrong = self._roots_of(mm)
         rows = np.flatnonzero((active != mm) & (active != 0) & ((mm == 0) | (frames < 0) | wrong))
         if not len(rows):
             return frames, wrong
-        others, no_table = self._tops_of(active[rows])
+        others, no_table = self._roots_of(active[rows])
         better = (others >= 0) & ~no_table
         if self.offsets.owner is None:
             better &= mm[rows] != 0
@@ -468,7 +468,7 @@ class _Judge:
         frames[rows[better]], wrong[rows[better]] = others[better], False
         return frames, wrong
 
-    def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _roots_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Physical addresses of top-level tables, by their mm_structs.
 
         -1 if there is none; also whether the page there is not such a table.
@@ -648,7 +648,7 @@ def _name_threads(
         _name_rescuers(kernel, offsets, names, workers, kthread)
     if offsets.full_name is not None:
         place, _ = kernel.numbers(kthread[others] + np.uint64(offsets.full_name))
-        texts, known = kernel.read_each(place, _MAX_NAME)
+        texts, known = kernel.read_each(place, _LONGEST_NAME)
         known &= place != 0
         for row, text in zip(others[known].tolist(), texts[known], strict=True):
             names[row] = text.tobytes().split(b"\0")[0]
@@ -698,7 +698,7 @@ def memory_of_threads(
         return memory
     to_mm = np.uint64((offsets.mm - link) % 2**64)
     room = limit + 2 * len(tasks)
-    for _ in range(_MOST_THREADS):
+    for _ in range(_ENDED_THREADS):
         rows = np.flatnonzero((at != 0) & (at != head) & (memory == 0))[:room]
         if not len(rows):
             break

@@ -26,8 +26,6 @@ _NOTE_WORDS = 3
 _MAX_PAGES = 4
 """The largest size of the text in pages; it is one page in all kernels up to 6.18."""
 _MAX_SIZE = _MAX_PAGES * PAGE_SIZE
-_MAX_TEXTS = 1 << 9
-"""How many places are read; a dump made to waste time might have one in each page."""
 _MAX_DIGITS = 20
 """The longest number of 64 bits."""
 _OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
@@ -223,7 +221,7 @@ class VmcoreInfoSearch:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
         places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))
-        places = dump.budget.take("beginning of VMCOREINFO", places, _MAX_TEXTS)
+        places = dump.budget.take("beginning of VMCOREINFO", places)
         dump.budget.refuse("beginning of VMCOREINFO", self._left_out)
         self._left_out = 0
         for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):

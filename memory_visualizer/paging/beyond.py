@@ -1,7 +1,7 @@
-"""Entries that name neither memory nor a device, though the processor would allow them.
+"""Entries that name neither memory nor a device, though the processor allows them.
 
 A processor reserves the bits of an entry above its physical width (SDM volume 3A, 4.1.4), which a
-dump does not tell. But memory lies low, and a device's memory is mapped page after page.
+dump does not tell. But memory has low addresses, and the memory of a device is mapped contiguously.
 """
 
 from typing import NamedTuple
@@ -15,30 +15,32 @@ from memory_visualizer.paging.software import Paging
 
 _NEAR_BITS = 34
 _NEAR_TIMES = 64
-"""Memory lies below 16 GiB, or so many times the size of the dump, which may be cut short."""
+"""Memory is expected below 16 GiB, or below this multiple of the dump's size, since a dump may be
+cut short."""
 _FEWEST = 8
-"""Fewer entries of a table tell nothing: some devices have a page or two."""
+"""Fewer entries of a table prove nothing: some devices have a page or two."""
 _GIGABYTE_BITS = 18
-"""Of a PFN: a device's memory lies within an aligned gigabyte, or within several."""
+"""Bits of a PFN within a gigabyte: a device's memory lies within an aligned gigabyte, or within
+several."""
 _PLACE_BITS = 32
-"""More than a gigabyte's number has: before them stands the number of a table."""
+"""More bits than the number of a gigabyte has; the number of the table stands above them."""
 
 
 def width_by_size(memory: PhysicalMemory) -> int:
-    """The bits of a physical address that a machine uses, as the size of its dump tells."""
+    """The bits of a physical address that a machine uses, by the size of its dump."""
     return max(_NEAR_BITS, (_NEAR_TIMES * memory.frame_count - 1).bit_length() + 12)
 
 
 class Leading(NamedTuple):
-    """Entries of some tables of one level that lead somewhere, in their order; a row for each."""
+    """Entries of one level's tables that lead somewhere, in order; a row for each."""
 
     table: NDArray[np.intp]
-    """The number of its table."""
+    """The number of the entry's table."""
     slot: NDArray[np.intp]
-    """Its index in that table."""
+    """Index of the entry in its table."""
     entry: Entries
     frame: NDArray[np.int64]
-    """What it names."""
+    """The frame that the entry names."""
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> "Leading":
         """Some of the rows."""
@@ -46,11 +48,11 @@ class Leading(NamedTuple):
 
 
 def are_beyond(paging: Paging, number: int, leading: Leading, width: int) -> NDArray[np.bool_]:
-    """Which entries name neither memory nor a device, where a machine uses addresses of `width`.
+    """Which entries name neither memory nor a device, in a machine with addresses of `width`.
 
-    They are all of their tables that the processor follows. Tables lie in memory, so one beyond the
-    width is none. Pages beyond it may be a device's: such pages are mapped side by side, or within
-    a gigabyte of others that are.
+    `leading` must have all entries of its tables that the processor follows. Tables lie in memory,
+    so an entry for a table beyond the width is wrong. Pages beyond the width may belong to a
+    device: such pages are mapped contiguously, or within a gigabyte of pages that are.
     """
     beyond: NDArray[np.bool_] = leading.frame >= 1 << (width - 12)
     if not beyond.any():

@@ -22,8 +22,9 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.tables import sound_entries
 from memory_visualizer.printable import counted
 
-_MOST_ASKED = 128
-"""How many tables of each level are sampled."""
+_SAMPLED = 128
+"""How many tables of each level are sampled: enough for the shares that decide. Nothing found is
+lost, since this only raises a doubt."""
 _DOUBT = 1 / 16
 """The largest share of frames named as tables that may be no tables: a dump may be taken while its
 machine runs."""
@@ -150,4 +151,4 @@ class _Descent:
 
 def _some(frames: NDArray[np.int64]) -> NDArray[np.int64]:
     """An even sample of the frames."""
-    return frames[:: -(-len(frames) // _MOST_ASKED) or 1]
+    return frames[:: -(-len(frames) // _SAMPLED) or 1]

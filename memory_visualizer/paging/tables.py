@@ -107,14 +107,16 @@ def _odd_leaves(paging: Paging, rows: Leading, count: int) -> NDArray[np.int64]:
     mixtures = mixtures.reshape(count, 64)
     present = mixtures.sum(axis=1)
     kinds = np.count_nonzero(mixtures, axis=1)
-    too_many = kinds > np.minimum(present // 2, _MOST_MIXTURES)
+    too_many = kinds > np.minimum(present // 2, _MIXTURES_OF_TABLE)
     return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
 
 
 _FEWEST_LEAVES = 8
+"""Fewer entries say nothing about the mixtures of their flags."""
 
 
-_MOST_MIXTURES = 16
+_MIXTURES_OF_TABLE = 16
+"""A real table has no more mixtures of flags: writable or not, executable or not, cached or not."""
 
 
 def sound_entries(

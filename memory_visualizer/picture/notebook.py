@@ -9,7 +9,7 @@ from PIL import Image
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
-_MOST_PIXELS = 1 << 24
+_PIXEL_LIMIT = 1 << 24
 """A notebook contains its pictures: larger ones (of 64 GiB and more) are thinned out."""
 
 
@@ -28,8 +28,8 @@ def html(snapshot: Snapshot, picture: Image.Image) -> str:
 def png(picture: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file, thinned out if it is too large for a notebook."""
     pixels = picture.width * picture.height
-    if pixels > _MOST_PIXELS:
-        part = (_MOST_PIXELS / pixels) ** 0.5
+    if pixels > _PIXEL_LIMIT:
+        part = (_PIXEL_LIMIT / pixels) ** 0.5
         size = (max(1, int(picture.width * part)), max(1, int(picture.height * part)))
         picture = picture.resize(size, Image.Resampling.NEAREST)
     file = io.BytesIO()

@@ -9,7 +9,7 @@ from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.process import Process
 
-_MOST_NAMED = 6
+_NAMED = 6
 
 
 def findings(processes: Sequence[Process]) -> dict[str, list[Process]]:
@@ -33,7 +33,7 @@ def named(processes: Sequence[Process]) -> str:
         f"{process.name} ({process.pid})"
         if process.object_address
         else f"tables at {process.dtb:#x}"
-        for process in processes[:_MOST_NAMED]
+        for process in processes[:_NAMED]
     ]
     more = len(processes) - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")

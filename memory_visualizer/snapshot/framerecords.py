@@ -1,4 +1,4 @@
-"""What a kernel's own records say of each page frame: its state, its use, and who had it last.
+"""A kernel's own records of each page frame: its state, its use, and its last owner.
 
 Windows keeps them in the page frame database (`MmPfnDatabase`), Linux in its array of
 `struct page`.
@@ -15,30 +15,31 @@ from memory_visualizer.arrays import look_up
 from memory_visualizer.snapshot.pagemap import PageState
 
 NO_PRIORITY = 0xFF
-"""In place of a priority, where a frame has none."""
+"""In place of a priority, for frames without one."""
 NOBODY = -1
-"""In place of a process's index."""
+"""In place of a process's index, for frames without an owner."""
 
 
 class WindowsState(IntEnum):
-    """The list that a frame is on by Windows' page frame database, or that it is in use."""
+    """The list of a frame by Windows' page frame database, or that the frame is in use."""
 
     ABSENT = 0
-    """Not in the dump, but for frames that it leaves out on purpose."""
+    """Not in the dump; frames that it leaves out on purpose have their own state."""
     ACTIVE = 1
     """In use: in a working set, or the kernel's own."""
     STANDBY = 2
-    """Taken from its owner, unchanged since it was last written; may be given to another."""
+    """Taken from its owner, and unchanged since the last write to disk; may get another owner."""
     MODIFIED = 3
-    """Taken from its owner, and must be written before it may be given to another."""
+    """Taken from its owner; must be written before it may get another owner."""
     MODIFIED_NO_WRITE = 4
-    """The same, but not yet to be written, as metadata of file systems until their log is."""
+    """The same, but must not be written yet, such as metadata of file systems until their log is
+    written."""
     TRANSITION = 5
     """Between lists, such as while it is read or written."""
     ZEROED = 6
     """Free, and filled with zeros."""
     FREE = 7
-    """Free, with whatever it held before."""
+    """Free, with its old contents."""
     BAD = 8
     """Never to be used: faulty, or taken out by an administrator."""
     UNKNOWN = 9
@@ -57,21 +58,21 @@ class PageUse(IntEnum):
     UNUSED = 1
     """On a list of free pages, or bad."""
     PROCESS_PRIVATE = 2
-    """A process's own memory: heaps, stacks, pages that it has changed of files."""
+    """A process's own memory: heaps, stacks, changed pages of files."""
     MAPPED_FILE = 3
     """A part of a file as data, mapped or in the file cache."""
     IMAGE = 4
     """A part of a file as a program or library."""
     FILE = 5
-    """A part of a file, whether as data or as a program is not known."""
+    """A part of a file; whether as data or as a program is unknown."""
     SHAREABLE = 6
-    """Memory that processes may share, with no file behind it."""
+    """Memory that processes may share, without a file."""
     PAGE_TABLE = 7
     PAGED_POOL = 8
     NONPAGED_POOL = 9
     KERNEL_STACK = 10
     SYSTEM_PTE = 11
-    """In the range for system PTEs: what drivers map, and stacks that are not told apart."""
+    """In the range for system PTEs: drivers' mappings, and stacks that cannot be told apart."""
     SESSION = 12
     """Memory of the kernel for one session."""
     DRIVER_IMAGE = 13
@@ -81,9 +82,9 @@ class PageUse(IntEnum):
     LARGE_PAGE = 15
     """A part of a large page of a process."""
     AWE = 16
-    """Given to a process as physical memory (Address Windowing Extensions)."""
+    """Allocated to a process as physical memory (Address Windowing Extensions)."""
     DRIVER_LOCKED = 17
-    """Taken by a driver as physical memory, by no table that Windows keeps."""
+    """Allocated by a driver as physical memory, without a table that Windows keeps."""
     KERNEL = 18
     """The kernel's own, of a kind that the dump does not tell."""
     UNKNOWN = 19
@@ -108,7 +109,7 @@ class RecordFinding(IntEnum):
 
     @property
     def label(self) -> str:
-        """The finding in words; nothing where there is none."""
+        """The finding in words; empty if there is none."""
         return "" if self is RecordFinding.NONE else self.name.lower().replace("_", " ")
 
 
@@ -117,7 +118,7 @@ StateKind: TypeAlias = type[PageState] | type[WindowsState]
 
 @dataclass(frozen=True)
 class FrameDatabase:
-    """Where Windows' page frame database lies, and how far it can be believed."""
+    """The place of Windows' page frame database, and its credibility."""
 
     address: int
     """Virtual address of frame 0's record."""
@@ -129,7 +130,7 @@ class FrameDatabase:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FrameRecords:
-    """What the kernel says of each frame: columns by PFN."""
+    """The kernel's records of all frames, in columns by PFN."""
 
     states: NDArray[np.uint8]
     """Codes of `kind`."""
@@ -140,12 +141,12 @@ class FrameRecords:
     """Index in Snapshot.processes of the process that had a standby or modified page of its own;
     NOBODY for all other frames."""
     priorities: NDArray[np.uint8] | None = None
-    """Of standby pages: 0 is given away first, 7 last; NO_PRIORITY for all other frames."""
+    """Priorities of standby pages: 0 is reused first, 7 last; NO_PRIORITY for all other frames."""
     findings: NDArray[np.uint8] | None = None
     """RecordFinding."""
     database: FrameDatabase | None = None
     remarks: tuple[str, ...] = ()
-    """Sentences on records that were not found or not believed."""
+    """Sentences for the user on records that were not found or are not credible."""
 
 
 _USES_ON_LINUX = {

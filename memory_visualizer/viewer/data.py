@@ -241,14 +241,14 @@ class _Rows:
 
 def _ranges(count: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Split sets, given by their numbers of groups, so that no part has too many groups."""
-    at_once = max(_GROUPS_AT_ONCE, int(count.sum()) // _MOST_RANGES)
+    at_once = max(_GROUPS_AT_ONCE, int(count.sum()) // _RANGES)
     edges = np.flatnonzero(changes((np.cumsum(count) - count) // at_once)).tolist()
     return list(pairwise([*edges, len(count)]))
 
 
 _NO_RUNS = tuple(np.empty(0, kind) for kind in (np.uint32, np.uint32, np.int64, np.int64))
 _GROUPS_AT_ONCE = 1 << 17
-_MOST_RANGES = 16
+_RANGES = 16
 """All groups are searched for each range."""
 
 

@@ -1,14 +1,13 @@
 """Windows' page frame database (`MmPfnDatabase`): an array with a record (`_MMPFN`) for each frame.
 
 It is found without symbols, since it proves itself. A record holds the address of the page-table
-entry that maps its frame (PteAddress), and the frame of the table in which that entry stands
-(PteFrame). So each address of an entry that lies in the kernel's memory is a witness: the entry
-tells a frame, and all records of the database lie at one distance from their frame's number times
-one size. Where the other members stand, most records tell as well: frames that are mapped are
-active.
+entry that maps its frame (PteAddress), and the frame of this entry's table (PteFrame). So each
+address of an entry in the kernel's memory is a witness: the entry tells a frame, and the places of
+all records, minus their frame numbers times the record size, are equal. The majority of records
+also tells the offsets of the other members, since mapped frames are active.
 
-What is known of the layouts comes from the profiles of Volatility 2, and from symbols of later
-kernels; a layout that is in none of them is found, too, but tells less.
+The known layouts come from the profiles of Volatility 2, and from symbols of later kernels; an
+unknown layout is found, too, but tells less.
 """
 
 from collections.abc import Iterator
@@ -23,17 +22,20 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
 
 _SAMPLE = 1 << 13
-"""Frames of the kernel that are looked at for witnesses, from all over its memory. The database
-takes about a hundredth of memory, so that dozens of them are its own."""
+"""An even sample of the kernel's frames, which is searched for witnesses. The database takes about
+a hundredth of memory, so dozens of these frames belong to it."""
 _FRAMES_AT_ONCE = 512
 _STRIDES = range(16, 132, 4)
-"""Sizes that a record may have, in bytes; those known are 24, 28 and 48."""
+"""Possible sizes of a record in bytes; the known sizes are 24, 28 and 48."""
 _FEWEST_WITNESSES = 8
-_MOST_OF_PAGE = 32
-_MOST_CANDIDATES = 4
-_MOST_WITNESSES = 1 << 12
-_MOST_PROVED = 1 << 13
-"""Records that are held against the entries that they name, at most."""
+_WITNESSES_OF_PAGE = 32
+"""How many witnesses of a page count: a page of records has 85 to 170, and a few suffice."""
+_TRIED_ORIGINS = 4
+"""How many places of the database are tried; the most frequent is nearly always the right one."""
+_SAMPLED_WITNESSES = 1 << 12
+"""An even sample of witnesses, which vote on the other members of a record."""
+_SAMPLED_RECORDS = 1 << 13
+"""An even sample of records that are compared with the entries that they name."""
 _RECORDS_AT_ONCE = 1 << 15
 """A multiple of 4096: so many records are a whole number of pages."""
 ACTIVE = 6
@@ -43,20 +45,20 @@ _LOCATION_BITS = 7
 
 @dataclass(frozen=True)
 class Bit:
-    """A bit, or the lowest of some, in a record."""
+    """A bit in a record, or the lowest bit of several."""
 
     byte: int
     shift: int
 
     def of(self, records: NDArray[np.uint8], mask: int = 1) -> NDArray[np.uint8]:
-        """Its value in each record."""
+        """The value of the bit in each record."""
         value: NDArray[np.uint8] = records[:, self.byte] >> np.uint8(self.shift) & np.uint8(mask)
         return value
 
 
 @dataclass(frozen=True)
 class Members:
-    """What else is known of a layout, beside what its records prove."""
+    """Further members of a known layout, beside those that its records prove."""
 
     original: int
     """OriginalPte, as large as an entry."""
@@ -89,7 +91,7 @@ _MEMBERS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where in a record its members stand, in bytes."""
+    """Offsets of the members in a record, in bytes."""
 
     word: int
     """Bytes of a pointer."""
@@ -97,7 +99,7 @@ class Layout:
     pte_address: int
     pte_frame: int
     location: int
-    """The byte whose lowest three bits are PageLocation."""
+    """Offset of the byte whose lowest three bits are PageLocation."""
 
     @property
     def frame_bits(self) -> int:
@@ -106,7 +108,7 @@ class Layout:
 
     @property
     def members(self) -> Members | None:
-        """The other members; None of a layout that nobody knows."""
+        """The further members; None for an unknown layout."""
         return _MEMBERS.get((self.word, self.size, self.pte_address, self.pte_frame, self.location))
 
     def number(self, records: NDArray[np.uint8], place: int, size: int = 0) -> NDArray[np.uint64]:
@@ -116,7 +118,7 @@ class Layout:
         return part.view(f"<u{size}")[:, 0].astype(np.uint64, copy=False)
 
     def table_frames(self, records: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """PteFrame of each record, as far as all versions have bits for it."""
+        """PteFrame of each record, in the bits that all versions have for it."""
         frames = self.number(records, self.pte_frame) & np.uint64((1 << self.frame_bits) - 1)
         return frames.view(np.int64)
 
@@ -127,17 +129,17 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Witnesses:
-    """Addresses of entries that lie in the kernel's memory, a row for each."""
+    """Addresses of entries in the kernel's memory, a row for each."""
 
     address: NDArray[np.uint64]
-    """Where it lies."""
+    """Virtual address of the place that holds the address."""
     entry: NDArray[np.uint64]
-    """The address itself: of an entry."""
+    """The address that it holds, of an entry."""
     frame: NDArray[np.int64]
     """The frame that the entry maps."""
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> "Witnesses":
-        """Some of them."""
+        """Some of the rows."""
         return Witnesses(self.address[rows], self.entry[rows], self.frame[rows])
 
 
@@ -150,11 +152,11 @@ class Piece:
     records: NDArray[np.uint8]
     """Shape (frames, size)."""
     known: NDArray[np.bool_]
-    """Whether the dump has all of a record. What lies in a page of zeros counts as lost."""
+    """Whether the dump has all of a record. A record in a page of zeros counts as lost."""
 
 
 class PageFrameDatabase:
-    """The database of one dump, of which base and layout are known."""
+    """The database of one dump, with known base and layout."""
 
     def __init__(
         self, dump: Dump, kernel: KernelMemory, self_map: SelfMap, base: int, layout: Layout
@@ -166,7 +168,7 @@ class PageFrameDatabase:
         self._self_map = self_map
 
     def records(self, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The records of single frames, shape (n, size); zeros where they are lost."""
+        """The records of single frames, shape (n, size); zeros for lost records."""
         return _records(self._kernel, self.base, self.layout.size, frames)
 
     def pieces(self, zero: NDArray[np.bool_]) -> Iterator[Piece]:
@@ -188,14 +190,13 @@ class PageFrameDatabase:
             yield Piece(first, raw, known)
 
     def agreement(self, mapped: NDArray[np.int64]) -> float:
-        """Of these frames, which are mapped, the share whose record leads to an entry for it.
+        """The share of these mapped frames whose record leads to an entry that maps the frame.
 
-        The entry stands in PteFrame, at the place that the lowest bits of PteAddress tell. So also
-        prototype entries can be held against their records. Frames whose record is lost or not
-        active do not count, nor do those whose table lies in a hole of the dump; 0 where too few
-        count.
+        The entry stands in PteFrame, at the place in the lowest bits of PteAddress, so prototype
+        entries can be compared, too. Frames whose record is lost or not active do not count, nor do
+        frames whose table lies in a hole of the dump; 0 if too few frames count.
         """
-        frames = _some(mapped, _MOST_PROVED)
+        frames = _some(mapped, _SAMPLED_RECORDS)
         records = self.records(frames)
         table = self.layout.table_frames(records)
         counts = self.layout.locations(records) == ACTIVE
@@ -208,7 +209,7 @@ class PageFrameDatabase:
     def _entries_name(
         self, table: NDArray[np.int64], entry: NDArray[np.uint64], frame: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Which of these entries, each in a table, name their frame."""
+        """Which of these entries, each in its table, name their frame."""
         paging = self._self_map.paging
         index = ((entry & np.uint64(0xFFF)) // np.uint64(paging.entry_bytes)).astype(np.intp)
         named = np.zeros(len(table), bool)
@@ -232,9 +233,9 @@ def find_databases(
     zero: NDArray[np.bool_],
     unused: NDArray[np.int64],
 ) -> Iterator[PageFrameDatabase]:
-    """Yield what may be the database, that for which most witnesses speak first.
+    """Yield possible databases, first the one that most witnesses support.
 
-    `zero` tells which frames are all zeros, `unused` are frames that nobody maps.
+    `zero` tells which frames are all zeros, `unused` are frames without a mapping.
     """
     witnesses = _witnesses(dump, kernel, self_map, zero)
     for size, origin in _origins(witnesses):
@@ -261,9 +262,9 @@ def _witnesses(
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.words(dump.read_frames(frames[some]).view(np.uint8))
         row, place = np.nonzero(self_map.shows(words))
-        # Pages full of such addresses, which a dump may be made of, must not cost more than others.
+        # Pages full of such addresses, which fill a hostile dump, must not cost more than others.
         before = np.searchsorted(row, np.arange(len(words)))
-        few = np.arange(len(row)) - before[row] < _MOST_OF_PAGE
+        few = np.arange(len(row)) - before[row] < _WITNESSES_OF_PAGE
         row, place = row[few], place[few]
         address = virtual[some][row] + place.astype(np.uint64) * np.uint64(kernel.word)
         batches.append((address, self_map.entry(words[row, place])))
@@ -271,7 +272,7 @@ def _witnesses(
         np.concatenate([np.empty(0, np.uint64), *column]) for column in zip(*batches, strict=True)
     )
     page = self_map.page(entry)
-    # Of the addresses in the user's half each process has its own.
+    # Each process has its own entries for the addresses of the user's half.
     chosen = page >= np.uint64(self_map.user_end)
     address, entry, page = address[chosen], entry[chosen], page[chosen]
     frame = kernel.frames(page)
@@ -280,9 +281,9 @@ def _witnesses(
 
 
 def _origins(witnesses: Witnesses) -> Iterator[tuple[int, np.uint64]]:
-    """Sizes of records, each with the place of frame 0's PteAddress: most likely ones first.
+    """Sizes of records, each with the address of frame 0's PteAddress; the likeliest first.
 
-    Two witnesses in one page are as many records apart as their frames.
+    Two witnesses in one page are as many records apart as their frame numbers.
     """
     order = np.argsort(witnesses.address, kind="stable")
     address, frame = witnesses.address[order], witnesses.frame[order]
@@ -296,7 +297,7 @@ def _origins(witnesses: Witnesses) -> Iterator[tuple[int, np.uint64]]:
     counts = np.bincount(size, minlength=_STRIDES.stop)
     counts[: _STRIDES.start] = 0
     found = []
-    for one in np.argsort(-counts, kind="stable")[:_MOST_CANDIDATES].tolist():
+    for one in np.argsort(-counts, kind="stable")[:_TRIED_ORIGINS].tolist():
         if not counts[one]:
             break
         origin = address - frame.astype(np.uint64) * np.uint64(one)
@@ -315,8 +316,8 @@ def _layout(
     witnesses: Witnesses,
     unused: NDArray[np.int64],
 ) -> Layout | None:
-    """Where the other members stand, by most of the witnesses' records; None where none agree."""
-    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _MOST_WITNESSES))
+    """The other offsets, by the majority of the witnesses' records; None if none agree."""
+    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _SAMPLED_WITNESSES))
     word = kernel.word
     records = _records(kernel, base, size, witnesses.frame)
     table = kernel.frames(witnesses.entry)
@@ -328,7 +329,7 @@ def _layout(
             best, pte_frame = share, place
     if best <= 1 / 2:
         return None
-    others = _records(kernel, base, size, _some(unused, _MOST_WITNESSES))
+    others = _records(kernel, base, size, _some(unused, _SAMPLED_WITNESSES))
     others = others[np.logical_or.reduce(others != 0, axis=1)]
     places = [
         byte
@@ -338,7 +339,7 @@ def _layout(
     ]
 
     def speaks_for(byte: int) -> tuple[bool, float]:
-        """Whether the place is known, and how much more often frames in use are active there."""
+        """Whether the offset is known, and how much more often used frames are active by it."""
         layout = Layout(word, size, pte_address, pte_frame, byte)
         active = float(np.mean(layout.locations(records) == ACTIVE))
         if active <= 1 / 2:
@@ -353,7 +354,7 @@ def _layout(
 
 
 def _some(values: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """No more than so many of some values, from all over them."""
+    """An even sample of at most `limit` values."""
     if len(values) <= limit:
         return values
     return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
@@ -362,6 +363,6 @@ def _some(values: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 def _records(
     kernel: KernelMemory, base: int, size: int, frames: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """The records of some frames in an array of records; zeros where they are lost."""
+    """The records of some frames in an array of records; zeros for lost records."""
     addresses = np.uint64(base) + frames.astype(np.uint64) * np.uint64(size)
     return kernel.read_each(addresses, size)[0]

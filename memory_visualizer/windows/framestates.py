@@ -30,7 +30,7 @@ from memory_visualizer.windows.selfmap import SelfMap
 from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
 
 BELIEVED = 1 / 2
-"""A database is believed if more than this share of active, mapped frames have a record that leads
+"""A database is accepted if more than this share of active, mapped frames have a record that leads
 to an entry for them. On real machines of an NT-like kernel it was 97.7 to 99.9 %."""
 
 _STATES = np.array(
@@ -46,11 +46,11 @@ _STATES = np.array(
     ],
     np.uint8,
 )
-"""By PageLocation (MMLISTS)."""
+"""States by PageLocation (MMLISTS)."""
 
 
 def _among(*states: WindowsState) -> NDArray[np.bool_]:
-    """For each WindowsState whether it is one of these."""
+    """For each WindowsState, whether it is one of these."""
     return np.isin(np.arange(len(WindowsState)), states)
 
 
@@ -65,18 +65,18 @@ _REGIONS = (
     (0xFFFFF8A0_00000000, 0xFFFFF8C0_00000000, PageUse.PAGED_POOL),
     (0xFFFFF900_00000000, 0xFFFFF980_00000000, PageUse.SESSION),
 )
-"""The parts of the kernel's 64-bit addresses that lie at the same place on every machine with these
-versions ("Kernel Virtual Address Layout", CodeMachine; Windows Internals, 5th and 6th edition).
+"""The regions of the kernel's 64-bit addresses that every machine with these versions has at the
+same place ("Kernel Virtual Address Layout", CodeMachine; Windows Internals, 5th and 6th edition).
 Later versions move them."""
 _LAST_NONPAGED = 0xFFFFFFFF_FFC00000
-"""In these versions the nonpaged pool lies between the database and here."""
+"""The end of the nonpaged pool in these versions, which begins behind the database."""
 
 
 def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | tuple[str, ...]:
-    """What the page frame database of a Windows dump tells; sentences where it is not believed.
+    """The records in the page frame database of a Windows dump; sentences if it is not credible.
 
-    `tops` are the frames of the top-level tables of the snapshot's processes, shape (n, frames);
-    -1 where these are not known.
+    `tops` are the frames of the top-level tables of the snapshot's processes, shape (n, frames); -1
+    if unknown.
     """
     paging = snapshot.paging
     if paging is None or paging is WINDOWS_ON_ARM64:
@@ -107,13 +107,13 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
 
 @dataclass(eq=False)
 class _Columns:
-    """What is learnt of all frames, by PFN."""
+    """Facts on all frames, in columns by PFN."""
 
     states: NDArray[np.uint8]
     uses: NDArray[np.uint8]
     priorities: NDArray[np.uint8]
     tables: NDArray[np.uint32]
-    """The frame of the table in which a frame's entry stands; larger than any where unknown."""
+    """The frame of the table with a frame's entry; larger than any frame if unknown."""
 
 
 class _Reader:
@@ -135,12 +135,12 @@ class _Reader:
         self._images = kernel_images(snapshot.dump, kernel, self_map)
         self._regions = self._kernel_regions()
         self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
-        """Frames with a part of a file, and the address of its subsection (0: not known)."""
+        """Frames with a part of a file, and the address of its subsection (0: unknown)."""
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         """Frames on a list that belonged to a process."""
 
     def read(self, agreement: float) -> FrameRecords:
-        """Read all records; `agreement` is the share that was proved."""
+        """Read all records; `agreement` is the share of records that proved right."""
         snapshot, count = self._snapshot, self._snapshot.dump.frame_count
         columns = _Columns(
             np.full(count, WindowsState.UNKNOWN, np.uint8),
@@ -176,14 +176,14 @@ class _Reader:
         )
         columns.states[some] = states
         columns.uses[some] = look_up(_USES_OF_STATES, states)
-        # Of frames that nobody has, the other members are what they were.
+        # In records of frames without an owner, the other members are stale.
         used = np.flatnonzero(look_up(_TOLD, states))
         self._read_used(used + piece.first, records[used], columns)
 
     def _read_used(
         self, frames: NDArray[np.int64], records: NDArray[np.uint8], columns: _Columns
     ) -> None:
-        """Read the records of frames that somebody has, or had last."""
+        """Read the records of frames with an owner, or with a last owner."""
         layout, members = self._database.layout, self._members
         entries = self._self_map.entry(layout.number(records, layout.pte_address))
         columns.tables[frames] = layout.table_frames(records)
@@ -194,9 +194,9 @@ class _Reader:
 
     @property
     def _members(self) -> Members | None:
-        """The members beside those that prove themselves, as far as this version has them.
+        """The further members, as far as this version has them.
 
-        Since Windows 8 other things stand in the place of two of them.
+        Since Windows 8 two of them have other meanings.
         """
         members = self._database.layout.members
         system = self._snapshot.system
@@ -211,7 +211,7 @@ class _Reader:
         states: NDArray[np.uint8],
         entries: NDArray[np.uint64],
     ) -> NDArray[np.uint8]:
-        """The PageUse of some frames, and notes of those that tell more."""
+        """The PageUse of some frames; frames of files and of processes are noted."""
         self_map, members = self._self_map, self._members
         uses = np.full(len(frames), PageUse.UNKNOWN, np.uint8)
         shown = self_map.shows(entries)
@@ -245,7 +245,7 @@ class _Reader:
     def _are_locked(
         self, records: NDArray[np.uint8], states: NDArray[np.uint8]
     ) -> NDArray[np.bool_]:
-        """Which frames are in use and in no table: PteFrame is a number that stands for that."""
+        """Which frames are in use without a table, which a special number in PteFrame marks."""
         layout = self._database.layout
         tables = layout.table_frames(records)
         locked: NDArray[np.bool_] = tables >> (layout.frame_bits - 4) == 0xF
@@ -254,7 +254,7 @@ class _Reader:
         return locked
 
     def _uses_in_kernel(self, page: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """The use of frames by the kernel's address at which they are mapped."""
+        """The use of frames by the kernel addresses at which they are mapped."""
         uses = np.full(len(page), PageUse.KERNEL, np.uint8)
         for start, end, use in self._regions:
             uses[(page >= np.uint64(start)) & (page < np.uint64(end))] = use
@@ -276,7 +276,7 @@ class _Reader:
         active = columns.states == WindowsState.ACTIVE
         tables = active & (columns.uses == PageUse.PAGE_TABLE)
         user = large.is_user
-        # Through the tables' own window the entry of a huge page looks like that of a large one.
+        # In the self-map, the entry of a huge page looks like that of a large page.
         kernel = large.take(~user & ~self._self_map.shows(large.virtual))
         columns.uses[_frames_of(kernel, active.size) & tables] = PageUse.KERNEL
         images = kernel.take(self._images.hold(kernel.virtual))
@@ -286,7 +286,7 @@ class _Reader:
         columns.uses[of_user] = PageUse.LARGE_PAGE
 
     def _tell_files(self, uses: NDArray[np.uint8]) -> None:
-        """Tell images from other files, where the subsections of their pages can be read."""
+        """Tell images from other files, if the subsections of their pages are readable."""
         if not self._files:
             return
         frames, originals = (np.concatenate(column) for column in zip(*self._files, strict=True))
@@ -297,7 +297,7 @@ class _Reader:
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The process of each frame on a list whose entry is in a table of that process.
 
-        From table to table the records lead up to a top-level table.
+        The records lead from table to table up to a top-level table.
         """
         owners = np.full(tables.size, NOBODY, np.int32)
         frames = np.concatenate(self._private)
@@ -315,7 +315,7 @@ class _Reader:
         return owners
 
     def _findings(self, columns: _Columns) -> NDArray[np.uint8]:
-        """Where the records and the page tables of live processes disagree."""
+        """The disagreements between records and the page tables of live processes."""
         snapshot = self._snapshot
         mapped = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
         found = np.full(mapped.size, RecordFinding.NONE, np.uint8)
@@ -330,9 +330,9 @@ class _Reader:
 
 
 def _empty(records: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those of some rows in which nothing stands.
+    """The rows with empty records.
 
-    The kernel has such records of frames that it does not manage.
+    The kernel has empty records for frames that it does not manage.
     """
     words = records.view(np.uint32)
     for place in range(words.shape[1]):
@@ -341,7 +341,7 @@ def _empty(records: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.int
 
 
 def _frames_of(mappings: Mappings, frame_count: int) -> NDArray[np.bool_]:
-    """Which frames some mappings lead to."""
+    """The frames that some mappings lead to."""
     marks = np.zeros(frame_count, bool)
     if len(mappings.pfn):
         count = np.minimum(mappings.pfn + mappings.count, frame_count) - mappings.pfn

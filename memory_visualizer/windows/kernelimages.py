@@ -1,4 +1,4 @@
-"""The kernel and its drivers, by the headers with which their images begin in memory."""
+"""The kernel and its drivers, by the headers at the beginning of their images in memory."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from memory_visualizer.windows.selfmap import SelfMap
 
 _FRAMES_AT_ONCE = 512
 _ROUNDS = 16
-"""So many images are followed one directly behind the other."""
+"""How many images are followed that lie directly behind one another."""
 _DOS, _PE = 0x5A4D, 0x4550
 _MAGIC = {4: 0x10B, 8: 0x20B}
-"""Of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
-_MOST_BYTES = 1 << 28
+"""Magic of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
+_LARGEST_IMAGE = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of the kernel's, a row for each, by address."""
+    """The kernel's images, a row for each, by address."""
 
     start: NDArray[np.uint64]
     end: NDArray[np.uint64]
@@ -37,10 +37,10 @@ class Images:
 
 
 def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images:
-    """Find images where stretches of mapped memory begin, and directly behind other images.
+    """Find images at the beginning of mapped stretches, and directly behind other images.
 
-    As drivers are loaded page-aligned, and drop a part of themselves when they have started, nearly
-    each begins a stretch.
+    Drivers are loaded page-aligned, and drop a part of themselves after their start, so nearly
+    every image begins a stretch.
     """
     rows = kernel.mappings
     starts = rows.virtual[1:] != rows.virtual[:-1] + rows.count[:-1].astype(np.uint64) * np.uint64(
@@ -69,7 +69,7 @@ def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images
 def _headers(
     dump: Dump, kernel: KernelMemory, addresses: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Those of some pages' addresses where an image begins, and the sizes of the images."""
+    """The addresses of pages at which an image begins, and the sizes of the images."""
     frames = kernel.frames(addresses)
     held = is_held(dump, frames)
     addresses, frames = addresses[held], frames[held]
@@ -85,7 +85,7 @@ def _headers(
 
 
 def _size_of_image(page: bytes, word: int) -> int:
-    """SizeOfImage of the headers in a page, in whole pages; 0 where there are no such headers."""
+    """SizeOfImage of the headers in a page, in whole pages; 0 if there are no headers."""
     at = int.from_bytes(page[0x3C:0x40], "little")
     if at > PAGE_SIZE - 0x60 or int.from_bytes(page[at : at + 4], "little") != _PE:
         return 0
@@ -93,4 +93,4 @@ def _size_of_image(page: bytes, word: int) -> int:
     if int.from_bytes(page[optional : optional + 2], "little") != _MAGIC[word]:
         return 0
     size = int.from_bytes(page[optional + 56 : optional + 60], "little")
-    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= _MOST_BYTES else 0
+    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= _LARGEST_IMAGE else 0

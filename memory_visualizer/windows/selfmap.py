@@ -1,4 +1,4 @@
-"""The window through which Windows sees its own page tables: the addresses of their entries."""
+"""The window through which Windows accesses its own page tables: the addresses of their entries."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.paging import ADDRESS, PAE, PRESENT, Paging, PhysicalMemory, is_held
 
-_MOST_ASKED = 64
-"""Top-level tables that are asked where they name themselves, at most."""
+_SAMPLED_ROOTS = 64
+"""A sample of top-level tables: all name themselves by the same entry."""
 
 
 @dataclass(frozen=True)
 class SelfMap:
-    """Where the tables of the current address space show as one array of entries."""
+    """The range in which the current address space's tables appear as one array of entries."""
 
     paging: Paging
     base: int
@@ -23,14 +23,14 @@ class SelfMap:
     def of(
         cls, memory: PhysicalMemory, paging: Paging, tops: NDArray[np.int64]
     ) -> "SelfMap | None":
-        """The one of most of these top-level tables; None where none names itself.
+        """The window of most of these top-level tables; None if none names itself.
 
         `tops` are frames, shape (n, paging.top_frames).
         """
         if paging.architecture is PAE:
             index = paging.software.self_entries.start
         else:
-            tops = tops[is_held(memory, tops[:, 0])][:_MOST_ASKED, :1]
+            tops = tops[is_held(memory, tops[:, 0])][:_SAMPLED_ROOTS, :1]
             own = paging.software.self_entries
             entries = paging.decode(memory.read_frames(tops[:, 0]))[:, own.start : own.stop]
             named = (entries & np.uint64(ADDRESS)) >> np.uint64(12) == tops.astype(np.uint64)
@@ -49,7 +49,7 @@ class SelfMap:
 
     @property
     def user_end(self) -> int:
-        """Where the half of the addresses ends that is user mode's."""
+        """The end of user mode's half of the addresses."""
         return 1 << self.paging.address_bits - 1
 
     def shows(self, addresses: NDArray[np.uint64]) -> NDArray[np.bool_]:

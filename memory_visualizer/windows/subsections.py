@@ -1,7 +1,7 @@
-"""Subsections and control areas: what stands behind pages that files fill.
+"""Subsections and control areas, which describe pages of files.
 
 A page's OriginalPte names its subsection, whose control area tells whether the file is mapped as an
-image. Members are as in the profiles of Volatility 2 and in symbols of later kernels.
+image. The offsets are those of Volatility 2's profiles and of symbols of later kernels.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.windows.kernelmemory import KernelMemory
 
 PROTOTYPE = 1 << 10
-"""In OriginalPte: it names a subsection (MMPTE_SUBSECTION), and no place in the page file."""
+"""Bit of OriginalPte: it names a subsection (MMPTE_SUBSECTION), not a place in the page file."""
 _IMAGE, _FILE = 1 << 5, 1 << 7
-"""Of _MMSECTION_FLAGS, in every version."""
+"""Bits of _MMSECTION_FLAGS, in every version."""
 _FILE_OBJECT = 5
 """Type of a file object (IO_TYPE_FILE)."""
 _PLACES = {
     8: ((56, 64), (40, 48), (44, 48)),  # Vista with a service pack and later; Vista; XP and 2003
     4: ((28, 36), (28, 32), (32, 36)),  # Vista and 7; 8 and later; XP and 2003
 }
-"""Where in a control area the flags and FilePointer stand, by the bytes of a pointer."""
+"""Offsets in a control area of the flags and of FilePointer, by the bytes of a pointer."""
 
 
 def uses_of_subsections(
     budget: Budget, kernel: KernelMemory, entry_bytes: int, originals: NDArray[np.uint64]
 ) -> NDArray[np.uint8]:
-    """For each OriginalPte of a file's page: IMAGE, MAPPED_FILE, or FILE where it is not known."""
+    """For each OriginalPte of a file's page: IMAGE, MAPPED_FILE, or FILE if unknown."""
     uses = np.full(len(originals), PageUse.FILE, np.uint8)
     addresses = _subsections(entry_bytes, kernel.word, originals)
     if addresses is None or not len(addresses):
@@ -44,8 +44,8 @@ def _subsections(
 ) -> NDArray[np.uint64] | None:
     """The addresses of subsections that OriginalPte names.
 
-    None on 32 bits without PAE, where an entry has room only for the distance from an address that
-    the dump does not tell.
+    None on 32 bits without PAE, since an entry there has only the distance from an address that the
+    dump does not tell.
     """
     if word == 8:
         return (originals.view(np.int64) >> 16).view(np.uint64)

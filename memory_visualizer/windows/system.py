@@ -32,8 +32,9 @@ from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: on real machines they hold the System process's top-level table."""
 _FRAMES_AT_ONCE = 256
-_MOST_EARLY_TABLES = 128
-"""How many top-level tables may lie there; a dump with more was made to waste time."""
+_EARLY_TABLES = 128
+"""How many top-level tables may lie there. A dump with more was made to waste time, and loses only
+this early start: the search that follows reads all memory."""
 _SYSTEM_WEIGHT = 3
 
 
@@ -162,6 +163,6 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
         early.scan(frames, words)
     search.scan_also(early)
     found = early.found(dump)
-    if found is None or len(found.roots) > _MOST_EARLY_TABLES:
+    if found is None or len(found.roots) > _EARLY_TABLES:
         return None
     return ProcessSearch(dump, found.paging, kernel_memory(dump, found).all_frames())

@@ -320,6 +320,7 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.many
 def test_a_dump_cut_while_it_is_read(attempt: int, tmp_path: Path) -> None:
     """Whatever is being read just then: one sentence, and nothing left behind."""
     path = tmp_path / "dump.raw"
@@ -544,6 +545,7 @@ def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdout", marks=pytest.mark.posix)])
 @pytest.mark.parametrize("option", ENDINGS)
+@pytest.mark.many
 def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> None:
     """The same bytes as in a file, alone; the summary goes to standard error."""
     others = [] if option == "-o" else ["-o", "b.png"]
@@ -1001,7 +1003,7 @@ def test_two_dumps(noise: Path, tmp_path: Path) -> None:
     result = run([noise, noise], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"memviz: {noise} is not part of a split kdump file; in other formats, one file is one dump"
+        f"memviz: {noise} is not part of a split kdump file or image; other dumps are single files"
         "\n"
     )
     result = run([noise, noise, "--hash"], tmp_path)

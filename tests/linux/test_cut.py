@@ -13,6 +13,7 @@ from tests.synth.linux import MIB, forge_linux
 @pytest.mark.parametrize("quarters", [2, 3])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("era", ["6.1", "4.19"])
+@pytest.mark.many
 def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Path) -> None:
     """Wherever the kernel lay, processes of which the tables are left are painted."""
     path = tmp_path / "dump"

@@ -67,7 +67,7 @@ def test_large_pictures_are_thinned_out(
     synthetic: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A notebook is no place for a picture of a terabyte."""
-    monkeypatch.setattr(notebook, "_MOST_PIXELS", 5000)
+    monkeypatch.setattr(notebook, "_PIXEL_LIMIT", 5000)
     with Image.open(io.BytesIO(memory_visualizer.open(synthetic[0])._repr_png_())) as picture:
         assert 4000 < picture.width * picture.height <= 5000
 

@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
-from tests.synth.containers import write_lime
+from tests.synth.containers import write_kdump, write_lime
 from tests.synth.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -102,6 +102,42 @@ def make(folder: Path, **options: Any) -> Dump:
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Dump:
     return make(tmp_path_factory.mktemp("page"), stretch=16)
+
+
+@dataclass(frozen=True)
+class Filtered(Dump):
+    """A dump without some pages that the machine has."""
+
+    left: npt.NDArray[np.int64]
+    """Their frames."""
+
+    @cached_property
+    def classes(self) -> npt.NDArray[np.str_]:
+        """The true class of each frame."""
+        classes = super().classes.copy()
+        classes[self.left] = LEFT_OUT
+        return classes
+
+
+@pytest.fixture(scope="module")
+def filtered(dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Filtered:
+    """The same memory as makedumpfile's filter leaves it: a third of the pages is left out.
+
+    These are pages of processes, free ones and zeros. What describes the machine stays.
+    """
+    folder = tmp_path_factory.mktemp("filtered")
+    memory = dump.path.with_suffix(".raw").read_bytes()
+    end = sum(HOLE) * PAGE_SIZE
+    candidates = np.flatnonzero(np.isin(dump.classes, [USER, DATA, ZEROS]))
+    number = dump.truth.frames // 3
+    left = np.sort(np.random.default_rng(3).choice(candidates, number, replace=False))
+    path = folder / "dump.kdump"
+    pieces = [(0, memory[: HOLE[0] * PAGE_SIZE]), (end, memory[end:])]
+    write_kdump(path, pieces, left_out=left.tolist())
+    snapshot = memory_visualizer.open(path)
+    page = folder / "page.html"
+    viewer.write_page(page, snapshot, entropy=entropy(snapshot.dump))
+    return Filtered(path, dump.truth, snapshot, page, left)
 
 
 @pytest.fixture
@@ -358,7 +394,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 
 
 @pytest.mark.parametrize(("layout", "palette"), [("rows", "colour-blind"), ("hilbert", "default")])
-@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "file")])
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
@@ -567,6 +603,78 @@ def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
     page.locator("#legend-entries li", has_text="kernel").hover()
     page.get_by_role("button", name="Only kernel").click()
     assert lit(page, dump) == set(np.flatnonzero(dump.classes == KERNEL).tolist())
+
+
+# -- pages that the dump leaves out --------------------------------------------------------
+
+
+def test_left_out_pages_under_the_pointer(
+    open_page: Callable[..., "Page"], filtered: Filtered
+) -> None:
+    """They are told from those that no machine has, and from those that are held; owners stay."""
+    page = open_page(filtered.page)
+    owned = [frame for frame in filtered.left.tolist() if filtered.owners.get(frame)]
+    others = sorted({*filtered.left.tolist()} - {*owned})
+    rng = np.random.default_rng(7)
+    for frame in [*rng.choice(owned, 6).tolist(), *rng.choice(others, 6).tolist()]:
+        told = card_of(page, frame)
+        assert told["class"] == LEFT_OUT
+        assert told["pfn"] == f"PFN {frame:#x} ({frame:,})"
+        assert "Contents" not in told and "Entropy" not in told
+        owners = filtered.owners.get(frame, {})
+        assert len(told["owners"]) == min(len(owners), 6)
+        assert told["owners"].items() <= owners.items()
+        assert "The machine has this page." in page.locator("#passing .note").inner_text()
+    absent = card_of(page, HOLE[0] + 5)
+    assert absent["class"] == ABSENT
+    assert page.locator("#passing .note").inner_text() == "The dump does not hold this page."
+    held = np.setdiff1d(np.flatnonzero(filtered.classes == USER), filtered.left)
+    assert "Contents" in card_of(page, int(held[0]))
+
+
+def test_left_out_pages_in_the_legend(open_page: Callable[..., "Page"], filtered: Filtered) -> None:
+    """A line with their count, a switch, and their own colour."""
+    page = open_page(filtered.page)
+    np.testing.assert_array_equal(labels(filtered.snapshot), filtered.classes)
+    everything = set(range(filtered.truth.frames))
+    left = set(filtered.left.tolist())
+    row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text().split("\n")
+    assert row == [LEFT_OUT, f"{len(left):,}", f"{100 * len(left) / len(everything):.1f} %"]
+    assert lit(page, filtered) == everything
+    page.get_by_role("checkbox", name=LEFT_OUT).click()
+    assert lit(page, filtered) == everything - left
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#legend-entries li", has_text=LEFT_OUT).hover()
+    page.get_by_role("button", name=f"Only {LEFT_OUT}").click()
+    assert lit(page, filtered) == left
+
+
+def test_choosing_a_process_lights_its_left_out_pages(
+    open_page: Callable[..., "Page"], filtered: Filtered
+) -> None:
+    page = open_page(filtered.page)
+    [pid] = [process.pid for process in filtered.truth.processes if process.name == "lsass.exe"]
+    choose(page, "lsass.exe")
+    expected = filtered.frames_of(pid)
+    assert expected & set(filtered.left.tolist())
+    assert lit(page, filtered) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "use")])
+def test_left_out_pages_equal_the_png(
+    open_page: Callable[..., "Page"], filtered: Filtered, name: str
+) -> None:
+    """In each colouring, pixel for pixel; the legend counts the same."""
+    page = open_page(filtered.page)
+    page.select_option("#color", name)
+    measured = entropy(filtered.snapshot.dump)
+    colouring = colour_by(name, filtered.snapshot, PALETTES["default"], lambda: measured)
+    colours = np.array([swatch.colour for swatch in colouring.swatches], np.uint8)
+    np.testing.assert_array_equal(by_frame(page, filtered), colours[colouring.values])
+    for swatch, count in zip(colouring.swatches, colouring.counts(), strict=True):
+        if swatch.label == LEFT_OUT:
+            row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text()
+            assert row.split("\n")[1] == f"{count:,}"
 
 
 # -- going somewhere -----------------------------------------------------------------------

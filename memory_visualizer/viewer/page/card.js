@@ -80,7 +80,13 @@ class Card {
     if (pageClass === ABSENT)
       rows.push(element("p", { className: "note" }, "The dump does not hold this page."));
     if (pageClass === LEFT_OUT)
-      rows.push(element("p", { className: "note" }, "The dump leaves this page out on purpose."));
+      rows.push(
+        element(
+          "p",
+          { className: "note" },
+          "The machine has this page. The dump leaves it out, or it cannot be read.",
+        ),
+      );
     rows.push(
       element(
         "dl",

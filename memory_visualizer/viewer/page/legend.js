@@ -13,7 +13,7 @@ class Legend {
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
     this.list.replaceChildren(
       ...colouring.entries.flatMap((entry, index) => {
-        // Most dumps leave no pages out on purpose, and need no entry for them.
+        // Most dumps leave no pages out, and need no entry for them.
         if (entry.label === "left-out" && !entry.count) return [];
         const box = element("input", {
           type: "checkbox",
