@@ -22,7 +22,6 @@ from memory_visualizer.output import (
     is_standard_output,
     whole_file,
 )
-from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot.inventory import File, Region
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -90,24 +89,31 @@ def _each_process(
     snapshot: Snapshot, chosen: Sequence[int] | None
 ) -> Iterator[tuple[Process, tuple[Region, ...], NDArray[np.int64]]]:
     """Each process with its regions, and the number of present pages in each of these."""
+    pages = PagesOfProcesses(snapshot)
     for index in range(len(snapshot.processes)) if chosen is None else chosen:
         process = snapshot.processes[index]
         regions = snapshot.regions(process)
         if regions:
-            yield process, regions, pages_present(snapshot, index, regions)
+            yield process, regions, pages.present(index, regions)
 
 
-def pages_present(snapshot: Snapshot, index: int, regions: Sequence[Region]) -> NDArray[np.int64]:
-    """How many pages of a process, by its index, are in memory in each of its regions."""
-    rows = snapshot.mappings
-    chosen = (rows.space == index) & (rows.space != SHARED)
-    virtual, count = rows.virtual[chosen], rows.count[chosen]
-    order = np.argsort(virtual, kind="stable")
-    before = np.append(0, np.cumsum(count[order]))
-    edges = np.array([(region.start, region.end) for region in regions], np.uint64).reshape(-1, 2)
-    place = np.searchsorted(virtual[order], edges)
-    present: NDArray[np.int64] = before[place[:, 1]] - before[place[:, 0]]
-    return present
+class PagesOfProcesses:
+    """The pages of all processes by their addresses, sorted once for all regions."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        rows = snapshot.mappings
+        order = np.lexsort((rows.virtual, rows.space))
+        self._virtual, self._count = rows.virtual[order], rows.count[order]
+        self._edges = np.searchsorted(rows.space[order], np.arange(len(snapshot.processes) + 1))
+
+    def present(self, index: int, regions: Sequence[Region]) -> NDArray[np.int64]:
+        """How many pages of a process, by its index, are in memory in each of its regions."""
+        some = slice(*self._edges[index : index + 2])
+        virtual, before = self._virtual[some], np.append(0, np.cumsum(self._count[some]))
+        edges = np.array([(region.start, region.end) for region in regions], np.uint64)
+        place = np.searchsorted(virtual, edges)
+        present: NDArray[np.int64] = before[place[:, 1]] - before[place[:, 0]]
+        return present
 
 
 def _region_row(process: Process, region: Region, pages: int) -> _Row:

@@ -92,7 +92,8 @@ class Dentries:
     _relative: dict[int, tuple[str, int]] = field(default_factory=dict)
     """Path from the uppermost dentry on, and this dentry."""
     _systems: dict[int, FileSystem] = field(default_factory=dict)
-    _mounts_of: dict[int, list[int]] = field(default_factory=dict)
+    _covering: dict[int, dict[str, tuple[bool, int, str]]] = field(default_factory=dict)
+    """Mounts of each file system: see _mounts_by_root."""
     _mounts: dict[int, _Mount | None] = field(default_factory=dict)
     _prefixes: dict[int, str | None] = field(default_factory=dict)
     _letters: int = 0
@@ -103,10 +104,11 @@ class Dentries:
         budget = self.kernel.memory.budget
         new = distinct(dentries)
         for _ in range(_MOST_ROUNDS):
-            known = np.fromiter(self._known, np.uint64, len(self._known))
-            new = new[(new >= np.uint64(self.kernel.upper)) & ~np.isin(new, known)]
-            room = budget.limit("directory entry") - len(known)
-            new = budget.take("directory entry", new, room)
+            wanted = [each for each in new.tolist() if each not in self._known]
+            new = np.array([each for each in wanted if each >= self.kernel.upper], np.uint64)
+            room = max(budget.limit("directory entry") - len(self._known), 0)
+            budget.refuse("directory entry", len(new) - room)
+            new = new[:room]
             if not len(new):
                 return
             parents = [self._read(new[at : at + _AT_ONCE]) for at in range(0, len(new), _AT_ONCE)]
@@ -218,46 +220,79 @@ class Dentries:
 
         By the mount that was asked for, else one of the first process's name space.
         """
-        candidates = [mount] if mount else []
-        candidates += self._mounts_of_system(super_block)
-        found: list[tuple[bool, int, tuple[str, int]]] = []
-        for number, each in enumerate(candidates):
-            own = self._mount(each)
-            prefix = self._prefix_of(each)
-            if own is None or prefix is None or own.space >= _INTERNAL:
+        if mount and (asked := self._covered(mount)):
+            covered, prefix = asked
+            if _is_below(inside, covered):
+                return prefix, len(covered)
+        if super_block not in self._covering:
+            self._covering[super_block] = self._mounts_by_root(super_block)
+        known = self._covering[super_block]
+        found: list[tuple[bool, int, str, int]] = []
+        end = len(inside)
+        while end >= 0:
+            if best := known.get(inside[:end]):
+                found.append((*best, end))
+            end = inside.rfind("/", 0, end)
+        return min(found)[2:] if found else None
+
+    def _mounts_by_root(self, super_block: int) -> dict[str, tuple[bool, int, str]]:
+        """The best mount for each folder of a file system that is mounted.
+
+        Given are whether it is in another name space than the first process's, its place in the
+        list of mounts, and where it lies in the tree of all files.
+        """
+        found: dict[str, tuple[bool, int, str]] = {}
+        for number, mount in enumerate(self._listed(super_block)):
+            own, known = self._mount(mount), self._covered(mount)
+            if own is None or known is None:
                 continue
-            covered, top = self._from_root(own.root)
-            if not top or not (inside == covered or inside.startswith(f"{covered}/")):
-                continue
-            is_own = not self.own_space or own.space == self.own_space
-            found.append((not is_own, number, (prefix, len(covered))))
-        return min(found)[2] if found else None
+            covered, prefix = known
+            is_other = bool(self.own_space) and own.space != self.own_space
+            each = is_other, number, prefix
+            found[covered] = min(found.get(covered, each), each)
+        return found
+
+    def _covered(self, mount: int) -> tuple[str, str] | None:
+        """Which folder of its file system a mount shows, and where; None for the kernel's own."""
+        own, prefix = self._mount(mount), self._prefix_of(mount)
+        if own is None or prefix is None or own.space >= _INTERNAL:
+            return None
+        covered, top = self._from_root(own.root)
+        return (covered, prefix) if top else None
 
     def _prefix_of(self, mount: int) -> str | None:
         """Where a mount lies in the tree of all files; None if that is lost."""
-        if mount in self._prefixes:
-            return self._prefixes[mount]
-        parts: list[str] = []
+        waiting: list[tuple[int, str]] = []
         at = mount
         for _ in range(_MOST_MOUNTED):
+            if at in self._prefixes:
+                break
             own = self._mount(at)
-            if own is None:
-                break
-            if own.parent == at:
-                self._prefixes[mount] = "".join(reversed(parts))
-                return self._prefixes[mount]
-            above = self._mount(own.parent)
-            if above is None:
-                break
-            self.read(np.array([own.point, above.root], np.uint64))
-            inside, root = self._from_root(own.point)
-            covered, top = self._from_root(above.root)
-            if not root or not top or not inside.startswith(covered):
-                break
-            parts.append(inside[len(covered) :])
-            at = own.parent
-        self._prefixes[mount] = None
-        return None
+            inside = self._point_of(at, own) if own else None
+            if own is None or inside is None:
+                self._prefixes[at] = None
+            elif own.parent == at:
+                self._prefixes[at] = ""
+            else:
+                waiting.append((at, inside))
+                at = own.parent
+        prefix = self._prefixes.get(at)
+        for at, inside in reversed(waiting):
+            prefix = None if prefix is None else prefix + inside
+            self._prefixes[at] = prefix
+        return prefix
+
+    def _point_of(self, mount: int, own: _Mount) -> str | None:
+        """The path within the mount above on which a mount lies; None if that is lost."""
+        if own.parent == mount:
+            return ""
+        above = self._mount(own.parent)
+        if above is None:
+            return None
+        self.read(np.array([own.point, above.root], np.uint64))
+        inside, root = self._from_root(own.point)
+        covered, top = self._from_root(above.root)
+        return inside[len(covered) :] if root and top and _is_below(inside, covered) else None
 
     def _mount(self, mount: int) -> _Mount | None:
         """Read a mount; None if it cannot be."""
@@ -281,12 +316,6 @@ class Dentries:
         space = 0 if layout.space is None else self.kernel.number(mount + layout.space) or 0
         self.read(np.array([root], np.uint64))
         return _Mount(root, point, parent, space, block) if root in self._known else None
-
-    def _mounts_of_system(self, super_block: int) -> list[int]:
-        """The mounts of a file system, in the order of its list."""
-        if super_block not in self._mounts_of:
-            self._mounts_of[super_block] = list(self._listed(super_block))
-        return self._mounts_of[super_block]
 
     def _listed(self, super_block: int) -> Iterator[int]:
         layout, kernel = self.layout.mount, self.kernel
@@ -328,6 +357,11 @@ class Dentries:
 def device_name(number: int | None) -> str:
     """Major and minor number of a device (include/linux/kdev_t.h); empty for none."""
     return "" if number is None else f"{number >> 20}:{number & 0xFFFFF}"
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies in it; both without an end of ``/``."""
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _name(text: bytes, length: int) -> str:

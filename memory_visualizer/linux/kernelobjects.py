@@ -191,10 +191,7 @@ class KernelObjects:
         return found.regions if found else None
 
     def _read_regions(self, regions: Regions, process: Process) -> Found | None:
-        budget = self._kernel.memory.budget
-        known = sum(len(found.regions) for found in self._regions_of.values() if found)
-        room = max(budget.limit("region") - known, 0)
-        found = regions.of(process, self._memory_of_table(process), room)
+        found = regions.of(process, self._memory_of_table(process))
         who = f"{printable(process.name)} ({process.pid})"
         if found is None:
             self.remark(f"the regions of {who} were not found: nothing leads to its memory")

@@ -30,13 +30,15 @@ class Entries:
     rows: list[tuple[int, int, int]]
     lost: int
     """Nodes that could not be read, or are none."""
+    nodes: int
+    """Nodes that were read."""
 
 
 def read_tree(kernel: TableMemory, root: int, limit: int) -> Entries:
     """All entries of a tree by its `ma_root`; no more than `limit`, and of nodes as many."""
     if root & _NODE_BITS != _IS_NODE or root <= _SMALLEST_NODE:
         # A tree with one entry, for index 0, or with none.
-        return Entries([(0, 0, root)] if root else [], 0)
+        return Entries([(0, 0, root)] if root else [], 0, 0)
     rows: list[tuple[int, int, int]] = []
     lost = 0
     seen = set[int]()
@@ -66,7 +68,7 @@ def read_tree(kernel: TableMemory, root: int, limit: int) -> Entries:
             target += _slots(words, kind, first, last)
     lost += len(level)
     rows.sort()
-    return Entries(rows[:limit], lost + max(len(rows) - limit, 0))
+    return Entries(rows[:limit], lost + max(len(rows) - limit, 0), len(seen))
 
 
 def _slots(words: list[int], kind: int, first: int, last: int) -> list[tuple[int, int, int]]:

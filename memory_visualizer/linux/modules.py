@@ -65,7 +65,11 @@ def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundM
         others, _ = links_of(kernel, head, kernel.word, limit)
         found += [link for link in reversed(others) if link not in set(found)]
     kernel.memory.budget.refuse("module", len(found) - limit)
-    modules = [_module(kernel, layout, link - layout.list) for link in found[:limit]]
+    modules: list[Module | None] = []
+    left = kernel.frame_count  # as many pages as there are can be of modules
+    for link in found[:limit]:
+        modules.append(_module(kernel, layout, link - layout.list, left))
+        left -= sum(-(-one.size // PAGE_SIZE) for one in modules[-1:] if one)
     return FoundModules(tuple(filter(None, modules)), is_whole and None not in modules)
 
 
@@ -80,14 +84,22 @@ def links_of(kernel: TableMemory, head: int, direction: int, limit: int) -> tupl
     return found, at == head
 
 
-def _module(kernel: TableMemory, layout: ModuleLayout, address: int) -> Module | None:
-    """The module at an address; None if what is there has no name, or no part of memory."""
+def _module(kernel: TableMemory, layout: ModuleLayout, address: int, left: int) -> Module | None:
+    """The module at an address; None if what is there has no name, or no part of memory.
+
+    A part that has more than `left` pages is none.
+    """
     name = (kernel.read(address + layout.name, _NAME_SIZE) or b"").split(b"\0")[0]
     ranges = []
     for base_at, size_at in layout.parts:
         base, size = kernel.number(address + base_at), kernel.number(address + size_at, 4)
-        if base and size and base >= kernel.upper and size <= _LARGEST_PART:
-            ranges.append((base, min(base + size, 2**64 - 1)))
+        if not base or not size or base < kernel.upper or size > _LARGEST_PART:
+            continue
+        left -= -(-size // PAGE_SIZE)
+        if left < 0 or base + size >= 2**64:
+            kernel.memory.budget.refuse("part of a module", 1)
+            continue
+        ranges.append((base, base + size))
     if not name or not ranges:
         return None
     return Module(

@@ -124,22 +124,25 @@ class Regions:
         self._layout = layout
         self._offsets = offsets
         self._dentries = dentries
+        self._left = kernel.memory.budget.limit("region")
+        """Regions and nodes of trees that may still be read, of all processes."""
         self._mount_inside = 0
         if dentries and dentries.layout.mount:
             self._mount_inside = dentries.layout.mount.vfsmount
 
-    def of(self, process: Process, more_memory: Sequence[int], limit: int) -> Found | None:
-        """The regions of a process, no more than `limit`; None if its memory is not known.
+    def of(self, process: Process, more_memory: Sequence[int]) -> Found | None:
+        """The regions of a process; None if its memory is not known.
 
         `more_memory` are addresses of mm_structs that may be its own, beside those in its task.
         """
         mm = self._memory(process, more_memory)
         if mm is None:
             return None
-        limit = min(limit, _MORE_PER_PROCESS)
+        limit = max(min(self._left, _MORE_PER_PROCESS), 0)
         layout = self._layout
         if layout.tree is not None:
             tree = read_tree(self._kernel, self._kernel.number(mm + layout.tree) or 0, limit)
+            self._left -= len(tree.rows) + tree.nodes
             areas = np.array([entry for _, _, entry in tree.rows], np.uint64)
             bounds = [(first, last + 1) for first, last, _ in tree.rows]
             return self._made(mm, areas, bounds, tree.lost)
@@ -189,6 +192,7 @@ class Regions:
                 found.setdefault(node - layout.vm_rb)
                 # rb_right and rb_left, behind the parent (include/linux/rbtree_types.h).
                 waiting += [kernel.number(node + 8) or 0, kernel.number(node + 16) or 0]
+        self._left -= len(found)
         return np.array(list(found), np.uint64), int(lost)
 
     def _made(
