@@ -61,6 +61,14 @@ RATES: Mapping[str, Rate] = {
     "possible symbol table": Rate(1 << 14, 1, 32),
     # Memory has a few holes; each piece between two holes was moved by its own distance.
     "piece of misplaced memory": Rate(1 << 16, 1, 16),
+    # Each file of which a page is cached has one, and its folders.
+    "directory entry": Rate(1, 1, 1 << 16),
+    "letter of paths": Rate(1, 64, 1 << 22),
+    # A machine with many containers has some thousands.
+    "mount": Rate(64, 1, 1 << 12),
+    # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
+    "region": Rate(1, 4, 1 << 16),
+    "module": Rate(64, 1, 1 << 10),
 }
 """By the name that remarks use. New kinds of things are added here."""
 

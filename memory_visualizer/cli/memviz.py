@@ -39,7 +39,13 @@ from memory_visualizer.cli.recordlines import (
 )
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.summary import dump_holes, write_json
-from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
+from memory_visualizer.export.tables import (
+    INVENTORY_FORMATS,
+    TABLE_FORMATS,
+    check_table,
+    write_table,
+    write_text_map,
+)
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file, opens_leniently
@@ -49,7 +55,7 @@ from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
+from memory_visualizer.snapshot.findings import findings, named, odd_regions, remarks_on_copies
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -78,6 +84,8 @@ examples:
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
+  memviz linux.lime --files files.csv --regions regions.csv
+  memviz extract linux.lime --file '^/etc/' --to folder
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -95,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
+    if arguments[:1] == ["extract"] and len(arguments) > 1:
+        return _extract(arguments[1:])
     options = _parser().parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: _visualize(options), helps)
@@ -103,6 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _lenient_helps(options: argparse.Namespace) -> bool:
     with ProgressLine("looking whether --lenient helps") as progress:
         return opens_leniently([options.dump, *options.more], progress)
+
+
+def _extract(arguments: Sequence[str]) -> int:
+    """Write parts of a dump into a folder."""
+    from memory_visualizer.cli.extract import extract, parser  # here, since most runs do not
+
+    options = parser(f"{PROGRAM} extract").parse_args(arguments)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: extract(PROGRAM, options), helps)
 
 
 def _doctor() -> int:
@@ -156,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them) (default: %(default)s)",
+        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " (default: %(default)s)",
     )
     parser.add_argument(
         "--pid",
@@ -175,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser that explains each pixel; it has entropies if --color-by"
-        " entropy is given",
+        help="write a page for the browser that explains each pixel; it has entropies or files"
+        " if --color-by entropy or file is given",
     )
     parser.add_argument(
         "--table",
@@ -192,6 +212,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=output(".map", ".txt"),
         help="write the text page map: .map or .txt",
+    )
+    parser.add_argument(
+        "--files",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
+        " .json",
+    )
+    parser.add_argument(
+        "--regions",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the regions of the processes' memory, of Linux dumps: as for --files",
     )
     parser.add_argument(
         "--uses",
@@ -240,7 +273,8 @@ def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(options.front_door or "", f"{options.dump.name}.png")
     if options.front_door and not options.html and picture != STANDARD_OUTPUT:
         options.html = picture.with_suffix(".html")
-    others = [path for path in (options.html, options.table, options.json, options.map) if path]
+    outputs = (options.html, options.table, options.json, options.map, options.files)
+    others = [path for path in (*outputs, options.regions) if path]
     if options.check:
         check_picture_options(options)
         check_outputs([picture, *others], [], force=options.force)
@@ -274,6 +308,8 @@ def _visualize(options: argparse.Namespace) -> int:
         except OSError as error:
             failures.append(cannot_write(error))
         steps.done(f"writing {shown(path)}")
+    for remark in snapshot.inventory.remarks if snapshot.inventory else ():
+        say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
         _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen, options)
@@ -302,8 +338,8 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
     check_terminal(picture)
     if options.output is None:
         check_default_picture(picture, options.dump, force=options.force)
-    if options.table:
-        check_table(options.table)
+    for path in filter(None, (options.table, options.files, options.regions)):
+        check_table(path)
 
 
 def _open(options: argparse.Namespace) -> Snapshot:
@@ -336,6 +372,8 @@ def _jobs(
         (options.table, partial(_write, partial(write_table, **more))),
         (options.json, partial(_write, partial(write_json, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
+        (options.files, partial(_write, partial(_write_files, options))),
+        (options.regions, partial(_write, partial(_write_regions, options, chosen))),
         (options.volatility2, _write_for_volatility2),
     ]
     named = [(path, write) for path, write in jobs if path]
@@ -361,6 +399,7 @@ def _print_summary(
         *_record_blocks(snapshot, told, options),
         _process_lines(snapshot, told, threads=chosen is not None) if snapshot.processes else [],
         _finding_lines(snapshot, told),
+        _region_lines(snapshot, told) if options.regions else [],
         _writable_code_lines(snapshot, told),
         _others_lines(snapshot, told),
     ]
@@ -422,6 +461,20 @@ def _write_page(
         chosen=chosen,
         force=options.force,
     )
+
+
+def _write_files(options: argparse.Namespace, path: Path, snapshot: Snapshot) -> None:
+    from memory_visualizer.export.inventorytables import write_files  # as most runs do not ask
+
+    write_files(path, snapshot, force=options.force)
+
+
+def _write_regions(
+    options: argparse.Namespace, chosen: list[int] | None, path: Path, snapshot: Snapshot
+) -> None:
+    from memory_visualizer.export.inventorytables import write_regions  # as most runs do not ask
+
+    write_regions(path, snapshot, chosen=chosen, force=options.force)
 
 
 def _paint(
@@ -629,6 +682,18 @@ def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         "Anomalies of processes",
         *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
     ]
+
+
+def _region_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """What is odd about regions of these processes, a line for each kind; none if nothing is."""
+    processes = [snapshot.processes[index] for index in told]
+    found = odd_regions((process, snapshot.regions(process) or ()) for process in processes)
+    lines = []
+    for word, rows in found.items():
+        total = sum(count for _, count in rows)
+        names = printable(named([process for process, _ in rows]))
+        lines.append(f"  {word}: {total:,} in {names}")
+    return ["Findings about regions", *lines] if lines else []
 
 
 if __name__ == "__main__":

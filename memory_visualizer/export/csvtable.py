@@ -1,6 +1,6 @@
 """The page map as comma-separated values, a row for each frame.
 
-The rows contain only numbers and words of this program, and nothing to quote. Rows of frames
+Beside the paths of files, the rows contain only numbers and words of this program. Rows of frames
 without an owner differ mostly in their addresses, so their ends are formatted only once.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
+from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.framerecords import (
     NOBODY,
     FrameRecords,
@@ -40,6 +41,8 @@ def csv_rows(
     _add_last_owners(ends, snapshot.records, frames, pids)
     for pfn, told in odd.items():
         ends[pfn - frames.start] += told
+    if snapshot.inventory:
+        _add_files(snapshot, frames, ends)
     rows = zip(frames, ends, strict=True)
     return "".join([f"{pfn},{pfn * PAGE_SIZE:#x},{end}\n" for pfn, end in rows])
 
@@ -63,6 +66,30 @@ def _add_last_owners(
     rows = np.flatnonzero(last != NOBODY)
     for row, pid in zip(rows.tolist(), pids[last[rows]].tolist(), strict=True):
         ends[row] = f"{ends[row][:-1]}{pid},"
+
+
+def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
+    """Add the path of the file behind each frame, and the offset in it."""
+    pages = snapshot.file_pages
+    file, offset = pages.of_frames(frames.start, frames.stop)
+    named = np.flatnonzero(file >= 0)
+    texts = {number: text_cell(pages.files[number].path) for number in set(file[named].tolist())}
+    known = zip(file[named].tolist(), offset[named].tolist(), strict=True)
+    told = dict(zip(named.tolist(), known, strict=True))
+    for row, end in enumerate(ends):
+        own = told.get(row)
+        ends[row] = f"{end},{texts[own[0]]},{own[1]}" if own else f"{end},,"
+
+
+def text_cell(text: str) -> str:
+    """Text of a dump as a value of CSV: escaped, quoted, and no formula for a spreadsheet."""
+    text = printable(text)
+    text = f"'{text}" if text.startswith(_FORMULA) else text
+    return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
+
+
+_FORMULA = ("=", "+", "-", "@")
+_QUOTED = {",", '"'}
 
 
 def _ends(

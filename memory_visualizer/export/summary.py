@@ -108,6 +108,19 @@ SCHEMA: dict[str, Any] = {
                     ),
                 ],
             },
+            "files": {
+                "description": "files with pages in memory; null if not known",
+                "anyOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "count": _field("integer", "files with pages in memory"),
+                            "deleted": _field("integer", "those whose names were removed"),
+                            "pages": _field("integer", "page frames that hold parts of files"),
+                        }
+                    ),
+                ],
+            },
             "frame_findings": _field(
                 ["object", "null"],
                 "page frames whose records contradict the page tables",
@@ -164,6 +177,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         "dtb": _hex(snapshot.kernel_dtb),
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
         "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
+        "files": _files(snapshot),
         "uses": _use_counts(snapshot),
         "pfn_database": _database(snapshot),
         "frame_findings": _finding_counts(snapshot),
@@ -199,7 +213,12 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
             {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.object_address)}
             for copy in snapshot.copies
         ],
-        "remarks": [*dump.remarks, *snapshot.remarks, *snapshot.record_remarks],
+        "remarks": [
+            *dump.remarks,
+            *snapshot.remarks,
+            *snapshot.record_remarks,
+            *(snapshot.inventory.remarks if snapshot.inventory else ()),
+        ],
     }
 
 
@@ -240,6 +259,15 @@ def _last_owner_counts(snapshot: Snapshot) -> dict[str, int] | None:
     for owner, count in zip(owners.tolist(), frames.tolist(), strict=True):
         counts[str(snapshot.processes[owner].pid)] += count
     return dict(counts)
+
+
+def _files(snapshot: Snapshot) -> dict[str, int] | None:
+    """Of the files in memory how many there are."""
+    pages = snapshot.file_pages
+    if snapshot.inventory is None or not pages.files:
+        return None
+    deleted = sum(file.is_deleted for file in pages.files)
+    return {"count": len(pages.files), "deleted": deleted, "pages": len(pages.frame)}
 
 
 def dump_holes(dump: Dump) -> int:

@@ -33,6 +33,8 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
+INVENTORY_FORMATS = (".csv", ".parquet", ".json")
+"""Of tables of files and regions: see inventorytables."""
 
 _LABELS = [page_class.label for page_class in PageClass]
 _USE_LABELS = [use.label for use in PageUse]
@@ -62,11 +64,12 @@ def write_table(
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
     ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
     are known, there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
-    for Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and
-    ``last_owner_pid`` (-1: none). ``generator`` in ``.npz`` tells the program. Standard output
-    receives ``.csv``. Only the `chosen` processes, indices in Snapshot.processes, are listed as
-    owners. OSError when it cannot be written, or `path` must not be replaced (see
-    output.check_target); MissingLibraryError when a format's library is not installed.
+    of Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
+    (-1: none); of Linux ``file`` (the path; in ``.npz`` an index in ``file_paths``, -1: none) and
+    ``file_offset`` in bytes. ``generator`` in ``.npz`` tells the program. Standard output receives
+    ``.csv``. Only the `chosen` processes, indices in Snapshot.processes, are listed as owners.
+    OSError when it cannot be written, or `path` must not be replaced (see output.check_target);
+    MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
@@ -111,6 +114,8 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
     columns |= _record_columns(snapshot, pids)
+    if snapshot.inventory:
+        columns |= _file_columns(snapshot)
     # Like np.savez_compressed, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, column in columns.items():
@@ -119,6 +124,21 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
                 _write_npy(member, column)
+
+
+def _file_columns(snapshot: Snapshot) -> dict[str, "NDArray[Any] | _Pieces"]:
+    """The file behind each frame, by its index in the paths, and the offset in it."""
+    pages, frames = snapshot.file_pages, snapshot.classes.size
+
+    def pieces(column: int) -> Iterator[NDArray[Any]]:
+        for at in range(0, frames, _AT_ONCE):
+            yield pages.of_frames(at, min(at + _AT_ONCE, frames))[column]
+
+    return {
+        "file": _Pieces(np.int32, frames, pieces(0)),
+        "file_offset": _Pieces(np.int64, frames, pieces(1)),
+        "file_paths": np.array([file.path for file in pages.files], np.str_),
+    }
 
 
 def _record_columns(snapshot: Snapshot, pids: NDArray[np.int64]) -> "dict[str, Any]":
@@ -220,12 +240,13 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies")
+    files = ("file", "file_offset") if snapshot.inventory else ()
+    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies", *files)
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
     for frames, owners in pieces:
         odd = odd_frames(owners, snapshot.processes)
-        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("ascii"))
+        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("utf-8"))
 
 
 def _write_parquet(
@@ -259,6 +280,7 @@ _REPEATING = (
     "finding",
     "last_owner_pid",
     "anomalies",
+    "file",
 )
 """Columns of Parquet with few distinct values. For the other columns, a dictionary of the values
 would be a second copy, in memory and in the file."""
@@ -295,11 +317,27 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
     table |= _arrow_records(snapshot, some)
+    if snapshot.inventory:
+        table |= _arrow_files(snapshot, frames)
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
         [odd.get(frame, "") for frame in pfn.tolist()]
     ).dictionary_encode()
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
+
+
+def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
+    """Path of the file behind each of some frames, and the offset in it; null where none is."""
+    import pyarrow as pa
+
+    pages = snapshot.file_pages
+    file, offset = pages.of_frames(frames.start, frames.stop)
+    none = file < 0
+    paths = pa.array([one.path for one in pages.files], pa.string())
+    return {
+        "file": pa.DictionaryArray.from_arrays(pa.array(file, mask=none), paths),
+        "file_offset": pa.array(offset, mask=none),
+    }
 
 
 def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:

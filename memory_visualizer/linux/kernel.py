@@ -20,7 +20,13 @@ from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import machines_by_form
 from memory_visualizer.linux.banner import BANNER, MAX_BANNER, release_in
 from memory_visualizer.linux.btf import Btf
-from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
+from memory_visualizer.linux.kallsyms import (
+    KernelSymbols,
+    image_frames,
+    kernel_image,
+    places_of,
+    read_kallsyms,
+)
 from memory_visualizer.linux.machine import (
     IMAGE_END,
     Machine,
@@ -419,9 +425,15 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
     return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
 
 
-def _with_types(found: LinuxKernel) -> LinuxKernel:
-    """Add the kernel's symbols and types, as far as it has any."""
-    remarks = [*found.remarks]
+def with_symbols(found: LinuxKernel, more: Sequence[str]) -> LinuxKernel:
+    """Read types again, and some symbols beside those that are known already."""
+    found = replace(found)  # so that the image is kept no longer than it is needed here
+    table = _symbol_table(found)
+    symbols = found.symbols | (table.find(more) if table else {})
+    return replace(found, symbols=symbols, btf=_read_btf(found, symbols))
+
+
+def _symbol_table(found: LinuxKernel) -> KernelSymbols | None:
     # Not every kernel's symbol table has data, but all have functions, which begin at _stext.
     named = ("init_uts_ns", "swapper_pg_dir", "_stext")
     told = {name: found.info.symbols(name) for name in named}
@@ -429,7 +441,13 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     if not known:  # newer kernels have more banners than the one named linux_banner
         known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
         known |= {"_text": found.start & ~_ALIGNMENT, "_stext": found.start}
-    table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+    return read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+
+
+def _with_types(found: LinuxKernel) -> LinuxKernel:
+    """Add the kernel's symbols and types, as far as it has any."""
+    remarks = [*found.remarks]
+    table = _symbol_table(found)
     wanted = _SYMBOLS
     if found.info.known:
         wanted = (*wanted, "swapper_pg_dir", "init_top_pgt")

@@ -29,6 +29,7 @@ _ANONYMOUS, _MAPPING_KIND = 1, 3
 """In `mapping`: the lower bits tell the kind of its target (PAGE_MAPPING_ANON)."""
 _FRAMES_AT_ONCE = 1 << 17
 _PAGES_AT_ONCE = 1 << 10
+_FRAMES_OF_CACHE_AT_ONCE = 1 << 15
 _BARE = 0xFF
 """In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
@@ -91,8 +92,54 @@ class Survey:
         return self.array._by_frame(np.isin(self.states, _NO_TABLES))
 
 
+@dataclass(frozen=True, eq=False)
+class CachedPages:
+    """Frames of the page cache, a row for each."""
+
+    frame: NDArray[np.int64]
+    mapping: NDArray[np.uint64]
+    """Address of the address_space that it is a page of."""
+    offset: NDArray[np.int64]
+    """Bytes from the beginning of that to the frame."""
+
+
 class PageArray(StructPages):
     """The kernel's array of `struct page`, which tells the state of each frame."""
+
+    def cached(self, frames: NDArray[np.int64]) -> CachedPages:
+        """What the page cache has in these frames; those in which it has nothing are left out.
+
+        Of a large folio the first page alone tells, as for all others.
+        """
+        found = [self._cached(part) for part in _in_parts(frames, _FRAMES_OF_CACHE_AT_ONCE)]
+        columns = zip(*((part.frame, part.mapping, part.offset) for part in found), strict=True)
+        frame, mapping, offset = (np.concatenate(parts) for parts in columns)
+        return CachedPages(frame, mapping, offset)
+
+    def _cached(self, frames: NDArray[np.int64]) -> CachedPages:
+        layout = self._layout
+        pages, row = np.unique(frames // self.page_frames, return_inverse=True)
+        base = self._arrays[pages // self._section_frames]
+        own = base + (pages * layout.size).astype(np.uint64)
+        raw, _ = self._kernel.read_each(own, layout.size)
+        numbers = raw.view("<u4")
+        compound = self._column(numbers, layout.head)
+        is_tail = compound & np.uint64(1) != 0
+        head = np.where(is_tail, _head_address(own, compound), own)
+        again, _ = self._kernel.read_each(head[is_tail], layout.size)
+        numbers[is_tail] = again.view("<u4")
+        behind = (own - head) // np.uint64(layout.size)
+        mapping = self._column(numbers, layout.mapping)
+        # `index` stands directly behind `mapping` since 3.0 (include/linux/mm_types.h).
+        index = self._column(numbers, layout.mapping + self._word) + behind
+        is_file = (mapping & np.uint64(_MAPPING_KIND) == 0) & (
+            mapping >= np.uint64(self._kernel.upper)
+        )
+        is_file &= (index < np.uint64(1 << 51)) & (behind < np.uint64(1 << MAX_ORDER))
+        inside = frames % self.page_frames * PAGE_SIZE
+        offset = index.view(np.int64)[row] * self._page_bytes + inside
+        chosen = is_file[row]
+        return CachedPages(frames[chosen], mapping[row][chosen], offset[chosen])
 
     def listed(self, head: int, limit: int) -> tuple[list[int], bool]:
         """Frames of the pages in a list by their `lru`, in its order; and whether these are all.
@@ -452,6 +499,11 @@ def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDAr
     lowest = (~value + np.uint64(1)) & value
     is_mask = (value != 0) & (value + lowest == 0)
     return np.where(is_mask, own & value, value)
+
+
+def _in_parts(frames: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Some frames in parts of a size, one part at least."""
+    return [frames[at : at + size] for at in range(0, max(len(frames), 1), size)]
 
 
 def _joined(batches: list[NDArray[np.int64]]) -> NDArray[np.int64]:

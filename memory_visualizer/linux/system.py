@@ -10,6 +10,7 @@ from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
 from memory_visualizer.linux.doubts import Doubts
+from memory_visualizer.linux.inventory import LinuxInventory
 from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
 from memory_visualizer.linux.pagestates import PageArray, PageStates, Survey
 from memory_visualizer.linux.tasks import LinuxProcesses
@@ -110,6 +111,7 @@ def understand(
         kernel_roots=kernel.kernel.roots,
         frame_records=FrameRecords(states),
         remarks=tuple(remarks),
+        inventory=LinuxInventory(kernel, states),
     )
 
 

@@ -365,7 +365,7 @@ class _Judge:
         if offsets.exit_state is not None:
             ended = state & np.uint64(_ENDED) != 0
         lost = np.flatnonzero(whole & ended & (mm == 0))
-        mm[lost] = _memory_of_threads(
+        mm[lost] = memory_of_threads(
             kernel, offsets, tasks_at[lost], far("signal", lost), task_limit(self.found.memory)
         )
         # A kernel thread may borrow a process's memory for a while.
@@ -673,7 +673,7 @@ def _name_rescuers(
             names[row] = name
 
 
-def _memory_of_threads(
+def memory_of_threads(
     kernel: TableMemory,
     offsets: Offsets,
     tasks: NDArray[np.uint64],

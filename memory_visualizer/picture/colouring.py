@@ -110,7 +110,12 @@ def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...
 
 def process_colour(process: Process) -> Colour:
     """The colour of a process: the same for the same name and pid in every dump."""
-    number = zlib.crc32(f"{process.pid} {process.name}".encode())
+    return _colour_of(f"{process.pid} {process.name}")
+
+
+def _colour_of(text: str) -> Colour:
+    """A colour that is the same for the same text in every dump."""
+    number = zlib.crc32(text.encode())
     hue, lightness, saturation = number % 997, number // 997 % 3, number // 2991 % 2
     red, green, blue = colorsys.hls_to_rgb(
         hue / 997, 0.36 + 0.11 * lightness, 0.62 + 0.23 * saturation
@@ -298,6 +303,45 @@ def _use_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     )
 
 
+_LARGEST_FILES = 40
+
+
+def by_file(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour the pages of the files that have most in memory; all other pages are grey.
+
+    BadInputError if the dump does not tell the files behind its pages.
+    """
+    pages = snapshot.file_pages
+    if not pages.files:
+        raise BadInputError(
+            f"{snapshot.dump.path} does not tell the files behind its pages: only Linux does so far"
+        )
+    values = np.ones(snapshot.classes.size, np.uint8)
+    values[snapshot.classes == PageClass.ABSENT] = 0
+    value_of = np.full(len(pages.files), 2, np.uint8)
+    value_of[_largest_files(snapshot)] = np.arange(3, 3 + len(_largest_files(snapshot)))
+    values[pages.frame] = value_of[pages.file]
+    swatches = _file_swatches(snapshot, palette)
+    return Colouring("file", values, swatches, general=3)
+
+
+def _largest_files(snapshot: Snapshot) -> NDArray[np.intp]:
+    """The files that have most pages, by their indices; of as many, the first one."""
+    pages = snapshot.file_pages
+    counts = np.bincount(pages.file, minlength=len(pages.files))
+    return np.argsort(-counts, kind="stable")[:_LARGEST_FILES]
+
+
+def _file_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    files = [snapshot.file_pages.files[index] for index in _largest_files(snapshot).tolist()]
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("no file", _DATA),
+        Swatch("other files", _KERNEL),
+        *(Swatch(file.path, _colour_of(file.path)) for file in files),
+    )
+
+
 def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
     return tuple(Swatch(page_class.label, palette[page_class]) for page_class in PageClass)
 
@@ -325,6 +369,7 @@ COLOURINGS: Mapping[str, Kind] = {
     ),
     "state": Kind(lambda snapshot, palette, _: by_state(snapshot, palette), _state_swatches),
     "use": Kind(lambda snapshot, palette, _: by_use(snapshot, palette), _use_swatches),
+    "file": Kind(lambda snapshot, palette, _: by_file(snapshot, palette), _file_swatches),
 }
 
 

@@ -33,6 +33,14 @@ from memory_visualizer.snapshot.framerecords import (
     WindowsState,
     uses_of_linux,
 )
+from memory_visualizer.snapshot.inventory import (
+    File,
+    FileObject,
+    FilePages,
+    Inventory,
+    Module,
+    Region,
+)
 from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
@@ -80,6 +88,8 @@ class Snapshot(PageMap):
     copies: tuple[Process, ...] = ()
     """Old copies of process objects, and remains of processes long gone. These are not
     processes."""
+    inventory: Inventory | None = None
+    """Files, regions and modules, which are read at the first access; None if nothing is known."""
 
     @cached_property
     def records(self) -> FrameRecords | None:
@@ -125,6 +135,41 @@ class Snapshot(PageMap):
         if self.records.uses is None and self.state_kind is PageState:
             return uses_of_linux(self.records.states)
         return self.records.uses
+
+    @cached_property
+    def file_pages(self) -> FilePages:
+        """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
+        found = self.inventory.file_pages() if self.inventory else None
+        return FilePages.none() if found is None else found
+
+    @cached_property
+    def files(self) -> tuple[File, ...]:
+        """The files of which something is in memory, in the order of FilePages.files."""
+        from memory_visualizer.snapshot.filelist import files_in_memory
+
+        return files_in_memory(
+            self.file_pages,
+            self.states,
+            self.state_kind,
+            self.mapping_count,
+            self.owners_by_frame(),
+            self.processes,
+        )
+
+    def file_of(self, frame: int) -> tuple[FileObject, int] | None:
+        """The file of which a frame holds a part, and the offset in it; None for all others."""
+        pages = self.file_pages
+        row = pages.row(frame)
+        return None if row is None else (pages.files[pages.file[row]], int(pages.offset[row]))
+
+    def regions(self, process: Process) -> tuple[Region, ...] | None:
+        """The regions of one of `processes` by their addresses; None if they are not known."""
+        return self.inventory.regions(process) if self.inventory else None
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...] | None:
+        """The modules of the kernel in the order of its list; None if they are not known."""
+        return self.inventory.modules() if self.inventory else None
 
     @cached_property
     def owners(self) -> Owners:

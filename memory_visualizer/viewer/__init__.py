@@ -103,7 +103,10 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
-    for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
+    named = [("state", snapshot.states), ("use", snapshot.uses)]
+    if start.get("color") == "file":  # read only if it is asked for
+        named.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
+    for name, codes in named:
         if codes is not None:
             columns[name] = pack(codes)
             about["named"].append(

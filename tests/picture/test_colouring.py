@@ -31,7 +31,7 @@ from tests.synth import MIB, Truth, builds, containers, forge, profiles
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 
-OF_ALL_SYSTEMS = [name for name in COLOURINGS if name not in ("state", "use")]
+OF_ALL_SYSTEMS = [name for name in COLOURINGS if name not in ("state", "use", "file")]
 
 
 @pytest.fixture(scope="module", params=["Win7SP1x86", "Win10x64_17763"])
@@ -228,7 +228,7 @@ def test_counts(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
         assert len(colouring.counts()) == len(colouring.swatches)
 
 
-@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use"}))
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
 def test_swatches_without_frames(synthetic: tuple[Snapshot, Truth, bytes], name: str) -> None:
     """What the page asks for is what a picture's legend has."""
     snapshot, _, _ = synthetic

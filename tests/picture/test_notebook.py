@@ -42,7 +42,9 @@ def test_shows_itself_as_its_picture(synthetic: tuple[Path, Truth]) -> None:
     assert shown.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("color_by", [name for name in COLOURINGS if name not in ("state", "use")])
+@pytest.mark.parametrize(
+    "color_by", [name for name in COLOURINGS if name not in ("state", "use", "file")]
+)
 def test_image(color_by: str, synthetic: tuple[Path, Truth]) -> None:
     """A Pillow image with the options of the command line."""
     snapshot = memory_visualizer.open(synthetic[0])

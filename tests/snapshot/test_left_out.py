@@ -79,7 +79,7 @@ def test_colourings(linux: tuple[Path, Path]) -> None:
     """Whatever the contents do not matter for is coloured as ever; the rest says `left-out`."""
     raw, kdump = map(memory_visualizer.open, linux)
     left_out = kdump.dump.left_out
-    for name in COLOURINGS:
+    for name in set(COLOURINGS) - {"file"}:  # these dumps do not describe inodes
         whole, filtered = (
             colour_by(name, one, DEFAULT, partial(entropy, one.dump)) for one in (raw, kdump)
         )

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tests.synth.linuxfiles import FilesTruth, LinuxFiles
 from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.oldlayouts import Layout, read_layouts
@@ -252,6 +253,7 @@ class LinuxTruth:
     """Offsets of the members of a task."""
     trampoline: int
     """Frame of the top-level table with which other processors start."""
+    files: FilesTruth | None = None
 
 
 def forge_linux(
@@ -265,6 +267,7 @@ def forge_linux(
     processes: int = 6,
     encryption: int = 0,
     data_symbols: bool = True,
+    files: bool = False,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
@@ -273,8 +276,11 @@ def forge_linux(
 
     `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
     entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
+    With `files` it has files, regions and modules as well (see linuxfiles).
     """
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
+    if files:
+        machine.files = LinuxFiles(machine, era)
     machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
@@ -287,6 +293,7 @@ class _Page:
     count: int = 1
     type: int | None = None
     mapping: int = 0
+    index: int = 0
     head: int | None = None
     links: tuple[int, int] | None = None
     private: int = 0
@@ -351,6 +358,9 @@ class _Machine:
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
+        self.files: LinuxFiles | None = None
+        self.cached: list[Frames] = []
+        """Frames of shared memory, a library, the cache and tmpfs."""
         self.spaces: list[int] = []
         self.section_bits = era.section_bits
         if era.layout:  # the places are fixed
@@ -386,6 +396,8 @@ class _Machine:
         self._make_tasks()
         self._make_processes()
         self._make_others()
+        if self.files:
+            self._make_files(self.files)
         self._tell()
         self._share_kernel_half()
         self._free_the_rest()
@@ -404,7 +416,16 @@ class _Machine:
             self.direct,
             self.task,
             self.trampoline,
+            self.files.truth if self.files else None,
         )
+
+    def _make_files(self, files: LinuxFiles) -> None:
+        files.make(*self.cached)
+        files.make_modules()
+        # Those that were taken out of the list, too, but in the order in which they were made.
+        for number, mm in enumerate(self.spaces):
+            pid = 1 if number == 0 else 100 + number * 7
+            files.make_regions(pid, mm, {at: frame for who, at, frame in self.user if who == pid})
 
     # The building blocks of all else
 
@@ -502,6 +523,8 @@ class _Machine:
             "mem_section": self.reserve_image(64),
             "vmemmap_base": self.reserve_image(64),
         }
+        if self.files:
+            self.symbols["modules"] = self.reserve_image(64)
         self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
         name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
         banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
@@ -719,6 +742,7 @@ class _Machine:
             memory.allocate(30), "file cache", flags=self.flag("lru"), mapping=self.direct + 0x8000
         )
         data = self.give(memory.allocate(1), "kernel other")
+        self.cached = [shared, library]
         memory.fill_with_noise(np.concatenate([shared, library]))
         vdso, zeros = int(self.image[310]), int(self.image[311])
         memory.fill_with_noise(self.image[310:311])
@@ -878,6 +902,7 @@ class _Machine:
         files = memory.allocate(20)
         flags = self.flag("lru", "swapbacked")
         self.give(files, "shared memory", flags=flags, mapping=self.direct + 0xC000)
+        self.cached += [cache, files]
         # Old pages of a boot loader or a file, which contain VMCOREINFO's text at its usual place.
         false = vmcoreinfo_text(self.era.release, {"SYMBOL(swapper_pg_dir)": self.text + 0x5000})
         self.poke(int(cache[0]) * PAGE_SIZE, false)
@@ -931,7 +956,9 @@ class _Machine:
             types = BtfWriter()
             number = types.number("long unsigned int", 8)
             types.noise(number)
-            inner = types.structure("", [("pgd", self.pgd_offset), ("owner", 400)], number, 512)
+            of_memory = [("pgd", self.pgd_offset), ("owner", 400)]
+            of_memory += self.files.of_memory if self.files else []
+            inner = types.structure("", of_memory, number, 1024)
             moved = era.page_size - 64
             members = [("flags", 0), ("pt_mm", 32), ("_mapcount", 48 + moved)]
             members += [("lru", 8), ("mapping", 24), ("private", 40 + moved)]
@@ -943,6 +970,7 @@ class _Machine:
             types.structure("page", members, number, era.page_size)
             types.structure("mm_struct", [("", 0)], inner, 1024)
             kept = [(name, place) for name, place in task.items() if name != "active_mm"]
+            kept += self.files.of_task if self.files else []
             types.structure("task_struct", kept, number, 4096)
             types.structure("signal_struct", [("thread_head", 48)], number, 256)
             types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
@@ -951,6 +979,8 @@ class _Machine:
             worker = [("current_work", 32), ("pool", 40), ("rescue_wq", 48), ("desc", 64)]
             types.structure("workqueue_struct", [("name", 32)], number, 128)
             types.structure("worker", worker, number, 128)
+            if self.files:
+                self.files.describe(types, number)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
             types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
             if era.named_types:
@@ -1113,7 +1143,7 @@ class _Machine:
             row[places["mapping"] // 8] = page.mapping
             row[places["private"] // 8] = page.private
             if era.layout is None:
-                row[4] = page.memory
+                row[4] = page.memory or page.index
             count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
             count[places["_count" if era.layout else "_refcount"] // 4] = page.count
             if page.head is not None and era.layout:
