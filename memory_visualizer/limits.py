@@ -44,6 +44,8 @@ RATES: Mapping[str, Rate] = {
     "page of lists": Rate(32, 1, 1024),
     # Drivers, pools and views are mapped in stretches of many pages.
     "stretch of the kernel": Rate(32, 1, 1 << 13),
+    # Those of all drivers together are a hundredth of memory.
+    "page of the kernel's data": Rate(32, 1, 1 << 12),
     # Each is of a file, of which several pages are in memory.
     "subsection": Rate(8, 1, 1 << 13),
     # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.

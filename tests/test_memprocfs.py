@@ -69,8 +69,8 @@ USES = {
     "ProcPriv": {"process private", "session", "kernel"},  # all that one process's tables have
     "PageTable": {"page table", "kernel"},  # large pages of the kernel, too
     "DriverLock": {"driver locked", "AWE"},
-    "File": {"mapped file", "image", "shareable"},  # what was not changed
-    "Shareable": {"mapped file", "image", "shareable"},
+    "File": {"mapped file", "metafile", "image", "shareable"},  # what was not changed
+    "Shareable": {"mapped file", "metafile", "image", "shareable"},
     "Unused": {"unused", "unknown"},
 }
 """For each of its words for uses what this program may say; "-" is what it does not know."""

@@ -33,7 +33,7 @@ _ALIKE = 16
 _MORE_ALIKE = 1024
 _THING = "possible symbol table"
 _BASES = 1 << 12
-"""How many plausible places of the base are tried; a kernel has one."""
+"""How many words with the base's value are tried; a kernel has one, and a few pointers to _text."""
 _LONG = 0x80
 """Flag in the byte with a name's length: it has seven bits of it, the next byte has more (since
 6.1)."""
@@ -292,14 +292,12 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
     words = contents[: len(contents) // 8 * 8].view("<u8")
     # The base is the address of the lowest symbol, _text, at the beginning of the image.
     text = np.uint64(start)
-    bases = np.flatnonzero(words[:-1] == text)
+    bases = kernel.memory.budget.take(_THING, np.flatnonzero(words[:-1] == text), _BASES)
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
-    budget = kernel.memory.budget
-    tried = budget.take(_THING, np.flatnonzero(likely), _BASES)
-    bases, counts, offsets = bases[tried], counts[tried], offsets[tried]
-    for table_at, _, tokens in _token_tables(contents, budget):
+    bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
+    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
         names = bases * 8 + 16
         fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
         for which in fit[:1].tolist():

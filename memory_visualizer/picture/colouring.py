@@ -230,14 +230,14 @@ _STATES: Mapping[PageState | WindowsState, Colour] = {
 # Memory in use is strong, lists are paler the sooner they are given away, and faults alarm.
 _WINDOWS_STATES: Mapping[PageState | WindowsState, Colour] = {
     WindowsState.ACTIVE: (64, 104, 176),
-    WindowsState.STANDBY: (120, 190, 120),
-    WindowsState.MODIFIED: (236, 148, 52),
-    WindowsState.MODIFIED_NO_WRITE: (150, 88, 30),
-    WindowsState.TRANSITION: (168, 58, 120),
+    WindowsState.STANDBY: (125, 188, 141),
+    WindowsState.MODIFIED: (228, 155, 32),
+    WindowsState.MODIFIED_NO_WRITE: (151, 93, 12),
+    WindowsState.TRANSITION: (157, 17, 95),
     WindowsState.ZEROED: (255, 255, 255),
-    WindowsState.FREE: (238, 226, 170),
-    WindowsState.BAD: (220, 0, 60),
-    WindowsState.UNKNOWN: (205, 190, 220),
+    WindowsState.FREE: (224, 204, 120),
+    WindowsState.BAD: (195, 26, 72),
+    WindowsState.UNKNOWN: (195, 183, 255),
 }
 
 
@@ -264,27 +264,28 @@ def _state_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     )
 
 
-# As with states: a process's own is red, files yellow to brown, the kernel's cool.
+# As with states: a process's own is red, files yellow to brown, the kernel's cool. A test computes
+# how far apart they are for all eyes, as with the palettes.
 _USES: dict[PageUse, Colour] = {
     PageUse.UNUSED: (250, 250, 246),
     PageUse.PROCESS_PRIVATE: (212, 70, 45),
-    PageUse.MAPPED_FILE: (240, 196, 90),
-    PageUse.IMAGE: (196, 140, 40),
+    PageUse.MAPPED_FILE: (255, 206, 93),
+    PageUse.IMAGE: (201, 146, 36),
     PageUse.FILE: (222, 172, 70),
-    PageUse.SHAREABLE: (168, 58, 120),
+    PageUse.SHAREABLE: (166, 45, 123),
     PageUse.PAGE_TABLE: (52, 74, 160),
-    PageUse.PAGED_POOL: (95, 194, 205),
-    PageUse.NONPAGED_POOL: (30, 130, 150),
+    PageUse.PAGED_POOL: (133, 206, 203),
+    PageUse.NONPAGED_POOL: (30, 120, 157),
     PageUse.KERNEL_STACK: (110, 110, 210),
     PageUse.SYSTEM_PTE: (150, 180, 214),
-    PageUse.SESSION: (90, 160, 110),
-    PageUse.DRIVER_IMAGE: (20, 80, 110),
+    PageUse.SESSION: (94, 156, 99),
+    PageUse.DRIVER_IMAGE: (13, 74, 76),
     PageUse.METAFILE: (170, 190, 90),
-    PageUse.LARGE_PAGE: (120, 84, 40),
-    PageUse.AWE: (250, 150, 160),
-    PageUse.DRIVER_LOCKED: (60, 50, 60),
-    PageUse.KERNEL: (150, 154, 160),
-    PageUse.UNKNOWN: (205, 190, 220),
+    PageUse.LARGE_PAGE: (131, 57, 31),
+    PageUse.AWE: (255, 142, 146),
+    PageUse.DRIVER_LOCKED: (61, 61, 48),
+    PageUse.KERNEL: (149, 136, 148),
+    PageUse.UNKNOWN: (225, 216, 194),
 }
 
 

@@ -171,6 +171,11 @@ class PageFrameDatabase:
         """The records of single frames, shape (n, size); zeros for lost records."""
         return _records(self._kernel, self.base, self.layout.size, frames)
 
+    def entries(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """PteAddress of some of these frames, from all over them, without marks; 0 where lost."""
+        records = self.records(_some(frames, _SAMPLED_RECORDS))
+        return self._self_map.entry(self.layout.number(records, self.layout.pte_address))
+
     def pieces(self, zero: NDArray[np.bool_]) -> Iterator[Piece]:
         """Yield the records of all frames; `zero` tells which frames are all zeros."""
         size, count = self.layout.size, self._dump.frame_count

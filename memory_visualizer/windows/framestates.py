@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import look_up, mark_runs
-from memory_visualizer.paging import WINDOWS_ON_ARM64, Mappings, is_held
+from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
     NOBODY,
@@ -28,6 +28,7 @@ from memory_visualizer.windows.kernelimages import kernel_images
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
 from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
+from memory_visualizer.windows.systemranges import parts_of, uses_of_parts
 
 BELIEVED = 1 / 2
 """A database is accepted if more than this share of active, mapped frames have a record that leads
@@ -134,6 +135,7 @@ class _Reader:
         self._tops = tops
         self._images = kernel_images(snapshot.dump, kernel, self_map)
         self._regions = self._kernel_regions()
+        self._parts = self._uses_of_parts()
         self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
         """Frames with a part of a file, and the address of its subsection (0: unknown)."""
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -256,11 +258,30 @@ class _Reader:
     def _uses_in_kernel(self, page: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """The use of frames by the kernel addresses at which they are mapped."""
         uses = np.full(len(page), PageUse.KERNEL, np.uint8)
+        if self._parts is not None:
+            uses = self._parts[parts_of(page)]
         for start, end, use in self._regions:
             uses[(page >= np.uint64(start)) & (page < np.uint64(end))] = use
         uses[self._images.hold(page)] = PageUse.DRIVER_IMAGE
         uses[self._self_map.shows(page)] = PageUse.PAGE_TABLE
         return uses
+
+    def _uses_of_parts(self) -> NDArray[np.uint8] | None:
+        """The PageUse in each part of the kernel's addresses, where the kernel itself tells it."""
+        snapshot, database = self._snapshot, self._database
+        size = snapshot.dump.frame_count * database.layout.size
+        objects = np.array([one.object_address for one in snapshot.processes], np.uint64)
+        mapped = np.flatnonzero(snapshot.mapping_count > 0)
+        entries = database.entries(mapped)
+        outside = entries[~self._self_map.shows(entries)]
+        known = {
+            "database": np.array([database.base, database.base + size - 1], np.uint64),
+            "objects": objects[objects >= np.uint64(self._self_map.user_end)],
+            "prototypes": outside[self._kernel.frames(outside) >= 0],
+        }
+        return uses_of_parts(
+            snapshot.dump, self._kernel, self._self_map, self._images, snapshot.system, known
+        )
 
     def _kernel_regions(self) -> tuple[tuple[int, int, PageUse], ...]:
         """Parts of the kernel's addresses with one use."""
@@ -297,10 +318,14 @@ class _Reader:
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The process of each frame on a list whose entry is in a table of that process.
 
-        The records lead from table to table up to a top-level table.
+        The owner of a table is the process whose walk led to it. From a table that no walk led to,
+        the records lead from table to table up to a top-level table.
         """
         owners = np.full(tables.size, NOBODY, np.int32)
         frames = np.concatenate(self._private)
+        frames = frames[tables[frames] < tables.size]
+        owners[frames] = self._owners_of_tables()[tables[frames]]
+        frames = frames[owners[frames] == NOBODY]
         at = frames
         for _ in range(len(self._self_map.paging.levels)):
             inside = at < tables.size
@@ -312,6 +337,14 @@ class _Reader:
             known = np.flatnonzero(is_held(self._snapshot.dump, column))
             process_of[column[known]] = known
         owners[frames] = process_of[at]
+        return owners
+
+    def _owners_of_tables(self) -> NDArray[np.int32]:
+        """By PFN the process whose table a frame is, as the walk of its tables met it."""
+        rows = self._kernel.mappings
+        own = (rows.count == 1) & (rows.space != SHARED) & self._self_map.shows(rows.virtual)
+        owners = np.full(self._snapshot.dump.frame_count, NOBODY, np.int32)
+        owners[rows.pfn[own]] = rows.space[own]
         return owners
 
     def _findings(self, columns: _Columns) -> NDArray[np.uint8]:

@@ -642,7 +642,8 @@ def test_verbose(dump: Path, tmp_path: Path) -> None:
     plain = run([dump, "--json", "a.json"], tmp_path)
     result = run([dump, "--json", "a.json", "-v"], tmp_path)
     assert result.stdout == plain.stdout
-    steps = ["reading the dump", r"writing win7\.raw\.png", r"writing a\.json", "the summary"]
+    steps = ["reading the dump", "reading the kernel's records of its pages"]
+    steps += [r"writing win7\.raw\.png", r"writing a\.json", "the summary"]
     assert re.fullmatch("".join(rf"memviz: \d+\.\d\d s: {step}\n" for step in steps), result.stderr)
 
 

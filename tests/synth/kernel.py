@@ -30,6 +30,7 @@ STATUS_PENDING = 0x103
 
 _TEXT_PAGES = range(1, 16)
 _CODE_PAGE, _EXPORT_PAGE, _DATA_PAGE, _IDLE_PAGE = 16, 32, 48, 56
+_TYPES_PAGE = 59
 _CORE_PAGES = 64
 READ_ONLY_PAGES = _DATA_PAGE
 """Pages at the begin of the kernel's image that cannot be written to."""
@@ -163,6 +164,12 @@ class Kernel:
         self._write_control_region()
         self._write_version_block()
         self._write_debugger_block(rng)
+
+    def write_system_types(self, types: bytes) -> None:
+        """Write SystemVaType, across the border of two pages."""
+        at = self._image.base + _TYPES_PAGE * PAGE_SIZE - 0x80
+        self._image.write(at, types[:0x80])
+        self._image.write(at + 0x80, types[0x80:])
 
     def _write_headers(self) -> None:
         """DOS and PE headers.

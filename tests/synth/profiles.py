@@ -74,6 +74,11 @@ class Profile:
         return self.bits == 64 and self.version >= (6, 4) and self.build > 17763
 
     @property
+    def tells_system_types(self) -> bool:
+        """Whether the kernel has SystemVaType, a byte for each top-level entry of its half."""
+        return self.bits == 64 and self.version >= (6, 4) and self.build >= 15063
+
+    @property
     def has_shadow_tables(self) -> bool:
         """Whether a process may have a second top-level table, for user mode (2018 on)."""
         return self.has("_KPROCESS", "UserDirectoryTableBase")

@@ -77,6 +77,8 @@ class _Places:
     process_block: int
     stack: int
     heap: int
+    system_ptes: int = 0  # these two only with a page frame database
+    kernel_stacks: int = 0
 
 
 _SHARED_DATA = 0x7FFE0000
@@ -231,6 +233,8 @@ class _Builder:
         self._no_memory = [np.arange(first, first + count) for first, count in holes]
         self.ledger.log = self._log
         self._database_place = self._database_base()
+        ptes, stacks = self._system_ptes()
+        self.places = replace(self.places, system_ptes=ptes, kernel_stacks=stacks)
         if (
             self.places.nonpaged_pool >> 32 == self._database_place >> 32
             and self.profile.bits == 64
@@ -256,6 +260,19 @@ class _Builder:
         place = index << shift | int(self.rng.integers(min(room, 64))) << 32
         return self.paging.canonical(place)
 
+    def _system_ptes(self) -> tuple[int, int]:
+        """Where system PTEs and kernel stacks lie: behind drivers until parts are for one use."""
+        if self.profile.bits == 32:
+            behind = self.places.drivers + 32 * MIB
+            return behind + MIB, behind
+        if self.profile.version < (6, 3):
+            return self.places.drivers + 257 * MIB, self.places.drivers + 256 * MIB
+        shift = self.paging.shifts[0]
+        used = (*vars(self.places).values(), self._database_place)
+        taken = {self.paging.self_index, *((place >> shift) & 0x1FF for place in used)}
+        ptes, stacks = [index for index in range(0x1A0, 0x1C0) if index not in taken][:2]
+        return self.paging.canonical(ptes << shift), self.paging.canonical(stacks << shift)
+
     def _map_database(self) -> None:
         if self._log is None:
             return
@@ -268,6 +285,30 @@ class _Builder:
         self.sections = Sections(
             self._log, self.profile, self.paging.entry_size, self._pool, self._more_paged_pool
         )
+
+    def _tell_types(self) -> None:
+        """SystemVaType: a byte for each part of the kernel's half, by _MI_SYSTEM_VA_TYPE."""
+        if not self.profile.tells_system_types or self.paging.address_bits != 48:
+            return
+        late = self.profile.build >= 19041  # see tests/synth/builds.py for where this is from
+        stacks = 14 if late else 15 if self.profile.build >= 16299 else 9
+        places = self.places
+        types = bytearray(256)
+        for place, kind in (
+            (self._database_place, 4),
+            (places.hyperspace, 2),
+            (places.image, 3),
+            (places.nonpaged_pool, 5),
+            (places.paged_pool, 6),
+            (places.system_cache, 8),
+            (places.system_ptes, 9),
+            (places.drivers, 12),
+            (places.kernel_stacks, stacks),
+            (places.session, 1),
+            (places.devices, 10),
+        ):
+            types[place >> 39 & 0xFF] = kind
+        self.kernel.write_system_types(bytes(types))
 
     def _more_paged_pool(self, pages: int) -> Region:
         region = Region(self.memory, self._next_prototype, self.memory.allocate(pages))
@@ -286,15 +327,13 @@ class _Builder:
         if log is None:
             return
         stacks = self._take(3)
-        behind = self.places.drivers + 256 * MIB
-        if self.profile.bits == 32:
-            behind = self.places.drivers + 32 * MIB
-        self._kernel_tree.map(behind, stacks, user=False, use="kernel stack")
+        self._kernel_tree.map(self.places.kernel_stacks, stacks, user=False, use="kernel stack")
         stack_or_awe(log, stacks, "is_stack")
         views = self._take(5)
-        self._kernel_tree.map(behind + MIB, views, user=False, use="system PTE")
+        self._kernel_tree.map(self.places.system_ptes, views, user=False, use="system PTE")
         self._section(self._take(6), "mapped file", r"\pagefile-less.log", "modified")
-        self._section(self._take(3), "mapped file", r"\$LogFile", "modified no write")
+        self._section(self._take(3), "metafile", r"\$LogFile", "modified no write")
+        self._section(self._take(2), "mapped file", r"\$Recycle.Bin\old.txt", "standby")
         self._section(self._take(2), "mapped file", "\reading.dat", "transition")
         self._section(self._take(4), "shareable", "", "modified")
         log.note(self._take(2), "unused", 0, 0, state="bad")
@@ -355,6 +394,7 @@ class _Builder:
             space.finish()
         self._left_over(free_data)
         if self._database is not None and self._log is not None:
+            self._tell_types()
             has_priority = "Priority" in self._database.layout.members
             self._log.finish(self.memory, self._no_memory, has_priority=has_priority)
             self._database.write(self._log)

@@ -66,21 +66,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Each kernel generation, in each way of paging that it has."""
 
 
-def told_uses(profile: Profile, pae: bool | None) -> dict[str, str]:
+def told_uses(profile: Profile, pae: bool | None, *, five_levels: bool) -> dict[str, str]:
     """What a version's records do not tell apart: docs/windows.md has the same."""
     untold: dict[str, str] = {}
     wide, version = profile.bits == 64, profile.version
-    if not (wide and version in ((6, 0), (6, 1))):
+    tells_types = profile.tells_system_types and not five_levels
+    if not (tells_types or (wide and version in ((6, 0), (6, 1)))):
         regions = ("paged pool", "nonpaged pool", "session", "system PTE")
         untold |= dict.fromkeys(regions, "kernel")
     if version >= (6, 2):
         untold |= {"kernel stack": "kernel", "AWE": "driver locked"}
     if "KernelStack" not in profile.frame_record["members"]:
-        # By its address it is a system PTE, where these have a place of their own.
         untold |= {"kernel stack": "kernel"}
+    if tells_types:
+        # Before build 16299 stacks have no part of the kernel's addresses for themselves.
+        untold["kernel stack"] = "kernel stack" if profile.build >= 16299 else "system PTE"
     has_pae = profile.usually_has_pae if pae is None else pae
     if not wide and not has_pae:
-        untold |= {"mapped file": "file", "image": "file"}
+        untold |= dict.fromkeys(("mapped file", "metafile", "image"), "file")
     return untold
 
 
@@ -133,7 +136,8 @@ def check(path: Path, name: str, **options: Any) -> None:
     assert records.database.agreement > 0.99
     np.testing.assert_array_equal(states_of(records), expected.records["state"])
     uses = expected.records["use"].copy()
-    for use, told in told_uses(ALL[name], options.get("pae")).items():
+    five_levels = options.get("five_levels", False)
+    for use, told in told_uses(ALL[name], options.get("pae"), five_levels=five_levels).items():
         uses[uses == use] = told
     np.testing.assert_array_equal(uses_of(records), uses)
     np.testing.assert_array_equal(pids_of(snapshot), true_pids(truth, expected))
@@ -155,7 +159,7 @@ def test_truth_has_all_kinds(tmp_path: Path) -> None:
     truth, records = synthetic_dump(tmp_path / "dump", "Win7SP1x64")
     states = {state.label for state in WindowsState if state}
     assert set(records.records["state"]) == states
-    untold = {"absent", "file", "metafile"}
+    untold = {"absent", "file"}
     assert set(records.records["use"]) == {use.label for use in PageUse} - untold
     assert np.count_nonzero(true_pids(truth, records) > 0) > 100
 
@@ -224,8 +228,8 @@ def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
     _, expected = synthetic_dump(path, name)
     before = records_of(memory_visualizer.open(path))
     rng = np.random.default_rng(5)
-    # Not a page table's, as those lead from pages to processes.
-    chosen = rng.choice(np.flatnonzero(expected.records["use"] == "image"), 20, replace=False)
+    active = np.flatnonzero(expected.records["state"] == "active")
+    chosen = rng.choice(active[active > 256], 40, replace=False)
     places = record_places(expected, chosen)
     noise = rng.integers(0, 256, places.shape, np.uint8)
     after = records_of(changed(path, lambda dump: dump.__setitem__(places, noise)))
@@ -233,8 +237,10 @@ def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
     assert after.database is not None and before.database is not None
     assert after.database.address == before.database.address
     assert before.uses is not None and after.uses is not None
+    assert before.last_owners is not None and after.last_owners is not None
     np.testing.assert_array_equal(after.states[others], before.states[others])
     np.testing.assert_array_equal(after.uses[others], before.uses[others])
+    np.testing.assert_array_equal(after.last_owners[others], before.last_owners[others])
 
 
 def hostile_random(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
@@ -293,6 +299,53 @@ def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) ->
         [remark] = snapshot.record_remarks
         assert f"page frame database at {expected.address:#x} is not believed" in remark
         assert remark in snapshot.summary()["remarks"]
+
+
+_TYPES = 59 * PAGE_SIZE - 0x80
+"""Where in the kernel's image the synthetic dumps have the array of types: across two pages."""
+
+
+@pytest.mark.parametrize("harm", ["lost", "another", "altered"])
+def test_array_of_types(harm: str, tmp_path: Path) -> None:
+    """Where it is lost, or there are two, its parts are not told; a wrong byte costs its part."""
+    path = tmp_path / "dump"
+    truth, expected = synthetic_dump(path, "Win10x64_19041")
+    before = uses_of(records_of(memory_visualizer.open(path)))
+    image = int.from_bytes(ALL["Win10x64_19041"].kdbg_header[:4], "little") << 32 | 0x02A0_0000
+    notes = truth.mappings[truth.mappings["size"] == PAGE_SIZE]
+
+    def place(virtual: int) -> int:
+        [frame] = notes["frame"][notes["virtual"] == virtual // PAGE_SIZE * PAGE_SIZE]
+        return int(frame) * PAGE_SIZE + virtual % PAGE_SIZE
+
+    starts = [place(image + _TYPES), place(image + _TYPES + 0x80)]
+    pool = np.flatnonzero(expected.records["use"] == "paged pool")
+    part = int(expected.records["pte_address"][pool[0]] >> 30) & 0xFF  # of the page, in the window
+
+    def change(dump: npt.NDArray[np.uint8]) -> None:
+        array = np.concatenate([dump[start : start + 0x80] for start in starts])
+        [session] = np.flatnonzero(array == 1)
+        assert array[part] == 6
+        if harm == "lost":
+            for start in starts:
+                dump[start : start + 0x80] = 0
+        elif harm == "altered":
+            array[session] = 9
+            dump[starts[0] : starts[0] + 0x80] = array[:0x80]
+            dump[starts[1] : starts[1] + 0x80] = array[0x80:]
+        else:
+            other = place(image + 61 * PAGE_SIZE)
+            array[session] = 9
+            dump[other : other + 0x100] = array
+
+    after = uses_of(records_of(changed(path, change)))
+    told = {"paged pool", "nonpaged pool", "session", "system PTE", "kernel stack"}
+    expected_uses = before.copy()
+    if harm == "altered":
+        expected_uses[before == "session"] = "system PTE"
+    else:
+        expected_uses[np.isin(before, [*told])] = "kernel"
+    np.testing.assert_array_equal(after, expected_uses)
 
 
 @pytest.fixture(scope="module")
