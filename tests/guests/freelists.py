@@ -1,34 +1,31 @@
 """The free pages on each processor's own lists, which no flag in /proc/kpageflags tells.
 
-They are read from the saved memory with the guest's own description of its types (BTF, which
-bpftool translates; for older kernels a profile of Volatility 2) and its own symbols
-(/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here is of the reader that the
-truth is for. Where neither is there, as for Debian's i386, such pages are not told apart; how many
-they are stands in /proc/zoneinfo.
+They are read from the saved memory with the types of the kernel (kerneltypes.py) and its own
+symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here is of the reader
+that the truth is for. Where the types are not known, such pages are not told apart; how many they
+are stands in /proc/zoneinfo.
 
 Before 3.4 /proc/kpageflags marks only the first page of a free block; the others are found here.
 """
 
-import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.guests.errors import GuestError
-from tests.guests.packages import run
+from tests.guests.kerneltypes import Types
 
 _IMAGE_ALIGNED = 1 << 21
 _LARGE, _PRESENT = 1 << 7, 1
 _TABLE = 3
 """On arm64 an entry that leads to a table; on the lowest level to a page."""
 _ADDRESS = 0x0000_FFFF_FFFF_F000
+_I386_LEVELS = [(22, 1 << 10), (12, 1 << 10)]
+_PAE_LEVELS = [(30, 4), (21, 1 << 9), (12, 1 << 9)]
 _COSTLY_ORDER = 3
 """PAGE_ALLOC_COSTLY_ORDER: lists of single pages, of 2, 4 and 8, each for three kinds."""
 _KINDS, _HUGE_ORDER, _LARGEST_ORDER = 3, 9, 10
@@ -37,98 +34,6 @@ _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
 """At most so many bytes all struct pages have."""
-_BPFTOOL = ("bpftool", "/usr/sbin/bpftool")
-
-
-class Types:
-    """Structures by their names, from bpftool's JSON."""
-
-    _ALIASES = ("TYPEDEF", "CONST", "VOLATILE", "RESTRICT", "TYPE_TAG")
-
-    def __init__(self, types: list[dict[str, Any]]) -> None:
-        self._by_number = {each["id"]: each for each in types}
-        self._named: dict[str, dict[str, Any]] = {}
-        for each in types:
-            # What is only declared has no size; what it is stands elsewhere.
-            if each["kind"] in ("STRUCT", "UNION") and each["size"]:
-                self._named.setdefault(each["name"], each)
-
-    @classmethod
-    def of(cls, btf: bytes) -> "Types":
-        """Translate BTF with bpftool; GuestError where there is none."""
-        program = next(filter(shutil.which, _BPFTOOL), None)
-        if program is None:
-            raise GuestError("needs bpftool, for the free pages on processors' own lists")
-        with tempfile.NamedTemporaryFile(suffix=".btf") as file:
-            file.write(btf)
-            file.flush()
-            text = run([program, "-j", "btf", "dump", "file", file.name], what="bpftool")
-        return cls(json.loads(text)["types"])
-
-    @classmethod
-    def told_by(cls, info: Mapping[str, str]) -> "Types":
-        """The structures of which VMCOREINFO tells a little: sizes, and where members stand."""
-        structures: dict[str, dict[str, Any]] = {}
-        for line, value in info.items():
-            if not (match := re.fullmatch(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", line)):
-                continue
-            empty: dict[str, Any] = {
-                "id": match[2],
-                "kind": "STRUCT",
-                "name": match[2],
-                "size": 0,
-                "members": [],
-            }
-            structure = structures.setdefault(match[2], empty)
-            if match[1] == "SIZE":
-                structure["size"] = int(value)
-            else:
-                member = {"name": match[3], "bits_offset": 8 * int(value), "type_id": None}
-                structure["members"].append(member)
-        return cls(list(structures.values()))
-
-    def size(self, structure: str) -> int:
-        """Bytes of a structure."""
-        return int(self._named[structure]["size"])
-
-    def has(self, structure: str, member: str) -> bool:
-        """Whether a structure has a member, itself or in one without a name."""
-        return structure in self._named and self._find(self._named[structure], member) is not None
-
-    def offset(self, structure: str, member: str) -> int:
-        """Bytes in front of a member; KeyError if there is none."""
-        return self._member(structure, member)[0]
-
-    def length(self, structure: str, member: str) -> int:
-        """How many elements an array has."""
-        return int(self._bare(self._member(structure, member)[1])["nr_elems"])
-
-    def is_array(self, structure: str, member: str) -> bool:
-        """Whether a member is an array."""
-        return str(self._bare(self._member(structure, member)[1])["kind"]) == "ARRAY"
-
-    def _member(self, structure: str, member: str) -> tuple[int, int]:
-        found = self._find(self._named[structure], member)
-        if found is None:
-            raise KeyError(f"{structure}.{member}")
-        return found
-
-    def _find(self, structure: dict[str, Any], name: str) -> tuple[int, int] | None:
-        for member in structure["members"]:
-            if member["name"] == name:
-                return member["bits_offset"] // 8, member["type_id"]
-        for member in structure["members"]:
-            if member["name"] != "(anon)":
-                continue
-            inner = self._bare(member["type_id"])
-            found = self._find(inner, name) if "members" in inner else None
-            if found:
-                return member["bits_offset"] // 8 + found[0], found[1]
-        return None
-
-    def _bare(self, number: int) -> dict[str, Any]:
-        each = self._by_number[number]
-        return self._bare(each["type_id"]) if each["kind"] in self._ALIASES else each
 
 
 def read_symbols(kallsyms: str) -> dict[str, int]:
@@ -155,6 +60,15 @@ class KernelMemory:
     architecture: str
     page_size: int
 
+    @property
+    def word(self) -> int:
+        """Bytes of an address."""
+        return 4 if self.architecture == "i386" else 8
+
+    def is_address(self, number: int) -> bool:
+        """Whether it is one of the kernel's."""
+        return number >> (8 * self.word - 1) == 1
+
     def symbol(self, name: str) -> int:
         """Address of a symbol, also of one that only VMCOREINFO tells."""
         told = self.info.get(f"SYMBOL({name})")
@@ -175,9 +89,20 @@ class KernelMemory:
             raise GuestError(f"physical address {address:#x} is not in the saved memory")
         return self.raw[at : at + size].tobytes()
 
+    @property
+    def _has_pae(self) -> bool:
+        return self.info.get("CONFIG_X86_PAE") == "y"
+
+    @property
+    def _entry_size(self) -> int:
+        """Bytes of an entry of a page table."""
+        return 4 if self.architecture == "i386" and not self._has_pae else 8
+
     @cached_property
     def _levels(self) -> list[tuple[int, int]]:
         """Of each level, the top one first, how far an address is shifted, and how many entries."""
+        if self.architecture == "i386":
+            return _PAE_LEVELS if self._has_pae else _I386_LEVELS
         shift = self.page_size.bit_length() - 1
         width = shift - 3
         if self.architecture == "arm64":
@@ -196,8 +121,8 @@ class KernelMemory:
         """The physical address, by the kernel's own page tables."""
         table = self.symbol("swapper_pg_dir") - self._image_distance
         for shift, entries in self._levels:
-            place = table + (address >> shift) % entries * 8
-            entry = int.from_bytes(self._physical(place, 8), "little")
+            place = table + (address >> shift) % entries * self._entry_size
+            entry = int.from_bytes(self._physical(place, self._entry_size), "little")
             if not entry & _PRESENT:
                 break
             table = entry & _ADDRESS & -self.page_size
@@ -206,15 +131,18 @@ class KernelMemory:
                 return table & ~inside | address & inside
         raise GuestError(f"the kernel's address {address:#x} leads nowhere")
 
-    def number(self, address: int, size: int = 8) -> int:
-        """Read a number."""
-        return int.from_bytes(self._physical(self.translate(address), size), "little")
+    def number(self, address: int, size: int = 0) -> int:
+        """Read a number, as large as an address by default."""
+        raw = self._physical(self.translate(address), size or self.word)
+        return int.from_bytes(raw, "little")
 
     @cached_property
     def page_array(self) -> int:
         """Virtual address of the struct page of frame 0."""
         if self.architecture == "arm64":
             return self.symbol("vmemmap")
+        if "mem_map" in self.symbols:  # all memory has one array (CONFIG_FLATMEM)
+            return self.number(self.symbol("mem_map"))
         if "vmemmap_base" not in self.symbols:  # before 4.8 its place was fixed
             return _PAGE_ARRAY
         return self.number(self.symbol("vmemmap_base"))
@@ -248,13 +176,22 @@ def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -
 
 def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
     """Where each struct zone is."""
-    for node in range(_MOST_NODES):
-        place = memory.number(memory.symbol("node_data") + 8 * node)
-        if not place >> 63:
-            break
+    for place in _nodes(memory):
         first = place + types.offset("pglist_data", "node_zones")
         for number in range(types.length("pglist_data", "node_zones")):
             yield first + number * types.size("zone")
+
+
+def _nodes(memory: KernelMemory) -> Iterator[int]:
+    """Where each struct pglist_data is."""
+    if "node_data" not in memory.symbols:  # without CONFIG_NUMA
+        yield memory.symbol("contig_page_data")
+        return
+    for node in range(_MOST_NODES):
+        place = memory.number(memory.symbol("node_data") + memory.word * node)
+        if not memory.is_address(place):
+            return
+        yield place
 
 
 def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> int:
@@ -267,11 +204,11 @@ def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> 
             types.offset("per_cpu_pageset", "pcp"),
         )
         if types.is_array("zone", "pageset"):  # before 2.6.34
-            lists = memory.number(place + 8 * processor)
+            lists = memory.number(place + memory.word * processor)
             return lists + inner if lists else 0
         place = memory.number(place)
-    offset = memory.number(memory.symbol("__per_cpu_offset") + 8 * processor)
-    return (place + offset + inner) % 2**64 if place else 0
+    offset = memory.number(memory.symbol("__per_cpu_offset") + memory.word * processor)
+    return (place + offset + inner) % 2 ** (8 * memory.word) if place else 0
 
 
 def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
@@ -279,7 +216,7 @@ def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
     links, size = types.offset("page", "lru"), types.size("page")
     count = types.length("per_cpu_pages", "lists")
     for number in range(count):
-        head = lists + types.offset("per_cpu_pages", "lists") + 16 * number
+        head = lists + types.offset("per_cpu_pages", "lists") + 2 * memory.word * number
         order = _order(number, count)
         entry = memory.number(head)
         for _ in range(_LONGEST):

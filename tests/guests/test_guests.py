@@ -23,8 +23,9 @@ from tests.guests.compare import (
 )
 from tests.guests.dwarf import read_dwarf
 from tests.guests.errors import GuestError
-from tests.guests.freelists import Types, counted_by_zoneinfo, read_symbols
+from tests.guests.freelists import counted_by_zoneinfo, read_symbols
 from tests.guests.initramfs import Entry, archive, file, folder, link, load_order, make_empty
+from tests.guests.kerneltypes import Types
 from tests.guests.machine import Files
 from tests.guests.packages import kernel_releases, sources_for, version_key, whole_suite
 from tests.guests.recipes import ARCHITECTURES, INSIDE, changed, read_recipes

@@ -15,15 +15,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.guests.dwarf import read_profile
 from tests.guests.freelists import (
     KernelMemory,
-    Types,
     block_frames,
     counted_by_zoneinfo,
     listed_free,
     read_symbols,
 )
+from tests.guests.kerneltypes import Types, symbols_of_file
 from tests.guests.records import timing
 from tests.guests.resources import Resources, read_resources
 
@@ -165,8 +164,8 @@ class Guest:
     processors: int
     begins: int
     """Physical address of the first byte of `raw`."""
-    profile: Path | None = None
-    """Of Volatility 2, for a kernel without BTF."""
+    types: Path | None = None
+    """A file with the types of a kernel without BTF: see Types.of_file."""
 
 
 @dataclass(frozen=True)
@@ -245,11 +244,14 @@ def _mark_free(
     """
     records = guest.records
     first = guest.begins // size
+    symbols = read_symbols(records.get("kallsyms", b"").decode())
+    if guest.types:
+        symbols = symbols_of_file(guest.types, symbols) | symbols
     memory = KernelMemory(
         raw=raw,
         begins=guest.begins,
         info=read_vmcoreinfo(records["vmcoreinfo"], raw, guest.begins),
-        symbols=read_symbols(records.get("kallsyms", b"").decode()),
+        symbols=symbols,
         code=resources.image["Kernel code"][0],
         architecture=guest.architecture,
         page_size=size,
@@ -261,8 +263,8 @@ def _mark_free(
 
     if "btf_vmlinux" in records:
         types = Types.of(records["btf_vmlinux"])
-    elif guest.profile:
-        types = Types(read_profile(guest.profile))
+    elif guest.types:
+        types = Types.of_file(guest.types)
     else:
         types = Types.told_by(memory.info)
     if types.has("page", "_count"):  # before 4.6; the others tell all pages of a block

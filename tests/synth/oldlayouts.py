@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.guests.dwarf import read_profile
-from tests.guests.freelists import Types
+from tests.guests.kerneltypes import Types
 
 LAYOUTS = Path(__file__).with_name("linuxlayouts.json")
 _MEMBERS = {
