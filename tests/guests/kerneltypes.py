@@ -88,6 +88,10 @@ class Types:
                 structure["members"].append(member)
         return cls(list(structures.values()))
 
+    def knows(self, structure: str) -> bool:
+        """Whether there is such a structure."""
+        return structure in self._named
+
     def size(self, structure: str) -> int:
         """Bytes of a structure."""
         return int(self._named[structure]["size"])
