@@ -299,6 +299,11 @@ class _Page:
     """Whether it is behind the head of a huge page."""
 
 
+def _number(value: int, size: int) -> bytes:
+    """As much of a number as has room in `size` bytes."""
+    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
 class _Tables:
     """Page tables under construction."""
 
@@ -357,7 +362,7 @@ class _Machine:
         }
     )
     """Where members stand in struct kthread, struct worker and workqueue_struct."""
-    threads = (
+    threads: tuple[tuple[int, str, int, str], ...] = (
         (2, "kthreadd", 0, ""),
         (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
         (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
@@ -380,7 +385,7 @@ class _Machine:
         self.rng = np.random.default_rng(seed)
         self.frames = size // PAGE_SIZE
         self.memory = PhysicalMemory(self.frames, self.rng, stretch=16)
-        self.shifts = (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12)
+        self.shifts: tuple[int, ...] = (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12)
         chance = int(self.rng.integers(1, 64)) << 30
         self.direct = (0xFF11 << 48 if five_levels else 0xFFFF_8880 << 32) + chance
         self.vmemmap = (0xFFD4 << 48 if five_levels else 0xFFFF_EA00 << 32) + chance
@@ -457,7 +462,7 @@ class _Machine:
 
     def entry(self, value: int) -> bytes:
         """An entry of a page table."""
-        return (value % 256**self.entry_size).to_bytes(self.entry_size, "little")
+        return _number(value, self.entry_size)
 
     def flags_above(self, level: int) -> int:
         """What entries have that lead to a table, by the number of their level."""
@@ -492,7 +497,7 @@ class _Machine:
 
     def word(self, virtual: int, *values: int) -> None:
         size = self.pointer
-        self.put(virtual, b"".join((v % 256**size).to_bytes(size, "little") for v in values))
+        self.put(virtual, b"".join(_number(value, size) for value in values))
 
     def give(
         self,
