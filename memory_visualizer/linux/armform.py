@@ -60,6 +60,12 @@ def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
     rows = Mappings.join(list(walk(memory, paging, roots)))
     first = np.uint64(paging.architecture.first or 0) + np.uint64(_IMAGES)
     rows = rows.take((rows.access & MAY_EXECUTE != 0) & (rows.virtual >= first))
+    found = longest_stretch(rows)
+    return found[:2] if found and found[2] >= _LEAST_IMAGE else None
+
+
+def longest_stretch(rows: Mappings) -> tuple[int, int, int] | None:
+    """The longest stretch of addresses in these mappings: its first address, frame, and bytes."""
     rows = rows.take(np.argsort(rows.virtual, kind="stable"))
     if not len(rows.virtual):
         return None
@@ -68,6 +74,4 @@ def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
     last = np.append(begins[1:], len(end)) - 1
     size = (end[last] - rows.virtual[begins]).astype(np.int64)
     best = int(np.argmax(size))
-    if size[best] < _LEAST_IMAGE:
-        return None
-    return int(rows.virtual[begins[best]]), int(rows.pfn[begins[best]])
+    return int(rows.virtual[begins[best]]), int(rows.pfn[begins[best]]), int(size[best])

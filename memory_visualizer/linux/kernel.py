@@ -20,6 +20,8 @@ from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import machines_by_form
 from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.i386form import LowMemorySearch
+from memory_visualizer.linux.i386form import machines_by_form as i386_by_form
 from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
 from memory_visualizer.linux.machine import (
     IMAGE_END,
@@ -257,9 +259,12 @@ class TopTableSearch:
 
     def __init__(self) -> None:
         self._batches: list[tuple[NDArray[np.int64], Words]] = []
+        self.low_memory = LowMemorySearch()
+        """Tables of 32-bit kernels."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at the last entries of tables, with their frames."""
+        """Look at the last entries of tables, with their frames; and for those of 32 bits."""
+        self.low_memory.scan(frames, words)
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
@@ -363,6 +368,8 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
         yield with_top(x86_64(X64_5_LEVELS if is_five else X64), top, None)
     for top, machine, start in machines_by_form(memory, tables.frames):
         yield with_top(machine, top, start)
+    for top, machine, kernel, start in i386_by_form(memory, tables.low_memory):
+        yield LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
 
 
 def _by_text_and_tables(

@@ -5,6 +5,9 @@ symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing her
 that the truth is for. Where the types are not known, such pages are not told apart; how many they
 are stands in /proc/zoneinfo.
 
+The allocator's own lists of free blocks are read likewise: they tell which frames were freed or
+taken after the guest had read itself.
+
 Before 3.4 /proc/kpageflags marks only the first page of a free block; the others are found here.
 """
 
@@ -162,6 +165,24 @@ def listed_free(memory: KernelMemory, types: Types, processors: int) -> NDArray[
     return np.array(sorted(frames), np.int64)
 
 
+def blocks_free(memory: KernelMemory, types: Types) -> NDArray[np.int64]:
+    """Frames of the free blocks on the allocator's lists, each once, in order."""
+    frames = set[int]()
+    counted = 0
+    size, count = types.size("free_area"), types.length("free_area", "free_list")
+    for zone in _zones(memory, types):
+        for order in range(types.length("zone", "free_area")):
+            area = zone + types.offset("zone", "free_area") + order * size
+            counted += memory.number(area + types.offset("free_area", "nr_free")) << order
+            first = area + types.offset("free_area", "free_list")
+            for number in range(count):
+                for frame in _on_list(memory, types, first + 2 * memory.word * number):
+                    frames.update(range(frame, frame + (1 << order)))
+    if len(frames) != counted:
+        raise GuestError(f"lists of free blocks: {len(frames)} pages found, {counted} counted")
+    return np.array(sorted(frames), np.int64)
+
+
 def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -> NDArray[np.int64]:
     """Frames of the free blocks that begin with these, which have the block's order."""
     frames = []
@@ -213,21 +234,24 @@ def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> 
 
 def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
     """The frames on one processor's lists for one zone."""
-    links, size = types.offset("page", "lru"), types.size("page")
     count = types.length("per_cpu_pages", "lists")
     for number in range(count):
         head = lists + types.offset("per_cpu_pages", "lists") + 2 * memory.word * number
-        order = _order(number, count)
-        entry = memory.number(head)
-        for _ in range(_LONGEST):
-            # A zone without memory has the lists of one that is shared, and empty.
-            if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
-                break
-            frame = (entry - links - memory.page_array) // size
-            yield from range(frame, frame + (1 << order))
-            entry = memory.number(entry)
-        else:
-            raise GuestError("a processor's list of free pages has no end")
+        for frame in _on_list(memory, types, head):
+            yield from range(frame, frame + (1 << _order(number, count)))
+
+
+def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
+    """The first frames of the blocks on one list."""
+    links, size = types.offset("page", "lru"), types.size("page")
+    entry = memory.number(head)
+    for _ in range(_LONGEST):
+        # A zone without memory has the lists of one that is shared, and empty.
+        if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
+            return
+        yield (entry - links - memory.page_array) // size
+        entry = memory.number(entry)
+    raise GuestError("a list of free pages has no end")
 
 
 def _order(number: int, count: int) -> int:

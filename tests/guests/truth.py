@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tests.guests.freelists import (
     KernelMemory,
     block_frames,
+    blocks_free,
     counted_by_zoneinfo,
     listed_free,
     read_symbols,
@@ -205,11 +206,12 @@ def make_truth(guest: Guest) -> Truth:
         mark_stretches(ram, first, count, size),
         mark_stretches(parts, first, count, size),
     )
-    remarks = [*_mark_free(says, guest, resources, raw, size)]
+    unsteady = before != flags
+    remarks = [*_mark_free(says, unsteady, guest, resources, raw, size)]
     pages: dict[str, NDArray[np.generic]] = {
         "kernel_says": says,
         "kernel_says_names": np.array([NAMES[code] for code in Says]),
-        "changed": before != flags,
+        "changed": unsteady,
         "user_mapped": mapped,
         "zero": _zeros(raw, size),
         "owner_pid": rows["pid"],
@@ -233,6 +235,7 @@ def _zeros(raw: NDArray[np.uint8], size: int) -> Marks:
 
 def _mark_free(
     says: NDArray[np.uint8],
+    unsteady: Marks,
     guest: Guest,
     resources: Resources,
     raw: NDArray[np.uint8],
@@ -240,7 +243,8 @@ def _mark_free(
 ) -> Iterator[str]:
     """Mark the free pages that kpageflags does not tell, where nothing else is known of a frame.
 
-    Yields what cannot be told.
+    Those that were freed or taken after the guest had read itself are marked in `unsteady`. Yields
+    what cannot be told.
     """
     records = guest.records
     first = guest.begins // size
@@ -272,6 +276,10 @@ def _mark_free(
         mark(block_frames(memory, types, heads), Says.FREE)
     if types.has("per_cpu_pages", "lists"):
         mark(listed_free(memory, types, guest.processors), Says.FREE_ON_PROCESSOR)
+        is_free = np.zeros(len(says), bool)
+        frames = blocks_free(memory, types) - first
+        is_free[frames[(frames >= 0) & (frames < len(says))]] = True
+        unsteady |= is_free != (says == Says.FREE)
     else:
         count = counted_by_zoneinfo(records["zoneinfo"].decode())
         yield f"the free pages on processors' own lists, {count} or so, are not told apart"

@@ -17,7 +17,7 @@ NO_TYPES = (
 
 
 @WITH_PAE
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_frame_and_process(pae: bool, seed: int, tmp_path: Path) -> None:
     """A quarter of the memory is high: the kernel sees but a page of it."""
     truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, seed=seed)
@@ -60,14 +60,18 @@ def test_a_line_that_is_damaged(pae: bool, tmp_path: Path) -> None:
 
 @WITH_PAE
 def test_without_its_text(pae: bool, tmp_path: Path) -> None:
+    """A kernel is known by its page tables and banner; what a page is for nobody tells."""
     truth = forge_linux_on_i386(tmp_path / "whole", pae=pae)
     places = {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
     snapshot = memory_visualizer.open(changed(tmp_path / "whole", tmp_path / "dump", places))
-    print(snapshot.system, snapshot.paging, snapshot.remarks)
-    print({label: int(np.sum(labels(snapshot) == label)) for label in set(labels(snapshot))})
-    print([(p.pid, p.name, p.dtb) for p in snapshot.processes])
-    user = np.isin(truth.classes, ("user", "both"))
-    print(
-        np.count_nonzero(user), np.count_nonzero(np.isin(labels(snapshot), ("user", "both")) & user)
-    )
-    assert 0
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
+    assert snapshot.remarks[0].startswith("the kernel's VMCOREINFO was not found")
+    assert any("does not tell the size of its struct page" in said for said in snapshot.remarks)
+    told = [(p.pid, p.ppid, p.name, p.dtb, p.object_address) for p in snapshot.processes]
+    assert told == [
+        (task.pid, task.ppid, task.full_name or task.comm, task.dtb, task.address)
+        for task in truth.tasks
+    ]
+    assert owned(snapshot) == truth.owners
+    mapped = np.isin(truth.classes, ("user", "both"))
+    np.testing.assert_array_equal(labels(snapshot) == "user", mapped)

@@ -36,6 +36,8 @@ _HIGH_PLACE = 0xFFC0_0000
 _ZONE_SHIFT = 30
 _DMA, _NORMAL, _HIGH = range(3)
 _DMA_FRAMES = 16 * MIB // PAGE_SIZE
+_CODE = 300
+"""Frames of the kernel's code, at the begin of its image."""
 _POINTERS_SIZE = 32
 _USER_GIGABYTES = 3
 
@@ -134,18 +136,22 @@ class _I386Machine(_Machine):
         return self.direct_address(int(self.image[0]))
 
     def _map_kernel(self) -> None:
-        """Map low memory in a row: its begin by single pages, the rest by large ones."""
+        """Map low memory in a row by large pages, but its begin and the image by single ones.
+
+        The kernel cannot write to its code.
+        """
         kernel, large = _PRESENT | _WRITE | _TOUCHED, 1 << self.large_shift - 12
         assert self.low_end
         for frame in range(0, self.low_end, large):
             if np.isin(frame, self.hole):
                 continue
-            if frame:
+            if frame and not np.isin(frame, self.image):
                 entry = frame << 12 | kernel | _LARGE
                 self.kernel.map(self.direct_address(frame), entry, self.large_shift)
                 continue
-            for page in range(large):
-                self.kernel.map(self.direct_address(page), page << 12 | kernel)
+            for page in range(frame, frame + large):
+                flags = kernel & ~_WRITE if np.isin(page, self.image[:_CODE]) else kernel
+                self.kernel.map(self.direct_address(page), page << 12 | flags)
         if self.low_end < self.frames:
             high = self.frames - 1
             self.kernel.map(_HIGH_PLACE, high << 12 | kernel | _NO_EXECUTE)
