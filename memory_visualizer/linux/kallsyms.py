@@ -6,7 +6,7 @@ behind the other, and show themselves by their form. A table is believed if it k
 something that is known without it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -190,12 +190,13 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
 def read_kallsyms(
     kernel: TableMemory,
     info: VmcoreInfo,
-    known: Mapping[str, int],
+    known: Mapping[str, Sequence[int]],
     image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
 ) -> KernelSymbols | None:
     """Read the table by VMCOREINFO, else find it in the kernel's image.
 
-    `known` are symbols whose addresses are known; None where no table knows one of them.
+    `known` are symbols with the addresses of which one is the symbol's; None where no table knows
+    one of them.
     """
     table = _by_vmcoreinfo(kernel, info)
     if table and (found := _with_shift(table, known)):
@@ -209,21 +210,21 @@ def read_kallsyms(
     return None
 
 
-def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols | None:
+def _with_shift(table: KernelSymbols, known: Mapping[str, Sequence[int]]) -> KernelSymbols | None:
     """The table with the way of reckoning addresses by which one of the known ones comes out.
 
     The image's beginning counts only where no other is in the table, as in one without data: it
     comes out wherever zeros are taken for the table.
     """
     met = False
-    for name, address in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
+    for name, addresses in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
         index = table._index(name.encode("ascii"))
         if index is None or (met and name in _BEGINNINGS):
             continue
         met = True
         ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
-        if address in ways:
-            found = replace(table, shift=ways.index(address))
+        if right := [number for number, address in enumerate(ways) if address in addresses]:
+            found = replace(table, shift=right[0])
             found.__dict__["_layout"] = table._layout  # known already, and dear
             return found
     return None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
-from memory_visualizer.linux.armform import machines_by_form
+from memory_visualizer.linux.armform import SmallTopSearch, machines_by_form
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.i386form import LowMemorySearch
 from memory_visualizer.linux.i386form import machines_by_form as i386_by_form
@@ -224,15 +224,19 @@ def _has_banner(found: LinuxKernel) -> str:
 
 def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
     """Where in the kernel's memory its banner stands, and the release that it tells."""
+    return next(_banners(found), None)
+
+
+def _banners(found: LinuxKernel) -> Iterator[tuple[int, str]]:
+    """The same of all banners: newer kernels have several."""
     if found.image is None:
-        return None
+        return
     start, contents = found.image
     for place in places_of(_BANNER, contents, _MOST_BANNERS):
         text = contents[place + len(_BANNER) :][:_MAX_RELEASE].tobytes()
         release = re.match(_RELEASE, text)
         if release:
-            return start + place, release[0].decode("ascii")
-    return None
+            yield start + place, release[0].decode("ascii")
 
 
 def _image_start(kernel: TableMemory) -> int:
@@ -261,10 +265,13 @@ class TopTableSearch:
         self._batches: list[tuple[NDArray[np.int64], Words]] = []
         self.low_memory = LowMemorySearch()
         """Tables of 32-bit kernels."""
+        self.small = SmallTopSearch()
+        """Top levels on ARM that do not fill a page."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at the last entries of tables, with their frames; and for those of 32 bits."""
+        """Look at the last entries of tables, with their frames; and for other machines'."""
         self.low_memory.scan(frames, words)
+        self.small.scan(frames, words)
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
@@ -366,7 +373,7 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
 
     for top, is_five in tables.found(memory):
         yield with_top(x86_64(X64_5_LEVELS if is_five else X64), top, None)
-    for top, machine, start in machines_by_form(memory, tables.frames):
+    for top, machine, start in machines_by_form(memory, tables.frames, tables.small):
         yield with_top(machine, top, start)
     for top, machine, kernel, start in i386_by_form(memory, tables.low_memory):
         yield LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
@@ -439,10 +446,10 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
     # Not each kernel's table has data, but each has functions, and _stext is where these begin.
     named = ("init_uts_ns", "swapper_pg_dir", "_stext")
     told = {name: found.info.symbols(name) for name in named}
-    known = {name: places[0] for name, places in told.items() if places}
-    if not known:  # newer kernels have more banners than the one with that name
-        known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
-        known |= {"_text": found.start & ~_ALIGNMENT, "_stext": found.start}
+    known = {name: places[:1] for name, places in told.items() if places}
+    if not known:
+        known = {"linux_banner": [place for place, _ in _banners(found)]}
+        known |= {"_text": [found.start & ~_ALIGNMENT], "_stext": [found.start]}
     table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
     wanted = _SYMBOLS
     if found.info.known:

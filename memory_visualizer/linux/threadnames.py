@@ -195,7 +195,7 @@ def _find_worker(
 
 def _find_description(workers: NDArray[np.uint8], start: int) -> int | None:
     """`desc` in struct worker: a text in most of those that have worked; None where none is."""
-    best, place = max(_FEW, _HALF * len(workers)), None
+    best, place = 0, None
     for at in range(start, workers.shape[1] - _DESCRIPTION_SIZE, 4):
         texts = [text.tobytes().split(b"\0") for text in workers[:, at : at + _DESCRIPTION_SIZE]]
         named = sum(
@@ -203,7 +203,7 @@ def _find_description(workers: NDArray[np.uint8], start: int) -> int | None:
         )
         if named > best:
             best, place = named, at
-    return place
+    return place if best >= max(_FEW, _HALF * len(workers)) else None
 
 
 def _is_printable(raw: bytes) -> bool:

@@ -74,6 +74,7 @@ class _I386Machine(_Machine):
         (8, "kworker/0:1H", _WORKER, ""),  # it has not worked yet
         (9, "kworker/0:1", _WORKER, "kworker/0:1-mm_percpu_wq"),
         (10, "mm_percpu_wq", _WORKER, ""),  # there for one queue, without a pool
+        (11, "rcu_tasks_rude_", 0, "rcu_tasks_rude_kthread"),
     )
 
     def __init__(self, pae: bool, size: int, low: int, hole: bool, seed: int) -> None:
