@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,10 +24,10 @@ from memory_visualizer.cli.command import (
     write_picture,
 )
 from memory_visualizer.cli.progress import ProgressLine
-from memory_visualizer.errors import reading
+from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.export.textmap import MappedFrames, read_mapped_frames
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.formats.opening import check_file, open_dump
+from memory_visualizer.formats.opening import check_file, open_dump, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.picture.colouring import by_class
 from memory_visualizer.picture.palette import PALETTES
@@ -51,7 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.name is None and options.output is None:
         parser.error("give a NAME, or a path with -o")
-    return run(PROGRAM, lambda: _paint(options), lenient=options.lenient)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: _paint(options), helps)
+
+
+def _lenient_helps(options: argparse.Namespace) -> bool:
+    """Whether --lenient reads a damaged dump or map; a map from a pipe cannot be read once more."""
+    if options.map == "-":
+        return opens_leniently(options.dump)
+    try:
+        frame_count = open_dump(options.dump, lenient=True).frame_count
+        _read_map(options, frame_count, lenient=True)
+    except BadInputError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="paint damaged input as far as possible: skip broken lines, cut mappings off at the"
         " dump's end, ignore an incomplete last page; and say so",
     )
-    # For visualizer.sh: whether the options are right, before Volatility's work.
+    # For visualizer.sh: checks the options before Volatility's work.
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -105,7 +119,7 @@ def _paint(options: argparse.Namespace) -> int:
     if options.check:
         return 0
     dump = open_dump(options.dump, lenient=options.lenient)
-    mapped = _read_map(options, dump.frame_count)
+    mapped = _read_map(options, dump.frame_count, lenient=options.lenient)
     with ProgressLine("reading the dump") as progress:
         zero = dump.zero_frames(progress)
     left_out = dump.left_out if len(dump.left_out_runs) else None
@@ -118,16 +132,16 @@ def _paint(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_map(options: argparse.Namespace, frame_count: int) -> MappedFrames:
+def _read_map(options: argparse.Namespace, frame_count: int, *, lenient: bool) -> MappedFrames:
     name = "standard input" if options.map == "-" else options.map
     with _open_map(options.map) as stream, ProgressLine("reading the map") as progress:
         return read_mapped_frames(
             stream,
             name,
             frame_count,
-            lenient=options.lenient,
+            lenient=lenient,
             progress=progress,
-            total_bytes=os.fstat(stream.fileno()).st_size or None,  # a pipe's is 0
+            total_bytes=os.fstat(stream.fileno()).st_size or None,  # a pipe has the size 0
         )
 
 

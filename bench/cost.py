@@ -1,9 +1,9 @@
-"""Run a command and write what it cost to a file, as JSON.
+"""Run a command and write its cost to a file, as JSON.
 
 Usage: cost.py RESULT COMMAND [ARGUMENT ...]
 
-A process of its own, and a small one: Linux counts the memory that a process has in use when it
-starts a command as the command's.
+This is a separate, small process, because Linux counts the memory in use by a process that starts a
+command as the command's.
 """
 
 import json

@@ -3,10 +3,10 @@
 
 Usage: .venv/bin/python -m bench.crafted [--size N] [--runs N] [--only NAME] [--write]
 
-The sound dump and each that was made of it are taken in turn, in memory where there is a place for
-that. --size is in MiB (128), --runs counts each pair (5), --only takes a kind by its name, --write
-puts the table into bench/README.md. Exit code 1 if one takes more than twice the sound dump's time,
-or more than 300 MiB.
+The sound dump and each dump made from it are measured in turn, in a memory file system if there is
+one. --size is in MiB (128), --runs counts each pair (5), --only takes a kind by its name, --write
+puts the table into bench/README.md. Exit code 1 if a dump takes more than twice the sound dump's
+time, or more than 300 MiB.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _MEMORY = 300
 
 
 def main() -> int:
-    """Measure and print the table; 1 where a bound is not met."""
+    """Measure and print the table; returns 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description="Measure memviz on dumps made to waste time.")
     parser.add_argument("--size", metavar="MIB", type=int, default=128, help="of the dumps (128)")
     parser.add_argument("--runs", metavar="N", type=int, default=5, help="measured pairs (5)")
@@ -58,13 +58,13 @@ def main() -> int:
 
 
 def _measure(name: str, size: int, runs: int, folder: Path) -> tuple[list[Cost], list[Cost]]:
-    """What the sound dumps cost, and those made of them."""
+    """The costs of the sound dumps, and of the dumps made from them."""
     before, after = folder / "sound", folder / "crafted"
     before.write_bytes(sound(CRAFTED[name][0], size).contents)
     after.write_bytes(crafted(name, size))
+    memviz = [sys.executable, "-m", "memory_visualizer"]
     commands = [
-        [sys.executable, "-m", "memory_visualizer", str(path), "-o", str(folder / "a.png")]
-        for path in (before, after)
+        [*memviz, str(path), "-o", str(folder / "a.png"), "--uses"] for path in (before, after)
     ]
     for command in commands:
         run(command, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# With bytecode, as for everybody: without, each run would compile the program first.
+# Bytecode is written, as for all users: without it, each run would compile the program first.
 _ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
 }
@@ -19,9 +19,9 @@ Cost = tuple[float, float, float]
 
 
 def run(command: list[str], scratch: Path) -> Cost:
-    """What a command costs that ends without an error; `scratch` is a folder for a small file.
+    """The cost of a command, which must not fail; `scratch` is a folder for a small file.
 
-    memviz' exit code 3, by which it says that it knows no system, is none.
+    memviz' exit code 3, for an unknown system, is not a failure.
     """
     result = scratch / "cost"
     process = subprocess.Popen(
@@ -34,7 +34,7 @@ def run(command: list[str], scratch: Path) -> Cost:
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, _anonymous_memory(process.pid))
-        time.sleep(0.005)  # what is in use for a moment counts too
+        time.sleep(0.005)  # memory that is in use for a moment counts, too
     if process.returncode not in (0, 3):
         raise SystemExit(f"failed with code {process.returncode}: {' '.join(command)}")
     cost = json.loads(result.read_text())
@@ -42,7 +42,7 @@ def run(command: list[str], scratch: Path) -> Cost:
 
 
 def _anonymous_memory(parent: int) -> float:
-    """MiB of memory, other than of files, that the parent's only child has in use."""
+    """Anonymous memory in use by the parent's only child, in MiB."""
     try:
         child = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
         status = Path(f"/proc/{child}/status").read_text()

@@ -1,6 +1,6 @@
 """Let MemProcFS list the page-table maps of all processes: memprocfs_maps.py DUMP.
 
-As much of what memviz does as it offers; it needs the library libusb-1.0.
+This is the part of memviz' work that MemProcFS offers; it needs the library libusb-1.0.
 """
 
 import sys
@@ -12,7 +12,7 @@ OPTIONS = ["-disable-python", "-disable-symbolserver", "-disable-symbols", "-dis
 
 
 def main() -> None:
-    """Print how many processes and runs of pages there are."""
+    """Print the numbers of processes and of runs of pages."""
     dump = str(Path(sys.argv[1]).resolve())
     vmm = memprocfs.Vmm(["-device", dump, *OPTIONS, "-norefresh", "-waitinitialize"])
     runs = [len(process.maps.pte(False)) for process in vmm.process_list()]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measure what it costs that memory begins at an odd place of the file.
+"""Measure the cost of memory that begins at an odd place of the file.
 
 Usage: .venv/bin/python -m bench.offsets [--size 2G] [--runs N] [--dump FILE] [--write]
 
-The same synthetic dump as LiME files in which memory begins at a multiple of eight bytes, and at
-1, 2 and 4 bytes more, as ELF cores of makedumpfile and VirtualBox have it. Each is measured in turn
-with the first one; ratios are medians of these pairs. No more than 1.2 times is allowed: the
-program ends with exit code 1 where it is more.
+The same synthetic dump as LiME files in which memory begins at a multiple of eight bytes, and at 1,
+2 and 4 bytes more, as ELF cores of makedumpfile and VirtualBox have it. Each file is measured in
+turn with the first file; ratios are medians of these pairs. The program ends with exit code 1 if a
+ratio exceeds 1.2.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def write_shifted(path: Path, raw: Path, beyond: int) -> None:
 
 
 def _measure(dump: Path, folder: Path) -> Cost:
-    """What memviz costs on a dump."""
+    """The cost of memviz on a dump."""
     command = [sys.executable, "-m", "memory_visualizer", str(dump), "-o", str(folder / "a.png")]
     os.environ["PYTHONPATH"] = str(ROOT)
     return run(command, folder)

@@ -3,9 +3,9 @@
 
 Usage: .venv/bin/python -m bench.outputs [--gib N] [--processes N] [--dump FILE] [--write]
 
-A synthetic Windows 10 whose pages are few beside its frames, so that what is kept of each frame
-and of each mapping counts. 12 bytes a frame beyond 120 MiB of anonymous memory are allowed: the
-program ends with exit code 1 where an output takes more.
+The dump is a synthetic Windows 10 with many frames, so that the memory for each frame and each
+mapping counts. The program ends with exit code 1 if an output takes more anonymous memory than 120
+MiB and 12 bytes for each frame.
 """
 
 import argparse

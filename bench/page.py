@@ -78,7 +78,7 @@ def _measure(dump: Path, folder: Path, runs: int) -> list[str]:
     snapshot = memory_visualizer.open(dump)
     mapped = int(np.count_nonzero(snapshot.mapping_count))
     lines = [f"| pages, of them mapped | {snapshot.classes.size:,}, {mapped:,} |"]
-    # In that order: what the snapshot works out when first asked counts as the first page's time.
+    # The order matters: values that the snapshot computes on first use count for the first page.
     plain, full = folder / "plain.html", folder / "full.html"
     start = time.perf_counter()
     write_page(plain, snapshot)
@@ -123,7 +123,7 @@ def _size(page: Path, allowed: int) -> str:
 
 
 def _drag(page: "Page", scale: float) -> tuple[float, float]:
-    """Drag the map to and fro: frames a second, and the longest time between two, in ms."""
+    """Drag the map to and fro: frames per second, and the longest gap between two, in ms."""
     page.evaluate(
         """(scale) => {
             const { map } = memviz;
@@ -131,7 +131,7 @@ def _drag(page: "Page", scale: float) -> tuple[float, float]:
         }""",
         scale,
     )
-    page.wait_for_timeout(700)  # what is in view is painted
+    page.wait_for_timeout(700)  # the current view has been painted
     page.mouse.move(700, 300)
     page.mouse.down()
     page.evaluate(RECORD)

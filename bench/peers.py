@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measure memviz as a whole command beside what people would use instead, on the same dumps.
+"""Measure memviz as a whole command beside its alternatives, on the same dumps.
 
 Usage: .venv/bin/python -m bench.peers [--runs N] [--folder FOLDER] [--write] [--linux DUMP]
 
 Writes dumps of 512 MiB, 2 GiB and 8 GiB in FOLDER (kept there; a temporary one otherwise) and runs
-the commands in turn; those that take less than a minute once unmeasured before, so that the dump
-is in the page cache. All of it takes three hours, so each measurement is kept in FOLDER/peers.json,
-and what is there is not measured again: delete it after a change of what is measured. --write puts
-the table into bench/README.md, and draws bench/growth.svg.
+the commands in turn. Commands that take less than a minute run once unmeasured before, so that the
+dump is in the page cache. Everything takes three hours, so measurements are kept in
+FOLDER/peers.json and not repeated: delete this file after a change of a measured program. --write
+puts the table into bench/README.md, and draws bench/growth.svg.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PLOT = ROOT / "bench/growth.svg"
 PROFILE = "Win10x64_17763"
 _LINUX_SIZE = 4608 * MIB
 _SLOW = ("the seed's", "Volatility 3")
-"""How the names of commands begin that take a minute or more."""
+"""The beginnings of names of commands that take a minute or more."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ def main() -> int:
             costs = kept.costs(dump.name)
             for name, of_one in costs.items():
                 if name in ("the seed's plugin", "the seed's painter"):
-                    continue  # parts of a way
+                    continue  # parts of the seed's way
                 growth.setdefault(name, []).append((dump.size, median(c[0] for c in of_one)))
             lines += _rows(f"{dump.name}, {dump.processes} processes", costs)
             print("\n".join(lines), flush=True)
-        forged = folder / "linux.raw"
-        if not forged.exists():
-            forge_linux(forged, size=_LINUX_SIZE, processes=40, pti=True)
-            _as_read(forged)
-        guests = {"4.5 GiB, a synthetic Linux, 40 processes": (forged, None)}
+        synthetic = folder / "linux.raw"
+        if not synthetic.exists():
+            forge_linux(synthetic, size=_LINUX_SIZE, processes=40, pti=True)
+            _as_read(synthetic)
+        guests = {"4.5 GiB, a synthetic Linux, 40 processes": (synthetic, None)}
         if options.linux:
             grown = folder / "grown.raw"
             _grow(options.linux, grown)
@@ -107,7 +107,7 @@ def main() -> int:
 
 
 def _grow(guest: Path, grown: Path) -> None:
-    """A dump of 4.5 GiB of which the kernel knows the first part only; the rest is noise."""
+    """A dump of 4.5 GiB whose kernel knows only the first part; the rest is noise."""
     noise = np.random.default_rng(0).bytes(64 * MIB)
     with grown.open("wb") as file:
         file.write(guest.read_bytes())
@@ -178,7 +178,7 @@ def _volatility3(path: Path, symbols: Path, scratch: Path) -> list[str]:
 
 
 class Measurements:
-    """What was measured, by dump and command; kept in a file."""
+    """The measurements, by dump and command; kept in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -203,7 +203,7 @@ class Measurements:
                 beside.replace(self._path)
 
     def costs(self, dump: str) -> dict[str, list[Cost]]:
-        """By command; the two parts of the seed's way also together."""
+        """The costs by command; also the sum of the two parts of the seed's way."""
         costs = dict(self._kept[dump])
         if "the seed's plugin" in costs:
             pairs = zip(costs["the seed's plugin"], costs["the seed's painter"], strict=False)

@@ -1,4 +1,4 @@
-"""Tables in README.md, each between two comments that name the program it is from."""
+"""Tables in README.md, each between two comments with the name of its program."""
 
 from collections.abc import Sequence
 from pathlib import Path

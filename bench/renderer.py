@@ -32,7 +32,7 @@ def main() -> None:
         _make_map(page_map, options.lines, (options.gib << 30) // PAGE_SIZE)
         command = [sys.executable, str(PROGRAM), str(dump), str(page_map), "-o", str(picture)]
         seconds = [_seconds(command) for _ in range(3)]
-    # ru_maxrss is in KiB on Linux, and that of the largest of the children.
+    # On Linux ru_maxrss is in KiB, and that of the largest child.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     times = ", ".join(f"{second:.2f} s" for second in seconds)
     print(f"{options.lines:,} lines, {options.gib} GiB: {times}; {peak:.0f} MiB at most")

@@ -1,6 +1,6 @@
-"""Paint a map the way the seed project did, to be measured against: seedpainter.py DUMP MAP PNG.
+"""Paint a map in the seed project's way, for comparison: seedpainter.py DUMP MAP PNG.
 
-Line by line and pixel by pixel, in plain Python; of a page in many lines the last one wins.
+It works line by line and pixel by pixel, in plain Python; the last line of a page wins.
 """
 
 import math

@@ -4,12 +4,12 @@
 Usage: .venv/bin/python -m bench.volatility2_road [--runs N] [--dump FILE] [--volatility VOL.PY]
 
 Writes a dump of a 64-bit Windows 7 of 2 GiB with 40 processes in a temporary folder and runs both
-plugins on it in turn. `pslist` runs along: it shows what Volatility needs to start and to find
-the processes.
+plugins on it in turn. `pslist` is measured, too: it shows the time that Volatility needs to start
+and to find the processes.
 
-Then both maps are painted and the pictures compared pixel by pixel. The seed looks at the U/S
-bit of the last level alone, and walks processes that have exited; whether these two explain each
-pixel that differs is worked out from the truth. Exit code 1 if they do not.
+Then both maps are painted and the pictures compared pixel by pixel. The seed reads only the U/S bit
+of the last level, and walks processes that have exited; the truth tells whether these two facts
+explain each different pixel. Exit code 1 if they do not.
 """
 
 import argparse
@@ -40,18 +40,18 @@ SELF_MAP_INDEX = 0x1ED
 """The entry of the top table through which 64-bit Windows 7 maps its page tables."""
 
 ADDRESS, LARGE, USER = np.uint64(0x000F_FFFF_FFFF_F000), np.uint64(0x80), np.uint64(4)
-"""Of a page table entry: the address of the table or page below, PS, U/S (SDM 3A, 4.5)."""
+"""Bits of a page table entry: the address of the table or page below, PS, U/S (SDM 3A, 4.5)."""
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin of Volatility to be measured."""
+    """A measured plugin of Volatility."""
 
     name: str
     folder: Path
-    """What goes to --plugins."""
+    """The argument of --plugins."""
 
 
 SEED = Plugin("seedway", ROOT / "bench/volatility2")
@@ -62,19 +62,20 @@ RUN_SCRIPT = (
     "import gc, runpy, sys; gc.set_threshold(100000); del sys.argv[0];"
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
-"""How visualizer.sh starts a vol.py: with less search for garbage. All plugins are started so."""
+"""The way in which visualizer.sh starts a vol.py: with fewer garbage collections. All plugins are
+started so."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of a program took."""
+    """The cost of a run of a program."""
 
     wall: float
     """Seconds by the clock."""
     cpu: float
     """Seconds of processor time, in user mode and in the kernel."""
     peak: float
-    """Most memory in use at once, MiB."""
+    """Peak memory in MiB."""
 
 
 def main() -> int:
@@ -96,12 +97,12 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dump = options.dump or _forged(folder / "dump.raw")
+        dump = options.dump or _synthetic(folder / "dump.raw")
         _measure(options.volatility, dump, folder, options.runs)
         return _compare(dump, folder)
 
 
-def _forged(path: Path) -> Path:
+def _synthetic(path: Path) -> Path:
     truth = forge(path, profiles()[PROFILE], size=2 * GIB, processes=40, kernel_pages=60_000)
     truth.save(_truth_path(path))
     return path
@@ -115,9 +116,9 @@ def _truth_path(dump: Path) -> Path:
 
 
 def _measure(volatility: Path, dump: Path, folder: Path, runs: int) -> None:
-    """Run the plugins in turn and print what they cost; their maps stay in the folder."""
+    """Run the plugins in turn and print their costs; their maps stay in the folder."""
     plugins = (START, OURS, SEED)
-    for plugin in plugins:  # once not measured: the dump is then in the page cache
+    for plugin in plugins:  # one unmeasured run, so that the dump is in the page cache
         _run_plugin(volatility, dump, folder, plugin)
     rounds = [
         {plugin: _run_plugin(volatility, dump, folder, plugin) for plugin in plugins}
@@ -177,7 +178,7 @@ def _run_painter(dump: Path, folder: Path, plugin: Plugin) -> Cost:
 
 
 def _run(command: Sequence[str], folder: Path) -> Cost:
-    """Run a command to its end; what it says goes to a file, shown if it fails."""
+    """Run a command to its end; its output goes to a file, which is shown if it fails."""
     log, result = folder / "log", folder / "cost.json"
     measure = [sys.executable, "-I", str(ROOT / "bench/cost.py"), str(result), *command]
     with log.open("wb") as file:
@@ -209,8 +210,8 @@ _ROW = np.dtype(
         ("frame", "i8"),
         ("user", "?"),  # user mode reaches it: U/S is set in the entries of all levels
         ("last", "?"),  # U/S is set in the entry of the last level
-        ("self_map", "?"),  # seen through the page tables' own mapping
-        ("exited", "?"),  # seen in the tables of a process that has exited
+        ("self_map", "?"),  # visible through the self-map
+        ("exited", "?"),  # visible in the tables of a process that has exited
     ]
 )
 
@@ -260,7 +261,7 @@ def _painted_classes(picture: Path, frame_count: int) -> npt.NDArray[np.uint8]:
 
 
 def _expected(rows: npt.NDArray[np.void], user_by: str, zero: Flags) -> npt.NDArray[np.uint8]:
-    """Give each frame the class that these rows make of it."""
+    """The class of each frame by these rows."""
     user, kernel = (_marks(rows["frame"][rows[user_by] == mode], zero.size) for mode in (1, 0))
     return classify(user, kernel, zero).classes
 
@@ -274,7 +275,7 @@ def _marks(frames: npt.NDArray[np.int64], frame_count: int) -> Flags:
 def _noted_rows(truth: Mapping[str, npt.NDArray[Any]], memory: mmap.mmap) -> npt.NDArray[np.void]:
     """Make rows of the truth about the kernel and for the live, listed processes.
 
-    Only the bit of the last level is read from the dump, where the note says.
+    Only the last level's bit is read from the dump, at the noted place.
     """
     listed = np.flatnonzero(truth["process_listed"] & ~truth["process_exited"])
     found = []
@@ -284,7 +285,7 @@ def _noted_rows(truth: Mapping[str, npt.NDArray[Any]], memory: mmap.mmap) -> npt
             truth[f"mapping_{name}"][chosen] for name in ("frame", "virtual", "size", "user")
         )
         last = np.zeros(frame.size, dtype=np.bool_)
-        # What sessions have of the kernel is not to be seen from every process.
+        # Not every process maps the kernel memory of sessions.
         unseen = np.ones(frame.size, dtype=np.bool_)
         for process in listed if owner == KERNEL else [owner]:
             at = np.flatnonzero(unseen)
@@ -300,7 +301,7 @@ def _noted_rows(truth: Mapping[str, npt.NDArray[Any]], memory: mmap.mmap) -> npt
 def _rows_of_exited_processes(
     truth: Mapping[str, npt.NDArray[Any]], memory: mmap.mmap
 ) -> list[npt.NDArray[np.void]]:
-    """Make rows of all that the tables of processes that have exited still show."""
+    """Make rows of all mappings that the tables of exited processes still have."""
     found = []
     for table_base in truth["process_dtb"][truth["process_exited"]].tolist():
         pages = list(walk(memory, "x64", table_base))
@@ -323,7 +324,7 @@ def _rows(
     last: Flags,
     memory: mmap.mmap,
 ) -> npt.NDArray[np.void]:
-    """Make one row for each frame of each mapping, of those frames that the dump holds."""
+    """Make a row for each held frame of each mapping."""
     count = size // PAGE_SIZE
     mapping = np.repeat(np.arange(frame.size), count)
     rows = np.zeros(mapping.size, dtype=_ROW)
@@ -337,9 +338,9 @@ def _rows(
 def _translate(
     memory: mmap.mmap, table_base: int, virtual: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.int64], Flags]:
-    """Look up virtual addresses, each mapped or not: physical ones, and U/S of the last level.
+    """Translate virtual addresses: physical addresses, and U/S of the last level.
 
-    Where an address is not mapped both say nothing.
+    Both are meaningless for an address that is not mapped.
     """
     words = np.frombuffer(memory, dtype="<u8")
     table = np.full(virtual.size, table_base, dtype=np.uint64) & ADDRESS

@@ -4,7 +4,7 @@
 Usage: .venv/bin/python -m bench.volatility3 [--runs N] [--write]
 
 Writes a Windows 10 of 2 GiB with 40 processes, and its symbol file, in a temporary folder. Each
-plugin lists what all processes map, as CSV. --write puts the table into bench/README.md.
+plugin lists the mappings of all processes, as CSV. --write puts the table into bench/README.md.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _run(plugin: list[str], folder: Path) -> tuple[float, float, float, int]:
-    """Run a plugin: seconds by the clock and of processor time, MiB at most, rows."""
+    """Run a plugin: seconds by the clock and of processor time, peak MiB, rows."""
     command = [str(Path(sys.executable).with_name("vol")), "--offline", "-q", "-r", "csv"]
     command += ["--cache-path", str(folder), "-s", str(folder), "-p", str(ROOT / "plugins3")]
     command += ["-f", str(folder / "2g.raw"), *plugin]

@@ -99,6 +99,19 @@ def runs_without(runs: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[
     return merge_runs(first[chosen], count[chosen]) if chosen.any() else np.empty((0, 2), np.int64)
 
 
+def joined_runs(*parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The frames that lie in any of some runs, which may overlap; as `Dump.runs`."""
+    runs = np.concatenate(parts)
+    if not len(runs):
+        return runs
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    end = np.maximum.accumulate(runs.sum(axis=1))
+    starts = np.flatnonzero(np.concatenate(([True], runs[1:, 0] > end[:-1])))
+    last = np.append(starts[1:], len(runs)) - 1
+    first = runs[starts, 0]
+    return np.stack((first, end[last] - first), axis=1)
+
+
 def _covers(runs: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of these frames lie in one of some runs."""
     run = np.searchsorted(runs[:, 0], frames, side="right") - 1

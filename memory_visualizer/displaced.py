@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct, merge_runs
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.machine import Machine, machines
 from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
 from memory_visualizer.paging import (
@@ -51,15 +52,16 @@ _FEWEST_TABLES = 3
 _FEWEST_OF_PIECE = 2
 _FAR = 1 << 28
 """Frames, a terabyte of addresses: no hole in a machine's memory is larger."""
-_MOST_PIECES = 16
-_MOST_TOPS = 1 << 9
-_MOST_ASKED = 1 << 8
-"""How many of these tables are tested for whether the move makes sense."""
-_MOST_TABLES = 1 << 10
-"""Tables of one level that are read to find the end of a piece."""
-_MOST_FURTHER = 4
-_MOST_MISSING, _MOST_LIKE = 256, 1 << 11
-"""How many misplaced tables are searched for, and in how many pages that look like tables."""
+_SAMPLED_ROOTS = 1 << 9
+"""Top-level tables that vote on pieces. A piece has several, and tables below show it as well."""
+_SAMPLED_NAMED = 1 << 8
+"""An even sample of tables, which tells whether the move makes sense for most of them."""
+_SAMPLED_TABLES = 1 << 10
+"""An even sample of the tables of one level, which tells the end of a piece closely enough: holes
+in memory begin and end at round addresses."""
+_SAMPLED_MISSING, _SAMPLED_LIKE = 256, 1 << 11
+"""Even samples of the misplaced tables, and of the pages that look like tables: the tables of a
+piece agree on its distance."""
 _NEAR = 16
 """Pages within which neighbouring tables lie."""
 _ROWS_AT_ONCE = 64
@@ -184,9 +186,9 @@ class DisplacedSearch:
             if self._room < 0:
                 return
             part = slice(start, start + _ROWS_AT_ONCE)
-            self._look(pages[part], words[part])
+            self._search(pages[part], words[part])
 
-    def _look(self, pages: NDArray[np.int64], words: Words) -> None:
+    def _search(self, pages: NDArray[np.int64], words: Words) -> None:
         # A few words rule out most pages: not a table, or a full table, which proves nothing.
         few = np.ascontiguousarray(words[:, ::_STEP])
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
@@ -258,7 +260,7 @@ class DisplacedSearch:
             tables = _alike(dump, paging, self._found[name])
             if tables is None or len(tables.page) <= voters:
                 continue
-            shifts = _ascending(tables.page, tables.shift)
+            shifts = _ascending(dump.budget, tables.page, tables.shift)
             moved = any(shift for _, shift in shifts)
             if moved and not _makes_sense(dump, paging, tables.page, _begun_by(shifts)):
                 continue
@@ -278,7 +280,7 @@ def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump |
     None where no such address is found.
     """
     apart = [info for info in texts if not all(one.has_own_half for one in machines(info))]
-    for info in apart[:_MOST_TOLD]:
+    for info in apart[:_ASKED_TEXTS]:
         for machine in machines(info):
             table = info.symbol("swapper_pg_dir")
             if machine.has_own_half or not table:
@@ -336,7 +338,7 @@ def pieces_of_linux(dump: Dump, info: VmcoreInfo, search: DisplacedSearch) -> li
     if not is_held(dump, own)[0]:
         return []
     like = search.like
-    roots = np.union1d(own, _tops_like(dump, int(own[0]), like))
+    roots = np.union1d(own, _roots_like(dump, int(own[0]), like))
     pieces = _ends(dump, paging, [(int(own[0]), shift)], like, roots)
     return pieces if len(pieces) > 1 or pieces[0].shift else []
 
@@ -383,14 +385,14 @@ def _bytes_moved(dump: Dump, info: VmcoreInfo) -> int | None:
     return next((n for n in distances_moved(dump, info) if n % _SMALLEST_END == 0), None)
 
 
-def _tops_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
+def _roots_like(dump: Dump, own: int, like: NDArray[np.int64]) -> NDArray[np.int64]:
     """Top-level tables of a Linux kernel's processes: they end like the kernel's own table."""
     last = dump.read_frames(np.array([own]))[0, -1] & ~np.uint64(TOUCHED)
     roots = [
         part[dump.read_frames(part)[:, -1] & ~np.uint64(TOUCHED) == last]
         for part in np.split(like, range(_ROWS_AT_ONCE, len(like), _ROWS_AT_ONCE))
     ]
-    return np.concatenate(roots)[:_MOST_TOPS]
+    return np.concatenate(roots)[:_SAMPLED_ROOTS]
 
 
 def _places_of_names(dump: Dump, release: bytes) -> list[int]:
@@ -401,7 +403,7 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
         contents = words.tobytes()
         places: list[int] = []
         place = contents.find(_SYSTEM_NAME)
-        while place >= 0 and len(places) < _MOST_NAMES:
+        while place >= 0 and len(places) < _SAMPLED_NAMES:
             at = place + 2 * len(_SYSTEM_NAME)
             if contents[at : at + len(release) + 1] == release + b"\0":
                 row, inside = divmod(place, PAGE_SIZE)
@@ -411,7 +413,7 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
 
     for places in dump.each_block(scan):
         found += places
-    return found[:_MOST_NAMES]
+    return found[:_SAMPLED_NAMES]
 
 
 _SYSTEM_NAME = b"Linux".ljust(65, b"\0")
@@ -420,8 +422,9 @@ _COUNTS = (0, 4)
 """Bytes before the names in struct uts_namespace, if the kernel does not tell."""
 _SMALLEST_END = 0x400
 """The firmware's maps of memory end at multiples of this, if not of a page."""
-_MOST_NAMES = 64
-_MOST_TOLD = 4
+_SAMPLED_NAMES = 64
+"""Places of the system's names: a kernel has them once, and each process of another namespace."""
+_ASKED_TEXTS = 4
 """How many texts of kernels are asked for the beginning of memory: each kernel keeps two."""
 
 
@@ -440,10 +443,10 @@ def _makes_sense(
 
     Systems allocate a process's tables one after the other, so a table names pages right behind it.
     """
-    roots = roots[:: -(-len(roots) // _MOST_ASKED) or 1]
+    roots = roots[:: -(-len(roots) // _SAMPLED_NAMED) or 1]
     target, is_page = read_tables(dump, paging, 0, roots)
     named = distinct(target[(target >= 0) & ~is_page])
-    named = named[:: -(-len(named) // _MOST_ASKED) or 1]
+    named = named[:: -(-len(named) // _SAMPLED_NAMED) or 1]
     mended = MendedDump(dump, pieces)
     there = named[is_held(mended, named)]
     here = named[is_held(dump, named)]
@@ -490,17 +493,20 @@ def _alike(dump: Dump, paging: Paging, batches: list[_Named]) -> _Named | None:
         return None
     moved_alike = (several & (voted == index))[which]
     chosen = every.index == index
-    chosen[np.flatnonzero(chosen)[_MOST_TOPS:]] = False
+    chosen[np.flatnonzero(chosen)[_SAMPLED_ROOTS:]] = False
     every, moved_alike = every.take(chosen), moved_alike[chosen]
     kin = share_kernel(dump, paging, every.page[:, None], moved_alike)
     return every.take(moved_alike | kin)
 
 
-def _ascending(page: NDArray[np.int64], shift: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _ascending(
+    budget: Budget, page: NDArray[np.int64], shift: NDArray[np.int64]
+) -> list[tuple[int, int]]:
     """The longest selection of pages in which the shifts ascend with the pages."""
     order = np.argsort(page, kind="stable")
     values, count = np.unique(shift, return_counts=True)
-    values = np.sort(values[np.argsort(-count, kind="stable")[:_MOST_PIECES]])
+    values = values[np.argsort(-count, kind="stable")]
+    values = np.sort(budget.take("piece of misplaced memory", values))
     # For each shift, the longest ascending selection so far that ends with it.
     rows: list[list[tuple[int, int]]] = [[] for _ in values]
     for one, moved in zip(page[order].tolist(), shift[order].tolist(), strict=True):
@@ -542,14 +548,16 @@ def _ends(
     """
     labels = _Labels(*np.array(known, np.int64).T)
     roots = labels.page if roots is None else roots
-    for _ in range(_MOST_FURTHER):
+    for _ in range(dump.budget.limit("piece of misplaced memory")):
         learned, missing = _descend(dump, paging, roots, labels)
         further = _piece_of(missing, like[~np.isin(like, learned.page)], labels.shift)
         every = _Labels.join([labels, further])
-        ascending = _Labels(*np.array(_ascending(every.page, every.shift), np.int64).T)
+        ascending = _Labels(*np.array(_ascending(dump.budget, every.page, every.shift), np.int64).T)
         if not np.isin(further.shift, ascending.shift).any():
             break
         labels = ascending
+    else:
+        learned, _ = _descend(dump, paging, roots, labels)
     shifts = np.unique(labels.shift)
     pieces = [Piece(0, int(shifts[0]))]
     for before, after in zip(shifts[:-1].tolist(), shifts[1:].tolist(), strict=True):
@@ -578,7 +586,7 @@ def _descend(
     for number in range(len(paging.levels) - 1):
         target, is_page = read_tables(dump, paging, number, tables)
         named = distinct(target[(target >= 0) & ~is_page])
-        named = named[:: -(-len(named) // _MOST_TABLES) or 1]
+        named = named[:: -(-len(named) // _SAMPLED_TABLES) or 1]
         places = named - shifts[:, None]
         is_table = places >= np.array(low)[:, None]
         is_table &= places < np.array([*high, dump.frame_count])[:, None]
@@ -597,8 +605,8 @@ def _piece_of(
     missing: NDArray[np.int64], like: NDArray[np.int64], known: NDArray[np.int64]
 ) -> _Labels:
     """The place of most missing tables, if all of them were moved by one distance."""
-    missing = missing[:: -(-len(missing) // _MOST_MISSING) or 1]
-    like = like[:: -(-len(like) // _MOST_LIKE) or 1]
+    missing = missing[:: -(-len(missing) // _SAMPLED_MISSING) or 1]
+    like = like[:: -(-len(like) // _SAMPLED_LIKE) or 1]
     shift = (missing[:, None] - like).reshape(-1)
     near = (np.abs(shift) < _FAR) & ~np.isin(shift, known)
     values, count = np.unique(shift[near], return_counts=True)

@@ -18,15 +18,18 @@ from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevelSearch
 
 _X64 = as_windows_has_it(X64)
-_MOST_BYTES = 1 << 16
-"""The size up to which headers are searched for."""
+_LARGEST_SIZE = 1 << 16
+"""The size up to which headers are searched for. No tool is known to write a larger one."""
 _UNIT = 8
 """A header's size is a multiple of this."""
 _FLAGS = PRESENT | WRITE | ACCESSED
 _FEWEST = 3
 """The fewest tables with the same distance that count as evidence; fewer may be chance."""
-_MOST_VOTERS, _MOST_PLACES = 16, 4
-_MOST_MET = 1 << 16
+_SAMPLED_TABLES, _LIKELY_PLACES = 16, 4
+"""How many tables vote, and how many places in x64's tables are tried. All tables of a boot have
+the entry in the same place, so a few of them show it."""
+_ROOM = 1 << 16
+"""How many entries are collected: the header's distance stands out long before."""
 _PARTS, _PART_FRAMES, _ALL_FRAMES = 8, 64, 1 << 13
 """Of larger dumps only one batch of frames in so many is searched, since tables lie everywhere; the
 first 32 MiB are searched whole."""
@@ -46,27 +49,29 @@ class FileHeaderSearch:
         """Bytes of the file at which such entries stand."""
         self._distance: list[NDArray[np.int64]] = []
         """How far each entry stands behind the address that it names."""
-        self._room = _MOST_MET
+        self._room = _ROOM
 
     def scan(self, pages: NDArray[np.int64], words: Words) -> None:
         """Search some of these pages of the file, given with their contents."""
         for start in range(0, len(pages), _PART_FRAMES):
             if pages[start] // _PART_FRAMES % self._step == 0 and self._room >= 0:
                 part = slice(start, start + _PART_FRAMES)
-                self._look(pages[part], words[part])
+                self._search(pages[part], words[part])
 
-    def _look(self, pages: NDArray[np.int64], words: Words) -> None:
+    def _search(self, pages: NDArray[np.int64], words: Words) -> None:
         entries = words.view(np.uint32)
         # The lower halves of 64-bit entries suffice for a first choice. The first test is whether
         # an entry names a place shortly before its own page: few words do.
         base = (pages * PAGE_SIZE & 0xFFFFFFFF).astype(np.uint32)[:, None]
         away = base + np.uint32(2 * PAGE_SIZE) - entries
-        page, word = np.divmod(np.flatnonzero(away < _MOST_BYTES + 3 * PAGE_SIZE), 2 * X64.entries)
+        page, word = np.divmod(
+            np.flatnonzero(away < _LARGEST_SIZE + 3 * PAGE_SIZE), 2 * X64.entries
+        )
         entry = entries[page, word]
         place = pages[page] * PAGE_SIZE + word * 4
         distance = (place - (entry & np.uint32(0xFFFFF000))) & 0xFFFFFFFF
         near = (entry & np.uint32(_FLAGS | LARGE) == _FLAGS) & (distance > 0)
-        near &= distance < _MOST_BYTES + PAGE_SIZE
+        near &= distance < _LARGEST_SIZE + PAGE_SIZE
         if near.any():
             self._room -= int(np.count_nonzero(near))
             self._place.append(place[near])
@@ -82,7 +87,7 @@ class FileHeaderSearch:
         if not len(order) or count[order[0]] < max(_FEWEST, 2 * count[order[1:]].max(initial=0)):
             return 0
         best = int(values[order[0]])
-        named = place[distance == best][:_MOST_VOTERS]
+        named = place[distance == best][:_SAMPLED_TABLES]
         for entry in (*_USUAL_PLACES, *_likely_places(dump, named)):
             if self.is_size(best - entry) and _leads_to_windows(dump, best - entry, named - best):
                 return best - entry
@@ -91,7 +96,7 @@ class FileHeaderSearch:
     @staticmethod
     def is_size(size: int) -> bool:
         """Whether a header may have this size; by whole pages, memory is only displaced."""
-        return 0 < size <= _MOST_BYTES and size % _UNIT == 0 and size % PAGE_SIZE != 0
+        return 0 < size <= _LARGEST_SIZE and size % _UNIT == 0 and size % PAGE_SIZE != 0
 
 
 def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
@@ -112,7 +117,7 @@ def _likely_places(dump: Dump, named: NDArray[np.int64]) -> list[int]:
     begin = X64.entries - 1 - index
     middle, end = begin + X64.entries // 2, np.minimum(begin + X64.entries, len(more) - 1)
     fits = (more[middle] - more[begin]) - (more[end] - more[middle])
-    likely: list[int] = (index[np.argsort(-fits, kind="stable")[:_MOST_PLACES]] * 8).tolist()
+    likely: list[int] = (index[np.argsort(-fits, kind="stable")[:_LIKELY_PLACES]] * 8).tolist()
     return likely
 
 

@@ -42,8 +42,33 @@ RATES: Mapping[str, Rate] = {
     "address space": Rate(64, 1, 512),
     # These pages hold struct pages, and the heads of their lists.
     "page of lists": Rate(32, 1, 1024),
+    # Drivers, pools and views are mapped in stretches of many pages.
+    "stretch of the kernel": Rate(32, 1, 1 << 13),
+    # Those of all drivers together are a hundredth of memory.
+    "page of the kernel's data": Rate(32, 1, 1 << 12),
+    # Each is of a file, of which several pages are in memory.
+    "subsection": Rate(8, 1, 1 << 13),
     # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.
     "table of the kernel": Rate(256, 1, 1024),
+    # A kernel keeps two texts, a few banners, and one of each of the others. More memory may hold
+    # more old copies of them.
+    "beginning of VMCOREINFO": Rate(1 << 12, 1, 512),
+    "text of VMCOREINFO": Rate(1 << 14, 1, 64),
+    "banner of Linux": Rate(1 << 14, 1, 64),
+    "kind of top-level table": Rate(1 << 12, 1, 256),
+    "possible beginning of BTF": Rate(1 << 14, 1, 256),
+    "possible name of a task": Rate(1 << 12, 1, 256),
+    "possible symbol table": Rate(1 << 14, 1, 32),
+    # Memory has a few holes; each piece between two holes was moved by its own distance.
+    "piece of misplaced memory": Rate(1 << 16, 1, 16),
+    # Each file of which a page is cached has one, and its folders.
+    "directory entry": Rate(1, 1, 1 << 16),
+    "letter of paths": Rate(1, 64, 1 << 22),
+    # A machine with many containers has some thousands.
+    "mount": Rate(64, 1, 1 << 12),
+    # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
+    "region": Rate(1, 4, 1 << 16),
+    "module": Rate(64, 1, 1 << 10),
 }
 """By the name that remarks use. New kinds of things are added here."""
 
@@ -65,17 +90,24 @@ class Budget:
         return self.limit(thing) // max(parts, 1)
 
     @overload
-    def take(self, thing: str, values: NDArray[_Number], limit: int) -> NDArray[_Number]: ...
+    def take(
+        self, thing: str, values: NDArray[_Number], limit: int | None = None
+    ) -> NDArray[_Number]: ...
     @overload
-    def take(self, thing: str, values: list[_Item], limit: int) -> list[_Item]: ...
-    def take(self, thing: str, values: Any, limit: int) -> Any:
-        """The first of some values; the number of the others is noted under the thing's name.
+    def take(self, thing: str, values: list[_Item], limit: int | None = None) -> list[_Item]: ...
+    def take(self, thing: str, values: Any, limit: int | None = None) -> Any:
+        """The first of some values, by default as many as RATES allow; the others are noted.
 
         `values` must be all that there are: a second call for the same thing counts nothing twice.
         """
-        if (left_out := len(values) - limit) > 0:
-            self._refused[thing] = max(self._refused[thing], left_out)
-        return values[: max(limit, 0)]
+        limit = max(self.limit(thing) if limit is None else limit, 0)
+        self.note(thing, len(values) - limit)
+        return values[:limit]
+
+    def note(self, thing: str, count: int) -> None:
+        """Note that `count` of all things of a kind are left out, unless more are noted already."""
+        if count > 0:
+            self._refused[thing] = max(self._refused[thing], count)
 
     def refuse(self, thing: str, count: int) -> None:
         """Note that `count` more things were left out; nothing is noted if it is 0 or less."""

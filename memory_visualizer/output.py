@@ -32,11 +32,23 @@ _STANDARD_OUTPUTS = (STANDARD_OUTPUT, Path("/dev/fd/1"), Path("/proc/self/fd/1")
 CSV_TITLES = ("pfn", "physical", "class", "zero", "mappings", "owner_pids", "owner_virtuals")
 """Columns with which each table in CSV begins."""
 
+FILE_TITLES = (
+    *("path", "kind", "deleted", "size", "file_system", "device", "inode"),
+    *("pages", "bytes", "mapped_pages", "pids"),
+)
+"""Columns with which each table of files begins."""
+REGION_TITLES = (
+    *("pid", "start", "end", "size", "protection", "sharing", "name"),
+    *("file", "offset", "deleted", "pages", "findings"),
+)
+"""Columns of each table of regions."""
+
 _MARKS = (
     rb"\x89PNG\r\n\x1a\n(?s:.{,2000})tEXtSoftware\0Memory Visualizer ",
     rb'<!DOCTYPE html>\n(?s:.{,200})<meta name="generator" content="Memory Visualizer ',
     rb'\{\n  "generator": "Memory Visualizer ',
-    re.escape(",".join(CSV_TITLES).encode()) + rb"[\n,]",
+    *(re.escape(",".join(titles).encode()) + rb"[\n,]" for titles in (CSV_TITLES, FILE_TITLES)),
+    re.escape(",".join(REGION_TITLES).encode()) + rb"\n",
     rb"PK\x03\x04(?s:.{26})generator\.npy(?s:.{,200})" + re.escape(f"{NAME} ".encode("utf-32-le")),
     rb"\(Virtual\) +\(Physical\) +\(Size\) +\(Kernel\)\n-+\n(0x|\Z)",
 )

@@ -238,12 +238,13 @@ def _recognise_by_more(
     dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
 ) -> Snapshot:
     """Scan once more, for tables at unusual places and for other systems."""
+    from memory_visualizer.linux.banner import BannerSearch
     from memory_visualizer.linux.kernel import TopTableSearch
     from memory_visualizer.unknown import system as unknown
     from memory_visualizer.unknown.toplevels import SpaceSearch
 
     texts, spaces, tables = VmcoreInfoSearch(), SpaceSearch(dump), TopTableSearch()
-    asked = 0
+    banners, asked = BannerSearch(), 0
 
     def is_windows() -> bool:
         nonlocal asked
@@ -255,7 +256,7 @@ def _recognise_by_more(
         return found is not None and len(found.roots) >= _ENOUGH_TABLES
 
     visitors = [search.scan_everywhere, texts.scan_everywhere, spaces.scan, tables.scan]
-    dump.scan(visitors, progress, until=is_windows)
+    dump.scan([*visitors, banners.scan], progress, until=is_windows)
     if is_windows():
         # The index at which this boot's tables name themselves is known now.
         search.scan_only()
@@ -283,4 +284,9 @@ def _recognise_by_more(
         " says, or this program cannot read the page tables of its processor"
         for info in told[:1]
     ]
+    if not told and (release := banners.release(dump)):
+        remarks.append(
+            f"the dump has the banner of a Linux kernel, {printable(release)}, but neither its"
+            " VMCOREINFO nor its page tables were found: the dump was cut short, or is damaged"
+        )
     return replace(snapshot, remarks=(*snapshot.remarks, *remarks))

@@ -25,14 +25,14 @@ from volatility.renderers.basic import Address, Hex
 
 PAGE_SIZE = 0x1000
 
-# What was found in one page table: (virtual, physical, size, kernel) of each page there, and the
-# process by which the table was reached.
+# The pages of one page table as (virtual, physical, size, kernel), and the process by which the
+# table was reached.
 Found = collections.namedtuple("Found", "pid process mappings")
 
-# How one way of paging is walked, level by level from the top (Intel SDM, volume 3A, 4.3 to
-# 4.5): an entry at that level covers 2**shift bytes; `page` names the address space's own
-# method for the physical address of a page mapped there (None where there are none); `mode`
-# tells whether the entry has a U/S bit.
+# A paging mode, level by level from the top (Intel SDM, volume 3A, 4.3 to 4.5): an entry at that
+# level covers 2**shift bytes; `page` names the address space's own method for the physical address
+# of a page mapped there (None if the level maps no pages); `mode` tells whether the entry has a U/S
+# bit.
 Level = collections.namedtuple("Level", "shift index_bits page mode")
 Paging = collections.namedtuple("Paging", "entry_size levels")
 
@@ -67,12 +67,12 @@ def paging_of(space):
 
 
 def canonical(virtual):
-    """Return the address as programs write it: bit 47 repeated above."""
+    """Return the canonical address: bit 47 repeated in all higher bits."""
     return virtual | 0xFFFF000000000000 if virtual >> 47 else virtual
 
 
 def printable(name):
-    """Return a process name with all that could harm a terminal escaped: a dump is hostile."""
+    """Return a process name with escapes for all that could harm a terminal."""
     return "".join(c if " " <= c <= "~" and c != "\\" else "\\x%02x" % ord(c) for c in name)
 
 
@@ -106,9 +106,9 @@ class Runs(object):
 
 
 class Walker(object):
-    """Walks page tables, each of those that processes share just once.
+    """Walks page tables; tables that processes share are read only once.
 
-    With `every_mapping` nothing is shared: the kernel's mappings come again for each process.
+    With `every_mapping` nothing is shared: the kernel's mappings repeat for each process.
     """
 
     def __init__(self, runs, every_mapping):
@@ -120,8 +120,8 @@ class Walker(object):
     def mappings(self, space):
         """Yield lists of (virtual, physical, size, kernel), one for each table with pages.
 
-        `kernel` is False where user mode may reach the page: where U/S is set in the entries
-        of all levels (SDM, volume 3A, 4.6). Pages that the dump does not hold are left out.
+        `kernel` is False if user mode may reach the page: if U/S is set in the entries of all
+        levels (SDM, volume 3A, 4.6). Pages that the dump does not hold are left out.
         """
         paging = paging_of(space)
         top = space.dtb & (PAE_TABLE_MASK if paging is PAE else TABLE_MASK)
@@ -144,7 +144,7 @@ class Walker(object):
             address = virtual + (index << level.shift)
             mode = user and not (level.mode and space.is_supervisor_page(entry))
             if large_page_address and space.page_size_flag(entry):
-                # The directory may be one process's own, the kernel's large page is all's.
+                # The directory may belong to one process, but all share the kernel's large page.
                 if self._is_new((address, entry), mode, seen_by_user):
                     physical = large_page_address(address, entry)
                     yield [
@@ -173,7 +173,7 @@ class Walker(object):
         return mappings
 
     def _present_entries(self, space, paging, level, depth, table):
-        """Return (index, entry) of what Volatility takes as present; none if out of the dump."""
+        """Return (index, entry) of entries that Volatility takes as present."""
         count = 1 << level.index_bits
         data = space.base.read(table, count * paging.entry_size)
         if not data or len(data) != count * paging.entry_size:
@@ -185,8 +185,8 @@ class Walker(object):
             for index, entry in enumerate(entries)
             if entry & 1 or (entry and is_present(entry))
         ]
-        # Windows 8 and later repeat kernel entries by the million. Where tables are read once
-        # that costs nothing; where not, Volatility's own address space skips them, and so here.
+        # Windows 8 and later repeat kernel entries by the million. This costs nothing if tables are
+        # read only once; otherwise they are skipped, as in Volatility's own address space.
         if self._every_mapping and depth >= 2 and getattr(space, "skip_duplicate_entries", False):
             return [(i, entry) for i, entry in present if not i or entry != entries[i - 1]]
         return present
@@ -194,9 +194,9 @@ class Walker(object):
     def _is_new(self, key, user, seen_by_user):
         """Remember the key; False if it was met before.
 
-        What leads to user pages is remembered for the one process, what leads to the kernel's
-        for all. So each table is read once for each level at which it serves, also where
-        tables (damaged or made so) lead in circles.
+        Tables on the way to user pages are remembered for the process, tables of the kernel for
+        all. So each table is read once for each level on which it serves, even if tables lead in
+        circles by damage or intent.
         """
         if self._every_mapping:
             return True
@@ -226,7 +226,7 @@ class MemoryVisualizer(taskmods.DllList):
         )
 
     def calculate(self):
-        """Yield what is Found, table by table; what cannot be read is told in a sentence."""
+        """Yield a Found for each table; unreadable data are reported in a sentence."""
         walker = None
         tasks = self._tasks()
         for number, task in enumerate(tasks):
@@ -256,7 +256,7 @@ class MemoryVisualizer(taskmods.DllList):
                 "No Windows like %s in this dump: the profile may be wrong (imageinfo suggests "
                 "some), or the file is not a memory dump" % self._config.PROFILE
             )
-        except AttributeError:  # what Volatility raises where the list's head is not readable
+        except AttributeError:  # Volatility raises this if the list's head is not readable
             tasks = []
         if not tasks:
             debug.error(
@@ -277,7 +277,7 @@ class MemoryVisualizer(taskmods.DllList):
         profile = registry.get_plugin_classes(obj.Profile)[self._config.PROFILE]
         wide = 20 if profile._md_memory_model == "64bit" else 12
         titles = "%-*s%-14s%-10s%s" % (wide, "(Virtual)", "(Physical)", "(Size)", "(Kernel)")
-        # A blank of its own parts each column from the next, however long its number.
+        # A separate blank follows each column, however long its number.
         form = "%%-#%dx %%-#13x %%-#9x %%s\n" % (wide - 1)
         if self._config.OWNER:
             titles += "  (Pid)   (Process)"
@@ -288,7 +288,7 @@ class MemoryVisualizer(taskmods.DllList):
             outfd.write("".join([form % (mapping + owner) for mapping in mappings]))
 
     def unified_output(self, data):
-        """Return the same rows for all other renderers."""
+        """Return the rows for all other renderers."""
         columns = [
             ("Virtual", Address),
             ("Physical", Address),
@@ -300,7 +300,7 @@ class MemoryVisualizer(taskmods.DllList):
         return TreeGrid(columns, self.generator(data))
 
     def generator(self, data):
-        """Yield (depth, values) of each row, as TreeGrid wants them."""
+        """Yield (depth, values) of each row, as for TreeGrid."""
         for pid, process, mappings in data:
             owner = [pid, process] if self._config.OWNER else []
             for virtual, physical, size, kernel in mappings:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,8 @@ MARKED_BY_FIXTURE = {
 what each word means."""
 SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
 """What --fast leaves out."""
+_EVERY = 4
+"""Of the cases of a test that is marked `many`, --fast takes one in so many."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,10 +69,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("posix") and not IS_POSIX:
             item.add_marker(skipped)
     if config.getoption("--fast"):
-        slow = [item for item in items if any(map(item.get_closest_marker, SLOW))]
-        config.hook.pytest_deselected(items=slow)
-        left_out = set(slow)
+        left_out = {item for item in items if any(map(item.get_closest_marker, SLOW))}
+        left_out |= _most_cases([item for item in items if item not in left_out])
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+
+
+def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The cases that --fast leaves out of tests that are marked `many`."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("many"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    return {item for of_one in cases.values() for n, item in enumerate(of_one) if n % _EVERY}
 
 
 IS_POSIX = sys.platform in ("linux", "darwin")

@@ -4,13 +4,13 @@ Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5) and the Ar
 Reference Manual (D8.2 to D8.4), for the tests to check synthetic dumps and the program's own walker
 with.
 
-A page is no table if most of its entries that lead somewhere break the manual's rules; of a table,
-entries that break them lead nowhere.
+A page is no table if most of its entries that lead somewhere break the manual's rules, or name
+neither memory nor a device; of a table, entries that break the rules lead nowhere.
 """
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 PRESENT, WRITE, USER, LARGE, PROTOTYPE, TRANSITION = 1, 2, 4, 0x80, 0x400, 0x800
@@ -18,6 +18,43 @@ NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 PHYSICAL_BITS = 46
 """MAXPHYADDR of the machines in the tests: the bits of an address from here on are reserved."""
+GIB = 1 << 30
+
+
+def reach(memory: bytes | mmap.mmap, tops: Sequence[Sequence[int]]) -> int:
+    """The power of two below which a machine has its memory, as far as this much of it tells.
+
+    That is 16 GiB or 64 times as much as there is, or more if the top-level tables say so: each of
+    `tops` has the addresses of the tables that one of these names. What suffices for three
+    quarters of them is its vote, and the lower half of three votes or more is heard.
+    """
+    votes = sorted(sorted(named)[3 * (len(named) - 1) // 4] for named in tops if named)
+    needed = votes[(len(votes) - 1) // 2] + 1 if len(votes) > 2 else 1
+    reached = 1
+    while reached < max(16 * GIB, 64 * len(memory), needed):
+        reached *= 2
+    return reached
+
+
+def are_beyond(
+    pages: Sequence[tuple[int, int]], tables: Sequence[int], size: int, count: int, end: int
+) -> int:
+    """How many of a table's entries name neither memory below `end` nor a device.
+
+    `pages` are index and address of each page of `size` that it maps, `tables` the addresses of the
+    tables that it names, `count` is how many entries it has of both kinds. Tables are in memory.
+    A device's pages lie behind each other, or in the same gigabyte as some that do.
+    """
+    far = [page for page in pages if page[1] >= end]
+    beyond = sum(address >= end for address in tables)
+    if count < 8:
+        return beyond
+    devices = set()
+    known = set(far)
+    for index, address in far:
+        if (index + 1, address + size) in known:
+            devices |= {address // GIB, (address + size) // GIB}
+    return beyond + sum(address // GIB not in devices for _, address in far)
 
 
 @dataclass(frozen=True)
@@ -37,12 +74,18 @@ class Page:
 
 
 def walk(
-    memory: bytes | mmap.mmap, paging: str, table_base: int, *, is_windows: bool = True
+    memory: bytes | mmap.mmap,
+    paging: str,
+    table_base: int,
+    *,
+    is_windows: bool = True,
+    bases: Sequence[int] = (),
 ) -> Iterator[Page]:
     """All pages of the address space with this table base, page tables' own mapping included.
 
     `paging` is `x86`, `pae`, `x64` or `x64-5`; `memory` is all of physical memory. `is_windows`
-    says whether entries that are not present may be of pages in transition.
+    says whether entries that are not present may be of pages in transition. `bases` are the table
+    bases of all address spaces, if there are others: see `reach`.
     """
     shifts = {
         "x86": (22, 12),
@@ -51,7 +94,14 @@ def walk(
         "x64-5": (48, 39, 30, 21, 12),
     }[paging]
     mask = 0xFFFFFFE0 if paging == "pae" else ADDRESS
-    walker = _Walker(memory, paging, is_windows)
+    walker = _Walker(memory, paging, is_windows, 0)
+    tops = {base & mask for base in bases or [table_base]}
+    if paging == "pae":
+        pointers = [struct.unpack_from("<4Q", memory, top) for top in tops]
+        tops = {pointer & ADDRESS for four in pointers for pointer in four}
+    shift = shifts[1] if paging == "pae" else shifts[0]
+    end = reach(memory, [walker.tables_named(shift, top) for top in tops])
+    walker = _Walker(memory, paging, is_windows, end)
     yield from walker.walk(shifts, table_base & mask, 0, True, True, True)
 
 
@@ -60,6 +110,24 @@ class _Walker:
     memory: bytes | mmap.mmap
     paging: str
     is_windows: bool
+    end: int
+    """Memory is below: see `reach`."""
+
+    def tables_named(self, shift: int, table: int) -> list[int]:
+        """The addresses of the tables that a top-level table names."""
+        size = 4 if self.paging == "x86" else 8
+        if table + 4096 > len(self.memory):
+            return []
+        entries = struct.unpack_from(
+            f"<{4096 // size}{'I' if size == 4 else 'Q'}", self.memory, table
+        )
+        return [
+            self.address(entry)
+            for entry in entries
+            if self.leads(entry)
+            and not self.is_broken(entry, shift)
+            and not self.is_large(entry, shift)
+        ]
 
     def walk(
         self,
@@ -78,7 +146,8 @@ class _Walker:
         entries = struct.unpack_from(f"<{count}{'I' if size == 4 else 'Q'}", self.memory, table)
         leading = [entry for entry in entries if self.leads(entry)]
         broken = [entry for entry in leading if self.is_broken(entry, shift)]
-        if 2 * len(broken) > len(leading) and not is_pointer_table:
+        against = len(broken) + self.beyond(entries, shift)
+        if 2 * against > len(leading) and not is_pointer_table:
             return
         for index, entry in enumerate(entries):
             if not self.leads(entry) or self.is_broken(entry, shift):
@@ -111,6 +180,18 @@ class _Walker:
                 below = self.address(entry)
                 rights = (entry_user, entry_write, entry_execute)
                 yield from self.walk(shifts[1:], below, virtual, *rights)
+
+    def beyond(self, entries: Sequence[int], shift: int) -> int:
+        """How many of a table's entries name neither memory nor a device: see `are_beyond`."""
+        pages, tables = [], []
+        for index, entry in enumerate(entries):
+            if not self.leads(entry) or self.is_broken(entry, shift):
+                continue
+            if shift == 12 or self.is_large(entry, shift):
+                pages.append((index, self.page_address(entry, shift)))
+            else:
+                tables.append(self.address(entry))
+        return are_beyond(pages, tables, 1 << shift, len(pages) + len(tables), self.end)
 
     def leads(self, entry: int) -> bool:
         """Whether the entry is present, or Windows keeps its page in transition."""
@@ -190,12 +271,40 @@ def walk_arm(memory: bytes | mmap.mmap, regime: ArmRegime, table_base: int) -> I
     """All pages of the half whose table base (BADDR) this is."""
     bits = regime.page_bits - 3
     level = 4 - -(-(regime.address_bits - regime.page_bits) // bits)
-    yield from _arm_level(memory, regime, table_base, level, 0, (False, False, False, False))
+    shift = regime.page_bits + bits * (3 - level)
+    count = 1 << (regime.address_bits - shift)
+    tops = []
+    # Parts of a table that have a frame each are heard by themselves.
+    for first in range(0, count, 512):
+        at, number = table_base + 8 * first, min(512, count)
+        if at // 4096 * 4096 + 4096 <= len(memory):
+            entries = struct.unpack_from(f"<{number}Q", memory, at)
+            tops.append(_arm_named(regime, entries, level, shift)[1])
+    barred = False, False, False, False
+    end = reach(memory, tops)
+    yield from _arm_level(memory, regime, end, table_base, level, 0, barred)
+
+
+def _arm_named(
+    regime: ArmRegime, entries: Sequence[int], level: int, shift: int
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """The pages that a table maps, with their entries' indices, and the tables that it names."""
+    pages, tables = [], []
+    for index, entry in enumerate(entries):
+        if not entry & 1 or _arm_is_broken(regime, entry, level, shift):
+            continue
+        address = _arm_address(regime, entry)
+        if level < 3 and entry & 2:
+            tables.append(address)
+        else:
+            pages.append((index, address >> shift << shift))
+    return pages, tables
 
 
 def _arm_level(
     memory: bytes | mmap.mmap,
     regime: ArmRegime,
+    end: int,
     table: int,
     level: int,
     base: int,
@@ -216,7 +325,9 @@ def _arm_level(
         ]
         valid = [entry for entry in entries if entry & 1]
         broken = [entry for entry in valid if _arm_is_broken(regime, entry, level, shift)]
-        if 2 * len(broken) > len(valid) and not (is_root and count < 512):
+        pages, tables = _arm_named(regime, entries, level, shift)
+        against = len(broken) + are_beyond(pages, tables, 1 << shift, len(pages) + len(tables), end)
+        if 2 * against > len(valid) and not (is_root and count < 512):
             continue
         for number, entry in zip(some, entries, strict=True):
             if not entry & 1 or _arm_is_broken(regime, entry, level, shift):
@@ -228,7 +339,7 @@ def _arm_level(
                     for was, bit in zip(barred, (61, 62, 60, 59), strict=True)
                 )
                 below = _arm_address(regime, entry)
-                yield from _arm_level(memory, regime, below, level + 1, virtual, above)  # type: ignore[arg-type]
+                yield from _arm_level(memory, regime, end, below, level + 1, virtual, above)  # type: ignore[arg-type]
             else:
                 yield _arm_page(regime, entry, virtual, shift, barred)
 

@@ -1,5 +1,6 @@
 """Memory that lies in its file elsewhere than it belongs, and memory of two boots."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece
+from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece, _ascending
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.linux import forge_linux
@@ -53,6 +55,7 @@ def moved(
     ids=["a hole", "begins later", "two holes", "both"],
 )
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_memory_is_put_where_it_belongs(
     system: str, holes: Sequence[tuple[int, int]], first: int, tmp_path: Path
 ) -> None:
@@ -102,12 +105,72 @@ def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Pa
     assert [one for one in said if "the file leaves out holes" in one or "moved: by 200" in one]
 
 
+def elsewhere(path: Path, system: str, flags: int, *, in_a_row: bool) -> int:
+    """Let entries of the kernel, with these flags more, name frames of their own behind a hole.
+
+    Each of these was mapped once, by the kernel alone. The pages stand at the end of the file, with
+    the hole left out. How many there are.
+    """
+    name, options = SYSTEMS[system]
+    truth = forge(path, profiles()[name], size=32 * MIB, processes=10, seed=3, **options)
+    rows = truth.mappings
+    frame, count = np.unique(rows["frame"], return_counts=True)
+    once = np.isin(rows["frame"], frame[count == 1]) & (rows["owner"] == -1) & ~rows["user"]
+    # Page tables are seen where they map themselves.
+    shift = {"x64": 39, "x64-5": 48}.get(truth.paging, 23)
+    region = rows["virtual"] >> np.uint64(shift)
+    tops = [process.dtb // PAGE for process in truth.processes]
+    once &= ~np.isin(region, region[np.isin(rows["frame"], tops)])
+    rows = np.sort(rows[once & (rows["size"] == PAGE)], order="virtual")
+    follows = np.diff(rows["virtual"].astype(np.int64)) == PAGE
+    if in_a_row:
+        first = next(n for n in range(len(follows)) if follows[n : n + 7].sum() == 7)
+        chosen = rows[first : first + 8]["frame"]
+    else:
+        chosen = rows[::5][:8]["frame"]
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    entries = words.view("<u4" if truth.paging == "x86" else "<u8")
+    address = 0xF_FFFF_F000 if truth.paging != "x86" else 0xFFFF_F000
+    for number, one in enumerate(chosen.tolist()):
+        names = entries & (address | 1) == (one << 12 | 1)
+        new = (len(words) + 64 + number) << 12 | flags
+        entries[names] = entries[names] - (one << 12) + new
+    np.concatenate([words, words[chosen]]).tofile(path)
+    return len(chosen)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path: Path) -> None:
+    """No page of user mode and no table lies in it."""
+    count = elsewhere(tmp_path / "dump", system, 0, in_a_row=False)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    (remark,) = [one for one in snapshot.remarks if "the file leaves out holes" in one]
+    told = re.match("the kernel's page tables refer to ([0-9]+) pages just beyond the", remark)
+    assert told
+    assert int(told[1]) in (count, count + 1)  # one page of the synthetic devices may look so
+
+
+@pytest.mark.parametrize(
+    ("flags", "in_a_row"), [(0x18, False), (0x10, True), (0, True)], ids=["", "row", "firmware"]
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_devices_behind_memory_are_not(
+    system: str, flags: int, *, in_a_row: bool, tmp_path: Path
+) -> None:
+    """They are not cached, or they are mapped side by side, as tables of the firmware are, too."""
+    elsewhere(tmp_path / "dump", system, flags, in_a_row=in_a_row)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    said = [*snapshot.remarks, *snapshot.dump.remarks]
+    assert not [one for one in said if "the file leaves out holes" in one or "moved" in one]
+
+
 HEADERS = [64, 512, 1024, 4096 + 8]
 
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path: Path) -> None:
     """One that no format has; with as much behind the memory as makes whole pages, or without."""
     path, classes = moved(tmp_path, system, [])
@@ -229,6 +292,7 @@ def survives(old: Truth, words: Words, begin: int) -> bool:
 
 @pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
 @pytest.mark.parametrize("later", ["new", "old"])
+@pytest.mark.many
 def test_the_later_of_two_boots_is_painted(name: str, later: str, tmp_path: Path) -> None:
     """Though the tables of both name themselves, and lead to a page where they must."""
     profile, path = profiles()[name], tmp_path / "dump"
@@ -299,6 +363,7 @@ def test_a_header_in_front_of_linux(header: int, *, is_whole: bool, tmp_path: Pa
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("era", ["6.1", "5.10", "4.19"])
+@pytest.mark.many
 def test_a_hole_left_out_of_linux(era: str, seed: int, tmp_path: Path) -> None:
     """Whether its kernel lies before the hole or behind it."""
     path = tmp_path / "dump"
@@ -338,3 +403,14 @@ def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
     path.write_bytes(joined[: len(joined) // PAGE * PAGE])
     with pytest.raises(BadInputError, match="does not hold its memory where it belongs"):
         memory_visualizer.open(path)
+
+
+def test_more_pieces_than_any_memory_has() -> None:
+    """The pieces with the fewest tables are left out, and a remark tells how many."""
+    budget = Budget(16)
+    limit = budget.limit("piece of misplaced memory")
+    shift = np.repeat(np.arange(limit + 3) * 256, np.arange(limit + 3) + 2)
+    page = np.arange(len(shift))
+    found = _ascending(budget, page, shift)
+    assert found == [(n, moved) for n, moved in enumerate(shift.tolist()) if moved >= 3 * 256]
+    assert budget.remarks == ("3 pieces of misplaced memory left out: more than any machine has",)

@@ -1,5 +1,6 @@
 """What a dump may cost, and that whatever is refused is told."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.limits import RATES, Budget, plural
+from memory_visualizer.linux.kallsyms import places_of
 from tests.fuzz.crafted import CRAFTED, crafted
 from tests.synth import MIB
 
@@ -34,6 +36,38 @@ def test_nothing_is_refused_in_silence() -> None:
     assert budget.remarks == (
         "3 page tables left out: more than any machine has",
         "2 tables of the kernel left out: more than any machine has",
+    )
+
+
+def test_all_of_a_kind_are_noted_once() -> None:
+    """The largest number of things left out of all of a kind counts, not the sum."""
+    budget = Budget(16)
+    for count in (0, 3, 2):
+        budget.note("address space", count)
+    limit = budget.limit("banner of Linux")
+    assert len(budget.take("banner of Linux", list(range(limit + 5)))) == limit
+    assert budget.remarks == (
+        "3 address spaces left out: more than any machine has",
+        "5 banners of Linux left out: more than any machine has",
+    )
+
+
+def test_places_of_a_text() -> None:
+    """As many places as the budget allows, wherever batches meet; the others are noted."""
+    rng = np.random.default_rng(5)
+    contents = rng.integers(0, 3, (1 << 21) + 77, dtype=np.uint8)
+    text = bytes([1, 2, 0, 1, 1, 2, 0, 2, 2])
+    every = [match.start() for match in re.finditer(re.escape(text), contents.tobytes())]
+    budget = Budget(16)
+    limit = budget.limit("possible beginning of BTF")
+    assert len(every) < limit
+    assert places_of(text, contents, budget, "possible beginning of BTF") == every
+    assert not budget.remarks
+    every = [match.start() for match in re.finditer(re.escape(text[:4]), contents.tobytes())]
+    found = places_of(text[:4], contents, budget, "possible beginning of BTF")
+    assert found == every[:limit]
+    assert budget.remarks == (
+        f"{len(every) - limit:,} possible beginnings of BTF left out: more than any machine has",
     )
 
 

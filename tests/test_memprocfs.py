@@ -11,6 +11,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from memory_visualizer.snapshot.framerecords import PageUse, WindowsState
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
@@ -51,6 +52,65 @@ def test_lists_the_processes_and_maps_their_pages(
                 assert process.memory.virt2phys(virtual) == physical
     finally:
         vmm.close()
+
+
+LISTS = {
+    "Zero": "zeroed",
+    "Free": "free",
+    "Standby": "standby",
+    "Modifiy": "modified",
+    "ModNoWr": "modified no write",
+    "Bad": "bad",
+    "Active": "active",
+    "Transit": "transition",
+}
+"""Its words for the lists of the page frame database, as it spells them."""
+USES = {
+    "ProcPriv": {"process private", "session", "kernel"},  # all that one process's tables have
+    "PageTable": {"page table", "kernel"},  # large pages of the kernel, too
+    "DriverLock": {"driver locked", "AWE"},
+    "File": {"mapped file", "metafile", "image", "shareable"},  # what was not changed
+    "Shareable": {"mapped file", "metafile", "image", "shareable"},
+    "Unused": {"unused", "unknown"},
+}
+"""For each of its words for uses what this program may say; "-" is what it does not know."""
+
+
+# It knows the layout of records by the build: that of a preview of Windows 10 (9841) it takes for
+# Windows 8's, and the profile Win81U1x64 names a build (17031) that it takes for Windows 10's.
+_OTHER_BUILDS = ("Win10x64", "Win81U1x64")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in _OTHER_BUILDS])
+def test_has_each_frame_on_the_same_list(name: str, memprocfs: ModuleType, tmp_path: Path) -> None:
+    """The state of each frame, the kind of its use, and the process behind its record."""
+    truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, database=True)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    records = snapshot.records
+    assert records is not None and records.uses is not None and records.last_owners is not None
+    vmm = memprocfs.Vmm(["-device", str(tmp_path / "dump"), *OPTIONS])
+    try:
+        seen = vmm.maps.pfn(list(range(truth.frames)))
+    finally:
+        vmm.close()
+    rows = list(seen.values()) if isinstance(seen, dict) else seen
+    assert len({row["pfn"] for row in rows}) >= truth.frames - 1  # it has none for frame 0
+    known = {truth.processes[i].pid for i in truth.listed} - {4}
+    owned = 0
+    for row in rows:
+        frame = row["pfn"]
+        state, use = WindowsState(records.states[frame]).label, PageUse(records.uses[frame]).label
+        # Where the record is empty this program says that it does not know.
+        assert LISTS[row["tp"]] == state or (row["tp"] == "Zero" and state == "unknown"), row
+        assert row["tpex"] == "-" or use in USES[row["tpex"]], (row, use)
+        pid = snapshot.processes[records.last_owners[frame]].pid
+        if use == "process private" and state == "active":
+            owners = {process.pid for process, _ in snapshot.owners_of(frame)}
+            assert (row["tpex"] == "ProcPriv" and row["pid"] in owners) or not owners & known
+        elif records.last_owners[frame] >= 0 and pid in known:
+            assert (row["tpex"], row["pid"]) == ("ProcPriv", pid)
+            owned += 1
+    assert owned > 10
 
 
 def user_pages(truth: Truth, owner: int) -> dict[int, int]:

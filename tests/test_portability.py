@@ -64,6 +64,7 @@ def test_nothing_is_left_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["raw", "lime", "avml", "kdump"])
+@pytest.mark.many
 def test_all_outputs_are_the_same_elsewhere(tmp_path: Path, kind: str, dump: Path) -> None:
     """Picture, page, tables and summary, byte for byte, of mapped and of packed formats."""
     given = tmp_path / f"dump.{kind}"

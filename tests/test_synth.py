@@ -40,6 +40,7 @@ def pages_of(memory: bytes, truth: Truth, owner: int) -> list[Page]:
 
 
 @pytest.mark.parametrize(("name", "options"), [*KINDS, *LARGE_KINDS])
+@pytest.mark.many
 def test_truth_is_what_the_tables_say(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """What was noted when pages were given out equals what a plain walk of the tables finds."""
     truth = forge(tmp_path / "dump", profiles()[name], seed=3, **options)

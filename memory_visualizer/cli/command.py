@@ -39,12 +39,13 @@ MAX_WIDTH = 65_535
 MAX_SCALE = 64
 
 
-def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> int:
+def run(program: str, action: Callable[[], int], helps: Callable[[], bool] | None = None) -> int:
     """Run a command's work and return the exit code; each error becomes one sentence.
 
-    `lenient` tells whether --lenient was given; if so, errors do not recommend it.
+    `helps` is asked after an error of a damaged input whether --lenient would read it; None where
+    the option was given, or there is no such option.
     """
-    # A stream that was closed before the program began is None.
+    # A stream that was closed before the program started is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -52,22 +53,19 @@ def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> in
             stream.reconfigure(errors="backslashreplace")
     give_back_large_blocks()
     _end_on_bus_error(program)
-    # Ended from outside, leave nothing half written behind.
+    # When ended from outside, leave no half-written file behind.
     for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(
-            signal, name, None
-        )  # Windows has no SIGHUP; nohup ignores it, and means it
+        number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup ignores it on purpose
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = action()
         sys.stdout.flush()
     except DamagedInputError as error:
-        hint = "" if lenient else " (--lenient paints what can be painted)"
-        return _fail(program, 2, f"{error}{hint}")
+        return _fail(program, 2, f"{error}{_hint(helps)}")
     except BadInputError as error:
         return _fail(program, 2, str(error))
-    except BrokenPipeError:  # nobody reads the summary
+    except BrokenPipeError:  # the reader of the summary has gone
         _drop_output()
         return 1
     except OSError as error:
@@ -81,11 +79,20 @@ def run(program: str, action: Callable[[], int], *, lenient: bool = False) -> in
     return code
 
 
-def _end_on_bus_error(program: str) -> None:
-    """Have a sentence said where a mapped file is cut in the very moment in which it is read.
+def _hint(helps: Callable[[], bool] | None) -> str:
+    """Offer --lenient where it is sure to help."""
+    try:
+        offered = helps is not None and helps()
+    except (OSError, MemoryError, KeyboardInterrupt):  # the error before it is what is to be said
+        offered = False
+    return " (--lenient paints what can be painted)" if offered else ""
 
-    The processor's exception then cannot become one of Python's (see formats.mapped): a handler of
-    Python's own would return to the same read for ever, so this one ends the process. On Windows a
+
+def _end_on_bus_error(program: str) -> None:
+    """Print a sentence if a mapped file is cut in the very moment of a read.
+
+    The processor's exception cannot become a Python exception (see formats.files): a handler in
+    Python would return to the same read for ever, so this handler ends the process. On Windows a
     mapped file cannot be cut, and there is no such signal.
     """
     if not hasattr(signal, "SIGBUS"):
@@ -105,21 +112,21 @@ def _end_on_bus_error(program: str) -> None:
 
 
 _on_bus_error: object = None
-"""Kept, as the C library does not keep it."""
+"""Kept alive here, since the C library does not do so."""
 
 
 def _drop_output() -> None:
-    """Keep the interpreter from failing on standard output once more at its end."""
+    """Keep the interpreter from failing on standard output again at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def cannot_write(error: OSError) -> str:
-    """Name the output that could not be written; an error without a file is of standard output."""
+    """Name the output that could not be written: without a file it is standard output."""
     return f"cannot write {error.filename or 'standard output'}: {error.strerror or error}"
 
 
 def say(program: str, sentence: str) -> None:
-    """Tell something on stderr, in the program's name."""
+    """Print a sentence on stderr, after the program's name."""
     print(f"{program}: {printable(sentence)}", file=sys.stderr)
 
 
@@ -129,7 +136,7 @@ def _fail(program: str, code: int, sentence: str) -> int:
 
 
 class Steps:
-    """Prints on stderr how long each step took, with --verbose."""
+    """Prints the duration of each step on stderr, with --verbose."""
 
     def __init__(self, program: str, *, verbose: bool) -> None:
         self._program = program
@@ -137,7 +144,7 @@ class Steps:
         self._before = time.monotonic()
 
     def done(self, what: str) -> None:
-        """End a step: all work since the end of the step before."""
+        """End a step, which is all work since the last step."""
         now = time.monotonic()
         if self._verbose:
             say(self._program, f"{now - self._before:.2f} s: {what}")
@@ -145,7 +152,7 @@ class Steps:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong option in one sentence, without the usage before it."""
+    """Reports a wrong option in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence, and end the program with exit code 2."""
@@ -175,7 +182,7 @@ def _palette(text: str) -> str:
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command which paints has."""
+    """Add the options of every command that paints."""
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
@@ -223,7 +230,7 @@ def _width(text: str) -> int:
 
 
 def check_picture_options(options: argparse.Namespace) -> None:
-    """BadInputError where options of add_picture_options contradict one another."""
+    """Raise BadInputError if options of add_picture_options contradict one another."""
     if options.width and options.layout != "rows":
         raise BadInputError(
             "--width is for rows; the width of a Hilbert curve follows from the number of pages"
@@ -237,12 +244,12 @@ def _scale(text: str) -> int:
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool = False) -> None:
-    """Refuse outputs that cannot be written, or that would replace what must stay.
+    """Refuse outputs that cannot be written, or that would replace a file that must stay.
 
-    That is an input, another of the outputs, or what output.check_target refuses. BadInputError or
-    OSError.
+    Such a file is an input, another output, or a file that output.check_target refuses.
+    BadInputError or OSError.
     """
-    # What must stay in any case is said first.
+    # Files that must stay in any case are reported first.
     for path in outputs:
         for source in chain.from_iterable(map(_files_of, inputs)):
             with reading(source):
@@ -256,7 +263,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: boo
 
 
 def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> None:
-    """FileExistsError where a picture that nobody has named would replace one of another dump.
+    """Raise FileExistsError if a default name is that of another dump's picture.
 
     Dumps in different folders often have the same name.
     """
@@ -271,13 +278,13 @@ def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> Non
 
 
 def check_terminal(picture: Path) -> None:
-    """BadInputError where a picture would be written to a terminal."""
+    """Raise BadInputError if a picture would be written to a terminal."""
     if picture == STANDARD_OUTPUT and sys.stdout.isatty():
         raise BadInputError("a picture is not written to a terminal; name a file, or redirect it")
 
 
 def _files_of(source: Path) -> list[Path]:
-    """The files in which an input may lie: one, but two of VMware's (see formats.vmware)."""
+    """The possible files of an input: one, or two for VMware (see formats.vmware)."""
     suffixes = (vmware.RAM_SUFFIX, *vmware.STATE_SUFFIXES)
     if source.suffix.lower() not in suffixes:
         return [source]
@@ -294,8 +301,8 @@ def write_picture(
 ) -> str:
     """Paint with the options of add_picture_options and write the PNG.
 
-    `dimmed` tells the frames to be shown pale. Returns a line that says what was written; OSError
-    when it cannot be, BadInputError when the picture would be too large.
+    `dimmed` tells the frames to be shown pale. Returns a line on the written file; OSError when it
+    cannot be written, BadInputError when the picture would be too large.
     """
     scale: int = options.scale
     picture = picture_of(
@@ -318,7 +325,7 @@ def write_picture(
 
 
 def shown(output: Path) -> str:
-    """An output's name, for the person at the screen."""
+    """An output's name, for the user."""
     return "standard output" if output == STANDARD_OUTPUT else printable(str(output))
 
 

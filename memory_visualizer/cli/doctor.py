@@ -15,20 +15,20 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Part:
-    """Something that the program can use."""
+    """A part that the program can use."""
 
     name: str
     purpose: str
     found: str | None
-    """Its version or place; None where it is missing."""
+    """Its version or place; None if it is missing."""
     remedy: str
     """How to install it."""
     is_needed: bool = False
-    """Whether nothing works without it."""
+    """Whether the program does not work without it."""
 
 
 def examine() -> list[Part]:
-    """Look for all parts on this machine; nothing is started or changed."""
+    """Look for all parts on this machine, without starting or changing anything."""
     return [
         *_needed_packages(),
         _package("lzallright", "kdump files with LZO"),
@@ -74,7 +74,7 @@ def _get_volatility2() -> str:
 
 
 def _volatility2() -> str | None:
-    """The vol.py that visualizer.sh would take: the user's choice, the PATH's, its own."""
+    """The vol.py that visualizer.sh would use: the user's choice, that in PATH, or its own."""
     own = CHECKOUT / ".venv-volatility2/bin/vol.py"
     return (
         os.environ.get("VOLATILITY")

@@ -30,19 +30,32 @@ from memory_visualizer.cli.command import (
     write_picture,
 )
 from memory_visualizer.cli.progress import ProgressLine
+from memory_visualizer.cli.recordlines import (
+    contradiction_lines,
+    database_lines,
+    last_owner_lines,
+    state_lines,
+    use_lines,
+)
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.summary import dump_holes, write_json
-from memory_visualizer.export.tables import TABLE_FORMATS, check_table, write_table, write_text_map
+from memory_visualizer.export.tables import (
+    INVENTORY_FORMATS,
+    TABLE_FORMATS,
+    check_table,
+    write_table,
+    write_text_map,
+)
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
-from memory_visualizer.formats.opening import check_file
+from memory_visualizer.formats.opening import check_file, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.snapshot.findings import findings, named, remarks_on_copies
+from memory_visualizer.snapshot.findings import findings, named, odd_regions, remarks_on_copies
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -52,9 +65,9 @@ from memory_visualizer.version import __version__
 
 PROGRAM = "memviz"
 WRITE_ERROR = 1
-"""Exit code where not all that was asked for could be written."""
+"""Exit code if a requested output could not be written."""
 NO_SYSTEM = 3
-"""Exit code where neither Windows nor Linux was found in the dump."""
+"""Exit code if neither Windows nor Linux was found in the dump."""
 
 DESCRIPTION = """\
 Paint each page of a memory dump as one pixel: kernel, user, or unused. Also
@@ -71,6 +84,8 @@ examples:
   memviz xp.raw --html xp.html
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
+  memviz linux.lime --files files.csv --regions regions.csv
+  memviz extract linux.lime --file '^/etc/' --to folder
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -88,13 +103,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
+    if arguments[:1] == ["extract"] and len(arguments) > 1:
+        return _extract(arguments[1:])
     options = _parser().parse_args(arguments)
-    return run(PROGRAM, lambda: _visualize(options), lenient=options.lenient)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: _visualize(options), helps)
+
+
+def _lenient_helps(options: argparse.Namespace) -> bool:
+    with ProgressLine("looking whether --lenient helps") as progress:
+        return opens_leniently([options.dump, *options.more], progress)
+
+
+def _extract(arguments: Sequence[str]) -> int:
+    """Write parts of a dump into a folder."""
+    from memory_visualizer.cli.extract import extract, parser  # here, since most runs do not
+
+    options = parser(f"{PROGRAM} extract").parse_args(arguments)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: extract(PROGRAM, options), helps)
 
 
 def _doctor() -> int:
     """List the optional parts that are present, and how to get the others."""
-    from memory_visualizer.cli.doctor import examine  # here, since no dump needs it
+    from memory_visualizer.cli.doctor import examine  # imported here, since no dump needs it
 
     parts = examine()
     print(f"memviz {__version__}")
@@ -142,8 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=COLOURINGS,
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
-        " entropy of the contents, mappings (how many lead to the page), or state (as a Linux"
-        " kernel records it) (default: %(default)s)",
+        " entropy of the contents, mappings (how many lead to the page), state or use (as the"
+        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " (default: %(default)s)",
     )
     parser.add_argument(
         "--pid",
@@ -162,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser that explains each pixel; it has entropies if --color-by"
-        " entropy is given",
+        help="write a page for the browser that explains each pixel; it has entropies or files"
+        " if --color-by entropy or file is given",
     )
     parser.add_argument(
         "--table",
@@ -181,6 +214,24 @@ def _parser() -> argparse.ArgumentParser:
         help="write the text page map: .map or .txt",
     )
     parser.add_argument(
+        "--files",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
+        " .json",
+    )
+    parser.add_argument(
+        "--regions",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+    )
+    parser.add_argument(
+        "--uses",
+        action="store_true",
+        help="print a table of pages by use and state, as the kernel records them",
+    )
+    parser.add_argument(
         "--hash",
         action="store_true",
         help="compute the SHA-256 of the dump's file, and put it into every output",
@@ -194,10 +245,10 @@ def _parser() -> argparse.ArgumentParser:
         "-q", "--quiet", action="store_true", help="print no summary, only remarks and errors"
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="print how long each step takes"
+        "-v", "--verbose", action="store_true", help="print how long each step takes, and more"
     )
-    # For visualizer.sh: where pictures go that nobody has named, with a page for each; what it
-    # needs to know to go on with Volatility 2; whether the options are right, before other work.
+    # For visualizer.sh: the folder of pictures with default names, with a page for each; the facts
+    # that it needs to continue with Volatility 2; a check of the options before other work.
     parser.add_argument("--front-door", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--volatility2", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
@@ -222,7 +273,8 @@ def _visualize(options: argparse.Namespace) -> int:
     picture: Path = options.output or Path(options.front_door or "", f"{options.dump.name}.png")
     if options.front_door and not options.html and picture != STANDARD_OUTPUT:
         options.html = picture.with_suffix(".html")
-    others = [path for path in (options.html, options.table, options.json, options.map) if path]
+    outputs = (options.html, options.table, options.json, options.map, options.files)
+    others = [path for path in (*outputs, options.regions) if path]
     if options.check:
         check_picture_options(options)
         check_outputs([picture, *others], [], force=options.force)
@@ -232,40 +284,49 @@ def _visualize(options: argparse.Namespace) -> int:
     steps = Steps(PROGRAM, verbose=options.verbose)
     snapshot = _open(options)
     steps.done("reading the dump")
-    remarks = (*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+    remarks = [*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies)]
+    if _asks_for_records(options):
+        remarks += snapshot.record_remarks
+        if options.uses and snapshot.records is None:
+            remarks.append(
+                "the kernel's records of its pages were not found: their uses are unknown"
+            )
+        steps.done("reading the kernel's records of its pages")
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
     measured = cache(lambda: _entropy(snapshot))
     colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
-    # Files first: whoever reads the summary may stop doing so before its end.
+    # Files come first, since the reader of the summary may stop before its end.
     written: dict[Path, str] = {}
     failures: list[str] = []
     for path, write in _jobs(options, picture, colouring, chosen, measured):
         try:
             written[path] = write(path, snapshot)
-        except BrokenPipeError:  # nobody reads what goes to standard output
+        except BrokenPipeError:  # the reader of standard output has gone
             raise
         except OSError as error:
             failures.append(cannot_write(error))
         steps.done(f"writing {shown(path)}")
+    for remark in snapshot.inventory.remarks if snapshot.inventory else ():
+        say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
-        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen)
+        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen, options)
         steps.done("the summary")
     screen.flush()
     code = 0
     if snapshot.system is None:
         say(PROGRAM, _no_system(snapshot))
         code = NO_SYSTEM
-    for failure in failures:  # last, where it is seen
+    for failure in failures:  # last, so that it is seen
         say(PROGRAM, failure)
         code = WRITE_ERROR
     return code
 
 
 def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -> None:
-    """Find what is wrong with the options before any work; BadInputError or OSError."""
+    """Check the options before any work; BadInputError or OSError."""
     if str(options.dump) == "-":
         raise BadInputError("a dump is read more than once, so it cannot come from standard input")
     for path in (options.dump, *options.more):
@@ -277,12 +338,12 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
     check_terminal(picture)
     if options.output is None:
         check_default_picture(picture, options.dump, force=options.force)
-    if options.table:
-        check_table(options.table)
+    for path in filter(None, (options.table, options.files, options.regions)):
+        check_table(path)
 
 
 def _open(options: argparse.Namespace) -> Snapshot:
-    """Open the dump; meanwhile compute its hash, if it is asked for."""
+    """Open the dump, and compute its hash meanwhile if it is asked for."""
     with FileHash(options.dump) if options.hash else nullcontext() as digest:
         with ProgressLine("reading the dump") as progress:
             files = [options.dump, *options.more]
@@ -302,7 +363,7 @@ def _jobs(
 ) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
     """The outputs with the functions that write them; each returns a line about its output.
 
-    Standard output comes last: whoever reads it may stop.
+    Standard output comes last, since its reader may stop.
     """
     more = {"chosen": chosen, "force": options.force}
     jobs: list[tuple[Path | None, Callable[[Path, Snapshot], str]]] = [
@@ -311,6 +372,8 @@ def _jobs(
         (options.table, partial(_write, partial(write_table, **more))),
         (options.json, partial(_write, partial(write_json, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
+        (options.files, partial(_write, partial(_write_files, options))),
+        (options.regions, partial(_write, partial(_write_regions, options, chosen))),
         (options.volatility2, _write_for_volatility2),
     ]
     named = [(path, write) for path, write in jobs if path]
@@ -323,8 +386,9 @@ def _print_summary(
     chosen: list[int] | None,
     written: Sequence[str],
     screen: TextIO,
+    options: argparse.Namespace,
 ) -> None:
-    """Print what the dump is, and what was `written`: a line for each, the picture's first."""
+    """Print the summary, and the lines on `written` files, the picture's line first."""
     painted, *others = written
     told = range(len(snapshot.processes)) if chosen is None else chosen
     pale = "" if chosen is None else f"Pages of {_processes(len(chosen))} shown, others pale"
@@ -332,13 +396,34 @@ def _print_summary(
     blocks = [
         _description(snapshot),
         [*filter(None, [*picture_lines, *others])],
-        _state_lines(snapshot) if snapshot.states is not None else [],
+        *_record_blocks(snapshot, told, options),
         _process_lines(snapshot, told, threads=chosen is not None) if snapshot.processes else [],
         _finding_lines(snapshot, told),
+        _region_lines(snapshot, told) if options.regions else [],
         _writable_code_lines(snapshot, told),
         _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
+
+
+def _record_blocks(
+    snapshot: Snapshot, told: Sequence[int], options: argparse.Namespace
+) -> list[list[str]]:
+    """What the kernel says of its frames, where that was asked for, or is known anyway."""
+    if not snapshot.has_read_records or snapshot.records is None:
+        return []
+    return [
+        database_lines(snapshot) if options.verbose else [],
+        use_lines(snapshot) if options.uses else state_lines(snapshot),
+        last_owner_lines(snapshot, told),
+        contradiction_lines(snapshot),
+    ]
+
+
+def _asks_for_records(options: argparse.Namespace) -> bool:
+    """Whether an output tells what the kernel says of its frames."""
+    outputs = (options.html, options.table, options.json, options.uses, options.verbose)
+    return any(outputs) or options.color_by in ("state", "use")
 
 
 def _no_system(snapshot: Snapshot) -> str:
@@ -351,7 +436,7 @@ def _no_system(snapshot: Snapshot) -> str:
 
 
 def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
-    """What contents.entropy says; it takes a second look at the whole dump."""
+    """The entropy of all frames, for which the whole dump is read a second time."""
     with ProgressLine("measuring entropy") as progress:
         return entropy(snapshot.dump, progress)
 
@@ -363,8 +448,8 @@ def _write_page(
     path: Path,
     snapshot: Snapshot,
 ) -> None:
-    """Write the page; it opens with what the options choose."""
-    from memory_visualizer.viewer import write_page  # here, since most runs write no page
+    """Write the page; the options choose its first view."""
+    from memory_visualizer.viewer import write_page  # imported here, since most runs write no page
 
     write_page(
         path,
@@ -376,6 +461,20 @@ def _write_page(
         chosen=chosen,
         force=options.force,
     )
+
+
+def _write_files(options: argparse.Namespace, path: Path, snapshot: Snapshot) -> None:
+    from memory_visualizer.export.inventorytables import write_files  # as most runs do not ask
+
+    write_files(path, snapshot, force=options.force)
+
+
+def _write_regions(
+    options: argparse.Namespace, chosen: list[int] | None, path: Path, snapshot: Snapshot
+) -> None:
+    from memory_visualizer.export.inventorytables import write_regions  # as most runs do not ask
+
+    write_regions(path, snapshot, chosen=chosen, force=options.force)
 
 
 def _paint(
@@ -395,7 +494,7 @@ def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapsh
 
 
 def _write_for_volatility2(path: Path, snapshot: Snapshot) -> str:
-    """Write what visualizer.sh asks for: a line for each, a word and what it is about."""
+    """Write the facts for visualizer.sh: lines with a keyword and a value."""
     unlinked = [process for process in snapshot.processes if process.state == "unlinked"]
     lines = [
         f"profiles {' '.join(profiles_of(snapshot))}",
@@ -408,7 +507,7 @@ def _write_for_volatility2(path: Path, snapshot: Snapshot) -> str:
 
 
 def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None:
-    """Indices of the processes that --pid and --name choose; None where there is no choice."""
+    """Indices of the processes that --pid and --name choose; None without these options."""
     if (options.pid is None and options.name is None) or not snapshot.processes:
         return None
     pids = options.pid or set()
@@ -424,7 +523,7 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     return chosen
 
 
-_MOST_NAMED = 4
+_NAMED = 4
 
 
 def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
@@ -444,16 +543,17 @@ def _left_out(snapshot: Snapshot, told: Sequence[int]) -> list[int]:
 
 
 def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """Which of these processes have pages of their own that user mode may write and execute.
+    """The processes with pages of their own that user mode may write and execute.
 
-    Programs that make code while they run have such pages; else this is where injected code lies.
+    Programs that generate code while they run have such pages; otherwise they may hold injected
+    code.
     """
     rows = snapshot.mappings
     both = MAY_WRITE | MAY_EXECUTE
     may_write = rows.is_user & (rows.access & MAY_WRITE != 0) & (rows.space != SHARED)
     found = may_write & (rows.access & both == both)
     if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
-        return []  # a machine that does not use the bit that forbids to execute (older 32-bit ones)
+        return []  # a machine that does not use the no-execute bit (older 32-bit machines)
     found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
     pages = np.bincount(rows.space[found], rows.count[found], len(snapshot.processes))
     pages[_left_out(snapshot, told)] = 0
@@ -462,7 +562,7 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     named = [
         f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_MOST_NAMED]
+        for index in order[:_NAMED]
         for process in [snapshot.processes[index]]
     ]
     if more := len(order) - len(named):
@@ -515,7 +615,7 @@ _FIRST_WINDOWS_11 = 22000
 
 
 def _release(system: System) -> str:
-    """The names under which a version of Windows was sold."""
+    """The product names of a version of Windows."""
     name = _RELEASES.get(system.version, "") if system.family == "Windows" else ""
     if system.version == "10.0" and system.build:
         is_11 = system.build >= _FIRST_WINDOWS_11
@@ -523,20 +623,8 @@ def _release(system: System) -> str:
     return f" ({name})" if name else ""
 
 
-def _state_lines(snapshot: Snapshot) -> list[str]:
-    """The kernel's states of its pages, a line for each state that occurs."""
-    counts = {state: count for state, count in snapshot.state_counts().items() if count}
-    return [
-        "Page states, as the kernel records them",
-        *(
-            f"  {state.label:<13}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
-            for state, count in counts.items()
-        ),
-    ]
-
-
 def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) -> list[str]:
-    """A table of these processes with their pages; the names, which may be anything, come last.
+    """A table of these processes with their pages; the names, which may be long, come last.
 
     Kernel threads have no pages, and are counted; with `threads` they are listed as well.
     """
@@ -564,7 +652,7 @@ def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) ->
 
 
 def _process_title(processes: Sequence[Process]) -> str:
-    """How many processes there are, and of what kinds."""
+    """The title of the table: the number of processes, in all and of each kind."""
     threads = sum(process.is_kernel_thread for process in processes)
     states = [process.state for process in processes if not process.is_kernel_thread]
     title = f"Pages of {_processes(len(states))}"
@@ -594,6 +682,18 @@ def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         "Anomalies of processes",
         *(f"  {word:<{width}}  {printable(named(found[word]))}" for word in found),
     ]
+
+
+def _region_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """What is odd about regions of these processes, a line for each kind; none if nothing is."""
+    processes = [snapshot.processes[index] for index in told]
+    found = odd_regions((process, snapshot.regions(process) or ()) for process in processes)
+    lines = []
+    for word, rows in found.items():
+        total = sum(count for _, count in rows)
+        names = printable(named([process for process, _ in rows]))
+        lines.append(f"  {word}: {total:,} in {names}")
+    return ["Findings about regions", *lines] if lines else []
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A line on the terminal that says how far a long task has come."""
+"""A line on the terminal with the progress of a long task."""
 
 import sys
 from types import TracebackType
@@ -8,7 +8,7 @@ _SILENT_SECONDS = 2.0
 
 
 class ProgressLine:
-    """Shows progress in bytes, on a terminal only, and only of what takes more than two seconds.
+    """Shows progress in bytes, on a terminal only, and only of tasks of more than two seconds.
 
     Use it as a context manager and as the `progress` argument of the functions that take one; the
     line is erased at the end.
@@ -21,7 +21,7 @@ class ProgressLine:
 
     def __enter__(self) -> Self:
         if self._stream.isatty():
-            from tqdm import tqdm  # here, since most runs that others start show nothing
+            from tqdm import tqdm  # imported here, since most runs in scripts show nothing
 
             self._bar = tqdm(
                 desc=self._task,
@@ -36,7 +36,7 @@ class ProgressLine:
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show that `done` bytes are done, of `total` (None: nobody knows of how many)."""
+        """Show that `done` of `total` bytes are done (None: the total is unknown)."""
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from memory_visualizer.export.volatility2 import profiles_of
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.output import GENERATOR, whole_file
+from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 
@@ -87,7 +89,48 @@ SCHEMA: dict[str, Any] = {
                 ["string", "null"], "physical address of the kernel's page table", **_ADDRESS
             ),
             "classes": _field("object", "page frames of each class", **_COUNTS),
-            "states": _field(["object", "null"], "page frames of each state, of Linux", **_COUNTS),
+            "states": _field(["object", "null"], "page frames of each state", **_COUNTS),
+            "uses": _field(["object", "null"], "page frames of each use", **_COUNTS),
+            "pfn_database": {
+                "description": "Windows' page frame database; null where it was not found",
+                "oneOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "address": _field("string", "virtual address of record 0", **_ADDRESS),
+                            "stride": _field("integer", "bytes of a record"),
+                            "agreement": _field(
+                                "number",
+                                "share of active, mapped page frames whose records lead to the"
+                                " entry that maps them, 0 to 1",
+                            ),
+                        }
+                    ),
+                ],
+            },
+            "files": {
+                "description": "files with pages in memory; null if not known",
+                "anyOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "count": _field("integer", "files with pages in memory"),
+                            "deleted": _field("integer", "those whose names were removed"),
+                            "pages": _field("integer", "page frames that hold parts of files"),
+                        }
+                    ),
+                ],
+            },
+            "frame_findings": _field(
+                ["object", "null"],
+                "page frames whose records contradict the page tables",
+                **_COUNTS,
+            ),
+            "last_owners": _field(
+                ["object", "null"],
+                "standby and modified page frames of each process that had them, by pid",
+                **_COUNTS,
+            ),
             "stale_spaces": _field("integer", "address spaces that no live process has"),
             "volatility2_profiles": _array({"type": "string"}, "profiles of Volatility 2 that fit"),
             "processes_left_out": _field("integer", "number of processes that were not chosen"),
@@ -106,15 +149,15 @@ SCHEMA: dict[str, Any] = {
         }
     ),
 }
-"""The JSON Schema of what `summary` gives and ``memviz --json`` writes."""
+"""The JSON Schema of the result of `summary` and of ``memviz --json``."""
 
 
 def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
-    """All that is known but the pages themselves, as JSON has it.
+    """Everything except the pages themselves, as JSON values.
 
-    `chosen`, indices in Snapshot.processes, are the only processes to be told of. SCHEMA tells
-    what each field is. Addresses are hexadecimal text: many readers of JSON keep numbers exactly
-    up to 2**53 only.
+    Only the `chosen` processes, indices in Snapshot.processes, are included. SCHEMA describes each
+    field. Addresses are hexadecimal text, since many readers of JSON keep numbers exactly only up
+    to 2**53.
     """
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
@@ -134,6 +177,11 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         "dtb": _hex(snapshot.kernel_dtb),
         "classes": {page_class.label: count for page_class, count in snapshot.counts().items()},
         "states": {state.label: count for state, count in snapshot.state_counts().items()} or None,
+        "files": _files(snapshot),
+        "uses": _use_counts(snapshot),
+        "pfn_database": _database(snapshot),
+        "frame_findings": _finding_counts(snapshot),
+        "last_owners": _last_owner_counts(snapshot),
         "stale_spaces": snapshot.stale_spaces,
         "volatility2_profiles": list(profiles_of(snapshot)),
         "processes_left_out": len(left_out),
@@ -165,12 +213,65 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
             {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.object_address)}
             for copy in snapshot.copies
         ],
-        "remarks": [*dump.remarks, *snapshot.remarks],
+        "remarks": [
+            *dump.remarks,
+            *snapshot.remarks,
+            *snapshot.record_remarks,
+            *(snapshot.inventory.remarks if snapshot.inventory else ()),
+        ],
     }
 
 
+def _use_counts(snapshot: Snapshot) -> dict[str, int] | None:
+    """Frames of each use; None where no use is known."""
+    if snapshot.uses is None:
+        return None
+    counts = snapshot.use_counts().sum(axis=1).tolist()
+    return {use.label: count for use, count in zip(PageUse, counts, strict=True)}
+
+
+def _database(snapshot: Snapshot) -> dict[str, Any] | None:
+    found = snapshot.records.database if snapshot.records else None
+    if found is None:
+        return None
+    return {
+        "address": hex(found.address),
+        "stride": found.stride,
+        "agreement": round(found.agreement, 4),
+    }
+
+
+def _finding_counts(snapshot: Snapshot) -> dict[str, int] | None:
+    """Frames of each finding; None where no records are known that could contradict tables."""
+    counts = {finding.label: count for finding, count in snapshot.finding_counts().items()}
+    return counts or None
+
+
+def _last_owner_counts(snapshot: Snapshot) -> dict[str, int] | None:
+    """Frames that each process had last, by its pid as text; None where that is not known."""
+    records = snapshot.records
+    if records is None or records.last_owners is None:
+        return None
+    counts: Counter[str] = Counter()
+    owners, frames = np.unique(
+        records.last_owners[records.last_owners != NOBODY], return_counts=True
+    )
+    for owner, count in zip(owners.tolist(), frames.tolist(), strict=True):
+        counts[str(snapshot.processes[owner].pid)] += count
+    return dict(counts)
+
+
+def _files(snapshot: Snapshot) -> dict[str, int] | None:
+    """Of the files in memory how many there are."""
+    pages = snapshot.file_pages
+    if snapshot.inventory is None or not pages.files:
+        return None
+    deleted = sum(file.is_deleted for file in pages.files)
+    return {"count": len(pages.files), "deleted": deleted, "pages": len(pages.frame)}
+
+
 def dump_holes(dump: Dump) -> int:
-    """The number of gaps below the last frame: neither held nor left out."""
+    """The number of gaps below the last frame that are neither held nor left out."""
     if len(dump.left_out_runs):
         return int(np.count_nonzero(np.diff(dump.there, prepend=True, append=True)) // 2)
     return len(dump.runs) - (1 if dump.runs[0, 0] == 0 else 0)

@@ -16,25 +16,34 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import MemoryVisualizerError
-from memory_visualizer.export.csvtable import csv_rows
+from memory_visualizer.export.csvtable import csv_rows, record_titles
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.packages import how_to_get
 from memory_visualizer.paging import SHARED
 from memory_visualizer.snapshot.findings import odd_frames
+from memory_visualizer.snapshot.framerecords import (
+    NO_PRIORITY,
+    NOBODY,
+    PageUse,
+    RecordFinding,
+)
 from memory_visualizer.snapshot.owners import Owners
-from memory_visualizer.snapshot.pagemap import PageClass, PageState
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
+INVENTORY_FORMATS = (".csv", ".parquet", ".json")
+"""Of tables of files and regions: see inventorytables."""
 
 _LABELS = [page_class.label for page_class in PageClass]
-_STATE_LABELS = [state.label for state in PageState]
+_USE_LABELS = [use.label for use in PageUse]
+_FINDING_LABELS = [finding.label for finding in RecordFinding]
 
 _LEVEL = 2
-"""Of zlib's, in tables."""
+"""zlib's level for tables."""
 _AT_ONCE = 1 << 17
-"""Numbers of a column, a megabyte at most."""
+"""Numbers of a column, at most a megabyte."""
 
 
 class MissingLibraryError(MemoryVisualizerError):
@@ -53,11 +62,13 @@ def write_table(
     ``.npz``: arrays ``pfn``, ``class`` (codes in ``class_names``), ``zero``, ``mappings``, and in
     long form ``owner_pfn``, ``owner_pid``, ``owner_virtual``, ``owner_user`` and ``owner_process``,
     an index in ``process_pid``, ``process_object`` and ``process_anomalies``. ``.csv`` and
-    ``.parquet``: the same columns, owners as lists, and what is odd about them. Of a Linux dump
-    there is ``state`` as well, in
-    ``.npz`` with ``state_names``; its ``generator`` tells who wrote it. To standard output it is
-    ``.csv``. `chosen`, indices in Snapshot.processes, are the only owners to be told. OSError when
-    it cannot be written, or `path` must not be replaced (see output.check_target);
+    ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
+    are known, there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
+    of Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
+    (-1: none); of Linux ``file`` (the path; in ``.npz`` an index in ``file_paths``, -1: none) and
+    ``file_offset`` in bytes. ``generator`` in ``.npz`` tells the program. Standard output receives
+    ``.csv``. Only the `chosen` processes, indices in Snapshot.processes, are listed as owners.
+    OSError when it cannot be written, or `path` must not be replaced (see output.check_target);
     MissingLibraryError when a format's library is not installed.
     """
     check_table(path)
@@ -68,7 +79,7 @@ def write_table(
 
 
 def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
-    """Some successive frames and who has them, until all were told; all processes or some."""
+    """Successive frames with their owners: all owners, or only the chosen."""
     for frames, owners in snapshot.owners_by_frame():
         yield frames, owners if chosen is None else owners.of(chosen)
 
@@ -80,7 +91,7 @@ def check_table(path: Path) -> None:
 
 
 def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    import zipfile  # here, since most runs write no such table
+    import zipfile  # imported here, since most runs write no such table
 
     owners = _CompactOwners(snapshot, pieces)
     pids = _pids(snapshot)
@@ -102,36 +113,82 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "process_object": np.array([one.object_address for one in processes], np.uint64),
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
-    if snapshot.states is not None:
-        columns |= {"state": snapshot.states, "state_names": np.array(_STATE_LABELS)}
-    # As np.savez_compressed does, which packs a tenth tighter, but takes eight times as long.
+    columns |= _record_columns(snapshot, pids)
+    if snapshot.inventory:
+        columns |= _file_columns(snapshot)
+    # Like np.savez_compressed, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, column in columns.items():
             entry: str | zipfile.ZipInfo = f"{name}.npy"
-            if name == "generator":  # not packed, so that it is found at once: see output.is_own
+            if name == "generator":  # not packed, so that output.is_own finds it
                 entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
                 _write_npy(member, column)
 
 
+def _file_columns(snapshot: Snapshot) -> dict[str, "NDArray[Any] | _Pieces"]:
+    """The file behind each frame, by its index in the paths, and the offset in it."""
+    pages, frames = snapshot.file_pages, snapshot.classes.size
+
+    def pieces(column: int) -> Iterator[NDArray[Any]]:
+        for at in range(0, frames, _AT_ONCE):
+            yield pages.of_frames(at, min(at + _AT_ONCE, frames))[column]
+
+    return {
+        "file": _Pieces(np.int32, frames, pieces(0)),
+        "file_offset": _Pieces(np.int64, frames, pieces(1)),
+        "file_paths": np.array([file.path for file in pages.files], np.str_),
+    }
+
+
+def _record_columns(snapshot: Snapshot, pids: NDArray[np.int64]) -> "dict[str, Any]":
+    """The columns of `.npz` that tell what the kernel says of each frame."""
+    records, uses = snapshot.records, snapshot.uses
+    if records is None or uses is None:
+        return {}
+    columns: dict[str, NDArray[Any] | _Pieces] = {
+        "state": records.states,
+        "state_names": np.array([state.label for state in records.kind]),
+        "use": uses,
+        "use_names": np.array(_USE_LABELS),
+    }
+    if records.last_owners is not None:
+        columns["last_owner_pid"] = _Pieces(
+            np.int64, records.last_owners.size, _pids_of(records.last_owners, pids)
+        )
+    if records.priorities is not None:
+        columns["priority"] = records.priorities
+    if records.findings is not None:
+        columns["finding"] = records.findings
+        columns["finding_names"] = np.array(_FINDING_LABELS)
+    return columns
+
+
+def _pids_of(owners: NDArray[np.int32], pids: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The pids of former owners, in pieces; -1 where there is none."""
+    for at in range(0, owners.size, _AT_ONCE):
+        some = owners[at : at + _AT_ONCE]
+        yield np.where(some == NOBODY, -1, pids[some])
+
+
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """A column that is never there as a whole."""
+    """A column that never exists as a whole in memory."""
 
     dtype: npt.DTypeLike
     size: int
     pieces: Iterable[NDArray[Any]]
-    """Of any type that the column's has room for."""
+    """Arrays of any type that fits into the column's."""
 
     @classmethod
     def of(cls, column: NDArray[Any]) -> "_Pieces":
-        """A column that is there; its pieces are views of it."""
+        """The pieces of an existing column, as views."""
         pieces = (column[at : at + _AT_ONCE] for at in range(0, column.size, _AT_ONCE))
         return cls(column.dtype, column.size, pieces)
 
 
 def _write_npy(member: IO[bytes], column: NDArray[Any] | _Pieces) -> None:
-    """Write a column as np.save does, which would have copies of megabytes in use."""
+    """Write a column like np.save, which would use copies of many megabytes."""
     if isinstance(column, np.ndarray):
         if column.dtype.kind == "U":
             np.lib.format.write_array(member, column, allow_pickle=False)
@@ -149,7 +206,7 @@ def _numbers(limit: int) -> Iterator[NDArray[np.int64]]:
 
 
 class _CompactOwners:
-    """Who has which page, each number in as few bytes as it needs: columns in pieces."""
+    """The owners of pages as columns in pieces, each number in as few bytes as it needs."""
 
     def __init__(self, snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
         self.frame: list[NDArray[Any]] = []
@@ -172,24 +229,24 @@ class _CompactOwners:
         pieces: list[NDArray[Any]],
         table: NDArray[Any] | None = None,
     ) -> _Pieces:
-        """One of the columns, or what stands for each of its numbers in a table."""
+        """One of the columns, or the values of a table at its numbers."""
         found = pieces if table is None else (table[piece] for piece in pieces)
         return _Pieces(dtype, self._size, found)
 
 
 def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
-    """The pids, by index in Snapshot.processes; one that nobody has where there are none."""
+    """The pids, by index in Snapshot.processes; a single unused pid if there are no processes."""
     return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    states = () if snapshot.states is None else ("state",)
-    columns = (*CSV_TITLES, *states, "anomalies")
+    files = ("file", "file_offset") if snapshot.inventory else ()
+    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies", *files)
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
     for frames, owners in pieces:
         odd = odd_frames(owners, snapshot.processes)
-        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("ascii"))
+        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("utf-8"))
 
 
 def _write_parquet(
@@ -197,7 +254,7 @@ def _write_parquet(
 ) -> None:
     import pyarrow.parquet
 
-    # A row group for each few pieces: all at once would take four times the snapshot's memory.
+    # A few pieces make a row group: all at once would take four times the snapshot's memory.
     writer = None
     while group := list(islice(pieces, _PIECES_OF_GROUP)):
         frames = range(group[0][0].start, group[-1][0].stop)
@@ -213,9 +270,20 @@ def _write_parquet(
 
 
 _PIECES_OF_GROUP = 2
-_REPEATING = ("class", "mappings", "owner_pids.list.element", "state", "anomalies")
-"""Columns of Parquet whose values are the same again and again. Of the others, all different, a
-list of the values there are would be a second copy, in memory and in the file."""
+_REPEATING = (
+    "class",
+    "mappings",
+    "owner_pids.list.element",
+    "state",
+    "use",
+    "priority",
+    "finding",
+    "last_owner_pid",
+    "anomalies",
+    "file",
+)
+"""Columns of Parquet with few distinct values. For the other columns, a dictionary of the values
+would be a second copy, in memory and in the file."""
 
 
 def to_arrow(snapshot: Snapshot) -> Any:
@@ -228,7 +296,7 @@ def to_arrow(snapshot: Snapshot) -> Any:
 
 
 def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
-    """The rows of some successive frames, and who has these."""
+    """The rows of some successive frames with their owners."""
     import pyarrow as pa
 
     some = slice(frames.start, frames.stop)
@@ -248,9 +316,9 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
         pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
-    if snapshot.states is not None:
-        states = pa.array(snapshot.states[some].astype(np.int8))
-        table["state"] = pa.DictionaryArray.from_arrays(states, pa.array(_STATE_LABELS))
+    table |= _arrow_records(snapshot, some)
+    if snapshot.inventory:
+        table |= _arrow_files(snapshot, frames)
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
         [odd.get(frame, "") for frame in pfn.tolist()]
@@ -258,13 +326,52 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 
 
+def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
+    """Path of the file behind each of some frames, and the offset in it; null where none is."""
+    import pyarrow as pa
+
+    pages = snapshot.file_pages
+    file, offset = pages.of_frames(frames.start, frames.stop)
+    none = file < 0
+    paths = pa.array([one.path for one in pages.files], pa.string())
+    return {
+        "file": pa.DictionaryArray.from_arrays(pa.array(file, mask=none), paths),
+        "file_offset": pa.array(offset, mask=none),
+    }
+
+
+def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:
+    """What the kernel says of some successive frames, as columns."""
+    import pyarrow as pa
+
+    def words(codes: NDArray[np.uint8], labels: list[str]) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), pa.array(labels))
+
+    records, uses = snapshot.records, snapshot.uses
+    if records is None or uses is None:
+        return {}
+    columns = {
+        "state": words(records.states[some], [state.label for state in records.kind]),
+        "use": words(uses[some], _USE_LABELS),
+    }
+    if records.priorities is not None:
+        priorities = records.priorities[some]
+        columns["priority"] = pa.array(priorities, mask=priorities == NO_PRIORITY)
+    if records.findings is not None:
+        columns["finding"] = words(records.findings[some], _FINDING_LABELS)
+    if records.last_owners is not None:
+        owners = records.last_owners[some]
+        columns["last_owner_pid"] = pa.array(_pids(snapshot)[owners], mask=owners == NOBODY)
+    return columns
+
+
 def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -> Any:
     """The page map as a pandas.DataFrame, a row for each frame.
 
-    ``physical`` is its address, ``protection`` what may be done with it (as ``rwx``; nothing where
-    no page table leads to it), ``owners`` the number of processes that have it. Linux' ``state``
-    and ``entropy``, in bits per byte, are there if they are known. MissingLibraryError where pandas
-    is not installed.
+    ``physical`` is its address, ``protection`` the rights on it (such as ``rwx``; empty if no page
+    table leads to it), ``owners`` the number of its processes. ``state``, ``use``, and ``entropy``
+    in bits per byte are present if they are known. MissingLibraryError where pandas is not
+    installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
@@ -281,17 +388,23 @@ def to_pandas(snapshot: Snapshot, *, entropy: NDArray[np.uint8] | None = None) -
     }
     if entropy is not None:
         columns["entropy"] = entropy * np.float32(8 / 255)
-    if snapshot.states is not None:
-        columns["state"] = pd.Categorical.from_codes(snapshot.states, _STATE_LABELS)
+    records, uses = snapshot.records, snapshot.uses
+    if records is not None and uses is not None:
+        labels = [state.label for state in records.kind]
+        columns["state"] = pd.Categorical.from_codes(records.states, labels)
+        columns["use"] = pd.Categorical.from_codes(uses, _USE_LABELS)
+        if records.last_owners is not None:
+            owners = records.last_owners
+            columns["last_owner_pid"] = np.where(owners == NOBODY, -1, _pids(snapshot)[owners])
     return pd.DataFrame(columns, index=pd.RangeIndex(snapshot.classes.size, name="pfn"))
 
 
 _RIGHTS = ("r--", "rw-", "r-x", "rwx", "")
-"""By MAY_WRITE and MAY_EXECUTE, and where no mapping is known."""
+"""By MAY_WRITE and MAY_EXECUTE; the last is for frames without a known mapping."""
 
 
 def _owner_counts(snapshot: Snapshot) -> NDArray[np.uint32]:
-    """How many processes have each frame, by PFN."""
+    """The number of processes that have each frame, by PFN."""
     counts = np.zeros(snapshot.classes.size, np.uint32)
     for frames, owners in snapshot.owners_by_frame():
         some = np.bincount(owners.frame - frames.start, minlength=len(frames))
@@ -302,8 +415,8 @@ def _owner_counts(snapshot: Snapshot) -> NDArray[np.uint32]:
 def processes_frame(snapshot: Snapshot) -> Any:
     """The processes as a pandas.DataFrame, a row for each, in the order of Snapshot.processes.
 
-    Its index is the one by which Owners and Mappings name a process. MissingLibraryError where
-    pandas is not installed.
+    Owners and Mappings name processes by the index of this frame. MissingLibraryError where pandas
+    is not installed.
     """
     _need("pandas", "a DataFrame")
     import pandas as pd
@@ -342,8 +455,8 @@ def write_text_map(
 ) -> None:
     """Write the text page map (see textmap), as the Volatility 2 plugin prints it.
 
-    `chosen`, indices in Snapshot.processes: only what these have of their own. Errors as for
-    write_table.
+    `chosen`, indices in Snapshot.processes, limits the map to mappings of these processes. Errors
+    as for write_table.
     """
     width = 12 if snapshot.paging and snapshot.paging.address_bits == 32 else 20
     titles = f"{'(Virtual)':<{width}}{'(Physical)':<14}{'(Size)':<10}(Kernel)"
@@ -383,6 +496,6 @@ def _text_rows(snapshot: Snapshot, width: int, chosen: Collection[int] | None) -
 
 
 def _held_parts(held: np.ndarray[Any, Any], frame: int, frames: int) -> list[tuple[int, int]]:
-    """Where in a large page the dump holds frames: first and count of each stretch."""
+    """The stretches of a large page that the dump holds: first frame and count of each."""
     edges = np.flatnonzero(np.diff(held[frame : frame + frames], prepend=False, append=False))
     return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]

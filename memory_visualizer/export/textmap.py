@@ -4,9 +4,9 @@
     ----------------------------------------------
     0x80400000  0x400000      0x1000    True
 
-A number is ``0x`` and up to 16 hexadecimal digits, or up to 20 decimal ones, below 2**64.
-Columns are parted by spaces and tabs; what follows the fourth is not looked at. Lines that begin
-with ``(Virtual)`` or ``--`` and empty lines may stand anywhere, so maps can be joined with cat.
+A number is ``0x`` and up to 16 hexadecimal digits, or up to 20 decimal ones, below 2**64. Spaces
+and tabs separate the columns; everything behind the fourth is ignored. Lines that begin with
+``(Virtual)`` or ``--`` and empty lines may stand anywhere, so maps can be joined with cat.
 """
 
 from collections.abc import Iterator
@@ -51,16 +51,16 @@ class Fault:
     """Lines with something wrong."""
 
     line: int
-    """Number of the first one."""
+    """Number of the first such line."""
     reason: str
-    """What is wrong with the first one, a phrase with subject and verb."""
+    """The fault of the first such line, a phrase with subject and verb."""
     count: int
-    """How many there are."""
+    """The number of such lines."""
 
 
 @dataclass(frozen=True, eq=False)
 class MappedFrames:
-    """What a text page map says of the frames of a dump."""
+    """The frames of a dump that a text page map lists."""
 
     user: NDArray[np.bool_]
     """By PFN: a user mapping reaches the frame."""
@@ -70,7 +70,7 @@ class MappedFrames:
     broken: Fault | None
     """Lines that are not rows; they were skipped."""
     beyond: Fault | None
-    """Rows that reach beyond the dump's last frame; what lies beyond was cut off."""
+    """Rows that extend beyond the dump's last frame; they were cut off there."""
 
 
 def read_mapped_frames(
@@ -84,10 +84,10 @@ def read_mapped_frames(
 ) -> MappedFrames:
     """Read the text page map of a dump that has `frame_count` frames.
 
-    `name` stands for the map in errors; `total_bytes` is only handed on to `progress`. Memory in
-    use depends on the number of frames, not on the length of the map. BadInputError when the map
-    cannot be read; DamagedInputError, unless `lenient`, for the first line that is broken or
-    reaches beyond the dump.
+    Errors call the map `name`; `total_bytes` is only passed to `progress`. The memory in use
+    depends on the number of frames, not on the length of the map. BadInputError when the map cannot
+    be read; DamagedInputError, unless `lenient`, for the first line that is broken or extends
+    beyond the dump.
     """
     user = np.zeros(frame_count, dtype=np.bool_)
     kernel = np.zeros(frame_count, dtype=np.bool_)
@@ -122,16 +122,16 @@ def read_mapped_frames(
 def parse_lines(block: bytes, first_line: int = 1) -> tuple[Rows, Fault | None]:
     """Parse whole lines of a text page map; the last one may lack its newline.
 
-    `first_line` is the number of the block's first line. Returns the rows, and what is wrong
-    with the lines that are neither rows, headers, rules nor empty (None: nothing).
+    `first_line` is the number of the block's first line. Returns the rows, and the fault of the
+    lines that are neither rows, headers, rules nor empty (None: no such line).
     """
-    # A blank before and a newline and some blanks after: every token has both its edges, and
-    # looking a whole number's length ahead never leaves the array.
+    # With a blank before and a newline and some blanks after, every token has both its edges, and
+    # reading a whole number's length ahead never leaves the array.
     text = np.frombuffer(b" " + block + b"\n" + b" " * _MAX_TOKEN, dtype=np.uint8)
     newline = text == ord("\n")
     solid = ~(newline | (text == ord(" ")) | (text == ord("\t")) | (text == ord("\r")))
     edges = np.flatnonzero(solid[1:] != solid[:-1]) + 1
-    # Three tokens of no width at the end, so that the last line too has four to look at.
+    # Three empty tokens at the end ensure that the last line has four tokens, too.
     nowhere = np.full(3, len(block) + 1)
     starts = np.concatenate((edges[0::2], nowhere))
     ends = np.concatenate((edges[1::2], nowhere))
@@ -176,7 +176,7 @@ def parse_lines(block: bytes, first_line: int = 1) -> tuple[Rows, Fault | None]:
 
 
 def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Cut the stream into blocks of whole lines.
+    """Split the stream into blocks of whole lines.
 
     A line longer than a block loses its middle, which lies far beyond its fourth column.
     """
@@ -195,7 +195,7 @@ def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
 def _numbers(
     text: NDArray[np.uint8], start: NDArray[np.intp], end: NDArray[np.intp]
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Read the tokens ``text[start:end]`` as numbers: their values, and which are valid."""
+    """Read the tokens ``text[start:end]`` as numbers; returns values, and which are valid."""
     hexadecimal = (text[start] == ord("0")) & (text[start + 1] | 0x20 == ord("x"))
     start = start + 2 * hexadecimal
     width = end - start

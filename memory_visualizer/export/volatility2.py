@@ -1,9 +1,8 @@
-"""Which of Volatility 2's Windows profiles fit a dump, by what the dump says of itself.
+"""The Windows profiles of Volatility 2 that fit a dump, by the dump's description of itself.
 
-The table in `volatility2profiles.json` is written by `tests/volatility2/profiletable.py` from the
-profiles of Volatility 2.6.1. KUSER_SHARED_DATA tells the version, since Windows 10 the build, and
-the way of paging how many bits the kernel has; service packs stand nowhere in it, so several
-profiles may fit.
+`tests/volatility2/profiletable.py` wrote the table in `volatility2profiles.json` from the profiles
+of Volatility 2.6.1. KUSER_SHARED_DATA tells the version, and since Windows 10 the build; the paging
+tells the kernel's bits. Nothing there tells the service pack, so several profiles may fit.
 """
 
 import json
@@ -13,13 +12,14 @@ from typing import NamedTuple
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 _UNREAD_FORMATS = ("AVML", "kdump")
-"""What Volatility 2 cannot open, as Dump.format begins."""
+"""Formats that Volatility 2 cannot open, by the beginning of Dump.format."""
 _BUILDS_SINCE = (10, 0)
-"""Older versions do not tell their build in KUSER_SHARED_DATA, but in their names."""
+"""Since this version KUSER_SHARED_DATA tells the build; profiles of older versions have it in their
+names."""
 
 
 class _Profile(NamedTuple):
-    """A profile, as it says of itself."""
+    """A profile and its metadata."""
 
     name: str
     bits: int
@@ -39,15 +39,15 @@ def _profiles() -> tuple[_Profile, ...]:
 
 
 def _version(major: int, minor: int) -> tuple[int, int]:
-    """As Windows says it; Volatility has the first tests of Windows 10, which said 6.4."""
+    """The version as Windows tells it; Volatility has previews of Windows 10, which told 6.4."""
     return (10, 0) if (major, minor) == (6, 4) else (major, minor)
 
 
 def profiles_for(version: tuple[int, int], build: int, bits: int) -> tuple[str, ...]:
-    """The profiles for a Windows of this version and build (0: not known), in their names' order.
+    """The profiles for a Windows of this version and build (0: unknown), sorted by name.
 
-    Of Windows 10 those of the newest build that is not newer than `build`; none for builds newer
-    than all that Volatility 2 knows.
+    For Windows 10, the profiles of the newest build that is not newer than `build`; none for builds
+    newer than all that Volatility 2 knows.
     """
     alike = [one for one in _profiles() if (one.version, one.bits) == (version, bits)]
     if version >= _BUILDS_SINCE and build:
@@ -60,7 +60,7 @@ def profiles_for(version: tuple[int, int], build: int, bits: int) -> tuple[str, 
 
 
 def profiles_of(snapshot: Snapshot) -> tuple[str, ...]:
-    """The profiles that fit a dump; none where it is of no Windows that Volatility 2 knows."""
+    """The profiles that fit a dump; none if Volatility 2 does not know its Windows."""
     numbers = _numbers(snapshot)
     if numbers is None or snapshot.paging is None:
         return ()
@@ -69,7 +69,7 @@ def profiles_of(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def why_unknown(snapshot: Snapshot) -> str:
-    """Why Volatility 2 cannot know this dump, as a sentence's end; nothing where it may."""
+    """Why Volatility 2 cannot know this dump, as the end of a sentence; empty if it may."""
     if snapshot.system is None:
         return "Windows was not found in the dump"
     if snapshot.system.family != "Windows":
@@ -86,7 +86,7 @@ def why_unknown(snapshot: Snapshot) -> str:
 
 
 def _numbers(snapshot: Snapshot) -> tuple[int, int, int] | None:
-    """Major and minor version and build (0: not known) of a Windows; None where not known."""
+    """Major and minor version and build (0: unknown) of a Windows; None if unknown."""
     system = snapshot.system
     if system is None or system.family != "Windows" or not system.version:
         return None

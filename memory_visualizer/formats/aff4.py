@@ -1,11 +1,11 @@
 """AFF4 containers of physical memory, as WinPmem, Velociraptor and others write them.
 
 The AFF4 Standard (aff4/Standard, version 1.0a): a zip file with streams in it. An image stream is
-cut into chunks, each packed by itself, and the chunks into segments ("bevies") with an index beside
-each; a map puts parts of streams to physical addresses. What each stream is stands in
-information.turtle. The draft before it, which older WinPmem wrote, has other names, and indexes
-with the places of chunks only. Read here, since the only Python library for it (pyaff4) can no
-longer be installed.
+cut into chunks, each packed by itself, and groups of chunks form segments ("bevies") with an index
+beside each; a map assigns parts of streams to physical addresses. information.turtle describes each
+stream. The earlier draft, which older WinPmem wrote, has other names, and indexes with only the
+places of chunks. This module reads AFF4 itself, since the only Python library for it (pyaff4) can
+no longer be installed.
 """
 
 import re
@@ -31,7 +31,8 @@ from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _SCHEMA = "http://aff4.org/Schema#"
 _LOCAL_HEADER = struct.Struct("<26xHH")
-"""Of a file in a zip: bytes of its name and of what follows that, before its contents."""
+"""Header of a file in a zip: bytes of its name and of the extra field, which precede its
+contents."""
 _END = struct.Struct("<4s6xHII")
 """The end of a zip: files, bytes of the directory, its place."""
 _MAX_END = _END.size + 2 + 65535
@@ -39,22 +40,22 @@ _MAX_DIRECTORY = 16 << 20
 _MAX_TEXT, _MAX_INDEX, _MAX_MAP = 2 << 20, 16 << 20, 16 << 20
 _MAX_CHUNK = 16 << 20
 _SMALLEST_CHUNK = 16
-"""Bytes in the file, with its place in an index, at least."""
+"""The least number of bytes that a chunk takes in the file, with its place in an index."""
 _ENTRY = np.dtype([("address", "<u8"), ("length", "<u8"), ("offset", "<u8"), ("target", "<u4")])
 _INDEX = np.dtype([("offset", "<u8"), ("size", "<u4")])
 _FILLED = re.compile(r"(aff4:|http://aff4\.org/Schema#)(Zero|SymbolicStream([0-9A-Fa-f]{2}))")
-"""A stream of one byte, over and over."""
+"""A stream that repeats a single byte."""
 _NOT_READ = re.compile(r"(aff4:|http://aff4\.org/Schema#)Un(known|readable)Data")
-_MOST_FILLED = 1 << 33
+_FILLED_LIMIT = 1 << 33
 _FILLED_FOR_EACH = 1024
-"""Bytes of such streams that a map may have for each byte of others, and so many more."""
+"""A map may have so many bytes of such streams for each byte of other streams, and so many more."""
 
 _Facts = Mapping[str, Mapping[str, Sequence[str]]]
-"""What information.turtle says: by subject and property, the values."""
+"""The content of information.turtle: values by subject and property."""
 
 
 def is_container(file: BinaryIO, head: bytes) -> bool:
-    """Whether a file that begins so is AFF4: told by its first names or the zip's comment."""
+    """Whether a file with this beginning is AFF4, by its first names or the zip's comment."""
     if not head.startswith(magics.ZIP):
         return False
     return b"aff4" in head.lower() or _end(file)[1].startswith(b"aff4://")
@@ -75,11 +76,11 @@ class Aff4Dump(MappedDump):
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Read what the container says, the map, and the indexes of the chunks.
+        """Read the container's description, the map, and the indexes of the chunks.
 
         BadInputError when the file cannot be read or holds no memory; DamagedInputError, unless
         `lenient`, when a part of it is missing or broken. `lenient` unpacks all chunks and leaves
-        out those that cannot be.
+        out broken ones.
         """
         path = as_path(path)
         volume = _Volume(path)
@@ -135,21 +136,21 @@ class _Volume:
         self.urn = urn.split(b"\0")[0].decode("utf-8", "replace").strip()
 
     def _size_of_directory(self) -> int:
-        """Of a large zip file (ZIP64)."""
+        """Bytes of the directory of a large zip file (ZIP64)."""
         size = file_size(self.file)
         tail = read_at(self.file, min(size, _MAX_END + 100), max(0, size - _MAX_END - 100))
         at = tail.rfind(b"PK\x06\x06")
         return int.from_bytes(tail[at + 40 : at + 48], "little") if at >= 0 else 0
 
     def member(self, urn: str, name: str = "") -> zipfile.ZipInfo | None:
-        """Find a member by the stream's name and its own."""
+        """Find a member by the names of the stream and the member."""
         for stream in self._names(urn):
             if found := self._members.get(f"{stream}/{name}" if name else stream):
                 return found
         return None
 
     def _names(self, urn: str) -> Iterator[str]:
-        """How a stream may be called in the zip (AFF4 Standard, 5.1 and 5.2)."""
+        """Possible names of a stream in the zip (AFF4 Standard, 5.1 and 5.2)."""
         if self.urn and urn.startswith(self.urn):
             relative = urn[len(self.urn) :].strip("/")
             yield relative
@@ -162,12 +163,12 @@ class _Volume:
         yield quote(urn, safe="")
 
     def data(self, name: str, limit: int) -> bytes | None:
-        """The contents of a member, if it is there; DamagedInputError where they are broken."""
+        """The contents of a member, None if missing; DamagedInputError if they are broken."""
         info = self._members.get(name)
         return None if info is None else self.contents(info, limit)
 
     def contents(self, info: zipfile.ZipInfo, limit: int) -> bytes:
-        """The contents of a small member; DamagedInputError where they are broken."""
+        """The contents of a small member; DamagedInputError if they are broken."""
         place, size = self.place(info)
         fault = f"{self.path}: {info.filename[:80]!r}, a part of the AFF4 container,"
         if max(info.file_size, size) > limit:
@@ -184,9 +185,9 @@ class _Volume:
         return raw
 
     def place(self, info: zipfile.ZipInfo) -> tuple[int, int]:
-        """Where a member's contents are in the file, and how many bytes they have there."""
+        """Place and size in the file of a member's contents."""
         header = b""
-        if info.header_offset >= 0:  # a broken directory moves them before the file
+        if info.header_offset >= 0:  # a broken directory may place them before the file
             with reading(self.path):
                 header = read_at(self.file, _LOCAL_HEADER.size, info.header_offset)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(magics.ZIP):
@@ -203,7 +204,7 @@ class _Volume:
         return data.decode("utf-8", "replace")
 
     def names(self) -> list[str]:
-        """All members."""
+        """The names of all members."""
         return list(self._members)
 
 
@@ -218,11 +219,11 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""What is not closed goes on to the end, so that nothing is looked at twice."""
+"""A token that is not closed extends to the end, so that no text is read twice."""
 
 
 def _facts(text: str) -> _Facts:
-    """Read RDF's Turtle (w3.org/TR/turtle), as far as AFF4 uses it; what is more is passed over."""
+    """Read RDF's Turtle (w3.org/TR/turtle), as far as AFF4 uses it; the rest is skipped."""
     facts: dict[str, dict[str, list[str]]] = {}
     prefixes: dict[str, str] = {}
     base = ""
@@ -248,7 +249,7 @@ def _facts(text: str) -> _Facts:
             if kind == "mark":
                 is_type = value == "^^"
                 key = "" if value == ";" else key
-            elif is_type:  # of a literal
+            elif is_type:  # the type or language of a literal
                 is_type = False
             elif not key:
                 word = full(kind, value)
@@ -310,13 +311,13 @@ def _map(volume: _Volume, urn: str) -> tuple[NDArray[np.void], list[str]]:
 
 
 def _whole(facts: _Facts, urn: str) -> tuple[NDArray[np.void], list[str]]:
-    """The same for a stream without a map: all of it, from address 0 on."""
+    """The same for a stream without a map: the whole stream, from address 0 on."""
     size = _number(facts[urn], "size", "stream_size")
     return np.array([(0, size, 0, 0)], _ENTRY), [urn]
 
 
 def _number(of: Mapping[str, Sequence[str]], *names: str) -> int:
-    """A number under one of these names; 0 where there is none."""
+    """A number under one of these names; 0 if there is none."""
     for name in names:
         for value in of.get(name, ()):
             if value.isdecimal() and len(value) < 20:
@@ -334,7 +335,7 @@ def _place(
     *,
     lenient: bool,
 ) -> tuple["_Streams", NDArray[np.int64], NDArray[np.int64]]:
-    """All streams of a map as one; each entry's place in it, -1 where it is not there; left out."""
+    """All streams of a map as one; each entry's place in it, -1 if missing; left-out frames."""
     streams = _Streams(path, volume)
     offsets = np.full(len(entries), -1, np.int64)
     used = [number for number in np.unique(entries["target"]).tolist() if number < len(targets)]
@@ -379,14 +380,14 @@ def _frames(entries: NDArray[np.void]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Stream:
-    """How the chunks of a stream are packed."""
+    """The packing of a stream's chunks."""
 
     chunk_size: int
     unpack: Callable[[bytes, int], bytes] | None
 
 
 class _Streams(ChunkedInside):
-    """All chunks of some image streams, one stream behind the other, and stretches of one byte."""
+    """All chunks of some image streams, one after the other, and stretches of a repeated byte."""
 
     def __init__(self, path: Path, volume: _Volume) -> None:
         self.name = "AFF4"
@@ -400,7 +401,7 @@ class _Streams(ChunkedInside):
         self._streams: list[_Stream] = []
 
     def add(self, urn: str, of: Mapping[str, Sequence[str]]) -> int:
-        """Add a stream; its bytes, 0 where it is no image stream."""
+        """Add a stream; returns its size, 0 if it is not an image stream."""
         size = _number(of, "size", "stream_size")
         chunk = _number(of, "chunkSize", "chunk_size")
         in_bevy = _number(of, "chunksInSegment", "chunks_per_segment") or 1024
@@ -426,7 +427,7 @@ class _Streams(ChunkedInside):
         return size
 
     def _bevy(self, urn: str, bevy: int, count: int, chunk: int) -> NDArray[np.int64]:
-        """Place and size of the chunks of a bevy; of those that are not there -1 and 0."""
+        """Place and size of the chunks of a bevy; -1 and 0 for missing chunks."""
         rows = np.full((count, 2), (-1, 0), np.int64)
         volume = self._volume
         member = volume.member(urn, f"{bevy:08d}")
@@ -446,7 +447,7 @@ class _Streams(ChunkedInside):
             start = np.minimum(start, np.uint64(1 << 50)).astype(np.int64)
         else:
             start = np.frombuffer(raw[: len(raw) // 4 * 4], "<u4").astype(np.int64)
-            if len(start) and start[0]:  # some begin with the end of the first chunk
+            if len(start) and start[0]:  # some indexes begin with the end of the first chunk
                 start = np.concatenate(([0], start[:-1]))
             length = np.diff(start, append=size)
         sound = (length > 0) & (length <= 2 * chunk) & (start + length <= size)
@@ -457,12 +458,12 @@ class _Streams(ChunkedInside):
         return rows
 
     def fill(self, byte: int, length: int) -> int:
-        """Add a stretch of one byte behind all streams; returns where it begins. Zeros come last.
+        """Add a stretch of a repeated byte behind all streams; returns its place. Zeros come last.
 
-        BadInputError where it is longer than a machine's memory can be.
+        BadInputError if it is longer than a machine's memory can be.
         """
         begin = self._filled[-1][1] if self._filled else self.end
-        if begin + length > _MOST_FILLED + (1 + _FILLED_FOR_EACH) * self.end:
+        if begin + length > _FILLED_LIMIT + (1 + _FILLED_FOR_EACH) * self.end:
             raise BadInputError(
                 f"{self._container} has a map that repeats one byte {length:,} times"
             )
@@ -470,7 +471,7 @@ class _Streams(ChunkedInside):
         return begin
 
     def finish(self, *, lenient: bool) -> None:
-        """Be ready to be read: all has been added."""
+        """Prepare for reading, after everything was added."""
         rows = np.concatenate(self._parts) if self._parts else np.zeros((0, 4), np.int64)
         self._chunks: NDArray[np.int64] = rows
         super().__init__(self._container, rows[:, 0], self.end)
@@ -496,13 +497,13 @@ class _Streams(ChunkedInside):
             return raw[:length]
         try:
             return bytes(way.unpack(raw, way.chunk_size)[:length])
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library has exceptions of its own
             raise DamagedInputError(
                 f"{self.path}: the chunk at byte {place:,} cannot be unpacked: {error}"
             ) from error
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Read the streams, and what is behind them."""
+        """Read the streams, and the stretches behind them."""
         there = max(0, min(len(target), self.end - offset))
         if there:
             super().read_into(target[:there], offset)
@@ -512,7 +513,7 @@ class _Streams(ChunkedInside):
                 target[start:stop] = bytes([byte]) * (stop - start)
 
     def data(self, position: int) -> tuple[int, int]:
-        """All but the zeros."""
+        """The next stretch that is not a stretch of zeros."""
         end = self.size
         if self._filled and self._filled[-1][2] == 0:
             end = self._filled[-1][0]
@@ -520,7 +521,7 @@ class _Streams(ChunkedInside):
 
 
 def _unpacker(fault: str, method: str) -> Callable[[bytes, int], bytes] | None:
-    """What unpacks chunks packed in this way (AFF4 Standard, 3.3; pyaff4, lexicon.py)."""
+    """The function that unpacks chunks of this packing (AFF4 Standard, 3.3; pyaff4, lexicon.py)."""
     if not method or method.endswith(("stored", "NullCompressor")):
         return None
     if "rfc1950" in method or "rfc1951" in method:
@@ -536,6 +537,6 @@ def _unpacker(fault: str, method: str) -> Callable[[bytes, int], bytes] | None:
 
 
 def _limited(unpack: Callable[[bytes, bytearray], int], data: bytes, limit: int) -> bytes:
-    """Unpack into the room of a chunk."""
+    """Unpack at most as many bytes as a chunk has."""
     room = bytearray(limit)
     return bytes(room[: unpack(data, room)])

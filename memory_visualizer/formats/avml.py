@@ -1,12 +1,13 @@
 """AVML dumps: LiME's headers in version 2, each followed by a Snappy stream and its length.
 
 The format is that of microsoft/avml, src/image.rs; the stream is Snappy's framing format (google/
-snappy, framing_format.txt): chunks of at most 64 KiB, those that do not shrink stored as they are.
-AVML writes 16 MiB a header, in its first versions a whole range, and leaves out blocks of zeros
-where it reads /proc/kcore: these frames are not held. Volatility 3's reader (2.28.2) hangs on
-chunks that are stored as they are, so the headers are read here, and the chunks are decoded, with
-their checksums, by cramjam, which is imported when a dump's contents are asked for. Blocks without
-compression, which have LiME's headers (lime.py), may stand among the others.
+snappy, framing_format.txt): chunks of at most 64 KiB, of which incompressible ones are stored
+unchanged. AVML writes 16 MiB behind each header, in its first versions a whole range, and leaves
+out blocks of zeros if it reads /proc/kcore: these frames are not held. Volatility 3's reader
+(2.28.2) hangs on chunks that are stored unchanged, so this module reads the headers, and cramjam,
+which is imported when a dump's contents are asked for, decodes the chunks and checks their
+checksums. Blocks without compression, which have LiME's headers (lime.py), may stand among the
+others.
 """
 
 import struct
@@ -39,11 +40,11 @@ from memory_visualizer.formats.limeheaders import (
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
-# A chunk: its type, its size from here (3 bytes), a checksum (4), the data. Data that are
-# compressed begin with their length as a variable-length number, here of at most 3 bytes.
+# A chunk: its type, its size from here (3 bytes), a checksum (4), the data. Compressed data begin
+# with their length as a variable-length number, here of at most 3 bytes.
 _COMPRESSED, _STORED = 0, 1
 _CHUNK_HEAD = 1 + 3 + 4 + 3
-_MAX_CHUNK = 1 << 16  # bytes that a chunk decodes to, at most
+_MAX_CHUNK = 1 << 16  # the largest decoded size of a chunk in bytes
 _PLAIN_CHUNK = 1 << 20  # bytes of a block without compression that are read at once
 _STREAM_SIZE = struct.Struct("<Q")
 
@@ -63,7 +64,7 @@ class _Chunks:
     size: NDArray[np.int64]
     """Bytes in the file."""
     is_plain: NDArray[np.bool_]
-    """Which are no chunks of a stream, but pieces of a block without compression."""
+    """Which are not chunks of a stream, but pieces of a block without compression."""
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "_Chunks":
         place = self.address[chosen], self.length[chosen], self.offset[chosen]
@@ -71,7 +72,7 @@ class _Chunks:
 
 
 class _Blocks:
-    """What is in a file: the chunks, a column each as in _Chunks, and the blocks of memory."""
+    """The content of a file: the chunks, in columns as in _Chunks, and the blocks of memory."""
 
     def __init__(self) -> None:
         columns: Sequence[array[int]] = [*(array("q") for _ in range(4)), array("b")]
@@ -86,7 +87,7 @@ class _Blocks:
             column.append(value)
 
     def chunks(self) -> _Chunks:
-        """All of them, by ascending address."""
+        """All chunks, by ascending address."""
         address, length, offset, size = (
             np.frombuffer(column, np.int64) for column in self.columns[:4]
         )
@@ -105,7 +106,7 @@ class AvmlDump(Dump):
         if chunks.address.size == 0:
             raise BadInputError(f"{path} holds no page of memory")
         end = chunks.address + chunks.length
-        # Chunks whose addresses adjoin make one stretch of memory, whatever blocks they are in.
+        # Chunks with adjoining addresses form one stretch of memory, whatever blocks they are in.
         begins = np.concatenate(([True], chunks.address[1:] != end[:-1]))
         starts = np.flatnonzero(begins)
         first = -(-chunks.address[starts] // PAGE_SIZE)
@@ -119,11 +120,11 @@ class AvmlDump(Dump):
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Find all chunks; they are decoded later, but for `lenient`, which leaves out broken ones.
+        """Find all chunks; only `lenient` decodes them now, to leave out broken ones.
 
         BadInputError when the file cannot be read or is no AVML dump; DamagedInputError, unless
-        `lenient`, when a header is broken, or bytes are missing or there twice. `lenient` goes on
-        with the next sound header behind what is broken.
+        `lenient`, when a header is broken, or bytes are missing or occur twice. `lenient` continues
+        with the next sound header behind a fault.
         """
         path = as_path(path)
         blocks = _Blocks()
@@ -149,7 +150,7 @@ class AvmlDump(Dump):
         return dump._without_broken_chunks() if lenient else dump
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Decode the blocks, and let `work` look at them."""
+        """Decode the blocks for `work`."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()
@@ -164,7 +165,7 @@ class AvmlDump(Dump):
             yield from ahead(scan, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Decode the chunks that these frames are in, each once where `frames` ascend."""
+        """Decode the chunks with these frames, each once if `frames` ascend."""
         frames = np.asarray(frames, dtype=np.int64)
         pages = np.zeros((frames.size, PAGE_SIZE // 8), dtype=np.uint64)
         starts, counts = self.runs.T
@@ -185,7 +186,7 @@ class AvmlDump(Dump):
         low = int(np.searchsorted(chunks.address, start, side="right")) - 1
         high = int(np.searchsorted(chunks.address, end, side="left"))
         decoded = np.empty(int(chunks.length[low:high].sum()), dtype=np.uint8)
-        # Chunks one after another in the file can be decoded at one go.
+        # Consecutive chunks in the file can be decoded together.
         end_before = (chunks.offset + chunks.size)[low : high - 1]
         breaks = chunks.offset[low + 1 : high] != end_before
         breaks |= chunks.is_plain[low + 1 : high] != chunks.is_plain[low : high - 1]
@@ -212,13 +213,13 @@ class AvmlDump(Dump):
         snappy = _snappy(self.path)
         try:
             snappy.decompress_into(_STREAM_BEGIN + stream, target)
-        except Exception as error:  # cramjam's own, which is no subclass of anything else
+        except Exception as error:  # cramjam's own exception, which has no useful base class
             raise DamagedInputError(
                 f"{self.path}: bytes {start:,} to {end:,} cannot be decoded: {error}"
             ) from error
 
     def _without_broken_chunks(self) -> Self:
-        """Decode all chunks; leave out those that cannot be."""
+        """Decode all chunks; leave out broken ones."""
         sound = np.ones(self._chunks.address.size, dtype=np.bool_)
         target = np.empty(_MAX_CHUNK, dtype=np.uint8)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
@@ -231,7 +232,8 @@ class AvmlDump(Dump):
         if sound.all():
             return self
         lost = f"{np.count_nonzero(~sound):,} broken pieces of {self.path} were left out"
-        return type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        dump = type(self)(self.path, self._chunks[sound], self._blocks, [*self.remarks, lost])
+        return dump.instead_of(self)
 
 
 def _snappy(path: Path) -> ModuleType:
@@ -281,7 +283,7 @@ def _find_block(path: Path, file: FileIO, blocks: _Blocks, position: int) -> int
 def _find_plain(
     path: Path, file: FileIO, blocks: _Blocks, position: int, address: int, length: int
 ) -> int:
-    """Cut a block without compression into pieces; returns its end."""
+    """Split a block without compression into pieces; returns its end."""
     there = min(length, file_size(file) - position)
     for start in range(0, there, _PLAIN_CHUNK):
         size = min(_PLAIN_CHUNK, there - start)
@@ -316,7 +318,7 @@ def _find_chunks_of_block(
 
 
 def _varint(data: bytes) -> int:
-    """Read the length with which compressed data begin; too large a number for a broken one."""
+    """Read the length at the beginning of compressed data; if broken, the number is too large."""
     value = 0
     for place, byte in enumerate(data):
         value |= (byte & 0x7F) << 7 * place

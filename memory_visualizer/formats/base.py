@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs, runs_without
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, printable
@@ -21,22 +22,22 @@ from memory_visualizer.units import PAGE_SIZE
 _NEAR_FRAMES = 2**21
 """8 GiB of addresses, which any dump may use."""
 _FRAMES_FOR_EACH = 1024
-"""Even a dump without free, cached and user pages holds more than a page of so many."""
+"""Even a dump without free, cached and user pages holds more than one page in so many."""
 
 BLOCK_FRAMES = 4096
 """Frames in a block of `Dump.each_block`, at most: 16 MiB."""
 
-_MAX_THREADS = 4  # more do not make it faster, and each has a block of memory
+_MAX_THREADS = 4  # more threads are not faster, and each needs memory for a block
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-"""Told now and then how many bytes are done, and of how many (None: nobody knows)."""
+"""Called from time to time with the bytes done, and the bytes in all (None: unknown)."""
 
 Words: TypeAlias = NDArray[np.uint64]
 """The contents of n frames, shape (n, 512): little-endian words as the processor sees them.
 
-Where they lie in a file, they need not be aligned as words are."""
+Words in a mapped file may be unaligned."""
 
 BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 """Called with PFNs, and the contents of these frames."""
@@ -51,22 +52,23 @@ class Dump(ABC):
     path: Path
     """The file that was asked for."""
     format: str
-    """The format as people call it, such as ``ELF core``."""
+    """The format's usual name, such as ``ELF core``."""
     runs: NDArray[np.int64]
-    """Shape (n, 2): first frame and number of frames of each stretch of consecutive frames that the
-    dump holds, in ascending order, no two of them adjacent. A frame is held if the dump holds all
-    of its bytes."""
+    """Shape (n, 2): first frame and number of frames of each run, a stretch of consecutive frames
+    that the dump holds; ascending, and no two runs are adjacent. A frame is held if the dump holds
+    all of its bytes."""
     notes: Mapping[str, int | bytes]
     """Values about the machine from the headers, under the format's names for them."""
     left_out_runs: NDArray[np.int64]
-    """As `runs`: frames that the machine has, and that the dump does not hold on purpose."""
+    """As `runs`, for frames of the machine that the dump does not hold on purpose, or not in a form
+    that can be read."""
     remarks: Sequence[str]
     """Sentences for the user on data that was left out or is unknown."""
     reopen: Callable[[], "Dump"] | None = None
-    """Opens the same dump in the same way once more, where it was opened from a file."""
+    """Opens the same dump in the same way again, if it was opened from a file."""
     _is_closed = False
     sha256: str | None = None
-    """SHA-256 of the file that was asked for, in hexadecimal, where somebody has computed it."""
+    """SHA-256 of the file that was asked for, in hexadecimal, if it was computed."""
 
     def __init__(
         self,
@@ -85,24 +87,34 @@ class Dump(ABC):
         self.notes = MappingProxyType(dict(notes or {}))
         self.remarks = tuple(remarks)
 
+    def instead_of(self, whole: "Dump") -> Self:
+        """Take the frames of `whole` that this dump does not hold as left out, and return it.
+
+        They could not be read; the machine has them, as its dump told where they are.
+        """
+        self.left_out_runs = joined_runs(
+            self.left_out_runs, whole.left_out_runs, runs_without(whole.runs, self.runs)
+        )
+        return self
+
     @classmethod
     @abstractmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> "Dump":
         """Read the headers of a dump of this format.
 
-        BadInputError when the file cannot be read or is no such dump; DamagedInputError when a
-        part of it is missing or broken, where `lenient` takes what is there and adds to `remarks`.
+        BadInputError when the file cannot be read or is not such a dump; DamagedInputError when a
+        part of it is missing or broken: `lenient` then reads the rest and adds to `remarks`.
         """
 
     def close(self) -> None:
         """Close the file now, rather than with the last reference to this object.
 
-        What is read afterwards is a ValueError where the file had to stay open.
+        A later read raises ValueError if the format needs the open file.
         """
         self._is_closed = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds where the dump is, not what is in it: it is opened again."""
+        """A pickle holds the place of the dump, not its contents: the dump is opened again."""
         if self.reopen is None:
             raise TypeError(f"{self.format} was not opened from a file, and cannot be pickled")
         return self.reopen, (), {"sha256": self.sha256}
@@ -117,7 +129,7 @@ class Dump(ABC):
 
     @cached_property
     def frame_count(self) -> int:
-        """Frames up to and with the last that is held or left out: PFNs are below this."""
+        """The number of frames up to the last that is held or left out: all PFNs are below it."""
         return max(int(runs[-1].sum()) for runs in (self.runs, self.left_out_runs) if len(runs))
 
     @property
@@ -132,7 +144,7 @@ class Dump(ABC):
 
     @cached_property
     def left_out(self) -> NDArray[np.bool_]:
-        """By PFN: whether the machine has the frame, and the dump leaves it out on purpose."""
+        """By PFN: whether the frame is one of `left_out_runs`, and not held."""
         left_out = self._frames_in(self.left_out_runs) & ~self.held
         left_out.flags.writeable = False
         return left_out
@@ -155,12 +167,12 @@ class Dump(ABC):
 
     @abstractmethod
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Yield what `work` makes of each block of the contents, the blocks in ascending order.
+        """Yield the result of `work` for each block of the contents, in ascending order.
 
         `work` gets the PFNs, ascending and BLOCK_FRAMES at most, and the contents of these frames;
-        frames that are held and in no block are all zeros. It is called in several threads, some
-        blocks ahead of what was yielded. The words are read-only, may lie in the file itself, and
-        must not be used after the call; a copy is the caller's to make.
+        held frames that are in no block are all zeros. It is called in several threads, some blocks
+        ahead of the yielded results. The words are read-only, may lie in the mapped file, and must
+        not be used after the call unless they are copied.
 
         BadInputError when the file cannot be read, or ends before the size that it had when it
         was opened; DamagedInputError when it cannot be decoded.
@@ -168,9 +180,9 @@ class Dump(ABC):
 
     @abstractmethod
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Copy the contents of the frames with these PFNs, in this order, repeated ones too.
+        """Copy the contents of the frames with these PFNs, in this order; PFNs may repeat.
 
-        A frame that the dump does not hold is all zeros. Fastest where `frames` ascend. Errors as
+        A frame that the dump does not hold is all zeros. Ascending `frames` are fastest. Errors as
         for `each_block`.
         """
 
@@ -183,8 +195,8 @@ class Dump(ABC):
     ) -> None:
         """Read all contents once, and show each block to each visitor, as `each_block` does.
 
-        `progress` is told the bytes of held frames. `until` is asked after each block, and ends
-        the scan when it says so. Errors as for `each_block`.
+        `progress` is told the bytes of held frames. `until` is called after each block, and ends
+        the scan when it returns True. Errors as for `each_block`.
         """
         visitors = tuple(visitors)
         starts, counts = self.runs.T
@@ -221,32 +233,32 @@ class ZeroScan:
         """By PFN; True for frames that are not held."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at some frames."""
+        """Test some frames."""
         self.zero[frames] = zero_pages(words)
 
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
     """Find the pages of zeros among these; one bool for each."""
-    # A few words tell nearly all others apart, and only what is left is read to its end.
+    # A few words rule out nearly all pages; only the remaining pages are read to their end.
     maybe = np.flatnonzero(words[:, 0] == 0)
     for word in _TELLING_WORDS:
         maybe = maybe[words[maybe, word] == 0]
     zero = np.zeros(len(words), np.bool_)
     for start in range(0, len(maybe), _PAGES_AT_ONCE):
         some = maybe[start : start + _PAGES_AT_ONCE]
-        # A copy, which stays in the processor's cache, and is aligned wherever the pages are.
+        # A copy stays in the processor's cache, and is aligned whatever the pages are.
         zero[some] = np.bitwise_or.reduce(words[some], axis=1) == 0
     return zero
 
 
 _TELLING_WORDS = (511, 256, 64)
-"""At the end of a page, in its middle, and so on: what is filled in part begins or ends there. With
-more of them most dumps took longer: each costs every page of zeros a look at memory."""
+"""Words at the end of a page, in its middle, and so on: partly filled pages begin or end there.
+More words made most dumps slower, since each costs a memory access for every page of zeros."""
 _PAGES_AT_ONCE = 64
 
 
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield ``work(item)`` for each item in order, while threads do the next ones."""
+    """Yield ``work(item)`` for each item in order, while threads work on the next items."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[_Result]] = deque()
@@ -264,16 +276,16 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
 def near_pieces(
     path: Path, start: NDArray[np.int64], length: NDArray[np.int64], *, lenient: bool
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which pieces of memory, in bytes, a machine with so much memory can have; and remarks.
+    """Which pieces of memory, given in bytes, a machine with this much memory can have; remarks.
 
-    Machines leave holes, of a terabyte even, and tools leave pages out; but a few megabytes are
-    not all that there is in a terabyte. For each frame up to the last one, held or not, there is
-    something to be kept in memory, and so headers that lie must not tell how much.
-    DamagedInputError for pieces too far away, unless `lenient` and there are others.
+    Machines have holes, even of a terabyte, and tools leave pages out; but no dump of a terabyte of
+    addresses holds only a few megabytes. This program keeps some bytes for each frame up to the
+    last, held or not, so false headers must not decide their number. DamagedInputError for pieces
+    too far away, unless `lenient` and there are others.
     """
     near = np.ones(start.size, np.bool_)
     remarks: list[str] = []
-    while near.any():  # without what is far away, other pieces may be too far for the rest
+    while near.any():  # without the far pieces, other pieces may be too far for the rest
         size = int(length[near].sum())
         far = near & (start + length > near_frames(size) * PAGE_SIZE)
         if not far.any():
@@ -290,12 +302,12 @@ def near_pieces(
 
 
 def near_frames(size: int) -> int:
-    """Frames up to which a machine may have memory of which so many bytes are held."""
+    """The number of frames up to which a machine may have memory, if so many bytes are held."""
     return max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
 
 
 def numbers_in(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All frames in some stretches of frames (as `Dump.runs`), in their order."""
+    """All frames in some runs (as `Dump.runs`), in their order."""
     first, count = runs.T
     before = np.cumsum(count) - count
     frames: NDArray[np.int64] = np.arange(int(count.sum())) + np.repeat(first - before, count)
@@ -303,6 +315,6 @@ def numbers_in(runs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def runs_of(frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stretches (as `Dump.runs`) that some ascending frames, at least one, make."""
+    """The runs (as `Dump.runs`) of some ascending frames, at least one."""
     edges = np.flatnonzero(np.diff(frames, prepend=-2) != 1)
     return np.stack((frames[edges], np.diff(edges, append=len(frames))), axis=1)

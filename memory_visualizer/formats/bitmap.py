@@ -1,7 +1,7 @@
 """Bitmaps with a bit for each page frame, as kdump files, Windows crash dumps and QEMU have them.
 
-The lowest bit of a byte tells of its first frame. All are read and unpacked in pieces: the bitmap
-of 16 TiB takes 512 MiB packed, and 4 GiB unpacked.
+The lowest bit of a byte belongs to its first frame. Bitmaps are read and unpacked in batches: the
+bitmap of 16 TiB takes 512 MiB packed, and 4 GiB unpacked.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ _FRAMES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Bitmap:
-    """A bitmap in an open file. All that reads it raises OSError, and BadInputError at its end."""
+    """A bitmap in an open file; reading raises OSError, or BadInputError if it is cut off."""
 
     path: Path
-    """What the file is called in errors."""
+    """The file's name in errors."""
     file: BinaryIO
     at: int
-    """Where it begins, in bytes."""
+    """The byte at which the bitmap begins."""
     frames: int
-    """Bits."""
+    """The number of bits."""
 
     def pieces(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Yield the first frame of each piece, and the bits of the piece, in ascending order."""
@@ -43,7 +43,7 @@ class Bitmap:
             yield start, bits.view(np.bool_)
 
     def count(self) -> int:
-        """How many bits are set."""
+        """The number of set bits."""
         return sum(int(np.count_nonzero(bits)) for _, bits in self.pieces())
 
     def runs(
@@ -51,8 +51,8 @@ class Bitmap:
     ) -> NDArray[np.int64]:
         """The runs of set bits (as `Dump.runs`), from frame `first` on and before frame `end`.
 
-        Bits that are set in `without`, which has as many, are left out. BadInputError for more
-        than MAX_RUNS runs.
+        Bits that are set in `without`, which has the same length, are left out. BadInputError for
+        more than MAX_RUNS runs.
         """
         end = self.frames if end is None else end
         edges = [np.empty(0, np.int64)]
@@ -72,7 +72,7 @@ class Bitmap:
         return runs
 
     def _less(self, without: "Bitmap | None") -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        """As `pieces`, without the bits that are set in another one."""
+        """As `pieces`, without the bits that are set in another bitmap."""
         if without is None:
             yield from self.pieces()
             return

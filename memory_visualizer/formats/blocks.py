@@ -15,20 +15,28 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces, runs_of
+from memory_visualizer.formats.base import (
+    NO_RUNS,
+    BlockWork,
+    Dump,
+    Words,
+    ahead,
+    near_pieces,
+    runs_of,
+)
 from memory_visualizer.formats.files import read_at
 from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _CACHE_SIZE = 32 << 20
-"""Bytes of unpacked blocks that are kept."""
+"""Bytes of unpacked blocks that are cached."""
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Where the blocks lie in the file, a column each."""
+    """The places of the blocks in the file, in columns."""
 
     offset: NDArray[np.int64]
     """Byte of the file at which the packed contents begin."""
@@ -37,12 +45,12 @@ class Blocks:
     pages: NDArray[np.int64]
     """Pages unpacked."""
     kind: NDArray[np.int64]
-    """How they are packed, as the format has it."""
+    """The packing, by the format's own numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the frames lie in the blocks, by ascending PFN, a column each."""
+    """The places of the frames in the blocks, by ascending PFN, in columns."""
 
     frame: NDArray[np.int64]
     """PFN."""
@@ -56,7 +64,7 @@ class Places:
 
 
 class BlockList:
-    """Blocks as they are found in a file, one after another."""
+    """Blocks, collected one after another."""
 
     def __init__(self) -> None:
         columns: Sequence[array[int]] = [array("q") for _ in range(4)]
@@ -84,10 +92,10 @@ def place_frames(
     lenient: bool,
     remarks: list[str],
 ) -> Places:
-    """Sort frames as they were found; of what is there twice the later place is taken.
+    """Sort frames that were found in the order of the file; the last place of a frame counts.
 
     DamagedInputError, unless `lenient`, for frames so far away that no machine has them there;
-    BadInputError where nothing is left.
+    BadInputError if no frame is left.
     """
     far = frame >= MAX_FRAMES
     if far.any():
@@ -98,7 +106,7 @@ def place_frames(
         if not lenient:
             raise DamagedInputError(sentence)
         remarks.append(f"{sentence}; {np.count_nonzero(far):,} pages were left out")
-    # The last of equal ones comes first in a list that is turned round.
+    # In the reversed list, the last of equal frames comes first.
     frames, last = np.unique(frame[::-1], return_index=True)
     chosen = frame.size - 1 - last[frames < MAX_FRAMES]
     twice = frame.size - frames.size
@@ -126,14 +134,18 @@ class BlocksDump(Dump):
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
-        """`places` holds one frame at least; `blocks` may hold some that no frame is in.
+        """`places` has at least one frame; `blocks` may have blocks without frames.
 
-        BadInputError where the file lies in a container that lacks all of the blocks.
+        BadInputError if the file lies in a container that lacks all of the blocks.
         """
-        places = places[~lacks(path, blocks.offset, blocks.size)[places.block]]
-        if not places.frame.size:
+        lacking = lacks(path, blocks.offset, blocks.size)[places.block]
+        if lacking.all():
             raise BadInputError(f"{path} holds no page of memory that can be read")
-        super().__init__(path, format_, runs_of(places.frame), notes=notes, remarks=remarks)
+        left_out = runs_of(places.frame[lacking]) if lacking.any() else NO_RUNS
+        places = places[~lacking]
+        super().__init__(
+            path, format_, runs_of(places.frame), left_out=left_out, notes=notes, remarks=remarks
+        )
         self._places, self._blocks = places, blocks
         self._cached: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._cached_bytes = 0
@@ -141,10 +153,10 @@ class BlocksDump(Dump):
 
     @abstractmethod
     def _unpack(self, packed: bytes, pages: int, kind: int) -> bytes:
-        """Unpack a block; DamagedInputError where it has not just so many pages."""
+        """Unpack a block; DamagedInputError unless it has exactly so many pages."""
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Unpack the frames, and let `work` look at them."""
+        """Unpack the frames for `work`."""
         total = self._places.frame.size
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 
@@ -157,7 +169,7 @@ class BlocksDump(Dump):
             yield from ahead(scan, range(0, total, base.BLOCK_FRAMES))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Unpack the blocks that these frames are in."""
+        """Unpack the blocks with these frames."""
         frames = np.asarray(frames, dtype=np.int64)
         number = np.searchsorted(self._places.frame, frames)
         number[number == self._places.frame.size] = 0
@@ -172,7 +184,7 @@ class BlocksDump(Dump):
         return words
 
     def _pages(self, file: FileIO, block: NDArray[np.int32], row: NDArray[np.uint16]) -> Words:
-        """The pages that lie there, each block unpacked once."""
+        """The pages in these places; each block is unpacked once."""
         pages = np.empty((block.size, PAGE_SIZE), np.uint8)
         order = np.argsort(block, kind="stable")
         begins = np.flatnonzero(np.diff(block[order], prepend=-1))
@@ -184,7 +196,7 @@ class BlocksDump(Dump):
         return pages.view(np.uint64)
 
     def _kept(self, file: FileIO, number: int) -> NDArray[np.uint8]:
-        """A block of which a part is asked for: the other parts may be asked for soon."""
+        """A block of which a part is asked for. It is cached, since other parts may follow soon."""
         with self._lock:
             if (found := self._cached.get(number)) is not None:
                 self._cached.move_to_end(number)
@@ -212,7 +224,7 @@ class BlocksDump(Dump):
         return np.frombuffer(unpacked, np.uint8).reshape(pages, PAGE_SIZE)
 
     def _without_broken_blocks(self) -> Self:
-        """Unpack all blocks; leave out those that cannot be."""
+        """Unpack all blocks; leave out broken ones."""
         used = np.unique(self._places.block)
         sound = np.ones(self._blocks.offset.size, np.bool_)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
@@ -234,7 +246,7 @@ class BlocksDump(Dump):
             f"{np.count_nonzero(~sound):,} broken blocks of {self.path} were left out, with"
             f" {np.count_nonzero(~kept):,} pages"
         )
-        return type(self)(
+        dump = type(self)(
             self.path,
             self.format,
             self._places[kept],
@@ -242,3 +254,4 @@ class BlocksDump(Dump):
             notes=self.notes,
             remarks=[*self.remarks, lost],
         )
+        return dump.instead_of(self)

@@ -1,12 +1,14 @@
 """Windows crash dumps that hold pages: complete ones, bitmap ones, and those with page ranges.
 
-Microsoft documents no more than the name of the format; crashheaders.py has what Volatility 3 and
-0vercl0k's kdmp-parser agree on, and the ranges (Windows 10 and later), which kdmp-parser alone
-knows. Read here, since the former builds an object for each word of the bitmap and does not know
-the ranges, and the latter reads no 32-bit dumps and keeps a table entry for each page.
+Microsoft documents only the name of the format. crashheaders.py has the fields on which Volatility
+3 and 0vercl0k's kdmp-parser agree, and the ranges (Windows 10 and later), which only kdmp-parser
+has. This module reads the format itself: Volatility 3 builds an object for each word of the bitmap
+and does not know the ranges, and kdmp-parser reads no 32-bit dumps and keeps a table entry for each
+page.
 
-The header is one for all processors; its ``MachineImageType`` tells them apart (ARM64: 0xAA64).
-What Windows never wrote of it holds ``PAGE`` again and again, the number of runs and the runs too.
+All processors have the same header; its ``MachineImageType`` tells them apart (ARM64: 0xAA64).
+Fields that Windows never wrote hold repetitions of ``PAGE``; the number of runs and the runs may be
+such fields.
 """
 
 from pathlib import Path
@@ -48,10 +50,10 @@ _NOTED = (
     "KdDebuggerDataBlock",
     "SystemTime",
 )
-"""Fields that tell of the machine; the headers do not have all of them."""
+"""Fields that describe the machine; not all headers have all of them."""
 _COMPLETE, _COMPLETE_RANGES = 1, 10
 _BITMAPS = {5: "bitmap", 6: "live, bitmap"}
-"""Type 6 is what the Task Manager of Windows 11 makes of a running machine's kernel."""
+"""Type 6 is a dump of a running machine's kernel by the Task Manager of Windows 11."""
 _RANGES = {8: "kernel", 9: "kernel and user", _COMPLETE_RANGES: "complete"}
 _FILLER = b"PAGE"
 _OTHERS = {2: "a kernel dump of the old kind", 3: "a header without memory", 4: "a minidump"}
@@ -66,8 +68,8 @@ class CrashDump(MappedDump):
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
         """Read the header, and the bitmap or ranges that follow it.
 
-        BadInputError when the file cannot be read or holds no pages to be found so;
-        DamagedInputError, unless `lenient`, when pages are missing or there twice, or some runs
+        BadInputError when the file cannot be read or does not hold pages in one of these forms;
+        DamagedInputError, unless `lenient`, when pages are missing or occur twice, or some runs
         make no sense.
         """
         path = as_path(path)
@@ -118,7 +120,7 @@ def _notes(header: np.void) -> dict[str, int]:
 
 
 def _runs(header: np.void) -> tuple[NDArray[np.uint64], int, int]:
-    """All runs that the header has room for, shape (n, 2); how many there are, and their pages."""
+    """All runs that the header has room for, shape (n, 2); the told number of runs and of pages."""
     memory = header["PhysicalMemoryBlockBuffer"]
     table = np.stack([memory["Run"][name] for name in ("BasePage", "PageCount")], axis=1)
     return table.astype(np.uint64), int(memory["NumberOfRuns"]), int(memory["NumberOfPages"])
@@ -127,7 +129,7 @@ def _runs(header: np.void) -> tuple[NDArray[np.uint64], int, int]:
 def _left_out(
     header: np.void, first: NDArray[np.uint64], count: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Frames in the header's runs that the dump says not to hold; none where they tell nothing."""
+    """Frames in the header's runs that the dump lacks; none if the runs are not plausible."""
     table, run_count, pages = _runs(header)
     if not 0 < run_count <= len(table):
         return NO_RUNS
@@ -144,7 +146,7 @@ def _left_out(
 
 
 def _one_after_another(at: int, count: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The place in the file of each run, the first at byte `at`."""
+    """The place of each run in the file; the first lies at byte `at`."""
     count = np.minimum(count, np.uint64(MAX_FRAMES + 1))
     return np.uint64(at) + (np.cumsum(count) - count) * np.uint64(PAGE_SIZE)
 
@@ -152,10 +154,10 @@ def _one_after_another(at: int, count: NDArray[np.uint64]) -> NDArray[np.uint64]
 def _header_runs(
     path: Path, header: np.void, size: int, lenient: bool, remarks: list[str]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-    """Where in the file each run begins, its first frame and number of frames.
+    """For each run its place in the file, first frame, and number of frames.
 
-    One run of garbage moves all that follow it in the file. So `lenient` counts the runs before
-    the first such run from the file's beginning, and those behind the last one from its end.
+    A damaged run moves all later runs in the file. So `lenient` places the runs before the first
+    damaged run from the file's beginning, and the runs behind the last damaged run from its end.
     """
     table, run_count, said = _runs(header)
     too_many = run_count > len(table)
@@ -165,7 +167,7 @@ def _header_runs(
     header_size = header.dtype.itemsize
     pages = (size - header_size) // PAGE_SIZE
     good = _sensible(table, max(pages, said))
-    if too_many:  # the runs end where they begin to make no sense
+    if too_many:  # runs end at the first run that makes no sense
         [last] = np.nonzero(good)
         table = table[: last[-1] + 1 if last.size else 0]
         good = good[: len(table)]
@@ -199,7 +201,7 @@ def _header_runs(
 
 
 def _sensible(table: NDArray[np.uint64], pages: int) -> NDArray[np.bool_]:
-    """Which runs may be true: the most of them of which no two have a frame in common."""
+    """Which runs are plausible: the largest set of runs without common frames."""
     first, count = np.minimum(table, np.uint64(MAX_FRAMES)).astype(np.int64).T
     possible = np.flatnonzero((count > 0) & (count <= pages) & (first + count <= MAX_FRAMES))
     end = (first + count).tolist()
@@ -218,7 +220,7 @@ def _sensible(table: NDArray[np.uint64], pages: int) -> NDArray[np.bool_]:
 
 
 def _read_header(path: Path, file: BinaryIO, type_: RecordType) -> dict[str, Any]:
-    """Read the header at the file's position, that of a bitmap or of ranges."""
+    """Read the header of a bitmap or of ranges at the file's position."""
     raw = file.read(type_.itemsize)
     if len(raw) < type_.itemsize:
         raise BadInputError(f"{path} ends within its header")
@@ -228,7 +230,7 @@ def _read_header(path: Path, file: BinaryIO, type_: RecordType) -> dict[str, Any
 def _bitmap_runs(
     path: Path, file: BinaryIO, lenient: bool, remarks: list[str]
 ) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Find the runs of ones in the bitmap at the file's position; and where their pages begin."""
+    """Find the runs of set bits in the bitmap at the file's position; where pages begin."""
     header = _read_header(path, file, BITMAP_HEADER)
     at, bits = header["FirstPage"], header["Pages"]
     if header["Signature"] not in _BITMAP_MAGICS or header["ValidDump"] != _VALID:
@@ -249,7 +251,7 @@ def _bitmap_runs(
 def _range_runs(
     path: Path, file: BinaryIO, *, complete: bool
 ) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Read the ranges of frames at the file's position; and where their pages begin."""
+    """Read the ranges of frames at the file's position; and the place of their pages."""
     header = _read_header(path, file, RANGES_HEADER)
     at, page_count = header["FirstPageOffset"], header["TotalNumberOfPages"]
     if header["Signature"] != b"RDMP" or header["ValidDump"] != _VALID:

@@ -1,7 +1,7 @@
-"""The headers of Windows crash dumps, by the names that their fields have elsewhere.
+"""The headers of Windows crash dumps, with the field names of other programs.
 
-These are Volatility 3's (`crash.json`, `crash64.json`, `crash_common.json`) and kdmp-parser's
-(kdmp-parser-structs.h), which alone has the header of the ranges.
+The names are those of Volatility 3 (`crash.json`, `crash64.json`, `crash_common.json`) and of
+kdmp-parser (kdmp-parser-structs.h), which alone has the header of the ranges.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ _MEMORY_64 = np.dtype(
         ("Run", RUN_64, 43),
     ]
 )
-"""PHYSICAL_MEMORY_DESCRIPTOR, with as many runs as there is room for."""
+"""PHYSICAL_MEMORY_DESCRIPTOR, with as many runs as the header has room for."""
 
 HEADER_32: RecordType = np.dtype(
     [
@@ -111,7 +111,7 @@ BITMAP_HEADER: RecordType = np.dtype(
         ("Signature", "S4"),
         ("ValidDump", "S4"),
         ("Padding0", "V24"),
-        ("FirstPage", "<u8"),  # where it lies in the file
+        ("FirstPage", "<u8"),  # its place in the file
         ("TotalPresentPages", "<u8"),
         ("Pages", "<u8"),  # bits
     ]
@@ -126,7 +126,7 @@ RANGES_HEADER: RecordType = np.dtype(
         ("Padding0", "V4"),
         ("MetadataSize", "<u8"),
         ("FirstPageOffset", "<u8"),
-        ("NumberOfRanges", "<u4"),  # this field and the next two in complete dumps only
+        ("NumberOfRanges", "<u4"),  # only complete dumps have this field and the next two
         ("Padding1", "V4"),
         ("TotalNumberOfPages", "<u8"),
     ]

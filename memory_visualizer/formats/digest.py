@@ -1,9 +1,9 @@
 """The SHA-256 of a dump's file, which identifies the file wherever it goes.
 
-Blocks of a dump come to those who look at it from several threads, not all of them and not in the
-order of the file, so the file is read once more, from its beginning to its end, in a thread of its
-own while the others look. The system's cache then has what both need: the disk is read once, where
-the two keep together. What it costs is a processor for the time that SHA-256 takes (0.5 to 2 GB/s).
+A scan visits blocks of a dump in several threads, not all of them and not in the order of the file.
+So a thread of its own reads the file again, from beginning to end, during the scan. If both keep
+pace, the system's cache serves both, and the disk is read once. The cost is a processor for the
+time of SHA-256 (0.5 to 2 GB/s).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 class FileHash:
-    """Computes a file's SHA-256 in a thread while the block runs; `wait` gives it."""
+    """Computes a file's SHA-256 in a thread during the `with` block; `wait` returns it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,38 +1,39 @@
 """ELF cores of a machine, as QEMU, libvirt and VirtualBox write them, or Linux's /proc/vmcore.
 
-System V ABI, chapters 4 and 5. Read here, since a kept reader (Volatility 3 2.28.2) looks at no
-more than 65,535 segments, refuses those with a part missing, and 32-bit files.
+System V ABI, chapters 4 and 5. This module reads the format itself, since the maintained reader
+(Volatility 3 2.28.2) reads at most 65,535 segments, and refuses segments with a missing part, and
+32-bit files.
 
-QEMU's `dump-guest-memory` puts the section headers before the program headers, and starts memory
-at any byte. With `paging=on` it has a segment for each mapping: aliases of the same bytes, more
-than fit e_phnum. /proc/vmcore has the kernel's text twice. Where a segment has fewer bytes in the
-file than in memory, the ABI says zeros, but the writers mean memory that they left out (VirtualBox
-does so for device memory): those frames are not held. Xen's cores have sections instead: xen.py.
+QEMU's `dump-guest-memory` puts the section headers before the program headers, and memory at any
+byte. With `paging=on` it writes a segment for each mapping: aliases of the same bytes, more than
+fit into e_phnum. /proc/vmcore has the kernel's text twice. If a segment has fewer bytes in the file
+than in memory, the ABI fills it with zeros, but the writers left the memory out (VirtualBox does so
+for device memory): these frames are not held. Xen's cores have sections instead: see xen.py.
 """
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import BinaryIO, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import xen
-from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
+from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS, NOTE
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.records import end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 
-_ORDERS = {1: "<", 2: ">"}
-"""How struct calls the byte orders: ELFDATA2LSB and ELFDATA2MSB."""
+_Order: TypeAlias = Literal["<", ">"]
+_ORDERS: dict[int, _Order] = {1: "<", 2: ">"}
+"""The byte orders ELFDATA2LSB and ELFDATA2MSB in the notation of NumPy."""
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
-_MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB
+_MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB of notes
 
 
 _Segments: TypeAlias = NDArray[np.void]
@@ -40,9 +41,9 @@ _Segments: TypeAlias = NDArray[np.void]
 
 
 class ElfDump(MappedDump):
-    """An ELF core. Its `notes` hold the ELF notes, by name, those of one name one after another.
+    """An ELF core. Its `notes` hold the ELF notes by name; notes with the same name are joined.
 
-    ``VMCOREINFO`` is Linux's own text, ``QEMU`` the state of each CPU, ``VBCPU`` the same.
+    ``VMCOREINFO`` is Linux's own text; ``QEMU`` and ``VBCPU`` are the states of the CPUs.
     """
 
     @classmethod
@@ -83,8 +84,8 @@ class ElfDump(MappedDump):
         return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
 
 
-def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, str]:
-    """Read the program headers; with them e_machine, and the order of bytes as struct calls it."""
+def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
+    """Read the program headers; returns also e_machine, and the byte order as for NumPy."""
     head = file.read(LAYOUTS[CLASS_64].header.itemsize)
     cut = DamagedInputError(f"{path} ends within its ELF headers")
     if len(head) < LAYOUTS[CLASS_64].header.itemsize:
@@ -119,10 +120,10 @@ def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, st
 
 
 def _notes(
-    file: BinaryIO, segments: Sequence[tuple[int, int]], order: str
+    file: BinaryIO, segments: Sequence[tuple[int, int]], order: _Order
 ) -> dict[str, int | bytes]:
     """Read the notes in segments, of which place and size are given; a broken one ends its own."""
-    note = struct.Struct(order + "III")  # n_namesz, n_descsz, n_type
+    note = NOTE.newbyteorder(order)
     found: dict[str, list[bytes]] = {}
     left = _MAX_NOTES
     for offset, size in segments:
@@ -132,9 +133,9 @@ def _notes(
         data = file.read(min(size, left))
         left -= len(data)
         position = 0
-        while position + note.size <= len(data):
-            name_size, descriptor_size, _ = note.unpack_from(data, position)
-            name_at = position + note.size
+        while position + note.itemsize <= len(data):
+            name_size, descriptor_size, _ = np.frombuffer(data, note, 1, position)[0].item()
+            name_at = position + note.itemsize
             at = name_at + -(-name_size // 4) * 4
             position = at + -(-descriptor_size // 4) * 4
             if at + descriptor_size > len(data):

@@ -1,6 +1,6 @@
-"""The headers of ELF files, by the names of the System V ABI (chapters 4 and 5, and <elf.h>).
+"""The headers of ELF files, with the names of the System V ABI (chapters 4 and 5, and <elf.h>).
 
-Those of both classes, little-endian; ``newbyteorder(">")`` makes the others of them.
+The types are little-endian, for both classes; ``newbyteorder(">")`` converts them.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ IDENTITY: RecordType = np.dtype(
         ("ei_pad", "V7"),
     ]
 )
-"""e_ident, which is the same in all classes and orders of bytes."""
+"""e_ident, which is the same in all classes and byte orders."""
+
+NOTE: RecordType = np.dtype([("n_namesz", "<u4"), ("n_descsz", "<u4"), ("n_type", "<u4")])
+"""ElfN_Nhdr: the head of a note, the same in both classes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Layout:
     """ElfN_Shdr"""
 
     def big_endian(self) -> "Layout":
-        """The same with the other order of bytes."""
+        """The same headers in the other byte order."""
         types = (self.header, self.segment, self.section)
         return Layout(*(type_.newbyteorder(">") for type_ in types))
 

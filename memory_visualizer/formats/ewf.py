@@ -1,9 +1,10 @@
-"""EnCase images (E01, of one or several files), as FTK Imager and libewf write them of memory.
+"""EnCase images of memory (E01, one or several files), as FTK Imager and libewf write them.
 
 Joachim Metz, "Expert Witness Compression Format specification" (libewf, documentation): sections,
-each behind a descriptor that leads to the next; among them tables of where each chunk of 32 KiB or
-so lies, packed by zlib or as it is. Read here, since libewf (libewf-python 20260924) gives zeros
-for a chunk whose checksum is wrong and does not say so, and reads one chunk at a time.
+each behind a descriptor that leads to the next. Tables among them tell the places of chunks of some
+32 KiB, packed by zlib or stored unchanged. This module reads the format itself, since libewf
+(libewf-python 20260924) silently returns zeros for a chunk with a wrong checksum, and reads one
+chunk at a time.
 """
 
 import struct
@@ -17,21 +18,26 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
+from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS
 
 _FILE_HEADER = struct.Struct("<8sBHH")
 """Magic, 1, the number of this file of the image, 0."""
 _SECTION = struct.Struct("<16sQQ40xI")
-"""Type, where the next descriptor is, bytes of this section, checksum of all before."""
+"""Type, place of the next descriptor, bytes of this section, checksum of the fields before."""
 _VOLUME = struct.Struct("<4xIIIQ")
 """Chunks, sectors in a chunk, bytes in a sector, sectors."""
 _TABLE = struct.Struct("<I4xQ4xI")
-"""Chunks, what is to be added to their places, checksum of all before."""
+"""Number of chunks, base of their places, checksum of the fields before."""
+_ERRORS = struct.Struct("<I512xI")
+"""Number of stretches of sectors that could not be read, checksum of the fields before."""
+_MAX_ERRORS = 1 << 16
 _PACKED = 1 << 31
 _CHECKSUM = 4
 _MAX_CHUNK = 16 << 20
@@ -47,11 +53,11 @@ class EwfImage(ChunkedInside):
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:
-        """Find all chunks, in all files of the image; those beside the first have its name.
+        """Find all chunks in all files of the image; the other files have the name of the first.
 
-        BadInputError when a file cannot be read or is not the first one; DamagedInputError, unless
-        `lenient`, when one is missing, cut off or broken. `lenient` takes the files before that,
-        and unpacks all chunks.
+        BadInputError when a file cannot be read, or `path` is not the first file;
+        DamagedInputError, unless `lenient`, when a file is missing, cut off or broken. `lenient`
+        reads the files before the fault, and unpacks all chunks.
         """
         if isinstance(path, InsidePath):
             raise BadInputError(
@@ -59,6 +65,7 @@ class EwfImage(ChunkedInside):
             )
         self._files: list[BinaryIO] = []
         self._volume: tuple[int, int, int, int] | None = None
+        self._not_read: NDArray[np.int64] = np.empty((0, 2), np.int64)
         parts: list[NDArray[np.int64]] = []
         with reading(path):
             try:
@@ -66,7 +73,7 @@ class EwfImage(ChunkedInside):
             except DamagedInputError as error:
                 if not lenient or not parts:
                     raise
-                self.remarks = (f"{error}; the part before it was read",)
+                self.remarks = (*self.remarks, f"{error}; the part before it was read")
         if self._volume is None or not parts:
             raise BadInputError(f"{path}, an E01 image, has no chunk of an image")
         self._chunks: NDArray[np.int64] = np.concatenate(parts)
@@ -76,9 +83,18 @@ class EwfImage(ChunkedInside):
         super().__init__(path, np.arange(count) * per_chunk * sector, size)
         if lenient:
             self.leave_out_broken()
+        if len(self._not_read):
+            stretches = joined_runs(self._not_read) * sector
+            stretches[:, 1] += stretches[:, 0]
+            self.leave_out(stretches)
+            count = int(np.diff(np.minimum(stretches, size)).sum()) // sector
+            self.remarks = (
+                *self.remarks,
+                f"{counted(count, 'sector')} of {path} could not be read when the image was made",
+            )
 
     def _find_all(self, path: Path, parts: list[NDArray[np.int64]]) -> None:
-        """Find the chunks of all files, as rows of place, size, whether packed, and file."""
+        """Find the chunks of all files, as rows of place, size, is-packed, and file."""
         for number, name in enumerate(_names(path), 1):
             if number > 1 and not name.is_file():
                 raise DamagedInputError(
@@ -105,7 +121,7 @@ class EwfImage(ChunkedInside):
     def _find_in_file(
         self, path: Path, file: BinaryIO, number: int, parts: list[NDArray[np.int64]]
     ) -> bool:
-        """Find the chunks of one file; whether the image goes on in another one."""
+        """Find the chunks of one file; returns whether another file follows."""
         position, sectors_end = _FILE_HEADER.size, 0
         pending = False  # a broken table, of which table2 is a copy
         for _ in range(_MAX_SECTIONS):
@@ -124,6 +140,8 @@ class EwfImage(ChunkedInside):
             data_at = position + _SECTION.size
             if kind in (b"volume", b"disk", b"data") and self._volume is None:
                 self._volume = _volume(path, read_at(file, _VOLUME.size, data_at))
+            elif kind == b"error2":
+                self._add_errors(path, file, data_at)
             elif kind == b"sectors":
                 sectors_end = position + size
             elif kind == b"table" or (kind == b"table2" and pending):
@@ -135,6 +153,23 @@ class EwfImage(ChunkedInside):
                     raise BadInputError(f"{path} has more than {MAX_RUNS:,} chunks")
             position = following
         raise DamagedInputError(f"{path} has more than {_MAX_SECTIONS:,} sections")
+
+    def _add_errors(self, path: Path, file: BinaryIO, position: int) -> None:
+        """Read which sectors could not be read when the image was made; they are zeros in it."""
+        head = read_at(file, _ERRORS.size, position)
+        count, checksum = _ERRORS.unpack(head.ljust(_ERRORS.size, b"\0"))
+        rows = read_at(file, 8 * min(count, _MAX_ERRORS) + 4, position + _ERRORS.size)
+        entries, told = rows[:-4], int.from_bytes(rows[-4:], "little")
+        is_sound = zlib.adler32(head[:-4]) == checksum and len(entries) == 8 * count
+        if not is_sound or zlib.adler32(entries) != told:
+            self.remarks = (
+                *self.remarks,
+                f"the list of the sectors of {path} that could not be read is broken; they show as"
+                " zeros",
+            )
+            return
+        read = np.frombuffer(entries, "<u4").reshape(-1, 2).astype(np.int64)
+        self._not_read = np.concatenate((self._not_read, read[read[:, 1] > 0]))
 
     def unpack(self, number: int, length: int) -> bytes:
         """Unpack a chunk."""
@@ -166,7 +201,7 @@ def _volume(path: Path, raw: bytes) -> tuple[int, int, int, int]:
 def _table(
     file: BinaryIO, position: int, sectors_end: int, number: int
 ) -> NDArray[np.int64] | None:
-    """A table's chunks, as rows of place, size, whether packed, and file; None if it is broken."""
+    """A table's chunks, as rows of place, size, is-packed, and file; None if it is broken."""
     raw = read_at(file, _TABLE.size, position)
     if len(raw) < _TABLE.size:
         return None
@@ -183,7 +218,7 @@ def _table(
         return None
     entries = np.frombuffer(rows, "<u4").astype(np.int64)
     is_packed, places = entries >= _PACKED, entries % _PACKED
-    # Beyond 2 GiB some versions go on counting, and pack no more.
+    # Beyond 2 GiB some versions use the upper bit for the place, and no longer pack chunks.
     beyond = np.flatnonzero(np.diff(places) < 0)
     if len(beyond):
         places[beyond[0] + 1 :] = entries[beyond[0] + 1 :]
@@ -196,7 +231,7 @@ def _table(
 
 
 def _names(path: Path) -> Iterator[Path]:
-    """The files of an image, by the first: .E01 to .E99, .EAA to .EZZ, .FAA and so on."""
+    """The possible files of an image: .E01 to .E99, .EAA to .EZZ, .FAA and so on."""
     first = path.suffix[1:2]
     yield path
     if not first.isalpha() or path.suffix[2:] != "01":

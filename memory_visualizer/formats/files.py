@@ -1,13 +1,13 @@
-"""Files as the formats read them, on each operating system.
+"""Access to files for all formats, on each operating system.
 
-Linux can map a file safely. A read of a mapped file cannot fail as a call can: where the disk
-fails, or the file was cut, the process is killed (SIGBUS). So each window of the file is brought in
-by the kernel first, which says what is wrong (MADV_POPULATE_READ, Linux 5.14), and the file's size
-is looked at again before any read. What remains is a file that is cut in the very moment in which a
-page of it is read. Nothing is copied, wherever in the file pages begin.
+Only Linux can map a file safely. Reading mapped memory cannot report an error: if the disk fails,
+or the file was cut, the process is killed (SIGBUS). So the kernel first loads each window of the
+file, and reports errors (MADV_POPULATE_READ, Linux 5.14), and the file's size is checked again
+before any read. Only a cut in the very moment of a read remains. Nothing is copied, wherever in the
+file pages begin.
 
-All others read pieces of the file into memory of their own, which fails as a call does; so does
-whatever lies in a container (inside.py).
+Other systems read pieces of the file into memory, which reports errors; the content of a container
+(inside.py) is read so, too.
 """
 
 import ctypes
@@ -36,16 +36,17 @@ from memory_visualizer.units import PAGE_SIZE
 
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _COPIED_FRAMES = 1024
-"""Frames that are read into memory at once: 4 MiB for each thread."""
+"""Frames that a thread reads into memory at once: 4 MiB."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
-"""A page as bytes, which may begin anywhere: of numbers numpy would first copy the whole file."""
+"""A page as bytes, which may begin anywhere: with a type of numbers numpy would copy the whole
+file."""
 
 _seeking = threading.Lock()
 
 
 def file_size(file: BinaryIO) -> int:
-    """Ask a file or block device for its size, in bytes."""
-    # By seeking, as stat() gives 0 for a block device.
+    """The size of a file or block device in bytes."""
+    # Seeking tells the size, since stat() gives 0 for a block device.
     position = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(position)
@@ -53,9 +54,9 @@ def file_size(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
-    """Read bytes from a place in a file, fewer at its end; by any thread. OSError.
+    """Read bytes from a place in a file, fewer at its end; any thread may call this. OSError.
 
-    Of what lies in a container, errors are those of `Inside.read_into`.
+    The content of a container raises the errors of `Inside.read_into`.
     """
     if isinstance(file, InsideFile):
         return file.inside.read(size, offset)
@@ -66,13 +67,13 @@ def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
 
 
 def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
-    """Fill `target` from a place in a file; returns how many bytes there were. As `read_at`."""
+    """Fill `target` from a place in a file; returns the number of bytes. As `read_at`."""
     if isinstance(file, InsideFile):
         size = max(0, min(len(target), file.inside.size - offset))
         file.inside.read_into(target[:size], offset)
         return size
     done = 0
-    while done < len(target):  # no call reads more than 2 GiB
+    while done < len(target):  # a call reads at most 2 GiB
         if hasattr(os, "preadv"):
             size = os.preadv(file.fileno(), [target[done:]], offset + done)
         else:
@@ -86,7 +87,7 @@ def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
 
 @contextmanager
 def _at(file: BinaryIO, offset: int) -> Iterator[int]:
-    """A file's descriptor at another place for a moment, where there is no pread (Windows)."""
+    """Move a file's descriptor to another place for a moment, where pread is missing (Windows)."""
     descriptor = file.fileno()
     with _seeking:
         before = os.lseek(descriptor, 0, os.SEEK_CUR)
@@ -98,13 +99,13 @@ def _at(file: BinaryIO, offset: int) -> Iterator[int]:
 
 
 class PagesFile(ABC):
-    """A file up to a given byte, of which pages are read.
+    """The pages of a file up to a given byte.
 
-    Raises OSError, and BadInputError where the file has become shorter than that.
+    Raises OSError, and BadInputError if the file has become shorter.
     """
 
     block_frames: int
-    """Pages of a view, at most."""
+    """The largest number of pages in a view."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         """`file` must stay open for `data` and `view`."""
@@ -117,27 +118,27 @@ class PagesFile(ABC):
 
     @abstractmethod
     def check_size(self) -> None:
-        """Look whether the file is still as long as it was."""
+        """Check that the file still has its size."""
 
     @abstractmethod
     def view(self, offset: int, count: int) -> Words:
-        """The `count` pages from byte `offset` on, until this thread asks for others.
+        """The `count` pages from byte `offset` on, valid until this thread asks for others.
 
-        They need not be aligned as words are.
+        Words may be unaligned.
         """
 
     @abstractmethod
     def drop(self, offset: int, count: int) -> None:
-        """Let go of a view's memory, which else would add up to all of the file."""
+        """Release a view's memory; otherwise the whole file would stay mapped in memory."""
 
     @abstractmethod
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
-        """Copy the pages that begin at these bytes, to where they are wanted."""
+        """Copy the pages that begin at these bytes into `pages`."""
 
     def data(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
-        """Find what is no hole among the `count` pages at byte `offset`.
+        """Find the pages outside of holes among the `count` pages at byte `offset`.
 
-        Yields stretches of pages: number within those, and how many.
+        Yields stretches of pages: number of the first within those, and length.
         """
         end = offset + count * PAGE_SIZE
         position = offset
@@ -158,17 +159,17 @@ class PagesFile(ABC):
             start = os.lseek(descriptor, position, os.SEEK_DATA)
             return start, os.lseek(descriptor, start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
+            if error.errno == errno.ENXIO:  # only a hole from here on
                 self.check_size()
                 return self._size, self._size
-            return position, self._size  # this file system cannot tell
+            return position, self._size  # this file system does not tell its holes
 
     def _shorter(self) -> BadInputError:
         return BadInputError(f"{self._path} got shorter while it was read")
 
 
 def open_pages(path: Path, file: BinaryIO, size: int) -> PagesFile:
-    """Read the pages of an open file up to byte `size` in the best way that there is here."""
+    """Choose the best way on this system to read an open file's pages up to byte `size`."""
     if isinstance(file, InsideFile):
         return _InsidePages(path, file, size)
     kind = _MappedFile if _can_populate() else _CopiedFile
@@ -176,32 +177,32 @@ def open_pages(path: Path, file: BinaryIO, size: int) -> PagesFile:
 
 
 class _MappedFile(PagesFile):
-    """A file that is mapped. For `gather` it need not stay open."""
+    """A mapped file. `gather` works even after the file was closed."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         super().__init__(path, file, size)
         self.block_frames = base.BLOCK_FRAMES
         self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
-        self._has_size = self._memory.size() > 0  # a block device tells none
+        self._has_size = self._memory.size() > 0  # a block device does not tell one
 
     def check_size(self) -> None:
         if self._has_size and self._memory.size() < self._size:
             raise self._shorter()
 
     def view(self, offset: int, count: int) -> Words:
-        """View pages that the kernel has read without an error."""
+        """View pages after the kernel has loaded them without an error."""
         self.check_size()
         try:
             self._advise(offset, count, _MADV_POPULATE_READ)
-        except OSError as error:  # EFAULT: to read it would have been SIGBUS
+        except OSError as error:  # EFAULT: reading would have raised SIGBUS
             self.check_size()
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         words = np.frombuffer(self._memory, np.uint64, count * (PAGE_SIZE // 8), offset)
         return words.reshape(count, -1)
 
     def drop(self, offset: int, count: int) -> None:
-        """Unmap pages; whoever still looks at them brings them back."""
+        """Unmap pages; a later access loads them again."""
         self._advise(offset, count, mmap.MADV_DONTNEED)
 
     def _advise(self, offset: int, count: int, advice: int) -> None:
@@ -210,10 +211,10 @@ class _MappedFile(PagesFile):
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
         self.check_size()
-        if len(places) == 1:  # lists are followed page by page
+        if len(places) == 1:  # searches that follow lists read page by page
             pages[0] = np.frombuffer(self._memory, np.uint64, PAGE_SIZE // 8, int(places[0]))
             return
-        # Pages whose places differ by whole pages are rows of the same view of the file.
+        # Pages whose places differ by multiples of a page are rows of the same view of the file.
         remainder = places % PAGE_SIZE
         wanted = pages.view(_PAGE)[:, 0]
         first = int(remainder[0])
@@ -225,12 +226,12 @@ class _MappedFile(PagesFile):
             wanted[chosen] = self._rows(offset)[places[chosen] // PAGE_SIZE]
 
     def _rows(self, offset: int) -> NDArray[np.void]:
-        """View all pages from byte `offset` on, the last one only if it is whole."""
+        """View all whole pages from byte `offset` on."""
         return np.frombuffer(self._memory, _PAGE, (self._size - offset) // PAGE_SIZE, offset)
 
 
 class _ReadPages(PagesFile):
-    """Pages that are read, piece by piece, into memory that each thread uses again and again."""
+    """Pages that are read batch by batch into a buffer that each thread reuses."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         super().__init__(path, file, size)
@@ -239,7 +240,7 @@ class _ReadPages(PagesFile):
 
     @abstractmethod
     def _read(self, pages: Words, offset: int) -> None:
-        """Fill all of `pages` from byte `offset` on."""
+        """Fill `pages` from byte `offset` on."""
 
     def view(self, offset: int, count: int) -> Words:
         memory: Words | None = getattr(self._of_thread, "memory", None)
@@ -251,7 +252,7 @@ class _ReadPages(PagesFile):
         return words
 
     def drop(self, offset: int, count: int) -> None:
-        """Nothing to be done: the memory is used again."""
+        """Nothing to do: the buffer is reused."""
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
         breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
@@ -260,12 +261,14 @@ class _ReadPages(PagesFile):
 
 
 class _CopiedFile(_ReadPages):
-    """A file that is read. Keeps a file of its own open."""
+    """A file that is read by calls. It keeps an own file object open."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         super().__init__(path, file, size)
         self._own = keep_open(self, path)
-        self._has_size = os.fstat(self._own.fileno()).st_size > 0  # a block device tells none
+        self._has_size = (
+            os.fstat(self._own.fileno()).st_size > 0
+        )  # a block device does not tell one
 
     def check_size(self) -> None:
         if self._has_size and os.fstat(self._own.fileno()).st_size < self._size:
@@ -277,14 +280,14 @@ class _CopiedFile(_ReadPages):
 
 
 class _InsidePages(_ReadPages):
-    """What lies in a container. For `gather` the file need not stay open."""
+    """The content of a container. `gather` works even after the file was closed."""
 
     def __init__(self, path: Path, file: InsideFile, size: int) -> None:
         super().__init__(path, cast(BinaryIO, file), size)
         self._inside: Inside = file.inside
 
     def check_size(self) -> None:
-        """Nothing to be done: whoever reads the container looks at its size."""
+        """Nothing to do: the container's reader checks its size."""
 
     def _read(self, pages: Words, offset: int) -> None:
         self._inside.read_into(pages.data.cast("B"), offset)
@@ -295,7 +298,7 @@ class _InsidePages(_ReadPages):
 
 @cache
 def _can_populate() -> bool:
-    """Whether a mapped file can be brought in by a call that tells errors."""
+    """Whether a system call can load mapped pages and report errors."""
     if sys.platform != "linux" or not hasattr(mmap, "MADV_DONTNEED"):
         return False
     with mmap.mmap(-1, PAGE_SIZE) as memory:
@@ -311,7 +314,7 @@ def _address_of(memory: mmap.mmap) -> int:
 
 
 def _advise(address: int, size: int, advice: int) -> None:
-    """Call madvise(2), not by Python's own, which makes all other threads wait."""
+    """Call madvise(2) directly, since Python's own function blocks all other threads."""
     libc = _c_library()
     if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice):
         number = ctypes.get_errno()

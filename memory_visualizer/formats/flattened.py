@@ -1,8 +1,8 @@
-"""makedumpfile's flattened form: a file as it goes through a pipe.
+"""makedumpfile's flattened form of a file, which can go through a pipe.
 
-Stretches of the file, each behind its place and its size, later ones over earlier ones
-(makedumpfile's IMPLEMENTATION, diskdump_mod.h). Inside is a kdump file or an ELF core. makedumpfile
-writes it with -F, QEMU wherever it makes kdump files.
+It consists of pieces of the file, each behind its place and its size; later pieces overwrite
+earlier ones (makedumpfile's IMPLEMENTATION, diskdump_mod.h). The content is a kdump file or an ELF
+core. makedumpfile writes this form with -F, QEMU for all its kdump files.
 """
 
 import struct
@@ -27,11 +27,11 @@ _MAX_PIECES = 1 << 24
 _MAX_CUTS = 1 << 28
 
 _Columns: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Place in the file as it shall be, size, and place in this file, of each piece."""
+"""For each piece: place in the resulting file, size, and place in this file."""
 
 
 class Flattened(Inside):
-    """The file that the pieces make up. Bytes in no piece are zeros."""
+    """The file that the pieces form. Bytes outside of all pieces are zeros."""
 
     name = "flattened"
 
@@ -61,7 +61,7 @@ class Flattened(Inside):
                 raise BadInputError(f"{path}, a flattened file, holds no kdump file or ELF core")
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Put together the pieces that these bytes are in."""
+        """Read these bytes from their pieces."""
         end = offset + len(target)
         low = max(int(np.searchsorted(self._start, offset, side="right")) - 1, 0)
         high = int(np.searchsorted(self._start, end))
@@ -80,7 +80,7 @@ class Flattened(Inside):
 
 
 def _find_pieces(path: Path, file: BinaryIO) -> tuple[_Columns, str]:
-    """Find the pieces in the order of the file, and what is wrong with the first broken one."""
+    """Find the pieces in the order of the file; and the fault of the first broken piece."""
     columns: Sequence[array[int]] = [array("q") for _ in range(3)]
     size = file_size(file)
     position = _HEADER_SIZE
@@ -113,12 +113,12 @@ def _find_pieces(path: Path, file: BinaryIO) -> tuple[_Columns, str]:
 def _without_overlaps(
     start: NDArray[np.int64], length: NDArray[np.int64], place: NDArray[np.int64]
 ) -> _Columns | None:
-    """Cut pieces where a later one covers them, and sort them; None if they are a tangle."""
+    """Cut pieces that later ones overlap, and sort them; None if there are too many overlaps."""
     order = np.argsort(start, kind="stable")
     end = (start + length)[order]
     if not (end[:-1] > start[order][1:]).any():
         return start[order], length[order], place[order]
-    # Every piece is cut at all edges; of the parts that begin at the same place the last counts.
+    # Every piece is cut at all edges; of parts with the same beginning, the last counts.
     edges = np.unique(np.concatenate((start, start + length)))
     low, high = np.searchsorted(edges, start), np.searchsorted(edges, start + length)
     if int((high - low).sum()) > _MAX_CUTS:

@@ -1,16 +1,16 @@
 """Windows' hibernation files (hiberfil.sys), from XP on.
 
-Up to Windows 7 a table lists ranges of page frames, and blocks of Xpress with their contents follow
-it, up to 16 pages in each; then the next table. What Volatility 2 (`hibernate_vtypes.py`) and
-Comae's Hibr2Bin agree on is read here. The first page, which Windows clears when it resumes, is not
-needed for it: the first block is found by its magic, the layout of the tables by which one makes
-sense.
+Up to Windows 7 a table lists ranges of page frames; blocks of Xpress with their contents follow, of
+up to 16 pages each; then the next table. The layouts are those on which Volatility 2
+(`hibernate_vtypes.py`) and Comae's Hibr2Bin agree. The first page, which Windows clears when it
+resumes, is not needed: the magic tells the first block, and the layout of the tables is the one
+that makes the most sense.
 
-From Windows 8 on there are two sections, one for the boot loader and one for the kernel, with sets
-of descriptors and contents. They are described by Sylve, Marziale and Richard ("Modern Windows
-hibernation file analysis", 2016), and read so by LeechCore. Windows clears them when it resumes.
+From Windows 8 on there are two sections, for the boot loader and the kernel, with sets of
+descriptors and contents. Sylve, Marziale and Richard describe them ("Modern Windows hibernation
+file analysis", 2016), and LeechCore reads them so. Windows clears them when it resumes.
 
-Free, zeroed and standby pages are in no hibernation file.
+Hibernation files do not contain free, zeroed and standby pages.
 """
 
 import struct
@@ -32,33 +32,33 @@ from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _STORED, _PLAIN, _HUFFMAN = range(3)
 _BLOCK_PAGES = 16
-"""Pages in a block, at most: 64 KiB."""
+"""The largest block in pages: 64 KiB."""
 
 # Up to Windows 7.
 _BLOCK_MAGIC = b"\x81\x81xpress"
 _BLOCK_HEADER = struct.Struct("<8sI20x")  # pages - 1 in 10 bits, size - 1 in 22
 _FIRST_PAGES = 64
-"""Pages from the file's beginning on among which the first block is looked for."""
+"""The first block is searched for in so many pages at the file's beginning."""
 _GAP = 16 << 10
-"""Bytes after a block among which the next one is looked for."""
+"""The next block is searched for in so many bytes behind a block."""
 _MANY_BLOCKS = 1 << 13
-"""Blocks that are counted to find the layout of the tables: 512 MiB."""
+"""How many blocks are counted to find the layout of the tables: 512 MiB."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The layout of a table of ranges; all offsets are from its beginning, which is a page's."""
+    """The layout of a table of ranges; offsets are from the beginning of the table's page."""
 
     word: str
     """NumPy's type of a page number."""
     next: int
-    """Where the page of the next table stands, 0 for none."""
+    """Offset of the page number of the next table, which is 0 for none."""
     count: int
-    """Where the number of ranges stands."""
+    """Offset of the number of ranges."""
     ranges: int
-    """Where the ranges begin."""
+    """Offset of the ranges."""
     first: int
-    """Where, in a range, its first page stands; the one after its last follows."""
+    """Offset in a range of its first page; the page after its last follows."""
     range_size: int
 
 
@@ -71,14 +71,14 @@ _TABLES = (
     _Table("<u8", 0, 8, 0x10, 0, 0x10),
 )
 
-# From Windows 8 on: of each set the number of descriptors, packed bytes and method of packing.
+# From Windows 8 on, for each set: number of descriptors, packed bytes, and method of packing.
 _SET_HEADER_SIZE = 4
 _MAX_SET_HEADER = _SET_HEADER_SIZE + 0xFF * 8
 
 
 @dataclass(frozen=True)
 class _Sections:
-    """Where the header of Windows 8 and later tells of the sections."""
+    """Offsets in the header of Windows 8 and later that describe the sections."""
 
     word: str
     page_size: int
@@ -86,7 +86,7 @@ class _Sections:
     boot: int
     kernel: int
     kernel_pages: dict[int, int]
-    """By the header's own size, which changes from build to build."""
+    """Offsets by the header's own size, which differs between builds."""
 
 
 _SECTIONS_64 = _Sections(
@@ -110,14 +110,14 @@ _HEADER_SIZE_AT = 0xC
 
 
 class _Found:
-    """What is found of a file, in its order."""
+    """The blocks and frames of a file, in the order of the file."""
 
     def __init__(self) -> None:
         self.blocks = BlockList()
         self.frame, self.block, self.row = array("q"), array("i"), array("H")
 
     def add(self, frames: NDArray[np.int64]) -> None:
-        """Put frames into the last block, from its first page on."""
+        """Assign frames to the last block, from its first page on."""
         self.frame.frombytes(frames.astype(np.int64).tobytes())
         self.block.extend([len(self.blocks) - 1] * frames.size)
         self.row.extend(range(frames.size))
@@ -164,7 +164,7 @@ class HibernationDump(BlocksDump):
 
 
 def is_cleared(file: FileIO) -> bool:
-    """Whether this, behind a page of zeros, is a hibernation file up to Windows 7."""
+    """Whether this file, behind a page of zeros, is a hibernation file up to Windows 7."""
     page = _first_block(file)
     return page is not None and any(_read_table(file, page - 1, layout) for layout in _TABLES)
 
@@ -183,7 +183,7 @@ def _first_block(file: FileIO) -> int | None:
 def _find_old(
     path: Path, file: FileIO, page: int, found: _Found, lenient: bool, remarks: list[str]
 ) -> None:
-    """Follow the tables from this page on."""
+    """Read the tables from this page on."""
     size = file_size(file)
     layout = _layout(path, file, page)
     while at := page:
@@ -204,11 +204,11 @@ def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
 
 
 def _layout(path: Path, file: FileIO, page: int) -> _Table:
-    """The layout of the tables, of which this is the first.
+    """The layout of the tables; the first table is on this page.
 
-    Witnesses are the ranges that make sense; how much of what stands in the page they are; the
-    blocks before the next table, which should have as many pages; and the header, where it is
-    there, by the place of its page size.
+    The witnesses are: the ranges that make sense; their share of the table's page; the blocks
+    before the next table, which should have as many pages; and the header, if present, by the
+    offset of its page size.
     """
     header = read_at(file, PAGE_SIZE, 0)
     used = np.flatnonzero(np.frombuffer(read_at(file, PAGE_SIZE, page * PAGE_SIZE), np.uint8))
@@ -239,9 +239,9 @@ def _layout(path: Path, file: FileIO, page: int) -> _Table:
 
 
 def _read_table(file: FileIO, page: int, layout: _Table) -> tuple[int, NDArray[np.int64]] | None:
-    """Page of the next table (0 for none), and first page and the one after the last of each range.
+    """Page of the next table (0 for none), and the ranges: first page, and page after the last.
 
-    None for what cannot be a table. Ranges that make no sense are as they are.
+    None if this cannot be a table. Ranges that make no sense are returned unchanged.
     """
     contents = read_at(file, PAGE_SIZE, page * PAGE_SIZE)
     if len(contents) < PAGE_SIZE:
@@ -252,7 +252,7 @@ def _read_table(file: FileIO, page: int, layout: _Table) -> tuple[int, NDArray[n
     if not 0 < count <= room:
         return None
     if count < room or not page < following <= file_size(file) // PAGE_SIZE:
-        following = 0  # only a full table has one after it
+        following = 0  # only a full table has a successor
     word = np.dtype(layout.word)
     places = [layout.first, layout.first + word.itemsize]
     range_ = np.dtype(
@@ -264,7 +264,7 @@ def _read_table(file: FileIO, page: int, layout: _Table) -> tuple[int, NDArray[n
         }
     )
     ranges = np.frombuffer(contents, range_, count, layout.ranges)
-    limit = np.uint64(MAX_FRAMES)  # for what is larger, too, which is told then
+    limit = np.uint64(MAX_FRAMES)  # larger numbers included, which the caller reports
     columns = [np.minimum(ranges[name].astype(np.uint64), limit) for name in ("start", "end")]
     return following, np.stack(columns, axis=1).astype(np.int64)
 
@@ -272,7 +272,7 @@ def _read_table(file: FileIO, page: int, layout: _Table) -> tuple[int, NDArray[n
 def _find_blocks(
     file: FileIO, page: int, ranges: NDArray[np.int64], found: _Found, size: int
 ) -> int:
-    """Find the blocks of a table from this page on; returns how many pages they do not have."""
+    """Find the blocks of a table from this page on; returns the number of missing pages."""
     start, end = ranges.T
     count = np.maximum(end - start, 0)
     before = np.cumsum(count) - count
@@ -293,7 +293,7 @@ def _find_blocks(
 
 
 def _count_pages(file: FileIO, page: int, following: int) -> int:
-    """How many pages the blocks from this page on have, up to the next table, or _MANY_BLOCKS."""
+    """The number of pages in the blocks from this page on, up to the next table or _MANY_BLOCKS."""
     limit = following * PAGE_SIZE if following else file_size(file)
     position, pages = page * PAGE_SIZE, 0
     for _ in range(_MANY_BLOCKS):
@@ -328,7 +328,7 @@ def _next_block(file: FileIO, position: int, limit: int) -> tuple[int, int, int]
 
 
 def _is_of_8(header: bytes) -> bool:
-    """Whether a header is of a build from Windows 8 on that is known."""
+    """Whether a header belongs to a known build from Windows 8 on."""
     size = int.from_bytes(header[_HEADER_SIZE_AT:][:4], "little")
     return any(size in one.kernel_pages for one in (_SECTIONS_64, _SECTIONS_64_OLD, _SECTIONS_32))
 
@@ -375,7 +375,7 @@ def _number(header: bytes, code: str, at: int) -> int:
 def _read_sets(
     file: FileIO, page: int, wanted: int | None, word: np.dtype[np.unsignedinteger], found: _Found
 ) -> str:
-    """Read sets from this page on until they have as many pages; returns what is wrong, or ""."""
+    """Read sets from this page on until they have `wanted` pages; returns the fault, or ""."""
     size, limit = file_size(file), np.uint64(MAX_FRAMES)
     position, done = page * PAGE_SIZE, 0
     while wanted is None or done < wanted:

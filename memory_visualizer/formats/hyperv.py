@@ -2,9 +2,10 @@
 
 The file is a store of keys and values, which Microsoft describes in OpenVMM (support/hvs_file/
 FORMAT.md): tables of objects, of which some are tables of keys. "RamMemoryBlockN" tells a range of
-page frames, "RamBlockN" holds 1 MiB of them, mostly packed. How they are packed is public only in
-Pascal Beyer's parser of such files: pieces with their sizes, of Xpress or filled with eight bytes.
-That proves itself, as the pieces must be 1 MiB together, and each unpack to what it says.
+page frames, "RamBlockN" holds 1 MiB of them, mostly packed. Only Pascal Beyer's parser of such
+files describes the packing: pieces with their sizes, packed by Xpress or filled with repetitions of
+eight bytes. The data confirm this: all pieces together must have 1 MiB, and each must unpack to its
+size.
 """
 
 import re
@@ -37,24 +38,24 @@ _KEYS_SIGNATURE = 2
 _KEY = struct.Struct("<BBI2x4x4x4xB")  # type, flags, size, bytes of the name
 _ARRAY = 7
 _ELSEWHERE = 1
-"""Flag of a key whose value is an object: size and place are told."""
+"""Flag of a key whose value is an object: the key tells its size and place."""
 _VALUE_ELSEWHERE = struct.Struct("<IQ")
 _RANGE = struct.Struct("<8xQQQ")  # pages, first page among the blocks, first page frame
 _NAME = re.compile(rb"(RamMemoryBlock|RamBlock)(\d{1,10})\0?")
 _MAX_OBJECTS, _MAX_TABLES, _MAX_KEYS = 1 << 20, 1 << 10, 64 << 20
-"""Entries of a table of objects, such tables, and bytes of tables of keys that are read."""
+"""Limits: entries of a table of objects, such tables, and bytes of tables of keys."""
 _MAX_TABLE = 1 << 20
 
 _BLOCK_SIZE = 1 << 20
 _BLOCK_PAGES = _BLOCK_SIZE // PAGE_SIZE
 _STORED, _PACKED = 0, 1
-# In the place of a piece's size: the end; a page, or more, filled with a number; any size follows.
+# In place of a piece's size: the end; a page, or several, filled with a number; a size follows.
 _END, _FILLED_PAGE, _FILLED_PAGES, _SIZED = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
 
 
 @dataclass
 class _Saved:
-    """The ranges of page frames, and where the blocks lie: place and size; both by number."""
+    """The ranges of page frames, and place and size of the blocks, both by number."""
 
     ranges: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     blocks: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -115,9 +116,9 @@ class HypervDump(BlocksDump):
 def _expand(
     saved: _Saved, place: dict[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16], int]:
-    """PFN, number of the block and of the page in it, of all pages; and how many are not there.
+    """For all pages: PFN, number of the block, number in the block; and how many are missing.
 
-    A block is of the first range that has it.
+    A block belongs to the first range that contains it.
     """
     frames, blocks, rows = (
         [np.empty(0, np.int64)],
@@ -128,7 +129,7 @@ def _expand(
     left = sorted(place)
     for _, (pages, first, frame) in sorted(saved.ranges.items()):
         count = -(-pages // _BLOCK_PAGES)
-        # Blocks are told by their first page; else they follow those of the range before.
+        # Blocks are numbered by their first page, or they follow the blocks of the range before.
         begin = first // _BLOCK_PAGES if first % _BLOCK_PAGES == 0 else following
         following = begin + count
         low, high = bisect_left(left, begin), bisect_left(left, begin + count)
@@ -145,7 +146,7 @@ def _expand(
 
 
 def _pieces(packed: bytes) -> Iterator[bytes]:
-    """Unpack the pieces of a block; DamagedInputError where that cannot be."""
+    """Unpack the pieces of a block; DamagedInputError if they are broken."""
     position = 0
     try:
         while position < len(packed):
@@ -178,7 +179,7 @@ def _pieces(packed: bytes) -> Iterator[bytes]:
 
 
 def _read_keys(path: Path, file: FileIO) -> _Saved:
-    """Find the keys of the memory in all tables of keys; of tables of one index, the latest."""
+    """Find the keys of the memory in all tables of keys; the latest table of an index counts."""
     tables: dict[int, tuple[int, int, bytes]] = {}
     left = _MAX_KEYS
     for at, size in _tables_of_keys(path, file):
@@ -220,7 +221,7 @@ def _tables_of_keys(path: Path, file: FileIO) -> Iterator[tuple[int, int]]:
 
 
 def _read_table(file: FileIO, table_at: int, data: bytes, saved: _Saved) -> None:
-    """Read the keys of a table; behind a broken one those that are found by their names."""
+    """Read the keys of a table; behind a broken key, only keys that are found by their names."""
     position = _KEYS_HEADER.size
     while position + _KEY.size <= len(data):
         kind, flags, size, name_size = _KEY.unpack_from(data, position)
@@ -241,7 +242,7 @@ def _read_table(file: FileIO, table_at: int, data: bytes, saved: _Saved) -> None
 
 
 def _place(value: bytes, value_at: int, *, is_elsewhere: bool) -> tuple[int, int]:
-    """Place and size of a value, which stands in its entry or elsewhere; 0 for a broken one."""
+    """Place and size of a value, which stands in its entry or elsewhere; 0 if broken."""
     if not is_elsewhere:
         return value_at + 4, int.from_bytes(value[:4], "little")
     if len(value) < _VALUE_ELSEWHERE.size:
@@ -260,7 +261,7 @@ def _keep(file: FileIO, name: bytes, number: int, place: tuple[int, int], saved:
 
 
 def _read(file: FileIO, size: int, offset: int) -> bytes:
-    """Read bytes, fewer at the end, and none where no file can have any."""
+    """Read bytes, fewer at the end, and none at impossible places."""
     return read_at(file, size, offset) if offset < 1 << 62 else b""
 
 

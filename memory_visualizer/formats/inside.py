@@ -1,8 +1,8 @@
 """The content of a container, read like a file of its own.
 
-gzip, E01 and others wrap a file. Their reader is an `Inside`: a size, and bytes from any place. As
-an `InsidePath` it goes wherever a dump's path goes, so the format inside is recognised and read by
-the same modules as a file on disk. Containers may lie in one another.
+gzip, E01 and others wrap a file. Their reader is an `Inside`: a size, and bytes from any place. An
+`InsidePath` leads to it like a dump's path, so the same modules recognise and read the format
+inside as they do a file on disk. Containers may be nested.
 """
 
 import io
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.printable import counted
 
@@ -26,38 +27,38 @@ else:
     from pathlib import PosixPath as _SystemPath
 
 _CACHE_SIZE = 32 << 20
-"""Bytes of unpacked chunks that are kept, in each container."""
+"""Bytes of unpacked chunks that are cached for each container."""
 
 
 class Inside(ABC):
-    """The bytes in a container; they may be asked for by several threads at once."""
+    """The bytes in a container; several threads may read them at once."""
 
     name: str
-    """What the container is called, such as ``gzip``."""
+    """The container's name, such as ``gzip``."""
     size: int
-    """Bytes."""
+    """Size of the content in bytes."""
     remarks: tuple[str, ...] = ()
-    """Sentences on what was left out or could not be known."""
+    """Sentences for the user on data that was left out or is unknown."""
     missing: NDArray[np.int64] = np.empty((0, 2), np.int64)
-    """Start and end of stretches of bytes that cannot be read, ascending; they are given as zeros,
-    and no frame that has one of these bytes is held."""
+    """Start and end of unreadable stretches of bytes, ascending. They read as zeros, and frames
+    with such bytes are not held."""
 
     @abstractmethod
     def read_into(self, target: memoryview, offset: int) -> None:
         """Fill `target` from byte `offset` on; both lie within `size`.
 
-        BadInputError where the container got shorter; DamagedInputError where it cannot be
-        unpacked; OSError.
+        BadInputError if the container became shorter; DamagedInputError if it cannot be unpacked;
+        OSError.
         """
 
     def open(self) -> BinaryIO:
-        """Open it as a file is opened."""
+        """Open the content like a file."""
         return cast(BinaryIO, InsideFile(self))
 
     def data(self, position: int) -> tuple[int, int]:
-        """Find the next stretch from `position` on that is not known to be zeros: start, end.
+        """Find the next stretch from `position` on that is not known to be zeros: start and end.
 
-        Both are `size` where there is none.
+        Both are `size` if there is none.
         """
         return position, self.size
 
@@ -70,7 +71,7 @@ class Inside(ABC):
 
 
 class InsideFile(io.RawIOBase):
-    """An `Inside` as Python's file objects are; `files.read_at` and others know it."""
+    """An `Inside` as a Python file object, which `files.read_at` and others recognise."""
 
     def __init__(self, inside: Inside) -> None:
         self.inside = inside
@@ -85,11 +86,11 @@ class InsideFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where the next `read` begins."""
+        """The position of the next `read`."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to another place."""
+        """Move the position."""
         begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.inside.size}
         self._position = max(0, begin[whence] + offset)
         return self._position
@@ -105,25 +106,25 @@ class InsideFile(io.RawIOBase):
 
 
 class InsidePath(_SystemPath):
-    """The path of a container, which opens as the file inside it."""
+    """A container's path that opens the file inside."""
 
     inside: Inside | None = None
 
     @classmethod
     def of(cls, path: Path, inside: Inside) -> "InsidePath":
-        """Make the path of what is inside `path`."""
+        """Make the path of the content of `path`."""
         self = cls(path)
         self.inside = inside
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """As any path; TypeError where it leads into a container, which a pickle cannot hold."""
+        """As for any path; TypeError if it leads into a container, which a pickle cannot hold."""
         if self.inside is not None:
             raise TypeError(f"the contents of {self} cannot be pickled by its path")
         return super().__reduce__()
 
     def open(self, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:
-        """Open what is inside; paths made of this one, such as its parent, open as any other."""
+        """Open the content; paths derived from this one, such as its parent, open as usual."""
         if self.inside is None:
             return super().open(mode, buffering, *args, **options)
         file = self.inside.open()
@@ -133,7 +134,7 @@ class InsidePath(_SystemPath):
 def lacks(
     path: Path, offset: NDArray[np.int64], size: NDArray[np.int64] | int
 ) -> NDArray[np.bool_]:
-    """Which stretches of the file that a path leads to have a byte that cannot be read."""
+    """Which stretches of the file behind a path have an unreadable byte."""
     if not isinstance(path, InsidePath) or path.inside is None or not len(path.inside.missing):
         return np.zeros(offset.size, np.bool_)
     starts, ends = path.inside.missing.T
@@ -144,7 +145,7 @@ def lacks(
 
 
 def as_path(path: str | Path) -> Path:
-    """Make a path of a name; one that leads into a container stays as it is."""
+    """Make a path of a name; an InsidePath stays unchanged."""
     return path if isinstance(path, Path) else Path(path)
 
 
@@ -152,11 +153,11 @@ class ChunkedInside(Inside):
     """Content that is packed in independent chunks."""
 
     def __init__(self, path: Path, starts: ArrayLike, size: int) -> None:
-        """`starts` are the first bytes of the chunks, inside, in ascending order, the first 0."""
+        """`starts` are the first bytes of the chunks in the content, ascending from 0."""
         self.path = path
         self.size = size
         begins = np.asarray(starts, np.int64)
-        # What begins behind the end is no part of the contents.
+        # Chunks that begin behind the end do not belong to the contents.
         self._starts: NDArray[np.int64] = np.append(begins[begins < size], size)
         self._file = keep_open(self, path)
         self._cached: OrderedDict[int, bytes] = OrderedDict()
@@ -166,10 +167,10 @@ class ChunkedInside(Inside):
 
     @abstractmethod
     def unpack(self, number: int, length: int) -> bytes:
-        """Unpack a chunk; it has `length` bytes inside. Errors as for `read_into`."""
+        """Unpack a chunk of `length` bytes. Errors as for `read_into`."""
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Unpack the chunks that these bytes are in."""
+        """Read these bytes from their chunks."""
         end = offset + len(target)
         number = int(np.searchsorted(self._starts, offset, side="right")) - 1
         place = offset
@@ -195,7 +196,7 @@ class ChunkedInside(Inside):
         return chunk
 
     def leave_out_broken(self) -> None:
-        """Unpack all chunks; those that cannot be are missing from then on."""
+        """Unpack all chunks; broken ones are missing from then on."""
         for number in range(len(self._starts) - 1):
             try:
                 self._unpack(number)
@@ -204,12 +205,18 @@ class ChunkedInside(Inside):
         if not self._broken:
             return
         broken = np.array(sorted(self._broken))
-        self.missing = np.stack((self._starts[broken], self._starts[broken + 1]), axis=1)
+        self.leave_out(np.stack((self._starts[broken], self._starts[broken + 1]), axis=1))
         pieces = counted(len(broken), "broken chunk")
         self.remarks = (*self.remarks, f"{pieces} of {self.path} left out")
 
+    def leave_out(self, stretches: NDArray[np.int64]) -> None:
+        """Add stretches of bytes, as `missing`, in any order, to those that are missing."""
+        all_of_them = np.concatenate((self.missing, stretches))
+        runs = joined_runs(np.stack((all_of_them[:, 0], np.diff(all_of_them)[:, 0]), axis=1))
+        self.missing = np.stack((runs[:, 0], runs.sum(axis=1)), axis=1)
+
     def _chunk(self, number: int) -> bytes:
-        """A chunk of which a part is asked for: the other parts may be asked for soon."""
+        """A chunk of which a part is asked for. It is cached, since other parts may follow soon."""
         with self._lock:
             if (found := self._cached.get(number)) is not None:
                 self._cached.move_to_end(number)

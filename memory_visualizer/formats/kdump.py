@@ -2,10 +2,10 @@
 
 The format is that of makedumpfile (IMPLEMENTATION, diskdump_mod.h): a header, two bitmaps of which
 the first tells the frames that the machine has and the second those that are held, a descriptor for
-each of these, and their contents, each page compressed by itself. 32-bit machines have narrower
+each held frame, and their contents, each page compressed by itself. 32-bit machines have narrower
 fields, and numbers are in the machine's order of bytes. A dump may be split: each file then holds
-the pages of some frames. Read here, since no library for it can be installed from a package as it
-is. The decompressors are imported when a page needs them.
+the pages of some frames. This module reads the format itself, since no installable package does.
+The decompressors are imported when a page needs them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,18 +47,18 @@ from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 _INCOMPLETE = 0x8
 """In the status: the disk was full."""
 _WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
-"""Versions of the header since which the sub-header has those."""
+"""Versions of the header since which the sub-header has wide numbers, VMCOREINFO, and the split."""
 _DESCRIPTORS_AT_ONCE = 1 << 18
 _MAX_VMCOREINFO = 1 << 16
 _HEADER_SIZE = 512
-"""Bytes that are read of the header, more than any one has."""
+"""Bytes of the header that are read, more than any header has."""
 _BLOCKS = {4096 << shift for shift in range(5)}
-"""Bytes in a page of Linux: 4 to 64 KiB."""
+"""Possible sizes of a Linux page: 4 to 64 KiB."""
 
 _PLAIN, _ZLIB, _LZO, _SNAPPY, _ZSTD = 0, 1, 2, 4, 0x20
 _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 
-_GAP = 1 << 16  # bytes between pages that are read along
+_GAP = 1 << 16  # larger gaps between pages are not read along
 _WINDOW = 1 << 25
 _MAX_PARTS = 255
 
@@ -68,10 +68,10 @@ _Unpack = Callable[[memoryview], bytes]
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header and sub-header of one file say."""
+    """The header and sub-header of one file."""
 
     names: bytes
-    """Of the system and its machine (UTSNAME), the same in all parts of a dump."""
+    """Names of the system and its machine (UTSNAME), the same in all parts of a dump."""
     incomplete: bool
     block: int
     """Bytes of a page."""
@@ -79,9 +79,10 @@ class _Header:
     bitmap_size: int
     """Bytes of one of the two bitmaps."""
     frames: int
-    """Of pages of this size, up to and with the machine's last."""
+    """The number of pages of this size up to the machine's last."""
     part: tuple[int, int] | None
-    """First page and the one after the last, of one file of several."""
+    """First page, and page after the last, of one file of several; None if the dump is not
+    split."""
     vmcoreinfo: bytes
     descriptor: RecordType
     """Of the table of pages."""
@@ -89,21 +90,21 @@ class _Header:
 
 @dataclass(frozen=True, eq=False)
 class _Pages:
-    """Where the pages that are held lie, by ascending frame, a column each."""
+    """The places of the held pages, by ascending frame, in columns."""
 
     offset: NDArray[np.int64]
     size: NDArray[np.uint32]
     kind: NDArray[np.uint8]
     """The way of compression."""
     file: NDArray[np.uint8]
-    """Which of the dump's files."""
+    """The number of the dump's file."""
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "_Pages":
         return _Pages(self.offset[chosen], self.size[chosen], self.kind[chosen], self.file[chosen])
 
 
 class KdumpDump(Dump):
-    """A compressed kdump file; pages that makedumpfile left out are not held."""
+    """A compressed kdump file; it does not hold pages that makedumpfile left out."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class KdumpDump(Dump):
         notes: dict[str, int | bytes],
         remarks: Sequence[str],
     ) -> None:
-        """`runs` and `left_out` count pages of `block` bytes; `pages` are those that are held."""
+        """`runs` and `left_out` count pages of `block` bytes; `pages` are the held pages."""
         self._block, self._per_page = block, block // PAGE_SIZE
         super().__init__(
             files[0],
@@ -136,8 +137,8 @@ class KdumpDump(Dump):
         """Read the header, the bitmaps and the descriptors of all pages.
 
         BadInputError when the file cannot be read or is no such dump; DamagedInputError, unless
-        `lenient`, when a part of it is missing. `lenient` unpacks all pages and leaves out those
-        that cannot be.
+        `lenient`, when a part of it is missing. `lenient` unpacks all pages and leaves out broken
+        ones.
         """
         return cls.open_parts([as_path(path)], lenient=lenient)
 
@@ -185,7 +186,7 @@ class KdumpDump(Dump):
         return dump._checked(lenient=lenient)
 
     def _checked(self, *, lenient: bool) -> Self:
-        """Refuse, or leave out, pages that lie outside of the file, or that cannot be unpacked."""
+        """Refuse, or leave out, pages that lie outside of the file or cannot be unpacked."""
         pages = self._pages
         end = pages.offset + pages.size
         sound = (pages.offset > 0) & (end <= self._file_sizes()[pages.file]) & (pages.size > 0)
@@ -209,7 +210,7 @@ class KdumpDump(Dump):
         if not len(numbers):
             raise BadInputError(f"{self.path} holds no page of memory that can be read")
         lost = f"{counted(int(np.count_nonzero(~sound)), 'broken page')} of {self.path} left out"
-        return type(self)(
+        dump = type(self)(
             self._files,
             self._block,
             runs_of(numbers),
@@ -218,6 +219,7 @@ class KdumpDump(Dump):
             notes=dict(self.notes),
             remarks=(*self.remarks, lost),
         )
+        return dump.instead_of(self)
 
     def _file_sizes(self) -> NDArray[np.int64]:
         with self._open() as files:
@@ -236,7 +238,7 @@ class KdumpDump(Dump):
         return np.empty((count, self._block), np.uint8)
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Unpack the blocks, and let `work` look at them."""
+        """Unpack the blocks for `work`."""
         at_once = max(1, base.BLOCK_FRAMES // self._per_page)
         wanted = (
             (first + done, before + done, min(count - done, at_once))
@@ -259,7 +261,7 @@ class KdumpDump(Dump):
             yield from ahead(scan, wanted)
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Unpack these frames' pages, each once where it comes more often."""
+        """Unpack these frames' pages, repeated pages only once."""
         frames = np.asarray(frames, dtype=np.int64)
         target = np.zeros((frames.size, PAGE_SIZE), np.uint8)
         first, count = self._page_runs.T
@@ -294,8 +296,8 @@ class KdumpDump(Dump):
         rows: NDArray[np.intp],
         target: NDArray[np.uint8],
     ) -> None:
-        """Unpack those pages, by row, that are in one file."""
-        # Pages of zeros may all be the same one; others lie one behind the other.
+        """Unpack the pages, by row, that are in one file."""
+        # All pages of zeros may share one place; other pages follow one another.
         order = rows[np.argsort(pages.offset[rows], kind="stable")].tolist()
         unpackers: dict[int, _Unpack] = {}
         window, begin = memoryview(b""), 0
@@ -317,7 +319,7 @@ class KdumpDump(Dump):
                 unpackers[way] = _unpacker(path, way, self._block)
             try:
                 page = unpackers[way](window[start - begin : end - begin])
-            except Exception as error:  # each library has its own
+            except Exception as error:  # each library has exceptions of its own
                 raise DamagedInputError(
                     f"{path}: the page at byte {start:,} cannot be unpacked: {error}"
                 ) from error
@@ -329,7 +331,7 @@ class KdumpDump(Dump):
 
 
 def _header(path: Path, file: FileIO) -> _Header:
-    """Read the header and the sub-header; BadInputError where they are none."""
+    """Read the header and the sub-header; BadInputError if they are not valid."""
     head = read_at(file, _HEADER_SIZE, 0)
     layout = _layout(head) if len(head) == _HEADER_SIZE else None
     if layout is None:
@@ -371,7 +373,7 @@ def _header(path: Path, file: FileIO) -> _Header:
 
 
 def _layout(head: bytes) -> Layout | None:
-    """The layout in which the header makes sense; None where there is no header."""
+    """The layout in which the header makes sense; None if there is no header."""
     if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
         return None
     for layout in LAYOUTS:
@@ -383,7 +385,7 @@ def _layout(head: bytes) -> Layout | None:
 
 
 def _sub_header(file: FileIO, layout: Layout, header: dict[str, Any]) -> dict[str, Any]:
-    """Read the sub-header; all zeros where there is none."""
+    """Read the sub-header; all fields are 0 if there is none."""
     block, blocks = header["block_size"], header["sub_hdr_size"]
     there = blocks and header["header_version"]
     raw = read_at(file, SUB_HEADER_SIZE if there else 0, block)
@@ -406,19 +408,19 @@ def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
 
 
 def _left_out(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
-    """The runs of pages that the machine has, and that are in no file of the dump."""
+    """The runs of pages of the machine that are in no file of the dump."""
     there, held = _bitmaps(path, file, header)
     return there.runs(without=held)
 
 
 def _bitmaps(path: Path, file: FileIO, header: _Header) -> tuple[Bitmap, Bitmap]:
-    """Of the pages that the machine has, and of those that are in any file of the dump."""
+    """The bitmaps of the machine's pages, and of the pages in any file of the dump."""
     there = Bitmap(path, file, header.bitmaps_at, header.frames)
     return there, replace(there, at=there.at + header.bitmap_size)
 
 
 def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
-    """What is to be said of the files: parts that are missing, and what was not written."""
+    """Remarks on the files: missing parts, and pages that were not written."""
     remarks = [
         f"{path} says that it is incomplete: the disk was full"
         for path, header in zip(paths, headers, strict=True)
@@ -438,7 +440,7 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         if first > done:
             missing.append(f"{done:#x} to {min(first, headers[0].frames) - 1:#x}")
         done = max(done, last)
-    # A part for no page that is held may be missing, and so may what no machine has.
+    # A missing part may be for no held page, or for frames that the machine does not have.
     if missing:
         remarks.append(f"no file of the dump covers the page frames {', '.join(missing[:9])}")
     return remarks
@@ -479,7 +481,7 @@ def _joined(
 def _descriptors(
     path: Path, file: FileIO, at: int, count: int, number: int, record: RecordType
 ) -> _Pages:
-    """Place, size and way of compression of each page."""
+    """Place, size and compression of each page."""
     if at + count * record.itemsize > file_size(file):
         raise BadInputError(f"{path} ends within the table of its {count:,} pages")
     offset, size = np.empty(count, np.int64), np.empty(count, np.uint32)
@@ -495,7 +497,7 @@ def _descriptors(
 
 
 def _unpacker(path: Path, kind: int, block: int) -> _Unpack:
-    """What unpacks a page compressed in this way; BadInputError where that is not installed."""
+    """The function for this compression; BadInputError if its package is not installed."""
     if kind == _PLAIN:
         return bytes
     if kind == _ZLIB:
@@ -522,6 +524,6 @@ def _unpacker(path: Path, kind: int, block: int) -> _Unpack:
 
 
 def _limited(unpack: Callable[[memoryview, bytearray], int], data: memoryview, block: int) -> bytes:
-    """Unpack into a page's room, so that a few bytes cannot become gigabytes."""
+    """Unpack at most a page, so that a few bytes cannot become gigabytes."""
     page = bytearray(block)
     return bytes(page[: unpack(data, page)])

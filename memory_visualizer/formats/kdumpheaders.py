@@ -1,8 +1,8 @@
-"""The headers of compressed kdump files, by makedumpfile's names (diskdump_mod.h, IMPLEMENTATION).
+"""The headers of compressed kdump files, with makedumpfile's names (diskdump_mod.h).
 
-They are C's structures, and so differ between machines with 64-bit and 32-bit words, and among the
-latter by whether 64-bit numbers are aligned. Numbers are in the machine's order of bytes, here
-little-endian unless a layout is turned around, and read without a sign.
+The headers are C structures, so they differ between machines with 64-bit and 32-bit words, and
+among the latter by the alignment of 64-bit numbers. Numbers are unsigned, and in the machine's
+order of bytes: here little-endian, unless a layout is turned around.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ UTSNAME: RecordType = np.dtype(
         for name in ("sysname", "nodename", "release", "version", "machine", "domainname")
     ]
 )
-"""new_utsname, zeros at the end of each name included."""
+"""new_utsname; each name is padded with zeros."""
 
 PAGE_DESCRIPTOR: RecordType = np.dtype(
     [("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")]
 )
-"""page_desc: where a page lies, and how it is compressed."""
+"""page_desc: place and compression of a page."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _header(word: str, padding: str) -> RecordType:
 
 
 def _sub_header(word: str, padding: str = "V0") -> RecordType:
-    """`padding` stands before the first 64-bit number, and behind each word that one follows."""
+    """`padding` stands before the first 64-bit number, and between a word and such a number."""
     return np.dtype(
         [
             ("phys_base", word),

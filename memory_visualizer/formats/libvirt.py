@@ -1,7 +1,7 @@
 """libvirt's saved machines (`virsh save`): a header, a text, and QEMU's migration stream.
 
 The header is that of libvirt's src/qemu/qemu_saveimage.h. The stream may be packed as a whole, by
-gzip, bzip2, xz or zstd, which is what `PackedSave` is for; lzop is only named.
+gzip, bzip2, xz or zstd, and `PackedSave` unpacks it; lzop is recognised, but not unpacked.
 """
 
 import struct
@@ -24,12 +24,12 @@ _PACKED = {1: "gzip", 2: "bzip2", 3: "xz", 5: "zstd", _LZOP: "lzop"}
 
 @dataclass(frozen=True)
 class Header:
-    """What the header tells."""
+    """The needed fields of the header."""
 
     start: int
     """Byte of the file at which the stream begins."""
     packed: str
-    """What it is packed with; empty where it is not."""
+    """The packing; empty if the stream is not packed."""
     is_part: bool
 
 
@@ -37,7 +37,7 @@ def header_of(head: bytes) -> Header | None:
     """Read the header of a saved machine from a file's first bytes; None in any other file."""
     if len(head) < HEADER_SIZE or not head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)):
         return None
-    for order in "<>":  # that of the host
+    for order in "<>":  # the byte order of the host
         magic, version, size, _, packing, _ = struct.unpack_from(order + _HEADER, head)
         if version in _VERSIONS:
             return Header(
@@ -47,14 +47,14 @@ def header_of(head: bytes) -> Header | None:
 
 
 class PackedSave(Inside):
-    """What is behind the header and the text, packed."""
+    """The packed stream behind the header and the text."""
 
     name = "libvirt save"
 
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:
-        """BadInputError when the file cannot be read, or is packed in a way that is not."""
+        """BadInputError when the file cannot be read, or its packing is not supported."""
         with reading(path):
             self._file = keep_open(self, path)
             header = header_of(self._file.read(HEADER_SIZE))
@@ -78,6 +78,6 @@ class PackedSave(Inside):
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether a file that begins so is a saved machine with a packed stream."""
+    """Whether a file with this beginning is a saved machine with a packed stream."""
     header = header_of(head)
     return header is not None and bool(header.packed)

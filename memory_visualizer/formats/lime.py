@@ -1,11 +1,11 @@
 """LiME dumps: for each stretch of memory a header and its bytes.
 
-The format is described in doc/README.md of LiME ("LiME Memory Range Header"). Read here, since
-there is nothing to it but headers. A range need not be whole pages: where firmware's tables
-cut a page in two, only a part of it is in the dump, and the frame counts as not held.
+The format is described in doc/README.md of LiME ("LiME Memory Range Header"). The format is so
+simple that this module reads it itself. A range need not consist of whole pages: if the firmware's
+tables cut a page in two, only a part of it is in the dump, and the frame counts as not held.
 
-AVML writes the same without compression, in blocks of 16 MiB, and then leaves out those of zeros.
-Some of its files have blocks of both kinds; these are read in avml.py.
+AVML writes the same format without compression, in blocks of 16 MiB, and leaves out blocks of
+zeros. Some of its files have blocks of both kinds: avml.py reads these.
 """
 
 from array import array
@@ -37,10 +37,10 @@ class LimeDump(MappedDump):
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Dump:
-        """Read the headers of all ranges; where some are AVML's, the dump is an AvmlDump.
+        """Read the headers of all ranges; if some are AVML's, the dump is an AvmlDump.
 
         BadInputError when the file cannot be read or is no LiME dump; DamagedInputError, unless
-        `lenient`, when a header is broken, or bytes are missing or there twice. `lenient` goes on
+        `lenient`, when a header is broken, or bytes are missing or occur twice. `lenient` continues
         with the next sound header behind a broken one.
         """
         path = as_path(path)
@@ -76,7 +76,7 @@ def _mixed(path: Path, *, lenient: bool) -> Dump:
 
 
 def _ranges(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[Header, int]]:
-    """Each range, and where its bytes begin; DamagedInputError at a broken header."""
+    """Each range, and the place of its bytes; DamagedInputError at a broken header."""
     position = 0
     while position < size:
         header = parse(read_at(file, HEADER.size, position))
@@ -89,7 +89,7 @@ def _ranges(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[Header, int
 def _sound_ranges(
     path: Path, file: BinaryIO, size: int, remarks: list[str]
 ) -> Iterator[tuple[Header, int]]:
-    """As `_ranges`, without those that are broken."""
+    """As `_ranges`, without broken ranges."""
     position = 0
     while position < size:
         header = parse(read_at(file, HEADER.size, position))
@@ -102,7 +102,8 @@ def _sound_ranges(
                 continue
         following = find_header(file, position, size)
         if isinstance(header, Header) and not is_far(header):
-            # Cut off, of which find_extents tells; or its length is wrong, and a sound one follows.
+            # The range is cut off, which find_extents reports; or its length is wrong, and a sound
+            # range follows.
             cut = header.length if following == size else following - begin
             yield replace(header, length=cut), begin
             fault = "" if following == size else "a range is shorter than it says"

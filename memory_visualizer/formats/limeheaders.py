@@ -1,4 +1,4 @@
-"""The headers of LiME's and AVML's files: what they say, which are sound, where the next one is.
+"""The headers of LiME's and AVML's files: their fields, faults, and the search for them.
 
 The format is described in doc/README.md of LiME ("LiME Memory Range Header"); AVML's blocks have
 the same header with another magic and version.
@@ -23,9 +23,9 @@ HEADER = struct.Struct("<4sIQQQ")
 
 _VERSIONS = {magics.LIME: 1, magics.AVML: 2}
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
-"""With which what follows a header of AVML's begins."""
+"""The beginning of the stream that follows a header of AVML's."""
 BLOCK_SIZE = 16 << 20
-"""Bytes of AVML's blocks, but for the last one of a stretch of memory."""
+"""Bytes of AVML's blocks; the last block of a stretch of memory is shorter."""
 _SEARCH = 1 << 20
 
 
@@ -34,7 +34,7 @@ class Header:
     """The header of a stretch of memory."""
 
     is_packed: bool
-    """Whether it is AVML's, and a compressed stream follows."""
+    """Whether the header is AVML's, and a compressed stream follows."""
     start: int
     """Physical address."""
     length: int
@@ -42,7 +42,7 @@ class Header:
 
 
 def fault_of(header: Header | str) -> str:
-    """What is wrong with a header, or nothing."""
+    """The fault of a header, or an empty text."""
     if isinstance(header, str):
         return header
     if not is_far(header):
@@ -52,7 +52,7 @@ def fault_of(header: Header | str) -> str:
 
 
 def is_far(header: Header) -> bool:
-    """Whether a range reaches beyond what this program reads."""
+    """Whether a range extends beyond the largest address that this program reads."""
     return header.start + header.length > MAX_FRAMES * PAGE_SIZE
 
 
@@ -61,7 +61,7 @@ def _is_range(file: BinaryIO, position: int) -> bool:
 
 
 def parse(header: bytes) -> Header | str:
-    """Read a header, or tell what is wrong with it."""
+    """Read a header, or tell its fault."""
     if len(header) < HEADER.size:
         return "a range's header is cut off"
     magic, version, first, last, _ = HEADER.unpack(header)
@@ -71,15 +71,15 @@ def parse(header: bytes) -> Header | str:
         return f"a range has the unknown version {version}"
     if last < first:
         return f"a range ends before it begins ({first:#x} to {last:#x})"
-    # All of 64 bits would be one too many.
+    # The whole range of 64 bits would have a length of 65 bits.
     return Header(magic == magics.AVML, first, min(last - first, 2**64 - 2) + 1)
 
 
 def find_header(file: BinaryIO, position: int, size: int) -> int:
-    """Find the next header behind a broken one at `position`; the file's `size` if there is none.
+    """Find the next header behind a broken one at `position`; `size` if there is none.
 
-    Memory may hold copies of headers, as of the dump's own file in the page cache. So what follows
-    must make sense, too: another header or the file's end, or the beginning of a stream.
+    Memory may hold copies of headers, such as the dump's own file in the page cache. So the header
+    must be followed by another header, the end of the file, or the beginning of a stream.
     """
     for place in _each_magic(file, position + 1, size):
         header = parse(read_at(file, HEADER.size, place))
@@ -96,7 +96,7 @@ def find_header(file: BinaryIO, position: int, size: int) -> int:
 
 def _each_magic(file: BinaryIO, position: int, size: int) -> Iterator[int]:
     while position < size:
-        piece = read_at(file, _SEARCH + 3, position)  # a word may lie across two pieces
+        piece = read_at(file, _SEARCH + 3, position)  # a word may span two pieces
         if not piece:
             return
         found = re.finditer(b"|".join(_VERSIONS), piece)
@@ -105,16 +105,16 @@ def _each_magic(file: BinaryIO, position: int, size: int) -> Iterator[int]:
 
 
 def passed_over(start: int, end: int) -> str:
-    """A remark's words on bytes of a file that were not read."""
+    """The words of a remark on bytes of a file that were not read."""
     return f"the {end - start:,} bytes from there on were left out"
 
 
 def zero_blocks(starts: ArrayLike, lengths: ArrayLike, frames: int) -> NDArray[np.int64]:
-    """Which of these frames AVML has left out for zeros, as `Dump.runs`, by the blocks it wrote.
+    """The frames that AVML left out because of zeros, as `Dump.runs`, by the blocks that it wrote.
 
-    Between two blocks a whole number of others is missing, and the first is a whole one: else it
-    is the end of its stretch of memory, and a hole of the machine follows. What is missing at the
-    end of such a stretch cannot be told from a hole.
+    A gap between two blocks was left out if it has the size of whole blocks, and the block before
+    it is a whole block: otherwise that block ends its stretch of memory, and a hole of the machine
+    follows. Blocks that are missing at the end of a stretch cannot be told from a hole.
     """
     start, length = (np.asarray(column, np.uint64).astype(np.int64) for column in (starts, lengths))
     if not len(start) or length.max() > BLOCK_SIZE or length.min() <= 0:

@@ -1,6 +1,6 @@
 """The bytes with which files of each format begin.
 
-They stand apart from the readers, so that opening.py loads only the reader that a file needs.
+They are in a module of their own, so that opening.py loads only the reader that a file needs.
 """
 
 LIME = b"EMiL"
@@ -17,10 +17,11 @@ VMWARE = tuple(
 QEMU = b"QEVM\0\0\0\x03"
 LIBVIRT = b"LibvirtQemudSave"
 LIBVIRT_PART = b"LibvirtQemudPart"
-"""Of a machine that libvirt did not finish saving."""
+"""The beginning of a machine's file that libvirt did not finish saving."""
 VMA = b"VMA\0"
 HYPERV = b"\x14\x20\x28\x01"
 EWF = b"EVF\x09\r\n\xff\0"
+AD1 = b"ADSEGMENTEDFILE\0"
 SNAPPY = b"\xff\x06\0\0sNaPpY"
 S2 = b"\xff\x06\0\0S2sTwO"
 ZIP = b"PK\x03\x04"

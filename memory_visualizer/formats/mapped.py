@@ -1,9 +1,9 @@
-"""Dumps whose pages lie in the file as they are, so that it can be mapped instead of read."""
+"""Dumps whose pages lie uncompressed in the file, so that it can be mapped instead of read."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memory_visualizer.arrays import merge_runs
+from memory_visualizer.arrays import joined_runs, merge_runs, runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
@@ -22,22 +22,31 @@ from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
 
 _Result = TypeVar("_Result")
-_GATHER_FRAMES = 1024  # frames that are copied at once; bounds the memory for what is between
+_GATHER_FRAMES = (
+    1024  # frames that are copied at once; this bounds the memory for intermediate arrays
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Extents:
-    """Where a file holds frames: disjoint stretches in ascending order, a column each."""
+    """The places of frames in a file: disjoint stretches in ascending order, in columns."""
 
     first: NDArray[np.int64]
     """PFN of the first frame."""
     count: NDArray[np.int64]
-    """Frames; at least one."""
+    """Number of frames, at least one."""
     offset: NDArray[np.int64]
     """Byte of the file at which the first frame begins."""
+    lost: NDArray[np.int64] = field(default_factory=lambda: NO_RUNS)
+    """As `Dump.runs`: frames whose bytes the container around the file cannot give."""
 
     def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Extents":
-        return Extents(self.first[chosen], self.count[chosen], self.offset[chosen])
+        return Extents(self.first[chosen], self.count[chosen], self.offset[chosen], self.lost)
+
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """As `Dump.runs`."""
+        return merge_runs(self.first, self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +69,16 @@ def find_extents(
     lenient: bool = False,
     aliases: bool = False,
 ) -> tuple[Extents, list[str]]:
-    """Check what a header says, and find the whole frames in it; returns remarks, too.
+    """Check the stretches that a header tells, and find their whole frames; returns remarks, too.
 
     The three columns are in bytes: physical address, size and place in the file of `file_size`
-    bytes. They may stand in any order, and hold any numbers below 2**64. Stretches that say the
-    same of the same frame are joined. Frames in several places of the file are an error unless
-    the format has `aliases`, copies of one another of which any will do.
+    bytes. Rows may have any order, and any numbers below 2**64. Stretches that agree on the place
+    of a frame are joined. Frames in several places of the file are an error unless the format has
+    `aliases`, equal copies of which any one serves.
 
-    BadInputError for what cannot be a dump of a machine; DamagedInputError, unless `lenient`, for
-    frames beyond the file's end, in several places, or beyond 16 TiB where others are nearer.
-    `path` stands for the file in errors.
+    BadInputError if this cannot be a dump of a machine; DamagedInputError, unless `lenient`, for
+    frames beyond the file's end, in several places, or beyond 16 TiB if others are nearer. Errors
+    name the file by `path`.
     """
     start, length, offset = (
         np.asarray(column, dtype=np.uint64) for column in (start, length, offset)
@@ -131,14 +140,15 @@ def find_extents(
     )
     extents = extents[near]
     if isinstance(path, InsidePath) and path.inside and len(path.inside.missing):
-        extents = _without(extents, path.inside.missing)
+        whole, extents = extents, _without(extents, path.inside.missing)
         if not len(extents.first):
             raise BadInputError(f"{path} holds no page of memory that can be read")
+        extents = replace(extents, lost=runs_without(whole.runs, extents.runs))
     return extents, remarks + left_out
 
 
 def _without(extents: Extents, missing: NDArray[np.int64]) -> Extents:
-    """Leave out the frames that have a byte in one of those stretches of the file."""
+    """Leave out the frames with a byte in one of the missing stretches of the file."""
     columns: list[list[int]] = [[], [], []]
     starts, ends = missing.T
     for first, count, offset in zip(
@@ -168,10 +178,10 @@ def _pieces(count: int) -> str:
 
 
 def _join(extents: Extents) -> Extents:
-    """Sort by frame, and join what overlaps or adjoins both in memory and in the file."""
+    """Sort by frame, and join stretches that overlap or adjoin both in memory and in the file."""
     if extents.first.size == 0:
         return extents
-    # Stretches that agree on where frame 0 would be in the file can be joined.
+    # Stretches that imply the same place of frame 0 in the file can be joined.
     origin = extents.offset - extents.first * PAGE_SIZE
     order = np.lexsort((extents.first, origin))
     extents, origin = extents[order], origin[order]
@@ -188,7 +198,7 @@ def _join(extents: Extents) -> Extents:
 
 
 class MappedDump(Dump):
-    """A dump that is a file and the places of the frames in it."""
+    """A dump whose frames have given places in a file."""
 
     def __init__(
         self,
@@ -201,14 +211,16 @@ class MappedDump(Dump):
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
-        """`source` is the file that holds the pages, where that is not `path` itself."""
-        runs = merge_runs(extents.first, extents.count)
-        super().__init__(path, format_, runs, left_out=left_out, notes=notes, remarks=remarks)
+        """`source` is the file that holds the pages, if it is not `path` itself."""
+        left_out = joined_runs(left_out, extents.lost)
+        super().__init__(
+            path, format_, extents.runs, left_out=left_out, notes=notes, remarks=remarks
+        )
         self._extents = extents
         self._source = source or path
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Let `work` look at views of the file; holes of a sparse file are left out."""
+        """Pass views of the file to `work`, without the holes of a sparse file."""
         with self._open() as file:
 
             def scan(window: _Window) -> _Result:
@@ -227,7 +239,7 @@ class MappedDump(Dump):
             yield open_pages(self._source, file, self._end)
 
     def _windows(self, file: PagesFile) -> Iterator[_Window]:
-        """Go through the file's pages, not the runs: a bitmap's many short runs adjoin in it."""
+        """Go through the file's pages, not the runs: a bitmap's many short runs adjoin there."""
         extents = self._extents
         end = extents.offset + extents.count * PAGE_SIZE
         parts = (np.flatnonzero(extents.offset[1:] != end[:-1]) + 1).tolist()
@@ -251,7 +263,7 @@ class MappedDump(Dump):
         with reading(self._source):
             file = self._file
             file.check_size()
-            if frames.size == 1:  # lists are followed page by page
+            if frames.size == 1:  # searches that follow lists read page by page
                 self._read_one(file, int(frames[0]), pages)
                 return pages
             for start in range(0, frames.size, _GATHER_FRAMES):
@@ -260,7 +272,7 @@ class MappedDump(Dump):
         return pages
 
     def _read_one(self, file: PagesFile, frame: int, pages: Words) -> None:
-        """What _gather does, for one frame much faster."""
+        """As _gather, but much faster for a single frame."""
         extents = self._extents
         index = bisect_right(extents.first, frame) - 1
         inside = frame - int(extents.first[index])
@@ -290,7 +302,7 @@ class MappedDump(Dump):
             return file
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         super().close()
         self.__dict__.pop("_file", None)
 

@@ -1,7 +1,7 @@
 """Files that are not readable dumps: their kinds, and the tools that make dumps from them.
 
 The first bytes of a file decide, by each format's description or tool. A raw dump may begin with
-anything, so what has only a few bytes in common with such a file is looked at more closely.
+anything, so a file that shares only a few bytes with such a format is examined more closely.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 HEAD_SIZE = 4096
-"""Bytes from a file's beginning that are enough to tell."""
+"""How many bytes from a file's beginning suffice to decide."""
 
 _PACKED = {
     b"\x1f\x9d\x90": ("compress", "gzip -dk"),
@@ -21,7 +21,7 @@ _PACKED = {
     b"Rar!\x1a\x07": ("RAR", "unrar x, or 7z x"),
     b"MSCF\0\0\0\0": ("a Windows cabinet", "cabextract, or 7z x"),
 }
-"""By first bytes: what it is packed with, and what unpacks it."""
+"""By first bytes: the packing, and the command that unpacks it."""
 
 _SAVED = "a saved machine; dump its memory"
 _XEN = "a machine that Xen saved; dump the memory within the guest (LiME, AVML, WinPmem)"
@@ -37,10 +37,10 @@ _CONTAINERS = {
     b"Xen saved domain": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffFNEX": _XEN,
     b"\xff\xff\xff\xff\xff\xff\xff\xffXENF": _XEN,
-    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it (ewfexport)",
-    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it",
-    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it",
-    b"ADSEGMENTEDFILE\0": "an AD1 image; export the raw dump inside it with FTK Imager",
+    b"EVF2\r\n\x81\0": "an EnCase image (Ex01); export the raw dump inside it with EnCase",
+    b"LVF\x09\r\n\xff\0": "a logical EnCase image (L01); export the raw dump inside it with EnCase",
+    b"LEF2\r\n\x81\0": "a logical EnCase image (Lx01); export the raw dump inside it with EnCase",
+    b"ADCRYPT\0": "an encrypted AD1 image; export the dump inside it with FTK Imager",
     b"HPAK": "a dump by HBGary's FDPro; extract its memory with Volatility 2's hpakextract",
     b"AFF10\r\n\0": "an AFF image; export the raw dump inside it (affconvert)",
     b"MDMP": "the minidump of a process, not the memory of a machine",
@@ -55,7 +55,7 @@ _CONTAINERS = {
     b"vhdxfile": f"an image (VHDX) {_DISK}",
     b"conectix": f"an image (VHD) {_DISK}",
 }
-"""By first bytes: what it is, and what to do with it."""
+"""By first bytes: the kind of file, and the advice to the user."""
 
 _OTHERS = {
     b"\x89PNG\r\n\x1a\n": "a picture",
@@ -69,15 +69,15 @@ _MACH_O: Mapping[bytes, Literal["little", "big"]] = {
     b"\xfe\xed\xfa\xcf": "big",
     b"\xfe\xed\xfa\xce": "big",
 }
-"""By first bytes: the order of the bytes in all that follows."""
+"""By first bytes: the byte order of the file."""
 _MACH_O_CORE = 4  # MH_CORE of mach-o/loader.h
 _MORE_THAN_A_PROGRAM = 16 << 20
-"""Bytes that may follow a program: signatures, installers. A raw dump may begin as a program, if
-the kernel lies at its start, but goes on for longer."""
+"""The most bytes that follow a program: signatures, installers. A raw dump may begin like a
+program, if the kernel lies at its start, but is larger."""
 
 
 def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
-    """What a file is that no reader can take, as what follows "PATH is"; None where it may be one.
+    """The kind of a file that no reader can take, to follow "PATH is"; None if it may be a dump.
 
     `size` is the file's, in bytes.
     """
@@ -93,7 +93,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
             return said
     if _is_sadump_medium(file, head):
         return _SADUMP
-    if known := _by_name(path.name.lower()):
+    if known := by_name(path.name.lower()):
         return known
     if path.suffix.lower() == ".bin" and path.with_suffix(".vsv").is_file():
         return _OLD_HYPERV
@@ -103,7 +103,7 @@ def what_it_is(file: BinaryIO, path: Path, size: int) -> str | None:
 
 
 def begins_as(head: bytes) -> str | None:
-    """What a file is whose first HEAD_SIZE bytes are these, if they alone are enough to tell."""
+    """The kind of a file by its first HEAD_SIZE bytes, if these alone decide."""
     for magic, (name, tool) in _PACKED.items():
         if head.startswith(magic):
             return f"packed with {name}; unpack it first ({tool})"
@@ -119,9 +119,9 @@ def begins_as(head: bytes) -> str | None:
     return None
 
 
-def _by_name(name: str) -> str | None:
-    """What is known by its name alone."""
-    if name.endswith(".zdmp"):  # its first bytes are described nowhere
+def by_name(name: str) -> str | None:
+    """The kind of a file by its name alone, in lower case."""
+    if name.endswith(".zdmp"):  # no description tells the first bytes of such files
         return "a compressed crash dump by DumpIt; unpack it first (Z2Dmp of Comae's toolkit)"
     if name == "hiberfil.sys":
         return "a hibernation file of Windows that was cleared, as after a resume"
@@ -133,7 +133,7 @@ def _by_name(name: str) -> str | None:
 
 
 def _program(head: bytes, size: int) -> str | None:
-    """A Windows program (Microsoft's PE format): "MZ", and at the place told there "PE"."""
+    """A Windows program (Microsoft's PE format): "MZ", and "PE" where its header says."""
     if not head.startswith(b"MZ"):
         return None
     at = int.from_bytes(head[0x3C:0x40], "little")
@@ -155,35 +155,15 @@ def _mach_o(head: bytes, _: int) -> str | None:
 
 
 def _is_sadump_medium(file: BinaryIO, head: bytes) -> bool:
-    """Whether a file is sadump's media backup: a short header, and the dump's own a page later."""
+    """Whether a file is sadump's media backup: a short header, a page before the dump's."""
     if any(head[64:]) or len(head) < HEAD_SIZE:
         return False
     file.seek(HEAD_SIZE)
     return file.read(12) == b"sadump\0\0\1\0\0\0"
 
 
-def split_image(path: Path) -> str | None:
-    """Whether a file is one of several that together are a dump, by their names and sizes."""
-    number = path.suffix[1:]
-    if len(number) != 3 or not number.isdecimal():
-        return None
-    size = path.stat().st_size
-    before, after = (
-        part.stat().st_size if (part := path.with_suffix(f".{n:03}")).is_file() else None
-        for n in (int(number) - 1, int(number) + 1)
-    )
-    # All parts but the last have the same size.
-    if not (before is not None and before >= size) and not (after is not None and after <= size):
-        return None
-    whole = path.with_suffix("").name
-    return (
-        f"one part of a split image; join the parts first (cat {whole}.[0-9]* > {whole}; on Windows"
-        " copy /b)"
-    )
-
-
 def _samples(file: BinaryIO, size: int) -> list[bytes]:
-    """A few more pieces of a file, its end among them."""
+    """A few more pieces of a file, including its end."""
     places = (size // 2, max(0, size - HEAD_SIZE))
     pieces = []
     for place in places:

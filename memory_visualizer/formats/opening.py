@@ -4,8 +4,7 @@
     for result in dump.each_block(look):  # look(frames, words) is called in threads
         ...
 
-What a dump can do is written at `Dump`. How a format lies in a file is known to its own module in
-`formats` only.
+`Dump` documents the interface of a dump. Only a format's own module in `formats` knows its layout.
 """
 
 import hashlib
@@ -16,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, notdumps, packed, vmware
+from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats import magics, notdumps, packed, split, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath, as_path
@@ -44,14 +43,17 @@ _FORMATS = {
 _CONTAINERS = {
     magics.FLATTENED: "flattened.Flattened",
     magics.EWF: "ewf.EwfImage",
+    magics.AD1: "ad1.Ad1Image",
     magics.VMA: "vma.VmaState",
     magics.SNAPPY: "snappy.SnappyStream",
     magics.S2: "snappy.SnappyStream",
 }
-"""The same of files that hold a dump of any format: see formats/inside.py."""
+"""The same for containers, which hold a dump of any format: see formats/inside.py."""
 
+_ET_CORE = b"\4"
+"""The type of an ELF file that is a core (elf.h), in either order of bytes."""
 _MAX_DEPTH = 4
-"""Containers that may lie in one another."""
+"""The deepest nesting of containers."""
 _FINGERPRINT_PAGES = 16
 
 
@@ -61,41 +63,53 @@ def open_dump(
     lenient: bool = False,
     progress: Progress | None = None,
 ) -> Dump:
-    """Open a dump, or all files of one that is split; what no other format claims is raw.
+    """Open a dump, or all files of a split dump; a file that no other format claims is raw.
 
-    `progress` is told the bytes of a packed file, where it has to be unpacked first.
+    `progress` is told the bytes of a packed file that has to be unpacked first.
 
-    BadInputError when the file cannot be read or is no dump that can be; DamagedInputError when a
-    part of it is missing or broken, where `lenient` takes what is there and says so in `remarks`.
+    BadInputError when the file cannot be read or is not a supported dump; DamagedInputError when a
+    part of it is missing or broken: `lenient` then reads the rest and says so in `remarks`.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    if len(paths) == 1:
-        dump = _open(as_path(paths[0]), lenient, progress)
+    parts = [as_path(part) for part in paths]
+    if len(parts) == 1 or (split.are_parts(parts) and not _is_series(parts[0])):
+        dump = _open(parts[0], lenient, progress)
     else:
-        dump = _open_parts([as_path(part) for part in paths], lenient=lenient)
+        dump = _open_parts(parts, lenient=lenient)
     dump.reopen = partial(open_dump, paths, lenient=lenient)
     return dump
+
+
+def opens_leniently(
+    path: str | Path | Sequence[str | Path], progress: Progress | None = None
+) -> bool:
+    """Whether `lenient` finds any page of memory in a damaged dump; arguments as for `open_dump`.
+
+    It takes as long as to open the dump in this way: what is packed is unpacked once more.
+    """
+    try:
+        return open_dump(path, lenient=True, progress=progress).size > 0
+    except BadInputError:
+        return False
 
 
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
+        if split.is_part(path) and not _is_series(path):
+            whole = split.SplitImage(path, lenient=lenient)
+            return _open_inside(path, whole, lenient, progress, depth)
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
         container, format_ = _container(head), _format(file, head)
         what = None if container or format_ else notdumps.what_it_is(file, path, file_size(file))
     if what and not vmware.find_state(path):
         raise BadInputError(f"{path} is {what}")
-    if not depth and not lenient and (part := notdumps.split_image(path)):
-        raise DamagedInputError(f"{path} is {part}")
     if container:
         if depth == _MAX_DEPTH:
             raise BadInputError(f"{path} nests containers too deeply")
         inside: Inside = container(path, lenient=lenient, progress=progress)
-        dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
-        dump.format = f"{dump.format} ({inside.name})"
-        dump.remarks = (*inside.remarks, *dump.remarks)
-        return dump
+        return _open_inside(path, inside, lenient, progress, depth)
     if format_:
         opened: Dump = format_.open(path, lenient=lenient)
         return opened
@@ -107,8 +121,30 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     return dump
 
 
+def _open_inside(
+    path: Path, inside: Inside, lenient: bool, progress: Progress | None, depth: int
+) -> Dump:
+    """Open what is in a container."""
+    dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
+    dump.format = f"{dump.format} ({inside.name})"
+    dump.remarks = (*inside.remarks, *dump.remarks)
+    return dump
+
+
+def _is_series(path: Path) -> bool:
+    """Whether a file, and another of what may be a split image, begin as dumps of a known format.
+
+    Then they are a series of dumps. Of a split image, only the first part begins so.
+    """
+    heads = []
+    for part in split.neighbours(path):
+        with reading(part), part.open("rb", buffering=0) as file:
+            heads.append(file.read(notdumps.HEAD_SIZE))
+    return sum(map(is_dump, heads)) > 1
+
+
 def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
-    """Open all files of a dump that makedumpfile has split, some of them flattened."""
+    """Open all files of a dump that makedumpfile has split; some may be flattened."""
     parts: list[Path] = []
     remarks: list[str] = []
     for path in paths:
@@ -122,7 +158,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
             remarks += inside.remarks
         if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
             raise BadInputError(
-                f"{path} is not part of a split kdump file; in other formats, one file is one dump"
+                f"{path} is not part of a split kdump file or image; other dumps are single files"
             )
         parts.append(part)
     dump: Dump = _load("kdump.KdumpDump").open_parts(parts, lenient=lenient)
@@ -131,7 +167,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
 
 
 def _container(head: bytes) -> Any:
-    """The class for a file that begins so, if it holds another one."""
+    """The class for a file with this beginning, if it is a container."""
     if packed.kind_of(head):
         return packed.Unpacked
     if head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)) and _load("libvirt.is_packed")(head):
@@ -140,7 +176,7 @@ def _container(head: bytes) -> Any:
 
 
 def _format(file: BinaryIO, head: bytes) -> Any:
-    """The class for a file that begins so, if it is a dump of a format other than raw."""
+    """The class for a file with this beginning, if it is a dump in a format other than raw."""
     if head.startswith(magics.ZIP) and _load("aff4.is_container")(file, head):
         return _load("aff4.Aff4Dump")
     if not any(head) and _load("hibernation.is_cleared")(file):
@@ -149,7 +185,7 @@ def _format(file: BinaryIO, head: bytes) -> Any:
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
-    """The class for a file that begins so, if there is one."""
+    """The class for a file with this beginning, if there is one."""
     for magic, place in kinds.items():
         if head.startswith(magic):
             return _load(place)
@@ -157,20 +193,26 @@ def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
 
 
 def _load(place: str) -> Any:
-    """Take a name from a module of this folder, which is imported only now."""
+    """Import a module of this folder, and take a class from it."""
     module, name = place.split(".")
     return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
 
 
 def is_dump(head: bytes) -> bool:
-    """Whether a file that begins so is of a format that is read here; raw ones begin anyhow."""
+    """Whether a file with this beginning has a supported format other than raw."""
     return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
 
 
-def check_file(path: Path) -> None:
-    """BadInputError where a dump's path leads to what cannot be read as a file, or nowhere.
+def is_memory(head: bytes) -> bool:
+    """Whether a file that begins so is a dump in a format that has nothing but memory."""
+    is_program = head.startswith(magics.ELF) and _ET_CORE not in (head[16:17], head[17:18])
+    return head.startswith(tuple(_FORMATS)) and not is_program
 
-    Nothing is opened: to open a pipe is to wait for whoever writes into it.
+
+def check_file(path: Path) -> None:
+    """Raise BadInputError if a dump's path does not lead to a readable file.
+
+    Nothing is opened: opening a pipe would wait for its writer.
     """
     with reading(path):
         mode = path.stat().st_mode
@@ -183,10 +225,10 @@ def check_file(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """A number, in hexadecimal, by which dumps of one name are told apart at once.
+    """A hexadecimal number that quickly tells apart dumps with the same name.
 
-    It is made of the file's size and a few of its pages, so it proves nothing: see digest.FileHash
-    for what does. BadInputError when the file cannot be read.
+    It is computed from the file's size and a few of its pages, so it proves nothing, unlike
+    digest.FileHash. BadInputError when the file cannot be read.
     """
     check_file(path)
     digest = hashlib.sha256()

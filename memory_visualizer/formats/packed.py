@@ -1,9 +1,10 @@
 """Dumps packed by gzip, xz, bzip2 or zstd, or by LiME itself (compress=1): unpacked to a file.
 
-Their streams can be read from the beginning only, and a dump is read at any place; so they are
-unpacked once, to a scratch file that has no name where the system can do so, and is gone when the
-program ends, however it ends. Zeros become holes in it and take no room. It is not put into memory,
-as some systems' /tmp would do: TMPDIR names its folder, else it is /var/tmp, else the system's own.
+Such a stream can only be read from its beginning, and a dump is read at any place. So it is
+unpacked once, to a scratch file that has no name if the system allows this, and that vanishes when
+the program ends, however it ends. Zeros become holes in it and take no room. The file should not
+lie in memory, as /tmp does on some systems: TMPDIR names its folder, otherwise it is /var/tmp,
+otherwise the system's own.
 
 gzip is RFC 1952, xz tukaani.org's description, bzip2 as Python has it, Zstandard RFC 8878; LiME
 writes one zlib stream (RFC 1950) with a window of 2 KiB (LiME, src/deflate.c). The decompressors
@@ -30,16 +31,16 @@ _READ_SIZE, _PIECE = 1 << 20, 1 << 20
 _HOLE = 1 << 16
 _ZEROS = bytes(_HOLE)
 _RESERVE = 256 << 20
-"""Bytes that are left free on the scratch file's disk: others need it, too."""
+"""Bytes that stay free on the scratch file's disk, which others need, too."""
 _LOOK_AT_ROOM = 64 << 20
 _MEMORY = 160 << 20
-"""Bytes that a decompressor may use; xz -9 needs 65 MiB, zstd --ultra --long 128 MiB."""
+"""Memory in bytes that a decompressor may use; xz -9 needs 65 MiB, zstd --ultra --long 128 MiB."""
 _LIME_ZLIB = b"\x38\x8d"
-"""How LiME's zlib stream begins: deflate, a window of 2 KiB, the default level."""
+"""The beginning of LiME's zlib stream: deflate, a window of 2 KiB, the default level."""
 
 
 class _Zlib:
-    """zlib's decompressor as the others of Python are."""
+    """zlib's decompressor with the interface of Python's others."""
 
     def __init__(self, wbits: int) -> None:
         self._stream = zlib.decompressobj(wbits)
@@ -86,13 +87,13 @@ _KINDS: dict[str, tuple[re.Pattern[bytes], _Maker]] = {
     "bzip2": (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), _bzip2),
     "zstd": (re.compile(rb"\x28\xb5\x2f\xfd"), _zstd),
 }
-"""By name: how such a file begins for sure, and what makes a decompressor."""
+"""By name: a pattern for the beginning of such files, and a function that makes a decompressor."""
 _PADDING = {"gzip": b"\0", "xz": b"\0"}
-"""What may stand behind the last stream, as on a tape."""
+"""Padding that may follow the last stream, as on a tape."""
 
 
 def kind_of(head: bytes) -> str | None:
-    """What a file is packed with that begins with these bytes (4 KiB), if it is one of these."""
+    """The packing of a file by its first bytes (4 KiB), if it is one of these."""
     for name, (begin, _) in _KINDS.items():
         if begin.match(head):
             return name
@@ -100,7 +101,7 @@ def kind_of(head: bytes) -> str | None:
 
 
 def _is_limes(head: bytes) -> bool:
-    """Whether this is a zlib stream of LiME's: with its own parameters, or one of a LiME dump."""
+    """Whether this is LiME's zlib stream: it has LiME's parameters, or contains a LiME dump."""
     if len(head) < 2 or head[0] & 15 != 8 or int.from_bytes(head[:2], "big") % 31 or head[1] & 32:
         return False
     try:
@@ -116,11 +117,11 @@ class Unpacked(Inside):
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:
-        """Unpack all; `progress` is told the packed bytes.
+        """Unpack the whole file; `progress` is told the packed bytes.
 
         BadInputError when the file cannot be read or the scratch file not be written;
-        DamagedInputError, unless `lenient`, when it is cut off or broken: `lenient` takes what
-        comes before.
+        DamagedInputError, unless `lenient`, when it is cut off or broken: `lenient` keeps the bytes
+        before the fault.
         """
         self._path = path
         with reading(path), path.open("rb", buffering=0) as file:
@@ -160,7 +161,7 @@ class Unpacked(Inside):
 def _unpack(
     path: Path, file: BinaryIO, name: str, make: _Maker, progress: Progress | None
 ) -> Iterator[bytes]:
-    """Unpack one stream after the other, in pieces of a megabyte at most."""
+    """Unpack one stream after the other, in pieces of at most a megabyte."""
     try:
         stream = make()
     except ImportError as error:
@@ -181,7 +182,7 @@ def _unpack(
                 progress(done, total)
         try:
             piece = stream.decompress(data, _PIECE)
-        except Exception as error:  # each decompressor has its own
+        except Exception as error:  # each decompressor has exceptions of its own
             raise DamagedInputError(f"{path} cannot be unpacked: {error}") from error
         data = b""
         if piece:
@@ -197,7 +198,7 @@ def _unpack(
 
 
 class _Scratch:
-    """A file for as long as this object lives, in which zeros are holes."""
+    """A file that lives as long as this object, and in which zeros are holes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -211,7 +212,7 @@ class _Scratch:
             raise self._cannot(error) from error
 
     def write(self, piece: bytes) -> None:
-        """Append; BadInputError where there is no room."""
+        """Append a piece; BadInputError if there is no room."""
         for start in range(0, len(piece), _HOLE):
             part = piece[start : start + _HOLE]
             if part != _ZEROS[: len(part)]:
@@ -240,14 +241,14 @@ class _Scratch:
             raise self._cannot(error) from error
 
     def finish(self) -> None:
-        """Make the file as long as all that was appended."""
+        """Set the file's size to the sum of all pieces."""
         try:
             self.file.truncate(self.size)
         except OSError as error:
             raise self._cannot(error) from error
 
     def remark(self, name: str) -> str:
-        """What is to be said of the room that it takes."""
+        """The remark on the room that the file takes."""
         taken = os.fstat(self.file.fileno())
         room = getattr(taken, "st_blocks", self.size // 512) * 512
         return (
@@ -263,7 +264,7 @@ class _Scratch:
 
 
 def _folder() -> Path:
-    """Where large files may be put that nobody keeps."""
+    """The folder for large temporary files."""
     named = os.environ.get("TMPDIR")
     for folder in (named, "/var/tmp"):
         if folder and os.access(folder, os.W_OK | os.X_OK):

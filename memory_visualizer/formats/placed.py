@@ -1,4 +1,4 @@
-"""Dumps in which each frame has a place of its own, at any byte of the file or nowhere in it."""
+"""Dumps in which each frame has a place of its own at any byte of the file, or no place."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, runs_of
@@ -16,15 +17,15 @@ from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import PAGE_SIZE
 
 _GAP = 1 << 16
-"""Bytes between pages that are read along."""
+"""Gaps between pages up to this size in bytes are read along."""
 _WINDOW = 1 << 23
-"""Bytes that are read at once, at most."""
+"""The most bytes that are read at once."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
 
 FILLED = -1
-"""Place of a page of zeros. Of one that is filled with another byte it is that much less."""
+"""Place of a page of zeros. A page filled with another byte has this place minus the byte."""
 SPECIAL = -0x101
-"""Place of the first page that has to be made; those of others are one less each."""
+"""Place of the first page that has to be made; further such pages count down from it."""
 
 _Result = TypeVar("_Result")
 
@@ -43,25 +44,27 @@ class PlacedDump(Dump):
         notes: Mapping[str, int | bytes] | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
-        """`frame` are ascending PFNs, `place` the byte at which each begins, FILLED, or SPECIAL.
+        """`frame` are ascending PFNs; `place` is the byte at which each begins, FILLED, or SPECIAL.
 
-        BadInputError where the file lies in a container that lacks all of the pages.
+        BadInputError if the file lies in a container that lacks all of the pages.
         """
         there = (place < 0) | ~lacks(path, place, PAGE_SIZE)
-        frame, place = frame[there], place[there]
-        if not frame.size:
+        if not there.any():
             raise BadInputError(f"{path} holds no page of memory that can be read")
+        if not there.all():
+            left_out = joined_runs(left_out, runs_of(frame[~there]))
+        frame, place = frame[there], place[there]
         super().__init__(
             path, format_, runs_of(frame), left_out=left_out, notes=notes, remarks=remarks
         )
         self._frame, self._place = frame, place
 
     def _special(self, file: FileIO, number: int) -> bytes:
-        """Make the page whose place is SPECIAL less `number`."""
+        """Make the page with the place SPECIAL minus `number`."""
         raise NotImplementedError
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Read the pages that are not known to be zeros, and let `work` look at them."""
+        """Read the pages that are not known to be zeros for `work`."""
         [rows] = np.nonzero(self._place != FILLED)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 
@@ -114,7 +117,7 @@ class PlacedDump(Dump):
             end = start + 1 + int(gaps[0]) if gaps.size else end
             size = int(places[end - 1]) + PAGE_SIZE - begin
             window = self._read(file, size, begin)
-            # As rows that begin at every byte: pages need not lie at multiples of anything.
+            # Rows begin at every byte, since pages may lie at any place.
             every = np.ndarray((size - PAGE_SIZE + 1,), _PAGE, window, strides=(1,))
             target[rows[start:end]] = every[places[start:end] - begin]
             start = end
@@ -129,10 +132,10 @@ class PlacedDump(Dump):
 def last_of_each(
     path: Path, frame: NDArray[np.int64], *, lenient: bool, remarks: list[str]
 ) -> NDArray[np.intp]:
-    """Of frames in the order in which they were found, the last of each PFN, by ascending PFN.
+    """The last occurrence of each PFN in the order of the file, by ascending PFN.
 
-    DamagedInputError, unless `lenient`, for frames that no machine has there; BadInputError where
-    nothing is left.
+    DamagedInputError, unless `lenient`, for frames that no machine has; BadInputError if no frame
+    is left.
     """
     frames, last = np.unique(frame[::-1], return_index=True)
     if not frames.size:

@@ -1,13 +1,13 @@
 """QEMU's migration stream: of `migrate` into a file, of libvirt's `virsh save`, of Proxmox.
 
 The format is that of QEMU's migration/savevm.c and ram.c (version 3 of the stream, 4 of the memory,
-since 2010): sections, of which "ram" comes in many parts, with eight bytes before each page. Pages
-are stored as they are, filled with one byte, packed with zlib, or as what differs from the page as
-it was sent before (XBZRLE); the last one counts. With the capability mapped-ram, as libvirt's
-format "sparse" has it, pages lie at places of their own and bitmaps tell which are there.
+since 2010): sections, of which "ram" comes in many parts, with eight bytes before each page. A page
+is stored unchanged, as a single repeated byte, packed with zlib, or as the difference from its last
+state (XBZRLE); its last state counts. With the capability mapped-ram, as in libvirt's format
+"sparse", pages have places of their own, and bitmaps tell which are present.
 
-The stream holds blocks of memory by name. Where they are in physical memory it does not say, but it
-names the machine's type: see `_layout`. libvirt puts a header before the stream: see libvirt.py.
+The stream holds blocks of memory by name. It does not tell their physical addresses, but names the
+machine's type: see `_layout`. libvirt puts a header before the stream: see libvirt.py.
 """
 
 import re
@@ -44,34 +44,34 @@ _FEW_AHEAD = _WINDOW // 16
 _FEW_IN_ORDER = 16
 _MAX_BLOCKS = 1 << 12
 _FEW_PAGES = 1 << 21
-"""Pages that any block may have, where bits tell which are there."""
+"""Any block with a bitmap may have so many pages."""
 _FOR_EACH = 1024
-"""A larger one has no more than so many for each that is there."""
+"""A larger block may have so many pages for each page that is present."""
 _SEARCHED = 64 << 20
-"""Bytes in which the end of a section that is not known is looked for."""
+"""Bytes in which the end of an unknown section is searched for."""
 
 
 @dataclass
 class _Block:
-    """A block of the machine's memory, as the stream calls it."""
+    """A block of the machine's memory, by its name in the stream."""
 
     name: bytes
     size: int
 
 
 class _Contents:
-    """What is found in the stream, in its order."""
+    """The pages of the stream, in its order."""
 
     def __init__(self) -> None:
         self.machine = b""
-        # Name of the block of the page before, which the next one may not repeat.
+        # Name of the last page's block: the next page need not repeat it.
         self.current = b""
         self.blocks: dict[bytes, _Block] = {}
-        # Of each page its number in a block, the number of that, and its place (see PlacedDump).
+        # For each page: its number in a block, the block's number, and its place (see PlacedDump).
         self.page, self.block, self.place = array("q"), array("H"), array("q")
-        # Of each page with a place of SPECIAL: _ZLIB or _XBZRLE, byte of the file, size.
+        # For each page with a place of SPECIAL: _ZLIB or _XBZRLE, byte of the file, size.
         self.packed: list[tuple[int, int, int]] = []
-        # Of each block's name, its number in `block`.
+        # The number in `block` of each block's name.
         self.numbers: dict[bytes, int] = {}
 
     def add(self, name: bytes, page: NDArray[np.int64], place: NDArray[np.int64]) -> None:
@@ -83,7 +83,7 @@ class _Contents:
 
 
 class _CutError(Exception):
-    """The stream ends, or makes no sense, at this byte."""
+    """The stream ends at this byte, or is broken there."""
 
 
 class _Reader:
@@ -104,7 +104,7 @@ class _Reader:
         return self._window[at : at + size]
 
     def take(self, size: int) -> bytes:
-        """The next bytes, which are there."""
+        """The next bytes; _CutError if the file ends before."""
         taken = self.peek(size)
         if len(taken) < size:
             raise _CutError
@@ -116,17 +116,17 @@ class _Reader:
         return int.from_bytes(self.take(size), "big")
 
     def text(self, width: int = 1) -> bytes:
-        """The next name, behind its length, which has so many bytes."""
+        """The next name; its length comes before it, as a number of `width` bytes."""
         return self.take(min(self.number(width), 1 << 16))
 
     def bitmap(self, count: int) -> Bitmap:
-        """The bitmap that comes next, of so many bits, all of which are there."""
+        """The next bitmap, of `count` bits; _CutError if it is cut off."""
         begin = self.position
         self.skip(-(-count // 8))
         return Bitmap(self._path, self._file, begin, count)
 
     def ahead(self) -> tuple[bytes, int]:
-        """Bytes of the file, among them many of the next ones, and where these begin."""
+        """A window of the file that contains many of the next bytes, and their place in it."""
         at = self.position - self._begin
         if not 0 <= at <= len(self._window) - _FEW_AHEAD:
             self._window = read_at(self._file, _WINDOW, self.position)
@@ -138,7 +138,7 @@ class _Reader:
         return self.size - self.position < 8 + PAGE_SIZE
 
     def skip(self, size: int) -> None:
-        """Leave out bytes that are there."""
+        """Skip bytes; _CutError if the file ends before."""
         if self.position + size > self.size:
             raise _CutError
         self.position += size
@@ -146,10 +146,10 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Made:
-    """What a page is made of: another one, and what differs from that."""
+    """The components of a page: a base page, and its changes."""
 
     base: int
-    """A place as `PlacedDump` has it; where it is SPECIAL, `packed` tells."""
+    """The place of the base as in `PlacedDump`; if it is SPECIAL, `packed` has it."""
     packed: tuple[int, int]
     """Byte of the file and size of a page packed with zlib."""
     changes: Sequence[tuple[int, int]]
@@ -214,7 +214,7 @@ class QemuDump(PlacedDump):
         return page
 
     def _without_broken_pages(self) -> Self:
-        """Make all pages that have to be made; leave out those that cannot be."""
+        """Make all pages that have to be made; leave out broken ones."""
         sound = np.ones(len(self._made), np.bool_)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
             for number in range(sound.size):
@@ -240,7 +240,7 @@ class QemuDump(PlacedDump):
             remarks=remarks,
         )
         dump._made = self._made
-        return dump
+        return dump.instead_of(self)
 
 
 def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
@@ -250,7 +250,7 @@ def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
 
 
 def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple[int, str]:
-    """Where the stream begins, and what the format is called."""
+    """The place of the stream, and the format's name."""
     head = read_at(file, libvirt.HEADER_SIZE, 0)
     if head.startswith(magics.QEMU):
         return 0, "QEMU migration stream"
@@ -266,7 +266,7 @@ def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple
 
 
 def _read_stream(reader: _Reader, contents: _Contents) -> None:
-    """Read sections up to the end of the memory; _CutError where the file ends before that."""
+    """Read sections up to the end of the memory; _CutError if the file ends before."""
     reader.skip(len(magics.QEMU))
     names: dict[int, bytes] = {}
     capabilities: set[bytes] = set()
@@ -310,7 +310,7 @@ def _read_subsection(reader: _Reader) -> set[bytes]:
 
 
 def _skip_section(reader: _Reader, number: int) -> None:
-    """Find the end of a section whose contents are not known: its footer, and another section."""
+    """Find the end of an unknown section: its footer, and the beginning of another section."""
     end = re.compile(
         rb"\x7e" + re.escape(number.to_bytes(4, "big")) + rb"[\0-\x04\x06-\x08]", re.DOTALL
     )
@@ -378,7 +378,7 @@ def _read_sizes(reader: _Reader, contents: _Contents, total: int, capabilities: 
 
 
 def _read_mapped(reader: _Reader, contents: _Contents, block: _Block) -> None:
-    """Find the pages of a block that has a bitmap, and go on behind them."""
+    """Find the pages of a block with a bitmap, and continue behind them."""
     version, page_size, bitmap_at, pages_at = struct.unpack(">IQQQ", reader.take(28))
     count = block.size // PAGE_SIZE
     if version != 1 or page_size != PAGE_SIZE or pages_at < bitmap_at:
@@ -401,7 +401,7 @@ def _read_mapped(reader: _Reader, contents: _Contents, block: _Block) -> None:
 
 
 def _read_pages(reader: _Reader, contents: _Contents, name: bytes, page: int, kind: int) -> None:
-    """Read a page, and those of the same kind that follow it in order."""
+    """Read a page, and all pages of the same kind that follow it in order."""
     size = PAGE_SIZE if kind == _PAGE else 1
     data, at = reader.ahead()
     stride = 8 + size
@@ -422,10 +422,10 @@ def _read_pages(reader: _Reader, contents: _Contents, name: bytes, page: int, ki
 
 
 def _in_order(data: bytes, at: int, stride: int, header: int) -> int:
-    """How many headers are there, from this one on, each of the page after the one before."""
+    """The number of headers from this one on that belong to consecutive pages."""
     room = max(0, (len(data) - at - 8) // stride + 1)
     count = 0
-    for some in (_FEW_IN_ORDER, room):  # mostly, a few tell that there are no more
+    for some in (_FEW_IN_ORDER, room):  # a few headers mostly show that there are no more
         some = min(some, room)
         headers = np.ndarray((some,), ">u8", data, at, (stride,)) if some else np.empty(0)
         expected = np.arange(some, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(header)
@@ -437,7 +437,7 @@ def _in_order(data: bytes, at: int, stride: int, header: int) -> int:
 
 
 def _change(page: bytearray, changes: bytes) -> bool:
-    """Change a page as XBZRLE says (QEMU, docs/xbzrle.txt); tells whether that is possible."""
+    """Apply XBZRLE's changes (QEMU, docs/xbzrle.txt); returns whether this was possible."""
     at = position = 0
     while position < len(changes):
         for is_new in (False, True):
@@ -455,7 +455,7 @@ def _change(page: bytearray, changes: bytes) -> bool:
 
 
 def _leb128(data: bytes, position: int) -> tuple[int | None, int]:
-    """A number of one or two bytes, and where it ends; None where there is none."""
+    """A number of one or two bytes, and its end; None if it is broken."""
     if position >= len(data):
         return None, position
     if data[position] < 0x80:
@@ -465,7 +465,7 @@ def _leb128(data: bytes, position: int) -> tuple[int | None, int]:
     return data[position] & 0x7F | data[position + 1] << 7, position + 2
 
 
-# Where the blocks are in physical memory
+# The places of the blocks in physical memory
 
 _MAIN = re.compile(rb"(?:/objects/)?(?:pc\.ram|microvm\.ram|mach-virt\.ram|ram-node(\d+))")
 _HOTPLUGGED = re.compile(rb"(?:/objects/)?(?:mem)?dimm\d+|.*virtio-mem.*")
@@ -475,7 +475,7 @@ _ARM_START = 1 << 30
 
 @dataclass(frozen=True)
 class _Part:
-    """Pages of a block that are one after another in physical memory."""
+    """Pages of a block that are contiguous in physical memory."""
 
     block: bytes
     page: int
@@ -484,10 +484,10 @@ class _Part:
 
 
 def _layout(path: Path, file: FileIO, contents: _Contents, remarks: list[str]) -> list[_Part]:
-    """Where the machine's RAM is: below a hole for devices, and from 4 GiB on.
+    """The places of the machine's RAM: below a hole for devices, and from 4 GiB on.
 
-    Where the hole begins is what QEMU's hw/i386/pc_piix.c, pc_q35.c and microvm.c say of their
-    machines, unless the person who started one asked for something else (max-ram-below-4g).
+    QEMU's hw/i386/pc_piix.c, pc_q35.c and microvm.c tell the beginning of the hole of their
+    machines; the option max-ram-below-4g may change it.
     """
     blocks = contents.blocks
     if not blocks:
@@ -528,7 +528,7 @@ def _node(name: bytes) -> int:
 def _hole(
     path: Path, file: FileIO, machine: bytes, total: int, remarks: list[str]
 ) -> tuple[int, int]:
-    """Where RAM begins, and where it makes room for devices."""
+    """The beginning of RAM, and the beginning of the hole for devices."""
     none = 1 << 62
     if machine.startswith(b"virt"):
         return _ARM_START, none
@@ -555,7 +555,7 @@ def _hole(
 def _frames(
     contents: _Contents, parts: Sequence[_Part]
 ) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """PFN of each page of RAM in the stream, and which of the pages it is."""
+    """PFNs of the pages of RAM in the stream, and the rows of these pages."""
     page = np.frombuffer(contents.page, np.int64)
     block = np.frombuffer(contents.block, np.uint16)
     frame = np.full(page.size, -1, np.int64)
@@ -569,7 +569,7 @@ def _frames(
 
 
 def _left_out(parts: Sequence[_Part], frame: NDArray[np.int64]) -> NDArray[np.int64]:
-    """RAM that QEMU does not send, since the guest said that it is free; as Dump.runs."""
+    """RAM that QEMU did not send because the guest reported it as free; as Dump.runs."""
     ram = np.array(sorted((part.frame, part.count) for part in parts), np.int64)
     return runs_without(ram, runs_of(frame))
 
@@ -582,14 +582,16 @@ def _last_states(
     lenient: bool,
     remarks: list[str],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[_Made]]:
-    """The last state of each frame: PFN, place, and what is to be made."""
+    """The last state of each frame: PFN, place, and the pages that have to be made."""
     last = last_of_each(path, frame, lenient=lenient, remarks=remarks)
     place = np.frombuffer(contents.place, np.int64)[row]
     made: list[_Made] = []
     places = place[last]
     [special] = np.nonzero(places <= SPECIAL)
     if special.size:
-        order = np.argsort(frame, kind="stable")  # the states of one frame side by side
+        order = np.argsort(
+            frame, kind="stable"
+        )  # sorted, so that the states of a frame are neighbours
         ends = np.searchsorted(frame[order], frame[last[special]], side="right")
         for number, end in zip(special.tolist(), ends.tolist(), strict=True):
             pfn, at, changes = frame[last[number]], end - 1, []
@@ -603,7 +605,7 @@ def _last_states(
                 changes.append((begin, size))
                 at -= 1
             else:
-                state, begin, size = FILLED, 0, 0  # what was not sent before was zeros
+                state, begin, size = FILLED, 0, 0  # a page that was not sent before was all zeros
             places[number] = SPECIAL - len(made)
             made.append(_Made(state, (begin, size), changes[::-1]))
     return frame[last], places, made

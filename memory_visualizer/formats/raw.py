@@ -15,14 +15,14 @@ class RawDump(MappedDump):
     """A raw dump. The filling of its holes cannot be distinguished from memory."""
 
     trailing_bytes: int
-    """Bytes after the last whole page; not looked at."""
+    """Bytes after the last whole page; they are ignored."""
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Look at the file's size.
+        """Check the file's size.
 
         BadInputError when the file cannot be read or holds no page; DamagedInputError, unless
-        `lenient`, when it is not a whole number of pages: NotWholePagesError.
+        `lenient`, when its size is not a multiple of a page: NotWholePagesError.
         """
         path = as_path(path)
         with reading(path), path.open("rb", buffering=0) as file:
@@ -33,7 +33,7 @@ class RawDump(MappedDump):
 
     @classmethod
     def behind(cls, path: str | Path, header: int) -> Self:
-        """The memory behind a header of so many bytes; what is left at its end is ignored."""
+        """The memory behind a header of so many bytes; an incomplete page at the end is ignored."""
         path = Path(path)
         with reading(path), path.open("rb", buffering=0) as file:
             size = file_size(file)

@@ -1,8 +1,8 @@
 """Blocks of S2, Snappy's successor (klauspost/compress, s2/README.md, "Format Extensions").
 
-S2 is Snappy with copies that repeat the last offset. No Python package reads it. Where the package
-wasmtime is installed, s2.wat unpacks a block; blocks without such copies are Snappy's, which
-cramjam reads; what is left is unpacked here, some 50 times as slow.
+S2 is Snappy with copies that repeat the last offset. No Python package reads it. If the package
+wasmtime is installed, s2.wat unpacks a block. Blocks without such copies are valid Snappy, which
+cramjam reads. All other blocks are unpacked in Python, some 50 times slower.
 """
 
 import atexit
@@ -15,22 +15,22 @@ import cramjam
 import numpy as np
 
 MAX_BLOCK = 4 << 20
-"""Bytes that a block unpacks to, at most."""
+"""The largest unpacked size of a block in bytes."""
 
 _ROOM = 5 << 20
-"""Bytes for a packed block: those that do not shrink are stored."""
+"""Bytes for a packed block: incompressible blocks are stored unchanged."""
 
 _Unpack = Callable[[bytes, int], bytes]
 _of_thread = threading.local()
 
 
 def is_fast() -> bool:
-    """Whether blocks are unpacked by WebAssembly."""
+    """Whether WebAssembly unpacks blocks."""
     return _compiled() is not None
 
 
 def unpack(block: bytes, length: int) -> bytes:
-    """Unpack a block to `length` bytes, at most MAX_BLOCK; ValueError where it is broken."""
+    """Unpack a block to `length` bytes, at most MAX_BLOCK; ValueError if it is broken."""
     if length > MAX_BLOCK or len(block) > _ROOM:
         raise ValueError(f"a block of {length:,} bytes is too large")
     compiled = _compiled()
@@ -41,7 +41,7 @@ def unpack(block: bytes, length: int) -> bytes:
 
 
 def _compiled() -> _Unpack | None:
-    """What unpacks by WebAssembly, for this thread alone; None where that cannot be had."""
+    """The WebAssembly function of this thread; None if it is not available."""
     if not hasattr(_of_thread, "unpack"):
         parts = _module()
         _of_thread.unpack = _instance(*parts) if parts else None
@@ -55,7 +55,7 @@ def _module() -> tuple[Any, Any, Any] | None:
     atexit.register(_let_go)
     try:
         import wasmtime
-    except (ImportError, OSError, RuntimeError):  # it may not know the system
+    except (ImportError, OSError, RuntimeError):  # wasmtime may not support the system
         return None
     from importlib.resources import files
 
@@ -65,12 +65,12 @@ def _module() -> tuple[Any, Any, Any] | None:
     try:
         engine = wasmtime.Engine(config)
         return wasmtime, engine, wasmtime.Module(engine, source)
-    except wasmtime.WasmtimeError:  # a system that lets no program make code
+    except wasmtime.WasmtimeError:  # the system forbids programs to generate code
         return None
 
 
 def _let_go() -> None:
-    """Let the package free what it made before it is taken down itself."""
+    """Free the package's objects before Python unloads the package."""
     _of_thread.__dict__.clear()
     _module.cache_clear()
 
@@ -139,7 +139,7 @@ def _unpack_elements(block: bytes, length: int) -> bytes:
 
 
 def _literal_size(block: bytes, size: int, at: int) -> tuple[int, int]:
-    """Bytes of a literal, and where they begin."""
+    """Number of bytes in a literal, and their place."""
     if size < 60:
         return size + 1, at
     end = at + size - 59
@@ -147,7 +147,7 @@ def _literal_size(block: bytes, size: int, at: int) -> tuple[int, int]:
 
 
 def _copy(block: bytes, tag: int, at: int, last: int) -> tuple[int, int, int]:
-    """Bytes of a copy, their offset, and where the next element begins."""
+    """Length and offset of a copy, and the place of the next element."""
     width = 1 << (tag & 3) - 1
     offset = int.from_bytes(block[at : at + width], "little")
     at += width

@@ -1,9 +1,9 @@
 """Streams of Snappy and S2, as WinPmem and Velociraptor write them around a raw dump.
 
-Snappy's framing format (google/snappy, framing_format.txt): chunks of at most 64 KiB, each by
-itself, so that any place can be read. S2 (klauspost/compress, s2/README.md) has another name at its
-beginning and chunks of up to 4 MiB. cramjam looks at Snappy's checksums; S2's (CRC-32C) are not
-looked at: there is nothing in Python that computes them fast enough.
+Snappy's framing format (google/snappy, framing_format.txt): independent chunks of at most 64 KiB,
+so that any place can be read. S2 (klauspost/compress, s2/README.md) has another name at its
+beginning and chunks of up to 4 MiB. cramjam checks Snappy's checksums; S2's (CRC-32C) are not
+checked, since no Python package computes them fast enough.
 """
 
 from array import array
@@ -89,7 +89,7 @@ class SnappyStream(ChunkedInside):
             raise BadInputError(f"{self.path} got shorter while it was read")
         try:
             return self._unpack_chunk(chunk, length)
-        except Exception as error:  # cramjam's own is no subclass of anything else
+        except Exception as error:  # cramjam's own exception has no useful base class
             raise DamagedInputError(
                 f"{self.path}: the chunk at byte {place:,} cannot be unpacked: {error}"
             ) from error
@@ -106,7 +106,7 @@ class SnappyStream(ChunkedInside):
 
 
 def _length(data: bytes) -> int:
-    """Read the length with which a block begins; 0 for a broken one."""
+    """Read the length at the beginning of a block; 0 if it is broken."""
     value = 0
     for place, byte in enumerate(data):
         value |= (byte & 0x7F) << 7 * place

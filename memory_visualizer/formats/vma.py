@@ -1,9 +1,9 @@
-"""Proxmox' backups (.vma) that have the machine's memory in them.
+"""Proxmox' backups (.vma) that contain the machine's memory.
 
 The format is that of pve-qemu's vma_spec.txt and vma.h, all of it big-endian: a header that names
-devices, and extents of up to 59 clusters of 64 KiB, of whose 16 blocks those that are all zeros are
-left out. A machine that was backed up with its RAM has a device "vmstate", in whose clusters QEMU's
-migration stream is; most backups are of disks only.
+devices, and extents of up to 59 clusters of 64 KiB. Each cluster has 16 blocks; blocks of zeros are
+left out. The backup of a machine with its RAM has a device "vmstate", whose clusters contain QEMU's
+migration stream; most backups contain disks only.
 """
 
 import struct
@@ -22,7 +22,7 @@ _HEADER = struct.Struct(">4sI40xIII")  # magic, version, place and size of the n
 _DEVICE = struct.Struct(">I28x")  # place of its name among the names
 _DEVICES_AT, _DEVICES = 4096, 256
 _MAX_NAMES = 1 << 20
-_EXTENT = struct.Struct(">4s2xH32x59Q")  # magic, blocks, of each cluster: blocks, device, number
+_EXTENT = struct.Struct(">4s2xH32x59Q")  # magic, blocks, for each cluster: blocks, device, number
 _EXTENT_MAGIC = b"VMAE"
 _BLOCK = 4096
 _CLUSTER_BLOCKS = 16
@@ -62,7 +62,7 @@ class VmaState(Inside):
         self.size = (int(self._number[-1]) + 1) * _CLUSTER
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Put together the clusters that these bytes are in; blocks that are left out are zeros."""
+        """Read these bytes from their clusters; left-out blocks are zeros."""
         end = offset + len(target)
         target[:] = bytes(len(target))
         low = int(np.searchsorted(self._number, offset // _CLUSTER))
@@ -81,7 +81,7 @@ class VmaState(Inside):
 
 
 def _stretches(mask: int) -> list[tuple[int, int]]:
-    """First block and number of blocks of each stretch that is there."""
+    """First block and number of blocks of each stretch that is present."""
     found: list[tuple[int, int]] = []
     for block in range(_CLUSTER_BLOCKS):
         if not mask >> block & 1:
@@ -94,7 +94,7 @@ def _stretches(mask: int) -> list[tuple[int, int]]:
 
 
 def _find_state(path: Path, file: BinaryIO) -> tuple[int, int]:
-    """The number of the device with the machine's memory, and where the extents begin."""
+    """The number of the device with the machine's memory, and the place of the extents."""
     header = read_at(file, _DEVICES_AT + _DEVICES * _DEVICE.size, 0)
     if len(header) < _DEVICES_AT + _DEVICES * _DEVICE.size:
         raise BadInputError(f"{path} ends within its header")
@@ -113,7 +113,7 @@ def _find_state(path: Path, file: BinaryIO) -> tuple[int, int]:
 def _find_clusters(
     file: BinaryIO, device: int, position: int
 ) -> "tuple[array[int], array[int], array[int], str]":
-    """Number, blocks and place of each of the device's clusters; what is wrong, or ""."""
+    """Number, blocks and place of each of the device's clusters; the fault, or ""."""
     numbers, masks, places = array("q"), array("H"), array("q")
     size = file_size(file)
     while position < size:

@@ -1,10 +1,10 @@
 """VMware's suspended machines and snapshots: a .vmss or .vmsn file, and mostly a .vmem with it.
 
-A .vmem is the machine's RAM in one piece. Where devices take a part of the addresses (3 GiB and
-more), "regions" in the other file tell which of its pages is where. Older versions put the RAM into
-the .vmss or .vmsn itself. The format is not documented; what is here is what VMware's own
-contribution to crash (vmware_vmss.c, .h) and Volatility 2 and 3 agree on. Read here, since
-Volatility 3's reader takes neither RAM inside nor paddings, nor a name other than .vmem.
+A .vmem is the machine's RAM in one piece. If devices take a part of the addresses (machines of 3
+GiB and more), "regions" in the other file tell the physical addresses of its pages. Older versions
+put the RAM into the .vmss or .vmsn itself. The format is not documented; this reader uses the facts
+on which VMware's own contribution to crash (vmware_vmss.c, .h) and Volatility 2 and 3 agree.
+Volatility 3's reader supports neither RAM inside, nor paddings, nor a name other than .vmem.
 """
 
 import struct
@@ -27,28 +27,40 @@ _HEADER = struct.Struct("<4sII")  # magic, version, number of groups
 _GROUP = struct.Struct("<64sQQ")  # name, place in the file, size
 _MAX_GROUPS, _MAX_TAGS, _MAX_REGIONS = 1024, 1 << 20, 1 << 16
 _BLOCK, _COMPRESSED_BLOCK = 63, 62
+_REGION = ("regionPPN", "regionSize", "regionPageNum")
+"""The names of what describes a region."""
 _FIRST_HOLE = 3 << 30  # machines with less RAM have it in one piece
 
 
 @dataclass
 class _State:
-    """What a .vmss or .vmsn file tells of the RAM."""
+    """The description of the RAM in a .vmss or .vmsn file."""
 
     numbers: dict[tuple[str, int], int] = field(default_factory=dict)
-    """The tags of the group "memory" that are numbers, by name and index (0 for none)."""
+    """The numeric tags of the group "memory", by name and index (0 for none)."""
     ram: tuple[int, int] | None = None
     """Place and size of the RAM in this file itself."""
 
     @property
     def ram_size(self) -> int:
-        """Bytes of the RAM by its regions; 0 where there are none."""
-        count = min(self.numbers.get(("regionsCount", 0), 0), _MAX_REGIONS)
-        ends = (
-            self.numbers.get(("regionPageNum", region), 0)
-            + self.numbers.get(("regionSize", region), 0)
-            for region in range(count)
-        )
+        """Size of the RAM in bytes by its regions; 0 if there are none."""
+        ends = (offset + size for _, size, offset in self.regions())
         return max(ends, default=0) * PAGE_SIZE
+
+    @property
+    def region_count(self) -> int:
+        """How many regions the file says that the RAM has."""
+        return self.numbers.get(("regionsCount", 0), 0)
+
+    def regions(self) -> list[tuple[int, ...]]:
+        """Frame, size and place in the RAM, in pages, of each region that is described whole."""
+        described = sorted(region for name, region in self.numbers if name == _REGION[0])
+        return [
+            tuple(self.numbers[name, region] for name in _REGION)
+            for region in described
+            if region < self.region_count
+            and all((name, region) in self.numbers for name in _REGION)
+        ]
 
 
 class VmwareDump(MappedDump):
@@ -58,7 +70,7 @@ class VmwareDump(MappedDump):
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
         """Open either of the two files; the other one lies beside it.
 
-        BadInputError when they cannot be read or make no sense, or the RAM is not there;
+        BadInputError when they cannot be read or make no sense, or the RAM is missing;
         DamagedInputError, unless `lenient`, when a part of it is missing.
         """
         path = as_path(path)
@@ -76,19 +88,25 @@ class VmwareDump(MappedDump):
         with reading(source), source.open("rb") as file:
             size = file_size(file)
         ram_offset, ram_size = state.ram or (0, size)
-        region_count = state.numbers.get(("regionsCount", 0), 0)
-        if region_count > _MAX_REGIONS:
-            raise BadInputError(f"{state_path} says that the RAM has {region_count:,} regions")
-        if region_count == 0 and ram_size % PAGE_SIZE and not lenient:
+        if state.region_count > _MAX_REGIONS:
+            raise BadInputError(
+                f"{state_path} says that the RAM has {state.region_count:,} regions"
+            )
+        described = state.regions()
+        if len(described) < state.region_count:
+            sentence = (
+                f"{state_path} says that the RAM has {state.region_count:,} regions, but describes"
+                f" {len(described):,}"
+            )
+            if not lenient or not described:
+                raise DamagedInputError(sentence)
+            notes.append(sentence)
+        if state.region_count == 0 and ram_size % PAGE_SIZE and not lenient:
             raise DamagedInputError(
                 f"{source} is not a whole number of {PAGE_SIZE:,}-byte pages, so a part is missing"
             )
         regions = [
-            [
-                min(state.numbers.get((name, region), 0), MAX_FRAMES + 1) * PAGE_SIZE
-                for name in ("regionPPN", "regionSize", "regionPageNum")
-            ]
-            for region in range(region_count)
+            [min(value, MAX_FRAMES + 1) * PAGE_SIZE for value in region] for region in described
         ] or [[0, ram_size, 0]]
         starts, lengths, offsets = zip(*regions, strict=True)
         extents, remarks = find_extents(
@@ -111,8 +129,8 @@ def is_state(path: Path) -> bool:
 def find_state(path: Path) -> Path | None:
     """Find the .vmss or .vmsn beside a .vmem.
 
-    That of the same name, whatever its letters' case; else, where either was renamed, the only one
-    that has no .vmem of its own and describes RAM of just this file's size.
+    It is the file with the same name, whatever the case of letters. If a file was renamed, it is
+    the only file without a .vmem of its own that describes RAM of exactly this size.
     """
     beside = _beside(path)
     states = [one for suffix in STATE_SUFFIXES for one in beside if one.suffix.lower() == suffix]
@@ -151,7 +169,7 @@ def _find_ram(state_path: Path, state: _State) -> Path:
 
 
 def _beside(path: Path) -> list[Path]:
-    """The other files of a file's folder; none where that cannot be listed."""
+    """The other files of a file's folder; none if the folder cannot be listed."""
     try:
         return sorted(one for one in path.parent.iterdir() if one.name != path.name)
     except OSError:
@@ -166,7 +184,7 @@ def _has_ram(state_path: Path, beside: Sequence[Path]) -> bool:
 
 
 def _described_size(state_path: Path) -> int:
-    """Bytes of the RAM that lies in another file, by its regions; 0 where that is not told."""
+    """Size in bytes of the RAM in another file, by its regions; 0 if it is not told."""
     try:
         if not state_path.is_file() or not is_state(state_path):
             return 0
@@ -178,7 +196,7 @@ def _described_size(state_path: Path) -> int:
 
 
 def missing_state(path: Path, size: int) -> str | None:
-    """Say that a .vmem alone may be not enough; None where it is."""
+    """A sentence that a .vmem alone may not suffice; None if it does."""
     if path.suffix.lower() == RAM_SUFFIX and size > _FIRST_HOLE:
         return (
             f"{path} is read as raw, but for a machine with more than 3 GiB the .vmss or .vmsn file"

@@ -1,8 +1,9 @@
 """Xen's own cores of guests (`xl dump-core`): ELF files with sections and no program headers.
 
-The format is that of Xen's docs/misc/dump-core-format.txt: pages one after another in ".xen_pages",
-and the page frame of each in ".xen_pfn", or, of a paravirtual guest, in ".xen_p2m" beside the frame
-of the machine. Read here, since Volatility 3's reader (2.28.2) builds an object for each page.
+The format is that of Xen's docs/misc/dump-core-format.txt: consecutive pages in ".xen_pages", and
+the page frame of each in ".xen_pfn", or, for a paravirtual guest, in ".xen_p2m" beside the frame of
+the machine. This module reads the format itself, since Volatility 3's reader (2.28.2) builds an
+object for each page.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 _MAX_NAMES = 1 << 16
 _NO_FRAME = np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)
-"""What stands for a page that the guest gave back (32-bit and 64-bit tools)."""
+"""In place of a page that the guest gave back (32-bit and 64-bit tools)."""
 
 _Sections: TypeAlias = Mapping[bytes, tuple[int, int]]
 """Place and size of each section, by name."""
@@ -28,7 +29,7 @@ _Sections: TypeAlias = Mapping[bytes, tuple[int, int]]
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Where the pages are, as find_extents wants it, all in bytes; the notes; remarks."""
+    """The places of the pages in bytes, as for find_extents; the notes; remarks."""
 
     start: NDArray[np.uint64]
     length: NDArray[np.uint64]
@@ -39,10 +40,10 @@ class Pages:
 
 
 def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages | None:
-    """Read the table of pages; None in an ELF file that is no core of Xen's.
+    """Read the table of pages; None if the ELF file is not a core of Xen.
 
-    BadInputError where the table is not there; DamagedInputError, unless `lenient`, where it does
-    not tell of all pages.
+    BadInputError if the table is missing; DamagedInputError, unless `lenient`, if it does not cover
+    all pages.
     """
     sections = _sections(file, size)
     if b".xen_pages" not in sections:

@@ -1,9 +1,9 @@
-"""Xpress, the compression of Windows' hibernation files and of Hyper-V's saved states.
+"""Xpress, the compression of Windows' hibernation files and Hyper-V's saved states.
 
-The format is that of Microsoft's [MS-XCA]: LZ77 "plain" (2.4), and with a Huffman code (2.2). It is
-unpacked by libfwnt, whose Python package ``libfwnt-python`` is imported when it is needed. Plain
-Xpress is unpacked here where that is missing, much slower, and where copies are longer than the
-32 KiB that libfwnt takes (20260602): pages of zeros make such.
+The format is that of Microsoft's [MS-XCA]: LZ77 "plain" (2.4), and with a Huffman code (2.2).
+libfwnt unpacks it; its Python package ``libfwnt-python`` is imported when it is needed. This module
+also unpacks plain Xpress itself, much slower: if libfwnt is missing, and for copies longer than the
+32 KiB that libfwnt accepts (20260602), as in pages of zeros.
 """
 
 import struct
@@ -13,15 +13,15 @@ from functools import cache
 from memory_visualizer.errors import BadInputError, DamagedInputError
 
 MAX_SIZE = 1 << 16
-"""Bytes of a block unpacked, at most, in hibernation files."""
+"""The largest unpacked size of a block in hibernation files, in bytes."""
 
 _Library = Callable[[bytes, int], bytes]
 
 
 def unpack_plain(data: bytes, size: int) -> bytes:
-    """Unpack plain Xpress to `size` bytes; DamagedInputError where that cannot be."""
+    """Unpack plain Xpress to `size` bytes; DamagedInputError if it is broken."""
     library = _library("lzxpress_decompress")
-    if library and size <= MAX_SIZE:  # it does not know the longest form of lengths
+    if library and size <= MAX_SIZE:  # libfwnt does not know the longest form of lengths
         try:
             return _exactly(library(data, size), size)
         except OSError as error:
@@ -31,9 +31,9 @@ def unpack_plain(data: bytes, size: int) -> bytes:
 
 
 def unpack_huffman(data: bytes, size: int) -> bytes:
-    """Unpack Xpress with a Huffman code to `size` bytes, MAX_SIZE at most.
+    """Unpack Xpress with a Huffman code to `size` bytes, at most MAX_SIZE.
 
-    DamagedInputError where that cannot be; BadInputError where libfwnt is not installed.
+    DamagedInputError if it is broken; BadInputError if libfwnt is not installed.
     """
     library = _library("lzxpress_huffman_decompress")
     if library is None:
@@ -73,9 +73,9 @@ def _unpack_plain(data: bytes, size: int) -> bytes:
 
 
 def _unpack_into(data: bytes, target: bytearray, size: int) -> None:
-    """Fill `target`; IndexError or struct.error where the data end before that."""
+    """Fill `target`; IndexError or struct.error if the data end before."""
     position = 0
-    half = -1  # place of a byte of which the upper half is a length still to be used
+    half = -1  # place of a byte whose upper half is a length that was not used yet
     while len(target) < size:
         (flags,) = struct.unpack_from("<I", data, position)
         position += 4
@@ -103,7 +103,7 @@ def _unpack_into(data: bytes, target: bytearray, size: int) -> None:
 
 
 def _long_length(data: bytes, position: int) -> tuple[int, int]:
-    """A length that takes bytes of its own, and where they end."""
+    """A length with bytes of its own, and the end of these bytes."""
     length = data[position]
     position += 1
     if length < 0xFF:
@@ -119,7 +119,7 @@ def _long_length(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _copy(target: bytearray, back: int, length: int, size: int) -> None:
-    """Append `length` bytes, from `back` bytes before the end on, which may be among them."""
+    """Append `length` bytes from `back` bytes before the end; source and copy may overlap."""
     begin = len(target) - back
     if begin < 0 or len(target) + length > size:
         raise DamagedInputError("broken Xpress: a copy leads out of the block")

@@ -1,7 +1,7 @@
-"""A Linux kernel on 64-bit ARM by the form of its page tables, where its VMCOREINFO is lost.
+"""A Linux kernel on 64-bit ARM, found by the form of its page tables if its VMCOREINFO is lost.
 
-With pages of 4 KiB and 48 bits of addresses, as most kernels have them, or with pages and addresses
-for which the top level is smaller than a page: then what it covers tells which these are.
+Kernels with pages of 4 KiB and addresses of 48 bits are found, as most are, and kernels whose top
+level does not fill a page: the number of its entries tells the sizes of pages and addresses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,16 @@ from memory_visualizer.units import PAGE_SIZE
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
 _SMALL = {16: (12, 52), 2: (14, 48), 32: (14, 52)}
 """Bits of pages and of addresses by the entries of a top level that does not fill a page."""
-_MOST_SMALL = 1 << 14
+_SMALL_TOPS = 1 << 14
+"""How many pages that look like such a top level are kept; all but one look so by chance."""
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
-"""Which bits of an entry that leads to a table have which value, as Linux makes it."""
-_MOST_TABLES, _MOST_TRIED = 1 << 10, 4
+"""Mask and value of the bits that Linux always writes into an entry that leads to a table."""
+_SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
+"""How many candidates are read, from the lowest on, and how many of them are tried, the fullest
+first. The kernel's own table is in its image, near the beginning of memory, and the fullest of
+all."""
 _IMAGES = 2**64 - (1 << 47)
-"""From this address on lie modules and the kernel's image; all memory comes before."""
+"""The address from which on modules and the kernel's image lie; all memory is mapped below."""
 _LEAST_IMAGE = 1 << 20
 _ALIGNMENT = 0x1FFFFF
 
@@ -36,7 +40,7 @@ class SmallTopSearch:
 
     def __init__(self) -> None:
         self._found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        self._room = _MOST_SMALL
+        self._room = _SMALL_TOPS
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at the first entries of each page."""
@@ -63,7 +67,7 @@ class SmallTopSearch:
             one
             for size in _SMALL
             for one in [(frame, entries) for frame, entries in tops if entries == size][
-                :_MOST_TRIED
+                :_TRIED_TABLES
             ]
         ]
 
@@ -71,11 +75,11 @@ class SmallTopSearch:
 def machines_by_form(
     memory: Dump, candidates: Sequence[NDArray[np.int64]], small: SmallTopSearch
 ) -> Iterator[tuple[int, Machine, int]]:
-    """Frames of the kernel's own top-level tables, the machine, and where its image begins.
+    """Possible kernels: frame of the own top-level table, machine, and address of the image.
 
     `candidates` are frames of pages whose last entry leads to a table.
     """
-    full = _tops(memory, np.concatenate([np.empty(0, np.int64), *candidates]))
+    full = _own_tables(memory, np.concatenate([np.empty(0, np.int64), *candidates]))
     tops = [(top, (_PAGE_BITS, _ADDRESS_BITS)) for top in full]
     for top, bits in [*tops, *((top, _SMALL[entries]) for top, entries in small.tops)]:
         if (image := _image(memory, arm64_machine(*bits, 0).kernel, top)) is not None:
@@ -83,24 +87,24 @@ def machines_by_form(
             yield top, arm64_machine(*bits, start - frame * PAGE_SIZE), start
 
 
-def _tops(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
-    """Pages of nothing but entries that lead to tables, some of them to images: fullest first."""
-    frames = np.sort(frames)[:_MOST_TABLES]  # whatever the order in which they came
+def _own_tables(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
+    """Pages with only entries that lead to tables, some of them to images; the fullest first."""
+    frames = np.sort(frames)[:_SAMPLED_TABLES]  # so that their order does not matter
     tables = memory.read_frames(frames)
     is_used = tables != 0
     sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
     half = tables.shape[1] // 2
-    # All memory comes first in the kernel's half.
+    # The direct map of all memory comes first in the kernel's half.
     sound &= is_used[:, half:].any(axis=1) & is_used[:, :half].any(axis=1)
     count = np.count_nonzero(is_used, axis=1)
     chosen = np.flatnonzero(sound)
-    order = np.argsort(-count[chosen], kind="stable")[:_MOST_TRIED]
+    order = np.argsort(-count[chosen], kind="stable")[:_TRIED_TABLES]
     tops: list[int] = frames[chosen[order]].tolist()
     return tops
 
 
 def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
-    """The first address of the longest stretch that may be executed, and its frame."""
+    """The first address of the longest executable stretch, and its frame."""
     roots = paging.architecture.roots_at(np.array([top * PAGE_SIZE]))
     rows = Mappings.join(list(walk(memory, paging, roots)))
     rows = rows.take((rows.access & MAY_EXECUTE != 0) & (rows.virtual >= np.uint64(_IMAGES)))

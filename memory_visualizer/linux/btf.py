@@ -1,8 +1,8 @@
-"""BTF, the description of its own types that a Linux kernel carries with it.
+"""BTF, a Linux kernel's description of its own types.
 
-The format is that of the kernel's Documentation/bpf/btf.rst: a header, types one after another,
-and the text that names point into. Read here, for what is needed is little (where a few members
-of a few structures stand), and no library for it is kept up.
+The format is that of the kernel's Documentation/bpf/btf.rst: a header, types one after another, and
+the text that names point into. This module reads it, because little is needed (the offsets of a few
+members of a few structures) and no library for it is maintained.
 """
 
 from dataclasses import dataclass, field
@@ -38,21 +38,21 @@ _EXTRA_WORDS = {1: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENU
     17: (1, 0),
     _ENUM64: (0, 3),
 }
-"""Words behind a type's three: of the type, and of each of its members; by its kind."""
+"""By a type's kind: words that follow its first three words, for the type and for each member."""
 _MAX_DEPTH = 8
-"""Typedefs and qualifiers, one on the other."""
+"""Nested typedefs and qualifiers that are followed; compilers nest two or three."""
 _MAX_NESTED = 64
-"""Structures without a name within one, itself included."""
+"""Structures without a name within a structure, with itself."""
 _MAX_MEMBERS = 1 << 12
 _MAX_TYPES = 1 << 20
 _MAX_PLACES = 1 << 12
-"""Words looked at that have the value of a name's place in the text."""
+"""How many words are tested that equal a name's place in the text."""
 _WORDS_AT_ONCE = 1 << 16
 _NO_MEMBERS = np.empty((0, 2), np.int64)
 
 
 def total_size(header: bytes) -> int | None:
-    """Bytes from the header to the end of the text; None where it is no header."""
+    """Bytes from the header to the end of the text; None if it is not a header."""
     if not header.startswith(MAGIC) or len(header) < HEADER_SIZE:
         return None
     fields = np.frombuffer(header[:HEADER_SIZE], _HEADER)
@@ -70,13 +70,13 @@ class Btf:
     _words: NDArray[np.uint32]
     _text: bytes
     _places: dict[str, int] = field(default_factory=dict)
-    """What was looked for in the text, and where it stands; -1 where nowhere."""
+    """Names that were searched for, and their places in the text; -1 if missing."""
     _known: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    """What _members_of tells of structures, by their names."""
+    """Results of _members_of, by the names of structures."""
 
     @classmethod
     def parse(cls, contents: NDArray[np.uint8]) -> "Btf | None":
-        """Take header, types and text apart; None where they are none, or broken."""
+        """Split the blob into header, types and text; None if it is not BTF, or broken."""
         header = contents[:HEADER_SIZE].tobytes()
         total = total_size(header)
         if total is None or total > len(contents):
@@ -84,14 +84,14 @@ class Btf:
         (_, _, _, size, types_at, types_size, text_at, text_size) = np.frombuffer(header, _HEADER)[
             0
         ].tolist()
-        # A copy each, so that the rest of the contents need not be kept.
+        # Both are copied, so that the rest of the contents can be freed.
         words = contents[size + types_at :][: types_size // 4 * 4].copy().view("<u4")
         return cls(words, contents[size + text_at :][:text_size].tobytes())
 
     def offset(self, structure: str, *members: str) -> int | None:
-        """Offset of a member in a structure, or of the first of some names that it has.
+        """Offset of a member in a structure; of several names, the first that the structure has.
 
-        Members of structures and unions without a name count as the structure's own.
+        Members of unnamed inner structures and unions count as the structure's own.
         """
         if structure not in self._known:
             at = self._named(structure, (_STRUCT, _UNION))
@@ -110,13 +110,13 @@ class Btf:
         return None if at is None else int(self._words[at + 2])
 
     def enumerator(self, name: str) -> int | None:
-        """Value of an enumeration's member, whatever the enumeration."""
+        """Value of a member of any enumeration."""
         number = self._text_at(name)
         if number is None:
             return None
         words = self._words
         for place in np.flatnonzero(words[:-1] == number)[:_MAX_PLACES].tolist():
-            # Is it in the place of a member's name?
+            # Does the word stand in place of a member's name?
             at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
             kind = int(words[at + 1]) >> 24 & 0x1F
             step = _EXTRA_WORDS[kind][1] if kind in (_ENUM, _ENUM64) else 0
@@ -127,7 +127,7 @@ class Btf:
     def _members_of(self, at: int) -> NDArray[np.int64]:
         """Place of the name, and offset, of each member of the structure at this word.
 
-        First its own, then those of the structures without a name in it, each of these once.
+        First its own members, then those of unnamed structures in it, each structure once.
         """
         words = self._words
         parts, seen = [], {at}
@@ -153,7 +153,7 @@ class Btf:
         return np.concatenate(parts)
 
     def _resolved(self, type_: int) -> int | None:
-        """The word at which a type begins, typedefs and qualifiers followed."""
+        """The word at which a type begins, behind its typedefs and qualifiers."""
         for _ in range(_MAX_DEPTH):
             if not 0 < type_ <= len(self._starts):
                 return None
@@ -176,7 +176,7 @@ class Btf:
         return None
 
     def _text_at(self, name: str) -> int | None:
-        """Where in the text a name stands."""
+        """Place of a name in the text."""
         if name not in self._places:
             self._places[name] = self._text.find(b"\0" + name.encode("ascii") + b"\0")
         place = self._places[name]
@@ -184,7 +184,7 @@ class Btf:
 
     @cached_property
     def _names(self) -> NDArray[np.uint32]:
-        """Where in the text the name of each type stands."""
+        """Place in the text of each type's name."""
         return self._words[self._starts]
 
     @cached_property
@@ -192,14 +192,14 @@ class Btf:
         """The word at which each type begins; the first has number 1."""
         steps = _steps(self._words)
         starts = follow(steps, _MAX_TYPES)
-        # Cut off in the last type?
+        # Is the last type cut off?
         if len(starts) and starts[-1] + steps[starts[-1]] > len(self._words):
             starts = starts[:-1]
         return starts
 
 
 def _steps(words: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """How many words the type has that would begin at each word."""
+    """For each word, the number of words of a type that would begin there."""
     fixed, each = bytearray([3] * 256), bytearray(256)
     for kind, (extra, per_member) in _EXTRA_WORDS.items():
         for flag in range(0, 256, 0x20):

@@ -12,28 +12,28 @@ _HUGE_FRAMES = 1 << 18
 
 
 class Doubts:
-    """Mappings of user mode that the kernel's own word of the pages speaks against.
+    """Mappings of user mode that contradict the kernel's records of the pages.
 
-    In a dump that was saved while the system ran, a table may be of another moment than its page's
-    use. No process has a page that is free, slab or a page table, and a page of 1 GiB is a huge
-    page to the kernel as well.
+    If the system ran while the dump was saved, a page table and the records of pages may be from
+    different moments. No process maps a page that is free, slab or a page table, and the kernel
+    records a page of 1 GiB as a huge page.
     """
 
     def __init__(self, states: NDArray[np.uint8] | None) -> None:
-        """`states` are PageState by PFN, None where they are not known."""
+        """`states` are PageState by PFN, or None if unknown."""
         self._states = states
         self._before: dict[tuple[PageState, ...], NDArray[np.int32]] = {}
-        """How many frames before each one are in some states."""
+        """For each frame, the number of frames before it in some states."""
         self._pages = 0
         self._huge = 0
 
     def believed(self, part: Mappings) -> Mappings:
-        """Those of these mappings that nothing speaks against."""
+        """The mappings that do not contradict the records."""
         if self._states is None or not len(part.pfn):
             return part
         states = self._states
         against = self._share(states, part, PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE)
-        # Drivers map what is reserved, but not together with what is not.
+        # Drivers map reserved pages, but not in one mapping with other pages.
         reserved = self._share(states, part, PageState.RESERVED)
         wrong = against + np.where(reserved < 1, reserved, 0) > 1 / 2
         huge = part.count == _HUGE_FRAMES
@@ -49,7 +49,7 @@ class Doubts:
     def _share(
         self, states: NDArray[np.uint8], part: Mappings, *some: PageState
     ) -> NDArray[np.float64]:
-        """The share of each mapping's frames that are in one of some states."""
+        """The share of each mapping's frames in some states."""
         if some not in self._before:
             among = np.isin(states, some)
             self._before[some] = np.concatenate(([0], np.cumsum(among, dtype=np.int32)))
@@ -60,7 +60,7 @@ class Doubts:
 
     @property
     def remarks(self) -> list[str]:
-        """How many there were."""
+        """A sentence with the number of these mappings, if any."""
         remarks = []
         if self._pages:
             remarks.append(

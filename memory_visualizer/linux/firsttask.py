@@ -1,8 +1,8 @@
 """The task with which a search begins: the first task, or another task if the first is lost.
 
-The first task, `init_task`, lies in the kernel's image, and a symbol names it. All others lie in
-memory that the kernel sees in its view of all memory (the direct map). Some of them are there in
-every kernel, under the same names.
+The first task, `init_task`, lies in the kernel's image, and a symbol names it. All other tasks lie
+in the direct map, the kernel's view of all memory. Some of them exist in every kernel, under the
+same names.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Words
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.kallsyms import places_of
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
@@ -24,23 +25,23 @@ from memory_visualizer.units import PAGE_SIZE
 
 _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
-_MOST_PLACES = 256
-"""So many places of such names are looked at."""
-_MOST_THREADS = 2
-"""So many of them, where it is costly."""
+_THING = "possible name of a task"
+_COSTLY_TRIES = 2
+"""How many threads are tried by the costly search. A thread that is none shows no offsets, and the
+most reliable name comes first."""
 _TASK_SIZE = 1 << 13
-"""So far behind its beginning its name may stand."""
+"""The largest offset of the name in a task."""
 _OWN_ADDRESSES, _ALIGNED = 3, 16
-"""So often a first task's own address stands in it, and at such multiples tasks begin."""
+"""How often the first task holds its own address, and the alignment of tasks."""
 _GIB = 1 << 30
-_MOST_ENTRIES = 8
-"""The direct map comes first in the kernel's half; by so many entries of the top-level table it is
-looked for."""
+_FIRST_ENTRIES = 8
+"""How many entries of the top-level table are searched for the direct map. It loses nothing, since
+the direct map is the first mapping in the kernel's half."""
 _SOME_FRAMES = 64
 
 
 def find_first_task(found: LinuxKernel) -> int | None:
-    """The address of the first task of all; None where nothing tells it."""
+    """The address of the first task; None if nothing tells it."""
     return found.symbols.get("init_task") or _first_by_name(found)
 
 
@@ -51,10 +52,10 @@ def _first_by_name(found: LinuxKernel) -> int | None:
     comm = found.btf.offset("task_struct", "comm") if found.btf else None
     tasks = found.btf.offset("task_struct", "tasks") if found.btf else None
     if comm is None or tasks is None:
-        return first_by_form(*found.image, found.kernel.word)
+        return first_by_form(*found.image, found.memory.budget, found.kernel.word)
     start, contents = found.image
     for name in FIRST_COMMS:
-        for place in places_of(name, contents, _MOST_PLACES):
+        for place in places_of(name, contents, found.memory.budget, _THING):
             task = start + place - comm
             following = found.kernel.number(task + tasks)
             if following and found.kernel.number(following + found.kernel.word) == task + tasks:
@@ -62,15 +63,17 @@ def _first_by_name(found: LinuxKernel) -> int | None:
     return None
 
 
-def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int | None:
-    """Where the first task begins, in an image with its first address; None where it is not there.
+def first_by_form(
+    start: int, contents: NDArray[np.uint8], budget: Budget, word: int = 8
+) -> int | None:
+    """The address of the first task in an image, given with its first address; None if missing.
 
-    It is its own parent, twice, and the leader of its group, so that its address stands in it as
-    often, before its name (include/linux/init_task.h).
+    The first task is its own parent, twice, and the leader of its group, so its own address stands
+    in it three times, before its name (include/linux/init_task.h).
     """
     times: dict[int, int] = {}
     for name in FIRST_COMMS:
-        for place in places_of(name, contents, _MOST_PLACES):
+        for place in places_of(name, contents, budget, _THING):
             if (start + place) % word:
                 continue
             low = max(place - _TASK_SIZE, place % word)
@@ -85,13 +88,13 @@ def first_by_form(start: int, contents: NDArray[np.uint8], word: int = 8) -> int
 
 
 def is_first_lost(found: LinuxKernel, first: int) -> bool:
-    """Whether what should be the first task has no name of it; `first` is 0 where none is known."""
+    """Whether the first task's place lacks its name; `first` is 0 if the place is unknown."""
     raw = found.kernel.read_far(first, _TASK_SIZE).tobytes() if first else b""
     return not any(name in raw for name in FIRST_COMMS)
 
 
 def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
-    """The address of a kernel thread by its name, where the first task is lost; None where none."""
+    """The address of a kernel thread by its name, for lost first tasks; None if missing."""
     for name in _names_of_threads(found):
         task = name - offsets.comm
         if _is_task(found, offsets, task):
@@ -100,9 +103,9 @@ def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
 
 
 def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None:
-    """The same where the kernel does not tell its types, and the offsets by its form."""
+    """The same for a kernel without BTF, with the offsets that the thread's form shows."""
     for number, name in enumerate(_names_of_threads(found)):
-        if number == _MOST_THREADS:
+        if number == _COSTLY_TRIES:
             break
         if by_form := offsets_by_thread(found, name, limit):
             return by_form
@@ -110,7 +113,7 @@ def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None
 
 
 def _is_task(found: LinuxKernel, offsets: Offsets, task: int) -> bool:
-    """Whether a task lies there that is in the list, with a pid of its own."""
+    """Whether a listed task with a pid of its own lies at this address."""
     read = found.kernel.number
     pid = read(task + offsets.pid, 4) or 0
     if not 0 < pid < MAX_PID or (
@@ -123,7 +126,7 @@ def _is_task(found: LinuxKernel, offsets: Offsets, task: int) -> bool:
 
 
 def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
-    """Where the kernel sees such names, the most telling ones first."""
+    """Virtual addresses of such names, the most reliable names first."""
     base = _direct_map(found)
     if base is None:
         return
@@ -131,6 +134,8 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
     size = found.kernel.word
     texts = [np.frombuffer(name.ljust(COMM_SIZE, b"\0"), f"<u{size}") for name in _THREADS]
     places: dict[int, list[int]] = {number: [] for number in range(len(texts))}
+    limit = memory.budget.limit(_THING)
+    left_out: list[int] = []
 
     def scan(frames: NDArray[np.int64], words: Words) -> list[tuple[int, int]]:
         met: list[tuple[int, int]] = []
@@ -139,20 +144,22 @@ def _names_of_threads(found: LinuxKernel) -> Iterator[int]:
             at = np.flatnonzero(flat[: 1 - len(text)] == text[0])
             for place in range(1, len(text)):
                 at = at[flat[at + place] == text[place]]
-            page, inside = np.divmod(at[:_MOST_PLACES] * size, PAGE_SIZE)
+            left_out.append(max(len(at) - limit, 0))
+            page, inside = np.divmod(at[:limit] * size, PAGE_SIZE)
             met += [(number, place) for place in (frames[page] * PAGE_SIZE + inside).tolist()]
         return met
 
     for met in memory.each_block(scan):
         for number, place in met:
-            if len(places[number]) < _MOST_PLACES:
-                places[number].append(base + place)
+            places[number].append(base + place)
+    left_out += [max(len(of_name) - limit, 0) for of_name in places.values()]
+    memory.budget.note(_THING, sum(left_out))
     for of_name in places.values():
-        yield from of_name
+        yield from of_name[:limit]
 
 
 def _direct_map(found: LinuxKernel) -> int | None:
-    """Where the kernel sees all memory in a row; None where its tables do not show it."""
+    """The first address of the direct map; None if the kernel's tables do not show it."""
     variable = found.symbols.get("page_offset_base")
     told = found.kernel.number(variable) if variable else found.machine.direct_map
     held = np.flatnonzero(found.memory.held[: _GIB // PAGE_SIZE])
@@ -173,13 +180,13 @@ def _direct_map(found: LinuxKernel) -> int | None:
 
 
 def _bases(found: LinuxKernel) -> Iterator[NDArray[np.uint64]]:
-    """Where it may begin: a whole number of gigabytes, in the kernel's half."""
+    """Addresses at which it may begin: multiples of a gigabyte in the kernel's half."""
     paging = found.paging
     if not found.machine.has_own_half:
         return
     table = found.memory.read_frames(np.array([found.top]))[0]
     half = paging.entries // 2
-    for entry in (half + np.flatnonzero(table[half:]))[:_MOST_ENTRIES].tolist():
+    for entry in (half + np.flatnonzero(table[half:]))[:_FIRST_ENTRIES].tolist():
         start = np.array([entry << paging.levels[0].shift], np.uint64)
         count = (1 << paging.levels[0].shift) // _GIB
         yield paging.canonical(start) + np.arange(count, dtype=np.uint64) * np.uint64(_GIB)

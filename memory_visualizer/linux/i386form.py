@@ -37,7 +37,9 @@ _FIRST_PAIR = 384
 _FEW = 2
 """So many of them at least must map low memory in a row."""
 _LAST_POINTER = 3
-_MOST_TABLES, _MOST_TRIED = 1 << 10, 4
+_SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
+"""How many page directories are read, from the lowest on, and how many of them are tried: those
+first that have nothing for user mode, as the kernel's own."""
 _LEAST_IMAGE = 1 << 20
 
 
@@ -73,9 +75,9 @@ class LowMemorySearch:
     def directories(self, memory: Dump) -> list[int]:
         """Frames of page directories without PAE: those first that have nothing for user mode."""
         frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._directories]))
-        frames = frames[:_MOST_TABLES]
+        frames = frames[:_SAMPLED_TABLES]
         is_used = memory.read_frames(frames)[:, :_FIRST_PAIR] != 0
-        order = np.argsort(np.count_nonzero(is_used, axis=1), kind="stable")[:_MOST_TRIED]
+        order = np.argsort(np.count_nonzero(is_used, axis=1), kind="stable")[:_TRIED_TABLES]
         chosen: list[int] = frames[order].tolist()
         return chosen
 
@@ -85,7 +87,7 @@ class LowMemorySearch:
         frames = np.concatenate([np.empty(0, np.int64), *(one for one, _ in self._pointers)])
         below = np.concatenate([np.empty(0, np.int64), *(one for _, one in self._pointers)])
         chosen: list[int] = np.sort(frames[np.isin(below // PAGE_SIZE, tables)]).tolist()
-        return chosen[:_MOST_TRIED]
+        return chosen[:_TRIED_TABLES]
 
 
 def _agree(entries: NDArray[np.uint64], expected: NDArray[np.uint64]) -> NDArray[np.intp]:

@@ -1,9 +1,9 @@
-"""The symbol table that a Linux kernel carries with it (kallsyms), read from its memory.
+"""A Linux kernel's own symbol table (kallsyms), read from its memory.
 
 Names are packed: each is a row of bytes that stand for pieces of text, the tokens (the kernel's
-scripts/kallsyms.c). Since 6.0 VMCOREINFO tells where the parts of the table lie; they lie one
-behind the other, and show themselves by their form. A table is believed if it knows the address of
-something that is known without it.
+scripts/kallsyms.c). Since 6.0 VMCOREINFO tells the addresses of the table's parts. The parts are
+contiguous, and can also be found by their form. A table is accepted if it gives the right address
+for a symbol that is known from elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,56 +14,61 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
 _TOKENS = 256
 _DIGITS = b"\0".join(b"%d" % digit for digit in range(10))
-_MAX_TOKENS_SIZE = 1 << 14
-_MAX_SYMBOLS = 1 << 20
+_LARGEST_TOKENS = 1 << 14
+_LARGEST_COUNT = 1 << 20
 _SYMBOLS_FOR_FRAME = 16
 """A kernel with a hundred thousand symbols needs more than 24 MiB to run."""
-_MAX_BYTES = 1 << 24
-_MAX_SHARE = 8
-"""So small a part of the memory at least are the names, and twice as much the image."""
+_LARGEST_NAMES = 1 << 24
+_SHARE = 8
+"""The names take at most this fraction of the memory, and the image twice as much."""
 _ALIKE = 16
-"""So small a part of all names at least are as long as another, and end with the same letter."""
+"""At most this fraction of all names have the same length and the same last letter."""
 _MORE_ALIKE = 1024
-_MOST_INDEXES, _MOST_BASES = 32, 4096
-"""Places that are tried, where a kernel has one, or few."""
+_THING = "possible symbol table"
+_BASES = 1 << 12
+"""How many words with the base's value are tried; a kernel has one, and a few pointers to _text."""
 _LONG = 0x80
-"""In the byte that tells a name's length: seven bits of it, the next byte has more (since 6.1)."""
-_MOST_LETTERS = 256
-"""Bytes of one packed name, its length included."""
-_MOST_MARKERS = 16
-"""So many places where markers may begin are looked at."""
+"""Flag in the byte with a name's length: it has seven bits of it, the next byte has more (since
+6.1)."""
+_LONGEST_NAME = 256
+"""The largest size of a packed name in bytes, with its length."""
+_TRIED_MARKERS = 16
+"""How many places are tried at which the markers may begin, the last ones first: markers are the
+last numbers of the table. Without them the names are walked one by one, so nothing is lost."""
 _NAMES_FOR_MARKER = 256
 _LONGEST_TOKEN = 256
 _BEGINNINGS = ("_stext", "_text")
-"""Symbols that stand where the kernel's image begins, or near it."""
-_MOST_NAMES = 16
-"""Places that are tried, where the names may begin."""
+"""Symbols at the beginning of the kernel's image, or near it."""
+_TRIED_NAMES = 16
+"""How many places are tried at which the names may begin, the last ones first: the names end right
+before their markers."""
 
 
 @dataclass(frozen=True, eq=False)
 class KernelSymbols:
-    """The table, ready to be asked."""
+    """The symbol table, ready for queries."""
 
     tokens: list[bytes]
     names: NDArray[np.uint8]
     """The packed names, one after another: length, tokens."""
     offsets: NDArray[np.int32]
-    """What each symbol's address is reckoned from."""
+    """The number from which each symbol's address is computed."""
     place: int
     """Virtual address of `offsets`."""
     base: int
-    """What `offsets` are relative to; 0 where they are to themselves."""
+    """The address that `offsets` are relative to; 0 if each is relative to its own place."""
     shift: int
-    """Of the ways in which addresses are reckoned (see _addresses) the one that is right."""
+    """Index of this kernel's way of computing addresses, among those of _addresses."""
 
     def find(self, names: Iterable[str]) -> dict[str, int]:
-        """Virtual addresses of those symbols that there are."""
+        """Virtual addresses of these symbols, as far as the table has them."""
         found = {}
         for name in names:
             index = self._index(name.encode("ascii"))
@@ -74,15 +79,16 @@ class KernelSymbols:
         return found
 
     def _index(self, name: bytes) -> int | None:
-        """Number of a symbol; the first, where several have the name."""
+        """Number of a symbol; of several with the same name, the first."""
         starts, lengths, decoded = self._layout
         maybe = np.flatnonzero(decoded == len(name) + 1)
         ends_well = np.array([token[-1:] == name[-1:] for token in self.tokens])
         last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
         maybe = maybe[ends_well[self.names[last]]]
-        # Where more are alike than ever, they were made to be compared.
+        # More names are alike than in any kernel: they were made to waste time.
         maybe = maybe[: len(decoded) // _ALIKE + _MORE_ALIKE]
-        # All are compared token by token, together. The first letter is the symbol's type.
+        # All candidates are compared together, token by token. The first letter is the symbol's
+        # type.
         fits = np.zeros((len(name) + 2, len(self.tokens)), bool)
         for number, token in enumerate(self.tokens):
             fits[0, number] = token and name.startswith(token[1:])
@@ -103,7 +109,7 @@ class KernelSymbols:
 
     @cached_property
     def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-        """Of each symbol: where its tokens begin, how many, and letters when unpacked."""
+        """For each symbol: place of its tokens, their number, and letters when unpacked."""
         starts, lengths = _names_in(self.names.tobytes(), len(self.offsets))
         letters = np.array([len(token) for token in self.tokens], np.int32)[self.names]
         before = np.zeros(len(letters) + 1, np.int32)
@@ -112,7 +118,7 @@ class KernelSymbols:
 
 
 def _names_in(names: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Walk the packed names: where each one's tokens begin, and how many there are."""
+    """Walk the packed names; return place and number of each name's tokens."""
     octets = np.frombuffer(names, np.uint8)
     begin = _begins_by_markers(octets, count)
     if begin is None:
@@ -124,17 +130,17 @@ def _names_in(names: bytes, count: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def _begins_by_markers(octets: NDArray[np.uint8], count: int) -> NDArray[np.int64] | None:
-    """Where each name begins, by the markers behind them, of which each 256th name has one.
+    """Places of all names, by the markers behind them; each 256th name has a marker.
 
-    From all markers the names are walked together, which is faster than one by one. None where
-    the markers are not found, or a walk does not end where the next one begins.
+    The names are walked from all markers together, which is faster than one by one. None if the
+    markers are not found, or a walk does not end where the next begins.
     """
     numbers = octets[: len(octets) // 4 * 4].view("<u4")
     markers = -(-count // _NAMES_FOR_MARKER)
     first = np.flatnonzero(numbers[: max(len(numbers) - markers, 0)] == 0)
     following = numbers[first + 1] if len(first) else first
-    likely = (following > _NAMES_FOR_MARKER) & (following <= _NAMES_FOR_MARKER * _MOST_LETTERS)
-    for place in first[likely][-_MOST_MARKERS:][::-1].tolist():
+    likely = (following > _NAMES_FOR_MARKER) & (following <= _NAMES_FOR_MARKER * _LONGEST_NAME)
+    for place in first[likely][-_TRIED_MARKERS:][::-1].tolist():
         at = numbers[place : place + markers].astype(np.int64)
         if markers < 2 or at[-1] >= place * 4 or (np.diff(at) <= 0).any():
             continue
@@ -155,7 +161,7 @@ def _begins_by_markers(octets: NDArray[np.uint8], count: int) -> NDArray[np.int6
 
 
 def _begins(names: bytes, count: int) -> list[int]:
-    """Where each name begins, walked one by one."""
+    """Places of all names, walked one by one."""
     begins: list[int] = []
     position, end = 0, len(names) - 1
     for _ in range(count):
@@ -172,11 +178,12 @@ def _begins(names: bytes, count: int) -> list[int]:
 
 
 def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
-    """A symbol's address, by each way in which a kernel may have stored it.
+    """The possible addresses of a symbol, by each way in which kernels store addresses.
 
-    Relative to the lowest symbol, as an unsigned number; so where negative, else absolute
-    (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels);
-    absolute, of which `offset` is the lower half (up to 4.5): all lie in the uppermost 2 GiB.
+    The ways: relative to the lowest symbol, as an unsigned number; relative if negative, otherwise
+    absolute (CONFIG_KALLSYMS_ABSOLUTE_PERCPU); relative to the offset's own place (newest kernels);
+    absolute, with `offset` as the lower half (up to 4.5), since all symbols lie in the uppermost 2
+    GiB.
     """
     number = int(offset)
     return [
@@ -193,10 +200,9 @@ def read_kallsyms(
     known: Mapping[str, Sequence[int]],
     image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
 ) -> KernelSymbols | None:
-    """Read the table by VMCOREINFO, else find it in the kernel's image.
+    """Read the table by VMCOREINFO, or find it in the kernel's image.
 
-    `known` are symbols with the addresses of which one is the symbol's; None where no table knows
-    one of them.
+    `known` are symbols, each with addresses of which one is right; None if no table confirms any.
     """
     table = _by_vmcoreinfo(kernel, info)
     if table and (found := _with_shift(table, known)):
@@ -211,10 +217,10 @@ def read_kallsyms(
 
 
 def _with_shift(table: KernelSymbols, known: Mapping[str, Sequence[int]]) -> KernelSymbols | None:
-    """The table with the way of reckoning addresses by which one of the known ones comes out.
+    """The table with the way of computing addresses that yields a known address.
 
-    The image's beginning counts only where no other is in the table, as in one without data: it
-    comes out wherever zeros are taken for the table.
+    The beginning of the image counts only if the table has no other known symbol, as a table
+    without data: zeros read as a table yield it, too.
     """
     met = False
     for name, addresses in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
@@ -225,7 +231,7 @@ def _with_shift(table: KernelSymbols, known: Mapping[str, Sequence[int]]) -> Ker
         ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
         if right := [number for number, address in enumerate(ways) if address in addresses]:
             found = replace(table, shift=right[0])
-            found.__dict__["_layout"] = table._layout  # known already, and dear
+            found.__dict__["_layout"] = table._layout  # known already, and costly to find
             return found
     return None
 
@@ -270,28 +276,28 @@ def _tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes] | None:
 
 
 def _most_symbols(kernel: TableMemory) -> int:
-    return min(_MAX_SYMBOLS, _SYMBOLS_FOR_FRAME * kernel.frame_count)
+    return min(_LARGEST_COUNT, _SYMBOLS_FOR_FRAME * kernel.frame_count)
 
 
 def _most_bytes(kernel: TableMemory) -> int:
-    return min(_MAX_BYTES, kernel.frame_count * PAGE_SIZE // _MAX_SHARE)
+    return min(_LARGEST_NAMES, kernel.frame_count * PAGE_SIZE // _SHARE)
 
 
 def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> KernelSymbols | None:
-    """Find the table in a kernel before 6.4, of which the image is given.
+    """Find the table in the image of a kernel before 6.4.
 
-    There lie, each aligned to 8 bytes: an offset for each symbol, the base that they are relative
-    to, the number of symbols, the names, markers, the tokens' text, and where in it each begins.
+    Its parts, each aligned to 8 bytes: an offset for each symbol, the base of the offsets, the
+    number of symbols, the names, markers, the tokens' text, and each token's place in the text.
     """
     words = contents[: len(contents) // 8 * 8].view("<u8")
-    # The base is the lowest symbol's address, _text, where the image begins.
+    # The base is the address of the lowest symbol, _text, at the beginning of the image.
     text = np.uint64(start)
-    bases = np.flatnonzero(words[:-1] == text)[:_MOST_BASES]
+    bases = kernel.memory.budget.take(_THING, np.flatnonzero(words[:-1] == text), _BASES)
     counts = words[bases + 1].astype(np.int64) & 0xFFFFFFFF
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
     bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
-    for table_at, _, tokens in _token_tables(contents):
+    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
         names = bases * 8 + 16
         fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
         for which in fit[:1].tolist():
@@ -310,13 +316,13 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
 def _by_markers(
     kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
-    """Find the table in a kernel since 6.4, of which the image is given.
+    """Find the table in the image of a kernel since 6.4.
 
-    There lie, each aligned to 8 bytes, in the newest to 4: the number of symbols, the names, where
-    every 256th name begins, the tokens' text, where in it each begins, the offsets, and in most
-    versions what they are relative to.
+    Its parts, each aligned to 8 bytes, in the newest kernels to 4: the number of symbols, the
+    names, the place of every 256th name, the tokens' text, each token's place in the text, the
+    offsets, and in most versions their base.
     """
-    for table_at, index_at, tokens in _token_tables(contents):
+    for table_at, index_at, tokens in _token_tables(contents, kernel.memory.budget):
         found = _names_before(contents, table_at)
         if found is None:
             continue
@@ -339,12 +345,12 @@ def _by_markers(
 def _by_addresses(
     kernel: TableMemory, start: int, contents: NDArray[np.uint8]
 ) -> KernelSymbols | None:
-    """Find the table in a kernel before 4.6, of which the image is given.
+    """Find the table in the image of a kernel before 4.6.
 
-    There lie, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
-    names, markers of 8 bytes, the tokens' text, and where in it each begins.
+    Its parts, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
+    names, markers of 8 bytes, the tokens' text, and each token's place in the text.
     """
-    for table_at, _, tokens in _token_tables(contents):
+    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
         found = _names_before(contents, table_at, 8)
         if found is None:
             continue
@@ -353,7 +359,7 @@ def _by_addresses(
         if count > _most_symbols(kernel) or addresses_at < 0:
             continue
         halves = contents[addresses_at : names_at - 8].view("<i4")
-        # Where each half lies plays no part: it is no offset.
+        # The place does not matter here: these are not offsets.
         return KernelSymbols(tokens, contents[names_at:table_at], halves[::2].copy(), start, 0, 0)
     return None
 
@@ -361,24 +367,25 @@ def _by_addresses(
 def _names_before(
     contents: NDArray[np.uint8], table_at: int, width: int = 4
 ) -> tuple[int, int] | None:
-    """Where the names begin whose markers end at a place, and how many there are.
+    """Place and number of the names whose markers end at a place.
 
     A marker has `width` bytes: 4, and 8 up to 4.19.
     """
-    low = max(table_at - width * (_MAX_SYMBOLS // _NAMES_FOR_MARKER + 2), 0) // width * width
+    low = max(table_at - width * (_LARGEST_COUNT // _NAMES_FOR_MARKER + 2), 0) // width * width
     if (table_at - low) % width:
         return None
-    # Such as could be in a table; of 8 bytes that are none, the upper ones may be anything.
+    # Numbers that could be in a table; if these are not 8-byte markers, the upper halves may be
+    # anything.
     numbers = contents[low:table_at].view(f"<u{width}")
-    markers = np.minimum(numbers, np.uint32(_MAX_BYTES)).astype(np.int64)
+    markers = np.minimum(numbers, np.uint32(_LARGEST_NAMES)).astype(np.int64)
     if len(markers) and not markers[-1]:
-        markers = markers[:-1]  # to a multiple of 8
+        markers = markers[:-1]  # padding
     falls = np.flatnonzero(np.diff(markers) <= 0)
     first = int(falls[-1]) + 1 if len(falls) else 0
     if len(markers) - first < 2 or markers[first]:
         return None
     end, last, count = low + width * first, int(markers[-1]), len(markers) - first
-    # Behind the last marker are names of at most 256 bytes, each.
+    # Behind the last marker there are at most 256 names, of at most 256 bytes each.
     begin = max(end - last - _NAMES_FOR_MARKER * 256 - 8, 0) // 4 * 4
     words = contents[begin : max(end - last, begin) // 4 * 4].view("<u4")
     likely = np.flatnonzero(
@@ -387,7 +394,7 @@ def _names_before(
     tries = [
         (begin + 4 * word + size, int(words[word])) for word in likely.tolist() for size in (8, 4)
     ]
-    for names_at, number in tries[::-1][:_MOST_NAMES]:
+    for names_at, number in tries[::-1][:_TRIED_NAMES]:
         starts, lengths = _names_in(contents[names_at:table_at].tobytes(), number)
         at_marker = (starts - 1 - (lengths >= _LONG))[::_NAMES_FOR_MARKER]
         if len(starts) == number and (at_marker == markers[first:]).all():
@@ -395,11 +402,13 @@ def _names_before(
     return None
 
 
-def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Where tokens may lie: their text, the index of it, and the tokens."""
-    for index_at in _token_indexes(contents):
+def _token_tables(
+    contents: NDArray[np.uint8], budget: Budget
+) -> Iterator[tuple[int, int, list[bytes]]]:
+    """Possible places of the tokens' text and of its index, and the tokens."""
+    for index_at in _token_indexes(contents, budget):
         index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")
-        # The text ends less than 8 bytes before the index, with the last token.
+        # The text ends with the last token, less than 8 bytes before the index.
         low = index_at - int(index[-1]) - 64
         last = contents[max(low, 0) : index_at].tobytes().rstrip(b"\0")
         end_of_text = max(low, 0) + len(last) + 1
@@ -412,46 +421,47 @@ def _token_tables(contents: NDArray[np.uint8]) -> Iterator[tuple[int, int, list[
             yield table_at, index_at, tokens
 
 
-def _token_indexes(contents: NDArray[np.uint8]) -> list[int]:
-    """Where the index of the tokens may begin: 256 ascending small numbers, the first one 0.
+def _token_indexes(contents: NDArray[np.uint8], budget: Budget) -> list[int]:
+    """Possible places of the tokens' index: 256 ascending small numbers, the first of them 0.
 
-    It lies behind the tokens, among which are the digits one after the other.
+    The index follows the tokens, which include the digits one after the other.
     """
     found: list[int] = []
-    for digits in places_of(_DIGITS, contents, _MOST_INDEXES):
+    for digits in places_of(_DIGITS, contents, budget, _THING):
         start = digits // 8 * 8
-        numbers = contents[start : start + _MAX_TOKENS_SIZE].view("<u2")
+        numbers = contents[start : start + _LARGEST_TOKENS].view("<u2")
         at = np.arange(0, len(numbers) - _TOKENS, 2)
         at = at[numbers[at] == 0]
         for place in range(1, _TOKENS if len(at) else 0):
             step = numbers[at + place].astype(np.int64) - numbers[at + place - 1]
             at = at[(step >= 2) & (step <= _LONGEST_TOKEN)]
         found += (start + at * 2).tolist()
-    return sorted(set(found))[:_MOST_INDEXES]
+    return budget.take(_THING, sorted(set(found)))
 
 
-def places_of(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]:
-    """The first places, so many at most, where a text stands; they do not overlap."""
+def places_of(text: bytes, contents: NDArray[np.uint8], budget: Budget, thing: str) -> list[int]:
+    """The first places of a text, which do not overlap; the budget limits and notes the others."""
+    limit, left_out = budget.limit(thing), 0
     found: list[int] = []
     for start in range(0, len(contents), _SEARCHED_AT_ONCE):
         part = contents[start : start + _SEARCHED_AT_ONCE + len(text) - 1].tobytes()
         place = part.find(text)
-        while place >= 0:
+        while place >= 0 and len(found) < limit:
             found.append(start + place)
-            if len(found) == limit:
-                return found
             place = part.find(text, place + len(text))
+        left_out += part.count(text, place) if place >= 0 else 0
+    budget.note(thing, left_out)
     return found
 
 
 def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8]] | None:
-    """The kernel as it lies in its own memory: first virtual address, contents; gaps are zeros.
+    """The kernel's image in its own memory: first virtual address, contents; gaps are zeros.
 
-    `start` is an address in its first 2 MiB. No more of it than could be a kernel for so much
-    memory.
+    `start` is an address in its first 2 MiB. The length is limited to a plausible kernel for this
+    much memory.
     """
     pages = image_frames(kernel, start)[
-        : min(_MAX_CONTENTS // PAGE_SIZE, 2 * kernel.frame_count // _MAX_SHARE)
+        : min(_SEARCHED_BYTES // PAGE_SIZE, 2 * kernel.frame_count // _SHARE)
     ]
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
@@ -461,17 +471,17 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
 
 
 def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
-    """The frame behind each page of the kernel's image, from its first one on; -1 in gaps."""
+    """The frame behind each page of the kernel's image, from the first page on; -1 in gaps."""
     start &= ~_ALIGNMENT
-    size = min(_MAX_IMAGE, 2**64 - start)
+    size = min(_LARGEST_IMAGE, 2**64 - start)
     pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
     return kernel.frames(pages)
 
 
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
-_MAX_IMAGE = 1 << 28
-"""Bytes that a kernel may have, modules apart."""
-_MAX_CONTENTS = 1 << 26
-"""Bytes of it that are searched."""
+_LARGEST_IMAGE = 1 << 28
+"""The largest size of a kernel in bytes, without modules."""
+_SEARCHED_BYTES = 1 << 26
+"""Bytes of the kernel that are searched."""
 _SEARCHED_AT_ONCE = 1 << 20

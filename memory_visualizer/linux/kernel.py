@@ -1,13 +1,12 @@
 """The kernel of a Linux dump and its page tables, found in the dump alone.
 
-The kernel's own VMCOREINFO names its top-level table; its symbols (kallsyms) and the description of
-its types (BTF), both in its memory, lead to the list of its processes. Where a kernel has no BTF,
-the offsets in `task_struct` are found in the tasks themselves, as those of `_EPROCESS` are on
-Windows. Where it has no VMCOREINFO, or a damaged one, its page tables show themselves by their
-form, and its banner names it.
+The kernel's VMCOREINFO names its top-level table. Its symbols (kallsyms) and the description of its
+types (BTF), both in its memory, lead to the list of its processes. If a kernel has no BTF, the
+tasks themselves show the offsets in `task_struct`, like those of `_EPROCESS` on Windows. If its
+VMCOREINFO is missing or damaged, its page tables are found by their form, and its banner names the
+release.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,10 +18,17 @@ from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import SmallTopSearch, machines_by_form
+from memory_visualizer.linux.banner import BANNER, MAX_BANNER, release_in
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.i386form import LowMemorySearch
 from memory_visualizer.linux.i386form import machines_by_form as i386_by_form
-from memory_visualizer.linux.kallsyms import image_frames, kernel_image, places_of, read_kallsyms
+from memory_visualizer.linux.kallsyms import (
+    KernelSymbols,
+    image_frames,
+    kernel_image,
+    places_of,
+    read_kallsyms,
+)
 from memory_visualizer.linux.machine import (
     IMAGE_END,
     Machine,
@@ -52,32 +58,27 @@ _IMAGE_FRAMES = 1 << 16
 _ALIGNMENT = 0x1FFFFF
 """The image begins at a multiple of 2 MiB."""
 _UTS_SIZE = 4 * 65
-"""So far into struct uts_namespace the release ends: behind a count come names of 65 bytes."""
-_BANNER = b"Linux version "
-_RELEASE = rb"[1-9][0-9]?\.[0-9]+[!-~]*(?= )"
-_MAX_RELEASE = 65
-_MOST_BANNERS = 64
-_MOST_COPIES, _MOST_TEXTS = 8, 64
+"""The end of the release in struct uts_namespace: a count is followed by names of 65 bytes."""
+_COPIES = 8
+"""How many other texts vote on each line, and how many are kept of a batch: a kernel keeps two."""
 _A_LINE = b"\nSYMBOL(swapper_pg_dir)="
 _FEW_LINES = 12
 _SOME_FRAMES = 64
-"""By so many it is seen whether the kernel's view of all memory is there."""
-_MOST_TABLES, _TABLES_ALIKE = 256, 1024
-"""Groups of tables with one last entry, and tables of each, that are looked at."""
+"""How many frames are tested to see whether the direct map is there."""
+_TABLES_ALIKE = 1024
+"""How many tables with the same last entry are compared: any of them serves."""
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
 _FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
-"""So many resources there may be: each block of memory that can be removed is one."""
-_MOST_MAGICS = 256
-"""Places in the kernel's image that are looked at, where its types may begin."""
+"""How many resources there may be: each removable block of memory is a resource."""
 _MAX_SHARE = 8
-"""So small a part of the memory at least is the description of types."""
+"""BTF takes at most this fraction of the memory."""
 
 
 @dataclass(frozen=True)
 class LinuxKernel:
-    """A Linux kernel whose own word of itself holds good in the dump."""
+    """A Linux kernel whose description of itself was confirmed in the dump."""
 
     info: VmcoreInfo
     machine: Machine
@@ -86,26 +87,26 @@ class LinuxKernel:
     """Frame of its own top-level table, swapper_pg_dir."""
     kernel: TableMemory
     start: int
-    """Where in its own memory its image begins."""
+    """Virtual address at which its image begins."""
     symbols: dict[str, int] = field(default_factory=dict)
     btf: Btf | None = None
     remarks: tuple[str, ...] = ()
     is_lost: bool = False
-    """Whether its own page tables are not where they should lie."""
+    """Whether its own page tables are missing from their place."""
 
     @property
     def base(self) -> int:
-        """Physical address of that table."""
+        """Physical address of the top-level table."""
         return self.top * PAGE_SIZE
 
     @property
     def paging(self) -> Paging:
-        """Of the kernel's own tables."""
+        """The paging of the kernel's own tables."""
         return self.machine.kernel
 
     @property
     def users(self) -> Paging:
-        """Of the processes' tables."""
+        """The paging of the processes' tables."""
         return self.machine.user
 
     @property
@@ -120,7 +121,7 @@ class LinuxKernel:
 
     @cached_property
     def resources(self) -> "Resources | None":
-        """What the kernel takes physical addresses for; None where that is not found."""
+        """The kernel's map of physical addresses; None if it is not found."""
         return _read_resources(self)
 
 
@@ -132,11 +133,11 @@ _SYMBOLS: tuple[str, ...] = (
     "__stop_BTF",
 )
 _MORE_SYMBOLS = ("mem_section", "vmemmap_base", "page_offset_base")
-"""Asked for only where VMCOREINFO does not tell as much."""
+"""Symbols that are read only if VMCOREINFO does not tell as much."""
 
 
 def find_kernel(memory: Dump, texts: Sequence[VmcoreInfo]) -> LinuxKernel | None:
-    """Find the kernel that one of these texts is of: the tables that it names translate."""
+    """Find the kernel of one of these texts: the tables that the text names must translate."""
     for has_release in (_tells_release, _has_banner):
         for info in texts:
             for machine in machines(info):
@@ -164,14 +165,14 @@ def _with_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKerne
     text = info.symbol("_stext") or 0
     start = text & ~_ALIGNMENT
     if not machine.has_own_half and first <= text < end and kernel.frame(text) >= 0:
-        pass  # on ARM the image may begin later
+        pass  # on ARM the image may begin at a higher address
     elif not first <= start <= table or kernel.frame(start) < 0:
         start = _image_start(kernel)
     return LinuxKernel(info, machine, memory, top, kernel, start)
 
 
 def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKernel | None:
-    """Take the kernel's image to lie in a row, as it does, where its page tables are lost."""
+    """If the kernel's page tables are lost, take its image to be contiguous, as all images are."""
     table, start = info.symbol("swapper_pg_dir"), (info.symbol("_stext") or 0) & ~_ALIGNMENT
     if not machine.has_own_half or info.number("phys_base") is None:
         return None
@@ -181,7 +182,7 @@ def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKe
     top = first + (table - start) // PAGE_SIZE
     if not 0 <= first < MAX_FRAMES:
         return None
-    # Of a dump that was cut it may all lie behind the end.
+    # In a dump that was cut, the whole image may lie behind the end.
     end = min(start + max(memory.frame_count - first, 0) * PAGE_SIZE, machine.image[1])
     kernel = TableMemory(memory, machine.kernel, top, [(start, end, first)])
     remark = "the kernel's own page tables are lost: its image was assumed to be contiguous"
@@ -189,7 +190,7 @@ def _without_tables(memory: Dump, info: VmcoreInfo, machine: Machine) -> LinuxKe
 
 
 def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
-    """Let the kernel's view of all memory be regular, as it is, where its tables are lost."""
+    """If the kernel's tables are lost, take its direct map to be regular, as it always is."""
     variable = found.symbols.get("page_offset_base")
     base = found.kernel.number(variable) if variable else None
     if base is None or not base >> 63 or base % (1 << 30):
@@ -206,9 +207,9 @@ def _with_direct_map(found: LinuxKernel) -> LinuxKernel:
 
 
 def _tells_release(found: LinuxKernel) -> str:
-    """The release if it stands where the names of the system do.
+    """The release if it stands at the place of the system's names; else empty.
 
-    Before them stands a count in some versions (5.10 and before), of which not all tell it.
+    In some versions (5.10 and before) a count precedes the names, and not all of them tell it.
     """
     names = found.info.symbol("init_uts_ns")
     told = found.kernel.read(names, _UTS_SIZE) if names else None
@@ -217,48 +218,46 @@ def _tells_release(found: LinuxKernel) -> str:
 
 
 def _has_banner(found: LinuxKernel) -> str:
-    """The release by the kernel's banner."""
+    """The release by the kernel's banner; empty if there is none."""
     banner = _find_banner(found)
     return banner[1] if banner else ""
 
 
 def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
-    """Where in the kernel's memory its banner stands, and the release that it tells."""
+    """The virtual address of the kernel's banner, and the release that it tells."""
     return next(_banners(found), None)
 
 
 def _banners(found: LinuxKernel) -> Iterator[tuple[int, str]]:
-    """The same of all banners: newer kernels have several."""
+    """Address and release of each banner: newer kernels have several."""
     if found.image is None:
         return
     start, contents = found.image
-    for place in places_of(_BANNER, contents, _MOST_BANNERS):
-        text = contents[place + len(_BANNER) :][:_MAX_RELEASE].tobytes()
-        release = re.match(_RELEASE, text)
-        if release:
-            yield start + place, release[0].decode("ascii")
+    for place in places_of(BANNER, contents, found.memory.budget, "banner of Linux"):
+        if release := release_in(contents[place : place + MAX_BANNER].tobytes()):
+            yield start + place, release
 
 
 def _image_start(kernel: TableMemory) -> int:
-    """Where the kernel's image begins, by where its memory is mapped; 0 where nowhere."""
+    """The first address at which the kernel's image is mapped; 0 if there is none."""
     pages = np.arange(IMAGE_BASE, IMAGE_END, _ALIGNMENT + 1, dtype=np.uint64)
     mapped = np.flatnonzero(kernel.frames(pages) >= 0)
     return int(pages[mapped[0]]) if len(mapped) else 0
 
 
 def _with_copies(found: LinuxKernel, release: str, texts: Sequence[VmcoreInfo]) -> LinuxKernel:
-    """Add the kernel's other texts, by which damage to a line of one is known."""
+    """Add the kernel's other texts, which reveal damage to a line of one text."""
     copies = tuple(
         text for text in texts if text is not found.info and text.shares_with(found.info)
     )
-    return replace(found, info=replace(found.info, release=release, copies=copies[:_MOST_COPIES]))
+    return replace(found, info=replace(found.info, release=release, copies=copies[:_COPIES]))
 
 
 class TopTableSearch:
-    """Finds what may be top-level tables of a Linux kernel, while the dump's contents pass by.
+    """Finds possible top-level tables of a Linux kernel during a scan of the dump.
 
-    All of them have the same last entry, which leads to the kernel's image alone. Blocks may come
-    in any order, and from several threads.
+    All of them have the same last entry, which leads to the kernel's image only. Blocks may come in
+    any order, and from several threads.
     """
 
     def __init__(self) -> None:
@@ -269,7 +268,7 @@ class TopTableSearch:
         """Top levels on ARM that do not fill a page."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at the last entries of tables, with their frames; and for other machines'."""
+        """Test the last entries of frames, given with their contents; also for other machines."""
         self.low_memory.scan(frames, words)
         self.small.scan(frames, words)
         last = words[:, -1].copy()
@@ -280,20 +279,20 @@ class TopTableSearch:
 
     @property
     def frames(self) -> list[NDArray[np.int64]]:
-        """The pages whose last entry leads to a table, in parts."""
+        """The pages whose last entry leads to a table, in batches."""
         return [frames for frames, _ in self._batches]
 
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
-        """Of tables with one last entry: that entry, how many they are, the best one, its score.
+        """For each last entry: the entry, the number of its tables, the best table, and its score.
 
-        The best has most entries for the kernel. The kernel's own has no user half; where it is
-        lost, any other does as well. With page-table isolation user mode's tables have a group of
-        their own, with few entries.
+        The best table has the most entries for the kernel. The kernel's own table has no user half;
+        if it is lost, any other serves as well. With page-table isolation, user mode's tables form
+        a group of their own, with few entries.
         """
         frames = np.concatenate([np.empty(0, np.int64), *(part[0] for part in self._batches)])
         last = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in self._batches)])
         values, group, count = np.unique(last, return_inverse=True, return_counts=True)
-        kinds = memory.budget.take("kind of top-level table", np.argsort(-count), _MOST_TABLES)
+        kinds = memory.budget.take("kind of top-level table", np.argsort(-count))
         for number in kinds.tolist():
             alike = frames[group == number][:_TABLES_ALIKE]
             tables = memory.read_frames(alike)
@@ -304,7 +303,7 @@ class TopTableSearch:
             yield int(values[number]), int(count[number]), int(alike[best]), int(score[best])
 
     def found(self, memory: Dump) -> list[tuple[int, bool]]:
-        """Frames of tables of kernels, each with whether it is the top one of five levels."""
+        """Frames of kernels' top-level tables, and whether each is the top of five levels."""
         found = []
         for entry, count, best, score in self.groups(memory):
             levels = _levels_above_image(memory, entry)
@@ -314,9 +313,9 @@ class TopTableSearch:
 
 
 def _levels_above_image(memory: Dump, entry: int) -> int | None:
-    """How many levels a tree has whose last entry this is; None where it leads to no image.
+    """The number of levels of a tree with this last entry; None if it leads to no image.
 
-    Below the top all entries but the last ones are empty: the image has the last 2 GiB.
+    Below the top, all entries except the last ones are empty: the image lies in the last 2 GiB.
     """
     for levels in (4, 5):
         frame = np.array([(entry & ADDRESS) // PAGE_SIZE])
@@ -336,9 +335,9 @@ def _levels_above_image(memory: Dump, entry: int) -> int | None:
 def find_kernel_by_form(
     memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
 ) -> LinuxKernel | None:
-    """Find a kernel without its VMCOREINFO, or with one that is damaged, by its page tables.
+    """Find a kernel by its page tables if its VMCOREINFO is missing or damaged.
 
-    What these lead to is a kernel if its banner stands there.
+    The memory that the tables lead to is a kernel if its banner stands there.
     """
     for found in _by_form(memory, tables):
         start = found.start
@@ -364,7 +363,7 @@ def find_kernel_by_form(
 
 
 def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
-    """What may be kernels, by tables of all architectures."""
+    """Possible kernels, by the page tables of all architectures."""
 
     def with_top(machine: Machine, top: int, start: int | None) -> LinuxKernel:
         kernel = TableMemory(memory, machine.kernel, top)
@@ -382,9 +381,9 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
 def _by_text_and_tables(
     memory: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch
 ) -> LinuxKernel | None:
-    """Find a kernel of which most of the image is lost, as in a dump that is cut.
+    """Find a kernel whose image is mostly lost, as in a dump that was cut.
 
-    Several tables lead to a frame that is lost, and that is in the image by what the text says.
+    Several tables must lead to a lost frame that, by the text, belongs to the image.
     """
     for info in texts:
         for machine in machines(info):
@@ -405,11 +404,11 @@ def _by_text_and_tables(
 
 
 def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
-    """Texts of which the first line, by which they are found else, is damaged."""
+    """Texts whose first line, by which texts are usually found, is damaged."""
 
     def scan(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
         contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
-        while len(texts) < _MOST_COPIES:
+        while len(texts) < _COPIES:
             place = contents.find(_A_LINE, place + 1)
             if place < 0:
                 break
@@ -418,11 +417,11 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
         return texts
 
     found = [text for texts in memory.each_block(scan) for text in texts]
-    return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)), _MOST_TEXTS)
+    return memory.budget.take("text of VMCOREINFO", list(dict.fromkeys(found)))
 
 
 def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
-    """Whether a text seems to be of this kernel, and tells more than a few things."""
+    """Whether a text seems to belong to this kernel, and has more than a few lines."""
     if text.line_count < _FEW_LINES:
         return False
     return text.release == release or start in [
@@ -431,7 +430,7 @@ def _is_of(text: VmcoreInfo, release: str, start: int) -> bool:
 
 
 def _with_own_table(found: LinuxKernel) -> LinuxKernel:
-    """Take the kernel's own top-level table, if its symbols tell where that is."""
+    """Use the kernel's own top-level table, if its symbols tell the place."""
     place = found.symbols.get("swapper_pg_dir") or found.symbols.get("init_top_pgt")
     top = found.kernel.frame(place) if place else -1
     if top < 0 or top == found.top or not found.memory.held[top]:
@@ -440,17 +439,29 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
     return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
 
 
-def _with_types(found: LinuxKernel) -> LinuxKernel:
-    """Add symbols and types, as far as there are any."""
-    remarks = [*found.remarks]
-    # Not each kernel's table has data, but each has functions, and _stext is where these begin.
+def with_symbols(found: LinuxKernel, more: Sequence[str]) -> LinuxKernel:
+    """Read types again, and some symbols beside those that are known already."""
+    found = replace(found)  # so that the image is kept no longer than it is needed here
+    table = _symbol_table(found)
+    symbols = found.symbols | (table.find(more) if table else {})
+    return replace(found, symbols=symbols, btf=_read_btf(found, symbols))
+
+
+def _symbol_table(found: LinuxKernel) -> KernelSymbols | None:
+    # Not every kernel's symbol table has data, but all have functions, which begin at _stext.
     named = ("init_uts_ns", "swapper_pg_dir", "_stext")
     told = {name: found.info.symbols(name) for name in named}
     known = {name: places[:1] for name, places in told.items() if places}
     if not known:
         known = {"linux_banner": [place for place, _ in _banners(found)]}
         known |= {"_text": [found.start & ~_ALIGNMENT], "_stext": [found.start]}
-    table = read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+    return read_kallsyms(found.kernel, found.info, known, lambda: found.image)
+
+
+def _with_types(found: LinuxKernel) -> LinuxKernel:
+    """Add the kernel's symbols and types, as far as it has any."""
+    remarks = [*found.remarks]
+    table = _symbol_table(found)
     wanted = _SYMBOLS
     if found.info.known:
         wanted = (*wanted, "swapper_pg_dir", "init_top_pgt")
@@ -468,12 +479,14 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
     start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
     if start and stop and 0 < stop - start <= limit:
         return Btf.parse(found.kernel.read_far(start, stop - start))
-    if symbols:  # a kernel with symbols, but not these, has none
+    if symbols:  # a kernel that has symbols, but not these two, has no BTF
         return None
     image = found.image
     if image is None:
         return None
-    for place in places_of(btf_format.MAGIC, image[1], _MOST_MAGICS):
+    for place in places_of(
+        btf_format.MAGIC, image[1], found.memory.budget, "possible beginning of BTF"
+    ):
         if types := Btf.parse(image[1][place : place + limit]):
             return types
     return None
@@ -481,14 +494,14 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
 
 @dataclass(frozen=True, eq=False)
 class Resources:
-    """What the kernel takes physical addresses for, as /proc/iomem has it."""
+    """The kernel's map of physical addresses, as /proc/iomem shows it."""
 
     is_ram: NDArray[np.bool_]
     """For each frame whether all of it is RAM."""
     image: NDArray[np.int64]
     """Frames of the kernel's image."""
     ram_end: int
-    """The frame behind the last RAM, which the dump need not hold."""
+    """The frame behind the last RAM; the dump may end before it."""
 
 
 def _read_resources(found: LinuxKernel) -> Resources | None:
@@ -502,7 +515,7 @@ def _read_resources(found: LinuxKernel) -> Resources | None:
     for name, start, end, below in _resources(found, root, room):
         if not name.startswith(_RAM):
             continue
-        # A frame of which only a part is RAM is no page to the kernel.
+        # The kernel does not use a frame of which only a part is RAM.
         ram.append((-(-start // PAGE_SIZE), (end + 1) // PAGE_SIZE))
         for inner, first, last, _ in _resources(found, below, room):
             if inner.startswith(_IMAGE):
@@ -514,7 +527,7 @@ def _read_resources(found: LinuxKernel) -> Resources | None:
 
 
 def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:
-    """Mark stretches of frames, each by its first one and its end."""
+    """Mark stretches of frames, given by first frame and end."""
     marks = np.zeros(count, bool)
     inside = [(first, min(end, count)) for first, end in stretches if first < min(end, count)]
     if inside:
@@ -525,7 +538,7 @@ def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:
 
 @dataclass
 class _Room:
-    """How many resources may still be read, in all."""
+    """How many more resources may be read in all."""
 
     left: int
 
@@ -533,15 +546,15 @@ class _Room:
 def _resources(
     found: LinuxKernel, parent: int, room: _Room
 ) -> Iterator[tuple[bytes, int, int, int]]:
-    """The resources below one: how the name begins, first and last byte, address of its own."""
+    """The resources below one: beginning of name, first and last byte, own address."""
 
     def offset(name: str, usual: int) -> int:
         place = found.btf.offset("resource", name) if found.btf else None
         return usual if place is None else place
 
     read = found.kernel.number
-    # Two addresses, then pointers: one more of these since 4.6 (on 64 bits). The root has no
-    # sibling: what stands in its place is the first child.
+    # struct resource has two addresses, then pointers: one more since 4.6 (on 64 bits). The root
+    # has no sibling: the pointer in that place is its first child.
     word, size = found.kernel.word, found.machine.address_bytes
     is_old = bool(read(found.symbols["iomem_resource"] + 2 * size + 4 * word))
     start_at, end_at, name_at = offset("start", 0), offset("end", size), offset("name", 2 * size)
@@ -560,6 +573,6 @@ def _resources(
 
 
 def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:
-    """The frames that are mapped where the kernel's image is, some gaps in it included."""
+    """The frames that are mapped in place of the kernel's image, with some gaps."""
     frames = image_frames(found.kernel, found.start)
     return frames[frames >= 0]

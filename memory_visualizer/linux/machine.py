@@ -26,12 +26,12 @@ from memory_visualizer.paging import (
 from memory_visualizer.units import PAGE_SIZE
 
 IMAGE_END = 0xFFFF_FFFF_C000_0000
-"""Behind the last address that a kernel moved by chance (KASLR) may have there."""
+"""The end of the addresses that a randomly moved kernel (KASLR) may have."""
 _UPPER = 1 << 63
 _LAST_GIGABYTE = 0xC000_0000
 _POINTERS_SIZE = 32
 _RESERVED = PAE_POINTER_RESERVED & ~ACCESSED
-"""Without the bit by which emulated processors (QEMU's) note that a pointer was used."""
+"""The accessed bit is excepted: emulated processors (QEMU's) set it in pointers."""
 _PAGE_BITS = (12, 14, 16)
 _ADDRESS_BITS = range(36, 53)
 _T1SZ = ("TCR_EL1_T1SZ", "tcr_el1_t1sz")
@@ -39,20 +39,20 @@ _T1SZ = ("TCR_EL1_T1SZ", "tcr_el1_t1sz")
 
 @dataclass(frozen=True)
 class Machine:
-    """How a kernel lies in memory, and how it and its processes have their page tables."""
+    """The place of a kernel in memory, and the paging of the kernel and its processes."""
 
     kernel: Paging
-    """Of the kernel's own tables."""
+    """The paging of the kernel's own tables."""
     user: Paging
-    """Of the processes' tables; the same, where they have the kernel's half as well."""
+    """The paging of the processes' tables; the same if these have the kernel's half, too."""
     offset: int
-    """By how much the image's virtual addresses are above its physical ones."""
+    """Virtual minus physical addresses of the image."""
     image: tuple[int, int]
-    """The addresses among which the image lies: the first, and the end."""
+    """The range of addresses in which the image lies: first address and end."""
 
     @property
     def direct_map(self) -> int | None:
-        """Where the kernel sees all memory in a row, where that is always the same."""
+        """The first address of the direct map, if it is fixed; otherwise None."""
         return _LAST_GIGABYTE if self.kernel.address_bits == 32 else None
 
     @property
@@ -62,14 +62,14 @@ class Machine:
 
     @property
     def root_alignment(self) -> int:
-        """What the addresses of processes' top levels are multiples of."""
+        """The alignment of processes' top-level tables in bytes."""
         is_pae = self.user.architecture is PAE
         return _POINTERS_SIZE if is_pae else self.user.architecture.root_bytes
 
     def roots_at(self, memory: PhysicalMemory, bases: NDArray[np.int64]) -> NDArray[np.int64]:
         """The roots of address spaces by their physical addresses, shape (n, top_frames).
 
-        Under PAE there stand four pointers, which lead to directories; -1 for one that does not.
+        Under PAE the four pointers there lead to directories; -1 for a pointer that does not.
         """
         if self.user.architecture is not PAE:
             return self.user.architecture.roots_at(bases)
@@ -82,7 +82,7 @@ class Machine:
 
     @property
     def page_frames(self) -> int:
-        """Frames of 4 KiB of each page that the kernel knows of."""
+        """Frames of 4 KiB in each of the kernel's pages."""
         return self.user.architecture.page_frames
 
     @property
@@ -91,18 +91,18 @@ class Machine:
         return self.kernel is self.user
 
     def physical(self, address: int) -> int:
-        """The physical address of something in the image."""
+        """The physical address of a virtual address in the image."""
         return address - self.offset
 
 
 def x86_64(architecture: Architecture, phys_base: int = 0, encryption: int = 0) -> Machine:
-    """A machine of x86-64, with four levels or five."""
+    """An x86-64 machine, with four or five levels."""
     paging = as_linux_has_it(architecture, encryption)
     return Machine(paging, paging, IMAGE_BASE - phys_base, (IMAGE_BASE, IMAGE_END))
 
 
 def _i386(info: VmcoreInfo) -> list[Machine]:
-    """A machine of 32 bits, of which the kernel has the last gigabyte of addresses, as usual."""
+    """Possible 32-bit machines; the kernel has the last gigabyte of addresses, as usual."""
     ways = [PAE, X86] if info.has_line("CONFIG_X86_PAE=y") else [X86, PAE]
     return [i386_machine(architecture) for architecture in ways]
 
@@ -114,7 +114,7 @@ def i386_machine(architecture: Architecture) -> Machine:
 
 
 def machines(info: VmcoreInfo) -> list[Machine]:
-    """What the kernel of this text may run on, the likeliest first."""
+    """Possible machines of the kernel of this text, the likeliest first."""
     if info.number("kimage_voffset") is not None:
         return _arm64(info)
     if 0 < (info.symbol("swapper_pg_dir") or 0) < 1 << 32:
@@ -125,10 +125,10 @@ def machines(info: VmcoreInfo) -> list[Machine]:
 
 
 def _arm64(info: VmcoreInfo) -> list[Machine]:
-    """By the bits of addresses that are used, else by those that the kernel was built for.
+    """The address bits are the bits in use, or those that the kernel was built for.
 
-    With pages of 64 KiB all tables are as for the latter; else levels are left out where the
-    processor has fewer bits (arch/arm64/kernel/cpufeature.c).
+    With pages of 64 KiB, all tables have the form of the latter; otherwise levels are left out if
+    the processor has fewer bits (arch/arm64/kernel/cpufeature.c).
     """
     page_bits = max(info.votes("PAGESIZE"), default=4096).bit_length() - 1
     unused = next((size for name in _T1SZ if (size := info.number(name)) is not None), None)
@@ -145,7 +145,7 @@ def _arm64(info: VmcoreInfo) -> list[Machine]:
 
 
 def arm64_machine(page_bits: int, address_bits: int, offset: int) -> Machine:
-    """A machine of 64-bit ARM with a new kernel; `offset` as in Machine."""
+    """A 64-bit ARM machine with a recent kernel; `offset` as in Machine."""
     large = address_bits == 52 and page_bits != 16
     kernel, user = (
         as_linux_on_arm64_has_it(arm64(page_bits, address_bits, upper=is_upper, large=large))

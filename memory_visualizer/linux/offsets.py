@@ -1,9 +1,10 @@
 """The offsets of the needed members in a Linux kernel's tasks.
 
-BTF tells it. Where a kernel has none, the tasks show it themselves, as Windows' process objects do.
-Each offset is voted on: it is where most tasks have what fits; a task that differs costs itself.
-What stands side by side in all versions from 4.14 on (include/linux/sched.h: mm and active_mm; pid
-and tgid; real_parent, parent, children, sibling, group_leader) is taken to do so.
+BTF tells them. If a kernel has none, the tasks show them, like Windows' process objects. Tasks vote
+on each offset: it is the place at which most tasks have a fitting value, and a task that differs
+affects only itself. Members that are neighbours in all versions from 4.14 on
+(include/linux/sched.h: mm and active_mm; pid and tgid; real_parent, parent, children, sibling,
+group_leader) are taken to be neighbours here, too.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,41 +30,43 @@ COMM_SIZE = 16
 FIRST_COMMS = (b"swapper/0\0", b"swapper\0")
 
 PlacesLike: TypeAlias = Callable[[NDArray[np.uint64], int], NDArray[np.uint64]]
-"""Where others like some objects may lie, each of so many bytes at least."""
+"""Given some objects and their least size in bytes, returns possible places of others like them."""
 
 _TASK_SIZE = 1 << 13
-"""As much of a task as is looked at."""
+"""How many bytes of a task are read."""
 _LARGEST_TASK = 1 << 16
 _FAR_NAME = 1 << 12
-"""The name stands no farther behind a task's beginning, in any version."""
+"""The largest offset of the name in a task, in any version."""
 _MEMORY_SIZE = 1 << 10
-"""Likewise of an mm_struct."""
+"""How many bytes of an mm_struct are read."""
 PID_SIZE = 1 << 8
-"""Likewise of a struct pid."""
+"""How many bytes of a struct pid are read."""
 _EXAMPLES = 512
-"""Tasks by which offsets are found; the second of all has pid 1."""
+"""How many tasks vote on offsets; the second of all tasks has pid 1."""
 _FEW_EXAMPLES, _FEW_SPACES = 64, 16
-_MOST_COLUMNS = 8
-"""Places in a task that may seem to lead to its memory."""
+_TRIED_COLUMNS = 8
+"""How many places in a task are tried that may lead to its memory. They are enough, since `mm`
+follows the links closely."""
 _FEW_TASKS = 4
 _COLUMNS_OF_PID, _COLUMNS_OF_GROUP = 32, 64
-"""So many words behind the group's leader one leads to the struct pid, and to the next thread."""
+"""In how many words behind group_leader the pointers to the struct pid and to the next thread are
+searched for."""
 _CACHE_LINE = 64
-"""Tasks begin at multiples of it."""
+"""Tasks begin at multiples of a cache line."""
 _TO_SIBLING = 16
-"""From children to sibling."""
+"""Distance from children to sibling."""
 _FEW_LETTERS = 2
 _LINKS = 40
-"""From real_parent to group_leader: the parents, and heads of two lists."""
+"""Distance from real_parent to group_leader: both parents and two list heads lie before it."""
 
-_MOST = 2 / 3
-"""The share of tasks that must agree, where some may be lost or odd."""
+_MAJORITY = 2 / 3
+"""The share of tasks that must agree, since some may be lost or odd."""
 _HALF = 1 / 2
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """Offsets in task_struct, but for those that are said to be in something else."""
+    """Offsets in task_struct, unless another structure is named."""
 
     tasks: int
     pid: int
@@ -77,45 +80,45 @@ class Offsets:
     pgd: int
     """In mm_struct."""
     own_pid: int | None = None
-    """pid: the thread's own number, the same in the first thread."""
+    """pid: the thread's own number; in the first thread it equals tgid."""
     tracer: int | None = None
-    """parent: who is told of its end; the parent unless it is traced."""
+    """parent: the task that is told of its end; real_parent unless the task is traced."""
     active_mm: int | None = None
     children: int | None = None
     sibling: int | None = None
     leader: int | None = None
     """group_leader."""
     pid_struct: int | None = None
-    """What leads to its struct pid."""
+    """The pointer to its struct pid."""
     number: int | None = None
-    """In struct pid: the number in the first name space."""
+    """In struct pid: the number in the initial pid namespace."""
     signal: int | None = None
     threads: int | None = None
-    """Head of the list of threads, in signal_struct."""
+    """In signal_struct: head of the list of threads."""
     thread: int | None = None
     """Link in that list, in task_struct."""
     group: int | None = None
     """thread_group: links the threads of a process without a head of the list (up to 6.6)."""
     kthread: int | None = None
-    """What a kernel thread has as a struct kthread."""
+    """The pointer to a kernel thread's struct kthread."""
     full_name: int | None = None
     data: int | None = None
-    """Both in struct kthread; the latter leads to a worker's struct worker."""
+    """In struct kthread, like the one before; `data` leads to a worker's struct worker."""
     work: int | None = None
     description: int | None = None
     pool: int | None = None
     rescued: int | None = None
-    """These four in struct worker; the last leads to the queue that a rescuer is for."""
+    """In struct worker, like the three before; `rescued` leads to a rescuer's queue."""
     queue_name: int | None = None
     """In workqueue_struct."""
     owner: int | None = None
-    """In mm_struct: the task that it is of."""
+    """In mm_struct: the task that owns it."""
     space_of_table: int | None = None
-    """In the struct page of a top-level table: leads to the mm_struct."""
+    """In the struct page of a top-level table: the pointer to the mm_struct."""
 
     @property
     def of_task(self) -> dict[str, int]:
-        """Where in a task its words stand that are read."""
+        """The offsets of the words of a task that are read, by name."""
         places = {
             "pid": self.pid,
             "own_pid": self.own_pid,
@@ -135,9 +138,9 @@ class Offsets:
 
 
 def offsets_by_btf(types: Btf) -> Offsets | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+    """Offsets by the kernel's BTF; None if it lacks a needed member.
 
-    An offset that is larger than the structure may be is none: a word of the description is wrong.
+    An offset beyond the largest plausible structure is ignored: that word of BTF is damaged.
     """
 
     def place(structure: str, *names: str) -> int | None:
@@ -172,7 +175,7 @@ def offsets_by_btf(types: Btf) -> Offsets | None:
         signal=task("signal"),
         threads=place("signal_struct", "thread_head"),
         thread=task("thread_node"),
-        # Since 5.17 in a member of its own.
+        # Since 5.17 the pointer has a member of its own.
         kthread=task("worker_private", "set_child_tid"),
         full_name=place("kthread", "full_name"),
         data=place("kthread", "data"),
@@ -187,7 +190,7 @@ def offsets_by_btf(types: Btf) -> Offsets | None:
 
 
 def _number_by_btf(types: Btf) -> int | None:
-    """Where in a struct pid the number in the first name space stands."""
+    """The offset in struct pid of the number in the initial pid namespace."""
     numbers, number = types.offset("pid", "numbers"), types.offset("upid", "nr") or 0
     if numbers is None or numbers + number + 4 > PID_SIZE:
         return None
@@ -197,10 +200,10 @@ def _number_by_btf(types: Btf) -> int | None:
 def along(
     kernel: TableMemory, first: int, link: int, limit: int, *, backwards: bool = False
 ) -> tuple[list[int], bool]:
-    """Objects in a list through a `list_head` at `link` in each; the first one left out.
+    """The objects of a list through the `list_head` at `link` in each, without the first object.
 
-    Ends where nothing can be read or something comes again; the second result tells whether that
-    was the first object. No more than `limit` are followed.
+    Ends at an unreadable object, or at an object that comes again; the second result tells whether
+    this was the first object. At most `limit` objects are followed.
     """
     found: list[int] = []
     at, seen = first, {first}
@@ -222,10 +225,10 @@ def offsets_by_form(
     limit: int,
     places_like: PlacesLike | None = None,
 ) -> Offsets | None:
-    """Find the offsets in the tasks; None where these do not show them.
+    """Find the offsets in the tasks; None if the tasks do not show them.
 
-    `first` is the address of the first task of all, `limit` how many there may be. `places_like`
-    tells where others like some tasks may lie, for where their list is broken.
+    `first` is the address of the first task, `limit` the largest number of tasks. `places_like`
+    tells possible places of other tasks, which are tried if the list is broken.
     """
     for comm in _names_at(found.kernel, first):
         if offsets := _offsets_by_names(found, first, comm, limit, places_like):
@@ -234,9 +237,9 @@ def offsets_by_form(
 
 
 def offsets_by_thread(found: LinuxKernel, name: int, limit: int) -> tuple[int, Offsets] | None:
-    """The same where the first task is lost, by a thread of which only the name is known.
+    """The same if the first task is lost, by a thread of which only the name is known.
 
-    `name` is where its name stands. The task's address is returned, too.
+    `name` is the address of the thread's name. The task's address is returned, too.
     """
     before = _FAR_NAME + name % _CACHE_LINE
     start = name - before
@@ -249,14 +252,14 @@ def offsets_by_thread(found: LinuxKernel, name: int, limit: int) -> tuple[int, O
 
 
 def _find_begin(kernel: TableMemory, places: NDArray[np.uint64], size: int) -> int | None:
-    """How far behind these places their tasks begin; given are `size` bytes before the names.
+    """Offset of the tasks in these `size` bytes, which end at the tasks' names.
 
-    Most are the first of their threads, and lead to themselves as the leaders of their groups.
+    Most tasks are first threads, whose group_leader leads to themselves.
     """
     contents, _ = kernel.read_each(places, size // 8 * 8)
     ahead = kernel.words(contents) - places[:, None]
     own = np.arange(ahead.shape[1], dtype=np.uint64) * np.uint64(kernel.word)
-    # A list that is empty leads to itself, too, but not to where the task begins.
+    # The head of an empty list also leads to itself, but not to the beginning of the task.
     likely = (ahead % np.uint64(_CACHE_LINE) == 0) & (ahead < np.uint64(size))
     likely &= (ahead != own) & (ahead + np.uint64(kernel.word) != own)
     begins, count = np.unique(ahead[likely], return_counts=True)
@@ -265,7 +268,7 @@ def _find_begin(kernel: TableMemory, places: NDArray[np.uint64], size: int) -> i
 
 
 def _names_at(kernel: TableMemory, first: int) -> Iterator[int]:
-    """Where in a task its name may stand: where the first one has its own, or most have one."""
+    """Possible offsets of the name: at which the first task has its own, or most tasks have one."""
     raw = kernel.read_far(first, _TASK_SIZE).tobytes()
     known = next((raw.find(name) for name in FIRST_COMMS if name in raw), -1)
     if known >= 0:
@@ -277,14 +280,14 @@ def _names_at(kernel: TableMemory, first: int) -> Iterator[int]:
             continue
         contents, _ = kernel.read_each(np.array(tasks, np.uint64), _TASK_SIZE)
         names = np.count_nonzero(_are_names(contents), axis=0)
-        if names.max() > max(best, _MOST * len(tasks)):
+        if names.max() > max(best, _MAJORITY * len(tasks)):
             best, place = int(names.max()), int(np.argmax(names)) * 8
     if place not in (-1, known):
         yield place
 
 
 def _in_ring(kernel: TableMemory, first: int, link: int) -> list[int]:
-    """Some objects of a list through the first one, as far as each leads back."""
+    """Some objects of the list through the first object, as far as each links back."""
     found: list[int] = []
     at = first + link
     while len(found) < _FEW_SPACES:
@@ -301,11 +304,11 @@ def _in_ring(kernel: TableMemory, first: int, link: int) -> list[int]:
 
 
 def _are_names(contents: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """At which words of each row a name begins: some letters, and then nothing more."""
+    """The words of each row at which a name begins: some letters, then only zeros."""
     words = contents.reshape(len(contents), -1, 8)
     octets = np.concatenate((words[:, :-1], words[:, 1:]), axis=2)
     ends = np.logical_or.accumulate(octets == 0, axis=2)
-    # No text in UTF-8 has bytes as the upper ones of kernel addresses.
+    # Text in UTF-8 never has the upper bytes of kernel addresses.
     printable = (octets >= 0x20) & (octets != 0x7F) & (octets < 0xF8)
     names: NDArray[np.bool_] = np.logical_and.reduce(printable | ends, axis=2)
     return names & ~ends[:, :, _FEW_LETTERS - 1] & ends[:, :, -1]
@@ -314,7 +317,7 @@ def _are_names(contents: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _offsets_by_names(
     found: LinuxKernel, first: int, comm: int, limit: int, places_like: PlacesLike | None
 ) -> Offsets | None:
-    """Find the offsets in tasks that have their names at this place."""
+    """Find all offsets, given the offset of the name."""
     kernel = found.kernel
     link, tasks, is_whole = _find_link(kernel, first, comm, 2 * limit)
     if len(tasks) < _FEW_TASKS and places_like:
@@ -363,16 +366,16 @@ def _offsets_by_names(
 
 @dataclass(frozen=True, eq=False)
 class _Examples:
-    """Tasks of which most are sound: their beginnings, up to the name."""
+    """The beginnings of tasks, up to the name; most of the tasks are sound."""
 
     words: NDArray[np.uint64]
-    """Shape (n, words); the first task of all in the first row."""
+    """Shape (n, words); the first row is the first task of all."""
     numbers: NDArray[np.uint32]
     """The same memory."""
 
     @classmethod
     def read(cls, kernel: TableMemory, tasks: NDArray[np.uint64], comm: int) -> "_Examples":
-        """Read some tasks, those with a name; the first one in any case."""
+        """Read the tasks that have a name, and the first task in any case."""
         texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
         named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
         contents, _ = kernel.read_each(tasks[named[:_EXAMPLES]], comm)
@@ -381,7 +384,7 @@ class _Examples:
 
 
 def is_name(comm: bytes) -> bool:
-    """Whether 16 bytes are such as a task's name is in most tasks."""
+    """Whether 16 bytes look like the name of most tasks."""
     name = comm.split(b"\0")[0]
     return 0 < len(name) < COMM_SIZE and all(byte >= 0x20 for byte in name)
 
@@ -389,22 +392,22 @@ def is_name(comm: bytes) -> bool:
 def _find_link(
     kernel: TableMemory, first: int, comm: int, room: int
 ) -> tuple[int, list[int], bool]:
-    """Where the links of the list of all tasks stand, the tasks, and whether it is whole.
+    """The offset of the links in the list of all tasks, the tasks, and whether the list is whole.
 
-    It is the list in which most have names.
+    It is the list in which the most objects have names.
     """
     best: tuple[int, int, list[int], bool] = (0, 0, [], False)
     for link in range(0, comm, kernel.word):
         tasks, names, is_whole = _named_tasks(kernel, first, link, comm, room)
         room -= len(tasks)
         best = max(best, (names, -link, tasks, is_whole))
-        if (is_whole and names > _MOST * len(tasks)) or room <= 0:
+        if (is_whole and names > _MAJORITY * len(tasks)) or room <= 0:
             break
     return -best[1], best[2], best[3]
 
 
 def _first_child(kernel: TableMemory, first: int, comm: int) -> int | None:
-    """A child of the first task, where its own links are lost: `children` leads to `sibling`."""
+    """A child of the first task, if its own links are lost: `children` leads to `sibling`."""
     for children in range(0, comm, kernel.word):
         sibling = kernel.number(first + children)
         if sibling is None or sibling < kernel.upper or sibling == first + children:
@@ -423,19 +426,19 @@ def _find_neighbours(
     comm: int,
     places_like: PlacesLike,
 ) -> tuple[int, list[int]]:
-    """Where the links stand if both of the first task's neighbours are lost, and tasks.
+    """The offset of the links, and tasks, if both neighbours of the first task are lost.
 
-    It is where they lead to what lies among objects with names.
+    At this offset, links lead to objects that lie among objects with names.
     """
     tries = 0
     for link in range(0, comm, kernel.word):
         ends = [kernel.number(first + link), kernel.number(first + link + kernel.word)]
-        if tries == _MOST_COLUMNS or None in ends or ends[0] == ends[1]:
+        if tries == _TRIED_COLUMNS or None in ends or ends[0] == ends[1]:
             continue
         lost = np.array(
             [(end or 0) - link for end in ends if end and end >= kernel.upper], np.uint64
         )
-        # Words of two list_heads side by side lead to tasks, too, but not to where these begin.
+        # Words of two neighbouring list_heads lead to tasks, too, but not to their beginnings.
         lost = lost[lost % np.uint64(_CACHE_LINE) == 0]
         places = places_like(lost, comm + COMM_SIZE) if len(lost) == 2 else lost[:0]
         if len(places) < _FEW_TASKS:
@@ -451,9 +454,9 @@ def _find_neighbours(
 def _named_tasks(
     kernel: TableMemory, first: int, link: int, comm: int, room: int
 ) -> tuple[list[int], int, bool]:
-    """The tasks in both directions from the first one; names among them; whether it is a ring.
+    """The tasks in both directions from the first; the number with names; whether they form a ring.
 
-    A step is taken where it leads back as well, or to something with a name.
+    A link is followed if its target links back, or has a name.
     """
     tasks: dict[int, bool] = {}
     for direction in (0, kernel.word):
@@ -477,33 +480,34 @@ def _named_tasks(
 def _find_memory(
     found: LinuxKernel, words: NDArray[np.uint64], start: int
 ) -> tuple[int, int] | None:
-    """`mm`, and `pgd` in what it leads to.
+    """The offsets `mm`, and `pgd` in its target.
 
-    It is nothing, as in the first task, or the same as `active_mm` behind it.
+    `mm` is null, as in the first task, or equal to `active_mm` behind it.
     """
     tries = 0
-    # First those that are nothing in the first task; but that may be the one that is damaged.
+    # Words that are null in the first task come first; but the first task may be damaged.
     columns = start + np.argsort(words[0, start : words.shape[1] - 1] != 0, kind="stable")
     for column in columns.tolist():
         mm = words[:, column]
         led = (mm >= np.uint64(found.kernel.upper)) & (mm == words[:, column + 1])
-        if not led.any() or np.mean(led | (mm == 0)) < _MOST:
+        if not led.any() or np.mean(led | (mm == 0)) < _MAJORITY:
             continue
-        # Of kernel threads, which may be most tasks, nothing is known: they do not count.
+        # Kernel threads, which may be most tasks, tell nothing: they do not count.
         if np.count_nonzero(led) < _HALF * np.count_nonzero(mm):
             continue
         pgd = _find_tables(found, np.unique(mm[led])[:_FEW_SPACES])
         if pgd is not None:
             return column * found.kernel.word, pgd
-        # It follows the links closely: where the first task is damaged few come before it.
+        # `mm` closely follows the links: if the first task is damaged, few candidates come before
+        # it.
         tries += 2 if mm[0] else 1
-        if tries >= _MOST_COLUMNS:
+        if tries >= _TRIED_COLUMNS:
             break
     return None
 
 
 def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
-    """`pgd`: leads to a table that shares the kernel's uppermost entry, in most spaces."""
+    """The offset `pgd`: in most spaces it leads to a table with the kernel's last entry."""
     kernel = found.kernel
     raw, _ = kernel.read_each(spaces, _MEMORY_SIZE)
     contents = kernel.words(raw)
@@ -520,9 +524,9 @@ def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
 
 
 def _tables_among(found: LinuxKernel, pointers: NDArray[np.uint64]) -> int:
-    """How many of these lead to top-level tables that have the kernel's uppermost entry.
+    """The number of pointers that lead to top-level tables with the kernel's uppermost entry.
 
-    Where the kernel's tables are apart, to tables that are not empty.
+    If the kernel has separate tables, any table that is not empty counts.
     """
     memory = found.memory
     frames = found.kernel.frames(pointers)
@@ -538,8 +542,8 @@ def _tables_among(found: LinuxKernel, pointers: NDArray[np.uint64]) -> int:
 
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
-    """`tgid`, which is the same as `pid` before it in first threads, and 0 in the first task."""
-    best, place = _MOST, None
+    """The offset `tgid`: it equals `pid` before it in first threads, and is 0 in the first task."""
+    best, place = _MAJORITY, None
     for column in range(start, numbers.shape[1] - 1):
         pids = numbers[:, column]
         fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids) & (pids > 0)
@@ -553,9 +557,9 @@ def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
 def _find_parents(
     words: NDArray[np.uint64], tasks: NDArray[np.uint64], start: int, size: int
 ) -> int | None:
-    """`real_parent`: a task, for the first one itself; few have a thread as parent.
+    """The offset `real_parent`: it leads to a task, in the first task to itself.
 
-    `parent` behind it is nearly always the same.
+    Few parents are threads, and `parent` behind it is nearly always equal.
     """
     ordered = np.sort(tasks)
     best, found = _HALF, None
@@ -571,7 +575,7 @@ def _find_parents(
 
 
 def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int) -> int | None:
-    """`flags`: those of kernel threads, which are kthreadd's children, tell so."""
+    """The offset `flags`: kernel threads, kthreadd's children, have a bit of their own."""
     own = examples.numbers[:, pid // 4]
     parents = examples.words[:, parent // kernel.word]
     above, known = kernel.numbers(parents + np.uint64(pid), 4)
@@ -579,17 +583,17 @@ def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int)
     expected[0] = True
     told = examples.numbers[:, :64] & np.uint32(KERNEL_THREAD) != 0
     share = np.mean(told == expected[:, None], axis=0)
-    # A word without the bit fits those that are no kernel threads.
+    # Tasks that are not kernel threads must lack the bit.
     share[~(told & expected[:, None]).any(axis=0)] = 0
     column = int(np.argmax(share))
-    return column * 4 if share[column] >= _MOST else None
+    return column * 4 if share[column] >= _MAJORITY else None
 
 
 def _find_group(kernel: TableMemory, examples: _Examples, leader: int) -> int | None:
-    """`thread_group`; None where no process has a second thread, and then it tells nothing.
+    """The offset `thread_group`; None if no process has a second thread.
 
-    A thread that is alone leads to itself; in other lists nothing leads to a task whose leader this
-    one is.
+    Without second threads it would tell nothing. A single thread leads to itself. In no other list
+    does a task lead to a task with the same leader.
     """
     begin = leader // kernel.word + 1
     tasks = examples.words[:, leader // kernel.word]
@@ -609,15 +613,15 @@ def _find_group(kernel: TableMemory, examples: _Examples, leader: int) -> int | 
 def _find_numbers(
     kernel: TableMemory, examples: _Examples, pid: int, leader: int
 ) -> dict[str, int]:
-    """Where the struct pid is, in a task, and in that the number; empty where nowhere."""
+    """The offsets of the pointer to the struct pid and of the number in it; empty if not found."""
     words, own = examples.words[1:], examples.numbers[1:, pid // 4]
-    best, places = _MOST, dict[str, int]()
+    best, places = _MAJORITY, dict[str, int]()
     begin = leader // kernel.word + 1
     for column in range(begin, min(begin + _COLUMNS_OF_PID, words.shape[1])):
         pointers = words[:_FEW_EXAMPLES, column]
-        if np.mean(pointers >= np.uint64(kernel.upper)) < _MOST:
+        if np.mean(pointers >= np.uint64(kernel.upper)) < _MAJORITY:
             continue
-        if len(np.unique(pointers)) < _MOST * len(pointers):
+        if len(np.unique(pointers)) < _MAJORITY * len(pointers):
             continue
         raw, known = kernel.read_each(pointers, PID_SIZE)
         same = raw.view("<u4") == own[: len(pointers), None]

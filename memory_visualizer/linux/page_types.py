@@ -1,4 +1,4 @@
-"""What the type of a page, in its `struct page`, is by the kernel's word."""
+"""The type of a page in its `struct page`, as the kernel encodes it."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ Marks = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PageTypes:
-    """How this kernel says the type of a page that is no user's."""
+    """The encoding, in this kernel, of the types of pages that no user has."""
 
     of_buddy: int
-    """The value that pages of the buddy allocator have, as 32 bits; 0 where they have a flag."""
+    """The 32-bit value of pages of the buddy allocator; 0 if these have a flag instead."""
 
     @property
     def _is_number(self) -> bool:
@@ -24,7 +24,7 @@ class PageTypes:
 
     @property
     def _base(self) -> int:
-        """Bits that are set in every type made of bits; 0 where types are values."""
+        """Bits that are set in every type made of bits; 0 if types are values."""
         bit = ~self.of_buddy & NO_TYPE
         if self._is_number or bit & (bit - 1):
             return 0
@@ -32,7 +32,7 @@ class PageTypes:
 
     def any(self, types: Numbers) -> Marks:
         """Which pages have a type."""
-        # As signed numbers, types lie below all counts of mappings, and -1 is none.
+        # As signed numbers, types lie below all counts of mappings, and -1 is not a type.
         limit = TYPE_BYTE if self._is_number else NO_TYPE
         typed: Marks = (types >= np.uint32(0x8000_0000)) & (types < np.uint32(limit))
         return typed

@@ -1,8 +1,8 @@
 """A Linux kernel's records of each page frame: its array of `struct page`.
 
-Where in it a member stands, and what a flag's number is, is told by VMCOREINFO, else by BTF. Three
-ways of saying a page's type followed one another, and the value by which VMCOREINFO names pages of
-the buddy allocator tells which it is (include/linux/page-flags.h of the kernel):
+VMCOREINFO or BTF tell the offsets of its members and the numbers of the flags. The kernel's
+encoding of a page's type changed twice, and the value by which VMCOREINFO names pages of the buddy
+allocator tells the encoding (include/linux/page-flags.h of the kernel):
 
 - up to 4.17 a negative `_mapcount` of a few fixed values;
 - up to 6.11 `page_type`, in the same place, in which the bit of a type is cleared;
@@ -26,11 +26,12 @@ from memory_visualizer.snapshot.pagemap import PageState
 from memory_visualizer.units import PAGE_SIZE
 
 _ANONYMOUS, _MAPPING_KIND = 1, 3
-"""In `mapping`: the lower bits tell what it points to (PAGE_MAPPING_ANON)."""
+"""In `mapping`: the lower bits tell the kind of its target (PAGE_MAPPING_ANON)."""
 _FRAMES_AT_ONCE = 1 << 17
 _PAGES_AT_ONCE = 1 << 10
+_FRAMES_OF_CACHE_AT_ONCE = 1 << 15
 _BARE = 0xFF
-"""In the place of a state, until it is known: in use by its count, flags and type by nobody."""
+"""In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
 _NO_TABLES = (
     PageState.SLAB,
@@ -44,21 +45,21 @@ _NO_TABLES = (
 
 @dataclass(frozen=True, eq=False)
 class PageStates:
-    """The state of each frame, and what goes beyond it."""
+    """The state of each frame, and further facts."""
 
     states: NDArray[np.uint8]
     """PageState by PFN."""
     swap_cache: Marks
-    """Anonymous pages that the swap cache has as well."""
+    """Anonymous pages that are also in the swap cache."""
     remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What was read of one section's frames."""
+    """The struct pages of one section, as read."""
 
     states: NDArray[np.uint8]
-    """PageState, or _BARE; of tails what their heads are is not known yet."""
+    """PageState, or _BARE; tails do not have the state of their heads yet."""
     swap_cache: Marks
     types: Numbers
     """`page_type` or `_mapcount` of pages that are no tail of another."""
@@ -71,11 +72,11 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What the struct pages say by themselves, before it is known which pages are tables."""
+    """The result of the struct pages alone, before it is known which pages are tables."""
 
     array: "PageArray"
     states: NDArray[np.uint8]
-    """PageState by the kernel's PFN, or _BARE; of page tables and its image not yet that."""
+    """PageState by the kernel's PFN, or _BARE; page tables and image are not told apart yet."""
     swap_cache: Marks
     types: Numbers
     """`page_type` or `_mapcount` of pages that are no tail of another."""
@@ -87,17 +88,63 @@ class Survey:
 
     @property
     def no_tables(self) -> Marks:
-        """For each frame whether it is in a use in which no page table is."""
+        """For each frame, whether its state rules out a page table."""
         return self.array._by_frame(np.isin(self.states, _NO_TABLES))
 
 
+@dataclass(frozen=True, eq=False)
+class CachedPages:
+    """Frames of the page cache, a row for each."""
+
+    frame: NDArray[np.int64]
+    mapping: NDArray[np.uint64]
+    """Address of the address_space that it is a page of."""
+    offset: NDArray[np.int64]
+    """Bytes from the beginning of that to the frame."""
+
+
 class PageArray(StructPages):
-    """The kernel's array of `struct page`, asked what each frame is."""
+    """The kernel's array of `struct page`, which tells the state of each frame."""
+
+    def cached(self, frames: NDArray[np.int64]) -> CachedPages:
+        """What the page cache has in these frames; those in which it has nothing are left out.
+
+        Of a large folio the first page alone tells, as for all others.
+        """
+        found = [self._cached(part) for part in _in_parts(frames, _FRAMES_OF_CACHE_AT_ONCE)]
+        columns = zip(*((part.frame, part.mapping, part.offset) for part in found), strict=True)
+        frame, mapping, offset = (np.concatenate(parts) for parts in columns)
+        return CachedPages(frame, mapping, offset)
+
+    def _cached(self, frames: NDArray[np.int64]) -> CachedPages:
+        layout = self._layout
+        pages, row = np.unique(frames // self.page_frames, return_inverse=True)
+        base = self._arrays[pages // self._section_frames]
+        own = base + (pages * layout.size).astype(np.uint64)
+        raw, _ = self._kernel.read_each(own, layout.size)
+        numbers = raw.view("<u4")
+        compound = self._column(numbers, layout.head)
+        is_tail = compound & np.uint64(1) != 0
+        head = np.where(is_tail, _head_address(own, compound), own)
+        again, _ = self._kernel.read_each(head[is_tail], layout.size)
+        numbers[is_tail] = again.view("<u4")
+        behind = (own - head) // np.uint64(layout.size)
+        mapping = self._column(numbers, layout.mapping)
+        # `index` stands directly behind `mapping` since 3.0 (include/linux/mm_types.h).
+        index = self._column(numbers, layout.mapping + self._word) + behind
+        is_file = (mapping & np.uint64(_MAPPING_KIND) == 0) & (
+            mapping >= np.uint64(self._kernel.upper)
+        )
+        is_file &= (index < np.uint64(1 << 51)) & (behind < np.uint64(1 << MAX_ORDER))
+        inside = frames % self.page_frames * PAGE_SIZE
+        offset = index.view(np.int64)[row] * self._page_bytes + inside
+        chosen = is_file[row]
+        return CachedPages(frames[chosen], mapping[row][chosen], offset[chosen])
 
     def listed(self, head: int, limit: int) -> tuple[list[int], bool]:
-        """Frames of the pages in a list by their `lru`, in its order; and whether that is all.
+        """Frames of the pages in a list by their `lru`, in its order; and whether these are all.
 
-        No more than `limit` are followed, from both ends where the list is broken.
+        At most `limit` pages are followed, from both ends if the list is broken.
         """
         listed, is_whole, is_all = self._followed(head, limit, 0)
         if not is_whole and is_all:
@@ -106,7 +153,7 @@ class PageArray(StructPages):
         return listed, is_all
 
     def _followed(self, head: int, limit: int, direction: int) -> tuple[list[int], bool, bool]:
-        """Frames of pages in a list in one direction; whether it came round, and was not cut."""
+        """Frames in a list in one direction; whether it came round; and whether it was not cut."""
         layout, frames = self._layout, self._section_frames
         present = np.flatnonzero(self._arrays)
         begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)
@@ -131,7 +178,7 @@ class PageArray(StructPages):
     def words(
         self, frames: NDArray[np.int64], place: int
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """A word of the `struct page` of each of these frames, 0 where it cannot be read."""
+        """A word of the `struct page` of each frame, 0 where unreadable; and where readable."""
         pages = frames // self.page_frames
         base = self._arrays[pages // self._section_frames]
         offset = (pages * self._layout.size + place).astype(np.uint64)
@@ -143,10 +190,10 @@ class PageArray(StructPages):
     def in_same_cache(
         self, frames: NDArray[np.int64], survey: "Survey"
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The slabs that objects in these frames are in, and all slabs of the same cache.
+        """The slabs that contain objects in these frames, and all slabs of the same cache.
 
-        Both by their first frames; the former one for each of `frames`. Which word of a slab's
-        struct page leads to its cache shows in these: it is the one that most of them have alike.
+        Both are given by their first frames; the former for each of `frames`. The word of a slab's
+        struct page that most slabs share leads to the cache.
         """
         first = np.arange(self._page_count)
         first[survey.tail] = survey.head
@@ -162,7 +209,7 @@ class PageArray(StructPages):
             words, _ = self.words(distinct * self.page_frames, place)
             values, count = np.unique(words, return_counts=True)
             value, share = values[np.argmax(count)], count.max() / len(words)
-            # The links of a page that is in no list are poison, which leads nowhere.
+            # The links of a page outside of all lists are poison, which leads nowhere.
             if (
                 share > best
                 and value >= np.uint64(self._kernel.upper)
@@ -174,7 +221,7 @@ class PageArray(StructPages):
         return first[frames] * self.page_frames, same * self.page_frames
 
     def are_counted(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these frames somebody holds on to."""
+        """Which of these frames have a reference count above 0."""
         words, _ = self.words(frames, self._layout.count // self._word * self._word)
         shift = np.uint64(self._layout.count % self._word * 8)
         counted: NDArray[np.bool_] = words >> shift & np.uint64(0xFFFF_FFFF) != 0
@@ -198,7 +245,7 @@ class PageArray(StructPages):
 
         for _ in ahead(scan, self._stretches()):
             pass
-        # A tail belongs to its head, which may lie in another section.
+        # A tail takes the state of its head, which may lie in another section.
         tail, head = (
             _joined([part.tail for part in batches]),
             _joined([part.head for part in batches]),
@@ -217,11 +264,11 @@ class PageArray(StructPages):
         tables: Marks,
         leaf_tables: Marks,
     ) -> PageStates:
-        """Find the state of each frame.
+        """Determine the state of each frame.
 
         `image` are the frames of the kernel's image; `is_ram` tells for each frame whether it is
-        RAM (None: nobody knows), `tables` whether it is known to be a page table, `leaf_tables`
-        whether it is one of the lowest level of a process.
+        RAM (None: unknown), `tables` whether it is known to be a page table, `leaf_tables` whether
+        it is one of the lowest level of a process.
         """
         states = survey.states.copy()
         inner = image[(image >= 0) & (image < self._page_count * self.page_frames)]
@@ -252,7 +299,7 @@ class PageArray(StructPages):
         return PageStates(states, swap_cache, tuple(remarks))
 
     def _by_page(self, marks: Marks) -> Marks:
-        """Which of the kernel's pages have a frame that is marked."""
+        """Which of the kernel's pages have a marked frame."""
         frames = self._page_count * self.page_frames
         if self.page_frames == 1:
             return marks[:frames]
@@ -262,7 +309,7 @@ class PageArray(StructPages):
         return found
 
     def _by_frame(self, values: NDArray[_Value]) -> NDArray[_Value]:
-        """What is true of pages, for each of their frames; 0 for those that have no struct page."""
+        """Values of pages, for each of their frames; 0 for frames without a struct page."""
         count = self._memory.frame_count
         if self.page_frames == 1 and len(values) == count:
             return values
@@ -270,13 +317,13 @@ class PageArray(StructPages):
         return np.pad(found, (0, count - len(found)))
 
     def _mark_bare(self, states: NDArray[np.uint8], listed: NDArray[np.int64]) -> None:
-        """Tell bare pages on lists of free pages from those behind the first of an allocation.
+        """Tell bare pages on lists of free pages from later pages of an allocation.
 
-        A block of pages that was given out together, but not as a compound page, has its count in
-        the first page only. A block on a processor's list of free pages is linked by its first
-        page only. So a bare page that is not linked is what the one is that leads its block.
+        A block that was allocated together, but not as a compound page, has its count in the first
+        page only. A block on a processor's list of free pages is linked by its first page only. So
+        a bare page that is not linked has the state of the first page of its block.
         """
-        # By the state, as a damaged dump has tails of bare pages, too.
+        # The state is tested again, since bare pages may have tails in a damaged dump.
         bare = np.flatnonzero(states == _BARE)
         linked = bare[np.isin(bare, listed)]
         states[linked] = PageState.FREE
@@ -294,13 +341,14 @@ class PageArray(StructPages):
     def _mark_tables(
         self, states: NDArray[np.uint8], types: Numbers, tables: Marks, leaf_tables: Marks
     ) -> None:
-        """Mark page tables: those that were met, and those that have the type of such."""
+        """Mark page tables: frames that the walk met, and frames with the type of page tables."""
         states[tables & (states == PageState.KERNEL_OTHER)] = PageState.PAGE_TABLE
         value = None
         if self._btf and (number := self._btf.enumerator("PGTY_table")) is not None:
             value = number << 24
         else:
-            # The kernel does not tell the type's number, but these are of it, if of any.
+            # The kernel does not tell the number of this type, but the tables that were met have
+            # it.
             met = types[leaf_tables & (states == PageState.PAGE_TABLE)]
             met = met[self.types.any(met)]
             if len(met):
@@ -312,7 +360,7 @@ class PageArray(StructPages):
             states[others] = PageState.PAGE_TABLE
 
     def _part(self, first: int, count: int) -> _Part:
-        """Read the struct pages of some frames of one section, which has some."""
+        """Read the struct pages of some frames of one section."""
         base = int(self._arrays[first // self._section_frames])
         layout, flag = self._layout, self._flags
         rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
@@ -327,8 +375,8 @@ class PageArray(StructPages):
             marks: Marks = flags & np.uint64(mask) != 0
             return marks
 
-        # A huge page's later struct pages may be its first ones, shown again (HVO): with the flag
-        # of a head, but behind it a tail that belongs to another.
+        # A huge page's later struct pages may be its first struct pages, mapped again (HVO): these
+        # have the flag of a head, but the tail behind belongs to another head.
         is_tail = has(flag.tail) if flag.tail else compound & np.uint64(1) != 0
         named = compound.copy()
         [apparent] = np.nonzero(has(flag.head) & ~is_tail & (flag.tail == 0))
@@ -356,7 +404,7 @@ class PageArray(StructPages):
         free = self._in_free_blocks(rows, buddy)
         anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS
         anonymous |= mapping & np.uint64(_MAPPING_KIND) == _MAPPING_KIND  # merged by KSM
-        # A page of perf's ring has a mapping as well, but is on no list of such, nor marked.
+        # A page of perf's ring has a mapping as well, but is not on the LRU, and has no flag.
         cache = (mapping != 0) & (mapping & np.uint64(_MAPPING_KIND) == 0) & has(flag.all)
         cache |= has(flag.lru)
         swap_backed = has(flag.swap_backed)
@@ -389,7 +437,7 @@ class PageArray(StructPages):
         )
 
     def _in_free_blocks(self, rows: Numbers, buddy: Marks) -> Marks:
-        """Which pages are in the blocks that begin with these pages of the buddy allocator."""
+        """Which pages lie in the blocks that begin with these pages of the buddy allocator."""
         [begin] = np.nonzero(buddy)
         order = self._column(rows[begin], self._layout.private)
         believable = order < MAX_ORDER
@@ -400,7 +448,7 @@ class PageArray(StructPages):
         return free
 
     def _is_listed(self, base: int, first: int, rows: Numbers, chosen: NDArray[np.int64]) -> Marks:
-        """Which of these rows are in a list: what they link to links back."""
+        """Which of these rows are in a list: the targets of their links link back."""
         layout = self._layout
         links = (chosen + first).astype(np.uint64) * np.uint64(layout.size)
         links += np.uint64(base + layout.links)
@@ -442,15 +490,20 @@ class PageArray(StructPages):
 
 
 def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Where the head's `struct page` is, by a tail's own address and its `compound_head`.
+    """Addresses of the heads' struct pages, from the tails' addresses and `compound_head`.
 
-    That is a pointer with the lowest bit set, or in the newest kernels a mask for the tail's own
-    address: ones down to some bit, as no pointer looks.
+    `compound_head` is a pointer with the lowest bit set, or in the newest kernels a mask for the
+    tail's own address: all bits above some bit, unlike any pointer.
     """
     value = compound & ~np.uint64(1)
     lowest = (~value + np.uint64(1)) & value
     is_mask = (value != 0) & (value + lowest == 0)
     return np.where(is_mask, own & value, value)
+
+
+def _in_parts(frames: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Some frames in parts of a size, one part at least."""
+    return [frames[at : at + size] for at in range(0, max(len(frames), 1), size)]
 
 
 def _joined(batches: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""How a kernel's `struct page` is laid out, and where the array of them lies."""
+"""The layout of a kernel's `struct page`, and the place of their array."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from memory_visualizer.units import PAGE_SIZE
 _HAS_ARRAY = 2
 """In section_mem_map: SECTION_HAS_MEM_MAP."""
 _MAP_FLAGS = 0xFFF
-"""Bits of section_mem_map that may be flags; an array begins at a page, whatever the version."""
+"""Bits of section_mem_map that may be flags; in every version an array begins at a page."""
 _ALWAYS_FLAGS = (1 << 18) - 1
 """Bits of `flags` that are flags in every version; higher ones may be a zone, a node or a time."""
 _FRAMES_AT_ONCE = 1 << 17
@@ -28,7 +28,7 @@ _SECTION_BITS = range(24, 41)
 MAX_ORDER = 20
 _USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
 _SECTION_SIZES = (32, 16)
-"""Of struct mem_section, with and without what CONFIG_PAGE_EXTENSION adds."""
+"""Sizes of struct mem_section, with and without the members of CONFIG_PAGE_EXTENSION."""
 _MEMBERS: dict[tuple[str, ...], int] = {
     ("flags",): 0,
     ("_refcount", "_count"): 52,
@@ -38,24 +38,25 @@ _MEMBERS: dict[tuple[str, ...], int] = {
     ("lru",): 8,
     ("private",): 40,
 }
-"""Members of struct page, by all their names, and where they stand if it has 64 bytes.
+"""Members of struct page, by all their names, and their offsets if it has 64 bytes.
 
-So it is on x86-64 in all versions from 4.18 on (include/linux/mm_types.h): one more witness."""
+These offsets hold on x86-64 in all versions from 4.18 on (include/linux/mm_types.h): one more
+witness."""
 _OLD_MEMBERS = {
     8: {"flags": 0, "_refcount": 8, "_mapcount": 12, "mapping": 24, "lru": 40, "private": 16},
     28: {"flags": 0, "_refcount": 28, "_mapcount": 24, "mapping": 8, "lru": 32, "private": 48},
 }
-"""Likewise up to 3.0 and from then on, whatever the size, by where `_count` is told to stand."""
+"""The offsets up to 3.0, and from then on, whatever the size; by the told offset of `_count`."""
 _COUNTS = ("_refcount", "_mapcount")
 _NEAR = (~0x80 & NO_TYPE, -128 & NO_TYPE)
 """The oldest values for free blocks, which differ by one."""
 _BUDDIES = (0xF0 << 24, ~0x4000_0000 & NO_TYPE, *_NEAR)
-"""How free blocks are marked: since 6.12, in 6.11, from 4.18 on, before."""
+"""The marks of free blocks: since 6.12, in 6.11, from 4.18 on, before."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What stands where in this kernel's `struct page`."""
+    """The offsets in this kernel's `struct page`."""
 
     size: int
     flags: int
@@ -65,16 +66,16 @@ class _Layout:
     head: int
     """`compound_head`; before 4.3 `first_page`, in the place of `private`."""
     links: int
-    """`lru`, by which free pages are listed as well."""
+    """`lru`, which also links free pages."""
     private: int
-    """In a free block's first page its order."""
+    """In the first page of a free block: the block's order."""
     destructor: int | None
-    """Of a compound page's second `struct page`."""
+    """In a compound page's second `struct page`."""
 
 
 @dataclass(frozen=True)
 class _Flags:
-    """Masks of page flags; 0 where this kernel has none, or does not tell."""
+    """Masks of page flags; 0 if this kernel does not have or tell the flag."""
 
     head: int
     slab: int
@@ -85,7 +86,7 @@ class _Flags:
     huge: int
     """In a compound page's second `flags` (6.6 to 6.8)."""
     tail: int
-    """Of a compound page's later pages; 0 since 4.3, where what leads to the first one tells."""
+    """Of a compound page's later pages; 0 since 4.3, where the pointer to the head marks them."""
     buddy: int
     """Of the first page of a free block, before 2.6.38."""
     all: int
@@ -111,10 +112,10 @@ class StructPages:
         symbols: Mapping[str, int] | None = None,
         page_frames: int = 1,
     ) -> None:
-        """UntoldError with a sentence where the kernel does not tell enough.
+        """UntoldError with a sentence if the kernel does not tell enough.
 
-        `page_frames` are the frames of 4 KiB of each page that the kernel counts. Inside, pages are
-        numbered as by the kernel; all that is asked and answered is by frames.
+        `page_frames` is the number of 4 KiB frames in each of the kernel's pages. Internally, pages
+        have the kernel's numbers; arguments and results are by frames.
         """
         self._memory = memory
         self.page_frames = page_frames
@@ -183,9 +184,9 @@ class StructPages:
         return self._btf.size(structure) if self._btf else None
 
     def _elected(self, votes: list[int | None], may_be: Callable[[int], bool]) -> int | None:
-        """The value that most tell, of those that may be; of as many the last one's.
+        """The plausible value with the most votes; of several, the last witness's.
 
-        What is usual comes first, then the text, any line of which may be damaged, then BTF.
+        The usual value comes first, then VMCOREINFO, any line of which may be damaged, then BTF.
         """
         likely = [vote for vote in votes if vote is not None and may_be(vote)]
         return max(likely[::-1], key=likely.count) if likely else None
@@ -200,7 +201,7 @@ class StructPages:
         count = self._btf.enumerator("__NR_PAGEFLAGS") if self._btf else None
         poisoned = mask("PG_hwpoison")
         buddy, swap_cache = mask("PG_buddy"), mask("PG_swapcache")
-        # As they follow one another in include/linux/page-flags.h before 4.3, on 64 bits.
+        # The order of flags in include/linux/page-flags.h before 4.3, on 64 bits.
         is_old = self._has_tails_flag
         old_slab, old_head, old_tail, old_swap_backed = (
             (mask("PG_lru") << 2, swap_cache >> 2, swap_cache >> 1, buddy << 1 or swap_cache << 3)
@@ -215,7 +216,7 @@ class StructPages:
         return _Flags(
             head=(head or 0) % 2**64,
             slab=0 if self._slab is not None else mask("PG_slab") or old_slab,
-            # In all versions the flag before PG_private, should BTF not name it.
+            # If BTF does not name it: in all versions it is the flag before PG_private.
             reserved=(mask("PG_reserved") if self._btf else 0) or private >> 1,
             lru=mask("PG_lru"),
             swap_backed=mask("PG_swapbacked") or old_swap_backed,
@@ -228,14 +229,14 @@ class StructPages:
 
     @property
     def _has_tails_flag(self) -> bool:
-        """Whether a flag tells the later pages of compound ones, as before 4.3."""
+        """Whether a flag marks the later pages of compound pages, as before 4.3."""
         info = self._info
         known = [*info.votes("OFFSET(page.compound_head)"), *info.votes("OFFSET(page._refcount)")]
         return self._btf is None and not known and bool(info.votes("OFFSET(page._count)"))
 
     @property
     def _destructor(self) -> int | None:
-        """What the second struct page of a huge page has (up to 6.5)."""
+        """The destructor's number in the second struct page of a huge page (up to 6.5)."""
         own = self._btf.enumerator("HUGETLB_PAGE_DTOR") if self._btf else None
         return self._elected([*self._info.votes("NUMBER(HUGETLB_PAGE_DTOR)"), own], bool)
 
@@ -247,7 +248,7 @@ class StructPages:
         return self._elected([*votes, own], bool)
 
     def _find_types(self) -> PageTypes:
-        """How free pages are marked: by what is told, if pages are marked so, else by what is."""
+        """The encoding of types, by the told mark of free pages, or the mark that most have."""
         if self._flags.buddy:
             return PageTypes(0)
         told = [vote & NO_TYPE for vote in self._info.votes("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")]
@@ -262,7 +263,7 @@ class StructPages:
         return PageTypes(best)
 
     def _in_buddy(self, values: list[int]) -> dict[int, int]:
-        """How many pages begin free blocks, if these are marked by each of some values."""
+        """For each of some marks, the number of pages that begin free blocks with this mark."""
         layout = self._layout
         count = dict.fromkeys(values, 0)
         for first, end in self._stretches():
@@ -280,7 +281,7 @@ class StructPages:
         return count
 
     def _find_arrays(self) -> tuple[int, NDArray[np.uint64]]:
-        """Frames of a section; and for each, where the `struct page` of frame 0 would be, or 0."""
+        """Frames of a section; for each, where `struct page` 0 would lie, or 0."""
         info = self._info
         bits = [vote for vote in info.votes("NUMBER(SECTION_SIZE_BITS)") if vote in _SECTION_BITS]
         sizes = [*info.votes("SIZE(mem_section)"), self._size("mem_section"), *_SECTION_SIZES]
@@ -313,14 +314,14 @@ class StructPages:
     def _arrays_by_sections(
         self, place: int, size: int, member: int, bits: int
     ) -> NDArray[np.uint64] | None:
-        """The arrays by the table of sections at an address; None where that is none."""
+        """The arrays by the table of sections at an address; None if it is not such a table."""
         kernel = self._kernel
         frames = 1 << (bits - self._page_bits)
         count = -(-self._page_count // frames)
         in_root = self._page_bytes // size
         roots = -(-count // in_root)
-        # In 4.15, and by the table of symbols, it is that of a pointer to the table, else of the
-        # table itself.
+        # In 4.15, and in the symbol table, the address is that of a pointer to the table, otherwise
+        # of the table itself.
         for table in (place, kernel.number(place)):
             pointers = kernel.read(table, roots * 8) if table else None
             if pointers is None:
@@ -342,9 +343,9 @@ class StructPages:
         return None
 
     def _flat_array(self) -> tuple[int, NDArray[np.uint64]] | None:
-        """The one array of a kernel that has no sections; told by `mem_map`.
+        """The single array of a kernel without sections; told by `mem_map`.
 
-        It is as long as the only node's memory; what lies behind it is something else.
+        The array is as long as the only node's memory; other data follow.
         """
         places = [self._kernel.number(place) for place in self._info.symbols("mem_map")]
         base = next((place for place in places if place), None)
@@ -360,7 +361,7 @@ class StructPages:
         return frames, np.full(-(-self._page_count // frames), base, np.uint64)
 
     def _arrays_in_a_row(self) -> NDArray[np.uint64] | None:
-        """The arrays where all lie one behind the other, from where the kernel's variable says."""
+        """The arrays if all are contiguous, from the address in the kernel's variable on."""
         variable = self._symbols.get("vmemmap_base")
         base = self._kernel.number(variable) if variable else None
         if base is None or not base >> 63 or base % PAGE_SIZE:
@@ -372,7 +373,7 @@ class StructPages:
         return np.where(mapped, np.uint64(base), np.uint64(0)) if mapped.any() else None
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
-        """First frame, and end, of sections that are read at once: neighbours in one array."""
+        """First frame and end of sections that are read at once: neighbours in one array."""
         at_once = max(1, _FRAMES_AT_ONCE // self._section_frames)
         present = np.flatnonzero(self._arrays)
         apart = (np.diff(present) > 1) | (np.diff(self._arrays[present]) != 0)
@@ -381,17 +382,19 @@ class StructPages:
                 part = group[start : start + at_once]
                 first = int(part[0]) * self._section_frames
                 end = min((int(part[-1]) + 1) * self._section_frames, self._page_count)
-                for at in range(first, end, _FRAMES_AT_ONCE):  # larger sections than there are
+                for at in range(
+                    first, end, _FRAMES_AT_ONCE
+                ):  # for sections larger than any kernel's
                     yield at, min(at + _FRAMES_AT_ONCE, end)
 
     def _column(self, rows: Numbers, place: int) -> NDArray[np.uint64]:
-        """What stands in rows of struct pages at one place, as large as a pointer."""
+        """A pointer-sized member of these struct pages."""
         if self._word == 4:
             return rows[:, place // 4].astype(np.uint64)
         return rows.view(np.uint64)[:, place // 8]
 
     def _rows(self, address: int, count: int) -> tuple[Numbers, Marks, Marks]:
-        """Read `count` struct pages: numbers of 32 bits, which are there, and which not held."""
+        """Read `count` struct pages: as 32-bit numbers; which were read; and which are not held."""
         size = self._layout.size
         first = address // PAGE_SIZE
         last = (address + count * size - 1) // PAGE_SIZE

@@ -10,6 +10,7 @@ from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
 from memory_visualizer.linux.doubts import Doubts
+from memory_visualizer.linux.inventory import LinuxInventory
 from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
 from memory_visualizer.linux.pagestates import PageArray, PageStates, Survey
 from memory_visualizer.linux.tasks import LinuxProcesses
@@ -24,6 +25,7 @@ from memory_visualizer.snapshot.build import (
     reached,
     walk_remarks,
 )
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -44,7 +46,7 @@ def understand(
     kernel: LinuxKernel,
     found: LinuxProcesses | None = None,
 ) -> Snapshot:
-    """A Linux dump's; where `found` is not given, the processes are looked for."""
+    """The snapshot of a Linux dump; the processes are searched for unless `found` is given."""
     remarks = [*kernel.remarks]
     survey = pages = None
     try:
@@ -88,7 +90,7 @@ def understand(
         remarks += read.remarks
         states = read.states
         used = np.isin(states, _KERNEL_STATES)
-        # In use, though nobody maps them: a huge page in its pool, a page just let go of.
+        # In use, though not mapped: a huge page in its pool, a page that was just released.
         used |= ~mapped & (states == PageState.HUGE_PAGE)
         used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
     absent = states == PageState.ABSENT
@@ -107,18 +109,19 @@ def understand(
         kernel_dtb=kernel.base,
         kernel_paging=kernel.paging,
         kernel_roots=kernel.kernel.roots,
-        states=states,
+        frame_records=FrameRecords(states),
         remarks=tuple(remarks),
+        inventory=LinuxInventory(kernel, states),
     )
 
 
 def of_linux(
     dump: Dump, zero: NDArray[np.bool_], processes: LinuxProcesses, paging: Paging
 ) -> Snapshot:
-    """Put together what is known of a Linux dump, with processes that were found elsewhere.
+    """The snapshot of a Linux dump whose processes were found elsewhere.
 
-    What the kernel uses is in its struct pages; where these are not found, `remarks` says so, and
-    all that no process maps is unused. `zero` as for of_mappings.
+    Struct pages tell the pages that the kernel uses; if they are not found, `remarks` says so, and
+    pages that no process maps are unused. `zero` is as for of_mappings.
     """
     texts = VmcoreInfoSearch()
     dump.scan([texts.scan_everywhere])
@@ -143,7 +146,7 @@ def of_linux(
 def find_kernel(
     dump: Dump, texts: Sequence[VmcoreInfo], tables: TopTableSearch | None = None
 ) -> LinuxKernel | None:
-    """The Linux kernel that one of these texts is of, if it is; else the one by its tables."""
+    """The Linux kernel of one of these texts, or else the kernel found by its tables."""
     if not texts and not tables:
         return None
     found = linux.find_kernel(dump, texts)
@@ -153,9 +156,9 @@ def find_kernel(
 def _spaces_once(
     found: LinuxProcesses,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[int, list[int]]]:
-    """The top-level tables of processes, each once; the first process that has it, and the others.
+    """The top-level tables of processes, each once; its first process; and its other processes.
 
-    Processes may share their memory (CLONE_VM): these are given by the first one's index.
+    Processes may share their memory (CLONE_VM): the others are given by the first one's index.
     """
     first: dict[bytes, int] = {}
     spaces: dict[bytes, int] = {}
@@ -172,7 +175,7 @@ def _spaces_once(
 
 
 def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
-    """Add the mappings of those processes that have another one's memory as well."""
+    """Add the mappings of processes that share another process's memory."""
     batches = [mappings]
     room = len(mappings.pfn) + (1 << 16)
     for first, others in again.items():

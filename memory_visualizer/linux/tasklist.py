@@ -1,10 +1,10 @@
 """The list of a Linux kernel's processes, repaired where it is broken.
 
-Children and siblings lead from task to task as well: who is among these only was taken out of the
-list. Where that is broken it is walked from both ends, and all tasks are looked for in the slabs of
-the cache that they are in. What is found in this way is believed to be a process that lives if
-something leads back to it, or if its own links lead to places of tasks: the kernel poisons the
-links of a task that has ended (list_del_rcu), and a copy in another page is in no list.
+Children and siblings also lead from task to task: a task found only among these was taken out of
+the list. If the list is broken, it is walked from both ends, and tasks are also searched for in the
+slabs of their cache. A task found there counts as a live process if something links back to it, or
+if its own links lead to places of tasks: the kernel poisons the links of a task that has ended
+(list_del_rcu), and a copy in another page is in no list.
 """
 
 from bisect import bisect_left, bisect_right
@@ -20,19 +20,23 @@ from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_PLACES = 1 << 10
-"""Places of objects in one slab."""
-_MOST_STARTS = 16
-"""Places in slabs by which it is learned how far objects are apart."""
-_MOST_ROUNDS = 64
-"""So many generations of relatives are followed."""
-_MOST_SCANS = 3
-"""So often all slabs of tasks are looked through."""
+_PLACES_OF_SLAB = 1 << 10
+"""The largest number of objects in one slab; a remark tells if places are left out."""
+_TRIED_STARTS = 16
+"""How many offsets in slabs vote on the distance of objects, the most frequent first."""
+_GENERATIONS = 64
+"""How many generations of relatives are followed; a remark tells if there are more."""
+_SCANS = 3
+"""How often all slabs of tasks are searched; a remark tells if the last time still found some."""
 _MORE_RELATIVES = (
-    f"relatives of processes were followed for {_MOST_ROUNDS} generations: there may be more"
+    f"relatives of processes were followed for {_GENERATIONS} generations: there may be more"
 )
-_MOST_NAMED = 4
-"""Places where the list is broken that are named."""
+_MORE_IN_SLABS = (
+    f"the slabs of tasks were searched {_SCANS} times, and the last time still found"
+    " processes: there may be more"
+)
+_NAMED_BREAKS = 4
+"""How many breaks in the list one remark names."""
 _CACHE_LINE = 64
 
 _Addresses = NDArray[np.uint64]
@@ -44,33 +48,33 @@ class Roll:
     """All tasks of processes that were found."""
 
     tasks: list[int]
-    """In the list's order as far as that is known; the first task of all is left out."""
+    """In the list's order as far as it is known, without the first task of all."""
     listed: set[int]
-    """Those of which it is not known that they are not in the list."""
+    """All tasks except those that are known to be missing from the list."""
     is_whole: bool
-    """Whether each task's place in the list is known; else there may be more."""
+    """Whether each task's place in the list is known; otherwise there may be more tasks."""
     remarks: tuple[str, ...] = ()
     is_sound: bool = False
-    """Whether all links of those that are listed were found to lead back."""
+    """Whether all links of the listed tasks link back."""
 
 
 class TaskSlabs:
-    """The slabs in which the kernel keeps objects of a kind, known by some of these objects."""
+    """The slabs in which the kernel keeps objects of a kind, found by some of these objects."""
 
     def __init__(self, kernel: TableMemory, pages: PageArray, survey: Survey) -> None:
         self._kernel = kernel
         self._pages = pages
         self._survey = survey
         self.left_out = 0
-        """Places that were not told, as there are too many."""
+        """Places that were left out, since there are too many."""
 
     def places(self, examples: _Addresses, least: int = _CACHE_LINE) -> _Addresses:
-        """Addresses of all objects of the cache that most of these are in, free ones included.
+        """Addresses of all objects of the cache with most of the examples, free objects included.
 
-        An object has `least` bytes at least. There are no more places than page frames.
+        An object has at least `least` bytes. At most as many places as page frames are returned.
         """
         frames = self._kernel.frames(examples)
-        # In a dump that is cut short the tables lead to what it does not hold.
+        # In a dump that was cut short, the tables lead to frames beyond its end.
         there = (frames >= 0) & (frames < self._kernel.frame_count)
         examples, frames = examples[there], frames[there]
         if not len(examples):
@@ -79,17 +83,17 @@ class TaskSlabs:
         bases, count = np.unique(
             page - frames.astype(np.uint64) * np.uint64(PAGE_SIZE), return_counts=True
         )
-        base = bases[np.argmax(count)]  # of the direct map
+        base = bases[np.argmax(count)]  # the address of frame 0 in the direct map
         first, slabs = self._pages.in_same_cache(frames, self._survey)
         inside = (examples - base).view(np.int64) - first * PAGE_SIZE
         size = self._slab_size(slabs)
-        # An example that is mapped elsewhere than in the direct map says nothing here.
+        # An example that is mapped outside of the direct map tells nothing.
         inside = inside[np.isin(first, slabs) & (inside >= 0) & (inside < size)]
         if not len(inside):
             return examples[:0]
         start, apart = _grid(inside, least)
         starts = np.arange(start, size, apart or size)
-        kept = starts[:_MOST_PLACES]
+        kept = starts[:_PLACES_OF_SLAB]
         limit = self._kernel.frame_count // len(kept)
         self.left_out += len(slabs) * len(starts) - len(slabs[:limit]) * len(kept)
         begin = base + slabs[:limit].astype(np.uint64) * np.uint64(PAGE_SIZE)
@@ -97,7 +101,7 @@ class TaskSlabs:
         return places
 
     def _slab_size(self, slabs: NDArray[np.int64]) -> int:
-        """Bytes of most of these slabs."""
+        """The most frequent size of these slabs in bytes."""
         slabs = slabs // self._pages.page_frames
         tails = self._survey.head[np.isin(self._survey.head, slabs)]
         _, behind = np.unique(np.append(slabs, tails), return_counts=True)
@@ -116,7 +120,7 @@ class TaskSlabs:
     def numbers(self, offsets: Offsets, sound: dict[int, int]) -> dict[int, int]:
         """The pids of all tasks by the struct pids that lead to them.
 
-        How these do is learned from sound tasks, whose pids are given by their addresses.
+        The offsets are learned from sound tasks, whose pids are given by their addresses.
         """
         if offsets.pid_struct is None or offsets.number is None or not sound:
             return {}
@@ -128,8 +132,8 @@ class TaskSlabs:
         agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
         if not agree.any():
             return {}
-        # The last of the places where most lead to the same place in their tasks: the first is of
-        # all threads, the second of processes.
+        # Of the offsets at which most lead to the same place in their tasks, the last counts: the
+        # first is of all threads, the second of processes.
         ahead = kernel.words(raw)[agree] - tasks[agree][:, None]
         near = np.where(ahead < np.uint64(1 << 16), ahead, np.uint64(0))
         link, place = 0, 0
@@ -150,13 +154,13 @@ class TaskSlabs:
 
 
 def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
-    """Where in a slab the first object begins, and how far apart they are; 0 where not known.
+    """Offset of a slab's first object, and the objects' distance; 0 if unknown.
 
-    Given are places in slabs where objects are said to begin. It is the distance, no less than
-    `least`, by which most of them are apart: one that is wild is outvoted.
+    `inside` are offsets in slabs at which objects should begin. The distance, at least `least`, is
+    the one that most of them have: a wild offset is outvoted.
     """
     values, count = np.unique(inside, return_counts=True)
-    frequent = np.sort(np.argsort(-count, kind="stable")[:_MOST_STARTS])
+    frequent = np.sort(np.argsort(-count, kind="stable")[:_TRIED_STARTS])
     values, count = values[frequent], count[frequent]
     distances = np.unique(values[:, None] - values)
     distances = np.unique(np.gcd.outer(distances, distances))
@@ -164,7 +168,7 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
     for apart in distances[distances >= least].tolist():
         starts, row = np.unique(values % apart, return_inverse=True)
         votes = np.bincount(row, count)
-        if votes.max() > best:  # of several the smallest, which leaves out nothing
+        if votes.max() > best:  # the smallest of several distances, which leaves out nothing
             best, chosen = int(votes.max()), (int(starts[np.argmax(votes)]), apart)
     return chosen
 
@@ -198,12 +202,12 @@ def gather(
 
 
 def _vouched(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
-    """Those to which two others lead, or something that they lead to."""
+    """The tasks to which two other tasks lead, or a task that they lead to."""
     if not tasks:
         return tasks
     at = np.array([first, *tasks], np.uint64)
     links = np.uint64(offsets.tasks)
-    # A link may lead to another list's head as well, in which all leads back: that is no task.
+    # A link may also lead to the head of another, sound list, which is not a task.
     is_task = np.isin(at, _processes_among(kernel, offsets, at)) | _are_named(kernel, offsets, at)
     sound = _are_linked(kernel, offsets, at) & is_task
     sound[0] = True
@@ -215,17 +219,17 @@ def _vouched(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]
 
 
 def _between(following: _Addresses, before: _Addresses) -> _Addresses:
-    """What two list_heads have between them, one leading to it forwards, another backwards.
+    """The places between two list_heads: one leads there forwards, the other backwards.
 
-    Given is where each leads, forwards and backwards.
+    `following` and `before` are the targets of each, forwards and backwards.
     """
-    # One that leads to the same place in both directions is no witness.
+    # A list_head that leads to the same place in both directions is not a witness.
     differ = following != before
     return np.intersect1d(following[differ], before[differ])
 
 
 def _are_named(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
-    """Which lie as tasks do, at the beginning of a processor's cache line, and have a name."""
+    """Which objects are aligned to a cache line like tasks, and have a name."""
     texts, _ = kernel.read_each(tasks + np.uint64(offsets.comm), COMM_SIZE)
     named: _Marks = np.array([is_name(text.tobytes()) for text in texts], bool)
     named &= tasks % np.uint64(_CACHE_LINE) == 0
@@ -233,7 +237,7 @@ def _are_named(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Mar
 
 
 def _led_to(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
-    """What stands between two of these tasks by their links, and says nothing itself."""
+    """Places between two of these tasks by their links that cannot be read themselves."""
     at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
     following, _ = kernel.numbers(at)
     before, _ = kernel.numbers(at + np.uint64(kernel.word))
@@ -244,7 +248,7 @@ def _led_to(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
 
 
 def _are_linked(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
-    """To which tasks something leads back that they lead to: as in the list, or as siblings."""
+    """Which tasks are linked back by a target of their links: in the list, or as siblings."""
     linked = _leads_back(kernel, tasks + np.uint64(offsets.tasks))
     if offsets.sibling is not None:
         linked |= _leads_back(kernel, tasks + np.uint64(offsets.sibling))
@@ -252,7 +256,7 @@ def _are_linked(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Ma
 
 
 def _leads_back(kernel: TableMemory, links: _Addresses) -> _Marks:
-    """Which of these list_heads are in a list with others, by one direction at least."""
+    """Which of these list_heads are in a list with others, by at least one direction."""
     following, _ = kernel.numbers(links)
     before, _ = kernel.numbers(links + np.uint64(kernel.word))
     back, _ = kernel.numbers(following + np.uint64(kernel.word))
@@ -273,7 +277,7 @@ def _others(
     *,
     is_broken: bool = True,
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Tasks of processes that are not among these, by all other ways; remarks if there are more."""
+    """Tasks of further processes, found in all other ways; and remarks if there are more."""
     known = {first, *tasks}
     found: list[int] = []
     left_out: set[int] = set()
@@ -285,21 +289,24 @@ def _others(
         known.update(new[:room])
         found.extend(new[:room])
 
-    new, rounds = [first, *tasks], 0
-    for _ in range(_MOST_SCANS if slabs else 1):
+    new, rounds, is_open = [first, *tasks], 0, False
+    for _ in range(_SCANS if slabs else 1):
         before = len(found)
-        if slabs:  # the more tasks are known, the better it is known where in slabs they lie
+        if slabs:  # more known tasks show better where tasks lie in slabs
             reached = np.array([first, *tasks, *found], np.uint64)
             add(_in_slabs(kernel, offsets, reached, slabs))
         new += found[before:]
-        while new and rounds < _MOST_ROUNDS:
+        while new and rounds < _GENERATIONS:
             rounds += 1
             size = len(found)
             add(_relatives(kernel, offsets, np.array(new, np.uint64), is_broken=is_broken))
             new = found[size:]
+        is_open = bool(slabs) and len(found) > before
         if new or len(found) == before:
             break
     remarks = [_MORE_RELATIVES] if new else []
+    if is_open and not new:
+        remarks.append(_MORE_IN_SLABS)
     if left_out:
         remarks.append(
             f"{counted(len(left_out), 'process', 'processes')} found outside the list, but left"
@@ -311,9 +318,9 @@ def _others(
 def _relatives(
     kernel: TableMemory, offsets: Offsets, tasks: _Addresses, *, is_broken: bool
 ) -> _Addresses:
-    """Children and siblings of tasks, as far as these lead back to them.
+    """Children and siblings of tasks, as far as they link back.
 
-    Where nothing is broken one direction tells as much as both.
+    If nothing is broken, one direction tells as much as both.
     """
     if offsets.children is None or offsets.sibling is None:
         return np.empty(0, np.uint64)
@@ -326,8 +333,8 @@ def _relatives(
         back, _ = kernel.numbers(led + np.uint64(kernel.word) - direction)
         found.append(led[(back == links) & (led != links)])
     led = np.concatenate(found)
-    # The last sibling leads to the head of the list, which is in the parent; where all are known
-    # already, as in a sound dump, nobody is asked again.
+    # The last sibling leads to the head of the list, which is in the parent. If all relatives are
+    # known already, as in a sound dump, none is read again.
     led = led[~np.isin(led, np.concatenate((links, parents + children)))]
     return _processes_among(kernel, offsets, led - sibling)
 
@@ -335,7 +342,7 @@ def _relatives(
 def _in_slabs(
     kernel: TableMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
 ) -> _Addresses:
-    """Tasks of processes that live, in the slabs of tasks."""
+    """Tasks of live processes in the slabs of tasks."""
     everywhere = slabs.places(tasks, offsets.comm + COMM_SIZE)
     links = np.concatenate((everywhere, tasks)) + np.uint64(offsets.tasks)
     places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
@@ -350,7 +357,7 @@ def _in_slabs(
 
 
 def _processes_among(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Addresses:
-    """Those that have a pid, and the same as their group: no threads, and nothing else."""
+    """The tasks whose pid equals their group's: neither threads nor other objects."""
     if not len(tasks):
         return tasks
     group, known = kernel.numbers(tasks + np.uint64(offsets.pid), 4)
@@ -363,7 +370,7 @@ def _processes_among(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -
 
 
 def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> Roll:
-    """Join the parts of the list by its links, and say where it is broken."""
+    """Join the parts of the list by their links, and report where it is broken."""
     link = offsets.tasks
     nodes = [first, *tasks]
     at = np.array(nodes, np.uint64) + np.uint64(link)
@@ -397,10 +404,10 @@ def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
 
 
 def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tuple[int, int]]:
-    """Between which pids there may be tasks that no link leads to.
+    """Pairs of pids between which there may be tasks that no link leads to.
 
-    Pids ascend in the list as long as they have not come round: where a task is followed by none
-    that is known, there may be others up to the next one that none is known before.
+    Pids ascend in the list until they wrap around. If the successor of a task is unknown, there may
+    be others up to the next task whose predecessor is unknown.
     """
     linked = {node for pair in (following, before) for node in pair if node >= 0}
     linked |= {node for node in range(len(pids)) if max(following[node], before[node]) >= 0}
@@ -417,15 +424,15 @@ def _gaps(following: list[int], before: list[int], pids: list[int]) -> list[tupl
 
 
 def _is_in(pid: int, gaps: list[tuple[int, int]]) -> bool:
-    """Whether a pid is in one of these gaps, both of whose ends ascend."""
-    # Of those that begin before it the last one ends last.
+    """Whether a pid is in one of these gaps, which ascend by both ends."""
+    # Of the gaps that begin before the pid, the last gap ends last.
     row = bisect_left(gaps, (pid,)) - 1
     return row >= 0 and pid < gaps[row][1]
 
 
 def _behind(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> str:
-    """Where the list is broken, for the person at the screen, by the pids before these places."""
-    at = np.array(tasks[:_MOST_NAMED], np.uint64)
+    """The breaks in the list for the user, named by the pids before them."""
+    at = np.array(tasks[:_NAMED_BREAKS], np.uint64)
     own, known = kernel.numbers(at + np.uint64(offsets.pid), 4)
     known &= (own < MAX_PID) & ((own > 0) | (at == first))
     pids = [f"{pid}" for pid in sorted(own[known].tolist())]
@@ -436,10 +443,10 @@ def _behind(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
 
 
 def _ring(following: list[int], before: list[int]) -> tuple[list[int], bool]:
-    """The list's order from the first node on; and whether it comes round, with no gap.
+    """The list's order from the first node on; and whether it forms a ring without a gap.
 
-    A node is followed by the one that it leads to or by one that leads back to it, best by what is
-    both.
+    The successor of a node is its target, or a node that links back to it; a node that is both is
+    preferred.
     """
     behind = defaultdict(set)
     for node, low in enumerate(before):
@@ -458,6 +465,6 @@ def _ring(following: list[int], before: list[int]) -> tuple[list[int], bool]:
 
 
 def _is_led_past(node: int, following: list[int], before: list[int]) -> bool:
-    """Whether both neighbours of a task, by its own links, lead to one another."""
+    """Whether both neighbours of a task, by its own links, link to each other."""
     low, high = before[node], following[node]
     return low >= 0 and high >= 0 and following[low] == high and before[high] == low

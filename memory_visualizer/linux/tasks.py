@@ -49,8 +49,8 @@ from memory_visualizer.units import PAGE_SIZE
 _ENDED = 0x30
 """In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
 _FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
-_MOST_THREADS = 64
-"""Ended ones that may stand in a list before one that has memory."""
+_ENDED_THREADS = 64
+"""How many ended threads may precede a thread with memory in a list."""
 _TABLES_AT_ONCE = 256
 _NO_TYPES = "the kernel does not describe its types (BTF)"
 _LOWER = np.uint64(0xFFFF_FFFF)
@@ -58,24 +58,25 @@ _LOWER = np.uint64(0xFFFF_FFFF)
 
 @dataclass(frozen=True, eq=False)
 class LinuxProcesses:
-    """The processes, and the top-level tables of those that have memory of their own."""
+    """The processes, and the top-level tables of processes with memory of their own."""
 
     processes: tuple[FoundProcess, ...]
     """In the order of their pids; `space` is an index in `roots`."""
     roots: NDArray[np.int64]
-    """Their roots, as Architecture.roots_at numbers them: most often frames, shape (n, 1)."""
+    """The roots of address spaces, numbered as by Architecture.roots_at: mostly frames, shape (n,
+    1)."""
     remarks: tuple[str, ...]
 
 
 def find_processes(
     found: LinuxKernel, pages: PageArray | None, survey: Survey | None = None
 ) -> LinuxProcesses:
-    """Walk the kernel's list of processes, threads left out, and its list of address spaces.
+    """Walk the kernel's list of processes, without threads, and its list of address spaces.
 
-    A process that is in the latter only has been taken out of the former, as rootkits do. `pages`
-    are the kernel's struct pages, by which address spaces are listed, `survey` what they say.
+    A process that is only in the latter was taken out of the former, as rootkits do. `pages` are
+    the kernel's struct pages, which list address spaces; `survey` is the result of reading them.
     """
-    limit = most_tasks(found.memory)
+    limit = task_limit(found.memory)
     slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
     first = find_first_task(found) or 0
     known = _roll(found, first, limit, slabs)
@@ -106,9 +107,9 @@ def find_processes(
 def _roll(
     found: LinuxKernel, first: int, limit: int, slabs: TaskSlabs | None
 ) -> tuple[Offsets, Roll] | None:
-    """The tasks of all processes, and where in them stands what; `first` is the first of all.
+    """The tasks of all processes, and the offsets in them; `first` is the first task of all.
 
-    Where that one is lost, the list is walked from a thread on that every kernel has.
+    If the first task is lost, the walk begins at a thread that every kernel has.
     """
 
     def gathered(offsets: Offsets | None, first: int) -> tuple[Offsets, Roll] | None:
@@ -135,7 +136,7 @@ def _roll(
         return known
     if by_btf and (thread := find_thread(found, by_btf)) and (known := from_thread(by_btf, thread)):
         return known
-    # No types, or such that lead nowhere.
+    # There is no BTF, or its offsets lead nowhere.
     places = slabs.places if slabs else None
     by_form = offsets_by_form(found, first, limit, places) if first else None
     if known := gathered(by_form, first):
@@ -144,13 +145,13 @@ def _roll(
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
-def most_tasks(memory: PhysicalMemory) -> int:
-    """So many processes there may be: each has stacks, tables and objects of its own."""
+def task_limit(memory: PhysicalMemory) -> int:
+    """The largest plausible number of processes: each has stacks, tables and objects of its own."""
     return memory.frame_count // _FRAMES_OF_TASK + _MORE_TASKS
 
 
 def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
-    """Address spaces by the kernel's half that all of them share, of tables that are in use."""
+    """Address spaces without known tasks: tables in use that share the kernel's half."""
     if not found.machine.has_own_half:
         remark = "neither the list of processes nor the address spaces were found"
         return LinuxProcesses((), np.empty((0, 1), np.int64), (remark,))
@@ -160,10 +161,10 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     def scan(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64]:
         rows = np.flatnonzero((words[:, -1] & ~np.uint64(TOUCHED) == own[-1]) & (own[-1] != 0))
         tables = words[rows]
-        # The second table under page-table isolation has but a few of these entries.
+        # The second table under page-table isolation has only a few of these entries.
         alike = share_entries(tables[:, half:], own[half:])
         # Tables by which the kernel maps memory to itself, as when it starts a processor, have a
-        # lower half, too, but none of it is for user mode.
+        # lower half, too, but user mode has no right to it.
         used = (tables[:, :half] & np.uint64(USER) != 0).any(axis=1)
         found: NDArray[np.int64] = frames[rows[alike & used]]
         return found
@@ -176,7 +177,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     ]
     if found.btf is None:
         remarks.insert(0, _NO_TYPES)
-    if left_out := len(roots) - len(roots := roots[: most_tasks(found.memory)]):
+    if left_out := len(roots) - len(roots := roots[: task_limit(found.memory)]):
         remarks.append(
             f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )
@@ -189,10 +190,10 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
 
 @dataclass
 class _Numbers:
-    """Which pid a task has: what most of its witnesses say.
+    """The pids of tasks, each by the majority of its witnesses.
 
-    They are tgid and pid in the task, which are the same in first threads, the number in its
-    struct pid, and, where its page is lost, the struct pid that leads to it.
+    The witnesses are tgid and pid in the task, which are equal in first threads, the number in its
+    struct pid, and, if its page is lost, the struct pid that leads to it.
     """
 
     kernel: TableMemory
@@ -201,14 +202,14 @@ class _Numbers:
     first: int
     roll: Roll
     of_task: dict[int, int] = field(default_factory=dict)
-    """What is known already, by the task's address."""
+    """Pids known so far, by the task's address."""
     _of_lost: dict[int, int] | None = None
 
     def read(self, tasks: list[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The pid of each task, -1 where nobody tells; and whether its witnesses disagree."""
+        """The pid of each task, -1 if unknown; and whether its witnesses disagree."""
         kernel, offsets = self.kernel, self.offsets
         at = np.array(tasks, np.uint64)
-        if offsets.own_pid == offsets.pid - 4:  # side by side, as in all versions
+        if offsets.own_pid == offsets.pid - 4:  # neighbours in all versions
             both, known = kernel.numbers(at + np.uint64(offsets.own_pid), 8)
             told = [_plausible(both >> np.uint64(32), known), _plausible(both & _LOWER, known)]
         else:
@@ -221,21 +222,21 @@ class _Numbers:
         pids, doubt = votes[0].copy(), np.zeros(len(tasks), bool)
         for row in np.flatnonzero((votes != votes[0]).any(axis=0) | (votes[0] <= 0)).tolist():
             pids[row] = self._chosen(tasks[row], votes[:, row].tolist())
-            # A process that ended has no struct pid any more.
+            # A process that has ended has no struct pid any more.
             doubt[row] = votes[0, row] != pids[row] or (votes[:2, row] != pids[row]).any()
         self.of_task |= dict(zip(tasks, pids.tolist(), strict=True))
         return pids, doubt
 
     def _chosen(self, task: int, votes: list[int]) -> int:
-        """One of the votes: what most say, or as many and the place in the list.
+        """The winning vote: by the majority, or on a tie by the place in the list.
 
-        The struct pid, which lies elsewhere and leads to the task, has one more.
+        The struct pid, which lies elsewhere and leads to the task, has an additional vote.
         """
         votes = [vote for vote in (*votes, self._told_by_struct(task)) if vote > 0]
         limit = max(map(votes.count, votes), default=0)
         likely = list(dict.fromkeys(vote for vote in votes[::-1] if votes.count(vote) == limit))
         if len(likely) > 1:
-            # Pids ascend in the list as long as they have not come round.
+            # Pids ascend in the list until they wrap around.
             low, high = self._around(task)
             between = [vote for vote in likely if low < vote < high]
             likely = between if len(between) == 1 else likely
@@ -252,13 +253,13 @@ class _Numbers:
 
     @cached_property
     def _in_order(self) -> list[int]:
-        """The pids of the list's tasks as these tell them, -1 where they cannot be."""
+        """The pids of the listed tasks as the tasks tell them, -1 if not plausible."""
         at = np.array(self.roll.tasks, np.uint64) + np.uint64(self.offsets.pid)
         pids: list[int] = _plausible(*self.kernel.numbers(at, 4)).tolist()
         return pids
 
     def _told_by_struct(self, task: int) -> int:
-        """The pid by the struct pid that leads to the task; -1 where none does."""
+        """The pid by the struct pid that leads to the task; -1 if there is none."""
         if self._of_lost is None:
             told = zip(self.roll.tasks, self._in_order, strict=True)
             sound = {task: pid for task, pid in told if pid > 0}
@@ -268,10 +269,10 @@ class _Numbers:
     def of_parents(
         self, tasks: list[int], parents: NDArray[np.uint64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The pids of tasks' parents, -1 where not known; and where the address is no task's.
+        """The pids of tasks' parents, -1 if unknown; and whether the address is not a task's.
 
-        A parent may be a thread: it counts by its group's leader. Who traces a task, else the same,
-        stands for a parent that is none.
+        A parent may be a thread: then its group's leader counts. If real_parent is not a task,
+        `parent` replaces it, which differs only for traced tasks.
         """
         known = self.of_task | {self.first: 0}
         pids = np.full(len(parents), -1, np.int64)
@@ -300,30 +301,30 @@ class _Numbers:
 
 
 def _plausible(numbers: NDArray[np.uint64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Pids as they may be; -1 for all others."""
+    """The plausible pids; -1 for all others."""
     return np.where(known & (numbers < MAX_PID), numbers, np.uint64(2**64 - 1)).view(np.int64)
 
 
 @dataclass
 class _Judge:
-    """Reads tasks, each for itself, and says what is odd about each."""
+    """Reads tasks, judges each by itself, and reports its anomalies."""
 
     found: LinuxKernel
     offsets: Offsets
     survey: Survey | None
     numbers: _Numbers
     roots: dict[int, int] = field(default_factory=dict)
-    """Physical addresses of top-level tables, with the order in which they were met."""
+    """Physical addresses of top-level tables, and the order in which they were met."""
     task_of: dict[int, int] = field(default_factory=dict)
     """Tasks by the addresses of their mm_structs."""
     blank: int = 0
-    """Tasks that say nothing at all."""
+    """The number of tasks that could not be read at all."""
 
     def processes(self, tasks: list[int], listed: set[int]) -> list[FoundProcess]:
-        """The process of each task that says anything of itself.
+        """The process of each task that is readable at all.
 
-        Top-level tables that are not yet in `roots` are added. All tasks are read together, as
-        they may be many.
+        Top-level tables that are not yet in `roots` are added. All tasks are read together, since
+        there may be many.
         """
         if not tasks:
             return []
@@ -347,7 +348,7 @@ class _Judge:
             return words[:, names.index(name)].copy()
 
         def far(name: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
-            """What is read of few tasks only."""
+            """A member that is read for few tasks only."""
             if name not in offsets.of_task:
                 return np.zeros(len(rows), np.uint64)
             return kernel.numbers(tasks_at[rows] + np.uint64(offsets.of_task[name]))[0]
@@ -361,8 +362,8 @@ class _Judge:
         if offsets.exit_state is not None:
             ended = state & np.uint64(_ENDED) != 0
         lost = np.flatnonzero(whole & ended & (mm == 0))
-        mm[lost] = _memory_of_threads(
-            kernel, offsets, tasks_at[lost], far("signal", lost), most_tasks(self.found.memory)
+        mm[lost] = memory_of_threads(
+            kernel, offsets, tasks_at[lost], far("signal", lost), task_limit(self.found.memory)
         )
         # A kernel thread may borrow a process's memory for a while.
         mm = np.where(is_thread, np.uint64(0), mm)
@@ -401,7 +402,7 @@ class _Judge:
                 object_address=task,
                 created=None,
                 exited=None,
-                # One whose first thread has ended lives on in the others.
+                # A process whose first thread has ended lives on in its other threads.
                 is_alive=not ended[row] or base >= 0,
                 is_listed=task in listed,
                 space=self.roots.get(base) if not wrong[row] else None,
@@ -412,7 +413,7 @@ class _Judge:
         return processes
 
     def _lead_nowhere(self, tasks: list[int], listed: set[int]) -> NDArray[np.bool_]:
-        """Which tasks have links to nothing, or to themselves."""
+        """Which tasks have links to null, or to themselves."""
         kernel, nowhere = self.found.kernel, np.zeros(len(tasks), bool)
         sound = listed if self.numbers.roll.is_sound else set()
         rows = [row for row, task in enumerate(tasks) if task not in sound]
@@ -429,7 +430,7 @@ class _Judge:
         pids: NDArray[np.int64],
         parents: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        """Which tasks are kernel threads: by two of flag, memory and parent."""
+        """Which tasks are kernel threads, by two of three signs: flag, memory, parent."""
         if self.offsets.flags is None:
             without: NDArray[np.bool_] = mm == 0
             return without
@@ -445,16 +446,16 @@ class _Judge:
         active: NDArray[np.uint64],
         ended: NDArray[np.bool_],
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The base of each task's address space, -1 where it has none; and if it is no table.
+        """The base of each task's address space, -1 for none; and whether it is not a table.
 
-        A process has its memory in `active_mm` as well; that stands for an `mm` that leads to no
-        table, and where the memory is of this very task.
+        A process also has its memory in `active_mm`. This replaces an `mm` that leads to no table,
+        if the memory belongs to this very task.
         """
-        frames, wrong = self._tops_of(mm)
+        frames, wrong = self._roots_of(mm)
         rows = np.flatnonzero((active != mm) & (active != 0) & ((mm == 0) | (frames < 0) | wrong))
         if not len(rows):
             return frames, wrong
-        others, no_table = self._tops_of(active[rows])
+        others, no_table = self._roots_of(active[rows])
         better = (others >= 0) & ~no_table
         if self.offsets.owner is None:
             better &= mm[rows] != 0
@@ -464,10 +465,10 @@ class _Judge:
         frames[rows[better]], wrong[rows[better]] = others[better], False
         return frames, wrong
 
-    def _tops_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _roots_of(self, mm: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Physical addresses of top-level tables, by their mm_structs.
 
-        -1 where there is none; with it, whether what is there is no such table.
+        -1 if there is none; also whether the page there is not such a table.
         """
         found = self.found
         bases = np.full(len(mm), -1, np.int64)
@@ -486,10 +487,11 @@ class _Judge:
     def with_spaces(
         self, processes: list[FoundProcess], pages: PageArray, listed: list[int]
     ) -> list[FoundProcess]:
-        """Add the processes of those address spaces that are not in `roots`, by their tables.
+        """Add the processes of address spaces that are not in `roots`, by their tables.
 
-        The table's `struct page` leads to the mm_struct, and that to its owner, where BTF says how.
-        If this is a known process (its first thread has ended), it gets the space back.
+        The table's `struct page` leads to the mm_struct, which leads to its owner, if BTF tells the
+        offsets. If the owner is a known process (its first thread has ended), it gets the space
+        back.
         """
         found, offsets = self.found, self.offsets
         bases = [frame * PAGE_SIZE for frame in dict.fromkeys(listed)]
@@ -500,7 +502,7 @@ class _Judge:
         roots = found.machine.roots_at(found.memory, frames * PAGE_SIZE)
         for part in walk(found.memory, found.users, roots, own_only=True):
             has_user[part.space[part.is_user & (part.space != SHARED)]] = True
-        frames = frames[has_user]  # the others are about to go, or the kernel's own
+        frames = frames[has_user]  # others are about to be freed, or are the kernel's own
         for frame in frames.tolist():
             self.roots.setdefault(frame * PAGE_SIZE, len(self.roots))
         owners: list[FoundProcess | None] = [None] * len(frames)
@@ -508,7 +510,7 @@ class _Judge:
             mm, _ = pages.words(frames, offsets.space_of_table)
             tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
             back, _ = found.kernel.numbers(tasks + np.uint64(offsets.mm))
-            # The mm_struct may be lost, but not the task that has it.
+            # The mm_struct may be lost though the task that owns it is not.
             lost = np.flatnonzero((mm != 0) & (tasks == 0))
             tasks[lost] = [self.task_of.get(space, 0) for space in mm[lost].tolist()]
             back[lost] = mm[lost]
@@ -527,19 +529,20 @@ class _Judge:
                 continue
             base = frame * PAGE_SIZE
             theirs = {"dtb": base, "space": self.roots[base], "is_alive": True}
-            if process.object_address in by_task:  # its own words lead elsewhere
+            if process.object_address in by_task:  # the task's own pointers lead elsewhere
                 if by_task[process.object_address].space is None:
                     by_task[process.object_address] = replace(process, **theirs)
                 else:
                     added.append(unnamed(frame, self.roots[base]))
             else:
-                # One whose first thread is lost is known by another, which is in no list.
+                # If a process's first thread is lost, another thread stands for it, which is in no
+                # list.
                 is_first = self.numbers.leader_of(process.object_address) == process.object_address
                 added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
 
     def _leader(self, task: int, known: dict[int, FoundProcess]) -> int:
-        """The first thread of a task's group, if that is a known process; else the task."""
+        """The first thread of a task's group, if it is a known process; otherwise the task."""
         leader = self.numbers.leader_of(task)
         return leader if leader in known else task
 
@@ -570,17 +573,17 @@ class _Judge:
 def are_roots(
     found: LinuxKernel, survey: Survey | None, bases: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """At which physical addresses, all of them held, may be top-level tables of processes.
+    """Which physical addresses, all held, may be those of processes' top-level tables.
 
-    All of these share the kernel's half, but for a few entries (of LDTs, and those that old
-    kernels fill in on demand), and none lies in a page that is in other use. Where processes'
-    tables and the kernel's are apart, they have to be tables, or empty.
+    All such tables share the kernel's half, except for a few entries (of LDTs, and entries that old
+    kernels fill in on demand), and none lies in a page with another use. If processes and kernel
+    have separate tables, the pages must be tables, or empty.
     """
     memory, paging = found.memory, found.users
     roots = found.machine.roots_at(memory, bases)
     if not found.machine.has_own_half:
         return _are_roots(found, survey, roots[:, 0])
-    frames = roots[:, -1]  # the last part of the top level is the kernel's, or has its half
+    frames = roots[:, -1]  # the last frame of the top level is the kernel's, or has its half
     [base] = found.machine.roots_at(memory, np.array([found.base]))
     user = paging.software.user_entries or range(0)
     half = user.stop - (paging.top_frames - 1) * paging.entries
@@ -599,30 +602,30 @@ def are_roots(
 def _are_roots(
     found: LinuxKernel, survey: Survey | None, roots: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """The same where tables of processes have no half of the kernel's."""
+    """The same for tables of processes without the kernel's half."""
     architecture = found.users.architecture
     sound = np.zeros(len(roots), bool)
     for start in range(0, len(roots), _TABLES_AT_ONCE):
         part = roots[start : start + _TABLES_AT_ONCE]
         is_empty = ~read_roots(found.memory, found.users, part).any(axis=1)
         sound[start : start + len(part)] = is_empty | are_tables(found.memory, found.users, 0, part)
-    if survey and architecture.is_whole:  # small ones are objects in slabs
+    if survey and architecture.is_whole:  # small top levels are objects in slabs
         sound &= ~survey.no_tables[architecture.frames_of_roots(roots)]
     return sound
 
 
-def _memory_of_threads(
+def memory_of_threads(
     kernel: TableMemory,
     offsets: Offsets,
     tasks: NDArray[np.uint64],
     signals: NDArray[np.uint64],
     limit: int,
 ) -> NDArray[np.uint64]:
-    """The memory of processes whose first threads have ended: that of any other; 0 if of none.
+    """The memory of processes whose first threads have ended: that of another thread, or 0.
 
-    Each has a struct signal that lists its threads, or these are linked with one another. No more
-    than `limit` threads are looked at beside two of each process: threads that have ended, but for
-    the first, are out of the list.
+    The signal_struct of a process lists its threads, or the threads are linked with one another. At
+    most `limit` threads are read beside two of each process: threads that have ended, except the
+    first, are not in the list.
     """
     memory = np.zeros(len(tasks), np.uint64)
     if offsets.threads is not None and offsets.thread is not None:
@@ -636,7 +639,7 @@ def _memory_of_threads(
         return memory
     to_mm = np.uint64((offsets.mm - link) % 2**64)
     room = limit + 2 * len(tasks)
-    for _ in range(_MOST_THREADS):
+    for _ in range(_ENDED_THREADS):
         rows = np.flatnonzero((at != 0) & (at != head) & (memory == 0))[:room]
         if not len(rows):
             break

@@ -18,7 +18,7 @@ WORKER = 0x0000_0020
 """In task_struct.flags: PF_WQ_WORKER."""
 _DESCRIPTION_SIZE = 32
 """WORKER_DESC_LEN, and WQ_NAME_LEN."""
-_MAX_NAME = 64
+_LONGEST_NAME = 64
 _RESCUER = b"kworker/R-"
 
 _EXAMPLES = 256
@@ -27,7 +27,7 @@ _KTHREAD_SIZE, _WORKER_SIZE = 128, 192
 """As much of a struct kthread and of a struct worker is looked at."""
 _CURRENT_WORK = 2
 """Words in front of current_work in struct worker, in all versions (workqueue_internal.h)."""
-_MOST_COLUMNS = 8
+_TRIED_COLUMNS = 8
 """Places in a task that may seem to lead to a struct kthread."""
 _FEW = 2
 _MOST, _HALF = 2 / 3, 1 / 2
@@ -64,7 +64,7 @@ def name_threads(
         _name_rescuers(kernel, offsets, names, workers, kthread)
     if offsets.full_name is not None:
         place, _ = kernel.numbers(kthread[others] + np.uint64(offsets.full_name))
-        texts, known = kernel.read_each(place, _MAX_NAME)
+        texts, known = kernel.read_each(place, _LONGEST_NAME)
         known &= place != 0
         for row, text in zip(others[known].tolist(), texts[known], strict=True):
             names[row] = text.tobytes().split(b"\0")[0]
@@ -138,7 +138,7 @@ def _own_objects(
     tries = 0
     for column in np.flatnonzero(likely).tolist():
         objects = words[is_thread, column]
-        if tries < _MOST_COLUMNS and len(np.unique(objects)) >= _MOST * threads:
+        if tries < _TRIED_COLUMNS and len(np.unique(objects)) >= _MOST * threads:
             tries += 1
             yield column * kernel.word, objects
 
@@ -153,7 +153,7 @@ def _find_full_name(
     cut = [row for row, name in enumerate(names) if name.find(b"\0") == COMM_SIZE - 1]
     best, place = _FEW - 1, None
     for column in range(kthreads.shape[1]):
-        texts, known = kernel.read_each(kthreads[cut, column], _MAX_NAME)
+        texts, known = kernel.read_each(kthreads[cut, column], _LONGEST_NAME)
         fits = 0
         for row, text in zip(np.array(cut)[known].tolist(), texts[known], strict=True):
             told = text.tobytes().split(b"\0")[0]

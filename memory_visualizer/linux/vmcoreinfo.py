@@ -20,21 +20,19 @@ from memory_visualizer.units import PAGE_SIZE
 IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of x86-64: from here on the kernel's image is mapped."""
 _BEGINNINGS = [np.frombuffer(text, "<u8")[0] for text in (b"OSRELEAS", b"BUILD-ID", b"PAGESIZE")]
-"""How the first line may begin, as a word."""
+"""Possible beginnings of the first line, as a word."""
 _NOTE_WORDS = 3
-"""Words of the header of an ELF note with the name VMCOREINFO, in front of the text."""
+"""Words in the header of the ELF note VMCOREINFO, in front of the text."""
 _MAX_PAGES = 4
-"""Pages that the text may fill; one in all kernels up to 6.18."""
+"""The largest size of the text in pages; it is one page in all kernels up to 6.18."""
 _MAX_SIZE = _MAX_PAGES * PAGE_SIZE
-_MAX_TEXTS = 1 << 9
-"""Places looked at; a dump made to waste time might have one in each page."""
 _MAX_DIGITS = 20
-"""Of a number of 64 bits."""
+"""The longest number of 64 bits."""
 _OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
 _QUADS = [np.frombuffer(_OSRELEASE, "<u4", 1, shift)[0] for shift in range(4)]
-"""Four bytes of it, one of which is aligned wherever the text lies."""
+"""Four consecutive 32-bit words of OSRELEASE=, one of which is aligned wherever the text lies."""
 _MANY_QUADS = 512
-"""So many of them in one part are made to waste time."""
+"""A batch with more of these words was made to waste time."""
 _MAX_TEXTS_IN_PART = 64
 _QUADS_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache."""
@@ -44,23 +42,25 @@ _QUADS_AT_ONCE = 1 << 16
 class VmcoreInfo:
     """The text, and its values by kind and name.
 
-    Any line may be damaged: whoever uses a value checks it by its use, and has `votes` for it.
+    Any line may be damaged: callers check a value by its use, and can ask for `votes`.
     """
 
     release: str
     """Such as ``6.1.0-18-amd64``."""
     _text: bytes
-    """Lines, each with a line's end before it and behind it."""
+    """The lines, with a newline before and behind each."""
     copies: tuple["VmcoreInfo", ...] = ()
-    """Other texts of the same kernel: it keeps two."""
+    """Other texts of the same kernel, which keeps two."""
     known: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
-    """What was found without the text, by the beginning of the line that would tell it."""
+    """Values that were found without the text, by the beginning of the line that would tell
+    them."""
 
     @classmethod
     def parse(cls, text: bytes) -> "VmcoreInfo | None":
-        """Take the text, which may be followed by a zero byte and anything; None if it is none.
+        """Take the text, which a zero byte and other data may follow; None if it is none.
 
-        Its lines are looked for when asked for: a dump may have many texts that are not its own.
+        Lines are parsed only when they are asked for: a dump may have many texts that are not its
+        own.
         """
         lines = _lines(text)
         release = _line(lines, b"OSRELEASE")
@@ -68,23 +68,23 @@ class VmcoreInfo:
 
     @classmethod
     def around(cls, text: bytes, place: int) -> "VmcoreInfo":
-        """Take the text that has a line at some place, whatever it says of the release."""
+        """Take the text that has a line at this place, whatever its release."""
         start = text.rfind(b"\0\0", 0, place) + 2
         return cls("", _lines(text[max(start, 0) :]))
 
     @classmethod
     def none(cls) -> "VmcoreInfo":
-        """Stand for the text of a kernel that has none."""
+        """The empty text, for a kernel without VMCOREINFO."""
         return cls("", b"\n")
 
     def symbol(self, name: str) -> int | None:
         """Virtual address of a symbol."""
-        # Addresses are hexadecimal without a prefix, numbers decimal but for some with 0x.
+        # Addresses are hexadecimal without a prefix; numbers are decimal, except for some with 0x.
         return _unsigned(self._value(f"SYMBOL({name})", 16))
 
     @property
     def is_of_another_processor(self) -> bool:
-        """Whether its kernel lies where that of no x86-64 does."""
+        """Whether its kernel has an address that no x86-64 kernel has."""
         return 0 < (self.symbol("swapper_pg_dir") or 0) < IMAGE_BASE
 
     def size(self, name: str) -> int | None:
@@ -100,7 +100,7 @@ class VmcoreInfo:
         return self._value(f"NUMBER({name})")
 
     def votes(self, name: str, base: int = 10) -> list[int]:
-        """What all copies tell, by the line's whole beginning such as ``SIZE(page)``."""
+        """The values in all copies, by the beginning of the line such as ``SIZE(page)``."""
         told = [text._told(name, base) for text in (self, *self.copies)]
         return [value for value in told if value is not None]
 
@@ -112,7 +112,7 @@ class VmcoreInfo:
         if name in self.known:
             return self.known[name]
         votes = self.votes(name, base)
-        # Of as many votes for one as for another, the first.
+        # On a tie, the first value counts.
         return max(votes, key=votes.count) if votes else None
 
     def _told(self, name: str, base: int) -> int | None:
@@ -126,7 +126,7 @@ class VmcoreInfo:
         return value if -(2**63) <= value < 2**64 else None
 
     def has_line(self, line: str) -> bool:
-        """Whether a line stands in one of the copies."""
+        """Whether one of the copies has a line."""
         raw = b"\n" + line.encode("ascii") + b"\n"
         return any(raw in text._text for text in (self, *self.copies))
 
@@ -136,13 +136,13 @@ class VmcoreInfo:
         return self._text.count(b"\n")
 
     def shares_with(self, other: "VmcoreInfo") -> bool:
-        """Whether half of its lines are in another text as well: it is the same kernel's."""
+        """Whether another text has half of its lines, too: then both are of the same kernel."""
         lines = set(self._text.split(b"\n"))
         return len(lines & set(other._text.split(b"\n"))) * 2 > len(lines)
 
 
 def _lines(text: bytes) -> bytes:
-    """The text's lines; one zero byte among them is damage, after which it goes on."""
+    """The text's lines; a single zero byte among them is damage, and the text goes on behind it."""
     text = text[:_MAX_SIZE].split(b"\0\0", 1)[0]
     lines, *rest = text.split(b"\0")
     for part in rest:
@@ -157,7 +157,7 @@ def _unsigned(value: int | None) -> int | None:
 
 
 def _line(lines: bytes, name: bytes) -> bytes | None:
-    """What stands behind a name; of several lines the last one's, as the kernel adds to the end."""
+    """The value behind a name; of several lines the last, since the kernel appends."""
     place = lines.rfind(b"\n" + name + b"=")
     if place < 0:
         return None
@@ -166,33 +166,34 @@ def _line(lines: bytes, name: bytes) -> bytes | None:
 
 
 _SAMPLED_WORDS = 64
-"""Of each so many words one is looked at; more than half a KiB of text has one.
+"""One word in so many is sampled: half a KiB of text has a sampled word.
 
-The text has three KiB on a machine (6.1); the shortest that tells enough, some 800 bytes."""
+The text has three KiB on a machine (6.1); the shortest useful text has some 800 bytes."""
 _ONES, _HIGHEST_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
 class VmcoreInfoSearch:
-    """Finds the text while the dump's contents pass by, block after block.
+    """Finds the text during a scan of the dump.
 
     Blocks may come in any order, and from several threads.
     """
 
     def __init__(self) -> None:
         self._places: list[NDArray[np.int64]] = []
-        """Physical addresses."""
+        """Physical addresses of possible texts."""
         self._left_out = 0
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at how frames, with their contents, begin."""
+        """Test the beginnings of frames, given with their contents."""
         for word in (0, _NOTE_WORDS):
-            column = words[:, word].copy()  # as reading one of many pages is what takes time
+            # Copied once, since reading the first word of every page takes most of the time.
+            column = words[:, word].copy()
             for beginning in _BEGINNINGS:
                 if len(found := frames[column == beginning]):
                     self._places.append(found * PAGE_SIZE + word * 8)
 
     def scan_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look for the text at any place, for dumps in which it is not where it was."""
+        """Search all places, for dumps in which the text is not at its usual place."""
         rows = _with_text(words)
         if 2 * len(rows) < len(words):
             frames, words = frames[rows], words[rows]
@@ -220,7 +221,7 @@ class VmcoreInfoSearch:
         """The texts at the places found and in the dump's own notes, each once."""
         texts = [note for note in [dump.notes.get("VMCOREINFO")] if isinstance(note, bytes)]
         places = distinct(np.concatenate([np.empty(0, np.int64), *self._places]))
-        places = dump.budget.take("beginning of VMCOREINFO", places, _MAX_TEXTS)
+        places = dump.budget.take("beginning of VMCOREINFO", places)
         dump.budget.refuse("beginning of VMCOREINFO", self._left_out)
         self._left_out = 0
         for frame, at in (divmod(place, PAGE_SIZE) for place in places.tolist()):
@@ -230,19 +231,19 @@ class VmcoreInfoSearch:
 
 
 def _with_text(words: Words) -> NDArray[np.intp]:
-    """Pages in which the text may begin: it is long, so some word of each eighth is all letters."""
+    """Pages in which the text may begin: it is long enough to fill a sampled word."""
     sample = words[:, ::_SAMPLED_WORDS]
-    # Bytes that are neither 0 nor above 127.
+    # Is a sampled word all letters, that is, has it no byte that is 0 or above 127?
     is_text = (((sample - _ONES) | sample) & _HIGHEST_BITS == 0).any(axis=1)
-    is_text[:-1] |= is_text[1:].copy()  # it may begin at the end of the page before
+    is_text[:-1] |= is_text[1:].copy()  # the text may begin at the end of the page before
     is_text[-1:] = True
     return np.flatnonzero(is_text)
 
 
 def _around(shift: int) -> Iterator[tuple[int, np.uint32, np.uint32]]:
-    """In words around the four bytes of the text from `shift` on: which bits have which value.
+    """Masks and values of the words around the four bytes of the text from `shift` on.
 
-    The words come with their distances from these four bytes.
+    Each word comes with its distance from these four bytes.
     """
     for away in (-1, 1, 2):
         places = range(shift + 4 * away, shift + 4 * away + 4)
@@ -255,5 +256,5 @@ def _around(shift: int) -> Iterator[tuple[int, np.uint32, np.uint32]]:
 
 
 def _parsed(texts: Iterable[bytes]) -> list[VmcoreInfo]:
-    """Those that are such texts, each once."""
+    """The valid texts, each once."""
     return list(dict.fromkeys(filter(None, map(VmcoreInfo.parse, texts))))

@@ -9,16 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.paging import Paging, PhysicalMemory, are_tables, is_held, read_tables
+from memory_visualizer.paging import (
+    CACHING,
+    PRESENT,
+    Arm64,
+    Paging,
+    PhysicalMemory,
+    are_tables,
+    is_held,
+    read_tables,
+)
+from memory_visualizer.paging.tables import sound_entries
 from memory_visualizer.printable import counted
 
-_MOST_ASKED = 128
-"""How many tables of each level are sampled."""
+_SAMPLED = 128
+"""How many tables of each level are sampled: enough for the shares that decide. Nothing found is
+lost, since this only raises a doubt."""
 _DOUBT = 1 / 16
 """The largest share of frames named as tables that may be no tables: a dump may be taken while its
 machine runs."""
 _FEWEST_TABLES, _FEWEST_PAGES = 2, 4
 """Fewer tables or pages right behind the end are explained by flipped bits or devices."""
+_LIES_BEHIND = (
+    "the dump was cut short, or the file leaves out holes in the machine's memory, and all memory"
+    " after such a hole is painted in the wrong place"
+)
 _MORE_FRAMES = 1 << 18
 """A gigabyte. Pages farther behind the end than this and than the dump's own size are devices'."""
 
@@ -33,6 +48,8 @@ class Doubt:
     """Whether many pages right below the top-level tables are not tables."""
     pages_missing: int
     """Pages of user mode that would lie right behind the end."""
+    kernel_pages_missing: int = 0
+    """The same of the kernel, without those that may be a device's or the firmware's."""
 
     @property
     def is_serious(self) -> bool:
@@ -43,28 +60,59 @@ class Doubt:
     def remarks(self) -> tuple[str, ...]:
         """A sentence if more pages lie beyond the end than chance and devices explain."""
         tables, pages = self.tables_missing, self.pages_missing
-        if tables < _FEWEST_TABLES and pages < _FEWEST_PAGES and not (tables and pages):
-            return ()
-        return (
-            f"page tables refer to {counted(tables, 'page table')} and {counted(pages, 'page')} of"
-            " user mode just beyond the dump's end: the dump was cut short, or the file leaves out"
-            " holes in the machine's memory, and all memory after such a hole is painted in the"
-            " wrong place",
-        )
+        if tables >= _FEWEST_TABLES or pages >= _FEWEST_PAGES or (tables and pages):
+            return (
+                f"page tables refer to {counted(tables, 'page table')} and"
+                f" {counted(pages, 'page')} of user mode just beyond the dump's end:"
+                f" {_LIES_BEHIND}",
+            )
+        if self.kernel_pages_missing >= _FEWEST_PAGES:
+            return (
+                f"the kernel's page tables refer to {counted(self.kernel_pages_missing, 'page')}"
+                " just beyond the dump's end, cached and each by itself, as memory is mapped and"
+                f" devices are not: {_LIES_BEHIND}",
+            )
+        return ()
 
 
 def doubt_about(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> Doubt:
     """Sample the tables below `roots` (as for walk); of Linux, only user mode's."""
     users = _Descent(memory, paging, roots, of_users=True)
     pages, _ = read_tables(memory, paging, len(paging.levels) - 1, users.tables)
-    end = memory.frame_count
-    # Devices lie at higher addresses.
-    beyond = distinct(pages[(pages >= end) & (pages < end + max(end, _MORE_FRAMES))])
-    others = (
-        users if paging.software.user_entries else _Descent(memory, paging, roots, of_users=False)
+    beyond = len(distinct(pages[_is_behind(memory, pages)]))
+    if paging.software.user_entries:
+        return Doubt(users.missing, users.are_wrong, beyond)
+    kernel = _Descent(memory, paging, roots, of_users=False)
+    return Doubt(
+        users.missing + kernel.missing,
+        users.are_wrong or kernel.are_wrong,
+        beyond,
+        _single_pages_behind(memory, paging, kernel.tables),
     )
-    missing = others.missing if others is users else others.missing + users.missing
-    return Doubt(missing, users.are_wrong or others.are_wrong, len(beyond))
+
+
+def _is_behind(memory: PhysicalMemory, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these frames lie right behind the end; devices lie farther away."""
+    end = memory.frame_count
+    behind: NDArray[np.bool_] = (frames >= end) & (frames < end + max(end, _MORE_FRAMES))
+    return behind
+
+
+def _single_pages_behind(memory: PhysicalMemory, paging: Paging, tables: NDArray[np.int64]) -> int:
+    """How many pages right behind the end these tables of the last level map as memory is mapped.
+
+    Devices and tables of the firmware are mapped side by side, and devices are not cached. Of ARM
+    it is not known which pages are.
+    """
+    if isinstance(paging.architecture, Arm64):
+        return 0
+    entries = paging.decode(memory.read_frames(tables))
+    place, entry, frame = sound_entries(memory, paging, len(paging.levels) - 1, entries)
+    follows = (np.diff(place) == 1) & (np.diff(frame) == 1)
+    single = _is_behind(memory, frame) & (entry & np.uint64(CACHING | PRESENT) == PRESENT)
+    single[:-1] &= ~follows
+    single[1:] &= ~follows
+    return len(distinct(frame[single]))
 
 
 class _Descent:
@@ -88,6 +136,7 @@ class _Descent:
                 target = target[:, :half] if of_users else target[:, half:]
                 is_page = is_page[:, :half] if of_users else is_page[:, half:]
             tables = distinct(target[(target >= 0) & ~is_page])
+            tables = tables[~np.isin(tables, roots)]  # they map themselves
             # A frame too far away for memory is not a table, but a flipped bit.
             tables = _some(tables[tables < 2 * memory.frame_count])
             held = tables[is_held(memory, tables)]
@@ -102,4 +151,4 @@ class _Descent:
 
 def _some(frames: NDArray[np.int64]) -> NDArray[np.int64]:
     """An even sample of the frames."""
-    return frames[:: -(-len(frames) // _MOST_ASKED) or 1]
+    return frames[:: -(-len(frames) // _SAMPLED) or 1]

@@ -104,6 +104,9 @@ class Paging:
     software: Software
     physical_bits: int = 0
     """Bits of a physical address; higher bits are reserved. 0: as in the architecture."""
+    used_bits: int = 0
+    """The bits of them that this machine uses, as far as is known: see with_voted_width. 0: as the
+    size of the dump tells."""
 
     def __post_init__(self) -> None:
         """Take the architecture's number of bits if none is given."""
@@ -227,21 +230,15 @@ class Paging:
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         return odd | ~self.is_large(entries, level)
 
-    def is_odd(
-        self, entries: Entries, frames: NDArray[np.int64], level: Level, near: int
-    ) -> NDArray[np.bool_]:
+    def is_odd(self, entries: Entries, level: Level) -> NDArray[np.bool_]:
         """Which entries of an upper level the system would not make.
 
-        A single entry may be odd: a table is judged by the majority of its entries. Memory lies
-        below the frame `near`.
+        A single entry may be odd: a table is judged by the majority of its entries.
         """
         mask, value = self.software.table_flags or (0, 0)
         odd: NDArray[np.bool_] = entries & np.uint64(mask) != value
         odd &= entries & np.uint64(PRESENT) != 0
-        odd |= frames >= near
-        odd &= ~self.is_large(
-            entries, level
-        )  # large pages may be read-only, and may belong to a device
+        odd &= ~self.is_large(entries, level)  # large pages may be read-only, and may be a device's
         return odd
 
     def access(self, entries: Entries, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:

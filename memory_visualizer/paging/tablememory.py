@@ -14,6 +14,7 @@ from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import read_tables
 from memory_visualizer.paging.translate import frames_behind
 from memory_visualizer.paging.virtualmemory import VirtualMemory
+from memory_visualizer.paging.width import with_voted_width
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_REGIONS = 1 << 14
@@ -41,11 +42,11 @@ class TableMemory(VirtualMemory):
         they replace tables that are lost.
         """
         super().__init__(memory)
-        self._paging = paging
         if isinstance(top, int):
             self._roots = [*paging.architecture.roots_at(np.array([top * PAGE_SIZE]))[0].tolist()]
         else:
             self._roots = [*top]
+        self._paging = with_voted_width(memory, paging, np.array(self._roots))
         self.regular = tuple(regular)
         self.word = 4 if paging.address_bits == 32 else 8
         """Bytes of a pointer."""

@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import PRESENT, Entries
+from memory_visualizer.paging.beyond import Leading, are_beyond, width_by_size
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
 from memory_visualizer.paging.software import Paging
-
-_NEAR_FRAMES = 1 << 22
-_NEAR_TIMES = 64
-"""Memory is expected below 16 GiB, or below this multiple of the dump's size, since a dump may be
-cut short. A higher address is a device's, or no address."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +24,7 @@ class Weight:
     impossible: NDArray[np.int64]
     """Entries that break the rules of the processor or the system."""
     odd: NDArray[np.int64]
-    """Entries that are possible, but that the system does not make."""
+    """Possible entries that the system does not make, or that name neither memory nor a device."""
     supervisor: NDArray[np.int64]
     """Other entries that lead to tables and bar user mode: odd if user mode reaches the table."""
 
@@ -52,72 +48,75 @@ def weighed(
     Returns for each entry: number of the table, ascending; index; the entry; the frame that it
     names. Then the weight of the tables, or None if nothing speaks against any of them.
     """
-    level = paging.levels[number]
+    level, count = paging.levels[number], len(tables)
     found = np.flatnonzero(paging.is_present(tables))
     table = found >> (tables.shape[1] - 1).bit_length()
-    index = found & (tables.shape[1] - 1)
     entry = tables.reshape(-1)[found]
-    frame = paging.frames(entry, level)
-    impossible = paging.is_impossible(entry, frame, level)
+    rows = Leading(table, found & (tables.shape[1] - 1), entry, paging.frames(entry, level))
+    impossible = paging.is_impossible(entry, rows.frame, level)
     if level.may_map and paging.software.has_habits and level.pages > 2 * memory.frame_count:
         # No machine maps a large page at address 0 of which more than half lies beyond its memory.
-        impossible |= (frame == 0) & paging.is_large(entry, level)
-    count = len(tables)
-    odd = supervisor = np.zeros(count, np.int64)
-    if paging.software.has_habits and number == len(paging.levels) - 1:
-        odd = _odd_leaves(table, entry, paging.architecture.mixtures(entry), impossible, count)
-    elif paging.software.has_habits:
-        near = max(_NEAR_FRAMES, _NEAR_TIMES * memory.frame_count)
-        is_odd = paging.is_odd(entry, frame, level, near) & ~impossible
-        bars = paging.architecture.bar_user(entry) & ~paging.is_large(entry, level)
-        bars &= ~(is_odd | impossible)
-        if is_odd.any() or bars.any():
-            odd = np.bincount(table[is_odd], minlength=count)
-            supervisor = np.bincount(table[bars], minlength=count)
-    possible = ~impossible
-    if level.required and impossible.any():
+        impossible |= (rows.frame == 0) & paging.is_large(entry, level)
+    broken = absent = np.zeros(count, np.int64)
+    if impossible.any():
         # The processor treats these entries as not present: they speak against a table, but are not
         # damage. If tables map themselves, an entry of a large page looks like this.
-        reserved = (entry & np.uint64(PRESENT) != 0) & impossible
+        reserved = impossible & (entry & np.uint64(PRESENT) != 0)
         reserved &= entry & np.uint64(level.required) != np.uint64(level.required)
-        odd = odd + np.bincount(table[reserved], minlength=count)
-        impossible = impossible & ~reserved
-    if possible.all() and not (odd.any() or supervisor.any()):
-        return table, index, entry, frame, None
-    weight = Weight(
-        np.bincount(table, minlength=count),
-        np.bincount(table[impossible], minlength=count),
-        odd,
-        supervisor,
-    )
-    return table[possible], index[possible], entry[possible], frame[possible], weight
+        absent = np.bincount(table[reserved], minlength=count)
+        broken = np.bincount(table[impossible & ~reserved], minlength=count)
+        rows = rows.take(~impossible)
+    odd, supervisor = _oddities(memory, paging, number, rows, count)
+    weight = None
+    if impossible.any() or odd.any() or supervisor.any():
+        entries = np.bincount(table, minlength=count)
+        weight = Weight(entries, broken, odd + absent, supervisor)
+    return *rows, weight
 
 
-def _odd_leaves(
-    table: NDArray[np.intp],
-    entry: Entries,
-    flags: NDArray[np.int64],
-    impossible: NDArray[np.bool_],
-    count: int,
-) -> NDArray[np.int64]:
+def _oddities(
+    memory: PhysicalMemory, paging: Paging, number: int, rows: Leading, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Weight.odd and Weight.supervisor for each of `count` tables, by entries that are possible."""
+    width = paging.used_bits or width_by_size(memory)
+    is_odd = are_beyond(paging, number, rows, width)
+    odd = supervisor = np.zeros(count, np.int64)
+    is_last = number == len(paging.levels) - 1
+    if paging.software.has_habits and not is_last:
+        level = paging.levels[number]
+        is_odd |= paging.is_odd(rows.entry, level)
+        bars = paging.architecture.bar_user(rows.entry)
+        bars &= ~(is_odd | paging.is_large(rows.entry, level))
+        supervisor = np.bincount(rows.table[bars], minlength=count)
+    if is_odd.any():
+        odd = np.bincount(rows.table[is_odd], minlength=count)
+    if paging.software.has_habits and is_last:
+        odd = np.maximum(odd, _odd_leaves(paging, rows, count))
+    return odd, supervisor
+
+
+def _odd_leaves(paging: Paging, rows: Leading, count: int) -> NDArray[np.int64]:
     """The number of odd entries of each table of the last level: all of them, or 0.
 
     Pages may be mapped with any flags, but neighbouring pages are mapped alike. A page in which
     every other entry has a new mixture of flags (Architecture.mixtures) is not a table.
     """
-    seen = (entry & np.uint64(PRESENT) != 0) & ~impossible
-    mixtures = np.bincount(table[seen] * 64 + flags[seen], minlength=64 * count)
+    seen = rows.entry & np.uint64(PRESENT) != 0
+    flags = paging.architecture.mixtures(rows.entry)
+    mixtures = np.bincount(rows.table[seen] * 64 + flags[seen], minlength=64 * count)
     mixtures = mixtures.reshape(count, 64)
     present = mixtures.sum(axis=1)
     kinds = np.count_nonzero(mixtures, axis=1)
-    too_many = kinds > np.minimum(present // 2, _MOST_MIXTURES)
+    too_many = kinds > np.minimum(present // 2, _MIXTURES_OF_TABLE)
     return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
 
 
 _FEWEST_LEAVES = 8
+"""Fewer entries say nothing about the mixtures of their flags."""
 
 
-_MOST_MIXTURES = 16
+_MIXTURES_OF_TABLE = 16
+"""A real table has no more mixtures of flags: writable or not, executable or not, cached or not."""
 
 
 def sound_entries(
@@ -129,8 +128,8 @@ def sound_entries(
     """
     table, index, entry, frame, weight = weighed(memory, paging, number, tables)
     place = table * tables.shape[1] + index
-    if weight is None:
-        return place, entry, frame
+    if weight is None or (number == 0 and not paging.architecture.is_whole):
+        return place, entry, frame  # beside a small top level other things may lie in its frame
     is_table = weight.is_table(np.zeros(len(tables), bool), np.arange(len(tables)))[table]
     return place[is_table], entry[is_table], frame[is_table]
 

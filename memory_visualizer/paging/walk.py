@@ -30,6 +30,7 @@ from memory_visualizer.paging.memory import (
 )
 from memory_visualizer.paging.software import Paging
 from memory_visualizer.paging.tables import Weight, weighed
+from memory_visualizer.paging.width import with_voted_width
 from memory_visualizer.units import PAGE_SIZE
 
 _DIRECT = 8
@@ -255,7 +256,7 @@ def walk(
     """
     # Devices may lie at higher addresses, but the dump does not hold their pages.
     bits = max(paging.physical_bits, memory.frame_count.bit_length() + 12)
-    paging = replace(paging, physical_bits=bits)
+    paging = with_voted_width(memory, replace(paging, physical_bits=bits), roots)
     walker = _Walker(memory, paging, kernel_only, own_only, losses or Losses(), no_tables)
     if spaces is None:
         spaces = np.arange(len(roots), dtype=np.int32)

@@ -1,8 +1,8 @@
 """The number of each byte value in each page.
 
-numpy counts one byte after the other, in some 6 to 9 microseconds a page. Where the package
+numpy counts one byte after the other, in some 6 to 9 microseconds for each page. If the package
 wasmtime is installed, a few instructions of WebAssembly (bytecount.wat), which it compiles in
-milliseconds on any system, do it in 2.5. The numbers are the same.
+milliseconds on any system, take 2.5 microseconds. The results are equal.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from memory_visualizer.units import PAGE_SIZE
 Pages: TypeAlias = NDArray[np.uint8]
 """The bytes of n pages, shape (n, PAGE_SIZE)."""
 Counts: TypeAlias = NDArray[np.integer[Any]]
-"""Shape (n, 256): how often each value comes in each page."""
+"""Shape (n, 256): how often each value occurs in each page."""
 
 PAGES_AT_ONCE = 64
 _LANES = 4
 _PAGES_OF_NUMPY = 8
-"""So many pages' tables of counts fit into a processor's nearest cache."""
+"""The tables of counts of so many pages fit into a processor's nearest cache."""
 _TABLES = 4096
 """Bytes that bytecount.wat uses at the beginning of its memory."""
 
 
 def byte_counter() -> Callable[[Pages], Counts]:
-    """A function that counts PAGES_AT_ONCE pages at most; for one thread alone.
+    """A function that counts at most PAGES_AT_ONCE pages, for use in a single thread.
 
-    What it returns is to be used before it is called again.
+    Its result is valid until the next call.
     """
     with _IMPORTING:
         wasmtime = _wasmtime()
@@ -39,7 +39,7 @@ def byte_counter() -> Callable[[Pages], Counts]:
         return count_with_numpy
     try:
         return _compiled(wasmtime)
-    except wasmtime.WasmtimeError:  # a system that lets no program make code
+    except wasmtime.WasmtimeError:  # the system forbids programs to generate code
         return count_with_numpy
 
 
@@ -48,22 +48,22 @@ _IMPORTING = Lock()
 
 @cache
 def _wasmtime() -> Any:
-    """The package, where it is installed and works here; else None.
+    """The package, if it is installed and works here; otherwise None.
 
-    Asked for once, and by one thread: an import that failed leaves a part of the package behind,
-    which the next one would take for the whole.
+    It is imported only once, by one thread: a failed import leaves a part of the package behind,
+    which the next import would take for the whole.
     """
     try:
         import wasmtime
-    except (ImportError, OSError, RuntimeError):  # it may not know the system
+    except (ImportError, OSError, RuntimeError):  # wasmtime may not support the system
         return None
     return wasmtime
 
 
 def count_with_numpy(pages: Pages) -> Counts:
-    """Count with nothing but numpy."""
-    # Neighbours are counted apart and added up: of equal bytes in a row, as zeros are, each would
-    # wait for the one before it.
+    """Count with numpy only."""
+    # Neighbouring bytes are counted in separate tables, which are added up: in a row of equal
+    # bytes, such as zeros, each count would have to wait for the last.
     lane = np.arange(PAGE_SIZE) % _LANES
     table = (np.arange(_PAGES_OF_NUMPY)[:, None] * _LANES + lane) * 256
     tables = table.astype(np.uint16)
@@ -77,7 +77,7 @@ def count_with_numpy(pages: Pages) -> Counts:
 
 
 def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:
-    from importlib.resources import files  # here, since most runs count nothing
+    from importlib.resources import files  # imported here, since most runs count nothing
 
     config = wasmtime.Config()
     config.parallel_compilation = False  # threads of its own would not survive a fork

@@ -14,6 +14,7 @@ from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.picture.entropy import ENTROPY_STEPS
 from memory_visualizer.picture.palette import Colour, Palette, ramp
+from memory_visualizer.snapshot.framerecords import PageUse, WindowsState
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -21,7 +22,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Swatch:
-    """A colour and what it means."""
+    """A colour and its meaning."""
 
     label: str
     colour: Colour
@@ -38,10 +39,12 @@ class Colouring:
     swatches: tuple[Swatch, ...]
     """The first one is for absent frames, and for pixels behind the last frame."""
     general: int = 0
-    """So many swatches from the first on belong in every legend, however long it would be."""
+    """The number of first swatches that belong in every legend, however long."""
+    is_sparse: bool = False
+    """Whether swatches without frames are left out of legends, as there are many."""
 
     def counts(self) -> list[int]:
-        """Frames of each swatch."""
+        """The number of frames of each swatch."""
         counts: list[int] = count_values(self.values, len(self.swatches)).tolist()
         return counts
 
@@ -57,9 +60,9 @@ def colour_by(
     palette: Palette,
     entropy: Callable[[], NDArray[np.uint8]],
 ) -> Colouring:
-    """One of COLOURINGS; `entropy` is called for entropy.entropy where it is needed.
+    """Apply one of COLOURINGS; `entropy` is called if entropy.entropy is needed.
 
-    BadInputError for the state of pages of a dump that does not tell it; UnknownNameError where
+    BadInputError for the colouring by state if the dump does not tell states; UnknownNameError if
     there is no such colouring.
     """
     if name not in COLOURINGS:
@@ -74,7 +77,7 @@ _ZEROS: Colour = (255, 255, 255)
 
 
 def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour the pages of user mode by whose they are; all others are shades of grey."""
+    """Colour the pages of user mode by process; all other pages are shades of grey."""
     base = BASE_SWATCHES
     values = look_up(np.array([0, 1, 1, 2, 3, 4, 5], np.uint16), snapshot.classes)
     for _, owners in snapshot.owners_by_frame():
@@ -87,7 +90,7 @@ def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
 
 
 BASE_SWATCHES = 6
-"""Of the colouring by process: those that stand for no process, the first ones."""
+"""Colouring by process: the number of first swatches that do not stand for a process."""
 
 
 def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
@@ -106,8 +109,13 @@ def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...
 
 
 def process_colour(process: Process) -> Colour:
-    """A colour of the process's own: the same for the same name and pid, in every dump."""
-    number = zlib.crc32(f"{process.pid} {process.name}".encode())
+    """The colour of a process: the same for the same name and pid in every dump."""
+    return _colour_of(f"{process.pid} {process.name}")
+
+
+def _colour_of(text: str) -> Colour:
+    """A colour that is the same for the same text in every dump."""
+    number = zlib.crc32(text.encode())
     hue, lightness, saturation = number % 997, number // 997 % 3, number // 2991 % 2
     red, green, blue = colorsys.hls_to_rgb(
         hue / 997, 0.36 + 0.11 * lightness, 0.62 + 0.23 * saturation
@@ -115,7 +123,7 @@ def process_colour(process: Process) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-# Reading is calm, writing stronger, code another hue, and what may be written and run alarms.
+# Readable pages are calm, writable ones stronger, code has another hue, writable code alarms.
 _USER_RIGHTS: dict[str, Colour] = {
     "r--": (244, 196, 160),
     "rw-": (214, 116, 52),
@@ -131,7 +139,7 @@ _KERNEL_RIGHTS: dict[str, Colour] = {
 
 
 def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by what may be done with them: Snapshot.access."""
+    """Colour frames by the rights on them: Snapshot.access."""
     writable, executable = snapshot.access & MAY_WRITE != 0, snapshot.access & MAY_EXECUTE != 0
     values = look_up(np.array([0, 3, 3, 7, 2, 2, 11], np.uint8), snapshot.classes)
     has_rights = (values >= 3) & (values < 11)
@@ -155,7 +163,7 @@ _ENTROPY_BINS = 16
 
 
 def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8]) -> Colouring:
-    """Colour frames by contents.entropy, in half bits per byte; zeros are white."""
+    """Colour frames by entropy.entropy, in half bits per byte; zeros are white."""
     bins = np.minimum(entropy.astype(np.uint16) * _ENTROPY_BINS // ENTROPY_STEPS, _ENTROPY_BINS - 1)
     values = (bins + 2).astype(np.uint8)
     values[snapshot.zero] = 1
@@ -177,11 +185,11 @@ def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
 
 
 _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
-"""The fewest mappings of each bin."""
+"""The smallest number of mappings in each bin."""
 
 
 def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by how many mappings lead to them."""
+    """Colour frames by the number of their mappings."""
     values = np.ones(snapshot.classes.size, np.uint8)
     for fewest in _MAPPING_BINS:
         values += snapshot.mapping_count >= fewest
@@ -203,8 +211,8 @@ def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     return tuple(swatches)
 
 
-# What processes use is warm, the kernel's own cool; what could be taken at any time is pale.
-_STATES: dict[PageState, Colour] = {
+# Pages of processes are warm, pages of the kernel cool, and reclaimable pages pale.
+_STATES: Mapping[PageState | WindowsState, Colour] = {
     PageState.FREE: (250, 250, 246),
     PageState.ANONYMOUS: (212, 70, 45),
     PageState.FILE_CACHE: (240, 196, 90),
@@ -219,18 +227,119 @@ _STATES: dict[PageState, Colour] = {
 }
 
 
+# Memory in use is strong, lists are paler the sooner they are given away, and faults alarm.
+_WINDOWS_STATES: Mapping[PageState | WindowsState, Colour] = {
+    WindowsState.ACTIVE: (64, 104, 176),
+    WindowsState.STANDBY: (125, 188, 141),
+    WindowsState.MODIFIED: (228, 155, 32),
+    WindowsState.MODIFIED_NO_WRITE: (151, 93, 12),
+    WindowsState.TRANSITION: (157, 17, 95),
+    WindowsState.ZEROED: (255, 255, 255),
+    WindowsState.FREE: (224, 204, 120),
+    WindowsState.BAD: (195, 26, 72),
+    WindowsState.UNKNOWN: (195, 183, 255),
+}
+
+
 def by_state(snapshot: Snapshot, palette: Palette) -> Colouring:
-    """Colour frames by what they are to the kernel: Snapshot.states, which Linux dumps have."""
+    """Colour frames by their state in the kernel's records: Snapshot.states."""
     if snapshot.states is None:
-        raise BadInputError(
-            f"{snapshot.dump.path} does not tell the state of its pages; only Linux dumps do"
-        )
+        raise _untold(snapshot, "state")
     return Colouring("state", snapshot.states, _state_swatches(snapshot, palette))
 
 
-def _state_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    colours = {PageState.ABSENT: palette[PageClass.ABSENT], **_STATES}
-    return tuple(Swatch(state.label, colours[state]) for state in PageState)
+def _untold(snapshot: Snapshot, what: str) -> BadInputError:
+    return BadInputError(
+        f"{snapshot.dump.path} does not tell the {what} of its pages: the kernel's records of them"
+        " were not found"
+    )
+
+
+def _state_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    known = _WINDOWS_STATES if snapshot.state_kind is WindowsState else _STATES
+    colours = {state.label: colour for state, colour in known.items()}
+    return tuple(
+        Swatch(state.label, colours.get(state.label, palette[PageClass.ABSENT]))
+        for state in snapshot.state_kind
+    )
+
+
+# As with states: a process's own is red, files yellow to brown, the kernel's cool. A test computes
+# how far apart they are for all eyes, as with the palettes.
+_USES: dict[PageUse, Colour] = {
+    PageUse.UNUSED: (250, 250, 246),
+    PageUse.PROCESS_PRIVATE: (212, 70, 45),
+    PageUse.MAPPED_FILE: (255, 206, 93),
+    PageUse.IMAGE: (201, 146, 36),
+    PageUse.FILE: (222, 172, 70),
+    PageUse.SHAREABLE: (166, 45, 123),
+    PageUse.PAGE_TABLE: (52, 74, 160),
+    PageUse.PAGED_POOL: (133, 206, 203),
+    PageUse.NONPAGED_POOL: (30, 120, 157),
+    PageUse.KERNEL_STACK: (110, 110, 210),
+    PageUse.SYSTEM_PTE: (150, 180, 214),
+    PageUse.SESSION: (94, 156, 99),
+    PageUse.DRIVER_IMAGE: (13, 74, 76),
+    PageUse.METAFILE: (170, 190, 90),
+    PageUse.LARGE_PAGE: (131, 57, 31),
+    PageUse.AWE: (255, 142, 146),
+    PageUse.DRIVER_LOCKED: (61, 61, 48),
+    PageUse.KERNEL: (149, 136, 148),
+    PageUse.UNKNOWN: (225, 216, 194),
+}
+
+
+def by_use(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour frames by their purpose: Snapshot.uses."""
+    if snapshot.uses is None:
+        raise _untold(snapshot, "use")
+    return Colouring("use", snapshot.uses, _use_swatches(snapshot, palette), is_sparse=True)
+
+
+def _use_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    return tuple(
+        Swatch(use.label, palette[PageClass.ABSENT] if use is PageUse.ABSENT else _USES[use])
+        for use in PageUse
+    )
+
+
+_LARGEST_FILES = 40
+
+
+def by_file(snapshot: Snapshot, palette: Palette) -> Colouring:
+    """Colour the pages of the files that have most in memory; all other pages are grey.
+
+    BadInputError if the dump does not tell the files behind its pages.
+    """
+    pages = snapshot.file_pages
+    if not pages.files:
+        raise BadInputError(
+            f"{snapshot.dump.path} does not tell the files behind its pages: only Linux does so far"
+        )
+    values = np.ones(snapshot.classes.size, np.uint8)
+    values[snapshot.classes == PageClass.ABSENT] = 0
+    value_of = np.full(len(pages.files), 2, np.uint8)
+    value_of[_largest_files(snapshot)] = np.arange(3, 3 + len(_largest_files(snapshot)))
+    values[pages.frame] = value_of[pages.file]
+    swatches = _file_swatches(snapshot, palette)
+    return Colouring("file", values, swatches, general=3)
+
+
+def _largest_files(snapshot: Snapshot) -> NDArray[np.intp]:
+    """The files that have most pages, by their indices; of as many, the first one."""
+    pages = snapshot.file_pages
+    counts = np.bincount(pages.file, minlength=len(pages.files))
+    return np.argsort(-counts, kind="stable")[:_LARGEST_FILES]
+
+
+def _file_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    files = [snapshot.file_pages.files[index] for index in _largest_files(snapshot).tolist()]
+    return (
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("no file", _DATA),
+        Swatch("other files", _KERNEL),
+        *(Swatch(file.path, _colour_of(file.path)) for file in files),
+    )
 
 
 def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
@@ -238,10 +347,10 @@ def _class_swatches(_: PageMap, palette: Palette) -> tuple[Swatch, ...]:
 
 
 class Kind(NamedTuple):
-    """A way to colour."""
+    """A colouring: its description, and the function that applies it."""
 
     colour: Callable[[Snapshot, Palette, Callable[[], NDArray[np.uint8]]], Colouring]
-    """The last argument is called where the entropy of all frames is needed."""
+    """The last argument is called if the entropy of all frames is needed."""
     swatches: Callable[[Snapshot, Palette], tuple[Swatch, ...]]
 
 
@@ -259,9 +368,11 @@ COLOURINGS: Mapping[str, Kind] = {
         lambda snapshot, palette, _: by_mappings(snapshot, palette), _mapping_swatches
     ),
     "state": Kind(lambda snapshot, palette, _: by_state(snapshot, palette), _state_swatches),
+    "use": Kind(lambda snapshot, palette, _: by_use(snapshot, palette), _use_swatches),
+    "file": Kind(lambda snapshot, palette, _: by_file(snapshot, palette), _file_swatches),
 }
 
 
 def swatches_of(name: str, snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    """The swatches that colour_by gives, without looking at any frame."""
+    """The swatches of colour_by, without colouring any frame."""
     return COLOURINGS[name].swatches(snapshot, palette)

@@ -10,7 +10,7 @@ from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Counts, byte_coun
 from memory_visualizer.units import PAGE_SIZE
 
 ENTROPY_STEPS = 255
-"""What stands for 8 bits per byte, as much as there can be."""
+"""The value for 8 bits per byte, the largest possible entropy."""
 
 # The information in a byte value that occurs n times in a page, times n; 0 bits where n is 0.
 _COUNTS = np.arange(PAGE_SIZE + 1)
@@ -42,7 +42,7 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
 
 
 def _steps(counts: Counts) -> NDArray[np.uint8]:
-    """The entropy of pages in which the byte values come so often."""
+    """The entropy of pages, from the frequencies of their byte values."""
     bits = _BITS[counts].sum(axis=1) / PAGE_SIZE
     steps: NDArray[np.uint8] = np.rint(bits * (ENTROPY_STEPS / 8)).astype(np.uint8)
     return steps

@@ -1,4 +1,4 @@
-"""Layouts: where in a picture each page frame's pixel lies."""
+"""Layouts: the place of each page frame's pixel in a picture."""
 
 from math import isqrt
 from typing import TypeVar
@@ -19,7 +19,7 @@ def arrange(
     """Lay out one value for each frame as a picture, shape (height, width).
 
     Pixels behind the last frame get the value `beyond`. `width` is for rows only. UnknownNameError
-    where `layout` is none of LAYOUTS.
+    if `layout` is not one of LAYOUTS.
     """
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
@@ -33,7 +33,7 @@ def arrange_rows(
 ) -> NDArray[_Number]:
     """Lay out in rows: the first frame top left, left to right, top to bottom.
 
-    Without a width in the smallest square that holds all; with one as high as need be.
+    Without `width`, the picture is the smallest square that holds all; with it, as high as needed.
 
     >>> arrange_rows(np.arange(5), width=3, beyond=9)
     array([[0, 1, 2],
@@ -51,9 +51,9 @@ def arrange_rows(
 def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Number]:
     """Lay out along Hilbert's curve, on which neighbours in memory stay neighbours.
 
-    (D. Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", 1891.) It begins
-    top left, goes down first, and would end top right of a square with a power of two to a side;
-    the right half is left out where no frame is in it.
+    (D. Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", 1891.) The curve
+    begins top left, goes down first, and would end at the top right of a square whose side is a
+    power of two; the right half is left out if it has no frame.
 
     >>> arrange_hilbert(np.arange(16))
     array([[ 0,  1, 14, 15],
@@ -65,7 +65,8 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
     padded = np.full(4**order, beyond, dtype=values.dtype)
     padded[: values.size] = values
     blocks = padded.reshape(-1, 1, 1)
-    # Four pieces of the curve make one of twice the side, all of one size at once.
+    # Four pieces of the curve form a piece of twice the side; all pieces of a size are made at
+    # once.
     for _ in range(order):
         side = blocks.shape[1]
         first, second, third, fourth = np.moveaxis(blocks.reshape(-1, 4, side, side), 1, 0)
@@ -81,7 +82,7 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
 
 
 def hilbert_frames(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> NDArray[np.int64]:
-    """PFN at each pixel of a whole square with 2**order pixels to a side."""
+    """The PFN at each pixel of a whole square with a side of 2**order pixels."""
     frame = np.zeros(x.shape, np.int64)
     for level in reversed(range(order)):
         side = 1 << level
@@ -95,7 +96,7 @@ def hilbert_frames(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> ND
 
 
 def left_frames(frame_count: int, layout: str, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """PFN of the leftmost pixel of each row of a picture of this shape; -1 behind the last."""
+    """The PFN of the leftmost pixel of each row; -1 behind the last frame."""
     height, width = shape
     row = np.arange(height, dtype=np.int64)
     if layout == "hilbert":

@@ -17,13 +17,13 @@ class LegendEntry:
     """One colour in a legend."""
 
     label: str
-    """What it means; may hold anything, such as the name of a process."""
+    """The meaning of the colour; may contain anything, such as the name of a process."""
     colour: Colour | None
-    """None for what stands for several colours."""
+    """None if the entry stands for several colours."""
     count: int
-    """Frames of that colour."""
+    """The number of frames with this colour."""
     share: float
-    """Part of all frames, 0 to 1."""
+    """The share of all frames, 0 to 1."""
 
     @property
     def percent(self) -> str:
@@ -32,10 +32,10 @@ class LegendEntry:
 
 
 def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
-    """List the colours in their order, those without frames included, but for left-out.
+    """List the colours in their order, with colours without frames, except left-out.
 
-    Where there are more than `limit`, the general ones and those with the most frames are kept,
-    and one more entry stands for all others.
+    If there are more than `limit`, the general colours and the colours with the most frames are
+    kept, and one more entry stands for all others.
     """
     total = max(colouring.values.size, 1)
     entries = [
@@ -63,9 +63,13 @@ def legend_json(colouring: Colouring) -> str:
 
 
 def _swatches(colouring: Colouring) -> list[tuple[Swatch, int]]:
-    """The swatches with their frames. Few dumps leave anything out: else nothing is said of it."""
+    """The swatches with their frames; left-out only if the dump leaves frames out."""
     counted = zip(colouring.swatches, colouring.counts(), strict=True)
-    return [(swatch, count) for swatch, count in counted if count or swatch.label != _LEFT_OUT]
+    return [
+        (swatch, count)
+        for swatch, count in counted
+        if count or not (colouring.is_sparse or swatch.label == _LEFT_OUT)
+    ]
 
 
 def legend_lines(entries: Sequence[LegendEntry], *, ansi: bool = False) -> list[str]:

@@ -9,12 +9,12 @@ from PIL import Image
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
-_MOST_PIXELS = 1 << 24
-"""A notebook carries its pictures with it: larger ones (of 64 GiB and more) are thinned out."""
+_PIXEL_LIMIT = 1 << 24
+"""A notebook contains its pictures: larger ones (of 64 GiB and more) are thinned out."""
 
 
 def html(snapshot: Snapshot, picture: Image.Image) -> str:
-    """The picture of a snapshot as HTML, with what it is of as its text."""
+    """The picture of a snapshot as HTML, with a description of the dump as alternative text."""
     data = base64.b64encode(png(picture)).decode("ascii")
     name = escape(printable(snapshot.dump.path.name))
     system = escape(printable(str(snapshot.system or "no known system")))
@@ -26,10 +26,10 @@ def html(snapshot: Snapshot, picture: Image.Image) -> str:
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as a PNG file's bytes, thinned out where it is too large for a notebook."""
+    """A picture as the bytes of a PNG file, thinned out if it is too large for a notebook."""
     pixels = picture.width * picture.height
-    if pixels > _MOST_PIXELS:
-        part = (_MOST_PIXELS / pixels) ** 0.5
+    if pixels > _PIXEL_LIMIT:
+        part = (_PIXEL_LIMIT / pixels) ** 0.5
         size = (max(1, int(picture.width * part)), max(1, int(picture.height * part)))
         picture = picture.resize(size, Image.Resampling.NEAREST)
     file = io.BytesIO()

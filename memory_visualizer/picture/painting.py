@@ -14,16 +14,16 @@ from memory_visualizer.picture.palette import Colour
 
 @dataclass(frozen=True, eq=False)
 class Painting:
-    """A picture as it is painted, not yet a file."""
+    """A painted picture, not yet a file."""
 
     pixels: NDArray[np.unsignedinteger[Any]]
     """Shape (height, width): index in colours."""
     colours: tuple[Colour, ...]
     box: tuple[int, int, int, int]
-    """Where the frames' pixels are: left, top, right, bottom, the latter two exclusive."""
+    """The rectangle of the frames' pixels: left, top, right, bottom, the latter two exclusive."""
 
     def image(self) -> Image.Image:
-        """The picture for Pillow: in palette mode where the colours are few enough."""
+        """The picture for Pillow, in palette mode if the colours are few enough."""
         if len(self.colours) > 256:
             return Image.fromarray(np.array(self.colours, np.uint8)[self.pixels])
         image = Image.fromarray(self.pixels.astype(np.uint8, copy=False))
@@ -31,7 +31,7 @@ class Painting:
         return image
 
     def scaled(self, scale: int) -> "Painting":
-        """The same with `scale` by `scale` pixels for each one."""
+        """The same picture with `scale` by `scale` pixels for each pixel."""
         if scale == 1:
             return self
         left, top, right, bottom = (scale * edge for edge in self.box)
@@ -47,7 +47,8 @@ def paint(
 ) -> Painting:
     """Paint a pixel for each frame, in one of layout.LAYOUTS; `width` is that of rows.
 
-    A pixel is its frame's swatch; that of a `dimmed` frame is a pale one of the same hue.
+    A pixel has the colour of its frame's swatch; for a `dimmed` frame, a pale colour of the same
+    hue.
     """
     values = colouring.values
     colours = [swatch.colour for swatch in colouring.swatches]
@@ -61,6 +62,6 @@ def paint(
 
 
 def _pale(colour: Colour) -> Colour:
-    """The colour as it looks behind thick fog."""
+    """The colour as seen through thick fog."""
     red, green, blue = (channel + (232 - channel) * 4 // 5 for channel in colour)
     return red, green, blue

@@ -1,8 +1,8 @@
 """Colours for the classes of page frames.
 
-In both palettes the classes make a staircase of lightness, so that they stay apart in print and
-without colour; tests/picture/test_painting.py computes how far apart they are, colour blindness
-included.
+In both palettes the classes form a staircase of lightness, so that they can be told apart in print
+and without colour; tests/picture/test_painting.py computes their distances, also for colour
+blindness.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ DEFAULT: Palette = {
 }
 
 # Black, vermilion and sky blue are those of Okabe and Ito, "Color Universal Design" (2008). Any six
-# of their colours and white come too close to one another in lightness, so violet and yellow are
-# shifted until they do not.
+# of their colours and white are too close to one another in lightness, so violet and yellow are
+# shifted until they are not.
 COLOUR_BLIND: Palette = {
     PageClass.ABSENT: (0, 0, 0),
     PageClass.BOTH: (83, 43, 104),
@@ -43,7 +43,7 @@ PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BL
 
 
 def palette_named(name: str) -> Palette:
-    """One of PALETTES; UnknownNameError where it is none."""
+    """One of PALETTES by its name; UnknownNameError if there is none."""
     if name not in PALETTES:
         raise UnknownNameError("palette", name, PALETTES)
     return PALETTES[name]
@@ -58,7 +58,7 @@ def hex_colour(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-# From pale to dark, so that the order is seen without colour, too.
+# From pale to dark, so that the order is visible without colour, too.
 _RAMP: tuple[Colour, ...] = (
     (253, 244, 208),
     (250, 190, 96),

@@ -1,6 +1,6 @@
 """The frame of a picture: addresses on its left, title and legend below it.
 
-Apart from painting.py, as most pictures have none and fonts take time to load.
+It is separate from painting.py, since most pictures have no panel and fonts take time to load.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from memory_visualizer.units import PAGE_SIZE
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Text is smoothed: these shades, paper to ink, follow the picture's colours. With the six classes
-# they are 16 in all, which still makes a PNG of four bits a pixel.
+# Text is smoothed: these shades, from paper to ink, follow the picture's colours. With the six
+# classes there are 16 colours in all, which still fit a PNG with four bits for each pixel.
 _PAPER, _INK, _SHADE_COUNT = (247, 247, 245), (28, 30, 34), 10
 SHADES: tuple[Colour, ...] = tuple(
     (
@@ -34,7 +34,9 @@ SHADES: tuple[Colour, ...] = tuple(
 
 _FULL, _MUTED, _OUTLINE = 255, 165, 110  # strengths of ink
 _MIN_FONT_SIZE, _MAX_FONT_SIZE = 14, 96
-_FONT_SIZES_PER_WIDTH = 64  # so that the legend of a large picture can be read with it on screen
+_FONT_SIZES_PER_WIDTH = (
+    64  # so that the legend is readable when the whole of a large picture is on screen
+)
 
 
 def add_panel(
@@ -47,12 +49,11 @@ def add_panel(
     layout: str = "rows",
     scale: int = 1,
 ) -> Painting:
-    """Draw title and legend below a picture, and physical addresses at its left.
+    """Draw title and legend below a picture, and physical addresses on its left.
 
-    The picture's own pixels stay as they are, at the top right; the panel's colours, SHADES,
-    follow the picture's. `layout` and `scale` are what the picture of `frame_count` frames was
-    painted with. Texts may hold anything: what the font does not have is escaped; a title that is
-    too long is shortened.
+    The picture's own pixels stay unchanged, at the top right; the panel's colours, SHADES, follow
+    the picture's. The picture of `frame_count` frames was painted with `layout` and `scale`. Texts
+    may contain anything: characters that the font lacks are escaped; a long title is shortened.
     """
     height, width = picture.pixels.shape
     size = min(max(_MIN_FONT_SIZE, width // _FONT_SIZES_PER_WIDTH), _MAX_FONT_SIZE)
@@ -64,7 +65,7 @@ def add_panel(
     ink = np.zeros((height + below.shape[0], below.shape[1]), np.uint8)
     ink[:height, : left.shape[1]] = left
     ink[height:] = below
-    # Hairlines round the picture, as its white and the paper are hard to tell apart.
+    # Hairlines surround the picture, since its white and the paper are hard to tell apart.
     right = left.shape[1] + width
     ink[height, left.shape[1] : right + 1] = _OUTLINE
     ink[:height, right : right + 1] = _OUTLINE
@@ -85,13 +86,13 @@ def add_panel(
 def ticks(
     frame_count: int, layout: str, shape: tuple[int, int], scale: int, font_size: int
 ) -> list[tuple[int, int]]:
-    """Where addresses are written at the left: row of pixels, and physical address.
+    """The marks on the left: row of pixels, and physical address.
 
-    `shape` is the picture's height and width in frames. In rows the address is round, and the
-    row the one in which it lies; along Hilbert's curve it is that of the row's first pixel.
+    `shape` is the picture's height and width in frames. In the layout `rows` the address is round,
+    and its frame lies in the row; along Hilbert's curve it is the address of the row's first pixel.
     """
     height, width = shape
-    gap = ceil(3 * font_size / scale)  # rows between two of them, at least
+    gap = ceil(3 * font_size / scale)  # the least number of rows between two marks
     if height <= gap:
         return []
     if layout == "hilbert":
@@ -107,7 +108,7 @@ def ticks(
 
 
 def _ruler(marks: list[tuple[int, int]], height: int, size: int) -> NDArray[np.uint8]:
-    """Ink of the addresses at the left, shape (height, some width)."""
+    """The ink of the addresses on the left, shape (height, some width)."""
     if not marks:
         return np.zeros((height, 0), np.uint8)
     font = ImageFont.load_default(size)
@@ -118,7 +119,7 @@ def _ruler(marks: list[tuple[int, int]], height: int, size: int) -> NDArray[np.u
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
     for (row, _), label in zip(marks, labels, strict=True):
-        # The label hangs below its mark, so that the topmost is not cut off.
+        # The label hangs below its mark, so that the topmost label is not cut off.
         draw.line((width - mark, row, width, row), fill=_OUTLINE)
         draw.text((width - mark - size // 3, row), label, _MUTED, font, "ra")
     return np.asarray(image)
@@ -131,9 +132,9 @@ def _legend_panel(
     subtitle: str,
     entries: Sequence[LegendEntry],
 ) -> tuple[NDArray[np.uint8], list[tuple[tuple[int, int, int, int], Colour]]]:
-    """Ink of title and legend, shape (height, width), and the swatches to be filled.
+    """The ink of title and legend, shape (height, width), and the swatches to be filled.
 
-    As wide as the picture, or wider where the text needs it.
+    The panel is as wide as the picture, or wider if the text needs it.
     """
     font, title_font = ImageFont.load_default(size), ImageFont.load_default(size * 1.3)
     subtitle = _in_font(subtitle)
@@ -145,7 +146,7 @@ def _legend_panel(
     count_x = label_x + label_width + 1.5 * size + count_width  # right edge, as for percent_x
     percent_x = count_x + size + font.getlength("100.0 %")
 
-    margin, line, gap = size, 1.75 * size, 1.5 * size  # the gap between columns, at least
+    margin, line, gap = size, 1.75 * size, 1.5 * size  # the least gap between columns
     needed = 2 * margin + ceil(max(percent_x, font.getlength(subtitle)))
     width = max(picture_width + 1, needed)
     inner = width - 2 * margin

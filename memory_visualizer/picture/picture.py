@@ -13,7 +13,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 MOST_PIXELS = 1 << 31
 MOST_ENTRIES = 24
-"""Entries of a legend, at most."""
+"""The most entries of a legend."""
 
 
 def picture_of(
@@ -26,10 +26,10 @@ def picture_of(
     dimmed: NDArray[np.bool_] | None = None,
     legend: bool = False,
 ) -> Painting:
-    """Paint the whole picture of a dump, with the panel that has its `legend` or without.
+    """Paint the whole picture of a dump; `legend` adds the panel.
 
-    `scale` by `scale` pixels for each frame; the rest as for `paint`. BadInputError when it would
-    have more than MOST_PIXELS.
+    Each frame has `scale` by `scale` pixels; the other arguments are as for `paint`. BadInputError
+    if it would have more than MOST_PIXELS.
     """
     picture = paint(colouring, layout, width, dimmed)
     height, row = (side * scale for side in picture.pixels.shape)

@@ -15,11 +15,10 @@ from memory_visualizer.picture.painting import Painting
 from memory_visualizer.printable import printable
 
 _HEAD_SIZE = 4096
-"""Bytes of a picture in which its first text chunks lie."""
+"""A picture's first text chunks lie in so many bytes."""
 
 _RUN_LENGTHS = 3
-"""zlib's Z_RLE: of such pictures it makes files as small as its default does, in a third of the
-time."""
+"""zlib's Z_RLE: for such pictures its files are as small as by default, in a third of the time."""
 
 
 def texts_of(
@@ -32,7 +31,7 @@ def texts_of(
 ) -> dict[str, str]:
     """The text chunks of a dump's picture (keyword to text); `fingerprint` is dump.fingerprint's.
 
-    The first two are looked for before a picture is replaced: see output.is_own, fingerprint_in.
+    The first two are read before a picture is replaced: see output.is_own, fingerprint_in.
     """
     return {
         "Software": GENERATOR,
@@ -47,7 +46,7 @@ def texts_of(
 
 
 def fingerprint_in(path: Path) -> str | None:
-    """The fingerprint of the dump that a picture of this program is of; None where it has none."""
+    """The fingerprint of the dump in a picture of this program; None if it has none."""
     with path.open("rb") as file:
         found = re.search(rb"tEXtFingerprint\0([0-9a-f]{16})", file.read(_HEAD_SIZE))
     return found[1].decode("ascii") if found else None
@@ -58,9 +57,9 @@ def write_png(
 ) -> None:
     """Write a picture as a PNG file with text chunks (keyword to text).
 
-    The file appears whole or not at all: it is written beside its place and then renamed. Same
-    picture and texts, same bytes. OSError when it cannot be written, or must not be replaced (see
-    output.check_target).
+    The file appears whole or not at all: it is written beside its place and then renamed. The same
+    picture and texts make the same bytes. OSError when it cannot be written, or must not be
+    replaced (see output.check_target).
     """
     with whole_file(path, force=force) as file:
         save_png(file, picture, texts)

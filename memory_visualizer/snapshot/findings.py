@@ -1,14 +1,15 @@
 """The anomalies of a dump's processes, as sentences and groups for the user."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.process import Process
 
-_MOST_NAMED = 6
+_NAMED = 6
 
 
 def findings(processes: Sequence[Process]) -> dict[str, list[Process]]:
@@ -32,7 +33,7 @@ def named(processes: Sequence[Process]) -> str:
         f"{process.name} ({process.pid})"
         if process.object_address
         else f"tables at {process.dtb:#x}"
-        for process in processes[:_MOST_NAMED]
+        for process in processes[:_NAMED]
     ]
     more = len(processes) - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")
@@ -54,6 +55,18 @@ def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
     ):
         found[frame] |= dict.fromkeys(words[process])
     return {frame: "; ".join(told) for frame, told in found.items()}
+
+
+def odd_regions(
+    known: Iterable[tuple[Process, Sequence[Region]]],
+) -> dict[str, list[tuple[Process, int]]]:
+    """The processes that have regions with each word of inventory.REGION_FINDINGS, and how many."""
+    found: dict[str, list[tuple[Process, int]]] = defaultdict(list)
+    for process, regions in known:
+        counts = Counter(word for region in regions for word in region.findings)
+        for word, count in counts.items():
+            found[word].append((process, count))
+    return dict(sorted(found.items()))
 
 
 def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:

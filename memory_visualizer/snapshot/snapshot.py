@@ -1,6 +1,6 @@
 """The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -25,6 +25,22 @@ from memory_visualizer.paging import (
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.addressspace import AddressSpace, pages_between
+from memory_visualizer.snapshot.framerecords import (
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    StateKind,
+    WindowsState,
+    uses_of_linux,
+)
+from memory_visualizer.snapshot.inventory import (
+    File,
+    FileObject,
+    FilePages,
+    Inventory,
+    Module,
+    Region,
+)
 from memory_visualizer.snapshot.largepages import stretches_of_large
 from memory_visualizer.snapshot.owners import Owners, each_large, owners_by_frame
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
@@ -61,13 +77,99 @@ class Snapshot(PageMap):
     """The paging of a Linux kernel's own tables; on ARM they cover one half of the addresses."""
     kernel_roots: tuple[int, ...] = ()
     """The roots of the kernel's own tables: see Architecture.roots_at."""
-    states: NDArray[np.uint8] | None = None
-    """PageState of each frame; None where the system is not Linux."""
+    frame_records: FrameRecords | Callable[["Snapshot"], FrameRecords | tuple[str, ...]] | None = (
+        None
+    )
+    """The kernel's own records of its frames; or a function that reads them at the first access, or
+    gives sentences on why they are not believed. See `records`. It is a function of a module, or a
+    partial one, so that a snapshot can be pickled."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on facts that could not be found out."""
     copies: tuple[Process, ...] = ()
     """Old copies of process objects, and remains of processes long gone. These are not
     processes."""
+    inventory: Inventory | None = None
+    """Files, regions and modules, which are read at the first access; None if nothing is known."""
+
+    @cached_property
+    def records(self) -> FrameRecords | None:
+        """What the kernel says of each frame; None where the dump does not tell it.
+
+        Windows' records are read at the first access.
+        """
+        return self._told if isinstance(self._told, FrameRecords) else None
+
+    @cached_property
+    def _told(self) -> FrameRecords | tuple[str, ...]:
+        """The records, or sentences on why there are none."""
+        told = self.frame_records
+        if told is None or isinstance(told, FrameRecords):
+            return told or ()
+        return told(self)
+
+    @property
+    def has_read_records(self) -> bool:
+        """Whether the records are known already, or known not to be there."""
+        return not callable(self.frame_records) or "_told" in vars(self)
+
+    @property
+    def record_remarks(self) -> tuple[str, ...]:
+        """Sentences on the kernel's records of frames, beside `remarks`."""
+        return self._told.remarks if isinstance(self._told, FrameRecords) else self._told
+
+    @property
+    def states(self) -> NDArray[np.uint8] | None:
+        """The state of each frame: codes of `state_kind`."""
+        return self.records.states if self.records else None
+
+    @property
+    def state_kind(self) -> StateKind:
+        """What the codes of `states` mean: PageState on Linux, WindowsState on Windows."""
+        return self.records.kind if self.records else PageState
+
+    @cached_property
+    def uses(self) -> NDArray[np.uint8] | None:
+        """The PageUse of each frame, as far as it is known; None where `states` is."""
+        if self.records is None:
+            return None
+        if self.records.uses is None and self.state_kind is PageState:
+            return uses_of_linux(self.records.states)
+        return self.records.uses
+
+    @cached_property
+    def file_pages(self) -> FilePages:
+        """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
+        found = self.inventory.file_pages() if self.inventory else None
+        return FilePages.none() if found is None else found
+
+    @cached_property
+    def files(self) -> tuple[File, ...]:
+        """The files of which something is in memory, in the order of FilePages.files."""
+        from memory_visualizer.snapshot.filelist import files_in_memory
+
+        return files_in_memory(
+            self.file_pages,
+            self.states,
+            self.state_kind,
+            self.mapping_count,
+            self.owners_by_frame(),
+            self.processes,
+        )
+
+    def file_of(self, frame: int) -> tuple[FileObject, int] | None:
+        """The file of which a frame holds a part, and the offset in it; None for all others."""
+        pages = self.file_pages
+        row = pages.row(frame)
+        return None if row is None else (pages.files[pages.file[row]], int(pages.offset[row]))
+
+    def regions(self, process: Process) -> tuple[Region, ...] | None:
+        """The regions of one of `processes` by their addresses; None if they are not known."""
+        return self.inventory.regions(process) if self.inventory else None
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...] | None:
+        """The modules of the kernel in the order of its list; None if they are not known."""
+        return self.inventory.modules() if self.inventory else None
 
     @cached_property
     def owners(self) -> Owners:
@@ -277,12 +379,27 @@ class Snapshot(PageMap):
             f" {counted(len(self.processes), 'process', 'processes')}>"
         )
 
-    def state_counts(self) -> dict[PageState, int]:
-        """The number of frames of each state, states without frames included."""
+    def state_counts(self) -> "dict[PageState | WindowsState, int]":
+        """The number of frames of each state, states without frames included; {} if unknown."""
         if self.states is None:
             return {}
-        counts = count_values(self.states, len(PageState))
-        return {state: int(counts[state]) for state in PageState}
+        counts = count_values(self.states, len(self.state_kind))
+        return {state: int(counts[state]) for state in self.state_kind}
+
+    def use_counts(self) -> NDArray[np.int64]:
+        """Frames of each use and state, shape (uses, states); of none where unknown."""
+        shape = len(PageUse), len(self.state_kind)
+        if self.states is None or self.uses is None:
+            return np.zeros(shape, np.int64)
+        both = self.uses.astype(np.uint16) * np.uint16(shape[1]) + self.states
+        return count_values(both, shape[0] * shape[1]).reshape(shape)
+
+    def finding_counts(self) -> dict[RecordFinding, int]:
+        """Count the frames of each RecordFinding but NONE; nothing where no records are known."""
+        if self.records is None or self.records.findings is None:
+            return {}
+        counts = count_values(self.records.findings, len(RecordFinding))
+        return {finding: int(counts[finding]) for finding in RecordFinding if finding}
 
     def pages_of_others(self, processes: Collection[int]) -> NDArray[np.bool_]:
         """For each frame, whether none of these processes, given by index, has it."""

@@ -61,7 +61,7 @@ _READ = ("x86", "x86-64", "64-bit ARM")
 _SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 """The first of the names in struct new_utsname, 65 bytes each; the fifth is the machine's."""
 _TO_MACHINE = 4 * 65
-_MOST_NAMES = 64
+_SAMPLED_NAMES = 64
 
 
 def machine_of(dump: Dump) -> str:
@@ -96,7 +96,7 @@ def _by_contents(dump: Dump) -> str:
     def scan(_: NDArray[np.int64], words: Words) -> list[str]:
         contents, found = words.tobytes(), list[str]()
         place = contents.find(_SYSTEM_NAME)
-        while place >= 0 and len(found) < _MOST_NAMES:
+        while place >= 0 and len(found) < _SAMPLED_NAMES:
             at = place + _TO_MACHINE
             if machine := _by_name(contents[at : at + 65]):
                 found.append(machine)

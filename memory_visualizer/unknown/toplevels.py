@@ -31,7 +31,8 @@ PAGING = as_processor_has_it(X64)
 """The paging that is searched for."""
 
 _HALF = 256
-_MAX_CANDIDATES = 1 << 14
+_CANDIDATES = 1 << 14
+"""The largest sample of possible top-level tables; found() tells if it leaves some out."""
 _FRAMES_OF_SPACE = 64
 """An address space takes at least some 20 frames; small machines get some address spaces more:"""
 _SPACES_OF_SMALL = 512
@@ -41,13 +42,15 @@ _TABLES_AT_ONCE = 128
 _ROWS_AT_ONCE = 64
 """As many as fit into a processor's cache together with the results."""
 _LEAST_SPACES = 2
-_MOST_GROUPS = 4
-_MOST_TABLES = 1 << 12
-"""How many tables below the kernel's half of one group are read."""
+_TRIED_GROUPS = 4
+"""How many groups with equal halves are tried, the heaviest first; the budget notes the others."""
+_SAMPLED_TABLES = 1 << 12
+"""An even sample of the tables below a group: it only tells whether most of them are tables."""
 _TIMES_ASKED = 4
 """How many times more pages than possible address spaces are compared with the shared half."""
-_MOST_OWN = 1 << 9
-"""How many tables are read below the own halves of the spaces of one batch."""
+_SAMPLED_OWN = 1 << 9
+"""How many tables are sampled below the own halves of the spaces of one batch, to tell whether they
+are tables."""
 _DIRECT_SHARE = 0.5
 """If the kernel maps at least this share of memory at one distance, it maps all memory so."""
 
@@ -96,7 +99,7 @@ class SpaceSearch:
         """The tables that confirm one another."""
         every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
         held = int(np.count_nonzero(self._dump.held))
-        limit = min(_MAX_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
+        limit = min(_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
         # More tables than any machine has are a trick: a sample of them shows the shared half.
         kernel = _shared_half(self._dump, every[:: -(-len(every) // limit) or 1])
         if kernel is None:
@@ -132,7 +135,7 @@ def _shared_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.uint64] | 
         if len(members) >= _LEAST_SPACES
     }
     heaviest = sorted(weights, key=lambda key: -weights[key])
-    for key in dump.budget.take("kind of top-level table", heaviest, _MOST_GROUPS):
+    for key in dump.budget.take("kind of top-level table", heaviest, _TRIED_GROUPS):
         below = halves[key][halves[key] & np.uint64(PRESENT | LARGE) == PRESENT]
         named = ((below & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
         if not is_held(dump, named).any():
@@ -185,7 +188,7 @@ def _with_own_half(dump: Dump, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         row, column = np.nonzero(tables[:, :_HALF] & np.uint64(PRESENT | LARGE) == PRESENT)
         target = ((tables[row, column] & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
         row, target = row[is_held(dump, target)], target[is_held(dump, target)]
-        some = slice(None, None, -(-len(row) // _MOST_OWN) or 1)
+        some = slice(None, None, -(-len(row) // _SAMPLED_OWN) or 1)
         row, target = row[some], target[some]
         known = distinct(target)
         is_table = are_tables(dump, PAGING, 1, known)[np.searchsorted(known, target)]
@@ -210,7 +213,7 @@ def _lead_to_tables(dump: Dump, frames: NDArray[np.int64]) -> bool:
     target, is_page = read_tables(dump, PAGING, 1, sound)
     below = target[(target >= 0) & ~is_page]
     below = distinct(below[is_held(dump, below)])
-    below = below[:: -(-len(below) // _MOST_TABLES) or 1]
+    below = below[:: -(-len(below) // _SAMPLED_TABLES) or 1]
     right = np.count_nonzero(are_tables(dump, PAGING, 2, below))
     # The kernel may map all memory by pages of 1 GiB only.
     return bool(2 * right >= len(below)) and bool((target >= 0).any())

@@ -2,9 +2,9 @@
 
     write_page(Path("memory.html"), snapshot)
 
-The file holds all it needs and may load nothing: its content security policy names the very scripts
-and styles that stand in it, and forbids the network. Its sources lie in `page`, plain files that
-are put together as they are; libraries by others lie in `vendor`.
+The file contains everything it needs, and may not load anything: its content security policy names
+exactly the scripts and styles in it, and forbids the network. Its sources, plain files that are
+joined unchanged, are in `page`; libraries by others are in `vendor`.
 """
 
 import base64
@@ -26,11 +26,12 @@ from memory_visualizer.picture import colouring
 from memory_visualizer.picture.palette import PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
+from memory_visualizer.snapshot.framerecords import RecordFinding
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import pack, page_columns
+from memory_visualizer.viewer.data import Column, pack, page_columns
 
 _LIBRARIES = (
     "color",
@@ -43,7 +44,7 @@ _LIBRARIES = (
     "transition",
     "zoom",
 )
-"""Parts of D3 in the order in which they need one another: d3-zoom, and what it is made of."""
+"""Parts of D3 in the order of their dependencies: d3-zoom and the parts that it needs."""
 
 _SCRIPTS = (
     "dom",
@@ -60,7 +61,7 @@ _SCRIPTS = (
     "link",
     "main",
 )
-"""The page's own scripts; together they are one function, so that nothing leaks."""
+"""The page's own scripts; together they form one function, so that no name leaks."""
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
@@ -78,11 +79,11 @@ def write_page(
 ) -> None:
     """Write the page of a snapshot.
 
-    `entropy` is what contents.entropy gives, if the page shall show it. The others say how the
-    page looks when it is opened: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES,
-    and the processes whose pages are lit up, by index in Snapshot.processes. The file appears whole
-    or not at all. Same arguments, same bytes. OSError when it cannot be written, or must not be
-    replaced (see output.check_target).
+    `entropy` is the result of entropy.entropy, if the page should show it. The other arguments
+    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, and the
+    processes whose pages are highlighted, by index in Snapshot.processes. The file appears whole or
+    not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
+    not be replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
@@ -95,18 +96,24 @@ def write_page(
 def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
     """The page as text.
 
-    `start` names the layout, the colouring (`color`), the palette, and the
-    processes to be lit up (`show`, as in the page's address), if any.
+    `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
+    (`show`, as in the page's address), if any.
     """
     columns = page_columns(snapshot, entropy)
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
-    if snapshot.states is not None:
-        columns["state"] = pack(snapshot.states)
-        about["named"].append(
-            {"id": "state", "title": "State", "swatches": _swatches(snapshot, "state")}
-        )
+    named = [("state", snapshot.states), ("use", snapshot.uses)]
+    if start.get("color") == "file":  # read only if it is asked for
+        named.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
+    for name, codes in named:
+        if codes is not None:
+            columns[name] = pack(codes)
+            about["named"].append(
+                {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
+            )
+    columns |= _record_columns(snapshot)
+    about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
     script = _script()
@@ -128,12 +135,29 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
             for name, column in columns.items()
         ),
     }
-    # In one go, so that no text from the dump is taken for a placeholder.
+    # All placeholders are replaced in one pass, so that no text from the dump is taken for one.
     return _PLACEHOLDER.sub(lambda found: parts[found[1]], _source("page/page.html"))
 
 
+def _record_columns(snapshot: Snapshot) -> dict[str, Column]:
+    """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
+    records = snapshot.records
+    if (
+        records is None
+        or records.last_owners is None
+        or records.priorities is None
+        or records.findings is None
+    ):
+        return {}
+    return {
+        "last_owner": pack(records.last_owners + np.int32(1)),
+        "priority": pack(records.priorities + np.uint8(1)),
+        "finding": pack(records.findings),
+    }
+
+
 def _facts(snapshot: Snapshot) -> str:
-    """One line on what the dump is, and of what system."""
+    """One line on the dump and its system."""
     dump = snapshot.dump
     facts = [printable(dump.format), binary_size(dump.size), f"{dump.size // PAGE_SIZE:,} pages"]
     if holes := dump_holes(dump):
@@ -176,13 +200,13 @@ def _source(name: str) -> str:
 
 
 def _json_element(data: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends the element or a line."""
+    """JSON for a script element: nothing in it ends the element or a line."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
-    """What is known beside the columns. Text from the dump is made printable here."""
+    """Everything beside the columns. Text from the dump is made printable here."""
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
     return {
@@ -206,7 +230,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
                 "ppid": process.ppid,
                 "name": printable(process.name),
                 "state": process.state,
-                # What the state does not tell already.
+                # Anomalies that the state does not tell already.
                 "anomalies": [word for word in process.anomalies if word not in STATE_WORDS],
                 "private": private,
                 "shared": shared,
@@ -216,13 +240,18 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         ],
         "remarks": [
             printable(remark)
-            for remark in (*dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies))
+            for remark in (
+                *dump.remarks,
+                *snapshot.remarks,
+                *snapshot.record_remarks,
+                *remarks_on_copies(snapshot.copies),
+            )
         ],
     }
 
 
 def _swatches(snapshot: Snapshot, name: str) -> list[list[str]]:
-    """Labels and colours of a colouring, in the order of its values; of processes only the base."""
+    """Labels and colours of a colouring, by its values; for processes only the base."""
     found = colouring.swatches_of(name, snapshot, PALETTES["default"])
     chosen = found[: colouring.BASE_SWATCHES] if name == "process" else found
     return [[swatch.label, hex_colour(swatch.colour)] for swatch in chosen]

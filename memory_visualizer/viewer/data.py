@@ -1,8 +1,8 @@
 """The data of a snapshot in the page: columns of whole numbers, compressed for the browser.
 
-A column of numbers is cut into planes: the lowest byte of all numbers, then the next, and so on, as
-many as the largest needs. Planes of noise and planes of order are then apart, which deflate makes
-the best of. Each column is deflated (zlib's format, which browsers call "deflate").
+A column of numbers is split into planes: the lowest byte of all numbers, then the next byte, and so
+on, as many as the largest number needs. This separates noise from regular bytes, which deflate
+packs best. Each column is deflated (zlib's format, which browsers call "deflate").
 """
 
 import zlib
@@ -25,9 +25,9 @@ class Column:
     """A column of whole numbers, packed."""
 
     count: int
-    """Numbers in it."""
+    """The number of values."""
     width: int
-    """Bytes of each: so many planes follow one another."""
+    """Bytes of a value: so many planes follow one another."""
     packed: bytes
 
 
@@ -46,16 +46,16 @@ def pack(numbers: NDArray[Any]) -> Column:
 
 
 _LEVEL = 6
-"""Of zlib's: 9 makes such columns a tenth smaller, and takes nine times as long."""
+"""zlib's level: 9 makes such columns a tenth smaller, and takes nine times as long."""
 _PACKED_AT_ONCE = 1 << 20
 
 
 def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[str, Column]:
-    """What is known of each frame, by PFN, and who has it.
+    """The facts on each frame, by PFN, and its owners.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
-    ``further``: mappings beyond the first in each process; ``entropy``, if given. Who has which
-    page: the columns of owner_columns.
+    ``further``: mappings beyond the first in each process; ``entropy``, if given. The owners are in
+    the columns of owner_columns.
     """
     page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
     with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
@@ -74,21 +74,23 @@ _PACKERS = 2
 def owner_columns(
     snapshot: Snapshot,
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.unsignedinteger[Any]]]:
-    """Who has which page, as stretches of it, and how many have each frame.
+    """The owners of pages, as stretches of pages; and the number of owners of each frame.
 
     Pages at successive addresses in successive frames, which the same processes have, make one
     stretch: ``run_frame`` and ``run_length``, and ``run_gap`` for the pages of address space
-    between it and the stretch before. Stretches are sorted by who has them: ``set_runs`` of the
-    first set of processes, and so on. A set is ``set_user``, 1 for pages of user mode, and
-    ``set_size`` of the indexes in ``members``; the index after the last process's stands for the
-    kernel, which all share.
+    between it and the stretch before. Stretches are sorted by their sets of owners: the first
+    ``set_runs`` belong to the first set, and so on. A set has ``set_user``, 1 for pages of user
+    mode, and ``set_size`` of the indexes in ``members``; the index after the last process's stands
+    for the kernel, which all share.
     """
-    # All is made in pieces, and let go of as soon as it can be: there are millions of groups.
+    # Arrays are made in pieces and freed as soon as possible, since there are millions of groups.
     groups, held_by = _gather(snapshot)
     starts = np.cumsum(groups.size, dtype=_index_type(groups.process))
     starts -= groups.size
     group_set = _number_sets(groups.user, starts, groups.size, groups.process)
-    one = np.zeros(int(group_set.max(initial=-1)) + 1, np.intp)  # stands for each set
+    one = np.zeros(
+        int(group_set.max(initial=-1)) + 1, np.intp
+    )  # the group that represents each set
     one[group_set] = np.arange(len(group_set), dtype=starts.dtype)
     set_user, set_size = groups.user[one], groups.size[one].astype(np.int64)
     row = np.repeat(starts[one] - np.cumsum(set_size) + set_size, set_size)
@@ -137,24 +139,24 @@ def _index_type(rows: NDArray[Any]) -> type[np.signedinteger[Any]]:
 
 @dataclass(eq=False)
 class _Groups:
-    """Pages at an address, a row for each, and the processes that have the page there.
+    """Pages at an address, and the processes that have the page there; a row for each.
 
-    The address is not kept, as it takes eight bytes: the mapping tells it.
+    The address, which would take eight bytes, is not kept: the mapping tells it.
     """
 
     mapping: NDArray[np.unsignedinteger[Any]]
-    """Number of one of the mappings."""
+    """Number of one of the group's mappings."""
     frame: NDArray[np.uint32]
     user: NDArray[np.bool_]
     size: NDArray[np.unsignedinteger[Any]]
-    """How many processes."""
+    """The number of processes."""
     process: NDArray[np.unsignedinteger[Any]]
-    """The processes of each group one after the other; the number after the last process's stands
-    for the kernel, which all share."""
+    """The processes of all groups in a row; the number after the last process's stands for the
+    kernel, which all share."""
 
 
 def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any]]]:
-    """All groups, by frame, virtual page, kernel before user; and how many have each frame."""
+    """All groups, by frame, virtual page, kernel before user; and each frame's owner count."""
     everyone = len(snapshot.processes)
     small = np.min_scalar_type(everyone + 1)
     held_by = np.zeros(snapshot.classes.size, small)
@@ -197,7 +199,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
 
 @dataclass(eq=False)
 class _Rows:
-    """Who has which page among some frames, a row for each page and process."""
+    """The owners of some frames, a row for each page and process."""
 
     mapping: NDArray[np.unsignedinteger[Any]]
     frame: NDArray[np.int64]
@@ -214,7 +216,7 @@ class _Rows:
         virtual: NDArray[np.int64],
         process: int,
     ) -> None:
-        """Put the kernel's pages, which `process` stands for, behind others of the same frame."""
+        """Insert the kernel's pages, numbered `process`, behind other rows of their frames."""
         places = np.searchsorted(self.frame, frame, "right")
         self.mapping = np.insert(self.mapping, places, mapping)
         self.frame = np.insert(self.frame, places, frame)
@@ -225,8 +227,8 @@ class _Rows:
     def sort(self, frames: range) -> None:
         """Sort by frame, virtual page, kernel before user, and process.
 
-        All are sorted by frame and process before, and few pages are at different addresses, or
-        both the kernel's and a user's.
+        The rows are sorted by frame and process before, and few pages have several addresses, or
+        belong to both kernel and user mode.
         """
         differs = changes(self.virtual, self.user) & ~changes(self.frame)
         mixed = np.zeros(len(frames), bool)
@@ -238,24 +240,24 @@ class _Rows:
 
 
 def _ranges(count: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Part sets, of which these are the numbers of groups, so that each part has not too many."""
-    at_once = max(_GROUPS_AT_ONCE, int(count.sum()) // _MOST_RANGES)
+    """Split sets, given by their numbers of groups, so that no part has too many groups."""
+    at_once = max(_GROUPS_AT_ONCE, int(count.sum()) // _RANGES)
     edges = np.flatnonzero(changes((np.cumsum(count) - count) // at_once)).tolist()
     return list(pairwise([*edges, len(count)]))
 
 
 _NO_RUNS = tuple(np.empty(0, kind) for kind in (np.uint32, np.uint32, np.int64, np.int64))
 _GROUPS_AT_ONCE = 1 << 17
-_MOST_RANGES = 16
-"""All groups are looked through for each of them."""
+_RANGES = 16
+"""All groups are searched for each range."""
 
 
 def _runs(
     group_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.uint32]
 ) -> tuple[NDArray[Any], ...]:
-    """Make stretches of all groups of some sets, in order of set and virtual page.
+    """Make stretches from the groups of some sets, in the order of set and virtual page.
 
-    Frame, length and gap of each; and how many each set has.
+    Returns frame, length and gap of each stretch, and the number of stretches of each set.
     """
     is_next = ~changes(group_set)
     is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
@@ -263,7 +265,7 @@ def _runs(
     length = np.diff(begins, append=len(frame))
     run_set, run_virtual = group_set[begins], virtual[begins]
     end = np.where(changes(run_set), 0, np.roll(run_virtual + length, 1))
-    # Large pages may begin below where the one before ends: modulo the whole address space.
+    # A large page may begin below the end of the page before: gaps are modulo the address space.
     gap = (run_virtual - end) % _ADDRESS_SPACE
     return frame[begins], length.astype(np.uint32), gap, np.bincount(run_set - run_set[0])
 
@@ -271,19 +273,19 @@ def _runs(
 def _order_of_groups(
     group_set: NDArray[np.int32], virtual: NDArray[np.int64]
 ) -> NDArray[np.signedinteger[Any]]:
-    """By set and virtual page; those that have both in common stay in their order."""
-    # Addresses are canonical: what is above these bits is all ones or all zeros.
+    """The order by set and virtual page; groups with equal values keep their order."""
+    # Addresses are canonical: the bits above these are all ones or all zeros.
     bits = _CANONICAL_BITS
     if int(group_set.max(initial=0)) >= 1 << (63 - bits):
         return np.lexsort((virtual, group_set))
     key = group_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
-    order = np.argsort(key)  # much faster than a stable sort, and seldom another
+    order = np.argsort(key)  # much faster than a stable sort, and rarely different
     key = key[order]
     return np.lexsort((virtual, group_set)) if (key[1:] == key[:-1]).any() else order
 
 
 _CANONICAL_BITS = 45
-"""Of the number of a page, with five levels of tables (SDM vol. 3A, 4.5)."""
+"""Bits of a page number, with five levels of tables (SDM vol. 3A, 4.5)."""
 
 
 def _number_sets(
@@ -292,10 +294,10 @@ def _number_sets(
     sizes: NDArray[np.unsignedinteger[Any]],
     process: NDArray[np.unsignedinteger[Any]],
 ) -> NDArray[np.int32]:
-    """Number the different sets of processes, 0 and up, and give each group that of its set.
+    """Number the distinct sets of processes from 0 on; returns the number of each group's set.
 
-    By the size of the set, user, and the processes. Those of one are known at once; of others
-    process by process: groups stay alike as long as their first, second, … are the same.
+    Sets are equal in size, user, and processes. Sets of one process are numbered directly, others
+    process by process: groups stay together while their first, second, … processes are equal.
     """
     limit = int(process.max(initial=0)) + 1
     found, ones = _number_singles(user, starts, sizes, process, limit)
@@ -323,9 +325,9 @@ def _number_singles(
     process: NDArray[np.unsignedinteger[Any]],
     limit: int,
 ) -> tuple[NDArray[np.int32], int]:
-    """The numbers of the sets of one process below `limit`, for their groups, and how many."""
+    """The numbers of sets of a single process below `limit`, for their groups; and their count."""
     key = np.empty(len(sizes), np.int32)
-    there = np.zeros(2 * limit + 1, bool)  # the last one stands for all other groups
+    there = np.zeros(2 * limit + 1, bool)  # the last number stands for all other groups
     for at in range(0, len(sizes), _GROUPS_AT_ONCE):
         some = slice(at, at + _GROUPS_AT_ONCE)
         first = process[starts[some]] + np.where(user[some], limit, 0)
@@ -339,7 +341,7 @@ def _number_singles(
 
 
 def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """How many different smaller numbers there are for each, and how many different ones."""
+    """For each number, the count of distinct smaller numbers; and the count of distinct numbers."""
     if not numbers.size:
         return numbers, 0
     least = int(numbers.min())

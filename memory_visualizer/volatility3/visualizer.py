@@ -1,16 +1,17 @@
 """Inside Volatility 3: its layers as dumps, its address spaces as this package's mappings.
 
-The plugins (`plugins3`) bring processes and layers; what is done with them is here. What is mapped
-is what Volatility's own layers (framework/layers/intel.py) say is mapped, so that the rows agree
-with `memmap`. In three points that is less than the tables say:
+The plugins (`plugins3`) supply processes and layers; this module does the work. Mappings follow the
+rules of Volatility's own layers (framework/layers/intel.py), so that the rows agree with `memmap`.
+In three points these are fewer than the tables have:
 
-- a table whose entries are all the same counts as empty (Windows 10 fills unused space with such),
-- a large page counts only if the dump holds all of it,
-- what is in a page file is left out by both, unless Volatility was given the page file; then only
-  Volatility has it.
+- a table whose entries are all equal counts as empty (Windows 10 fills unused space with such
+  tables),
+- a large page counts only if the dump holds all of its frames,
+- pages in a page file are left out by both, unless Volatility was given the page file: then only
+  Volatility has them.
 
-In one point it is less than Volatility says: tables of the kernel that serve at several addresses
-are listed at the lowest of them. To list all is what makes `memmap` run for days.
+In one point they are fewer than Volatility's: tables of the kernel that serve at several addresses
+are listed at the lowest address. Listing all addresses makes `memmap` run for days.
 """
 
 import logging
@@ -77,29 +78,29 @@ _COMPARED = 4096  # bytes
 
 
 class _NotOpened:
-    """What a dump inside Volatility cannot do."""
+    """The part of Dump that a dump inside Volatility does not support."""
 
     @classmethod
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
-        """Not here: Volatility opens the file."""
+        """Not supported: Volatility opens the file."""
         raise BadInputError(f"{path} is for Volatility 3 to open")
 
 
 class MappedLayer(_NotOpened, MappedDump):
-    """A layer whose pages lie in a plain file as they are: mapped, nothing is copied."""
+    """A layer whose pages lie uncompressed in a plain file, which is mapped and not copied."""
 
 
 class ReadLayer(_NotOpened, Dump):
-    """A layer that has to decode what it gives, such as AVML's: read through Volatility."""
+    """A layer that has to decode its contents, such as AVML's: it is read through Volatility."""
 
     def __init__(self, layer: Any, path: Path, runs: NDArray[np.int64]) -> None:
         super().__init__(path, type(layer).__name__, runs)
         self._layer = layer
-        # Translation layers keep the last 512 answers; with large ones that is all memory.
+        # Translation layers cache the last 512 results; large results would fill the memory.
         self._read = getattr(type(layer).read, "__wrapped__", type(layer).read)
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
-        """Let `work` look at blocks, one after the other: layers are not made for threads."""
+        """Pass blocks to `work` one after the other, since layers do not support threads."""
         for first, count in self.runs.tolist():
             for start in range(first, first + count, BLOCK_FRAMES):
                 frames = np.arange(start, min(start + BLOCK_FRAMES, first + count))
@@ -126,8 +127,8 @@ class ReadLayer(_NotOpened, Dump):
 def open_layer(layers: Mapping[str, Any], name: str) -> Dump:
     """Open the physical layer of this name.
 
-    Its file is mapped where it is a plain one and holds the pages as they are; else the layer is
-    asked to read. BadInputError where the layer holds no page.
+    A plain file with uncompressed pages is mapped; otherwise the layer reads. BadInputError if the
+    layer holds no page.
     """
     layer = layers[name]
     start, length, offset, file_layer = _segments(layers, layer)
@@ -152,9 +153,9 @@ def open_layer(layers: Mapping[str, Any], name: str) -> Dump:
 def _segments(
     layers: Mapping[str, Any], layer: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Any]:
-    """Where a layer has memory: start, length, place in the layer below; and that layer.
+    """The segments of a layer: start, length, place in the layer below; and that layer.
 
-    The latter is None where the contents are not to be found there as they are.
+    The layer below is None if it does not hold the contents unchanged.
     """
     span = layer.maximum_address + 1 - layer.minimum_address
     if not hasattr(layer, "mapping"):
@@ -168,7 +169,7 @@ def _segments(
 
 
 def _plain_file(layer: Any) -> Path | None:
-    """The file behind a layer, if it holds just what the layer gives; Volatility also unpacks."""
+    """The file behind a layer, if it has the layer's contents; Volatility also unpacks."""
     if not isinstance(layer, physical.FileLayer):
         return None
     url = urlparse(layer.location)
@@ -188,7 +189,7 @@ def _plain_file(layer: Any) -> Path | None:
 
 
 class _Tables:
-    """Physical memory as Volatility's layers see it when they look for tables."""
+    """Physical memory in which Volatility's layers see page tables."""
 
     def __init__(self, dump: Dump, paging: Paging) -> None:
         self._dump = dump
@@ -198,7 +199,7 @@ class _Tables:
         self.budget = dump.budget
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
-        """Contents of frames; all zeros where a table's entries are all the same."""
+        """Contents of frames; all zeros if a table's entries are all equal."""
         words = self._dump.read_frames(frames)
         same = (words == words[:, :1]).all(axis=1)
         if self._halves:
@@ -208,13 +209,13 @@ class _Tables:
 
 
 def architecture_of(layer: Any) -> Architecture:
-    """The way of paging of a translation layer of Volatility's (framework/layers/intel.py)."""
+    """The paging of a translation layer of Volatility (framework/layers/intel.py)."""
     ways = {2: X86, 3: PAE, 4: X64, 5: X64_5_LEVELS}
     return ways[len(layer.structure)]
 
 
 def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.int64]:
-    """Frames of the top levels, as `paging.walk` takes them, from what goes into CR3."""
+    """Frames of the top levels, as for `paging.walk`, from values of CR3."""
     table = np.array(bases, np.int64).reshape(-1, 1)
     if paging.architecture is not PAE:
         return table // PAGE_SIZE
@@ -229,7 +230,7 @@ def top_levels(dump: Dump, paging: Paging, bases: Sequence[int]) -> NDArray[np.i
 
 
 def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
-    """All mappings of some address spaces, given by what goes into CR3.
+    """All mappings of some address spaces, given by their values of CR3.
 
     `space` is the number of the base, or SHARED.
     """
@@ -240,7 +241,9 @@ def read_mappings(dump: Dump, paging: Paging, bases: Sequence[int]) -> Mappings:
 
 
 def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
-    whole: NDArray[np.bool_] = mappings.count == 1  # of these the walk left out what is not held
+    whole: NDArray[np.bool_] = (
+        mappings.count == 1
+    )  # the walk left out frames of these pages that are not held
     large = np.flatnonzero(~whole)
     if len(large):
         before = np.concatenate(([0], np.cumsum(dump.held)))
@@ -251,12 +254,12 @@ def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
 
 
 def shared_kernel_pages(snapshot: Snapshot) -> int:
-    """Pages that the kernel has for several processes."""
+    """The number of pages that the kernel has for several processes."""
     return _pages(snapshot, ~snapshot.mappings.is_user & (snapshot.mappings.space == SHARED))
 
 
 def kernel_pages(snapshot: Snapshot) -> list[int]:
-    """Pages that the kernel has for one process alone, such as its page tables; for each."""
+    """For each process, the pages that the kernel has for it alone, such as page tables."""
     rows = snapshot.mappings
     own = rows.take(~rows.is_user & (rows.space != SHARED))
     row, _, frame = snapshot.pages_of(own)
@@ -266,7 +269,7 @@ def kernel_pages(snapshot: Snapshot) -> list[int]:
 
 
 def _pages(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> int:
-    """How many pages some mappings lead to."""
+    """The number of pages that some mappings lead to."""
     rows = snapshot.mappings.take(chosen)
     marks = np.zeros(snapshot.classes.size, bool)
     mark_runs(marks, rows.pfn, rows.count)
@@ -274,10 +277,10 @@ def _pages(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> int:
 
 
 def runs(mappings: Mappings, paging: Paging) -> Iterator[tuple[int, int, int, int, bool]]:
-    """Mappings as Volatility lists them: space, virtual, physical, size in bytes, user mode.
+    """Mappings in Volatility's form: space, virtual, physical, size in bytes, user mode.
 
-    Neighbours in virtual and physical memory are one row. Addresses have no more bits than are
-    translated, as Volatility writes them. In the order of the spaces, SHARED first.
+    Neighbours in virtual and physical memory form one row. Like Volatility's, addresses have only
+    the bits that are translated. Rows are in the order of the spaces, SHARED first.
     """
     order = np.lexsort((mappings.virtual, mappings.space))
     rows = mappings.take(order)
@@ -305,7 +308,7 @@ def runs(mappings: Mappings, paging: Paging) -> Iterator[tuple[int, int, int, in
 
 
 def options() -> list[Any]:
-    """The options that the plugins have beside what they need."""
+    """The options of the plugins, beside their requirements."""
     return [
         requirements.ListRequirement(
             name="pid",
@@ -341,17 +344,17 @@ def options() -> list[Any]:
 
 
 class Visualizer:
-    """What the plugins do once they know the processes."""
+    """The work of the plugins, once they know the processes."""
 
     def __init__(
         self, plugin: Any, layer: Any, processes: Sequence[Process], system: System | None
     ) -> None:
-        """`layer` is the kernel's translation layer, `system` what Snapshot.system shall say."""
+        """`layer` is the kernel's translation layer, `system` the value of Snapshot.system."""
         self._plugin = plugin
         self._layer = layer
         self._system = system
         self._pids = set(plugin.config.get("pid") or ())
-        # What a process had that has exited is free memory, and its tables may be others' by now.
+        # The memory of an exited process is free, and its tables may have new owners by now.
         shown = (p for p in processes if p.dtb and (p.is_alive or p.pid in self._pids))
         by_pid = sorted(shown, key=lambda process: process.pid)
         self._processes = [replace(process, has_tables=True) for process in by_pid]
@@ -360,7 +363,7 @@ class Visualizer:
             _logger.warning("There is no process %d in the list", pid)
 
     def grid(self) -> Any:
-        """The rows, made while they are asked for."""
+        """The rows, made on demand."""
         number, address = int, format_hints.Hex
         if self._plugin.config["pages"]:
             columns = [("PID", number), ("Process", str), ("Virtual", address)]
@@ -371,7 +374,7 @@ class Visualizer:
         return renderers.TreeGrid(columns, self._guarded(self._process_rows()))
 
     def _guarded(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """The rows as a TreeGrid takes them; errors as Volatility shows them."""
+        """The rows for a TreeGrid; errors become those that Volatility shows."""
         try:
             for row in rows:
                 yield 0, row
@@ -403,7 +406,7 @@ class Visualizer:
                 yield process.pid, name, private, shared, kernel, base, "Disabled"
 
     def _kernel_pages(self) -> tuple[int, list[int]]:
-        """Pages that the kernel has for several processes, and for each process alone."""
+        """The pages that the kernel has for several processes, and for each process alone."""
         return shared_kernel_pages(self._snapshot), kernel_pages(self._snapshot)
 
     def _mapping_rows(self) -> Iterator[tuple[Any, ...]]:
@@ -435,7 +438,7 @@ class Visualizer:
                 "user" if user else "kernel",
             )
 
-    # -- what is known of the dump ---------------------------------------------------------
+    # -- the facts on the dump ---------------------------------------------------------
 
     @cached_property
     def _dump(self) -> Dump:
@@ -451,7 +454,7 @@ class Visualizer:
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        """All processes, though only some may be asked for: what is shared depends on all."""
+        """The snapshot of all processes, even if few are asked for: sharing depends on all."""
         dump = self._dump
         self._say(0, "Reading page tables")
         bases = [process.dtb for process in self._processes]
@@ -468,7 +471,7 @@ class Visualizer:
         )
 
     def _zero(self) -> NDArray[np.bool_]:
-        """The frames of zeros, if the picture shall tell them; to find them all is read."""
+        """The frames of zeros, if the picture should show them; finding them reads all memory."""
         if not self._plugin.config["png"] and not self._plugin.config["html"]:
             return np.zeros(self._dump.frame_count, bool)
         task = "Looking for pages of zeros"
@@ -482,7 +485,7 @@ class Visualizer:
     # -- files -----------------------------------------------------------------------------
 
     def _write_files(self) -> list[str]:
-        """Write what is asked for through the plugin's file handler; return the names."""
+        """Write the requested files through the plugin's file handler; return the names."""
         written = []
         if self._plugin.config["png"]:
             written.append(self._write("png", _picture(self._snapshot, self._dimmed())))
@@ -498,7 +501,7 @@ class Visualizer:
         return str(handler.preferred_filename)
 
     def _dimmed(self) -> NDArray[np.bool_] | None:
-        """The frames that the chosen processes do not have; None where none were chosen."""
+        """The frames that the chosen processes do not have; None without a choice."""
         if not self._pids:
             return None
         chosen = [n for n, process in enumerate(self._processes) if process.pid in self._pids]
@@ -506,7 +509,7 @@ class Visualizer:
 
 
 class LinuxVisualizer(Visualizer):
-    """The same for Linux, where the kernel's struct pages tell what it uses."""
+    """The same for Linux, where struct pages tell the pages that the kernel uses."""
 
     @cached_property
     def _paging(self) -> Paging:
@@ -527,7 +530,7 @@ class LinuxVisualizer(Visualizer):
         return snapshot
 
     def _kernel_pages(self) -> tuple[int, list[int]]:
-        """What the kernel uses, all page tables included, and each process's own tables."""
+        """The pages in use by the kernel, with all page tables; and each process's tables."""
         counts = self._snapshot.counts()
         used = counts[PageClass.KERNEL] + counts[PageClass.BOTH]
         return used, [self._own_tables(process.dtb) for process in self._processes]
@@ -554,7 +557,7 @@ def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:
 
 def _page(snapshot: Snapshot) -> bytes:
     """The page, as `memviz` makes it without options."""
-    from memory_visualizer.viewer import page  # most runs write none
+    from memory_visualizer.viewer import page  # imported here, since most runs write no page
 
     start = {"layout": "rows", "color": "class", "palette": "default"}
     return page(snapshot, None, start).encode("utf-8")

@@ -12,7 +12,7 @@ from memory_visualizer.windows.processlayout import SYSTEM_PID, is_pid, kernel_s
 from memory_visualizer.windows.processobject import Object, is_time
 from memory_visualizer.windows.toplevels import LATEST, time_of, timestamp_of
 
-_MOST_NAMED = 8
+_NAMED = 8
 """How many processes one remark names."""
 
 
@@ -141,7 +141,7 @@ def _undecided(judged: Judged) -> Iterator[str]:
             by_pid[one.pid].append(one)
     for pid, same in sorted(by_pid.items()):
         if len(same) > 1:
-            places = ", ".join(f"{one.address:#x}" for one in same[:_MOST_NAMED])
+            places = ", ".join(f"{one.address:#x}" for one in same[:_NAMED])
             yield f"{len(same):,} processes have the pid {pid}: their objects lie at {places}"
 
 
@@ -162,8 +162,8 @@ def _remarks(judged: Judged, left_out: int) -> list[str]:
             )
             for gap in active.gaps
         ]
-        some = "; ".join(places[:_MOST_NAMED])
-        more = f"; {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""
+        some = "; ".join(places[:_NAMED])
+        more = f"; {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
         count = "one place" if len(places) == 1 else f"{len(places):,} places"
         remarks.append(f"the list of active processes is broken at {count}: {some}{more}")
     remarks += _shortened(list(_undecided(judged)))
@@ -184,8 +184,8 @@ def _remarks(judged: Judged, left_out: int) -> list[str]:
 
 def _shortened(sentences: list[str]) -> list[str]:
     """The first of many sentences, and how many more there are."""
-    more = len(sentences) - _MOST_NAMED
-    return sentences[:_MOST_NAMED] + ([f"{more:,} more of this kind"] if more > 0 else [])
+    more = len(sentences) - _NAMED
+    return sentences[:_NAMED] + ([f"{more:,} more of this kind"] if more > 0 else [])
 
 
 def _title(one: Object) -> str:

@@ -24,12 +24,14 @@ from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import most_common
 
-_MOST_BITS = 2
+_FLIPPED_BITS = 2
+"""How many bits may differ; an entry that differs by more was changed on purpose."""
 _ODD_SHARE = 10
 """One in so many tables may have an entry that differs from all others, and one table in any
 case."""
 _FEWEST = 4
-_MOST_TABLES = 1 << 10
+_TABLES_AT_ONCE = 1 << 10
+"""Tables that are compared with one another."""
 
 
 class MendedEntries:
@@ -44,9 +46,17 @@ class MendedEntries:
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
         """Index and value of the mended entries, by the frames of their tables."""
-        frames = distinct(roots[is_held(memory, roots[:, -1]), -1])[:_MOST_TABLES]
+        frames = distinct(roots[is_held(memory, roots[:, -1]), -1])
+        # Every batch takes tables from all over the memory, so that none is small or peculiar.
+        batches = -(-len(frames) // _TABLES_AT_ONCE)
+        for first in range(batches):
+            self._compare(paging, frames[first::batches])
+
+    def _compare(self, paging: Paging, frames: NDArray[np.int64]) -> None:
+        """Note entries that differ from the same entry of nearly all of these tables."""
         if len(frames) < _FEWEST:
             return
+        memory = self._memory
         entries = paging.decode(memory.read_frames(frames)) & ~np.uint64(TOUCHED)
         half = paging.entries // 2 if paging.top_frames == 1 else 0
         entries = entries[:, half:]
@@ -58,7 +68,7 @@ class MendedEntries:
         common, count = most_common(entries)
         fewest = len(frames) - max(1, len(frames) // _ODD_SHARE)
         bits = np.bitwise_count(entries ^ common)
-        odd = (bits > 0) & (bits <= _MOST_BITS) & (count >= fewest)
+        odd = (bits > 0) & (bits <= _FLIPPED_BITS) & (count >= fewest)
         odd &= common & np.uint64(PRESENT) != 0
         for row, column in np.argwhere(odd).tolist():
             mixed = int(own[row, 0]) if column in index else 0

@@ -55,10 +55,12 @@ from memory_visualizer.windows.toplevels import (
     share_kernel,
 )
 
-_MOST_REMAINS = 1 << 12
-"""How many places are judged that begin like a process, but lead to no tables."""
-_MOST_SHADOWS = 1 << 8
-"""How many second tables that no object names are compared with first tables."""
+_JUDGED_REMAINS = 1 << 12
+"""How many places are judged that begin like a process, but lead to no tables; a remark tells the
+number of the others."""
+_COMPARED_SHADOWS = 1 << 8
+"""How many second tables that no object names are compared with first tables; a remark tells the
+number of the others."""
 _FEWEST_DIRECTORIES = 2
 _VOTERS_OF_BASE = 2
 _FEW_CANDIDATES = 8
@@ -194,12 +196,12 @@ class _Finder:
     def _remains(self, layout: Layout) -> NDArray[np.uint64]:
         """Addresses of places that begin like this system's processes, but have no known base.
 
-        At most _MOST_REMAINS; the others are counted as left out.
+        At most _JUDGED_REMAINS; the others are counted as left out.
         """
         others = self._candidates.others
         places = others[others[:, 1] == layout.size_byte, 0]
-        self.left_out += max(len(places) - _MOST_REMAINS, 0)
-        objects = virtual_places(self._kernel, places[:_MOST_REMAINS])
+        self.left_out += max(len(places) - _JUDGED_REMAINS, 0)
+        objects = virtual_places(self._kernel, places[:_JUDGED_REMAINS])
         return objects[have_pool_tag(self._kernel, objects, layout.tags)]
 
     def unclaimed(self, judged: "Judged", in_use: set[int]) -> set[int]:
@@ -246,8 +248,8 @@ class _Finder:
         """Second tables that no object names, by their index; at most as many as are compared."""
         named = {one.shadow for one in judged.objects.found.values()}
         left = sorted(set(self._shadows.values()) - named)
-        self.left_out += max(len(left) - _MOST_SHADOWS, 0)
-        return left[:_MOST_SHADOWS]
+        self.left_out += max(len(left) - _COMPARED_SHADOWS, 0)
+        return left[:_COMPARED_SHADOWS]
 
 
 def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:

@@ -36,15 +36,16 @@ PROCESS_OBJECT = 3
 BASE_NUMBER = 3
 """From 2018 on the low bits of a 64-bit base may hold a small number (SDM 4.10.1)."""
 
-_MAX_PLACES = 1 << 20
-"""How many places that may be processes are kept before the table bases are known."""
-_MAX_PLACES_IN_PART = 1 << 10
-"""The same in a batch of pages, a megabyte: no more processes fit into it."""
+_ROOM = 1 << 20
+"""How many places that may be processes are kept before the table bases are known. The frames of
+further places are read later, when the bases are known."""
+_ROOM_OF_BATCH = 1 << 10
+"""The same for a batch of pages, a megabyte: no more processes fit into it."""
 _PLACES_OF_PROCESS = 16
 """The most copies of a process object, in freed pages."""
-_MAX_COPIES = 64
+_COPIES = 64
 """How many copies of an address space's four pointers are used."""
-_MOST_OF_FOUR = 3
+_NEEDED_OF_FOUR = 3
 """How many of an address space's four directories a base must lead to (PAE)."""
 _BASES_AT_ONCE = 1 << 12
 _UNKNOWN = -1
@@ -135,7 +136,7 @@ def _spaces_of(directories: NDArray[np.int64], roots: NDArray[np.int64]) -> NDAr
             return space
         place = np.minimum(np.searchsorted(ordered, directories[:, column]), len(ordered) - 1)
         same = np.count_nonzero(roots[order[place]] == directories, axis=1)
-        space = np.where((space < 0) & (same >= _MOST_OF_FOUR), order[place], space)
+        space = np.where((space < 0) & (same >= _NEEDED_OF_FOUR), order[place], space)
     return space
 
 
@@ -147,7 +148,7 @@ def _places_of_pointers(
     pointers = (roots.astype(np.uint64) << np.uint64(12)) | np.uint64(PRESENT)
     order = np.argsort(pointers[:, 0], kind="stable")
     first = pointers[order, 0]
-    room = np.full(len(roots), _MAX_COPIES)
+    room = np.full(len(roots), _COPIES)
     for frames in in_parts(kernel.all_frames()):
         groups = memory.read_frames(frames).reshape(-1, 4)
         hits = np.flatnonzero(is_in(groups[:, 0], first))
@@ -181,7 +182,7 @@ class ProcessSearch:
         self._wanted[frames if frames is not None else []] = True
         self._end = memory.frame_count * PAGE_SIZE
         self._found: list[NDArray[np.int64]] = []
-        self._room = min(_MAX_PLACES, memory.frame_count // 2 + (1 << 16))
+        self._room = min(_ROOM, memory.frame_count // 2 + (1 << 16))
 
     def scan(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
         """Search frames, given with their contents; frames that were not asked for are skipped."""
@@ -190,7 +191,7 @@ class ProcessSearch:
         for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
             found = self.places(frames[chosen], words, rows=chosen)
             self._room -= len(found)
-            if self._room < 0 or len(found) > _MAX_PLACES_IN_PART:
+            if self._room < 0 or len(found) > _ROOM_OF_BATCH:
                 # The dump is full of such places: they are read later, when the bases are known.
                 continue
             self._found.append(found)
@@ -278,11 +279,11 @@ def find_candidates(
     def scan(part: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         words = memory.read_frames(part)
         found = search.places(part, words)
-        if len(found) > _MAX_PLACES_IN_PART:
+        if len(found) > _ROOM_OF_BATCH:
             found = search.places(part, words, known)
         kept = found
-        if len(found) > _MAX_PLACES_IN_PART:
-            kept = found[rank_among(found[:, 1]) < _PLACES_OF_PROCESS][:_MAX_PLACES_IN_PART]
+        if len(found) > _ROOM_OF_BATCH:
+            kept = found[rank_among(found[:, 1]) < _PLACES_OF_PROCESS][:_ROOM_OF_BATCH]
         return kept, len(found) - len(kept)
 
     places = [search.found()]

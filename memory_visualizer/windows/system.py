@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from memory_visualizer.paging import (
     without_contradicted,
 )
 from memory_visualizer.snapshot.build import Rest, of_mappings, walk_remarks
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.process import FoundProcess, Process, unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
@@ -30,8 +32,9 @@ from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: on real machines they hold the System process's top-level table."""
 _FRAMES_AT_ONCE = 256
-_MOST_EARLY_TABLES = 128
-"""How many top-level tables may lie there; a dump with more was made to waste time."""
+_EARLY_TABLES = 128
+"""How many top-level tables may lie there. A dump with more was made to waste time, and loses only
+this early start: the search that follows reads all memory."""
 _SYSTEM_WEIGHT = 3
 
 
@@ -73,7 +76,34 @@ def understand(
         processes=[_told(process, found) for process in processes],
         stale_spaces=len(set(range(len(found.roots))) - {process.space for process in processes}),
     )
-    return replace(snapshot, copies=tuple(copy.told() for copy in who.copies))
+    tops = _top_frames(processes, found)
+    return replace(
+        snapshot,
+        copies=tuple(copy.told() for copy in who.copies),
+        frame_records=partial(_read_records, tops),
+    )
+
+
+def _read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | tuple[str, ...]:
+    """As framestates.read_records, which most runs do not need."""
+    from memory_visualizer.windows.framestates import read_records
+
+    return read_records(tops, snapshot)
+
+
+def _top_frames(processes: Sequence[FoundProcess], found: TopLevels) -> NDArray[np.int64]:
+    """The frames of each process's top-level table, shape (n, frames); -1 where it has none.
+
+    Of a table beyond the first one, by which user mode runs, too.
+    """
+    width = found.paging.top_frames
+    tops = np.full((len(processes), 2 * width), -1, np.int64)
+    for row, process in enumerate(processes):
+        if process.space is not None:
+            tops[row, :width] = found.roots[process.space]
+        if process.shadow is not None:
+            tops[row, width:] = found.others[process.shadow]
+    return tops
 
 
 def _told(process: FoundProcess, found: TopLevels) -> Process:
@@ -133,6 +163,6 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
         early.scan(frames, words)
     search.scan_also(early)
     found = early.found(dump)
-    if found is None or len(found.roots) > _MOST_EARLY_TABLES:
+    if found is None or len(found.roots) > _EARLY_TABLES:
         return None
     return ProcessSearch(dump, found.paging, kernel_memory(dump, found).all_frames())

@@ -114,7 +114,7 @@ class TopLevelSearch:
             )
             alike = upper[row, column] & np.uint64(mask) == own[row]
             # No top-level table names itself by so many entries.
-            alike &= np.bincount(row[alike], minlength=len(own))[row] <= _MOST_OWN_ENTRIES
+            alike &= np.bincount(row[alike], minlength=len(own))[row] <= _OWN_ENTRIES
             if alike.any():
                 self._x64.append(_named(frame[start + row[alike]], entries.start + column[alike]))
 
@@ -124,11 +124,11 @@ class TopLevelSearch:
 
     def scan_also(self, early: "TopLevelSearch") -> None:
         """Also test the entry at which another search met most tables that name themselves."""
-        self._x64_entries = sorted({*self._x64_entries, *early._largest(_MOST_GROUPS)})
+        self._x64_entries = sorted({*self._x64_entries, *early._largest(_TRIED_GROUPS)})
 
     def scan_only(self) -> None:
         """From now on, test only the entry at which most tables name themselves."""
-        self._x64_entries = self._largest(_MOST_GROUPS)
+        self._x64_entries = self._largest(_TRIED_GROUPS)
 
     def _counts_by_entry(self) -> NDArray[np.int64]:
         """For each entry, the number of 64-bit tables met that name themselves by it."""
@@ -194,7 +194,7 @@ class TopLevelSearch:
         directories = np.concatenate([np.empty((0, 4), np.uint64), *pointers])
         directories = (directories & np.uint64(ADDRESS)) >> np.uint64(12)
         name = "top-level table of x86-64"
-        x64 = [take(name, roots, limit)[:, None] for roots in self._groups(_MOST_GROUPS)]
+        x64 = [take(name, roots, limit)[:, None] for roots in self._groups(_TRIED_GROUPS)]
         yield as_windows_has_it(PAE), [directories.astype(np.int64)]
         yield (
             as_windows_has_it(X86),
@@ -231,15 +231,19 @@ def _joined(batches: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 _SAMPLE = 64
-_MOST_PLACES = 4
-_MOST_OWN_ENTRIES = 4
-_MOST_GROUPS = 4
-"""Groups of tables with a common self-naming entry that are tried; one of them is Windows'."""
+_TRIED_PLACES = 4
+"""How many pages of KUSER_SHARED_DATA are tried, the most frequent first. A boot with fewer tables
+than four others is not the running one."""
+_OWN_ENTRIES = 4
+"""A page with more entries for itself is full of equal words, and not a table."""
+_TRIED_GROUPS = 4
+"""Groups of tables with a common self-naming entry that are tried, the largest first. Windows' is
+the largest: other systems' tables and chance make smaller ones."""
 _ROWS_AT_ONCE = 512
 """As many tables as fit into a processor's cache together with the results."""
-_MOST_COMPARED = 1 << 11
-_MOST_ASKED = 1 << 7
-"""How many tables are sampled for their common entries."""
+_SAMPLED_VOTERS = 1 << 11
+_SAMPLED_TABLES = 1 << 7
+"""How many tables are read, and how many of these are sampled, for the entries that all share."""
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
 """A boot has at least this fraction of the largest boot's tables; fewer tables are strays."""
@@ -319,7 +323,7 @@ def _seen(
     virtual = SHARED_DATA[bits_of(paging)] if virtual is None else virtual
     frames = translate(memory, paging, roots, virtual)
     places, count = np.unique(frames[frames >= 0], return_counts=True)
-    places = places[np.argsort(-count, kind="stable")[:_MOST_PLACES]]
+    places = places[np.argsort(-count, kind="stable")[:_TRIED_PLACES]]
     pages = {int(place): _SharedPage(memory.read_frames(place[None])[0]) for place in places}
     return frames, {place: page for place, page in pages.items() if page.is_believable}
 
@@ -340,7 +344,7 @@ def share_kernel(
     """
     kin = np.zeros(len(roots), bool)
     last = roots[:, -1]
-    rows = np.flatnonzero(is_held(memory, last))[:_MOST_COMPARED]
+    rows = np.flatnonzero(is_held(memory, last))[:_SAMPLED_VOTERS]
     chosen = among[rows]
     if np.count_nonzero(chosen) < 2:
         return kin
@@ -350,7 +354,7 @@ def share_kernel(
     entries = entries & ~np.uint64(TOUCHED)
     entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
     some = np.flatnonzero(chosen)
-    some = some[:: -(-len(some) // _MOST_ASKED) or 1]
+    some = some[:: -(-len(some) // _SAMPLED_TABLES) or 1]
     common, count = most_common(entries[some])
     # An entry of a single table is its own, and an entry of a few tells little.
     fewest = max(2, len(some) // 4)

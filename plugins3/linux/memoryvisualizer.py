@@ -2,7 +2,8 @@
 
     vol -p plugins3 -f DUMP linux.memoryvisualizer
 
-What it does is in memory_visualizer.volatility3; here is what Volatility knows of Linux.
+The work is done in memory_visualizer.volatility3; this module asks Volatility for its facts on
+Linux.
 """
 
 import logging
@@ -29,7 +30,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
 
     @classmethod
     def get_requirements(cls) -> list[Any]:
-        """What it needs of Volatility, and its options."""
+        """The plugin's requirements and options."""
         return [
             requirements.ModuleRequirement(
                 name="kernel",
@@ -43,7 +44,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
         ]
 
     def run(self) -> Any:
-        """A row for each process, or for each mapping."""
+        """The rows: one for each process, or for each mapping."""
         kernel = self.context.modules[self.config["kernel"]]
         layer = self.context.layers[kernel.layer_name]
         return LinuxVisualizer(self, layer, list(self._processes()), System("Linux")).grid()
@@ -51,7 +52,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
     def _processes(self) -> Iterator[Process]:
         for task in pslist.PsList.list_tasks(self.context, self.config["kernel"]):
             try:
-                # A kernel thread borrows the memory of whoever ran before it.
+                # A kernel thread borrows the memory of the last process that ran.
                 name = None if task.is_kernel_thread else task.add_process_layer()
                 yield Process(
                     pid=int(task.tgid),

@@ -2,7 +2,8 @@
 
     vol -p plugins3 -f DUMP windows.memoryvisualizer
 
-What it does is in memory_visualizer.volatility3; here is what Volatility knows of Windows.
+The work is done in memory_visualizer.volatility3; this module asks Volatility for its facts on
+Windows.
 """
 
 import logging
@@ -29,7 +30,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
 
     @classmethod
     def get_requirements(cls) -> list[Any]:
-        """What it needs of Volatility, and its options."""
+        """The plugin's requirements and options."""
         return [
             requirements.ModuleRequirement(
                 name="kernel",
@@ -44,7 +45,7 @@ class MemoryVisualizer(interfaces.plugins.PluginInterface):
         ]
 
     def run(self) -> Any:
-        """A row for each process, or for each mapping."""
+        """The rows: one for each process, or for each mapping."""
         kernel = self.context.modules[self.config["kernel"]]
         layer = self.context.layers[kernel.layer_name]
         return Visualizer(self, layer, list(self._processes()), self._system()).grid()

@@ -280,7 +280,9 @@ def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize("color_by", [name for name in COLOURINGS if name != "state"])
+@pytest.mark.parametrize(
+    "color_by", [name for name in COLOURINGS if name not in ("state", "use", "file")]
+)
 def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
     """The picture and the printed legend have the colours of that colouring, and only these."""
     result = run([dump, "-o", "a.png", "--color-by", color_by], tmp_path)
@@ -318,6 +320,7 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.many
 def test_a_dump_cut_while_it_is_read(attempt: int, tmp_path: Path) -> None:
     """Whatever is being read just then: one sentence, and nothing left behind."""
     path = tmp_path / "dump.raw"
@@ -542,6 +545,7 @@ def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdout", marks=pytest.mark.posix)])
 @pytest.mark.parametrize("option", ENDINGS)
+@pytest.mark.many
 def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> None:
     """The same bytes as in a file, alone; the summary goes to standard error."""
     others = [] if option == "-o" else ["-o", "b.png"]
@@ -638,7 +642,8 @@ def test_verbose(dump: Path, tmp_path: Path) -> None:
     plain = run([dump, "--json", "a.json"], tmp_path)
     result = run([dump, "--json", "a.json", "-v"], tmp_path)
     assert result.stdout == plain.stdout
-    steps = ["reading the dump", r"writing win7\.raw\.png", r"writing a\.json", "the summary"]
+    steps = ["reading the dump", "reading the kernel's records of its pages"]
+    steps += [r"writing win7\.raw\.png", r"writing a\.json", "the summary"]
     assert re.fullmatch("".join(rf"memviz: \d+\.\d\d s: {step}\n" for step in steps), result.stderr)
 
 
@@ -1015,7 +1020,7 @@ def test_two_dumps(noise: Path, tmp_path: Path) -> None:
     result = run([noise, noise], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        f"memviz: {noise} is not part of a split kdump file; in other formats, one file is one dump"
+        f"memviz: {noise} is not part of a split kdump file or image; other dumps are single files"
         "\n"
     )
     result = run([noise, noise, "--hash"], tmp_path)

@@ -268,6 +268,11 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "dtb": hex(truth.processes[0].dtb),
         "classes": {label: int(np.count_nonzero(classes == label)) for label in LABELS.tolist()},
         "states": None,
+        "uses": None,
+        "pfn_database": None,
+        "frame_findings": None,
+        "last_owners": None,
+        "files": None,
         "stale_spaces": 1,
         "volatility2_profiles": sorted(
             name for name, one in profiles().items() if (one.version, one.bits) == ((6, 1), 64)

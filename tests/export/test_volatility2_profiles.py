@@ -40,6 +40,7 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("name", profiles())
+@pytest.mark.many
 def test_the_profile_itself_fits(name: str, tmp_path: Path) -> None:
     """And no other than those of the same version, build and bits."""
     forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=3)

@@ -11,7 +11,7 @@ import pytest
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import PIECES, check, frames_of, memory
+from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
 from tests.synth.ewf import CHUNK, write_e01
 
@@ -86,7 +86,42 @@ def test_a_broken_chunk(path: Path, stored: bool) -> None:
     dump = open_dump(path, lenient=True)
     assert dump.remarks == (f"1 broken chunk of {path} left out",)
     lost = range(8, 16) if stored else range(8)
-    check(dump, {pfn: page for pfn, page in frames_of([(0, contents)]).items() if pfn not in lost})
+    check_without(dump, frames_of([(0, contents)]), lost)
+
+
+ERRORS = [(8 * 40 + 3, 2), (8 * 100, 8 * 20), (8 * 110, 8 * 30), (8 * 289, 1 << 31)]
+NOT_READ = [40, *range(100, 140)]
+
+
+@pytest.mark.parametrize("per_file", [1 << 20, 20])
+def test_what_could_not_be_read(path: Path, per_file: int) -> None:
+    """The sectors that the image lists are zeros in it; their frames are left out, not absent."""
+    write_e01(path, CONTENTS, per_file=per_file, errors=ERRORS)
+    for lenient in (False, True):
+        dump = open_dump(path, lenient=lenient)
+        check_without(dump, frames_of([(0, CONTENTS)]), NOT_READ)
+        assert dump.remarks == (f"322 sectors of {path} could not be read when the image was made",)
+
+
+def test_a_broken_list_of_what_could_not_be_read(path: Path) -> None:
+    write_e01(path, CONTENTS, errors=ERRORS)
+    contents = bytearray(path.read_bytes())
+    contents[contents.index(b"error2") + 76 + 520] ^= 1
+    path.write_bytes(contents)
+    dump = open_dump(path)
+    check(dump, frames_of([(0, CONTENTS)]))
+    [remark] = dump.remarks
+    assert remark.endswith("that could not be read is broken; they show as zeros")
+
+
+@pytest.mark.skipif(not shutil.which("ewfinfo"), reason="no ewf-tools here")
+def test_ewfinfo_tells_the_same(path: Path) -> None:
+    """What these tests write is what libewf takes it for."""
+    write_e01(path, CONTENTS, errors=ERRORS[:2])
+    said = subprocess.run(["ewfinfo", str(path)], check=True, capture_output=True, text=True).stdout
+    assert "total number: 2" in said
+    assert "at sector(s): 323 - 324 number: 2" in said
+    assert "at sector(s): 800 - 959 number: 160" in said
 
 
 def test_a_broken_table(path: Path) -> None:

@@ -14,7 +14,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import xpress
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import GIB, PIECES, check, frames_of, memory
+from tests.formats.test_formats import GIB, PIECES, check, check_without, frames_of, memory
 from tests.synth.hibernation import NEW, OLD, write_hibernation
 from tests.synth.xpress import pack_huffman, pack_plain
 
@@ -30,6 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("cleared", [False, True])
 @pytest.mark.parametrize("system", OLD)
+@pytest.mark.many
 def test_tables_one_after_another(path: Path, system: str, cleared: bool) -> None:
     """As many as it takes; the first page, which Windows clears on a resume, is not needed."""
     write_hibernation(path, MANY, system=system, longest=1, cleared=cleared)
@@ -56,6 +57,7 @@ def test_an_old_block_in_a_newer_file(path: Path) -> None:
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("system", NEW)
+@pytest.mark.many
 def test_both_sections(path: Path, system: str, plain: bool) -> None:
     """Of each build, packed in either way, sets of many short runs or of one."""
     write_hibernation(path, NEW_PIECES, system=system, longest=3 if plain else 16, plain=plain)
@@ -115,7 +117,7 @@ def test_a_broken_block(path: Path, system: str) -> None:
         open_dump(path).zero_frames()
     dump = open_dump(path, lenient=True)
     assert dump.remarks == (f"1 broken blocks of {path} were left out, with 16 pages",)
-    check(dump, {pfn: page for pfn, page in frames_of(MANY).items() if not 17 <= pfn <= 32})
+    check_without(dump, frames_of(MANY), range(17, 33))
 
 
 def test_a_broken_table(path: Path) -> None:
@@ -234,6 +236,7 @@ def test_ms_compress_unpacks_the_same() -> None:
 
 
 @pytest.mark.parametrize("system", NEW)
+@pytest.mark.many
 def test_leechcore_reads_the_same(path: Path, system: str) -> None:
     """But for the highest run, which LeechCore 2.23.3 forgets."""
     leechcore = pytest.importorskip("leechcorepyc")

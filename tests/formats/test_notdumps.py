@@ -14,7 +14,7 @@ import cramjam
 import numpy as np
 import pytest
 
-from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.opening import fingerprint, open_dump
 from memory_visualizer.formats.raw import RawDump
 from tests.conftest import ROOT
@@ -73,7 +73,7 @@ CONTAINERS = {
     "Ex01": (b"EVF2\r\n\x81\0", "(Ex01); export the raw dump"),
     "L01": (b"LVF\t\r\n\xff\0", "(L01)"),
     "Lx01": (b"LEF2\r\n\x81\0", "(Lx01)"),
-    "AD1": (b"ADSEGMENTEDFILE\0", "AD1 image; export the raw dump inside it with FTK"),
+    "AD1": (b"ADCRYPT\0", "an encrypted AD1 image; export the dump inside it with FTK"),
     "AFF": (b"AFF10\r\n\0", "affconvert"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n\0", "dumpvmcore"),
     "Xen, old": (b"LinuxGuestRecord", "Xen saved"),
@@ -169,21 +169,6 @@ def test_a_dump_that_begins_with_text(tmp_path: Path) -> None:
     assert open_dump(path).format == "raw"
     path.write_bytes(b"x" * 4 * PAGE)
     assert open_dump(path).format == "raw"
-
-
-def test_split_images(tmp_path: Path) -> None:
-    """Told by their names and sizes; a part alone is taken with --lenient, and so is a lone one."""
-    for number, pages in ((1, 4), (2, 4), (3, 1)):
-        (tmp_path / f"memory.{number:03}").write_bytes(bytes(pages * PAGE))
-    for number in (1, 2, 3):
-        path = tmp_path / f"memory.{number:03}"
-        with pytest.raises(DamagedInputError, match="one part of a split image; join the parts"):
-            open_dump(path)
-        assert "cat memory.[0-9]* > memory" in said_of(path)
-        assert open_dump(path, lenient=True).format == "raw"
-    for number in (2, 3):
-        (tmp_path / f"memory.{number:03}").unlink()
-    assert open_dump(tmp_path / "memory.001").format == "raw"
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,45 @@ def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[pages.reshape(-1)] = np.tile(pointers, 128)
 
 
+_ENTRIES = 0xFFFFF680_00000000
+"""Where such tables show their entries."""
+
+
+def _entry_of(virtual: int, pages: npt.NDArray[np.int64]) -> Words:
+    """The addresses of the entries of some pages, by their number from an address on."""
+    first = _ENTRIES + ((virtual & (1 << 48) - 1) >> 12) * 8
+    return np.uint64(first) + np.uint64(8) * pages.astype(np.uint64)
+
+
+def _witnesses(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and full of addresses of entries that map others."""
+    virtual, pages = _as_kernel(words, given)
+    words[pages] = _entry_of(virtual, rng.integers(len(pages), size=(len(pages), 512)))
+
+
+def _records(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Page frame databases side by side, each for all frames: whatever leads on leads in circles.
+
+    Every record is that of a standby page of a file, which is described by the record itself.
+    """
+    virtual, pages = _as_kernel(words, given)
+    size = -(-len(words) * 48 // PAGE)
+    records = np.zeros((len(words), 6), np.uint64)
+    number = np.arange(len(pages))
+    records[:, 1] = virtual + 48 * rng.permutation(len(words)).astype(np.uint64)
+    records[pages, 1] = _entry_of(virtual, number)
+    records[:, 2] = records[:, 1] << np.uint64(16) | np.uint64(1 << 10)
+    records[:, 4] = (2 << 16) << 0
+    records[pages[: len(pages) // 2], 4] = 6 << 16
+    tables = given.unused[: min(512, len(given.unused) // 520)]
+    records[:, 5] = rng.permutation(len(words))
+    records[pages, 5] = np.repeat(tables, 512)[: len(pages)]
+    whole = np.zeros(size * 512, np.uint64)
+    whole[: records.size] = records.reshape(-1)
+    count = len(pages) // size
+    words[pages[: count * size]] = np.tile(whole.reshape(-1, 512), (count, 1))
+
+
 def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
     """A Linux kernel's word of itself that does not end."""
 
@@ -300,5 +339,7 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "tables of nobody": ("windows", _homeless),
     "tables of nobody, named": ("windows", _homeless_objects),
     "pointers": ("pae", _pointers),
+    "addresses of entries": ("windows", _witnesses),
+    "databases of frames": ("windows", _records),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
 }

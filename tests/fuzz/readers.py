@@ -58,13 +58,10 @@ def _try_reader(name: str, count: int, seed: int) -> int:
     """Run one reader's files; returns how many failed."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        path = Path(folder) / "dump"
-        rng = np.random.default_rng(seed)
-        pages = [rng.bytes(_PAGE) if number % 3 else bytes(_PAGE) for number in range(48)]
-        pieces = [(0x1000, b"".join(pages[:20])), (0x40000, b"".join(pages[20:]))]
-        WRITERS[name](path, pieces)
+        path = Path(folder) / "dump.001"
+        WRITERS[name](path, small_memory(seed))
         sound = path.read_bytes()
-        places = _places(sound)
+        places = places_of(sound)
         limit = _TIMES * min(_run(path)[1] for _ in range(5)) + _NOISE
         ends: Counter[str] = Counter()
         faults = 0
@@ -87,7 +84,14 @@ def _try_reader(name: str, count: int, seed: int) -> int:
     return faults
 
 
-def _places(sound: bytes) -> list[int]:
+def small_memory(seed: int = 0) -> list[tuple[int, bytes]]:
+    """48 pages in two pieces, a third of them zeros."""
+    rng = np.random.default_rng(seed)
+    pages = [rng.bytes(_PAGE) if number % 3 else bytes(_PAGE) for number in range(48)]
+    return [(0x1000, b"".join(pages[:20])), (0x40000, b"".join(pages[20:]))]
+
+
+def places_of(sound: bytes) -> list[int]:
     """Bytes at which a file tells most: its beginning and end, and what lies between at steps."""
     size = len(sound)
     ends = [*range(0, min(size, 2048), 64), *range(max(0, size - 2048), size, 64)]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from memory_visualizer.cli import memviz as cli
 from tests.synth import MIB, builds, containers, forge, profiles, s2
+from tests.synth.ad1 import Tree, write_ad1
 from tests.synth.aff4 import write_aff4
 from tests.synth.ewf import write_e01
 from tests.synth.hibernation import write_hibernation
@@ -94,7 +95,39 @@ def _packed(pack: Callable[[bytes], bytes], path: Path, pieces: containers.Piece
 
 def _e01(path: Path, pieces: containers.Pieces) -> None:
     containers.write_lime(path, pieces)
-    [written] = write_e01(path, path.read_bytes())
+    [written] = write_e01(path, path.read_bytes(), errors=[(40, 9), (200, 8)])
+    written.rename(path)
+
+
+def _vmware_state(path: Path, pieces: containers.Pieces) -> None:
+    """The description of a suspended machine, with the memory beside it."""
+    containers.write_vmware(path.with_suffix(".vmem"), path, pieces)
+
+
+def _vmware_memory(path: Path, pieces: containers.Pieces) -> None:
+    """The memory of a suspended machine, with its description beside it."""
+    containers.write_vmware(path, path.with_suffix(".vmss"), pieces)
+
+
+def _split(path: Path, pieces: containers.Pieces) -> None:
+    """A LiME dump in five parts; the file is the first."""
+    containers.write_lime(path, pieces)
+    contents = path.read_bytes()
+    size = -(-len(contents) // 5)
+    for number in range(5):
+        part = contents[number * size : (number + 1) * size]
+        path.with_suffix(f".{number + 1:03}").write_bytes(part)
+
+
+def _vmware_inside(version: int, path: Path, pieces: containers.Pieces) -> None:
+    """A suspended machine in a single file."""
+    containers.write_vmware(path, path, pieces, version=version, inside=True)
+
+
+def _ad1(path: Path, pieces: containers.Pieces) -> None:
+    containers.write_lime(path, pieces)
+    tree: Tree = {"pagefile.sys": b"", "capture": {"memory.lime": path.read_bytes()}}
+    [written] = write_ad1(path, tree)
     written.rename(path)
 
 
@@ -108,9 +141,16 @@ _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "hyper-v-stored": functools.partial(write_hyperv, packed=False),
 }
 """Xpress is packed in Python, which takes too long for whole systems."""
+_BESIDE: dict[str, Callable[[Path, containers.Pieces], object]] = {
+    "split": _split,
+    "vmware": _vmware_state,
+    "vmware-memory": _vmware_memory,
+}
+"""Each writes another file beside; `_vmware` has whole systems in such files."""
 WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
+    "ad1": _ad1,
     "e01": _e01,
     "gzip": functools.partial(_packed, functools.partial(gzip.compress, compresslevel=1)),
     "xz": functools.partial(_packed, functools.partial(lzma.compress, preset=0)),
@@ -131,10 +171,14 @@ WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "libvirt": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave"),
     "libvirt-gzip": functools.partial(write_qemu, libvirt=b"LibvirtQemudSave", packing="gzip"),
     "proxmox": write_vma,
+    "vmware-inside": functools.partial(_vmware_inside, 2),
+    "vmware-old": functools.partial(_vmware_inside, 0),
+    **_BESIDE,
     **_XPRESS,
 }
-"""Each writes one file of some pieces."""
-CONTAINERS = [*(name for name in WRITERS if name not in _XPRESS), "vmware", "map"]
+"""Each writes some pieces to a file, and what that file needs beside it."""
+_ALONE = [name for name in WRITERS if name not in (*_XPRESS, *_BESIDE)]
+CONTAINERS = [*_ALONE, "vmware", "map"]
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from tests.guests.make import FORMATS, Folder, make
 from tests.guests.recipes import ARCHITECTURES, Recipe, changed, read_recipes
 
 GUESTS = Path(__file__).parents[2] / "dumps" / "guests"
-"""Where guests are made, if nothing else is said; git ignores it."""
+"""The default folder of guests; git ignores it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
-"""memviz's answer held against the guest's own word.
+"""Compare memviz's output with the guest's own records.
 
-memviz is run as a user runs it, and its table and JSON are what is compared. A frame's class should
-be: `user` where a process's pagemap has it, `both` where that page is the kernel's own (its image,
-rings that a process maps), unused where it is free or cached and nobody maps it, else `kernel`.
-Frames that changed while the guest read itself, that are no RAM, the zero page and unmapped huge
-pages of the pool count for neither.
+memviz is run as a user runs it, and its table and JSON are compared. A frame's expected class is
+`user` if a process's pagemap has it, `both` if that page is also the kernel's own (its image, rings
+that a process maps), unused if it is free or cached and not mapped, and otherwise `kernel`. Frames
+that changed while the guest read itself, frames that are not RAM, the zero page and unmapped huge
+pages of the pool are not scored.
 """
 
 import json
@@ -30,18 +30,18 @@ _MEMVIZ_PAGE = 4096
 _MIXED = "mixed"
 _UNSCORED = (Says.NOT_RAM, Says.NO_STRUCT_PAGE, Says.ZERO_PAGE, Says.HUGE_POOL)
 _UNSCORED_CLASS = Says.ANONYMOUS_UNMAPPED
-"""Of pages on their way to or from swap either answer is right."""
+"""Both classes are right for pages on their way to or from swap."""
 _FREE = (Says.FREE, Says.FREE_ON_PROCESSOR, Says.SHARED_MEMORY, Says.FILE_CACHE)
 _OWN_AND_MAPPED = (Says.IMAGE_MAPPED, Says.OTHER_MAPPED)
 _ENDED = ("Z", "X")
 _WORKER = re.compile(r"kworker/[^-+]+")
 _FEW = 6
-"""Examples shown of each fault."""
+"""How many examples of each fault are shown."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What memviz says of a dump."""
+    """The output of memviz for a dump."""
 
     table: Arrays
     summary: Mapping[str, Any]
@@ -49,25 +49,26 @@ class Answer:
 
 @dataclass
 class Comparison:
-    """How memviz's answer agrees with the truth."""
+    """The agreement of memviz's output with the truth."""
 
     frames: int
-    """Scored ones."""
+    """The number of scored frames."""
     agree: int
     owners: int
-    """Pairs of a process and a frame, in truth."""
+    """Pairs of a process and a frame in the truth."""
     owners_missing: int
     owners_extra: int
-    """Mostly of memory that /proc/PID/pagemap does not show, as rings and /dev/mem."""
+    """Pairs that only memviz has: mostly memory that /proc/PID/pagemap does not show, such as rings
+    and /dev/mem."""
     processes: int
     sound: int
-    """Processes found once, with pid, parent and name."""
+    """Processes found exactly once, with the right pid, parent and name."""
     faults: dict[str, list[str]] = field(default_factory=dict)
-    """What disagrees, in words, with examples."""
+    """The disagreements, with examples."""
 
     @property
     def per_cent(self) -> float:
-        """Of the frames, those that agree."""
+        """The percentage of scored frames that agree."""
         return 100 * self.agree / max(self.frames, 1)
 
 
@@ -83,7 +84,7 @@ def ask_memviz(dump: Path, folder: Path) -> Answer:
 
 
 def compare(truth: Arrays, answer: Answer) -> Comparison:
-    """Hold memviz's answer against the truth."""
+    """Compare memviz's output with the truth."""
     own = int(answer.summary.get("page_size", _MEMVIZ_PAGE))
     wider = int(truth["page_size"]) // own
     table = of_pages(answer.table, wider)
@@ -96,10 +97,10 @@ def compare(truth: Arrays, answer: Answer) -> Comparison:
 
 
 def of_pages(table: Arrays, wider: int) -> Arrays:
-    """The table by pages that are `wider` times as large as the frames that it has.
+    """The table by pages of `wider` frames each.
 
-    A page whose frames are not all of one class is ``mixed``; unused ones may differ in whether
-    they hold data, and the page then does. Owners are those of each page's first frame.
+    A page with frames of several classes is ``mixed``; if unused frames differ in holding data, the
+    page holds data. The owners are those of the page's first frame.
     """
     if wider == 1:
         return table
@@ -146,7 +147,7 @@ def _by_frame(truth: Arrays, table: Arrays, column: str) -> NDArray[np.str_]:
 
 
 def _compare_frames(truth: Arrays, table: Arrays, faults: dict[str, list[str]]) -> tuple[int, int]:
-    """How many frames are scored, and how many of these agree."""
+    """The number of scored frames, and of frames that agree."""
     says, expected = truth["kernel_says"], expected_classes(truth)
     told = _by_frame(truth, table, "class")
     scored = ~truth["changed"] & ~np.isin(says, _UNSCORED)
@@ -177,7 +178,7 @@ def first_addresses(pid: Any, pfn: Any, virtual: Any) -> NDArray[np.void]:
 def _compare_owners(
     truth: Arrays, table: Arrays, faults: dict[str, list[str]]
 ) -> tuple[int, int, int]:
-    """How many owners there are, how many memviz does not tell, and how many it tells beside."""
+    """The number of owners, of owners that memviz misses, and of owners that only memviz has."""
     present = truth["owner_pfn"] > 0
     columns = ("owner_pid", "owner_pfn", "owner_virtual")
     known = first_addresses(*(truth[name][present] for name in columns))
@@ -194,7 +195,7 @@ def _compare_owners(
 def _compare_processes(
     truth: Arrays, processes: list[Mapping[str, Any]], faults: dict[str, list[str]]
 ) -> int:
-    """How many processes memviz tells once, and with the right parent and name."""
+    """The number of processes that memviz lists exactly once, with the right parent and name."""
     told: dict[int, list[Mapping[str, Any]]] = {}
     for process in processes:
         told.setdefault(process["pid"], []).append(process)
@@ -211,17 +212,17 @@ def _compare_processes(
 
 @dataclass(frozen=True)
 class _Known:
-    """A process by the truth."""
+    """A process in the truth."""
 
     pid: int
     parent: int
     names: tuple[str, str]
     """Before and after the stop."""
     has_ended: bool
-    """All of it, not only its first thread."""
+    """Whether the whole process has ended, not only its first thread."""
 
     def is_called(self, name: str) -> bool:
-        """Whether it may have had this name when memory was saved.
+        """Whether it may have had this name at the moment of the dump.
 
         A worker of the kernel changes the end of its name with its work.
         """
@@ -240,7 +241,7 @@ def _known_processes(truth: Arrays) -> Iterator[_Known]:
 
 
 def _faults_of(found: list[Mapping[str, Any]], known: _Known) -> Iterator[tuple[str, str]]:
-    """What is wrong with one process: what kind of thing, and how."""
+    """The faults of one process: kind, and description."""
     if len(found) != 1:
         yield ("more than once" if found else "missing"), repr(known.names[0])
         return
@@ -258,7 +259,7 @@ def _faults_of(found: list[Mapping[str, Any]], known: _Known) -> Iterator[tuple[
 
 @dataclass(frozen=True)
 class Result:
-    """A comparison with what it is of, as it is kept beside the guest."""
+    """A comparison and its subject, kept beside the guest."""
 
     form: str
     system: str
@@ -278,7 +279,7 @@ class Result:
 
 
 def compare_dump(truth: Path, dump: Path, folder: Path) -> Result:
-    """Ask memviz about a dump and compare; its outputs are kept in `folder`."""
+    """Run memviz on a dump and compare; its outputs are kept in `folder`."""
     start = time.monotonic()
     answer = ask_memviz(dump, folder)
     seconds = time.monotonic() - start

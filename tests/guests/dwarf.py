@@ -1,7 +1,7 @@
-"""The types of kernels that are older than BTF, from the profiles that Volatility 2 has of them.
+"""The types of kernels older than BTF, from Volatility 2's profiles of them.
 
-A profile is a zip file with what dwarfdump printed of a module that was built for the kernel, and
-the kernel's System.map. Its first unit has all structures that are needed here.
+A profile is a zip file with dwarfdump's output for a module that was built for the kernel, and the
+kernel's System.map. The first unit has all structures that are needed here.
 """
 
 import re
@@ -24,14 +24,14 @@ _ANONYMOUS = "(anon)"
 
 
 def read_profile(path: Path) -> list[dict[str, Any]]:
-    """The types of a profile, as bpftool gives those of BTF."""
+    """The types of a profile, in the form of bpftool's output for BTF."""
     with zipfile.ZipFile(path) as profile:
         [name] = [name for name in profile.namelist() if name.endswith("module.dwarf")]
         return read_dwarf(profile.read(name).decode("utf-8", "replace").splitlines())
 
 
 def read_dwarf(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The types of the first unit that dwarfdump printed, as bpftool gives those of BTF."""
+    """The types of the first unit in dwarfdump's output, in the form of bpftool's."""
     types: list[dict[str, Any]] = []
     owner: dict[str, Any] = {}
     for depth, number, tag, told in _entries(lines):
@@ -70,6 +70,6 @@ def _entries(lines: Iterable[str]) -> Iterator[tuple[int, int, str, dict[str, st
 
 
 def _number(text: str) -> int:
-    """The number that dwarfdump shows, before which may stand how it is meant, or behind it."""
+    """The number in dwarfdump's text, which may have a comment before or behind it."""
     match = re.search(r"0x[0-9a-f]+|\d+", text)
     return int(match[0], 0) if match else 0

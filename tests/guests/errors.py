@@ -1,5 +1,5 @@
-"""What can go wrong while a guest is made."""
+"""The errors of making a guest."""
 
 
 class GuestError(Exception):
-    """A sentence that says what is missing or went wrong."""
+    """A guest cannot be made; the text is a sentence with the reason."""

@@ -1,9 +1,9 @@
 """The free pages on each processor's own lists, which no flag in /proc/kpageflags tells.
 
 They are read from the saved memory with the types of the kernel (kerneltypes.py) and its own
-symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here is of the reader
-that the truth is for. Where the types are not known, such pages are not told apart; how many they
-are stands in /proc/zoneinfo.
+symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here uses the reader
+that is tested. If the types are not known, such pages cannot be told apart; /proc/zoneinfo tells
+their number.
 
 The allocator's own lists of free blocks are read likewise: they tell which frames were freed or
 taken after the guest had read itself.
@@ -25,22 +25,23 @@ from tests.guests.kerneltypes import Types
 _IMAGE_ALIGNED = 1 << 21
 _LARGE, _PRESENT = 1 << 7, 1
 _TABLE = 3
-"""On arm64 an entry that leads to a table; on the lowest level to a page."""
+"""On arm64: an entry that leads to a table, or on the lowest level to a page."""
 _ADDRESS = 0x0000_FFFF_FFFF_F000
 _I386_LEVELS = [(22, 1 << 10), (12, 1 << 10)]
 _PAE_LEVELS = [(30, 4), (21, 1 << 9), (12, 1 << 9)]
 _COSTLY_ORDER = 3
-"""PAGE_ALLOC_COSTLY_ORDER: lists of single pages, of 2, 4 and 8, each for three kinds."""
+"""PAGE_ALLOC_COSTLY_ORDER: there are lists of blocks of 1, 2, 4 and 8 pages, each for three
+kinds."""
 _KINDS, _HUGE_ORDER, _LARGEST_ORDER = 3, 9, 10
 _MOST_NODES = 4
 _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
-"""At most so many bytes all struct pages have."""
+"""The largest size of all struct pages in bytes."""
 
 
 def read_symbols(kallsyms: str) -> dict[str, int]:
-    """The kernel's own symbols, those of modules left out; of several the first."""
+    """The kernel's own symbols, without those of modules; of several with one name, the first."""
     symbols: dict[str, int] = {}
     for words in map(str.split, kallsyms.splitlines()):
         if len(words) == 3:
@@ -54,9 +55,9 @@ class KernelMemory:
 
     raw: NDArray[np.uint8]
     begins: int
-    """Physical address of its first byte."""
+    """Physical address of the memory's first byte."""
     info: Mapping[str, str]
-    """Lines of VMCOREINFO: what stands in front of ``=``, and behind it."""
+    """Lines of VMCOREINFO: the texts before and behind ``=``."""
     symbols: Mapping[str, int]
     code: int
     """Physical address of the kernel's code, by /proc/iomem."""
@@ -73,13 +74,13 @@ class KernelMemory:
         return number >> (8 * self.word - 1) == 1
 
     def symbol(self, name: str) -> int:
-        """Address of a symbol, also of one that only VMCOREINFO tells."""
+        """Address of a symbol, even if only VMCOREINFO tells it."""
         told = self.info.get(f"SYMBOL({name})")
         return self.symbols[name] if told is None else int(told, 16)
 
     @cached_property
     def _image_distance(self) -> int:
-        """How far virtual addresses of the kernel's image are from physical ones."""
+        """Virtual minus physical addresses of the kernel's image."""
         if self.architecture == "arm64":
             return int(self.info["NUMBER(kimage_voffset)"], 16)
         if "_text" in self.symbols:
@@ -103,7 +104,7 @@ class KernelMemory:
 
     @cached_property
     def _levels(self) -> list[tuple[int, int]]:
-        """Of each level, the top one first, how far an address is shifted, and how many entries."""
+        """For each level from the top: the shift of an address, and the number of entries."""
         if self.architecture == "i386":
             return _PAE_LEVELS if self._has_pae else _I386_LEVELS
         shift = self.page_size.bit_length() - 1
@@ -146,7 +147,7 @@ class KernelMemory:
             return self.symbol("vmemmap")
         if "mem_map" in self.symbols:  # all memory has one array (CONFIG_FLATMEM)
             return self.number(self.symbol("mem_map"))
-        if "vmemmap_base" not in self.symbols:  # before 4.8 its place was fixed
+        if "vmemmap_base" not in self.symbols:  # before 4.8 its address was fixed
             return _PAGE_ARRAY
         return self.number(self.symbol("vmemmap_base"))
 
@@ -184,7 +185,7 @@ def blocks_free(memory: KernelMemory, types: Types) -> NDArray[np.int64]:
 
 
 def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Frames of the free blocks that begin with these, which have the block's order."""
+    """Frames of the free blocks that begin with these pages, which have the block's order."""
     frames = []
     for head in heads.tolist():
         page = memory.page_array + head * types.size("page")
@@ -196,7 +197,7 @@ def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -
 
 
 def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
-    """Where each struct zone is."""
+    """The address of each struct zone."""
     for place in _nodes(memory):
         first = place + types.offset("pglist_data", "node_zones")
         for number in range(types.length("pglist_data", "node_zones")):
@@ -216,7 +217,7 @@ def _nodes(memory: KernelMemory) -> Iterator[int]:
 
 
 def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> int:
-    """A processor's per_cpu_pages for a zone; 0 where there is none."""
+    """A processor's per_cpu_pages for a zone; 0 if there is none."""
     if types.has("zone", "per_cpu_pageset"):  # since 5.14
         place, inner = memory.number(zone + types.offset("zone", "per_cpu_pageset")), 0
     else:
@@ -246,7 +247,7 @@ def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
     links, size = types.offset("page", "lru"), types.size("page")
     entry = memory.number(head)
     for _ in range(_LONGEST):
-        # A zone without memory has the lists of one that is shared, and empty.
+        # A zone without memory has empty lists that are shared.
         if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
             return
         yield (entry - links - memory.page_array) // size
@@ -255,7 +256,7 @@ def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
 
 
 def _order(number: int, count: int) -> int:
-    """Of the blocks on one of the lists; before 5.14 there were single pages only."""
+    """The order of the blocks on a list; before 5.14 there were only single pages."""
     if count <= _KINDS + 1:
         return 0
     ordinary = _KINDS * (_COSTLY_ORDER + 1)
@@ -263,5 +264,5 @@ def _order(number: int, count: int) -> int:
 
 
 def counted_by_zoneinfo(zoneinfo: str) -> int:
-    """How many pages are on such lists, by /proc/zoneinfo."""
+    """The number of pages on such lists, by /proc/zoneinfo."""
     return sum(map(int, re.findall(r"^\s+count:\s+(\d+)", zoneinfo, re.MULTILINE)))

@@ -26,20 +26,20 @@ FIRST_MODULES = (
     "ext4",
     "af_packet",
 )
-"""For the disks and the workers, as far as the kernel has them as modules."""
+"""Modules for the disks and the workers, as far as they are not built in."""
 BUSY_MODULES = ("lzo", "lzo_rle", "zram", "loop", "dummy", "tun", "xfs", "nf_tables", "fuse")
 PROGRAMS = ("collect", "worker")
 COMMANDS = (
     *("sh", "mount", "mkdir", "insmod", "sleep", "cat", "dd", "ip", "head", "base64"),
     *("unshare", "mkswap", "swapon", "losetup", "poweroff"),
 )
-"""What init uses of busybox."""
+"""The commands of busybox that init uses."""
 DISK_FILES = 192
 _DISK_SIZE = 48 << 20
 _LARGE_FILES = 12
-"""So many of the disk's files, the last ones, are large."""
+"""The number of large files on the disk, which come last."""
 _STAY_MAPPED = 4
-"""Each so many-th file is still mapped when memory is saved."""
+"""One in so many files is still mapped when memory is saved."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def link(name: str, target: str) -> Entry:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """A cpio archive as the kernel unpacks it.
+    """A cpio archive in the form that the kernel unpacks.
 
     The form is newc, of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst:
     thirteen numbers of eight hexadecimal digits, the name, the contents, each padded to 4 bytes.
@@ -105,7 +105,7 @@ def read_module(path: Path) -> bytes:
 
 
 def needed_modules(module: bytes) -> list[str]:
-    """What must be loaded before a module, by its own section .modinfo."""
+    """The modules that must be loaded before a module, by its section .modinfo."""
     depends = re.search(rb"\0depends=([^\0]*)\0", module)
     softly = re.findall(rb"softdep=pre: ([^\0]*)\0", module)
     names = depends[1].decode().split(",") if depends else []
@@ -114,9 +114,9 @@ def needed_modules(module: bytes) -> list[str]:
 
 
 def load_order(names: Iterable[str], modules: Mapping[str, Path]) -> dict[str, bytes]:
-    """Modules with all that they need, in the order in which they can be loaded.
+    """Modules with their dependencies, in the order of loading.
 
-    A name that no module has is left out: it is built in, or the kernel does not have it.
+    A name without a module is left out: it is built in, or the kernel lacks it.
     """
     order: dict[str, bytes] = {}
     begun = set[str]()
@@ -136,7 +136,7 @@ def load_order(names: Iterable[str], modules: Mapping[str, Path]) -> dict[str, b
 
 
 def build(recipe: Recipe, target: Path) -> list[Path]:
-    """Compile what runs in the guest, statically."""
+    """Compile the guest's programs statically."""
     target.mkdir(parents=True, exist_ok=True)
     built = []
     for name in PROGRAMS:
@@ -151,7 +151,7 @@ def build(recipe: Recipe, target: Path) -> list[Path]:
 
 
 def busybox_entries(packages: Packages) -> list[Entry]:
-    """Its one program, and a link for each command."""
+    """The single program of busybox, and a link for each command."""
     unpacked = packages.unpack(["busybox-static"])
     [program] = [path for path in unpacked.glob("**/bin/busybox") if path.is_file()]
     links = [link(f"bin/{name}", "busybox") for name in COMMANDS]
@@ -170,7 +170,7 @@ def klibc_entries(packages: Packages) -> list[Entry]:
 def make_initramfs(
     recipe: Recipe, packages: Packages, modules: Mapping[str, Path], programs: Iterable[Path]
 ) -> bytes:
-    """The packed archive that the kernel begins with; `packages` are of a whole suite."""
+    """The packed archive with which the kernel starts; `packages` are of a whole suite."""
     first, busy = load_order(FIRST_MODULES, modules), load_order(BUSY_MODULES, modules)
     entries = [folder(name) for name in ("bin", "modules", "proc", "sys", "dev", "etc")]
     entries.append(file("init", (INSIDE / "init").read_bytes(), 0o755))
@@ -188,7 +188,7 @@ def _lines(texts: Iterable[str]) -> bytes:
 
 
 def _watched_files(recipe: Recipe) -> Iterator[str]:
-    """Files whose pages are looked up; + for those that stay mapped."""
+    """Files whose pages are looked up; + marks files that stay mapped."""
     yield "+/bin/sh"
     for name in ("/bin/worker", "/bin/collect", "/modules.first"):
         yield f"-{name}"
@@ -222,6 +222,6 @@ def make_disk(target: Path) -> None:
 
 
 def make_empty(target: Path, size: int) -> None:
-    """A file of zeros that takes no room."""
+    """A sparse file of zeros."""
     with target.open("wb") as made:
         made.truncate(size)

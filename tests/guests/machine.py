@@ -20,27 +20,27 @@ from tests.guests.recipes import Recipe
 _READY = b"READY"
 _LOST = b"Kernel panic"
 _BOOT, _END = 600.0, 180.0
-"""Seconds for booting until memory can be saved, and from then on."""
+"""Seconds for booting until memory can be saved, and for the time afterwards."""
 _PAUSE = 0.2
 _NICE = 10
 _KNOWN_STATE = ("info cpus", "info registers -a", "info mtree -f", "info version")
-"""What of the machine's state is written down beside the memory."""
+"""The monitor's commands whose output is kept beside the memory."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What the machine starts with, and where it writes."""
+    """The files with which the machine starts, and to which it writes."""
 
     kernel: Path
     initramfs: Path
     disk: Path
     records: Path
-    """A second disk, to which the guest writes what it read of itself."""
+    """A second disk, to which the guest writes its records."""
     console: Path
 
 
 def command_line(recipe: Recipe, files: Files, sockets: Path) -> list[str]:
-    """QEMU's command line; `sockets` is a folder for the monitor's and the serial port's."""
+    """QEMU's command line; `sockets` is a folder for the sockets of monitor and serial port."""
     hardware = recipe.hardware
     command = [
         *("nice", "-n", str(_NICE), hardware.emulator, "-accel", "tcg,tb-size=256"),
@@ -76,7 +76,7 @@ class Monitor:
         self.ask("qmp_capabilities")
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """Run a command and return its answer; GuestError with QEMU's words if it fails."""
+        """Run a command and return its answer; GuestError with QEMU's message if it fails."""
         asked: Mapping[str, object] = {"execute": command, "arguments": arguments}
         self._stream.write(json.dumps(asked) + "\n")
         self._stream.flush()
@@ -89,7 +89,7 @@ class Monitor:
         raise GuestError(f"QEMU ended at {command}")
 
     def ask_person(self, command: str) -> str:
-        """The answer to a command of the monitor for people."""
+        """The answer to a command of the human monitor."""
         return str(self.ask("human-monitor-command", **{"command-line": command}))
 
 
@@ -144,7 +144,7 @@ class Machine:
             raise GuestError(f"the guest was not ready in {_BOOT:.0f} s: see {console}")
 
     def state(self) -> str:
-        """What the monitor tells of processors, registers and memory regions."""
+        """The monitor's output on processors, registers and memory regions."""
         answers = ((command, self.monitor.ask_person(command)) for command in _KNOWN_STATE)
         return "".join(f"(qemu) {command}\n{answer}\n" for command, answer in answers)
 
@@ -161,7 +161,7 @@ class Machine:
         )
 
     def go_on(self) -> None:
-        """Let the guest write what it read, and wait until it has switched itself off."""
+        """Let the guest write its records, and wait until it has switched itself off."""
         self.monitor.ask("cont")
         if self.recipe.hardware.has_ports:
             self._ready.send(b"x")
@@ -170,7 +170,7 @@ class Machine:
         while self._process.poll() is None:
             if time.monotonic() > deadline:
                 raise GuestError("the guest did not switch itself off")
-            with contextlib.suppress(OSError):  # or its console would wait for a reader
+            with contextlib.suppress(OSError):  # otherwise the console would wait for a reader
                 self._ready.recv(1 << 16)
             time.sleep(_PAUSE / 2)
 
@@ -183,8 +183,8 @@ class Machine:
 
 @contextmanager
 def running(recipe: Recipe, files: Files) -> Iterator[Machine]:
-    """Start a guest, and end it whatever happens."""
-    # A socket's path may have but 108 letters.
+    """Start a guest, and end it in any case."""
+    # A socket's path may have only 108 letters.
     with tempfile.TemporaryDirectory(prefix="guest-") as sockets:
         machine = Machine(recipe, files, Path(sockets))
         try:

@@ -1,4 +1,4 @@
-"""A guest from its recipe to its saved memory and its truth."""
+"""Make a guest, from its recipe to its saved memory and its truth."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ from tests.synth.containers import write_lime
 FORMATS = ("raw", "elf", "kdump", "lime")
 _RECORDS_SIZE = 128 << 20
 _KEPT = ("cmdline", "iomem", "kallsyms", "version", "zoneinfo", "dmesg")
-"""What the guest read of itself that is of use as it is."""
+"""The guest's records that are kept unchanged."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where one guest's files lie."""
+    """The folder of one guest's files."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The guest's."""
+        """The guest's name."""
         return self.path.name
 
     def memory(self, form: str) -> Path:
@@ -40,12 +40,12 @@ class Folder:
 
     @property
     def truth(self) -> Path:
-        """What the guest's kernel said of its pages and processes."""
+        """The kernel's records of its pages and processes."""
         return self.path / "truth.npz"
 
     @property
     def files(self) -> Path:
-        """What it said of files in its cache."""
+        """The kernel's records of files in its cache."""
         return self.path / "files.npz"
 
 
@@ -57,11 +57,11 @@ def make(
     types: Path | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Make a guest; what was there of it before is replaced.
+    """Make a guest, and replace an earlier one.
 
-    Packages and programs are kept beside the guests' folders for the next one. `image` is the
-    kernel of a recipe for an old one, `types` a file with the types of a kernel without BTF. `tell`
-    gets a line about each step. GuestError says what is missing or failed.
+    Packages and programs are kept beside the guests' folders for the next guest. `image` is the
+    kernel for a recipe of an old kernel, `types` a file with the types of a kernel without BTF.
+    `tell` gets a line about each step. GuestError says what is missing or failed.
     """
     common = folder.path.parent / "common"
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
@@ -106,13 +106,13 @@ def make(
         Guest(raw, records, recipe.architecture, recipe.processors, begins, types),
         tell,
     )
-    # Where the truth could not be made, they stay.
+    # If the truth could not be made, the records stay.
     for used in (files.initramfs, files.disk, files.records):
         used.unlink()
 
 
 def _finish(folder: Folder, guest: Guest, tell: Callable[[str], None]) -> None:
-    """Write the truth, and the memory as LiME has it."""
+    """Write the truth, and the memory in LiME's format."""
     for form in ("elf", "kdump"):
         folder.memory(form).chmod(0o644)
     truth = make_truth(guest)

@@ -1,7 +1,7 @@
-"""Debian's packages for a guest, whatever the machine itself is: found, fetched and unpacked.
+"""Find, fetch and unpack Debian's packages for a guest, whatever the machine's own system.
 
 apt works in a folder of its own and leaves the machine's packages alone. Mirrors and keys are those
-of the machine's own sources, asked for the guest's suite and architecture, or those given.
+of the machine's own sources, for the guest's suite and architecture, or the given ones.
 """
 
 import functools
@@ -15,7 +15,7 @@ from tests.guests.errors import GuestError
 
 _FIELDS = "$(REPO_URI) $(COMPONENT) $(ORIGIN)"
 _UNPACKED = ".unpacked"
-"""Marks a folder whose packages are all there."""
+"""The mark of a folder with all its packages."""
 
 
 def run(command: Sequence[str | Path], *, folder: Path | None = None, what: str) -> str:
@@ -86,7 +86,7 @@ class Packages:
     def unpack_kernel(self, release: str) -> Path:
         """A folder with the kernel and its modules."""
         known = set(self._apt(self._configuration, "apt-cache", "pkgnames", "linux-").split())
-        # Kernels of late 2026 are in two packages, and linux-image is but a name for these.
+        # Kernels of late 2026 are in two packages, and linux-image only depends on these.
         parts = [f"linux-binary-{release}", f"linux-modules-{release}"]
         return self.unpack(parts if known >= set(parts) else [f"linux-image-{release}"])
 
@@ -134,7 +134,7 @@ def sources_for(suite: str, told: Iterable[str]) -> list[str]:
 
 
 def whole_suite(suite: str) -> str:
-    """The suite beside which one lies that has some packages only.
+    """The complete suite that belongs to a suite with only some packages.
 
     >>> whole_suite("trixie-backports"), whole_suite("bullseye-security")
     ('trixie', 'bullseye')
@@ -149,12 +149,12 @@ def kernel_releases(names: Iterable[str], pattern: str) -> set[str]:
 
 
 def version_key(release: str) -> tuple[int, ...]:
-    """By this releases are in order: the numbers in them."""
+    """The sort key of releases: the numbers in them."""
     return tuple(int(number) for number in re.findall(r"\d+", release))
 
 
 def _write_if_new(path: Path, text: str) -> bool:
-    """Write a file unless it holds the same; whether it was written."""
+    """Write a file unless it has the same content; returns whether it was written."""
     if path.exists() and path.read_text() == text:
         return False
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""Which guests there are: a kernel, and the machine that it runs on."""
+"""The guests: a kernel, and the machine that it runs on."""
 
 import dataclasses
 import tomllib
@@ -7,25 +7,26 @@ from pathlib import Path
 
 RECIPES = Path(__file__).with_name("recipes.toml")
 INSIDE = Path(__file__).with_name("inside")
-"""What runs in the guest."""
+"""The sources of the guest's programs."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What depends on the processor's kind."""
+    """The properties of an architecture."""
 
     compiler: tuple[str, ...]
     emulator: str
     machine: str
-    """QEMU's word for the board, if the recipe names none."""
+    """QEMU's name of the board, if the recipe does not name one."""
     processor: str
     console: str
     options: str
-    """For the kernel's command line."""
+    """Options for the kernel's command line."""
     memory_begins: int
     """Physical address of the first byte of RAM."""
     has_ports: bool
-    """Whether the guest tells by a second serial port that it is ready, else by its console."""
+    """Whether the guest reports by a second serial port that it is ready, and not by its
+    console."""
 
 
 ARCHITECTURES = {
@@ -35,7 +36,7 @@ ARCHITECTURES = {
         machine="pc",
         processor="IvyBridge",
         console="ttyS0",
-        # Else a guest panics on a busy host, whose timer's ticks come late.
+        # Without this option a guest panics on a busy host, whose timer ticks come late.
         options="no_timer_check",
         memory_begins=0,
         has_ports=True,
@@ -75,28 +76,28 @@ class Recipe:
 
     name: str
     suite: str
-    """Debian's suite in which the kernel is, such as ``trixie-backports``."""
+    """Debian's suite with the kernel, such as ``trixie-backports``."""
     kernel: str
-    """A regular expression for the whole of the kernel's release."""
+    """A regular expression for the kernel's full release."""
     architecture: str = "amd64"
-    """Debian's word for it."""
+    """Debian's name of the architecture."""
     memory: int = 256
     """MiB."""
     processors: int = 1
     processor: str = ""
-    """QEMU's word for the model; empty for the usual one of the architecture."""
+    """QEMU's name of the processor; empty for the architecture's default."""
     machine: str = ""
-    """QEMU's word for the board; empty for the usual one."""
+    """QEMU's name of the board; empty for the default."""
     share: int = 60
-    """Per cent of their usual sizes that the workers take; 100 fits into 512 MiB."""
+    """The workers' sizes in per cent of the usual; 100 fits into 512 MiB."""
     buffer: int = 12
-    """MiB for what the guest reads of itself."""
+    """MiB for the guest's records of itself."""
     options: str = ""
-    """More words for the kernel's command line; `busy` and `thin` are for the guest's init."""
+    """Further options for the kernel's command line; `busy` and `thin` are for the guest's init."""
     is_old: bool = False
-    """Whether the kernel is older than today's C library allows, and is given as a file.
+    """Whether the kernel is too old for today's C library, and is given as a file.
 
-    It then has klibc and musl, no disk and no modules.
+    Such a guest has klibc and musl, no disk and no modules.
     """
 
     @property
@@ -124,7 +125,7 @@ class Recipe:
 
 
 def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
-    """Read recipes by name; TypeError for a field that there is not, ValueError for a bad value."""
+    """Read recipes by name; TypeError for an unknown field, ValueError for a bad value."""
     recipes = {}
     for name, fields in tomllib.loads(path.read_text()).items():
         recipe = Recipe(name=name, **fields)
@@ -135,6 +136,6 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
 
 
 def changed(recipe: Recipe, **fields: str | int | None) -> Recipe:
-    """The same recipe with those fields that are not None."""
+    """The same recipe, changed in the fields that are not None."""
     given = {name: value for name, value in fields.items() if value is not None}
     return dataclasses.replace(recipe, **given)  # type: ignore[arg-type]

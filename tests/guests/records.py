@@ -1,4 +1,4 @@
-"""What the guest read of itself, as inside/collect.c writes it to the second disk."""
+"""The guest's records of itself, as inside/collect.c writes them to the second disk."""
 
 import re
 import struct
@@ -13,7 +13,7 @@ _LAST = "END"
 
 
 def read_records(path: Path) -> dict[str, bytes]:
-    """The records by their names; GuestError where the guest did not write all."""
+    """The records by their names; GuestError if the guest did not write all of them."""
     records: dict[str, bytes] = {}
     with path.open("rb") as file:
         while True:
@@ -32,6 +32,6 @@ def read_records(path: Path) -> dict[str, bytes]:
 
 
 def timing(records: Mapping[str, bytes]) -> dict[str, float]:
-    """The numbers of the record of that name, such as the size of a page."""
+    """The numbers in the record `timing`, such as the size of a page."""
     told = re.findall(r"(\w+)=([\d.]+)", records["timing.txt"].decode())
     return {name: float(number) for name, number in told}

@@ -1,4 +1,4 @@
-"""What the guest's /proc/iomem says of physical memory."""
+"""The guest's /proc/iomem, its map of physical memory."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ _RAM, _IMAGE = "System RAM", "Kernel "
 
 @dataclass(frozen=True)
 class Resources:
-    """Stretches of physical addresses, each by its first byte and the one behind its last."""
+    """Stretches of physical addresses, each by its first byte and the byte behind its last."""
 
     ram: list[tuple[int, int]]
     reserved: list[tuple[int, int]]
-    """Beside RAM; on arm64 it is RAM that the kernel does not give out."""
+    """Reserved memory besides RAM; on arm64 it is RAM that the kernel does not allocate."""
     image: dict[str, tuple[int, int]]
     """Parts of the kernel, such as ``Kernel code``."""
 

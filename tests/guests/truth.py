@@ -1,8 +1,7 @@
-"""What the guest's kernel said of every page, process and file, as arrays.
+"""The records of the guest's kernel of every page, process and file, as arrays.
 
-The codes are those of include/uapi/linux/kernel-page-flags.h and what follows from them together
-with /proc/iomem and all processes' pagemaps; Documentation/admin-guide/mm/pagemap.rst describes
-the files.
+The codes follow from the flags of include/uapi/linux/kernel-page-flags.h, from /proc/iomem and from
+all processes' pagemaps; Documentation/admin-guide/mm/pagemap.rst describes the files.
 """
 
 import re
@@ -36,7 +35,7 @@ _KTHREADD = 2
 
 
 class Flag(IntEnum):
-    """Bits of /proc/kpageflags; the last one is in no header, but in fs/proc/page.c."""
+    """Bits of /proc/kpageflags; the last bit is only defined in fs/proc/page.c."""
 
     UPTODATE = 3
     LRU = 5
@@ -56,7 +55,7 @@ class Flag(IntEnum):
 
 
 class Says(IntEnum):
-    """What the kernel says of a frame: the first of these that fits, but the last one."""
+    """The kernel's record of a frame: the first of these that fits, except the last."""
 
     NOT_RAM = 0
     NO_STRUCT_PAGE = 1
@@ -107,7 +106,7 @@ NAMES = {
 def classify(
     flags: NDArray[np.uint64], mapped: Marks, ram: Marks, image: Marks
 ) -> NDArray[np.uint8]:
-    """What the kernel says of each frame, by its flags and three marks.
+    """The kernel's record of each frame, by its flags and three marks.
 
     `mapped` are frames in some process's pagemap, `ram` those of /proc/iomem's System RAM, `image`
     those of the kernel's image there. All have one entry for each frame.
@@ -118,7 +117,7 @@ def classify(
         return marks
 
     huge, anonymous, lru = has(Flag.HUGE), has(Flag.ANON), has(Flag.LRU)
-    # The kernel's bss holds pages that were freed to users: they are not reserved any more.
+    # The kernel's bss has pages that were freed to users: these are no longer reserved.
     image = image & has(Flag.RESERVED)
     cache = lru | has(Flag.MMAP) & has(Flag.UPTODATE)
     conditions = [
@@ -179,7 +178,7 @@ class Truth:
 
 
 def make_truth(guest: Guest) -> Truth:
-    """Make the truth of what a guest read of itself, and of the memory that was saved."""
+    """Make the truth from a guest's records and its saved memory."""
     records = guest.records
     size = int(timing(records)["page"])
     first = guest.begins // size
@@ -241,10 +240,10 @@ def _mark_free(
     raw: NDArray[np.uint8],
     size: int,
 ) -> Iterator[str]:
-    """Mark the free pages that kpageflags does not tell, where nothing else is known of a frame.
+    """Mark free pages that kpageflags does not tell, among frames without another record.
 
-    Those that were freed or taken after the guest had read itself are marked in `unsteady`. Yields
-    what cannot be told.
+    Frames that were freed or taken after the guest had read itself are marked in `unsteady`. Yields
+    sentences on pages that cannot be told apart.
     """
     records = guest.records
     first = guest.begins // size
@@ -271,7 +270,7 @@ def _mark_free(
         types = Types.of_file(guest.types)
     else:
         types = Types.told_by(memory.info)
-    if types.has("page", "_count"):  # before 4.6; the others tell all pages of a block
+    if types.has("page", "_count"):  # before 4.6; later kernels tell all pages of a block
         heads = np.flatnonzero(says == Says.FREE) + first
         mark(block_frames(memory, types, heads), Says.FREE)
     if types.has("per_cpu_pages", "lists"):
@@ -286,7 +285,7 @@ def _mark_free(
 
 
 def read_vmcoreinfo(place: bytes, raw: NDArray[np.uint8], begins: int) -> dict[str, str]:
-    """The lines of VMCOREINFO, where /sys/kernel/vmcoreinfo says that its note is."""
+    """The lines of VMCOREINFO, from the note to which /sys/kernel/vmcoreinfo points."""
     address, length = (int(word, 16) for word in place.split())
     note = raw[address - begins : address - begins + length].tobytes()
     text = note[note.index(b"OSRELEASE=") :].split(b"\0", 1)[0].decode()
@@ -320,7 +319,7 @@ def read_processes(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic
 
 
 def _text(name: bytes) -> str:
-    """A name as JSON can have it."""
+    """A name as text for JSON."""
     return name.decode("utf-8", "backslashreplace")
 
 
@@ -332,7 +331,7 @@ def _field(status: bytes, name: bytes) -> bytes:
 
 
 def read_files(records: Mapping[str, bytes]) -> dict[str, NDArray[np.generic]]:
-    """Which page of which file a frame holds, as far as it was so before and after the stop."""
+    """The page of a file in each frame, as far as it was the same before and after the stop."""
     lines = [line.split("\t") for line in records["files.tsv"].decode().splitlines()]
     before, after = (np.frombuffer(records[name], FILE_ROW) for name in ("files.bin", "files2.bin"))
     rows = before[np.isin(before, after)]

@@ -18,7 +18,7 @@ from memory_visualizer.linux import tasks as linuxtasks
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.pagestates import PageArray
 from memory_visualizer.linux.tasklist import TaskSlabs
-from memory_visualizer.linux.tasks import most_tasks
+from memory_visualizer.linux.tasks import task_limit
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
 from memory_visualizer.paging.tablememory import TableMemory
@@ -68,7 +68,7 @@ def test_more_tasks_than_any_machine_has(
 ) -> None:
     """So many are read as there may be, and it is said that there are more."""
     snapshot = opened(name, sound, tmp_path)
-    limit = most_tasks(snapshot.dump)
+    limit = task_limit(snapshot.dump)
     assert limit == SIZE // 4096 // 16 + 1024
     assert any("the list of processes is longer than any" in one for one in snapshot.remarks)
     assert sum(process.is_listed for process in snapshot.processes) <= limit
@@ -79,8 +79,25 @@ def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: P
     snapshot = opened("tasks, in pairs", sound, tmp_path)
     known = sum(process.object_address != 0 for process in snapshot.processes)
     # Owners of address spaces come to them.
-    assert known <= most_tasks(snapshot.dump) + len(sound[1].tasks)
+    assert known <= task_limit(snapshot.dump) + len(sound[1].tasks)
     assert any("found outside the list, but left out" in one for one in snapshot.remarks)
+
+
+def test_slabs_that_may_hold_more_tasks(
+    sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remark tells that the last search of the slabs still found some, and only then."""
+    contents, truth = sound
+    words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
+    machine = Machine(words, truth)
+    for task in [task for task in truth.tasks if task.listed][3:8]:
+        for links in ("tasks", "children", "sibling"):
+            machine.put(task.address + machine.task(links), 0, 0)
+    dump = written(words, tmp_path)
+    told = "the slabs of tasks were searched"
+    assert not any(told in remark for remark in memory_visualizer.open(dump).remarks)
+    monkeypatch.setattr(linuxlist, "_SCANS", 1)
+    assert any(told in remark for remark in memory_visualizer.open(dump).remarks)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -118,7 +135,7 @@ def test_more_address_spaces_than_any_machine_has(
     for name in ("spaces", "spaces, idle"):
         snapshot = opened(name, sound, tmp_path)
         assert any("the list of address spaces is longer" in one for one in snapshot.remarks)
-        assert len(snapshot.processes) <= 2 * most_tasks(snapshot.dump)
+        assert len(snapshot.processes) <= 2 * task_limit(snapshot.dump)
     assert walks == 2
 
 
@@ -155,7 +172,7 @@ def test_threads_are_looked_for_within_bounds(
     monkeypatch.setattr(TableMemory, "numbers", counted)
     snapshot = opened("ended", sound, tmp_path)
     # Some words of each task, and of each thread that is looked at, of which there are as many.
-    assert asked <= 20 * most_tasks(snapshot.dump)
+    assert asked <= 20 * task_limit(snapshot.dump)
 
 
 def test_resources_within_bounds(
@@ -279,7 +296,8 @@ def test_texts_that_are_no_ones(sound: tuple[bytes, LinuxTruth], tmp_path: Path)
     texts = VmcoreInfoSearch()
     for _ in dump.each_block(texts.scan):
         pass
-    assert len(texts.found(dump)) <= 512
+    assert len(texts.found(dump)) <= dump.budget.limit("beginning of VMCOREINFO") < 600
+    assert any("beginnings of VMCOREINFO left out" in remark for remark in dump.budget.remarks)
 
 
 @pytest.mark.parametrize("filler", [b"OSRE", b"OSRELEAS", b"SRELEASE", b"XXXELEAS", b"X=RELEAX"])
@@ -369,7 +387,7 @@ def test_one_object_does_not_decide_where_all_lie(
         examples = np.append(structs, wild)
         assert set(slabs.places(examples, 100).tolist()) == expected
     assert slabs.left_out == 0
-    monkeypatch.setattr(linuxlist, "_MOST_PLACES", 8)
+    monkeypatch.setattr(linuxlist, "_PLACES_OF_SLAB", 8)
     assert len(slabs.places(structs)) == 8 * len(begins)
     [remark] = slabs.remarks
     assert remark.startswith(f"{(32 - 8) * len(begins)} places")

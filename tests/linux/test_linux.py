@@ -100,6 +100,7 @@ def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
 
 
 @pytest.mark.parametrize("era", ERAS)
+@pytest.mark.many
 def test_every_era(era: str, tmp_path: Path) -> None:
     truth = forge_linux(tmp_path / "dump", era)
     snapshot = memory_visualizer.open(tmp_path / "dump")
@@ -297,6 +298,7 @@ def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path
 
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
 @pytest.mark.parametrize("era", ["4.19", "5.10", "6.1", "6.12", "7.0"])
+@pytest.mark.many
 def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
     """A kernel is known by its page tables and banner; BTF tells the rest."""
     truth = forge_linux(tmp_path / "whole", era, five_levels=five_levels, pti=five_levels)
@@ -387,6 +389,7 @@ def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(12))
+@pytest.mark.many
 def test_noise_in_it(seed: int, small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     """Whatever is overwritten: an answer, soon and without an error."""
     source, truth = small
@@ -462,7 +465,9 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     source, truth = small
     outputs = ["--table", "a.csv", "--json", "a.json", "--map", "a.map", "-o", "a.png"]
     result = memviz(source, *outputs, folder=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
+    [remark] = result.stderr.splitlines()  # these dumps do not describe inodes
+    assert remark.endswith("the files of its pages are unknown")
     lines = result.stdout.splitlines()
     assert lines[1] == f"Linux {truth.era.release}, x86-64 paging"
     counts = dict(zip(*np.unique(truth.states, return_counts=True), strict=True))
@@ -557,6 +562,7 @@ LINES = [
 
 @pytest.mark.parametrize("byte", [b"3", b"x", b"\0", b"\n"], ids=repr)
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.decode())
+@pytest.mark.many
 def test_a_damaged_line(
     line: bytes, byte: bytes, small: tuple[Path, LinuxTruth], tmp_path: Path
 ) -> None:
@@ -669,6 +675,7 @@ def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
+@pytest.mark.many
 def test_cut_anywhere(era: str, tmp_path: Path) -> None:
     """However much is left of a dump, it is painted; no process is told that there was not."""
     truth = forge_linux(tmp_path / "whole", era, size=32 * MIB, processes=12, seed=1)

@@ -89,6 +89,7 @@ def memory_with(tables: Tables, regime: ArmRegime) -> bytes:
 
 
 @pytest.mark.parametrize("name", REGIMES)
+@pytest.mark.many
 def test_finds_what_a_simple_reader_finds(name: str) -> None:
     """The same frames, first at the same addresses, with the same rights."""
     regime = REGIMES[name]

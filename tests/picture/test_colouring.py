@@ -31,11 +31,11 @@ from tests.synth import MIB, Truth, builds, containers, forge, profiles
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 
-OF_ALL_SYSTEMS = [name for name in COLOURINGS if name != "state"]
+OF_ALL_SYSTEMS = [name for name in COLOURINGS if name not in ("state", "use", "file")]
 
 
 @pytest.fixture(scope="module", params=["Win7SP1x86", "Win10x64_17763"])
-def forged(
+def synthetic(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Snapshot, Truth, bytes]:
     """A small Windows: as read, as it is, and its contents."""
@@ -52,9 +52,9 @@ def labels(snapshot: Snapshot, name: str) -> npt.NDArray[np.str_]:
     return found
 
 
-def test_by_process(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_by_process(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """A page of one process has its colour, a shared one that of several."""
-    snapshot, truth, _ = forged
+    snapshot, truth, _ = synthetic
     holders: list[set[str]] = [set() for _ in range(truth.frames)]
     for note in truth.mappings[truth.mappings["user"]]:
         if note["owner"] in truth.alive:
@@ -70,9 +70,9 @@ def test_by_process(forged: tuple[Snapshot, Truth, bytes]) -> None:
     assert len(set(expected)) > 8
 
 
-def test_by_protection(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_by_protection(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """What user mode may do, or else the kernel, by a reader of one entry after another."""
-    snapshot, truth, memory = forged
+    snapshot, truth, memory = synthetic
     rights: dict[bool, list[set[str]]] = {
         user: [set() for _ in range(truth.frames)] for user in (True, False)
     }
@@ -92,9 +92,9 @@ def test_by_protection(forged: tuple[Snapshot, Truth, bytes]) -> None:
     assert {"user rw-", "kernel rw-", "unused"} <= set(expected) or truth.paging == "x86"
 
 
-def test_by_mappings(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_by_mappings(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """How many mappings lead to a frame, by the truth."""
-    snapshot, truth, _ = forged
+    snapshot, truth, _ = synthetic
     count = np.zeros(truth.frames, int)
     notes = truth.mappings
     for first, size in zip(notes["frame"].tolist(), notes["size"].tolist(), strict=True):
@@ -133,9 +133,9 @@ def test_entropy_as_shannon_has_it(tmp_path: Path) -> None:
     assert (steps[0], steps[1], steps[5]) == (0, 0, 255)
 
 
-def test_by_entropy(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_by_entropy(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """Bins of half a bit; zeros apart from other pages without information."""
-    snapshot, truth, _ = forged
+    snapshot, truth, _ = synthetic
     steps = np.zeros(truth.frames, np.uint8)
     steps[1:] = np.arange(truth.frames - 1) % 256
     colouring = by_entropy(snapshot, DEFAULT, steps)
@@ -146,9 +146,9 @@ def test_by_entropy(forged: tuple[Snapshot, Truth, bytes]) -> None:
         assert low <= step * 8 / 255 < high or (step == 255 and high == 8.0)
 
 
-def test_kernel_pages_by_no_table(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_kernel_pages_by_no_table(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """A kernel's page that no table leads to has no protection, and is not called unused."""
-    snapshot, *_ = forged
+    snapshot, *_ = synthetic
     kernel = np.flatnonzero(labels(snapshot, "class") == "kernel")
     snapshot.mapping_count[kernel[0]] = 0
     try:
@@ -214,24 +214,24 @@ def test_ramp_gets_darker_step_by_step() -> None:
     assert all(lighter - darker > 2 for lighter, darker in pairwise(lightness))
 
 
-def test_shared_and_kernel_pages_are_grey(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_shared_and_kernel_pages_are_grey(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """So that colours stand for processes only."""
-    for swatch in by_process(forged[0], DEFAULT).swatches[1:5]:
+    for swatch in by_process(synthetic[0], DEFAULT).swatches[1:5]:
         assert max(swatch.colour) - min(swatch.colour) < 20
 
 
-def test_counts(forged: tuple[Snapshot, Truth, bytes]) -> None:
+def test_counts(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
     """Every frame is counted once."""
-    snapshot = forged[0]
+    snapshot = synthetic[0]
     for colouring in (by_mappings(snapshot, DEFAULT), by_protection(snapshot, DEFAULT)):
         assert sum(colouring.counts()) == snapshot.classes.size
         assert len(colouring.counts()) == len(colouring.swatches)
 
 
-@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state"}))
-def test_swatches_without_frames(forged: tuple[Snapshot, Truth, bytes], name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
+def test_swatches_without_frames(synthetic: tuple[Snapshot, Truth, bytes], name: str) -> None:
     """What the page asks for is what a picture's legend has."""
-    snapshot, _, _ = forged
+    snapshot, _, _ = synthetic
     nothing = np.zeros(snapshot.classes.size, np.uint8)
     painted = colour_by(name, snapshot, DEFAULT, lambda: nothing)
     assert swatches_of(name, snapshot, DEFAULT) == painted.swatches

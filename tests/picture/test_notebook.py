@@ -21,15 +21,15 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples/first-look.ipynb"
 
 
 @pytest.fixture(scope="module")
-def forged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
     """A small Windows 10 under a name that is markup."""
     path = tmp_path_factory.mktemp("notebook") / '<b>"&.raw'
     return path, forge(path, profiles()["Win10x64_17763"], size=32 * MIB)
 
 
-def test_shows_itself_as_its_picture(forged: tuple[Path, Truth]) -> None:
+def test_shows_itself_as_its_picture(synthetic: tuple[Path, Truth]) -> None:
     """With the legend; the file's name is text."""
-    path, _ = forged
+    path, _ = synthetic
     snapshot = memory_visualizer.open(path)
     html = snapshot._repr_html_()
     [data] = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
@@ -42,19 +42,21 @@ def test_shows_itself_as_its_picture(forged: tuple[Path, Truth]) -> None:
     assert shown.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("color_by", [name for name in COLOURINGS if name != "state"])
-def test_image(color_by: str, forged: tuple[Path, Truth]) -> None:
+@pytest.mark.parametrize(
+    "color_by", [name for name in COLOURINGS if name not in ("state", "use", "file")]
+)
+def test_image(color_by: str, synthetic: tuple[Path, Truth]) -> None:
     """A Pillow image with the options of the command line."""
-    snapshot = memory_visualizer.open(forged[0])
+    snapshot = memory_visualizer.open(synthetic[0])
     assert snapshot.image(color_by=color_by).size == (91, 91)
     assert snapshot.image(color_by=color_by, width=64, scale=3).size == (192, 384)
     assert snapshot.image(color_by=color_by, layout="hilbert").size == (64, 128)
     assert snapshot.image(color_by=color_by, legend=True).height > 150
 
 
-def test_pixels_of_the_image(forged: tuple[Path, Truth]) -> None:
+def test_pixels_of_the_image(synthetic: tuple[Path, Truth]) -> None:
     """Each has the colour of its page's class."""
-    path, truth = forged
+    path, truth = synthetic
     picture = memory_visualizer.open(path).image(width=128, palette="colour-blind")
     colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     user = truth.classes(truth.alive) == "user"
@@ -62,20 +64,20 @@ def test_pixels_of_the_image(forged: tuple[Path, Truth]) -> None:
 
 
 def test_large_pictures_are_thinned_out(
-    forged: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch
+    synthetic: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A notebook is no place for a picture of a terabyte."""
-    monkeypatch.setattr(notebook, "_MOST_PIXELS", 5000)
-    with Image.open(io.BytesIO(memory_visualizer.open(forged[0])._repr_png_())) as picture:
+    monkeypatch.setattr(notebook, "_PIXEL_LIMIT", 5000)
+    with Image.open(io.BytesIO(memory_visualizer.open(synthetic[0])._repr_png_())) as picture:
         assert 4000 < picture.width * picture.height <= 5000
 
 
 @pytest.mark.peer
 def test_the_example(
-    forged: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    synthetic: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every cell runs, and says what is true."""
-    path, truth = forged
+    path, truth = synthetic
     monkeypatch.setenv("MEMVIZ_EXAMPLE_DUMP", str(path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(("", str(EXAMPLE.parent.parent))))

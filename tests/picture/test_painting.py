@@ -16,7 +16,13 @@ import memory_visualizer
 from memory_visualizer.export.textmap import read_mapped_frames
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.output import check_target
-from memory_visualizer.picture.colouring import Colouring, Swatch, by_class
+from memory_visualizer.picture.colouring import (
+    _USES,
+    _WINDOWS_STATES,
+    Colouring,
+    Swatch,
+    by_class,
+)
 from memory_visualizer.picture.layout import LAYOUTS, arrange
 from memory_visualizer.picture.legend import LegendEntry, legend, legend_json, legend_lines
 from memory_visualizer.picture.painting import paint
@@ -30,6 +36,7 @@ from memory_visualizer.picture.palette import (
 )
 from memory_visualizer.picture.panel import SHADES, add_panel, ticks
 from memory_visualizer.picture.png import write_png
+from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, classify
 from memory_visualizer.units import PAGE_SIZE
 
@@ -358,6 +365,17 @@ def test_classes_are_apart_for_all_eyes(palette: Palette, vision: str) -> None:
     """CIE 1976 colour difference; about 2.3 can just be noticed, 20 is plain to see."""
     seen = [cielab(colour, vision) for colour in palette.values()]
     assert min(dist(one, other) for one, other in combinations(seen, 2)) > 20
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_windows_states_and_uses_are_apart_for_all_eyes(vision: str) -> None:
+    """All states, and all uses but that of files whose kind is not known."""
+    states = [DEFAULT[PageClass.ABSENT], *_WINDOWS_STATES.values()]
+    seen = [cielab(colour, vision) for colour in states]
+    assert min(dist(one, other) for one, other in combinations(seen, 2)) > 20
+    told = [colour for use, colour in _USES.items() if use is not PageUse.FILE]
+    seen = [cielab(colour, vision) for colour in (DEFAULT[PageClass.ABSENT], *told)]
+    assert min(dist(one, other) for one, other in combinations(seen, 2)) > 13
 
 
 @pytest.mark.parametrize("vision", ["protan", "deutan"])

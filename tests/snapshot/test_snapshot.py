@@ -85,6 +85,7 @@ def expanded(
 
 
 @pytest.mark.parametrize("name", sorted(profiles()))
+@pytest.mark.many
 def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], size=32 * MIB, seed=1)
     snapshot = memory_visualizer.open(tmp_path / "dump")
@@ -104,6 +105,7 @@ def truth_version(name: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", AT_LARGE)
+@pytest.mark.many
 def test_at_256_mib(name: str, tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], size=256 * MIB, processes=25, seed=2)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
@@ -151,6 +153,7 @@ def test_64_gib_of_addresses_with_holes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "Win11x64_22000"])
 @pytest.mark.parametrize("what", ["nothing learned", "too many places", "a part is learned"])
+@pytest.mark.many
 def test_processes_that_the_first_look_misses(
     what: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +161,7 @@ def test_processes_that_the_first_look_misses(
     if what == "nothing learned":
         monkeypatch.setattr(windows_system, "_LEARNING_FRAMES", 0)
     elif what == "too many places":
-        monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
+        monkeypatch.setattr(processsearch, "_ROOM", 0)
     else:
         monkeypatch.setattr(windows_system, "kernel_memory", half_of_the_kernel)
     kind = builds()[name] if name in builds() else profiles()[name]
@@ -181,7 +184,7 @@ def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.Monk
     memory_visualizer.open(tmp_path / "dump")
     with_first_look = sum(read)
     read.clear()
-    monkeypatch.setattr(processsearch, "_MAX_PLACES", 0)
+    monkeypatch.setattr(processsearch, "_ROOM", 0)
     memory_visualizer.open(tmp_path / "dump")
     assert sum(read) > with_first_look + kernel / 2
 

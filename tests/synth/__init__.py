@@ -1,8 +1,8 @@
 """Synthetic memory dumps with their truth.
 
-No real Windows dump can be shipped with the tests, so they write their own: a raw image of
-physical memory laid out as Windows lays it out, and beside it the truth about every page, noted
-when the page was given to someone and never found by walking the result.
+No real Windows dump can be shipped with the tests, so they write their own: a raw image of physical
+memory with Windows' layout, and beside it the truth about every page, which is noted when the page
+gets an owner, and never found by walking the result.
 
     python -m tests.synth Win7SP1x64 dumps/win7.raw --size 64M
 """

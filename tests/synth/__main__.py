@@ -36,6 +36,9 @@ def main() -> int:
         help="frames that stay together at most, as on a machine that has run for a while (256)",
     )
     parser.add_argument(
+        "--database", action="store_true", help="the kernel has its page frame database"
+    )
+    parser.add_argument(
         "--symbols", metavar="FOLDER", type=Path, help="also write a symbol file for Volatility 3"
     )
     parser.add_argument(
@@ -49,7 +52,7 @@ def main() -> int:
     beside = arguments.file.with_name(arguments.file.name + ".truth.npz")
     if arguments.file.exists() and not beside.exists() and not arguments.force:
         parser.error(f"{arguments.file} is there, and not from here, since it has no {beside.name}")
-    # The truth first: so a dump from here has one, whenever this may be ended.
+    # The truth comes first: so every dump from here has one, even if the program is stopped.
     part = arguments.file.with_name(f".{arguments.file.name}.part")
     truth = forge(
         part,
@@ -61,6 +64,7 @@ def main() -> int:
         kernel_pages=arguments.kernel_pages,
         user_pages=arguments.user_pages,
         stretch=arguments.stretch,
+        database=arguments.database,
     )
     truth.save(beside)
     part.replace(arguments.file)

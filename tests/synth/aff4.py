@@ -47,11 +47,11 @@ def write_aff4(
     filled: Pieces = (),
     not_read: Pieces = (),
 ) -> None:
-    """A map of physical memory, its pieces one after another in one stream of chunks.
+    """A map of physical memory, whose pieces follow one another in one stream of chunks.
 
-    `filled` are pieces of one byte over and over, which the map leads to a symbolic stream;
-    `not_read` those that could not be read. `own_name` gives the stream a name that does not begin
-    with the volume's. `draft` writes the format's draft, with its names and its indexes.
+    `filled` are pieces of a repeated byte, which the map leads to a symbolic stream; `not_read` are
+    pieces that could not be read. `own_name` gives the stream a name that does not begin with the
+    volume's. `draft` writes the format's draft, with its names and its indexes.
     """
     method, pack = COMPRESSIONS[compression]
     memory, data = (
@@ -102,7 +102,7 @@ def _write_bevy(
 ) -> None:
     bevy, index = bytearray(), b""
     for start in range(0, len(data), chunk):
-        part = data[start : start + chunk].ljust(chunk, b"\0")  # the last one is padded
+        part = data[start : start + chunk].ljust(chunk, b"\0")  # the last chunk is padded
         packed = pack(part)
         packed = packed if len(packed) < chunk - 16 else part
         index += (

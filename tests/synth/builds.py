@@ -3,13 +3,14 @@
     python -m tests.synth.builds NAME=SYMBOLS.json.xz ... > tests/synth/builds.json
 
 SYMBOLS are symbol files of Volatility 3 for the kernel; NAME ends in the build number, as in
-Win11x64_22000. What is written are offsets and sizes, the addresses of a few symbols, and the
-identity of the symbols, nothing else.
+Win11x64_22000. Only offsets and sizes, the addresses of a few symbols, and the identity of the
+symbols are written.
 """
 
 import json
 import lzma
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,26 @@ SYMBOLS = (
     "PsInitialSystemProcess",
     "PsLoadedModuleList",
 )
-"""What a synthetic dump holds where the real kernel has it."""
+"""Symbols that a synthetic dump has at the real kernel's addresses."""
+
+
+_NOT_LOOKED_INTO = ("_MMPTE", "_LIST", "_RTL", "_SINGLE")
+FRAME_RECORD = {
+    "PteAddress": ["PteAddress"],
+    "OriginalPte": ["OriginalPte"],
+    "ShareCount": ["u2.ShareCount"],
+    "ReferenceCount": ["u3.ReferenceCount"],
+    "PageLocation": ["u3.e1.PageLocation"],
+    "Modified": ["u3.e1.Modified"],
+    "Priority": ["u3.e3.Priority"],
+    "PteFrame": ["u4.PteFrame"],
+    "PrototypePte": ["u4.PrototypePte"],
+}
+"""Members of a page frame's record, as in tests/volatility2/profilelayouts.py."""
 
 
 def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
-    """What profiles.json holds for a profile, from a symbol file."""
+    """A profile's entry as in profiles.json, from a symbol file."""
     wanted = {
         structure: {m for p in profiles().values() for m in p.structures[structure]["members"]}
         for structure in profiles()[_LIKE].structures
@@ -43,6 +59,7 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
                 m: known["fields"][m]["offset"] for m in sorted(members) if m in known["fields"]
             },
         }
+    record = dict(_bits_of(symbols["user_types"], "_MMPFN"))
     # The dispatcher header's third byte is the size of the process object in words.
     words = structures["_KPROCESS"]["size"] // 4 & 0xFF
     pdb = symbols["metadata"]["windows"]["pdb"]
@@ -55,7 +72,31 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
         "process_signature": bytes([3, 0, words, 0]).hex(),
         "kdbg_header": profiles()[_LIKE].kdbg_header.hex(),
         "structures": structures,
+        "frame_record": {
+            "size": symbols["user_types"]["_MMPFN"]["size"],
+            "members": {
+                name: record[path]
+                for name, paths in FRAME_RECORD.items()
+                for path in paths
+                if path in record
+            },
+        },
     }
+
+
+def _bits_of(
+    types: dict[str, Any], structure: str, offset: int = 0, path: str = ""
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield path, and byte, first bit and end, of all members; of whole words bits 0 to 0."""
+    for name, field in types[structure]["fields"].items():
+        kind, at = field["type"], offset + field["offset"]
+        if kind["kind"] == "bitfield":
+            first = kind["bit_position"]
+            yield path + name, [at, first, first + kind["bit_length"]]
+        elif kind["kind"] in ("struct", "union") and not kind["name"].startswith(_NOT_LOOKED_INTO):
+            yield from _bits_of(types, kind["name"], at, f"{path}{name}.")
+        else:
+            yield path + name, [at, 0, 0]
 
 
 def main() -> int:

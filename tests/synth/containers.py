@@ -1,7 +1,7 @@
-"""The same physical memory in every way a dump comes, written from each format's description.
+"""The same physical memory in every format of dumps, written from each format's description.
 
-Memory is given as pieces: physical address and contents, in the order in which the file shall have
-them. Nothing here knows the reader; where a format is not documented, the source is named.
+Memory is given as pieces: physical address and contents, in the order of the file. Nothing here
+knows the reader; if a format is not documented, the source is named.
 """
 
 import itertools
@@ -19,7 +19,7 @@ PAGE = 4096
 
 
 def write_raw(path: Path, pieces: Pieces) -> None:
-    """Byte N is byte N of memory; what no piece has is a hole."""
+    """Byte N is byte N of memory; gaps between pieces are holes."""
     with path.open("wb") as file:
         for address, contents in pieces:
             file.seek(address)
@@ -44,9 +44,9 @@ def write_avml(
 ) -> list[int]:
     """AVML's version 2 of LiME's header (microsoft/avml, src/image.rs).
 
-    AVML compresses with the Rust library that cramjam is made of. `without_zeros` leaves out blocks
-    of zeros, as AVML does. `packed` tells of each block, by turns, whether it is compressed or has
-    LiME's own header. Returns where in the file the blocks begin.
+    AVML compresses with the Rust library behind cramjam. `without_zeros` leaves out blocks of
+    zeros, as AVML does. `packed` tells for each block, in turn, whether it is compressed or has
+    LiME's own header. Returns the places of the blocks in the file.
     """
     places = []
     numbers = itertools.cycle(packed)
@@ -81,8 +81,9 @@ def write_elf(
     """An ELF core as QEMU writes it (dump/dump.c), section headers first (since 7.2).
 
     `left_out` are address and size of segments without bytes in the file (VirtualBox: device
-    memory). `views` are address and size of further segments that show a part of a piece again, as
-    with paging=on. `many` puts the number of segments where it stands when e_phnum is too small.
+    memory). `views` are address and size of further segments that repeat a part of a piece, as with
+    paging=on. `many` writes the number of segments in the place for numbers that do not fit into
+    e_phnum.
     """
     wide = bits == 64
     header_size, segment_size, section_size = (64, 56, 64) if wide else (52, 32, 40)
@@ -142,10 +143,10 @@ def write_elf(
 
 
 def write_xen(path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: int = 3) -> None:
-    """A core of Xen's (docs/misc/dump-core-format.txt); pieces are whole pages.
+    """A core of Xen (docs/misc/dump-core-format.txt); pieces are whole pages.
 
-    `gone` pages at the end are those of a guest that gave memory back. The frames of the machine,
-    which a paravirtual guest's table has, too, are the guest's in another order.
+    The guest gave back `gone` pages at the end. The frames of the machine, which a paravirtual
+    guest's table has, too, are the guest's in another order.
     """
     frames = [
         (address + start) // PAGE
@@ -205,9 +206,9 @@ def write_crash(
 ) -> None:
     """A Windows crash dump; pieces are whole pages, for a bitmap by ascending address.
 
-    Those with a bitmap leave the runs of the header as they are, full of ``PAGE``, but where there
-    is memory that is `left_out`. Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64`
-    vtypes, those of the bitmap and the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
+    Dumps with a bitmap leave the runs of the header unwritten, full of ``PAGE``, unless there is
+    memory that is `left_out`. Offsets from Volatility 2's `_DMP_HEADER` and `_DMP_HEADER64` vtypes,
+    those of the bitmap and the ranges from 0vercl0k's kdmp-parser (kdmp-parser-structs.h).
     """
     wide = bits == 64
     header = bytearray(b"PAGE" * (0x2000 // 4) if wide else b"PAGE" * (0x1000 // 4))
@@ -246,7 +247,7 @@ def write_crash(
         )
         header += bytes(first_page - len(header))
     elif kind == "ranges":
-        # Nobody has described the file's metadata that follow the ranges; none are written.
+        # No description of the metadata behind the ranges is public; none are written.
         table = b"".join(struct.pack("<QQ", *run) for run in runs) + b"left over" * 16
         first_page = len(header) + 0x30 + len(table)
         header += struct.pack("<I8sI", 0x40, b"RDMPDUMP", 0)
@@ -282,12 +283,12 @@ def write_kdump(
 ) -> None:
     """A compressed kdump file (makedumpfile's IMPLEMENTATION and diskdump_mod.h).
 
-    Pieces are whole pages of `block` bytes. `left_out` are pages that memory has, but not the file.
-    Pages that do not shrink are stored; those of zeros are all the same one. `flattened` is the
-    form for pipes (makedumpfile -F, QEMU): pieces in any order, one of them over a part of another.
-    `bits` are the machine's; of those of 32, some align numbers of 64 (`padded`, as ARM does).
-    `part` is one file of several (--split): its first page and the one after its last. `order` is
-    the machine's order of bytes, as struct calls it.
+    Pieces are whole pages of `block` bytes. `left_out` are pages of memory that the file lacks.
+    Incompressible pages are stored unchanged; all pages of zeros share one place. `flattened` is
+    the form for pipes (makedumpfile -F, QEMU): pieces in any order, one of which overlaps another.
+    `bits` are the machine's; some 32-bit machines align 64-bit numbers (`padded`, as ARM does).
+    `part` selects one file of several (--split): its first page and the page after its last.
+    `order` is the machine's order of bytes, as struct calls it.
     """
     pages = {
         (address + start) // block: contents[start : start + block]
@@ -312,7 +313,7 @@ def write_kdump(
         if not any(pages[frame]) and zero:
             table += zero
             continue
-        packed, flag = _packed(pages[frame], compression)
+        packed, flag = pack_page(pages[frame], compression)
         if len(packed) >= block:
             packed, flag = pages[frame], 0
         descriptor = struct.pack(f"{order}QIIQ", data_at + len(data), len(packed), flag, 0)
@@ -323,7 +324,7 @@ def write_kdump(
     header = struct.pack(f"{order}8sI", magic, version) + names + bytes(22 if bits == 64 else 10)
     count = frames & 0xFFFFFFFF
     header += struct.pack(f"{order}IIIIIIIIII", 1, block, 1, 2 * blocks, count, 0, 0, 0, 0, 1)
-    # The text is that of an ELF note, which stands behind the sub-header, in the same block.
+    # The text is an ELF note, which follows the sub-header in the same block.
     name = b"VMCOREINFO\0"
     note = (
         struct.pack(f"{order}III", len(name), len(vmcoreinfo), 0)
@@ -355,7 +356,7 @@ def _uts(machine: bytes) -> Sequence[bytes]:
 
 
 def write_flattened_elf(path: Path, pieces: Pieces) -> None:
-    """An ELF core as makedumpfile -E -F writes it: each stretch of memory behind its headers."""
+    """An ELF core as by makedumpfile -E -F: each stretch of memory follows its headers."""
     write_elf(path, pieces, notes=[(b"VMCOREINFO", b"OSRELEASE=6.1\n")])
     contents = path.read_bytes()
     cuts = [0, 4096, *range(5000, len(contents), 70_001), len(contents)]
@@ -363,7 +364,7 @@ def write_flattened_elf(path: Path, pieces: Pieces) -> None:
 
 
 def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None:
-    """Stretches of a file behind place and size, later ones over earlier ones."""
+    """Stretches of a file, each behind place and size; later ones overwrite earlier ones."""
     with path.open("wb") as file:
         file.write((b"makedumpfile".ljust(16, b"\0") + struct.pack(">qq", 1, 1)).ljust(PAGE, b"\0"))
         for start, stretch in stretches:
@@ -371,7 +372,8 @@ def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None
         file.write(struct.pack(">qq", -1, -1))
 
 
-def _packed(page: bytes, compression: str) -> tuple[bytes, int]:
+def pack_page(page: bytes, compression: str) -> tuple[bytes, int]:
+    """A page as kdump packs it, and the flag that says so."""
     if compression == "none":
         return page, 0
     if compression == "zlib":
@@ -394,14 +396,14 @@ def write_vmware(
     inside: bool = False,
     padding: int = 3,
 ) -> None:
-    """A suspended VMware machine: `ram` (.vmem) with the pieces one after another, `state` (.vmss).
+    """A suspended VMware machine: `ram` (.vmem) with consecutive pieces, and `state` (.vmss).
 
-    `inside` puts the RAM into the state file and writes no other, as VMware ESX did. From VMware's
-    own vmware_vmss.c and .h in crash.
+    `inside` puts the RAM into the state file and writes only this file, as VMware ESX did. The
+    source is VMware's own vmware_vmss.c and .h in crash.
     """
     wide = "<QQH" if version else "<IIH"
     tags = _vmware_tag("align_mask", (), struct.pack("<I", 0xFFFF))
-    # A block before what is looked for, with padding, as a thumbnail picture would be.
+    # A block with padding before the needed blocks, like a thumbnail picture.
     tags += _vmware_tag("thumbnail", (0,), None) + struct.pack(wide, 5, 5, padding)
     tags += bytes(padding) + b"image"
     tags += _vmware_tag(
@@ -433,7 +435,7 @@ def write_vmware(
 
 
 def _vmware_tag(name: str, indexes: tuple[int, ...], value: bytes | None) -> bytes:
-    """A number, or with no value the beginning of a block."""
+    """A number, or without a value the beginning of a block."""
     size = 63 if value is None else len(value)
     tag = bytes([len(indexes) << 6 | size, len(name)]) + name.encode()
     return tag + struct.pack(f"<{len(indexes)}I", *indexes) + (value or b"")
@@ -447,4 +449,4 @@ WRITERS: dict[str, Callable[[Path, Pieces], object]] = {
     "crash": write_crash,
     "kdump": write_kdump,
 }
-"""Those that write one file of pieces, by name."""
+"""The writers that make a single file of pieces, by name."""

@@ -1,4 +1,4 @@
-"""Windows' hibernation files, as their descriptions have them.
+"""Windows' hibernation files, written from descriptions of the format.
 
 Up to Windows 7: Volatility 2's `hibernate_vtypes.py` and symbols (`PO_MEMORY_IMAGE`), and Comae's
 Hibr2Bin for the blocks. From 8 on: Sylve, Marziale, Richard, "Modern Windows hibernation file
@@ -18,7 +18,7 @@ _BLOCK = 16 * PAGE
 
 @dataclass(frozen=True)
 class _Old:
-    """A Windows up to 7: where the header names the first table, and what a table looks like."""
+    """A Windows up to 7: where the header names the first table, and the form of tables."""
 
     header_size: int
     page_size_at: int
@@ -27,7 +27,7 @@ class _Old:
     link: str
     """Struct format of next table and number of ranges."""
     range_: str
-    """Struct format of first page and the one after the last."""
+    """Struct format of first page and the page after the last."""
 
 
 OLD = {
@@ -43,7 +43,7 @@ OLD = {
 
 @dataclass(frozen=True)
 class _New:
-    """A Windows from 8 on: where its header has what; the struct format of a page number."""
+    """A Windows from 8 on: offsets in its header, and the struct format of a page number."""
 
     header_size: int
     word: str
@@ -75,7 +75,7 @@ def _pages(pieces: Pieces) -> dict[int, bytes]:
 
 
 def _runs(frames: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
-    """First frame and number of frames of each stretch, in their order."""
+    """First frame and number of frames of each run, in order."""
     first, count = frames[0], 0
     for frame in frames:
         if frame != first + count or count == longest:
@@ -95,9 +95,9 @@ def write_hibernation(
     longest: int = 1 << 20,
     plain: bool = False,
 ) -> None:
-    """A hibernation file; `cleared` is its first page, as up to Windows 7 after a resume.
+    """A hibernation file; with `cleared` its first page is empty, as after a resume.
 
-    No run is longer than `longest` pages. `plain` has Windows 8 and later pack without Huffman.
+    No run is longer than `longest` pages. `plain` packs without Huffman on Windows 8 and later.
     """
     pages = _pages(pieces)
     if old := OLD.get(system):

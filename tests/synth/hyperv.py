@@ -1,6 +1,6 @@
 """Hyper-V's saved states, as Microsoft's OpenVMM describes them (support/hvs_file/FORMAT.md).
 
-The pieces of packed blocks are those that Pascal Beyer's parser knows.
+Packed blocks have the pieces that Pascal Beyer's parser supports.
 """
 
 import struct
@@ -17,7 +17,7 @@ _HEADER, _TABLE = 4096, 4096
 def write_hyperv(path: Path, pieces: Pieces, *, packed: bool = True, changes: int = 0) -> None:
     """Ranges of whole mebibytes around the pieces; `changes` are entries of the log.
 
-    Values of 2 KiB and more are objects of their own, others stand beside their keys.
+    Values of 2 KiB and more are separate objects, smaller values follow their keys.
     """
     ranges = sorted(
         {(address // _MIB, -(-(address + len(data)) // _MIB)) for address, data in pieces}
@@ -80,7 +80,7 @@ def _pack(block: bytes) -> bytes:
 
 
 def _checked(data: bytes, at: int, size: int) -> bytes:
-    """With a checksum of the first `size` bytes in the place of four zeros."""
+    """The data with a checksum of their first `size` bytes in place of four zeros."""
     return data[:at] + struct.pack("<I", zlib.crc32(data[:size])) + data[at + 4 :]
 
 
@@ -127,7 +127,7 @@ def _store(keys: list[tuple[bytes, int, bytes]], changes: int) -> bytes:
 
 
 def _tables(keys: list[tuple[bytes, int, bytes]], places: list[int]) -> list[bytes]:
-    """Tables of keys, all of one node; `places` are those of the large values."""
+    """Tables of keys, all of one node; `places` are the places of the large values."""
     entries = [_entry(b"savedstate\0", 9, 0, bytes(12), (0, 0), 1)]
     left = iter(places)
     for number, (name, kind, value) in enumerate(keys):

@@ -1,7 +1,7 @@
 """Symbol files of synthetic kernels, as Volatility 3 reads them (ISF, schema 6.2.0).
 
-They are made from the offsets by which the writer itself writes. Types that Volatility 3 wants to
-know of (symbols/windows/__init__.py), but of which a synthetic dump has no object, are empty.
+They are made from the offsets that the writer itself uses. Types that Volatility 3 requires
+(symbols/windows/__init__.py), but of which a synthetic dump has no object, are empty.
 """
 
 import json
@@ -98,7 +98,7 @@ _TYPES: dict[str, dict[str, str]] = {
     "_OBJECT_HEADER": {},
     "_POOL_HEADER": {"PoolTag": "unsigned long"},
 }
-"""Of the members that the writer knows, those that Volatility 3 asks for, and what they are."""
+"""The members that Volatility 3 uses, of those that the writer knows, with their types."""
 
 _KNOWN_PLACES = {"Pcb": 0, "MachineType": MACHINE_TYPE}
 _KNOWN_PLACES |= {"NtProductType": PRODUCT_TYPE, "NtSystemRoot": SYSTEM_ROOT}
@@ -107,7 +107,7 @@ _KNOWN_PLACES |= {"NtProductType": PRODUCT_TYPE, "NtSystemRoot": SYSTEM_ROOT}
 def write_symbols(profile: Profile, folder: Path) -> Path:
     """Write a synthetic kernel's symbol file below a folder for Volatility 3's option ``-s``.
 
-    Returns its path: it is named by the identity that is in the image's debug record.
+    Returns its path; the name is the identity in the image's debug record.
     """
     path = folder / "windows" / PDB_NAME / f"{profile.pdb}.json.xz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _user_types(profile: Profile) -> dict[str, Any]:
     types["_LARGE_INTEGER"] = _structure(8, times)
     times = {"LowPart": (0, "unsigned long"), "High1Time": (4, "long"), "High2Time": (8, "long")}
     types["_KSYSTEM_TIME"] = _structure(12, times)
-    # An array of two in 32-bit Windows: the second is the top level for hyperspace.
+    # In 32-bit Windows it is an array of two: the second is the top level for hyperspace.
     base = "unsigned long long" if width == 8 else "unsigned long[2]"
     place = profile.offset("_KPROCESS", "DirectoryTableBase")
     size = profile.size("_KPROCESS")
@@ -178,7 +178,7 @@ def _structure(size: int, fields: dict[str, tuple[int, str]]) -> dict[str, Any]:
 
 
 def _type(kind: str) -> dict[str, Any]:
-    """A type as the symbol file describes it, from the way in which C writes it."""
+    """A type in the form of the symbol file, from its form in C."""
     if kind.endswith("*"):
         return {"kind": "pointer", "subtype": _type(kind[:-1])}
     if kind.endswith("]"):

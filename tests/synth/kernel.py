@@ -1,8 +1,8 @@
-"""What the kernel of a synthetic Windows keeps in memory so that tools recognise it.
+"""The structures of a synthetic Windows kernel by which tools recognise it.
 
 The image with its exports and the record that names its symbols, the debugger data block, the
-processor control region, the shared user data page, and objects in the nonpaged pool. What each
-tool looks for is told beside it.
+processor control region, the shared user data page, and objects in the nonpaged pool. Each
+structure names the tools that search for it.
 """
 
 import struct
@@ -30,6 +30,7 @@ STATUS_PENDING = 0x103
 
 _TEXT_PAGES = range(1, 16)
 _CODE_PAGE, _EXPORT_PAGE, _DATA_PAGE, _IDLE_PAGE = 16, 32, 48, 56
+_TYPES_PAGE = 59
 _CORE_PAGES = 64
 READ_ONLY_PAGES = _DATA_PAGE
 """Pages at the begin of the kernel's image that cannot be written to."""
@@ -48,23 +49,23 @@ _OWN_SYMBOLS = {
 
 
 def symbols_of(profile: Profile) -> dict[str, int]:
-    """Where in its image a synthetic kernel keeps things: in bytes from its base, by name."""
+    """Offsets of symbols from the base of a synthetic kernel's image, by name."""
     return {**_OWN_SYMBOLS, **profile.symbols}
 
 
 def image_pages(profile: Profile) -> list[int]:
     """Pages of the kernel's image that are in memory, ascending; the others are paged out.
 
-    A real kernel is larger than a synthetic one: of it there are the pages with its symbols.
+    A real kernel is larger than a synthetic one: only its pages with symbols are present.
     """
     further = {address // PAGE_SIZE for address in symbols_of(profile).values()}
     return sorted(further.union(range(_CORE_PAGES)))
 
 
 class Region:
-    """Virtual pages of the kernel with known frames, to be written to by address.
+    """Virtual pages of the kernel with known frames, written by address.
 
-    Those whose frame is -1 are not in memory.
+    Pages with the frame -1 are not in memory.
     """
 
     def __init__(self, memory: PhysicalMemory, base: int, frames: Frames) -> None:
@@ -89,7 +90,7 @@ class Region:
 
 
 class Pool:
-    """Objects one after the other in a region, none across a page border."""
+    """Consecutive objects in a region; no object crosses a page boundary."""
 
     def __init__(self, region: Region, profile: Profile) -> None:
         self.region = region
@@ -107,8 +108,8 @@ class Pool:
         self._next += blocks * self._unit
         if self._next > self.region.end:
             raise ValueError("the pool is too small")
-        # Both forms of the header keep the size in the third byte: above 4 bits of flags in
-        # the 32-bit one, alone in the 64-bit one.
+        # Both headers have the size in the third byte: in the 32-bit header above 4 bits of flags,
+        # in the 64-bit header alone.
         self.region.write(header + 2, bytes([blocks & 0xFF]))
         self.region.write(header + self._tag_offset, tag)
         return header + self._header_size
@@ -163,6 +164,12 @@ class Kernel:
         self._write_control_region()
         self._write_version_block()
         self._write_debugger_block(rng)
+
+    def write_system_types(self, types: bytes) -> None:
+        """Write SystemVaType, across the border of two pages."""
+        at = self._image.base + _TYPES_PAGE * PAGE_SIZE - 0x80
+        self._image.write(at, types[:0x80])
+        self._image.write(at + 0x80, types[0x80:])
 
     def _write_headers(self) -> None:
         """DOS and PE headers.
@@ -236,7 +243,7 @@ class Kernel:
         self._image.write(self._image.base + at, record)
 
     def _write_module(self) -> None:
-        """The kernel itself, as first of the loaded modules."""
+        """The kernel itself, as the first loaded module."""
         entry = self._pool.allocate(self.profile.size("_LDR_DATA_TABLE_ENTRY"), b"MmLd")
         self._set(entry, "_LDR_DATA_TABLE_ENTRY", "DllBase", self._image.base)
         self._set(entry, "_LDR_DATA_TABLE_ENTRY", "SizeOfImage", self._image.end - self._image.base)
@@ -248,7 +255,7 @@ class Kernel:
         self._link(self._module_list, [entry])
 
     def _write_control_region(self) -> None:
-        """The first processor's KPCR, as far as `imageinfo` reads it."""
+        """The first processor's KPCR, with the members that `imageinfo` reads."""
         profile, region = self.profile, self._control_region
         block_member = "PrcbData" if profile.bits == 32 else "Prcb"
         block = region + profile.offset("_KPCR", block_member)
@@ -276,7 +283,7 @@ class Kernel:
         self._image.write(self._debugger_block_pointer, self._pack(self._debugger_block))
 
     def _write_debugger_block(self, rng: np.random.Generator) -> None:
-        """KDDEBUGGER_DATA64 (wdbgexts.h), as Volatility's kdbgscan wants it."""
+        """KDDEBUGGER_DATA64 (wdbgexts.h), as Volatility's kdbgscan expects it."""
         block = bytearray(self.profile.kdbg_size)
         links = self._pack(self._debugger_list) * 2
         block[: len(links)] = links
@@ -298,7 +305,7 @@ class Kernel:
             self._image.write(self._wait_always, struct.pack("<Q", always))
             self._image.write(self._block_encoded, b"\1")
             self._write_copy_data_block()
-            # Volatility decodes as much as the longest block takes, whatever the version.
+            # Volatility decodes the size of the longest block, whatever the version.
             plain = bytes(block.ljust(0x380, b"\0"))
             block[:] = encode_debugger_block(plain, never, always, self._block_encoded)
         self._image.write(self._debugger_block, bytes(block))
@@ -330,20 +337,20 @@ class Kernel:
     # -- the shared page and the processes ----------------------------------------------
 
     def write_shared_data(self, page: Region) -> None:
-        """KUSER_SHARED_DATA, the page that kernel and all processes see."""
+        """KUSER_SHARED_DATA, the page that the kernel and all processes map."""
         structure = "_KUSER_SHARED_DATA"
         high = IMAGE_TIME >> 32
         time = struct.pack("<IiI", IMAGE_TIME & 0xFFFFFFFF, high, high)
         page.write(page.base + self.profile.offset(structure, "SystemTime"), time)
         version = struct.pack("<II", *self._windows_version)
         page.write(page.base + self.profile.offset(structure, "NtMajorVersion"), version)
-        if self._windows_version >= (10, 0):  # earlier ones have something else there
+        if self._windows_version >= (10, 0):  # earlier versions have another member there
             page.write(page.base + BUILD_NUMBER, struct.pack("<I", self.profile.build))
         page.write(page.base + SYSTEM_ROOT, r"C:\Windows".encode("utf-16-le"))
         page.write(page.base + PRODUCT_TYPE, struct.pack("<I", 1))
 
     def write_process(self, process: Process, peb: int, image_base: int, session: int) -> None:
-        """Write a process object with what belongs to it; chain_processes links it.
+        """Write a process object and the structures that belong to it; chain_processes links it.
 
         Fields that MemProcFS searches for (vmmwin.c, OffsetLocator): SignalState 0 while it
         lives, ExitStatus before VadRoot, `Obtb` before the handle table, the image's path.
@@ -381,7 +388,7 @@ class Kernel:
         write(vad_at, self._pack(vad))
         if vad_at < status_at:  # MemProcFS then knows the root by its copy, VadHint
             write(vad_at + 2 * self.profile.pointer_size, self._pack(vad))
-        if not process.exited:  # when it ends Windows lets go of it
+        if not process.exited:  # Windows frees it when the process ends
             handles = self._pool.allocate(self.profile.size("_HANDLE_TABLE"), b"Obtb")
             self._set(at, "_EPROCESS", "ObjectTable", handles)
         self._write_path(at, process)
@@ -432,11 +439,11 @@ class Kernel:
 
     @property
     def _windows_version(self) -> tuple[int, int]:
-        """The version as Windows itself says it: 10.0 where Volatility says 6.4."""
+        """The version in Windows' own counting: 10.0 for Volatility's 6.4."""
         return (10, 0) if self.profile.version == (6, 4) else self.profile.version
 
     def _extended(self, virtual: int) -> int:
-        """A 32-bit kernel address sign-extended, as KDBG and the version block keep it."""
+        """A sign-extended 32-bit kernel address, as in KDBG and the version block."""
         wide = self.profile.bits == 64 or not virtual
         return virtual if wide else virtual | 0xFFFFFFFF_00000000
 
@@ -448,7 +455,7 @@ class Kernel:
         return head.ljust(self.profile.pointer_size, b"\0") + self._pack(buffer)
 
     def _home(self, virtual: int) -> Region:
-        """The region an address lies in."""
+        """The region of an address."""
         return next(r for r in self._regions if r.base <= virtual < r.end)
 
     def _set(self, at: int, structure: str, member: str, value: int) -> None:
@@ -475,7 +482,7 @@ class Kernel:
 
 
 def encode_debugger_block(block: bytes, never: int, always: int, encoded_at: int) -> bytes:
-    """Encode KDBG as 64-bit Windows 8 and later keep it: the reverse of KdCopyDataBlock."""
+    """Encode KDBG like 64-bit Windows 8 and later: the reverse of KdCopyDataBlock."""
     mask = (1 << 64) - 1
     turn = never & 63
     encoded = b""

@@ -1,10 +1,10 @@
-"""Make up the memory of a Linux machine, in the way of kernels from 2.6.32 to the newest.
+"""Write the memory of a synthetic Linux machine, with kernels from 2.6.32 to the newest.
 
-A synthetic dump holds what a reader of such memory needs: page tables, the kernel's word of itself
+A synthetic dump has all data that a reader needs: page tables, the kernel's description of itself
 (VMCOREINFO, symbols, types), its array of `struct page`, its tasks, and pages of every kind. The
-truth is noted when a page is given to someone. Layouts and values are those of the kernel's
-sources; offsets that differ between builds are drawn by chance, those of kernels before 4.14 are
-real ones (oldlayouts.py). These have no huge pages of the pool: they do not tell which those are.
+truth is noted when a page gets an owner. Layouts and values are those of the kernel's sources;
+offsets that differ between builds are random, and those of kernels before 4.14 are real
+(oldlayouts.py). Such old kernels have no huge pages of the pool, since they do not mark these.
 """
 
 import struct
@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tests.synth.linuxfiles import FilesTruth, LinuxFiles
 from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.oldlayouts import Layout, read_layouts
@@ -35,61 +36,61 @@ _KERNEL_THREAD, _WORKER = 0x200000, 0x20
 _ZOMBIE = 32
 
 _Resource: TypeAlias = "tuple[str, int, int, list[_Resource]]"
-"""Name, first and last byte, what lies in it."""
+"""Name, first and last byte, and the resources in it."""
 
 
 @dataclass(frozen=True)
 class Era:
-    """How kernels of some years say what a page is, and what they tell of themselves."""
+    """How kernels of some years describe pages and themselves."""
 
     release: str
     flags: dict[str, int]
     """Numbers of page flags."""
     none: int = -1
-    """page_type or _mapcount of a page of no type and no mapping."""
+    """page_type or _mapcount of a page without a type and without mappings."""
     buddy: int = ~0x80
     table: int | None = ~0x400
     slab: int | None = None
-    """Type of slab pages; None where they have a flag."""
+    """Type of slab pages; None if they have a flag."""
     huge: int | None = None
     huge_by: str = "destructor"
-    """How huge pages are known: ``destructor``, ``flag`` or ``type``."""
+    """The mark of huge pages: ``destructor``, ``flag`` or ``type``."""
     has_btf: bool = True
     tells_symbols: bool = True
-    """Whether VMCOREINFO tells where the table of symbols lies."""
+    """Whether VMCOREINFO tells the address of the symbol table."""
     addresses: str = "percpu"
-    """The way of reckoning addresses: see pack_kallsyms."""
+    """The way of computing addresses: see pack_kallsyms."""
     sections: str = "array"
-    """What SYMBOL(mem_section) is of: the ``array``, or a ``pointer`` to it (4.15)."""
+    """The target of SYMBOL(mem_section): the ``array``, or a ``pointer`` to it (4.15)."""
     inverts: bool = True
     masks: bool = False
     """Whether tails name their head by a mask (7.0)."""
     frozen: bool = False
     """Whether slab pages have no count (6.14)."""
     named_types: dict[str, int] = field(default_factory=dict)
-    """What BTF has of the types' numbers."""
+    """The types' numbers in BTF."""
     lists_blocks: bool = True
     """Whether a processor's free lists hold blocks of several pages (5.13)."""
     page_size: int = 64
     """Bytes of struct page."""
     tells_names: bool = True
-    """Whether VMCOREINFO tells where the names of the system stand behind their count (5.11)."""
+    """Whether VMCOREINFO tells the offset of the system's names behind their count (5.11)."""
     cache_at: int = 8
-    """Where in a slab's struct page the address of its cache stands; until 5.16 at 24."""
+    """Offset in a slab's struct page of the address of its cache; 24 until 5.16."""
     told: tuple[str, ...] = ("lru", "private", "swapcache", "swapbacked", "hwpoison")
     """Flags whose numbers VMCOREINFO tells."""
     layout: Layout | None = None
-    """Of kernels before 4.14: where members stand. Their fixed addresses come with it."""
+    """Offsets of members in kernels before 4.14, which also have fixed addresses."""
     section_size: int = 32
     """Bytes of struct mem_section; 16 without CONFIG_PAGE_EXTENSION."""
     section_bits: int = 24
-    """A section has so many bits of addresses: 27 in all real kernels, less for small dumps."""
+    """Address bits of a section: 27 in all real kernels, fewer for small dumps."""
     first_name: str = "swapper/0"
     """The name of the first task."""
 
     @property
     def places(self) -> dict[str, int]:
-        """Where in struct page its members stand."""
+        """Offsets of the members of struct page."""
         if self.layout:
             page = dict(self.layout["page"])
             del page["size"]
@@ -108,7 +109,7 @@ class Era:
 
     @property
     def resource(self) -> Mapping[str, int]:
-        """Where in struct resource its members stand."""
+        """Offsets of the members of struct resource."""
         if self.layout:
             return self.layout["resource"]
         return {"start": 0, "end": 8, "name": 16, "parent": 40, "sibling": 48, "child": 56}
@@ -224,16 +225,16 @@ class Task:
     alive: bool = True
     listed: bool = True
     leader_has_ended: bool = False
-    """Whether its first thread has ended, and another lives on."""
+    """Whether its first thread has ended, and another thread lives on."""
     dtb: int = 0
     address: int = 0
     full_name: str = ""
-    """What /proc/PID/comm would show, where that is not `comm`."""
+    """The name in /proc/PID/comm, if it is not `comm`."""
 
 
 @dataclass(frozen=True)
 class LinuxTruth:
-    """What is true of a synthetic image."""
+    """The truth about a synthetic image."""
 
     era: Era
     states: npt.NDArray[np.str_]
@@ -246,14 +247,15 @@ class LinuxTruth:
     top: int
     """Frame of the kernel's own top table."""
     text_frames: tuple[int, int]
-    """Where VMCOREINFO lies: as it is, and as a note."""
+    """Frames of VMCOREINFO: the plain text, and the note."""
     direct: int
-    """Where the kernel maps all memory, its first frame first."""
+    """The first address of the direct map."""
     places: dict[str, int]
-    """Where in a task its members stand."""
+    """Offsets of the members of a task."""
     trampoline: int
-    """Frame of the table with which other processors start."""
-    tells_full_names: bool
+    """Frame of the top-level table with which other processors start."""
+    files: FilesTruth | None = None
+    tells_full_names: bool = False
     """Whether the full names of kernel threads can be known."""
 
 
@@ -268,6 +270,7 @@ def forge_linux(
     processes: int = 6,
     encryption: int = 0,
     data_symbols: bool = True,
+    files: bool = False,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
@@ -276,27 +279,31 @@ def forge_linux(
 
     `hole`: a quarter of the addresses, from the middle on, is no RAM. `encryption` is the bit that
     entries of page tables have where AMD's processors encrypt memory; the dump is taken inside.
+    With `files` it has files, regions and modules as well (see linuxfiles).
     """
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
+    if files:
+        machine.files = LinuxFiles(machine, era)
     machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
 
 @dataclass
 class _Page:
-    """What a frame's `struct page` shall say."""
+    """The content of a frame's `struct page`."""
 
     flags: int = 0
     count: int = 1
     type: int | None = None
     mapping: int = 0
+    index: int = 0
     head: int | None = None
     links: tuple[int, int] | None = None
     private: int = 0
     memory: int = 0
-    """Of a top table its mm_struct."""
+    """The mm_struct of a top-level table."""
     second: bool = False
-    """Whether it is behind the head of a huge page."""
+    """Whether the page follows the head of a huge page."""
 
 
 def _number(value: int, size: int) -> bytes:
@@ -395,6 +402,9 @@ class _Machine:
         self.tasks: list[Task] = []
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
+        self.files: LinuxFiles | None = None
+        self.cached: list[Frames] = []
+        """Frames of shared memory, a library, the cache and tmpfs."""
         self.spaces: list[int] = []
         self.section_bits = era.section_bits
         self.resource = era.resource
@@ -421,7 +431,7 @@ class _Machine:
 
     def write(self, path: Path) -> LinuxTruth:
         era, memory = self.era, self.memory
-        # What lies in a row first, while there is room.
+        # Contiguous memory comes first, while there is room.
         self.image = self.run(_IMAGE_FRAMES)
         large = 1 << self.large_shift - 12
         self.large = [memory.allocate_run(large) for _ in range(4)]
@@ -431,6 +441,8 @@ class _Machine:
         self._make_tasks()
         self._make_processes()
         self._make_others()
+        if self.files:
+            self._make_files(self.files)
         self._tell()
         self._share_kernel_half()
         self._free_the_rest()
@@ -449,6 +461,7 @@ class _Machine:
             self.direct,
             self.task,
             self.trampoline,
+            self.files.truth if self.files else None,
             era.has_btf or "task" in self.kthread,
         )
 
@@ -472,7 +485,15 @@ class _Machine:
         """Frames in a row that the kernel maps."""
         return self.memory.allocate_run(count, below=self.low_end)
 
-    # What everything is made of
+    def _make_files(self, files: LinuxFiles) -> None:
+        files.make(*self.cached)
+        files.make_modules()
+        # Those that were taken out of the list, too, but in the order in which they were made.
+        for number, mm in enumerate(self.spaces):
+            pid = 1 if number == 0 else 100 + number * 7
+            files.make_regions(pid, mm, {at: frame for who, at, frame in self.user if who == pid})
+
+    # The building blocks of all else
 
     def flag(self, *names: str) -> int:
         return sum(1 << self.era.flags[name] for name in names)
@@ -510,7 +531,7 @@ class _Machine:
         mapping: int = 0,
         compound: bool = False,
     ) -> Frames:
-        """Note what these frames are; as a compound page they are the first one's."""
+        """Note the use of these frames; in a compound page they follow the first frame."""
         self.states[frames] = state
         for number, frame in enumerate(frames.tolist()):
             page = _Page(flags, count, type, mapping)
@@ -563,7 +584,7 @@ class _Machine:
             virtual = self.vmemmap + number * PAGE_SIZE
             first = number * PAGE_SIZE // self.era.page_size
             last = (number * PAGE_SIZE + PAGE_SIZE - 1) // self.era.page_size
-            # Of a section that is not there, the array is not mapped.
+            # The array of a missing section is not mapped.
             if not (np.isin(first, self.hole) and np.isin(last, self.hole)):
                 self.kernel.map(virtual, frame << 12 | kernel | _NO_EXECUTE)
 
@@ -582,6 +603,8 @@ class _Machine:
             "mem_section": self.reserve_image(64),
             "vmemmap_base": self.reserve_image(64),
         }
+        if self.files:
+            self.symbols["modules"] = self.reserve_image(64)
         self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
         name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
         banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
@@ -649,11 +672,11 @@ class _Machine:
         parents = ["parent", "children", "sibling", "group_leader"]
         for name, distance in zip(parents, (8, 16, 32, 48), strict=True):
             self.task[name] = self.task["real_parent"] + distance
-        # Behind it stands active_mm, and behind the pid the one of the first thread.
+        # active_mm follows it, and tgid follows the pid.
         self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
         self.pgd_offset = int(self.rng.integers(4, 20)) * 8
-        # Where the struct pid has its lists of tasks, and its number; how far apart tasks' links to
-        # it are, and which one the first threads use.
+        # Offsets of the lists of tasks and of the number in struct pid; the distance of tasks'
+        # links to it, and the link that first threads use.
         self.pid_tasks, self.pid_number, self.pid_step, self.pid_kind = 16, 96, 16, 1
         if layout := self.era.layout:
             self.task = {name: at for name, at in layout["task_struct"].items() if name != "size"}
@@ -676,7 +699,7 @@ class _Machine:
             self.add_task(task, 0, flags=flags)
 
     def object(self, order: int = 0, cache: str = "") -> int:
-        """Address of a new page of slab, or of several."""
+        """Address of a new slab of one or several pages."""
         run = self.run(1 << order)
         self.give_slab(run)
         if cache:
@@ -692,7 +715,7 @@ class _Machine:
         return self.direct_address(int(run[0]))
 
     def pid_struct(self) -> int:
-        """Address of a new struct pid; there are 32 in a page."""
+        """Address of a new struct pid; a page has 32."""
         if not self.pid_structs:
             page = self.object(cache="pid")
             self.pid_structs = [page + number * 128 for number in range(32)]
@@ -735,7 +758,7 @@ class _Machine:
         self.put(at + places["flags"], struct.pack("<I", flags))
         self.word(at + places["mm"], mm, mm or (0 if task.pid else self.direct + 0x5000))
         self.put(at + places["exit_state"], struct.pack("<I", state))
-        # A thread has a number of its own, which no process has.
+        # A thread has a number of its own, which is no process's.
         own = task.pid + 1 if leader else task.pid
         self.put(at + places["pid"], struct.pack("<II", own, task.pid))
         parent = task.address if task.pid == 0 else self.address_of[task.ppid]
@@ -764,7 +787,7 @@ class _Machine:
         self.word(thread + inner["data"], worker)
         if flags & _WORKER and "task" in inner:
             self.word(worker + inner["task"], at)
-        if task.full_name.startswith("kworker/R-"):  # a worker that is there for one queue
+        if task.full_name.startswith("kworker/R-"):  # a worker for a single queue
             self.word(worker + inner["rescue_wq"], name)
             queue = task.full_name.removeprefix("kworker/R-")
             self.put(name + inner["queue_name"], queue.encode())
@@ -811,6 +834,7 @@ class _Machine:
             memory.allocate(30), "file cache", flags=self.flag("lru"), mapping=self.direct + 0x8000
         )
         data = self.give(memory.allocate(1), "kernel other")
+        self.cached = [shared, library]
         memory.fill_with_noise(np.concatenate([shared, library]))
         vdso, zeros = int(self.image[310]), int(self.image[311])
         memory.fill_with_noise(self.image[310:311])
@@ -835,7 +859,7 @@ class _Machine:
                 at += PAGE_SIZE
             at += 64 * PAGE_SIZE
             self._map_protected(tables, task, at)
-            # What was swapped out: not present, and no page of the process.
+            # Swapped-out pages are not present, and not pages of the process.
             swapped = int(rng.integers(1, 1 << 30)) << 14
             tables.map(at + self.swapped_behind, swapped)
             if number == 1:
@@ -862,7 +886,7 @@ class _Machine:
         self._list_spaces()
 
     def _list_children(self) -> None:
-        """Link the children of each process; one that was taken out of the list is among them."""
+        """Link the children of each process, with the process that was taken out of the list."""
         children: dict[int, list[int]] = {}
         for task, parent in self.leaders:
             if task.pid:
@@ -903,7 +927,7 @@ class _Machine:
         self.user.add((task.pid, virtual, frame))
 
     def _map_protected(self, tables: _Tables, task: Task, virtual: int) -> None:
-        """Pages of PROT_NONE, a large one among them."""
+        """Pages of PROT_NONE, including a large page."""
         frames = self.memory.allocate(5)
         self.give_anonymous(frames)
         for frame in frames.tolist():
@@ -925,7 +949,7 @@ class _Machine:
         return address | _NONE | 0x20
 
     def _map_huge(self, tables: _Tables, task: Task, virtual: int) -> None:
-        """A transparent huge page, and one of the pool."""
+        """A transparent huge page, and a huge page of the pool."""
         for state in ("anonymous", "huge page") if self.era.layout is None else ("anonymous",):
             run = self.large.pop()
             if state == "anonymous":
@@ -969,7 +993,8 @@ class _Machine:
         files = memory.allocate(20)
         flags = self.flag("lru", "swapbacked")
         self.give(files, "shared memory", flags=flags, mapping=self.direct + 0xC000)
-        # Old pages of a boot loader's or of a file, at the place where VMCOREINFO would be.
+        self.cached += [cache, files]
+        # Old pages of a boot loader or a file, which contain VMCOREINFO's text at its usual place.
         false = vmcoreinfo_text(self.era.release, {"SYMBOL(swapper_pg_dir)": self.text + 0x5000})
         self.poke(int(cache[0]) * PAGE_SIZE, false)
         self.poke(int(cache[1]) * PAGE_SIZE, as_note(b"OSRELEASE=\xff\xfe=\n=\n"))
@@ -997,11 +1022,11 @@ class _Machine:
             self.give_huge(self.pool, count=0, mapping=0)
         for run in self.large:
             self.give(run, "kernel other", compound=True)
-        if self.era.table is not None:  # one that is reached by no walk
+        if self.era.table is not None:  # a page table that no walk reaches
             waiting = memory.allocate(1)
             self.give(waiting, "page table", type=self.era.table)
         self.give(self.image[-_FREED:], "free")
-        # A ring that perf shares with a process has a mapping, but is no file's.
+        # A ring that perf shares with a process has a mapping, but belongs to no file.
         self.give(memory.allocate(3), "kernel other", mapping=self.direct + 0xE000)
         [self.trampoline] = self.give(memory.allocate(), "kernel other").tolist()
         poisoned = memory.allocate(2)
@@ -1012,7 +1037,7 @@ class _Machine:
         return self.vmemmap + frame * self.era.page_size
 
     def link_of(self, frame: int) -> int:
-        """Where in its struct page it is linked in a list."""
+        """Address of a frame's links in its struct page."""
         return self.array_address(frame) + self.era.places["lru"]
 
     def _tell(self) -> None:
@@ -1022,7 +1047,9 @@ class _Machine:
             types = BtfWriter()
             number = types.number("long unsigned int", 8)
             types.noise(number)
-            inner = types.structure("", [("pgd", self.pgd_offset), ("owner", 400)], number, 512)
+            of_memory = [("pgd", self.pgd_offset), ("owner", 400)]
+            of_memory += self.files.of_memory if self.files else []
+            inner = types.structure("", of_memory, number, 1024)
             moved = era.page_size - 64
             members = [("flags", 0), ("pt_mm", 32), ("_mapcount", 48 + moved)]
             members += [("lru", 8), ("mapping", 24), ("private", 40 + moved)]
@@ -1034,6 +1061,7 @@ class _Machine:
             types.structure("page", members, number, era.page_size)
             types.structure("mm_struct", [("", 0)], inner, 1024)
             kept = [(name, place) for name, place in task.items() if name != "active_mm"]
+            kept += self.files.of_task if self.files else []
             types.structure("task_struct", kept, number, 4096)
             types.structure("signal_struct", [("thread_head", 48)], number, 256)
             types.structure("kthread", [("data", 24), ("full_name", 40)], number, 64)
@@ -1042,6 +1070,8 @@ class _Machine:
             worker = [("current_work", 32), ("pool", 40), ("rescue_wq", 48), ("desc", 64)]
             types.structure("workqueue_struct", [("name", 32)], number, 128)
             types.structure("worker", worker, number, 128)
+            if self.files:
+                self.files.describe(types, number)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
             types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
             if era.named_types:
@@ -1076,7 +1106,7 @@ class _Machine:
                 self.word(root + section * self.era.section_size, self.vmemmap | 0xF)
         self.roots = self.reserve_image(64)
         self.word(self.roots, root)
-        # As the table of symbols has it, it is a pointer, or in 4.14 the table itself.
+        # The symbol table has a pointer, or in 4.14 the table itself.
         self.word(self.symbols["mem_section"], self.roots)
         if self.era.sections == "pointer":
             pointer = self.reserve_image(64)
@@ -1125,7 +1155,7 @@ class _Machine:
         return lines
 
     def _old_lines(self) -> dict[str, int | str]:
-        """What kernels before 4.14 tell; as in 2.6.32-504.el6 and 3.16.4, which were looked at."""
+        """The lines of kernels before 4.14, as in 2.6.32-504.el6 and 3.16.4."""
         era = self.era
         told = ["flags", "_count", "mapping", "lru", "private"]
         told += ["_mapcount"] if "buddy" not in era.flags else []
@@ -1136,9 +1166,10 @@ class _Machine:
         return lines
 
     def _share_kernel_half(self) -> None:
-        """Let each process have the kernel's half; with isolation, user mode only a bit of it."""
+        """Copy the kernel's half to each process; with isolation, user mode gets a part."""
         half = self.peek(self.top * PAGE_SIZE + 2048, 2048)
-        # The table with which other processors start: it maps memory to itself, not for users.
+        # The table with which other processors start maps memory to itself, without rights for
+        # users.
         own = np.frombuffer(half, "<u8")
         self.poke(self.trampoline * PAGE_SIZE, own[own != 0][:1].tobytes())
         self.poke(self.trampoline * PAGE_SIZE + 2048, half)
@@ -1172,7 +1203,7 @@ class _Machine:
             for tail in block[1:].tolist():
                 self.pages[tail] = _Page(count=0, links=(_POISON, _POISON + 0x22))
             memory.fill_with_noise(block)
-        # The freed part of the image is in the buddy allocator as well.
+        # The freed part of the image is in the buddy allocator, too.
         free = np.union1d(memory.free_frames, self.image[-_FREED:])
         memory.fill_free_frames(0.4)
         for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
@@ -1203,7 +1234,7 @@ class _Machine:
             row[places["mapping"] // 8] = page.mapping
             row[places["private"] // 8] = page.private
             if era.layout is None:
-                row[4] = page.memory
+                row[4] = page.memory or page.index
             count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
             count[places["_count" if era.layout else "_refcount"] // 4] = page.count
             if page.head is not None and era.layout:
@@ -1229,7 +1260,7 @@ class _Machine:
         return -(self._tails[head] + 1) * self.era.page_size % 2**64
 
     def _show_again(self) -> None:
-        """Map the array's pages of the huge page in the pool all to the first of them (HVO)."""
+        """Map all struct pages of the pool's huge page to their first page (HVO)."""
         first = int(self.pool[0]) * 64 // PAGE_SIZE
         for number in range(first + 1, first + 8):
             virtual = self.vmemmap + number * PAGE_SIZE

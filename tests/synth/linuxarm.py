@@ -1,9 +1,9 @@
-"""Make up the memory of a Linux machine of 64-bit ARM, with pages of 4 KiB and 48 bits.
+"""Write the memory of a synthetic 64-bit ARM Linux machine, with pages of 4 KiB and 48 bits.
 
-All but the page tables and VMCOREINFO's own lines is as on x86-64: so the tables are made as there,
-whose levels are the same, and then each descriptor is written anew, as the Arm Architecture
-Reference Manual (D8.3) and the kernel's arch/arm64/include/asm/pgtable-prot.h have it. Processes
-have no half of the kernel's.
+Everything except the page tables and a few lines of VMCOREINFO is as on x86-64. So the tables,
+which have the same levels, are made as there, and then each descriptor is converted by the Arm
+Architecture Reference Manual (D8.3) and the kernel's arch/arm64/include/asm/pgtable-prot.h.
+Processes do not have the kernel's half.
 """
 
 import struct
@@ -31,12 +31,12 @@ class _ArmMachine(_Machine):
     def __init__(self, era: object, name: str, seed: int) -> None:
         super().__init__(era, 64 * MIB, False, False, False, 6, seed)  # type: ignore[arg-type]
         self._is_new = name in _NEW_ERAS
-        # All memory comes first in the kernel's half.
+        # The direct map comes first in the kernel's half.
         chance = int(self.rng.integers(1, 64)) << 30
         self.direct, self.vmemmap = (0xFFFF << 48) + chance, (0xFFFF_FC00 << 32) + chance
 
     def _tell(self) -> None:
-        self.symbols.pop("pgd_list")  # there is none
+        self.symbols.pop("pgd_list")  # there is no such half
         super()._tell()
 
     def _lines(self, parts: dict[str, int]) -> dict[str, int | str]:
@@ -53,7 +53,7 @@ class _ArmMachine(_Machine):
         }
 
     def _share_kernel_half(self) -> None:
-        """Nothing is shared: the tables only become those of the other processor."""
+        """Nothing is shared here: the tables are only converted for the other processor."""
         for tables, _ in self.user_tables:
             for frame in [*tables.frames[-1], *tables.frames[-2]]:
                 if frame != tables.top:
@@ -86,7 +86,7 @@ class _ArmMachine(_Machine):
         return leaf | _UXN
 
     def _invalid(self, entry: int, is_last: bool) -> int:
-        """A page of PROT_NONE: nothing of its address is inverted."""
+        """A page of PROT_NONE, whose address is not inverted."""
         address = entry & _ADDRESS
         if self.era.inverts:
             address ^= _ADDRESS

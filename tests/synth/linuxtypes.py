@@ -1,4 +1,4 @@
-"""What a Linux kernel says of itself, under construction: its symbols, its types, VMCOREINFO.
+"""Builders for a Linux kernel's description of itself: symbols, types, VMCOREINFO.
 
 Written from scripts/kallsyms.c, Documentation/bpf/btf.rst and kernel/vmcore_info.c of the kernel.
 """
@@ -17,7 +17,7 @@ _PAIRS = [b"in", b"it", b"ta", b"sk", b"_s", b"te", b"xt", b"re", b"so", b"ur", 
 
 
 def _all_tokens() -> list[bytes]:
-    """Letters as themselves, and pieces of names for all other bytes; none is empty."""
+    """Tokens: letters for themselves, pieces of names for all other bytes; none is empty."""
     tokens = list(_TOKENS)
     pieces = iter(_PAIRS + [b"%02x_filler" % number for number in range(256)])
     return [token or next(pieces) for token in tokens]
@@ -25,7 +25,7 @@ def _all_tokens() -> list[bytes]:
 
 @dataclass
 class Kallsyms:
-    """The packed table, its parts at the places where they lie in `blob`."""
+    """The packed table, and the places of its parts in `blob`."""
 
     blob: bytes
     parts: dict[str, int]
@@ -34,12 +34,12 @@ class Kallsyms:
 def pack_kallsyms(
     symbols: Mapping[str, int], base: int, place: int, *, way: str, pointer: int = 8
 ) -> Kallsyms:
-    """Pack symbols as a kernel would that lies at virtual address `base`.
+    """Pack symbols like a kernel at virtual address `base`.
 
-    `place` is where the blob will be. `way` of reckoning addresses: ``base`` (relative to it),
-    ``percpu`` (negative, as CONFIG_KALLSYMS_ABSOLUTE_PERCPU has it), ``self`` (relative to the
-    offset's own place; such kernels have the offsets last), or ``absolute`` (addresses of 8 bytes,
-    and markers as wide; up to 4.5). `pointer` are the bytes of an address.
+    `place` is the blob's virtual address. `way` is the way of computing addresses: ``base``
+    (relative to it), ``percpu`` (negative, as CONFIG_KALLSYMS_ABSOLUTE_PERCPU has it), ``self``
+    (relative to the offset's own place; such kernels have the offsets last), or ``absolute``
+    (addresses of 8 bytes, and markers as wide; up to 4.5). `pointer` are the bytes of an address.
     """
     tokens = _all_tokens()
     by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
@@ -104,7 +104,7 @@ class BtfWriter:
     _count: int = 0
 
     def _name(self, name: str) -> int:
-        """Where a name stands in the text; each stands there once."""
+        """Place of a name in the text, which has each name once."""
         if name not in self._places:
             self._places[name] = len(self._text)
             self._text += name.encode() + b"\0"
@@ -121,7 +121,7 @@ class BtfWriter:
         return self._add(name, 1, 0, size, struct.pack("<I", size * 8))
 
     def noise(self, number: int) -> None:
-        """Types of all other kinds, whose records have lengths of their own."""
+        """Types of all other kinds, whose records have various lengths."""
         self._add("", 2, 0, number, b"")  # pointer
         self._add("", 3, 0, 0, struct.pack("<III", number, number, 7))  # array
         self._add("list_head_t", 8, 0, number, b"")  # typedef
@@ -134,7 +134,7 @@ class BtfWriter:
         self._add("enum64", 19, 1, 8, struct.pack("<III", self._name("E_64"), 1, 1))
 
     def structure(self, name: str, members: Members, member_type: int, size: int) -> int:
-        """A structure, or without a name one that others have inside."""
+        """A structure; without a name, an inner structure of others."""
         extra = b"".join(
             struct.pack("<III", self._name(member), member_type, offset * 8)
             for member, offset in members
@@ -147,13 +147,13 @@ class BtfWriter:
         return self._add(name, 6, len(values), 4, extra)
 
     def finish(self) -> bytes:
-        """All of it, with its header."""
+        """The whole blob, with its header."""
         sizes = (0, len(self._types), len(self._types), len(self._text))
         return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, *sizes) + self._types + self._text
 
 
 def vmcoreinfo_text(release: str, lines: Mapping[str, int | str]) -> bytes:
-    """The text; symbols and KERNELOFFSET in hexadecimal, all else decimal."""
+    """The text; symbols and KERNELOFFSET are hexadecimal, everything else decimal."""
     text = f"OSRELEASE={release}\nPAGESIZE=4096\n"
     for name, value in lines.items():
         hexadecimal = name.startswith("SYMBOL") or name == "KERNELOFFSET"

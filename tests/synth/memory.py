@@ -1,4 +1,4 @@
-"""Physical memory under construction: which frames are taken and what they hold."""
+"""Physical memory under construction: the frames in use and their contents."""
 
 from pathlib import Path
 from typing import IO
@@ -18,16 +18,16 @@ _BLOCK_FRAMES = 4096
 
 
 class OutOfMemoryError(Exception):
-    """The image is too small for what shall be in it."""
+    """The image is too small for its contents."""
 
 
 class PhysicalMemory:
-    """Frames that are handed out in scattered order and filled with zeros, noise or given bytes.
+    """Frames that are allocated in scattered order and filled with zeros, noise or given bytes.
 
-    Up to `stretch` of them, in a row, stay together.
+    Stretches of up to `stretch` consecutive frames stay together.
 
-    Only pages with given bytes are kept; noise is made while the image is written, so that
-    an image of many GiB needs little memory.
+    Only pages with given bytes are kept in memory; noise is made while the image is written, so
+    that an image of many GiB needs little memory.
     """
 
     def __init__(self, frames: int, rng: np.random.Generator, stretch: int = 1) -> None:
@@ -59,10 +59,10 @@ class PhysicalMemory:
         return np.concatenate(taken) if taken else np.empty(0, np.int64)
 
     def _scattered(self, frames: Frames) -> Frames:
-        """These frames in random order, but for stretches that stay together."""
+        """These frames in random order, except that stretches stay together."""
         if self._stretch == 1:
             return self._rng.permutation(frames)
-        # As many long stretches as short ones, by the logarithm of their length.
+        # Lengths are evenly distributed by their logarithm.
         lengths = self._stretch ** self._rng.random(len(frames))
         ends = np.cumsum(lengths.astype(np.int64))
         stretches = np.split(frames, ends[ends < len(frames)])
@@ -70,12 +70,12 @@ class PhysicalMemory:
         return np.concatenate([stretches[number] for number in order])
 
     def fill_free_frames(self, share: float) -> None:
-        """Let this share of the frames that nobody was given hold old data."""
+        """Fill this share of the free frames with old data."""
         free = self._scattered(self.free_frames)
         self.fill_with_noise(free[: round(share * len(free))])
 
     def allocate_run(self, count: int, *, above: int = 0, below: int | None = None) -> Frames:
-        """Take `count` frames in a row, aligned to `count`, from `above` to before `below`."""
+        """Take `count` contiguous frames, aligned to `count`, from `above` on and below `below`."""
         end = min(self.frames, below or self.frames) // count * count
         starts = np.flatnonzero(~self._taken[:end].reshape(-1, count).any(axis=1)) * count
         starts = starts[starts >= above]
@@ -86,20 +86,20 @@ class PhysicalMemory:
         return run
 
     def reserve(self, frames: Frames) -> None:
-        """Take these frames, whoever might have them, out of what is handed out."""
+        """Exclude these frames from allocation."""
         self._taken[frames] = True
 
     @property
     def free_frames(self) -> Frames:
-        """The frames nobody was given."""
+        """The frames that were not allocated."""
         return np.flatnonzero(~self._taken)
 
     def fill_with_noise(self, frames: Frames) -> None:
-        """Let these frames hold data that looks like nothing in particular, never all zeros."""
+        """Fill these frames with arbitrary data, never all zeros."""
         self._noise[frames] = True
 
     def page(self, frame: int) -> bytearray:
-        """The 4096 bytes of a frame, to be written to; zeros at first."""
+        """The 4096 writable bytes of a frame; zeros at first."""
         return self._pages.setdefault(int(frame), bytearray(PAGE_SIZE))
 
     def zeros(self) -> npt.NDArray[np.bool_]:
@@ -127,13 +127,13 @@ class PhysicalMemory:
             filled = np.arange(end - start)
         content = np.zeros((len(filled), PAGE_SIZE), dtype=np.uint8)
         content[np.searchsorted(filled, noisy)] = noise[(noisy + start) % _NOISE_PAGES]
-        # Every page of noise says which it is, so that no two are alike.
+        # Every page of noise contains its number, so that no two pages are equal.
         numbers = (noisy + start + 1).astype("<u8")[:, None].view(np.uint8)
         content[np.searchsorted(filled, noisy), :8] = numbers
         for frame in given:
             page = np.frombuffer(self._pages[frame], dtype=np.uint8)
             content[np.searchsorted(filled, frame - start)] = page
-        # What is skipped becomes a hole in the file and reads as zeros.
+        # Skipped bytes become a hole in the file and read as zeros.
         breaks = np.flatnonzero(np.diff(filled) != 1) + 1
         for frames, pages in zip(np.split(filled, breaks), np.split(content, breaks), strict=True):
             if len(frames):

@@ -1,4 +1,4 @@
-"""Where members stand in structures of Linux kernels that have no BTF.
+"""The offsets of members in structures of Linux kernels that have no BTF.
 
     python -m tests.synth.oldlayouts 2.6.32=RedHat66.zip 3.10=Centos7-3.10.0-862.el7.x86_64.zip \
         3.16=Debian8.zip 6.1-686=vmlinux-6.1.0-50-686 6.1-686-pae=vmlinux-6.1.0-50-686-pae
@@ -41,7 +41,7 @@ Layout = Mapping[str, Mapping[str, int]]
 
 
 def layout_of(types: Types) -> dict[str, dict[str, int]]:
-    """Those members that are needed, as far as there are any."""
+    """The needed members, as far as the types have them."""
     return {
         structure: {"size": types.size(structure)}
         | {

@@ -1,4 +1,4 @@
-"""What a version of Windows looks like in memory: structure offsets and signatures.
+"""The structure offsets and signatures of versions of Windows.
 
 `profiles.json` is written by `tests/volatility2/profilelayouts.py` from the profile objects of
 Volatility 2.6.1 itself, `builds.json` by `tests/synth/builds.py` from symbol files of later
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Profile:
-    """One Windows version: what Volatility 2 knows of it under the same name."""
+    """One Windows version, with the data of Volatility 2's profile of the same name."""
 
     name: str
     bits: int
@@ -31,12 +31,13 @@ class Profile:
     kdbg_header: bytes
     """The bytes around the tag `KDBG` that Volatility searches for."""
     structures: Mapping[str, Mapping[str, Any]]
+    frame_record: Mapping[str, Any]
+    """Of `_MMPFN`: its size, and members as byte, first bit and end (0 to 0: a whole word)."""
     pdb: str
     """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
-    real ones, or made up where the real kernel's symbols are not known."""
+    real identity, or an invented one if the real kernel's symbols are unknown."""
     symbols: Mapping[str, int]
-    """Where in its image the real kernel keeps what the writer writes there too; empty where
-    that is not known."""
+    """Offsets in the real kernel's image of the symbols that the writer uses; empty if unknown."""
 
     @property
     def pointer_size(self) -> int:
@@ -51,7 +52,7 @@ class Profile:
 
     @property
     def kdbg_size(self) -> int:
-        """Size of the kernel debugger block in bytes, as its header says."""
+        """Size of the kernel debugger block in bytes, by its header."""
         return int.from_bytes(self.kdbg_header[-2:], "little")
 
     @property
@@ -68,9 +69,14 @@ class Profile:
     def marks_transition(self) -> bool:
         """Whether entries of pages in transition have a bit set above the address (L1TF, 2018).
 
-        Not where Volatility 2 has a profile: it would not find these pages.
+        False for versions with a Volatility 2 profile, which would not find these pages.
         """
         return self.bits == 64 and self.version >= (6, 4) and self.build > 17763
+
+    @property
+    def tells_system_types(self) -> bool:
+        """Whether the kernel has SystemVaType, a byte for each top-level entry of its half."""
+        return self.bits == 64 and self.version >= (6, 4) and self.build >= 15063
 
     @property
     def has_shadow_tables(self) -> bool:
@@ -89,7 +95,7 @@ class Profile:
 
     @property
     def family(self) -> str:
-        """A name for the profiles that share a kernel generation, such as `xp-x86`."""
+        """The name of the kernel generation that profiles share, such as `xp-x86`."""
         names = {
             (5, 1): "xp",
             (5, 2): "2003",
@@ -137,6 +143,7 @@ def _read(file: str) -> Mapping[str, Profile]:
             process_signature=bytes.fromhex(row["process_signature"]),
             kdbg_header=bytes.fromhex(row["kdbg_header"]),
             structures=row["structures"],
+            frame_record=row["frame_record"],
             pdb=row.get("pdb") or f"{hashlib.md5(name.encode()).hexdigest().upper()}-1",
             symbols=row.get("symbols", {}),
         )

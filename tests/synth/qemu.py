@@ -1,4 +1,4 @@
-"""QEMU's migration stream, as its docs/devel/migration and migration/ram.c have it; libvirt's."""
+"""QEMU's migration stream, from its docs/devel/migration and migration/ram.c; and libvirt's."""
 
 import bz2
 import gzip
@@ -8,6 +8,8 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+import cramjam
 
 from tests.synth.containers import PAGE, Pieces
 
@@ -26,11 +28,11 @@ def write_qemu(
     devices: bool = True,
     packing: str = "",
 ) -> None:
-    """A machine that has memory between the pieces, too, which is not sent.
+    """A machine whose memory between the pieces is not sent.
 
-    `how` is how pages are sent: plain, zlib, or again, as XBZRLE over other contents. `mapped` has
-    the pages at their own places. Without `devices` the file ends with the memory. `libvirt` is the
-    magic of its header, if there shall be one, and `packing` what the stream is packed with then.
+    `how` tells how pages are sent: plain, zlib, or again, as XBZRLE over other contents. `mapped`
+    puts pages at their own places. Without `devices` the file ends with the memory. `libvirt` is
+    the magic of its header, if there is one, and `packing` the packing of the stream then.
     """
     hole = _HOLE[machine]
     pages: dict[int, bytes] = {}
@@ -42,7 +44,7 @@ def write_qemu(
     size = max(pages) + PAGE
     if max(pages) >= hole:
         size = max(size, hole + PAGE)
-    front = _libvirt_header(libvirt, mapped, packing) if libvirt else b""
+    front = libvirt_header(libvirt, mapped, packing) if libvirt else b""
     out = bytearray(front + b"QEVM\0\0\0\3")
     out += b"\7" + struct.pack(">I", len(machine)) + machine
     if mapped:
@@ -80,19 +82,21 @@ _PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "lzop": lambda data: b"\x89LZO\0\r\n\x1a\n" + data,
+    "zstd": lambda data: bytes(cramjam.zstd.compress(data)),
 }
 
 
-def _libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
+def libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
+    """What stands before the stream; `packing` is one of `_PACKERS`, or nothing."""
     text = b"<domain type='kvm'/>".ljust(1000, b"\0")
     how = 6 if mapped else ["", *_PACKERS].index(packing)
     return magic + struct.pack("<5I", 2, len(text), 1, how, 0) + bytes(56) + text
 
 
 def write_vma(path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3) -> None:
-    """A backup of Proxmox' (vma_spec.txt) with a disk and, with `state`, the stream of a machine.
+    """A backup of Proxmox (vma_spec.txt) with a disk and, with `state`, the stream of a machine.
 
-    Each extent has clusters of both, and `gap` clusters at its end that are of no device.
+    Each extent has clusters of both, and `gap` clusters of no device at its end.
     """
     names = b"\0"
     places = []
@@ -138,7 +142,7 @@ def _footer(section: int) -> bytes:
 
 
 def _send(out: bytearray, pages: dict[int, bytes], how: str) -> None:
-    """In parts of 32 pages; some pages of another block are between them."""
+    """Pages are sent in parts of 32; some pages of another block come in between."""
     offsets = list(pages)
     rounds = ["old", "xbzrle"] if how == "again" else [how]
     for kind in rounds:
@@ -155,7 +159,7 @@ def _send(out: bytearray, pages: dict[int, bytes], how: str) -> None:
 
 
 def _old(page: bytes) -> bytes:
-    """What a page was before: half of it, and other bytes at its end."""
+    """An earlier state of a page: half of it, with other bytes at its end."""
     return page[: PAGE // 2] + bytes(PAGE // 2 - 3) + b"old"
 
 
@@ -176,7 +180,7 @@ def _send_page(out: bytearray, offset: int, page: bytes, kind: str, goes_on: boo
 
 
 def _changes(old: bytes, new: bytes) -> bytes:
-    """Lengths of what is the same and of what is not, in turn; the new bytes behind the latter."""
+    """Lengths of equal and of changed bytes in turn; the new bytes follow the latter."""
     out = bytearray()
     at = 0
     while at < PAGE:

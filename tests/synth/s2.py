@@ -1,7 +1,8 @@
 """S2 and Snappy streams, written from their descriptions.
 
-Snappy's format_description.txt and framing_format.txt, and what klauspost/compress' s2/README.md
-adds ("Format Extensions"): copies with offset 0 repeat the last one, chunks may be larger.
+The sources are Snappy's format_description.txt and framing_format.txt, and the extensions of
+klauspost/compress' s2/README.md ("Format Extensions"): copies with offset 0 repeat the last offset,
+and chunks may be larger.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ BLOCK = 1 << 20
 
 
 def literal(data: bytes) -> bytes:
-    """An element: bytes as they are."""
+    """An element: literal bytes."""
     if len(data) <= 60:
         return bytes([len(data) - 1 << 2]) + data
     size = (len(data) - 1).to_bytes(4, "little").rstrip(b"\0") or b"\0"
@@ -19,7 +20,7 @@ def literal(data: bytes) -> bytes:
 
 
 def copy(offset: int, length: int) -> bytes:
-    """An element: bytes from before; with 1, 2 or 4 bytes of offset."""
+    """An element: a copy of earlier bytes, with an offset of 1, 2 or 4 bytes."""
     if offset < 1 << 11 and 4 <= length <= 11:
         return bytes([offset >> 8 << 5 | length - 4 << 2 | 1, offset & 0xFF])
     if offset < 1 << 16 and length <= 64:
@@ -39,7 +40,7 @@ def repeat(length: int) -> bytes:
 
 
 def block(data: bytes, *, is_snappy: bool = False) -> bytes:
-    """Elements for some bytes: what came before is copied, and but for Snappy repeated."""
+    """Elements for some bytes: earlier bytes are copied, and in S2 copies are repeated."""
     seen: dict[bytes, int] = {}
     elements = bytearray()
     at = begin = 0
@@ -74,7 +75,7 @@ def stream(data: bytes, size: int = BLOCK, *, is_snappy: bool = False) -> bytes:
 
 
 def stored_stream(data: bytes) -> bytes:
-    """A stream of S2 made fast: long runs of zeros as copies that repeat, all else as it is."""
+    """A quickly made stream of S2: long runs of zeros as repeated copies, all else as literals."""
     chunks = [b"\xff\x06\0\0S2sTwO"]
     for start in range(0, len(data), BLOCK):
         part = data[start : start + BLOCK]
@@ -102,7 +103,7 @@ def _chunks(data: bytes, size: int, name: bytes, is_snappy: bool) -> Iterator[by
 
 
 def varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
+    """A number as seven bits in each byte, the lowest first."""
     digits = bytearray()
     while True:
         number, low = divmod(number, 128)

@@ -1,19 +1,23 @@
-"""The truth about a synthetic image: who was given which page, noted when it was given."""
+"""The truth about a synthetic image: the owner of each page, noted when the page was allocated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.synth.memory import PAGE_SIZE, Frames
 
+if TYPE_CHECKING:
+    from tests.synth.framedatabase import FrameLog, RecordTruth
+
 KERNEL = -1
-"""The owner of what all processes share."""
+"""The owner of pages that all processes share."""
 
 INJECTED_PAGES = 4
-"""How many pages a process has that were put into it from outside."""
+"""The number of injected pages in a process."""
 
 CLASSES = ("absent", "both", "user", "kernel", "unused-data", "unused-zero")
 
@@ -26,9 +30,10 @@ class Process:
     ppid: int
     name: str
     dtb: int = 0
-    """Physical address of its top page table, as its `_KPROCESS` says."""
+    """Physical address of its top-level table, as in its `_KPROCESS`."""
     shadow_dtb: int = 0
-    """What its `_KPROCESS` names as second top page table, for user mode; 0 for none."""
+    """Physical address of its second top-level table, for user mode, as in `_KPROCESS`; 0 for
+    none."""
     eprocess: int = 0
     """Virtual address of its `_EPROCESS`."""
     session: int | None = None
@@ -36,18 +41,20 @@ class Process:
     """Whether it is in the list of active processes."""
     exited: bool = False
     injected: int = 0
-    """Virtual address of INJECTED_PAGES of its own that may be written and executed; 0 for none."""
+    """Virtual address of INJECTED_PAGES pages that may be written and executed; 0 for none."""
 
 
 @dataclass
 class Ledger:
-    """Notes of every mapping, taken while the image is laid out.
+    """A note of every mapping, made while the image is laid out.
 
-    A note says that `count` pages from a frame on were mapped from a virtual address on, for
-    whom, and whether user mode was meant to reach them.
+    A note tells that `count` pages from a frame on were mapped from a virtual address on, for which
+    owner, and whether user mode should reach them.
     """
 
     frames: int
+    log: "FrameLog | None" = None
+    """What the page frame database will say, where there is one."""
     _notes: list[tuple[Frames, npt.NDArray[np.uint64], int, int, bool, bool]] = field(
         default_factory=list
     )
@@ -64,7 +71,7 @@ class Ledger:
     ) -> None:
         """Note that pages of `size` bytes, the first at `virtual`, lead to these frames."""
         addresses = np.uint64(virtual) + np.arange(len(frames), dtype=np.uint64) * np.uint64(size)
-        # What lies past the end of memory is no page of the dump.
+        # Frames beyond the end of memory are not pages of the dump.
         inside = frames < self.frames
         self._notes.append((frames[inside], addresses[inside], size, owner, user, transition))
 
@@ -92,7 +99,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a synthetic image, page by page and process by process."""
+    """The truth about a synthetic image, by page and by process."""
 
     profile: str
     paging: str
@@ -101,14 +108,16 @@ class Truth:
     mappings: npt.NDArray[np.void]
     """frame, virtual, size, owner (index into `processes` or KERNEL), user, transition."""
     processes: tuple[Process, ...]
+    records: "RecordTruth | None" = None
+    """Of the page frame database, where there is one."""
 
     @property
     def frames(self) -> int:
-        """How many frames the image has."""
+        """The number of frames of the image."""
         return len(self.zero)
 
     def classes(self, owners: Iterable[int]) -> npt.NDArray[np.str_]:
-        """The class of each frame, by name, as seen from the mappings of these owners alone.
+        """The class of each frame, by name, by the mappings of these owners only.
 
         The kernel's own mappings always count.
         """
@@ -139,7 +148,7 @@ class Truth:
         return covered
 
     def save(self, path: Path) -> None:
-        """Write all of it as one .npz file."""
+        """Write everything as one .npz file."""
         columns = {name: self.mappings[name] for name in self.mappings.dtype.names or ()}
         processes = {
             f"process_{name}": np.array([getattr(p, name) for p in self.processes])
@@ -155,5 +164,6 @@ class Truth:
                 class_seen_by_list=self.classes(self.listed),
                 class_of_all_live=self.classes(self.alive),
                 **{f"mapping_{name}": values for name, values in columns.items()},
+                **({} if self.records is None else self.records.columns()),
                 **processes,
             )

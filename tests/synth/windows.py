@@ -1,7 +1,7 @@
-"""A whole synthetic Windows: what lies where, in virtual and in physical memory.
+"""A whole synthetic Windows: the layout of virtual and physical memory.
 
 The virtual layout is that of Windows Internals ("x86 address space layouts", "x64 address space
-layout"); everything is placed in scattered frames, as in a machine that has run for a while.
+layout"); everything lies in scattered frames, as in a machine that has run for a while.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.synth.framedatabase import (
+    FrameDatabase,
+    FrameLog,
+    RecordLayout,
+    RecordTruth,
+    Sections,
+    driver_locked,
+    stack_or_awe,
+)
 from tests.synth.kernel import READ_ONLY_PAGES, Kernel, Pool, Region, image_pages
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
@@ -51,7 +60,7 @@ _FURTHER_NAMES = ["svchost.exe", "chrome.exe", "cmd.exe", "taskmgr.exe", "conhos
 
 @dataclass(frozen=True)
 class _Places:
-    """Virtual addresses of the parts of the kernel's half, and of a process."""
+    """Virtual addresses of parts of the kernel's half, and of a process."""
 
     image: int
     nonpaged_pool: int
@@ -68,10 +77,12 @@ class _Places:
     process_block: int
     stack: int
     heap: int
+    system_ptes: int = 0  # these two only with a page frame database
+    kernel_stacks: int = 0
 
 
 _SHARED_DATA = 0x7FFE0000
-"""Where every process sees KUSER_SHARED_DATA."""
+"""Virtual address of KUSER_SHARED_DATA in every process."""
 
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
@@ -137,35 +148,40 @@ def forge(
     shadow_tables: bool = False,
     holes: Sequence[tuple[int, int]] = (),
     stretch: int = 1,
+    database: bool = False,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
-    `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live ones are in the
-    list; one more has been taken out of it, one has exited, and of one only tables are left. The
-    one called notepad.exe, if there is one, has code in it that was put there from outside.
-    `kernel_pages` and `user_pages` are about how many 4 KiB pages the kernel and each process
-    map, by default what fits the size. Of the free frames the share `free_data` holds old data.
-    `names` are given to processes before the common ones. Frames are handed out one by one from
-    all over the memory, or in stretches of up to `stretch`.
+    `size` in bytes, a whole number of pages, from 16 MiB on. `processes` live processes are in the
+    list; one more was taken out of it, one has exited, and of one only tables are left. The process
+    notepad.exe, if there is one, has injected code. `kernel_pages` and `user_pages` are the
+    approximate numbers of 4 KiB pages that the kernel and each process map, by default suitable for
+    the size. A share `free_data` of the free frames holds old data. Processes get `names` before
+    the common names. Frames are allocated singly from all over the memory, or in stretches of up to
+    `stretch`.
 
-    `five_levels` pages with 57-bit addresses. With `shadow_tables` a process has a second top
-    table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
-    memory; the raw dump holds zeros there. The same arguments make the same bytes.
+    `five_levels` chooses paging with 57-bit addresses. With `shadow_tables` a process has a second
+    top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
+    memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
+    and sections of files. The same arguments make the same bytes.
     """
-    forger = _Forger(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
-    forger.build(processes, kernel_pages, user_pages, free_data, names)
-    forger.memory.write(path)
+    builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
+    if database:
+        builder.keep_records(holes)
+    builder.build(processes, kernel_pages, user_pages, free_data, names)
+    builder.memory.write(path)
     return Truth(
         profile=profile.name,
-        paging=forger.paging.name,
-        zero=forger.memory.zeros(),
-        mappings=forger.ledger.mappings(),
-        processes=tuple(forger.processes),
+        paging=builder.paging.name,
+        zero=builder.memory.zeros(),
+        mappings=builder.ledger.mappings(),
+        processes=tuple(builder.processes),
+        records=builder.records(),
     )
 
 
-class _Forger:
-    """Lays out one image, part by part."""
+class _Builder:
+    """Lays out one synthetic image, part by part."""
 
     def __init__(
         self,
@@ -188,7 +204,7 @@ class _Forger:
         wide = X64_5_LEVELS if five_levels else X64
         self.paging = wide if profile.bits == 64 else PAE if with_pae else X86
         self.places = _places(profile, self.paging)
-        if five_levels:  # what is not the same for all needs top-level entries of its own
+        if five_levels:  # parts that differ between processes need top-level entries of their own
             self.places = replace(
                 self.places, session=0xFFF20000_00000000, hyperspace=0xFFEE0000_00000000
             )
@@ -200,10 +216,138 @@ class _Forger:
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
+        self._log: FrameLog | None = None
+        self._database: FrameDatabase | None = None
+        self.sections: Sections | None = None
+        self._database_place = self._next_prototype = 0
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
         self._kernel_tree = self._tree(KERNEL)
+
+    # -- the page frame database --------------------------------------------------------
+
+    def keep_records(self, holes: Sequence[tuple[int, int]]) -> None:
+        """Let the kernel have a page frame database, in which all is noted from now on."""
+        self._log = FrameLog(self.memory.frames, self.rng)
+        self._no_memory = [np.arange(first, first + count) for first, count in holes]
+        self.ledger.log = self._log
+        self._database_place = self._database_base()
+        ptes, stacks = self._system_ptes()
+        self.places = replace(self.places, system_ptes=ptes, kernel_stacks=stacks)
+        if (
+            self.places.nonpaged_pool >> 32 == self._database_place >> 32
+            and self.profile.bits == 64
+        ):
+            # Behind the database, as far as that may reach.
+            behind = self._database_place + 8 * GIB
+            self.places = replace(self.places, nonpaged_pool=behind)
+
+    def _database_base(self) -> int:
+        """Where the database begins (MemProcFS, mm_pfn.c): on 64 bits at a fixed place until 2016.
+
+        Then at any multiple of 4 GiB. On 32 bits wherever there is a place.
+        """
+        if self.profile.bits == 32:
+            return 0x9C00_0000
+        if not self.profile.randomises_self_map:
+            return 0xFFFFFA80_00000000
+        shift = self.paging.shifts[0]
+        taken = {(place >> shift) & 0x1FF for place in vars(self.places).values()}
+        free = [i for i in range(0x100, 0x1FF) if i not in {*taken, self.paging.self_index}]
+        index = int(self.rng.choice(free))
+        room = 1 << (shift - 32)  # multiples of 4 GiB
+        place = index << shift | int(self.rng.integers(min(room, 64))) << 32
+        return self.paging.canonical(place)
+
+    def _system_ptes(self) -> tuple[int, int]:
+        """Where system PTEs and kernel stacks lie: behind drivers until parts are for one use."""
+        if self.profile.bits == 32:
+            behind = self.places.drivers + 32 * MIB
+            return behind + MIB, behind
+        if self.profile.version < (6, 3):
+            return self.places.drivers + 257 * MIB, self.places.drivers + 256 * MIB
+        shift = self.paging.shifts[0]
+        used = (*vars(self.places).values(), self._database_place)
+        taken = {self.paging.self_index, *((place >> shift) & 0x1FF for place in used)}
+        ptes, stacks = [index for index in range(0x1A0, 0x1C0) if index not in taken][:2]
+        return self.paging.canonical(ptes << shift), self.paging.canonical(stacks << shift)
+
+    def _map_database(self) -> None:
+        if self._log is None:
+            return
+        layout = RecordLayout.of(self.profile, self.paging.entry_size)
+        self._database = FrameDatabase(self.memory, layout, self._database_place)
+        self._kernel_tree.map(self._database.base, self._database.frames, user=False)
+        self._next_prototype = self.places.paged_pool + GIB
+        if self.profile.bits == 32:
+            self._next_prototype = self.places.paged_pool + 64 * MIB
+        self.sections = Sections(
+            self._log, self.profile, self.paging.entry_size, self._pool, self._more_paged_pool
+        )
+
+    def _tell_types(self) -> None:
+        """SystemVaType: a byte for each part of the kernel's half, by _MI_SYSTEM_VA_TYPE."""
+        if not self.profile.tells_system_types or self.paging.address_bits != 48:
+            return
+        late = self.profile.build >= 19041  # see tests/synth/builds.py for where this is from
+        stacks = 14 if late else 15 if self.profile.build >= 16299 else 9
+        places = self.places
+        types = bytearray(256)
+        for place, kind in (
+            (self._database_place, 4),
+            (places.hyperspace, 2),
+            (places.image, 3),
+            (places.nonpaged_pool, 5),
+            (places.paged_pool, 6),
+            (places.system_cache, 8),
+            (places.system_ptes, 9),
+            (places.drivers, 12),
+            (places.kernel_stacks, stacks),
+            (places.session, 1),
+            (places.devices, 10),
+        ):
+            types[place >> 39 & 0xFF] = kind
+        self.kernel.write_system_types(bytes(types))
+
+    def _more_paged_pool(self, pages: int) -> Region:
+        region = Region(self.memory, self._next_prototype, self.memory.allocate(pages))
+        self._kernel_tree.map(region.base, region.frames, user=False, use="paged pool")
+        self._next_prototype = region.end
+        return region
+
+    def _section(self, frames: Frames, use: str, name: str, state: str = "active") -> None:
+        """Note that a file or shared memory stands behind these frames."""
+        if self.sections is not None:
+            self.sections.make(frames, use, state=state, name=name)
+
+    def _further_states(self) -> None:
+        """What else the database may say, of frames that no process has."""
+        log = self._log
+        if log is None:
+            return
+        stacks = self._take(3)
+        self._kernel_tree.map(self.places.kernel_stacks, stacks, user=False, use="kernel stack")
+        stack_or_awe(log, stacks, "is_stack")
+        views = self._take(5)
+        self._kernel_tree.map(self.places.system_ptes, views, user=False, use="system PTE")
+        self._section(self._take(6), "mapped file", r"\pagefile-less.log", "modified")
+        self._section(self._take(3), "metafile", r"\$LogFile", "modified no write")
+        self._section(self._take(2), "mapped file", r"\$Recycle.Bin\old.txt", "standby")
+        self._section(self._take(2), "mapped file", "\reading.dat", "transition")
+        self._section(self._take(4), "shareable", "", "modified")
+        log.note(self._take(2), "unused", 0, 0, state="bad")
+        driver_locked(log, self._take(6))
+        awe = self._take(4)
+        log.note(awe, "AWE", 0xFFFF_FFFF_FFFF_F800, (1 << 57) - 1)
+        stack_or_awe(log, awe, "is_awe")
+
+    def records(self) -> RecordTruth | None:
+        """What is true of the page frame database."""
+        found = self._database
+        if found is None or self._log is None:
+            return None
+        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records)
 
     def _with_random_self_map(self) -> Paging:
         shift = self.paging.shifts[0]
@@ -228,26 +372,35 @@ class _Forger:
             kernel_pages = frames // 10
         if user_pages is None:
             user_pages = max(24, frames // 4 // (processes + 2))
-        # Runs of frames first, while there are any.
+        # Contiguous frames come first, while there are any.
         if self.paging is PAE or self.profile.randomises_self_map:
             self._first_run = self._first_top_level()
         self._large_pages()
         self._low_memory()
         self._kernel_image_and_pool(processes)
+        self._map_database()
         self._kernel_data(kernel_pages)
         self._shadow_code()
         self._devices()
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
+        self._section(self._libraries, "image", "\\Windows\\System32\\kernel32.dll")
         self._trap_frames = self._take(16)
+        self._section(self._trap_frames, "mapped file", "\\Users\\all\\notes.txt", "standby")
+        self._further_states()
         self._all_processes(processes, user_pages, sessions, names)
         self.kernel.chain_processes()
         for space in self._spaces:
             space.finish()
         self._left_over(free_data)
+        if self._database is not None and self._log is not None:
+            self._tell_types()
+            has_priority = "Priority" in self._database.layout.members
+            self._log.finish(self.memory, self._no_memory, has_priority=has_priority)
+            self._database.write(self._log)
 
     def _take(self, count: int, *, zeros: float = 0.0) -> Frames:
-        """Frames with noise in them, but for a share that holds only zeros."""
+        """Frames filled with noise, except a share of zeros."""
         frames = self.memory.allocate(count)
         self.memory.fill_with_noise(frames[self.rng.random(count) >= zeros])
         return frames
@@ -259,8 +412,8 @@ class _Forger:
         return 1 << self.paging.shifts[-2]
 
     def _large_pages(self) -> None:
-        """Large pages of the kernel: most of memory's long-lived part, half of it empty."""
-        # The largest first, while there is a place for it.
+        """Large pages of the kernel, half of them empty."""
+        # The largest page comes first, while there is room.
         huge = self.paging.address_bits > 32
         room = len(self.memory.free_frames) * PAGE_SIZE
         self._user_huge_page = self._large_run(GIB) if huge and room >= 3 * GIB else None
@@ -271,7 +424,7 @@ class _Forger:
         self._user_large_page = (
             self._large_run(self._large_page) if self.memory.frames >= 8192 else None
         )
-        # Memory that ends within a large page: the kernel maps all of the page.
+        # If memory ends within a large page, the kernel maps the whole page.
         whole = self.memory.frames * PAGE_SIZE // self._large_page * self._large_page // PAGE_SIZE
         if whole < self.memory.frames:
             rest = np.arange(whole, self.memory.frames)
@@ -289,7 +442,7 @@ class _Forger:
         return frames
 
     def _low_memory(self) -> None:
-        """The first megabyte: nobody maps it but for its first page, and some of it holds data."""
+        """The first megabyte: only its first page is mapped, and some pages hold data."""
         self.memory.fill_with_noise(np.array([*range(0x9F, 0xA0), *range(0xC0, 0xD0)]))
         self.memory.fill_with_noise(np.arange(0xF0, 0x100))
         self.memory.page(0)[:16] = b"\x53\xff\x00\xf0" * 4  # interrupt vectors
@@ -303,20 +456,24 @@ class _Forger:
         frames[pages] = np.concatenate(low)
         image = Region(self.memory, places.image, frames)
         header, body = frames[:1], frames[1:READ_ONLY_PAGES]
-        tree.map(places.image, header, user=False)
-        tree.map(places.image + PAGE_SIZE, body, user=False, write=False, execute=True)
+        driver = "driver image"
+        tree.map(places.image, header, user=False, use=driver)
+        second = places.image + PAGE_SIZE
+        tree.map(second, body, user=False, write=False, execute=True, use=driver)
         data = pages[READ_ONLY_PAGES:]
         for stretch in np.split(data, np.flatnonzero(np.diff(data) != 1) + 1):
-            tree.map(places.image + int(stretch[0]) * PAGE_SIZE, frames[stretch], user=False)
+            start = places.image + int(stretch[0]) * PAGE_SIZE
+            tree.map(start, frames[stretch], user=False, use=driver)
         self._shared_frame = self.memory.allocate()
         tree.map(places.shared_data, self._shared_frame, user=False)
         control_region = None
         if self.profile.bits == 32 and self.profile.version < (6, 0):
             control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
             tree.map(_CONTROL_REGION, control_region.frames, user=False)
-        pool_frames = self.memory.allocate(24 + 4 * (processes + 3))
+        pool_pages = 24 + (4 if self._log is None else 5) * (processes + 3)
+        pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
-        tree.map(places.nonpaged_pool, pool_frames, user=False)
+        tree.map(places.nonpaged_pool, pool_frames, user=False, use="nonpaged pool")
         self._pool = Pool(pool_region, self.profile)
         # PAE: each process's four page directories are named by 32 bytes in the kernel's pool.
         self._directory_pointers = places.nonpaged_pool + (len(pool_frames) - 1) * PAGE_SIZE
@@ -327,10 +484,14 @@ class _Forger:
     def _kernel_data(self, pages: int) -> None:
         places, tree = self.places, self._kernel_tree
         paged, drivers = pages * 7 // 10, pages * 2 // 10
-        tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False)
-        tree.map(places.drivers, self._take(drivers, zeros=0.1), user=False, execute=True)
+        tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False, use="paged pool")
+        code = self._take(drivers, zeros=0.1)
+        if self._log is not None:
+            self._driver_header(code)
+        tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
+        self._section(present, "mapped file", "\\Windows\\cached.dat")
         tree.map(places.system_cache, present, user=False)
         after = places.system_cache + len(present) * PAGE_SIZE
         tree.map(after, trimmed, user=False, transition=True)
@@ -339,8 +500,20 @@ class _Forger:
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
 
+    def _driver_header(self, frames: Frames) -> None:
+        """The headers of a driver's image of so many pages (PE/COFF specification)."""
+        page = self.memory.page(int(frames[0]))
+        page[:] = bytes(PAGE_SIZE)
+        page[:2], page[0x3C:0x40] = b"MZ", (0x80).to_bytes(4, "little")
+        page[0x80:0x84] = b"PE\0\0"
+        wide = self.profile.bits == 64
+        page[0x84:0x86] = (0x8664 if wide else 0x14C).to_bytes(2, "little")
+        page[0x98:0x9A] = (0x20B if wide else 0x10B).to_bytes(2, "little")
+        size = len(frames) * PAGE_SIZE
+        page[0x98 + 56 : 0x98 + 60] = size.to_bytes(4, "little")
+
     def _shadow_code(self) -> None:
-        """The code by which the kernel is entered from user mode: all of it that shadows map."""
+        """The kernel's entry code from user mode: the only kernel code that shadows map."""
         self._shadow_tree = self._tree(KERNEL)
         if self._shadow_tables:
             code = self._take(3)
@@ -359,7 +532,8 @@ class _Forger:
 
     def _session_tree(self) -> TableTree:
         tree = self._tree(KERNEL)
-        tree.map(self.places.session, self._take(12, zeros=0.1), user=False)
+        frames = self._take(12, zeros=0.1)
+        tree.map(self.places.session, frames, user=False, use="session")
         return tree
 
     # -- the processes --------------------------------------------------------------------
@@ -382,12 +556,13 @@ class _Forger:
             process.session = None if i < 2 else min(1, i // 4)
         ghost = Process(4 * 901, 4, "rootkit.exe", session=1, listed=False)
         dead = Process(4 * 902, 4, "setup.exe", session=1, exited=True)
-        # The hidden and the dead lie somewhere among the others.
+        # The hidden and the exited process lie somewhere among the others.
         order = [*live]
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, ghost)
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
         self.processes = order
         shared = self._take(6)
+        self._section(shared, "shareable", "")
         for owner, process in enumerate(order):
             pages = max(8, user_pages // 8) if owner < 2 else user_pages
             session = process.session
@@ -414,7 +589,7 @@ class _Forger:
         trees: Sequence[TableTree],
         session: int,
     ) -> None:
-        # What an exited process had is free again: nothing of it goes into the books.
+        # The pages of an exited process are free again: the truth does not list them.
         ledger = Ledger(self.memory.frames) if process.exited else self.ledger
         tree = self._tree(owner, ledger)
         space = self._address_space(owner, ledger, [self._kernel_tree, *trees, tree])
@@ -449,11 +624,11 @@ class _Forger:
         return space
 
     def _first_top_level(self) -> Frames:
-        """Frames for the System process's top level, where the boot loader takes them.
+        """Frames for the System process's top level, in the boot loader's place.
 
-        There tools look for it. Volatility 3 (automagic/windows.py): of a 64-bit kernel that
-        chooses at each boot where its tables name themselves, in a narrow range; of one with PAE,
-        four directories in a row behind the page with their pointers.
+        Tools search for it there. Volatility 3 (automagic/windows.py) searches a narrow range for a
+        64-bit kernel with a random self-map, and for PAE four consecutive directories behind the
+        page with their pointers.
         """
         if self.paging is PAE:
             return self.memory.allocate_run(8, below=16 * MIB // PAGE_SIZE)
@@ -462,9 +637,9 @@ class _Forger:
         return self.memory.allocate_run(1, below=16 * MIB // PAGE_SIZE)
 
     def _table_base(self, number: int, space: AddressSpace) -> int:
-        """What goes into CR3 for this space."""
+        """The value of CR3 for this space."""
         if self.paging is not PAE:
-            # From 2018 on the low bits hold a process-context identifier (SDM 4.10.1).
+            # Since 2018 the low bits hold a process-context identifier (SDM 4.10.1).
             identifier = 2 if self.profile.bits == 64 and self.profile.build >= 17134 else 0
             return int(space.frames[0]) * PAGE_SIZE | identifier
         entries = [int(frame) * PAGE_SIZE | 1 for frame in space.frames]
@@ -482,16 +657,19 @@ class _Forger:
         program, heap = max(4, pages // 6), max(8, pages // 2)
         text = self._take(program)
         self.memory.page(int(text[0]))[:2] = b"MZ"
+        if not process.exited:
+            self._section(text, "image", f"\\Program Files\\{process.name}")
         tree.map(places.program, text, user=True, write=False, execute=True)
         data = places.program + program * PAGE_SIZE
-        tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True)
+        own = "process private"
+        tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True, use=own)
         self._heap(tree, places.heap, heap)
-        tree.map(places.stack, self._take(3, zeros=0.3), user=True)
+        tree.map(places.stack, self._take(3, zeros=0.3), user=True, use=own)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
         own_copies = places.libraries + (len(self._libraries) + 4) * PAGE_SIZE
-        tree.map(own_copies, self._take(2), user=True)
-        # The same memory at different addresses in different processes, twice in one of them.
+        tree.map(own_copies, self._take(2), user=True, use=own)
+        # Shared memory at different addresses in different processes, in one of them twice.
         tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
         tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
         tree.map(_SHARED_DATA, self._shared_frame, user=True, write=False)
@@ -502,16 +680,18 @@ class _Forger:
             page = self.memory.page(int(block[0]))
             page[8:16] = b"\xff" * 8
             self._version_in(page)
-            tree.map(places.process_block, block, user=True)
+            tree.map(places.process_block, block, user=True, use=own)
         # A supervisor page among user pages.
-        tree.map(places.stack + 0x10000, self._take(1), user=False, user_above=True)
+        barred = self._take(1)
+        tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
-        """Code put into a process from outside: pages that may be written and executed."""
+        """Injected code in a process: pages that may be written and executed."""
         code = self._take(INJECTED_PAGES)
         self.memory.page(int(code[0]))[:2] = b"MZ"
         process.injected = self.places.stack + 0x40000
-        tree.map(process.injected, code, user=True, execute=True)
+        own = "process private"
+        tree.map(process.injected, code, user=True, execute=True, use=own)
 
     def _version_in(self, process_block: bytearray) -> None:
         """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""
@@ -524,10 +704,10 @@ class _Forger:
         process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
 
     def _heap(self, tree: TableTree, start: int, pages: int) -> None:
-        """Private memory, in pieces: present, trimmed, and between them what is not there.
+        """Private memory, in pieces: present, trimmed, and with gaps between them.
 
-        The entries that map nothing name frames all the same: of pages with data that nobody
-        has, so that whoever takes them for present gives himself away.
+        The entries that map nothing still name frames: free pages with data, so that a reader that
+        takes them for present is found out.
         """
         frames = self._take(pages, zeros=0.25)
         at = start
@@ -535,12 +715,13 @@ class _Forger:
             piece = int(self.rng.integers(1, 40))
             head, frames = frames[:piece], frames[piece:]
             trimmed = self.rng.random() < 0.2
-            tree.map(at, head, user=True, transition=trimmed, write=True)
+            own = "process private"
+            tree.map(at, head, user=True, transition=trimmed, write=True, use=own)
             at += len(head) * PAGE_SIZE
             at += self._absent_entries(tree, at)
 
     def _absent_entries(self, tree: TableTree, at: int) -> int:
-        """Write a few entries that map nothing; return how many bytes they take."""
+        """Write a few entries that map nothing; return their size in bytes."""
         traps = self.rng.choice(self._trap_frames, 4).astype(np.uint64) << np.uint64(12)
         demand_zero = np.full(4, READ_WRITE_PROTECTION | USER, np.uint64)
         paged_out = traps | np.uint64(READ_WRITE_PROTECTION | USER | 1 << 1)
@@ -554,22 +735,24 @@ class _Forger:
         return len(values) * PAGE_SIZE
 
     def _large_user_pages(self, tree: TableTree) -> None:
-        """Large pages, given to the first process that asks."""
+        """Large pages, which the first process gets."""
         if self._user_large_page is not None:
             at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
-            tree.map(at, self._user_large_page[:1], user=True, size=self._large_page)
+            frames, use = self._user_large_page[:1], "large page"
+            tree.map(at, frames, user=True, size=self._large_page, use=use)
             self._user_large_page = None
         if self._user_huge_page is not None:
-            tree.map(0x30_00000000, self._user_huge_page[:1], user=True, size=GIB)
+            frames, use = self._user_huge_page[:1], "large page"
+            tree.map(0x30_00000000, frames, user=True, size=GIB, use=use)
             self._user_huge_page = None
 
     def _idle(self) -> None:
-        """The Idle process: in no list, with the tables of System. Volatility begins with it."""
+        """The Idle process, in no list and with System's tables. Volatility begins with it."""
         idle = Process(0, 0, "Idle", dtb=self.processes[0].dtb, listed=False)
         self.kernel.write_process(idle, 0, 0, 0)
 
     def _gone(self, pages: int) -> None:
-        """Tables of a process of which nothing else is left, in frames that are free again."""
+        """The tables of a process of which nothing else is left, in frames that are free again."""
         ledger = Ledger(self.memory.frames)
         owner = len(self.processes)
         tree = self._tree(owner, ledger)
@@ -589,7 +772,7 @@ class _Forger:
             stub[0xA0:0xA8] = (dtb & ~0xFFF).to_bytes(8, "little")
 
     def _left_over(self, data: float) -> None:
-        """Free memory: some of it still holds old data, one page just in its last byte."""
+        """Free memory: some of it still holds old data, one page only in its last byte."""
         self.memory.fill_free_frames(data)
         free = self.memory.free_frames
         last_byte = free[len(free) // 2]

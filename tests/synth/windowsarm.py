@@ -1,10 +1,10 @@
-"""Make up the memory of a Windows machine of 64-bit ARM.
+"""Write the memory of a synthetic 64-bit ARM Windows machine.
 
-No symbol file of such a kernel is at hand, so objects lie as on x64; what is new is the form of the
-page tables. It is written after the Arm Architecture Reference Manual (D8.3) and after what
-MemProcFS, which was tried on dumps of real machines, takes for Windows' (vmm/mm/mm_arm64.c): one
-page is the top of both halves, an entry of it leads to itself, pages in transition have bit 11 set
-and bits 0 and 10 clear, bit 55 allows to write.
+No symbol file of such a kernel is at hand, so objects have x64's layout; only the form of the page
+tables differs. The sources are the Arm Architecture Reference Manual (D8.3) and MemProcFS
+(vmm/mm/mm_arm64.c), which was tried on dumps of real machines: one page is the top level of both
+halves, an entry of it leads to itself, pages in transition have bit 11 set and bits 0 and 10 clear,
+and bit 55 allows writes.
 """
 
 import struct
@@ -30,8 +30,8 @@ def forge_windows_on_arm64(
 ) -> Truth:
     """Write a raw dump; the truth about it is returned.
 
-    It is what it is on x64, but for one thing: where tables map themselves, the entry of a large
-    page is no page of the kernel's, since as such it has another form here.
+    The truth is that of x64, with one exception: in the self-map, the entry of a large page is not
+    a page of the kernel, since page entries have another form here.
     """
     truth = forge(path, profiles()[profile], size=size, seed=seed)
     before = bytearray(path.read_bytes())
@@ -52,7 +52,7 @@ def forge_windows_on_arm64(
 
 
 def _convert(memory: bytearray, tops: set[int]) -> None:
-    """Write the descriptors of all tables below these anew, each table once."""
+    """Convert the descriptors of all tables below these, each table once."""
     own = {frame: _self_entry(memory, frame) for frame in tops}
     levels = [tops]
     known = set(tops)
@@ -78,18 +78,18 @@ def _entries(memory: bytearray, frame: int) -> tuple[int, ...]:
 
 
 def _self_entry(memory: bytearray, frame: int) -> int:
-    """By which entry a top-level table leads to itself."""
+    """The index of the entry by which a top-level table leads to itself."""
     entries = enumerate(_entries(memory, frame))
     return next(i for i, e in entries if e & _PRESENT and (e & _ADDRESS) // PAGE_SIZE == frame)
 
 
 def _descriptor(entry: int, level: int) -> int:
-    """One of x64's entries as the other processor has it; what is not present stays as it is."""
+    """An entry of x64 in the other processor's form, unchanged if it is not present."""
     if not entry & _PRESENT:
         return entry
     is_leaf = level == _LEVELS - 1 or (level and entry & _LARGE)
     if not is_leaf:
-        # It serves as the entry of a page as well, in the map of the tables into themselves.
+        # In the self-map it also serves as the entry of a page.
         return entry & _ADDRESS | _VALID | _TABLE_OR_PAGE | _ACCESSED | _SHARED | _PXN | _UXN
     leaf = entry & _ADDRESS | _VALID | _SHARED | _ACCESSED
     leaf |= _TABLE_OR_PAGE if level == _LEVELS - 1 else 0

@@ -1,6 +1,6 @@
-"""Xpress, packed as [MS-XCA] says: 2.3 (plain) and 2.1 (with a Huffman code).
+"""A packer for Xpress by [MS-XCA]: 2.3 (plain) and 2.1 (with a Huffman code).
 
-Not as small as can be: the first copy that is found is taken, and every symbol has nine bits.
+It does not pack tightly: it takes the first copy that it finds, and every symbol has nine bits.
 """
 
 import struct
@@ -10,7 +10,7 @@ _MIN = 3  # bytes of a copy
 
 
 def _tokens(data: bytes, window: int, longest: int) -> Iterator[int | tuple[int, int]]:
-    """Single bytes, and copies: how far back, and how long."""
+    """Single bytes, and copies as distance and length."""
     seen: dict[bytes, int] = {}
     position = 0
     while position < len(data):
@@ -27,9 +27,9 @@ def _tokens(data: bytes, window: int, longest: int) -> Iterator[int | tuple[int,
 
 
 def _common(data: bytes, before: int, position: int, limit: int) -> int:
-    """How many bytes from two places on are the same."""
+    """The number of equal bytes from two places on."""
     length, step = _MIN, 1
-    while length < limit:  # longer and longer pieces, and back to single bytes at the end
+    while length < limit:  # growing pieces first, single bytes at the end
         step = min(step, limit - length)
         if (
             data[position + length : position + length + step]

@@ -23,12 +23,13 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
+from memory_visualizer.snapshot.framerecords import FrameRecords, RecordFinding
 from memory_visualizer.snapshot.pagemap import PageState
 from tests.conftest import ROOT
 from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
-from tests.synth.containers import write_lime
+from tests.synth.containers import write_kdump, write_lime
 from tests.synth.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -101,6 +102,42 @@ def make(folder: Path, **options: Any) -> Dump:
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Dump:
     return make(tmp_path_factory.mktemp("page"), stretch=16)
+
+
+@dataclass(frozen=True)
+class Filtered(Dump):
+    """A dump without some pages that the machine has."""
+
+    left: npt.NDArray[np.int64]
+    """Their frames."""
+
+    @cached_property
+    def classes(self) -> npt.NDArray[np.str_]:
+        """The true class of each frame."""
+        classes = super().classes.copy()
+        classes[self.left] = LEFT_OUT
+        return classes
+
+
+@pytest.fixture(scope="module")
+def filtered(dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Filtered:
+    """The same memory as makedumpfile's filter leaves it: a third of the pages is left out.
+
+    These are pages of processes, free ones and zeros. What describes the machine stays.
+    """
+    folder = tmp_path_factory.mktemp("filtered")
+    memory = dump.path.with_suffix(".raw").read_bytes()
+    end = sum(HOLE) * PAGE_SIZE
+    candidates = np.flatnonzero(np.isin(dump.classes, [USER, DATA, ZEROS]))
+    number = dump.truth.frames // 3
+    left = np.sort(np.random.default_rng(3).choice(candidates, number, replace=False))
+    path = folder / "dump.kdump"
+    pieces = [(0, memory[: HOLE[0] * PAGE_SIZE]), (end, memory[end:])]
+    write_kdump(path, pieces, left_out=left.tolist())
+    snapshot = memory_visualizer.open(path)
+    page = folder / "page.html"
+    viewer.write_page(page, snapshot, entropy=entropy(snapshot.dump))
+    return Filtered(path, dump.truth, snapshot, page, left)
 
 
 @pytest.fixture
@@ -357,7 +394,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 
 
 @pytest.mark.parametrize(("layout", "palette"), [("rows", "colour-blind"), ("hilbert", "default")])
-@pytest.mark.parametrize("name", [name for name in COLOURINGS if name != "state"])
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
@@ -568,6 +605,78 @@ def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
     assert lit(page, dump) == set(np.flatnonzero(dump.classes == KERNEL).tolist())
 
 
+# -- pages that the dump leaves out --------------------------------------------------------
+
+
+def test_left_out_pages_under_the_pointer(
+    open_page: Callable[..., "Page"], filtered: Filtered
+) -> None:
+    """They are told from those that no machine has, and from those that are held; owners stay."""
+    page = open_page(filtered.page)
+    owned = [frame for frame in filtered.left.tolist() if filtered.owners.get(frame)]
+    others = sorted({*filtered.left.tolist()} - {*owned})
+    rng = np.random.default_rng(7)
+    for frame in [*rng.choice(owned, 6).tolist(), *rng.choice(others, 6).tolist()]:
+        told = card_of(page, frame)
+        assert told["class"] == LEFT_OUT
+        assert told["pfn"] == f"PFN {frame:#x} ({frame:,})"
+        assert "Contents" not in told and "Entropy" not in told
+        owners = filtered.owners.get(frame, {})
+        assert len(told["owners"]) == min(len(owners), 6)
+        assert told["owners"].items() <= owners.items()
+        assert "The machine has this page." in page.locator("#passing .note").inner_text()
+    absent = card_of(page, HOLE[0] + 5)
+    assert absent["class"] == ABSENT
+    assert page.locator("#passing .note").inner_text() == "The dump does not hold this page."
+    held = np.setdiff1d(np.flatnonzero(filtered.classes == USER), filtered.left)
+    assert "Contents" in card_of(page, int(held[0]))
+
+
+def test_left_out_pages_in_the_legend(open_page: Callable[..., "Page"], filtered: Filtered) -> None:
+    """A line with their count, a switch, and their own colour."""
+    page = open_page(filtered.page)
+    np.testing.assert_array_equal(labels(filtered.snapshot), filtered.classes)
+    everything = set(range(filtered.truth.frames))
+    left = set(filtered.left.tolist())
+    row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text().split("\n")
+    assert row == [LEFT_OUT, f"{len(left):,}", f"{100 * len(left) / len(everything):.1f} %"]
+    assert lit(page, filtered) == everything
+    page.get_by_role("checkbox", name=LEFT_OUT).click()
+    assert lit(page, filtered) == everything - left
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#legend-entries li", has_text=LEFT_OUT).hover()
+    page.get_by_role("button", name=f"Only {LEFT_OUT}").click()
+    assert lit(page, filtered) == left
+
+
+def test_choosing_a_process_lights_its_left_out_pages(
+    open_page: Callable[..., "Page"], filtered: Filtered
+) -> None:
+    page = open_page(filtered.page)
+    [pid] = [process.pid for process in filtered.truth.processes if process.name == "lsass.exe"]
+    choose(page, "lsass.exe")
+    expected = filtered.frames_of(pid)
+    assert expected & set(filtered.left.tolist())
+    assert lit(page, filtered) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "use")])
+def test_left_out_pages_equal_the_png(
+    open_page: Callable[..., "Page"], filtered: Filtered, name: str
+) -> None:
+    """In each colouring, pixel for pixel; the legend counts the same."""
+    page = open_page(filtered.page)
+    page.select_option("#color", name)
+    measured = entropy(filtered.snapshot.dump)
+    colouring = colour_by(name, filtered.snapshot, PALETTES["default"], lambda: measured)
+    colours = np.array([swatch.colour for swatch in colouring.swatches], np.uint8)
+    np.testing.assert_array_equal(by_frame(page, filtered), colours[colouring.values])
+    for swatch, count in zip(colouring.swatches, colouring.counts(), strict=True):
+        if swatch.label == LEFT_OUT:
+            row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text()
+            assert row.split("\n")[1] == f"{count:,}"
+
+
 # -- going somewhere -----------------------------------------------------------------------
 
 
@@ -621,7 +730,7 @@ def test_go_to(page: "Page", dump: Dump, layout: str) -> None:
         ("pfn", "1a2b", None, "That is not a number."),
         ("physical", "<b>1</b>", None, "That is not a number."),
         ("physical", "", None, "That is not a number."),
-        ("virtual", "0x10", "4 System", "No page of the dump is there in that process."),
+        ("virtual", "0x10", "4 System", "That process has no page of the dump at this address."),
     ):
         assert go_to(page, kind, number, chosen) == answer
     assert fragment_of(page) == state
@@ -1138,7 +1247,9 @@ def test_states_and_kernel_threads(
         "dtb": 0,
     }
     processes[4] = replace(processes[4], **thread)
-    snapshot = replace(dump.snapshot, states=states, processes=tuple(processes))
+    snapshot = replace(
+        dump.snapshot, frame_records=FrameRecords(states), processes=tuple(processes)
+    )
     like_linux = replace(dump, snapshot=snapshot, page=tmp_path / "page.html")
     viewer.write_page(like_linux.page, snapshot, color_by="state")
     page = open_page(like_linux.page)
@@ -1154,6 +1265,36 @@ def test_states_and_kernel_threads(
     )
     page.get_by_role("button", name="1 kernel thread").click()
     assert names_listed(page) == ["kworker/0:1"]
+
+
+def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """State, use, priority and former owner of a page, from the page frame database."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=SIZE, database=True)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert truth.records is not None and snapshot.records is not None
+    assert snapshot.records.findings is not None
+    found = snapshot.records.findings.copy()
+    found[5000] = RecordFinding.FREE_BUT_MAPPED
+    snapshot = replace(snapshot, frame_records=replace(snapshot.records, findings=found))
+    viewer.write_page(tmp_path / "page.html", snapshot, color_by="use")
+    page = open_page(tmp_path / "page.html")
+    assert page.input_value("#color") == "use"
+    for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
+        values = page.evaluate(f"[...memviz.colourings.get('{name}', 'default').values]")
+        np.testing.assert_array_equal(values, codes)
+    records = truth.records.records
+    owned = np.flatnonzero((records["last_owner"] >= 0) & (records["state"] == "standby"))
+    for frame in [int(owned[0]), int(owned[-1])]:
+        card = card_of(page, frame)
+        process = truth.processes[records["last_owner"][frame]]
+        assert (card["State"], card["Use"]) == ("standby", "process private")
+        assert card["Priority"] == str(records["priority"][frame])
+        assert card["Last owner"] == f"{process.name} ({process.pid})"
+    table = int(np.flatnonzero(records["use"] == "page table")[3])
+    card = card_of(page, table)
+    assert (card["State"], card["Use"]) == ("active", "page table")
+    assert not {"Priority", "Last owner", "Contradiction"} & set(card)
+    assert card_of(page, 5000)["Contradiction"] == "free but mapped"
 
 
 def test_a_real_linux_guest(

@@ -70,6 +70,25 @@ MEMBERS = {
         "SizeOfImage",
     ],
     "_PEB": ["ImageBaseAddress"],
+    "_CONTROL_AREA": ["FilePointer", "Segment", "u"],
+    "_SUBSECTION": ["ControlArea", "NextSubsection", "PtesInSubsection", "SubsectionBase"],
+    "_FILE_OBJECT": ["FileName", "Type", "Size"],
+}
+
+# Members of a page frame's record that a synthetic dump writes, by the ends of their paths in it.
+# Some profiles have an older name for the same.
+FRAME_RECORD = {
+    "PteAddress": ["PteAddress"],
+    "OriginalPte": ["OriginalPte"],
+    "ShareCount": ["u2.ShareCount"],
+    "ReferenceCount": ["u3.ReferenceCount", "u3.e2.ReferenceCount"],
+    "PageLocation": ["u3.e1.PageLocation"],
+    "Modified": ["u3.e1.Modified"],
+    "Priority": ["u3.e1.Priority", "u3.e3.Priority", "u4.Priority"],
+    "KernelStack": ["u3.e1.KernelStack", "u4.KernelStack"],
+    "PteFrame": ["u4.PteFrame"],
+    "PrototypePte": ["u4.PrototypePte", "u3.e1.PrototypePte"],
+    "AweAllocation": ["u4.AweAllocation"],
 }
 
 
@@ -101,6 +120,12 @@ class ProfileLayouts(common.AbstractWindowsCommand):
                         if member in known
                     ),
                 }
+        record = dict(ProfileLayouts.bits_of(profile, "_MMPFN", 0, ""))
+        frame_record = {}
+        for name, paths in sorted(FRAME_RECORD.items()):
+            for path in paths:
+                if path in record and name not in frame_record:
+                    frame_record[name] = record[path]
         metadata = profile.metadata
         return {
             "bits": 64 if metadata.get("memory_model") == "64bit" else 32,
@@ -109,7 +134,23 @@ class ProfileLayouts(common.AbstractWindowsCommand):
             "process_signature": str(magic.DTBSignature.v()).encode("hex"),
             "kdbg_header": str(magic.KDBGHeader.v()).encode("hex"),
             "structures": structures,
+            "frame_record": {"size": profile.get_obj_size("_MMPFN"), "members": frame_record},
         }
+
+    @staticmethod
+    def bits_of(profile, structure, offset, path):
+        """Yield (path, (byte, first bit, end)) of all members; of whole words bits 0 to 0."""
+        for name, (inside, described) in profile.vtypes[structure][1].items():
+            kind, at = described[0], offset + (inside if isinstance(inside, int) else 0)
+            if kind == "BitField":
+                bits = described[1]
+                yield path + name, (at, bits["start_bit"], bits["end_bit"])
+            elif kind in profile.vtypes and not kind.startswith(("_MMPTE", "_LIST", "_RTL")):
+                inner = ProfileLayouts.bits_of(profile, kind, at, path + name + ".")
+                for found in inner:
+                    yield found
+            else:
+                yield path + name, (at, 0, 0)
 
     def render_text(self, outfd, data):
         """One JSON object: profile name to layout, one profile a line."""

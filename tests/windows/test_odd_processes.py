@@ -111,6 +111,7 @@ SAID = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", SAID)
+@pytest.mark.many
 def test_what_is_odd_is_said(kind: str, family: str, sound: Sound, tmp_path: Path) -> None:
     image, before = sound[family]
     _, after = tried(image, before, kind, tmp_path, "svchost.exe")
@@ -282,6 +283,7 @@ def test_kinds_are_many() -> None:
 
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_names_where_pages_changed_places(
     family: str, share: float, sound: Sound, tmp_path: Path
 ) -> None:

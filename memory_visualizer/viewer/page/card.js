@@ -1,4 +1,4 @@
-// What is known of a page: beside the pointer, and pinned.
+// The facts on a page: beside the pointer, and pinned.
 
 const OWNERS_IN_PASSING = 6,
   OWNERS_PINNED = 200;
@@ -14,7 +14,7 @@ class Card {
     map.on("hover", (frame, event) => this.pass(frame, event));
   }
 
-  // What to say of a frame: [term, description] pairs; a description is text.
+  // The facts on a frame: [term, description] pairs; a description is text.
   facts(frame) {
     const { model, colourings } = this;
     if (model.classOf(frame) === ABSENT) return [];
@@ -29,6 +29,12 @@ class Card {
     facts.push(["Protection", protection]);
     for (const { id, title, swatches } of about.named ?? [])
       facts.push([title, swatches[model.named[id][frame]][0]]);
+    if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
+    if (model.lastOwner?.[frame]) {
+      const process = model.lastOwner[frame] - 1;
+      facts.push(["Last owner", `${ownerName(process)} (${about.processes[process].pid})`]);
+    }
+    if (model.finding?.[frame]) facts.push(["Contradiction", about.findings[model.finding[frame]]]);
     facts.push(["Mappings", counted(model.mappingsOf(frame))]);
     return facts;
   }
@@ -74,7 +80,13 @@ class Card {
     if (pageClass === ABSENT)
       rows.push(element("p", { className: "note" }, "The dump does not hold this page."));
     if (pageClass === LEFT_OUT)
-      rows.push(element("p", { className: "note" }, "The dump leaves this page out on purpose."));
+      rows.push(
+        element(
+          "p",
+          { className: "note" },
+          "The machine has this page. The dump leaves it out, or it cannot be read.",
+        ),
+      );
     rows.push(
       element(
         "dl",

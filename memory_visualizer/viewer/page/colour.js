@@ -1,15 +1,15 @@
 // Colourings: a value for each frame, a colour and a label for each value. The rules are those of
-// memory_visualizer/colouring.py, which also gives the colours.
+// memory_visualizer/picture/colouring.py, which also gives the colours.
 
 const MAY_USER = 1,
   MAY_WRITE = 2,
   MAY_EXECUTE = 4;
-const FIRST_PROCESS = 6; // values below stand for no process
-const MAPPING_BINS = [1, 2, 3, 5, 9, 17, 33, 65]; // the fewest mappings of each bin
+const FIRST_PROCESS = 6; // smaller values do not stand for a process
+const MAPPING_BINS = [1, 2, 3, 5, 9, 17, 33, 65]; // the smallest number of mappings in each bin
 const ENTROPY_BINS = 16,
   ENTROPY_STEPS = 255;
 
-// Pixels as ImageData has them on all machines of today: little-endian.
+// Pixels as in ImageData on all current machines: little-endian.
 function pixelOf(hex) {
   const number = parseInt(hex.slice(1), 16);
   return (0xff000000 | ((number & 0xff) << 16) | (number & 0xff00) | (number >> 16)) >>> 0;
@@ -77,7 +77,7 @@ class Colourings {
     return { name, values: found.values, colours: Uint32Array.from(colours), entries };
   }
 
-  // The value of one frame, where only that is of interest.
+  // The value of a single frame.
   valueAt(name, frame) {
     this.rules[name] ??= this[name]();
     return this.rules[name](frame);

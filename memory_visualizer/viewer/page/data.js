@@ -1,4 +1,4 @@
-// The columns of the file, unpacked: see viewer/data.py for how they are packed.
+// The unpacked columns of the file: viewer/data.py describes the packing.
 
 const PAGE_SIZE = 4096;
 const ABSENT = 0,
@@ -37,8 +37,8 @@ async function column(name) {
   return numbers;
 }
 
-// Who has which page. Rows are not laid out one by one: a frame leads to the stretches that it
-// is in, a stretch to the set of processes that have it.
+// The owners of pages. Rows are not stored one by one: a frame leads to its stretches, and a
+// stretch to the set of processes that have it.
 class Owners {
   constructor(frames, columns) {
     this.runFrame = columns.run_frame;
@@ -61,7 +61,7 @@ class Owners {
     for (let set = 0; set < this.setRuns.length; set++)
       this.setStart[set + 1] = this.setStart[set] + columns.set_size[set];
 
-    // The stretches of each frame, by counting.
+    // The stretches of each frame, sorted by counting.
     const start = new Uint32Array(frames + 1);
     this.start = start;
     this.holders = new Uint32Array(frames);
@@ -76,7 +76,7 @@ class Owners {
     }
     for (let frame = 0; frame < frames; frame++) start[frame + 1] += start[frame];
     this.runs = new Uint32Array(start[frames]);
-    // Filled from behind, so that `start` is right again in the end without a copy of it.
+    // Filled from the end, so that `start` is right again afterwards without a copy.
     for (let run = 0; run < runs; run++) {
       const first = this.runFrame[run],
         end = first + this.runLength[run];
@@ -129,13 +129,16 @@ async function unpack() {
   const columns = Object.fromEntries(names.map((name, i) => [name, unpacked[i]]));
   const frames = about.dump.frames;
   const owners = new Owners(frames, columns);
-  // With as little as one process in it the column of what is beyond can be left empty.
+  // Mappings beyond the first in each process.
   const further = columns.further;
   return {
     frames,
     owners,
     page: columns.page,
     entropy: columns.entropy,
+    lastOwner: columns.last_owner,
+    priority: columns.priority,
+    finding: columns.finding,
     named: Object.fromEntries((about.named ?? []).map(({ id }) => [id, columns[id]])),
     classOf: (frame) => columns.page[frame] & 7,
     isZero: (frame) => (columns.page[frame] & 8) !== 0,

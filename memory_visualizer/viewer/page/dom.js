@@ -1,5 +1,5 @@
-// Elements and numbers for people. Text only ever becomes text: nothing here, or anywhere in the
-// page, makes markup of it, and the page's policy would stop it.
+// Elements, and numbers for people. Text always stays text: nothing in the page turns it into
+// markup, and the page's policy would stop it.
 
 /**
  * An element with properties and children; children are elements or text.
@@ -22,7 +22,7 @@ function element(tag, properties, ...children) {
  */
 const byId = (id) => /** @type {any} */ (document.getElementById(id));
 
-// A name from the dump, kept from turning the text around it (right-to-left letters).
+// A name from the dump, isolated so that right-to-left letters do not turn the text around it.
 const nameElement = (name) => element("bdi", { className: "name" }, name);
 
 function swatchElement(colour) {
@@ -50,7 +50,7 @@ async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // an older browser, or not allowed for files
+    // the browser is old, or does not allow this for files
     const area = element("textarea", { value: text, className: "unseen" });
     document.body.append(area);
     area.select();

@@ -34,7 +34,7 @@ class GoTo {
     this.answer.textContent = "";
   }
 
-  // Addresses are hexadecimal with and without 0x, as debuggers have them; PFNs need the 0x.
+  // Addresses are hexadecimal with and without 0x, as in debuggers; hexadecimal PFNs need 0x.
   parse() {
     const text = this.number.value.trim().replace(/[_`,]/g, "");
     const isHex = this.kind.value !== "pfn" || /^0x/i.test(text);
@@ -50,7 +50,7 @@ class GoTo {
     const page = this.kind.value === "pfn" ? number : number >> 12n;
     if (this.kind.value === "virtual") {
       const frame = this.translate(Number(page), Number(this.process.value));
-      if (frame < 0) return "No page of the dump is there in that process.";
+      if (frame < 0) return "That process has no page of the dump at this address.";
       this.go(frame);
     } else if (page < BigInt(frames)) {
       this.go(Number(page));

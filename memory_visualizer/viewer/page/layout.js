@@ -1,4 +1,4 @@
-// Layouts: which frame lies in which cell. They equal those of memory_visualizer/layout.py.
+// Layouts: the frame of each cell, as in memory_visualizer/picture/layout.py.
 
 // The first frame top left, left to right, top to bottom, in the smallest square that holds all.
 class Rows {
@@ -33,12 +33,12 @@ class Hilbert {
     this.order = order;
     this.height = 2 ** order;
     this.width = frames > 1 && frames <= 4 ** order / 2 ? this.height / 2 : this.height;
-    // For tiles the square is taken larger. Two orders more leave the curve where it is.
+    // For tiles the square is larger. Two orders more do not move the curve.
     this.tileOrder = order + 2 * Math.ceil((18 - order) / 2);
     this.locals = [null, null, null, null];
   }
 
-  // Distance along the curve of a square's first cell, and how the curve lies in it (0 to 3):
+  // Distance along the curve of a square's first cell, and the curve's orientation in it (0 to 3):
   // the square has 2**low cells to a side and the cell (x, y) in it.
   descend(x, y, order, low) {
     let distance = 0,
@@ -82,7 +82,7 @@ class Hilbert {
     return [x, y];
   }
 
-  // Distances within a tile by y * TILE + x, for each of the four ways in which the curve lies.
+  // Distances within a tile by y * TILE + x, for each of the curve's four orientations.
   local(turn) {
     if (!this.locals[turn]) {
       const distances = new Uint16Array(TILE * TILE);

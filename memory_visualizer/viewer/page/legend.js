@@ -1,4 +1,4 @@
-// The legend: what the colours mean, how many pages have them, and switches to leave some out.
+// The legend: colours with meanings and numbers of pages, and switches that hide pages.
 
 class Legend {
   constructor(toggle) {
@@ -13,7 +13,7 @@ class Legend {
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
     this.list.replaceChildren(
       ...colouring.entries.flatMap((entry, index) => {
-        // Few dumps leave pages out on purpose: others need no word for it.
+        // Most dumps leave no pages out, and need no entry for them.
         if (entry.label === "left-out" && !entry.count) return [];
         const box = element("input", {
           type: "checkbox",

@@ -1,5 +1,5 @@
-// The view in the URL's fragment, so that it can be sent. What comes from a fragment is checked
-// like any other input: words that are known, and numbers that fit.
+// The view in the URL's fragment, so that it can be shared. A fragment is checked like any
+// other input: only known words and valid numbers are accepted.
 
 const numbers = (text, below) =>
   [...new Set((text ?? "").split(","))]

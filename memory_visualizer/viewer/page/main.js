@@ -1,4 +1,4 @@
-// The page comes to life: state, keys, and who tells whom.
+// The page's state and keys, and the connections between its parts.
 
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
@@ -14,7 +14,7 @@ function readTheme() {
   };
 }
 
-const FOG = 0.86; // how much of it lies over pages that are not lit
+const FOG = 0.86; // its strength over pages that are not lit
 
 async function start() {
   const model = await unpack();
@@ -75,7 +75,7 @@ async function start() {
     strip.show(state.palette, state.colour === "class" ? state.off : new Set());
   }
 
-  // Change some of the state, and show what follows from it.
+  // Change parts of the state, and update the page.
   function update(changes) {
     const before = state,
       isFirst = !map.layout;
@@ -146,7 +146,7 @@ async function start() {
     matchMedia(medium).addEventListener("change", () => {
       Object.assign(theme, readTheme());
       paint();
-      map.draw(); // at once: paper does not wait
+      map.draw(); // at once, since printing does not wait
       strip.draw();
     });
   }
@@ -206,7 +206,7 @@ async function start() {
   else if (state.pin >= 0) map.goToFrame(state.pin, false);
   else map.fit();
   document.body.classList.remove("loading");
-  // For tests, and whoever opens the console.
+  // For tests, and for users of the console.
   window.memviz = {
     about,
     model,

@@ -1,9 +1,9 @@
-// The map: pan and zoom (d3-zoom), drawing, and which frame lies under a point.
+// The map: pan and zoom (d3-zoom), drawing, and the frame under a point.
 
-const MAX_SCALE = 96; // screen pixels for a page at most
+const MAX_SCALE = 96; // the most screen pixels for a page
 const BORDERS_FROM = 8,
-  NUMBERS_FROM = 56; // from so many pixels a page
-const PAINT_MS = 14; // of painting tiles in one frame of the screen
+  NUMBERS_FROM = 56; // for pages of at least so many pixels
+const PAINT_MS = 14; // for painting tiles within a frame of the screen
 
 class MapView {
   constructor(canvas, theme) {
@@ -15,7 +15,7 @@ class MapView {
     this.hovered = -1;
     this.crosshair = false;
     /** @type {(frame: number) => string} */
-    this.describe = () => ""; // a word or two on a frame, where there is room for them
+    this.describe = () => ""; // a word or two on a frame, if there is room
     this.listeners = { view: [], hover: [], pick: [] };
     this.selection = d3.select(canvas);
     this.zoom = d3
@@ -57,7 +57,7 @@ class MapView {
     this.redraw();
   }
 
-  // The scale at which all fits: whole pixels where pages are larger than one.
+  // The scale at which everything fits: whole pixels if pages are larger than a pixel.
   get fitScale() {
     const scale = Math.min(
       (this.width - 24) / this.layout.width,
@@ -102,7 +102,7 @@ class MapView {
     this.goTo(this.layout.width / 2, this.layout.height / 2, this.fittedTo, smooth);
   }
 
-  // The cell in the middle of the window; not whole.
+  // The cell in the middle of the window, as fractions.
   get centre() {
     return this.transform.invert([this.width / 2, this.height / 2]);
   }
@@ -159,7 +159,7 @@ class MapView {
     }
   }
 
-  // Where in the window the page is: left, top, size, in CSS pixels.
+  // The page's place in the window: left, top, size, in CSS pixels.
   boxOf(frame) {
     const [x, y] = this.layout.placeOf(frame);
     const [left, top] = this.transform.apply([x, y]);
@@ -203,7 +203,7 @@ class MapView {
     let painted = 0,
       waiting = false;
     const mayPaint = () => {
-      // Always one, so that it comes to an end on slow machines, too.
+      // At least one, so that slow machines finish, too.
       if (painted && performance.now() - begin > PAINT_MS) {
         waiting = true;
         return false;
@@ -291,7 +291,7 @@ class MapView {
   drawRing(frame, colour, width) {
     const { context, ratio } = this;
     const { left, top, size } = this.boxOf(frame);
-    const grow = Math.max((10 - size) / 2, 0) + 1; // small pages get a ring that can be found
+    const grow = Math.max((10 - size) / 2, 0) + 1; // the ring of a small page is larger
     const place = [
       (left - grow) * ratio,
       (top - grow) * ratio,

@@ -1,8 +1,8 @@
-// The list of processes: sorted, searched, and chosen from.
+// The list of processes: sorting, search, and choice.
 
 const MOST_ROWS = 1000;
 const ODD = "odd";
-const THREAD = "kernel thread"; // of Linux; has no pages, so it is shown only when searched for
+const THREAD = "kernel thread"; // of Linux; has no pages, so only a search shows it
 
 class Processes {
   constructor(choose) {
@@ -39,7 +39,7 @@ class Processes {
   }
 
   sortBy(column) {
-    // Numbers the largest first, names from A on; again: the other way round.
+    // Numbers start with the largest, names with A; a second click reverses the order.
     this.down = column === this.sort ? !this.down : column === "private" || column === "shared";
     this.sort = column;
     this.draw();
@@ -60,7 +60,7 @@ class Processes {
     byId("process-count").append(...parts);
   }
 
-  // A button that searches the processes of one kind, and on a second click all again.
+  // A button that searches the processes of one kind; a second click shows all again.
   finder(kind, number, ending) {
     return element(
       "button",
@@ -86,8 +86,8 @@ class Processes {
     boxes[boxes.indexOf(event.target) + step]?.focus();
   }
 
-  // Indexes of the processes that are searched for: by a part of the name, of the state or of what
-  // is odd, or by the pid.
+  // Indexes of the processes that match the search: by a part of the name, the state or an
+  // anomaly, or by the pid.
   matches() {
     const words = this.search.value.toLowerCase().trim();
     const found = [...about.processes.keys()].filter((index) => {

@@ -1,6 +1,6 @@
-// The overview strip: the classes along physical memory as stacked bars, and where the view is.
+// The overview strip: the classes along physical memory as stacked bars, and the view's place.
 
-const BAR = 3; // pixels a bar
+const BAR = 3; // pixels for each bar
 // From the bottom: user, both, kernel, data, zeros, left out, absent.
 const STACK = [2, 1, 3, 4, 5, 6, 0];
 
@@ -37,7 +37,7 @@ class Strip {
     const { map, model } = this;
     frame = Math.min(Math.max(frame, 0), model.frames - 1);
     const [x, y] = map.layout.placeOf(frame);
-    // Of the whole memory nothing moves: come close enough for the view to be a part of it.
+    // A view of the whole memory cannot move: zoom in until the view is a part of it.
     map.goTo(x + 0.5, y + 0.5, Math.max(map.transform.k, map.fitScale * 4));
   }
 
@@ -119,7 +119,7 @@ class Strip {
     return this.canvas.height - Math.round(6 * this.ratio);
   }
 
-  // The bars, which change less often than what is in view.
+  // The bars, which change less often than the view.
   drawBars() {
     const { full } = this;
     const bare = Object.assign(document.createElement("canvas"), {
@@ -165,7 +165,7 @@ class Strip {
     this.telling ??= setTimeout(() => this.tell(), 120);
   }
 
-  // For those who listen: not in each frame of a movement.
+  // For screen readers: not in each frame of a movement.
   tell() {
     this.telling = undefined;
     const { frame } = this;
@@ -173,7 +173,7 @@ class Strip {
     this.canvas.setAttribute("aria-valuetext", `around ${hexAddress(frame)}`);
   }
 
-  // 1 for each bar of which something is in view.
+  // 1 for each bar with a frame in view.
   seen() {
     const {
       layout,
@@ -190,7 +190,7 @@ class Strip {
       ];
       return seen.fill(1, first, last + 1);
     }
-    // The curve comes and goes: look at enough cells to meet each bar.
+    // The curve leaves the view and returns: test enough cells to meet each bar.
     const stepX = Math.max((right - left) / 48, 1),
       stepY = Math.max((bottom - top) / 48, 1);
     for (let y = top; y < bottom; y += stepY) {

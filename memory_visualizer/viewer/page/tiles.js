@@ -14,8 +14,8 @@ class Tiles {
     this.sums = new Float64Array(TILE * 4);
   }
 
-  // What is painted from now on: a layout, and for each frame a pixel, that of its value when it
-  // is lit and that of its value in `pale` when not.
+  // Set the layout and the pixels from now on: a frame has the pixel of its value if it is lit,
+  // and otherwise the pixel of its value in `pale`.
   show(layout, { values, lit, bright, pale }) {
     if (layout !== this.layout) this.cache.clear();
     this.layout = layout;
@@ -26,7 +26,7 @@ class Tiles {
     this.version++;
   }
 
-  // The tile, painted now if `mayPaint`; else as it was when it was painted last, or null.
+  // The tile: painted now if `mayPaint`, otherwise as it was painted last, or null.
   get(level, tileX, tileY, mayPaint) {
     const key = (level * 65536 + tileY) * 65536 + tileX;
     let tile = this.cache.get(key);
@@ -117,7 +117,7 @@ class Tiles {
   }
 }
 
-// The mean colour of some pixels, the more transparent the more of `all` are missing.
+// The mean colour of some pixels; it is more transparent if more of `all` are missing.
 function mean(sums, at, all) {
   const count = sums[at + 3];
   if (!count) return 0;

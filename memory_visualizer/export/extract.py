@@ -1,0 +1,304 @@
+"""Files, regions and frames of a dump, written into a folder, with a manifest.
+
+What is not in memory is a hole: zeros that take no room where the disk's file system can have
+holes. The manifest tells holes from zeros. Each file appears whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from errno import EEXIST, ELOOP, ENOTDIR
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.export.safenames import SafeNames
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.output import GENERATOR, check_target
+from memory_visualizer.paging import is_held
+from memory_visualizer.snapshot.inventory import Region
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
+
+MANIFEST = "manifest.json"
+LARGEST = 1 << 36
+"""Bytes of the largest file that is made, holes included: offsets in a dump may be any numbers."""
+_PAGES_AT_ONCE = 1 << 10
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Something to be written to one file."""
+
+    parts: tuple[str, ...]
+    """The path below the folder; safe."""
+    offset: NDArray[np.int64]
+    """Where in the file each page begins; ascending, each once."""
+    frame: NDArray[np.int64]
+    """The frames with these pages; all of them held."""
+    size: int | None
+    """Bytes that the file shall have; None for as many as its pages need."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """For the manifest."""
+
+
+def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]:
+    """What of the files is in memory whose paths match."""
+    names, pages = SafeNames(), snapshot.file_pages
+    order = np.argsort(pages.file, kind="stable")
+    edges = np.searchsorted(pages.file[order], np.arange(len(pages.files) + 1))
+    pieces = []
+    for number, file in enumerate(pages.files):
+        if not pattern.search(file.path):
+            continue
+        rows = order[edges[number] : edges[number + 1]]
+        about = {
+            "path": file.path,
+            "kind": file.kind,
+            "deleted": file.is_deleted,
+            "size": file.size,
+            "file_system": file.file_system,
+            "device": file.device,
+            "inode": file.number,
+        }
+        parts = ("files", *names.path(file.path))
+        offset, frame = pages.offset[rows], pages.frame[rows]
+        pieces.append(_piece(snapshot.dump, parts, offset, frame, file.size, about))
+    return pieces
+
+
+def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> list[Piece]:
+    """The pages of each region of a process; where these are unknown, of each stretch of pages.
+
+    `number` tells processes with one pid apart.
+    """
+    index = next(n for n, other in enumerate(snapshot.processes) if other is process)
+    rows = snapshot.mappings.take((snapshot.mappings.space == index) & snapshot.mappings.is_user)
+    row, part, frame = snapshot.pages_of(rows)
+    virtual = rows.virtual[row] + part.astype(np.uint64) * np.uint64(PAGE_SIZE)
+    order = np.argsort(virtual, kind="stable")
+    virtual, frame = virtual[order], frame[order]
+    regions = snapshot.regions(process)
+    bounds = _stretches(virtual) if regions is None else [(one.start, one.end) for one in regions]
+    folder = f"{process.pid}-{number + 1}" if number else str(process.pid)
+    pieces = []
+    for row_of_region, (start, end) in enumerate(bounds):
+        inside = slice(*np.searchsorted(virtual, np.array([start, end], np.uint64)))
+        about = {"pid": process.pid, "start": hex(start), "end": hex(end)}
+        about |= _of_region(regions[row_of_region]) if regions else {}
+        parts = ("regions", folder, f"{start:x}-{end:x}.bin")
+        offset = (virtual[inside] - np.uint64(start)).astype(np.int64)
+        pieces.append(_piece(snapshot.dump, parts, offset, frame[inside], None, about))
+    return pieces
+
+
+def _of_region(region: Region) -> dict[str, Any]:
+    return {
+        "protection": region.protection,
+        "sharing": "private" if region.is_private else "shared",
+        "name": region.name,
+        "file": region.file,
+        "offset": region.offset if region.file else None,
+    }
+
+
+def _stretches(virtual: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """First address and end of pages that follow one another; each begins with its address."""
+    if not len(virtual):
+        return []
+    begins = np.append(0, np.flatnonzero(np.diff(virtual) > np.uint64(PAGE_SIZE)) + 1)
+    last = np.append(begins[1:], len(virtual)) - 1
+    ends = [end + PAGE_SIZE for end in virtual[last].tolist()]
+    return list(zip(virtual[begins].tolist(), ends, strict=True))
+
+
+def piece_of_frames(dump: Dump, first: int, last: int) -> Piece:
+    """Some successive page frames; BadInputError if the dump has none of them."""
+    if not 0 <= first <= last < dump.frame_count:
+        raise BadInputError(
+            f"the dump has frames {0:#x}-{dump.frame_count - 1:#x}, not {first:#x}-{last:#x}"
+        )
+    frame = np.arange(first, last + 1)
+    about = {"first_frame": hex(first), "last_frame": hex(last)}
+    parts = ("frames", f"{first:x}-{last:x}.raw")
+    offset = (frame - first) * PAGE_SIZE
+    return _piece(dump, parts, offset, frame, len(frame) * PAGE_SIZE, about)
+
+
+def _piece(
+    dump: Dump,
+    parts: tuple[str, ...],
+    offset: NDArray[np.int64],
+    frame: NDArray[np.int64],
+    size: int | None,
+    about: dict[str, Any],
+) -> Piece:
+    """What can be written of some pages: each offset once, in a file that is not too large."""
+    order = np.lexsort((frame, offset))
+    offset, frame = offset[order], frame[order]
+    end = LARGEST if size is None else min(size, LARGEST)
+    known = is_held(dump, frame)
+    fits = (offset >= 0) & (offset < end)
+    is_first = np.append(True, np.diff(offset) != 0) if len(offset) else known
+    chosen = known & fits & is_first
+    about = about | {
+        "pages_in_memory": len(frame),
+        "pages_left_out": int(np.count_nonzero(known & ~chosen)),
+        "pages_not_in_dump": int(np.count_nonzero(~known)),
+    }
+    size = size if size is None or size <= LARGEST else None
+    return Piece(parts, offset[chosen], frame[chosen], size, about)
+
+
+def write_pieces(
+    folder: Path, dump: Dump, pieces: Sequence[Piece], *, force: bool = False
+) -> dict[str, Any]:
+    """Write pieces below a folder, which is made if it is missing, and then the manifest.
+
+    Returns the manifest; a piece without pages is only listed there. Nothing that is there is
+    replaced, unless `force`; then what an earlier manifest in this folder lists, and what
+    output.check_target lets be replaced. OSError when something cannot be written; nothing is
+    written where a name is taken.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    root = folder.resolve()
+    own = _listed(root) if force else set()
+    targets = [root.joinpath(*piece.parts) for piece in pieces]
+    for target in [*targets, root / MANIFEST]:
+        _check(target, root, dump, force=force, own=own)
+    entries = []
+    for piece, target in zip(pieces, targets, strict=True):
+        if not len(piece.frame):
+            entries.append({"written": None, **piece.about})
+            continue
+        _make_folders(target.parent, root)
+        with _part_of(target) as (file, part):
+            entry = _write(file, dump, piece)
+            file.close()
+            _check(target, root, dump, force=force, own=own)
+            part.replace(target)
+        entries.append({"written": "/".join(piece.parts), **piece.about, **entry})
+    manifest = {
+        "generator": GENERATOR,
+        "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
+        "dump_sha256": dump.sha256,
+        "pieces": entries,
+    }
+    with _part_of(root / MANIFEST) as (file, part):
+        file.write(json.dumps(manifest, indent=2).encode("ascii") + b"\n")
+        file.close()
+        part.replace(root / MANIFEST)
+    return manifest
+
+
+def _listed(root: Path) -> set[Path]:
+    """The files that an earlier manifest lists, and this manifest."""
+    path = root / MANIFEST
+    try:
+        told = json.loads(path.read_text("ascii"))
+        if not str(told["generator"]).startswith(GENERATOR.split()[0]):
+            return set()
+        names = [entry["written"].split("/") for entry in told["pieces"] if entry["written"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return {path, *(root.joinpath(*parts) for parts in names if ".." not in parts)}
+
+
+def _check(target: Path, root: Path, dump: Dump, *, force: bool, own: set[Path]) -> None:
+    """OSError if a file must not be written: it is taken, or a link leads out of the folder."""
+    for above in [*target.parents][: len(target.parts) - len(root.parts) - 1]:
+        if above.is_symlink():
+            raise OSError(ELOOP, "it is a link, which extracted files do not follow", str(above))
+        if above.exists() and not above.is_dir():
+            raise OSError(ENOTDIR, os.strerror(ENOTDIR), str(above))
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise FileExistsError(EEXIST, "it exists; --force replaces it", str(target))
+    if target.is_symlink() or not target.is_file():
+        raise FileExistsError(EEXIST, "it exists and is not a plain file", str(target))
+    if dump.path.exists() and target.samefile(dump.path):
+        raise FileExistsError(EEXIST, "it is the dump and must not be replaced", str(target))
+    if target not in own:
+        check_target(target, force=True)
+
+
+def _make_folders(folder: Path, root: Path) -> None:
+    """Make a folder and all above it, one by one, below the root."""
+    at = root
+    for part in folder.relative_to(root).parts:
+        at = at / part
+        at.mkdir(exist_ok=True)
+
+
+class _part_of:  # noqa: N801 - used like a function
+    """A file with a name of its own beside the target, which is gone at the end."""
+
+    def __init__(self, target: Path) -> None:
+        self._path = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> tuple[IO[bytes], Path]:
+        self._file = self._path.open("xb")
+        return self._file, self._path
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
+    """Write a piece's pages, each in its place; what was written, for the manifest.
+
+    The hash is that of all pages that are there, one behind the other, cut at the file's size.
+    """
+    digest, end, written = hashlib.sha256(), 0, 0
+    for offset, contents in _pages(dump, piece):
+        if piece.size is not None:
+            contents = contents[: max(piece.size - offset, 0)]
+        digest.update(contents)
+        written += len(contents)
+        end = offset + len(contents)
+        if contents.count(0) == len(contents):
+            continue  # zeros are a hole, too
+        file.seek(offset)
+        file.write(contents)
+    file.truncate(end if piece.size is None else piece.size)
+    return {
+        "written_size": end if piece.size is None else piece.size,
+        "pages_written": len(piece.frame),
+        "bytes_written": written,
+        "is_complete": piece.size is not None and written == piece.size,
+        "sha256": digest.hexdigest(),
+        "runs": _runs(piece.offset),
+    }
+
+
+def _pages(dump: Dump, piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Offset and contents of pages that follow one another in the file, some at once."""
+    apart = np.flatnonzero(np.diff(piece.offset) != PAGE_SIZE) + 1
+    for offset, frame in zip(
+        np.split(piece.offset, apart), np.split(piece.frame, apart), strict=True
+    ):
+        for at in range(0, len(frame), _PAGES_AT_ONCE):
+            part = frame[at : at + _PAGES_AT_ONCE]
+            for number, page in enumerate(dump.read_frames(part)):
+                yield int(offset[at + number]), page.tobytes()
+
+
+def _runs(offset: NDArray[np.int64]) -> list[list[int]]:
+    """First byte and number of bytes of each stretch of pages that is there."""
+    if not len(offset):
+        return []
+    begins = np.append(0, np.flatnonzero(np.diff(offset) != PAGE_SIZE) + 1)
+    count = np.diff(np.append(begins, len(offset))) * PAGE_SIZE
+    runs: list[list[int]] = np.stack((offset[begins], count), axis=1).tolist()
+    return runs

@@ -1,0 +1,194 @@
+"""Files and regions as tables: CSV, Parquet or JSON.
+
+Text from a dump is escaped in CSV (printable) and quoted; where a spreadsheet would take it for a
+formula, an apostrophe stands before it. In Parquet and JSON it is as in the dump.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.export.csvtable import text_cell
+from memory_visualizer.export.tables import check_table
+from memory_visualizer.output import (
+    FILE_TITLES,
+    GENERATOR,
+    REGION_TITLES,
+    is_standard_output,
+    whole_file,
+)
+from memory_visualizer.snapshot.inventory import File, Region
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+_ROWS_AT_ONCE = 1 << 14
+
+_Row = Mapping[str, Any]
+
+
+def write_files(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
+    """Write the files of which something is in memory, a row for each.
+
+    Columns are those of snapshot.inventory.File: path, kind, whether it is deleted, size in bytes,
+    file system, device, inode, pages, bytes of these, mapped pages, pids of the processes that have
+    any, and pages by state (a column ``pages_…`` for each state that occurs). The format is that of
+    the file's ending, and CSV for standard output. OSError when it cannot be written, or `path`
+    must not be replaced; MissingLibraryError when a format's library is not installed.
+    """
+    states = sorted({state for file in snapshot.files for state in file.states})
+    titles = (*FILE_TITLES, *(f"pages_{state.replace(' ', '_')}" for state in states))
+    rows = (_file_row(titles, states, file) for file in snapshot.files)
+    _write(path, "files", titles, rows, force=force)
+
+
+def _file_row(titles: Sequence[str], states: Sequence[str], file: File) -> _Row:
+    values = (
+        file.path,
+        file.kind,
+        file.is_deleted,
+        file.size,
+        file.file_system,
+        file.device,
+        file.number,
+        file.pages,
+        file.bytes,
+        file.mapped,
+        [process.pid for process in file.processes],
+        *(file.states.get(state, 0) for state in states),
+    )
+    return dict(zip(titles, values, strict=True))
+
+
+def write_regions(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Sequence[int] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the regions of all processes, a row for each, by process and address.
+
+    Columns are those of snapshot.inventory.Region with the process's pid in front, and the pages
+    that are present. `chosen`, indices in Snapshot.processes, are the only processes. Formats and
+    errors as for write_files.
+    """
+    rows = (
+        _region_row(process, region, pages)
+        for process, regions, present in _each_process(snapshot, chosen)
+        for region, pages in zip(regions, present.tolist(), strict=True)
+    )
+    _write(path, "regions", REGION_TITLES, rows, force=force)
+
+
+def _each_process(
+    snapshot: Snapshot, chosen: Sequence[int] | None
+) -> Iterator[tuple[Process, tuple[Region, ...], NDArray[np.int64]]]:
+    """Each process with its regions, and the number of present pages in each of these."""
+    pages = PagesOfProcesses(snapshot)
+    for index in range(len(snapshot.processes)) if chosen is None else chosen:
+        process = snapshot.processes[index]
+        regions = snapshot.regions(process)
+        if regions:
+            yield process, regions, pages.present(index, regions)
+
+
+class PagesOfProcesses:
+    """The pages of all processes by their addresses, sorted once for all regions."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        rows = snapshot.mappings
+        order = np.lexsort((rows.virtual, rows.space))
+        self._virtual, self._count = rows.virtual[order], rows.count[order]
+        self._edges = np.searchsorted(rows.space[order], np.arange(len(snapshot.processes) + 1))
+
+    def present(self, index: int, regions: Sequence[Region]) -> NDArray[np.int64]:
+        """How many pages of a process, by its index, are in memory in each of its regions."""
+        some = slice(*self._edges[index : index + 2])
+        virtual, before = self._virtual[some], np.append(0, np.cumsum(self._count[some]))
+        edges = np.array([(region.start, region.end) for region in regions], np.uint64)
+        place = np.searchsorted(virtual, edges)
+        present: NDArray[np.int64] = before[place[:, 1]] - before[place[:, 0]]
+        return present
+
+
+def _region_row(process: Process, region: Region, pages: int) -> _Row:
+    values = (
+        process.pid,
+        hex(region.start),
+        hex(region.end),
+        region.size,
+        region.protection,
+        "private" if region.is_private else "shared",
+        region.name,
+        region.file,
+        region.offset if region.file else None,
+        region.is_deleted,
+        pages,
+        "; ".join(region.findings),
+    )
+    return dict(zip(REGION_TITLES, values, strict=True))
+
+
+def _write(
+    path: Path, what: str, titles: Sequence[str], rows: Iterator[_Row], *, force: bool
+) -> None:
+    check_table(path)
+    writers: dict[str, Callable[[IO[bytes], str, Sequence[str], Iterator[_Row]], None]] = {
+        ".csv": _write_csv,
+        ".parquet": _write_parquet,
+        ".json": _write_json,
+    }
+    write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
+    with whole_file(path, force=force) as file:
+        write(file, what, titles, rows)
+
+
+def _write_csv(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterator[_Row]) -> None:
+    file.write(",".join(titles).encode("ascii") + b"\n")
+    while some := [",".join(map(_cell, row.values())) for row in islice(rows, _ROWS_AT_ONCE)]:
+        file.write("".join(f"{row}\n" for row in some).encode("utf-8"))
+
+
+def _cell(value: object) -> str:
+    """A value as it stands in CSV."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return text_cell(value) if isinstance(value, str) else str(value)
+
+
+def _write_json(file: IO[bytes], what: str, _: Sequence[str], rows: Iterator[_Row]) -> None:
+    text = json.dumps({"generator": GENERATOR, what: [*rows]}, indent=2)
+    file.write(text.encode("ascii") + b"\n")
+
+
+def _write_parquet(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterator[_Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pa.Table.from_pylist([*rows], schema=_schema(titles))
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"generator": GENERATOR}), file)
+
+
+_TEXTS = (
+    *("path", "kind", "file_system", "device", "start", "end"),
+    *("protection", "sharing", "name", "file", "findings"),
+)
+_UNSIGNED = ("size", "inode", "offset")
+
+
+def _schema(titles: Sequence[str]) -> Any:
+    """The types of columns: numbers, but for those that are known to be else."""
+    import pyarrow as pa
+
+    kinds = dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_UNSIGNED, pa.uint64())
+    kinds |= {"deleted": pa.bool_(), "pids": pa.list_(pa.int64())}
+    return pa.schema([(title, kinds.get(title, pa.int64())) for title in titles])

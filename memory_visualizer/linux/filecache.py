@@ -1,0 +1,154 @@
+"""The file behind each page of a Linux kernel's page cache.
+
+The `struct page` of a cached page leads to an address_space (`mapping`), and tells the page's
+number in it (`index`); of a large folio only its first page does. The address_space leads to its
+inode (`host`), and that to the names that the file has (`i_dentry`): include/linux/fs.h and
+mm_types.h of the kernel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.linux.dentries import Dentries, Path, device_name
+from memory_visualizer.linux.filelayout import FileLayout
+from memory_visualizer.linux.pagestates import CachedPages
+from memory_visualizer.paging.tablememory import TableMemory
+from memory_visualizer.printable import counted
+from memory_visualizer.snapshot.inventory import FileObject, FilePages
+
+_AT_ONCE = 1 << 13
+_MOST_NAMES = 16
+"""Names of one inode that are looked at (hard links)."""
+_KINDS = {0x4: "directory", 0x6: "block device", 0x8: "file", 0xA: "symbolic link"}
+"""By the upper four bits of i_mode (include/uapi/linux/stat.h)."""
+_BLOCK_DEVICES, _SHARED = "bdev", "tmpfs"
+
+
+@dataclass(frozen=True, eq=False)
+class Inodes:
+    """The inodes of some address spaces, a row for each."""
+
+    address: NDArray[np.uint64]
+    """0 where nothing leads to one, or where it does not lead back."""
+    words: NDArray[np.uint64]
+    """Their contents."""
+    layout: FileLayout
+
+    def column(self, place: int | None, size: int = 8) -> NDArray[np.uint64]:
+        """A number of so many bytes in each; zeros if its place is not known."""
+        if place is None:
+            return np.zeros(len(self.words), np.uint64)
+        numbers: NDArray[np.uint64] = self.words.view(f"<u{size}")[:, place // size].astype("<u8")
+        return numbers
+
+
+def files_of(
+    kernel: TableMemory, layout: FileLayout, dentries: Dentries, cached: CachedPages
+) -> tuple[FilePages, tuple[str, ...]]:
+    """The files of cached pages; and sentences on those that have lost their names."""
+    spaces, row = np.unique(cached.mapping, return_inverse=True)
+    inodes = read_inodes(kernel, layout, spaces)
+    paths = _paths(kernel, layout, dentries, inodes)
+    files = [_file(dentries, inodes, number, path) for number, path in enumerate(paths)]
+    order = sorted(
+        range(len(files)),
+        key=lambda number: (files[number].path, files[number].device, int(spaces[number])),
+    )
+    place = np.empty(len(files), np.int32)
+    place[order] = np.arange(len(files), dtype=np.int32)
+    by_frame = np.argsort(cached.frame, kind="stable")
+    pages = FilePages(
+        tuple(files[number] for number in order),
+        cached.frame[by_frame],
+        place[row[by_frame]],
+        cached.offset[by_frame],
+    )
+    remarks = []
+    if lost := int(np.count_nonzero(inodes.address == 0)):
+        remarks.append(
+            f"{counted(lost, 'file')} of the page cache without an inode that leads back to its"
+            " pages: nothing names the file"
+        )
+    return pages, tuple(remarks)
+
+
+def read_inodes(kernel: TableMemory, layout: FileLayout, spaces: NDArray[np.uint64]) -> Inodes:
+    """The inodes that some address spaces belong to.
+
+    An inode is believed if it leads back to its address space: each judges itself.
+    """
+    words = np.zeros((len(spaces), layout.inode_size // 8), np.uint64)
+    hosts = np.zeros(len(spaces), np.uint64)
+    for at in range(0, len(spaces), _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        hosts[part], _ = kernel.numbers(spaces[part] + np.uint64(layout.host))
+        raw, known = kernel.read_each(hosts[part], layout.inode_size)
+        words[part] = kernel.words(raw)
+        is_own = words[part, layout.i_mapping // 8] == spaces[part]
+        hosts[part][~(known & is_own)] = 0
+    return Inodes(hosts, words, layout)
+
+
+def _paths(
+    kernel: TableMemory, layout: FileLayout, dentries: Dentries, inodes: Inodes
+) -> list[Path | None]:
+    """The path of each inode; None for one without a name, as those of block devices.
+
+    Of several names the one counts that its folder still has, and of these the first in the list.
+    """
+    link = inodes.column(layout.i_dentry)
+    link[inodes.address == 0] = 0
+    found: list[Path | None] = [None] * len(link)
+    rows = np.flatnonzero(link)
+    for _ in range(_MOST_NAMES):
+        if not len(rows):
+            break
+        places = link[rows] - np.uint64(layout.d_alias)
+        dentries.read(places)
+        following, _ = kernel.numbers(link[rows])
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            own = dentries.get(place)
+            if own is None or own.inode != int(inodes.address[row]):
+                continue
+            path = dentries.path(place)
+            if path and (found[row] is None or not path.is_deleted):
+                found[row] = path
+        link[rows] = following
+        is_open = np.array([path is None or path.is_deleted for path in found], bool)
+        rows = rows[(following != 0) & is_open[rows]]
+    return found
+
+
+def _file(dentries: Dentries, inodes: Inodes, row: int, path: Path | None) -> FileObject:
+    layout = inodes.layout
+
+    def number(place: int | None, size: int = 8) -> int:
+        return 0 if place is None else int(inodes.words[row].view(f"<u{size}")[place // size])
+
+    address = int(inodes.address[row])
+    if not address:
+        return FileObject("[file without an inode]", "file")
+    system = dentries.file_system(number(layout.i_sb))
+    inode = number(layout.i_ino)
+    kind = _KINDS.get(number(layout.i_mode, 2) >> 12, "file")
+    if system.name == _BLOCK_DEVICES:
+        kind = "block device"
+        text = f"[block device {device_name(number(layout.i_rdev, 4))}]"
+    elif path is None:
+        text = f"[inode {inode} of {system.name or 'a file system'} on {system.device or '?'}]"
+    else:
+        text = path.text
+        kind = "shared memory" if path.is_pseudo and system.name == _SHARED else kind
+    is_unlinked = layout.i_nlink is not None and not number(layout.i_nlink, 4)
+    return FileObject(
+        path=text,
+        kind=kind,
+        is_deleted=path is not None and (path.is_deleted or is_unlinked),
+        size=number(layout.i_size) if layout.i_size is not None else None,
+        file_system=system.name,
+        device=system.device,
+        number=inode if layout.i_ino is not None else None,
+        object_address=address,
+    )

@@ -1,0 +1,382 @@
+"""The state and use of each frame of a Windows dump, by its page frame database."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import look_up, mark_runs
+from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
+from memory_visualizer.snapshot.framerecords import (
+    NO_PRIORITY,
+    NOBODY,
+    FrameDatabase,
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    WindowsState,
+)
+from memory_visualizer.snapshot.pagemap import PageClass
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.windows.framedatabase import (
+    Members,
+    PageFrameDatabase,
+    Piece,
+    find_databases,
+)
+from memory_visualizer.windows.kernelimages import kernel_images
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.selfmap import SelfMap
+from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
+from memory_visualizer.windows.systemranges import parts_of, uses_of_parts
+
+BELIEVED = 1 / 2
+"""A database is accepted if more than this share of active, mapped frames have a record that leads
+to an entry for them. On real machines of an NT-like kernel it was 97.7 to 99.9 %."""
+
+_STATES = np.array(
+    [
+        WindowsState.ZEROED,
+        WindowsState.FREE,
+        WindowsState.STANDBY,
+        WindowsState.MODIFIED,
+        WindowsState.MODIFIED_NO_WRITE,
+        WindowsState.BAD,
+        WindowsState.ACTIVE,
+        WindowsState.TRANSITION,
+    ],
+    np.uint8,
+)
+"""States by PageLocation (MMLISTS)."""
+
+
+def _among(*states: WindowsState) -> NDArray[np.bool_]:
+    """For each WindowsState, whether it is one of these."""
+    return np.isin(np.arange(len(WindowsState)), states)
+
+
+_WITHOUT_USE = _among(WindowsState.ZEROED, WindowsState.FREE, WindowsState.BAD)
+_ON_A_LIST = _among(WindowsState.STANDBY, WindowsState.MODIFIED, WindowsState.MODIFIED_NO_WRITE)
+_USES_OF_STATES = np.where(_WITHOUT_USE, PageUse.UNUSED, PageUse.UNKNOWN).astype(np.uint8)
+_TOLD = ~_WITHOUT_USE & ~_among(WindowsState.ABSENT, WindowsState.UNKNOWN)
+
+_FIXED_VERSIONS = ("6.0", "6.1")
+_REGIONS = (
+    (0xFFFFF880_00000000, 0xFFFFF8A0_00000000, PageUse.SYSTEM_PTE),
+    (0xFFFFF8A0_00000000, 0xFFFFF8C0_00000000, PageUse.PAGED_POOL),
+    (0xFFFFF900_00000000, 0xFFFFF980_00000000, PageUse.SESSION),
+)
+"""The regions of the kernel's 64-bit addresses that every machine with these versions has at the
+same place ("Kernel Virtual Address Layout", CodeMachine; Windows Internals, 5th and 6th edition).
+Later versions move them."""
+_LAST_NONPAGED = 0xFFFFFFFF_FFC00000
+"""The end of the nonpaged pool in these versions, which begins behind the database."""
+
+
+def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | tuple[str, ...]:
+    """The records in the page frame database of a Windows dump; sentences if it is not credible.
+
+    `tops` are the frames of the top-level tables of the snapshot's processes, shape (n, frames); -1
+    if unknown.
+    """
+    paging = snapshot.paging
+    if paging is None or paging is WINDOWS_ON_ARM64:
+        return ()
+    self_map = SelfMap.of(snapshot.dump, paging, tops)
+    if self_map is None:
+        return ()
+    kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
+    kernel.word = 4 if paging.address_bits == 32 else 8
+    unused = np.flatnonzero((snapshot.mapping_count == 0) & snapshot.dump.held)
+    mapped = np.zeros(snapshot.dump.frame_count, bool)
+    mapped[snapshot.mappings.pfn[snapshot.mappings.count == 1]] = True
+    single = np.flatnonzero(mapped)
+    doubted: list[tuple[float, int]] = []
+    for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
+        agreement = database.agreement(single)
+        if agreement > BELIEVED:
+            return _Reader(snapshot, kernel, self_map, database, tops).read(agreement)
+        doubted.append((agreement, database.base))
+    if not doubted:
+        return ()
+    agreement, base = max(doubted)
+    return (
+        f"what looks like the page frame database at {base:#x} is not believed: the records of only"
+        f" {100 * agreement:.1f} % of the frames in use lead to an entry for them",
+    )
+
+
+@dataclass(eq=False)
+class _Columns:
+    """Facts on all frames, in columns by PFN."""
+
+    states: NDArray[np.uint8]
+    uses: NDArray[np.uint8]
+    priorities: NDArray[np.uint8]
+    tables: NDArray[np.uint32]
+    """The frame of the table with a frame's entry; larger than any frame if unknown."""
+
+
+class _Reader:
+    """Reads one database."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        kernel: KernelMemory,
+        self_map: SelfMap,
+        database: PageFrameDatabase,
+        tops: NDArray[np.int64],
+    ) -> None:
+        self._snapshot = snapshot
+        self._kernel = kernel
+        self._self_map = self_map
+        self._database = database
+        self._tops = tops
+        self._images = kernel_images(snapshot.dump, kernel, self_map)
+        self._regions = self._kernel_regions()
+        self._parts = self._uses_of_parts()
+        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
+        """Frames with a part of a file, and the address of its subsection (0: unknown)."""
+        self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        """Frames on a list that belonged to a process."""
+
+    def read(self, agreement: float) -> FrameRecords:
+        """Read all records; `agreement` is the share of records that proved right."""
+        snapshot, count = self._snapshot, self._snapshot.dump.frame_count
+        columns = _Columns(
+            np.full(count, WindowsState.UNKNOWN, np.uint8),
+            np.full(count, PageUse.UNKNOWN, np.uint8),
+            np.full(count, NO_PRIORITY, np.uint8),
+            np.full(count, np.iinfo(np.uint32).max, np.uint32),
+        )
+        for piece in self._database.pieces(snapshot.zero):
+            self._read_piece(piece, columns)
+        self._mark_large_pages(columns)
+        self._tell_files(columns.uses)
+        there = snapshot.dump.there
+        columns.states[~there] = WindowsState.ABSENT
+        columns.uses[~there] = PageUse.ABSENT
+        layout = self._database.layout
+        return FrameRecords(
+            columns.states,
+            WindowsState,
+            columns.uses,
+            self._last_owners(columns.tables),
+            columns.priorities,
+            self._findings(columns),
+            FrameDatabase(self._database.base, layout.size, agreement),
+        )
+
+    def _read_piece(self, piece: Piece, columns: _Columns) -> None:
+        layout, records = self._database.layout, piece.records
+        some = slice(piece.first, piece.first + len(records))
+        states = look_up(_STATES, layout.locations(records))
+        states[~piece.known] = WindowsState.UNKNOWN
+        states[_empty(records, np.flatnonzero(states == WindowsState.ZEROED))] = (
+            WindowsState.UNKNOWN
+        )
+        columns.states[some] = states
+        columns.uses[some] = look_up(_USES_OF_STATES, states)
+        # In records of frames without an owner, the other members are stale.
+        used = np.flatnonzero(look_up(_TOLD, states))
+        self._read_used(used + piece.first, records[used], columns)
+
+    def _read_used(
+        self, frames: NDArray[np.int64], records: NDArray[np.uint8], columns: _Columns
+    ) -> None:
+        """Read the records of frames with an owner, or with a last owner."""
+        layout, members = self._database.layout, self._members
+        entries = self._self_map.entry(layout.number(records, layout.pte_address))
+        columns.tables[frames] = layout.table_frames(records)
+        columns.uses[frames] = self._uses(frames, records, columns.states[frames], entries)
+        if members and members.priority:
+            rows = np.flatnonzero(columns.states[frames] == WindowsState.STANDBY)
+            columns.priorities[frames[rows]] = members.priority.of(records[rows], 7)
+
+    @property
+    def _members(self) -> Members | None:
+        """The further members, as far as this version has them.
+
+        Since Windows 8 two of them have other meanings.
+        """
+        members = self._database.layout.members
+        system = self._snapshot.system
+        if members and (system is None or system.version not in ("5.1", "5.2", "6.0", "6.1")):
+            return replace(members, is_stack=None, is_awe=None)
+        return members
+
+    def _uses(
+        self,
+        frames: NDArray[np.int64],
+        records: NDArray[np.uint8],
+        states: NDArray[np.uint8],
+        entries: NDArray[np.uint64],
+    ) -> NDArray[np.uint8]:
+        """The PageUse of some frames; frames of files and of processes are noted."""
+        self_map, members = self._self_map, self._members
+        uses = np.full(len(frames), PageUse.UNKNOWN, np.uint8)
+        shown = self_map.shows(entries)
+        page = self_map.page(entries)
+        private = shown & (page < np.uint64(self_map.user_end))
+        uses[private] = PageUse.PROCESS_PRIVATE
+        self._private.append(frames[private & look_up(_ON_A_LIST, states)])
+
+        of_kernel = np.flatnonzero(shown & ~private)
+        uses[of_kernel] = self._uses_in_kernel(page[of_kernel])
+        if members and members.is_stack:
+            stacks = members.is_stack.of(records[of_kernel]) != 0
+            uses[of_kernel[stacks]] = PageUse.KERNEL_STACK
+
+        others = np.flatnonzero(~shown)
+        locked = self._are_locked(records[others], states[others])
+        uses[others[locked]] = PageUse.DRIVER_LOCKED
+        if members and members.is_awe:
+            awe = members.is_awe.of(records[others]) != 0
+            uses[others[locked & awe]] = PageUse.AWE
+        if members:
+            prototypes = others[~locked]
+            prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
+            size = self_map.paging.entry_bytes
+            original = self._database.layout.number(records[prototypes], members.original, size)
+            of_file = original & np.uint64(PROTOTYPE) != 0
+            uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
+            self._files.append((frames[prototypes[of_file]], original[of_file]))
+        return uses
+
+    def _are_locked(
+        self, records: NDArray[np.uint8], states: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Which frames are in use without a table, which a special number in PteFrame marks."""
+        layout = self._database.layout
+        tables = layout.table_frames(records)
+        locked: NDArray[np.bool_] = tables >> (layout.frame_bits - 4) == 0xF
+        locked &= tables >= self._snapshot.dump.frame_count
+        locked &= states == WindowsState.ACTIVE
+        return locked
+
+    def _uses_in_kernel(self, page: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """The use of frames by the kernel addresses at which they are mapped."""
+        uses = np.full(len(page), PageUse.KERNEL, np.uint8)
+        if self._parts is not None:
+            uses = self._parts[parts_of(page)]
+        for start, end, use in self._regions:
+            uses[(page >= np.uint64(start)) & (page < np.uint64(end))] = use
+        uses[self._images.hold(page)] = PageUse.DRIVER_IMAGE
+        uses[self._self_map.shows(page)] = PageUse.PAGE_TABLE
+        return uses
+
+    def _uses_of_parts(self) -> NDArray[np.uint8] | None:
+        """The PageUse in each part of the kernel's addresses, where the kernel itself tells it."""
+        snapshot, database = self._snapshot, self._database
+        size = snapshot.dump.frame_count * database.layout.size
+        objects = np.array([one.object_address for one in snapshot.processes], np.uint64)
+        mapped = np.flatnonzero(snapshot.mapping_count > 0)
+        entries = database.entries(mapped)
+        outside = entries[~self._self_map.shows(entries)]
+        known = {
+            "database": np.array([database.base, database.base + size - 1], np.uint64),
+            "objects": objects[objects >= np.uint64(self._self_map.user_end)],
+            "prototypes": outside[self._kernel.frames(outside) >= 0],
+        }
+        return uses_of_parts(
+            snapshot.dump, self._kernel, self._self_map, self._images, snapshot.system, known
+        )
+
+    def _kernel_regions(self) -> tuple[tuple[int, int, PageUse], ...]:
+        """Parts of the kernel's addresses with one use."""
+        system, database = self._snapshot.system, self._database
+        if self._kernel.word == 4 or system is None or system.version not in _FIXED_VERSIONS:
+            return ()
+        end = database.base + self._snapshot.dump.frame_count * database.layout.size
+        return (*_REGIONS, (end, _LAST_NONPAGED, PageUse.NONPAGED_POOL))
+
+    def _mark_large_pages(self, columns: _Columns) -> None:
+        """Give the frames of large pages their use: their records name the large page's entry."""
+        large = self._snapshot.mappings.take(self._snapshot.mappings.count > 1)
+        active = columns.states == WindowsState.ACTIVE
+        tables = active & (columns.uses == PageUse.PAGE_TABLE)
+        user = large.is_user
+        # In the self-map, the entry of a huge page looks like that of a large page.
+        kernel = large.take(~user & ~self._self_map.shows(large.virtual))
+        columns.uses[_frames_of(kernel, active.size) & tables] = PageUse.KERNEL
+        images = kernel.take(self._images.hold(kernel.virtual))
+        columns.uses[_frames_of(images, active.size) & active] = PageUse.DRIVER_IMAGE
+        of_user = _frames_of(large.take(user), active.size) & active
+        of_user &= np.isin(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
+        columns.uses[of_user] = PageUse.LARGE_PAGE
+
+    def _tell_files(self, uses: NDArray[np.uint8]) -> None:
+        """Tell images from other files, if the subsections of their pages are readable."""
+        if not self._files:
+            return
+        frames, originals = (np.concatenate(column) for column in zip(*self._files, strict=True))
+        uses[frames] = uses_of_subsections(
+            self._snapshot.dump.budget, self._kernel, self._self_map.paging.entry_bytes, originals
+        )
+
+    def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
+        """The process of each frame on a list whose entry is in a table of that process.
+
+        The owner of a table is the process whose walk led to it. From a table that no walk led to,
+        the records lead from table to table up to a top-level table.
+        """
+        owners = np.full(tables.size, NOBODY, np.int32)
+        frames = np.concatenate(self._private)
+        frames = frames[tables[frames] < tables.size]
+        owners[frames] = self._owners_of_tables()[tables[frames]]
+        frames = frames[owners[frames] == NOBODY]
+        at = frames
+        for _ in range(len(self._self_map.paging.levels)):
+            inside = at < tables.size
+            frames, at = frames[inside], tables[at[inside]].astype(np.int64)
+        inside = at < tables.size
+        frames, at = frames[inside], at[inside]
+        process_of = np.full(tables.size, NOBODY, np.int32)
+        for column in self._tops.T:
+            known = np.flatnonzero(is_held(self._snapshot.dump, column))
+            process_of[column[known]] = known
+        owners[frames] = process_of[at]
+        return owners
+
+    def _owners_of_tables(self) -> NDArray[np.int32]:
+        """By PFN the process whose table a frame is, as the walk of its tables met it."""
+        rows = self._kernel.mappings
+        own = (rows.count == 1) & (rows.space != SHARED) & self._self_map.shows(rows.virtual)
+        owners = np.full(self._snapshot.dump.frame_count, NOBODY, np.int32)
+        owners[rows.pfn[own]] = rows.space[own]
+        return owners
+
+    def _findings(self, columns: _Columns) -> NDArray[np.uint8]:
+        """The disagreements between records and the page tables of live processes."""
+        snapshot = self._snapshot
+        mapped = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+        found = np.full(mapped.size, RecordFinding.NONE, np.uint8)
+        free = look_up(_WITHOUT_USE, columns.states)
+        found[free & mapped] = RecordFinding.FREE_BUT_MAPPED
+        private = (columns.states == WindowsState.ACTIVE) & (
+            columns.uses == PageUse.PROCESS_PRIVATE
+        )
+        private &= snapshot.mapping_count == 0
+        found[private & snapshot.dump.held] = RecordFinding.PRIVATE_BUT_NOT_MAPPED
+        return found
+
+
+def _empty(records: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The rows with empty records.
+
+    The kernel has empty records for frames that it does not manage.
+    """
+    words = records.view(np.uint32)
+    for place in range(words.shape[1]):
+        rows = rows[words[rows, place] == 0]
+    return rows
+
+
+def _frames_of(mappings: Mappings, frame_count: int) -> NDArray[np.bool_]:
+    """The frames that some mappings lead to."""
+    marks = np.zeros(frame_count, bool)
+    if len(mappings.pfn):
+        count = np.minimum(mappings.pfn + mappings.count, frame_count) - mappings.pfn
+        mark_runs(marks, mappings.pfn, count)
+    return marks

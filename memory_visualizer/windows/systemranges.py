@@ -1,0 +1,143 @@
+"""The purpose of each part of the kernel's addresses, by the kernel's own word of it.
+
+Since build 15063 of 64-bit Windows 10 the kernel keeps one byte for each entry of the kernel's half
+of the top-level table (SystemVaType of _MI_VISIBLE_STATE, in the profiles of Volatility 2 and in
+symbols of later kernels). The array lies somewhere in the kernel's data. It is known by what it
+must say: the page frame database, the process objects and the prototype entries lie in parts whose
+bytes are known.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.formats.base import Dump
+from memory_visualizer.paging import MAY_WRITE, X64
+from memory_visualizer.snapshot.framerecords import PageUse
+from memory_visualizer.snapshot.system import System
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.windows.kernelimages import Images
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.selfmap import SelfMap
+
+_FIRST_BUILD = 15063
+_PARTS = 256
+_DATABASE, _NONPAGED, _PAGED = 4, 5, 6
+_HIGHEST_TYPE = 17
+_PAGES_AT_ONCE = 512
+_MOST_CANDIDATES = 64
+
+_USES = {
+    1: PageUse.SESSION,
+    _NONPAGED: PageUse.NONPAGED_POOL,
+    _PAGED: PageUse.PAGED_POOL,
+    7: PageUse.PAGED_POOL,  # the special pool
+    9: PageUse.SYSTEM_PTE,
+    11: PageUse.SESSION,
+    12: PageUse.DRIVER_IMAGE,
+}
+"""By _MI_SYSTEM_VA_TYPE, as far as all builds have it alike; other types stand for KERNEL."""
+_USES_BY_BUILD = (
+    (
+        range(16299, 17764),
+        {13: PageUse.NONPAGED_POOL, 14: PageUse.SYSTEM_PTE, 15: PageUse.KERNEL_STACK},
+    ),
+    (
+        range(19041, 22001),
+        {13: PageUse.SYSTEM_PTE, 14: PageUse.KERNEL_STACK, 15: PageUse.NONPAGED_POOL},
+    ),
+)
+"""The same for builds whose further types are known."""
+
+
+def uses_of_parts(
+    dump: Dump,
+    kernel: KernelMemory,
+    self_map: SelfMap,
+    images: Images,
+    system: System | None,
+    known: Mapping[str, NDArray[np.uint64]],
+) -> NDArray[np.uint8] | None:
+    """The PageUse in each of the 256 parts of the kernel's addresses; None where it is not told.
+
+    `known` are addresses of the ``database``, of process ``objects``, and of ``prototypes``.
+    """
+    if self_map.paging.architecture is not X64 or system is None or not system.build:
+        return None
+    if system.build < _FIRST_BUILD:
+        return None
+    expected = [
+        (part, kind)
+        for name, kind in (
+            ("database", _DATABASE),
+            ("objects", _NONPAGED),
+            ("prototypes", _PAGED),
+        )
+        if (part := _most_common_part(known[name])) is not None
+    ]
+    if len(expected) < len(known):
+        return None
+    types = _find(dump, kernel, images, expected)
+    if types is None:
+        return None
+    uses = np.full(_HIGHEST_TYPE + 1, PageUse.KERNEL, np.uint8)
+    further = [more for builds, more in _USES_BY_BUILD if system.build in builds]
+    for kind, use in {**_USES, **(further[0] if further else {})}.items():
+        uses[kind] = use
+    return uses[types]
+
+
+def parts_of(addresses: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The part in which each address of the kernel's half lies."""
+    return ((addresses >> np.uint64(39)) & np.uint64(_PARTS - 1)).astype(np.intp)
+
+
+def _most_common_part(addresses: NDArray[np.uint64]) -> int | None:
+    if not len(addresses):
+        return None
+    return int(np.argmax(np.bincount(parts_of(addresses), minlength=_PARTS)))
+
+
+def _find(
+    dump: Dump, kernel: KernelMemory, images: Images, expected: list[tuple[int, int]]
+) -> NDArray[np.uint8] | None:
+    """The array in which these parts have these types; None unless all that do are the same."""
+    pages = _data_pages(dump, kernel, images)
+    mapped = np.unique(parts_of(kernel.mappings.virtual))
+    found: list[NDArray[np.uint8]] = []
+    for start in range(0, len(pages), _PAGES_AT_ONCE):
+        some = pages[start : start + _PAGES_AT_ONCE + 1]  # the array may go on in the next page
+        frames = np.where(some < 0, dump.frame_count, some)
+        contents = dump.read_frames(frames).reshape(-1).view(np.uint8)
+        ends = len(contents) - _PARTS + 1
+        fits = np.ones(ends, bool)
+        for part, kind in expected:
+            fits &= contents[part : part + ends] == kind
+        for place in np.flatnonzero(fits)[:_MOST_CANDIDATES].tolist():
+            types = contents[place : place + _PARTS]
+            # What is mapped has a type, but for the tables' own window and the like.
+            told = np.count_nonzero(types[mapped])
+            if types.max() <= _HIGHEST_TYPE and 4 * told >= 3 * len(mapped):
+                found.append(types.copy())
+    distinct = {types.tobytes() for types in found}
+    return found[0] if len(distinct) == 1 else None
+
+
+def _data_pages(dump: Dump, kernel: KernelMemory, images: Images) -> NDArray[np.int64]:
+    """The frames of writable pages in images of the kernel's, in the order of their addresses.
+
+    Between stretches of addresses stands -1. Only as many are looked at as kernels have.
+    """
+    rows = kernel.mappings
+    chosen = images.hold(rows.virtual) & (rows.access & MAY_WRITE != 0)
+    limit = dump.budget.limit("page of the kernel's data")
+    ends = np.minimum(np.cumsum(rows.count[chosen]), limit)
+    dump.budget.refuse("page of the kernel's data", int(rows.count[chosen].sum()) - limit)
+    count = np.diff(ends, prepend=0)
+    inside = np.arange(int(count.sum())) - np.repeat(ends - count, count)
+    frames = np.repeat(rows.pfn[chosen], count) + inside
+    offset = (inside * PAGE_SIZE).astype(np.uint64)
+    virtual = np.repeat(rows.virtual[chosen], count) + offset
+    breaks = np.flatnonzero(np.diff(virtual) != PAGE_SIZE) + 1
+    return np.insert(np.where(frames < dump.frame_count, frames, -1), breaks, -1)

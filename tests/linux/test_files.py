@@ -1,0 +1,400 @@
+"""Files behind pages, regions of processes and modules: as the truth says, whatever is damaged."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from memory_visualizer import Snapshot
+from memory_visualizer.linux.mapletree import read_tree
+from memory_visualizer.snapshot.inventory import Region
+from tests.conftest import real_dumps
+from tests.synth.linux import LinuxTruth, forge_linux
+from tests.synth.linuxfiles import LAYOUT_OF_ERA, FilesTruth, RegionTruth
+
+ERAS = tuple(LAYOUT_OF_ERA)
+LOST = "[file without an inode]"
+
+
+@pytest.fixture(scope="module", params=ERAS)
+def sound(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, LinuxTruth, FilesTruth]:
+    """A dump with files of each era, and the truth about it."""
+    path = tmp_path_factory.mktemp("files") / "dump"
+    truth = forge_linux(path, request.param, files=True)
+    assert truth.files
+    return path, truth, truth.files
+
+
+def files_of_pages(snapshot: Snapshot) -> dict[int, tuple[str, int]]:
+    """Path and offset by frame."""
+    pages = snapshot.file_pages
+    rows = zip(pages.frame.tolist(), pages.file.tolist(), pages.offset.tolist(), strict=True)
+    return {frame: (pages.files[file].path, offset) for frame, file, offset in rows}
+
+
+def true_files(truth: FilesTruth) -> dict[int, tuple[str, int]]:
+    """The same by the truth; of pages whose file is lost nobody knows the name."""
+    return {
+        frame: (file.path if file else LOST, offset)
+        for frame, (file, offset) in truth.pages.items()
+    }
+
+
+def regions_of(snapshot: Snapshot) -> dict[int, list[RegionTruth]]:
+    """The regions by pid, in the truth's words."""
+    return {
+        process.pid: [as_truth(region) for region in regions]
+        for process in snapshot.processes
+        if (regions := snapshot.regions(process)) is not None
+    }
+
+
+def as_truth(region: Region) -> RegionTruth:
+    """A region in the truth's words."""
+    return RegionTruth(
+        region.start,
+        region.end,
+        region.protection,
+        region.is_private,
+        region.name,
+        region.file,
+        region.offset,
+        region.is_deleted,
+    )
+
+
+def test_the_file_of_each_page(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    path, _, truth = sound
+    snapshot = memory_visualizer.open(path)
+    assert files_of_pages(snapshot) == true_files(truth)
+    for frame, (file, offset) in truth.pages.items():
+        found = snapshot.file_of(frame)
+        assert found
+        if file:
+            told = found[0]
+            assert (told.kind, told.is_deleted, told.size) == (
+                file.kind,
+                file.is_deleted,
+                file.size,
+            )
+            assert (told.file_system, told.device, told.number) == (
+                file.file_system,
+                file.device,
+                file.number,
+            )
+        assert found[1] == offset
+    others = set(range(len(snapshot.classes))) - set(truth.pages)
+    assert not any(snapshot.file_of(frame) for frame in others)
+    assert [file.path for file in snapshot.files] == sorted(file.path for file in snapshot.files)
+
+
+def test_pages_and_processes_of_files(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    path, truth, files = sound
+    snapshot = memory_visualizer.open(path)
+    for file in snapshot.files:
+        frames = [
+            f for f, (own, _) in files.pages.items() if (own.path if own else LOST) == file.path
+        ]
+        assert file.pages == len(frames)
+        assert file.bytes == 4096 * len(frames)
+        words, counts = np.unique(truth.states[frames], return_counts=True)
+        assert file.states == dict(zip(words.tolist(), counts.tolist(), strict=True))
+        owners = {pid for pid, _, frame in truth.owners if frame in set(frames)}
+        assert {process.pid for process in file.processes} == owners
+        assert file.mapped == len({f for _, _, f in truth.owners} & set(frames))
+
+
+def test_the_regions_of_each_process(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    path, _, truth = sound
+    snapshot = memory_visualizer.open(path)
+    assert regions_of(snapshot) == truth.regions
+    odd = {
+        (process.pid, region.start, region.findings)
+        for process in snapshot.processes
+        for region in snapshot.regions(process) or ()
+        if region.findings
+    }
+    words = ("private, writable, executable", "executable without a file")
+    assert odd == {(pid, 0x6500_0000_0000, words) for pid in truth.regions}
+
+
+def test_the_modules(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    path, _, truth = sound
+    snapshot = memory_visualizer.open(path)
+    assert snapshot.modules is not None
+    assert [(m.name, m.ranges, m.frames) for m in snapshot.modules] == truth.modules
+
+
+def test_a_pickle_asks_again(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """Before and after the kernel was read."""
+    path, _, truth = sound
+    snapshot = memory_visualizer.open(path)
+    for _ in range(2):
+        again = pickle.loads(pickle.dumps(snapshot))
+        assert files_of_pages(again) == true_files(truth)
+        assert regions_of(again) == truth.regions
+        assert len(snapshot.modules or ()) == len(truth.modules)
+
+
+def test_without_types(
+    sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leads back proves itself; what nothing shows is missing, and a remark says so."""
+    path, linux, truth = sound
+    monkeypatch.setattr("memory_visualizer.linux.kernel.Btf.parse", lambda _: None)
+    snapshot = memory_visualizer.open(path)
+    assert snapshot.inventory
+    is_old = linux.era.release.startswith("5.10") or linux.era.release.startswith("6.1")
+    # Which name space a mount is of is not known, and since 6.18 one mount of each file system.
+    elsewhere = {"/mnt/data/deep/two\nlines": "/mnt/two\nlines"}
+    elsewhere |= {} if is_old else {"/mnt/data/large": "/large"}
+    assert files_of_pages(snapshot) == {
+        frame: (elsewhere.get(file, file), offset)
+        for frame, (file, offset) in true_files(truth).items()
+    }
+    found = regions_of(snapshot)
+    # Whose first thread has ended has no task that leads to its memory.
+    known = {pid: regions for pid, regions in truth.regions.items() if pid != 121}
+    named = {
+        pid: [replace(r, name="" if r.name.startswith("[anon:") else r.name) for r in regions]
+        for pid, regions in known.items()
+    }
+    assert {pid: regions for pid, regions in found.items() if pid in known} == named
+    assert snapshot.modules is not None
+    assert [module.name for module in snapshot.modules] == [name for name, _, _ in truth.modules]
+    if is_old:
+        assert [m.frames for m in snapshot.modules] == [frames for _, _, frames in truth.modules]
+    assert sum("BTF" in remark for remark in snapshot.inventory.remarks) == 3
+
+
+class Dump:
+    """A dump that is damaged, one thing at a time."""
+
+    def __init__(self, path: Path, truth: LinuxTruth, target: Path) -> None:
+        self.contents = bytearray(path.read_bytes())
+        self.truth = truth
+        self._target = target
+
+    def put(self, address: int, contents: bytes) -> None:
+        """Write at an address of the direct map."""
+        at = address - self.truth.direct
+        self.contents[at : at + len(contents)] = contents
+
+    def word(self, address: int) -> int:
+        at = address - self.truth.direct
+        return int.from_bytes(self.contents[at : at + 8], "little")
+
+    def open(self) -> Snapshot:
+        self._target.write_bytes(self.contents)
+        return memory_visualizer.open(self._target)
+
+
+@pytest.fixture
+def dump(sound: tuple[Path, LinuxTruth, FilesTruth], tmp_path: Path) -> Dump:
+    return Dump(sound[0], sound[1], tmp_path / "damaged")
+
+
+DAMAGE: dict[str, Callable[[int], bytes]] = {
+    "zeros": lambda size: bytes(size),
+    "ones": lambda size: b"\xff" * size,
+    "noise": lambda size: np.random.default_rng(3).bytes(size),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_inode_costs_its_file(
+    damage: str, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
+) -> None:
+    truth = sound[2]
+    path = "/mnt/rest.bin"
+    dump.put(truth.inodes[path], DAMAGE[damage](560))
+    found, true = files_of_pages(dump.open()), true_files(truth)
+    others = {frame: file for frame, file in true.items() if file[0] != path}
+    assert {frame: file for frame, file in found.items() if frame in others} == others
+    assert {file[0] for frame, file in found.items() if frame not in others} == {LOST}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_name_costs_its_file(
+    damage: str, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
+) -> None:
+    truth = sound[2]
+    path = "/run/small"
+    dump.put(truth.dentries[path], DAMAGE[damage](192))
+    found, true = files_of_pages(dump.open()), true_files(truth)
+    others = {frame: file for frame, file in true.items() if file[0] != path}
+    assert {frame: file for frame, file in found.items() if frame in others} == others
+    assert {file[0] for frame, file in found.items() if frame not in others} == {
+        "[inode 11 of tmpfs on 0:22]"
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_area_costs_its_region(
+    damage: str, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
+) -> None:
+    """Its addresses stay known where a tree tells them."""
+    truth = sound[2]
+    start = truth.regions[1][5].start
+    dump.put(truth.areas[1, start], DAMAGE[damage](120))
+    snapshot = dump.open()
+    found = regions_of(snapshot)
+    for pid, regions in truth.regions.items():
+        others = [region for region in regions if (pid, region.start) != (1, start)]
+        assert [r for r in found[pid] if (pid, r.start) != (1, start)] == others
+    told = [(r.end, r.protection) for r in found[1] if r.start == start]
+    assert told == (
+        [] if sound[1].era.release.startswith("5.10") else [(truth.regions[1][5].end, "")]
+    )
+    assert snapshot.inventory and any("(1)" in remark for remark in snapshot.inventory.remarks)
+
+
+def test_folders_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """A folder that lies in a folder of its own."""
+    truth = sound[2]
+    dump.put(truth.dentries["/lib"] + 24, truth.dentries["/mnt/rest.bin"].to_bytes(8, "little"))
+    dump.put(truth.dentries["/mnt/rest.bin"] + 24, truth.dentries["/lib"].to_bytes(8, "little"))
+    found, true = files_of_pages(dump.open()), true_files(truth)
+    lost = [frame for frame, file in true.items() if file[0].startswith(("/lib/", "/mnt/rest"))]
+    assert all(found[frame][0].startswith("[inode") for frame in lost)
+    assert all(found[frame] == file for frame, file in true.items() if frame not in lost)
+
+
+def test_mounts_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """Mounts that lie in each other: paths lose their fronts."""
+    mounts = sound[2].mounted
+    for mount, other in zip(mounts, [*mounts[1:], mounts[0]], strict=True):
+        dump.put(mount + 16, other.to_bytes(8, "little"))
+    found = files_of_pages(dump.open())
+    assert len(found) == len(sound[2].pages)
+    assert {file[0] for file in found.values()} >= {"/mnt/rest.bin", "/large", "/small"}
+
+
+def test_a_tree_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """A node that leads to itself, or a list that never ends, costs this process at most."""
+    truth = sound[2]
+    areas = [truth.areas[1, region.start] for region in truth.regions[1]]
+    if sound[1].era.release.startswith("5.10"):
+        dump.put(areas[-1] + 16, areas[3].to_bytes(8, "little"))
+    else:
+        contents = np.frombuffer(bytes(dump.contents), "<u8")
+        [at] = np.flatnonzero(contents == np.uint64(areas[3]))[:1].tolist()
+        node = dump.truth.direct + at * 8 & ~255
+        [above] = np.flatnonzero(contents == np.uint64(node | 0xC))[:1].tolist()
+        upper = dump.truth.direct + above * 8 & ~255
+        dump.contents[above * 8 : above * 8 + 8] = (upper | 0x1C).to_bytes(8, "little")
+    snapshot = dump.open()
+    found = regions_of(snapshot)
+    assert {pid: found[pid] for pid in found if pid != 1} == {
+        pid: regions for pid, regions in truth.regions.items() if pid != 1
+    }
+    assert set(found[1]) <= set(truth.regions[1])
+    assert snapshot.inventory and any("complete" in remark for remark in snapshot.inventory.remarks)
+
+
+@pytest.mark.parametrize("direction", [0, 8], ids=["forwards", "backwards"])
+def test_a_broken_list_of_modules(
+    direction: int, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
+) -> None:
+    """One link is broken, or leads in a circle: the other direction finds the rest."""
+    snapshot = memory_visualizer.open(sound[0])
+    assert snapshot.modules
+    link, place = sound[2].module_links[1]
+    dump.put(place + direction, bytes(8))
+    again = dump.open()
+    assert again.modules == snapshot.modules
+    dump.put(place + direction, link.to_bytes(8, "little"))
+    assert dump.open().modules == snapshot.modules
+
+
+REAL = ("linux-5.10-x64-136m", "linux-7.3-arm64-160m")
+
+
+@pytest.fixture(scope="module", params=REAL)
+def real(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A real guest's dump, of which files.npz tells what its pages hold."""
+    import subprocess
+
+    packed = real_dumps() / f"{request.param}.raw.xz"
+    if not packed.exists():
+        pytest.skip(f"no real dump here: MEMVIZ_DUMPS names the folder of {packed.name}")
+    path = tmp_path_factory.mktemp("real") / "dump.raw"
+    with path.open("wb") as file:
+        subprocess.run(["xz", "-dc", packed], stdout=file, check=True)
+    return request.param, path
+
+
+@pytest.mark.real
+def test_real_files(real: tuple[str, Path]) -> None:
+    """Path and offset of the cached pages, by the kernel's own word."""
+    name, path = real
+    told = np.load(real_dumps() / f"{name}.files.npz")
+    found = files_of_pages(memory_visualizer.open(path))
+    paths = told["file_paths"].tolist()
+    rows = zip(
+        told["pfn"].tolist(), told["file_index"].tolist(), told["page_index"].tolist(), strict=True
+    )
+    right = [found.get(pfn) == (paths[file], page * 4096) for pfn, file, page in rows]
+    assert len(right) > 3000
+    assert np.mean(right) >= 0.999
+
+
+@pytest.mark.real
+def test_real_regions(real: tuple[str, Path]) -> None:
+    """Each page of each process lies in one of its regions, and what is named is what it is."""
+    name, path = real
+    told = np.load(real_dumps() / f"{name}.truth.npz")
+    snapshot = memory_visualizer.open(path)
+    known = {process.pid: snapshot.regions(process) for process in snapshot.processes}
+    for pid in np.unique(told["owner_pid"]).tolist():
+        regions = known[pid]
+        assert regions
+        starts, ends = (
+            np.array([getattr(r, edge) for r in regions], np.uint64) for edge in ("start", "end")
+        )
+        virtual = told["owner_virtual"][told["owner_pid"] == pid].astype(np.uint64)
+        row = np.searchsorted(starts, virtual, "right").astype(np.int64) - 1
+        assert (row >= 0).all() and (virtual < ends[row]).all()
+        names = [region.name for region in regions]
+        assert names.count("[stack]") == names.count("[vdso]") == 1
+
+
+class _Memory:
+    """Memory with some words at addresses."""
+
+    upper = 1 << 63
+    word = 8
+
+    def __init__(self, nodes: dict[int, list[int]]) -> None:
+        self._nodes = nodes
+
+    def read_each(self, addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = [self._nodes.get(at, [0] * 32) for at in addresses.tolist()]
+        known = [at in self._nodes for at in addresses.tolist()]
+        return np.array(rows, np.uint64).reshape(-1, 32).view(np.uint8), np.array(known, bool)
+
+    def words(self, raw: np.ndarray) -> np.ndarray:
+        return raw.view(np.uint64)
+
+
+def test_a_tree_of_one_entry_and_of_none() -> None:
+    memory = _Memory({})
+    assert read_tree(memory, 0, 9).rows == []  # type: ignore[arg-type]
+    assert read_tree(memory, 0xFFFF_8000_0000_1000, 9).rows == [(0, 0, 0xFFFF_8000_0000_1000)]  # type: ignore[arg-type]
+
+
+def test_a_tree_whose_nodes_are_all_alike() -> None:
+    """Sixteen slots that lead to the node itself: each node is read once."""
+    node = 0xFFFF_8000_0000_1000
+    words = [0, *range(10, 160, 10), *[node | 0x14] * 16]
+    found = read_tree(_Memory({node: words}), node | 0x16, 1000)  # type: ignore[arg-type]
+    assert found.rows == []
+    assert found.lost == 16

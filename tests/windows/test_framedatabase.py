@@ -1,0 +1,509 @@
+"""The page frame database: state, use, priority and former owner of each frame against the truth.
+
+The synthetic dumps have it with the layouts of the profiles and of later kernels; what a record
+says was noted when its frame was given to somebody (tests/synth/framedatabase.py).
+"""
+
+import csv
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import memory_visualizer
+from memory_visualizer import Snapshot
+from memory_visualizer.cli.memviz import main
+from memory_visualizer.picture.colouring import colour_by
+from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.snapshot.framerecords import (
+    NO_PRIORITY,
+    NOBODY,
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    WindowsState,
+)
+from memory_visualizer.windows import framestates
+from tests.synth import MIB, Profile, Truth, builds, forge, profiles
+from tests.synth.containers import write_lime
+from tests.synth.framedatabase import RecordTruth
+from tests.synth.memory import PAGE_SIZE
+
+ALL = {**profiles(), **builds()}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "XP": ("WinXPSP2x86", {}),
+    "XP PAE": ("WinXPSP3x86", {"pae": True}),
+    "2003": ("Win2003SP0x86", {}),
+    "2003 PAE": ("Win2003SP2x86", {"pae": True}),
+    "XP x64": ("WinXPSP2x64", {}),
+    "2003 x64": ("Win2003SP2x64", {}),
+    "Vista": ("VistaSP2x86", {"pae": False}),
+    "Vista PAE": ("VistaSP0x86", {}),
+    "Vista x64 without service pack": ("VistaSP0x64", {}),
+    "Vista x64": ("VistaSP2x64", {}),
+    "7": ("Win7SP1x86", {"pae": False}),
+    "7 PAE": ("Win7SP1x86", {}),
+    "7 x64": ("Win7SP1x64", {}),
+    "7 x64 with holes": ("Win7SP1x64", {"holes": [(2000, 3000)]}),
+    "8": ("Win8SP0x86", {}),
+    "8 x64": ("Win8SP0x64", {}),
+    "8.1 x64": ("Win8SP1x64", {}),
+    "10": ("Win10x86_17763", {}),
+    "10 x64 first": ("Win10x64_10240_17770", {}),
+    "10 x64 1607": ("Win2016x64_14393", {}),
+    "10 x64 1809": ("Win10x64_17763", {}),
+    "10 x64 1809, 5 levels": ("Win10x64_17763", {"five_levels": True}),
+    "10 x64 2004, shadows": ("Win10x64_19041", {"shadow_tables": True}),
+    "Server 2022": ("Win2022x64_20348", {}),
+    "11": ("Win11x64_22000", {}),
+}
+"""Each kernel generation, in each way of paging that it has."""
+
+
+def told_uses(profile: Profile, pae: bool | None, *, five_levels: bool) -> dict[str, str]:
+    """What a version's records do not tell apart: docs/windows.md has the same."""
+    untold: dict[str, str] = {}
+    wide, version = profile.bits == 64, profile.version
+    tells_types = profile.tells_system_types and not five_levels
+    if not (tells_types or (wide and version in ((6, 0), (6, 1)))):
+        regions = ("paged pool", "nonpaged pool", "session", "system PTE")
+        untold |= dict.fromkeys(regions, "kernel")
+    if version >= (6, 2):
+        untold |= {"kernel stack": "kernel", "AWE": "driver locked"}
+    if "KernelStack" not in profile.frame_record["members"]:
+        untold |= {"kernel stack": "kernel"}
+    if tells_types:
+        # Before build 16299 stacks have no part of the kernel's addresses for themselves.
+        untold["kernel stack"] = "kernel stack" if profile.build >= 16299 else "system PTE"
+    has_pae = profile.usually_has_pae if pae is None else pae
+    if not wide and not has_pae:
+        untold |= dict.fromkeys(("mapped file", "metafile", "image"), "file")
+    return untold
+
+
+def synthetic_dump(path: Path, name: str, **options: Any) -> tuple[Truth, RecordTruth]:
+    """A dump with a page frame database, and the truth about it."""
+    truth = forge(path, ALL[name], database=True, **{"size": 32 * MIB, **options})
+    assert truth.records is not None
+    return truth, truth.records
+
+
+def records_of(snapshot: Snapshot) -> FrameRecords:
+    """What the database of a dump tells, where it is found."""
+    assert snapshot.records is not None, snapshot.record_remarks
+    return snapshot.records
+
+
+def states_of(records: FrameRecords) -> npt.NDArray[np.str_]:
+    return np.array([state.label for state in WindowsState])[records.states]
+
+
+def uses_of(records: FrameRecords) -> npt.NDArray[np.str_]:
+    assert records.uses is not None
+    return np.array([use.label for use in PageUse])[records.uses]
+
+
+def pids_of(snapshot: Snapshot) -> npt.NDArray[np.int64]:
+    """The pid of each frame's former owner; -1 where there is none."""
+    owners = records_of(snapshot).last_owners
+    assert owners is not None
+    pids = np.array([process.pid for process in snapshot.processes])
+    return np.where(owners == NOBODY, -1, pids[owners])
+
+
+def true_pids(truth: Truth, records: RecordTruth) -> npt.NDArray[np.int64]:
+    pids = np.array([process.pid for process in truth.processes])
+    owners = records.records["last_owner"]
+    return np.where(owners < 0, -1, pids[owners])
+
+
+def check(path: Path, name: str, **options: Any) -> None:
+    """Everything that the database tells is true of every frame."""
+    truth, expected = synthetic_dump(path, name, **options)
+    snapshot = memory_visualizer.open(path)
+    records = records_of(snapshot)
+    assert records.database is not None and records.priorities is not None
+    assert (records.database.address, records.database.stride) == (
+        expected.address,
+        expected.stride,
+    )
+    assert records.database.agreement > 0.99
+    np.testing.assert_array_equal(states_of(records), expected.records["state"])
+    uses = expected.records["use"].copy()
+    five_levels = options.get("five_levels", False)
+    for use, told in told_uses(ALL[name], options.get("pae"), five_levels=five_levels).items():
+        uses[uses == use] = told
+    np.testing.assert_array_equal(uses_of(records), uses)
+    np.testing.assert_array_equal(pids_of(snapshot), true_pids(truth, expected))
+    priorities = records.priorities.astype(np.int16)
+    priorities[priorities == NO_PRIORITY] = -1
+    np.testing.assert_array_equal(priorities, expected.records["priority"])
+    assert not any(snapshot.finding_counts().values())
+    assert snapshot.record_remarks == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, tmp_path: Path) -> None:
+    name, options = FAMILIES[family]
+    check(tmp_path / "dump", name, **options)
+
+
+def test_truth_has_all_kinds(tmp_path: Path) -> None:
+    """The tests above would say nothing of a state or use that no frame has."""
+    truth, records = synthetic_dump(tmp_path / "dump", "Win7SP1x64")
+    states = {state.label for state in WindowsState if state}
+    assert set(records.records["state"]) == states
+    untold = {"absent", "file"}
+    assert set(records.records["use"]) == {use.label for use in PageUse} - untold
+    assert np.count_nonzero(true_pids(truth, records) > 0) > 100
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_profiles(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("all_profiles"):
+        pytest.skip("all profiles take half a minute: with --all-profiles")
+    check(tmp_path / "dump", name, size=16 * MIB)
+
+
+def changed(path: Path, change: Callable[[npt.NDArray[np.uint8]], None]) -> Snapshot:
+    """The dump after some bytes of it were changed."""
+    contents = np.memmap(path, np.uint8, "r+")
+    change(contents)
+    contents.flush()
+    del contents
+    return memory_visualizer.open(path)
+
+
+def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where in the dump each byte of the records of some frames lies, shape (n, size)."""
+    place = frames[:, None] * truth.stride + np.arange(truth.stride)
+    found: npt.NDArray[np.int64] = truth.frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE
+    return found
+
+
+@pytest.mark.parametrize("is_hole", [False, True])
+@pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
+def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) -> None:
+    """Pages of zeros, or pages that the dump does not hold."""
+    path = tmp_path / "dump"
+    _, expected = synthetic_dump(path, name, size=64 * MIB)
+    before = records_of(memory_visualizer.open(path))
+    lost = np.random.default_rng(4).choice(len(expected.frames), 2, replace=False)
+    told = np.unique(np.concatenate([expected.told_by(page) for page in lost.tolist()]))
+    frames = expected.frames[lost]
+    if is_hole:
+        contents = path.read_bytes()
+        kept = np.delete(np.arange(len(contents) // PAGE_SIZE), frames)
+        edges = np.split(kept, np.flatnonzero(np.diff(kept) != 1) + 1)
+        runs = [(int(run[0]), int(run[-1]) + 1) for run in edges]
+        write_lime(
+            path,
+            [(a * PAGE_SIZE, contents[a * PAGE_SIZE : b * PAGE_SIZE]) for a, b in runs],
+        )
+        after = records_of(memory_visualizer.open(path))
+        assert np.all(after.states[frames] == WindowsState.ABSENT)
+    else:
+        after = records_of(
+            changed(path, lambda dump: dump.reshape(-1, PAGE_SIZE).__setitem__(frames, 0))
+        )
+    others = np.setdiff1d(np.arange(len(before.states)), [*told, *frames * is_hole])
+    left = np.setdiff1d(told, frames)
+    assert np.all(after.states[left] == WindowsState.UNKNOWN)
+    assert before.uses is not None and after.uses is not None
+    np.testing.assert_array_equal(after.states[others], before.states[others])
+    np.testing.assert_array_equal(after.uses[others], before.uses[others])
+    assert before.priorities is not None and after.priorities is not None
+    np.testing.assert_array_equal(after.priorities[others], before.priorities[others])
+
+
+@pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
+def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    _, expected = synthetic_dump(path, name)
+    before = records_of(memory_visualizer.open(path))
+    rng = np.random.default_rng(5)
+    active = np.flatnonzero(expected.records["state"] == "active")
+    chosen = rng.choice(active[active > 256], 40, replace=False)
+    places = record_places(expected, chosen)
+    noise = rng.integers(0, 256, places.shape, np.uint8)
+    after = records_of(changed(path, lambda dump: dump.__setitem__(places, noise)))
+    others = np.setdiff1d(np.arange(len(before.states)), chosen)
+    assert after.database is not None and before.database is not None
+    assert after.database.address == before.database.address
+    assert before.uses is not None and after.uses is not None
+    assert before.last_owners is not None and after.last_owners is not None
+    np.testing.assert_array_equal(after.states[others], before.states[others])
+    np.testing.assert_array_equal(after.uses[others], before.uses[others])
+    np.testing.assert_array_equal(after.last_owners[others], before.last_owners[others])
+
+
+def hostile_random(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
+    """Noise in the place of the database."""
+    noise = np.random.default_rng(6).integers(0, 256, (len(truth.frames), PAGE_SIZE), np.uint8)
+    dump.reshape(-1, PAGE_SIZE)[truth.frames] = noise
+
+
+def hostile_circular(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
+    """Each frame is in the table that it is itself."""
+    layout = 40 if truth.stride == 48 else truth.stride - 4
+    frames = np.arange(len(truth.records))
+    places = record_places(truth, frames)[:, layout : layout + 4]
+    dump[places] = frames.astype("<u4")[:, None].view(np.uint8)
+
+
+def hostile_stride(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
+    """The records of an array whose records are larger: each one page's are shifted."""
+    for number, frame in enumerate(truth.frames.tolist()):
+        page = dump.reshape(-1, PAGE_SIZE)[frame]
+        page[:] = np.roll(page, 4 * number)
+
+
+@pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
+@pytest.mark.parametrize("harm", [hostile_random, hostile_circular, hostile_stride])
+def test_hostile_databases(
+    name: str, harm: Callable[[npt.NDArray[np.uint8], RecordTruth], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "dump"
+    _, expected = synthetic_dump(path, name)
+    snapshot = changed(path, lambda dump: harm(dump, expected))
+    assert snapshot.records is None
+    assert snapshot.states is None and snapshot.uses is None
+    assert snapshot.summary()["pfn_database"] is None
+
+
+@pytest.mark.parametrize(("share", "is_believed"), [(0.35, True), (0.65, False)])
+def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) -> None:
+    """Records of user pages lead nowhere: up to a half of them are borne, and told of."""
+    path = tmp_path / "dump"
+    truth, expected = synthetic_dump(path, "Win10x64_17763", kernel_pages=150, user_pages=300)
+    rows = expected.records
+    single = truth.mappings["frame"][truth.mappings["size"] == PAGE_SIZE]
+    mapped = (rows["state"] == "active") & np.isin(np.arange(len(rows)), single)
+    of_users = mapped & np.isin(rows["use"], ["process private", "image", "shareable"])
+    wrong = np.random.default_rng(7).permutation(np.flatnonzero(of_users))
+    wrong = wrong[: int(share * np.count_nonzero(mapped))]
+    places = record_places(expected, wrong)[:, 40:44]
+    snapshot = changed(path, lambda dump: dump.__setitem__(places, 1))
+    if is_believed:
+        records = records_of(snapshot)
+        assert records.database is not None
+        assert records.database.agreement == pytest.approx(1 - share, abs=0.01)
+    else:
+        assert snapshot.records is None
+        [remark] = snapshot.record_remarks
+        assert f"page frame database at {expected.address:#x} is not believed" in remark
+        assert remark in snapshot.summary()["remarks"]
+
+
+_TYPES = 59 * PAGE_SIZE - 0x80
+"""Where in the kernel's image the synthetic dumps have the array of types: across two pages."""
+
+
+@pytest.mark.parametrize("harm", ["lost", "another", "altered"])
+def test_array_of_types(harm: str, tmp_path: Path) -> None:
+    """Where it is lost, or there are two, its parts are not told; a wrong byte costs its part."""
+    path = tmp_path / "dump"
+    truth, expected = synthetic_dump(path, "Win10x64_19041")
+    before = uses_of(records_of(memory_visualizer.open(path)))
+    image = int.from_bytes(ALL["Win10x64_19041"].kdbg_header[:4], "little") << 32 | 0x02A0_0000
+    notes = truth.mappings[truth.mappings["size"] == PAGE_SIZE]
+
+    def place(virtual: int) -> int:
+        [frame] = notes["frame"][notes["virtual"] == virtual // PAGE_SIZE * PAGE_SIZE]
+        return int(frame) * PAGE_SIZE + virtual % PAGE_SIZE
+
+    starts = [place(image + _TYPES), place(image + _TYPES + 0x80)]
+    pool = np.flatnonzero(expected.records["use"] == "paged pool")
+    part = int(expected.records["pte_address"][pool[0]] >> 30) & 0xFF  # of the page, in the window
+
+    def change(dump: npt.NDArray[np.uint8]) -> None:
+        array = np.concatenate([dump[start : start + 0x80] for start in starts])
+        [session] = np.flatnonzero(array == 1)
+        assert array[part] == 6
+        if harm == "lost":
+            for start in starts:
+                dump[start : start + 0x80] = 0
+        elif harm == "altered":
+            array[session] = 9
+            dump[starts[0] : starts[0] + 0x80] = array[:0x80]
+            dump[starts[1] : starts[1] + 0x80] = array[0x80:]
+        else:
+            other = place(image + 61 * PAGE_SIZE)
+            array[session] = 9
+            dump[other : other + 0x100] = array
+
+    after = uses_of(records_of(changed(path, change)))
+    told = {"paged pool", "nonpaged pool", "session", "system PTE", "kernel stack"}
+    expected_uses = before.copy()
+    if harm == "altered":
+        expected_uses[before == "session"] = "system PTE"
+    else:
+        expected_uses[np.isin(before, [*told])] = "kernel"
+    np.testing.assert_array_equal(after, expected_uses)
+
+
+@pytest.fixture(scope="module")
+def contradicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
+    """A dump in which an entry of a process was altered, and the two frames that this is about.
+
+    It led to the second frame, and leads to the first one, which is free.
+    """
+    path = tmp_path_factory.mktemp("contradicted") / "dump"
+    _, expected = synthetic_dump(path, "Win10x64_17763")
+    rows = expected.records
+    free = int(np.flatnonzero(rows["state"] == "free")[7])
+    private = (rows["state"] == "active") & (rows["use"] == "process private")
+    hidden = int(np.flatnonzero(private)[100])
+    entry = (
+        int(rows["pte_frame"][hidden]) * PAGE_SIZE + int(rows["pte_address"][hidden]) % PAGE_SIZE
+    )
+
+    def alter(dump: npt.NDArray[np.uint8]) -> None:
+        value = int.from_bytes(dump[entry : entry + 8].tobytes(), "little")
+        assert value >> 12 & (1 << 36) - 1 == hidden
+        value ^= (hidden ^ free) << 12
+        dump[entry : entry + 8] = np.frombuffer(value.to_bytes(8, "little"), np.uint8)
+
+    changed(path, alter)
+    return path, free, hidden
+
+
+def test_contradictions(contradicted: tuple[Path, int, int]) -> None:
+    path, free, hidden = contradicted
+    records = records_of(memory_visualizer.open(path))
+    assert records.findings is not None
+    assert {frame: RecordFinding(records.findings[frame]) for frame in (free, hidden)} == {
+        free: RecordFinding.FREE_BUT_MAPPED,
+        hidden: RecordFinding.PRIVATE_BUT_NOT_MAPPED,
+    }
+    assert np.count_nonzero(records.findings) == 2
+
+
+def test_outputs(
+    contradicted: tuple[Path, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables, JSON and summary tell the same as the snapshot."""
+    path, free, hidden = contradicted
+    outputs = [str(tmp_path / name) for name in ("a.png", "a.npz", "a.json")]
+    arguments = [str(path), "-o", outputs[0], "--table", outputs[1], "--json", outputs[2]]
+    assert main([*arguments, "--uses", "--color-by", "use"]) == 0
+    printed = capsys.readouterr().out
+    assert f"free but mapped: 1 page ({free * PAGE_SIZE:#x})" in printed
+    assert f"private but not mapped: 1 page ({hidden * PAGE_SIZE:#x})" in printed
+    snapshot = memory_visualizer.open(path)
+    records = records_of(snapshot)
+    with np.load(outputs[1]) as table:
+        np.testing.assert_array_equal(table["state_names"][table["state"]], states_of(records))
+        np.testing.assert_array_equal(table["use_names"][table["use"]], uses_of(records))
+        np.testing.assert_array_equal(table["last_owner_pid"], pids_of(snapshot))
+        np.testing.assert_array_equal(table["priority"], records.priorities)
+        findings = table["finding_names"][table["finding"]]
+        assert (findings[free], findings[hidden]) == ("free but mapped", "private but not mapped")
+    summary = json.loads(Path(outputs[2]).read_text())
+    assert records.database is not None
+    assert summary["pfn_database"] == {
+        "address": hex(records.database.address),
+        "stride": 48,
+        "agreement": round(records.database.agreement, 4),
+    }
+    frames = snapshot.classes.size
+    assert sum(summary["states"].values()) == sum(summary["uses"].values()) == frames
+    assert summary["frame_findings"] == {"free but mapped": 1, "private but not mapped": 1}
+    pids, counts = np.unique(pids_of(snapshot), return_counts=True)
+    assert summary["last_owners"] == {
+        str(pid): count for pid, count in zip(pids, counts, strict=True) if pid >= 0
+    }
+
+
+def test_uses_as_a_table(
+    contradicted: tuple[Path, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Uses down, states across; rows and columns add up to the frames of the dump."""
+    assert main([str(contradicted[0]), "-o", str(tmp_path / "a.png"), "--uses"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Pages by use and state")
+    titles = lines[start + 1]
+    rows = lines[start + 2 : lines.index("", start)]
+    records = records_of(memory_visualizer.open(contradicted[0]))
+    states, uses = states_of(records), uses_of(records)
+    assert [row.split("  ")[1] for row in rows] == [
+        *(use.label for use in PageUse if use.label in uses),
+        "total",
+    ]
+    for state in WindowsState:
+        if state.label not in states:
+            assert f" {state.label} " not in titles
+            continue
+        end = titles.index(f"  {state.label}  ") + len(state.label) + 2
+        for row in rows:
+            use = row.split("  ")[1]
+            chosen = (states == state.label) & ((uses == use) | (use == "total"))
+            cell = row[:end].rpartition("  ")[2].strip().replace(",", "")
+            assert cell == (str(chosen.sum()) if chosen.any() else ""), (use, state)
+    assert f" {len(states):,} " in rows[-1] and rows[-1].endswith("32 MiB")
+
+
+def test_csv_and_parquet(contradicted: tuple[Path, int, int], tmp_path: Path) -> None:
+    path, free, _ = contradicted
+    snapshot = memory_visualizer.open(path)
+    records = records_of(snapshot)
+    assert records.priorities is not None
+    arguments = [str(path), "-q", "-o", str(tmp_path / "a.png"), "--table"]
+    for name in ("a.csv", "a.parquet"):
+        assert main([*arguments, str(tmp_path / name), "--force"]) == 0
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == states_of(records).tolist()
+    assert [row["use"] for row in rows] == uses_of(records).tolist()
+    owners = [str(pid) if pid >= 0 else "" for pid in pids_of(snapshot).tolist()]
+    assert [row["last_owner_pid"] for row in rows] == owners
+    priorities = [None if one == NO_PRIORITY else one for one in records.priorities.tolist()]
+    assert [int(row["priority"]) if row["priority"] else None for row in rows] == priorities
+    assert rows[free]["finding"] == "free but mapped"
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.read_table(tmp_path / "a.parquet")
+    assert table["state"].to_pylist() == states_of(records).tolist()
+    assert table["use"].to_pylist() == uses_of(records).tolist()
+    assert table["priority"].to_pylist() == priorities
+    owned = [pid if pid >= 0 else None for pid in pids_of(snapshot).tolist()]
+    assert table["last_owner_pid"].to_pylist() == owned
+    assert table["finding"].to_pylist()[free] == "free but mapped"
+
+
+@pytest.mark.parametrize("color_by", ["state", "use"])
+@pytest.mark.parametrize("palette", PALETTES)
+def test_colours(color_by: str, palette: str, contradicted: tuple[Path, int, int]) -> None:
+    snapshot = memory_visualizer.open(contradicted[0])
+    records = records_of(snapshot)
+    colouring = colour_by(color_by, snapshot, PALETTES[palette], lambda: records.states)
+    labels = np.array([swatch.label for swatch in colouring.swatches])
+    expected = states_of(records) if color_by == "state" else uses_of(records)
+    np.testing.assert_array_equal(labels[colouring.values], expected)
+    colours = [swatch.colour for swatch in colouring.swatches]
+    assert len(set(colours)) == len(colours)
+
+
+def test_read_only_where_asked_for(
+    contradicted: tuple[Path, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture by class needs no records."""
+
+    def refuse(*_: object) -> FrameRecords:
+        raise AssertionError("the records were read")
+
+    monkeypatch.setattr(framestates, "read_records", refuse)
+    assert main([str(contradicted[0]), "-o", str(tmp_path / "a.png")]) == 0
+    with pytest.raises(AssertionError, match="were read"):
+        main([str(contradicted[0]), "-o", str(tmp_path / "b.png"), "--uses"])
+
+
+def test_pickled_before_it_was_asked(contradicted: tuple[Path, int, int]) -> None:
+    snapshot = memory_visualizer.open(contradicted[0])
+    again: Snapshot = pickle.loads(pickle.dumps(snapshot))
+    np.testing.assert_array_equal(records_of(again).states, records_of(snapshot).states)
