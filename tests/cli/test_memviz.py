@@ -28,7 +28,7 @@ from memory_visualizer.picture.palette import DEFAULT, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.oddities import Image as Memory
 from tests.synth import Truth, forge, profiles
-from tests.synth.containers import write_lime
+from tests.synth.containers import write_kdump, write_lime
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
 from tests.unknown.test_machine import elf
@@ -718,6 +718,22 @@ def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
         in result.stderr
     )
     assert (tmp_path / "core.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"), [(b"s390x", "IBM Z"), (b"ppc64", "64-bit PowerPC"), (b"ppc", "PowerPC")]
+)
+def test_a_big_endian_kdump_file(machine: bytes, name: str, tmp_path: Path) -> None:
+    """The header's names tell the machine; zeros and data are painted."""
+    contents = bytes(4 * PAGE_SIZE) + b"data" * PAGE_SIZE
+    bits = 32 if machine == b"ppc" else 64
+    write_kdump(tmp_path / "dump", [(0, contents)], order=">", machine=machine, bits=bits)
+    result = run(["dump", "-o", "dump.png"], tmp_path)
+    assert result.returncode == 3
+    sentence = f"the dump is of {name}, which this program does not read; only zeros and data"
+    assert sentence in result.stderr
+    expected = 4 * ["unused-zero"] + 4 * ["unused-data"]
+    assert classes_in(tmp_path / "dump.png", 8) == expected
 
 
 def test_a_machine_without_no_execute(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
         (
             task.pid,
             task.ppid,
-            (truth.era.has_btf and task.full_name) or task.comm,
+            (truth.tells_full_names and task.full_name) or task.comm,
             0 if task.pid in unknown else task.dtb,
             task.address,
             task.alive and task.pid not in unknown,
