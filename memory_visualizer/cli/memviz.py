@@ -30,13 +30,6 @@ from memory_visualizer.cli.command import (
     write_picture,
 )
 from memory_visualizer.cli.progress import ProgressLine
-from memory_visualizer.cli.recordlines import (
-    contradiction_lines,
-    database_lines,
-    last_owner_lines,
-    state_lines,
-    use_lines,
-)
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.summary import dump_holes, write_json
 from memory_visualizer.export.tables import (
@@ -412,6 +405,14 @@ def _record_blocks(
     """What the kernel says of its frames, where that was asked for, or is known anyway."""
     if not snapshot.has_read_records or snapshot.records is None:
         return []
+    from memory_visualizer.cli.recordlines import (  # here, since most runs print no such lines
+        contradiction_lines,
+        database_lines,
+        last_owner_lines,
+        state_lines,
+        use_lines,
+    )
+
     return [
         database_lines(snapshot) if options.verbose else [],
         use_lines(snapshot) if options.uses else state_lines(snapshot),
