@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,27 @@ def test_profiles(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> Non
     if not pytestconfig.getoption("all_profiles"):
         pytest.skip("all profiles take half a minute: with --all-profiles")
     check(tmp_path / "dump", name, size=16 * MIB)
+
+
+@pytest.mark.parametrize(("name", "size"), [("Win2003SP0x86", 36), ("Win2003SP1x64", 72)])
+def test_a_layout_that_nobody_knows(name: str, size: int, tmp_path: Path) -> None:
+    """Records of another size are found, too; what only their layout would tell is not told."""
+    record = {**ALL[name].frame_record, "size": size}
+    profile = replace(ALL[name], frame_record=record)
+    truth = forge(tmp_path / "dump", profile, size=32 * MIB, database=True)
+    assert truth.records is not None
+    records = records_of(memory_visualizer.open(tmp_path / "dump"))
+    assert records.database is not None and records.priorities is not None
+    assert (records.database.address, records.database.stride) == (truth.records.address, size)
+    np.testing.assert_array_equal(states_of(records), truth.records.records["state"])
+    uses = truth.records.records["use"].copy()
+    for use in ("mapped file", "metafile", "image", "shareable"):
+        uses[uses == use] = "unknown"
+    for use in ("paged pool", "nonpaged pool", "session", "system PTE", "kernel stack"):
+        uses[uses == use] = "kernel"
+    uses[uses == "AWE"] = "driver locked"
+    np.testing.assert_array_equal(uses_of(records), uses)
+    assert np.all(records.priorities == NO_PRIORITY)
 
 
 def changed(path: Path, change: Callable[[npt.NDArray[np.uint8]], None]) -> Snapshot:
