@@ -665,7 +665,9 @@ def test_choosing_a_process_lights_its_left_out_pages(
     assert lit(page, filtered) == expected
 
 
-@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "use")])
+@pytest.mark.parametrize(
+    "name", [name for name in COLOURINGS if name not in ("state", "use", "file")]
+)
 def test_left_out_pages_equal_the_png(
     open_page: Callable[..., "Page"], filtered: Filtered, name: str
 ) -> None:
