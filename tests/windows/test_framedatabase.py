@@ -151,6 +151,7 @@ def check(path: Path, name: str, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_families(family: str, tmp_path: Path) -> None:
     name, options = FAMILIES[family]
     check(tmp_path / "dump", name, **options)
@@ -212,6 +213,7 @@ def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDAr
 
 @pytest.mark.parametrize("is_hole", [False, True])
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
+@pytest.mark.many
 def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) -> None:
     """Pages of zeros, or pages that the dump does not hold."""
     path = tmp_path / "dump"
