@@ -181,7 +181,7 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         "uses": _use_counts(snapshot),
         "pfn_database": _database(snapshot),
         "frame_findings": _finding_counts(snapshot),
-        "last_owners": _last_owner_counts(snapshot),
+        "last_owners": _last_owner_counts(snapshot.with_last_owners(chosen)),
         "stale_spaces": snapshot.stale_spaces,
         "volatility2_profiles": list(profiles_of(snapshot)),
         "processes_left_out": len(left_out),

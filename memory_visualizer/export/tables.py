@@ -75,7 +75,7 @@ def write_table(
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
     write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
     with whole_file(path, force=force) as file:
-        write(file, snapshot, _owners(snapshot, chosen))
+        write(file, snapshot.with_last_owners(chosen), _owners(snapshot, chosen))
 
 
 def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:

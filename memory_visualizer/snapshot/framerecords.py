@@ -4,7 +4,8 @@ Windows keeps them in the page frame database (`MmPfnDatabase`), Linux in its ar
 `struct page`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -147,6 +148,15 @@ class FrameRecords:
     database: FrameDatabase | None = None
     remarks: tuple[str, ...] = ()
     """Sentences for the user on records that were not found or are not credible."""
+
+    def of(self, processes: Collection[int]) -> "FrameRecords":
+        """The same records with these processes, by their index, as the only former owners."""
+        if self.last_owners is None:
+            return self
+        # One place more, for NOBODY.
+        table = np.full(max(self.last_owners.max(initial=NOBODY), *processes, 0) + 2, NOBODY)
+        table[list(processes)] = list(processes)
+        return replace(self, last_owners=table.astype(np.int32)[self.last_owners])
 
 
 _USES_ON_LINUX = {

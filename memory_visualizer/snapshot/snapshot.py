@@ -1,7 +1,7 @@
 """The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -106,6 +106,15 @@ class Snapshot(PageMap):
         if told is None or isinstance(told, FrameRecords):
             return told or ()
         return told(self)
+
+    def with_last_owners(self, chosen: Collection[int] | None) -> Self:
+        """The snapshot with only the chosen processes, by their index, as former owners of frames.
+
+        The snapshot itself where `chosen` is None.
+        """
+        if chosen is None or self.records is None:
+            return self
+        return replace(self, frame_records=self.records.of(chosen))
 
     @property
     def has_read_records(self) -> bool:

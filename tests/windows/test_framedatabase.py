@@ -449,6 +449,20 @@ def test_outputs(
     }
 
 
+def test_chosen_processes_only(contradicted: tuple[Path, int, int], tmp_path: Path) -> None:
+    """Table and JSON name no other process as a former owner."""
+    snapshot = memory_visualizer.open(contradicted[0])
+    pids = pids_of(snapshot)
+    pid = int(np.bincount(pids[pids >= 0]).argmax())
+    arguments = [str(contradicted[0]), "-q", "-o", str(tmp_path / "a.png"), "--pid", str(pid)]
+    arguments += ["--table", str(tmp_path / "a.npz"), "--json", str(tmp_path / "a.json")]
+    assert main(arguments) == 0
+    with np.load(tmp_path / "a.npz") as table:
+        np.testing.assert_array_equal(table["last_owner_pid"], np.where(pids == pid, pid, -1))
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert summary["last_owners"] == {str(pid): np.count_nonzero(pids == pid)}
+
+
 def test_uses_as_a_table(
     contradicted: tuple[Path, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
