@@ -3,9 +3,9 @@
 The format is that of makedumpfile (IMPLEMENTATION, diskdump_mod.h): a header, two bitmaps of which
 the first tells the frames that the machine has and the second those that are held, a descriptor for
 each held frame, and their contents, each page compressed by itself. 32-bit machines have narrower
-fields. A dump may be split: each file then holds the pages of some frames. This module reads the
-format itself, since no installable package does. The decompressors are imported when a page needs
-them.
+fields, and numbers are in the machine's order of bytes. A dump may be split: each file then holds
+the pages of some frames. This module reads the format itself, since no installable package does.
+The decompressors are imported when a page needs them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,14 +35,12 @@ from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.kdumpheaders import (
-    NARROW,
-    PADDED,
-    PAGE_DESCRIPTOR,
+    LAYOUTS,
+    SUB_HEADER_SIZE,
     UTSNAME,
-    WIDE,
     Layout,
 )
-from memory_visualizer.formats.records import read_record
+from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
@@ -86,6 +84,8 @@ class _Header:
     """First page, and page after the last, of one file of several; None if the dump is not
     split."""
     vmcoreinfo: bytes
+    descriptor: RecordType
+    """Of the table of pages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,8 @@ class KdumpDump(Dump):
                     raise BadInputError(f"{path} does not belong to the same dump as {paths[0]}")
                 held = _held(path, file, header)
                 at = header.bitmaps_at + 2 * header.bitmap_size
-                columns.append(_descriptors(path, file, at, int(held[:, 1].sum()), number))
+                count = int(held[:, 1].sum())
+                columns.append(_descriptors(path, file, at, count, number, header.descriptor))
                 if number == 0:
                     left_out = _left_out(path, file, header)
             headers.append(header)
@@ -332,7 +333,7 @@ class KdumpDump(Dump):
 def _header(path: Path, file: FileIO) -> _Header:
     """Read the header and the sub-header; BadInputError if they are not valid."""
     head = read_at(file, _HEADER_SIZE, 0)
-    layout = _layout(path, head) if len(head) == _HEADER_SIZE else None
+    layout = _layout(head) if len(head) == _HEADER_SIZE else None
     if layout is None:
         raise BadInputError(f"{path} has no kdump header where it should be")
     header = read_record(layout.header, head)
@@ -367,23 +368,19 @@ def _header(path: Path, file: FileIO) -> _Header:
         frames=frames,
         part=(first, last) if version >= _SPLIT_VERSION and sub["split"] else None,
         vmcoreinfo=text,
+        descriptor=layout.descriptor,
     )
 
 
-def _layout(path: Path, head: bytes) -> Layout | None:
-    """Tell a 64-bit header from a 32-bit one; None if there is no header."""
+def _layout(head: bytes) -> Layout | None:
+    """The layout in which the header makes sense; None if there is no header."""
     if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
         return None
-    for layout in (NARROW, WIDE):
+    for layout in LAYOUTS:
         header = read_record(layout.header, head)
         block, frames = header["block_size"], header["max_mapnr"]
         if block in _BLOCKS and 0 < frames <= 8 * header["bitmap_blocks"] * block:
             return layout
-    for layout in (NARROW, WIDE):
-        if read_record(layout.header.newbyteorder(">"), head)["block_size"] in _BLOCKS:
-            raise BadInputError(
-                f"{path} comes from a big-endian machine, which this program cannot read"
-            )
     return None
 
 
@@ -391,12 +388,12 @@ def _sub_header(file: FileIO, layout: Layout, header: dict[str, Any]) -> dict[st
     """Read the sub-header; all fields are 0 if there is none."""
     block, blocks = header["block_size"], header["sub_hdr_size"]
     there = blocks and header["header_version"]
-    raw = read_at(file, WIDE.sub_header.itemsize if there else 0, block)
+    raw = read_at(file, SUB_HEADER_SIZE if there else 0, block)
     sub = read_record(layout.sub_header, raw)
-    if layout is NARROW and header["header_version"] >= _VMCOREINFO_VERSION:
+    if header["header_version"] >= _VMCOREINFO_VERSION:
         place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
         if (place, length) != (0, 0) and not block < place < block * (1 + blocks):
-            return read_record(PADDED.sub_header, raw)
+            return read_record(layout.aligned_sub_header, raw)
     return sub
 
 
@@ -481,18 +478,18 @@ def _joined(
     return runs_of(numbers[order]), pages[order]
 
 
-def _descriptors(path: Path, file: FileIO, at: int, count: int, number: int) -> _Pages:
+def _descriptors(
+    path: Path, file: FileIO, at: int, count: int, number: int, record: RecordType
+) -> _Pages:
     """Place, size and compression of each page."""
-    if at + count * PAGE_DESCRIPTOR.itemsize > file_size(file):
+    if at + count * record.itemsize > file_size(file):
         raise BadInputError(f"{path} ends within the table of its {count:,} pages")
     offset, size = np.empty(count, np.int64), np.empty(count, np.uint32)
     kind = np.empty(count, np.uint8)
     for start in range(0, count, _DESCRIPTORS_AT_ONCE):
         wanted = min(count - start, _DESCRIPTORS_AT_ONCE)
-        place = at + start * PAGE_DESCRIPTOR.itemsize
-        table = np.frombuffer(
-            read_at(file, wanted * PAGE_DESCRIPTOR.itemsize, place), PAGE_DESCRIPTOR
-        )
+        place = at + start * record.itemsize
+        table = np.frombuffer(read_at(file, wanted * record.itemsize, place), record)
         part = slice(start, start + wanted)
         offset[part], size[part] = np.minimum(table["offset"], 1 << 62), table["size"]
         kind[part] = table["flags"] & 0xFF

@@ -1,7 +1,8 @@
 """The headers of compressed kdump files, with makedumpfile's names (diskdump_mod.h).
 
 The headers are C structures, so they differ between machines with 64-bit and 32-bit words, and
-among the latter by the alignment of 64-bit numbers. Numbers are little-endian and unsigned.
+among the latter by the alignment of 64-bit numbers. Numbers are unsigned, and in the machine's
+order of bytes: here little-endian, unless a layout is turned around.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,18 @@ class Layout:
     """disk_dump_header"""
     sub_header: RecordType
     """kdump_sub_header"""
+    aligned_sub_header: RecordType
+    """The same where 64-bit numbers are aligned, as on 32-bit ARM."""
+    descriptor: RecordType = PAGE_DESCRIPTOR
+
+    def big_endian(self) -> "Layout":
+        """The layout with the other order of bytes."""
+        return Layout(
+            self.header.newbyteorder(">"),
+            self.sub_header.newbyteorder(">"),
+            self.aligned_sub_header.newbyteorder(">"),
+            self.descriptor.newbyteorder(">"),
+        )
 
 
 def _header(word: str, padding: str) -> RecordType:
@@ -83,7 +96,9 @@ def _sub_header(word: str, padding: str = "V0") -> RecordType:
     )
 
 
-WIDE = Layout(_header("<u8", "V6"), _sub_header("<u8"))
-NARROW = Layout(_header("<u4", "V2"), _sub_header("<u4"))
-PADDED = Layout(NARROW.header, _sub_header("<u4", "V4"))
-"""32-bit machines that align 64-bit numbers, such as ARM."""
+WIDE = Layout(_header("<u8", "V6"), _sub_header("<u8"), _sub_header("<u8"))
+NARROW = Layout(_header("<u4", "V2"), _sub_header("<u4"), _sub_header("<u4", "V4"))
+LAYOUTS = (NARROW, WIDE, NARROW.big_endian(), WIDE.big_endian())
+"""Of machines with 32-bit and 64-bit words, in each order of bytes."""
+SUB_HEADER_SIZE = WIDE.sub_header.itemsize
+"""Of the longest one."""

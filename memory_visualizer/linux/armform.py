@@ -1,6 +1,7 @@
 """A Linux kernel on 64-bit ARM, found by the form of its page tables if its VMCOREINFO is lost.
 
-Only kernels with pages of 4 KiB and addresses of 48 bits are found; most kernels are so.
+Kernels with pages of 4 KiB and addresses of 48 bits are found, as most are, and kernels whose top
+level does not fill a page: the number of its entries tells the sizes of pages and addresses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,37 +9,82 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux.machine import Machine, arm64_machine
 from memory_visualizer.paging import MAY_EXECUTE, Mappings, Paging, walk
 from memory_visualizer.units import PAGE_SIZE
 
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
+_SMALL = {16: (12, 52), 2: (14, 48), 32: (14, 52)}
+"""Bits of pages and of addresses by the entries of a top level that does not fill a page."""
+_SMALL_TOPS = 1 << 14
+"""How many pages that look like such a top level are kept; all but one look so by chance."""
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Mask and value of the bits that Linux always writes into an entry that leads to a table."""
 _SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
 """How many candidates are read, from the lowest on, and how many of them are tried, the fullest
 first. The kernel's own table is in its image, near the beginning of memory, and the fullest of
 all."""
-_IMAGES = 1 << 47
-"""The offset in the kernel's half of modules and the kernel's image; the direct map lies below."""
+_IMAGES = 2**64 - (1 << 47)
+"""The address from which on modules and the kernel's image lie; all memory is mapped below."""
 _LEAST_IMAGE = 1 << 20
 _ALIGNMENT = 0x1FFFFF
 
 
+class SmallTopSearch:
+    """Finds top levels that do not fill a page, while the dump's contents pass by.
+
+    Of the kernel's, the first entry leads to all memory, the last one to its image. Blocks may come
+    in any order, and from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._room = _SMALL_TOPS
+
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at the first entries of each page."""
+        rows = np.flatnonzero(words[:, 0] & _FORM == _TABLE)
+        tables = words[rows, : max(_SMALL)]
+        is_used = tables != 0
+        sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
+        entries = max(_SMALL) - np.argmax(is_used[:, ::-1], axis=1)
+        sound &= np.isin(entries, list(_SMALL))
+        rows, entries = rows[sound], entries[sound]
+        alone = ~words[rows, max(_SMALL) :].any(axis=1)
+        if self._room > 0 and alone.any():
+            self._room -= int(np.count_nonzero(alone))
+            self._found.append((frames[rows[alone]], entries[alone].astype(np.int64)))
+
+    @property
+    def tops(self) -> list[tuple[int, int]]:
+        """Frames, and how many entries each has: the first ones in memory."""
+        found = [
+            zip(frames.tolist(), entries.tolist(), strict=True) for frames, entries in self._found
+        ]
+        tops = sorted(one for part in found for one in part)
+        return [
+            one
+            for size in _SMALL
+            for one in [(frame, entries) for frame, entries in tops if entries == size][
+                :_TRIED_TABLES
+            ]
+        ]
+
+
 def machines_by_form(
-    memory: Dump, candidates: Sequence[NDArray[np.int64]]
+    memory: Dump, candidates: Sequence[NDArray[np.int64]], small: SmallTopSearch
 ) -> Iterator[tuple[int, Machine, int]]:
     """Possible kernels: frame of the own top-level table, machine, and address of the image.
 
     `candidates` are frames of pages whose last entry leads to a table.
     """
-    for top in _own_tables(memory, np.concatenate([np.empty(0, np.int64), *candidates])):
-        machine = arm64_machine(_PAGE_BITS, _ADDRESS_BITS, 0)
-        if (image := _image(memory, machine.kernel, top)) is not None:
+    full = _own_tables(memory, np.concatenate([np.empty(0, np.int64), *candidates]))
+    tops = [(top, (_PAGE_BITS, _ADDRESS_BITS)) for top in full]
+    for top, bits in [*tops, *((top, _SMALL[entries]) for top, entries in small.tops)]:
+        if (image := _image(memory, arm64_machine(*bits, 0).kernel, top)) is not None:
             start, frame = image
-            offset = start - frame * PAGE_SIZE
-            yield top, arm64_machine(_PAGE_BITS, _ADDRESS_BITS, offset), start
+            yield top, arm64_machine(*bits, start - frame * PAGE_SIZE), start
 
 
 def _own_tables(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
@@ -61,8 +107,13 @@ def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
     """The first address of the longest executable stretch, and its frame."""
     roots = paging.architecture.roots_at(np.array([top * PAGE_SIZE]))
     rows = Mappings.join(list(walk(memory, paging, roots)))
-    first = np.uint64(paging.architecture.first or 0) + np.uint64(_IMAGES)
-    rows = rows.take((rows.access & MAY_EXECUTE != 0) & (rows.virtual >= first))
+    rows = rows.take((rows.access & MAY_EXECUTE != 0) & (rows.virtual >= np.uint64(_IMAGES)))
+    found = longest_stretch(rows)
+    return found[:2] if found and found[2] >= _LEAST_IMAGE else None
+
+
+def longest_stretch(rows: Mappings) -> tuple[int, int, int] | None:
+    """The longest stretch of addresses in these mappings: its first address, frame, and bytes."""
     rows = rows.take(np.argsort(rows.virtual, kind="stable"))
     if not len(rows.virtual):
         return None
@@ -71,6 +122,4 @@ def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:
     last = np.append(begins[1:], len(end)) - 1
     size = (end[last] - rows.virtual[begins]).astype(np.int64)
     best = int(np.argmax(size))
-    if size[best] < _LEAST_IMAGE:
-        return None
-    return int(rows.virtual[begins[best]]), int(rows.pfn[begins[best]])
+    return int(rows.virtual[begins[best]]), int(rows.pfn[begins[best]]), int(size[best])

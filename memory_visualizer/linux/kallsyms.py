@@ -6,7 +6,7 @@ contiguous, and can also be found by their form. A table is accepted if it gives
 for a symbol that is known from elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -197,12 +197,12 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
 def read_kallsyms(
     kernel: TableMemory,
     info: VmcoreInfo,
-    known: Mapping[str, int],
+    known: Mapping[str, Sequence[int]],
     image: Callable[[], tuple[int, NDArray[np.uint8]] | None],
 ) -> KernelSymbols | None:
     """Read the table by VMCOREINFO, or find it in the kernel's image.
 
-    `known` are symbols with known addresses; None if no table confirms any of them.
+    `known` are symbols, each with addresses of which one is right; None if no table confirms any.
     """
     table = _by_vmcoreinfo(kernel, info)
     if table and (found := _with_shift(table, known)):
@@ -216,21 +216,21 @@ def read_kallsyms(
     return None
 
 
-def _with_shift(table: KernelSymbols, known: Mapping[str, int]) -> KernelSymbols | None:
+def _with_shift(table: KernelSymbols, known: Mapping[str, Sequence[int]]) -> KernelSymbols | None:
     """The table with the way of computing addresses that yields a known address.
 
     The beginning of the image counts only if the table has no other known symbol, as a table
     without data: zeros read as a table yield it, too.
     """
     met = False
-    for name, address in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
+    for name, addresses in sorted(known.items(), key=lambda item: item[0] in _BEGINNINGS):
         index = table._index(name.encode("ascii"))
         if index is None or (met and name in _BEGINNINGS):
             continue
         met = True
         ways = _addresses(table.offsets[index], table.place + 4 * index, table.base)
-        if address in ways:
-            found = replace(table, shift=ways.index(address))
+        if right := [number for number, address in enumerate(ways) if address in addresses]:
+            found = replace(table, shift=right[0])
             found.__dict__["_layout"] = table._layout  # known already, and costly to find
             return found
     return None

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import mark_runs
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
-from memory_visualizer.linux.armform import machines_by_form
+from memory_visualizer.linux.armform import SmallTopSearch, machines_by_form
 from memory_visualizer.linux.banner import BANNER, MAX_BANNER, release_in
 from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.i386form import LowMemorySearch
+from memory_visualizer.linux.i386form import machines_by_form as i386_by_form
 from memory_visualizer.linux.kallsyms import (
     KernelSymbols,
     image_frames,
@@ -223,13 +225,17 @@ def _has_banner(found: LinuxKernel) -> str:
 
 def _find_banner(found: LinuxKernel) -> tuple[int, str] | None:
     """The virtual address of the kernel's banner, and the release that it tells."""
+    return next(_banners(found), None)
+
+
+def _banners(found: LinuxKernel) -> Iterator[tuple[int, str]]:
+    """Address and release of each banner: newer kernels have several."""
     if found.image is None:
-        return None
+        return
     start, contents = found.image
     for place in places_of(BANNER, contents, found.memory.budget, "banner of Linux"):
         if release := release_in(contents[place : place + MAX_BANNER].tobytes()):
-            return start + place, release
-    return None
+            yield start + place, release
 
 
 def _image_start(kernel: TableMemory) -> int:
@@ -256,9 +262,15 @@ class TopTableSearch:
 
     def __init__(self) -> None:
         self._batches: list[tuple[NDArray[np.int64], Words]] = []
+        self.low_memory = LowMemorySearch()
+        """Tables of 32-bit kernels."""
+        self.small = SmallTopSearch()
+        """Top levels on ARM that do not fill a page."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Test the last entries of frames, given with their contents."""
+        """Test the last entries of frames, given with their contents; also for other machines."""
+        self.low_memory.scan(frames, words)
+        self.small.scan(frames, words)
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
@@ -360,8 +372,10 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
 
     for top, is_five in tables.found(memory):
         yield with_top(x86_64(X64_5_LEVELS if is_five else X64), top, None)
-    for top, machine, start in machines_by_form(memory, tables.frames):
+    for top, machine, start in machines_by_form(memory, tables.frames, tables.small):
         yield with_top(machine, top, start)
+    for top, machine, kernel, start in i386_by_form(memory, tables.low_memory):
+        yield LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)
 
 
 def _by_text_and_tables(
@@ -437,10 +451,10 @@ def _symbol_table(found: LinuxKernel) -> KernelSymbols | None:
     # Not every kernel's symbol table has data, but all have functions, which begin at _stext.
     named = ("init_uts_ns", "swapper_pg_dir", "_stext")
     told = {name: found.info.symbols(name) for name in named}
-    known = {name: places[0] for name, places in told.items() if places}
-    if not known:  # newer kernels have more banners than the one named linux_banner
-        known = {"linux_banner": found.info.known.get("SYMBOL(linux_banner)", 0)}
-        known |= {"_text": found.start & ~_ALIGNMENT, "_stext": found.start}
+    known = {name: places[:1] for name, places in told.items() if places}
+    if not known:
+        known = {"linux_banner": [place for place, _ in _banners(found)]}
+        known |= {"_text": [found.start & ~_ALIGNMENT], "_stext": [found.start]}
     return read_kallsyms(found.kernel, found.info, known, lambda: found.image)
 
 

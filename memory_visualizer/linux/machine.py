@@ -104,8 +104,13 @@ def x86_64(architecture: Architecture, phys_base: int = 0, encryption: int = 0) 
 def _i386(info: VmcoreInfo) -> list[Machine]:
     """Possible 32-bit machines; the kernel has the last gigabyte of addresses, as usual."""
     ways = [PAE, X86] if info.has_line("CONFIG_X86_PAE=y") else [X86, PAE]
-    pagings = [as_linux_has_it(architecture) for architecture in ways]
-    return [Machine(each, each, _LAST_GIGABYTE, (_LAST_GIGABYTE, 1 << 32)) for each in pagings]
+    return [i386_machine(architecture) for architecture in ways]
+
+
+def i386_machine(architecture: Architecture) -> Machine:
+    """A machine of 32 bits, with PAE or without."""
+    paging = as_linux_has_it(architecture)
+    return Machine(paging, paging, _LAST_GIGABYTE, (_LAST_GIGABYTE, 1 << 32))
 
 
 def machines(info: VmcoreInfo) -> list[Machine]:

@@ -30,6 +30,7 @@ from memory_visualizer.linux.offsets import (
 )
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather
+from memory_visualizer.linux.threadnames import name_threads, with_thread_names
 from memory_visualizer.paging import (
     SHARED,
     USER,
@@ -45,17 +46,11 @@ from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.process import FoundProcess, unnamed
 from memory_visualizer.units import PAGE_SIZE
 
-_WORKER = 0x0000_0020
-"""In task_struct.flags: PF_WQ_WORKER."""
 _ENDED = 0x30
 """In task_struct.exit_state: EXIT_DEAD, EXIT_ZOMBIE."""
 _FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
 _ENDED_THREADS = 64
 """How many ended threads may precede a thread with memory in a list."""
-_DESCRIPTION_SIZE = 32
-"""WORKER_DESC_LEN, and WQ_NAME_LEN."""
-_LONGEST_NAME = 64
-_RESCUER = b"kworker/R-"
 _TABLES_AT_ONCE = 256
 _NO_TYPES = "the kernel does not describe its types (BTF)"
 _LOWER = np.uint64(0xFFFF_FFFF)
@@ -88,6 +83,8 @@ def find_processes(
     if known is None:
         return _nameless(found, pages)
     offsets, roll = known
+    if offsets.kthread is None:
+        offsets = with_thread_names(found.kernel, offsets, roll.tasks)
     judge = _Judge(found, offsets, survey, _Numbers(found.kernel, offsets, slabs, first, roll))
     remarks = [*roll.remarks]
     if found.btf is None:
@@ -379,7 +376,7 @@ class _Judge:
         if offsets.kthread is not None:
             kthread = np.zeros(len(tasks), np.uint64)
             kthread[threads] = far("kthread", threads)
-            _name_threads(kernel, offsets, comms, threads, flags, kthread)
+            name_threads(kernel, offsets, comms, threads, flags, kthread)
         processes = []
         for row, task in enumerate(tasks):
             if not says[row]:
@@ -615,62 +612,6 @@ def _are_roots(
     if survey and architecture.is_whole:  # small top levels are objects in slabs
         sound &= ~survey.no_tables[architecture.frames_of_roots(roots)]
     return sound
-
-
-def _name_threads(
-    kernel: TableMemory,
-    offsets: Offsets,
-    names: list[bytes],
-    threads: NDArray[np.intp],
-    flags: NDArray[np.uint64],
-    kthread: NDArray[np.uint64],
-) -> None:
-    """Give kernel threads their full names, as in /proc/PID/comm (fs/proc/array.c).
-
-    `threads` are the rows of kernel threads in names, flags and kthread (their struct kthread).
-    """
-    is_worker = flags[threads] & np.uint64(_WORKER) != 0
-    workers, others = threads[is_worker], threads[~is_worker]
-    places = (offsets.data, offsets.work, offsets.description, offsets.pool)
-    if None not in places:
-        data, work, description, pool = (np.uint64(place or 0) for place in places)
-        worker, _ = kernel.numbers(kthread[workers] + data)
-        works, _ = kernel.numbers(worker + work)
-        pools, _ = kernel.numbers(worker + pool)
-        texts, _ = kernel.read_each(worker + description, _DESCRIPTION_SIZE)
-        for row, is_busy, has_pool, text in zip(
-            workers.tolist(), (works != 0).tolist(), (pools != 0).tolist(), texts, strict=True
-        ):
-            told = text.tobytes().split(b"\0")[0]
-            if told and has_pool:
-                names[row] += (b"+" if is_busy else b"-") + told
-    if None not in (offsets.data, offsets.rescued, offsets.queue_name):
-        _name_rescuers(kernel, offsets, names, workers, kthread)
-    if offsets.full_name is not None:
-        place, _ = kernel.numbers(kthread[others] + np.uint64(offsets.full_name))
-        texts, known = kernel.read_each(place, _LONGEST_NAME)
-        known &= place != 0
-        for row, text in zip(others[known].tolist(), texts[known], strict=True):
-            names[row] = text.tobytes().split(b"\0")[0]
-
-
-def _name_rescuers(
-    kernel: TableMemory,
-    offsets: Offsets,
-    names: list[bytes],
-    workers: NDArray[np.intp],
-    kthread: NDArray[np.uint64],
-) -> None:
-    """Give workers that serve a single queue its full name (kernel/workqueue.c, 6.9)."""
-    workers = workers[[names[row].startswith(_RESCUER) for row in workers.tolist()]]
-    worker, _ = kernel.numbers(kthread[workers] + np.uint64(offsets.data or 0))
-    queue, known = kernel.numbers(worker + np.uint64(offsets.rescued or 0))
-    texts, there = kernel.read_each(queue + np.uint64(offsets.queue_name or 0), _DESCRIPTION_SIZE)
-    there &= known & (queue != 0)
-    for row, text in zip(workers[there].tolist(), texts[there], strict=True):
-        name = _RESCUER + text.tobytes().split(b"\0")[0]
-        if name.startswith(names[row]):
-            names[row] = name
 
 
 def memory_of_threads(

@@ -28,7 +28,7 @@ from memory_visualizer.picture.palette import DEFAULT, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.oddities import Image as Memory
 from tests.synth import Truth, forge, profiles
-from tests.synth.containers import write_lime
+from tests.synth.containers import write_kdump, write_lime
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
 from tests.unknown.test_machine import elf
@@ -720,6 +720,22 @@ def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
     assert (tmp_path / "core.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("machine", "name"), [(b"s390x", "IBM Z"), (b"ppc64", "64-bit PowerPC"), (b"ppc", "PowerPC")]
+)
+def test_a_big_endian_kdump_file(machine: bytes, name: str, tmp_path: Path) -> None:
+    """The header's names tell the machine; zeros and data are painted."""
+    contents = bytes(4 * PAGE_SIZE) + b"data" * PAGE_SIZE
+    bits = 32 if machine == b"ppc" else 64
+    write_kdump(tmp_path / "dump", [(0, contents)], order=">", machine=machine, bits=bits)
+    result = run(["dump", "-o", "dump.png"], tmp_path)
+    assert result.returncode == 3
+    sentence = f"the dump is of {name}, which this program does not read; only zeros and data"
+    assert sentence in result.stderr
+    expected = 4 * ["unused-zero"] + 4 * ["unused-data"]
+    assert classes_in(tmp_path / "dump.png", 8) == expected
+
+
 def test_a_machine_without_no_execute(tmp_path: Path) -> None:
     """Where no page is barred from execution, that a page may be executed tells nothing."""
     forge(tmp_path / "dump", profiles()["WinXPSP2x86"], pae=False)
@@ -864,6 +880,7 @@ sys.exit(code)
 
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
 @pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.many
 def test_the_dump_is_never_replaced(
     force: list[str], option: str, ending: str, noise: Path, tmp_path: Path
 ) -> None:
@@ -908,6 +925,7 @@ def test_two_dumps_where_one_is_meant(option: str, dump: Path, noise: Path, tmp_
 
 
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
+@pytest.mark.many
 def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
     """Unless --force is given; what this program wrote gives way, whatever it was."""
     path = tmp_path / f"a{ending}"
@@ -967,6 +985,7 @@ def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
         (["a", "--json", "b.json", "c"], "unrecognized arguments: c"),
     ],
 )
+@pytest.mark.many
 def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     result = run(arguments, tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

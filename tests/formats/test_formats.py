@@ -287,6 +287,7 @@ def check_without(
 
 
 @every_format
+@pytest.mark.many
 def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """Frames, contents, and which are zeros come back from each format; blocks may be small."""
     write(path, pieces)
@@ -321,6 +322,7 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
     ],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
+@pytest.mark.many
 def test_pages_at_any_byte_of_the_file(
     path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -681,6 +683,7 @@ def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
 
 
 @every_format
+@pytest.mark.many
 def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """Wherever the file ends, there is one sentence; lenient gives what is before the end."""
     write(path, pieces)
@@ -1073,14 +1076,43 @@ def test_files_that_are_no_parts_of_one_dump(path: Path) -> None:
     check(open_dump([one, one], lenient=True), frames)
 
 
-def test_kdump_of_a_big_endian_machine(path: Path) -> None:
-    """Named, and not tried."""
-    kdump(path, LOW)
-    data = bytearray(path.read_bytes())
-    data[428:432] = (4096).to_bytes(4, "big")
-    path.write_bytes(data)
-    with pytest.raises(BadInputError, match="big-endian"):
-        open_dump(path)
+@pytest.mark.parametrize(
+    ("machine", "bits", "padded", "block"),
+    [
+        (b"s390x", 64, False, PAGE_SIZE),
+        (b"ppc64", 64, False, 1 << 16),
+        (b"ppc", 32, True, PAGE_SIZE),
+        (b"mips", 32, False, PAGE_SIZE),
+    ],
+)
+def test_kdump_of_a_big_endian_machine(
+    path: Path, machine: bytes, bits: int, padded: bool, block: int
+) -> None:
+    """Its numbers are turned around; its pages are as they were."""
+    pieces = [(0, memory(64, 1)), (1 << 20, memory(32, 2))]
+    text = b"OSRELEASE=5.14.0\n"
+    kdump(
+        path,
+        pieces,
+        order=">",
+        machine=machine,
+        bits=bits,
+        padded=padded,
+        block=block,
+        vmcoreinfo=text,
+    )
+    dump = open_dump(path)
+    check(dump, frames_of(pieces))
+    assert dump.notes["VMCOREINFO"] == text
+    assert dump.notes["machine"] == machine.ljust(65, b"\0")
+
+
+def test_kdump_of_a_big_endian_machine_in_two_files(path: Path) -> None:
+    """Each file tells which pages it has."""
+    paths = [path.with_suffix(".1"), path.with_suffix(".2")]
+    for each, part in zip(paths, [(0, 0x22), (0x22, 0x101)], strict=True):
+        kdump(each, LOW, order=">", machine=b"s390x", part=part)
+    check(open_dump(paths), frames_of(LOW))
 
 
 def test_flattened_file_of_something_else(path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memory_visualizer.formats import crashheaders, elfheaders, kdumpheaders
-from memory_visualizer.formats.kdumpheaders import NARROW, PADDED, WIDE, Layout
+from memory_visualizer.formats.kdumpheaders import NARROW, WIDE
 from memory_visualizer.formats.records import RecordType, end_of, read_record
 
 
@@ -125,20 +125,25 @@ def _c_places(fields: str, word: int, alignment: int) -> tuple[int, dict[str, tu
 
 
 @pytest.mark.parametrize(
-    ("layout", "word", "alignment"), [(WIDE, 8, 8), (NARROW, 4, 4), (PADDED, 4, 8)]
+    ("header", "sub_header", "word", "alignment"),
+    [
+        (WIDE.header, WIDE.sub_header, 8, 8),
+        (NARROW.header, NARROW.sub_header, 4, 4),
+        (NARROW.header, NARROW.aligned_sub_header, 4, 8),
+    ],
 )
-def test_kdump(layout: Layout, word: int, alignment: int) -> None:
+def test_kdump(header: RecordType, sub_header: RecordType, word: int, alignment: int) -> None:
     """As a compiler aligns what makedumpfile's diskdump_mod.h declares."""
     for type_, fields in (
-        (layout.header, _HEADER),
-        (layout.sub_header, _SUB_HEADER),
+        (header, _HEADER),
+        (sub_header, _SUB_HEADER),
         (kdumpheaders.PAGE_DESCRIPTOR, _DESCRIPTOR),
     ):
         size, expected = _c_places(fields, word, alignment)
         places = _places(type_)
         assert {name: places[name] for name in expected} == expected
         assert type_.itemsize == size
-    assert layout.header["utsname"].itemsize == kdumpheaders.UTSNAME.itemsize
+    assert header["utsname"].itemsize == kdumpheaders.UTSNAME.itemsize
 
 
 _RECORD: RecordType = np.dtype([("first", "<u4"), ("name", "V3"), ("last", "<u8")])

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     make_.add_argument("--architecture", choices=ARCHITECTURES)
     make_.add_argument("--memory", type=int, metavar="MIB")
     make_.add_argument("--image", type=Path, metavar="FILE", help="an old kernel, as it boots")
-    make_.add_argument("--profile", type=Path, metavar="ZIP", help="Volatility 2's, of that kernel")
+    make_.add_argument("--types", type=Path, metavar="FILE", help="of a kernel without BTF")
     make_.add_argument("--options", metavar="WORDS", help="for the kernel's command line")
     compare_ = commands.add_parser("compare", help="hold memviz's answer against the truth")
     compare_.add_argument("--formats", default=",".join(FORMATS), metavar="F,…")
@@ -68,7 +68,7 @@ def _make(options: argparse.Namespace) -> int:
         print(f"{name}: {recipe.architecture}, {recipe.memory} MiB, suite {recipe.suite}")
         folder = Folder((options.folder / name).resolve())
         tell = functools.partial(print, " ", flush=True)
-        make(recipe, folder, options.source, options.image, options.profile, tell)
+        make(recipe, folder, options.source, options.image, options.types, tell)
     return 0
 
 

@@ -1,34 +1,34 @@
 """The free pages on each processor's own lists, which no flag in /proc/kpageflags tells.
 
-They are read from the saved memory with the guest's own description of its types (BTF, which
-bpftool translates; for older kernels a profile of Volatility 2) and its own symbols
-(/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here uses the reader that is
-tested. If neither is available, as for Debian's i386, such pages cannot be told apart;
-/proc/zoneinfo tells their number.
+They are read from the saved memory with the types of the kernel (kerneltypes.py) and its own
+symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here uses the reader
+that is tested. If the types are not known, such pages cannot be told apart; /proc/zoneinfo tells
+their number.
+
+The allocator's own lists of free blocks are read likewise: they tell which frames were freed or
+taken after the guest had read itself.
 
 Before 3.4 /proc/kpageflags marks only the first page of a free block; the others are found here.
 """
 
-import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.guests.errors import GuestError
-from tests.guests.packages import run
+from tests.guests.kerneltypes import Types
 
 _IMAGE_ALIGNED = 1 << 21
 _LARGE, _PRESENT = 1 << 7, 1
 _TABLE = 3
 """On arm64: an entry that leads to a table, or on the lowest level to a page."""
 _ADDRESS = 0x0000_FFFF_FFFF_F000
+_I386_LEVELS = [(22, 1 << 10), (12, 1 << 10)]
+_PAE_LEVELS = [(30, 4), (21, 1 << 9), (12, 1 << 9)]
 _COSTLY_ORDER = 3
 """PAGE_ALLOC_COSTLY_ORDER: there are lists of blocks of 1, 2, 4 and 8 pages, each for three
 kinds."""
@@ -38,98 +38,6 @@ _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
 """The largest size of all struct pages in bytes."""
-_BPFTOOL = ("bpftool", "/usr/sbin/bpftool")
-
-
-class Types:
-    """Structures by their names, from bpftool's JSON."""
-
-    _ALIASES = ("TYPEDEF", "CONST", "VOLATILE", "RESTRICT", "TYPE_TAG")
-
-    def __init__(self, types: list[dict[str, Any]]) -> None:
-        self._by_number = {each["id"]: each for each in types}
-        self._named: dict[str, dict[str, Any]] = {}
-        for each in types:
-            # A declared type has no size; its definition stands elsewhere.
-            if each["kind"] in ("STRUCT", "UNION") and each["size"]:
-                self._named.setdefault(each["name"], each)
-
-    @classmethod
-    def of(cls, btf: bytes) -> "Types":
-        """Translate BTF with bpftool; GuestError if bpftool is missing."""
-        program = next(filter(shutil.which, _BPFTOOL), None)
-        if program is None:
-            raise GuestError("needs bpftool, for the free pages on processors' own lists")
-        with tempfile.NamedTemporaryFile(suffix=".btf") as file:
-            file.write(btf)
-            file.flush()
-            text = run([program, "-j", "btf", "dump", "file", file.name], what="bpftool")
-        return cls(json.loads(text)["types"])
-
-    @classmethod
-    def told_by(cls, info: Mapping[str, str]) -> "Types":
-        """The structures for which VMCOREINFO tells sizes and offsets."""
-        structures: dict[str, dict[str, Any]] = {}
-        for line, value in info.items():
-            if not (match := re.fullmatch(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", line)):
-                continue
-            empty: dict[str, Any] = {
-                "id": match[2],
-                "kind": "STRUCT",
-                "name": match[2],
-                "size": 0,
-                "members": [],
-            }
-            structure = structures.setdefault(match[2], empty)
-            if match[1] == "SIZE":
-                structure["size"] = int(value)
-            else:
-                member = {"name": match[3], "bits_offset": 8 * int(value), "type_id": None}
-                structure["members"].append(member)
-        return cls(list(structures.values()))
-
-    def size(self, structure: str) -> int:
-        """Bytes of a structure."""
-        return int(self._named[structure]["size"])
-
-    def has(self, structure: str, member: str) -> bool:
-        """Whether a structure has a member, itself or in an unnamed inner structure."""
-        return structure in self._named and self._find(self._named[structure], member) is not None
-
-    def offset(self, structure: str, member: str) -> int:
-        """The offset of a member; KeyError if there is none."""
-        return self._member(structure, member)[0]
-
-    def length(self, structure: str, member: str) -> int:
-        """The number of elements in an array."""
-        return int(self._bare(self._member(structure, member)[1])["nr_elems"])
-
-    def is_array(self, structure: str, member: str) -> bool:
-        """Whether a member is an array."""
-        return str(self._bare(self._member(structure, member)[1])["kind"]) == "ARRAY"
-
-    def _member(self, structure: str, member: str) -> tuple[int, int]:
-        found = self._find(self._named[structure], member)
-        if found is None:
-            raise KeyError(f"{structure}.{member}")
-        return found
-
-    def _find(self, structure: dict[str, Any], name: str) -> tuple[int, int] | None:
-        for member in structure["members"]:
-            if member["name"] == name:
-                return member["bits_offset"] // 8, member["type_id"]
-        for member in structure["members"]:
-            if member["name"] != "(anon)":
-                continue
-            inner = self._bare(member["type_id"])
-            found = self._find(inner, name) if "members" in inner else None
-            if found:
-                return member["bits_offset"] // 8 + found[0], found[1]
-        return None
-
-    def _bare(self, number: int) -> dict[str, Any]:
-        each = self._by_number[number]
-        return self._bare(each["type_id"]) if each["kind"] in self._ALIASES else each
 
 
 def read_symbols(kallsyms: str) -> dict[str, int]:
@@ -156,6 +64,15 @@ class KernelMemory:
     architecture: str
     page_size: int
 
+    @property
+    def word(self) -> int:
+        """Bytes of an address."""
+        return 4 if self.architecture == "i386" else 8
+
+    def is_address(self, number: int) -> bool:
+        """Whether it is one of the kernel's."""
+        return number >> (8 * self.word - 1) == 1
+
     def symbol(self, name: str) -> int:
         """Address of a symbol, even if only VMCOREINFO tells it."""
         told = self.info.get(f"SYMBOL({name})")
@@ -176,9 +93,20 @@ class KernelMemory:
             raise GuestError(f"physical address {address:#x} is not in the saved memory")
         return self.raw[at : at + size].tobytes()
 
+    @property
+    def _has_pae(self) -> bool:
+        return self.info.get("CONFIG_X86_PAE") == "y"
+
+    @property
+    def _entry_size(self) -> int:
+        """Bytes of an entry of a page table."""
+        return 4 if self.architecture == "i386" and not self._has_pae else 8
+
     @cached_property
     def _levels(self) -> list[tuple[int, int]]:
         """For each level from the top: the shift of an address, and the number of entries."""
+        if self.architecture == "i386":
+            return _PAE_LEVELS if self._has_pae else _I386_LEVELS
         shift = self.page_size.bit_length() - 1
         width = shift - 3
         if self.architecture == "arm64":
@@ -197,8 +125,8 @@ class KernelMemory:
         """The physical address, by the kernel's own page tables."""
         table = self.symbol("swapper_pg_dir") - self._image_distance
         for shift, entries in self._levels:
-            place = table + (address >> shift) % entries * 8
-            entry = int.from_bytes(self._physical(place, 8), "little")
+            place = table + (address >> shift) % entries * self._entry_size
+            entry = int.from_bytes(self._physical(place, self._entry_size), "little")
             if not entry & _PRESENT:
                 break
             table = entry & _ADDRESS & -self.page_size
@@ -207,15 +135,18 @@ class KernelMemory:
                 return table & ~inside | address & inside
         raise GuestError(f"the kernel's address {address:#x} leads nowhere")
 
-    def number(self, address: int, size: int = 8) -> int:
-        """Read a number."""
-        return int.from_bytes(self._physical(self.translate(address), size), "little")
+    def number(self, address: int, size: int = 0) -> int:
+        """Read a number, as large as an address by default."""
+        raw = self._physical(self.translate(address), size or self.word)
+        return int.from_bytes(raw, "little")
 
     @cached_property
     def page_array(self) -> int:
         """Virtual address of the struct page of frame 0."""
         if self.architecture == "arm64":
             return self.symbol("vmemmap")
+        if "mem_map" in self.symbols:  # all memory has one array (CONFIG_FLATMEM)
+            return self.number(self.symbol("mem_map"))
         if "vmemmap_base" not in self.symbols:  # before 4.8 its address was fixed
             return _PAGE_ARRAY
         return self.number(self.symbol("vmemmap_base"))
@@ -235,6 +166,24 @@ def listed_free(memory: KernelMemory, types: Types, processors: int) -> NDArray[
     return np.array(sorted(frames), np.int64)
 
 
+def blocks_free(memory: KernelMemory, types: Types) -> NDArray[np.int64]:
+    """Frames of the free blocks on the allocator's lists, each once, in order."""
+    frames = set[int]()
+    counted = 0
+    size, count = types.size("free_area"), types.length("free_area", "free_list")
+    for zone in _zones(memory, types):
+        for order in range(types.length("zone", "free_area")):
+            area = zone + types.offset("zone", "free_area") + order * size
+            counted += memory.number(area + types.offset("free_area", "nr_free")) << order
+            first = area + types.offset("free_area", "free_list")
+            for number in range(count):
+                for frame in _on_list(memory, types, first + 2 * memory.word * number):
+                    frames.update(range(frame, frame + (1 << order)))
+    if len(frames) != counted:
+        raise GuestError(f"lists of free blocks: {len(frames)} pages found, {counted} counted")
+    return np.array(sorted(frames), np.int64)
+
+
 def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -> NDArray[np.int64]:
     """Frames of the free blocks that begin with these pages, which have the block's order."""
     frames = []
@@ -249,13 +198,22 @@ def block_frames(memory: KernelMemory, types: Types, heads: NDArray[np.int64]) -
 
 def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
     """The address of each struct zone."""
-    for node in range(_MOST_NODES):
-        place = memory.number(memory.symbol("node_data") + 8 * node)
-        if not place >> 63:
-            break
+    for place in _nodes(memory):
         first = place + types.offset("pglist_data", "node_zones")
         for number in range(types.length("pglist_data", "node_zones")):
             yield first + number * types.size("zone")
+
+
+def _nodes(memory: KernelMemory) -> Iterator[int]:
+    """Where each struct pglist_data is."""
+    if "node_data" not in memory.symbols:  # without CONFIG_NUMA
+        yield memory.symbol("contig_page_data")
+        return
+    for node in range(_MOST_NODES):
+        place = memory.number(memory.symbol("node_data") + memory.word * node)
+        if not memory.is_address(place):
+            return
+        yield place
 
 
 def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> int:
@@ -268,30 +226,33 @@ def _lists_of(memory: KernelMemory, types: Types, zone: int, processor: int) -> 
             types.offset("per_cpu_pageset", "pcp"),
         )
         if types.is_array("zone", "pageset"):  # before 2.6.34
-            lists = memory.number(place + 8 * processor)
+            lists = memory.number(place + memory.word * processor)
             return lists + inner if lists else 0
         place = memory.number(place)
-    offset = memory.number(memory.symbol("__per_cpu_offset") + 8 * processor)
-    return (place + offset + inner) % 2**64 if place else 0
+    offset = memory.number(memory.symbol("__per_cpu_offset") + memory.word * processor)
+    return (place + offset + inner) % 2 ** (8 * memory.word) if place else 0
 
 
 def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
     """The frames on one processor's lists for one zone."""
-    links, size = types.offset("page", "lru"), types.size("page")
     count = types.length("per_cpu_pages", "lists")
     for number in range(count):
-        head = lists + types.offset("per_cpu_pages", "lists") + 16 * number
-        order = _order(number, count)
-        entry = memory.number(head)
-        for _ in range(_LONGEST):
-            # A zone without memory has empty lists that are shared.
-            if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
-                break
-            frame = (entry - links - memory.page_array) // size
-            yield from range(frame, frame + (1 << order))
-            entry = memory.number(entry)
-        else:
-            raise GuestError("a processor's list of free pages has no end")
+        head = lists + types.offset("per_cpu_pages", "lists") + 2 * memory.word * number
+        for frame in _on_list(memory, types, head):
+            yield from range(frame, frame + (1 << _order(number, count)))
+
+
+def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
+    """The first frames of the blocks on one list."""
+    links, size = types.offset("page", "lru"), types.size("page")
+    entry = memory.number(head)
+    for _ in range(_LONGEST):
+        # A zone without memory has empty lists that are shared.
+        if entry == head or not 0 <= entry - memory.page_array < _ARRAY_SIZE:
+            return
+        yield (entry - links - memory.page_array) // size
+        entry = memory.number(entry)
+    raise GuestError("a list of free pages has no end")
 
 
 def _order(number: int, count: int) -> int:

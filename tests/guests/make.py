@@ -54,14 +54,14 @@ def make(
     folder: Folder,
     sources: Sequence[str],
     image: Path | None,
-    profile: Path | None,
+    types: Path | None,
     tell: Callable[[str], None],
 ) -> None:
     """Make a guest, and replace an earlier one.
 
     Packages and programs are kept beside the guests' folders for the next guest. `image` is the
-    kernel for a recipe of an old kernel, `profile` Volatility 2's profile of it. `tell` gets a line
-    about each step. GuestError says what is missing or failed.
+    kernel for a recipe of an old kernel, `types` a file with the types of a kernel without BTF.
+    `tell` gets a line about each step. GuestError says what is missing or failed.
     """
     common = folder.path.parent / "common"
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
@@ -103,7 +103,7 @@ def make(
     raw = folder.memory("raw")
     _finish(
         folder,
-        Guest(raw, records, recipe.architecture, recipe.processors, begins, profile),
+        Guest(raw, records, recipe.architecture, recipe.processors, begins, types),
         tell,
     )
     # If the truth could not be made, the records stay.

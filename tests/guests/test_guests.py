@@ -4,13 +4,14 @@ import gzip
 import re
 import stat
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.guests import machine
+from tests.guests import kerneltypes, machine
 from tests.guests.compare import (
     Answer,
     Comparison,
@@ -23,8 +24,9 @@ from tests.guests.compare import (
 )
 from tests.guests.dwarf import read_dwarf
 from tests.guests.errors import GuestError
-from tests.guests.freelists import Types, counted_by_zoneinfo, read_symbols
+from tests.guests.freelists import KernelMemory, counted_by_zoneinfo, read_symbols
 from tests.guests.initramfs import Entry, archive, file, folder, link, load_order, make_empty
+from tests.guests.kerneltypes import Types, symbols_of_file
 from tests.guests.machine import Files
 from tests.guests.packages import kernel_releases, sources_for, version_key, whole_suite
 from tests.guests.recipes import ARCHITECTURES, INSIDE, changed, read_recipes
@@ -225,6 +227,55 @@ def test_types_of_a_profile() -> None:
     assert types.offset("page", "private") == 128  # in a union without a name
     assert types.is_array("page", "lists") and types.length("page", "lists") == 8
     assert not types.has("page", "lru") and not types.has("zone", "name")
+
+
+def test_files_of_types(tmp_path: Path) -> None:
+    """A profile of Volatility 2 tells types alone; other files are refused, not guessed at."""
+    profile = tmp_path / "profile.zip"
+    with zipfile.ZipFile(profile, "w") as zipped:
+        zipped.writestr("volatility/tools/linux/module.dwarf", DWARF)
+    assert Types.of_file(profile).size("page") == 0x38
+    assert symbols_of_file(profile, {"_text": 0x1000}) == {}
+    (tmp_path / "odd").write_bytes(b"MZ\0\0")
+    with pytest.raises(GuestError, match="neither BTF nor a kernel in ELF nor a profile"):
+        Types.of_file(tmp_path / "odd")
+
+
+def test_symbols_of_a_kernel_lie_where_it_was_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vmlinux").write_bytes(b"\x7fELF")
+    told = "c1000000 T _text\nc1e00040 D mem_map\n         U lost\n"
+    monkeypatch.setattr(kerneltypes, "run", lambda command, what: told)
+    symbols = symbols_of_file(tmp_path / "vmlinux", {"_text": 0xD6000000})
+    assert symbols == {"_text": 0xD6000000, "mem_map": 0xD6E00040}
+
+
+@pytest.mark.parametrize(("pae", "entry"), [(False, 0x0040_0081), (True, 0x0060_0081)])
+def test_addresses_of_a_kernel_of_32_bits(pae: bool, entry: int) -> None:
+    """Large pages of 4 MiB, or with PAE of 2 MiB, below a table of pointers."""
+    raw = np.zeros(8 << 20, np.uint8)
+    size = 8 if pae else 4
+    top = 0x3000
+    if pae:  # the fourth pointer leads to the table of the last gigabyte
+        raw[top + 24 : top + 32] = np.frombuffer(struct.pack("<Q", 0x4001), np.uint8)
+    place = 0x4000 if pae else top + 768 * size
+    raw[place : place + size] = np.frombuffer(entry.to_bytes(size, "little"), np.uint8)
+    target = entry & 0xFFFF_F000
+    raw[target + 0x123 : target + 0x127] = [1, 2, 3, 4]
+    memory = KernelMemory(
+        raw=raw,
+        begins=0,
+        info={"SYMBOL(swapper_pg_dir)": "c0003000"} | ({"CONFIG_X86_PAE": "y"} if pae else {}),
+        symbols={"_text": 0xC0000000},
+        code=0,
+        architecture="i386",
+        page_size=4096,
+    )
+    assert memory.translate(0xC0000123) == target + 0x123
+    assert memory.number(0xC0000123) == 0x04030201
+    with pytest.raises(GuestError, match="leads nowhere"):
+        memory.translate(0xC0800000)
 
 
 def test_types_and_symbols_that_the_kernel_tells() -> None:

@@ -14,15 +14,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.guests.dwarf import read_profile
 from tests.guests.freelists import (
     KernelMemory,
-    Types,
     block_frames,
+    blocks_free,
     counted_by_zoneinfo,
     listed_free,
     read_symbols,
 )
+from tests.guests.kerneltypes import Types, symbols_of_file
 from tests.guests.records import timing
 from tests.guests.resources import Resources, read_resources
 
@@ -164,8 +164,8 @@ class Guest:
     processors: int
     begins: int
     """Physical address of the first byte of `raw`."""
-    profile: Path | None = None
-    """Volatility 2's profile, for a kernel without BTF."""
+    types: Path | None = None
+    """A file with the types of a kernel without BTF: see Types.of_file."""
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,12 @@ def make_truth(guest: Guest) -> Truth:
         mark_stretches(ram, first, count, size),
         mark_stretches(parts, first, count, size),
     )
-    remarks = [*_mark_free(says, guest, resources, raw, size)]
+    unsteady = before != flags
+    remarks = [*_mark_free(says, unsteady, guest, resources, raw, size)]
     pages: dict[str, NDArray[np.generic]] = {
         "kernel_says": says,
         "kernel_says_names": np.array([NAMES[code] for code in Says]),
-        "changed": before != flags,
+        "changed": unsteady,
         "user_mapped": mapped,
         "zero": _zeros(raw, size),
         "owner_pid": rows["pid"],
@@ -233,6 +234,7 @@ def _zeros(raw: NDArray[np.uint8], size: int) -> Marks:
 
 def _mark_free(
     says: NDArray[np.uint8],
+    unsteady: Marks,
     guest: Guest,
     resources: Resources,
     raw: NDArray[np.uint8],
@@ -240,15 +242,19 @@ def _mark_free(
 ) -> Iterator[str]:
     """Mark free pages that kpageflags does not tell, among frames without another record.
 
-    Yields sentences on pages that cannot be told apart.
+    Frames that were freed or taken after the guest had read itself are marked in `unsteady`. Yields
+    sentences on pages that cannot be told apart.
     """
     records = guest.records
     first = guest.begins // size
+    symbols = read_symbols(records.get("kallsyms", b"").decode())
+    if guest.types:
+        symbols = symbols_of_file(guest.types, symbols) | symbols
     memory = KernelMemory(
         raw=raw,
         begins=guest.begins,
         info=read_vmcoreinfo(records["vmcoreinfo"], raw, guest.begins),
-        symbols=read_symbols(records.get("kallsyms", b"").decode()),
+        symbols=symbols,
         code=resources.image["Kernel code"][0],
         architecture=guest.architecture,
         page_size=size,
@@ -260,8 +266,8 @@ def _mark_free(
 
     if "btf_vmlinux" in records:
         types = Types.of(records["btf_vmlinux"])
-    elif guest.profile:
-        types = Types(read_profile(guest.profile))
+    elif guest.types:
+        types = Types.of_file(guest.types)
     else:
         types = Types.told_by(memory.info)
     if types.has("page", "_count"):  # before 4.6; later kernels tell all pages of a block
@@ -269,6 +275,10 @@ def _mark_free(
         mark(block_frames(memory, types, heads), Says.FREE)
     if types.has("per_cpu_pages", "lists"):
         mark(listed_free(memory, types, guest.processors), Says.FREE_ON_PROCESSOR)
+        is_free = np.zeros(len(says), bool)
+        frames = blocks_free(memory, types) - first
+        is_free[frames[(frames >= 0) & (frames < len(says))]] = True
+        unsteady |= is_free != (says == Says.FREE)
     else:
         count = counted_by_zoneinfo(records["zoneinfo"].decode())
         yield f"the free pages on processors' own lists, {count} or so, are not told apart"

@@ -74,7 +74,8 @@ def read(tmp_path: Path) -> Read:
         kernel = TableMemory(
             dump, as_linux_has_it(X64), dump.frame_count - 1, [(TEXT, TEXT + SIZE, 0)]
         )
-        return read_kallsyms(kernel, info(kind, parts=parts), known, lambda: (TEXT, image))
+        places = {name: [place] for name, place in known.items()}
+        return read_kallsyms(kernel, info(kind, parts=parts), places, lambda: (TEXT, image))
 
     return reading
 

@@ -9,6 +9,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer.displaced import put_where_it_begins
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.linux.armform import SmallTopSearch
 from memory_visualizer.linux.machine import machines
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import PAE, X64, X86
@@ -58,6 +59,21 @@ def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
     lost = np.isin(np.arange(len(states)), truth.text_frames)
     np.testing.assert_array_equal(states[~lost], truth.states[~lost])
     assert {p.pid for p in snapshot.processes} == {task.pid for task in truth.tasks}
+
+
+@pytest.mark.parametrize("entries", [2, 16, 32])
+def test_top_levels_that_do_not_fill_a_page(entries: int) -> None:
+    """By the place of the last entry; not where anything stands behind, or the entries differ."""
+    table = np.array([0x1003, 0, 0x2003], np.uint64)
+    words = np.zeros((6, 512), np.uint64)
+    words[:5, 0], words[:5, entries - 1] = table[0], table[2]
+    words[1, 300] = 7  # data behind it
+    words[2, entries - 1] |= np.uint64(0x40)  # a page's descriptor
+    words[3, entries] = table[2]  # as many as no kernel has
+    words[4, 0] = 0  # no memory
+    search = SmallTopSearch()
+    search.scan(np.arange(20, 26), words)
+    assert search.tops == [(20, entries)]
 
 
 def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:

@@ -279,6 +279,7 @@ def write_kdump(
     block: int = PAGE,
     part: tuple[int, int] | None = None,
     machine: bytes = b"x86_64",
+    order: str = "<",
 ) -> None:
     """A compressed kdump file (makedumpfile's IMPLEMENTATION and diskdump_mod.h).
 
@@ -287,6 +288,7 @@ def write_kdump(
     the form for pipes (makedumpfile -F, QEMU): pieces in any order, one of which overlaps another.
     `bits` are the machine's; some 32-bit machines align 64-bit numbers (`padded`, as ARM does).
     `part` selects one file of several (--split): its first page and the page after its last.
+    `order` is the machine's order of bytes, as struct calls it.
     """
     pages = {
         (address + start) // block: contents[start : start + block]
@@ -314,26 +316,30 @@ def write_kdump(
         packed, flag = pack_page(pages[frame], compression)
         if len(packed) >= block:
             packed, flag = pages[frame], 0
-        descriptor = struct.pack("<QIIQ", data_at + len(data), len(packed), flag, 0)
+        descriptor = struct.pack(f"{order}QIIQ", data_at + len(data), len(packed), flag, 0)
         zero = zero if any(pages[frame]) else descriptor
         table += descriptor
         data += packed
     names = b"".join(name.ljust(65, b"\0") for name in _uts(machine))
-    header = struct.pack("<8sI", magic, version) + names + bytes(22 if bits == 64 else 10)
+    header = struct.pack(f"{order}8sI", magic, version) + names + bytes(22 if bits == 64 else 10)
     count = frames & 0xFFFFFFFF
-    header += struct.pack("<IIIIIIIIII", 1, block, 1, 2 * blocks, count, 0, 0, 0, 0, 1)
+    header += struct.pack(f"{order}IIIIIIIIII", 1, block, 1, 2 * blocks, count, 0, 0, 0, 0, 1)
     # The text is an ELF note, which follows the sub-header in the same block.
     name = b"VMCOREINFO\0"
-    note = struct.pack("<III", len(name), len(vmcoreinfo), 0) + _padded(name) + _padded(vmcoreinfo)
+    note = (
+        struct.pack(f"{order}III", len(name), len(vmcoreinfo), 0)
+        + _padded(name)
+        + _padded(vmcoreinfo)
+    )
     note = note if vmcoreinfo else b""
     place = block + 512 if note else 0
     text_at = place + len(note) - len(_padded(vmcoreinfo)) if note else 0
     text = text_at, len(vmcoreinfo), place, len(note), 0, 0
     values = (0, 31, int(part is not None), first, last, *text)
-    kind = "<QiiQQQQQQQQQQQ" if bits == 64 else "<IiiIIQIQIQIQQQ"
+    kind = "QiiQQQQQQQQQQQ" if bits == 64 else "IiiIIQIQIQIQQQ"
     if padded:
-        kind = "<IiiII4xQI4xQI4xQI4xQQQ"
-    sub = struct.pack(kind, *values, first, last, frames).ljust(512, b"\0") + note
+        kind = "IiiII4xQI4xQI4xQI4xQQQ"
+    sub = struct.pack(order + kind, *values, first, last, frames).ljust(512, b"\0") + note
     front = header.ljust(block, b"\0") + sub.ljust(block, b"\0") + ram + kept
     contents = bytes(front + table + data)
     if not flattened:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.guests.freelists import Types
+from tests.guests.kerneltypes import Types
 
 LAYOUTS = Path(__file__).with_name("filelayouts.json")
 _MEMBERS = {

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -254,6 +255,8 @@ class LinuxTruth:
     trampoline: int
     """Frame of the top-level table with which other processors start."""
     files: FilesTruth | None = None
+    tells_full_names: bool = False
+    """Whether the full names of kernel threads can be known."""
 
 
 def forge_linux(
@@ -303,11 +306,17 @@ class _Page:
     """Whether the page follows the head of a huge page."""
 
 
+def _number(value: int, size: int) -> bytes:
+    """As much of a number as has room in `size` bytes."""
+    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
 class _Tables:
     """Page tables under construction."""
 
-    def __init__(self, machine: "_Machine", top: int) -> None:
-        self.top = top
+    def __init__(self, machine: "_Machine", top: int, at: int = 0) -> None:
+        """`top` is the frame of the top-level table; `at` its place there."""
+        self.top, self.base = top, top * PAGE_SIZE + at
         self.frames: list[list[int]] = [[top], *([] for _ in machine.shifts[1:])]
         """The tables of each level."""
         self._machine = machine
@@ -315,25 +324,60 @@ class _Tables:
 
     def map(self, virtual: int, entry: int, shift: int = 12) -> None:
         machine = self._machine
-        table = self.top
-        virtual &= (1 << machine.shifts[0] + 9) - 1
+        size = machine.entry_size
+        table = self.base
+        virtual &= (1 << machine.shifts[0] + (9 if size == 8 else 10)) - 1
         for number, level in enumerate(machine.shifts):
-            place = table * PAGE_SIZE + (virtual >> level) % 512 * 8
+            place = table + (virtual >> level) % (PAGE_SIZE // size) * size
             if level == shift:
-                assert not any(machine.peek(place, 8))
-                machine.poke(place, struct.pack("<Q", entry | machine.encryption))
+                assert not any(machine.peek(place, size))
+                machine.poke(place, machine.entry(entry | machine.encryption))
                 return
-            key = (number, virtual >> level)
-            if key not in self._known:
-                self._known[key] = machine.new_table(self)
-                self.frames[number + 1].append(self._known[key])
-                below = self._known[key] << 12 | _PRESENT | _WRITE | _TOUCHED
-                below |= 0 if self is getattr(machine, "kernel", None) else _USER
-                machine.poke(place, struct.pack("<Q", below | machine.encryption))
-            table = self._known[key]
+            table = self.table_for(number, virtual, place) * PAGE_SIZE
+
+    def table_for(self, number: int, virtual: int, place: int) -> int:
+        """The table below level `number` for an address: made where the entry at `place` is new."""
+        machine = self._machine
+        key = (number, virtual >> machine.shifts[number])
+        if key not in self._known:
+            self._known[key] = machine.new_table(self)
+            self.frames[number + 1].append(self._known[key])
+            flags = _PRESENT | machine.flags_above(number)
+            flags &= ~_USER if self is getattr(machine, "kernel", None) else -1
+            below = self._known[key] << 12 | flags
+            machine.poke(place, machine.entry(below | machine.encryption))
+        return self._known[key]
 
 
 class _Machine:
+    pointer = 8
+    """Bytes of an address."""
+    entry_size = 8
+    """Bytes of an entry of a page table."""
+    large_shift = 21
+    heap, copies, library, huge_at = 0x5500 << 32, 0x6000 << 32, 0x7F00 << 32, 0x7E00 << 32
+    """Where processes have pages: their own, those after fork, shared ones, and large ones."""
+    heap_pages = 1 << 20
+    """Among so many pages the first of the heap is drawn."""
+    swapped_behind = 1 << 30
+    low_end: int | None = None
+    """The frame behind those that the kernel maps; None where it maps all."""
+    kthread: Mapping[str, int] = MappingProxyType(
+        {
+            **{"data": 24, "full_name": 40, "current_work": 32, "pool": 40, "rescue_wq": 48},
+            **{"desc": 64, "queue_name": 32},
+        }
+    )
+    """Where members stand in struct kthread, struct worker and workqueue_struct."""
+    threads: tuple[tuple[int, str, int, str], ...] = (
+        (2, "kthreadd", 0, ""),
+        (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
+        (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
+        (5, "ksoftirqd/0", 0, ""),
+        (6, "kworker/R-very_", _WORKER, "kworker/R-very_long_queue_name"),
+    )
+    """Kernel threads: pid, name in the task, flags, full name."""
+
     def __init__(
         self,
         era: Era,
@@ -348,7 +392,7 @@ class _Machine:
         self.rng = np.random.default_rng(seed)
         self.frames = size // PAGE_SIZE
         self.memory = PhysicalMemory(self.frames, self.rng, stretch=16)
-        self.shifts = (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12)
+        self.shifts: tuple[int, ...] = (48, 39, 30, 21, 12) if five_levels else (39, 30, 21, 12)
         chance = int(self.rng.integers(1, 64)) << 30
         self.direct = (0xFF11 << 48 if five_levels else 0xFFFF_8880 << 32) + chance
         self.vmemmap = (0xFFD4 << 48 if five_levels else 0xFFFF_EA00 << 32) + chance
@@ -363,6 +407,7 @@ class _Machine:
         """Frames of shared memory, a library, the cache and tmpfs."""
         self.spaces: list[int] = []
         self.section_bits = era.section_bits
+        self.resource = era.resource
         if era.layout:  # the places are fixed
             self.direct, self.vmemmap = 0xFFFF_8800 << 32, 0xFFFF_EA00 << 32
         self.caches: dict[str, int] = {}
@@ -387,10 +432,10 @@ class _Machine:
     def write(self, path: Path) -> LinuxTruth:
         era, memory = self.era, self.memory
         # Contiguous memory comes first, while there is room.
-        self.image = memory.allocate_run(_IMAGE_FRAMES)
-        self.large = [memory.allocate_run(512) for _ in range(4)]
-        count = -(-self.frames * era.page_size // PAGE_SIZE)
-        self.array = memory.allocate(count)
+        self.image = self.run(_IMAGE_FRAMES)
+        large = 1 << self.large_shift - 12
+        self.large = [memory.allocate_run(large) for _ in range(4)]
+        self.array = self._array(-(-self.frames * era.page_size // PAGE_SIZE))
         self.give(self.array, "reserved", flags=self.flag("reserved"))
         self._make_kernel()
         self._make_tasks()
@@ -417,7 +462,28 @@ class _Machine:
             self.task,
             self.trampoline,
             self.files.truth if self.files else None,
+            era.has_btf or "task" in self.kthread,
         )
+
+    def _array(self, count: int) -> Frames:
+        """Frames for the array of struct pages."""
+        return self.memory.allocate(count)
+
+    def _some(self, count: int) -> Frames:
+        """Frames from everywhere in the memory that the kernel maps."""
+        return self.memory.allocate(count)
+
+    def entry(self, value: int) -> bytes:
+        """An entry of a page table."""
+        return _number(value, self.entry_size)
+
+    def flags_above(self, level: int) -> int:
+        """What entries have that lead to a table, by the number of their level."""
+        return _WRITE | _TOUCHED | _USER
+
+    def run(self, count: int) -> Frames:
+        """Frames in a row that the kernel maps."""
+        return self.memory.allocate_run(count, below=self.low_end)
 
     def _make_files(self, files: LinuxFiles) -> None:
         files.make(*self.cached)
@@ -451,7 +517,8 @@ class _Machine:
             self.poke(virtual - self.direct, contents)
 
     def word(self, virtual: int, *values: int) -> None:
-        self.put(virtual, struct.pack(f"<{len(values)}Q", *(v % 2**64 for v in values)))
+        size = self.pointer
+        self.put(virtual, b"".join(_number(value, size) for value in values))
 
     def give(
         self,
@@ -489,13 +556,23 @@ class _Machine:
         image = self.image
         self.give(image, "kernel image", flags=self.flag("reserved"))
         memory.fill_with_noise(image[:300])
-        self.text = _IMAGE_BASE + (int(self.rng.integers(8, 200)) << 21)
-        if self.era.layout:  # it lies at its linked address, and tells no other
-            self.text = _IMAGE_BASE + int(image[0]) * PAGE_SIZE
+        self.text = self._image_begin()
         self.phys_base = int(image[0]) * PAGE_SIZE - (self.text - _IMAGE_BASE)
         self.top = int(image[320])
         self.kernel = _Tables(self, self.top)
-        kernel = _PRESENT | _WRITE | _TOUCHED
+        self._map_kernel()
+        self._name_things()
+
+    def _image_begin(self) -> int:
+        """The virtual address of the image, drawn by chance."""
+        chance = int(self.rng.integers(8, 200)) << 21
+        if self.era.layout:  # it lies where it is mapped, and does not tell another place
+            return _IMAGE_BASE + int(self.image[0]) * PAGE_SIZE
+        return _IMAGE_BASE + chance
+
+    def _map_kernel(self) -> None:
+        """Map the image, all memory in a row, and the array of struct pages."""
+        image, kernel = self.image, _PRESENT | _WRITE | _TOUCHED
         for frame in image[::512].tolist():
             virtual = self.text + (frame - int(image[0])) * PAGE_SIZE
             self.kernel.map(virtual, frame << 12 | kernel | _LARGE, 21)
@@ -510,6 +587,9 @@ class _Machine:
             # The array of a missing section is not mapped.
             if not (np.isin(first, self.hole) and np.isin(last, self.hole)):
                 self.kernel.map(virtual, frame << 12 | kernel | _NO_EXECUTE)
+
+    def _name_things(self) -> None:
+        """Place in the image what has a symbol, the names of the system, and the resources."""
         self.bump = self.text + 330 * PAGE_SIZE
         self.symbols = {
             "_stext": self.text,
@@ -568,13 +648,15 @@ class _Machine:
         self._put_resources(self.symbols["iomem_resource"], listed)
 
     def _put_resources(self, parent: int, children: "list[_Resource]") -> None:
-        places = self.era.resource
+        places = self.resource
         link = parent + places["child"]
         for name, start, end, below in children:
             resource, text = self.reserve_image(64), self.reserve_image(32)
             self.put(text, name.encode() + b"\0")
             self.word(link, resource)
-            self.word(resource, start, end, text)
+            width = places["end"]
+            self.put(resource, start.to_bytes(width, "little") + end.to_bytes(width, "little"))
+            self.word(resource + places["name"], text)
             self.word(resource + places["parent"], parent)
             self._put_resources(resource, below)
             link = resource + places["sibling"]
@@ -603,24 +685,22 @@ class _Machine:
             self.pgd_offset = layout["mm_struct"]["pgd"]
             self.pid_tasks, self.pid_number = layout["pid"]["tasks"], layout["pid"]["numbers"]
             self.pid_step, self.pid_kind = layout["pid_link"]["size"], 0
+        self._list_threads()
+
+    def _list_threads(self) -> None:
+        """The first task, and kernel threads."""
         self.listed: list[int] = [self.symbols["init_task"]]
         first = Task(0, 0, self.era.first_name, kernel_thread=True)
         first.address = self.symbols["init_task"]
         self._fill_task(first, 0)
         self.address_of = {0: first.address}
-        for pid, comm, flags, name in (
-            (2, "kthreadd", 0, ""),
-            (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
-            (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
-            (5, "ksoftirqd/0", 0, ""),
-            (6, "kworker/R-very_", _WORKER, "kworker/R-very_long_queue_name"),
-        ):
+        for pid, comm, flags, name in self.threads:
             task = Task(pid, 2 if pid > 2 else 0, comm, kernel_thread=True, full_name=name)
             self.add_task(task, 0, flags=flags)
 
     def object(self, order: int = 0, cache: str = "") -> int:
         """Address of a new slab of one or several pages."""
-        run = self.memory.allocate_run(1 << order)
+        run = self.run(1 << order)
         self.give_slab(run)
         if cache:
             if cache not in self.caches:
@@ -692,43 +772,55 @@ class _Machine:
             self.word(at + places["thread_pid"], number)
             kind = 0 if leader else self.pid_kind
             link = at + places["pid_links"] + self.pid_step * kind
-            self.word(number + self.pid_tasks + 8 * kind, link)
+            self.word(number + self.pid_tasks + self.pointer * kind, link)
             self.put(number + self.pid_number, struct.pack("<I", own))
         self.put(at + places["comm"], task.comm.encode().ljust(16, b"\0"))
         if "thread_group" in places:
             self.word(at + places["thread_group"], *[at + places["thread_group"]] * 2)
         if task.kernel_thread and task.pid and "worker_private" in places:
-            thread, worker, name = self.object(), self.object(), self.object()
-            self.word(at + places["worker_private"], thread)
-            self.word(thread + 24, worker)
-            if task.full_name.startswith("kworker/R-"):  # a worker for a single queue
-                self.word(worker + 48, name)
-                self.put(name + 32, task.full_name.removeprefix("kworker/R-").encode())
-            elif flags & _WORKER:
-                description = task.full_name.removeprefix(task.comm + "-")
-                self.word(worker + 32, 0, name)  # current_work, pool
-                self.put(worker + 64, description.encode())
-            elif task.full_name:
-                self.word(thread + 40, name)
-                self.put(name, task.full_name.encode())
+            self._fill_kthread(task, at, flags)
+
+    def _fill_kthread(self, task: Task, at: int, flags: int) -> None:
+        inner = self.kthread
+        thread, worker, name = self.object(), self.object(), self.object()
+        self.word(at + self.task["worker_private"], thread)
+        self.word(thread + inner["data"], worker)
+        if flags & _WORKER and "task" in inner:
+            self.word(worker + inner["task"], at)
+        if task.full_name.startswith("kworker/R-"):  # a worker for a single queue
+            self.word(worker + inner["rescue_wq"], name)
+            queue = task.full_name.removeprefix("kworker/R-")
+            self.put(name + inner["queue_name"], queue.encode())
+        elif flags & _WORKER and task.comm.startswith("kworker/"):
+            self.word(worker + inner["pool"], name)
+            description = task.full_name.removeprefix(task.comm)
+            # In front of it stands + if there is work, else -.
+            self.word(worker + inner["current_work"], name if description[:1] == "+" else 0)
+            self.put(worker + inner["desc"], description[1:].encode())
+        elif task.full_name:
+            self.word(thread + inner["full_name"], name)
+            self.put(name, task.full_name.encode())
 
     # Processes
 
-    def new_space(self) -> tuple[_Tables, int, int]:
-        """Tables of a new process, its mm_struct, and the frame of its top table."""
+    def new_space(self) -> tuple[_Tables, int]:
+        """Tables of a new process, and its mm_struct."""
         count = 2 if self.pti else 1
-        roots = self.memory.allocate_run(count)
+        roots = self.run(count)
         self.give(roots, "page table")
         if self.pti and self.era.masks:  # both are one compound page (6.18)
             self.give(roots, "page table", compound=True, type=self.era.table)
         elif self.pti:
             self.pages[int(roots[1])] = _Page(count=0, links=(_POISON, _POISON + 0x22))
         tables = _Tables(self, int(roots[0]))
-        mm = self.object(cache="mm_struct")
-        self.word(mm + self.pgd_offset, self.direct_address(tables.top))
         self.user_tables.append((tables, int(roots[1]) if self.pti else None))
+        return tables, self._new_mm(tables)
+
+    def _new_mm(self, tables: _Tables) -> int:
+        mm = self.object(cache="mm_struct")
+        self.word(mm + self.pgd_offset, self.direct + tables.base)
         self.spaces.append(mm)
-        return tables, mm, int(roots[0])
+        return mm
 
     def _make_processes(self) -> None:
         rng, memory = self.rng, self.memory
@@ -750,9 +842,9 @@ class _Machine:
         for number in range(self.process_count):
             pid = 1 if number == 0 else 100 + number * 7
             task = Task(pid, 0 if pid == 1 else 1, "init" if pid == 1 else f"worker é{number}"[:15])
-            tables, mm, top = self.new_space()
-            task.dtb = top * PAGE_SIZE
-            at = 0x5500_0000_0000 + int(rng.integers(0, 1 << 20)) * PAGE_SIZE
+            tables, mm = self.new_space()
+            task.dtb = tables.base
+            at = self.heap + int(rng.integers(0, self.heap_pages)) * PAGE_SIZE
             anonymous = memory.allocate(int(rng.integers(20, 60)))
             self.give_anonymous(anonymous)
             for frame in anonymous.tolist():
@@ -760,10 +852,8 @@ class _Machine:
                 at += PAGE_SIZE
             for frame, virtual in parent:  # as after fork
                 self.map_user(tables, task, virtual, frame, write=False)
-            parent = [
-                (int(frame), 0x6000_0000_0000 + n * 4096) for n, frame in enumerate(anonymous)
-            ]
-            at = 0x7F00_0000_0000
+            parent = [(int(frame), self.copies + n * 4096) for n, frame in enumerate(anonymous)]
+            at = self.library
             for frame in [*shared.tolist(), *library.tolist(), vdso, zeros, *data.tolist()]:
                 self.map_user(tables, task, at, frame, write=False)
                 at += PAGE_SIZE
@@ -771,9 +861,9 @@ class _Machine:
             self._map_protected(tables, task, at)
             # Swapped-out pages are not present, and not pages of the process.
             swapped = int(rng.integers(1, 1 << 30)) << 14
-            tables.map(at + (1 << 30), swapped)
+            tables.map(at + self.swapped_behind, swapped)
             if number == 1:
-                self._map_huge(tables, task, 0x7E00_0000_0000)
+                self._map_huge(tables, task, self.huge_at)
             state, listed_mm = 0, mm
             if number == 3:  # its first thread has ended, another lives on
                 state, listed_mm, task.leader_has_ended = _ZOMBIE, 0, True
@@ -791,7 +881,7 @@ class _Machine:
         for at, following in zip(self.listed, self.listed[1:] + self.listed[:1], strict=True):
             link = self.task["tasks"]
             self.word(at + link, following + link)
-            self.word(following + link + 8, at + link)
+            self.word(following + link + self.pointer, at + link)
         self._list_children()
         self._list_spaces()
 
@@ -805,7 +895,7 @@ class _Machine:
             head = parent + self.task["children"]
             for at, following in zip([head, *links], [*links, head], strict=True):
                 self.word(at, following)
-                self.word(following + 8, at)
+                self.word(following + self.pointer, at)
 
     def _list_spaces(self) -> None:
         """Link the top tables of all processes, as the kernel does (arch/x86/mm/pgtable.c)."""
@@ -847,8 +937,9 @@ class _Machine:
         if task.pid == 1:
             run = self.large.pop()
             self.give_anonymous(run, compound=True)
-            virtual = (virtual >> 21) + 1 << 21
-            tables.map(virtual, self.protected(int(run[0])) | _LARGE, 21)
+            shift = self.large_shift
+            virtual = (virtual >> shift) + 1 << shift
+            tables.map(virtual, self.protected(int(run[0])) | _LARGE, shift)
             self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
 
     def protected(self, frame: int) -> int:
@@ -866,9 +957,9 @@ class _Machine:
             else:
                 self.give_huge(run, count=1, mapping=self.direct + 0xA000)
             entry = int(run[0]) << 12 | _PRESENT | _USER | _WRITE | _TOUCHED | _LARGE
-            tables.map(virtual, entry, 21)
+            tables.map(virtual, entry, self.large_shift)
             self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
-            virtual += 1 << 21
+            virtual += 1 << self.large_shift
 
     def give_huge(self, run: Frames, *, count: int, mapping: int) -> None:
         self.give(run, "huge page", count=count, type=self.era.huge, mapping=mapping, compound=True)
@@ -888,7 +979,7 @@ class _Machine:
         links = [head, leader.address + node, thread.address + node]
         for at, following in zip(links, links[1:] + links[:1], strict=True):
             self.word(at, following)
-            self.word(following + 8, at)
+            self.word(following + self.pointer, at)
         for task in (leader, thread):
             self.word(task.address + self.task["signal"], signal)
 
@@ -916,7 +1007,7 @@ class _Machine:
         )
         self.give(memory.allocate(5), "anonymous", mapping=self.direct + 0xD001)
         for order in (0, 0, 1, 3, 3):
-            self.give_slab(memory.allocate_run(1 << order))
+            self.give_slab(self.run(1 << order))
         for order in (0, 2, 4):  # stacks and the like: only the first page has a count
             run = memory.allocate_run(1 << order)
             self.give(run, "kernel other")
@@ -994,7 +1085,7 @@ class _Machine:
         symbols = self.symbols
         if not self.data_symbols:
             symbols = {name: at for name, at in symbols.items() if at < self.text + 300 * PAGE_SIZE}
-        table = pack_kallsyms(symbols, self.text, start, way=era.addresses)
+        table = pack_kallsyms(symbols, self.text, start, way=era.addresses, pointer=self.pointer)
         self.reserve_image(len(table.blob) + 128)
         self.put(start, table.blob)
         if not era.tells_symbols:
@@ -1002,7 +1093,7 @@ class _Machine:
         self._make_sections()
         lines = self._lines(table.parts)
         text = vmcoreinfo_text(era.release, lines)
-        frames = self.give(self.memory.allocate(2), "kernel other")
+        frames = self.give(self._some(2), "kernel other")
         self.poke(int(frames[0]) * PAGE_SIZE, text)
         self.poke(int(frames[1]) * PAGE_SIZE, as_note(text))
         self.text_frames = int(frames[0]), int(frames[1])
@@ -1022,9 +1113,9 @@ class _Machine:
             self.word(pointer, self.roots)
             self.roots = pointer
 
-    def _lines(self, parts: dict[str, int]) -> dict[str, int]:
+    def _lines(self, parts: dict[str, int]) -> dict[str, int | str]:
         era = self.era
-        lines = {
+        lines: dict[str, int | str] = {
             "SYMBOL(init_uts_ns)": self.symbols["init_uts_ns"],
             "SYMBOL(swapper_pg_dir)": self.symbols["swapper_pg_dir"],
             "SYMBOL(_stext)": self.text,
@@ -1063,12 +1154,12 @@ class _Machine:
             lines["NUMBER(pgtable_l5_enabled)"] = int(len(self.shifts) == 5)
         return lines
 
-    def _old_lines(self) -> dict[str, int]:
+    def _old_lines(self) -> dict[str, int | str]:
         """The lines of kernels before 4.14, as in 2.6.32-504.el6 and 3.16.4."""
         era = self.era
         told = ["flags", "_count", "mapping", "lru", "private"]
         told += ["_mapcount"] if "buddy" not in era.flags else []
-        lines = {f"OFFSET(page.{name})": self.places[name] for name in told}
+        lines: dict[str, int | str] = {f"OFFSET(page.{name})": self.places[name] for name in told}
         lines |= {f"NUMBER(PG_{name})": era.flags[name] for name in era.told}
         if "buddy" not in era.flags:
             lines["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"] = era.buddy

@@ -39,7 +39,7 @@ class _ArmMachine(_Machine):
         self.symbols.pop("pgd_list")  # there is no such half
         super()._tell()
 
-    def _lines(self, parts: dict[str, int]) -> dict[str, int]:
+    def _lines(self, parts: dict[str, int]) -> dict[str, int | str]:
         lines = super()._lines(parts)
         for name in ("NUMBER(phys_base)", "NUMBER(pgtable_l5_enabled)"):
             lines.pop(name, None)

@@ -31,13 +31,15 @@ class Kallsyms:
     parts: dict[str, int]
 
 
-def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str) -> Kallsyms:
+def pack_kallsyms(
+    symbols: Mapping[str, int], base: int, place: int, *, way: str, pointer: int = 8
+) -> Kallsyms:
     """Pack symbols like a kernel at virtual address `base`.
 
     `place` is the blob's virtual address. `way` is the way of computing addresses: ``base``
     (relative to it), ``percpu`` (negative, as CONFIG_KALLSYMS_ABSOLUTE_PERCPU has it), ``self``
     (relative to the offset's own place; such kernels have the offsets last), or ``absolute``
-    (addresses of 8 bytes, and markers as wide; up to 4.5).
+    (addresses of 8 bytes, and markers as wide; up to 4.5). `pointer` are the bytes of an address.
     """
     tokens = _all_tokens()
     by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
@@ -57,10 +59,10 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
         "<256H", *(len(b"".join(t + b"\0" for t in tokens[:n])) for n in range(256))
     )
     markers = struct.pack(f"<{len(marks)}{'Q' if way == 'absolute' else 'I'}", *marks)
-    count = struct.pack("<Q", len(ordered))
+    count = len(ordered).to_bytes(pointer, "little")
     sections = {
         "offsets": bytes(4 * len(ordered)),
-        "relative_base": struct.pack("<Q", base),
+        "relative_base": base.to_bytes(pointer, "little"),
         "num_syms": count,
         "names": names,
         "markers": markers,
@@ -77,7 +79,7 @@ def pack_kallsyms(symbols: Mapping[str, int], base: int, place: int, *, way: str
     parts, blob = {}, b""
     for part, contents in sections.items():
         parts[part] = place + len(blob)
-        blob += contents + bytes(-len(contents) % 8)
+        blob += contents + bytes(-len(contents) % pointer)
     if way == "absolute":
         return Kallsyms(blob, parts)
     offsets = b""
@@ -150,7 +152,7 @@ class BtfWriter:
         return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, *sizes) + self._types + self._text
 
 
-def vmcoreinfo_text(release: str, lines: Mapping[str, int]) -> bytes:
+def vmcoreinfo_text(release: str, lines: Mapping[str, int | str]) -> bytes:
     """The text; symbols and KERNELOFFSET are hexadecimal, everything else decimal."""
     text = f"OSRELEASE={release}\nPAGESIZE=4096\n"
     for name, value in lines.items():

@@ -1,0 +1,77 @@
+"""Linux on 32 bits: synthetic memory with and without PAE, with high memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from tests.linux.test_linux import assert_is_truth, changed, labels, lines_changed, owned
+from tests.synth.linux import MIB
+from tests.synth.linux386 import forge_linux_on_i386
+
+WITH_PAE = pytest.mark.parametrize("pae", [True, False], ids=["PAE", "two levels"])
+NO_TYPES = (
+    "the kernel does not describe its types (BTF); its processes were found by their structure"
+)
+
+
+@WITH_PAE
+@pytest.mark.parametrize("seed", range(2))
+def test_every_frame_and_process(pae: bool, seed: int, tmp_path: Path) -> None:
+    """A quarter of the memory is high: the kernel sees but a page of it."""
+    truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, seed=seed)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert_is_truth(snapshot, truth)
+    assert snapshot.paging is not None
+    assert snapshot.paging.name == ("PAE" if pae else "x86")
+    assert snapshot.remarks == (NO_TYPES,)
+    high = 48 * MIB // 4096
+    assert {"user", "kernel", "unused-data"} <= set(labels(snapshot)[high:])
+
+
+@WITH_PAE
+def test_no_high_memory(pae: bool, tmp_path: Path) -> None:
+    truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, low=64 * MIB)
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+@WITH_PAE
+def test_a_hole(pae: bool, tmp_path: Path) -> None:
+    """It is absent, though the one array describes it as well."""
+    size, low = 128 * MIB, 112 * MIB
+    truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, size=size, low=low, hole=True, seed=1)
+    assert (truth.states[64 * MIB // 4096 : 96 * MIB // 4096] == "absent").all()
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
+
+
+@WITH_PAE
+def test_a_line_that_is_damaged(pae: bool, tmp_path: Path) -> None:
+    """Of both kinds of tables those are taken that translate, whatever the text says."""
+    truth = forge_linux_on_i386(tmp_path / "whole", pae=pae)
+    line = rb"CONFIG_X86_PAE=(y)" if pae else rb"NUMBER\(PG_lru\)=(4)"
+    places = lines_changed(tmp_path / "whole", truth, line, b"n" if pae else b"x")
+    assert places
+    dump = changed(tmp_path / "whole", tmp_path / "dump", places)
+    snapshot = memory_visualizer.open(dump)
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
+    assert owned(snapshot) == truth.owners
+
+
+@WITH_PAE
+def test_without_its_text(pae: bool, tmp_path: Path) -> None:
+    """A kernel is known by its page tables and banner; what a page is for nobody tells."""
+    truth = forge_linux_on_i386(tmp_path / "whole", pae=pae)
+    places = {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
+    snapshot = memory_visualizer.open(changed(tmp_path / "whole", tmp_path / "dump", places))
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
+    assert snapshot.remarks[0].startswith("the kernel's VMCOREINFO was not found")
+    assert any("does not tell the size of its struct page" in said for said in snapshot.remarks)
+    told = [(p.pid, p.ppid, p.name, p.dtb, p.object_address) for p in snapshot.processes]
+    assert told == [
+        (task.pid, task.ppid, task.full_name or task.comm, task.dtb, task.address)
+        for task in truth.tasks
+    ]
+    assert owned(snapshot) == truth.owners
+    mapped = np.isin(truth.classes, ("user", "both"))
+    np.testing.assert_array_equal(labels(snapshot) == "user", mapped)
