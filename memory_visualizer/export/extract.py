@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EEXIST, ELOOP, ENOTDIR
 from pathlib import Path
@@ -238,21 +239,15 @@ def _make_folders(folder: Path, root: Path) -> None:
         at.mkdir(exist_ok=True)
 
 
-class _part_of:  # noqa: N801 - used like a function
-    """A file with a name of its own beside the target, which is gone at the end."""
-
-    def __init__(self, target: Path) -> None:
-        self._path = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> tuple[IO[bytes], Path]:
-        self._file = self._path.open("xb")
-        return self._file, self._path
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+@contextmanager
+def _part_of(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file beside the target, and its path; it is gone at the end, unless it was renamed."""
+    path = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
+    try:
+        with path.open("xb") as file:
+            yield file, path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:

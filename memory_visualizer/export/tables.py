@@ -333,9 +333,13 @@ def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
     pages = snapshot.file_pages
     file, offset = pages.of_frames(frames.start, frames.stop)
     none = file < 0
-    paths = pa.array([one.path for one in pages.files], pa.string())
+    # Several files may have one path, such as /dev/zero; a dictionary has each text once.
+    code_of: dict[str, int] = {}
+    codes = [code_of.setdefault(one.path, len(code_of)) for one in pages.files]
+    code = np.array([*codes, 0], np.int32)[file]
+    paths = pa.array([*code_of], pa.string())
     return {
-        "file": pa.DictionaryArray.from_arrays(pa.array(file, mask=none), paths),
+        "file": pa.DictionaryArray.from_arrays(pa.array(code, mask=none), paths),
         "file_offset": pa.array(offset, mask=none),
     }
 

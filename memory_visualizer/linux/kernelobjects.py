@@ -58,6 +58,11 @@ class KernelObjects:
         """Whether its pointers have 64 bits; those of 32 bits are not read."""
         return self._kernel.kernel.word == 8
 
+    @property
+    def _why(self) -> str:
+        """The reason where nothing shows how objects are laid out."""
+        return _NO_TYPES if self._is_wide else "of a 32-bit kernel no such objects are read"
+
     @cached_property
     def _pages(self) -> PageArray | None:
         """The struct pages; None if they are not found, of which there is a remark already."""
@@ -91,7 +96,7 @@ class KernelObjects:
             cached = self._pages.cached(self._cache[:: len(self._cache) // _EXAMPLES + 1])
             layout = layoutsbyform.files(kernel.kernel, np.unique(cached.mapping))
         if layout is None:
-            self.remark(f"{_NO_TYPES}: the files of its pages are unknown")
+            self.remark(f"{self._why}: the files of its pages are unknown")
         elif by_form:
             self.remark(
                 f"{_NO_TYPES}: files were found by the structure of their objects; a path may be"
@@ -159,7 +164,7 @@ class KernelObjects:
         if by_form and offsets:
             layout = self._regions_by_form(offsets)
         if layout is None or offsets is None:
-            self.remark(f"{_NO_TYPES}: the regions of its processes are unknown")
+            self.remark(f"{self._why}: the regions of its processes are unknown")
             return None
         if by_form:
             self.remark(
@@ -220,7 +225,10 @@ class KernelObjects:
         """See Inventory."""
         kernel = self._kernel
         head = kernel.symbols.get("modules")
-        if head is None or not self._is_wide:
+        if not self._is_wide:
+            self.remark(f"{self._why}: its modules are unknown")
+            return None
+        if head is None:
             self.remark("the modules of the kernel are unknown: no symbol names their list")
             return None
         by_btf = modules.layout_by_btf(kernel.btf) if kernel.btf else None

@@ -101,6 +101,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     (`show`, as in the page's address), if any.
     """
     columns = page_columns(snapshot, entropy)
+    columns |= _file_columns(snapshot)
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
@@ -114,6 +115,10 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
     columns |= _record_columns(snapshot)
+    about["files"] = [
+        f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
+        for file in snapshot.file_pages.files
+    ]
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
@@ -155,6 +160,14 @@ def _record_columns(snapshot: Snapshot) -> dict[str, Column]:
         "priority": pack(records.priorities + np.uint8(1)),
         "finding": pack(records.findings),
     }
+
+
+def _file_columns(snapshot: Snapshot) -> dict[str, Column]:
+    """The file behind each frame, 0 for none, and the number of the page in it."""
+    if not snapshot.file_pages.files:
+        return {}
+    file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
+    return {"file_of": pack(file + np.int32(1)), "file_page": pack(offset // PAGE_SIZE)}
 
 
 def _facts(snapshot: Snapshot) -> str:
@@ -245,6 +258,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
                 *dump.remarks,
                 *snapshot.remarks,
                 *snapshot.record_remarks,
+                *(snapshot.inventory.remarks if snapshot.inventory else ()),
                 *remarks_on_copies(snapshot.copies),
             )
         ],

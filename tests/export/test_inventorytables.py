@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -126,6 +127,17 @@ def test_pages_with_their_files(dump: tuple[Snapshot, LinuxTruth, Path], tmp_pat
     table = to_arrow(snapshot)
     files = zip(table["file"].to_pylist(), table["file_offset"].to_pylist(), strict=True)
     assert {frame: told for frame, told in enumerate(files) if told[0] is not None} == true
+
+
+def test_files_with_one_path(dump: tuple[Snapshot, LinuxTruth, Path]) -> None:
+    """Other programs want each text of a dictionary once."""
+    pytest.importorskip("pyarrow")
+    snapshot = memory_visualizer.open(dump[2])
+    pages = snapshot.file_pages
+    alike = tuple(replace(file, path="/dev/zero") for file in pages.files)
+    vars(snapshot)["file_pages"] = replace(pages, files=alike)
+    column = to_arrow(snapshot).to_pandas()["file"]
+    assert column.value_counts().to_dict() == {"/dev/zero": len(pages.frame)}
 
 
 def test_json_counts_files(dump: tuple[Snapshot, LinuxTruth, Path]) -> None:

@@ -35,6 +35,7 @@ from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.containers import write_kdump, write_lime
+from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -1408,3 +1409,24 @@ def test_pictures_of_the_page(browser: "Browser", tmp_path: Path) -> None:
         with Image.open(path) as taken, Image.open(shown) as kept:
             assert taken.size == kept.size == (1280, 800)
         assert shown.stat().st_size <= 300 * 1024
+
+
+def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """Path and offset under the pointer; the text of a dump stays text."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot, color_by="file")
+    page = open_page(tmp_path / "page.html")
+    assert page.input_value("#color") == "file"
+    told = {
+        own.path if own else "[file without an inode]": (frame, own, offset)
+        for frame, (own, offset) in truth.pages.items()
+    }
+    for path, (frame, own, offset) in told.items():
+        card = card_of(page, frame)
+        shown = path.replace("\n", r"\x0a") + (" (deleted)" if own and own.is_deleted else "")
+        assert card["File"] == shown
+        assert int(card["Offset in file"], 16) == offset
+    frame = next(n for n in range(0x200, len(snapshot.classes)) if n not in truth.pages)
+    assert not {"File", "Offset in file"} & set(card_of(page, frame))

@@ -28,7 +28,11 @@ class Card {
     const protection = about.swatches.protection[colourings.valueAt("protection", frame)][0];
     facts.push(["Protection", protection]);
     for (const { id, title, swatches } of about.named ?? [])
-      facts.push([title, swatches[model.named[id][frame]][0]]);
+      if (id !== "file") facts.push([title, swatches[model.named[id][frame]][0]]);
+    if (model.fileOf?.[frame]) {
+      facts.push(["File", about.files[model.fileOf[frame] - 1]]);
+      facts.push(["Offset in file", hexAddress(model.filePage[frame])]);
+    }
     if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
     if (model.lastOwner?.[frame]) {
       const process = model.lastOwner[frame] - 1;

@@ -136,6 +136,8 @@ async function unpack() {
     owners,
     page: columns.page,
     entropy: columns.entropy,
+    fileOf: columns.file_of,
+    filePage: columns.file_page,
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
