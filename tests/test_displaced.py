@@ -154,6 +154,7 @@ def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path
     ("flags", "in_a_row"), [(0x18, False), (0x10, True), (0, True)], ids=["", "row", "firmware"]
 )
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_devices_behind_memory_are_not(
     system: str, flags: int, *, in_a_row: bool, tmp_path: Path
 ) -> None:
@@ -351,6 +352,7 @@ def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.many
 def test_a_header_in_front_of_linux(header: int, *, is_whole: bool, tmp_path: Path) -> None:
     path = tmp_path / "dump"
     truth = forge_linux(path, "6.1", size=32 * MIB, processes=8)

@@ -270,6 +270,7 @@ def test_map_without_rows(files: Files) -> None:
         (["a", "b", "-o", "other.raw"], "must end in .png"),
     ],
 )
+@pytest.mark.many
 def test_usage_errors(arguments: list[str], sentence: str) -> None:
     """Exit code 2 and what is wrong."""
     result = run(arguments)

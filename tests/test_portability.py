@@ -100,6 +100,7 @@ def test_all_outputs_are_the_same_elsewhere(tmp_path: Path, kind: str, dump: Pat
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
 @pytest.mark.parametrize("command", ["memviz", "imagegenerator.py"])
+@pytest.mark.many
 def test_consoles_without_utf8(tmp_path: Path, dump: Path, encoding: str, command: str) -> None:
     """What the console cannot show is escaped; nothing ends in a traceback."""
     if command == "memviz":

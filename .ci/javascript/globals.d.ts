@@ -37,6 +37,10 @@ declare global {
     search: HTMLInputElement;
     "side-open": HTMLButtonElement;
     strip: HTMLCanvasElement;
+    uses: HTMLDialogElement;
+    "uses-head": HTMLElement;
+    "uses-open": HTMLButtonElement;
+    "uses-rows": HTMLElement;
     "zoom-fit": HTMLButtonElement;
     "zoom-in": HTMLButtonElement;
     "zoom-out": HTMLButtonElement;

@@ -582,7 +582,7 @@ def _description(snapshot: Snapshot) -> list[str]:
         missing = _count(dump.frame_count - pages - left_out, "page")
         dump_line += f", {_count(holes, 'hole')} ({missing})"
     if left_out:
-        dump_line += f", {_count(left_out, 'page')} left out on purpose"
+        dump_line += f", {_count(left_out, 'page')} left out"
     digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
     if not snapshot.system or not snapshot.paging:
         paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""

@@ -87,7 +87,9 @@ def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
         return []
     owners = records.last_owners[records.last_owners != NOBODY]
     pages = np.bincount(owners, minlength=len(snapshot.processes))
-    pages[np.setdiff1d(np.arange(len(pages)), told)] = 0
+    chosen = np.zeros(len(pages), bool)
+    chosen[list(told)] = True
+    pages[~chosen] = 0
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     if not order:
         return []

@@ -54,7 +54,7 @@ def files_of(
     files = [_file(dentries, inodes, number, path) for number, path in enumerate(paths)]
     order = sorted(
         range(len(files)),
-        key=lambda number: (files[number].path, files[number].device, int(spaces[number])),
+        key=lambda row: (files[row].path, files[row].device, files[row].number or 0, row),
     )
     place = np.empty(len(files), np.int32)
     place[order] = np.arange(len(files), dtype=np.int32)

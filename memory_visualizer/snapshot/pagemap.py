@@ -28,8 +28,8 @@ class PageClass(IntEnum):
     UNUSED_ZERO = 5
     """Reached by nobody, all zeros."""
     LEFT_OUT = 6
-    """The dump leaves the frame out on purpose, as makedumpfile's filter does; its owners and its
-    PageState may still be known."""
+    """The dump leaves the frame out on purpose, as makedumpfile's filter does, or is broken there;
+    its owners and its PageState may still be known."""
 
     @property
     def label(self) -> str:

@@ -56,6 +56,7 @@ _SCRIPTS = (
     "strip",
     "card",
     "legend",
+    "uses",
     "processes",
     "goto",
     "link",

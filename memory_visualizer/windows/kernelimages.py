@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import SHARED, is_held
 from memory_visualizer.units import PAGE_SIZE
@@ -58,7 +59,9 @@ def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images
         if not len(start):
             break
         found.append(np.stack((start, start + size)))
-        asked = np.setdiff1d(start + size, found[-1][0])
+        known, asked = np.sort(start), distinct(start + size)
+        at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+        asked = asked[known[at] != asked]
     if not found:
         return Images(np.empty(0, np.uint64), np.empty(0, np.uint64))
     start, end = np.concatenate(found, axis=1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import MAY_WRITE, X64
 from memory_visualizer.snapshot.framerecords import PageUse
@@ -104,7 +105,7 @@ def _find(
 ) -> NDArray[np.uint8] | None:
     """The array in which these parts have these types; None unless all that do are the same."""
     pages = _data_pages(dump, kernel, images)
-    mapped = np.unique(parts_of(kernel.mappings.virtual))
+    mapped = distinct(parts_of(kernel.mappings.virtual))
     found: list[NDArray[np.uint8]] = []
     for start in range(0, len(pages), _PAGES_AT_ONCE):
         some = pages[start : start + _PAGES_AT_ONCE + 1]  # the array may go on in the next page
@@ -120,8 +121,7 @@ def _find(
             told = np.count_nonzero(types[mapped])
             if types.max() <= _HIGHEST_TYPE and 4 * told >= 3 * len(mapped):
                 found.append(types.copy())
-    distinct = {types.tobytes() for types in found}
-    return found[0] if len(distinct) == 1 else None
+    return found[0] if len({types.tobytes() for types in found}) == 1 else None
 
 
 def _data_pages(dump: Dump, kernel: KernelMemory, images: Images) -> NDArray[np.int64]:

@@ -880,6 +880,7 @@ sys.exit(code)
 
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
 @pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.many
 def test_the_dump_is_never_replaced(
     force: list[str], option: str, ending: str, noise: Path, tmp_path: Path
 ) -> None:
@@ -924,6 +925,7 @@ def test_two_dumps_where_one_is_meant(option: str, dump: Path, noise: Path, tmp_
 
 
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
+@pytest.mark.many
 def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
     """Unless --force is given; what this program wrote gives way, whatever it was."""
     path = tmp_path / f"a{ending}"
@@ -983,6 +985,7 @@ def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
         (["a", "--json", "b.json", "c"], "unrecognized arguments: c"),
     ],
 )
+@pytest.mark.many
 def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     result = run(arguments, tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

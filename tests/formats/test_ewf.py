@@ -204,6 +204,7 @@ def test_ewfexport_gives_the_same(path: Path) -> None:
 @pytest.mark.skipif(not shutil.which("ewfacquirestream"), reason="no ewf-tools here")
 @pytest.mark.parametrize("format_", ["encase2", "encase5", "encase6", "encase7", "ftk", "linen7"])
 @pytest.mark.parametrize("compression", ["none", "fast", "best"])
+@pytest.mark.many
 def test_what_libewf_writes(path: Path, format_: str, compression: str) -> None:
     """Each dialect, split, with its own sizes of chunks."""
     target = path.with_suffix("")

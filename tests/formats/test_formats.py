@@ -287,6 +287,7 @@ def check_without(
 
 
 @every_format
+@pytest.mark.many
 def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """Frames, contents, and which are zeros come back from each format; blocks may be small."""
     write(path, pieces)
@@ -321,6 +322,7 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
     ],
 )
 @pytest.mark.parametrize("is_mapped", [True, False], ids=["mapped", "read"])
+@pytest.mark.many
 def test_pages_at_any_byte_of_the_file(
     path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -681,6 +683,7 @@ def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
 
 
 @every_format
+@pytest.mark.many
 def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """Wherever the file ends, there is one sentence; lenient gives what is before the end."""
     write(path, pieces)

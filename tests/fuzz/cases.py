@@ -29,6 +29,7 @@ _OPTIONS = (
 )
 _MEMVIZ_OPTIONS = (
     *(("--color-by", what) for what in COLOURINGS),
+    ("--uses",),
     ("--pid", "4"),
     ("--name", "."),
     ("--html", "a.html"),

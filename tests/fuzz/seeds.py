@@ -61,6 +61,8 @@ def _windows(profile: str, **options: int | bool) -> tuple[bytes, list[int]]:
         for note in notes[inside]:
             offset = process.eprocess - int(note["virtual"])
             places.append(int(note["frame"]) * PAGE + offset)
+    if truth.records is not None:
+        places += (truth.records.frames * PAGE).tolist()
     return contents, places
 
 
@@ -91,6 +93,8 @@ def _places(truth: LinuxTruth, contents: bytes) -> list[int]:
 _SYSTEMS = {
     "xp": lambda: _windows("WinXPSP2x86", pae=False),
     "pae": lambda: _windows("Win7SP1x86"),
+    "xp records": lambda: _windows("WinXPSP2x86", pae=True, database=True),
+    "x64 records": lambda: _windows("Win10x64_19041", database=True),
     "win7": lambda: _windows("Win7SP1x64"),
     "win11": lambda: _windows("Win11x64_22000", shadow_tables=True),
     "levels": lambda: _windows("Win10x64_17763", five_levels=True),

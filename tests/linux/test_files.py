@@ -1,6 +1,7 @@
 """Files behind pages, regions of processes and modules: as the truth says, whatever is damaged."""
 
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -296,6 +297,46 @@ def test_a_tree_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTrut
     }
     assert set(found[1]) <= set(truth.regions[1])
     assert snapshot.inventory and any("complete" in remark for remark in snapshot.inventory.remarks)
+
+
+def test_folders_without_an_end(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """Thousands of folders, each in the next: a path as no kernel has it is not made."""
+    truth = sound[2]
+    frames = [frame for frame, file in true_files(truth).items() if file[0].endswith("two\nlines")]
+    places = [
+        dump.truth.direct + frame * 4096 + at for frame in frames for at in range(0, 3841, 256)
+    ]
+    template = dump.contents[truth.dentries["/lib"] - dump.truth.direct :][:192]
+    for place, above in zip(places, [*places[1:], truth.dentries["/lib"]], strict=True):
+        dump.put(place, bytes(template))
+        dump.put(place + 24, above.to_bytes(8, "little"))
+        dump.put(place + 40, (place + 56).to_bytes(8, "little"))
+    dump.put(truth.dentries["/run/small"] + 24, places[0].to_bytes(8, "little"))
+    snapshot = dump.open()
+    found, true = files_of_pages(snapshot), true_files(truth)
+    others = {frame: file for frame, file in true.items() if file[0] != "/run/small"}
+    assert {frame: file for frame, file in found.items() if frame in others} == others
+    assert {file[0] for frame, file in found.items() if frame not in others} == {
+        "[inode 11 of tmpfs on 0:22]"
+    }
+    assert snapshot.inventory and any("path" in remark for remark in snapshot.inventory.remarks)
+
+
+def test_modules_that_are_too_large(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """A part with more pages than the dump is none; the other modules stay."""
+    truth = sound[2]
+    link, place = truth.module_links[1]
+    contents = np.frombuffer(bytes(dump.contents), "<u8")
+    begin = truth.modules[1][1][0][0]
+    at = [int(row) * 8 for row in np.flatnonzero(contents == np.uint64(begin))]
+    for row in at:  # its size stands 8 or 12 bytes behind
+        dump.contents[row + 8 : row + 16] = struct.pack("<II", 0x0FFF_FFFF, 0x0FFF_FFFF)
+    snapshot = dump.open()
+    assert snapshot.modules is not None and snapshot.inventory
+    names = [module.name for module in snapshot.modules]
+    assert names[0] == truth.modules[0][0] and names[-1] == truth.modules[2][0]
+    assert any("module" in remark for remark in snapshot.inventory.remarks)
+    assert link and place
 
 
 @pytest.mark.parametrize("direction", [0, 8], ids=["forwards", "backwards"])

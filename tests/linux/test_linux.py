@@ -116,6 +116,7 @@ def test_two_small_descriptions_of_sections(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
 @pytest.mark.parametrize("five_levels", [False, True], ids=["4 levels", "5 levels"])
 @pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])
+@pytest.mark.many
 def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) -> None:
     """Four levels and five; page-table isolation, under which a process has two tables."""
     truth = forge_linux(tmp_path / "dump", era, five_levels=five_levels, pti=pti, seed=5)

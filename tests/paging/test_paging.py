@@ -113,6 +113,7 @@ def found_by_walk(memory: Memory, paging: Paging, roots: npt.NDArray[np.int64]) 
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.many
 def test_finds_what_a_simple_reader_finds(name: str) -> None:
     """The same frames, for the same spaces, first at the same addresses."""
     paging = MANUAL[name]
@@ -167,6 +168,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.many
 def test_translates_as_a_simple_reader_does(name: str) -> None:
     paging = MANUAL[name]
 

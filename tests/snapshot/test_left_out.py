@@ -108,7 +108,7 @@ def test_all_outputs(
     assert main([str(linux[1]), *arguments]) == 0
     count = int(np.count_nonzero(memory_visualizer.open(linux[1]).dump.left_out))
     printed = capsys.readouterr().out
-    assert f"{count:,} pages left out on purpose" in printed
+    assert f"{count:,} pages left out" in printed
     assert "hole" not in printed
     assert json.loads(Path(outputs["json"]).read_text())["classes"]["left-out"] == count
     rows = Path(outputs["csv"]).read_text().splitlines()

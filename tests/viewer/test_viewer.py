@@ -23,7 +23,12 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
-from memory_visualizer.snapshot.framerecords import FrameRecords, RecordFinding
+from memory_visualizer.snapshot.framerecords import (
+    FrameRecords,
+    PageUse,
+    RecordFinding,
+    WindowsState,
+)
 from memory_visualizer.snapshot.pagemap import PageState
 from tests.conftest import ROOT
 from tests.screenshots import take
@@ -660,7 +665,9 @@ def test_choosing_a_process_lights_its_left_out_pages(
     assert lit(page, filtered) == expected
 
 
-@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "use")])
+@pytest.mark.parametrize(
+    "name", [name for name in COLOURINGS if name not in ("state", "use", "file")]
+)
 def test_left_out_pages_equal_the_png(
     open_page: Callable[..., "Page"], filtered: Filtered, name: str
 ) -> None:
@@ -1295,6 +1302,32 @@ def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path:
     assert (card["State"], card["Use"]) == ("active", "page table")
     assert not {"Priority", "Last owner", "Contradiction"} & set(card)
     assert card_of(page, 5000)["Contradiction"] == "free but mapped"
+
+    page.get_by_role("button", name="Table", exact=True).click()
+    counts = snapshot.use_counts()
+    states = [state for state in WindowsState if counts[:, state].any()]
+    head = page.locator("#uses-head th").all_inner_texts()
+    assert head == ["Use", *(state.label for state in states), "Pages", "Size"]
+    rows = [
+        [*line.locator("th").all_inner_texts(), *line.locator("td").all_inner_texts()]
+        for line in page.locator("#uses-rows tr").all()
+    ]
+    expected = [
+        [use.label, *(f"{counts[use, state]:,}" if counts[use, state] else "" for state in states)]
+        for use in PageUse
+        if counts[use].any()
+    ]
+    assert [row[:-2] for row in rows[:-1]] == expected
+    assert rows[-1][-2:] == [f"{counts.sum():,}", f"{counts.sum() * 4:,} KiB"]
+    page.get_by_role("button", name="page table", exact=True).click()
+    assert not page.locator("#uses").is_visible()
+    shown = page.evaluate("[...memviz.colourings.get('use', 'default').entries].map(e => e.label)")
+    off = page.evaluate("[...memviz.state.off]")
+    assert [label for index, label in enumerate(shown) if index not in off] == ["page table"]
+
+
+def test_no_table_without_records(open_page: Callable[..., "Page"], dump: Dump) -> None:
+    assert not open_page(dump.page).get_by_role("button", name="Table", exact=True).is_visible()
 
 
 def test_a_real_linux_guest(

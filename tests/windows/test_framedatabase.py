@@ -7,6 +7,7 @@ says was noted when its frame was given to somebody (tests/synth/framedatabase.p
 import csv
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ def check(path: Path, name: str, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_families(family: str, tmp_path: Path) -> None:
     name, options = FAMILIES[family]
     check(tmp_path / "dump", name, **options)
@@ -189,6 +191,7 @@ def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDAr
 
 @pytest.mark.parametrize("is_hole", [False, True])
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
+@pytest.mark.many
 def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) -> None:
     """Pages of zeros, or pages that the dump does not hold."""
     path = tmp_path / "dump"
@@ -392,8 +395,11 @@ def test_outputs(
     path, free, hidden = contradicted
     outputs = [str(tmp_path / name) for name in ("a.png", "a.npz", "a.json")]
     arguments = [str(path), "-o", outputs[0], "--table", outputs[1], "--json", outputs[2]]
-    assert main([*arguments, "--uses", "--color-by", "use"]) == 0
+    assert main([*arguments, "--uses", "--color-by", "use", "-v"]) == 0
     printed = capsys.readouterr().out
+    assert re.search(
+        r"Page frame database at 0x[0-9a-f]{16}, 48 bytes a frame; 100\.0 % of", printed
+    ), printed
     assert f"free but mapped: 1 page ({free * PAGE_SIZE:#x})" in printed
     assert f"private but not mapped: 1 page ({hidden * PAGE_SIZE:#x})" in printed
     snapshot = memory_visualizer.open(path)

@@ -46,6 +46,11 @@ async function start() {
   byId("remarks").hidden = about.remarks.length === 0;
   byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
   const legend = new Legend((off) => update({ off }));
+  new UseTable(model, (use) => {
+    const others = new Set(colourings.swatches("use", state.palette).keys());
+    others.delete(use);
+    update({ colour: "use", off: others });
+  });
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
@@ -168,7 +173,8 @@ async function start() {
 
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (byId("help").open || byId("uses").open) return;
     const { target, key } = event;
     if (
       target instanceof Element &&
