@@ -17,8 +17,8 @@ from memory_visualizer.units import PAGE_SIZE
 _PAGE_BITS, _ADDRESS_BITS = 12, 48
 _SMALL = {16: (12, 52), 2: (14, 48), 32: (14, 52)}
 """Bits of pages and of addresses by the entries of a top level that does not fill a page."""
-_SMALL_TOPS = 1 << 14
-"""How many pages that look like such a top level are kept; all but one look so by chance."""
+_NO_PRIVILEGED_EXECUTION = np.uint64(1 << 59)
+"""PXNTable, which newer kernels set in the top levels of processes, not in their own."""
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Mask and value of the bits that Linux always writes into an entry that leads to a table."""
 _SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
@@ -39,8 +39,8 @@ class SmallTopSearch:
     """
 
     def __init__(self) -> None:
-        self._found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        self._room = _SMALL_TOPS
+        self._found: list[NDArray[np.int64]] = []
+        """Rows of whether a table is a process's, its frame, and its number of entries."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at the first entries of each page."""
@@ -49,27 +49,19 @@ class SmallTopSearch:
         is_used = tables != 0
         sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
         entries = max(_SMALL) - np.argmax(is_used[:, ::-1], axis=1)
-        sound &= np.isin(entries, list(_SMALL))
-        rows, entries = rows[sound], entries[sound]
-        alone = ~words[rows, max(_SMALL) :].any(axis=1)
-        if self._room > 0 and alone.any():
-            self._room -= int(np.count_nonzero(alone))
-            self._found.append((frames[rows[alone]], entries[alone].astype(np.int64)))
+        sound &= np.isin(entries, list(_SMALL)) & ~words[rows, max(_SMALL) :].any(axis=1)
+        is_users = tables[:, 0] & _NO_PRIVILEGED_EXECUTION != 0
+        self._found.append(np.column_stack((is_users, frames[rows], entries))[sound])
 
     @property
     def tops(self) -> list[tuple[int, int]]:
-        """Frames, and how many entries each has: the first ones in memory."""
-        found = [
-            zip(frames.tolist(), entries.tolist(), strict=True) for frames, entries in self._found
-        ]
-        tops = sorted(one for part in found for one in part)
-        return [
-            one
-            for size in _SMALL
-            for one in [(frame, entries) for frame, entries in tops if entries == size][
-                :_TRIED_TABLES
-            ]
-        ]
+        """Frames and numbers of entries: a few of each number, the likeliest first."""
+        found = sorted(np.concatenate(self._found).tolist()) if self._found else []
+        tops: list[tuple[int, int]] = []
+        for size in _SMALL:
+            alike = [(frame, entries) for _, frame, entries in found if entries == size]
+            tops += alike[:_TRIED_TABLES]
+        return tops
 
 
 def machines_by_form(

@@ -21,7 +21,8 @@ from tests.synth.aff4 import write_aff4
 from tests.synth.ewf import write_e01
 from tests.synth.hibernation import write_hibernation
 from tests.synth.hyperv import write_hyperv
-from tests.synth.linux import forge_linux
+from tests.synth.linux import LinuxTruth, forge_linux
+from tests.synth.linux386 import forge_linux_on_i386
 from tests.synth.qemu import write_qemu, write_vma
 
 PAGE = 4096
@@ -70,11 +71,23 @@ def _linux(era: str, **options: bool) -> tuple[bytes, list[int]]:
         path = Path(folder) / "dump"
         truth = forge_linux(path, era, size=32 * MIB, processes=3, **options)
         contents = path.read_bytes()
+    return contents, _places(truth, contents)
+
+
+def _linux_of_32_bits(*, pae: bool) -> tuple[bytes, list[int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump"
+        truth = forge_linux_on_i386(path, pae=pae, size=48 * MIB, low=32 * MIB)
+        contents = path.read_bytes()
+    return contents, _places(truth, contents)
+
+
+def _places(truth: LinuxTruth, contents: bytes) -> list[int]:
     places = [truth.top * PAGE, *(frame * PAGE for frame in truth.text_frames)]
     for name in (b"\x9f\xeb\x01", b"swapper/0"):  # BTF, the first task
         if (place := contents.find(name)) >= 0:
             places.append(place)
-    return contents, places
+    return places
 
 
 _SYSTEMS = {
@@ -87,6 +100,8 @@ _SYSTEMS = {
     "levels": lambda: _windows("Win10x64_17763", five_levels=True),
     "linux": lambda: _linux("6.1", pti=True),
     "old": lambda: _linux("4.19"),
+    "i386": lambda: _linux_of_32_bits(pae=False),
+    "i386-pae": lambda: _linux_of_32_bits(pae=True),
     "noise": lambda: (np.random.default_rng(0).bytes(4 * MIB) + bytes(4 * MIB), [0]),
 }
 SYSTEMS = list(_SYSTEMS)
@@ -164,6 +179,7 @@ WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "avml-mixed": functools.partial(containers.write_avml, packed=(True, False)),
     "kdump-flattened": functools.partial(containers.write_kdump, flattened=True),
     "kdump-32": functools.partial(containers.write_kdump, bits=32),
+    "kdump-big-endian": functools.partial(containers.write_kdump, order=">", machine=b"s390x"),
     "elf-flattened": containers.write_flattened_elf,
     "crash-live": functools.partial(containers.write_crash, kind="live bitmap"),
     "crash-32": functools.partial(containers.write_crash, bits=32),

@@ -63,17 +63,21 @@ def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entries", [2, 16, 32])
 def test_top_levels_that_do_not_fill_a_page(entries: int) -> None:
-    """By the place of the last entry; not where anything stands behind, or the entries differ."""
+    """By the place of the last entry; not where anything stands behind, or the entries differ.
+
+    A process's own comes after the kernel's.
+    """
     table = np.array([0x1003, 0, 0x2003], np.uint64)
-    words = np.zeros((6, 512), np.uint64)
-    words[:5, 0], words[:5, entries - 1] = table[0], table[2]
-    words[1, 300] = 7  # data behind it
-    words[2, entries - 1] |= np.uint64(0x40)  # a page's descriptor
-    words[3, entries] = table[2]  # as many as no kernel has
-    words[4, 0] = 0  # no memory
+    words = np.zeros((7, 512), np.uint64)
+    words[:6, 0], words[:6, entries - 1] = table[0], table[2]
+    words[0, 0] |= np.uint64(1 << 59)  # of a process
+    words[2, 300] = 7  # data behind it
+    words[3, entries - 1] |= np.uint64(0x40)  # a page's descriptor
+    words[4, entries] = table[2]  # as many as no kernel has
+    words[5, 0] = 0  # no memory
     search = SmallTopSearch()
-    search.scan(np.arange(20, 26), words)
-    assert search.tops == [(20, entries)]
+    search.scan(np.arange(20, 27), words)
+    assert search.tops == [(21, entries), (20, entries)]
 
 
 def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:
