@@ -164,6 +164,11 @@ class Architecture:
         bar: NDArray[np.bool_] = entries & np.uint64(USER) == 0
         return bar
 
+    def let_user(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries that the processor follows let user mode through by themselves."""
+        let: NDArray[np.bool_] = entries & np.uint64(USER) != 0
+        return let & self.is_present(entries)
+
     def frames(self, entries: Entries) -> NDArray[np.int64]:
         """The frame that each entry names: of a table, or of a small page."""
         return ((entries & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
@@ -261,6 +266,11 @@ class Arm64(Architecture):
         """Which entries that lead to tables bar user mode."""
         bar: NDArray[np.bool_] = entries & np.uint64(_TABLE_BARS_USER) != 0
         return bar
+
+    def let_user(self, entries: Entries) -> NDArray[np.bool_]:
+        """Which entries let user mode through by themselves; those that lead to tables need not."""
+        let: NDArray[np.bool_] = entries & np.uint64(_AP_USER) != 0
+        return let & self.is_present(entries)
 
     def frames(self, entries: Entries) -> NDArray[np.int64]:
         """The frame that each entry names: of a table, or of a small page."""

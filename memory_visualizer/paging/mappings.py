@@ -20,6 +20,8 @@ class Losses:
     not_tables: set[int] = field(default_factory=set)
     """Frames that entries name as page tables, but that are not, by the majority of their
     entries."""
+    of_user: int = 0
+    """Tables of user mode to which the kernel's half of a single process leads."""
     impossible: int = 0
     """Entries that break the rules of the processor or the system; only the entry itself is left
     out."""

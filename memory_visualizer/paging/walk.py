@@ -284,6 +284,10 @@ class _Walker:
         self._refused = np.zeros(memory.frame_count, bool)
         """Frames that entries name as tables, but that are not tables."""
         self._is_root = np.zeros(memory.frame_count, bool)
+        self._strange = np.empty(0, np.int64)
+        """Such tables, and the spaces that have them, as single numbers: see _are_strange."""
+        self._are_one = False
+        """Whether all roots are of one space, so that nothing is to be compared with others."""
         # In a sound system, one path or a few more lead to each user table.
         self._way_limit = memory.frame_count // 8 + 1024
         part = 4 if kernel_only else 1  # a kernel rarely maps a page twice
@@ -292,6 +296,7 @@ class _Walker:
 
     def mappings(self, roots: NDArray[np.int64], spaces: NDArray[np.int32]) -> Iterator[Mappings]:
         """Walk level by level; `roots` and `spaces` as for walk."""
+        self._are_one = not (spaces != spaces[:1]).any()
         reached = self._start(roots, spaces)
         last = len(self._paging.levels) - 1
         for number in range(last + 1):
@@ -303,6 +308,7 @@ class _Walker:
             self._losses.tables += below.left_out
             reached = below.ways()
         self._losses.not_tables |= set(np.flatnonzero(self._refused).tolist())
+        self._losses.of_user += len(self._strange)
 
     def _start(self, roots: NDArray[np.int64], spaces: NDArray[np.int32]) -> _Reached:
         """The paths to the tables of the top level."""
@@ -404,6 +410,7 @@ class _Walker:
             table, index, entry, frame, weight = weighed(memory, paging, number, tables)
             table_of_way = _table_of_way(first_way, end - start)
             is_table = self._is_table(number, ways, weight, table_of_way)
+            is_table &= ~self._are_strange(ways, tables, table_of_way, is_table)
             if is_table.all() and len(ways.table) == len(first_way):
                 yield _Decoded(ways, table, index, entry, frame)
                 continue
@@ -434,6 +441,38 @@ class _Walker:
             sound = distinct(table_of_way[is_table])
             self._losses.impossible += int(weight.impossible[sound].sum())
         return is_table
+
+    def _are_strange(
+        self,
+        ways: _Reached,
+        tables: Entries,
+        table_of_way: NDArray[np.intp],
+        is_table: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Which paths lead in the kernel's half of one process alone to a table of user mode.
+
+        Most entries of a table are open to user mode only where user mode may come. So an entry
+        with a flipped bit leads to the table of another process, or of this one. What all processes
+        have in common is told by the tables of the others, and where tables map themselves, those
+        of user mode are rightly met.
+        """
+        software = self._paging.software
+        if self._are_one or not (software.has_habits and software.self_entries):
+            return np.zeros(len(is_table), bool)
+        key = ways.space * np.int64(len(self._refused)) + ways.table
+        known: NDArray[np.bool_] = np.isin(key, self._strange)  # where tables map themselves
+        alone = is_table & (ways.access & (_DIRECT | MAY_USER) == _DIRECT) & (ways.space != SHARED)
+        if not alone.any():
+            return known
+        rows = distinct(table_of_way[alone])
+        architecture = self._paging.architecture
+        of_user = np.count_nonzero(architecture.let_user(tables[rows]), axis=1)
+        present = np.count_nonzero(architecture.is_present(tables[rows]), axis=1)
+        is_of_user = np.zeros(len(tables), bool)
+        is_of_user[rows] = 2 * of_user > present
+        alone &= is_of_user[table_of_way]
+        self._strange = np.union1d(self._strange, key[alone])
+        return known | alone
 
 
 def _table_of_way(first_way: NDArray[np.intp], ways: int) -> NDArray[np.intp]:

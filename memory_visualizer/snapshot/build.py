@@ -141,6 +141,12 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
             else f"page tables refer to {many:,} pages as page tables, but they are not page"
             " tables: their mappings are unknown"
         )
+    if losses.of_user:
+        remarks.append(
+            f"{counted(losses.of_user, 'page table')} of user mode left out where the kernel's half"
+            " of a single process refers to"
+            f" {'it' if losses.of_user == 1 else 'them'}: a bit of an entry may have flipped"
+        )
     if losses.impossible:
         remarks.append(
             f"{counted(losses.impossible, 'entry', 'entries')} of page tables left out: they break"

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import memory_visualizer
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.windows import flippedbits
 from tests.synth import MIB, forge, profiles
 
@@ -66,3 +68,57 @@ def test_every_table_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         snapshot = memory_visualizer.open(path)
         np.testing.assert_array_equal(snapshot.classes, sound.classes, f"table {root:#x}")
         assert any("by a bit or two" in remark for remark in snapshot.remarks)
+
+
+ALONE: dict[str, tuple[str, dict[str, Any], str, int, int]] = {
+    "x86": ("WinXPSP2x86", {"pae": False}, "<u4", 512, 1),
+    "x64": ("Win7SP1x64", {}, "<u8", 256, 3),
+    "10, x64": ("Win10x64_17763", {}, "<u8", 256, 3),
+}
+"""With the levels below the top."""
+_MOST_BY_NUMBERS = 4
+
+
+def below(tables: npt.NDArray[np.unsignedinteger], frame: int, levels: int) -> set[int]:
+    """What a table leads to, and it."""
+    found = {frame}
+    if levels:
+        for entry in tables[frame][tables[frame] & 1 == 1].tolist():
+            if entry >> 12 & 0xF_FFFF_FFFF < len(tables):
+                found |= below(tables, entry >> 12 & 0xF_FFFF_FFFF, levels - 1)
+    return found
+
+
+@pytest.mark.parametrize("system", ALONE)
+def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
+    """As that of hyperspace: it costs what it led to, and the frame that it names now.
+
+    The process maps that frame, as it maps its tables. But no page of others changes, even if it is
+    another process's page table. Only a page of small numbers may pass for a table of a few pages.
+    """
+    name, options, entry, half, levels = ALONE[system]
+    path = tmp_path / "dump"
+    truth = forge(path, profiles()[name], size=16 * MIB, processes=12, seed=3, **options)
+    sound = memory_visualizer.open(path)
+    tables = np.fromfile(path, entry).reshape(4096, -1)
+    roots = np.array([process.dtb // PAGE for process in truth.processes if not process.exited])
+    present = (tables[roots, half:] & 1 == 1).all(axis=0)
+    frames = (tables[roots, half:].astype(np.int64) >> 12) & 0xF_FFFF_FFFF
+    differ = np.array([len(set(column)) == len(roots) for column in frames.T.tolist()])
+    (index,) = half + np.flatnonzero(present & differ & (frames != roots[:, None]).all(axis=0))
+    said = 0
+    for number, root in list(enumerate(roots.tolist()))[::2]:
+        led_to = below(tables, int(frames[number, index - half]), levels)
+        for bit in range(12, 24):
+            odd = tables.copy()
+            odd[root, index] ^= odd.dtype.type(1 << bit)
+            odd.tofile(path)
+            snapshot = memory_visualizer.open(path)
+            named = int(odd[root, index]) >> 12 & 0xF_FFFF_FFFF
+            changed = np.flatnonzero(snapshot.classes != sound.classes)
+            changed = changed[~np.isin(changed, [*led_to, named])]
+            assert len(changed) <= _MOST_BY_NUMBERS, (root, bit)
+            of_user = np.isin(sound.classes[changed], (PageClass.USER, PageClass.BOTH))
+            assert not of_user.any(), (root, bit)
+            said += any("of user mode left out" in remark for remark in snapshot.remarks)
+    assert said
