@@ -461,7 +461,9 @@ class _Walker:
             return np.zeros(len(is_table), bool)
         key = ways.space * np.int64(len(self._refused)) + ways.table
         known: NDArray[np.bool_] = np.isin(key, self._strange)  # where tables map themselves
-        alone = is_table & (ways.access & (_DIRECT | MAY_USER) == _DIRECT) & (ways.space != SHARED)
+        alone: NDArray[np.bool_] = (
+            is_table & (ways.access & (_DIRECT | MAY_USER) == _DIRECT) & (ways.space != SHARED)
+        )
         if not alone.any():
             return known
         rows = distinct(table_of_way[alone])
