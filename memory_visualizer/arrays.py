@@ -119,6 +119,41 @@ def _covers(runs: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.bo
     return covered
 
 
+_QUADS_AT_ONCE = 1 << 16
+
+
+def places_of_text(text: bytes, contents: NDArray[np.uint8], limit: int) -> list[int]:
+    """The first places, so many at most, where a text of 8 bytes or more stands.
+
+    Words of four bytes are compared, of which some are aligned wherever the text lies: in pages of
+    zeros and numbers that takes a tenth of the time of `bytes.find`. `contents` are whole words.
+
+    >>> places_of_text(b"texttext", np.frombuffer(b"-" * 5 + b"text" * 2 + b"-" * 11, np.uint8), 9)
+    [5]
+    """
+    quads, found = contents.view("<u4"), list[int]()
+    for first in range(0, len(quads), _QUADS_AT_ONCE):
+        starts = [_starts_of(text, quads, first, shift) for shift in range(4)]
+        for start in np.sort(np.concatenate(starts)).tolist():
+            if start >= 0 and contents[start : start + len(text)].tobytes() == text:
+                found.append(start)
+            if len(found) == limit:
+                return found
+    return found
+
+
+def _starts_of(text: bytes, quads: NDArray[np.uint32], first: int, shift: int) -> NDArray[np.intp]:
+    """Where a text may begin by its whole words from `shift` on, if these are aligned."""
+    words = np.frombuffer(text, "<u4", (len(text) - shift) // 4, shift)
+    place = first + np.flatnonzero(quads[first : first + _QUADS_AT_ONCE] == words[0])
+    for number, word in enumerate(words[1:], 1):
+        if not len(place):
+            break
+        place = place[place + number < len(quads)]
+        place = place[quads[place + number] == word]
+    return place * 4 - shift
+
+
 _STEPS_AT_ONCE = 8
 _PLACES_AT_ONCE = 1 << 16
 """As many as fit into a processor's cache together with the results."""

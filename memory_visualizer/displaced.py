@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct, merge_runs
+from memory_visualizer.arrays import distinct, merge_runs, places_of_text
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
 from memory_visualizer.limits import Budget
@@ -43,6 +43,7 @@ from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.unknown.machine import SYSTEM_NAME
 from memory_visualizer.windows.toplevels import share_kernel
 
 _Result = TypeVar("_Result")
@@ -400,15 +401,13 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
     found: list[int] = []
 
     def scan(pages: NDArray[np.int64], words: Words) -> list[int]:
-        contents = words.tobytes()
+        contents, names = words.reshape(-1).view(np.uint8), release + b"\0"
         places: list[int] = []
-        place = contents.find(_SYSTEM_NAME)
-        while place >= 0 and len(places) < _SAMPLED_NAMES:
-            at = place + 2 * len(_SYSTEM_NAME)
-            if contents[at : at + len(release) + 1] == release + b"\0":
+        for place in places_of_text(SYSTEM_NAME, contents, _SAMPLED_NAMES * _OTHER_NAMES):
+            at = place + 2 * len(SYSTEM_NAME)
+            if contents[at : at + len(names)].tobytes() == names:
                 row, inside = divmod(place, PAGE_SIZE)
                 places.append(int(pages[row]) * PAGE_SIZE + inside)
-            place = contents.find(_SYSTEM_NAME, place + 1)
         return places
 
     for places in dump.each_block(scan):
@@ -416,14 +415,14 @@ def _places_of_names(dump: Dump, release: bytes) -> list[int]:
     return found[:_SAMPLED_NAMES]
 
 
-_SYSTEM_NAME = b"Linux".ljust(65, b"\0")
-"""The first of the names in struct new_utsname, 65 bytes each; the third is the release."""
 _COUNTS = (0, 4)
 """Bytes before the names in struct uts_namespace, if the kernel does not tell."""
 _SMALLEST_END = 0x400
 """The firmware's maps of memory end at multiples of this, if not of a page."""
 _SAMPLED_NAMES = 64
 """Places of the system's names: a kernel has them once, and each process of another namespace."""
+_OTHER_NAMES = 16
+"""So many times as many places in a part of the file may be of other releases."""
 _ASKED_TEXTS = 4
 """How many texts of kernels are asked for the beginning of memory: each kernel keeps two."""
 

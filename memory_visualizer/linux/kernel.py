@@ -67,6 +67,8 @@ _SOME_FRAMES = 64
 """How many frames are tested to see whether the direct map is there."""
 _TABLES_ALIKE = 1024
 """How many tables with the same last entry are compared: any of them serves."""
+_ROWS_AT_ONCE = 64
+"""Pages that fit into a processor's cache with what is made of them."""
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
@@ -273,9 +275,10 @@ class TopTableSearch:
         self.small.scan(frames, words)
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
-        rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
-        if len(rows):
-            self._batches.append((frames[rows], last[rows] & ~np.uint64(TOUCHED)))
+        for some in np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE)):
+            tables = some[np.count_nonzero(words[some], axis=1) < words.shape[1] // 2]
+            if len(tables):
+                self._batches.append((frames[tables], last[tables] & ~np.uint64(TOUCHED)))
 
     @property
     def frames(self) -> list[NDArray[np.int64]]:

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import places_of_text
 from memory_visualizer.formats.base import Dump, Words
 
 _OF_ELF = {
@@ -58,9 +59,10 @@ _OF_LINUX = (
 )
 """By the beginning of the machine's name in struct new_utsname, as `uname -m` tells it."""
 _READ = ("x86", "x86-64", "64-bit ARM")
-_SYSTEM_NAME = b"Linux".ljust(65, b"\0")
+SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 """The first of the names in struct new_utsname, 65 bytes each; the fifth is the machine's."""
-_TO_MACHINE = 4 * 65
+_NAME_SIZE = len(SYSTEM_NAME)
+_TO_MACHINE = 4 * _NAME_SIZE
 _SAMPLED_NAMES = 64
 
 
@@ -94,14 +96,10 @@ def _by_contents(dump: Dump) -> str:
     """The machine by most places that look like the names of a Linux system."""
 
     def scan(_: NDArray[np.int64], words: Words) -> list[str]:
-        contents, found = words.tobytes(), list[str]()
-        place = contents.find(_SYSTEM_NAME)
-        while place >= 0 and len(found) < _SAMPLED_NAMES:
-            at = place + _TO_MACHINE
-            if machine := _by_name(contents[at : at + 65]):
-                found.append(machine)
-            place = contents.find(_SYSTEM_NAME, place + 1)
-        return found
+        contents = words.reshape(-1).view(np.uint8)
+        places = places_of_text(SYSTEM_NAME, contents, _SAMPLED_NAMES)
+        texts = [contents[place + _TO_MACHINE :][:_NAME_SIZE].tobytes() for place in places]
+        return list(filter(None, map(_by_name, texts)))
 
     votes = Counter(machine for found in dump.each_block(scan) for machine in found)
     return max(votes, key=lambda machine: votes[machine], default="")
