@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import mark_runs
+from memory_visualizer.arrays import mark_runs, places_of_text
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import SmallTopSearch, machines_by_form
@@ -36,7 +36,7 @@ from memory_visualizer.linux.machine import (
     machines,
     x86_64,
 )
-from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
+from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, MAX_SIZE, VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
@@ -410,13 +410,12 @@ def _texts_anywhere(memory: Dump) -> list[VmcoreInfo]:
     """Texts whose first line, by which texts are usually found, is damaged."""
 
     def scan(frames: NDArray[np.int64], words: Words) -> list[VmcoreInfo]:
-        contents, texts, place = words.tobytes(), list[VmcoreInfo](), -1
-        while len(texts) < _COPIES:
-            place = contents.find(_A_LINE, place + 1)
-            if place < 0:
-                break
+        contents = words.reshape(-1).view(np.uint8)
+        texts = []
+        for place in places_of_text(_A_LINE, contents, _COPIES):
             start = place // PAGE_SIZE * PAGE_SIZE
-            texts.append(VmcoreInfo.around(contents[start:], place - start))
+            text = contents[start : start + MAX_SIZE].tobytes()
+            texts.append(VmcoreInfo.around(text, place - start))
         return texts
 
     found = [text for texts in memory.each_block(scan) for text in texts]

@@ -25,7 +25,7 @@ _NOTE_WORDS = 3
 """Words in the header of the ELF note VMCOREINFO, in front of the text."""
 _MAX_PAGES = 4
 """The largest size of the text in pages; it is one page in all kernels up to 6.18."""
-_MAX_SIZE = _MAX_PAGES * PAGE_SIZE
+MAX_SIZE = _MAX_PAGES * PAGE_SIZE
 _MAX_DIGITS = 20
 """The longest number of 64 bits."""
 _OSRELEASE = np.frombuffer(b"OSRELEASE=", np.uint8)
@@ -143,7 +143,7 @@ class VmcoreInfo:
 
 def _lines(text: bytes) -> bytes:
     """The text's lines; a single zero byte among them is damage, and the text goes on behind it."""
-    text = text[:_MAX_SIZE].split(b"\0\0", 1)[0]
+    text = text[:MAX_SIZE].split(b"\0\0", 1)[0]
     lines, *rest = text.split(b"\0")
     for part in rest:
         if not re.match(rb"[ -~]*\n?[ -~]*=[ -~]+\n", part):
