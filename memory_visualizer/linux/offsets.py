@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.paging import are_tables, is_held
+from memory_visualizer.paging.memory import TABLES_AT_ONCE
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
@@ -511,34 +512,38 @@ def _find_tables(found: LinuxKernel, spaces: NDArray[np.uint64]) -> int | None:
     kernel = found.kernel
     raw, _ = kernel.read_each(spaces, _MEMORY_SIZE)
     contents = kernel.words(raw)
-    share = np.zeros(contents.shape[1])
-    for column in range(contents.shape[1]):
-        pointers = contents[:, column]
-        aligned = pointers % np.uint64(found.machine.root_alignment) == 0
-        likely = aligned & (pointers >= np.uint64(kernel.upper))
-        if np.mean(likely) < _HALF:
-            continue
-        share[column] = _tables_among(found, pointers[likely]) / len(spaces)
+    likely = contents % np.uint64(found.machine.root_alignment) == 0
+    likely &= contents >= np.uint64(kernel.upper)
+    likely &= np.mean(likely, axis=0) >= _HALF
+    leads = np.zeros(likely.shape, bool)
+    leads[likely] = _lead_to_tables(found, contents[likely])
+    share = np.mean(leads, axis=0)
     column = int(np.argmax(share))
     return column * kernel.word if share[column] >= _HALF else None
 
 
-def _tables_among(found: LinuxKernel, pointers: NDArray[np.uint64]) -> int:
-    """The number of pointers that lead to top-level tables with the kernel's uppermost entry.
+def _lead_to_tables(found: LinuxKernel, pointers: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which pointers lead to top-level tables with the kernel's uppermost entry.
 
     If the kernel has separate tables, any table that is not empty counts.
     """
     memory = found.memory
     frames = found.kernel.frames(pointers)
-    held = is_held(memory, frames)
-    bases = (frames * PAGE_SIZE + (pointers % np.uint64(PAGE_SIZE)).astype(np.int64))[held]
-    roots = found.machine.roots_at(memory, bases)
+    rows = np.flatnonzero(is_held(memory, frames))
+    inside = (pointers[rows] % np.uint64(PAGE_SIZE)).astype(np.int64)
+    roots = found.machine.roots_at(memory, frames[rows] * PAGE_SIZE + inside)
+    lead = np.zeros(len(pointers), bool)
     if not found.machine.has_own_half:
-        return int(np.count_nonzero(are_tables(memory, found.users, 0, roots[:, 0])))
+        lead[rows] = are_tables(memory, found.users, 0, roots[:, 0])
+        return lead
     own = found.machine.roots_at(memory, np.array([found.base]))
     top = memory.read_frames(own[:, -1])[0, -1]
     held = is_held(memory, roots[:, -1])
-    return int(np.count_nonzero(memory.read_frames(roots[held, -1])[:, -1] == top))
+    tables, row = np.unique(roots[held, -1], return_inverse=True)
+    parts = np.split(tables, range(TABLES_AT_ONCE, len(tables), TABLES_AT_ONCE))
+    last = np.concatenate([memory.read_frames(part)[:, -1] for part in parts])
+    lead[rows[held]] = last[row] == top
+    return lead
 
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:

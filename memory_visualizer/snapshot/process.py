@@ -1,6 +1,6 @@
 """A process of any system."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 
 from memory_visualizer.units import PAGE_SIZE
@@ -103,8 +103,9 @@ class FoundProcess(Process):
 
     def told(self) -> Process:
         """The process without these numbers, which have no meaning outside of the search."""
-        values = {field.name: getattr(self, field.name) for field in fields(Process)}
-        return Process(**values | {"has_tables": self.space is not None})
+        values = {**vars(self), "has_tables": self.space is not None}
+        del values["space"], values["shadow"]
+        return Process(**values)
 
 
 def unnamed(frame: int, space: int) -> FoundProcess:
