@@ -262,7 +262,8 @@ def _witnesses(
     frames = kernel.all_frames()
     frames = _some(frames[~zero[frames]], _SAMPLE)
     virtual = kernel.virtual(frames)
-    batches = []
+    none = np.empty(0, np.uint64)
+    batches = [(none, none)]
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.words(dump.read_frames(frames[some]).view(np.uint8))
@@ -273,9 +274,7 @@ def _witnesses(
         row, place = row[few], place[few]
         address = virtual[some][row] + place.astype(np.uint64) * np.uint64(kernel.word)
         batches.append((address, self_map.entry(words[row, place])))
-    address, entry = (
-        np.concatenate([np.empty(0, np.uint64), *column]) for column in zip(*batches, strict=True)
-    )
+    address, entry = (np.concatenate(column) for column in zip(*batches, strict=True))
     page = self_map.page(entry)
     # Each process has its own entries for the addresses of the user's half.
     chosen = page >= np.uint64(self_map.user_end)
