@@ -275,28 +275,29 @@ class _Numbers:
         `parent` replaces it, which differs only for traced tasks.
         """
         known = self.of_task | {self.first: 0}
-        pids = np.array([known.get(parent, -1) for parent in parents.tolist()], np.int64)
+        pids = np.full(len(parents), -1, np.int64)
         wrong = np.zeros(len(parents), bool)
-        rows = np.flatnonzero([parent not in known for parent in parents.tolist()])
-        leaders = self._read_at(parents[rows], self.offsets.leader)
-        tracers = self._read_at(np.array(tasks, np.uint64)[rows], self.offsets.tracer)
-        for row, leader, tracer in zip(rows.tolist(), leaders, tracers, strict=True):
-            wrong[row] = leader not in known
-            pids[row] = known[leader] if leader in known else known.get(tracer, -1)
-        for row in np.flatnonzero(pids < 0).tolist():
-            pids[row] = self._told_by_struct(int(parents[row]))
-            wrong[row] &= pids[row] < 0
+        for row, (task, parent) in enumerate(zip(tasks, parents.tolist(), strict=True)):
+            if parent in known:
+                pids[row] = known[parent]
+            elif (leader := self.leader_of(parent)) in known:
+                pids[row] = known[leader]
+            else:
+                wrong[row] = True
+                pids[row] = known.get(self._tracer_of(task), -1)
+            if pids[row] < 0:
+                pids[row] = self._told_by_struct(parent)
+                wrong[row] &= pids[row] < 0
         return pids, wrong
 
     def leader_of(self, task: int) -> int:
         """The address of the first thread in a task's group."""
-        return self._read_at(np.array([task], np.uint64), self.offsets.leader)[0]
+        leader = self.offsets.leader
+        return task if leader is None else self.kernel.number(task + leader) or 0
 
-    def _read_at(self, tasks: NDArray[np.uint64], offset: int | None) -> list[int]:
-        """The pointer at an offset of each task, 0 where none is read; tasks where no offset is."""
-        if offset is None or not len(tasks):
-            return list(map(int, tasks))
-        return list(map(int, self.kernel.numbers(tasks + np.uint64(offset))[0]))
+    def _tracer_of(self, task: int) -> int:
+        tracer = self.offsets.tracer
+        return task if tracer is None else self.kernel.number(task + tracer) or 0
 
 
 def _plausible(numbers: NDArray[np.uint64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
