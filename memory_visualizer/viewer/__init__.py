@@ -31,7 +31,7 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import Column, pack, page_columns
+from memory_visualizer.viewer.data import page_columns
 
 _LIBRARIES = (
     "color",
@@ -100,8 +100,9 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
     (`show`, as in the page's address), if any.
     """
-    columns = page_columns(snapshot, entropy)
-    columns |= _file_columns(snapshot)
+    others = _file_columns(snapshot) | _record_columns(snapshot)
+    if entropy is not None:
+        others["entropy"] = entropy
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
     about["named"] = []
@@ -110,11 +111,11 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
         named.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
     for name, codes in named:
         if codes is not None:
-            columns[name] = pack(codes)
+            others[name] = codes
             about["named"].append(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
-    columns |= _record_columns(snapshot)
+    columns = page_columns(snapshot, others)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
@@ -145,7 +146,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
     return _PLACEHOLDER.sub(lambda found: parts[found[1]], _source("page/page.html"))
 
 
-def _record_columns(snapshot: Snapshot) -> dict[str, Column]:
+def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
     records = snapshot.records
     if (
@@ -156,18 +157,18 @@ def _record_columns(snapshot: Snapshot) -> dict[str, Column]:
     ):
         return {}
     return {
-        "last_owner": pack(records.last_owners + np.int32(1)),
-        "priority": pack(records.priorities + np.uint8(1)),
-        "finding": pack(records.findings),
+        "last_owner": records.last_owners + np.int32(1),
+        "priority": records.priorities + np.uint8(1),
+        "finding": records.findings,
     }
 
 
-def _file_columns(snapshot: Snapshot) -> dict[str, Column]:
+def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """The file behind each frame, 0 for none, and the number of the page in it."""
     if not snapshot.file_pages.files:
         return {}
     file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": pack(file + np.int32(1)), "file_page": pack(offset // PAGE_SIZE)}
+    return {"file_of": file + np.int32(1), "file_page": offset // PAGE_SIZE}
 
 
 def _facts(snapshot: Snapshot) -> str:

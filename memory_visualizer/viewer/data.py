@@ -6,6 +6,7 @@ packs best. Each column is deflated (zlib's format, which browsers call "deflate
 """
 
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,20 +51,18 @@ _LEVEL = 6
 _PACKED_AT_ONCE = 1 << 20
 
 
-def page_columns(snapshot: Snapshot, entropy: NDArray[np.uint8] | None) -> dict[str, Column]:
-    """The facts on each frame, by PFN, and its owners.
+def page_columns(snapshot: Snapshot, others: Mapping[str, NDArray[Any]]) -> dict[str, Column]:
+    """The facts on each frame, by PFN, and its owners; `others` are packed beside these.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
-    ``further``: mappings beyond the first in each process; ``entropy``, if given. The owners are in
-    the columns of owner_columns.
+    ``further``: mappings beyond the first in each process. The owners are in the columns of
+    owner_columns.
     """
     page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
     with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
-        packing = {"page": pool.submit(pack, page)}
+        packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
         owners, held_by = owner_columns(snapshot)
         columns = {"further": snapshot.mapping_count - held_by, **owners}
-        if entropy is not None:
-            columns["entropy"] = entropy
         packing |= {name: pool.submit(pack, column) for name, column in columns.items()}
     return {name: column.result() for name, column in packing.items()}
 

@@ -112,10 +112,11 @@ def _find(
         frames = np.where(some < 0, dump.frame_count, some)
         contents = dump.read_frames(frames).reshape(-1).view(np.uint8)
         ends = len(contents) - _PARTS + 1
-        fits = np.ones(ends, bool)
-        for part, kind in expected:
-            fits &= contents[part : part + ends] == kind
-        for place in np.flatnonzero(fits)[:_MOST_CANDIDATES].tolist():
+        (part, kind), *others = expected
+        places = np.flatnonzero(contents[part : part + ends] == kind)
+        for part, kind in others:
+            places = places[contents[places + part] == kind]
+        for place in places[:_MOST_CANDIDATES].tolist():
             types = contents[place : place + _PARTS]
             # What is mapped has a type, but for the tables' own window and the like.
             told = np.count_nonzero(types[mapped])
