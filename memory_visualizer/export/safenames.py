@@ -22,6 +22,8 @@ class SafeNames:
     def __init__(self) -> None:
         self._used: dict[tuple[str, ...], str] = {}
         """Paths in use by their parts as a system sees them that ignores case; with their kind."""
+        self._last: dict[tuple[str, ...], int] = {}
+        """The last number that made a name free, by its parts: a dump may repeat one name."""
 
     def path(self, text: str) -> tuple[str, ...]:
         r"""The parts of a path, at least one, below a folder.
@@ -42,15 +44,17 @@ class SafeNames:
 
     def _free(self, folder: tuple[str, ...], part: str, kind: str) -> str:
         """A name that is free in a folder, or is there a folder already if one is wanted."""
-        tried, number = part, 1
+        wanted = (kind, *map(_folded, (*folder, part)))
+        number = self._last.get(wanted, 1)
         while True:
+            tried = part if number == 1 else _marked(part, str(number))
             key = tuple(map(_folded, (*folder, tried)))
             used = self._used.get(key)
             if used is None or used == kind == "folder":
                 self._used[key] = kind
+                self._last[wanted] = number
                 return tried
             number += 1
-            tried = _marked(part, str(number))
 
 
 def safe_part(text: str) -> str:

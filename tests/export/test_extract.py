@@ -24,7 +24,7 @@ from memory_visualizer.export.extract import (
     pieces_of_process,
     write_pieces,
 )
-from memory_visualizer.export.safenames import SafeNames
+from memory_visualizer.export.safenames import SafeNames, _marked
 from tests.synth import forge, profiles
 from tests.synth.linux import forge_linux
 from tests.synth.linuxfiles import FilesTruth
@@ -255,6 +255,21 @@ def test_names_that_are_the_same_elsewhere() -> None:
     assert names.path("") == ("_",)
     assert names.path("/LPT1.txt") == ("_LPT1.txt",)
     assert names.path("/trailing. ") == ("trailing_",)
+
+
+def test_one_name_for_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tries grow with the files, not with their square."""
+    tries = 0
+
+    def counting(name: str, mark: str) -> str:
+        nonlocal tries
+        tries += 1
+        return _marked(name, mark)
+
+    monkeypatch.setattr("memory_visualizer.export.safenames._marked", counting)
+    names, count = SafeNames(), 500
+    assert len({names.path("/log") for _ in range(count)}) == count
+    assert tries < 3 * count
 
 
 def test_a_piece_without_pages_is_listed_only(
