@@ -63,7 +63,8 @@ def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundM
     found, is_whole = links_of(kernel, head, 0, limit)
     if not is_whole:
         others, _ = links_of(kernel, head, kernel.word, limit)
-        found += [link for link in reversed(others) if link not in set(found)]
+        known = set(found)
+        found += [link for link in reversed(others) if link not in known]
     kernel.memory.budget.refuse("module", len(found) - limit)
     modules: list[Module | None] = []
     left = kernel.frame_count  # as many pages as there are can be of modules
