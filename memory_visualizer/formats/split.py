@@ -13,7 +13,7 @@ import numpy as np
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import Progress
-from memory_visualizer.formats.files import file_size, read_into
+from memory_visualizer.formats.files import read_into
 from memory_visualizer.formats.inside import Inside, InsidePath, keep_open
 from memory_visualizer.printable import counted
 
@@ -95,7 +95,7 @@ def is_part(path: Path) -> bool:
     if len(sizes) < 2:
         return False
     last, common = max(sizes), _common_size(sizes)
-    own = sizes[_number(path) or 0]
+    own = sizes.get(_number(path) or 0, 0)
     fits = own <= common if _number(path) == last else own == common
     # More parts are present than missing.
     return own > 0 and fits and 2 * len(sizes) > last - _first(sizes) + 1
@@ -124,14 +124,13 @@ def _name(path: Path, number: int) -> Path:
 
 
 def _parts(path: Path) -> dict[int, int]:
-    """The sizes of the existing parts, by number."""
+    """The sizes of the existing parts, by number; also of parts that may not be read."""
     sizes = {}
     try:
         for other in path.parent.glob(f"*.{'[0-9]' * _DIGITS}"):
             number = _number(other)
             if number is not None and other.stem == path.stem and other.is_file():
-                with other.open("rb") as file:
-                    sizes[number] = file_size(file)
+                sizes[number] = other.stat().st_size
     except OSError:  # the folder cannot be listed
         pass
     return sizes

@@ -125,6 +125,15 @@ def test_what_is_no_split_image(tmp_path: Path) -> None:
         check(open_dump(tmp_path / f"series.{number:03}"), frames_of(PIECES))
 
 
+def test_a_folder_named_as_a_part(tmp_path: Path) -> None:
+    """It is no part, though two parts lie beside it."""
+    cut(tmp_path / "memory", CONTENTS[: 128 * PAGE_SIZE], 64 * PAGE_SIZE)
+    folder = tmp_path / "memory.003"
+    folder.mkdir()
+    with pytest.raises(BadInputError, match="memory.003"):
+        open_dump(folder)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The summary tells of the parts, and `--lenient` is offered where one is missing."""
     noise = np.random.default_rng(1).bytes(40 * PAGE_SIZE)
