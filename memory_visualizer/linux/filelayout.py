@@ -94,6 +94,7 @@ def by_btf(types: Btf) -> FileLayout | None:
     in_inode = [known["i_mapping"], known["i_dentry"], *others]
     super_block = place("dentry", "d_sb")
     in_dentry = [known["d_alias"], known["d_parent"], known["d_hash"] + _WORD, known["d_inode"]]
+    in_dentry += [name + text, name + length, super_block or 0]
     return FileLayout(
         **known,
         i_sb=i_sb,
@@ -106,7 +107,7 @@ def by_btf(types: Btf) -> FileLayout | None:
         d_length=name + length,
         d_sb=super_block,
         inode_size=max(in_inode) // _WORD * _WORD + _WORD,
-        dentry_size=max(*in_dentry, name + text, super_block or 0) + _WORD,
+        dentry_size=max(in_dentry) // _WORD * _WORD + _WORD,
         s_type=place("super_block", "s_type"),
         s_mounts=place("super_block", "s_mounts"),
         mount=_mount_by_btf(types),

@@ -25,6 +25,8 @@ _READ, _WRITE, _EXECUTE, _MAY_SHARE = 1, 2, 4, 0x80
 _NAME_SIZE = 96
 """Bytes of a name that are read; those that processes give have up to 80."""
 _USER_END = 1 << 63
+_LARGEST = 1 << 13
+"""No member of these structures stands farther behind the beginning; all stand at words."""
 _MORE_PER_PROCESS = 1 << 17
 """Twice what vm.max_map_count allows by default."""
 
@@ -63,15 +65,23 @@ class RegionLayout:
     @property
     def vma_size(self) -> int:
         """Bytes of a vm_area_struct that are read."""
-        told = (self.vm_flags, self.vm_mm, self.vm_file, self.vm_pgoff, self.vm_private_data)
+        told = [self.vm_start, self.vm_end, self.vm_flags, self.vm_mm, self.vm_file, self.vm_pgoff]
+        told += [self.vm_ops, self.vm_private_data]
         others = [place for place in (self.vm_next, self.anon_name) if place is not None]
         tree = [] if self.vm_rb is None else [self.vm_rb + 16]
-        return max(*told, self.vm_ops, self.vm_end, *others, *tree) + 8
+        return max(*told, *others, *tree) + 8
 
 
 def layout_by_btf(types: Btf) -> RegionLayout | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed."""
-    place = types.offset
+    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+
+    An offset that no kernel has counts as missing.
+    """
+
+    def place(structure: str, *names: str) -> int | None:
+        offset = types.offset(structure, *names)
+        return None if offset is None or offset > _LARGEST or offset % 8 else offset
+
     tree, root = place("mm_struct", "mm_mt"), place("maple_tree", "ma_root")
     needed = {
         "pgd": place("mm_struct", "pgd"),
@@ -96,7 +106,7 @@ def layout_by_btf(types: Btf) -> RegionLayout | None:
         vm_rb=place("vm_area_struct", "vm_rb"),
         anon_name=anon_name,
         names_shared=anon_name is not None and anon_name != shared,
-        anon_text=place("anon_vma_name", "name") or 0,
+        anon_text=types.offset("anon_vma_name", "name") or 0,
         f_mnt=path + mount,
         f_dentry=path + dentry,
     )

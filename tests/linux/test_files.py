@@ -5,13 +5,17 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from memory_visualizer.linux.btf import Btf
+from memory_visualizer.linux.filelayout import by_btf
 from memory_visualizer.linux.mapletree import read_tree
+from memory_visualizer.linux.regions import layout_by_btf
 from memory_visualizer.snapshot.inventory import Region
 from tests.conftest import real_dumps
 from tests.synth.linux import LinuxTruth, forge_linux
@@ -439,3 +443,44 @@ def test_a_tree_whose_nodes_are_all_alike() -> None:
     found = read_tree(_Memory({node: words}), node | 0x16, 1000)  # type: ignore[arg-type]
     assert found.rows == []
     assert found.lost == 16
+
+
+class LyingTypes:
+    """The types of a kernel, with one member at another place."""
+
+    def __init__(self, lie: tuple[str, str], offset: int) -> None:
+        self._lie = lie
+        self._offset = offset
+
+    def offset(self, structure: str, *members: str) -> int | None:
+        return self._offset if (structure, members[0]) == self._lie else 8
+
+
+@pytest.mark.parametrize("offset", [3, 8191, 8193, 1 << 29])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *(("vm_area_struct", f"vm_{name}") for name in ("start", "flags", "file", "next", "rb")),
+        ("vm_area_struct", "anon_name"),
+        ("file", "f_path"),
+        ("dentry", "d_parent"),
+        ("dentry", "d_name"),
+        ("qstr", "len"),
+        ("inode", "i_ino"),
+    ],
+)
+def test_types_that_lie(lie: tuple[str, str], offset: int) -> None:
+    """No member is read behind the end of its structure, and no structure is large."""
+    types = cast(Btf, LyingTypes(lie, offset))
+    if area := layout_by_btf(types):
+        assert area.vma_size % 8 == 0
+        assert max(area.vm_start, area.vm_flags, area.vm_file) < area.vma_size < 1 << 15
+        assert (area.anon_name or 0) < area.vma_size
+    if files := by_btf(types):
+        assert files.dentry_size % 8 == 0
+        inside = max(files.d_parent, files.d_name, files.d_length, files.d_hash + 8)
+        assert inside < files.dentry_size < 1 << 15
+        assert files.inode_size % 8 == 0
+        assert (files.i_ino or 0) < files.inode_size < 1 << 15
+    assert layout_by_btf(cast(Btf, LyingTypes(("no", "lie"), 0)))
+    assert by_btf(cast(Btf, LyingTypes(("no", "lie"), 0)))
