@@ -39,6 +39,7 @@ _FOLDER = 5
 _MAX_SEGMENTS = 512
 _MAX_ENTRIES = 1 << 16
 _MAX_NAME = 1 << 12
+"""Bytes of a name, and letters of a path: folders in folders must not make paths without an end."""
 _MAX_CHUNK = 16 << 20
 _LOOKED_AT = 64
 """How many files are examined by their first bytes, the largest first."""
@@ -216,7 +217,7 @@ def _files(
     """All files of a page or more in the tree, and remarks."""
     files: list[_File] = []
     remarks: list[str] = []
-    seen = {0}
+    seen, lost = {0}, 0
     waiting = [(first, "")]
     while waiting and len(seen) <= _MAX_ENTRIES:
         address, folder = waiting.pop()
@@ -228,11 +229,16 @@ def _files(
         except DamagedInputError as error:
             if not lenient:
                 raise
-            remarks.append(f"{error}; the entries to which it leads were left out")
+            lost += 1
+            if lost <= _MOST_NAMED:
+                remarks.append(f"{error}; the entries to which it leads were left out")
             continue
         waiting += [(following, folder), (child, f"{file.name}/")]
         if kind != _FOLDER and file.size >= PAGE_SIZE:
             files.append(file)
+    if more := max(lost - _MOST_NAMED, 0):
+        entries = counted(more, "more broken entry", "more broken entries")
+        remarks.append(f"{path}: {entries} left out")
     if waiting:
         remarks.append(f"{path} has more than {_MAX_ENTRIES:,} entries; the others were not read")
     return files, remarks
@@ -247,6 +253,11 @@ def _entry(segments: _Segments, address: int, folder: str) -> tuple[int, int, in
             f"{segments.path}: the entry at address {address:#x} has a name of {length:,} bytes"
         )
     name = segments.read(length, address + _ENTRY.size).decode("utf-8", "surrogateescape")
+    if len(folder) + len(name) > _MAX_NAME:
+        raise DamagedInputError(
+            f"{segments.path}: the entry at address {address:#x} has a path of more than"
+            f" {_MAX_NAME:,} letters"
+        )
     return following, child, kind, _File(folder + name, size, table)
 
 

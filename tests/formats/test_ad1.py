@@ -14,7 +14,7 @@ from memory_visualizer.printable import binary_size
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
-from tests.synth.ad1 import CHUNK, write_ad1
+from tests.synth.ad1 import CHUNK, Tree, write_ad1
 
 CONTENTS = memory(200, 1) + bytes(64 * PAGE_SIZE) + memory(25, 2)
 NOISE = np.random.default_rng(1).bytes(20 * CHUNK + 3 * PAGE_SIZE)
@@ -145,6 +145,33 @@ def test_entries_in_circles(path: Path) -> None:
     data[at : at + 16] = struct.pack("<QQ", first, first)
     path.write_bytes(data)
     check(open_dump(path), frames_of([(0, NOISE)]))
+
+
+def test_folders_without_an_end(path: Path) -> None:
+    """Paths do not grow with the folders in folders."""
+    tree: Tree = {"lost": NOISE}
+    for _ in range(60):
+        tree = {100 * "f": tree}
+    write_ad1(path, {"memdump": NOISE, **tree})
+    with pytest.raises(DamagedInputError, match="a path of more than 4,096 letters"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert "a path of more than" in dump.remarks[0]
+    check(dump, frames_of([(0, NOISE)]))
+
+
+def test_many_broken_entries(path: Path) -> None:
+    """A few are named, the others counted."""
+    names = [f"broken{number:02}" for number in range(20)]
+    write_ad1(path, {"memdump": NOISE, **{name: {"inside": b"x"} for name in names}})
+    data = bytearray(path.read_bytes())
+    for name in names:
+        at = data.index(name.encode()) - 48
+        data[at + 8 : at + 16] = struct.pack("<Q", 1 << 60 | int(name[-2:]))
+    path.write_bytes(data)
+    remarks = open_dump(path, lenient=True).remarks
+    assert sum("are missing" in remark for remark in remarks) == 5
+    assert f"{path}: 15 more broken entries left out" in remarks
 
 
 def test_cut_off_and_wrong_bytes(path: Path) -> None:
