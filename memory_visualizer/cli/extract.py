@@ -47,7 +47,11 @@ def parser(program: str) -> argparse.ArgumentParser:
     )
     options.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
     options.add_argument(
-        "more", metavar="PART", type=Path, nargs="*", help="the other files of a split kdump"
+        "more",
+        metavar="PART",
+        type=Path,
+        nargs="*",
+        help="the other files of a split kdump; parts of other images are found beside DUMP",
     )
     options.add_argument(
         "--to",
@@ -94,7 +98,7 @@ def _frames(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(0x[0-9a-fA-F]+|\d+)-(0x[0-9a-fA-F]+|\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError("must be two page frame numbers, such as 0x100-0x1ff")
-    first, last = (int(number, 0) for number in match.groups())
+    first, last = (int(number, 16 if number[:2] == "0x" else 10) for number in match.groups())
     if first > last:
         raise argparse.ArgumentTypeError("must not end before it begins")
     return first, last

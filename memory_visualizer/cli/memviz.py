@@ -149,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
-        help="the other files of a kdump that makedumpfile split (--split), in any order",
+        help="the other files of a kdump that makedumpfile split (--split), in any order; the parts"
+        " of other images (E01, AD1, .001) are found beside DUMP",
     )
     parser.add_argument(
         "-o",
@@ -301,7 +302,7 @@ def _visualize(options: argparse.Namespace) -> int:
         except OSError as error:
             failures.append(cannot_write(error))
         steps.done(f"writing {shown(path)}")
-    for remark in snapshot.inventory.remarks if snapshot.inventory else ():
+    for remark in _inventory_remarks(options, snapshot):
         say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
@@ -425,6 +426,18 @@ def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
     outputs = (options.html, options.table, options.json, options.uses, options.verbose)
     return any(outputs) or options.color_by in ("state", "use")
+
+
+def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
+    """What could not be read of files, regions and modules, as far as they were asked for."""
+    if snapshot.inventory:
+        return snapshot.inventory.remarks
+    asked = {"files": options.files, "regions": options.regions}
+    return [
+        f"{shown(path)} has no rows: only dumps of Linux tell their {what} so far"
+        for what, path in asked.items()
+        if path
+    ]
 
 
 def _no_system(snapshot: Snapshot) -> str:

@@ -19,6 +19,7 @@ from memory_visualizer.output import is_own
 from memory_visualizer.picture.colouring import colour_by, swatches_of
 from memory_visualizer.picture.palette import DEFAULT
 from tests.cli.test_memviz import run
+from tests.synth import forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
 
 LOST = "[file without an inode]"
@@ -229,3 +230,15 @@ def test_extract_on_the_command_line(
         assert done.returncode == 2
         assert sentence in done.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_of_windows_a_remark_tells_why_there_is_nothing(tmp_path: Path) -> None:
+    forge(tmp_path / "dump", profiles()["WinXPSP3x86"])
+    options = ["--files", "files.csv", "--regions", "regions.csv", "-q"]
+    result = run([tmp_path / "dump", *options], tmp_path)
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [
+        "memviz: files.csv has no rows: only dumps of Linux tell their files so far",
+        "memviz: regions.csv has no rows: only dumps of Linux tell their regions so far",
+    ]
+    assert len((tmp_path / "files.csv").read_text().splitlines()) == 1
