@@ -130,7 +130,7 @@ def test_a_folder_named_as_a_part(tmp_path: Path) -> None:
     cut(tmp_path / "memory", CONTENTS[: 128 * PAGE_SIZE], 64 * PAGE_SIZE)
     folder = tmp_path / "memory.003"
     folder.mkdir()
-    with pytest.raises(BadInputError, match="memory.003"):
+    with pytest.raises(BadInputError, match=r"memory\.003"):
         open_dump(folder)
 
 
