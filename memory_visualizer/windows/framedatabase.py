@@ -250,6 +250,8 @@ def find_databases(
         base, pte_address = int(origin) & ~0xFFF, int(origin) & 0xFFF
         if pte_address > size - word or len(chosen.frame) < _FEWEST_WITNESSES:
             continue
+        if base + dump.frame_count * size > 1 << 64:
+            continue  # no array goes on behind the last address
         layout = _layout(kernel, base, size, pte_address, chosen, unused)
         if layout:
             yield PageFrameDatabase(dump, kernel, self_map, base, layout)

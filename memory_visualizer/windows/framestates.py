@@ -188,7 +188,8 @@ class _Reader:
         """Read the records of frames with an owner, or with a last owner."""
         layout, members = self._database.layout, self._members
         entries = self._self_map.entry(layout.number(records, layout.pte_address))
-        columns.tables[frames] = layout.table_frames(records)
+        unknown = np.iinfo(columns.tables.dtype).max
+        columns.tables[frames] = np.minimum(layout.table_frames(records), unknown)
         columns.uses[frames] = self._uses(frames, records, columns.states[frames], entries)
         if members and members.priority:
             rows = np.flatnonzero(columns.states[frames] == WindowsState.STANDBY)

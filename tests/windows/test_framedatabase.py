@@ -30,7 +30,7 @@ from memory_visualizer.snapshot.framerecords import (
     RecordFinding,
     WindowsState,
 )
-from memory_visualizer.windows import framestates
+from memory_visualizer.windows import framedatabase, framestates
 from tests.synth import MIB, Profile, Truth, builds, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.framedatabase import RecordTruth
@@ -193,6 +193,28 @@ def test_a_layout_that_nobody_knows(name: str, size: int, tmp_path: Path) -> Non
     uses[uses == "AWE"] = "driver locked"
     np.testing.assert_array_equal(uses_of(records), uses)
     assert np.all(records.priorities == NO_PRIORITY)
+
+
+def test_no_database_behind_the_last_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witnesses that lie lead to no array that goes on behind all addresses."""
+    synthetic_dump(tmp_path / "dump", "Win7SP1x64")
+    honest, tried = framedatabase._witnesses, list[int]()
+
+    def lying(*arguments: Any) -> framedatabase.Witnesses:
+        found = honest(*arguments)
+        return replace(found, address=found.address - np.uint64(tried[0] + PAGE_SIZE))
+
+    def layout(_: Any, base: int, *__: Any) -> None:
+        tried.append(base)
+
+    monkeypatch.setattr(framedatabase, "_layout", layout)
+    memory_visualizer.open(tmp_path / "dump").records  # noqa: B018
+    assert tried
+    monkeypatch.setattr(framedatabase, "_witnesses", lying)
+    memory_visualizer.open(tmp_path / "dump").records  # noqa: B018
+    assert max(tried) + 32 * MIB // PAGE_SIZE * 48 <= 1 << 64
 
 
 def changed(path: Path, change: Callable[[npt.NDArray[np.uint8]], None]) -> Snapshot:
