@@ -37,6 +37,7 @@ _ROOTS = (0x0E, 0x16, 0x1E)
 _MODULE_NAME, _LARGEST_PART = 24, 1 << 28
 _MOUNT_PARENT, _MOUNT_POINT, _MOUNT_INSIDE = 16, 24, 32
 """In a struct mount: mnt_parent, mnt_mountpoint, and mnt, with the root and the super_block."""
+_TRIED_TREES = 8
 _FEW = 4
 _MOST = 1 / 2
 
@@ -260,8 +261,10 @@ def _find_tree(kernel: TableMemory, words: _Words) -> int | None:
     place = _voted(likely)
     if place is None:
         return None
-    roots = words[likely[:, place // 8], place // 8][:_FEW].tolist()
-    return place if any(read_tree(kernel, root, PAGE_SIZE).rows for root in roots) else None
+    roots = words[likely[:, place // 8], place // 8]
+    some = roots[:: -(-len(roots) // _TRIED_TREES)].tolist()
+    trees = sum(bool(read_tree(kernel, root, PAGE_SIZE).rows) for root in some)
+    return place if trees > _MOST * len(some) else None
 
 
 def _areas(
