@@ -41,7 +41,7 @@ from memory_visualizer.export.tables import (
 )
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
-from memory_visualizer.formats.opening import check_file, opens_leniently
+from memory_visualizer.formats.opening import check_file, is_split, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
@@ -325,7 +325,7 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
         raise BadInputError("a dump is read more than once, so it cannot come from standard input")
     for path in (options.dump, *options.more):
         check_file(path)
-    if options.hash and options.more:
+    if options.hash and (options.more or is_split(options.dump)):
         raise BadInputError("--hash covers a single file, but this dump consists of several")
     check_picture_options(options)
     check_outputs([picture, *others], [options.dump, *options.more], force=options.force)

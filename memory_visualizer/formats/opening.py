@@ -72,7 +72,7 @@ def open_dump(
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     parts = [as_path(part) for part in paths]
-    if len(parts) == 1 or (split.are_parts(parts) and not _is_series(parts[0])):
+    if len(parts) == 1 or (split.are_parts(parts) and is_split(parts[0])):
         dump = _open(parts[0], lenient, progress)
     else:
         dump = _open_parts(parts, lenient=lenient)
@@ -96,7 +96,7 @@ def opens_leniently(
 def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) -> Dump:
     if not depth:
         check_file(path)
-        if split.is_part(path) and not _is_series(path):
+        if is_split(path):
             whole = split.SplitImage(path, lenient=lenient)
             return _open_inside(path, whole, lenient, progress, depth)
     with reading(path), path.open("rb", buffering=0) as file:
@@ -129,6 +129,11 @@ def _open_inside(
     dump.format = f"{dump.format} ({inside.name})"
     dump.remarks = (*inside.remarks, *dump.remarks)
     return dump
+
+
+def is_split(path: Path) -> bool:
+    """Whether a file is read as a part of a split image; BadInputError if it cannot be read."""
+    return split.is_part(path) and not _is_series(path)
 
 
 def _is_series(path: Path) -> bool:

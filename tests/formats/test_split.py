@@ -141,6 +141,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = [str(parts[0]), "-o", str(tmp_path / "a.png")]
     assert memviz.main(command) == 3  # no system is in it
     assert "memory.004 were read as a split image of 4 parts" in "".join(capsys.readouterr())
+    assert memviz.main([*command, "--force", "--hash"]) == 2  # else it were that of one part
+    assert "--hash covers a single file" in capsys.readouterr().err
     parts[1].unlink()
     assert memviz.main([*command, "--force"]) == 2
     assert "memory.002 is missing (--lenient " in capsys.readouterr().err
