@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from memory_visualizer.paging import ADDRESS, PAE, PRESENT, Paging, PhysicalMemory, is_held
 
 _SAMPLED_ROOTS = 64
-"""A sample of top-level tables: all name themselves by the same entry."""
+"""An even sample of top-level tables: sound ones name themselves by the same entry."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class SelfMap:
         if paging.architecture is PAE:
             index = paging.software.self_entries.start
         else:
-            tops = tops[is_held(memory, tops[:, 0])][:_SAMPLED_ROOTS, :1]
+            tops = tops[is_held(memory, tops[:, 0]), :1]
+            tops = tops[:: -(-len(tops) // _SAMPLED_ROOTS) or 1]
             own = paging.software.self_entries
             entries = paging.decode(memory.read_frames(tops[:, 0]))[:, own.start : own.stop]
             named = (entries & np.uint64(ADDRESS)) >> np.uint64(12) == tops.astype(np.uint64)
