@@ -65,8 +65,9 @@ NO_SYSTEM = 3
 DESCRIPTION = """\
 Paint each page of a memory dump as one pixel: kernel, user, or unused. Also
 tell which processes own it. The dump may be raw, LiME, AVML, an ELF core,
-kdump, a Windows crash dump or a VMware dump, of Windows or of Linux. memviz
-needs no profile and no symbols.
+kdump, a crash dump or hibernation file of Windows, an E01, AFF4 or AD1 image,
+or of a virtual machine (docs/formats.md lists them all), of Windows or of
+Linux. memviz needs no profile and no symbols.
 """
 
 EXAMPLES = """\

@@ -103,7 +103,11 @@ def _most_common_part(addresses: NDArray[np.uint64]) -> int | None:
 def _find(
     dump: Dump, kernel: KernelMemory, images: Images, expected: list[tuple[int, int]]
 ) -> NDArray[np.uint8] | None:
-    """The array in which these parts have these types; None unless all that do are the same."""
+    """The array in which these parts have these types; None if there is none.
+
+    Several arrays may have them: an old copy, or a planted one. Most of them decide on each part; a
+    part on which they disagree has no type (0).
+    """
     pages = _data_pages(dump, kernel, images)
     mapped = distinct(parts_of(kernel.mappings.virtual))
     found: list[NDArray[np.uint8]] = []
@@ -122,7 +126,15 @@ def _find(
             told = np.count_nonzero(types[mapped])
             if types.max() <= _HIGHEST_TYPE and 4 * told >= 3 * len(mapped):
                 found.append(types.copy())
-    return found[0] if len({types.tobytes() for types in found}) == 1 else None
+    if not found:
+        return None
+    arrays = np.stack(found)
+    votes = np.stack(
+        [np.count_nonzero(arrays == kind, axis=0) for kind in range(_HIGHEST_TYPE + 1)]
+    )
+    types: NDArray[np.uint8] = np.argmax(votes, axis=0).astype(np.uint8)
+    types[2 * votes.max(axis=0) <= len(arrays)] = 0
+    return types
 
 
 def _data_pages(dump: Dump, kernel: KernelMemory, images: Images) -> NDArray[np.int64]:
