@@ -132,9 +132,9 @@ def _find(
     votes = np.stack(
         [np.count_nonzero(arrays == kind, axis=0) for kind in range(_HIGHEST_TYPE + 1)]
     )
-    types: NDArray[np.uint8] = np.argmax(votes, axis=0).astype(np.uint8)
-    types[2 * votes.max(axis=0) <= len(arrays)] = 0
-    return types
+    decided: NDArray[np.uint8] = np.argmax(votes, axis=0).astype(np.uint8)
+    decided[2 * votes.max(axis=0) <= len(arrays)] = 0
+    return decided
 
 
 def _data_pages(dump: Dump, kernel: KernelMemory, images: Images) -> NDArray[np.int64]:

@@ -92,7 +92,7 @@ def test_every_page_has_its_colour(firefox: Firefox, dump: Dump, layout: str, pa
     assert not [text for text in firefox.said if "willReadFrequently" not in text]
 
 
-@pytest.mark.parametrize("name", [name for name in COLOURINGS if name not in ("state", "file")])
+@pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
 def test_colourings(firefox: Firefox, dump: Dump, name: str) -> None:
     """As in the picture that the program paints."""
     opened(firefox, dump.page, f"#color={name}")
