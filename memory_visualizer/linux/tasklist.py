@@ -211,8 +211,9 @@ def _vouched(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]
     is_task = np.isin(at, _processes_among(kernel, offsets, at)) | _are_named(kernel, offsets, at)
     sound = _are_linked(kernel, offsets, at) & is_task
     sound[0] = True
-    following, _ = kernel.numbers(at[sound] + links)
-    before, _ = kernel.numbers(at[sound] + links + np.uint64(kernel.word))
+    (following, before), _ = kernel.members(
+        at[sound], (offsets.tasks, offsets.tasks + kernel.word)
+    )
     led = np.isin(at + links, _between(following, before)) | sound
     led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
@@ -239,8 +240,7 @@ def _are_named(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Mar
 def _led_to(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]) -> list[int]:
     """Places between two of these tasks by their links that cannot be read themselves."""
     at = np.array([first, *tasks], np.uint64) + np.uint64(offsets.tasks)
-    following, _ = kernel.numbers(at)
-    before, _ = kernel.numbers(at + np.uint64(kernel.word))
+    (following, before), _ = kernel.members(at, (0, kernel.word))
     between = _between(following, before)
     between = between[~np.isin(between, at) & kernel.numbers(between)[1]]
     found: list[int] = (between - np.uint64(offsets.tasks)).tolist()
@@ -257,8 +257,7 @@ def _are_linked(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Ma
 
 def _leads_back(kernel: TableMemory, links: _Addresses) -> _Marks:
     """Which of these list_heads are in a list with others, by at least one direction."""
-    following, _ = kernel.numbers(links)
-    before, _ = kernel.numbers(links + np.uint64(kernel.word))
+    (following, before), _ = kernel.members(links, (0, kernel.word))
     back, _ = kernel.numbers(following + np.uint64(kernel.word))
     ahead, _ = kernel.numbers(before)
     linked: _Marks = ((back == links) & (following != links)) | (
@@ -326,11 +325,16 @@ def _relatives(
         return np.empty(0, np.uint64)
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
     links = np.concatenate((tasks + children, tasks + sibling))
-    parents, _ = kernel.numbers(tasks + np.uint64(offsets.parent))
+    directions = (0, kernel.word)[: 1 + is_broken]
+    places = (offsets.children + ahead for ahead in directions)
+    more = (offsets.sibling + ahead for ahead in directions)
+    (parents, *targets), _ = kernel.members(tasks, (offsets.parent, *places, *more))
     found = []
-    for direction in (np.uint64(0), np.uint64(kernel.word))[: 1 + is_broken]:
-        led, _ = kernel.numbers(links + direction)
-        back, _ = kernel.numbers(led + np.uint64(kernel.word) - direction)
+    for direction, led in zip(
+        directions, np.reshape(targets, (2, len(directions), -1)).swapaxes(0, 1), strict=True
+    ):
+        led = led.ravel()
+        back, _ = kernel.numbers(led + np.uint64(kernel.word - direction))
         found.append(led[(back == links) & (led != links)])
     led = np.concatenate(found)
     # The last sibling leads to the head of the list, which is in the parent. If all relatives are
@@ -348,8 +352,7 @@ def _in_slabs(
     places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
     if not len(places):
         return places
-    following, _ = kernel.numbers(places + np.uint64(offsets.tasks))
-    before, _ = kernel.numbers(places + np.uint64(offsets.tasks + kernel.word))
+    (following, before), _ = kernel.members(places, (offsets.tasks, offsets.tasks + kernel.word))
     lives = np.isin(following, links) & np.isin(before, links)
     lives |= _are_linked(kernel, offsets, places)
     live: _Addresses = places[lives]
@@ -360,11 +363,9 @@ def _processes_among(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -
     """The tasks whose pid equals their group's: neither threads nor other objects."""
     if not len(tasks):
         return tasks
-    group, known = kernel.numbers(tasks + np.uint64(offsets.pid), 4)
-    known &= (group > 0) & (group < MAX_PID)
-    if offsets.own_pid is not None:
-        own, _ = kernel.numbers(tasks + np.uint64(offsets.own_pid), 4)
-        known &= own == group
+    own_pid = offsets.pid if offsets.own_pid is None else offsets.own_pid
+    (group, own), (known, _) = kernel.members(tasks, (offsets.pid, own_pid), 4)
+    known &= (group > 0) & (group < MAX_PID) & (own == group)
     processes: _Addresses = tasks[known]
     return processes
 
@@ -375,7 +376,7 @@ def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
     nodes = [first, *tasks]
     at = np.array(nodes, np.uint64) + np.uint64(link)
     number = {address: node for node, address in enumerate(at.tolist())}
-    led, led_back = kernel.numbers(at)[0], kernel.numbers(at + np.uint64(kernel.word))[0]
+    (led, led_back), _ = kernel.members(at, (0, kernel.word))
     following = [number.get(address, -1) for address in led.tolist()]
     before = [number.get(address, -1) for address in led_back.tolist()]
     order, is_whole = _ring(following, before)

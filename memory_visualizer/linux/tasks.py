@@ -336,16 +336,14 @@ class _Judge:
         }
         names = list(places)
         tasks_at = np.array(tasks, np.uint64)
-        at = tasks_at[:, None] + np.array(list(places.values()), np.uint64)
-        read, known = kernel.numbers(at.ravel())
-        words, known = read.reshape(at.shape), known.reshape(at.shape)
-        whole = np.logical_and.reduce(known, axis=1)
-        says = (words != words[:, :1]).any(axis=1)
+        words, known = kernel.members(tasks_at, list(places.values()))
+        whole = np.logical_and.reduce(known, axis=0)
+        says = (words != words[0]).any(axis=0)
 
         def column(name: str) -> NDArray[np.uint64]:
             if name not in places:
                 return np.zeros(len(tasks), np.uint64)
-            return words[:, names.index(name)].copy()
+            return words[names.index(name)].copy()
 
         def far(name: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
             """A member that is read for few tasks only."""
@@ -418,8 +416,7 @@ class _Judge:
         sound = listed if self.numbers.roll.is_sound else set()
         rows = [row for row, task in enumerate(tasks) if task not in sound]
         links = np.array([tasks[row] for row in rows], np.uint64) + np.uint64(self.offsets.tasks)
-        for direction in (np.uint64(0), np.uint64(kernel.word)):
-            led, _ = kernel.numbers(links + direction)
+        for led in kernel.members(links, (0, kernel.word))[0]:
             nowhere[rows] |= (led == links) | ~kernel.numbers(led)[1]
         return nowhere
 

@@ -5,6 +5,7 @@ once. Pages that are read one by one are kept.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +149,30 @@ class VirtualMemory(ABC):
         """
         size = size or self.word
         raw, known = self.read_each(addresses, size)
-        whole = np.zeros((len(raw), 8), np.uint8)
-        whole[:, :size] = raw
-        return whole.view(np.uint64)[:, 0], known
+        return _as_numbers(raw), known
+
+    def members(
+        self, objects: NDArray[np.uint64], offsets: Sequence[int], size: int = 0
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """As `numbers`, at several offsets from each object: one row for each offset.
+
+        Each page is copied once for all members of the objects in it, not once for each member.
+        """
+        size = size or self.word
+        ahead = np.array([offset % 2**64 for offset in offsets], np.uint64)
+        numbers = np.zeros((len(ahead), len(objects)), np.uint64)
+        known = np.zeros(numbers.shape, bool)
+        for start in range(0, len(objects), _PIECES_AT_ONCE):
+            at = objects[start : start + _PIECES_AT_ONCE, None] + ahead
+            raw, there = self._read_pieces(at.ravel(), size)
+            raw[~there] = 0
+            numbers[:, start : start + len(at)] = _as_numbers(raw).reshape(at.shape).T
+            known[:, start : start + len(at)] = there.reshape(at.shape).T
+        return numbers, known
+
+
+def _as_numbers(raw: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Rows of up to 8 bytes as unsigned numbers."""
+    whole = np.zeros((len(raw), 8), np.uint8)
+    whole[:, : raw.shape[1]] = raw
+    return whole.view(np.uint64)[:, 0]

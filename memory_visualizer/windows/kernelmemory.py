@@ -12,6 +12,8 @@ from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.toplevels import TopLevels
 
+_KEPT_FRAMES = 1 << 14
+
 
 class KernelMemory(VirtualMemory):
     """Virtual memory of the kernel, read by address."""
@@ -26,6 +28,8 @@ class KernelMemory(VirtualMemory):
         order = np.argsort(mappings.virtual | is_shared, kind="stable")
         super().__init__(memory)
         self.mappings = mappings.take(order)
+        self._frame_of: dict[int, int] = {}
+        """Frames by the pages of virtual memory that were asked for one by one."""
 
     def all_frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""
@@ -66,6 +70,15 @@ class KernelMemory(VirtualMemory):
         page = ((addresses - rows.virtual[row]) >> np.uint64(12)).astype(np.int64)
         inside = (addresses >= rows.virtual[row]) & (page < rows.count[row])
         return np.where(inside, rows.pfn[row] + page, -1)
+
+    def frame(self, address: int) -> int:
+        """As in VirtualMemory; members of an object that are read one by one share its page."""
+        page = address % 2**64 // PAGE_SIZE
+        if page not in self._frame_of:
+            if len(self._frame_of) > _KEPT_FRAMES:
+                self._frame_of.clear()
+            self._frame_of[page] = super().frame(address)
+        return self._frame_of[page]
 
 
 class AllMemory(KernelMemory):

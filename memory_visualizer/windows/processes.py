@@ -167,7 +167,7 @@ class _Finder:
         objects = self._read(layout, known, in_use)
         seeds = np.union1d(known, self._remains(objects.layout))
         if len(seeds) > len(known):
-            objects = self._read(layout, seeds, in_use)
+            objects = self._read(layout, seeds, in_use, objects)
         judged = judge(objects, fits)
         missing = self.unclaimed(judged, in_use)
         if not missing:
@@ -176,15 +176,23 @@ class _Finder:
         more = self._by_base(missing)
         if not len(more):
             return judged
-        return judge(self._read(layout, np.union1d(seeds, more), in_use), fits)
+        return judge(self._read(layout, np.union1d(seeds, more), in_use, objects), fits)
 
     @property
     def may_be_searched(self) -> bool:
         """Whether the number of address spaces is plausible for this much memory."""
         return _FRAMES_OF_PROCESS * len(self._found.roots) <= self._memory.frame_count
 
-    def _read(self, layout: Layout, seeds: NDArray[np.uint64], in_use: set[int]) -> "Objects":
-        return Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use)
+    def _read(
+        self,
+        layout: Layout,
+        seeds: NDArray[np.uint64],
+        in_use: set[int],
+        before: "Objects | None" = None,
+    ) -> "Objects":
+        return Objects.read(
+            self._kernel, layout, seeds, self._bases, self._shadows, in_use, before
+        )
 
     def _by_base(self, spaces: Collection[int]) -> NDArray[np.uint64]:
         """Possible objects of these spaces, by their bases alone, whatever their headers."""

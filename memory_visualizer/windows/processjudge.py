@@ -48,7 +48,14 @@ class Objects:
     list: ActiveList
     found: dict[int, Object]
     """The objects, by the addresses of their links."""
-    links: dict[int, tuple[int, int]]
+    followed: Links
+    looks: dict[int, bool]
+    """Whether the object at each address of links that was met looks like a process."""
+
+    @property
+    def links(self) -> dict[int, tuple[int, int]]:
+        """The targets of each entry's forward and back link."""
+        return self.followed.of
 
     @classmethod
     def read(
@@ -59,14 +66,21 @@ class Objects:
         bases: TableBases,
         shadows: dict[int, int],
         in_use: set[int],
+        before: "Objects | None" = None,
     ) -> "Objects":
-        """Follow the links of the seeds, and read all objects that are found."""
+        """Follow the links of the seeds, and read all objects that are found.
+
+        `before` are objects read earlier by the same pids and links: these links are not followed
+        again.
+        """
         offset, width = layout.links, layout.width
-        links = Links(kernel, width, _LIST_FACTOR * kernel.memory.budget.limit("address space"))
+        links, known = (before.followed, before.looks) if before else (None, dict[int, bool]())
+        if links is None:
+            links = Links(kernel, width, _LIST_FACTOR * kernel.memory.budget.limit("address space"))
 
         entries = seeds + np.uint64(offset)
         visitors = _clues(kernel, layout, seeds, bases) >= _FEW_CLUES
-        known: dict[int, bool] = dict(zip(entries.tolist(), visitors.tolist(), strict=True))
+        known.update(zip(entries.tolist(), visitors.tolist(), strict=True))
 
         def is_process(entry: int) -> bool:
             if entry not in known:
@@ -87,7 +101,7 @@ class Objects:
         rows = ObjectReader(kernel, layout, bases, shadows, in_use).read(everything)
         found = {one.address + offset: one for one in _each_once(rows, active.main, offset)}
         credible = _credible(found, active)
-        return cls(layout, find_list(links, is_process, credible), found, links.of)
+        return cls(layout, find_list(links, is_process, credible), found, links, known)
 
 
 def _credible(found: dict[int, Object], active: ActiveList) -> set[int]:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.windows.kernelmemory import KernelMemory
 
 _FORWARD, _BACK = 0, 1
@@ -68,8 +69,8 @@ class Links:
         An entry that links back belongs to the list. Another entry is taken if `is_process` says
         that it looks like a process, since its own links may be damaged.
         """
-        self._read_all(np.unique(self._read_all(seeds)))
-        waiting = seeds.tolist()
+        waiting = [entry for entry in seeds.tolist() if entry not in self.of]
+        self._read_all(distinct(self._read_all(np.array(waiting, np.uint64)).ravel()))
         while waiting:
             entry = waiting.pop()
             if entry in self.of:

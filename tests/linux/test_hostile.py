@@ -4,6 +4,7 @@ fuzz/test_fuzz.py shows that all of them end in a picture or a sentence.
 """
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,14 +163,22 @@ def test_threads_are_looked_for_within_bounds(
 ) -> None:
     """Ended tasks share what may be looked at of lists of threads."""
     asked = 0
-    numbers = TableMemory.numbers
+    numbers, members = TableMemory.numbers, TableMemory.members
 
     def counted(self: TableMemory, addresses: Words, size: int = 8) -> object:
         nonlocal asked
         asked += len(addresses)
         return numbers(self, addresses, size)
 
+    def counted_members(
+        self: TableMemory, objects: Words, offsets: Sequence[int], size: int = 8
+    ) -> object:
+        nonlocal asked
+        asked += len(objects) * len(offsets)
+        return members(self, objects, offsets, size)
+
     monkeypatch.setattr(TableMemory, "numbers", counted)
+    monkeypatch.setattr(TableMemory, "members", counted_members)
     snapshot = opened("ended", sound, tmp_path)
     # Some words of each task, and of each thread that is looked at, of which there are as many.
     assert asked <= 20 * task_limit(snapshot.dump)
