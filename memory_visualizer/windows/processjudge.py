@@ -16,7 +16,6 @@ from memory_visualizer.windows.processlayout import (
     are_pids,
     have_pool_tag,
     is_pid,
-    numbers_at,
     with_fields,
     with_shadow,
 )
@@ -134,15 +133,14 @@ def _clues(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64], bases: TableBases
 ) -> NDArray[np.int8]:
     """How many of four clues each object has: header, base, pool block, pid."""
-    bits, width = layout.bits, layout.width
-    bases.learn(numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER))
-    clues: NDArray[np.int8] = (kernel.read_partly(objects, 1)[:, 0] == PROCESS_OBJECT).astype(
-        np.int8
-    )
-    base = numbers_at(kernel, objects, TABLE_BASE[bits], width) & ~np.uint64(BASE_NUMBER)
+    places = (0, TABLE_BASE[layout.bits], layout.pid)
+    (header, base, pids), _ = kernel.members(objects, places, layout.width)
+    base &= ~np.uint64(BASE_NUMBER)
+    bases.learn(base)
+    clues: NDArray[np.int8] = (header & np.uint64(0xFF) == PROCESS_OBJECT).astype(np.int8)
     clues += is_in(base, bases.known)
     clues += have_pool_tag(kernel, objects, layout.tags)
-    clues += are_pids(numbers_at(kernel, objects, layout.pid, width))
+    clues += are_pids(pids)
     return clues
 
 
