@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct, merge_runs, places_of_text
+from memory_visualizer.arrays import chosen_rows, count_marks, distinct, merge_runs, places_of_text
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import BlockWork, Dump, Words
 from memory_visualizer.limits import Budget
@@ -193,19 +193,18 @@ class DisplacedSearch:
         # A few words rule out most pages: not a table, or a full table, which proves nothing.
         few = np.ascontiguousarray(words[:, ::_STEP])
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
-        maybe = maybe[_are_used(words[maybe])]
-        rows = maybe[_are_like_tables(words[maybe])]
-        self._like.append(pages[rows])
-        self._room -= len(rows)
-        tables = words[rows]
-        lower, upper = np.count_nonzero(tables.reshape(-1, 2, _HALF), axis=2).T
+        maybe = maybe[_are_used(chosen_rows(words, maybe))]
+        like = maybe[_are_like_tables(chosen_rows(words, maybe))]
+        self._like.append(pages[like])
+        self._room -= len(like)
+        tables = chosen_rows(words, like)
+        lower, upper = (count_marks(half != 0) for half in (tables[:, :_HALF], tables[:, _HALF:]))
         chosen = (upper > 0) & (upper <= MOST_ENTRIES) & (lower <= MOST_ENTRIES)
-        tables, rows = tables[chosen, _HALF:], rows[chosen]
+        tables, rows = tables[chosen, _HALF:], like[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
         self._add("x86-64", pages[rows[row]], column + _HALF, tables[row, column])
         # The entry for itself of PAE's fourth directory, and of the 32-bit directory.
-        rows = maybe[words[maybe, 3] & np.uint64(_FLAGS | LARGE) == _FLAGS]
-        rows = rows[_are_like_tables(words[rows])]
+        rows = like[words[like, 3] & np.uint64(_FLAGS | LARGE) == _FLAGS]
         self._add("PAE", pages[rows], np.zeros(len(rows), np.int64), words[rows, 3])
         few = few.view(np.uint32)
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
@@ -462,9 +461,8 @@ def _are_like_tables(
     tables: NDArray[np.uint64] | NDArray[np.uint32], *, some: bool = True
 ) -> NDArray[np.bool_]:
     """Which pages hold almost only entries that systems make; with `some`, at least one."""
-    used = np.count_nonzero(tables, axis=1)
-    flags = tables & tables.dtype.type(_FLAGS | LARGE)
-    entries = np.count_nonzero(flags == _FLAGS, axis=1)
+    used = count_marks(tables != 0)
+    entries = count_marks(tables & tables.dtype.type(_FLAGS | LARGE) == _FLAGS)
     like: NDArray[np.bool_] = 8 * entries >= 7 * used - (0 if some else 8)
     return like & (entries > 0) if some else like
 

@@ -9,7 +9,7 @@ from memory_visualizer.unknown.machine import is_read, machine_of
 
 _SAMPLE = 2048
 """The number of sampled pages: enough for a share of all pages to within two percent."""
-_PAGES_AT_ONCE = 64
+_PAGES_AT_ONCE = 256
 _NEARLY_NOISE = 7.9
 """Bits per byte that compressed and encrypted pages exceed, and hardly any other pages."""
 
@@ -49,6 +49,8 @@ def looks_like(dump: Dump, zero: NDArray[np.bool_]) -> str:
 
 def _bits_per_byte(pages: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The entropy of each page, from 0 to 8; of perfect noise 7.95."""
-    shares = np.stack([np.bincount(page, minlength=256) for page in pages]) / PAGE_SIZE
-    bits: NDArray[np.float64] = -(shares * np.log2(np.maximum(shares, 1 / PAGE_SIZE))).sum(axis=1)
+    counts = np.stack([np.bincount(page, minlength=256) for page in pages])
+    share = np.arange(PAGE_SIZE + 1) / PAGE_SIZE
+    part = -share * np.log2(np.maximum(share, 1 / PAGE_SIZE))
+    bits: NDArray[np.float64] = part[counts].sum(axis=1)
     return bits

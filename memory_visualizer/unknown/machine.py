@@ -64,6 +64,9 @@ SYSTEM_NAME = b"Linux".ljust(65, b"\0")
 _NAME_SIZE = len(SYSTEM_NAME)
 _TO_MACHINE = 4 * _NAME_SIZE
 _SAMPLED_NAMES = 64
+_ALIGNED = 2
+"""The names follow an integer, or begin a structure with pointers: on all machines, even on the
+68000, both begin at a multiple of this (struct uts_namespace, linux/utsname.h)."""
 
 
 def machine_of(dump: Dump) -> str:
@@ -97,7 +100,7 @@ def _by_contents(dump: Dump) -> str:
 
     def scan(_: NDArray[np.int64], words: Words) -> list[str]:
         contents = words.reshape(-1).view(np.uint8)
-        places = places_of_text(SYSTEM_NAME, contents, _SAMPLED_NAMES)
+        places = places_of_text(SYSTEM_NAME, contents, _SAMPLED_NAMES, step=_ALIGNED)
         texts = [contents[place + _TO_MACHINE :][:_NAME_SIZE].tobytes() for place in places]
         return list(filter(None, map(_by_name, texts)))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct
+from memory_visualizer.arrays import chosen_rows, count_marks, distinct
 from memory_visualizer.formats.base import Dump, Words, zero_pages
 from memory_visualizer.paging import (
     ADDRESS,
@@ -44,7 +44,7 @@ _ROWS_AT_ONCE = 64
 _LEAST_SPACES = 2
 _TRIED_GROUPS = 4
 """How many groups with equal halves are tried, the heaviest first; the budget notes the others."""
-_SAMPLED_TABLES = 1 << 12
+_SAMPLED_TABLES = 1 << 10
 """An even sample of the tables below a group: it only tells whether most of them are tables."""
 _TIMES_ASKED = 4
 """How many times more pages than possible address spaces are compared with the shared half."""
@@ -79,19 +79,20 @@ class SpaceSearch:
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Test frames, given with their contents."""
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
-        used = np.bitwise_count(bits).sum(axis=1)
-        rows = np.flatnonzero((used > 0) & (used <= MOST_ENTRIES))
+        upper = np.bitwise_count(bits).sum(axis=1).astype(np.int64)
+        rows = np.flatnonzero((upper > 0) & (upper <= MOST_ENTRIES))
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE]
-            chosen = words[part]
-            address = chosen & np.uint64(ADDRESS)
+            chosen = chosen_rows(words, part)
             leads = chosen & np.uint64(PRESENT | LARGE) == PRESENT
-            leads &= (address > 0) & (address < self._limit)
-            used_now = np.count_nonzero(chosen, axis=1)
-            odd = used_now - np.count_nonzero(leads, axis=1)
+            # Address 0 becomes the largest number, which is as wrong as other high addresses.
+            leads &= (chosen & np.uint64(ADDRESS)) - np.uint64(1) < self._limit - np.uint64(1)
+            lower = count_marks(chosen[:, :_HALF] != 0)
+            used = lower + upper[part]
+            odd = used - count_marks(leads)
             # A flipped bit should not cost an address space.
-            sound = odd <= np.maximum(used_now // _ODD_SHARE, used_now > 2)
-            sound &= np.count_nonzero(chosen[:, :_HALF], axis=1) <= MOST_ENTRIES
+            sound = odd <= np.maximum(used // _ODD_SHARE, used > 2)
+            sound &= lower <= MOST_ENTRIES
             if sound.any():
                 self._found.append(frames[part[sound]])
 
