@@ -22,7 +22,8 @@ def count_values(values: NDArray[np.unsignedinteger[Any]], limit: int) -> NDArra
 
 def count_marks(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many of each row are true, at most 65,535; faster than np.count_nonzero by rows."""
-    return np.add.reduce(marks, axis=1, dtype=np.uint16).astype(np.int64)
+    counts: NDArray[np.int64] = np.add.reduce(marks, axis=1, dtype=np.uint16).astype(np.int64)
+    return counts
 
 
 def chosen_rows(table: NDArray[_Number], rows: NDArray[np.intp]) -> NDArray[_Number]:

@@ -211,9 +211,7 @@ def _vouched(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int]
     is_task = np.isin(at, _processes_among(kernel, offsets, at)) | _are_named(kernel, offsets, at)
     sound = _are_linked(kernel, offsets, at) & is_task
     sound[0] = True
-    (following, before), _ = kernel.members(
-        at[sound], (offsets.tasks, offsets.tasks + kernel.word)
-    )
+    (following, before), _ = kernel.members(at[sound], (offsets.tasks, offsets.tasks + kernel.word))
     led = np.isin(at + links, _between(following, before)) | sound
     led &= kernel.numbers(at + links)[1]
     return [task for task, is_led in zip(tasks, led[1:].tolist(), strict=True) if is_led]
@@ -326,15 +324,12 @@ def _relatives(
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
     links = np.concatenate((tasks + children, tasks + sibling))
     directions = (0, kernel.word)[: 1 + is_broken]
-    places = (offsets.children + ahead for ahead in directions)
-    more = (offsets.sibling + ahead for ahead in directions)
-    (parents, *targets), _ = kernel.members(tasks, (offsets.parent, *places, *more))
+    places = [at + ahead for ahead in directions for at in (offsets.children, offsets.sibling)]
+    (parents, *targets), _ = kernel.members(tasks, (offsets.parent, *places))
     found = []
-    for direction, led in zip(
-        directions, np.reshape(targets, (2, len(directions), -1)).swapaxes(0, 1), strict=True
-    ):
-        led = led.ravel()
-        back, _ = kernel.numbers(led + np.uint64(kernel.word - direction))
+    for number, ahead in enumerate(directions):
+        led = np.concatenate(targets[2 * number : 2 * number + 2])
+        back, _ = kernel.numbers(led + np.uint64(kernel.word - ahead))
         found.append(led[(back == links) & (led != links)])
     led = np.concatenate(found)
     # The last sibling leads to the head of the list, which is in the parent. If all relatives are

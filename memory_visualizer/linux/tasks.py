@@ -334,16 +334,16 @@ class _Judge:
             for name, place in offsets.of_task.items()
             if name in ("parent", "comm", "comm_end", "mm", "active_mm", "flags", "exit_state")
         }
-        names = list(places)
         tasks_at = np.array(tasks, np.uint64)
         words, known = kernel.members(tasks_at, list(places.values()))
+        member: dict[str, NDArray[np.uint64]] = dict(zip(places, words, strict=True))
         whole = np.logical_and.reduce(known, axis=0)
         says = (words != words[0]).any(axis=0)
 
         def column(name: str) -> NDArray[np.uint64]:
-            if name not in places:
+            if name not in member:
                 return np.zeros(len(tasks), np.uint64)
-            return words[names.index(name)].copy()
+            return member[name].copy()
 
         def far(name: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
             """A member that is read for few tasks only."""

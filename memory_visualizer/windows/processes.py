@@ -190,9 +190,7 @@ class _Finder:
         in_use: set[int],
         before: "Objects | None" = None,
     ) -> "Objects":
-        return Objects.read(
-            self._kernel, layout, seeds, self._bases, self._shadows, in_use, before
-        )
+        return Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use, before)
 
     def _by_base(self, spaces: Collection[int]) -> NDArray[np.uint64]:
         """Possible objects of these spaces, by their bases alone, whatever their headers."""
