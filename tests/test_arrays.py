@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import joined_runs, runs_without
+from memory_visualizer.arrays import (
+    chosen_rows,
+    count_marks,
+    joined_runs,
+    places_of_text,
+    runs_without,
+)
 
 _FRAME, _COUNT = st.integers(0, 60), st.integers(1, 9)
 _any_runs = st.lists(st.tuples(_FRAME, _COUNT), max_size=12)
@@ -38,3 +44,20 @@ def test_runs_without(some: list[tuple[int, int]], others: list[tuple[int, int]]
     left = runs_without(held, lost)
     assert _frames(left) == sorted({*_frames(held)} - {*_frames(lost)})
     assert _are_runs(left)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=20))
+def test_rows(marks: list[list[bool]]) -> None:
+    table = np.array(marks)
+    assert count_marks(table).tolist() == [sum(row) for row in marks]
+    for rows in (np.flatnonzero(table[:, 0]), np.flatnonzero(table.any(axis=1))):
+        assert chosen_rows(table, rows).tolist() == [marks[row] for row in rows]
+
+
+@given(st.lists(st.sampled_from((b"textual, ", b"textual", b"-", b"--")), max_size=30))
+def test_places_of_text(pieces: list[bytes]) -> None:
+    contents, text = b"".join(pieces), b"textual, "
+    places = [at for at in range(len(contents)) if contents.startswith(text, at)]
+    for step in (1, 2, 4):
+        found = places_of_text(text, np.frombuffer(contents, np.uint8), 99, step=step)
+        assert found == [at for at in places if at % step == 0]

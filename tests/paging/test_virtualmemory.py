@@ -41,6 +41,23 @@ def test_reads_many_at_once() -> None:
     assert memory.frames(addresses).tolist() == [5, 5, 7, 8, -1, 9]
 
 
+def test_members_of_objects() -> None:
+    """The same as one by one, also of more objects than are read at once, and of places before."""
+    memory, lost = space(frozenset({8})), frozenset({8})
+    objects = np.array([0x1010, 0x2FF8, LOST, 0x4000] * 400, np.uint64)
+    offsets = (0, 4, -8, 0xFFC)
+    numbers, known = memory.members(objects, offsets, 4)
+    alone = space(lost)
+    expected = [[alone.number(at + offset, 4) for at in objects.tolist()] for offset in offsets]
+    told = [
+        [number if there else None for number, there in zip(*row, strict=True)]
+        for row in zip(numbers.tolist(), known.tolist(), strict=True)
+    ]
+    assert told == expected
+    assert not numbers[~known].any()
+    assert memory.members(objects[:0], offsets)[0].shape == (4, 0)
+
+
 def test_stretches_that_stand_in_for_lost_tables() -> None:
     """Only where the tables tell nothing."""
     memory = space().with_regular((0x4000, 0x7000, 6))
