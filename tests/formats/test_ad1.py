@@ -104,6 +104,11 @@ def test_a_missing_file(path: Path) -> None:
     assert dump.remarks[0].endswith("dump.ad4 is missing")
     assert dump.remarks[-1] == f"4 broken chunks of {path} left out"
     _check_chunks(dump, 4)
+
+
+def test_a_file_with_the_name_of_another(path: Path) -> None:
+    files = write_ad1(path, {"memory": NOISE}, per_file=3 * CHUNK)
+    files[3].unlink()
     files[2].rename(files[3])
     with pytest.raises(DamagedInputError, match=r"dump\.ad3 is missing"):
         open_dump(path)
