@@ -157,8 +157,9 @@ class _Segments:
             )
         for number in range(2, count + 1):
             name = _name(path, number)
-            if not name.is_file() or _segment(name, file := keep_open(owner, name))[0] != number:
-                fault = "missing" if not name.is_file() else f"not file {number:,} of it"
+            file = keep_open(owner, name) if name.is_file() else None
+            if file is None or not _is_number(name, file, number):
+                fault = "missing" if file is None else f"not file {number:,} of it"
                 sentence = f"{path} is only a part of an image: {name.name} is {fault}"
                 if not lenient:
                     raise DamagedInputError(sentence)
@@ -192,6 +193,14 @@ def _segment(path: Path, file: BinaryIO) -> tuple[int, int, int]:
         raise DamagedInputError(f"{path} is no AD1 image, or ends within its header")
     _, number, count, size = _SEGMENT.unpack_from(head)
     return number, count, size
+
+
+def _is_number(path: Path, file: BinaryIO, number: int) -> bool:
+    """Whether a file is the one with this number of an image."""
+    try:
+        return _segment(path, file)[0] == number
+    except DamagedInputError:
+        return False
 
 
 def _name(path: Path, number: int) -> Path:

@@ -106,6 +106,17 @@ def test_a_missing_file(path: Path) -> None:
     _check_chunks(dump, 4)
 
 
+def test_a_file_that_is_something_else(path: Path) -> None:
+    """As a missing one: named, and with lenient only the chunks in it are left out."""
+    files = write_ad1(path, {"memory": NOISE}, per_file=3 * CHUNK)
+    files[3].write_bytes(bytes(files[3].stat().st_size))
+    with pytest.raises(DamagedInputError, match=r"dump\.ad4 is not file 4 of it"):
+        open_dump(path)
+    dump = open_dump(path, lenient=True)
+    assert dump.remarks[-1] == f"4 broken chunks of {path} left out"
+    _check_chunks(dump, 4)
+
+
 def test_a_file_with_the_name_of_another(path: Path) -> None:
     files = write_ad1(path, {"memory": NOISE}, per_file=3 * CHUNK)
     files[3].unlink()
