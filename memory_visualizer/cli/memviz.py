@@ -48,7 +48,13 @@ from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
-from memory_visualizer.snapshot.findings import findings, named, odd_regions, remarks_on_copies
+from memory_visualizer.snapshot.findings import (
+    findings,
+    named,
+    odd_regions,
+    remarks_on_copies,
+    with_most_pages,
+)
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
@@ -574,16 +580,9 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     pages[_left_out(snapshot, told)] = 0
     if not pages.any():
         return []
-    order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
-    named = [
-        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_NAMED]
-        for process in [snapshot.processes[index]]
-    ]
-    if more := len(order) - len(named):
-        named.append(f"and {_count(more, 'other')}")
+    named = with_most_pages(snapshot.processes, pages)
     total = _count(int(pages.sum()), "private page")
-    return [f"{total} that user mode may write and execute: {', '.join(named)}"]
+    return [f"{total} that user mode may write and execute: {named}"]
 
 
 def _description(snapshot: Snapshot) -> list[str]:

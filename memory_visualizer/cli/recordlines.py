@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.printable import binary_size, counted
+from memory_visualizer.snapshot.findings import with_most_pages
 from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
@@ -90,15 +91,8 @@ def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     chosen = np.zeros(len(pages), bool)
     chosen[list(told)] = True
     pages[~chosen] = 0
-    order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
-    if not order:
+    named = with_most_pages(snapshot.processes, pages)
+    if not named:
         return []
-    named = [
-        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
-        for index in order[:_NAMED]
-        for process in [snapshot.processes[index]]
-    ]
-    if more := len(order) - len(named):
-        named.append(f"and {counted(more, 'other')}")
     total = counted(int(pages.sum()), "standby or modified page")
-    return [f"{total} with a former owner: {', '.join(named)}"]
+    return [f"{total} with a former owner: {named}"]

@@ -2,9 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.process import Process
@@ -82,3 +85,22 @@ def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:
         f"{len(copies):,} stale copies of process objects were found and are not counted as"
         f" processes: {named(copies)}",
     )
+
+
+_NAMED_BY_PAGES = 4
+
+
+def with_most_pages(processes: Sequence[Process], pages: NDArray[Any]) -> str:
+    """Name the few processes with most of these pages, each with its number, and count the others.
+
+    `pages` has a number for each process; the text is empty if all numbers are 0.
+    """
+    order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
+    named = [
+        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
+        for index in order[:_NAMED_BY_PAGES]
+        for process in [processes[index]]
+    ]
+    if more := len(order) - len(named):
+        named.append(f"and {counted(more, 'other')}")
+    return ", ".join(named)
