@@ -544,9 +544,6 @@ def _chosen(options: argparse.Namespace, snapshot: Snapshot) -> list[int] | None
     return chosen
 
 
-_NAMED = 4
-
-
 def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     """The number of processes that the summary leaves out because they were not chosen."""
     others = [snapshot.processes[index] for index in _left_out(snapshot, told)]
