@@ -4,7 +4,6 @@ import functools
 import importlib
 import os
 import struct
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.units import PAGE_SIZE
+from tests import prestarted
 from tests.synth import containers
 from tests.synth.containers import Pieces
 from tests.synth.hibernation import OLD, write_hibernation
@@ -373,20 +373,9 @@ def test_same_picture_from_every_format(
     pictures = []
     for dump in (path, raw):
         picture = path.with_name("out.png")
-        run = subprocess.run(
-            [
-                sys.executable,
-                ROOT / "imagegenerator.py",
-                dump,
-                path.with_name("map"),
-                "-o",
-                picture,
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run.stderr == ""
+        renderer = [ROOT / "imagegenerator.py", dump, path.with_name("map"), "-o", picture]
+        run = prestarted.run(renderer)
+        assert (run.returncode, run.stderr) == (0, "")
         from PIL import Image
 
         with Image.open(picture) as image:
