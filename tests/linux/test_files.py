@@ -23,6 +23,8 @@ from tests.conftest import real_dumps
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.linuxfiles import LAYOUT_OF_ERA, FilesTruth, RegionTruth
 
+pytestmark = pytest.mark.many
+
 ERAS = tuple(LAYOUT_OF_ERA)
 LOST = "[file without an inode]"
 
