@@ -97,10 +97,6 @@ class Ledger:
         return table
 
 
-CLASSES = ("unused-data", "unused-zero", "kernel", "user", "both")
-"""The names of classes that a synthetic image has."""
-
-
 @dataclass(frozen=True)
 class Truth:
     """The truth about a synthetic image, by page and by process."""
@@ -131,7 +127,8 @@ class Truth:
         """The same, each name as its place in CLASSES: far less memory for large images."""
         seen = self.mappings[np.isin(self.mappings["owner"], [KERNEL, *owners])]
         user, kernel = (self._covered(seen[seen["user"] == mode]) for mode in (True, False))
-        numbers = self.zero.astype(np.uint8)
+        numbers = np.full(self.frames, CLASSES.index("unused-data"), np.uint8)
+        numbers[self.zero] = CLASSES.index("unused-zero")
         numbers[kernel] = CLASSES.index("kernel")
         numbers[user] = CLASSES.index("user")
         numbers[user & kernel] = CLASSES.index("both")
