@@ -33,14 +33,13 @@ async function start() {
   let state = readLink(colourings, model.frames);
   let linkTimer;
 
-  const allLit = new Uint8Array(model.frames).fill(1);
-  function litFrames() {
-    if (!state.chosen.size) return allLit;
-    const lit = new Uint8Array(model.frames);
-    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
-      lit.fill(1, first, end),
-    );
-    return lit;
+  function shadesOfFrames() {
+    const shades = new Uint8Array(model.frames).fill(state.chosen.size ? PALE : LIT);
+    if (state.chosen.size)
+      model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
+        shades.fill(LIT, first, end),
+      );
+    return shades;
   }
 
   byId("remarks").hidden = about.remarks.length === 0;
@@ -66,16 +65,19 @@ async function start() {
       hole = pixelOf(theme.canvas);
     const bright = colouring.colours.slice();
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
+    const shades = shadesOfFrames();
+    const off = new Uint8Array(bright.length);
     for (const index of state.off) {
       const entry = colouring.entries[index];
-      if (!entry) continue;
-      bright.fill(hole, entry.first, entry.last + 1);
-      pale.fill(hole, entry.first, entry.last + 1);
+      if (entry) off.fill(1, entry.first, entry.last + 1);
     }
+    if (state.off.size)
+      for (let frame = 0; frame < model.frames; frame++)
+        if (off[colouring.values[frame]]) shades[frame] = HIDDEN;
     layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
-    map.show(layout, { values: colouring.values, lit: litFrames(), bright, pale });
+    map.show(layout, { values: colouring.values, shades, bright, pale, hole });
     legend.show(colouring, state.off, model.frames);
     strip.show(state.palette, state.colour === "class" ? state.off : new Set());
   }
