@@ -1430,3 +1430,54 @@ def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path
         assert int(card["Offset in file"], 16) == offset
     frame = next(n for n in range(0x200, len(snapshot.classes)) if n not in truth.pages)
     assert not {"File", "Offset in file"} & set(card_of(page, frame))
+
+
+def test_choosing_files_lights_their_pages(
+    open_page: Callable[..., "Page"], tmp_path: Path
+) -> None:
+    """The list has each file with its pages; choices of several kinds narrow each other."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html")
+    page.get_by_role("tab", name="Files").click()
+    frames: dict[str, set[int]] = {}
+    for frame, (own, _) in truth.pages.items():
+        path = own.path if own else "[file without an inode]"
+        shown = path.replace("\n", r"\x0a") + (" (deleted)" if own and own.is_deleted else "")
+        frames.setdefault(shown, set()).add(frame)
+    rows = page.locator("#file-list tbody tr")
+    listed = {
+        row.get_attribute("title"): int(row.locator("td").nth(1).inner_text().replace(",", ""))
+        for row in rows.all()
+    }
+    assert listed == {path: len(those) for path, those in frames.items()}
+    first, second = sorted(frames, key=lambda path: -len(frames[path]))[:2]
+    for path in (first, second):
+        page.locator("#file-list input").fill(path)
+        rows.first.click()
+    assert lit_frames(page) == frames[first] | frames[second]
+    assert page.locator("#lit").inner_text().startswith(f"{len(lit_frames(page))} pages")
+    page.locator("#file-list input").fill("no such file")
+    assert page.locator("#file-list .note").inner_text() == "Nothing matches."
+    fragment = fragment_of(page)
+    again = open_page(tmp_path / "page.html", fragment)
+    assert lit_frames(again) == frames[first] | frames[second]
+    page.get_by_role("tab", name="Processes").click()
+    page.locator("#process-rows input").first.click()
+    process = page.evaluate("[...memviz.state.chosen][0]")
+    own = set(snapshot.pages(snapshot.processes[process]).tolist())
+    assert lit_frames(page) <= (frames[first] | frames[second])
+    assert lit_frames(page) >= (frames[first] | frames[second]) & own
+    page.locator("#lit button").last.click()
+    assert lit_frames(page) >= own
+
+
+def lit_frames(page: "Page") -> set[int]:
+    """The frames that are lit, by the page's own word."""
+    return set(
+        page.evaluate(
+            "[...memviz.map.tiles.lit].map((one, at) => one ? at : -1).filter(n => n >= 0)"
+        )
+    )

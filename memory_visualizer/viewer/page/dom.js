@@ -33,6 +33,17 @@ function swatchElement(colour) {
 }
 
 const counted = (number) => number.toLocaleString("en");
+const amount = (pages) =>
+  `${counted(pages)} ${pages === 1 ? "page" : "pages"} (${bytesInWords(pages * PAGE_SIZE)})`;
+
+// Bytes in the largest unit that does not hide their number, such as "1.5 MiB".
+function bytesInWords(bytes) {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  for (; bytes >= 1024 && unit < units.length - 1; unit++) bytes /= 1024;
+  return `${bytes.toLocaleString("en", { maximumFractionDigits: bytes < 10 ? 1 : 0 })} ${units[unit]}`;
+}
+
 const hexAddress = (frame) => `0x${(frame * PAGE_SIZE).toString(16)}`;
 const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 

@@ -18,6 +18,7 @@ function readLink(colourings, frames) {
     colour: oneOf("color", colourings.names),
     palette: oneOf("palette", Object.keys(about.palettes)),
     chosen: new Set(numbers(given.get("show") ?? about.start.show, about.processes.length)),
+    files: new Set(numbers(given.get("file"), about.files.length)),
     off: new Set(numbers(given.get("off"), 64)),
     pin: pin < frames ? pin : -1,
     view:
@@ -34,6 +35,8 @@ function writeLink(state, map) {
   if (state.palette !== about.start.palette) parts.push(`palette=${state.palette}`);
   const show = [...state.chosen].sort((a, b) => a - b).join(",");
   if (show !== (about.start.show ?? "")) parts.push(`show=${show}`);
+  const files = [...state.files].sort((a, b) => a - b).join(",");
+  if (files) parts.push(`file=${files}`);
   if (state.off.size) parts.push(`off=${[...state.off].sort((a, b) => a - b).join(",")}`);
   if (state.pin >= 0) parts.push(`pin=${state.pin.toString(16)}`);
   if (!map.isFitted) {

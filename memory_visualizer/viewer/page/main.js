@@ -14,6 +14,7 @@ function readTheme() {
   };
 }
 
+const PAINTED = ["layout", "colour", "palette", "chosen", "files", "mark", "off"];
 const FOG = 0.86; // its strength over pages that are not lit
 
 async function start() {
@@ -30,19 +31,10 @@ async function start() {
     if (names.size > 1) return `${names.size} owners`;
     return first === kernelIndex() ? "kernel" : ownerName(first);
   };
-  let state = readLink(colourings, model.frames);
+  let state = { ...readLink(colourings, model.frames), mark: null };
   let linkTimer;
 
-  const allLit = new Uint8Array(model.frames).fill(1);
-  function litFrames() {
-    if (!state.chosen.size) return allLit;
-    const lit = new Uint8Array(model.frames);
-    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
-      lit.fill(1, first, end),
-    );
-    return lit;
-  }
-
+  const lights = new Lights(model, (changes) => update(changes));
   byId("remarks").hidden = about.remarks.length === 0;
   byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
   const legend = new Legend((off) => update({ off }));
@@ -53,6 +45,9 @@ async function start() {
   });
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);
+  const tabs = new Tabs(byId("side-tabs"));
+  tabs.add("processes");
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -75,7 +70,9 @@ async function start() {
     layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
-    map.show(layout, { values: colouring.values, lit: litFrames(), bright, pale });
+    const lit = lights.frames(state);
+    map.show(layout, { values: colouring.values, lit, bright, pale });
+    lights.show(state, lit);
     legend.show(colouring, state.off, model.frames);
     strip.show(state.palette, state.colour === "class" ? state.off : new Set());
   }
@@ -92,12 +89,9 @@ async function start() {
     const centre = isFirst ? -1 : strip.frame,
       wasFitted = isFirst || map.isFitted;
     card.pin(state.pin, state.palette, () => update({ pin: -1 }));
-    if (
-      ["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key]) ||
-      isFirst
-    )
-      paint();
+    if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
+    if (state.files !== before.files || isFirst) files.show(state.files);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);
