@@ -15,6 +15,8 @@ declare global {
     clear: HTMLButtonElement;
     color: HTMLSelectElement;
     failure: HTMLElement;
+    "file-count": HTMLElement;
+    "file-list": HTMLElement;
     goto: HTMLFormElement;
     "goto-answer": HTMLElement;
     "goto-kind": HTMLSelectElement;
@@ -25,6 +27,7 @@ declare global {
     layout: HTMLSelectElement;
     "legend-all": HTMLElement;
     "legend-entries": HTMLElement;
+    lit: HTMLElement;
     map: HTMLCanvasElement;
     palette: HTMLSelectElement;
     passing: HTMLElement;
@@ -36,6 +39,7 @@ declare global {
     remarks: HTMLElement;
     search: HTMLInputElement;
     "side-open": HTMLButtonElement;
+    "side-tabs": HTMLElement;
     strip: HTMLCanvasElement;
     uses: HTMLDialogElement;
     "uses-head": HTMLElement;

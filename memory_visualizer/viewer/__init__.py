@@ -49,6 +49,7 @@ _LIBRARIES = (
 _SCRIPTS = (
     "dom",
     "data",
+    "list",
     "layout",
     "colour",
     "tiles",
@@ -58,6 +59,9 @@ _SCRIPTS = (
     "legend",
     "uses",
     "processes",
+    "files",
+    "lights",
+    "litpages",
     "goto",
     "link",
     "main",

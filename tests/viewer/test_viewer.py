@@ -1,6 +1,8 @@
 """The page in a real browser: what a person sees there is the truth."""
 
 import base64
+import csv
+import io
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from PIL import Image
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, viewer
 from memory_visualizer.cli.memviz import main
-from memory_visualizer.paging import SHARED
+from memory_visualizer.paging import MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.layout import arrange
@@ -775,19 +777,108 @@ def test_search(page: "Page", dump: Dump) -> None:
     assert page.locator("#process-note").inner_text() == "No process matches."
 
 
+def legend_rows(page: "Page") -> list[list[str]]:
+    """Label, pages, size and share of each entry."""
+    rows = page.locator("#legend-entries label").all_inner_texts()
+    return [row.split("\n") for row in rows]
+
+
+def expected_legend(counts: dict[str, int]) -> list[list[str]]:
+    """The same from true counts: shares are those of the pages that the dump holds."""
+    held = sum(count for name, count in counts.items() if name not in (ABSENT, LEFT_OUT))
+    rows = []
+    for name, count in counts.items():
+        share = 100 * count / max(held, 1)
+        words = "< 0.1 %" if 0 < share < 0.05 else "0 %" if not count else f"{share:.1f} %"
+        size = count / 256
+        digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2
+        unheld = name in (ABSENT, LEFT_OUT)
+        rows.append(
+            [name, f"{count:,}", f"{size:,.{digits}f} MiB", "\N{EN DASH}" if unheld else words]
+        )
+    return rows
+
+
+def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
+    """Counts and shares are of the chosen process, and of what other legends leave."""
+    choose(page, "lsass.exe")
+    [pid] = [process.pid for process in dump.truth.processes if process.name == "lsass.exe"]
+    mine = np.isin(np.arange(dump.truth.frames), list(dump.frames_of(pid)))
+
+    def counts(chosen: npt.NDArray[np.bool_]) -> dict[str, int]:
+        return {
+            name: int(np.count_nonzero((dump.classes == name) & chosen))
+            for name in (ABSENT, BOTH, USER, KERNEL, DATA, ZEROS)
+        }
+
+    assert legend_rows(page) == expected_legend(counts(mine))
+    page.select_option("#color", "protection")
+    page.locator("#legend-entries li", has_text="user rw-").hover()
+    page.get_by_role("button", name="Only user rw-").click()
+    page.select_option("#color", "class")
+    protections = colour_by("protection", dump.snapshot, PALETTES["default"], lambda: dump.classes)
+    labels_ = np.array([swatch.label for swatch in protections.swatches])[protections.values]
+    assert legend_rows(page) == expected_legend(counts(mine & (labels_ == "user rw-")))
+
+
+def test_private_user_writable_and_executable(
+    open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
+) -> None:
+    """Filters of several legends together: a count, the next and the previous page, a table."""
+    access = dump.snapshot.access & ~np.uint8(MAY_WRITE)
+    alone = [frame for frame, mine in dump.owners.items() if len(mine) == 1]
+    private = sorted(frame for frame in alone if dump.classes[frame] == USER)
+    chosen = [private[3], private[40], private[-2]]
+    both = next(f for f, mine in dump.owners.items() if len(mine) > 2 and dump.classes[f] == USER)
+    access[[*chosen, both]] = 7
+    snapshot = replace(dump.snapshot)
+    vars(snapshot)["access"] = access
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html", accept_downloads=True)
+    for colouring, label in (("protection", "user rwx"), ("process", "one process alone")):
+        page.select_option("#color", colouring)
+        page.locator("#legend-entries li", has_text=label).hover()
+        page.get_by_role("button", name=f"Only {label}").click()
+    page.select_option("#color", "class")
+    bar = page.locator("#lit")
+    assert "3 pages (12 KiB) lit" in bar.inner_text()
+    assert "user rwx" in bar.inner_text() and "one process alone" in bar.inner_text()
+
+    def pinned() -> int:
+        settle(page)
+        return int(read_card(page, "#pinned")["address"], 16) // PAGE_SIZE
+
+    met = []
+    for _ in range(4):
+        page.keyboard.press("n")
+        met.append(pinned())
+    assert met == [*chosen, chosen[0]]
+    page.get_by_role("button", name="Previous lit page").click()
+    assert pinned() == chosen[-1]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the lit pages").click()
+    assert download.value.suggested_filename == "dump.lime.pages.csv"
+    text = download.value.path().read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [int(row["pfn"]) for row in rows] == chosen
+    for row, frame in zip(rows, chosen, strict=True):
+        [((pid, name), virtual)] = dump.owners[frame].items()
+        assert row["physical"] == hex(frame * PAGE_SIZE)
+        assert (row["class"], row["protection"]) == (USER, "user rwx")
+        assert row["owners"] == f"{name} ({pid}) {virtual}"
+    # The filters are in the link, and go one by one.
+    other = open_page(tmp_path / "page.html", fragment_of(page))
+    assert "3 pages (12 KiB) lit" in other.locator("#lit").inner_text()
+    bar.get_by_role("button", name="one process alone").click()
+    assert "4 pages (16 KiB) lit" in bar.inner_text()
+
+
 def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
     counts = {
         name: int(np.count_nonzero(dump.classes == name))
         for name in (ABSENT, BOTH, USER, KERNEL, DATA, ZEROS)
     }
-    rows = page.locator("#legend-entries label").all_inner_texts()
-    assert [row.split("\n")[0] for row in rows] == list(counts)
-    for row, count in zip(rows, counts.values(), strict=True):
-        share = 100 * count / dump.truth.frames
-        assert row.split("\n")[1:] == [
-            f"{count:,}",
-            "< 0.1 %" if 0 < share < 0.05 else f"{share:.1f} %",
-        ]
+    assert legend_rows(page) == expected_legend(counts)
     page.get_by_role("checkbox", name="user").click()
     assert lit(page, dump) == set(np.flatnonzero(dump.classes != USER).tolist())
     page.get_by_role("checkbox", name="kernel").click()
@@ -834,7 +925,7 @@ def test_left_out_pages_in_the_legend(open_page: Callable[..., "Page"], filtered
     everything = set(range(filtered.truth.frames))
     left = set(filtered.left.tolist())
     row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text().split("\n")
-    assert row == [LEFT_OUT, f"{len(left):,}", f"{100 * len(left) / len(everything):.1f} %"]
+    assert row == expected_legend({LEFT_OUT: len(left)})[0]
     assert lit(page, filtered) == everything
     page.get_by_role("checkbox", name=LEFT_OUT).click()
     assert lit(page, filtered) == everything - left
@@ -1523,7 +1614,7 @@ def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path:
     page.get_by_role("button", name="page table", exact=True).click()
     assert not page.locator("#uses").is_visible()
     shown = page.evaluate("[...memviz.colourings.get('use', 'default').entries].map(e => e.label)")
-    off = page.evaluate("[...memviz.state.off]")
+    off = page.evaluate("[...memviz.state.off.use]")
     assert [label for index, label in enumerate(shown) if index not in off] == ["page table"]
 
 
@@ -1630,3 +1721,54 @@ def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path
         assert int(card["Offset in file"], 16) == offset
     frame = next(n for n in range(0x200, len(snapshot.classes)) if n not in truth.pages)
     assert not {"File", "Offset in file"} & set(card_of(page, frame))
+
+
+def test_choosing_files_lights_their_pages(
+    open_page: Callable[..., "Page"], tmp_path: Path
+) -> None:
+    """The list has each file with its pages; choices of several kinds narrow each other."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html")
+    page.get_by_role("tab", name="Files").click()
+    frames: dict[str, set[int]] = {}
+    for frame, (own, _) in truth.pages.items():
+        path = own.path if own else "[file without an inode]"
+        shown = path.replace("\n", r"\x0a") + (" (deleted)" if own and own.is_deleted else "")
+        frames.setdefault(shown, set()).add(frame)
+    rows = page.locator("#file-list tbody tr")
+    listed = {
+        row.get_attribute("title"): int(row.locator("td").nth(1).inner_text().replace(",", ""))
+        for row in rows.all()
+    }
+    assert listed == {path: len(those) for path, those in frames.items()}
+    first, second = sorted(frames, key=lambda path: -len(frames[path]))[:2]
+    for path in (first, second):
+        page.locator("#file-list input").fill(path)
+        rows.first.click()
+    assert lit_frames(page) == frames[first] | frames[second]
+    assert page.locator("#lit").inner_text().startswith(f"{len(lit_frames(page))} pages")
+    page.locator("#file-list input").fill("no such file")
+    assert page.locator("#file-list .note").inner_text() == "Nothing matches."
+    fragment = fragment_of(page)
+    again = open_page(tmp_path / "page.html", fragment)
+    assert lit_frames(again) == frames[first] | frames[second]
+    page.get_by_role("tab", name="Processes").click()
+    page.locator("#process-rows input").first.click()
+    process = page.evaluate("[...memviz.state.chosen][0]")
+    own = set(snapshot.pages(snapshot.processes[process]).tolist())
+    assert lit_frames(page) <= (frames[first] | frames[second])
+    assert lit_frames(page) >= (frames[first] | frames[second]) & own
+    page.locator("#lit .chip").last.click()
+    assert lit_frames(page) >= own
+
+
+def lit_frames(page: "Page") -> set[int]:
+    """The frames that are lit, by the page's own word."""
+    return set(
+        page.evaluate(
+            "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"
+        )
+    )

@@ -187,6 +187,8 @@ async function unpack() {
     finding: columns.finding,
     named: Object.fromEntries((about.named ?? []).map(({ id }) => [id, columns[id]])),
     classOf: (frame) => columns.page[frame] & 7,
+    isHeld: (frame) =>
+      (columns.page[frame] & 7) !== ABSENT && (columns.page[frame] & 7) !== LEFT_OUT,
     isZero: (frame) => (columns.page[frame] & 8) !== 0,
     accessOf: (frame) => columns.page[frame] >> 4,
     mappingsOf: (frame) => owners.holders[frame] + further[frame],

@@ -14,6 +14,7 @@ function readTheme() {
   };
 }
 
+const PAINTED = ["layout", "colour", "palette", "chosen", "files", "mark", "off"];
 const FOG = 0.86; // its strength over pages that are not lit
 
 async function start() {
@@ -30,28 +31,28 @@ async function start() {
     if (names.size > 1) return `${names.size} owners`;
     return first === kernelIndex() ? "kernel" : ownerName(first);
   };
-  let state = readLink(colourings, model.frames);
+  let state = { ...readLink(colourings, model.frames), mark: null };
   let linkTimer;
 
-  function shadesOfFrames() {
-    const shades = new Uint8Array(model.frames).fill(state.chosen.size ? PALE : LIT);
-    if (state.chosen.size)
-      model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
-        shades.fill(LIT, first, end),
-      );
-    return shades;
-  }
-
+  const litPages = new LitPages(model, colourings, (frame) => showPage(frame));
+  const lights = new Lights(model, colourings, {
+    change: (changes) => update(changes),
+    step: (direction) => litPages.step(state.pin, direction),
+    save: () => litPages.save(),
+  });
   byId("remarks").hidden = about.remarks.length === 0;
   byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
-  const legend = new Legend((off) => update({ off }));
+  const legend = new Legend((off) => update({ off: { ...state.off, [state.colour]: off } }));
   new UseTable(model, (use) => {
     const others = new Set(colourings.swatches("use", state.palette).keys());
     others.delete(use);
-    update({ colour: "use", off: others });
+    update({ colour: "use", off: { ...state.off, use: others } });
   });
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);
+  const tabs = new Tabs(byId("side-tabs"));
+  tabs.add("processes");
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -65,21 +66,16 @@ async function start() {
       hole = pixelOf(theme.canvas);
     const bright = colouring.colours.slice();
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
-    const shades = shadesOfFrames();
-    const off = new Uint8Array(bright.length);
-    for (const index of state.off) {
-      const entry = colouring.entries[index];
-      if (entry) off.fill(1, entry.first, entry.last + 1);
-    }
-    if (state.off.size)
-      for (let frame = 0; frame < model.frames; frame++)
-        if (off[colouring.values[frame]]) shades[frame] = HIDDEN;
+    const lit = lights.frames(state);
+    const { base, shades } = lights.shades(state, lit);
     layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
     map.show(layout, { values: colouring.values, shades, bright, pale, hole });
-    legend.show(colouring, state.off, model.frames);
-    strip.show(state.palette, state.colour === "class" ? state.off : new Set());
+    litPages.shades = shades;
+    lights.show(state, shades);
+    legend.show(colouring, state.off[state.colour] ?? new Set(), base, model);
+    strip.show(state.palette, state.off.class ?? new Set());
   }
 
   // Change parts of the state, and update the page.
@@ -87,19 +83,15 @@ async function start() {
     const before = state,
       isFirst = !map.layout;
     state = { ...state, ...changes };
-    if (state.colour !== before.colour && !changes.off) state.off = new Set();
     byId("layout").value = state.layout;
     byId("color").value = state.colour;
     byId("palette").value = state.palette;
     const centre = isFirst ? -1 : strip.frame,
       wasFitted = isFirst || map.isFitted;
     card.pin(state.pin, state.palette, () => update({ pin: -1 }));
-    if (
-      ["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key]) ||
-      isFirst
-    )
-      paint();
+    if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
+    if (state.files !== before.files || isFirst) files.show(state.files);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);
@@ -161,7 +153,11 @@ async function start() {
   function stepPin(x, y) {
     const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);
     const frame = map.layout.frameAt(from[0] + x, from[1] + y);
-    if (frame < 0) return;
+    if (frame >= 0) showPage(frame);
+  }
+
+  // Pin a page, and move the map only if it is out of view.
+  function showPage(frame) {
     update({ pin: frame });
     const box = map.boxOf(frame);
     if (
@@ -202,6 +198,8 @@ async function start() {
       document.body.classList.add("side-shown");
       byId("search").focus();
     } else if (key === "g") goTo.focus();
+    else if (key === "n" && !byId("lit").hidden) litPages.step(state.pin, 1);
+    else if (key === "p" && !byId("lit").hidden) litPages.step(state.pin, -1);
     else if (key === "?") byId("help").showModal();
     else return;
     event.preventDefault();
