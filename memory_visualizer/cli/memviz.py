@@ -86,6 +86,7 @@ examples:
   memviz xp.raw --hash --json - | jq .sha256
   memviz linux.lime --files files.csv --regions regions.csv
   memviz extract linux.lime --file '^/etc/' --to folder
+  memviz convert memory.avml -o memory.lime
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -105,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(PROGRAM, _doctor)
     if arguments[:1] == ["extract"] and len(arguments) > 1:
         return _extract(arguments[1:])
+    if arguments[:1] == ["convert"] and len(arguments) > 1:
+        return _convert(arguments[1:])
     options = _parser().parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: _visualize(options), helps)
@@ -122,6 +125,15 @@ def _extract(arguments: Sequence[str]) -> int:
     options = parser(f"{PROGRAM} extract").parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: extract(PROGRAM, options), helps)
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    """Write a dump in another format."""
+    from memory_visualizer.cli.convert import convert, parser  # here, since most runs do not
+
+    options = parser(f"{PROGRAM} convert").parse_args(arguments)
+    helps = None if options.lenient else partial(_lenient_helps, options)
+    return run(PROGRAM, lambda: convert(PROGRAM, options), helps)
 
 
 def _doctor() -> int:

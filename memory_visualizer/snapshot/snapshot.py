@@ -90,6 +90,8 @@ class Snapshot(PageMap):
     processes."""
     inventory: Inventory | None = None
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
+    vmcoreinfo: bytes = b""
+    """A Linux kernel's description of itself, as lines of text; empty where it has none."""
 
     @cached_property
     def records(self) -> FrameRecords | None:
