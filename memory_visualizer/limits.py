@@ -74,7 +74,7 @@ RATES: Mapping[str, Rate] = {
     # Programs that make code have some thousands.
     "page of writable code": Rate(4, 1, 1 << 10),
     # Each program and library in memory has one.
-    "page like the beginning of an image": Rate(64, 1, 1 << 12),
+    "beginning of an image": Rate(64, 1, 1 << 12),
     # A process has a copy only of pages that it has written to; all others are counted once each.
     "page of an image": Rate(1, 1, 1 << 12),
     "copy of a code page": Rate(1, 1, 1 << 12),

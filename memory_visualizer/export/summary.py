@@ -80,8 +80,9 @@ _LEAD = _object(
         "pid": _field(["integer", "null"], "of the process that it is about, if it is one"),
         "pages": _field("integer", "its page frames"),
         "runs": _array(
-            {"type": "array", "items": {"type": "integer"}},
-            f"first page frame and number of page frames of each run; at most {MOST_RUNS:,} runs",
+            {"type": "string", "pattern": "^0x[0-9a-f]+-0x[0-9a-f]+$"},
+            "first and last page frame of each run, as `memviz extract --frames` takes them; at"
+            f" most {MOST_RUNS:,} runs",
         ),
     }
 )
@@ -256,7 +257,10 @@ def _lead(lead: Lead) -> dict[str, Any]:
         "reason": lead.reason,
         "pid": lead.process.pid if lead.process else None,
         "pages": len(lead.frames),
-        "runs": runs_in(lead.frames)[:MOST_RUNS].tolist(),
+        "runs": [
+            f"{first:#x}-{first + count - 1:#x}"
+            for first, count in runs_in(lead.frames)[:MOST_RUNS].tolist()
+        ],
     }
 
 

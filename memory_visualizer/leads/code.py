@@ -50,9 +50,8 @@ def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
             for one in regions or ()
             if one.file and "x" in one.protection and "w" not in one.protection
         ]
-        mine = pages.of(index) if code else None
-        for region in code if mine else ():
-            part = mine.between(region.start, region.end)
+        for region in code:
+            part = pages.of(index).between(region.start, region.end)
             count = len(part.frame)
             number = numbers.setdefault(region.file, len(numbers))
             inside = (part.virtual - np.uint64(region.start)).astype(np.int64)

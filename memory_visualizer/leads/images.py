@@ -124,7 +124,7 @@ class ImageSearch:
         """`wanted` tells for each frame whether it is looked at."""
         self._wanted = wanted
         self._budget = budget
-        self._room = budget.limit("page like the beginning of an image")
+        self._room = budget.limit("beginning of an image")
         self._adding = threading.Lock()
         self._found: dict[int, Image] = {}
 
@@ -138,7 +138,7 @@ class ImageSearch:
         with self._adding:
             room = max(self._room, 0)
             self._room -= len(rows)
-            self._budget.refuse("page like the beginning of an image", len(rows) - room)
+            self._budget.refuse("beginning of an image", len(rows) - room)
         for row in rows[:room].tolist():
             if image := image_in(words[row].tobytes()):
                 with self._adding:
@@ -157,10 +157,10 @@ def is_private(snapshot: Snapshot) -> NDArray[np.bool_]:
     may write; the first page of an image that was mapped from a file is read-only.
     """
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
-    alone = has_user & (snapshot.mapping_count == 1)
     if snapshot.uses is not None and np.any(snapshot.uses == PageUse.PROCESS_PRIVATE):
-        return has_user & (snapshot.uses == PageUse.PROCESS_PRIVATE)
-    private: NDArray[np.bool_] = alone & (snapshot.access & MAY_WRITE != 0)
+        private: NDArray[np.bool_] = has_user & (snapshot.uses == PageUse.PROCESS_PRIVATE)
+    else:
+        private = has_user & (snapshot.mapping_count == 1) & (snapshot.access & MAY_WRITE != 0)
     return private
 
 

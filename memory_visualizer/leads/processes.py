@@ -11,7 +11,6 @@ from memory_visualizer.leads.processpages import ProcessPages
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.findings import named
 from memory_visualizer.snapshot.framerecords import RecordFinding
-from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 
@@ -55,8 +54,6 @@ def _word(anomaly: str) -> str:
     return anomaly.split(" 0x")[0]
 
 
-_NEVER_MAPPED = (PageState.FREE, PageState.SLAB, PageState.PAGE_TABLE)
-"""States of pages that a sound Linux kernel maps into no process (seen on 19 guests)."""
 _FINDINGS = {
     RecordFinding.FREE_BUT_MAPPED: "a process has {}, which the kernel's records call free",
     RecordFinding.PRIVATE_BUT_NOT_MAPPED: (
@@ -67,22 +64,18 @@ _FINDINGS = {
 
 def record_leads(snapshot: Snapshot) -> Iterator[Lead]:
     """Frames whose records contradict the page tables."""
+    if len(frames := snapshot.contradicted):
+        reason = (
+            f"processes have mapped {_count(frames)}, free or the kernel's own by its records; such"
+            " mappings are left out"
+        )
+        yield Lead("records disagree", reason, frames)
     records = snapshot.records
-    if records is None:
+    if records is None or records.findings is None:
         return
-    if records.findings is not None:
-        for finding, sentence in _FINDINGS.items():
-            if len(frames := np.flatnonzero(records.findings == finding)):
-                yield Lead("records disagree", sentence.format(_count(frames)), frames)
-    elif records.kind is PageState:
-        has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
-        for state in _NEVER_MAPPED:
-            if len(frames := np.flatnonzero(has_user & (records.states == state))):
-                reason = (
-                    f"processes have mapped {_count(frames)} with the state {state.label}, which"
-                    " no process should have"
-                )
-                yield Lead("records disagree", reason, frames)
+    for finding, sentence in _FINDINGS.items():
+        if len(frames := np.flatnonzero(records.findings == finding)):
+            yield Lead("records disagree", sentence.format(_count(frames)), frames)
 
 
 def _count(frames: NDArray[np.int64]) -> str:
