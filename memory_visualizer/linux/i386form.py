@@ -112,7 +112,8 @@ _NO_ROWS_OF_2, _NO_ROWS_OF_4 = np.empty((0, 2), np.int64), np.empty((0, 4), np.i
 
 def _used(words: Words) -> NDArray[np.int64]:
     """How many words of each row are not zero."""
-    return np.count_nonzero(words, axis=1)
+    counts: NDArray[np.int64] = np.count_nonzero(words, axis=1)
+    return counts
 
 
 def _mark(entries: Words) -> NDArray[np.int64]:
