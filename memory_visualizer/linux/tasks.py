@@ -606,7 +606,7 @@ def _are_roots(
         part = roots[start : start + _TABLES_AT_ONCE]
         is_empty = ~read_roots(found.memory, found.users, part).any(axis=1)
         sound[start : start + len(part)] = is_empty | are_tables(found.memory, found.users, 0, part)
-    if survey and architecture.is_whole:  # small top levels are objects in slabs
+    if survey and architecture.has_page_for_root:  # smaller top levels are objects in slabs
         sound &= ~survey.no_tables[architecture.frames_of_roots(roots)]
     return sound
 

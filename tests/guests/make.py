@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.guests.errors import GuestError
 from tests.guests.initramfs import build, make_disk, make_empty, make_initramfs, module_files
+from tests.guests.kernelbuild import build_kernel
 from tests.guests.machine import Files, running
 from tests.guests.packages import Packages, whole_suite
 from tests.guests.recipes import Recipe
@@ -67,14 +68,18 @@ def make(
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
     userland = Packages(common, whole_suite(recipe.suite), recipe.architecture, sources)
     modules: dict[str, Path] = {}
-    if recipe.is_old:
+    if recipe.source:
+        tell(f"building a kernel from {recipe.source}; the first time takes some minutes")
+        kernel = build_kernel(recipe, packages, common / recipe.configuration)
+        image, types = kernel.image, types or kernel.types
+    elif recipe.is_old:
         if image is None:
             raise GuestError(f"{recipe.name}: no package has this kernel: give it with --image")
     else:
         release = packages.newest_kernel(recipe.kernel)
         tell(f"kernel {release}")
-        kernel = packages.unpack_kernel(release)
-        image, modules = _image(kernel), module_files(kernel)
+        unpacked = packages.unpack_kernel(release)
+        image, modules = _image(unpacked), module_files(unpacked)
     built = f"{recipe.architecture}-old" if recipe.is_old else recipe.architecture
     programs = build(recipe, common / built)
     shutil.rmtree(folder.path, ignore_errors=True)

@@ -99,11 +99,20 @@ class Recipe:
 
     Such a guest has klibc and musl, no disk and no modules.
     """
+    source: str = ""
+    """Debian's package with the source of a kernel that is built, such as ``linux-source-6.12``."""
+    configuration: str = ""
+    """The configuration of such a kernel: a file beside recipes.toml."""
 
     @property
     def hardware(self) -> Architecture:
         """What depends on the architecture."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def configuration_file(self) -> Path:
+        """The options of a kernel that is built."""
+        return RECIPES.with_name(self.configuration)
 
     @property
     def compiler(self) -> tuple[str, ...]:
