@@ -622,7 +622,8 @@ def memory_of_threads(
 
     The signal_struct of a process lists its threads, or the threads are linked with one another. At
     most `limit` threads are read beside two of each process: threads that have ended, except the
-    first, are not in the list.
+    first, are not in the list. Where the place of the list's head is not known, a thread is known
+    by its leader.
     """
     memory = np.zeros(len(tasks), np.uint64)
     if offsets.threads is not None and offsets.thread is not None:
@@ -642,5 +643,10 @@ def memory_of_threads(
             break
         room -= len(rows)
         memory[rows], _ = kernel.numbers(at[rows] + to_mm)
-        at[rows], _ = kernel.numbers(at[rows])
+        following, _ = kernel.numbers(at[rows])
+        if link == offsets.group and offsets.leader is not None:
+            leaders, _ = kernel.numbers(at[rows] + np.uint64((offsets.leader - link) % 2**64))
+            is_other = leaders != tasks[rows]
+            memory[rows[is_other]] = following[is_other] = 0
+        at[rows] = following
     return memory

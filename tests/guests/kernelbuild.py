@@ -3,8 +3,10 @@
 What the configuration does not name is left out (allnoconfig): some 900 files are compiled.
 """
 
+import hashlib
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,37 +28,44 @@ class BuiltKernel:
     """The same kernel in ELF, with all symbols and types: see kerneltypes.Types.of_file."""
 
 
-def build_kernel(recipe: Recipe, packages: Packages, target: Path) -> BuiltKernel:
-    """Build the kernel of a recipe in `target`, unless it is there; its modules are built in.
+def build_kernel(recipe: Recipe, packages: Packages, common: Path) -> BuiltKernel:
+    """Build the kernel of a recipe, unless one with the same configuration is in `common`.
 
-    GuestError says what is missing or failed: also an option that the kernel does not know, or
-    that needs another one.
+    All of it is in one file, without modules. GuestError says what is missing or failed: also an
+    option that the kernel does not know, or that needs another one.
     """
     if recipe.architecture not in _NAMES:
         raise GuestError(f"{recipe.name}: no kernel can be built for {recipe.architecture}")
     name, image = _NAMES[recipe.architecture]
-    wanted = recipe.configuration_file.read_text()
+    wanted = recipe.whole_configuration
+    target = common / f"kernel-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     built = BuiltKernel(target / "arch" / name / "boot" / image, target / "vmlinux")
-    done = target / "built.config"
-    if done.exists() and done.read_text() == wanted:
+    done = target / ".built"
+    if done.exists():
         return built
     source = _source(packages.unpack([recipe.source]))
     target.mkdir(parents=True, exist_ok=True)
-    make = ["make", "-C", source, f"O={target}", f"ARCH={name}"]
+    options = target / "wanted.config"
+    options.write_text(wanted)
+    make = ["make", "-C", str(source), f"O={target}", f"ARCH={name}"]
     make.append(f"CROSS_COMPILE={recipe.hardware.compiler[0].removesuffix('gcc')}")
-    configure = ["env", f"KCONFIG_ALLCONFIG={recipe.configuration_file.resolve()}", *make]
-    run([*configure, "allnoconfig"], what="configuring the kernel")
+    configure = ["env", f"KCONFIG_ALLCONFIG={options}", *make, "allnoconfig"]
+    run(configure, what="configuring the kernel")
     if missing := missing_options(wanted, (target / ".config").read_text()):
-        raise GuestError(f"{recipe.configuration_file.name}: not taken: {', '.join(missing)}")
-    run([*make, f"-j{os.cpu_count() or 1}", "vmlinux", image], what="building the kernel")
-    done.write_text(wanted)
+        raise GuestError(f"{recipe.name}: options not taken: {', '.join(missing)}")
+    log = target / "build.log"
+    with log.open("wb") as file:
+        command = [*make, f"-j{os.cpu_count() or 1}", "vmlinux", image]
+        if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
+            raise GuestError(f"the kernel was not built: see {log}")
+    done.touch()
     return built
 
 
 def missing_options(wanted: str, taken: str) -> list[str]:
-    """The options of one configuration that another one does not have.
+    r"""The options of one configuration that another one does not have.
 
-    >>> missing_options("CONFIG_A=y\\nCONFIG_B=y", "CONFIG_A=y")
+    >>> missing_options("CONFIG_A=y\nCONFIG_B=y", "CONFIG_A=y")
     ['CONFIG_B=y']
     """
     have = set(taken.splitlines())

@@ -11,6 +11,7 @@ from tests.guests.errors import GuestError
 from tests.guests.initramfs import build, make_disk, make_empty, make_initramfs, module_files
 from tests.guests.kernelbuild import build_kernel
 from tests.guests.machine import Files, running
+from tests.guests.maps import lines_of_records
 from tests.guests.packages import Packages, whole_suite
 from tests.guests.recipes import Recipe
 from tests.guests.records import read_records
@@ -45,6 +46,11 @@ class Folder:
         return self.path / "truth.npz"
 
     @property
+    def maps(self) -> Path:
+        """The lines of /proc/PID/maps of all processes, each with the pid in front."""
+        return self.path / "maps"
+
+    @property
     def files(self) -> Path:
         """The kernel's records of files in its cache."""
         return self.path / "files.npz"
@@ -70,7 +76,7 @@ def make(
     modules: dict[str, Path] = {}
     if recipe.source:
         tell(f"building a kernel from {recipe.source}; the first time takes some minutes")
-        kernel = build_kernel(recipe, packages, common / recipe.configuration)
+        kernel = build_kernel(recipe, packages, common)
         image, types = kernel.image, types or kernel.types
     elif recipe.is_old:
         if image is None:
@@ -104,6 +110,7 @@ def make(
     records = read_records(files.records)
     for name in _KEPT:
         (folder.path / name).write_bytes(records.get(name, b""))
+    folder.maps.write_text(lines_of_records(records))
     begins = recipe.hardware.memory_begins
     raw = folder.memory("raw")
     _finish(

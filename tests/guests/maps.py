@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 _LINE = re.compile(
-    r"(?P<pid>\d+) (?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<rights>[r-][w-][x-])(?P<sharing>[ps])"
+    r"(?P<pid>\d+) (?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<rights>[r-][w-][x-][ps])"
     r" (?P<offset>[0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (?P<inode>\d+) *(?P<name>.*)"
 )
 _DELETED = " (deleted)"
@@ -49,7 +49,7 @@ def read_lines(text: str) -> Regions:
             raise ValueError(f"not a line of /proc/PID/maps: {line}")
         place = int(match["pid"]), int(match["start"], 16), int(match["end"], 16)
         name = match["name"].replace(_LINE_END, "\n")
-        regions[place] = Region(match["rights"] + match["sharing"], int(match["offset"], 16), name)
+        regions[place] = Region(match["rights"], int(match["offset"], 16), name)
     return regions
 
 

@@ -103,6 +103,8 @@ class Recipe:
     """Debian's package with the source of a kernel that is built, such as ``linux-source-6.12``."""
     configuration: str = ""
     """The configuration of such a kernel: a file beside recipes.toml."""
+    more_configuration: tuple[str, ...] = ()
+    """Further lines of it, such as ``CONFIG_ARM64_VA_BITS_52=y``."""
 
     @property
     def hardware(self) -> Architecture:
@@ -110,9 +112,10 @@ class Recipe:
         return ARCHITECTURES[self.architecture]
 
     @property
-    def configuration_file(self) -> Path:
+    def whole_configuration(self) -> str:
         """The options of a kernel that is built."""
-        return RECIPES.with_name(self.configuration)
+        text = RECIPES.with_name(self.configuration).read_text()
+        return text + "".join(line + "\n" for line in self.more_configuration)
 
     @property
     def compiler(self) -> tuple[str, ...]:
