@@ -63,11 +63,7 @@ def build_kernel(recipe: Recipe, packages: Packages, common: Path) -> BuiltKerne
 
 
 def missing_options(wanted: str, taken: str) -> list[str]:
-    r"""The options of one configuration that another one does not have.
-
-    >>> missing_options("CONFIG_A=y\nCONFIG_B=y", "CONFIG_A=y")
-    ['CONFIG_B=y']
-    """
+    """The options of one configuration that another one does not have."""
     have = set(taken.splitlines())
     return [line for line in wanted.splitlines() if line[:1] not in ("", "#") and line not in have]
 

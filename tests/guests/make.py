@@ -21,7 +21,7 @@ from tests.synth.containers import write_lime
 
 FORMATS = ("raw", "elf", "kdump", "lime")
 _RECORDS_SIZE = 128 << 20
-_KEPT = ("cmdline", "iomem", "kallsyms", "version", "zoneinfo", "dmesg")
+_KEPT = ("cmdline", "iomem", "kallsyms", "version", "zoneinfo", "dmesg", "btf_vmlinux")
 """The guest's records that are kept unchanged."""
 
 
