@@ -6,7 +6,7 @@ read at once are no limits: all pieces are read.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -59,6 +59,10 @@ RATES: Mapping[str, Rate] = {
     "possible beginning of BTF": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),
     "possible symbol table": Rate(1 << 14, 1, 32),
+    # Each of them costs a walk through its tables. They are tried by their weight, so that the
+    # kernel's own is the first one in a sound dump.
+    "kind of page directory": Rate(1 << 15, 1, 8),
+    "possible top-level table of ARM": Rate(1 << 14, 1, 16),
     # Memory has a few holes; each piece between two holes was moved by its own distance.
     "piece of misplaced memory": Rate(1 << 16, 1, 16),
     # Each file of which a page is cached has one, and its folders.
@@ -112,6 +116,15 @@ class Budget:
         limit = max(self.limit(thing) if limit is None else limit, 0)
         self.note(thing, len(values) - limit)
         return values[:limit]
+
+    def in_turn(self, thing: str, values: Sequence[_Item]) -> Iterator[_Item]:
+        """Yield values to try, as many as RATES allow; only if all fail are the others noted.
+
+        A caller who has found what it looks for asks for no more, and has lost nothing.
+        """
+        limit = self.limit(thing)
+        yield from values[:limit]
+        self.note(thing, len(values) - limit)
 
     def note(self, thing: str, count: int) -> None:
         """Note that `count` of all things of a kind are left out, unless more are noted already."""

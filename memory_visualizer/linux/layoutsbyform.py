@@ -7,6 +7,7 @@ mm_types.h and module.h) is taken to do so.
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ _HASH, _PARENT, _LENGTH, _NAME, _OWN_INODE = 8, 24, 36, 40, 48
 """In a dentry: d_hash, d_parent, d_name.len, d_name.name, d_inode."""
 _DEVICE = 16
 """In a super_block: s_dev."""
-_FILE_INODE = 32
-"""In a struct file: f_inode."""
+_FILE_INODES = (32, 40)
+"""In a struct file: f_inode; the second in 6.12."""
 _FILE_PATHS = (16, 64)
 """In a struct file: f_path."""
 _ROOTS = (0x0E, 0x16, 0x1E)
@@ -294,9 +295,9 @@ def _find_file(kernel: TableMemory, words: _Words) -> tuple[int, int] | None:
         led = led[led >= np.uint64(kernel.upper)]
         if len(led) < _FEW:
             continue
-        inodes, known = kernel.numbers(led + np.uint64(_FILE_INODE))
-        known &= inodes >= np.uint64(kernel.upper)
-        for path in _FILE_PATHS:
+        for inode, path in product(_FILE_INODES, _FILE_PATHS):
+            inodes, known = kernel.numbers(led + np.uint64(inode))
+            known &= inodes >= np.uint64(kernel.upper)
             entries, _ = kernel.numbers(led + np.uint64(path + 8))
             own, _ = kernel.numbers(entries + np.uint64(_OWN_INODE))
             count = int(np.count_nonzero(known & (own == inodes)))
