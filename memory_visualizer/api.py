@@ -123,8 +123,14 @@ class Snapshot(snapshot.Snapshot):
 
         return tables.processes_frame(self)
 
-    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        entropy: NDArray[np.uint8] | None = None,
+        regions: bool = False,
+    ) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self, entropy=entropy)
+        viewer.write_page(Path(path), self, entropy=entropy, regions=regions)

@@ -62,6 +62,8 @@ declare global {
     "legend-entries": HTMLElement;
     lit: HTMLElement;
     map: HTMLCanvasElement;
+    "module-count": HTMLElement;
+    "module-list": HTMLElement;
     palette: HTMLSelectElement;
     passing: HTMLElement;
     pinned: HTMLElement;

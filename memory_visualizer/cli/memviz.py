@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PAGE",
         type=output(".html", ".htm"),
         help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given",
+        " if --color-by entropy or file is given, and names regions if --regions is",
     )
     parser.add_argument(
         "--table",
@@ -510,6 +510,7 @@ def _write_page(
         color_by=options.color_by,
         palette=options.palette,
         chosen=chosen,
+        regions=bool(options.regions),
         force=options.force,
     )
 

@@ -35,6 +35,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
 from memory_visualizer.viewer.dumpfile import about_file
+from memory_visualizer.viewer.inventory import module_columns, region_columns
 
 _LIBRARIES = (
     "color",
@@ -63,6 +64,7 @@ _SCRIPTS = (
     "uses",
     "processes",
     "files",
+    "modules",
     "leads",
     "lights",
     "litpages",
@@ -89,11 +91,13 @@ def write_page(
     color_by: str = "class",
     palette: str = "default",
     chosen: Collection[int] | None = None,
+    regions: bool = False,
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
-    `entropy` is the result of entropy.entropy, if the page should show it. The other arguments
+    `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
+    regions of all processes, for the page to name them, which takes longer. The other arguments
     choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, and the
     processes whose pages are highlighted, by index in Snapshot.processes. The file appears whole or
     not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
@@ -102,12 +106,18 @@ def write_page(
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start)
+    text = page(snapshot, entropy, start, regions=regions)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
 
-def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
+def page(
+    snapshot: Snapshot,
+    entropy: NDArray[np.uint8] | None,
+    start: Mapping[str, str],
+    *,
+    regions: bool = False,
+) -> str:
     """The page as text.
 
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
@@ -129,7 +139,9 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
     about["file"], places = about_file(snapshot)
-    columns, about["untold"] = page_columns(snapshot, others | places)
+    about["modules"], modules = module_columns(snapshot)
+    about["regions"], of_regions = region_columns(snapshot) if regions else ([], {})
+    columns, about["untold"] = page_columns(snapshot, others | places | modules | of_regions)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files

@@ -185,6 +185,8 @@ async function unpack() {
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
+    modules: new Modules(columns),
+    regions: new Regions(columns),
     plain: columns.plain_gap && {
       gap: columns.plain_gap,
       count: columns.plain_count,

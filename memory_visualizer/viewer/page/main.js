@@ -52,11 +52,12 @@ async function start() {
   const processes = new Processes(choose);
   const tabs = new Tabs(byId("side-tabs"));
   tabs.add("processes");
-  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const leads = new Leads(tabs, (mark, first) => {
     update({ mark });
     if (first >= 0) map.goToFrame(first, true);
   });
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -104,6 +105,7 @@ async function start() {
     if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) modules.show(state.mark);
     if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
