@@ -90,6 +90,8 @@ class Snapshot(PageMap):
     processes."""
     inventory: Inventory | None = None
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
+    booted: datetime | None = None
+    """When the system was started, by its own clock, UTC; None where that is not known."""
 
     @cached_property
     def records(self) -> FrameRecords | None:
