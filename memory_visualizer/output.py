@@ -121,6 +121,13 @@ def _unnamed_file(part: Path) -> IO[bytes]:
     return part.open("xb")
 
 
+def path_of_part(file: IO[bytes]) -> Path:
+    """A path by which a file that whole_file yields, and that has no name yet, can be read."""
+    if isinstance(file.name, int):
+        return _DESCRIPTORS / str(file.name)
+    return Path(file.name)
+
+
 def _give_name(descriptor: int, path: Path) -> None:
     """Link a file that has no name yet into a folder (linkat(2), AT_SYMLINK_FOLLOW)."""
     descriptors = os.open(_DESCRIPTORS, os.O_RDONLY)

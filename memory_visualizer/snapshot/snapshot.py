@@ -92,6 +92,8 @@ class Snapshot(PageMap):
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
     booted: datetime | None = None
     """When the system was started, by its own clock, UTC; None where that is not known."""
+    vmcoreinfo: bytes = b""
+    """A Linux kernel's description of itself, as lines of text; empty where it has none."""
 
     @cached_property
     def records(self) -> FrameRecords | None:

@@ -61,6 +61,7 @@ _SCRIPTS = (
     "processes",
     "files",
     "lights",
+    "litpages",
     "goto",
     "link",
     "main",
@@ -118,7 +119,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
             about["named"].append(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
-    columns = page_columns(snapshot, others)
+    columns, about["untold"] = page_columns(snapshot, others)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files

@@ -19,6 +19,7 @@ from memory_visualizer.arrays import changes
 from memory_visualizer.snapshot.owners import OwnedPages, address_in
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.viewer.addresses import further_columns
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,26 @@ _LEVEL = 4
 _PACKED_AT_ONCE = 1 << 20
 
 
-def page_columns(snapshot: Snapshot, others: Mapping[str, NDArray[Any]]) -> dict[str, Column]:
+def page_columns(
+    snapshot: Snapshot, others: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, Column], int]:
     """The facts on each frame, by PFN, and its owners; `others` are packed beside these.
+
+    The number is that of pages whose further addresses are too many to be told.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
     ``further``: mappings beyond the first in each process. The owners are in the columns of
-    owner_columns.
+    owner_columns, and other addresses in those of further_columns.
     """
     page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
     with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
         packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
         owners, held_by = owner_columns(snapshot)
-        columns = {"further": snapshot.mapping_count - held_by, **owners}
+        further = snapshot.mapping_count - held_by
+        also, untold = further_columns(snapshot, further)
+        columns = {"further": further, **owners, **also}
         packing |= {name: pool.submit(pack, column) for name, column in columns.items()}
-    return {name: column.result() for name, column in packing.items()}
+    return {name: column.result() for name, column in packing.items()}, untold
 
 
 _PACKERS = 2

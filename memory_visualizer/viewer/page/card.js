@@ -11,7 +11,7 @@ class Card {
     this.choose = choose;
     this.passing = byId("passing");
     this.pinned = byId("pinned");
-    map.on("hover", (frame, event) => this.pass(frame, event));
+    map.on("hover", (frame, place) => this.pass(frame, place));
   }
 
   // The facts on a frame: [term, description] pairs; a description is text.
@@ -119,7 +119,37 @@ class Card {
           ),
         );
     }
+    rows.push(...this.otherAddresses(frame, owners, isPinned, copy));
     return rows;
+  }
+
+  // The addresses beside the first in each process, and those that only the kernel's tables tell.
+  otherAddresses(frame, owners, isPinned, copy) {
+    const { model } = this;
+    const others = model.addresses.of(frame, owners);
+    const count = Math.max(others.length, model.mappingsOf(frame) - owners.length);
+    if (!count) return [];
+    const shown = others.slice(0, isPinned ? OWNERS_PINNED : OWNERS_IN_PASSING);
+    const left = count - shown.length;
+    const ending = isPinned ? "that this page does not list" : "(click to pin)";
+    return [
+      element("p", { className: "note also" }, owners.length ? "Also at" : "At"),
+      element(
+        "ul",
+        { className: "also" },
+        ...shown.map(({ process, virtual }) => {
+          const address = hexVirtual(virtual);
+          return element(
+            "li",
+            {},
+            nameElement(ownerName(process)),
+            element("span", { className: "number virtual" }, address),
+            copy(`virtual address in ${ownerName(process)}`, address),
+          );
+        }),
+      ),
+      left ? element("p", { className: "note" }, `and ${counted(left)} more ${ending}`) : null,
+    ].filter((part) => part !== null);
   }
 
   ownerRow({ process, virtual, user }, isPinned, copy) {
@@ -155,19 +185,18 @@ class Card {
     );
   }
 
-  pass(frame, event) {
+  // Show the facts on a frame beside a place of the window; nothing for frame -1.
+  pass(frame, place) {
     const { passing, map } = this;
     passing.hidden = frame < 0;
-    if (frame < 0) {
-      this.frame = undefined;
-      return;
-    }
-    if (frame !== this.frame)
+    if (frame < 0) return;
+    const shown = `${frame} ${this.palette}`;
+    if (shown !== this.shown)
       passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
-    this.frame = frame;
+    this.shown = shown;
     const box = map.canvas.getBoundingClientRect();
-    const x = event.clientX - box.left,
-      y = event.clientY - box.top;
+    const x = place.clientX - box.left,
+      y = place.clientY - box.top;
     const { offsetWidth: width, offsetHeight: height } = passing;
     const left = x + 18 + width > box.width ? x - 18 - width : x + 18;
     const top = Math.min(Math.max(y - 20, 8), box.height - height - 8);

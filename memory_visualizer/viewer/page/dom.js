@@ -36,6 +36,13 @@ const counted = (number) => number.toLocaleString("en");
 const amount = (pages) =>
   `${counted(pages)} ${pages === 1 ? "page" : "pages"} (${bytesInWords(pages * PAGE_SIZE)})`;
 
+// Pages in MiB, for columns of numbers.
+const mebibytes = (pages) => {
+  const size = (pages * PAGE_SIZE) / 2 ** 20;
+  const digits = size === 0 || size >= 100 ? 0 : size >= 1 ? 1 : 2;
+  return `${size.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} MiB`;
+};
+
 // Bytes in the largest unit that does not hide their number, such as "1.5 MiB".
 function bytesInWords(bytes) {
   const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
@@ -56,6 +63,19 @@ function percent(part, all) {
 const kernelIndex = () => about.processes.length;
 const ownerName = (process) =>
   process === kernelIndex() ? "kernel, for all" : about.processes[process].name;
+
+// Text of a dump as a value of CSV: quoted, and no formula for a spreadsheet.
+function csvCell(text) {
+  const safe = /^[=+\-@]/.test(text) ? `'${text}` : text;
+  return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+// Hand a file to the person; the browser asks where to, or takes its usual folder.
+function saveFile(name, parts, type) {
+  const address = URL.createObjectURL(new Blob(parts, { type }));
+  element("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
 
 async function copyText(text) {
   try {

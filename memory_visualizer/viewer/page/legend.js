@@ -8,13 +8,25 @@ class Legend {
     this.all.addEventListener("click", () => this.toggle(new Set()));
   }
 
-  show(colouring, off, frames) {
+  // `base` tells how frames would be painted if this legend hid none: it counts the lit ones.
+  show(colouring, off, base, model) {
     this.all.hidden = off.size === 0;
+    const counts = new Uint32Array(colouring.colours.length);
+    let held = 0;
+    for (let frame = 0; frame < base.length; frame++) {
+      if (base[frame] !== LIT) continue;
+      counts[colouring.values[frame]]++;
+      if (model.isHeld(frame)) held++;
+    }
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
     this.list.replaceChildren(
       ...colouring.entries.flatMap((entry, index) => {
         // Most dumps leave no pages out, and need no entry for them.
         if (entry.label === "left-out" && !entry.count) return [];
+        let count = 0;
+        for (let value = entry.first; value <= entry.last && value < counts.length; value++)
+          count += counts[value];
+        const isHeld = entry.label !== "absent" && entry.label !== "left-out";
         const box = element("input", {
           type: "checkbox",
           checked: !off.has(index),
@@ -29,15 +41,16 @@ class Legend {
         others.delete(index);
         return element(
           "li",
-          { className: entry.count ? "" : "empty" },
+          { className: count ? "" : "empty" },
           element(
             "label",
             {},
             box,
             swatchElement(entry.colour),
             element("span", { className: "label" }, entry.label),
-            element("span", { className: "number count" }, counted(entry.count)),
-            element("span", { className: "number share" }, percent(entry.count, frames)),
+            element("span", { className: "number count" }, counted(count)),
+            element("span", { className: "number size" }, mebibytes(count)),
+            element("span", { className: "number share" }, isHeld ? percent(count, held) : "–"),
           ),
           element(
             "button",

@@ -34,14 +34,19 @@ async function start() {
   let state = { ...readLink(colourings, model.frames), mark: null };
   let linkTimer;
 
-  const lights = new Lights(model, (changes) => update(changes));
+  const litPages = new LitPages(model, colourings, (frame) => showPage(frame));
+  const lights = new Lights(model, colourings, {
+    change: (changes) => update(changes),
+    step: (direction) => litPages.step(state.pin, direction),
+    save: () => litPages.save(),
+  });
   byId("remarks").hidden = about.remarks.length === 0;
   byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
-  const legend = new Legend((off) => update({ off }));
+  const legend = new Legend((off) => update({ off: { ...state.off, [state.colour]: off } }));
   new UseTable(model, (use) => {
     const others = new Set(colourings.swatches("use", state.palette).keys());
     others.delete(use);
-    update({ colour: "use", off: others });
+    update({ colour: "use", off: { ...state.off, use: others } });
   });
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);
@@ -61,20 +66,16 @@ async function start() {
       hole = pixelOf(theme.canvas);
     const bright = colouring.colours.slice();
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
-    for (const index of state.off) {
-      const entry = colouring.entries[index];
-      if (!entry) continue;
-      bright.fill(hole, entry.first, entry.last + 1);
-      pale.fill(hole, entry.first, entry.last + 1);
-    }
+    const lit = lights.frames(state);
+    const { base, shades } = lights.shades(state, lit);
     layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
-    const lit = lights.frames(state);
-    map.show(layout, { values: colouring.values, lit, bright, pale });
-    lights.show(state, lit);
-    legend.show(colouring, state.off, model.frames);
-    strip.show(state.palette, state.colour === "class" ? state.off : new Set());
+    map.show(layout, { values: colouring.values, shades, bright, pale, hole });
+    litPages.shades = shades;
+    lights.show(state, shades);
+    legend.show(colouring, state.off[state.colour] ?? new Set(), base, model);
+    strip.show(state.palette, state.off.class ?? new Set());
   }
 
   // Change parts of the state, and update the page.
@@ -82,7 +83,6 @@ async function start() {
     const before = state,
       isFirst = !map.layout;
     state = { ...state, ...changes };
-    if (state.colour !== before.colour && !changes.off) state.off = new Set();
     byId("layout").value = state.layout;
     byId("color").value = state.colour;
     byId("palette").value = state.palette;
@@ -153,7 +153,11 @@ async function start() {
   function stepPin(x, y) {
     const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);
     const frame = map.layout.frameAt(from[0] + x, from[1] + y);
-    if (frame < 0) return;
+    if (frame >= 0) showPage(frame);
+  }
+
+  // Pin a page, and move the map only if it is out of view.
+  function showPage(frame) {
     update({ pin: frame });
     const box = map.boxOf(frame);
     if (
@@ -194,6 +198,8 @@ async function start() {
       document.body.classList.add("side-shown");
       byId("search").focus();
     } else if (key === "g") goTo.focus();
+    else if (key === "n" && !byId("lit").hidden) litPages.step(state.pin, 1);
+    else if (key === "p" && !byId("lit").hidden) litPages.step(state.pin, -1);
     else if (key === "?") byId("help").showModal();
     else return;
     event.preventDefault();
