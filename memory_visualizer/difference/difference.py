@@ -188,11 +188,10 @@ def in_order(moments: Sequence[Moment]) -> tuple[list[Moment], list[str]]:
     order = list(range(len(moments)))
     for place, number in zip(timed, by_clock, strict=True):
         order[place] = number
-    remarks = [
-        f"{one.name} does not tell its time: it is taken in the order that was given"
-        for one in moments
-        if not one.time
-    ]
+    remarks = []
+    if len(timed) < len(moments):
+        names = ", ".join(one.name for one in moments if not one.time)
+        remarks.append(f"in the order that was given, since they do not tell their time: {names}")
     if order != sorted(order):
         names = ", ".join(moments[number].name for number in order)
         remarks.append(f"the dumps are compared in the order of their clocks: {names}")
