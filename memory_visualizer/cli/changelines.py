@@ -41,6 +41,7 @@ def step_blocks(found: Difference, palette: str, screen: TextIO) -> list[list[st
         _move_lines(found, ChangeBit.OWNER, "Pages that changed their owners"),
         _move_lines(found, ChangeBit.EXECUTABLE, "Pages that became executable"),
         _anomaly_lines(found.processes) if found.is_one_machine else [],
+        _lead_lines(found),
         _file_lines(found.files),
     ]
 
@@ -176,6 +177,15 @@ def _anomaly(word: str, names: Sequence[str]) -> list[str]:
     more = len(names) - _NAMED
     told = ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
     return [f"  {word}: {told}"]
+
+
+def _lead_lines(found: Difference) -> list[str]:
+    """The first new leads."""
+    lines = [f"  {lead.kind}: {printable(lead.reason)}" for lead in found.leads[:_NAMED]]
+    more = len(found.leads) - len(lines)
+    if more > 0:
+        lines.append(f"  and {more:,} more")
+    return ["New leads", *lines] if lines else []
 
 
 def _file_lines(files: Sequence[FileChange] | None) -> list[str]:

@@ -19,7 +19,7 @@ from memory_visualizer.difference.changes import (
 )
 from memory_visualizer.difference.contents import differing
 from memory_visualizer.difference.kinship import Kinship, kinship
-from memory_visualizer.difference.moment import FileKey, FrameColumns, Moment
+from memory_visualizer.difference.moment import FileKey, FrameColumns, KnownLead, Moment
 from memory_visualizer.difference.ownersets import random_values
 from memory_visualizer.difference.processes import (
     ProcessChange,
@@ -53,6 +53,8 @@ class Difference:
     after: Moment
     kinship: Kinship
     """What tells whether the two are of one machine, since one start."""
+    leads: tuple[KnownLead, ...]
+    """The leads of the later dump of whose kind the earlier one has none about this process."""
     processes: tuple[ProcessChange, ...]
     """All processes of both, those that are gone last; by name if it is not one machine."""
     bits: NDArray[np.uint8]
@@ -141,11 +143,20 @@ def compare(before: Moment, after: Moment, progress: Progress | None = None) -> 
         before,
         after,
         kin,
+        _new_leads(before, after, pairs) if kin.is_one else (),
         process_changes(before.processes, after.processes, pages, pairs),
         np.empty(0, np.uint8),
         np.empty(0, np.uint8),
     )
     return _with_frames(found, pairs, progress) if kin.is_one else found
+
+
+def _new_leads(
+    before: Moment, after: Moment, pairs: Sequence[tuple[int, int]]
+) -> tuple[KnownLead, ...]:
+    later: dict[int | None, int | None] = {None: None, **dict(pairs)}
+    known = {(lead.kind, later.get(lead.process, -1)) for lead in before.leads}
+    return tuple(lead for lead in after.leads if (lead.kind, lead.process) not in known)
 
 
 def _named(pairs: Sequence[tuple[int, int]], before: Moment) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import count_values
 from memory_visualizer.difference.ownersets import OwnerSets, owner_sets
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.leads.search import known_leads
 from memory_visualizer.paging import Paging
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import Process
@@ -20,6 +21,21 @@ from memory_visualizer.snapshot.system import System
 
 FileKey: TypeAlias = tuple[str, str, int | None]
 """Path, kind and number of a file, as in FileObject."""
+
+
+@dataclass(frozen=True)
+class KnownLead:
+    """A lead of a dump, without its page frames."""
+
+    kind: str
+    """One of lead.LEADS."""
+    reason: str
+    """As in Lead; not yet printable."""
+    process: int | None
+    """Index of its process; None if it is about no single process."""
+    pages: int
+    """Page frames."""
+
 
 _LEVEL = 1
 """zlib's level for the columns of dumps that wait for their turn."""
@@ -69,6 +85,8 @@ class Moment:
     sets: OwnerSets
     files: Mapping[FileKey, int] | None
     """How many pages of each file are in memory; None where that is not known."""
+    leads: tuple[KnownLead, ...]
+    """The leads in what is known of the dump anyway: see leads.search.known_leads."""
     counts: Mapping[PageClass, int]
     """Frames of each class."""
     remarks: tuple[str, ...]
@@ -94,6 +112,7 @@ class Moment:
             pages=snapshot.pages_of_processes(),
             sets=sets,
             files=files,
+            leads=_leads_of(snapshot),
             counts=snapshot.counts(),
             remarks=(*snapshot.dump.remarks, *snapshot.remarks, *told),
             _columns=FrameColumns(snapshot.classes, snapshot.zero, snapshot.access, owners),
@@ -140,3 +159,16 @@ def _files_of(snapshot: Snapshot) -> dict[FileKey, int] | None:
         key = file.path, file.kind, file.number
         found[key] = found.get(key, 0) + count
     return found
+
+
+def _leads_of(snapshot: Snapshot) -> tuple[KnownLead, ...]:
+    index = {id(process): number for number, process in enumerate(snapshot.processes)}
+    return tuple(
+        KnownLead(
+            lead.kind,
+            lead.reason,
+            None if lead.process is None else index.get(id(lead.process)),
+            len(lead.frames),
+        )
+        for lead in known_leads(snapshot).found
+    )

@@ -125,6 +125,17 @@ SCHEMA: dict[str, Any] = {
                             ),
                             "in the order of the later dump, those that are gone last",
                         ),
+                        "leads": _array(
+                            _object(
+                                {
+                                    "kind": _field("string", "one of leads.lead.LEADS"),
+                                    "reason": _field("string", "a sentence; may hold any text"),
+                                    "pid": _field(["integer", "null"], "of its process"),
+                                    "pages": _field("integer", "page frames"),
+                                }
+                            ),
+                            "leads of a kind that the process did not have before",
+                        ),
                         "files": _array(
                             _object(
                                 {
@@ -178,6 +189,15 @@ def step_values(found: Difference, step: int) -> dict[str, Any]:
         "bits": _bit_values(found) if is_one else None,
         "owner_moves": _moves(found) if is_one else [],
         "processes": [_process_values(one) for one in found.processes],
+        "leads": [
+            {
+                "kind": lead.kind,
+                "reason": lead.reason,
+                "pid": None if lead.process is None else found.after.processes[lead.process].pid,
+                "pages": lead.pages,
+            }
+            for lead in found.leads
+        ],
         "files": None
         if found.files is None
         else [

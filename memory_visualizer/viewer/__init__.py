@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.summary import dump_holes
+from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.palette import PALETTES, hex_colour
@@ -32,6 +34,7 @@ from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.dumpfile import about_file
 
 _LIBRARIES = (
     "color",
@@ -60,9 +63,15 @@ _SCRIPTS = (
     "uses",
     "processes",
     "files",
+    "leads",
     "lights",
     "litpages",
     "goto",
+    "dumpfile",
+    "hex",
+    "find",
+    "save",
+    "bench",
     "link",
     "main",
 )
@@ -119,11 +128,13 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
             about["named"].append(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
-    columns, about["untold"] = page_columns(snapshot, others)
+    about["file"], places = about_file(snapshot)
+    columns, about["untold"] = page_columns(snapshot, others | places)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
     ]
+    about["leads"] = _leads(snapshot)
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
@@ -136,6 +147,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
         "policy": html.escape(_policy(script, style)),
         "style": style,
         "script": script,
+        "worker": _source("page/findworker.js"),
         "licences": html.escape(
             _source("vendor/LICENSE-d3.txt") + "\n" + _source("vendor/LICENSE-d3-ease.txt")
         ),
@@ -167,6 +179,29 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     }
 
 
+_MOST_RUNS = 100_000
+"""The most runs of frames of all leads that a page has."""
+
+
+def _leads(snapshot: Snapshot) -> dict[str, Any]:
+    """The leads with their frames, each run as its first frame and its number of frames."""
+    index = {id(process): number for number, process in enumerate(snapshot.processes)}
+    leads, room, found = leads_so_far(snapshot), _MOST_RUNS, []
+    for lead in leads.found:
+        runs = runs_in(lead.frames)[:room]
+        room -= len(runs)
+        found.append(
+            {
+                "kind": lead.kind,
+                "reason": printable(lead.reason),
+                "process": index[id(lead.process)] if lead.process else -1,
+                "pages": len(lead.frames),
+                "runs": runs.tolist(),
+            }
+        )
+    return {"kinds": LEADS, "complete": leads.is_complete, "found": found}
+
+
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """The file behind each frame, 0 for none, and the number of the page in it."""
     if not snapshot.file_pages.files:
@@ -193,13 +228,16 @@ def _facts(snapshot: Snapshot) -> str:
 
 
 def _policy(script: str, style: str) -> str:
-    """A content security policy: only this script and this style, and no text becomes markup."""
+    """A content security policy: only this script and this style, and no text becomes markup.
+
+    The script may start workers from text in the page (blob:), which this policy binds, too.
+    """
     return (
         "default-src 'none';"
         f" script-src '{_hash(script)}';"
         f" style-src '{_hash(style)}';"
-        " img-src data:; base-uri 'none'; form-action 'none';"
-        " require-trusted-types-for 'script'; trusted-types 'none'"
+        " worker-src blob:; img-src data:; base-uri 'none'; form-action 'none';"
+        " require-trusted-types-for 'script'; trusted-types memviz-worker"
     )
 
 
@@ -260,6 +298,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         "remarks": [
             printable(remark)
             for remark in (
+                *leads_so_far(snapshot).remarks,
                 *dump.remarks,
                 *snapshot.remarks,
                 *snapshot.record_remarks,

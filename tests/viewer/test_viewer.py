@@ -162,7 +162,7 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         wanted = path.as_uri()
 
         def requested(url: str) -> None:
-            if url.split("#")[0] != wanted and not url.startswith("data:"):
+            if url.split("#")[0] != wanted and not url.startswith(("data:", "blob:")):
                 troubles.append(f"requested {url}")
 
         def said(text: str) -> None:

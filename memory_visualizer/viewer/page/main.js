@@ -53,11 +53,23 @@ async function start() {
   const tabs = new Tabs(byId("side-tabs"));
   tabs.add("processes");
   const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const leads = new Leads(tabs, (mark, first) => {
+    update({ mark });
+    if (first >= 0) map.goToFrame(first, true);
+  });
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
     update({ pin: frame });
     map.goToFrame(frame, true);
+  });
+
+  const bench = new Bench(model, {
+    state: () => state,
+    shown: () => litPages.shades.map((shade) => (shade === LIT ? 1 : 0)),
+    translate: (page, process) => goTo.translate(page, process),
+    pin: (frame) => showPage(frame),
+    light: (mark) => update({ mark }),
   });
 
   function paint() {
@@ -92,12 +104,14 @@ async function start() {
     if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);
     }
     map.pinned = state.pin;
     map.redraw();
+    if (state.pin !== before.pin) bench.showPage();
     link();
   }
 
@@ -201,7 +215,7 @@ async function start() {
     else if (key === "n" && !byId("lit").hidden) litPages.step(state.pin, 1);
     else if (key === "p" && !byId("lit").hidden) litPages.step(state.pin, -1);
     else if (key === "?") byId("help").showModal();
-    else return;
+    else if (!bench.key(key)) return;
     event.preventDefault();
   });
 
@@ -218,6 +232,7 @@ async function start() {
     model,
     map,
     colourings,
+    bench,
     LAYOUTS,
     get state() {
       return state;
