@@ -89,6 +89,7 @@ examples:
   memviz win10.vmem --leads --html win10.html
   memviz extract linux.lime --file '^/etc/' --to folder
   memviz convert memory.avml -o memory.lime
+  memviz diff before.raw after.raw -o changes.png
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -100,8 +101,9 @@ exit codes:
 """
 
 
-COMMANDS = ("extract", "convert")
-"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`."""
+COMMANDS = ("extract", "convert", "diff")
+"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`, and perhaps
+`lenient_helps`, which else looks at one dump."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +136,8 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     command = import_module(f"memory_visualizer.cli.{name}")  # here, since most runs do not
     program = f"{PROGRAM} {name}"
     options = command.parser(program).parse_args(arguments)
-    helps = None if options.lenient else partial(_lenient_helps, options)
+    asked = getattr(command, "lenient_helps", _lenient_helps)
+    helps = None if options.lenient else partial(asked, options)
     return run(PROGRAM, lambda: command.main(PROGRAM, options), helps)
 
 

@@ -90,6 +90,8 @@ class Snapshot(PageMap):
     processes."""
     inventory: Inventory | None = None
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
+    booted: datetime | None = None
+    """When the system was started, by its own clock, UTC; None where that is not known."""
     vmcoreinfo: bytes = b""
     """A Linux kernel's description of itself, as lines of text; empty where it has none."""
     contradicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))

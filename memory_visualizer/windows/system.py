@@ -79,6 +79,7 @@ def understand(
     tops = _top_frames(processes, found)
     return replace(
         snapshot,
+        booted=shared_data.booted,
         copies=tuple(copy.told() for copy in who.copies),
         frame_records=partial(_read_records, tops),
     )

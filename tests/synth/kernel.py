@@ -18,6 +18,11 @@ from tests.synth.truth import Process
 IMAGE_TIME = 132_000_000_000_000_000
 """When the synthetic image was taken: 2019-04-17 18:40 UTC, as a Windows timestamp (100 ns)."""
 
+RUNNING_TIME = 72_000_000_000
+"""How long the synthetic machine has run: two hours, in 100 ns."""
+
+INTERRUPT_TIME = 0x08
+"""Offset of InterruptTime in KUSER_SHARED_DATA (ntddk.h), in every version."""
 MACHINE_TYPE = 8
 """Offset in `_DBGKD_GET_VERSION64` (wdbgexts.h), in every version."""
 SYSTEM_ROOT, PRODUCT_TYPE = 0x30, 0x264
@@ -342,6 +347,7 @@ class Kernel:
         high = IMAGE_TIME >> 32
         time = struct.pack("<IiI", IMAGE_TIME & 0xFFFFFFFF, high, high)
         page.write(page.base + self.profile.offset(structure, "SystemTime"), time)
+        page.write(page.base + INTERRUPT_TIME, struct.pack("<Q", RUNNING_TIME))
         version = struct.pack("<II", *self._windows_version)
         page.write(page.base + self.profile.offset(structure, "NtMajorVersion"), version)
         if self._windows_version >= (10, 0):  # earlier versions have another member there
@@ -396,6 +402,16 @@ class Kernel:
         self._processes.append(process)
         if process.name == "System":
             self._image.write(self._initial_system_process, self._pack(at))
+
+    def end_process(self, process: Process) -> None:
+        """Write into the object of a process what its end changes, as in write_process."""
+        at = process.eprocess
+        write = self._home(at).write
+        write(at, self.profile.process_signature + struct.pack("<I", 1))
+        self._set_time(at, "ExitTime", IMAGE_TIME - 600_000_000)
+        write(at + self.profile.offset("_EPROCESS", "ExitStatus"), bytes(4))
+        write(at + self.profile.offset("_EPROCESS", "ActiveThreads"), bytes(4))
+        self._set(at, "_EPROCESS", "ObjectTable", 0)
 
     def _write_path(self, at: int, process: Process) -> None:
         name = self._pool.allocate(0x100, b"SeOn")

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -919,14 +920,18 @@ class _Machine:
                 self.tasks.append(task)
         gone = Task(99, 1, "gone", alive=False)
         self.add_task(gone, 0, state=_ZOMBIE)
+        self._chain_tasks()
+        self._list_children()
+        self._list_spaces()
+
+    def _chain_tasks(self) -> None:
+        """Link the tasks of the list."""
         pids = {task.address: task.pid for task in self.tasks}
         self.listed.sort(key=lambda address: pids.get(address, 0))  # as they were made
         for at, following in zip(self.listed, self.listed[1:] + self.listed[:1], strict=True):
             link = self.task["tasks"]
             self.word(at + link, following + link)
             self.word(following + link + self.pointer, at + link)
-        self._list_children()
-        self._list_spaces()
 
     def _list_children(self) -> None:
         """Link the children of each process, with the process that was taken out of the list."""
@@ -1249,6 +1254,10 @@ class _Machine:
         # The freed part of the image is in the buddy allocator, too.
         free = np.union1d(memory.free_frames, self.image[-_FREED:])
         memory.fill_free_frames(0.4)
+        self._describe_free(free)
+
+    def _describe_free(self, free: Frames) -> None:
+        """Give these frames to the buddy allocator, in blocks as large as possible."""
         for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
             at, end = int(run[0]), int(run[-1]) + 1
             while at < end:
@@ -1261,11 +1270,16 @@ class _Machine:
                     self.pages[at] = _Page(self.flag("buddy"), count=0, private=order)
                 at += 1 << order
 
+    @cached_property
+    def _upper(self) -> int:
+        """Upper bits that all flags of struct pages have."""
+        return int(self.rng.integers(0, 1 << 20)) << 40
+
     def _write_array(self) -> None:
         era, places = self.era, self.places
         array = np.zeros((self.frames, era.page_size), np.uint8)
         words, numbers = array.view("<u8"), array.view("<u4")
-        upper = int(self.rng.integers(0, 1 << 20)) << 40
+        upper = self._upper
         self._tails = Counter(page.head for page in self.pages.values())
         for frame, page in self.pages.items():
             row, count = words[frame], numbers[frame]
