@@ -43,6 +43,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
+        default=[],
         help="the other files of a split kdump; parts of other images are found beside DUMP",
     )
     options.add_argument(
@@ -60,7 +61,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     return options
 
 
-def convert(program: str, options: argparse.Namespace) -> int:
+def main(program: str, options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code. Errors as for memviz."""
     path: Path = options.output
     files = [options.dump, *options.more]

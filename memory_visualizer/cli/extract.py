@@ -51,6 +51,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
+        default=[],
         help="the other files of a split kdump; parts of other images are found beside DUMP",
     )
     options.add_argument(
@@ -104,7 +105,7 @@ def _frames(text: str) -> tuple[int, int]:
     return first, last
 
 
-def extract(program: str, options: argparse.Namespace) -> int:
+def main(program: str, options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code. Errors as for memviz."""
     if options.file is None and options.process is None and options.frames is None:
         raise BadInputError("nothing to extract: give --file, --process or --frames")

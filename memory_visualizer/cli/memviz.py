@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
@@ -99,16 +100,18 @@ exit codes:
 """
 
 
+COMMANDS = ("extract", "convert")
+"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     if arguments is None:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
-    if arguments[:1] == ["extract"] and len(arguments) > 1:
-        return _extract(arguments[1:])
-    if arguments[:1] == ["convert"] and len(arguments) > 1:
-        return _convert(arguments[1:])
+    if _names_command(arguments):
+        return _run_command(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: _visualize(options), helps)
@@ -119,22 +122,20 @@ def _lenient_helps(options: argparse.Namespace) -> bool:
         return opens_leniently([options.dump, *options.more], progress)
 
 
-def _extract(arguments: Sequence[str]) -> int:
-    """Write parts of a dump into a folder."""
-    from memory_visualizer.cli.extract import extract, parser  # here, since most runs do not
+def _names_command(arguments: Sequence[str]) -> bool:
+    """Whether the first word is a command, and not a dump with the name of a command."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return False
+    return len(arguments) > 1 or not Path(arguments[0]).exists()
 
-    options = parser(f"{PROGRAM} extract").parse_args(arguments)
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command that has options of its own."""
+    command = import_module(f"memory_visualizer.cli.{name}")  # here, since most runs do not
+    program = f"{PROGRAM} {name}"
+    options = command.parser(program).parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
-    return run(PROGRAM, lambda: extract(PROGRAM, options), helps)
-
-
-def _convert(arguments: Sequence[str]) -> int:
-    """Write a dump in another format."""
-    from memory_visualizer.cli.convert import convert, parser  # here, since most runs do not
-
-    options = parser(f"{PROGRAM} convert").parse_args(arguments)
-    helps = None if options.lenient else partial(_lenient_helps, options)
-    return run(PROGRAM, lambda: convert(PROGRAM, options), helps)
+    return run(PROGRAM, lambda: command.main(PROGRAM, options), helps)
 
 
 def _doctor() -> int:
@@ -169,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
+        default=[],
         help="the other files of a kdump that makedumpfile split (--split), in any order; the parts"
         " of other images (E01, AD1, .001) are found beside DUMP",
     )

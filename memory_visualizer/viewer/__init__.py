@@ -33,6 +33,7 @@ from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.dumpfile import about_file
 
 _LIBRARIES = (
     "color",
@@ -65,6 +66,11 @@ _SCRIPTS = (
     "lights",
     "litpages",
     "goto",
+    "dumpfile",
+    "hex",
+    "find",
+    "save",
+    "bench",
     "link",
     "main",
 )
@@ -130,7 +136,8 @@ def page(
             about["named"].append(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
-    columns, about["untold"] = page_columns(snapshot, others)
+    about["file"], places = about_file(snapshot)
+    columns, about["untold"] = page_columns(snapshot, others | places)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
@@ -147,6 +154,7 @@ def page(
         "policy": html.escape(_policy(script, style)),
         "style": style,
         "script": script,
+        "worker": _source("page/findworker.js"),
         "licences": html.escape(
             _source("vendor/LICENSE-d3.txt") + "\n" + _source("vendor/LICENSE-d3-ease.txt")
         ),
@@ -204,13 +212,16 @@ def _facts(snapshot: Snapshot) -> str:
 
 
 def _policy(script: str, style: str) -> str:
-    """A content security policy: only this script and this style, and no text becomes markup."""
+    """A content security policy: only this script and this style, and no text becomes markup.
+
+    The script may start workers from text in the page (blob:), which this policy binds, too.
+    """
     return (
         "default-src 'none';"
         f" script-src '{_hash(script)}';"
         f" style-src '{_hash(style)}';"
-        " img-src data:; base-uri 'none'; form-action 'none';"
-        " require-trusted-types-for 'script'; trusted-types 'none'"
+        " worker-src blob:; img-src data:; base-uri 'none'; form-action 'none';"
+        " require-trusted-types-for 'script'; trusted-types memviz-worker"
     )
 
 

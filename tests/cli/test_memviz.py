@@ -21,6 +21,7 @@ from PIL import Image
 
 import memory_visualizer
 from memory_visualizer import __version__
+from memory_visualizer.cli.memviz import COMMANDS
 from memory_visualizer.picture import entropy as contents
 from memory_visualizer.picture.colouring import COLOURINGS, colour_by
 from memory_visualizer.picture.layout import hilbert_frames
@@ -1228,3 +1229,20 @@ sys.exit(cli.main())
     assert output.startswith("\rreading the dump: ")
     assert output.split("\r")[-2].strip() == ""
     assert "System" not in output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_without_its_arguments(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what it needs; with a dump of its name, the dump is painted."""
+    from memory_visualizer.cli import memviz as cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"memviz {name}: the following arguments are required: DUMP, -")
+    Path(name).write_bytes(bytes(4096))
+    assert cli.main([name]) == 3

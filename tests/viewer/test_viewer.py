@@ -163,7 +163,7 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         wanted = path.as_uri()
 
         def requested(url: str) -> None:
-            if url.split("#")[0] != wanted and not url.startswith("data:"):
+            if url.split("#")[0] != wanted and not url.startswith(("data:", "blob:")):
                 troubles.append(f"requested {url}")
 
         def said(text: str) -> None:
@@ -885,7 +885,9 @@ def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
     page.locator("#legend-entries li", has_text="user rw-").hover()
     page.get_by_role("button", name="Only user rw-").click()
     page.select_option("#color", "class")
-    protections = colour_by("protection", dump.snapshot, PALETTES["default"], lambda: dump.classes)
+    protections = colour_by(
+        "protection", dump.snapshot, PALETTES["default"], lambda: dump.snapshot.classes
+    )
     labels_ = np.array([swatch.label for swatch in protections.swatches])[protections.values]
     assert legend_rows(page) == expected_legend(counts(mine & (labels_ == "user rw-")))
 
@@ -1827,11 +1829,11 @@ def test_choosing_files_lights_their_pages(
     page.get_by_role("tab", name="Processes").click()
     page.locator("#process-rows input").first.click()
     process = page.evaluate("[...memviz.state.chosen][0]")
-    own = set(snapshot.pages(snapshot.processes[process]).tolist())
+    mine = set(snapshot.pages(snapshot.processes[process]).tolist())
     assert lit_frames(page) <= (frames[first] | frames[second])
-    assert lit_frames(page) >= (frames[first] | frames[second]) & own
+    assert lit_frames(page) >= (frames[first] | frames[second]) & mine
     page.locator("#lit .chip").last.click()
-    assert lit_frames(page) >= own
+    assert lit_frames(page) >= mine
 
 
 def lit_frames(page: "Page") -> set[int]:

@@ -185,6 +185,11 @@ async function unpack() {
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
+    plain: columns.plain_gap && {
+      gap: columns.plain_gap,
+      count: columns.plain_count,
+      move: columns.plain_move,
+    },
     named: Object.fromEntries((about.named ?? []).map(({ id }) => [id, columns[id]])),
     classOf: (frame) => columns.page[frame] & 7,
     isHeld: (frame) =>

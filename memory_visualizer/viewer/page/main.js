@@ -60,6 +60,14 @@ async function start() {
     map.goToFrame(frame, true);
   });
 
+  const bench = new Bench(model, {
+    state: () => state,
+    shown: () => litPages.shades.map((shade) => (shade === LIT ? 1 : 0)),
+    translate: (page, process) => goTo.translate(page, process),
+    pin: (frame) => showPage(frame),
+    light: (mark) => update({ mark }),
+  });
+
   function paint() {
     const colouring = colourings.get(state.colour, state.palette);
     const fog = pixelOf(theme.fog),
@@ -98,6 +106,7 @@ async function start() {
     }
     map.pinned = state.pin;
     map.redraw();
+    if (state.pin !== before.pin) bench.showPage();
     link();
   }
 
@@ -203,7 +212,7 @@ async function start() {
     else if (key === "n" && !byId("lit").hidden) litPages.step(state.pin, 1);
     else if (key === "p" && !byId("lit").hidden) litPages.step(state.pin, -1);
     else if (key === "?") byId("help").showModal();
-    else return;
+    else if (!bench.key(key)) return;
     event.preventDefault();
   });
 
@@ -220,6 +229,7 @@ async function start() {
     model,
     map,
     colourings,
+    bench,
     LAYOUTS,
     get state() {
       return state;
