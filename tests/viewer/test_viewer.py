@@ -33,7 +33,7 @@ from memory_visualizer.snapshot.framerecords import (
     WindowsState,
 )
 from memory_visualizer.snapshot.pagemap import PageState
-from tests.conftest import ROOT
+from tests.conftest import ROOT, do_without
 from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
@@ -927,7 +927,7 @@ def test_private_user_writable_and_executable(
     page.get_by_role("button", name="Previous lit page").click()
     assert pinned() == chosen[-1]
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save the lit pages").click()
+        page.get_by_role("button", name="CSV of the lit pages").click()
     assert download.value.suggested_filename == "dump.lime.pages.csv"
     text = download.value.path().read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -1206,7 +1206,9 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
 
 
 def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
+    """The first stop leads to the map; lists are one stop each, and arrows walk in them."""
     wanted = {
+        "skip",
         "layout",
         "color",
         "palette",
@@ -1216,17 +1218,35 @@ def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
         "search",
         "map",
     }
-    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0", "entry-5"}
-    met = set()
-    for _ in range(70):
+    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0"}
+    met = []
+    for _ in range(32):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             """() => [document.activeElement.id,
                 getComputedStyle(document.activeElement).outlineStyle]"""
         )
-        met.add(name)
+        met.append(name)
         assert outline == "solid" or not name, name
-    assert wanted <= met
+    assert met[0] == "skip"
+    assert wanted <= set(met)
+    assert met.index("map") < 24
+    page.locator("#skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "map"
+    page.locator("#entry-0").focus()
+    for key, focused in (
+        ("ArrowDown", "entry-1"),
+        ("ArrowRight", "only-1"),
+        ("ArrowDown", "only-2"),
+        ("ArrowLeft", "entry-2"),
+        ("ArrowUp", "entry-1"),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == focused
+    page.keyboard.press("Space")
+    assert not page.locator("#entry-1").is_checked()
+    assert page.evaluate("document.activeElement.id") == "entry-1"
 
 
 def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
@@ -1569,16 +1589,56 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     for part in ("#goto", "#choices", "#zoom", "#search", "#help-open", "#entry-0"):
         assert page.locator(part).first.is_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.locator("#map").focus()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(outline) == "none"
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
 
 
-def test_small_screens(open_page: Callable[..., "Page"], dump: Dump) -> None:
-    page = open_page(dump.page, viewport={"width": 390, "height": 800}, has_touch=True)
+AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 700), (390, 800)])
+def test_axe_finds_nothing(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
+) -> None:
+    """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
+    if width <= 800:
+        page.get_by_role("button", name="Legend and processes").click()
+    page.evaluate(AXE.read_text("utf-8"))
+    told = page.evaluate("axe.run(document)")
+    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
+    assert violations == []
+    assert len(told["passes"]) > 20
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 800), (320, 215)])
+def test_small_screens(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int
+) -> None:
+    """A phone, and 1280 by 860 at 400 %: nothing is wider than the screen, the map can be seen."""
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, viewport=viewport, has_touch=True)
     assert page.locator("#side").is_hidden()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for control in page.locator("header :is(select, input, button):visible").all():
+        box = control.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+    size = page.locator("#map").bounding_box()
+    assert size and size["height"] > 200
+    for name in ("Layout", "Colour by", "Palette"):
+        assert page.get_by_role("combobox", name=name).is_visible()
     page.get_by_role("button", name="Legend and processes").click()
     assert page.locator("#search").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#map").is_visible()
 
 

@@ -144,6 +144,7 @@ async function start() {
   byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
   byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
   byId("zoom-fit").addEventListener("click", () => map.fit(true));
+  byId("skip").addEventListener("click", () => map.canvas.focus());
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("side-open").addEventListener("click", () => {
     const isOpen = document.body.classList.toggle("side-shown");
