@@ -39,6 +39,18 @@ def binary_size(size: int) -> str:
     return f"{size / 1024**exponent:.4g} {'KMGTPE'[exponent - 1]}iB"
 
 
+def mebibytes(size: int) -> str:
+    """A size in MiB, for columns of numbers.
+
+    >>> [mebibytes(pages * 4096) for pages in (0, 1, 300, 1_000_000)]
+    ['0 MiB', '0.004 MiB', '1.2 MiB', '3,906 MiB']
+    """
+    number = size / 2**20
+    least = (100, 1, 0.01, 0)  # with no, one, two and three decimals
+    digits = 0 if number == 0 else next(n for n, low in enumerate(least) if number >= low)
+    return f"{number:,.{digits}f} MiB"
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """A number and its noun: ``1 page``, ``1,024 pages``; `many` is an irregular plural."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -78,6 +78,7 @@ declare global {
     save: HTMLFormElement;
     search: HTMLInputElement;
     "side-open": HTMLButtonElement;
+    skip: HTMLButtonElement;
     "side-tabs": HTMLElement;
     strip: HTMLCanvasElement;
     "uses-head": HTMLElement;

@@ -48,6 +48,7 @@ from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import (
@@ -186,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         " and the other outputs - is standard output, and the summary then goes to standard error",
     )
     add_picture_options(parser)
+    parser.add_argument(
+        "--holes",
+        choices=HOLES,
+        default="fold",
+        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
+        " a pixel for each absent page (default: %(default)s)",
+    )
     parser.add_argument(
         "--color-by",
         "--colour-by",
@@ -514,6 +522,7 @@ def _write_page(
         palette=options.palette,
         chosen=chosen,
         regions=bool(options.regions),
+        holes=options.holes,
         force=options.force,
     )
 
@@ -540,7 +549,7 @@ def _paint(
     snapshot: Snapshot,
 ) -> str:
     dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
-    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
+    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed, snapshot=snapshot)
 
 
 def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapshot) -> str:

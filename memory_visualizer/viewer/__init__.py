@@ -25,7 +25,8 @@ from memory_visualizer.export.summary import dump_holes
 from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
-from memory_visualizer.picture.palette import PALETTES, hex_colour
+from memory_visualizer.picture.folding import long_holes
+from memory_visualizer.picture.palette import FOLD, PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.framerecords import RecordFinding
@@ -54,6 +55,7 @@ _SCRIPTS = (
     "dom",
     "data",
     "list",
+    "folding",
     "layout",
     "colour",
     "tiles",
@@ -92,21 +94,23 @@ def write_page(
     palette: str = "default",
     chosen: Collection[int] | None = None,
     regions: bool = False,
+    holes: str = "fold",
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
     `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
     regions of all processes, for the page to name them, which takes longer. The other arguments
-    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, and the
-    processes whose pages are highlighted, by index in Snapshot.processes. The file appears whole or
+    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the
+    processes whose pages are highlighted, by index in Snapshot.processes, and what becomes of long
+    holes, one of folding.HOLES. The file appears whole or
     not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
     not be replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start, regions=regions)
+    text = page(snapshot, entropy, start, holes=holes, regions=regions)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
@@ -116,18 +120,21 @@ def page(
     entropy: NDArray[np.uint8] | None,
     start: Mapping[str, str],
     *,
+    holes: str = "fold",
     regions: bool = False,
 ) -> str:
     """The page as text.
 
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
-    (`show`, as in the page's address), if any.
+    (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
     others = _file_columns(snapshot) | _record_columns(snapshot)
     if entropy is not None:
         others["entropy"] = entropy
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
+    about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
+    about["fold"] = hex_colour(FOLD)
     about["named"] = []
     named = [("state", snapshot.states), ("use", snapshot.uses)]
     if start.get("color") == "file":  # read only if it is asked for

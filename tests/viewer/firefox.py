@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,17 @@ class Firefox:
 
     def click(self, x: float, y: float) -> None:
         """Move the mouse to a place of the page, and press its button there."""
-        steps: list[dict[str, Any]] = [
-            {"type": "pointerMove", "x": round(x), "y": round(y)},
-            {"type": "pointerDown", "button": 0},
-            {"type": "pointerUp", "button": 0},
-        ]
+        self.move(x, y, [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}])
+
+    def press(self, key: str) -> None:
+        """Press a key, and release it."""
+        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        actions = [{"type": "key", "id": "keys", "actions": keys}]
+        self.call("input.performActions", context=self._window, actions=actions)
+
+    def move(self, x: float, y: float, then: Sequence[dict[str, Any]] = ()) -> None:
+        """Move the mouse to a place of the page."""
+        steps: list[dict[str, Any]] = [{"type": "pointerMove", "x": round(x), "y": round(y)}, *then]
         mouse = {
             "type": "pointer",
             "id": "mouse",

@@ -11,7 +11,7 @@ class Card {
     this.choose = choose;
     this.passing = byId("passing");
     this.pinned = byId("pinned");
-    map.on("hover", (frame, place) => this.pass(frame, place));
+    map.on("hover", (frame, place, fold) => this.pass(frame, place, fold));
   }
 
   // The facts on a frame: [term, description] pairs; a description is text.
@@ -43,6 +43,19 @@ class Card {
     if (model.finding?.[frame]) facts.push(["Contradiction", about.findings[model.finding[frame]]]);
     facts.push(["Mappings", counted(model.mappingsOf(frame))]);
     return facts;
+  }
+
+  foldBody({ first, count }) {
+    const range = `${hexAddress(first)} to ${hexAddress(first + count)}`;
+    return [
+      element(
+        "div",
+        { className: "address" },
+        element("span", { className: "number physical" }, range),
+      ),
+      element("p", {}, `${amount(count)}: no memory`),
+      element("p", { className: "note" }, "A long hole, drawn as a thin break."),
+    ];
   }
 
   body(frame, palette, most, isPinned) {
@@ -198,14 +211,16 @@ class Card {
     );
   }
 
-  // Show the facts on a frame beside a place of the window; nothing for frame -1.
-  pass(frame, place) {
+  // Show the facts on a frame, or else on a fold, beside a place of the window.
+  pass(frame, place, fold) {
     const { passing, map } = this;
-    passing.hidden = frame < 0;
-    if (frame < 0) return;
-    const shown = `${frame} ${this.palette}`;
+    passing.hidden = frame < 0 && !fold;
+    if (passing.hidden) return;
+    const shown = `${fold ? fold.first : frame} ${Boolean(fold)} ${this.palette}`;
     if (shown !== this.shown)
-      passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
+      passing.replaceChildren(
+        ...(fold ? this.foldBody(fold) : this.body(frame, this.palette, OWNERS_IN_PASSING)),
+      );
     this.shown = shown;
     const box = map.canvas.getBoundingClientRect();
     const x = place.clientX - box.left,
