@@ -46,6 +46,8 @@ RATES: Mapping[str, Rate] = {
     "stretch of the kernel": Rate(32, 1, 1 << 13),
     # Those of all drivers together are a hundredth of memory.
     "page of the kernel's data": Rate(32, 1, 1 << 12),
+    # Pages of data that look like one by chance are few.
+    "possible array of types": Rate(16, 1, 1 << 12),
     # Each is of a file, of which several pages are in memory.
     "subsection": Rate(8, 1, 1 << 13),
     # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.
@@ -73,6 +75,10 @@ RATES: Mapping[str, Rate] = {
     # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
     "region": Rate(1, 4, 1 << 16),
     "module": Rate(64, 1, 1 << 10),
+    # A kernel has some hundred modules, each named by a few objects.
+    "possible module": Rate(16, 1, 1 << 13),
+    # Heads of lists in the kernel's data, and what looks like them.
+    "list of the kernel": Rate(8, 1, 1 << 14),
     # People can look at a few hundred.
     "lead": Rate(1 << 10, 1, 512),
     # Programs that make code have some thousands.

@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " kernel records them), or file (the files with most pages in memory)"
         " (default: %(default)s)",
     )
     parser.add_argument(
@@ -244,8 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         "--files",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
-        " .json",
+        help="write the files with pages in memory: .csv (also for -), .parquet or .json",
     )
     parser.add_argument(
         "--regions",
@@ -469,23 +468,22 @@ def _record_blocks(
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
-    files = (options.html, options.table, options.json)
-    return any((*files, options.uses, options.verbose, options.leads)) or options.color_by in (
-        "state",
-        "use",
-    )
+    files = (options.html, options.table, options.json, options.files)
+    told = (options.uses, options.verbose, options.leads)
+    return any((*files, *told)) or options.color_by in ("state", "use", "file")
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
     """What could not be read of files, regions and modules, as far as they were asked for."""
-    if snapshot.inventory:
-        return snapshot.inventory.remarks
-    asked = {"files": options.files, "regions": options.regions}
-    return [
-        f"{shown(path)} has no rows: only dumps of Linux tell their {what} so far"
-        for what, path in asked.items()
-        if path
-    ]
+    remarks = [*(snapshot.inventory.remarks if snapshot.inventory else ())]
+    if options.files and not snapshot.tells_files:
+        remarks.append(
+            f"{shown(options.files)} has no rows: the files behind the pages of this dump are not"
+            " known"
+        )
+    if options.regions and not snapshot.inventory:
+        remarks.append(f"{shown(options.regions)} has no rows: the system of this dump is unknown")
+    return remarks
 
 
 def _no_system(snapshot: Snapshot) -> str:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from memory_visualizer.linux.filelayout import FileLayout, MountLayout
 from memory_visualizer.linux.mapletree import read_tree
-from memory_visualizer.linux.modules import ModuleLayout, links_of
+from memory_visualizer.linux.modules import ModuleLayout
 from memory_visualizer.linux.regions import RegionLayout
+from memory_visualizer.paging.linkedlist import links_of
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
@@ -331,7 +332,7 @@ def modules(kernel: TableMemory, head: int) -> ModuleLayout | None:
     The part of a module in which its own description lies is found: before 6.4 that is all of it.
     """
     link = 8
-    links, _ = links_of(kernel, head, 0, _EXAMPLES)
+    links, _ = links_of(kernel, head, backwards=False, lowest=kernel.upper, limit=_EXAMPLES)
     at = np.array(links, np.uint64) - np.uint64(link)
     raw, known = kernel.read_each(at, _MODULE)
     at, raw = at[known], raw[known]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.units import PAGE_SIZE
 
@@ -68,7 +69,9 @@ class FilePages:
     file: NDArray[np.int32]
     """Index in `files`."""
     offset: NDArray[np.int64]
-    """Bytes from the file's beginning to the frame's first byte."""
+    """Bytes from the file's beginning to the frame's first byte; -1 if unknown."""
+    length: NDArray[np.int64] | None = None
+    """Bytes of the frame that are the file's, the others are zeros; None where all are."""
 
     @classmethod
     def none(cls) -> "FilePages":
@@ -165,8 +168,8 @@ class Inventory(ABC):
         """Sentences on missing or doubtful data in what was asked for so far."""
 
     @abstractmethod
-    def file_pages(self) -> FilePages | None:
-        """Which frames hold parts of files."""
+    def file_pages(self, records: FrameRecords | None) -> FilePages | None:
+        """Which frames hold parts of files; `records` are those of the same snapshot."""
 
     @abstractmethod
     def regions(self, process: Process) -> tuple[Region, ...] | None:

@@ -222,11 +222,15 @@ def _leads(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
-    """The file behind each frame, 0 for none, and the number of the page in it."""
+    """The file behind each frame, 0 for none, and its place in it.
+
+    The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
+    files; 0 where it is unknown.
+    """
     if not snapshot.file_pages.files:
         return {}
     file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": file + np.int32(1), "file_page": offset // PAGE_SIZE}
+    return {"file_of": file + np.int32(1), "file_sector": (offset >> 9) + 1}
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -44,6 +44,25 @@ class Process:
     """Virtual address of INJECTED_PAGES pages that may be written and executed; 0 for none."""
 
 
+@dataclass(frozen=True)
+class ModuleTruth:
+    """A driver in the kernel's list of modules."""
+
+    path: str
+    start: int
+    end: int
+    """The address behind its last byte."""
+    frames: Frames
+    """The frames of its pages that are mapped."""
+    entry: int = 0
+    """Virtual address of its entry."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("\\")[2]
+
+
 @dataclass
 class Ledger:
     """A note of every mapping, made while the image is laid out.
@@ -110,6 +129,8 @@ class Truth:
     processes: tuple[Process, ...]
     records: "RecordTruth | None" = None
     """Of the page frame database, where there is one."""
+    modules: tuple[ModuleTruth, ...] = ()
+    """The kernel and its drivers in the order of its list, where it tells of drivers."""
 
     @property
     def frames(self) -> int:

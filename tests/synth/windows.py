@@ -7,10 +7,12 @@ layout"); everything lies in scattered frames, as in a machine that has run for 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.synth.framedatabase import (
+    NONPAGED_POOL_END,
     FrameDatabase,
     FrameLog,
     RecordLayout,
@@ -35,7 +37,7 @@ from tests.synth.tables import (
     Paging,
     TableTree,
 )
-from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, Process, Truth
+from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, ModuleTruth, Process, Truth
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -81,9 +83,16 @@ class _Places:
     kernel_stacks: int = 0
 
 
+_DRIVERS = (
+    *("hal.dll", "disk.sys", "ndis.sys", "tcpip.sys", "Ntfs.sys", "HTTP.sys"),
+    *("волк.sys", "usbhub.sys"),
+)
+_WITHOUT_HEADER = 3
+
 _SHARED_DATA = 0x7FFE0000
 """Virtual address of KUSER_SHARED_DATA in every process."""
 
+_EXPANSION_PAGES = 16
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
 _CONTROL_REGION = 0xFFDFF000
@@ -149,6 +158,7 @@ def forge(
     holes: Sequence[tuple[int, int]] = (),
     stretch: int = 1,
     database: bool = False,
+    objects: bool = False,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -163,11 +173,14 @@ def forge(
     `five_levels` chooses paging with 57-bit addresses. With `shadow_tables` a process has a second
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
-    and sections of files. The same arguments make the same bytes.
+    and sections of files; with `objects` it has these, several drivers in its list of modules, and
+    the regions of its processes. The same arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
-    if database:
+    if database or objects:
         builder.keep_records(holes)
+    if objects:
+        builder.keep_objects()
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -177,6 +190,7 @@ def forge(
         mappings=builder.ledger.mappings(),
         processes=tuple(builder.processes),
         records=builder.records(),
+        modules=tuple(builder.modules),
     )
 
 
@@ -220,6 +234,8 @@ class _Builder:
         self._database: FrameDatabase | None = None
         self.sections: Sections | None = None
         self._database_place = self._next_prototype = 0
+        self._has_objects = False
+        self.modules: list[ModuleTruth] = []
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
@@ -242,6 +258,10 @@ class _Builder:
             # Behind the database, as far as that may reach.
             behind = self._database_place + 8 * GIB
             self.places = replace(self.places, nonpaged_pool=behind)
+
+    def keep_objects(self) -> None:
+        """Let the kernel have modules, and the processes regions."""
+        self._has_objects = True
 
     def _database_base(self) -> int:
         """Where the database begins (MemProcFS, mm_pfn.c): on 64 bits at a fixed place until 2016.
@@ -282,8 +302,15 @@ class _Builder:
         self._next_prototype = self.places.paged_pool + GIB
         if self.profile.bits == 32:
             self._next_prototype = self.places.paged_pool + 64 * MIB
+        pools = [self._pool]
+        if self.paging is X86 and self.profile.version < (6, 0):
+            # The nonpaged pool of these versions goes on at the end of the kernel's addresses.
+            start = NONPAGED_POOL_END - _EXPANSION_PAGES * PAGE_SIZE
+            region = Region(self.memory, start, self.memory.allocate(_EXPANSION_PAGES))
+            self._kernel_tree.map(start, region.frames, user=False, use="nonpaged pool")
+            pools.append(Pool(region, self.profile))
         self.sections = Sections(
-            self._log, self.profile, self.paging.entry_size, self._pool, self._more_paged_pool
+            self._log, self.profile, self.paging.entry_size, pools, self._more_paged_pool
         )
 
     def _tell_types(self) -> None:
@@ -316,10 +343,12 @@ class _Builder:
         self._next_prototype = region.end
         return region
 
-    def _section(self, frames: Frames, use: str, name: str, state: str = "active") -> None:
+    def _section(
+        self, frames: Frames, use: str, name: str, state: str = "active", **more: Any
+    ) -> None:
         """Note that a file or shared memory stands behind these frames."""
         if self.sections is not None:
-            self.sections.make(frames, use, state=state, name=name)
+            self.sections.make(frames, use, state=state, name=name, **more)
 
     def _further_states(self) -> None:
         """What else the database may say, of frames that no process has."""
@@ -334,7 +363,11 @@ class _Builder:
         self._section(self._take(6), "mapped file", r"\pagefile-less.log", "modified")
         self._section(self._take(3), "metafile", r"\$LogFile", "modified no write")
         self._section(self._take(2), "mapped file", r"\$Recycle.Bin\old.txt", "standby")
-        self._section(self._take(2), "mapped file", "\reading.dat", "transition")
+        self._section(self._take(2), "mapped file", r"\reading.dat", "transition")
+        self._section(self._take(2), "mapped file", r"\sparse.db", "modified", offset=3 << 30)
+        deleted, huge = r"\temporary.tmp", r"\huge.vhdx"
+        self._section(self._take(3), "mapped file", deleted, "modified", is_deleted=True)
+        self._section(self._take(2), "mapped file", huge, "standby", offset=5 << 44 | 7 << 12)
         self._section(self._take(4), "shareable", "", "modified")
         log.note(self._take(2), "unused", 0, 0, state="bad")
         driver_locked(log, self._take(6))
@@ -347,7 +380,8 @@ class _Builder:
         found = self._database
         if found is None or self._log is None:
             return None
-        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records)
+        sections = tuple(self.sections.made) if self.sections else ()
+        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records, sections)
 
     def _with_random_self_map(self) -> Paging:
         shift = self.paging.shifts[0]
@@ -470,7 +504,8 @@ class _Builder:
         if self.profile.bits == 32 and self.profile.version < (6, 0):
             control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
             tree.map(_CONTROL_REGION, control_region.frames, user=False)
-        pool_pages = 24 + (4 if self._log is None else 5) * (processes + 3)
+        pool_pages = 24 + (4 if self._log is None else 6) * (processes + 3)
+        pool_pages += self._has_objects * (8 + 2 * (processes + 3))
         pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
         tree.map(places.nonpaged_pool, pool_frames, user=False, use="nonpaged pool")
@@ -486,9 +521,12 @@ class _Builder:
         paged, drivers = pages * 7 // 10, pages * 2 // 10
         tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False, use="paged pool")
         code = self._take(drivers, zeros=0.1)
-        if self._log is not None:
-            self._driver_header(code)
-        tree.map(places.drivers, code, user=False, execute=True, use="driver image")
+        if self._has_objects:
+            self._drivers(code)
+        else:
+            if self._log is not None:
+                self._driver_header(code, len(code))
+            tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
         self._section(present, "mapped file", "\\Windows\\cached.dat")
@@ -500,7 +538,26 @@ class _Builder:
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
 
-    def _driver_header(self, frames: Frames) -> None:
+    def _drivers(self, code: Frames) -> None:
+        """Several drivers, some directly behind one another, some without a part of their pages."""
+        at = self.places.drivers
+        for number, frames in enumerate(np.array_split(code, len(_DRIVERS))):
+            # What a driver needs only at its start is dropped: its last pages.
+            dropped = 3 * (number % 2)
+            pages = len(frames) + dropped
+            self._driver_header(frames, pages)
+            # Of one driver, the header is not in memory; the kernel's list tells of it.
+            first = int(number == _WITHOUT_HEADER)
+            place = at + first * PAGE_SIZE
+            kept = frames[first:]
+            self._kernel_tree.map(place, kept, user=False, execute=True, use="driver image")
+            path = f"\\SystemRoot\\System32\\drivers\\{_DRIVERS[number]}"
+            self.modules.append(ModuleTruth(path, at, at + pages * PAGE_SIZE, kept))
+            at += pages * PAGE_SIZE
+            at += 16 * PAGE_SIZE * (number > 1)
+        self.modules = self.kernel.write_modules(self.modules)
+
+    def _driver_header(self, frames: Frames, pages: int) -> None:
         """The headers of a driver's image of so many pages (PE/COFF specification)."""
         page = self.memory.page(int(frames[0]))
         page[:] = bytes(PAGE_SIZE)
@@ -509,7 +566,7 @@ class _Builder:
         wide = self.profile.bits == 64
         page[0x84:0x86] = (0x8664 if wide else 0x14C).to_bytes(2, "little")
         page[0x98:0x9A] = (0x20B if wide else 0x10B).to_bytes(2, "little")
-        size = len(frames) * PAGE_SIZE
+        size = pages * PAGE_SIZE
         page[0x98 + 56 : 0x98 + 60] = size.to_bytes(4, "little")
 
     def _shadow_code(self) -> None:

@@ -31,7 +31,8 @@ class Card {
       if (id !== "file") facts.push([title, swatches[model.named[id][frame]][0]]);
     if (model.fileOf?.[frame]) {
       facts.push(["File", about.files[model.fileOf[frame] - 1]]);
-      facts.push(["Offset in file", hexAddress(model.filePage[frame])]);
+      if (model.fileSector[frame])
+        facts.push(["Offset in file", hexSector(model.fileSector[frame] - 1)]);
     }
     const module = model.modules.of(frame);
     if (module) facts.push(["Module", module]);

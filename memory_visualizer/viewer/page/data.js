@@ -181,7 +181,7 @@ async function unpack() {
     page: columns.page,
     entropy: columns.entropy,
     fileOf: columns.file_of,
-    filePage: columns.file_page,
+    fileSector: columns.file_sector,
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
