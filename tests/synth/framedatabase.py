@@ -222,6 +222,18 @@ class SectionTruth:
     is_deleted: bool = False
     size: int | None = None
     """Bytes of a file of data."""
+    prototypes: int = 0
+    """Virtual address of the prototype entry of its first page."""
+    parts: tuple[tuple[int, int], ...] = ()
+    """Pages of each subsection, and where it begins in the file."""
+
+    def part_of(self, page: int) -> tuple[int, int]:
+        """The subsection in which a page lies, and the page's place in the file."""
+        for number, (pages, offset) in enumerate(self.parts):
+            if page < pages:
+                return number, offset + page * PAGE_SIZE
+            page -= pages
+        raise ValueError("no such page")
 
 
 @dataclass(frozen=True)
@@ -351,13 +363,23 @@ class Sections:
             # Since Vista a fast reference: the lowest bits count.
             counted = 3 if profile.version >= (6, 0) else 0
             self._set(area, "_CONTROL_AREA", "FilePointer", file | counted)
-        followers = [*subsections[1:], 0]
+        followers, first = [*subsections[1:], 0], prototypes
         for at, following, part in zip(subsections, followers, parts, strict=True):
             self._subsection(at, area, prototypes, part, kind)
             self._set(at, "_SUBSECTION", "NextSubsection", following)
             prototypes += part.entries * self._entry_size
         size = parts[-1].offset + parts[-1].size if kind == "data" else None
-        return SectionTruth(path, kind, area, tuple(subsections), file, is_deleted, size)
+        return SectionTruth(
+            path,
+            kind,
+            area,
+            tuple(subsections),
+            file,
+            is_deleted,
+            size,
+            first,
+            tuple((part.entries, part.offset) for part in parts),
+        )
 
     def _subsection(self, at: int, area: int, base: int, part: _Part, kind: str) -> None:
         self._set(at, "_SUBSECTION", "ControlArea", area)

@@ -476,6 +476,10 @@ class Kernel:
                 own = process.eprocess + self.profile.offset("_EPROCESS", "ActiveProcessLinks")
                 self._write_empty_list(own)
 
+    def write(self, virtual: int, data: bytes) -> None:
+        """Write within a page of the kernel's data."""
+        self._home(virtual).write(virtual, data)
+
     # -- helpers ---------------------------------------------------------------------------
 
     @property

@@ -53,7 +53,7 @@ class RegionTruth:
     is_private: bool
     name: str = ""
     file: str = ""
-    offset: int = 0
+    offset: int | None = 0
     is_deleted: bool = False
 
 

@@ -1,6 +1,6 @@
 """The truth about a synthetic image: the owner of each page, noted when the page was allocated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from tests.synth.memory import PAGE_SIZE, Frames
 
 if TYPE_CHECKING:
     from tests.synth.framedatabase import FrameLog, RecordTruth
+    from tests.synth.vads import RegionTruth
 
 KERNEL = -1
 """The owner of pages that all processes share."""
@@ -131,6 +132,8 @@ class Truth:
     """Of the page frame database, where there is one."""
     modules: tuple[ModuleTruth, ...] = ()
     """The kernel and its drivers in the order of its list, where it tells of drivers."""
+    regions: "Mapping[int, tuple[RegionTruth, ...]]" = field(default_factory=dict)
+    """The regions of live processes, by the process's index, in the order of their addresses."""
 
     @property
     def frames(self) -> int:

@@ -18,6 +18,7 @@ from tests.synth.framedatabase import (
     RecordLayout,
     RecordTruth,
     Sections,
+    SectionTruth,
     driver_locked,
     stack_or_awe,
 )
@@ -38,6 +39,19 @@ from tests.synth.tables import (
     TableTree,
 )
 from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, ModuleTruth, Process, Truth
+from tests.synth.vads import (
+    EXECUTE_READ,
+    EXECUTE_READ_WRITE,
+    EXECUTE_WRITE_COPY,
+    GUARD,
+    IMAGE,
+    LARGE_PAGES,
+    NO_ACCESS,
+    READ,
+    READ_WRITE,
+    RegionTruth,
+    VadWriter,
+)
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -191,6 +205,7 @@ def forge(
         processes=tuple(builder.processes),
         records=builder.records(),
         modules=tuple(builder.modules),
+        regions=builder.regions,
     )
 
 
@@ -236,6 +251,9 @@ class _Builder:
         self._database_place = self._next_prototype = 0
         self._has_objects = False
         self.modules: list[ModuleTruth] = []
+        self.regions: dict[int, tuple[RegionTruth, ...]] = {}
+        self._asked_for: list[RegionTruth] = []
+        """The regions of the process that is being made."""
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
@@ -345,10 +363,28 @@ class _Builder:
 
     def _section(
         self, frames: Frames, use: str, name: str, state: str = "active", **more: Any
-    ) -> None:
+    ) -> SectionTruth | None:
         """Note that a file or shared memory stands behind these frames."""
-        if self.sections is not None:
-            self.sections.make(frames, use, state=state, name=name, **more)
+        if self.sections is None:
+            return None
+        return self.sections.make(frames, use, state=state, name=name, **more)
+
+    def _region(self, start: int, pages: int, protection: int, **more: Any) -> None:
+        """Note a region of the process that is being made."""
+        if self._has_objects:
+            region = RegionTruth(start, start + pages * PAGE_SIZE, protection, **more)
+            self._asked_for.append(region)
+
+    def _regions(self, owner: int, process: Process) -> None:
+        """Write the regions of a process that was made; one that has exited has none."""
+        if not self._has_objects:
+            return
+        regions = [] if process.exited else self._asked_for
+        self._asked_for = []
+        writer = VadWriter(self.profile, self._pool, self.paging.entry_size, self.kernel.write)
+        placed = writer.tree(process.eprocess, regions)
+        if regions:
+            self.regions[owner] = placed
 
     def _further_states(self) -> None:
         """What else the database may say, of frames that no process has."""
@@ -418,7 +454,8 @@ class _Builder:
         self._devices()
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
-        self._section(self._libraries, "image", "\\Windows\\System32\\kernel32.dll")
+        library = "\\Windows\\System32\\kernel32.dll"
+        self._library = self._section(self._libraries, "image", library)
         self._trap_frames = self._take(16)
         self._section(self._trap_frames, "mapped file", "\\Users\\all\\notes.txt", "standby")
         self._further_states()
@@ -529,7 +566,7 @@ class _Builder:
             tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
-        self._section(present, "mapped file", "\\Windows\\cached.dat")
+        self._cached = self._section(present, "mapped file", "\\Windows\\cached.dat")
         tree.map(places.system_cache, present, user=False)
         after = places.system_cache + len(present) * PAGE_SIZE
         tree.map(after, trimmed, user=False, transition=True)
@@ -619,7 +656,7 @@ class _Builder:
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
         self.processes = order
         shared = self._take(6)
-        self._section(shared, "shareable", "")
+        self._shared = self._section(shared, "shareable", "")
         for owner, process in enumerate(order):
             pages = max(8, user_pages // 8) if owner < 2 else user_pages
             session = process.session
@@ -663,6 +700,7 @@ class _Builder:
             self._large_user_pages(tree)
         image, block = (0, 0) if owner == 0 else (self.places.program, self.places.process_block)
         self.kernel.write_process(process, block, image, session)
+        self._regions(owner, process)
 
     def _address_space(
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
@@ -714,13 +752,14 @@ class _Builder:
         program, heap = max(4, pages // 6), max(8, pages // 2)
         text = self._take(program)
         self.memory.page(int(text[0]))[:2] = b"MZ"
+        file = None
         if not process.exited:
-            self._section(text, "image", f"\\Program Files\\{process.name}")
+            file = self._section(text, "image", f"\\Program Files\\{process.name}")
         tree.map(places.program, text, user=True, write=False, execute=True)
         data = places.program + program * PAGE_SIZE
         own = "process private"
         tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True, use=own)
-        self._heap(tree, places.heap, heap)
+        end = self._heap(tree, places.heap, heap)
         tree.map(places.stack, self._take(3, zeros=0.3), user=True, use=own)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
@@ -741,6 +780,33 @@ class _Builder:
         # A supervisor page among user pages.
         barred = self._take(1)
         tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
+        in_image = program + max(2, program // 4)
+        copied = {"kind": IMAGE, "section": file, "commit": 2}
+        self._region(places.program, in_image, EXECUTE_WRITE_COPY, **copied)
+        self._region(places.heap, (end - places.heap) // PAGE_SIZE, READ_WRITE, commit=heap)
+        self._usual_regions(process)
+
+    def _usual_regions(self, process: Process) -> None:
+        """Regions that each process has, some of them without any page in memory."""
+        places = self.places
+        library = {"kind": IMAGE, "section": self._library, "commit": 3}
+        self._region(places.libraries, len(self._libraries) + 6, EXECUTE_WRITE_COPY, **library)
+        self._region(places.stack, 0x11, READ_WRITE, commit=4)
+        self._region(places.stack + 0x20000, 1, GUARD | READ_WRITE, commit=1)
+        self._region(_SHARED_DATA, 1, READ, commit=1)
+        if process.name != "System":
+            self._region(places.process_block, 1, READ_WRITE, commit=1)
+        views = places.stack + MIB
+        at = views + (process.pid % 7) * PAGE_SIZE
+        self._region(at, 6, READ_WRITE, section=self._shared)
+        self._region(views + 0x20 * PAGE_SIZE, 2, READ, section=self._shared)
+        if self._cached:
+            behind = self._cached.parts[0][0] + 1 if len(self._cached.parts) > 1 else 0
+            at = views + 0x40 * PAGE_SIZE
+            self._region(at, 2, READ, section=self._cached, first_page=behind)
+        if process.name == "explorer.exe":
+            self._region(views + 0x50 * PAGE_SIZE, 6, EXECUTE_READ, section=self._shared)
+        self._region(views + 0x60 * PAGE_SIZE, 0x20, NO_ACCESS)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
         """Injected code in a process: pages that may be written and executed."""
@@ -749,6 +815,7 @@ class _Builder:
         process.injected = self.places.stack + 0x40000
         own = "process private"
         tree.map(process.injected, code, user=True, execute=True, use=own)
+        self._region(process.injected, INJECTED_PAGES, EXECUTE_READ_WRITE, commit=INJECTED_PAGES)
 
     def _version_in(self, process_block: bytearray) -> None:
         """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""
@@ -760,8 +827,8 @@ class _Builder:
         build = self.profile.build or 2600
         process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
 
-    def _heap(self, tree: TableTree, start: int, pages: int) -> None:
-        """Private memory, in pieces: present, trimmed, and with gaps between them.
+    def _heap(self, tree: TableTree, start: int, pages: int) -> int:
+        """Private memory, in pieces: present, trimmed, and with gaps between them; returns its end.
 
         The entries that map nothing still name frames: free pages with data, so that a reader that
         takes them for present is found out.
@@ -776,6 +843,7 @@ class _Builder:
             tree.map(at, head, user=True, transition=trimmed, write=True, use=own)
             at += len(head) * PAGE_SIZE
             at += self._absent_entries(tree, at)
+        return at
 
     def _absent_entries(self, tree: TableTree, at: int) -> int:
         """Write a few entries that map nothing; return their size in bytes."""
@@ -797,16 +865,21 @@ class _Builder:
             at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
             frames, use = self._user_large_page[:1], "large page"
             tree.map(at, frames, user=True, size=self._large_page, use=use)
+            pages = self._large_page // PAGE_SIZE
+            self._region(at, pages, READ_WRITE, kind=LARGE_PAGES, commit=pages)
             self._user_large_page = None
         if self._user_huge_page is not None:
             frames, use = self._user_huge_page[:1], "large page"
             tree.map(0x30_00000000, frames, user=True, size=GIB, use=use)
+            pages = GIB // PAGE_SIZE
+            self._region(0x30_00000000, pages, READ_WRITE, kind=LARGE_PAGES, commit=pages)
             self._user_huge_page = None
 
     def _idle(self) -> None:
         """The Idle process, in no list and with System's tables. Volatility begins with it."""
         idle = Process(0, 0, "Idle", dtb=self.processes[0].dtb, listed=False)
         self.kernel.write_process(idle, 0, 0, 0)
+        self._regions(-1, idle)
 
     def _gone(self, pages: int) -> None:
         """The tables of a process of which nothing else is left, in frames that are free again."""
