@@ -121,8 +121,7 @@ class _Finder:
             words = pages.view(f"<u{word}").astype(np.uint64, copy=False)
             place = np.arange(words.shape[1] - 1, dtype=np.uint64) * np.uint64(word)
             own = virtual[start : start + _FRAMES_AT_ONCE, None] + place
-            likely = np.asarray(words[:, :-1] >= np.uint64(self._lowest))
-            likely &= words[:, :-1] != own
+            likely = np.logical_and(words[:, :-1] != own, words[:, :-1] >= np.uint64(self._lowest))
             likely &= words[:, 1:] >= np.uint64(self._lowest)
             likely &= (words[:, :-1] | words[:, 1:]) % np.uint64(word) == 0
             found.append(own[likely])

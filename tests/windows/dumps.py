@@ -1,5 +1,6 @@
 """Synthetic dumps of each kernel generation with all objects that an inventory reads."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 def dump_with_objects(path: Path, name: str, **options: Any) -> Truth:
     """A small dump whose kernel has modules and whose processes have regions."""
     return forge(path, ALL[name], **{"size": 16 * MIB, "objects": True, **options})
+
+
+class Originals:
+    """Dumps that several tests damage copies of."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._truths: dict[str, Truth] = {}
+
+    def copy(self, name: str, path: Path) -> Truth:
+        """Put a dump of a version at `path`."""
+        original = self._folder / name
+        if name not in self._truths:
+            self._truths[name] = dump_with_objects(original, name)
+        shutil.copyfile(original, path)
+        return self._truths[name]
 
 
 class Patch:

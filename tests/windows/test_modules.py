@@ -10,7 +10,7 @@ from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.inventory import Module
 from tests.synth import Truth
 from tests.synth.truth import ModuleTruth
-from tests.windows.dumps import ALL, FAMILIES, Patch, dump_with_objects
+from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects
 
 
 def modules_of(snapshot: Snapshot) -> tuple[Module, ...]:
@@ -65,9 +65,9 @@ def test_a_driver_without_header_is_a_driver_image(name: str, tmp_path: Path) ->
 class Damaged:
     """A dump with a list of modules, to be damaged."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / "dump"
-        self.truth: Truth = dump_with_objects(self.path, name)
+    def __init__(self, path: Path, name: str, truth: Truth) -> None:
+        self.path = path
+        self.truth = truth
         self.patch = Patch(self.path, self.truth)
         self.word = ALL[name].pointer_size
         self._offset = ALL[name].offset
@@ -91,9 +91,10 @@ class Damaged:
 
 
 @pytest.fixture(params=["WinXPSP2x86", "Win7SP1x64"])
-def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Damaged:
+def damaged(request: pytest.FixtureRequest, originals: Originals, tmp_path: Path) -> Damaged:
     """A dump of 32 and one of 64 bits."""
-    return Damaged(tmp_path, request.param)
+    path = tmp_path / "dump"
+    return Damaged(path, request.param, originals.copy(request.param, path))
 
 
 def test_a_broken_link_costs_nothing(damaged: Damaged) -> None:
