@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         "--regions",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+        help="write the regions of the processes' memory: as for --files",
     )
     parser.add_argument(
         "--uses",

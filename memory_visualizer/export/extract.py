@@ -103,7 +103,7 @@ def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]
 
 
 def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> list[Piece]:
-    """The pages of each region of a process; where these are unknown, of each stretch of pages.
+    """The pages of each region of a process, and of each stretch of pages that lie in none.
 
     `number` tells processes with one pid apart.
     """
@@ -114,13 +114,14 @@ def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> 
     order = np.argsort(virtual, kind="stable")
     virtual, frame = virtual[order], frame[order]
     regions = snapshot.regions(process)
-    bounds = _stretches(virtual) if regions is None else [(one.start, one.end) for one in regions]
+    known = {(one.start, one.end): _of_region(one) for one in regions or ()}
+    bounds = sorted([*known, *_stretches(_outside(virtual, [*known]))])
     folder = f"{process.pid}-{number + 1}" if number else str(process.pid)
     pieces = []
-    for row_of_region, (start, end) in enumerate(bounds):
+    for start, end in bounds:
         inside = slice(*np.searchsorted(virtual, np.array([start, end], np.uint64)))
         about = {"pid": process.pid, "start": hex(start), "end": hex(end)}
-        about |= _of_region(regions[row_of_region]) if regions else {}
+        about |= known.get((start, end), {})
         parts = ("regions", folder, f"{start:x}-{end:x}.bin")
         offset = (virtual[inside] - np.uint64(start)).astype(np.int64)
         place = _Place.of_pages(offset, frame[inside])
@@ -128,10 +129,19 @@ def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> 
     return pieces
 
 
+def _outside(virtual: NDArray[np.uint64], bounds: Sequence[tuple[int, int]]) -> NDArray[np.uint64]:
+    """The pages, by their ascending addresses, that lie in none of some stretches."""
+    outside = np.ones(len(virtual), bool)
+    for first, last in np.searchsorted(virtual, np.array(bounds, np.uint64).reshape(-1, 2)):
+        outside[first:last] = False
+    return virtual[outside]
+
+
 def _of_region(region: Region) -> dict[str, Any]:
     return {
         "protection": region.protection,
         "sharing": "private" if region.is_private else "shared",
+        "type": region.kind,
         "name": region.name,
         "file": region.file,
         "offset": region.offset if region.file else None,

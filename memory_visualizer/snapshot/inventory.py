@@ -100,19 +100,26 @@ class Region:
     end: int
     """The address behind the last byte."""
     protection: str
-    """What the process may do, such as ``r-x``."""
+    """What the process may do, such as ``r-x``. On Windows as the region was made; ``c`` in place
+    of ``w`` if writing makes a copy of a page."""
     is_private: bool
-    """Whether writing makes a copy of a page, as other processes do not see it."""
+    """On Linux whether writing makes a copy of a page, as other processes do not see it; on Windows
+    whether the memory is the process's own, not that of a section."""
     name: str = ""
     """Such as ``[heap]``, ``[stack]``, ``[vdso]``; empty for most."""
     file: str = ""
     """Path of the file behind it; empty if there is none."""
-    offset: int = 0
-    """Bytes into this file."""
+    offset: int | None = 0
+    """Bytes into this file; None if not known."""
     is_deleted: bool = False
     """Whether the file's name was removed."""
     is_special: bool = False
     """Whether the system itself made it and named it, as it does with ``[vdso]``."""
+    kind: str = ""
+    """On Windows what it is beside usual memory and usual files: ``image``, ``device memory``,
+    ``AWE``, ``write watch``, ``large pages``, …"""
+    commit: int | None = None
+    """On Windows how many of its pages are charged to the process."""
 
     @property
     def size(self) -> int:

@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.inventory import FilePages, Inventory, Module, Region
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelimages import kernel_images
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.sectionpages import file_pages
 from memory_visualizer.windows.selfmap import SelfMap
+
+if TYPE_CHECKING:
+    from memory_visualizer.windows.regions import Found
 
 
 class WindowsInventory(Inventory):
@@ -66,8 +72,43 @@ class WindowsInventory(Inventory):
         return pages
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
-        """As in Inventory."""
-        return None
+        """As in Inventory; those of all processes are read at once."""
+        if self._regions is None:
+            return None
+        found = self._regions[self._snapshot.processes.index(process)]
+        who = f"{printable(process.name)} ({process.pid})"
+        if found.regions is None and process.is_alive:
+            self.remark(f"the regions of {who} were not found: its process object is not readable")
+        if found.lost:
+            links = counted(found.lost, "link")
+            self.remark(f"the regions of {who} are not complete: {links} lost, or beyond the limit")
+        if found.doubtful:
+            many = counted(found.doubtful, "region")
+            self.remark(f"{many} of {who} left out: they contradict the others around them")
+        return found.regions
+
+    @cached_property
+    def _regions(self) -> "list[Found] | None":
+        """What is known of each process's regions; None where their form is not found."""
+        from memory_visualizer.windows.regions import Surroundings, read_regions
+
+        snapshot, self_map = self._snapshot, self.self_map
+        found = None
+        if self_map is not None:
+            around = Surroundings(
+                snapshot.mappings.take(snapshot.mappings.is_user),
+                self_map.paging.entry_bytes,
+                self_map.kernel_begin,
+                self_map.user_end // PAGE_SIZE,
+                snapshot.system.build or 0 if snapshot.system else 0,
+            )
+            objects = [process.object_address for process in snapshot.processes]
+            found = read_regions(self.kernel, np.array(objects, np.uint64), around)
+        if found is None:
+            self.remark(
+                "the regions of the processes are unknown: no tree of their addresses was found"
+            )
+        return found
 
     def modules(self) -> tuple[Module, ...] | None:
         """As in Inventory."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.framerecords import SectionPages
+from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.subsectionplaces import subsections_named
@@ -152,6 +153,37 @@ def pages_of_sections(
         np.append(end, nothing),
         np.append(size[of_area], nothing),
     )
+
+
+def offsets_in_files(
+    kernel: KernelMemory,
+    entry_bytes: int,
+    subsections: NDArray[np.uint64],
+    entries: NDArray[np.uint64],
+    kinds: NDArray[np.uint8],
+) -> NDArray[np.int64]:
+    """The place in its file of the page that each prototype entry is for; -1 where unknown.
+
+    An entry belongs to the subsection in the same row, or to one that follows it; `kinds` are the
+    SectionKind of their control areas.
+    """
+    found = np.full(len(entries), -1)
+    layout, _ = _decide(kernel, subsections, entry_bytes, entries, entries)
+    rows = np.flatnonzero((subsections != 0) & (entries != 0))
+    at = subsections[rows]
+    for _ in range(_LONGEST_CHAIN if layout else 0):
+        if not len(rows) or layout is None:
+            break
+        read = _read(kernel, at, layout)
+        page = _pages(
+            read, np.arange(len(rows), dtype=np.uint32), entries[rows], entry_bytes, len(rows)
+        )
+        start, _ = read.offsets(kinds[rows])
+        inside = (page >= 0) & (start >= 0)
+        found[rows[inside]] = start[inside] + page[inside].astype(np.int64) * PAGE_SIZE
+        goes_on = (page < 0) & (read.following != 0)
+        rows, at = rows[goes_on], read.following[goes_on]
+    return found
 
 
 def _extent(
