@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import NotWholePagesError
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.leads import Leads, all_leads
 from memory_visualizer.recognise import recognise, recognise_behind_header
 from memory_visualizer.snapshot import snapshot
 
-# Pictures, pages and tables are imported only when they are asked for.
+# Pictures, pages, tables and comparisons are imported only when they are asked for.
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from memory_visualizer.difference.difference import Difference
+    from memory_visualizer.difference.moment import Moment
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
@@ -42,6 +46,41 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     return Snapshot(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
+def diff(
+    before: "str | Path | snapshot.Snapshot",
+    after: "str | Path | snapshot.Snapshot",
+    *,
+    order: bool = True,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> "Difference":
+    """Compare two dumps of one machine, frame by frame and process by process.
+
+    They may be paths or snapshots, of any formats. The clocks of their systems tell which dump is
+    the earlier one; without `order` the first one is. Of dumps of different machines only what
+    makes sense is compared. The other arguments and errors are as for `open`.
+    """
+    from memory_visualizer.difference.difference import compare, in_order
+
+    moments = [moment(one, lenient=lenient, progress=progress) for one in (before, after)]
+    earlier, later = in_order(moments)[0] if order else moments
+    return compare(earlier, later, progress)
+
+
+def moment(
+    dump: "str | Path | snapshot.Snapshot",
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> "Moment":
+    """What is kept of a dump to compare it with others; the arguments are as for `diff`."""
+    from memory_visualizer.difference.moment import Moment
+
+    if not isinstance(dump, snapshot.Snapshot):
+        dump = open(dump, lenient=lenient, progress=progress)
+    return Moment.of(dump)
+
+
 class Snapshot(snapshot.Snapshot):
     """The analysis of a whole dump, with its pictures, pages and tables."""
 
@@ -52,6 +91,15 @@ class Snapshot(snapshot.Snapshot):
 
         return entropy(self.dump)
 
+    @cached_property
+    def leads(self) -> Leads:
+        """What an analyst should look at first; the first access reads the dump once more."""
+        return all_leads(self)
+
+    def look_for_leads(self, progress: Progress | None = None) -> None:
+        """Find `leads`; `progress` is told the bytes that were read for them."""
+        vars(self)["leads"] = all_leads(self, progress)
+
     def image(
         self,
         *,
@@ -61,20 +109,29 @@ class Snapshot(snapshot.Snapshot):
         scale: int = 1,
         palette: str = "default",
         legend: bool = False,
+        holes: str = "fold",
     ) -> "Image":
         """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
 
         `color_by` is one of colouring.COLOURINGS, `layout` one of layout.LAYOUTS, `palette` one of
-        palette.PALETTES: UnknownNameError for any other. BadInputError if the picture would be too
-        large, or the dump lacks the data for the colouring.
+        palette.PALETTES, `holes` one of folding.HOLES: UnknownNameError for any other.
+        BadInputError if the picture would be too large, or the dump lacks the data for the
+        colouring.
         """
         from memory_visualizer.picture.colouring import colour_by
         from memory_visualizer.picture.palette import palette_named
-        from memory_visualizer.picture.picture import picture_of
+        from memory_visualizer.picture.picture import picture_of, system_line
 
         colouring = colour_by(color_by, self, palette_named(palette), lambda: self.entropy)
         return picture_of(
-            self.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
+            self.dump,
+            colouring,
+            layout=layout,
+            width=width,
+            scale=scale,
+            legend=legend,
+            holes=holes,
+            system=system_line(self),
         ).image()
 
     def _repr_html_(self) -> str:
@@ -113,8 +170,14 @@ class Snapshot(snapshot.Snapshot):
 
         return tables.processes_frame(self)
 
-    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        entropy: NDArray[np.uint8] | None = None,
+        regions: bool = False,
+    ) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self, entropy=entropy)
+        viewer.write_page(Path(path), self, entropy=entropy, regions=regions)

@@ -41,6 +41,13 @@ def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
     return values[is_new]
 
 
+def even_sample(values: NDArray[_Number], limit: int) -> NDArray[_Number]:
+    """At most `limit` of the values, from all over them."""
+    if len(values) <= limit:
+        return values
+    return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
+
+
 def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:
     """``table[index]`` for many small numbers."""
     found = np.empty(index.size, table.dtype)
@@ -92,6 +99,11 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
     np.subtract.at(depth, end - low, one)
     np.cumsum(depth, out=depth)
     marks[low:high] |= depth[:-1] > 0
+
+
+def runs_in(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The runs of some ascending frames, each once; as `Dump.runs`."""
+    return merge_runs(frames, np.ones(len(frames), np.int64))
 
 
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import chosen_rows, count_marks, distinct, merge_runs, places_of_text
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.formats.base import BlockWork, Dump, Words
+from memory_visualizer.formats.base import BlockWork, Dump, PlainPages, Words
 from memory_visualizer.limits import Budget
 from memory_visualizer.linux.machine import Machine, machines
 from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
@@ -101,10 +101,9 @@ class MendedDump(Dump):
         self._dump = dump
         self._first = np.array([piece.first for piece in pieces], np.int64)
         self._shift = np.array([piece.shift for piece in pieces], np.int64)
-        end = np.append(self._first[1:], dump.frame_count)
-        start = np.maximum(
-            self._first, -self._shift
-        )  # pages that would lie before address 0 are not memory
+        self._end = end = np.append(self._first[1:], dump.frame_count)
+        # Pages that would lie before address 0 are not memory.
+        self._start = start = np.maximum(self._first, -self._shift)
         some = end > start
         runs = merge_runs((start + self._shift)[some], (end - start)[some])
         moved = ", ".join(str(piece) for piece in pieces if piece.shift)
@@ -126,6 +125,21 @@ class MendedDump(Dump):
     def open(cls, path: str | Path, *, lenient: bool = False) -> Self:
         """Not possible: a mended dump is made from another dump."""
         raise NotImplementedError
+
+    def plain_pages(self) -> PlainPages | None:
+        """As in the file, moved."""
+        plain = self._dump.plain_pages()
+        if plain is None:
+            return None
+        edges = zip(self._start.tolist(), self._end.tolist(), strict=True)
+        pieces = [plain.between(start, end) for start, end in edges]
+        first = [piece.first + shift for piece, shift in zip(pieces, self._shift, strict=True)]
+        return PlainPages(
+            plain.file,
+            np.concatenate(first),
+            np.concatenate([piece.count for piece in pieces]),
+            np.concatenate([piece.offset for piece in pieces]),
+        )
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
         """As in Dump; blocks that lie before the first frame are not shown."""

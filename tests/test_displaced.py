@@ -261,6 +261,10 @@ def test_a_mended_dump_reads_as_one_with_holes(tmp_path: Path) -> None:
     seen = list(mended.each_block(lambda part, contents: (part.copy(), contents.copy())))
     np.testing.assert_array_equal(np.concatenate([part for part, _ in seen]), frames)
     np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), words[pages])
+    plain = mended.plain_pages()
+    assert plain is not None
+    assert [column.tolist() for column in (plain.first, plain.count)] == [[0, 8, 112], [3, 7, 8]]
+    assert plain.offset.tolist() == [2 << 12, 5 << 12, 12 << 12]
 
 
 # -- two boots ------------------------------------------------------------------------------

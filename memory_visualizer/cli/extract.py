@@ -11,6 +11,7 @@ from memory_visualizer.cli.command import Parser, say
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.extract import (
+    IN_ALL,
     MANIFEST,
     Piece,
     piece_of_frames,
@@ -51,6 +52,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
+        default=[],
         help="the other files of a split kdump; parts of other images are found beside DUMP",
     )
     options.add_argument(
@@ -64,7 +66,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--file",
         metavar="REGEX",
         type=_pattern,
-        help="the files whose paths match (case counts); of Linux dumps",
+        help="the files whose paths match (case counts)",
     )
     options.add_argument(
         "--process", metavar="PID", type=int, help="the memory of a process, a file per region"
@@ -74,6 +76,14 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="A-B",
         type=_frames,
         help="the page frames from A to B, raw; decimal, or hexadecimal with 0x",
+    )
+    options.add_argument(
+        "--limit",
+        metavar="GIB",
+        type=_gibibytes,
+        default=IN_ALL >> 30,
+        help="write no more than so many GiB in all, holes included; 0 for no limit"
+        " (default: %(default)s)",
     )
     options.add_argument(
         "--force",
@@ -94,6 +104,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"is not a regular expression: {error}") from None
 
 
+def _gibibytes(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be a whole number of GiB")
+    return int(text)
+
+
 def _frames(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(0x[0-9a-fA-F]+|\d+)-(0x[0-9a-fA-F]+|\d+)", text)
     if not match:
@@ -104,7 +120,7 @@ def _frames(text: str) -> tuple[int, int]:
     return first, last
 
 
-def extract(program: str, options: argparse.Namespace) -> int:
+def main(program: str, options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code. Errors as for memviz."""
     if options.file is None and options.process is None and options.frames is None:
         raise BadInputError("nothing to extract: give --file, --process or --frames")
@@ -118,7 +134,14 @@ def extract(program: str, options: argparse.Namespace) -> int:
     pieces = _pieces(snapshot, options)
     for remark in snapshot.inventory.remarks if snapshot.inventory else ():
         say(program, remark)
-    manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force)
+    limit = options.limit << 30 or None
+    manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force, limit=limit)
+    if beyond := sum(entry["beyond_limit"] for entry in manifest["pieces"]):
+        say(
+            program,
+            f"{counted(beyond, 'file')} not written: more than {options.limit} GiB in all;"
+            " --limit allows more",
+        )
     if not options.quiet:
         print(_summary(options.to, manifest))
         sys.stdout.flush()

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
     Parser,
@@ -42,10 +44,11 @@ from memory_visualizer.export.tables import (
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file, is_split, opens_leniently
+from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
-from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import (
@@ -56,7 +59,6 @@ from memory_visualizer.snapshot.findings import (
     with_most_pages,
 )
 from memory_visualizer.snapshot.process import Process
-from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
@@ -85,7 +87,10 @@ examples:
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
   memviz linux.lime --files files.csv --regions regions.csv
+  memviz win10.vmem --leads --html win10.html
   memviz extract linux.lime --file '^/etc/' --to folder
+  memviz convert memory.avml -o memory.lime
+  memviz diff before.raw after.raw -o changes.png
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -97,14 +102,19 @@ exit codes:
 """
 
 
+COMMANDS = ("extract", "convert", "diff")
+"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`, and perhaps
+`lenient_helps`, which else looks at one dump."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     if arguments is None:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
-    if arguments[:1] == ["extract"] and len(arguments) > 1:
-        return _extract(arguments[1:])
+    if _names_command(arguments):
+        return _run_command(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: _visualize(options), helps)
@@ -115,13 +125,21 @@ def _lenient_helps(options: argparse.Namespace) -> bool:
         return opens_leniently([options.dump, *options.more], progress)
 
 
-def _extract(arguments: Sequence[str]) -> int:
-    """Write parts of a dump into a folder."""
-    from memory_visualizer.cli.extract import extract, parser  # here, since most runs do not
+def _names_command(arguments: Sequence[str]) -> bool:
+    """Whether the first word is a command, and not a dump with the name of a command."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return False
+    return len(arguments) > 1 or not Path(arguments[0]).exists()
 
-    options = parser(f"{PROGRAM} extract").parse_args(arguments)
-    helps = None if options.lenient else partial(_lenient_helps, options)
-    return run(PROGRAM, lambda: extract(PROGRAM, options), helps)
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command that has options of its own."""
+    command = import_module(f"memory_visualizer.cli.{name}")  # here, since most runs do not
+    program = f"{PROGRAM} {name}"
+    options = command.parser(program).parse_args(arguments)
+    asked = getattr(command, "lenient_helps", _lenient_helps)
+    helps = None if options.lenient else partial(asked, options)
+    return run(PROGRAM, lambda: command.main(PROGRAM, options), helps)
 
 
 def _doctor() -> int:
@@ -156,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         type=Path,
         nargs="*",
+        default=[],
         help="the other files of a kdump that makedumpfile split (--split), in any order; the parts"
         " of other images (E01, AD1, .001) are found beside DUMP",
     )
@@ -169,6 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_picture_options(parser)
     parser.add_argument(
+        "--holes",
+        choices=HOLES,
+        default="fold",
+        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
+        " a pixel for each absent page (default: %(default)s)",
+    )
+    parser.add_argument(
         "--color-by",
         "--colour-by",
         metavar="WHAT",
@@ -176,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " kernel records them), or file (the files with most pages in memory)"
         " (default: %(default)s)",
     )
     parser.add_argument(
@@ -197,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PAGE",
         type=output(".html", ".htm"),
         help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given",
+        " if --color-by entropy or file is given, and names regions if --regions is",
     )
     parser.add_argument(
         "--table",
@@ -218,19 +244,24 @@ def _parser() -> argparse.ArgumentParser:
         "--files",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
-        " .json",
+        help="write the files with pages in memory: .csv (also for -), .parquet or .json",
     )
     parser.add_argument(
         "--regions",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+        help="write the regions of the processes' memory: as for --files",
     )
     parser.add_argument(
         "--uses",
         action="store_true",
         help="print a table of pages by use and state, as the kernel records them",
+    )
+    parser.add_argument(
+        "--leads",
+        action="store_true",
+        help="list what to look at first, each with its reason: hidden processes, injected images,"
+        " altered code and so on; contents, regions and files are read for this",
     )
     parser.add_argument(
         "--hash",
@@ -293,6 +324,11 @@ def _visualize(options: argparse.Namespace) -> int:
                 "the kernel's records of its pages were not found: their uses are unknown"
             )
         steps.done("reading the kernel's records of its pages")
+    if options.leads:
+        with ProgressLine("looking for leads") as progress:
+            snapshot.look_for_leads(progress)
+        remarks += snapshot.leads.remarks
+        steps.done("looking for leads")
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
@@ -402,6 +438,7 @@ def _print_summary(
         _finding_lines(snapshot, told),
         _region_lines(snapshot, told) if options.regions else [],
         _writable_code_lines(snapshot, told),
+        _lead_lines(snapshot, told) if options.leads else [],
         _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
@@ -431,20 +468,22 @@ def _record_blocks(
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
-    outputs = (options.html, options.table, options.json, options.uses, options.verbose)
-    return any(outputs) or options.color_by in ("state", "use")
+    files = (options.html, options.table, options.json, options.files)
+    told = (options.uses, options.verbose, options.leads)
+    return any((*files, *told)) or options.color_by in ("state", "use", "file")
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
     """What could not be read of files, regions and modules, as far as they were asked for."""
-    if snapshot.inventory:
-        return snapshot.inventory.remarks
-    asked = {"files": options.files, "regions": options.regions}
-    return [
-        f"{shown(path)} has no rows: only dumps of Linux tell their {what} so far"
-        for what, path in asked.items()
-        if path
-    ]
+    remarks = [*(snapshot.inventory.remarks if snapshot.inventory else ())]
+    if options.files and not snapshot.tells_files:
+        remarks.append(
+            f"{shown(options.files)} has no rows: the files behind the pages of this dump are not"
+            " known"
+        )
+    if options.regions and not snapshot.inventory:
+        remarks.append(f"{shown(options.regions)} has no rows: the system of this dump is unknown")
+    return remarks
 
 
 def _no_system(snapshot: Snapshot) -> str:
@@ -480,6 +519,8 @@ def _write_page(
         color_by=options.color_by,
         palette=options.palette,
         chosen=chosen,
+        regions=bool(options.regions),
+        holes=options.holes,
         force=options.force,
     )
 
@@ -506,7 +547,7 @@ def _paint(
     snapshot: Snapshot,
 ) -> str:
     dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
-    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
+    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed, snapshot=snapshot)
 
 
 def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapshot) -> str:
@@ -554,6 +595,21 @@ def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     return [f"{_count(len(others), 'other process', 'other processes')} not chosen{leads}"]
 
 
+_LEADS_OF_A_KIND = 10
+
+
+def _lead_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """The leads, the first ones of each kind."""
+    leads = snapshot.leads.of([snapshot.processes[index] for index in told])
+    lines = []
+    for kind in LEADS:
+        reasons = [lead.reason for lead in leads.found if lead.kind == kind]
+        lines += [f"  {kind}: {printable(reason)}" for reason in reasons[:_LEADS_OF_A_KIND]]
+        if more := len(reasons) - _LEADS_OF_A_KIND:
+            lines += [f"  {kind}: and {more:,} more"] if more > 0 else []
+    return ["Leads", *lines] if lines else ["No leads found"]
+
+
 def _left_out(snapshot: Snapshot, told: Sequence[int]) -> list[int]:
     """Indices of the other processes."""
     among = set(told)
@@ -566,14 +622,7 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     Programs that generate code while they run have such pages; otherwise they may hold injected
     code.
     """
-    rows = snapshot.mappings
-    both = MAY_WRITE | MAY_EXECUTE
-    may_write = rows.is_user & (rows.access & MAY_WRITE != 0) & (rows.space != SHARED)
-    found = may_write & (rows.access & both == both)
-    if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
-        return []  # a machine that does not use the no-execute bit (older 32-bit machines)
-    found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
-    pages = np.bincount(rows.space[found], rows.count[found], len(snapshot.processes))
+    pages = writable_pages(snapshot)
     pages[_left_out(snapshot, told)] = 0
     if not pages.any():
         return []

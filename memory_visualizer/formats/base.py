@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +45,43 @@ BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 
 
 NO_RUNS = np.empty((0, 2), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class PlainPages:
+    """Where in a file frames lie as they are, not packed: stretches by ascending PFN, in columns.
+
+    Other frames of the dump may be packed, or be of zeros that the file does not hold.
+    """
+
+    file: Path
+    """The file, which may be another one than `Dump.path`."""
+    first: NDArray[np.int64]
+    """PFN of the first frame."""
+    count: NDArray[np.int64]
+    """Number of frames, at least one."""
+    offset: NDArray[np.int64]
+    """Byte of the file at which the first frame begins."""
+
+    @classmethod
+    def of_pages(
+        cls, file: Path, frame: NDArray[np.int64], offset: NDArray[np.int64], pages: int = 1
+    ) -> "PlainPages | None":
+        """Join stretches of `pages` frames each, by ascending PFN; None if there are none."""
+        if not len(frame):
+            return None
+        apart = (np.diff(frame) != pages) | (np.diff(offset) != pages * PAGE_SIZE)
+        starts = np.append(0, np.flatnonzero(apart) + 1)
+        count = np.diff(starts, append=len(frame)) * pages
+        return cls(file, frame[starts], count, offset[starts])
+
+    def between(self, first: int, end: int) -> "PlainPages":
+        """The frames from PFN `first` to below `end`."""
+        starts = np.maximum(self.first, first)
+        count = np.minimum(self.first + self.count, end) - starts
+        offset = self.offset + (starts - self.first) * PAGE_SIZE
+        inside = count > 0
+        return PlainPages(self.file, starts[inside], count[inside], offset[inside])
 
 
 class Dump(ABC):
@@ -113,6 +151,9 @@ class Dump(ABC):
         """
         self._is_closed = True
 
+    def release(self) -> None:  # noqa: B027 - most formats keep nothing
+        """Give back the memory in which read_frames has mapped the file; it can be read again."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the place of the dump, not its contents: the dump is opened again."""
         if self.reopen is None:
@@ -164,6 +205,13 @@ class Dump(ABC):
             frames[first : first + count] = True
         frames.flags.writeable = False
         return frames
+
+    def plain_pages(self) -> PlainPages | None:
+        """Where a file on disk has frames as they are; None if all are packed, or in a container.
+
+        OSError.
+        """
+        return None
 
     @abstractmethod
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:

@@ -131,6 +131,11 @@ class InsidePath(_SystemPath):
         return file if buffering == 0 else io.BufferedReader(cast(io.RawIOBase, file))
 
 
+def is_content(path: Path) -> bool:
+    """Whether a path leads to the content of a container, and not to a file on disk."""
+    return isinstance(path, InsidePath) and path.inside is not None
+
+
 def lacks(
     path: Path, offset: NDArray[np.int64], size: NDArray[np.int64] | int
 ) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from memory_visualizer.formats.base import (
     NO_RUNS,
     BlockWork,
     Dump,
+    PlainPages,
     Words,
     ahead,
     near_frames,
@@ -33,7 +34,7 @@ from memory_visualizer.formats.base import (
 )
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.inside import as_path, is_content
 from memory_visualizer.formats.kdumpheaders import (
     LAYOUTS,
     SUB_HEADER_SIZE,
@@ -236,6 +237,14 @@ class KdumpDump(Dump):
 
     def _room(self, count: int) -> NDArray[np.uint8]:
         return np.empty((count, self._block), np.uint8)
+
+    def plain_pages(self) -> PlainPages | None:
+        """The pages that makedumpfile could not, or should not, pack; none of a split dump."""
+        if len(self._files) > 1 or is_content(self.path):
+            return None
+        plain = (self._pages.kind == _PLAIN) & (self._pages.size == self._block)
+        frame = numbers_in(self._page_runs)[plain] * self._per_page
+        return PlainPages.of_pages(self.path, frame, self._pages.offset[plain], self._per_page)
 
     def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
         """Unpack the blocks for `work`."""

@@ -14,9 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.arrays import joined_runs, merge_runs, runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.base import (
+    NO_RUNS,
+    BlockWork,
+    Dump,
+    PlainPages,
+    Words,
+    ahead,
+    near_pieces,
+)
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
-from memory_visualizer.formats.inside import InsidePath
+from memory_visualizer.formats.inside import InsidePath, is_content
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
@@ -256,6 +264,13 @@ class MappedDump(Dump):
                         frames = extents.first[run] + (place - extents.offset[run]) // PAGE_SIZE
                     yield _Window(frames, offset + start * PAGE_SIZE)
 
+    def plain_pages(self) -> PlainPages | None:
+        """All frames."""
+        if is_content(self._source):
+            return None
+        extents = self._extents
+        return PlainPages(self._source, extents.first, extents.count, extents.offset)
+
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the file."""
         frames = np.asarray(frames, dtype=np.int64)
@@ -300,6 +315,11 @@ class MappedDump(Dump):
     def _file(self) -> PagesFile:
         with self._open() as file:
             return file
+
+    def release(self) -> None:
+        """Unmap what was read; the next read maps it again."""
+        if "_file" in vars(self):
+            self._file.drop(0, self._end // PAGE_SIZE)
 
     def close(self) -> None:
         """Close the file."""

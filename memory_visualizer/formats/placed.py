@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import NO_RUNS, BlockWork, Dump, Words, ahead, runs_of
+from memory_visualizer.formats.base import (
+    NO_RUNS,
+    BlockWork,
+    Dump,
+    PlainPages,
+    Words,
+    ahead,
+    runs_of,
+)
 from memory_visualizer.formats.files import read_at
-from memory_visualizer.formats.inside import lacks
+from memory_visualizer.formats.inside import is_content, lacks
 from memory_visualizer.units import PAGE_SIZE
 
 _GAP = 1 << 16
@@ -58,6 +66,13 @@ class PlacedDump(Dump):
             path, format_, runs_of(frame), left_out=left_out, notes=notes, remarks=remarks
         )
         self._frame, self._place = frame, place
+
+    def plain_pages(self) -> PlainPages | None:
+        """The frames that have a place; others are made."""
+        if is_content(self.path):
+            return None
+        plain = self._place >= 0
+        return PlainPages.of_pages(self.path, self._frame[plain], self._place[plain])
 
     def _special(self, file: FileIO, number: int) -> bytes:
         """Make the page with the place SPECIAL minus `number`."""

@@ -112,6 +112,8 @@ def understand(
         frame_records=FrameRecords(states),
         remarks=tuple(remarks),
         inventory=LinuxInventory(kernel, states),
+        vmcoreinfo=kernel.info.text,
+        contradicted=doubts.frames,
     )
 
 

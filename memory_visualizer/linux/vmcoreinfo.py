@@ -131,6 +131,11 @@ class VmcoreInfo:
         return any(raw in text._text for text in (self, *self.copies))
 
     @property
+    def text(self) -> bytes:
+        """The lines, each with a newline behind it."""
+        return self._text.strip(b"\n") + b"\n" if len(self._text) > 2 else b""
+
+    @property
     def line_count(self) -> int:
         """Lines of the text."""
         return self._text.count(b"\n")

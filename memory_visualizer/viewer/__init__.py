@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.summary import dump_holes
+from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
-from memory_visualizer.picture.palette import PALETTES, hex_colour
+from memory_visualizer.picture.folding import long_holes
+from memory_visualizer.picture.palette import FOLD, PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.framerecords import RecordFinding
@@ -32,6 +35,8 @@ from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.dumpfile import about_file
+from memory_visualizer.viewer.inventory import module_columns, region_columns
 
 _LIBRARIES = (
     "color",
@@ -49,6 +54,8 @@ _LIBRARIES = (
 _SCRIPTS = (
     "dom",
     "data",
+    "list",
+    "folding",
     "layout",
     "colour",
     "tiles",
@@ -58,7 +65,17 @@ _SCRIPTS = (
     "legend",
     "uses",
     "processes",
+    "files",
+    "modules",
+    "leads",
+    "lights",
+    "litpages",
     "goto",
+    "dumpfile",
+    "hex",
+    "find",
+    "save",
+    "bench",
     "link",
     "main",
 )
@@ -76,35 +93,48 @@ def write_page(
     color_by: str = "class",
     palette: str = "default",
     chosen: Collection[int] | None = None,
+    regions: bool = False,
+    holes: str = "fold",
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
-    `entropy` is the result of entropy.entropy, if the page should show it. The other arguments
-    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, and the
-    processes whose pages are highlighted, by index in Snapshot.processes. The file appears whole or
+    `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
+    regions of all processes, for the page to name them, which takes longer. The other arguments
+    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the
+    processes whose pages are highlighted, by index in Snapshot.processes, and what becomes of long
+    holes, one of folding.HOLES. The file appears whole or
     not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
     not be replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start)
+    text = page(snapshot, entropy, start, holes=holes, regions=regions)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
 
-def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
+def page(
+    snapshot: Snapshot,
+    entropy: NDArray[np.uint8] | None,
+    start: Mapping[str, str],
+    *,
+    holes: str = "fold",
+    regions: bool = False,
+) -> str:
     """The page as text.
 
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
-    (`show`, as in the page's address), if any.
+    (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
     others = _file_columns(snapshot) | _record_columns(snapshot)
     if entropy is not None:
         others["entropy"] = entropy
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
+    about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
+    about["fold"] = hex_colour(FOLD)
     about["named"] = []
     named = [("state", snapshot.states), ("use", snapshot.uses)]
     if start.get("color") == "file":  # read only if it is asked for
@@ -115,11 +145,15 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
             about["named"].append(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
-    columns = page_columns(snapshot, others)
+    about["file"], places = about_file(snapshot)
+    about["modules"], modules = module_columns(snapshot)
+    about["regions"], of_regions = region_columns(snapshot) if regions else ([], {})
+    columns, about["untold"] = page_columns(snapshot, others | places | modules | of_regions)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
     ]
+    about["leads"] = _leads(snapshot)
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
@@ -132,6 +166,7 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
         "policy": html.escape(_policy(script, style)),
         "style": style,
         "script": script,
+        "worker": _source("page/findworker.js"),
         "licences": html.escape(
             _source("vendor/LICENSE-d3.txt") + "\n" + _source("vendor/LICENSE-d3-ease.txt")
         ),
@@ -163,12 +198,39 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     }
 
 
+_MOST_RUNS = 100_000
+"""The most runs of frames of all leads that a page has."""
+
+
+def _leads(snapshot: Snapshot) -> dict[str, Any]:
+    """The leads with their frames, each run as its first frame and its number of frames."""
+    index = {id(process): number for number, process in enumerate(snapshot.processes)}
+    leads, room, found = leads_so_far(snapshot), _MOST_RUNS, []
+    for lead in leads.found:
+        runs = runs_in(lead.frames)[:room]
+        room -= len(runs)
+        found.append(
+            {
+                "kind": lead.kind,
+                "reason": printable(lead.reason),
+                "process": index[id(lead.process)] if lead.process else -1,
+                "pages": len(lead.frames),
+                "runs": runs.tolist(),
+            }
+        )
+    return {"kinds": LEADS, "complete": leads.is_complete, "found": found}
+
+
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
-    """The file behind each frame, 0 for none, and the number of the page in it."""
+    """The file behind each frame, 0 for none, and its place in it.
+
+    The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
+    files; 0 where it is unknown.
+    """
     if not snapshot.file_pages.files:
         return {}
     file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": file + np.int32(1), "file_page": offset // PAGE_SIZE}
+    return {"file_of": file + np.int32(1), "file_sector": (offset >> 9) + 1}
 
 
 def _facts(snapshot: Snapshot) -> str:
@@ -189,13 +251,16 @@ def _facts(snapshot: Snapshot) -> str:
 
 
 def _policy(script: str, style: str) -> str:
-    """A content security policy: only this script and this style, and no text becomes markup."""
+    """A content security policy: only this script and this style, and no text becomes markup.
+
+    The script may start workers from text in the page (blob:), which this policy binds, too.
+    """
     return (
         "default-src 'none';"
         f" script-src '{_hash(script)}';"
         f" style-src '{_hash(style)}';"
-        " img-src data:; base-uri 'none'; form-action 'none';"
-        " require-trusted-types-for 'script'; trusted-types 'none'"
+        " worker-src blob:; img-src data:; base-uri 'none'; form-action 'none';"
+        " require-trusted-types-for 'script'; trusted-types memviz-worker"
     )
 
 
@@ -256,6 +321,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         "remarks": [
             printable(remark)
             for remark in (
+                *leads_so_far(snapshot).remarks,
                 *dump.remarks,
                 *snapshot.remarks,
                 *snapshot.record_remarks,

@@ -19,6 +19,7 @@ from memory_visualizer.arrays import changes
 from memory_visualizer.snapshot.owners import OwnedPages, address_in
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.viewer.addresses import further_columns
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,31 @@ def pack(numbers: NDArray[Any]) -> Column:
 
 _LEVEL = 4
 """Of zlib: level 6 makes the columns of 8 GiB 4 % smaller, but takes three times as long."""
-_PACKED_AT_ONCE = 1 << 20
+_PACKED_AT_ONCE = 1 << 17
 
 
-def page_columns(snapshot: Snapshot, others: Mapping[str, NDArray[Any]]) -> dict[str, Column]:
+def page_columns(
+    snapshot: Snapshot, others: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, Column], int]:
     """The facts on each frame, by PFN, and its owners; `others` are packed beside these.
+
+    The number is that of pages whose further addresses are too many to be told.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
     ``further``: mappings beyond the first in each process. The owners are in the columns of
-    owner_columns.
+    owner_columns, and other addresses in those of further_columns.
     """
     page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
     with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
         packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
         owners, held_by = owner_columns(snapshot)
-        columns = {"further": snapshot.mapping_count - held_by, **owners}
-        packing |= {name: pool.submit(pack, column) for name, column in columns.items()}
-    return {name: column.result() for name, column in packing.items()}
+        further = snapshot.mapping_count - held_by
+        also, untold = further_columns(snapshot, further)
+        columns = {"further": further, **owners, **also}
+        del held_by, further, owners, also
+        for name in [*columns]:  # each column is freed when it has been packed
+            packing[name] = pool.submit(pack, columns.pop(name))
+    return {name: column.result() for name, column in packing.items()}, untold
 
 
 _PACKERS = 2

@@ -10,7 +10,6 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct
 from memory_visualizer.paging import (
     ADDRESS,
     PRESENT,
@@ -46,33 +45,35 @@ class MendedEntries:
         self._width = PAGE_SIZE // paging.entries
         self._mended: dict[int, list[tuple[int, int]]] = defaultdict(list)
         """Index and value of the mended entries, by the frames of their tables."""
-        frames = distinct(roots[is_held(memory, roots[:, -1]), -1])
+        held = np.flatnonzero(is_held(memory, roots[:, -1]))
+        rows = held[np.unique(roots[held, -1], return_index=True)[1]]
         # Every batch takes tables from all over the memory, so that none is small or peculiar.
-        batches = -(-len(frames) // _TABLES_AT_ONCE)
+        batches = -(-len(rows) // _TABLES_AT_ONCE)
         for first in range(batches):
-            self._compare(paging, frames[first::batches])
+            self._compare(paging, roots[rows[first::batches]])
 
-    def _compare(self, paging: Paging, frames: NDArray[np.int64]) -> None:
+    def _compare(self, paging: Paging, roots: NDArray[np.int64]) -> None:
         """Note entries that differ from the same entry of nearly all of these tables."""
-        if len(frames) < _FEWEST:
+        if len(roots) < _FEWEST:
             return
-        memory = self._memory
+        memory, frames = self._memory, roots[:, -1]
         entries = paging.decode(memory.read_frames(frames)) & ~np.uint64(TOUCHED)
         half = paging.entries // 2 if paging.top_frames == 1 else 0
         entries = entries[:, half:]
-        # Each table names itself by another value: without the table's own frame they are equal.
-        own = frames.astype(np.uint64)[:, None] * np.uint64(PAGE_SIZE)
-        names = np.count_nonzero(entries & np.uint64(ADDRESS) == own, axis=0)
-        index = np.flatnonzero(2 * names > len(frames))
-        entries[:, index] ^= own
-        common, count = most_common(entries)
+        # Each table names its own directories: without their frames these entries are equal, too.
+        own = np.zeros_like(entries)
+        for directory in roots.T.astype(np.uint64) * np.uint64(PAGE_SIZE):
+            names = np.count_nonzero(entries & np.uint64(ADDRESS) == directory[:, None], axis=0)
+            own[:, 2 * names > len(frames)] = directory[:, None]
+        common, count = most_common(entries ^ own)
         fewest = len(frames) - max(1, len(frames) // _ODD_SHARE)
-        bits = np.bitwise_count(entries ^ common)
-        odd = (bits > 0) & (bits <= _FLIPPED_BITS) & (count >= fewest)
+        bits = np.bitwise_count(entries ^ own ^ common)
+        # Which directories PAE's entries must name is known, whatever stands there.
+        is_known = (own != 0) & (paging.top_frames > 1)
+        odd = (bits > 0) & (is_known | (bits <= _FLIPPED_BITS)) & (count >= fewest)
         odd &= common & np.uint64(PRESENT) != 0
         for row, column in np.argwhere(odd).tolist():
-            mixed = int(own[row, 0]) if column in index else 0
-            value = int(common[column]) ^ mixed
+            value = int(common[column] ^ own[row, column])
             self._mended[int(frames[row])].append((half + column, value))
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import look_up, mark_runs
+from memory_visualizer.arrays import even_sample, look_up, mark_runs
 from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
@@ -14,25 +14,33 @@ from memory_visualizer.snapshot.framerecords import (
     FrameRecords,
     PageUse,
     RecordFinding,
+    SectionPages,
     WindowsState,
 )
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.windows.framedatabase import (
+    SAMPLED_RECORDS,
+    SAMPLED_WITNESSES,
     Members,
     PageFrameDatabase,
     Piece,
     find_databases,
 )
-from memory_visualizer.windows.kernelimages import kernel_images
+from memory_visualizer.windows.kernelimages import Images, kernel_images
 from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.modules import find_modules
+from memory_visualizer.windows.sectionpages import uses_of_sections
 from memory_visualizer.windows.selfmap import SelfMap
-from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
+from memory_visualizer.windows.subsections import pages_of_sections
 from memory_visualizer.windows.systemranges import parts_of, uses_of_parts
 
 BELIEVED = 1 / 2
 """A database is accepted if more than this share of active, mapped frames have a record that leads
 to an entry for them. On real machines of an NT-like kernel it was 97.7 to 99.9 %."""
+
+_PROTOTYPE = 1 << 10
+"""Bit of OriginalPte: it names a subsection (MMPTE_SUBSECTION), not a place in the page file."""
 
 _STATES = np.array(
     [
@@ -87,10 +95,12 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
         return ()
     kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
     kernel.word = 4 if paging.address_bits == 32 else 8
-    unused = np.flatnonzero((snapshot.mapping_count == 0) & snapshot.dump.held)
+    # Samples at once: the numbers of all these frames would take 8 bytes for each frame.
+    unused = _sample((snapshot.mapping_count == 0) & snapshot.dump.held, SAMPLED_WITNESSES)
     mapped = np.zeros(snapshot.dump.frame_count, bool)
     mapped[snapshot.mappings.pfn[snapshot.mappings.count == 1]] = True
-    single = np.flatnonzero(mapped)
+    single = _sample(mapped, SAMPLED_RECORDS)
+    del mapped
     doubted: list[tuple[float, int]] = []
     for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
         agreement = database.agreement(single)
@@ -104,6 +114,11 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
         f"what looks like the page frame database at {base:#x} is not believed: the records of only"
         f" {100 * agreement:.1f} % of the frames in use lead to an entry for them",
     )
+
+
+def _sample(chosen: NDArray[np.bool_], limit: int) -> NDArray[np.int64]:
+    """At most `limit` of the chosen frames, from all over them."""
+    return even_sample(np.flatnonzero(chosen), limit)
 
 
 @dataclass(eq=False)
@@ -133,13 +148,21 @@ class _Reader:
         self._self_map = self_map
         self._database = database
         self._tops = tops
-        self._images = kernel_images(snapshot.dump, kernel, self_map)
+        self._images = self._kernel_images()
         self._regions = self._kernel_regions()
         self._parts = self._uses_of_parts()
-        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
-        """Frames with a part of a file, and the address of its subsection (0: unknown)."""
+        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]] = []
+        """Frames with a part of a file, with their OriginalPte and PteAddress."""
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         """Frames on a list that belonged to a process."""
+
+    def _kernel_images(self) -> Images:
+        """The images by their headers, and by the kernel's list of modules."""
+        dump, kernel = self._snapshot.dump, self._kernel
+        images = kernel_images(dump, kernel, self._self_map)
+        found = find_modules(dump, kernel, images, self._self_map.kernel_begin)
+        modules = found.modules if found else ()
+        return images.with_ranges([part for module in modules for part in module.ranges])
 
     def read(self, agreement: float) -> FrameRecords:
         """Read all records; `agreement` is the share of records that proved right."""
@@ -153,7 +176,7 @@ class _Reader:
         for piece in self._database.pieces(snapshot.zero):
             self._read_piece(piece, columns)
         self._mark_large_pages(columns)
-        self._tell_files(columns.uses)
+        sections = self._tell_files(columns.uses)
         there = snapshot.dump.there
         columns.states[~there] = WindowsState.ABSENT
         columns.uses[~there] = PageUse.ABSENT
@@ -166,6 +189,7 @@ class _Reader:
             columns.priorities,
             self._findings(columns),
             FrameDatabase(self._database.base, layout.size, agreement),
+            sections,
         )
 
     def _read_piece(self, piece: Piece, columns: _Columns) -> None:
@@ -240,9 +264,10 @@ class _Reader:
             prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
             size = self_map.paging.entry_bytes
             original = self._database.layout.number(records[prototypes], members.original, size)
-            of_file = original & np.uint64(PROTOTYPE) != 0
+            of_file = original & np.uint64(_PROTOTYPE) != 0
             uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
-            self._files.append((frames[prototypes[of_file]], original[of_file]))
+            chosen = prototypes[of_file]
+            self._files.append((frames[chosen], original[of_file], entries[chosen]))
         return uses
 
     def _are_locked(
@@ -307,14 +332,23 @@ class _Reader:
         of_user &= np.isin(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
         columns.uses[of_user] = PageUse.LARGE_PAGE
 
-    def _tell_files(self, uses: NDArray[np.uint8]) -> None:
-        """Tell images from other files, if the subsections of their pages are readable."""
+    def _tell_files(self, uses: NDArray[np.uint8]) -> SectionPages | None:
+        """Tell images from other files, if their control areas prove themselves."""
         if not self._files:
-            return
-        frames, originals = (np.concatenate(column) for column in zip(*self._files, strict=True))
-        uses[frames] = uses_of_subsections(
-            self._snapshot.dump.budget, self._kernel, self._self_map.paging.entry_bytes, originals
+            return None
+        frames, originals, entries = (
+            np.concatenate(column) for column in zip(*self._files, strict=True)
         )
+        pages = pages_of_sections(
+            self._snapshot.dump.budget,
+            self._kernel,
+            self._self_map.paging.entry_bytes,
+            frames,
+            originals,
+            entries,
+        )
+        uses[frames] = uses_of_sections(self._kernel, pages)[pages.stretch]
+        return pages
 
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The process of each frame on a list whose entry is in a table of that process.

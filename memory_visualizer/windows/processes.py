@@ -26,6 +26,7 @@ from memory_visualizer.paging import (
 from memory_visualizer.snapshot.process import FoundProcess, unnamed
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.anomalies import put_together
+from memory_visualizer.windows.directories import mended_directories
 from memory_visualizer.windows.kernelmemory import AllMemory, KernelMemory, kernel_memory
 from memory_visualizer.windows.processjudge import Judged, Objects, judge
 from memory_visualizer.windows.processlayout import (
@@ -102,6 +103,12 @@ def find_processes(
         search = ProcessSearch(memory, paging)
     in_use = _in_use(memory, found)
     finder = _Finder(memory, found, kernel, search)
+    roots, directory_remarks = mended_directories(memory, paging, found.roots, finder.bases)
+    if directory_remarks:
+        found = replace(found, roots=roots, remarks=found.remarks + directory_remarks)
+        in_use = _in_use(memory, found)
+        kernel = kernel_memory(memory, found)
+        finder = _Finder(memory, found, kernel, search)
     judged = finder.judge(in_use)
     if finder.may_be_searched and (
         judged is None or 2 * len(finder.unclaimed(judged, in_use)) > len(in_use)
@@ -145,8 +152,8 @@ class _Finder:
         self, memory: PhysicalMemory, found: TopLevels, kernel: KernelMemory, search: ProcessSearch
     ) -> None:
         self._memory, self._found, self._kernel, self._search = memory, found, kernel, search
-        self._bases = TableBases(memory, found.paging, found.roots)
-        self._candidates = find_candidates(memory, kernel, self._bases, search)
+        self.bases = TableBases(memory, found.paging, found.roots)
+        self._candidates = find_candidates(memory, kernel, self.bases, search)
         self.left_out = self._candidates.left_out
         self._shadows: dict[int, int] = {}
         if found.paging.top_frames == 1:
@@ -190,11 +197,11 @@ class _Finder:
         in_use: set[int],
         before: "Objects | None" = None,
     ) -> "Objects":
-        return Objects.read(self._kernel, layout, seeds, self._bases, self._shadows, in_use, before)
+        return Objects.read(self._kernel, layout, seeds, self.bases, self._shadows, in_use, before)
 
     def _by_base(self, spaces: Collection[int]) -> NDArray[np.uint64]:
         """Possible objects of these spaces, by their bases alone, whatever their headers."""
-        bases = self._bases.of_spaces(self._kernel, spaces)
+        bases = self.bases.of_spaces(self._kernel, spaces)
         found, left_out = objects_by_base(self._memory, self._kernel, bases, self._found.paging)
         self.left_out += left_out
         return found

@@ -301,7 +301,26 @@ def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: W
         patch.setattr(base, "BLOCK_FRAMES", 7)
         patch.setattr(mapped, "_GATHER_FRAMES", 5)
         check(open_dump(path, lenient=True), frames, left_out)
+    check_plain(dump, frames)
     assert path.read_bytes() == before
+
+
+def check_plain(dump: Dump, frames: dict[int, bytes]) -> None:
+    """Where the dump says that a page lies in its file, there it lies; in most formats, all do."""
+    plain = dump.plain_pages()
+    if plain is None:
+        return
+    contents = plain.file.read_bytes()
+    told = {
+        first + page: contents[place + page * PAGE_SIZE :][:PAGE_SIZE]
+        for first, count, place in zip(
+            plain.first.tolist(), plain.count.tolist(), plain.offset.tolist(), strict=True
+        )
+        for page in range(count)
+    }
+    assert told == {frame: frames[frame] for frame in told}
+    if isinstance(dump, MappedDump):
+        assert told.keys() == frames.keys()
 
 
 def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:

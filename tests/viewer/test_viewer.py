@@ -1,6 +1,8 @@
 """The page in a real browser: what a person sees there is the truth."""
 
 import base64
+import csv
+import io
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -17,9 +19,10 @@ from PIL import Image
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot, viewer
 from memory_visualizer.cli.memviz import main
-from memory_visualizer.paging import SHARED
+from memory_visualizer.paging import MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, colour_by
 from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.folding import plan
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
@@ -30,7 +33,7 @@ from memory_visualizer.snapshot.framerecords import (
     WindowsState,
 )
 from memory_visualizer.snapshot.pagemap import PageState
-from tests.conftest import ROOT
+from tests.conftest import ROOT, do_without
 from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
 HOLE = (3000, 700)
 """First frame and frames that the dump does not hold."""
 SIZE = 32 * MIB
-CELL = 7
-"""Pixels of a page when all 8,192 of them fit into the map of the window below."""
 WINDOW = {"width": 1280, "height": 860}
 ABSENT, BOTH, USER, KERNEL, DATA, ZEROS, LEFT_OUT = (page_class.label for page_class in PageClass)
 
@@ -162,7 +163,7 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         wanted = path.as_uri()
 
         def requested(url: str) -> None:
-            if url.split("#")[0] != wanted and not url.startswith("data:"):
+            if url.split("#")[0] != wanted and not url.startswith(("data:", "blob:")):
                 troubles.append(f"requested {url}")
 
         def said(text: str) -> None:
@@ -388,6 +389,184 @@ def test_click_pins_and_copies(open_page: Callable[..., "Page"], dump: Dump) -> 
         assert page.locator("#pinned").is_hidden()
 
 
+def shown_at(page: "Page", x: float, y: float) -> tuple[int, list[int]]:
+    """The frame at a place of the window by the map's transform, and the colour of the pixel."""
+    frame, colour = page.evaluate(
+        """([x, y]) => {
+            const { map } = memviz;
+            const box = map.canvas.getBoundingClientRect();
+            const at = [x - box.left, y - box.top];
+            const pixel = at.map((place) => Math.floor(place * devicePixelRatio));
+            const { data } = map.canvas.getContext("2d").getImageData(...pixel, 1, 1);
+            const cell = map.transform.invert(at).map(Math.floor);
+            return [map.layout.frameAt(...cell), [...data].slice(0, 3)];
+        }""",
+        [x, y],
+    )
+    return int(frame), list(colour)
+
+
+def colour_of_card(page: "Page", card: str = "#passing") -> list[int]:
+    """The colour of the class that a card tells."""
+    label = page.locator(f"{card} .class .label").inner_text()
+    [page_class] = [page_class for page_class in PageClass if page_class.label == label]
+    return list(PALETTES["default"][page_class])
+
+
+def test_the_card_follows_what_is_under_the_pointer(page: "Page", dump: Dump) -> None:
+    """However the map moves: by keys, by a link, by going somewhere, to another layout."""
+    x, y = (at + 2.5 for at in place(page, 4000))  # not at an edge, however the map moves
+    page.mouse.move(x, y)
+
+    def moved() -> str:
+        settle(page)
+        frame, _ = shown_at(page, x, y)
+        if frame < 0:
+            assert page.locator("#passing").is_hidden()
+            return ""
+        assert read_card(page, "#passing")["address"] == hex(frame * PAGE_SIZE)
+        return hex(frame)
+
+    met = [moved()]
+    for key in ("+", "+", "ArrowRight", "ArrowDown", "Home"):
+        page.keyboard.press(key)
+        met.append(moved())
+    page.evaluate("location.hash = '#view=20,20,30'")
+    page.wait_for_timeout(100)
+    met.append(moved())
+    page.keyboard.press("g")
+    page.keyboard.type("0x5000")
+    page.keyboard.press("Enter")
+    met.append(moved())
+    page.keyboard.press("Escape")
+    page.evaluate("location.hash = '#layout=hilbert'")
+    page.wait_for_timeout(100)
+    met.append(moved())
+    assert len(set(met)) > 5
+    page.mouse.move(5, 5)
+    assert page.locator("#passing").is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "view"), [(1, ""), (1.25, "#view=41,40,3.3"), (1.5, "#view=50,30,0.7&layout=hilbert")]
+)
+def test_card_click_and_pixel_agree(
+    open_page: Callable[..., "Page"], dump: Dump, ratio: float, view: str
+) -> None:
+    """At any place, a fraction of a pixel included, on scaled displays, and far away, too."""
+    page = open_page(dump.page, view, device_scale_factor=ratio)
+    box = page.locator("#map").bounding_box()
+    assert box
+    page.evaluate("scale => { memviz.map.zoom.scaleExtent([0.01, 96]); }", 1)
+    if "0.7" in view:
+        page.evaluate("() => memviz.map.goTo(50, 30, 0.7)")
+    settle(page)
+    left, top, scale = page.evaluate("[...'xyk'].map((name) => memviz.map.transform[name])")
+    rng = np.random.default_rng(5)
+    told = 0
+    for _ in range(25):
+        x, y = (
+            box["x"] + left + rng.uniform(2, 60 * scale),
+            box["y"] + top + rng.uniform(2, 60 * scale),
+        )
+        if not (box["x"] < x < box["x"] + box["width"] - 60):
+            continue
+        if not (box["y"] < y < box["y"] + box["height"] - 130):
+            continue
+        page.mouse.move(x, y)
+        _, colour = shown_at(page, x, y)
+        if page.locator("#passing").is_hidden():
+            continue
+        settle(page)
+        assert colour_of_card(page) == colour
+        told += 1
+        address = read_card(page, "#passing")["address"]
+        page.mouse.click(x, y)
+        assert read_card(page, "#pinned")["address"] == address
+        page.keyboard.press("Escape")
+        page.mouse.move(5, 5)
+        settle(page)
+    assert told > 3
+
+
+def test_all_addresses_of_a_page(
+    open_page: Callable[..., "Page"], tmp_path: Path, dump: Dump
+) -> None:
+    """On the pinned card: each address of each process, whether its first there or not."""
+    rows = dump.snapshot.mappings
+    space = int(rows.space[rows.space >= 0][0])
+    [mine] = [np.flatnonzero((rows.space == space) & rows.is_user)[:1]]
+    frame = int(rows.pfn[mine][0])
+    again = rows.take(mine)
+    more = [
+        replace(again, virtual=np.array([virtual], np.uint64))
+        for virtual in (0x7FFE_0000_0000, 0x7FFE_1234_5000)
+    ]
+    count = dump.snapshot.mapping_count.copy()
+    count[frame] += 2
+    snapshot = replace(
+        dump.snapshot,
+        mappings=type(rows).join([rows.take(np.arange(len(rows.pfn))), *more]),
+        mapping_count=count,
+    )
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html")
+    told = card_of(page, frame)
+    first = set(dump.owners[frame].values())
+    assert set(told["owners"].values()) <= first
+    addresses = page.locator("#passing .also .virtual").all_inner_texts()
+    assert {"0x7ffe00000000", "0x7ffe12345000"} <= set(addresses)
+    page.mouse.click(*place(page, frame))
+    assert page.locator("#pinned .also .virtual").all_inner_texts() == addresses
+    name = dump.snapshot.processes[space]
+    assert go_to(page, "virtual", "0x7ffe12345000", f"{name.pid} {name.name}") == ""
+    assert read_card(page, "#pinned")["address"] == hex(frame * PAGE_SIZE)
+
+
+def test_addresses_of_the_kernel_of_linux(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """Translated by the kernel's own tables, though no process has them."""
+    truth = forge_linux(tmp_path / "dump", "6.1")
+    memory_visualizer.open(tmp_path / "dump").to_html(tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html")
+    for frame in (40, 2000, 3001):
+        address = truth.direct + frame * PAGE_SIZE
+        assert go_to(page, "virtual", hex(address + 0x123), "kernel") == ""
+        assert read_card(page, "#pinned")["address"] == hex(frame * PAGE_SIZE)
+        assert hex(address) in page.locator("#pinned .also .virtual").all_inner_texts()
+    lost = truth.direct - 0x1000_0000
+    assert "no page" in go_to(page, "virtual", hex(lost), "kernel")
+
+
+def test_an_answer_of_go_to_goes_with_the_next_action(page: "Page") -> None:
+    """And it covers nothing and moves nothing while it is there."""
+    before = page.locator("#map").bounding_box()
+    acts: list[Callable[[], None]] = [
+        lambda: page.mouse.click(700, 500),
+        lambda: page.keyboard.press("+"),
+        lambda: page.mouse.wheel(0, 100),
+    ]
+    for act in acts:
+        assert go_to(page, "pfn", "0xffffffff") != ""
+        assert page.locator("#map").bounding_box() == before
+        covered = page.evaluate(
+            """() => {
+                const box = document.getElementById("goto-answer").getBoundingClientRect();
+                return [...document.querySelectorAll("select, button, input, canvas")]
+                    .filter((it) => it.checkVisibility())
+                    .map((it) => [it.id, it.getBoundingClientRect()])
+                    .filter(([, it]) => it.left < box.right && box.left < it.right
+                        && it.top < box.bottom && box.top < it.bottom)
+                    .map(([id]) => id);
+            }"""
+        )
+        assert covered == []
+        page.mouse.move(700, 500)
+        act()
+        settle(page)
+        assert page.locator("#goto-answer").inner_text() == ""
+        assert page.locator("#facts").is_visible()
+
+
 # -- the picture ---------------------------------------------------------------------------
 
 
@@ -434,6 +613,74 @@ def test_layouts_equal_those_of_python(page: "Page", layout: str) -> None:
         assert_layout_is_python_s(page, layout, frames)
 
 
+@pytest.mark.parametrize("layout", ["rows", "hilbert"])
+def test_folds_equal_those_of_python(page: "Page", layout: str) -> None:
+    """Position to frame and back, with long holes; what a break hides."""
+    for frames, holes in (
+        (30_000, [(100, 25_000)]),
+        (60_000, [(0, 9000), (10_000, 5000), (20_000, 39_999)]),
+        (70_001, [(5, 70_000 - 5)]),
+    ):
+        planned = plan(frames, layout, None, holes)
+        drawn = planned.pixels(np.arange(1, frames + 1), -2, -1)
+        expected = np.where(drawn > 0, drawn - 1, -1)
+        width, height, found, places, folds = page.evaluate(
+            """([name, frames, holes]) => {
+                const layout = new memviz.LAYOUTS[name](frames, holes);
+                const found = [], places = [], folds = [];
+                for (let y = 0; y < layout.height; y++)
+                    for (let x = 0; x < layout.width; x++) {
+                        found.push(Math.max(layout.frameAt(x, y), -1));
+                        folds.push(layout.foldAt(x, y)?.first ?? -1);
+                    }
+                for (let frame = 0; frame < frames; frame++) places.push(layout.placeOf(frame));
+                return [layout.width, layout.height, found, places, folds];
+            }""",
+            [layout, frames, holes],
+        )
+        assert width == expected.shape[1]
+        assert height == expected.shape[0] or (expected[height:] == -1).all()
+        expected = expected[:height]
+        np.testing.assert_array_equal(np.array(found).reshape(height, width), expected)
+        x, y = np.array(places).T
+        shown = np.setdiff1d(np.arange(frames), [n for f, c in holes for n in range(f, f + c)])
+        np.testing.assert_array_equal(expected[y[shown], x[shown]], shown)
+        hidden = np.array(folds).reshape(height, width)
+        for first, count in holes:
+            assert (hidden[y[first : first + count], x[first : first + count]] == first).all()
+
+
+def test_a_hole_is_a_thin_break(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """The break tells address and size; pages behind it are where they were said to be."""
+    noise = np.random.default_rng(4).integers(0, 256, (600, PAGE_SIZE), np.uint8).tobytes()
+    path = tmp_path / "hole.lime"
+    top = 0xFFFC_0000
+    write_lime(path, [(0, noise[: 500 * PAGE_SIZE]), (top, noise[500 * PAGE_SIZE :])])
+    memory_visualizer.open(path).to_html(tmp_path / "hole.html")
+    page = open_page(tmp_path / "hole.html")
+    rows = [row for row in legend_rows(page) if row[0] == DATA]
+    assert rows == [[DATA, "600", "2.3 MiB", "100.0 %"]]
+    page.mouse.move(*place(page, 500))
+    assert page.locator("#passing .physical").inner_text() == f"{500 * PAGE_SIZE:#x} to {top:#x}"
+    hole = top // PAGE_SIZE - 500
+    assert f"{hole:,} pages (4 GiB): no memory" in page.locator("#passing").inner_text()
+    assert card_of(page, top // PAGE_SIZE + 3)["address"] == hex(top + 3 * PAGE_SIZE)
+    assert go_to(page, "physical", hex(top + 0x5000)) == ""
+    assert read_card(page, "#pinned")["address"] == hex(top + 0x5000)
+    # The strip, too, is nearly all memory: its last tenth lies behind the hole.
+    strip = page.locator("#strip").bounding_box()
+    assert strip
+    page.mouse.click(strip["x"] + strip["width"] * 0.98, strip["y"] + 10)
+    settle(page)
+    page.keyboard.press("Escape")
+    page.locator("#map").focus()
+    page.keyboard.press("Enter")
+    assert int(read_card(page, "#pinned")["address"], 16) >= top
+    viewer.write_page(tmp_path / "drawn.html", memory_visualizer.open(path), holes="draw")
+    page = open_page(tmp_path / "drawn.html")
+    assert page.evaluate("memviz.map.layout.places.folds.length") == 0
+
+
 def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
     expected = arrange(np.arange(frames) + 1, layout) - 1
     width, height, found, places = page.evaluate(
@@ -458,25 +705,38 @@ def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
 
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
-def test_far_away_colours_are_means(page: "Page", dump: Dump, layout: str) -> None:
-    """Where pages are smaller than a pixel, a pixel is the mean of its pages."""
+@pytest.mark.parametrize("chosen", [(), ("lsass.exe",)])
+def test_far_away_a_dot_is_what_most_pages_are(
+    page: "Page", dump: Dump, layout: str, chosen: tuple[str, ...]
+) -> None:
+    """Where pages are smaller than a pixel; pages of chosen processes come before all others."""
     page.select_option("#layout", layout)
+    choose(page, *chosen)
     tile = page.evaluate(
         """() => {
             const { tiles } = memviz.map;
             const canvas = document.createElement("canvas");
             canvas.width = canvas.height = 256;
             tiles.paint(canvas, 2, 0, 0);
-            return [...canvas.getContext("2d").getImageData(0, 0, 16, 16).data];
+            const { data } = canvas.getContext("2d").getImageData(0, 0, 32, 16);
+            const pixels = [...new Uint32Array(data.buffer)];
+            return [pixels, [...memviz.model.page.keys()].map((frame) => tiles.pixel(frame))];
         }"""
     )
-    palette = PALETTES["default"]
-    colours = np.array([palette[page_class] for page_class in PageClass], float)
-    picture = arrange(dump.snapshot.classes, layout)[:64, :64]
-    blocks = colours[picture].reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
-    found = np.array(tile).reshape(16, 16, 4)
-    assert np.abs(found[..., :3] - blocks).max() <= 1
-    assert (found[..., 3] == 255).all()
+    found, pixel_of = (np.array(numbers, np.int64) for numbers in tile)
+    pids = [process.pid for process in dump.truth.processes if process.name in chosen]
+    lit = np.isin(np.arange(dump.truth.frames), list(dump.frames_of(*pids)))
+    frames = arrange(np.arange(dump.truth.frames), layout)[:64, :88]
+    for at, block in enumerate(frames.reshape(16, 4, -1, 4).swapaxes(1, 2).reshape(-1, 16)):
+        voters = block[lit[block]] if lit[block].any() else block
+        _, votes = np.unique(labels(dump.snapshot)[voters], return_counts=True)
+        winners = {
+            pixel_of[frame]
+            for frame in voters
+            if np.sum(labels(dump.snapshot)[voters] == labels(dump.snapshot)[frame]) == votes.max()
+        }
+        row, column = divmod(at, frames.shape[1] // 4)
+        assert found[row * 32 + column] in winners
 
 
 def test_zoom_to_single_pages_with_borders(page: "Page", dump: Dump) -> None:
@@ -586,19 +846,110 @@ def test_search(page: "Page", dump: Dump) -> None:
     assert page.locator("#process-note").inner_text() == "No process matches."
 
 
+def legend_rows(page: "Page") -> list[list[str]]:
+    """Label, pages, size and share of each entry."""
+    rows = page.locator("#legend-entries label").all_inner_texts()
+    return [row.split("\n") for row in rows]
+
+
+def expected_legend(counts: dict[str, int]) -> list[list[str]]:
+    """The same from true counts: shares are those of the pages that the dump holds."""
+    held = sum(count for name, count in counts.items() if name not in (ABSENT, LEFT_OUT))
+    rows = []
+    for name, count in counts.items():
+        share = 100 * count / max(held, 1)
+        words = "< 0.1 %" if 0 < share < 0.05 else "0 %" if not count else f"{share:.1f} %"
+        size = count / 256
+        digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2 if size >= 0.01 else 3
+        unheld = name in (ABSENT, LEFT_OUT)
+        rows.append(
+            [name, f"{count:,}", f"{size:,.{digits}f} MiB", "\N{EN DASH}" if unheld else words]
+        )
+    return rows
+
+
+def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
+    """Counts and shares are of the chosen process, and of what other legends leave."""
+    choose(page, "lsass.exe")
+    [pid] = [process.pid for process in dump.truth.processes if process.name == "lsass.exe"]
+    mine = np.isin(np.arange(dump.truth.frames), list(dump.frames_of(pid)))
+
+    def counts(chosen: npt.NDArray[np.bool_]) -> dict[str, int]:
+        return {
+            name: int(np.count_nonzero((dump.classes == name) & chosen))
+            for name in (ABSENT, BOTH, USER, KERNEL, DATA, ZEROS)
+        }
+
+    assert legend_rows(page) == expected_legend(counts(mine))
+    page.select_option("#color", "protection")
+    page.locator("#legend-entries li", has_text="user rw-").hover()
+    page.get_by_role("button", name="Only user rw-").click()
+    page.select_option("#color", "class")
+    protections = colour_by(
+        "protection", dump.snapshot, PALETTES["default"], lambda: dump.snapshot.classes
+    )
+    labels_ = np.array([swatch.label for swatch in protections.swatches])[protections.values]
+    assert legend_rows(page) == expected_legend(counts(mine & (labels_ == "user rw-")))
+
+
+def test_private_user_writable_and_executable(
+    open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
+) -> None:
+    """Filters of several legends together: a count, the next and the previous page, a table."""
+    access = dump.snapshot.access & ~np.uint8(MAY_WRITE)
+    alone = [frame for frame, mine in dump.owners.items() if len(mine) == 1]
+    private = sorted(frame for frame in alone if dump.classes[frame] == USER)
+    chosen = [private[3], private[40], private[-2]]
+    both = next(f for f, mine in dump.owners.items() if len(mine) > 2 and dump.classes[f] == USER)
+    access[[*chosen, both]] = 7
+    snapshot = replace(dump.snapshot)
+    vars(snapshot)["access"] = access
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html", accept_downloads=True)
+    for colouring, label in (("protection", "user rwx"), ("process", "one process alone")):
+        page.select_option("#color", colouring)
+        page.locator("#legend-entries li", has_text=label).hover()
+        page.get_by_role("button", name=f"Only {label}").click()
+    page.select_option("#color", "class")
+    bar = page.locator("#lit")
+    assert "3 pages (12 KiB) lit" in bar.inner_text()
+    assert "user rwx" in bar.inner_text() and "one process alone" in bar.inner_text()
+
+    def pinned() -> int:
+        settle(page)
+        return int(read_card(page, "#pinned")["address"], 16) // PAGE_SIZE
+
+    met = []
+    for _ in range(4):
+        page.keyboard.press("n")
+        met.append(pinned())
+    assert met == [*chosen, chosen[0]]
+    page.get_by_role("button", name="Previous lit page").click()
+    assert pinned() == chosen[-1]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of the lit pages").click()
+    assert download.value.suggested_filename == "dump.lime.pages.csv"
+    text = download.value.path().read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [int(row["pfn"]) for row in rows] == chosen
+    for row, frame in zip(rows, chosen, strict=True):
+        [((pid, name), virtual)] = dump.owners[frame].items()
+        assert row["physical"] == hex(frame * PAGE_SIZE)
+        assert (row["class"], row["protection"]) == (USER, "user rwx")
+        assert row["owners"] == f"{name} ({pid}) {virtual}"
+    # The filters are in the link, and go one by one.
+    other = open_page(tmp_path / "page.html", fragment_of(page))
+    assert "3 pages (12 KiB) lit" in other.locator("#lit").inner_text()
+    bar.get_by_role("button", name="one process alone").click()
+    assert "4 pages (16 KiB) lit" in bar.inner_text()
+
+
 def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
     counts = {
         name: int(np.count_nonzero(dump.classes == name))
         for name in (ABSENT, BOTH, USER, KERNEL, DATA, ZEROS)
     }
-    rows = page.locator("#legend-entries label").all_inner_texts()
-    assert [row.split("\n")[0] for row in rows] == list(counts)
-    for row, count in zip(rows, counts.values(), strict=True):
-        share = 100 * count / dump.truth.frames
-        assert row.split("\n")[1:] == [
-            f"{count:,}",
-            "< 0.1 %" if 0 < share < 0.05 else f"{share:.1f} %",
-        ]
+    assert legend_rows(page) == expected_legend(counts)
     page.get_by_role("checkbox", name="user").click()
     assert lit(page, dump) == set(np.flatnonzero(dump.classes != USER).tolist())
     page.get_by_role("checkbox", name="kernel").click()
@@ -645,7 +996,7 @@ def test_left_out_pages_in_the_legend(open_page: Callable[..., "Page"], filtered
     everything = set(range(filtered.truth.frames))
     left = set(filtered.left.tolist())
     row = page.locator("#legend-entries label", has_text=LEFT_OUT).inner_text().split("\n")
-    assert row == [LEFT_OUT, f"{len(left):,}", f"{100 * len(left) / len(everything):.1f} %"]
+    assert row == expected_legend({LEFT_OUT: len(left)})[0]
     assert lit(page, filtered) == everything
     page.get_by_role("checkbox", name=LEFT_OUT).click()
     assert lit(page, filtered) == everything - left
@@ -803,12 +1154,22 @@ def view(page: "Page") -> tuple[float, float, float]:
     return x, y, scale
 
 
+def fitted(page: "Page", frames: int) -> float:
+    """Pixels of a page when all are in view: so many that the map fills the window but a margin."""
+    box = page.locator("#map").bounding_box()
+    assert box
+    side = int(np.ceil(np.sqrt(frames)))
+    scale = min((box["width"] - 48) / side, (box["height"] - 48) / -(-frames // side))
+    return float(scale if scale <= 8 else np.floor(scale))
+
+
 def test_keyboard(page: "Page", dump: Dump) -> None:
-    assert view(page)[2] == CELL
+    cell = fitted(page, dump.truth.frames)
+    assert view(page)[2] == pytest.approx(cell)
     page.keyboard.press("+")
     page.keyboard.press("+")
     x, y, scale = view(page)
-    assert scale == pytest.approx(CELL * 1.5**2)
+    assert scale == pytest.approx(cell * 1.5**2)
     for key, dx, dy in (
         ("ArrowRight", 1, 0),
         ("ArrowDown", 0, 1),
@@ -820,7 +1181,7 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
         assert (new_x - x, new_y - y) == pytest.approx((dx * 90 / scale, dy * 90 / scale))
         x, y = new_x, new_y
     page.keyboard.press("-")
-    assert view(page)[2] == pytest.approx(CELL * 1.5)
+    assert view(page)[2] == pytest.approx(cell * 1.5)
     page.keyboard.press("Enter")  # the page in the middle
     x, y, _ = view(page)
     width = arrange(dump.snapshot.classes, "rows").shape[1]
@@ -832,7 +1193,7 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
     page.keyboard.press("Escape")
     assert page.locator("#pinned").is_hidden()
     page.keyboard.press("Home")
-    assert view(page)[2] == CELL
+    assert view(page)[2] == pytest.approx(cell)
     page.keyboard.press("?")
     assert page.get_by_role("dialog", name="How to use this page").is_visible()
     page.keyboard.press("Escape")
@@ -841,11 +1202,13 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
     page.keyboard.press("/")
     page.keyboard.type("g?/+")
     assert page.input_value("#search") == "g?/+"
-    assert view(page)[2] == CELL
+    assert view(page)[2] == pytest.approx(cell)
 
 
 def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
+    """The first stop leads to the map; lists are one stop each, and arrows walk in them."""
     wanted = {
+        "skip",
         "layout",
         "color",
         "palette",
@@ -855,17 +1218,35 @@ def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
         "search",
         "map",
     }
-    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0", "entry-5"}
-    met = set()
-    for _ in range(70):
+    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0"}
+    met = []
+    for _ in range(32):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             """() => [document.activeElement.id,
                 getComputedStyle(document.activeElement).outlineStyle]"""
         )
-        met.add(name)
+        met.append(name)
         assert outline == "solid" or not name, name
-    assert wanted <= met
+    assert met[0] == "skip"
+    assert wanted <= set(met)
+    assert met.index("map") < 24
+    page.locator("#skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "map"
+    page.locator("#entry-0").focus()
+    for key, focused in (
+        ("ArrowDown", "entry-1"),
+        ("ArrowRight", "only-1"),
+        ("ArrowDown", "only-2"),
+        ("ArrowLeft", "entry-2"),
+        ("ArrowUp", "entry-1"),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == focused
+    page.keyboard.press("Space")
+    assert not page.locator("#entry-1").is_checked()
+    assert page.evaluate("document.activeElement.id") == "entry-1"
 
 
 def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
@@ -880,12 +1261,12 @@ def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
 
 
 def test_mouse(page: "Page") -> None:
-    x, y, _ = view(page)
+    x, y, cell = view(page)
     frame_x, frame_y = place(page, 4140)
     page.mouse.move(frame_x, frame_y)
     page.mouse.wheel(0, -400)
     _, _, scale = view(page)
-    assert scale > 1.5 * CELL
+    assert scale > 1.5 * cell
     assert place(page, 4140) == pytest.approx((frame_x, frame_y), abs=scale)  # stays under it
     before = place(page, 4140)
     page.mouse.down()
@@ -896,11 +1277,12 @@ def test_mouse(page: "Page") -> None:
     assert (after[0] - before[0], after[1] - before[1]) == pytest.approx((120, 40), abs=1)
     assert page.locator("#pinned").is_hidden()  # to drag is not to click
     page.get_by_role("button", name="Whole memory").click()
-    assert view(page) == pytest.approx((x, y, CELL))
+    assert view(page) == pytest.approx((x, y, cell))
 
 
 def test_touch(open_page: Callable[..., "Page"], dump: Dump) -> None:
     page = open_page(dump.page, has_touch=True)
+    cell = view(page)[2]
     frame_x, frame_y = place(page, 4000)
     page.touchscreen.tap(frame_x, frame_y)
     assert read_card(page, "#pinned")["address"] == hex(4000 * PAGE_SIZE)
@@ -915,7 +1297,7 @@ def test_touch(open_page: Callable[..., "Page"], dump: Dump) -> None:
     for spread in (20, 40, 60, 80, 100):
         touch("touchMove", (700 - spread, 400), (800 + spread, 400))
     touch("touchEnd")
-    assert view(page)[2] == pytest.approx(3 * CELL, rel=0.05)
+    assert view(page)[2] == pytest.approx(3 * cell, rel=0.05)
     before = place(page, 4000)
     touch("touchStart", (700, 400))
     for step in (20, 40, 60):
@@ -1016,7 +1398,7 @@ def test_hostile_links(open_page: Callable[..., "Page"], dump: Dump, fragment: s
     assert page.locator("script:not([type])").count() == 1
     assert page.locator("img, b, i, iframe").count() == 0
     page.keyboard.press("Home")
-    assert view(page)[2] == CELL
+    assert view(page)[2] == pytest.approx(fitted(page, dump.truth.frames))
 
 
 # -- hostile text, and no way out ----------------------------------------------------------
@@ -1207,16 +1589,56 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     for part in ("#goto", "#choices", "#zoom", "#search", "#help-open", "#entry-0"):
         assert page.locator(part).first.is_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.locator("#map").focus()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(outline) == "none"
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
 
 
-def test_small_screens(open_page: Callable[..., "Page"], dump: Dump) -> None:
-    page = open_page(dump.page, viewport={"width": 390, "height": 800}, has_touch=True)
+AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 700), (390, 800)])
+def test_axe_finds_nothing(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
+) -> None:
+    """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
+    if width <= 800:
+        page.get_by_role("button", name="Legend and processes").click()
+    page.evaluate(AXE.read_text("utf-8"))
+    told = page.evaluate("axe.run(document)")
+    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
+    assert violations == []
+    assert len(told["passes"]) > 20
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 800), (320, 215)])
+def test_small_screens(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int
+) -> None:
+    """A phone, and 1280 by 860 at 400 %: nothing is wider than the screen, the map can be seen."""
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, viewport=viewport, has_touch=True)
     assert page.locator("#side").is_hidden()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for control in page.locator("header :is(select, input, button):visible").all():
+        box = control.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+    size = page.locator("#map").bounding_box()
+    assert size and size["height"] > 200
+    for name in ("Layout", "Colour by", "Palette"):
+        assert page.get_by_role("combobox", name=name).is_visible()
     page.get_by_role("button", name="Legend and processes").click()
     assert page.locator("#search").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#map").is_visible()
 
 
@@ -1323,7 +1745,7 @@ def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path:
     page.get_by_role("button", name="page table", exact=True).click()
     assert not page.locator("#uses").is_visible()
     shown = page.evaluate("[...memviz.colourings.get('use', 'default').entries].map(e => e.label)")
-    off = page.evaluate("[...memviz.state.off]")
+    off = page.evaluate("[...memviz.state.off.use]")
     assert [label for index, label in enumerate(shown) if index not in off] == ["page table"]
 
 
@@ -1430,3 +1852,103 @@ def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path
         assert int(card["Offset in file"], 16) == offset
     frame = next(n for n in range(0x200, len(snapshot.classes)) if n not in truth.pages)
     assert not {"File", "Offset in file"} & set(card_of(page, frame))
+
+
+def test_choosing_files_lights_their_pages(
+    open_page: Callable[..., "Page"], tmp_path: Path
+) -> None:
+    """The list has each file with its pages; choices of several kinds narrow each other."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot)
+    page = open_page(tmp_path / "page.html")
+    page.get_by_role("tab", name="Files").click()
+    frames: dict[str, set[int]] = {}
+    for frame, (own, _) in truth.pages.items():
+        path = own.path if own else "[file without an inode]"
+        shown = path.replace("\n", r"\x0a") + (" (deleted)" if own and own.is_deleted else "")
+        frames.setdefault(shown, set()).add(frame)
+    rows = page.locator("#file-list tbody tr")
+    listed = {
+        row.get_attribute("title"): int(row.locator("td").nth(1).inner_text().replace(",", ""))
+        for row in rows.all()
+    }
+    assert listed == {path: len(those) for path, those in frames.items()}
+    first, second = sorted(frames, key=lambda path: -len(frames[path]))[:2]
+    for path in (first, second):
+        page.locator("#file-list input").fill(path)
+        rows.first.click()
+    assert lit_frames(page) == frames[first] | frames[second]
+    assert page.locator("#lit").inner_text().startswith(f"{len(lit_frames(page))} pages")
+    page.locator("#file-list input").fill("no such file")
+    assert page.locator("#file-list .note").inner_text() == "Nothing matches."
+    fragment = fragment_of(page)
+    again = open_page(tmp_path / "page.html", fragment)
+    assert lit_frames(again) == frames[first] | frames[second]
+    page.get_by_role("tab", name="Processes").click()
+    page.locator("#process-rows input").first.click()
+    process = page.evaluate("[...memviz.state.chosen][0]")
+    mine = set(snapshot.pages(snapshot.processes[process]).tolist())
+    assert lit_frames(page) <= (frames[first] | frames[second])
+    assert lit_frames(page) >= (frames[first] | frames[second]) & mine
+    page.locator("#lit .chip").last.click()
+    assert lit_frames(page) >= mine
+
+
+def lit_frames(page: "Page") -> set[int]:
+    """The frames that are lit, by the page's own word."""
+    return set(
+        page.evaluate(
+            "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"
+        )
+    )
+
+
+def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """Under the pointer as the truth has them; choosing a module lights its pages."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot, regions=True)
+    page = open_page(tmp_path / "page.html")
+    for name, _, frames in truth.modules:
+        for frame in (frames[0], frames[-1]):
+            assert card_of(page, frame)["Module"] == name
+    others = np.ones(len(snapshot.classes), bool)
+    others[[frame for *_, frames in truth.modules for frame in frames]] = False
+    assert "Module" not in card_of(page, int(np.flatnonzero(others)[100]))
+    page.get_by_role("tab", name="Modules").click()
+    name, _, frames = truth.modules[1]
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert lit_frames(page) == set(frames)
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert len(lit_frames(page)) == len(others)
+
+    at = "([process, page]) => memviz.model.regions.of(process, page)?.text ?? null"
+    for index, process in enumerate(snapshot.processes):
+        end = 0
+        for region in truth.regions.get(process.pid, []):
+            kind = "private" if region.is_private else "shared"
+            path = printable(region.name or region.file)
+            words = [region.protection, kind, *([path] if path else [])]
+            words += ["(deleted)"] if region.is_deleted else []
+            pages = [region.start // PAGE_SIZE, region.end // PAGE_SIZE - 1]
+            for number in pages:
+                told = page.evaluate(at, [index, number])
+                assert told is not None
+                assert told.split(" · ")[0] == " ".join(words)
+            if region.start > end:
+                assert page.evaluate(at, [index, region.start // PAGE_SIZE - 1]) is None
+            end = region.end
+    frame, index, virtual = page.evaluate(
+        """() => {
+            const { model } = memviz;
+            for (let frame = 0; frame < model.frames; frame++)
+                for (const { process, virtual } of model.owners.of(frame))
+                    if (model.regions.of(process, virtual)) return [frame, process, virtual];
+        }"""
+    )
+    page.mouse.move(*place(page, frame))
+    shown = page.locator("#passing .region").first.inner_text()
+    assert shown == page.evaluate(at, [index, virtual])

@@ -123,3 +123,33 @@ def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
             assert not of_user.any(), (root, bit)
             said += any("of user mode left out" in remark for remark in snapshot.remarks)
     assert said
+
+
+def test_pae_directories(tmp_path: Path) -> None:
+    """The entries that name them may be altered: the processor's pointers name them, too.
+
+    Or a pointer may be. Whatever bit is flipped, no page changes its class, and nobody is lost.
+    """
+    path = tmp_path / "dump"
+    truth = forge(path, profiles()["Win7SP1x86"], size=16 * MIB, processes=12, seed=3)
+    sound = memory_visualizer.open(path)
+    words = np.fromfile(path, "<u8").reshape(4096, -1)
+    places = [divmod(one.dtb, PAGE) for one in truth.processes if not one.exited]
+    rng = np.random.default_rng(4)
+    told = 0
+    for page, offset in places[::4]:
+        pointers = words[page, offset // 8 : offset // 8 + 4] >> 12
+        for index in range(4):
+            bits = 1 << rng.choice(np.arange(12, 24), 3, replace=False)
+            for change in (1 << 1, *bits.tolist(), int(rng.integers(1, 1 << 12)) << 12):
+                for frame, place in ((page, offset // 8 + index), (int(pointers[3]), index)):
+                    odd = words.copy()
+                    odd[frame, place] ^= np.uint64(change)
+                    odd.tofile(path)
+                    snapshot = memory_visualizer.open(path)
+                    case = f"{place} of frame {frame}, {change:#x}"
+                    np.testing.assert_array_equal(snapshot.classes, sound.classes, case)
+                    names = [one.name for one in snapshot.processes if one.is_alive]
+                    assert names == [one.name for one in sound.processes if one.is_alive], case
+                    told += any("pointers only" in remark for remark in snapshot.remarks)
+    assert told

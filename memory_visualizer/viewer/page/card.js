@@ -11,7 +11,7 @@ class Card {
     this.choose = choose;
     this.passing = byId("passing");
     this.pinned = byId("pinned");
-    map.on("hover", (frame, event) => this.pass(frame, event));
+    map.on("hover", (frame, place, fold) => this.pass(frame, place, fold));
   }
 
   // The facts on a frame: [term, description] pairs; a description is text.
@@ -31,8 +31,11 @@ class Card {
       if (id !== "file") facts.push([title, swatches[model.named[id][frame]][0]]);
     if (model.fileOf?.[frame]) {
       facts.push(["File", about.files[model.fileOf[frame] - 1]]);
-      facts.push(["Offset in file", hexAddress(model.filePage[frame])]);
+      if (model.fileSector[frame])
+        facts.push(["Offset in file", hexSector(model.fileSector[frame] - 1)]);
     }
+    const module = model.modules.of(frame);
+    if (module) facts.push(["Module", module]);
     if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
     if (model.lastOwner?.[frame]) {
       const process = model.lastOwner[frame] - 1;
@@ -41,6 +44,19 @@ class Card {
     if (model.finding?.[frame]) facts.push(["Contradiction", about.findings[model.finding[frame]]]);
     facts.push(["Mappings", counted(model.mappingsOf(frame))]);
     return facts;
+  }
+
+  foldBody({ first, count }) {
+    const range = `${hexAddress(first)} to ${hexAddress(first + count)}`;
+    return [
+      element(
+        "div",
+        { className: "address" },
+        element("span", { className: "number physical" }, range),
+      ),
+      element("p", {}, `${amount(count)}: no memory`),
+      element("p", { className: "note" }, "A long hole, drawn as a thin break."),
+    ];
   }
 
   body(frame, palette, most, isPinned) {
@@ -119,13 +135,44 @@ class Card {
           ),
         );
     }
+    rows.push(...this.otherAddresses(frame, owners, isPinned, copy));
     return rows;
+  }
+
+  // The addresses beside the first in each process, and those that only the kernel's tables tell.
+  otherAddresses(frame, owners, isPinned, copy) {
+    const { model } = this;
+    const others = model.addresses.of(frame, owners);
+    const count = Math.max(others.length, model.mappingsOf(frame) - owners.length);
+    if (!count) return [];
+    const shown = others.slice(0, isPinned ? OWNERS_PINNED : OWNERS_IN_PASSING);
+    const left = count - shown.length;
+    const ending = isPinned ? "that this page does not list" : "(click to pin)";
+    return [
+      element("p", { className: "note also" }, owners.length ? "Also at" : "At"),
+      element(
+        "ul",
+        { className: "also" },
+        ...shown.map(({ process, virtual }) => {
+          const address = hexVirtual(virtual);
+          return element(
+            "li",
+            {},
+            nameElement(ownerName(process)),
+            element("span", { className: "number virtual" }, address),
+            copy(`virtual address in ${ownerName(process)}`, address),
+          );
+        }),
+      ),
+      left ? element("p", { className: "note" }, `and ${counted(left)} more ${ending}`) : null,
+    ].filter((part) => part !== null);
   }
 
   ownerRow({ process, virtual, user }, isPinned, copy) {
     const address = hexVirtual(virtual);
     const isKernel = process === kernelIndex();
     const known = about.processes[process];
+    const region = this.model.regions.of(process, virtual);
     let name = nameElement(ownerName(process));
     if (isPinned && !isKernel)
       name = element(
@@ -152,22 +199,33 @@ class Card {
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
       copy(`virtual address in ${ownerName(process)}`, address),
+      region
+        ? element(
+            "span",
+            {
+              className: "region",
+              title: `${hexVirtual(region.start)} to ${hexVirtual(region.end)}`,
+            },
+            element("bdi", {}, region.text),
+          )
+        : null,
     );
   }
 
-  pass(frame, event) {
+  // Show the facts on a frame, or else on a fold, beside a place of the window.
+  pass(frame, place, fold) {
     const { passing, map } = this;
-    passing.hidden = frame < 0;
-    if (frame < 0) {
-      this.frame = undefined;
-      return;
-    }
-    if (frame !== this.frame)
-      passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
-    this.frame = frame;
+    passing.hidden = frame < 0 && !fold;
+    if (passing.hidden) return;
+    const shown = `${fold ? fold.first : frame} ${Boolean(fold)} ${this.palette}`;
+    if (shown !== this.shown)
+      passing.replaceChildren(
+        ...(fold ? this.foldBody(fold) : this.body(frame, this.palette, OWNERS_IN_PASSING)),
+      );
+    this.shown = shown;
     const box = map.canvas.getBoundingClientRect();
-    const x = event.clientX - box.left,
-      y = event.clientY - box.top;
+    const x = place.clientX - box.left,
+      y = place.clientY - box.top;
     const { offsetWidth: width, offsetHeight: height } = passing;
     const left = x + 18 + width > box.width ? x - 18 - width : x + 18;
     const top = Math.min(Math.max(y - 20, 8), box.height - height - 8);

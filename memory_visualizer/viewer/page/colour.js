@@ -79,6 +79,7 @@ class Colourings {
 
   // The value of a single frame.
   valueAt(name, frame) {
+    if (this.model.named[name]) return this.model.named[name][frame];
     this.rules[name] ??= this[name]();
     return this.rules[name](frame);
   }

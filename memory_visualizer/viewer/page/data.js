@@ -123,6 +123,49 @@ class Owners {
   }
 }
 
+// The other addresses of pages, as runs: frames behind successive addresses of a process, or of the
+// kernel.
+class Addresses {
+  constructor(columns) {
+    this.frame = columns.also_frame;
+    this.length = columns.also_length;
+    this.process = new Uint32Array(this.frame.length);
+    this.virtual = new Float64Array(this.frame.length);
+    const space = 2 ** 52;
+    for (let process = 0, run = 0; process < columns.also_count.length; process++) {
+      for (let n = columns.also_count[process], end = 0; n > 0; n--, run++) {
+        this.process[run] = process;
+        this.virtual[run] = (end + columns.also_gap[run]) % space;
+        end = this.virtual[run] + this.length[run];
+      }
+    }
+  }
+
+  // [{ process, virtual }] by process: all addresses of a frame but the ones among its owners.
+  of(frame, owners) {
+    const known = new Set(owners.map(({ process, virtual }) => `${process} ${virtual}`));
+    const found = [];
+    for (let run = 0; run < this.frame.length; run++) {
+      const inside = frame - this.frame[run];
+      if (inside < 0 || inside >= this.length[run]) continue;
+      const process = this.process[run],
+        virtual = this.virtual[run] + inside;
+      if (!known.has(`${process} ${virtual}`)) found.push({ process, virtual });
+    }
+    return found;
+  }
+
+  // The frame behind a page of a process, or of the kernel; -1 if there is none.
+  translate(process, page) {
+    for (let run = 0; run < this.frame.length; run++) {
+      const inside = page - this.virtual[run];
+      if (this.process[run] === process && inside >= 0 && inside < this.length[run])
+        return this.frame[run] + inside;
+    }
+    return -1;
+  }
+}
+
 async function unpack() {
   const names = Object.keys(about.columns);
   const unpacked = await Promise.all(names.map(column));
@@ -134,15 +177,25 @@ async function unpack() {
   return {
     frames,
     owners,
+    addresses: new Addresses(columns),
     page: columns.page,
     entropy: columns.entropy,
     fileOf: columns.file_of,
-    filePage: columns.file_page,
+    fileSector: columns.file_sector,
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
+    modules: new Modules(columns),
+    regions: new Regions(columns),
+    plain: columns.plain_gap && {
+      gap: columns.plain_gap,
+      count: columns.plain_count,
+      move: columns.plain_move,
+    },
     named: Object.fromEntries((about.named ?? []).map(({ id }) => [id, columns[id]])),
     classOf: (frame) => columns.page[frame] & 7,
+    isHeld: (frame) =>
+      (columns.page[frame] & 7) !== ABSENT && (columns.page[frame] & 7) !== LEFT_OUT,
     isZero: (frame) => (columns.page[frame] & 8) !== 0,
     accessOf: (frame) => columns.page[frame] >> 4,
     mappingsOf: (frame) => owners.holders[frame] + further[frame],

@@ -33,7 +33,27 @@ function swatchElement(colour) {
 }
 
 const counted = (number) => number.toLocaleString("en");
+const amount = (pages) =>
+  `${counted(pages)} ${pages === 1 ? "page" : "pages"} (${bytesInWords(pages * PAGE_SIZE)})`;
+
+// Pages in MiB, for columns of numbers.
+const mebibytes = (pages) => {
+  const size = (pages * PAGE_SIZE) / 2 ** 20;
+  const least = [100, 1, 0.01, 0]; // with no, one, two and three decimals
+  const digits = size === 0 ? 0 : least.findIndex((low) => size >= low);
+  return `${size.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} MiB`;
+};
+
+// Bytes in the largest unit that does not hide their number, such as "1.5 MiB".
+function bytesInWords(bytes) {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  for (; bytes >= 1024 && unit < units.length - 1; unit++) bytes /= 1024;
+  return `${bytes.toLocaleString("en", { maximumFractionDigits: bytes < 10 ? 1 : 0 })} ${units[unit]}`;
+}
+
 const hexAddress = (frame) => `0x${(frame * PAGE_SIZE).toString(16)}`;
+const hexSector = (sector) => `0x${(sector * 512).toString(16)}`;
 const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 
 function percent(part, all) {
@@ -45,6 +65,19 @@ function percent(part, all) {
 const kernelIndex = () => about.processes.length;
 const ownerName = (process) =>
   process === kernelIndex() ? "kernel, for all" : about.processes[process].name;
+
+// Text of a dump as a value of CSV: quoted, and no formula for a spreadsheet.
+function csvCell(text) {
+  const safe = /^[=+\-@]/.test(text) ? `'${text}` : text;
+  return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+// Hand a file to the person; the browser asks where to, or takes its usual folder.
+function saveFile(name, parts, type) {
+  const address = URL.createObjectURL(new Blob(parts, { type }));
+  element("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
 
 async function copyText(text) {
   try {

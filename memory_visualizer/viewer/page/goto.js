@@ -16,12 +16,12 @@ class GoTo {
       ),
     );
     this.kind.addEventListener("change", () => this.adapt());
-    this.number.addEventListener("input", () => {
-      this.answer.textContent = "";
-    });
+    // An answer goes with the next action, whatever it is.
+    for (const action of ["pointerdown", "keydown", "wheel", "input"])
+      addEventListener(action, () => this.say(""), { capture: true, passive: true });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.answer.textContent = this.submit();
+      this.say(this.submit());
     });
     this.adapt();
   }
@@ -31,7 +31,11 @@ class GoTo {
     this.number.placeholder = { physical: "0x1a2b000", pfn: "6699 or 0x1a2b", virtual: "0x7ff6…" }[
       this.kind.value
     ];
-    this.answer.textContent = "";
+    this.say("");
+  }
+
+  say(text) {
+    if (this.answer.textContent !== text) this.answer.textContent = text;
   }
 
   // Addresses are hexadecimal with and without 0x, as in debuggers; hexadecimal PFNs need 0x.
@@ -61,12 +65,14 @@ class GoTo {
   }
 
   translate(page, process) {
-    const { owners } = this.model;
+    const { owners, addresses, frames } = this.model;
     let found = -1;
     owners.eachRun(owners.setsWith(new Set([process, kernelIndex()])), (first, end, virtual) => {
       if (virtual <= page && page < virtual + end - first) found = first + page - virtual;
     });
-    return found;
+    for (const space of [process, kernelIndex()])
+      if (found < 0) found = addresses.translate(space, page);
+    return found < frames ? found : -1;
   }
 
   focus() {

@@ -13,18 +13,31 @@ function readLink(colourings, frames) {
     [given.get(name), about.start[name], known[0]].find((word) => known.includes(word));
   const pin = /^[0-9a-f]{1,9}$/i.test(given.get("pin") ?? "") ? parseInt(given.get("pin"), 16) : -1;
   const view = (given.get("view") ?? "").split(",").map(Number);
+  const colour = oneOf("color", colourings.names);
   return {
     layout: oneOf("layout", Object.keys(LAYOUTS)),
-    colour: oneOf("color", colourings.names),
+    colour,
     palette: oneOf("palette", Object.keys(about.palettes)),
     chosen: new Set(numbers(given.get("show") ?? about.start.show, about.processes.length)),
-    off: new Set(numbers(given.get("off"), 64)),
+    files: new Set(numbers(given.get("file"), about.files.length)),
+    off: filters(given, colourings, colour),
     pin: pin < frames ? pin : -1,
     view:
       given.has("view") && view.length === 3 && view.every(Number.isFinite) && view[2] > 0
         ? view
         : null,
   };
+}
+
+// What each legend hides, by the name of its colouring: `off` for the one that is shown.
+function filters(given, colourings, colour) {
+  const off = {};
+  for (const name of colourings.names) {
+    const key = name === colour ? "off" : `off.${name}`;
+    const indexes = numbers(given.get(key), 64);
+    if (indexes.length) off[name] = new Set(indexes);
+  }
+  return off;
 }
 
 function writeLink(state, map) {
@@ -34,7 +47,12 @@ function writeLink(state, map) {
   if (state.palette !== about.start.palette) parts.push(`palette=${state.palette}`);
   const show = [...state.chosen].sort((a, b) => a - b).join(",");
   if (show !== (about.start.show ?? "")) parts.push(`show=${show}`);
-  if (state.off.size) parts.push(`off=${[...state.off].sort((a, b) => a - b).join(",")}`);
+  const files = [...state.files].sort((a, b) => a - b).join(",");
+  if (files) parts.push(`file=${files}`);
+  for (const [name, off] of Object.entries(state.off)) {
+    const key = name === state.colour ? "off" : `off.${name}`;
+    if (off.size) parts.push(`${key}=${[...off].sort((a, b) => a - b).join(",")}`);
+  }
   if (state.pin >= 0) parts.push(`pin=${state.pin.toString(16)}`);
   if (!map.isFitted) {
     const [x, y] = map.centre;

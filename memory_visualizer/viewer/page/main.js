@@ -14,6 +14,7 @@ function readTheme() {
   };
 }
 
+const PAINTED = ["layout", "colour", "palette", "chosen", "files", "mark", "off"];
 const FOG = 0.86; // its strength over pages that are not lit
 
 async function start() {
@@ -30,34 +31,46 @@ async function start() {
     if (names.size > 1) return `${names.size} owners`;
     return first === kernelIndex() ? "kernel" : ownerName(first);
   };
-  let state = readLink(colourings, model.frames);
+  let state = { ...readLink(colourings, model.frames), mark: null };
   let linkTimer;
 
-  const allLit = new Uint8Array(model.frames).fill(1);
-  function litFrames() {
-    if (!state.chosen.size) return allLit;
-    const lit = new Uint8Array(model.frames);
-    model.owners.eachRun(model.owners.setsWith(state.chosen), (first, end) =>
-      lit.fill(1, first, end),
-    );
-    return lit;
-  }
-
+  const litPages = new LitPages(model, colourings, (frame) => showPage(frame));
+  const lights = new Lights(model, colourings, {
+    change: (changes) => update(changes),
+    step: (direction) => litPages.step(state.pin, direction),
+    save: () => litPages.save(),
+  });
   byId("remarks").hidden = about.remarks.length === 0;
   byId("remark-list").append(...about.remarks.map((remark) => element("li", {}, remark)));
-  const legend = new Legend((off) => update({ off }));
+  const legend = new Legend((off) => update({ off: { ...state.off, [state.colour]: off } }));
   new UseTable(model, (use) => {
     const others = new Set(colourings.swatches("use", state.palette).keys());
     others.delete(use);
-    update({ colour: "use", off: others });
+    update({ colour: "use", off: { ...state.off, use: others } });
   });
   const choose = (chosen) => update({ chosen });
   const processes = new Processes(choose);
+  const tabs = new Tabs(byId("side-tabs"));
+  tabs.add("processes");
+  const leads = new Leads(tabs, (mark, first) => {
+    update({ mark });
+    if (first >= 0) map.goToFrame(first, true);
+  });
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
     update({ pin: frame });
     map.goToFrame(frame, true);
+  });
+
+  const bench = new Bench(model, {
+    state: () => state,
+    shown: () => litPages.shades.map((shade) => (shade === LIT ? 1 : 0)),
+    translate: (page, process) => goTo.translate(page, process),
+    pin: (frame) => showPage(frame),
+    light: (mark) => update({ mark }),
   });
 
   function paint() {
@@ -66,18 +79,16 @@ async function start() {
       hole = pixelOf(theme.canvas);
     const bright = colouring.colours.slice();
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
-    for (const index of state.off) {
-      const entry = colouring.entries[index];
-      if (!entry) continue;
-      bright.fill(hole, entry.first, entry.last + 1);
-      pale.fill(hole, entry.first, entry.last + 1);
-    }
-    layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
+    const lit = lights.frames(state);
+    const { base, shades } = lights.shades(state, lit);
+    layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames, about.folds);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
-    map.show(layout, { values: colouring.values, lit: litFrames(), bright, pale });
-    legend.show(colouring, state.off, model.frames);
-    strip.show(state.palette, state.colour === "class" ? state.off : new Set());
+    map.show(layout, { values: colouring.values, shades, bright, pale, hole });
+    litPages.shades = shades;
+    lights.show(state, shades);
+    legend.show(colouring, state.off[state.colour] ?? new Set(), base, model);
+    strip.show(state.palette, state.off.class ?? new Set());
   }
 
   // Change parts of the state, and update the page.
@@ -85,25 +96,24 @@ async function start() {
     const before = state,
       isFirst = !map.layout;
     state = { ...state, ...changes };
-    if (state.colour !== before.colour && !changes.off) state.off = new Set();
     byId("layout").value = state.layout;
     byId("color").value = state.colour;
     byId("palette").value = state.palette;
     const centre = isFirst ? -1 : strip.frame,
       wasFitted = isFirst || map.isFitted;
     card.pin(state.pin, state.palette, () => update({ pin: -1 }));
-    if (
-      ["layout", "colour", "palette", "chosen", "off"].some((key) => state[key] !== before[key]) ||
-      isFirst
-    )
-      paint();
+    if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
+    if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) modules.show(state.mark);
+    if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);
     }
     map.pinned = state.pin;
     map.redraw();
+    if (state.pin !== before.pin) bench.showPage();
     link();
   }
 
@@ -141,6 +151,7 @@ async function start() {
   byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
   byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
   byId("zoom-fit").addEventListener("click", () => map.fit(true));
+  byId("skip").addEventListener("click", () => map.canvas.focus());
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("side-open").addEventListener("click", () => {
     const isOpen = document.body.classList.toggle("side-shown");
@@ -159,7 +170,13 @@ async function start() {
   function stepPin(x, y) {
     const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);
     const frame = map.layout.frameAt(from[0] + x, from[1] + y);
-    if (frame < 0) return;
+    const fold = map.layout.foldAt(from[0] + x, from[1] + y);
+    if (fold) showPage(x + y > 0 ? fold.first + fold.count : Math.max(fold.first - 1, 0));
+    else if (frame >= 0) showPage(frame);
+  }
+
+  // Pin a page, and move the map only if it is out of view.
+  function showPage(frame) {
     update({ pin: frame });
     const box = map.boxOf(frame);
     if (
@@ -200,8 +217,10 @@ async function start() {
       document.body.classList.add("side-shown");
       byId("search").focus();
     } else if (key === "g") goTo.focus();
+    else if (key === "n" && !byId("lit").hidden) litPages.step(state.pin, 1);
+    else if (key === "p" && !byId("lit").hidden) litPages.step(state.pin, -1);
     else if (key === "?") byId("help").showModal();
-    else return;
+    else if (!bench.key(key)) return;
     event.preventDefault();
   });
 
@@ -218,6 +237,7 @@ async function start() {
     model,
     map,
     colourings,
+    bench,
     LAYOUTS,
     get state() {
       return state;

@@ -1,6 +1,8 @@
 // The map: pan and zoom (d3-zoom), drawing, and the frame under a point.
 
 const MAX_SCALE = 96; // the most screen pixels for a page
+const WHOLE_FROM = 8; // pages of so many pixels are whole pixels when everything fits
+const MARGIN = 24; // on each side, with everything in view
 const BORDERS_FROM = 8,
   NUMBERS_FROM = 56; // for pages of at least so many pixels
 const PAINT_MS = 14; // for painting tiles within a frame of the screen
@@ -13,6 +15,7 @@ class MapView {
     this.tiles = new Tiles();
     this.pinned = -1;
     this.hovered = -1;
+    this.pointer = null; // the mouse's place in the window while it points at the map
     this.crosshair = false;
     /** @type {(frame: number) => string} */
     this.describe = () => ""; // a word or two on a frame, if there is room
@@ -36,8 +39,13 @@ class MapView {
     canvas.addEventListener("pointermove", (event) => {
       if (event.pointerType === "mouse") this.hover(event);
     });
-    canvas.addEventListener("pointerleave", () => this.emit("hover", -1));
-    canvas.addEventListener("click", (event) => this.emit("pick", this.frameUnder(event)));
+    canvas.addEventListener("pointerleave", () => this.pointAt(null));
+    canvas.addEventListener("pointerup", (event) => {
+      this.released = event;
+    });
+    canvas.addEventListener("click", (event) =>
+      this.emit("pick", this.frameUnder(this.exact(event))),
+    );
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
 
@@ -57,13 +65,13 @@ class MapView {
     this.redraw();
   }
 
-  // The scale at which everything fits: whole pixels if pages are larger than a pixel.
+  // The scale at which everything fits: whole pixels if pages are large.
   get fitScale() {
     const scale = Math.min(
-      (this.width - 24) / this.layout.width,
-      (this.height - 24) / this.layout.height,
+      (this.width - 2 * MARGIN) / this.layout.width,
+      (this.height - 2 * MARGIN) / this.layout.height,
     );
-    return scale > 1 ? Math.min(Math.floor(scale), MAX_SCALE) : Math.max(scale, 0.001);
+    return scale > WHOLE_FROM ? Math.min(Math.floor(scale), MAX_SCALE) : Math.max(scale, 0.001);
   }
 
   limit() {
@@ -139,24 +147,79 @@ class MapView {
     this.goTo(x + 0.5, y + 0.5, scale, smooth);
   }
 
+  // The frame that is painted at a place of the canvas, in CSS pixels.
   frameAtPoint(x, y) {
-    const [cellX, cellY] = this.transform.invert([x, y]);
-    return this.layout ? this.layout.frameAt(Math.floor(cellX), Math.floor(cellY)) : -1;
+    if (!this.layout) return -1;
+    const { level, transform } = this;
+    const blocks = [this.blockAt(x, transform.x), this.blockAt(y, transform.y)];
+    const cells = transform.invert([x, y]).map(Math.floor);
+    const step = 2 ** level;
+    // Edges are drawn at whole pixels: a cell outside of the block is a neighbour of it.
+    const inside = blocks.map((block, axis) =>
+      Math.min(Math.max(cells[axis], block * step), (block + 1) * step - 1),
+    );
+    return this.tiles.shownIn(level, ...blocks, ...inside);
   }
 
-  frameUnder(event) {
+  // The level of the tiles that are drawn: its blocks take one to two pixels, or are single pages.
+  get level() {
+    const scale = this.transform.k * this.ratio;
+    return Math.min(Math.max(Math.ceil(Math.log2(1 / scale)), 0), MAX_LEVEL);
+  }
+
+  // The block that the screen's pixel at a place shows, along one axis. As `draw` does: a tile's
+  // edges lie on whole pixels, and a pixel has the colour of the block at its middle.
+  blockAt(place, origin) {
+    const pixel = Math.floor(place * this.ratio);
+    const side = TILE * 2 ** this.level * this.transform.k * this.ratio;
+    const edge = (tile) => Math.round(origin * this.ratio + tile * side);
+    let tile = Math.floor((pixel + 0.5 - origin * this.ratio) / side);
+    if (pixel < edge(tile)) tile--;
+    else if (pixel >= edge(tile + 1)) tile++;
+    const from = edge(tile);
+    return tile * TILE + Math.floor(((pixel + 0.5 - from) * TILE) / (edge(tile + 1) - from));
+  }
+
+  frameUnder({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
-    return this.frameAtPoint(event.clientX - box.left, event.clientY - box.top);
+    return this.frameAtPoint(clientX - box.left, clientY - box.top);
+  }
+
+  // A click's place is rounded to whole pixels; the release of the button before it is not.
+  exact(click) {
+    const { released } = this;
+    const isSame =
+      released &&
+      Math.abs(released.clientX - click.clientX) <= 1 &&
+      Math.abs(released.clientY - click.clientY) <= 1;
+    return isSame ? released : click;
   }
 
   hover(event) {
     this.crosshair = false;
-    const frame = event.buttons ? -1 : this.frameUnder(event);
-    this.emit("hover", frame, event);
-    if (frame !== this.hovered) {
-      this.hovered = frame;
-      this.redraw();
-    }
+    this.pointAt(event.buttons ? null : { clientX: event.clientX, clientY: event.clientY });
+  }
+
+  pointAt(place) {
+    this.pointer = place;
+    if (this.look()) this.redraw();
+  }
+
+  // Tell the frame or the fold under the pointer; returns whether it is another frame than before.
+  look() {
+    const frame = this.pointer && this.layout ? this.frameUnder(this.pointer) : -1;
+    const before = this.hovered;
+    this.hovered = frame;
+    const fold =
+      this.pointer && this.layout && frame < 0 ? this.foldUnder(this.pointer) : undefined;
+    this.emit("hover", frame, this.pointer, fold);
+    return frame !== before;
+  }
+
+  foldUnder({ clientX, clientY }) {
+    const box = this.canvas.getBoundingClientRect();
+    const cell = this.transform.invert([clientX - box.left, clientY - box.top]).map(Math.floor);
+    return this.layout.foldAt(...cell);
   }
 
   // The page's place in the window: left, top, size, in CSS pixels.
@@ -187,6 +250,7 @@ class MapView {
 
   draw() {
     if (!this.layout || !this.ratio) return;
+    this.look(); // the map may have moved under the pointer
     const { context, ratio, theme } = this;
     const scale = this.transform.k * ratio;
     const originX = this.transform.x * ratio,
@@ -195,10 +259,10 @@ class MapView {
     const placeY = (y) => Math.round(originY + y * scale);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
 
-    const level = Math.min(Math.max(Math.floor(Math.log2(1 / scale)), 0), MAX_LEVEL);
+    const { level } = this;
     const side = TILE * 2 ** level;
     const [left, top, right, bottom] = this.visible;
-    context.imageSmoothingEnabled = scale < 1;
+    context.imageSmoothingEnabled = false;
     const begin = performance.now();
     let painted = 0,
       waiting = false;

@@ -1,28 +1,36 @@
-// The picture in tiles, painted when they come into view. A level halves the one before: a cell
-// of level n stands for 2**n by 2**n frames and has the mean of their colours, so that the whole
-// memory on one screen does not flicker as a choice of pixels would.
+// The picture in tiles, painted when they come into view. A cell of level n stands for a block of
+// 2**n by 2**n frames and has the colour that most of them have: so there are no colours that the
+// legend does not tell. Lit frames outvote pale ones, however few they are, and these outvote hidden
+// ones: a single page of a chosen process is seen in a map of a whole machine.
 
 const TILE_ORDER = 8,
   TILE = 2 ** TILE_ORDER,
   MAX_LEVEL = 8;
+const FOLD_PIXEL = pixelOf(about.fold); // of a break's line
 const MAX_TILES = 512; // of 256 KiB each
+
+// How a frame is painted.
+const HIDDEN = 0,
+  PALE = 1,
+  LIT = 2;
 
 class Tiles {
   constructor() {
     this.cache = new Map(); // in order of use
     this.version = 0;
-    this.sums = new Float64Array(TILE * 4);
   }
 
-  // Set the layout and the pixels from now on: a frame has the pixel of its value if it is lit,
-  // and otherwise the pixel of its value in `pale`.
-  show(layout, { values, lit, bright, pale }) {
+  // Set the layout and the pixels from now on: by the value of a frame, and by how it is painted,
+  // its `shade`.
+  show(layout, { values, shades, bright, pale, hole }) {
     if (layout !== this.layout) this.cache.clear();
     this.layout = layout;
     this.values = values;
-    this.lit = lit;
-    this.bright = bright;
-    this.pale = pale;
+    this.shades = shades;
+    this.pixels = [new Uint32Array(bright.length).fill(hole), pale, bright];
+    this.order = layout.places.order;
+    this.size = layout.places.size;
+    this.votes = new Votes(values, shades, this.order, bright.length);
     this.version++;
   }
 
@@ -54,11 +62,42 @@ class Tiles {
   }
 
   pixel(frame) {
-    return (this.lit[frame] ? this.bright : this.pale)[this.values[frame]];
+    if (frame < 0) return frame === DASH ? FOLD_PIXEL : 0;
+    return this.pixels[this.shades[frame]][this.values[frame]];
+  }
+
+  // The frame whose colour a block has, by the block's number from the left and the top: the frame
+  // at a cell in it if it has that colour, otherwise the first one that has; -1 if there is none.
+  shownIn(level, blockX, blockY, cellX, cellY) {
+    const at = this.layout.frameAt(cellX, cellY);
+    if (level === 0) return at;
+    const found = this.elected(level, blockX, blockY);
+    return at >= 0 && found >= 0 && this.pixel(at) === this.pixel(found) ? at : found;
+  }
+
+  // The first frame of a block that has the block's colour; -1 if the block is empty.
+  elected(level, blockX, blockY) {
+    const { layout, votes } = this;
+    votes.begin();
+    if (layout.name === "hilbert") {
+      const side = 2 ** level;
+      const { distance } = layout.descend(blockX * side, blockY * side, layout.tileOrder, level);
+      votes.count(distance, Math.min(distance + side * side, this.size));
+    } else {
+      const { width, height } = layout,
+        step = 2 ** level;
+      const left = blockX * step,
+        right = Math.min(left + step, width),
+        end = Math.min((blockY + 1) * step, height);
+      for (let y = blockY * step; y < end; y++)
+        votes.count(y * width + left, Math.min(y * width + right, this.size));
+    }
+    return votes.winner;
   }
 
   paintRows(pixels, level, tileX, tileY) {
-    const { width, height, frames } = this.layout;
+    const { width, height } = this.layout;
+    const { order, size } = this;
     const step = 2 ** level,
       firstX = tileX * TILE * step;
     const endX = Math.min(firstX + TILE * step, width);
@@ -67,30 +106,21 @@ class Tiles {
       if (firstY >= height) return;
       if (level === 0) {
         const start = firstY * width,
-          end = Math.min(start + endX, frames);
-        for (let frame = start + firstX, at = row * TILE; frame < end; frame++, at++)
-          pixels[at] = this.pixel(frame);
+          end = Math.min(start + endX, size);
+        for (let place = start + firstX, at = row * TILE; place < end; place++, at++)
+          pixels[at] = this.pixel(order ? order[place] : place);
         continue;
       }
-      const sums = this.sums.fill(0);
-      for (let y = firstY; y < Math.min(firstY + step, height); y++) {
-        const start = y * width,
-          end = Math.min(start + endX, frames);
-        for (let frame = start + firstX, x = 0; frame < end; frame++, x++) {
-          const pixel = this.pixel(frame),
-            at = (x >> level) * 4;
-          sums[at] += pixel & 255;
-          sums[at + 1] += (pixel >> 8) & 255;
-          sums[at + 2] += (pixel >> 16) & 255;
-          sums[at + 3]++;
-        }
-      }
-      for (let x = 0; x < TILE; x++) pixels[row * TILE + x] = mean(sums, x * 4, step * step);
+      const blocks = Math.ceil((endX - firstX) / step);
+      for (let x = 0; x < blocks; x++)
+        pixels[row * TILE + x] = this.pixel(
+          this.elected(level, tileX * TILE + x, tileY * TILE + row),
+        );
     }
   }
 
   paintHilbert(pixels, level, tileX, tileY) {
-    const { layout, sums } = this;
+    const { layout, votes, order, size } = this;
     const low = TILE_ORDER + level,
       side = 2 ** low;
     const { distance, turn } = layout.descend(tileX * side, tileY * side, layout.tileOrder, low);
@@ -98,35 +128,62 @@ class Tiles {
       each = 4 ** level;
     for (let at = 0; at < TILE * TILE; at++) {
       const first = distance + local[at] * each;
-      if (first >= layout.frames) continue;
+      if (first >= size) continue;
       if (level === 0) {
-        pixels[at] = this.pixel(first);
+        pixels[at] = this.pixel(order ? order[first] : first);
         continue;
       }
-      sums.fill(0, 0, 4);
-      const end = Math.min(first + each, layout.frames);
-      for (let frame = first; frame < end; frame++) {
-        const pixel = this.pixel(frame);
-        sums[0] += pixel & 255;
-        sums[1] += (pixel >> 8) & 255;
-        sums[2] += (pixel >> 16) & 255;
-      }
-      sums[3] = end - first;
-      pixels[at] = mean(sums, 0, each);
+      votes.begin();
+      votes.count(first, Math.min(first + each, size));
+      pixels[at] = this.pixel(votes.winner);
     }
   }
 }
 
-// The mean colour of some pixels; it is more transparent if more of `all` are missing.
-function mean(sums, at, all) {
-  const count = sums[at + 3];
-  if (!count) return 0;
-  const alpha = Math.round((255 * count) / all);
-  return (
-    ((alpha << 24) |
-      (Math.round(sums[at + 2] / count) << 16) |
-      (Math.round(sums[at + 1] / count) << 8) |
-      Math.round(sums[at] / count)) >>>
-    0
-  );
+// An election among the frames of a block: of the best shade, the value that most frames have; of as
+// many, the value of the first frame. A break wins wherever it is, so that its line is seen.
+class Votes {
+  constructor(values, shades, order, many) {
+    this.values = values;
+    this.shades = shades;
+    this.order = order;
+    this.counts = new Uint32Array(many * 3);
+    this.firsts = new Uint32Array(many * 3); // the first frame with each value and shade
+    this.met = []; // the values and shades that have votes
+    this.isBreak = false;
+  }
+
+  begin() {
+    for (const kind of this.met) this.counts[kind] = 0;
+    this.met.length = 0;
+    this.isBreak = false;
+  }
+
+  // Places from `first` on.
+  count(first, end) {
+    const { values, shades, order, counts, firsts, met } = this;
+    for (let place = first; place < end; place++) {
+      const frame = order ? order[place] : place;
+      if (frame < 0) {
+        if (frame === DASH || frame === GAP) this.isBreak = true;
+        continue;
+      }
+      const kind = values[frame] * 3 + shades[frame];
+      if (counts[kind]++ === 0) {
+        firsts[kind] = frame;
+        met.push(kind);
+      }
+    }
+  }
+
+  // A frame; or DASH, or another number below 0 where there is none.
+  get winner() {
+    const { counts, firsts, met } = this;
+    if (this.isBreak) return DASH;
+    let best = -1;
+    for (const kind of met)
+      if (best < 0 || kind % 3 > best % 3 || (kind % 3 === best % 3 && counts[kind] > counts[best]))
+        best = kind;
+    return best < 0 ? PADDING : firsts[best];
+  }
 }

@@ -1,0 +1,101 @@
+"""Every other address of a page: mappings beyond a process's first, and a Linux kernel's own.
+
+The page holds the first address that each process has for a page (viewer/data.py). Most pages have
+no other, so that a list of runs tells the others.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.paging import SHARED, Mappings
+from memory_visualizer.paging.walk import walk
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
+
+MOST_RUNS = 1 << 19
+"""A run has some five bytes in the page."""
+_ADDRESS_SPACE = 1 << 52
+"""Pages of 4 KiB in 64 bits of addresses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Successive frames at successive addresses, a row for each run, sorted by space and page."""
+
+    space: NDArray[np.int64]
+    """Index of the process; the number after the last process's stands for the kernel."""
+    page: NDArray[np.int64]
+    """Number of the first page of address space."""
+    frame: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mappings: Mappings, frame_count: int, kernel: int) -> "Runs":
+        """Join mappings that continue one another; `kernel` is the number of the shared space."""
+        space = np.where(mappings.space == SHARED, kernel, mappings.space).astype(np.int64)
+        page = (mappings.virtual >> np.uint64(PAGE_SIZE.bit_length() - 1)).view(np.int64)
+        page &= _ADDRESS_SPACE - 1
+        length = np.minimum(mappings.count, frame_count - mappings.pfn)
+        order = np.lexsort((mappings.pfn, page, space))
+        space, page, frame, length = (
+            column[order] for column in (space, page, mappings.pfn, length)
+        )
+        new = np.ones(len(space), bool)
+        new[1:] = (
+            (space[1:] != space[:-1])
+            | (page[1:] != page[:-1] + length[:-1])
+            | (frame[1:] != frame[:-1] + length[:-1])
+        )
+        starts = np.flatnonzero(new)
+        total = np.add.reduceat(length, starts) if len(starts) else length
+        return cls(space[starts], page[starts], frame[starts], total)
+
+    def first(self, limit: int) -> "Runs":
+        """The first runs: those of the kernel, whose addresses only this list tells, before all."""
+        order = np.lexsort((self.page, self.space))[::-1][:limit][::-1]
+        return Runs(self.space[order], self.page[order], self.frame[order], self.length[order])
+
+
+def further_columns(
+    snapshot: Snapshot, further: NDArray[np.integer[Any]], limit: int = MOST_RUNS
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Columns of the runs, and the number of pages in runs beyond the limit.
+
+    `further` is the number of mappings of each frame beyond the first in each process; all mappings
+    of such frames are told, the first ones again. ``also_count`` is the number of runs of each
+    process, and of the kernel at last; ``also_gap`` the pages of address space between a run and
+    the run before; ``also_frame`` and ``also_length`` are its frames.
+    """
+    kernel = len(snapshot.processes)
+    before = np.zeros(len(further) + 1, np.int64)
+    np.cumsum(further > 0, out=before[1:])
+    rows = snapshot.mappings
+    end = np.minimum(rows.pfn + rows.count, len(further))
+    again = rows.take(before[end] > before[rows.pfn])
+    found = Runs.of(
+        Mappings.join([again, *_of_kernel(snapshot)]), snapshot.dump.frame_count, kernel
+    )
+    kept = found.first(limit)
+    previous = np.zeros(len(kept.page), np.int64)
+    same = np.flatnonzero(kept.space[1:] == kept.space[:-1]) + 1
+    previous[same] = (kept.page + kept.length)[same - 1]
+    columns = {
+        "also_count": np.bincount(kept.space, minlength=kernel + 1),
+        "also_gap": (kept.page - previous) % _ADDRESS_SPACE,
+        "also_frame": kept.frame,
+        "also_length": kept.length,
+    }
+    return columns, int(found.length.sum() - kept.length.sum())
+
+
+def _of_kernel(snapshot: Snapshot) -> list[Mappings]:
+    """The mappings of a Linux kernel's own tables, which Snapshot.mappings does not have."""
+    if snapshot.kernel_paging is None:
+        return []
+    roots = np.array([snapshot.kernel_roots], np.int64)
+    spaces = np.array([SHARED], np.int32)
+    walked = walk(snapshot.dump, snapshot.kernel_paging, roots, spaces)
+    return [replace(rows, space=np.full(len(rows.pfn), SHARED, np.int32)) for rows in walked]
