@@ -68,11 +68,13 @@ def page_columns(
         packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
         owners, held_by = owner_columns(snapshot)
         further = snapshot.mapping_count - held_by
+        del held_by
+        packing["further"] = pool.submit(pack, further)
+        for name in [*owners]:  # each column is freed when it has been packed
+            packing[name] = pool.submit(pack, owners.pop(name))
         also, untold = further_columns(snapshot, further)
-        columns = {"further": further, **owners, **also}
-        del held_by, further, owners, also
-        for name in [*columns]:  # each column is freed when it has been packed
-            packing[name] = pool.submit(pack, columns.pop(name))
+        for name in [*also]:
+            packing[name] = pool.submit(pack, also.pop(name))
     return {name: column.result() for name, column in packing.items()}, untold
 
 
@@ -270,12 +272,14 @@ def _runs(
     is_next = ~changes(group_set)
     is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
     begins = np.flatnonzero(~is_next)
-    length = np.diff(begins, append=len(frame))
-    run_set, run_virtual = group_set[begins], virtual[begins]
-    end = np.where(changes(run_set), 0, np.roll(run_virtual + length, 1))
+    length = np.diff(begins, append=len(frame)).astype(np.uint32)
+    run_set, gap = group_set[begins], virtual[begins]
+    end = gap[:-1] + length[:-1]
+    end[changes(run_set)[1:]] = 0
+    gap[1:] -= end
     # A large page may begin below the end of the page before: gaps are modulo the address space.
-    gap = (run_virtual - end) % _ADDRESS_SPACE
-    return frame[begins], length.astype(np.uint32), gap, np.bincount(run_set - run_set[0])
+    gap %= _ADDRESS_SPACE
+    return frame[begins], length, gap, np.bincount(run_set - run_set[0])
 
 
 def _order_of_groups(
