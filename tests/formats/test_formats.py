@@ -577,6 +577,17 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
     check(open_dump(path.with_suffix(".vmsn")), frames_of(PIECES))
 
 
+def test_vmware_with_more_groups_than_are_read(path: Path) -> None:
+    """Whether the memory is among the others is not known."""
+    _vmware(path, PIECES)
+    state = path.with_suffix(".vmss")
+    data = bytearray(state.read_bytes().replace(b"memory\0", b"others\0", 1))
+    data[8:12] = (5000).to_bytes(4, "little")
+    state.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"claims 5,000 groups of state, and the first 1,024"):
+        open_dump(state)
+
+
 @pytest.mark.parametrize("suffix", [".VMSS", ".Vmsn"])
 def test_names_in_upper_case(tmp_path: Path, suffix: str) -> None:
     """As Windows' file systems may give them."""
