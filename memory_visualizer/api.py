@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import NotWholePagesError
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.leads import Leads, all_leads
 from memory_visualizer.recognise import recognise, recognise_behind_header
 from memory_visualizer.snapshot import snapshot
 
@@ -51,6 +52,15 @@ class Snapshot(snapshot.Snapshot):
         from memory_visualizer.picture.entropy import entropy
 
         return entropy(self.dump)
+
+    @cached_property
+    def leads(self) -> Leads:
+        """What an analyst should look at first; the first access reads the dump once more."""
+        return all_leads(self)
+
+    def look_for_leads(self, progress: Progress | None = None) -> None:
+        """Find `leads`; `progress` is told the bytes that were read for them."""
+        vars(self)["leads"] = all_leads(self, progress)
 
     def image(
         self,

@@ -94,6 +94,11 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
     marks[low:high] |= depth[:-1] > 0
 
 
+def runs_in(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The runs of some ascending frames, each once; as `Dump.runs`."""
+    return merge_runs(frames, np.ones(len(frames), np.int64))
+
+
 def merge_runs(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
     """Join the adjacent ones of some ascending stretches of frames; as `Dump.runs`."""
     if not len(first):

@@ -69,6 +69,15 @@ RATES: Mapping[str, Rate] = {
     # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
     "region": Rate(1, 4, 1 << 16),
     "module": Rate(64, 1, 1 << 10),
+    # People can look at a few hundred.
+    "lead": Rate(1 << 10, 1, 512),
+    # Programs that make code have some thousands.
+    "page of writable code": Rate(4, 1, 1 << 10),
+    # Each program and library in memory has one.
+    "beginning of an image": Rate(64, 1, 1 << 12),
+    # A process has a copy only of pages that it has written to; all others are counted once each.
+    "page of an image": Rate(1, 1, 1 << 12),
+    "copy of a code page": Rate(1, 1, 1 << 12),
 }
 """By the name that remarks use. New kinds of things are added here."""
 

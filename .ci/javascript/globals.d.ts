@@ -55,6 +55,9 @@ declare global {
     hex: HTMLElement;
     hits: HTMLElement;
     layout: HTMLSelectElement;
+    "lead-count": HTMLElement;
+    "lead-list": HTMLElement;
+    "lead-note": HTMLElement;
     "legend-all": HTMLElement;
     "legend-entries": HTMLElement;
     lit: HTMLElement;

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
     Parser,
@@ -43,8 +44,8 @@ from memory_visualizer.export.tables import (
 from memory_visualizer.export.volatility2 import profiles_of, why_unknown
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file, is_split, opens_leniently
+from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
-from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.folding import HOLES
@@ -58,7 +59,6 @@ from memory_visualizer.snapshot.findings import (
     with_most_pages,
 )
 from memory_visualizer.snapshot.process import Process
-from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
@@ -87,6 +87,7 @@ examples:
   memviz xp.raw --table pages.csv --json summary.json --map xp.map
   memviz xp.raw --hash --json - | jq .sha256
   memviz linux.lime --files files.csv --regions regions.csv
+  memviz win10.vmem --leads --html win10.html
   memviz extract linux.lime --file '^/etc/' --to folder
   memviz convert memory.avml -o memory.lime
   memviz doctor              list the optional parts and how to get more
@@ -255,6 +256,12 @@ def _parser() -> argparse.ArgumentParser:
         help="print a table of pages by use and state, as the kernel records them",
     )
     parser.add_argument(
+        "--leads",
+        action="store_true",
+        help="list what to look at first, each with its reason: hidden processes, injected images,"
+        " altered code and so on; contents, regions and files are read for this",
+    )
+    parser.add_argument(
         "--hash",
         action="store_true",
         help="compute the SHA-256 of the dump's file, and put it into every output",
@@ -315,6 +322,11 @@ def _visualize(options: argparse.Namespace) -> int:
                 "the kernel's records of its pages were not found: their uses are unknown"
             )
         steps.done("reading the kernel's records of its pages")
+    if options.leads:
+        with ProgressLine("looking for leads") as progress:
+            snapshot.look_for_leads(progress)
+        remarks += snapshot.leads.remarks
+        steps.done("looking for leads")
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
@@ -424,6 +436,7 @@ def _print_summary(
         _finding_lines(snapshot, told),
         _region_lines(snapshot, told) if options.regions else [],
         _writable_code_lines(snapshot, told),
+        _lead_lines(snapshot, told) if options.leads else [],
         _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
@@ -453,8 +466,11 @@ def _record_blocks(
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
-    outputs = (options.html, options.table, options.json, options.uses, options.verbose)
-    return any(outputs) or options.color_by in ("state", "use")
+    files = (options.html, options.table, options.json)
+    return any((*files, options.uses, options.verbose, options.leads)) or options.color_by in (
+        "state",
+        "use",
+    )
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
@@ -577,6 +593,21 @@ def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     return [f"{_count(len(others), 'other process', 'other processes')} not chosen{leads}"]
 
 
+_LEADS_OF_A_KIND = 10
+
+
+def _lead_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
+    """The leads, the first ones of each kind."""
+    leads = snapshot.leads.of([snapshot.processes[index] for index in told])
+    lines = []
+    for kind in LEADS:
+        reasons = [lead.reason for lead in leads.found if lead.kind == kind]
+        lines += [f"  {kind}: {printable(reason)}" for reason in reasons[:_LEADS_OF_A_KIND]]
+        if more := len(reasons) - _LEADS_OF_A_KIND:
+            lines += [f"  {kind}: and {more:,} more"] if more > 0 else []
+    return ["Leads", *lines] if lines else ["No leads found"]
+
+
 def _left_out(snapshot: Snapshot, told: Sequence[int]) -> list[int]:
     """Indices of the other processes."""
     among = set(told)
@@ -589,14 +620,7 @@ def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     Programs that generate code while they run have such pages; otherwise they may hold injected
     code.
     """
-    rows = snapshot.mappings
-    both = MAY_WRITE | MAY_EXECUTE
-    may_write = rows.is_user & (rows.access & MAY_WRITE != 0) & (rows.space != SHARED)
-    found = may_write & (rows.access & both == both)
-    if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
-        return []  # a machine that does not use the no-execute bit (older 32-bit machines)
-    found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
-    pages = np.bincount(rows.space[found], rows.count[found], len(snapshot.processes))
+    pages = writable_pages(snapshot)
     pages[_left_out(snapshot, told)] = 0
     if not pages.any():
         return []

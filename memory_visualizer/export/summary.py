@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.volatility2 import profiles_of
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.leads import Lead, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -34,6 +36,8 @@ def _array(item: dict[str, Any], description: str) -> dict[str, Any]:
     return {"type": "array", "description": description, "items": item}
 
 
+MOST_RUNS = 1000
+"""The most runs of frames that are told of a lead."""
 _COUNTS = {"additionalProperties": {"type": "integer"}}
 _ADDRESS = {"pattern": "^0x[0-9a-f]+$"}
 
@@ -66,6 +70,20 @@ _PROCESS = _object(
         "anomalies": _array({"type": "string"}, "its anomalies, in words of process.ANOMALIES"),
         "created": _field(["string", "null"], "ISO 8601, UTC"),
         "exit_time": _field(["string", "null"], "ISO 8601, UTC"),
+    }
+)
+
+_LEAD = _object(
+    {
+        "kind": _field("string", "one of leads.LEADS"),
+        "reason": _field("string", "a sentence; may hold any text from the dump"),
+        "pid": _field(["integer", "null"], "of the process that it is about, if it is one"),
+        "pages": _field("integer", "its page frames"),
+        "runs": _array(
+            {"type": "string", "pattern": "^0x[0-9a-f]+-0x[0-9a-f]+$"},
+            "first and last page frame of each run, as `memviz extract --frames` takes them; at"
+            f" most {MOST_RUNS:,} runs",
+        ),
     }
 )
 
@@ -145,6 +163,11 @@ SCHEMA: dict[str, Any] = {
                 ),
                 "stale copies of process objects, which are not processes",
             ),
+            "leads": _array(_LEAD, "what to look at first; kinds as in leads.LEADS"),
+            "leads_are_complete": _field(
+                "boolean",
+                "whether contents, regions and files were looked at for leads (--leads)",
+            ),
             "remarks": _array({"type": "string"}, "remarks on missing or doubtful data"),
         }
     ),
@@ -161,6 +184,9 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
     """
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
+    leads = leads_so_far(snapshot)
+    if chosen is not None:
+        leads = leads.of([snapshot.processes[index] for index in chosen])
     left_out = [] if chosen is None else set(range(len(snapshot.processes))) - set(chosen)
     return {
         "generator": GENERATOR,
@@ -213,11 +239,27 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
             {"pid": copy.pid, "name": copy.name, "object_address": _hex(copy.object_address)}
             for copy in snapshot.copies
         ],
+        "leads": [_lead(lead) for lead in leads.found],
+        "leads_are_complete": leads.is_complete,
         "remarks": [
+            *leads.remarks,
             *dump.remarks,
             *snapshot.remarks,
             *snapshot.record_remarks,
             *(snapshot.inventory.remarks if snapshot.inventory else ()),
+        ],
+    }
+
+
+def _lead(lead: Lead) -> dict[str, Any]:
+    return {
+        "kind": lead.kind,
+        "reason": lead.reason,
+        "pid": lead.process.pid if lead.process else None,
+        "pages": len(lead.frames),
+        "runs": [
+            f"{first:#x}-{first + count - 1:#x}"
+            for first, count in runs_in(lead.frames)[:MOST_RUNS].tolist()
         ],
     }
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import mark_runs
 from memory_visualizer.paging import Mappings
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.pagemap import PageState
@@ -25,6 +26,8 @@ class Doubts:
         self._before: dict[tuple[PageState, ...], NDArray[np.int32]] = {}
         """For each frame, the number of frames before it in some states."""
         self._pages = 0
+        self._marks: NDArray[np.bool_] | None = None
+        """The frames of these mappings, once there are any."""
         self._huge = 0
 
     def believed(self, part: Mappings) -> Mappings:
@@ -43,8 +46,20 @@ class Doubts:
         if not (wrong | huge).any():
             return part
         self._pages += int(part.count[wrong].sum())
+        self._mark(part.take(wrong), len(states))
         self._huge += int(np.count_nonzero(huge))
         return part.take(~(wrong | huge))
+
+    def _mark(self, rows: Mappings, frame_count: int) -> None:
+        if self._marks is None:
+            self._marks = np.zeros(frame_count, bool)
+        if len(rows.pfn):
+            mark_runs(self._marks, rows.pfn, np.minimum(rows.count, frame_count - rows.pfn))
+
+    @property
+    def frames(self) -> NDArray[np.int64]:
+        """The frames, ascending, that these mappings lead to."""
+        return np.empty(0, np.int64) if self._marks is None else np.flatnonzero(self._marks)
 
     def _share(
         self, states: NDArray[np.uint8], part: Mappings, *some: PageState

@@ -113,6 +113,7 @@ def understand(
         remarks=tuple(remarks),
         inventory=LinuxInventory(kernel, states),
         vmcoreinfo=kernel.info.text,
+        contradicted=doubts.frames,
     )
 
 

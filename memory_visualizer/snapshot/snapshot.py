@@ -1,7 +1,7 @@
 """The analysis of a whole dump: its system, its processes, and the owners of each page."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -92,6 +92,9 @@ class Snapshot(PageMap):
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
     vmcoreinfo: bytes = b""
     """A Linux kernel's description of itself, as lines of text; empty where it has none."""
+    contradicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Frames, ascending, of mappings that were left out, because a Linux kernel's records
+    contradict them."""
 
     @cached_property
     def records(self) -> FrameRecords | None:

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.summary import dump_holes
+from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.folding import long_holes
@@ -63,6 +65,7 @@ _SCRIPTS = (
     "uses",
     "processes",
     "files",
+    "leads",
     "lights",
     "litpages",
     "goto",
@@ -142,6 +145,7 @@ def page(
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
     ]
+    about["leads"] = _leads(snapshot)
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
@@ -184,6 +188,29 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
         "priority": records.priorities + np.uint8(1),
         "finding": records.findings,
     }
+
+
+_MOST_RUNS = 100_000
+"""The most runs of frames of all leads that a page has."""
+
+
+def _leads(snapshot: Snapshot) -> dict[str, Any]:
+    """The leads with their frames, each run as its first frame and its number of frames."""
+    index = {id(process): number for number, process in enumerate(snapshot.processes)}
+    leads, room, found = leads_so_far(snapshot), _MOST_RUNS, []
+    for lead in leads.found:
+        runs = runs_in(lead.frames)[:room]
+        room -= len(runs)
+        found.append(
+            {
+                "kind": lead.kind,
+                "reason": printable(lead.reason),
+                "process": index[id(lead.process)] if lead.process else -1,
+                "pages": len(lead.frames),
+                "runs": runs.tolist(),
+            }
+        )
+    return {"kinds": LEADS, "complete": leads.is_complete, "found": found}
 
 
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
@@ -282,6 +309,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         "remarks": [
             printable(remark)
             for remark in (
+                *leads_so_far(snapshot).remarks,
                 *dump.remarks,
                 *snapshot.remarks,
                 *snapshot.record_remarks,

@@ -1081,7 +1081,7 @@ def test_some_outputs_cannot_be_written(dump: Path, tmp_path: Path) -> None:
         [dump, *options],
         tmp_path,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
     )
     assert result.returncode == 1
     assert result.stdout.endswith(

@@ -53,6 +53,10 @@ async function start() {
   const tabs = new Tabs(byId("side-tabs"));
   tabs.add("processes");
   const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const leads = new Leads(tabs, (mark, first) => {
+    update({ mark });
+    if (first >= 0) map.goToFrame(first, true);
+  });
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -100,6 +104,7 @@ async function start() {
     if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);

@@ -1,0 +1,75 @@
+"""The search for leads: with what is known already, or in contents, regions and files, too."""
+
+from collections.abc import Iterable, Iterator
+
+from memory_visualizer.formats.base import Progress
+from memory_visualizer.leads.code import code_leads
+from memory_visualizer.leads.images import image_leads
+from memory_visualizer.leads.lead import LEADS, Lead, Leads
+from memory_visualizer.leads.processes import process_leads, record_leads
+from memory_visualizer.leads.processpages import ProcessPages
+from memory_visualizer.leads.writable import packed_leads, writable_code, writable_leads
+from memory_visualizer.limits import Budget
+from memory_visualizer.snapshot.snapshot import Snapshot
+
+_FEW_PAGES = 256
+"""So many pages are read without being asked for."""
+
+
+def known_leads(snapshot: Snapshot) -> Leads:
+    """The leads in what is known already.
+
+    Regions, files and the contents of more than a few pages are not asked for, and the kernel's
+    records only if they were read before: this costs next to nothing.
+    """
+    budget, pages = Budget(snapshot.dump.frame_count), ProcessPages(snapshot)
+    code = list(writable_code(snapshot, pages, ask_regions=False))
+    parts = [
+        process_leads(snapshot, pages),
+        writable_leads(snapshot, code),
+        packed_leads(snapshot, code, budget, _FEW_PAGES),
+        record_leads(snapshot) if snapshot.has_read_records else (),
+    ]
+    return _leads(parts, budget, is_complete=False)
+
+
+def leads_so_far(snapshot: Snapshot) -> Leads:
+    """All leads if Snapshot.leads was asked for before; otherwise those that are known already."""
+    found: Leads | None = vars(snapshot).get("leads")
+    return found or known_leads(snapshot)
+
+
+def all_leads(snapshot: Snapshot, progress: Progress | None = None) -> Leads:
+    """All leads in a dump, which is read once more for them.
+
+    `progress` and errors as for Dump.scan.
+    """
+    budget, pages = Budget(snapshot.dump.frame_count), ProcessPages(snapshot)
+    code = list(writable_code(snapshot, pages, ask_regions=True))
+    parts = [
+        process_leads(snapshot, pages),
+        writable_leads(snapshot, code),
+        packed_leads(snapshot, code, budget),
+        record_leads(snapshot),
+        code_leads(snapshot, pages, budget),
+        image_leads(snapshot, pages, budget, progress),
+    ]
+    return _leads(parts, budget, is_complete=True)
+
+
+def _leads(parts: Iterable[Iterable[Lead]], budget: Budget, *, is_complete: bool) -> Leads:
+    order = {kind: number for number, kind in enumerate(LEADS)}
+    found = sorted(_bounded(parts, budget), key=lambda lead: order[lead.kind])
+    return Leads(tuple(found), is_complete, tuple(budget.remarks))
+
+
+def _bounded(parts: Iterable[Iterable[Lead]], budget: Budget) -> Iterator[Lead]:
+    """As many leads of each search as a machine can have."""
+    for part in parts:
+        room = budget.limit("lead")
+        for lead in part:
+            if room:
+                room -= 1
+                yield lead
+            else:
+                budget.refuse("lead", 1)
