@@ -270,7 +270,10 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     """All fields, and the same as JSON."""
     summary = snapshot.summary()
     classes = truth.classes(truth.alive)
-    processes = summary.pop("processes")
+    processes, leads = summary.pop("processes"), summary.pop("leads")
+    unlinked = {lead["pid"] for lead in leads if lead["kind"] == "unlinked process"}
+    assert unlinked == {p.pid for p in truth.processes if not p.listed and not p.exited}
+    assert summary.pop("leads_are_complete") is False
     assert summary == {
         "generator": GENERATOR,
         "dump": "win7.raw",
