@@ -70,6 +70,7 @@ def test_memory_is_put_where_it_belongs(
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_sound_dump_is_not_looked_at_for_that(
     system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_sound_dump_is_not_looked_at_for_that(
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
     """Even if it is asked."""
     path, _ = moved(tmp_path, system, [])
@@ -94,6 +96,7 @@ def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Path) -> None:
     """Of so few pages that there is no vote: then what would lie behind the end tells.
 
@@ -140,6 +143,7 @@ def elsewhere(path: Path, system: str, flags: int, *, in_a_row: bool) -> int:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path: Path) -> None:
     """No page of user mode and no table lies in it."""
     count = elsewhere(tmp_path / "dump", system, 0, in_a_row=False)

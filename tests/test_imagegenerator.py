@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import prestarted
+
 with suppress(ImportError):  # Windows has none of these
     import pty
     import resource
@@ -91,9 +93,11 @@ def run(
     arguments: Sequence[str], program: Path = PROGRAM, stdin: str | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run the program."""
+    if stdin is None:
+        return prestarted.run([program, *arguments])
     return subprocess.run(
         [sys.executable, str(program), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""},
+        env=prestarted.environment(),
         input=stdin,
         capture_output=True,
         text=True,

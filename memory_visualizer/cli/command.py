@@ -38,6 +38,7 @@ from memory_visualizer.version import __version__
 
 MAX_WIDTH = 65_535
 MAX_SCALE = 64
+PARTS = "the other files of a split kdump; parts of other images are found beside DUMP"
 
 
 def run(program: str, action: Callable[[], int], helps: Callable[[], bool] | None = None) -> int:
@@ -158,6 +159,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence, and end the program with exit code 2."""
         self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help lists all options)\n")
+
+
+def parser_of_dump(program: str, description: str, examples: str, parts: str = PARTS) -> Parser:
+    """A parser of a command that reads one dump; `parts` is the help on its further files."""
+    parser = Parser(
+        prog=program,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
+    parser.add_argument("more", metavar="PART", type=Path, nargs="*", default=[], help=parts)
+    return parser
 
 
 def output(*endings: str) -> Callable[[str], Path]:

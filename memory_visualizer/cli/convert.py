@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from memory_visualizer.api import open as open_snapshot
-from memory_visualizer.cli.command import Parser, check_outputs, output, say
+from memory_visualizer.cli.command import check_outputs, output, parser_of_dump, say
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.convert import FORMATS, Layout, convert_dump, described, layout_of
@@ -31,21 +31,7 @@ examples:
 
 def parser(program: str) -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(
-        prog=program,
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    options.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
-    options.add_argument(
-        "more",
-        metavar="PART",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="the other files of a split kdump; parts of other images are found beside DUMP",
-    )
+    options = parser_of_dump(program, DESCRIPTION, EXAMPLES)
     options.add_argument(
         "-o",
         "--output",

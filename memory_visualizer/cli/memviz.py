@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
-    Parser,
     Steps,
     add_picture_options,
     cannot_write,
@@ -26,6 +25,7 @@ from memory_visualizer.cli.command import (
     check_terminal,
     legend_text,
     output,
+    parser_of_dump,
     run,
     say,
     shown,
@@ -162,21 +162,12 @@ def _doctor() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
-    parser.add_argument(
-        "more",
-        metavar="PART",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="the other files of a kdump that makedumpfile split (--split), in any order; the parts"
-        " of other images (E01, AD1, .001) are found beside DUMP",
+    parser = parser_of_dump(
+        PROGRAM,
+        DESCRIPTION,
+        EXAMPLES,
+        parts="the other files of a kdump that makedumpfile split (--split), in any order; the"
+        " parts of other images (E01, AD1, .001) are found beside DUMP",
     )
     parser.add_argument(
         "-o",

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import MemoryVisualizerError
+from memory_visualizer.export import arrowcolumns
 from memory_visualizer.export.csvtable import csv_rows, record_titles
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.packages import how_to_get
@@ -303,34 +304,34 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     some = slice(frames.start, frames.stop)
     pfn = np.arange(frames.start, frames.stop)
     offsets = np.searchsorted(owners.frame, np.append(pfn, frames.stop)).astype(np.int32)
-    labels = pa.array(_LABELS)
-    classes = pa.DictionaryArray.from_arrays(
-        pa.array(snapshot.classes[some].astype(np.int8)), labels
-    )
     columns = (
-        pa.array(pfn),
-        pa.array(pfn * PAGE_SIZE),
-        classes,
-        pa.array(snapshot.zero[some]),
-        pa.array(snapshot.mapping_count[some]),
-        pa.ListArray.from_arrays(offsets, pa.array(_pids(snapshot)[owners.process])),
-        pa.ListArray.from_arrays(offsets, pa.array(owners.virtual)),
+        arrowcolumns.numbers(pfn),
+        arrowcolumns.numbers(pfn * PAGE_SIZE),
+        arrowcolumns.words(snapshot.classes[some].astype(np.int8), _LABELS),
+        arrowcolumns.numbers(snapshot.zero[some]),
+        arrowcolumns.numbers(snapshot.mapping_count[some]),
+        arrowcolumns.lists(offsets, _pids(snapshot)[owners.process]),
+        arrowcolumns.lists(offsets, owners.virtual),
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
     table |= _arrow_records(snapshot, some)
     if snapshot.tells_files:
         table |= _arrow_files(snapshot, frames)
-    odd = odd_frames(owners, snapshot.processes)
-    table["anomalies"] = pa.array(
-        [odd.get(frame, "") for frame in pfn.tolist()]
-    ).dictionary_encode()
+    table["anomalies"] = _arrow_anomalies(snapshot, frames, owners)
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
+
+
+def _arrow_anomalies(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
+    """The anomalies of the owners of some successive frames; an empty text where there are none."""
+    code_of = {"": 0}
+    codes = np.zeros(len(frames), np.int32)
+    for frame, told in odd_frames(owners, snapshot.processes).items():
+        codes[frame - frames.start] = code_of.setdefault(told, len(code_of))
+    return arrowcolumns.words(codes, [*code_of])
 
 
 def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
     """Path of the file behind each of some frames, and the offset in it; null where none is."""
-    import pyarrow as pa
-
     pages = snapshot.file_pages
     file, offset = pages.of_frames(frames.start, frames.stop)
     none = file < 0
@@ -338,19 +339,17 @@ def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
     code_of: dict[str, int] = {}
     codes = [code_of.setdefault(one.path, len(code_of)) for one in pages.files]
     code = np.array([*codes, 0], np.int32)[file]
-    paths = pa.array([*code_of], pa.string())
     return {
-        "file": pa.DictionaryArray.from_arrays(pa.array(code, mask=none), paths),
-        "file_offset": pa.array(offset, mask=none | (offset < 0)),
+        "file": arrowcolumns.words(code, [*code_of], none=none),
+        "file_offset": arrowcolumns.numbers(offset, none=none | (offset < 0)),
     }
 
 
 def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:
     """What the kernel says of some successive frames, as columns."""
-    import pyarrow as pa
 
     def words(codes: NDArray[np.uint8], labels: list[str]) -> Any:
-        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8)), pa.array(labels))
+        return arrowcolumns.words(codes.astype(np.int8), labels)
 
     records, uses = snapshot.records, snapshot.uses
     if records is None or uses is None:
@@ -361,12 +360,14 @@ def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:
     }
     if records.priorities is not None:
         priorities = records.priorities[some]
-        columns["priority"] = pa.array(priorities, mask=priorities == NO_PRIORITY)
+        none = priorities == NO_PRIORITY
+        columns["priority"] = arrowcolumns.numbers(priorities, none=none)
     if records.findings is not None:
         columns["finding"] = words(records.findings[some], _FINDING_LABELS)
     if records.last_owners is not None:
         owners = records.last_owners[some]
-        columns["last_owner_pid"] = pa.array(_pids(snapshot)[owners], mask=owners == NOBODY)
+        pids = _pids(snapshot)[owners]
+        columns["last_owner_pid"] = arrowcolumns.numbers(pids, none=owners == NOBODY)
     return columns
 
 

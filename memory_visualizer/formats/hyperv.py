@@ -45,6 +45,7 @@ _NAME = re.compile(rb"(RamMemoryBlock|RamBlock)(\d{1,10})\0?")
 _MAX_OBJECTS, _MAX_TABLES, _MAX_KEYS = 1 << 20, 1 << 10, 64 << 20
 """Limits: entries of a table of objects, such tables, and bytes of tables of keys."""
 _MAX_TABLE = 1 << 20
+"""Bytes of a table of keys that are read: with more, its size is damaged."""
 
 _BLOCK_SIZE = 1 << 20
 _BLOCK_PAGES = _BLOCK_SIZE // PAGE_SIZE
@@ -202,7 +203,9 @@ def _tables_of_keys(path: Path, file: FileIO) -> Iterator[tuple[int, int]]:
     """Place and size of each table of keys."""
     at: int | None = _FIRST_TABLE
     seen: set[int] = set()
-    while at is not None and at not in seen and len(seen) < _MAX_TABLES:
+    while at is not None and at not in seen:
+        if len(seen) == _MAX_TABLES:
+            raise BadInputError(f"{path} has more than {_MAX_TABLES:,} tables of objects")
         seen.add(at)
         header = _read(file, 8, at)
         signature, count = struct.unpack("<II", header) if len(header) == 8 else (0, 0)

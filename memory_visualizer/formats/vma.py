@@ -28,6 +28,7 @@ _BLOCK = 4096
 _CLUSTER_BLOCKS = 16
 _CLUSTER = _BLOCK * _CLUSTER_BLOCKS
 _MAX_CLUSTERS = 1 << 22
+"""Of the machine's memory: 256 GiB."""
 _STATE = b"vmstate"
 
 
@@ -131,7 +132,9 @@ def _find_clusters(
             after = place + mask.bit_count() * _BLOCK
             if after > min(end, size):
                 return numbers, masks, places, f"{fault} is cut off"
-            if owner == device and len(numbers) < _MAX_CLUSTERS:
+            if owner == device:
+                if len(numbers) == _MAX_CLUSTERS:
+                    return numbers, masks, places, f": more than {_MAX_CLUSTERS:,} clusters"
                 for column, value in zip(
                     (numbers, masks, places), (number, mask, place), strict=True
                 ):

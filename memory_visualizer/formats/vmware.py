@@ -214,6 +214,11 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     groups = file.read(min(group_count, _MAX_GROUPS) * _GROUP.size)
     groups = groups[: len(groups) // _GROUP.size * _GROUP.size]
     places = {name.rstrip(b"\0"): place for name, place, _ in _GROUP.iter_unpack(groups)}
+    if b"memory" not in places and group_count > _MAX_GROUPS:
+        raise BadInputError(
+            f"{path} claims {group_count:,} groups of state, and the first {_MAX_GROUPS:,} are"
+            " without the memory"
+        )
     if b"memory" not in places:
         raise BadInputError(
             f"{path} is a VMware file without the memory: the snapshot leaves it out, or the"

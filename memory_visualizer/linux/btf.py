@@ -39,14 +39,13 @@ _EXTRA_WORDS = {1: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENU
     _ENUM64: (0, 3),
 }
 """By a type's kind: words that follow its first three words, for the type and for each member."""
-_MAX_DEPTH = 8
-"""Nested typedefs and qualifiers that are followed; compilers nest two or three."""
+_MAX_DEPTH = 32
+"""Nested typedefs and qualifiers that are followed: the kernel itself refuses more
+(MAX_RESOLVE_DEPTH in kernel/bpf/btf.c)."""
 _MAX_NESTED = 64
-"""Structures without a name within a structure, with itself."""
-_MAX_MEMBERS = 1 << 12
-_MAX_TYPES = 1 << 20
-_MAX_PLACES = 1 << 12
-"""How many words are tested that equal a name's place in the text."""
+"""Structures without a name within a structure, with itself; compilers nest a dozen."""
+_MAX_TYPES = 0xFFFFF
+"""BTF_MAX_TYPE in include/uapi/linux/btf.h."""
 _WORDS_AT_ONCE = 1 << 16
 _NO_MEMBERS = np.empty((0, 2), np.int64)
 
@@ -114,15 +113,20 @@ class Btf:
         number = self._text_at(name)
         if number is None:
             return None
-        words = self._words
-        for place in np.flatnonzero(words[:-1] == number)[:_MAX_PLACES].tolist():
-            # Does the word stand in place of a member's name?
-            at = int(self._starts[np.searchsorted(self._starts, place, side="right") - 1])
-            kind = int(words[at + 1]) >> 24 & 0x1F
-            step = _EXTRA_WORDS[kind][1] if kind in (_ENUM, _ENUM64) else 0
-            if step and place >= at + 3 and (place - at - 3) % step == 0:
-                return int(words[place + 1])
-        return None
+        words, starts = self._words, self._starts
+        if not len(starts):
+            return None
+        place = np.flatnonzero(words[:-1] == number)
+        place = place[place >= starts[0]]
+        at = starts[np.searchsorted(starts, place, side="right") - 1]
+        kind = words[at + 1] >> 24 & 0x1F
+        # Does the word stand in place of a member's name?
+        fits = np.zeros(len(place), bool)
+        for enumeration in (_ENUM, _ENUM64):
+            inside = (place - at - 3) % _EXTRA_WORDS[enumeration][1] == 0
+            fits |= (kind == enumeration) & (place >= at + 3) & inside
+        found = np.flatnonzero(fits)
+        return int(words[place[found[0]] + 1]) if len(found) else None
 
     def _members_of(self, at: int) -> NDArray[np.int64]:
         """Place of the name, and offset, of each member of the structure at this word.
@@ -134,7 +138,7 @@ class Btf:
         waiting = [(at, 0)]
         while waiting:
             at, before = waiting.pop()
-            count = min(int(words[at + 1]) & 0xFFFF, _MAX_MEMBERS, (len(words) - at - 3) // 3)
+            count = min(int(words[at + 1]) & 0xFFFF, (len(words) - at - 3) // 3)
             members = words[at + 3 : at + 3 + 3 * count].reshape(-1, 3).astype(np.int64)
             members = np.stack((members[:, 0], members[:, 2], members[:, 1]), axis=1)
             # With this bit a member's offset has the size of a bit field in its upper byte.
@@ -169,11 +173,9 @@ class Btf:
         number = self._text_at(name)
         if number is None:
             return None
-        starts = self._starts
-        for at in starts[self._names == number][:_MAX_PLACES].tolist():
-            if int(self._words[at + 1]) >> 24 & 0x1F in kinds:
-                return int(at)
-        return None
+        at = self._starts[self._names == number]
+        found = np.flatnonzero(np.isin(self._words[at + 1] >> 24 & 0x1F, kinds))
+        return int(at[found[0]]) if len(found) else None
 
     def _text_at(self, name: str) -> int | None:
         """Place of a name in the text."""

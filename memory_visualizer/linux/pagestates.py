@@ -463,7 +463,7 @@ class PageArray(StructPages):
         place = (back % np.uint64(PAGE_SIZE)).astype(np.int64) // self._word
         linked = np.zeros(len(maybe), np.uint64)
         budget = self._memory.budget
-        pages = budget.take("page of lists", pages, budget.limit("page of lists"))
+        pages = budget.take("page of lists", pages)
         for start in range(0, len(pages), _PAGES_AT_ONCE):
             contents = self._memory.read_frames(pages[start : start + _PAGES_AT_ONCE])
             contents = self._kernel.words(contents.view(np.uint8))

@@ -70,11 +70,8 @@ def further_columns(
     the run before; ``also_frame`` and ``also_length`` are its frames.
     """
     kernel = len(snapshot.processes)
-    before = np.zeros(len(further) + 1, np.int64)
-    np.cumsum(further > 0, out=before[1:])
     rows = snapshot.mappings
-    end = np.minimum(rows.pfn + rows.count, len(further))
-    again = rows.take(before[end] > before[rows.pfn])
+    again = rows.take(_lead_to(further > 0, rows))
     found = Runs.of(
         Mappings.join([again, *_of_kernel(snapshot)]), snapshot.dump.frame_count, kernel
     )
@@ -89,6 +86,21 @@ def further_columns(
         "also_length": kept.length,
     }
     return columns, int(found.length.sum() - kept.length.sum())
+
+
+def _lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
+    """Which mappings lead to some of these frames, given for all frames of the dump."""
+    found = frames[rows.pfn]
+    large = np.flatnonzero(rows.count > 1)
+    if len(large):
+        # A bit for each frame. Large pages begin and end at multiples of 64 frames.
+        bits = np.packbits(frames)
+        words = np.append(bits, np.zeros(-len(bits) % 8, np.uint8)).view(np.uint64)
+        before = np.append(0, np.cumsum(words != 0))
+        first = rows.pfn[large]
+        end = np.minimum(first + rows.count[large], len(frames))
+        found[large] = before[-(-end // 64)] > before[first // 64]
+    return found
 
 
 def _of_kernel(snapshot: Snapshot) -> list[Mappings]:

@@ -33,9 +33,9 @@ _WITNESSES_OF_PAGE = 32
 """How many witnesses of a page count: a page of records has 85 to 170, and a few suffice."""
 _TRIED_ORIGINS = 4
 """How many places of the database are tried; the most frequent is nearly always the right one."""
-_SAMPLED_WITNESSES = 1 << 12
+SAMPLED_WITNESSES = 1 << 12
 """An even sample of witnesses, which vote on the other members of a record."""
-_SAMPLED_RECORDS = 1 << 13
+SAMPLED_RECORDS = 1 << 13
 """An even sample of records that are compared with the entries that they name."""
 _RECORDS_AT_ONCE = 1 << 15
 """A multiple of 4096: so many records are a whole number of pages."""
@@ -174,7 +174,7 @@ class PageFrameDatabase:
 
     def entries(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """PteAddress of some of these frames, from all over them, without marks; 0 where lost."""
-        records = self.records(even_sample(frames, _SAMPLED_RECORDS))
+        records = self.records(even_sample(frames, SAMPLED_RECORDS))
         return self._self_map.entry(self.layout.number(records, self.layout.pte_address))
 
     def pieces(self, zero: NDArray[np.bool_]) -> Iterator[Piece]:
@@ -202,7 +202,7 @@ class PageFrameDatabase:
         entries can be compared, too. Frames whose record is lost or not active do not count, nor do
         frames whose table lies in a hole of the dump; 0 if too few frames count.
         """
-        frames = even_sample(mapped, _SAMPLED_RECORDS)
+        frames = even_sample(mapped, SAMPLED_RECORDS)
         records = self.records(frames)
         table = self.layout.table_frames(records)
         counts = self.layout.locations(records) == ACTIVE
@@ -324,7 +324,7 @@ def _layout(
     unused: NDArray[np.int64],
 ) -> Layout | None:
     """The other offsets, by the majority of the witnesses' records; None if none agree."""
-    witnesses = witnesses.take(even_sample(np.arange(len(witnesses.frame)), _SAMPLED_WITNESSES))
+    witnesses = witnesses.take(even_sample(np.arange(len(witnesses.frame)), SAMPLED_WITNESSES))
     word = kernel.word
     records = _records(kernel, base, size, witnesses.frame)
     table = kernel.frames(witnesses.entry)
@@ -336,7 +336,7 @@ def _layout(
             best, pte_frame = share, place
     if best <= 1 / 2:
         return None
-    others = _records(kernel, base, size, even_sample(unused, _SAMPLED_WITNESSES))
+    others = _records(kernel, base, size, even_sample(unused, SAMPLED_WITNESSES))
     others = others[np.logical_or.reduce(others != 0, axis=1)]
     places = [
         byte

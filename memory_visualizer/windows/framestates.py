@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import look_up, mark_runs
+from memory_visualizer.arrays import even_sample, look_up, mark_runs
 from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
@@ -20,6 +20,8 @@ from memory_visualizer.snapshot.framerecords import (
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.windows.framedatabase import (
+    SAMPLED_RECORDS,
+    SAMPLED_WITNESSES,
     Members,
     PageFrameDatabase,
     Piece,
@@ -93,10 +95,12 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
         return ()
     kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
     kernel.word = 4 if paging.address_bits == 32 else 8
-    unused = np.flatnonzero((snapshot.mapping_count == 0) & snapshot.dump.held)
+    # Samples at once: the numbers of all these frames would take 8 bytes for each frame.
+    unused = _sample((snapshot.mapping_count == 0) & snapshot.dump.held, SAMPLED_WITNESSES)
     mapped = np.zeros(snapshot.dump.frame_count, bool)
     mapped[snapshot.mappings.pfn[snapshot.mappings.count == 1]] = True
-    single = np.flatnonzero(mapped)
+    single = _sample(mapped, SAMPLED_RECORDS)
+    del mapped
     doubted: list[tuple[float, int]] = []
     for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
         agreement = database.agreement(single)
@@ -110,6 +114,11 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
         f"what looks like the page frame database at {base:#x} is not believed: the records of only"
         f" {100 * agreement:.1f} % of the frames in use lead to an entry for them",
     )
+
+
+def _sample(chosen: NDArray[np.bool_], limit: int) -> NDArray[np.int64]:
+    """At most `limit` of the chosen frames, from all over them."""
+    return even_sample(np.flatnonzero(chosen), limit)
 
 
 @dataclass(eq=False)

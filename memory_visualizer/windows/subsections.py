@@ -124,7 +124,7 @@ def pages_of_sections(
     named = subsections_named(kernel, entry_bytes, originals, entries)
     addresses, number = np.unique(named, return_inverse=True)
     row = number.astype(np.uint32)
-    some = budget.take("subsection", addresses, budget.limit("subsection"))
+    some = budget.take("subsection", addresses)
     lowest, highest = _extent(row, entries, len(addresses))
     layout, read = _decide(kernel, some, entry_bytes, lowest[: len(some)], highest[: len(some)])
     page = _pages(read, row, entries, entry_bytes, len(some))

@@ -148,9 +148,10 @@ def _mappings_of(
                 owners.append(index)
                 has_shadows = True
     walked = walk(memory, found.paging, np.array(roots), np.array(owners, np.int32), losses=losses)
-    mappings = without_contradicted(rest.without(walked), memory.frame_count, losses)
     # With KVA shadow, both tables of a process lead to its pages.
-    return (merge_alike if has_shadows else merge_kernel)(mappings)
+    merge = merge_alike if has_shadows else merge_kernel
+    # Nothing else may refer to the mappings: they are freed while they are merged.
+    return merge(without_contradicted(rest.without(walked), memory.frame_count, losses))
 
 
 def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct
+from memory_visualizer.arrays import distinct, even_sample
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -214,7 +214,7 @@ def _are_of_arm64(memory: PhysicalMemory, roots: NDArray[np.int64]) -> bool:
 
     The places are equal, and an entry that leads somewhere on one leads there on the other, too.
     """
-    entries = memory.read_frames(roots[:_SAMPLE])
+    entries = memory.read_frames(even_sample(roots, _SAMPLE))
     entries = entries[entries & np.uint64(PRESENT) != 0]
     count = []
     for software in (_X64.software, WINDOWS_ON_ARM64.software):
@@ -243,9 +243,9 @@ _TRIED_GROUPS = 4
 the largest: other systems' tables and chance make smaller ones."""
 _ROWS_AT_ONCE = 512
 """As many tables as fit into a processor's cache together with the results."""
-_SAMPLED_VOTERS = 1 << 11
+_COMPARED_AT_ONCE = 1 << 11
 _SAMPLED_TABLES = 1 << 7
-"""How many tables are read, and how many of these are sampled, for the entries that all share."""
+"""How many tables vote on the entries that all share."""
 _FEWEST_ALIKE = 3
 _PART_OF_BOOT = 8
 """A boot has at least this fraction of the largest boot's tables; fewer tables are strays."""
@@ -346,23 +346,33 @@ def share_kernel(
     """
     kin = np.zeros(len(roots), bool)
     last = roots[:, -1]
-    rows = np.flatnonzero(is_held(memory, last))[:_SAMPLED_VOTERS]
-    chosen = among[rows]
-    if np.count_nonzero(chosen) < 2:
+    rows = np.flatnonzero(is_held(memory, last))
+    voters = even_sample(rows[among[rows]], _SAMPLED_TABLES)
+    if len(voters) < 2:
         return kin
-    entries = paging.decode(memory.read_frames(last[rows]))
+    common, count = most_common(_kernel_entries(memory, paging, last[voters]))
+    # An entry of a single table is its own, and an entry of a few tells little.
+    fewest = max(2, len(voters) // 4)
+    weight = np.where(count >= fewest, count, 0)
+    for at in range(0, len(rows), _COMPARED_AT_ONCE):
+        some = rows[at : at + _COMPARED_AT_ONCE]
+        kin[some] = share_entries(_kernel_entries(memory, paging, last[some]), common, weight)
+    return kin
+
+
+def _kernel_entries(
+    memory: PhysicalMemory, paging: Paging, frames: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """The entries of the kernel's half in each of these tables; 0 for entries of the table's own.
+
+    These are entries that are not present, and those that name the table itself.
+    """
+    entries = paging.decode(memory.read_frames(frames))
     if paging.top_frames == 1:
         entries = entries[:, paging.entries // 2 :]
     entries = entries & ~np.uint64(TOUCHED)
-    entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, last[rows])] = 0
-    some = np.flatnonzero(chosen)
-    some = some[:: -(-len(some) // _SAMPLED_TABLES) or 1]
-    common, count = most_common(entries[some])
-    # An entry of a single table is its own, and an entry of a few tells little.
-    fewest = max(2, len(some) // 4)
-    weight = np.where(count >= fewest, count, 0)
-    kin[rows] = share_entries(entries, common, weight)
-    return kin
+    entries[(entries & np.uint64(PRESENT) == 0) | _names(entries, frames)] = 0
+    return entries
 
 
 def _names(entries: NDArray[np.uint64], frames: NDArray[np.int64]) -> NDArray[np.bool_]:

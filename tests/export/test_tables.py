@@ -20,6 +20,7 @@ from memory_visualizer.export.textmap import read_mapped_frames
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.snapshot.pagemap import classify
 from memory_visualizer.windows.toplevels import time_of
+from tests import prestarted
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.memory import PAGE_SIZE
@@ -166,6 +167,23 @@ def test_arrow_and_parquet(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> 
                 assert values == [owner[mine] for owner in owners]
 
 
+def test_parquet_does_not_load_pandas(tmp_path: Path, nothing: Snapshot) -> None:
+    """It takes 30 MiB, and a third of a second."""
+    pytest.importorskip("pyarrow", exc_type=ImportError)
+    pytest.importorskip("pandas", exc_type=ImportError)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import memory_visualizer\n"
+        "from memory_visualizer.export.tables import write_table\n"
+        "write_table(Path('a.parquet'), memory_visualizer.open('dump'))\n"
+        "print('pyarrow' in sys.modules, 'pandas' in sys.modules)\n"
+    )
+    (tmp_path / "dump").write_bytes(bytes(PAGE_SIZE))
+    done = prestarted.run(["-c", program], tmp_path, anew=True)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
 def test_parquet_without_owners(tmp_path: Path, nothing: Snapshot) -> None:
     pytest.importorskip("pyarrow", exc_type=ImportError)
     import pyarrow.parquet
@@ -252,7 +270,10 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     """All fields, and the same as JSON."""
     summary = snapshot.summary()
     classes = truth.classes(truth.alive)
-    processes = summary.pop("processes")
+    processes, leads = summary.pop("processes"), summary.pop("leads")
+    unlinked = {lead["pid"] for lead in leads if lead["kind"] == "unlinked process"}
+    assert unlinked == {p.pid for p in truth.processes if not p.listed and not p.exited}
+    assert summary.pop("leads_are_complete") is False
     assert summary == {
         "generator": GENERATOR,
         "dump": "win7.raw",

@@ -4,7 +4,6 @@ import functools
 import importlib
 import os
 import struct
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.units import PAGE_SIZE
+from tests import prestarted
 from tests.synth import containers
 from tests.synth.containers import Pieces
 from tests.synth.hibernation import OLD, write_hibernation
@@ -392,20 +392,9 @@ def test_same_picture_from_every_format(
     pictures = []
     for dump in (path, raw):
         picture = path.with_name("out.png")
-        run = subprocess.run(
-            [
-                sys.executable,
-                ROOT / "imagegenerator.py",
-                dump,
-                path.with_name("map"),
-                "-o",
-                picture,
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run.stderr == ""
+        renderer = [ROOT / "imagegenerator.py", dump, path.with_name("map"), "-o", picture]
+        run = prestarted.run(renderer)
+        assert (run.returncode, run.stderr) == (0, "")
         from PIL import Image
 
         with Image.open(picture) as image:
@@ -586,6 +575,17 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
     path.with_suffix(".vmss").rename(path.with_suffix(".vmsn"))
     check(open_dump(path), frames_of(PIECES))
     check(open_dump(path.with_suffix(".vmsn")), frames_of(PIECES))
+
+
+def test_vmware_with_more_groups_than_are_read(path: Path) -> None:
+    """Whether the memory is among the others is not known."""
+    _vmware(path, PIECES)
+    state = path.with_suffix(".vmss")
+    data = bytearray(state.read_bytes().replace(b"memory\0", b"others\0", 1))
+    data[8:12] = (5000).to_bytes(4, "little")
+    state.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"claims 5,000 groups of state, and the first 1,024"):
+        open_dump(state)
 
 
 @pytest.mark.parametrize("suffix", [".VMSS", ".Vmsn"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import hyperv
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import GIB, check, check_without, frames_of, memory
@@ -34,6 +35,14 @@ def test_many_keys(path: Path, packed: bool) -> None:
         assert dump.read_frames(np.arange(3 * 256)).tobytes() == PIECES[0][1]
     else:
         check(dump, frames_of(PIECES))
+
+
+def test_more_tables_than_any_file_has(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not left out in silence."""
+    monkeypatch.setattr(hyperv, "_MAX_TABLES", 0)
+    write_hyperv(path, PIECES)
+    with pytest.raises(BadInputError, match="has more than 0 tables of objects"):
+        open_dump(path)
 
 
 def test_a_broken_block(path: Path) -> None:

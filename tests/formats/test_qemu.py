@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.formats import vma
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.qemu import QemuDump
 from memory_visualizer.units import PAGE_SIZE
@@ -159,6 +160,15 @@ def test_a_backup_that_was_cut(path: Path) -> None:
     there = np.flatnonzero(dump.held).tolist()
     assert 0 < len(there) < len(frames) and len(dump.remarks) == 2
     check(dump, {pfn: frames[pfn] for pfn in there})
+
+
+def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of it is told."""
+    monkeypatch.setattr(vma, "_MAX_CLUSTERS", 2)
+    write_vma(path, PIECES)
+    with pytest.raises(DamagedInputError, match=r"more than 2 clusters$"):
+        open_dump(path)
+    assert "more than 2 clusters; the rest was ignored" in open_dump(path, lenient=True).remarks[0]
 
 
 def test_a_machine_that_is_not_known(path: Path) -> None:

@@ -66,6 +66,19 @@ def test_what_there_is_not(btf: Btf) -> None:
     assert btf.size("") is None
 
 
+def test_a_name_of_many_things() -> None:
+    """What is asked for is found behind any number of other things with its name."""
+    text = b"\0name\0"
+    typedef, structure, enumeration = 8 << 24, 4 << 24, 6 << 24 | 1
+    words = [1, typedef, 0] * 5000 + [1, structure, 24] + [0, enumeration, 4, 1, 77]
+    types = np.array(words, "<u4").tobytes()
+    header = np.array([0x0001EB9F, HEADER_SIZE, 0, len(types), len(types), len(text)], "<u4")
+    found = parsed(header.tobytes() + types + text)
+    assert found
+    assert found.size("name") == 24
+    assert found.enumerator("name") == 77
+
+
 def test_one_behind_another_in_memory() -> None:
     """What follows the text is not read."""
     behind = parsed(CONTENTS + b"\xff" * 4096)

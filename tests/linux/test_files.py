@@ -1,8 +1,10 @@
 """Files behind pages, regions of processes and modules: as the truth says, whatever is damaged."""
 
+import mmap
 import pickle
+import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -21,6 +23,8 @@ from memory_visualizer.snapshot.inventory import Region
 from tests.conftest import real_dumps
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.linuxfiles import LAYOUT_OF_ERA, FilesTruth, RegionTruth
+
+pytestmark = pytest.mark.many
 
 ERAS = tuple(LAYOUT_OF_ERA)
 LOST = "[file without an inode]"
@@ -180,30 +184,58 @@ def test_without_types(
 
 
 class Dump:
-    """A dump that is damaged, one thing at a time."""
+    """A dump that is damaged, one thing at a time, and mended when a test is over."""
 
-    def __init__(self, path: Path, truth: LinuxTruth, target: Path) -> None:
-        self.contents = bytearray(path.read_bytes())
+    def __init__(self, path: Path, truth: LinuxTruth) -> None:
         self.truth = truth
-        self._target = target
+        self._path = path
+        self._undo: list[tuple[int, bytes]] = []
+        with path.open("r+b") as file:
+            self.contents = mmap.mmap(file.fileno(), 0)
 
     def put(self, address: int, contents: bytes) -> None:
         """Write at an address of the direct map."""
-        at = address - self.truth.direct
-        self.contents[at : at + len(contents)] = contents
+        self.put_at(address - self.truth.direct, contents)
 
-    def word(self, address: int) -> int:
-        at = address - self.truth.direct
-        return int.from_bytes(self.contents[at : at + 8], "little")
+    def put_at(self, place: int, contents: bytes) -> None:
+        """Write at a place in the file."""
+        part = slice(place, place + len(contents))
+        self._undo.append((place, self.contents[part]))
+        self.contents[part] = contents
+
+    def mend(self) -> None:
+        """Take back all that was written."""
+        while self._undo:
+            place, contents = self._undo.pop()
+            self.contents[place : place + len(contents)] = contents
+
+    def places_of(self, number: int) -> list[int]:
+        """Where in the file this 64-bit number stands."""
+        words = np.frombuffer(self.contents, "<u8")
+        return [row * 8 for row in np.flatnonzero(words == np.uint64(number)).tolist()]
 
     def open(self) -> Snapshot:
-        self._target.write_bytes(self.contents)
-        return memory_visualizer.open(self._target)
+        self.contents.flush()
+        return memory_visualizer.open(self._path)
+
+
+@pytest.fixture(scope="module")
+def damaged(
+    sound: tuple[Path, LinuxTruth, FilesTruth], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dump]:
+    """A copy of the sound dump, for all tests in turn."""
+    path = tmp_path_factory.mktemp("damaged") / "dump"
+    shutil.copyfile(sound[0], path)
+    dump = Dump(path, sound[1])
+    yield dump
+    dump.contents.close()
+    path.unlink()
 
 
 @pytest.fixture
-def dump(sound: tuple[Path, LinuxTruth, FilesTruth], tmp_path: Path) -> Dump:
-    return Dump(sound[0], sound[1], tmp_path / "damaged")
+def dump(damaged: Dump) -> Iterator[Dump]:
+    yield damaged
+    damaged.mend()
 
 
 DAMAGE: dict[str, Callable[[int], bytes]] = {
@@ -289,12 +321,10 @@ def test_a_tree_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTrut
     if sound[1].era.release.startswith("5.10"):
         dump.put(areas[-1] + 16, areas[3].to_bytes(8, "little"))
     else:
-        contents = np.frombuffer(bytes(dump.contents), "<u8")
-        [at] = np.flatnonzero(contents == np.uint64(areas[3]))[:1].tolist()
-        node = dump.truth.direct + at * 8 & ~255
-        [above] = np.flatnonzero(contents == np.uint64(node | 0xC))[:1].tolist()
-        upper = dump.truth.direct + above * 8 & ~255
-        dump.contents[above * 8 : above * 8 + 8] = (upper | 0x1C).to_bytes(8, "little")
+        node = dump.truth.direct + dump.places_of(areas[3])[0] & ~255
+        above = dump.places_of(node | 0xC)[0]
+        upper = dump.truth.direct + above & ~255
+        dump.put_at(above, (upper | 0x1C).to_bytes(8, "little"))
     snapshot = dump.open()
     found = regions_of(snapshot)
     assert {pid: found[pid] for pid in found if pid != 1} == {
@@ -311,9 +341,10 @@ def test_folders_without_an_end(dump: Dump, sound: tuple[Path, LinuxTruth, Files
     places = [
         dump.truth.direct + frame * 4096 + at for frame in frames for at in range(0, 3841, 256)
     ]
-    template = dump.contents[truth.dentries["/lib"] - dump.truth.direct :][:192]
+    at = truth.dentries["/lib"] - dump.truth.direct
+    template = dump.contents[at : at + 192]
     for place, above in zip(places, [*places[1:], truth.dentries["/lib"]], strict=True):
-        dump.put(place, bytes(template))
+        dump.put(place, template)
         dump.put(place + 24, above.to_bytes(8, "little"))
         dump.put(place + 40, (place + 56).to_bytes(8, "little"))
     dump.put(truth.dentries["/run/small"] + 24, places[0].to_bytes(8, "little"))
@@ -330,18 +361,14 @@ def test_folders_without_an_end(dump: Dump, sound: tuple[Path, LinuxTruth, Files
 def test_modules_that_are_too_large(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
     """A part with more pages than the dump is none; the other modules stay."""
     truth = sound[2]
-    link, place = truth.module_links[1]
-    contents = np.frombuffer(bytes(dump.contents), "<u8")
-    begin = truth.modules[1][1][0][0]
-    at = [int(row) * 8 for row in np.flatnonzero(contents == np.uint64(begin))]
-    for row in at:  # its size stands 8 or 12 bytes behind
-        dump.contents[row + 8 : row + 16] = struct.pack("<II", 0x0FFF_FFFF, 0x0FFF_FFFF)
+    for place in dump.places_of(truth.modules[1][1][0][0]):
+        # Its size stands 8 or 12 bytes behind.
+        dump.put_at(place + 8, struct.pack("<II", 0x0FFF_FFFF, 0x0FFF_FFFF))
     snapshot = dump.open()
     assert snapshot.modules is not None and snapshot.inventory
     names = [module.name for module in snapshot.modules]
     assert names[0] == truth.modules[0][0] and names[-1] == truth.modules[2][0]
     assert any("module" in remark for remark in snapshot.inventory.remarks)
-    assert link and place
 
 
 @pytest.mark.parametrize("direction", [0, 8], ids=["forwards", "backwards"])

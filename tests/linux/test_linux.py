@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
 from memory_visualizer.linux.doubts import Doubts
 from memory_visualizer.snapshot.pagemap import PageState
-from tests.conftest import ROOT, real_dumps
+from tests import prestarted
+from tests.conftest import real_dumps
 from tests.synth import containers
 from tests.synth.containers import write_avml, write_elf, write_kdump, write_lime
 from tests.synth.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
@@ -452,14 +452,7 @@ def test_encrypted_memory(bit: int, tmp_path: Path) -> None:
 
 def memviz(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run memviz as people do."""
-    return subprocess.run(
-        [sys.executable, "-m", "memory_visualizer", *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return prestarted.run(["-m", "memory_visualizer", *arguments], folder)
 
 
 def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from memory_visualizer.windows.toplevels import TopLevels
 from tests.oddities import Image
 from tests.synth import GIB, MIB, Truth, builds, forge, profiles
 from tests.synth.memory import PAGE_SIZE
+from tests.synth.truth import CLASSES
 
 FAMILIES = {profile.family: name for name, profile in sorted(profiles().items(), reverse=True)}
 AT_LARGE = sorted(profiles()) if os.environ.get("ALL_SIZES") else sorted(FAMILIES.values())
@@ -39,9 +40,16 @@ def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:
     return np.array([page_class.label for page_class in PageClass])[snapshot.classes]
 
 
+NUMBERS = np.array(
+    [CLASSES.index(each.label) if each.label in CLASSES else len(CLASSES) for each in PageClass],
+    np.uint8,
+)
+"""The truth's number of each class; of those that no truth has, one more than all."""
+
+
 def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
     """Compare all that is known of each frame and of each process."""
-    np.testing.assert_array_equal(labels(snapshot), truth.classes(truth.alive))
+    np.testing.assert_array_equal(NUMBERS[snapshot.classes], truth.class_numbers(truth.alive))
     np.testing.assert_array_equal(snapshot.zero, truth.zero)
     assert {
         (p.pid, p.ppid, p.name, p.dtb, p.object_address, p.is_listed, p.is_alive)

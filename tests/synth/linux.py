@@ -290,7 +290,7 @@ def forge_linux(
     path: Path,
     era: str = "6.1",
     *,
-    size: int = 64 * MIB,
+    size: int = 32 * MIB,
     five_levels: bool = False,
     pti: bool = False,
     hole: bool = False,

@@ -43,6 +43,8 @@ def block(data: bytes, *, is_snappy: bool = False) -> bytes:
     """Elements for some bytes: earlier bytes are copied, and in S2 copies are repeated."""
     seen: dict[bytes, int] = {}
     elements = bytearray()
+    # Snappy cannot repeat a copy, so no longer match is looked for.
+    longest = 60 if is_snappy else len(data)
     at = begin = 0
     while at + 4 <= len(data):
         word = data[at : at + 4]
@@ -52,12 +54,13 @@ def block(data: bytes, *, is_snappy: bool = False) -> bytes:
             at += 1
             continue
         length = 4
-        while at + length < len(data) and data[place + length] == data[at + length]:
+        end = min(len(data) - at, longest)
+        while length < end and data[place + length] == data[at + length]:
             length += 1
         if begin < at:
             elements += literal(data[begin:at])
         elements += copy(at - place, min(length, 60))
-        if length - 60 >= 4 and not is_snappy:
+        if length - 60 >= 4:
             elements += repeat(length - 60)
         else:
             length = min(length, 60)

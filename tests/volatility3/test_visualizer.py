@@ -464,6 +464,7 @@ def test_plain_files_are_mapped_not_copied(tmp_path: Path) -> None:
     assert raw.runs.tolist() == [[0, (tmp_path / "dump").stat().st_size // PAGE_SIZE]]
 
 
+@pytest.mark.peer
 def test_packed_files_are_read_through_volatility(tmp_path: Path) -> None:
     memory = memory_of(5000, seed=1)
     (tmp_path / "dump.xz").write_bytes(lzma.compress(memory, preset=0))

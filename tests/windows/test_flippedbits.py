@@ -90,6 +90,7 @@ def below(tables: npt.NDArray[np.unsignedinteger], frame: int, levels: int) -> s
 
 
 @pytest.mark.parametrize("system", ALONE)
+@pytest.mark.many
 def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
     """As that of hyperspace: it costs what it led to, and the frame that it names now.
 

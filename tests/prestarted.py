@@ -1,0 +1,148 @@
+"""Runs the project's programs as people do, but for the start of Python, for ``--fast``.
+
+Starting Python and loading numpy and the program takes three quarters of a short run. A server that
+has loaded all this forks for each run: the copy gets the arguments, folder and streams, runs the
+program as ``__main__``, and ends as any Python does. Without ``--fast``, and where there is no
+fork, each run starts Python anew.
+"""
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_TIMEOUT = 60
+"""Seconds that a run may take."""
+_LARGEST_REQUEST = 1 << 20
+
+is_asked_for = False
+"""Whether runs are to be forked: set by conftest."""
+
+
+def environment() -> dict[str, str]:
+    """The variables that the programs are run with."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
+
+
+def run(
+    arguments: Sequence[object], folder: Path | None = None, *, anew: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """Run Python with these arguments, ``-m module …`` or ``script …``, in a folder.
+
+    `anew`: Python is started for this run in any case.
+    """
+    command = [sys.executable, *map(str, arguments)]
+    folder = folder or Path.cwd()
+    variables = environment()
+    if is_asked_for and hasattr(os, "fork") and not anew:
+        return _server(tuple(sorted(variables.items()))).run(command, folder)
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_TIMEOUT
+    )
+
+
+class _Server:
+    """The process that forks, from the side of the tests."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._here.settimeout(_TIMEOUT)
+        with there:
+            # The outputs are pipes, as those of the runs will be.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.prestarted", str(there.fileno())],
+                cwd=ROOT,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[there.fileno()],
+            )
+
+    def run(self, command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+        """The same as subprocess.run does, which captures both outputs."""
+        pipes = [os.pipe(), os.pipe()]
+        request = json.dumps([command[1:], str(folder)]).encode()
+        with Path(os.devnull).open() as nothing:
+            streams = [nothing.fileno(), *(writing for _, writing in pipes)]
+            socket.send_fds(self._here, [request], streams)
+        for _, writing in pipes:
+            os.close(writing)
+        with ThreadPoolExecutor(2) as threads:
+            stdout, stderr = threads.map(_read, [reading for reading, _ in pipes])
+        code = self._here.recv(_LARGEST_REQUEST)
+        if not code:
+            _, said = self._process.communicate()
+            raise RuntimeError(f"the server has ended: {said.decode()}")
+        return subprocess.CompletedProcess(command, int(code), stdout, stderr)
+
+
+@cache
+def _server(variables: tuple[tuple[str, str], ...]) -> _Server:
+    """One for all runs with the same variables; it ends when its socket is closed, with us."""
+    return _Server(dict(variables))
+
+
+def _read(pipe: int) -> str:
+    with open(pipe, encoding="utf-8") as file:
+        return file.read()
+
+
+def _serve(number: int) -> None:
+    """Fork for each request; the copies become the program and return from here."""
+    _load()
+    gc.freeze()
+    with socket.socket(fileno=number) as connection:
+        while True:
+            request, streams, *_ = socket.recv_fds(connection, _LARGEST_REQUEST, 3)
+            if not request:
+                return
+            process = os.fork()
+            if not process:
+                connection.close()
+                arguments, folder = json.loads(request)
+                _become(arguments, folder, streams)
+                return
+            for stream in streams:
+                os.close(stream)
+            _, status = os.waitpid(process, 0)
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _load() -> None:
+    """Load what the programs will use."""
+    import PIL.Image
+
+    import memory_visualizer
+
+    PIL.Image.preinit()
+    for module in pkgutil.walk_packages(memory_visualizer.__path__, "memory_visualizer."):
+        if "volatility3" not in module.name and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def _become(arguments: list[str], folder: str, streams: list[int]) -> None:
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
+    os.chdir(folder)
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
