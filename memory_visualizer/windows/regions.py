@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.paging import MAY_EXECUTE, Mappings
-from memory_visualizer.snapshot.inventory import Region
+from memory_visualizer.snapshot.inventory import FileObject, Region
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
@@ -132,47 +132,61 @@ def _regions(
     kernel: KernelMemory, trees: Trees, details: Details, entry_bytes: int
 ) -> list[Region]:
     """All regions, in the order of the nodes."""
+    files, offsets = _files(kernel, details, entry_bytes)
+    starts = (trees.start * np.uint64(PAGE_SIZE)).tolist()
+    ends = ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist()
+    return [
+        _region(details, row, (start, end), files[row], offsets[row])
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _files(
+    kernel: KernelMemory, details: Details, entry_bytes: int
+) -> tuple[list[FileObject | None], list[int | None]]:
+    """The file behind each node, _LOST if it cannot be told; and where in it the view begins."""
     areas, row = np.unique(details.area, return_inverse=True)
     sections = read_control_areas(kernel, areas)
-    files = sections.files(kernel.memory.budget)
+    named = sections.files(kernel.memory.budget)
     kinds = sections.kinds[row]
-    offsets = offsets_in_files(kernel, entry_bytes, details.subsection, details.prototype, kinds)
-    columns = zip(
-        (trees.start * np.uint64(PAGE_SIZE)).tolist(),
-        ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist(),
-        details.known.tolist(),
-        details.protection.tolist(),
-        details.is_private.tolist(),
-        details.kind.tolist(),
-        details.commit.tolist(),
-        row.tolist(),
-        kinds.tolist(),
-        offsets.tolist(),
-        strict=True,
+    views = details.subsection, details.prototype
+    offsets = offsets_in_files(kernel, entry_bytes, *views, kinds).tolist()
+    lost = ~details.is_private & (kinds == SectionKind.UNKNOWN)
+    lost &= ~np.isin(details.kind, _WITHOUT_SECTION)
+    files = [
+        _LOST if is_lost else named[area]
+        for area, is_lost in zip(row.tolist(), lost.tolist(), strict=True)
+    ]
+    return files, [None if offset < 0 else offset for offset in offsets]
+
+
+def _region(
+    details: Details,
+    row: int,
+    bounds: tuple[int, int],
+    file: FileObject | None,
+    offset: int | None,
+) -> Region:
+    """One region; of one whose flags are not readable only the addresses are known."""
+    start, end = bounds
+    if not details.known[row]:
+        return Region(start, end, "", is_private=False)
+    is_private, commit = bool(details.is_private[row]), int(details.commit[row])
+    return Region(
+        start,
+        end,
+        PROTECTIONS[int(details.protection[row]) & 7],
+        is_private=is_private,
+        name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else "",
+        file=file.path if file else "",
+        offset=offset if file else 0,
+        is_deleted=bool(file and file.is_deleted),
+        kind=KINDS[int(details.kind[row])],
+        # Of regions for which nothing is charged some versions say the largest number.
+        commit=commit if commit <= (end - start) // PAGE_SIZE else None,
     )
-    regions = []
-    for start, end, known, protection, is_private, kind, commit, area, section, offset in columns:
-        if not known:
-            regions.append(Region(start, end, "", is_private=False))
-            continue
-        file = files[area]
-        lost = not is_private and section == SectionKind.UNKNOWN and kind not in _WITHOUT_SECTION
-        regions.append(
-            Region(
-                start,
-                end,
-                PROTECTIONS[protection & 7],
-                is_private=is_private,
-                name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else "",
-                file=file.path if file else "[lost]" if lost else "",
-                offset=offset if file and offset >= 0 else None if file or lost else 0,
-                is_deleted=bool(file and file.is_deleted),
-                kind=KINDS[kind],
-                commit=commit,
-            )
-        )
-    return regions
 
 
+_LOST = FileObject("[lost]", "")
 _WITHOUT_SECTION = tuple(KINDS.index(kind) for kind in ("device memory", "rotating device memory"))
 """Kinds of regions that may have no section of the usual form behind them."""

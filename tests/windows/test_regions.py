@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,19 @@ def test_a_root_that_is_gone(damaged: Damaged) -> None:
     lost, remarks = damaged.lost()
     assert len(lost) == len(damaged.regions)
     assert "are not complete: 1 link lost" in remarks
+
+
+def test_more_charged_pages_than_a_region_has(tmp_path: Path, originals: Originals) -> None:
+    """The largest number stands for none (MM_MAX_COMMIT): how many are charged is not told."""
+    path = tmp_path / "dump"
+    damaged = Damaged(path, "Win7SP1x64", originals.copy("Win7SP1x64", path))
+    at = damaged.root.node + damaged.profile.offset("_MMVAD_SHORT", "u")
+    damaged.set(at, damaged.number(at) | (1 << 51) - 1)
+    found = found_in(memory_visualizer.open(path))
+    true = rows_of(damaged.truth)
+    place = true[damaged.victim.pid].index(row(damaged.root))
+    true[damaged.victim.pid][place] = replace(row(damaged.root), commit=None)
+    assert found == true
 
 
 def test_too_many_are_told(
