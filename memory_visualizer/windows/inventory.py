@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class WindowsInventory(Inventory):
     """Keeps a snapshot, from which the kernel's memory is read when it is needed.
 
-    What reads it is imported then, too, since most runs do not ask.
+    The modules that read it are imported then, too, since most runs do not ask.
     """
 
     def __init__(self, snapshot: Snapshot, tops: NDArray[np.int64]) -> None:
@@ -77,7 +77,7 @@ class WindowsInventory(Inventory):
         return pages
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
-        """As in Inventory; those of all processes are read at once."""
+        """As in Inventory; the regions of all processes are read at once."""
         if self._regions is None:
             return None
         found = self._regions[self._index(process)]
@@ -101,7 +101,7 @@ class WindowsInventory(Inventory):
 
     @cached_property
     def _regions(self) -> "list[Found] | None":
-        """What is known of each process's regions; None where their form is not found."""
+        """The regions of each process, by its index; None where their form is not found."""
         from memory_visualizer.windows.regions import Surroundings, read_regions
 
         snapshot, self_map = self._snapshot, self.self_map

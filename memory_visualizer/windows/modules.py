@@ -45,7 +45,7 @@ class EntryForm:
 
 @dataclass(frozen=True)
 class FoundModules:
-    """The modules in the order of their list, and sentences on what is missing or doubtful."""
+    """The modules in the order of their list, and sentences on missing or doubtful data."""
 
     modules: tuple[Module, ...]
     remarks: tuple[str, ...] = ()
@@ -312,7 +312,7 @@ class _Finder:
 def _apart(
     bases: NDArray[np.uint64], sizes: NDArray[np.int64], agrees: NDArray[np.bool_]
 ) -> dict[int, tuple[tuple[int, int], ...]]:
-    """The addresses of each module by its row; none of one that overlaps another.
+    """The addresses of each module by its row; a module that overlaps another has none.
 
     Modules that agree with their images come first.
     """

@@ -1,6 +1,6 @@
-"""The regions of processes: what their virtual address descriptors (VADs) tell, and which files.
+"""The regions of processes, by their virtual address descriptors (VADs), and the files behind them.
 
-Those of all processes are read at once, since most of them decide on their form.
+The regions of all processes are read at once, since most processes decide on their form.
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from memory_visualizer.windows.vadtrees import TreeForm, Trees, find_root, read_
 
 _SAMPLED_TREES = 32
 _SAMPLED_NODES = 1 << 12
-"""An even sample of the trees, and of their nodes, decides on what nodes tell."""
+"""An even sample of the trees, and of their nodes, decides on the form of members."""
 _SHARED_DATA = 0x7FFE0
 """The page at which every process sees KUSER_SHARED_DATA, in every version."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The regions of a process, and what is doubtful of them."""
+    """The regions of a process, and counts of lost and doubtful regions."""
 
     regions: tuple[Region, ...] | None
     """None if the process object does not tell where they are."""
@@ -45,7 +45,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of a dump beside its kernel's memory."""
+    """Facts on a dump beside its kernel's memory."""
 
     mappings: Mappings
     """Those of user mode, by process."""
@@ -87,7 +87,7 @@ def _details(
     around: Surroundings,
     form: TreeForm,
 ) -> Details:
-    """What all nodes tell; `processes` are the indices of the trees' processes."""
+    """The members of all nodes; `processes` are the indices of the trees' processes."""
     sampled = np.unique(trees.tree)
     sampled = sampled[:: -(-len(sampled) // _SAMPLED_TREES) or 1]
     rows = np.flatnonzero(np.isin(trees.tree, sampled))
@@ -167,7 +167,7 @@ def _region(
     file: FileObject | None,
     offset: int | None,
 ) -> Region:
-    """One region; of one whose flags are not readable only the addresses are known."""
+    """A region; only its addresses are known if its flags are not readable."""
     start, end = bounds
     if not details.known[row]:
         return Region(start, end, "", is_private=False)

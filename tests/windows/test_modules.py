@@ -151,7 +151,7 @@ def test_a_lie_costs_its_own_entry(damaged: Damaged, member: str, value: int, si
 
 
 def test_two_entries_with_the_same_base(damaged: Damaged) -> None:
-    """The first one whose size agrees with the image keeps the addresses."""
+    """The entry whose size agrees with the image keeps the addresses."""
     damaged.set(5, "DllBase", damaged.truth.modules[3].start)
     found, snapshot = damaged.found()
     assert {name: one for name, one in found.items() if name != "Ntfs.sys"} == damaged.others(5)
