@@ -63,9 +63,8 @@ def _measure(name: str, size: int, runs: int, folder: Path) -> tuple[list[Cost],
     before.write_bytes(sound(CRAFTED[name][0], size).contents)
     after.write_bytes(crafted(name, size))
     memviz = [sys.executable, "-m", "memory_visualizer"]
-    commands = [
-        [*memviz, str(path), "-o", str(folder / "a.png"), "--uses"] for path in (before, after)
-    ]
+    outputs = ["-o", str(folder / "a.png"), "--regions", str(folder / "a.csv"), "--uses"]
+    commands = [[*memviz, str(path), *outputs] for path in (before, after)]
     for command in commands:
         run(command, folder)
     pairs = [[run(command, folder) for command in commands] for _ in range(runs)]

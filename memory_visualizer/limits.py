@@ -72,8 +72,9 @@ RATES: Mapping[str, Rate] = {
     "letter of paths": Rate(1, 64, 1 << 22),
     # A machine with many containers has some thousands.
     "mount": Rate(64, 1, 1 << 12),
-    # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
-    "region": Rate(1, 4, 1 << 16),
+    # A process has 65,530 at most (vm.max_map_count of Linux), most have some hundred; each takes
+    # some 100 to 200 bytes of the kernel's memory.
+    "region": Rate(4, 1, 1 << 13),
     "module": Rate(64, 1, 1 << 10),
     # A kernel has some hundred modules, each named by a few objects.
     "possible module": Rate(16, 1, 1 << 13),

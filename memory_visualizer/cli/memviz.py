@@ -737,10 +737,18 @@ def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
 
 def _region_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     """What is odd about regions of these processes, a line for each kind; none if nothing is."""
+    from memory_visualizer.export.inventorytables import PagesOfProcesses  # as most do not ask
+
     processes = [snapshot.processes[index] for index in told]
     found = odd_regions((process, snapshot.regions(process) or ()) for process in processes)
+    pages = PagesOfProcesses(snapshot, of_user=True)
+    outside = [
+        (process, count)
+        for index, process in zip(told, processes, strict=True)
+        if (regions := snapshot.regions(process)) and (count := pages.outside(index, regions))
+    ]
     lines = []
-    for word, rows in found.items():
+    for word, rows in (found | ({"pages in no region": outside} if outside else {})).items():
         total = sum(count for _, count in rows)
         names = printable(named([process for process, _ in rows]))
         lines.append(f"  {word}: {total:,} in {names}")

@@ -100,11 +100,18 @@ def _each_process(
 class PagesOfProcesses:
     """The pages of all processes by their addresses, sorted once for all regions."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, of_user: bool = False) -> None:
+        """With `of_user` only the pages that user mode may reach."""
         rows = snapshot.mappings
+        rows = rows.take(rows.is_user) if of_user else rows
         order = np.lexsort((rows.virtual, rows.space))
         self._virtual, self._count = rows.virtual[order], rows.count[order]
         self._edges = np.searchsorted(rows.space[order], np.arange(len(snapshot.processes) + 1))
+
+    def outside(self, index: int, regions: Sequence[Region]) -> int:
+        """How many pages of a process are in memory in none of its regions."""
+        count = int(self._count[slice(*self._edges[index : index + 2])].sum())
+        return max(count - int(self.present(index, regions).sum()), 0)
 
     def present(self, index: int, regions: Sequence[Region]) -> NDArray[np.int64]:
         """How many pages of a process, by its index, are in memory in each of its regions."""

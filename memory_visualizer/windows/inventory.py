@@ -13,17 +13,18 @@ from memory_visualizer.snapshot.inventory import FilePages, Inventory, Module, R
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.windows.kernelimages import kernel_images
 from memory_visualizer.windows.kernelmemory import KernelMemory
-from memory_visualizer.windows.sectionpages import file_pages
-from memory_visualizer.windows.selfmap import SelfMap
 
 if TYPE_CHECKING:
     from memory_visualizer.windows.regions import Found
+    from memory_visualizer.windows.selfmap import SelfMap
 
 
 class WindowsInventory(Inventory):
-    """Keeps a snapshot, from which the kernel's memory is read when it is needed."""
+    """Keeps a snapshot, from which the kernel's memory is read when it is needed.
+
+    The modules that read it are imported then, too, since most runs do not ask.
+    """
 
     def __init__(self, snapshot: Snapshot, tops: NDArray[np.int64]) -> None:
         """`snapshot` has neither records nor an inventory.
@@ -48,8 +49,10 @@ class WindowsInventory(Inventory):
         return kernel
 
     @cached_property
-    def self_map(self) -> SelfMap | None:
+    def self_map(self) -> "SelfMap | None":
         """The window through which Windows sees its page tables; None where no table shows it."""
+        from memory_visualizer.windows.selfmap import SelfMap
+
         paging = self._snapshot.paging
         return SelfMap.of(self._snapshot.dump, paging, self._tops) if paging else None
 
@@ -67,15 +70,17 @@ class WindowsInventory(Inventory):
         """As in Inventory."""
         if records is None or records.sections is None:
             return None
+        from memory_visualizer.windows.sectionpages import file_pages
+
         pages, remarks = file_pages(self._snapshot.dump.budget, self.kernel, records.sections)
         self.remark(*remarks)
         return pages
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
-        """As in Inventory; those of all processes are read at once."""
+        """As in Inventory; the regions of all processes are read at once."""
         if self._regions is None:
             return None
-        found = self._regions[self._snapshot.processes.index(process)]
+        found = self._regions[self._index(process)]
         who = f"{printable(process.name)} ({process.pid})"
         if found.regions is None and process.is_alive:
             self.remark(f"the regions of {who} were not found: its process object is not readable")
@@ -87,9 +92,16 @@ class WindowsInventory(Inventory):
             self.remark(f"{many} of {who} left out: they contradict the others around them")
         return found.regions
 
+    def _index(self, process: Process) -> int:
+        """The index of a process; ValueError if it is none of the snapshot's."""
+        processes = self._snapshot.processes
+        same = (index for index, other in enumerate(processes) if other is process)
+        index = next(same, None)
+        return processes.index(process) if index is None else index
+
     @cached_property
     def _regions(self) -> "list[Found] | None":
-        """What is known of each process's regions; None where their form is not found."""
+        """The regions of each process, by its index; None where their form is not found."""
         from memory_visualizer.windows.regions import Surroundings, read_regions
 
         snapshot, self_map = self._snapshot, self.self_map
@@ -112,7 +124,8 @@ class WindowsInventory(Inventory):
 
     def modules(self) -> tuple[Module, ...] | None:
         """As in Inventory."""
-        from memory_visualizer.windows.modules import find_modules  # as most runs do not ask
+        from memory_visualizer.windows.kernelimages import kernel_images
+        from memory_visualizer.windows.modules import find_modules
 
         dump, self_map = self._snapshot.dump, self.self_map
         found = None

@@ -39,13 +39,13 @@ class EntryForm:
 
     base: int
     size: int
-    path: int | None
-    name: int | None
+    path: int
+    name: int
 
 
 @dataclass(frozen=True)
 class FoundModules:
-    """The modules in the order of their list, and sentences on what is missing or doubtful."""
+    """The modules in the order of their list, and sentences on missing or doubtful data."""
 
     modules: tuple[Module, ...]
     remarks: tuple[str, ...] = ()
@@ -176,10 +176,10 @@ class _Finder:
         texts = [
             place
             for place in range(2 * word, (_WORDS - 1) * word, word)
-            if 2 * np.count_nonzero(self._are_texts(raw, place)) > len(entries)
+            if 4 * np.count_nonzero(self._are_texts(raw, place)) > len(entries)
         ]
-        path = texts[0] if len(texts) > 1 else None
-        name = texts[1] if len(texts) > 1 else texts[0] if texts else None
+        # Texts may be paged out: then they are taken to stand where all known versions have them.
+        path, name = texts[:2] if len(texts) > 1 else (base + 3 * word, base + 5 * word)
         return EntryForm(base, size, path, name)
 
     def _are_texts(self, raw: NDArray[np.uint8], place: int) -> NDArray[np.bool_]:
@@ -234,9 +234,8 @@ class _Finder:
         sizes, _ = kernel.numbers(entries + np.uint64(form.size), 4)
         fit = known & (sizes > 0)
         fit &= _whole(sizes) == self._images.sizes(bases)
-        texts = form.name if form.name is not None else form.base + 5 * kernel.word
         raw = kernel.read_partly(entries, _WORDS * kernel.word)
-        return fit & self._are_texts(raw, texts)
+        return fit & self._are_texts(raw, form.name)
 
     # The modules
 
@@ -259,14 +258,8 @@ class _Finder:
         names, paths = self._texts(form.name, entries), self._texts(form.path, entries)
         size = np.where(has_header, headers, np.where(sizes <= LARGEST_IMAGE, sizes, 0))
         size[~usable] = 0
-        taken = Ranges()
-        ranges: dict[int, tuple[tuple[int, int], ...]] = {}
-        for row in (*np.flatnonzero(agrees).tolist(), *np.flatnonzero(~agrees).tolist()):
-            start, end = int(bases[row]), int(bases[row]) + int(size[row])
-            if end > start and taken.add(start, end):
-                ranges[row] = ((start, end),)
-            elif agrees[row]:
-                agrees[row] = False
+        ranges = _apart(bases, size, agrees)
+        agrees &= np.isin(np.arange(len(entries)), [*ranges])
         modules: list[Module] = []
         doubtful = 0
         left = self._dump.frame_count  # as many pages as there are can be of modules
@@ -288,11 +281,9 @@ class _Finder:
             )
         return modules, doubtful
 
-    def _texts(self, place: int | None, entries: NDArray[np.uint64]) -> list[str]:
+    def _texts(self, place: int, entries: NDArray[np.uint64]) -> list[str]:
         """The counted text of each entry; empty where there is none."""
         texts = [""] * len(entries)
-        if place is None:
-            return texts
         kernel = self._kernel
         raw = kernel.read_partly(entries, _WORDS * kernel.word)
         rows = np.flatnonzero(self._are_texts(raw, place))
@@ -316,6 +307,22 @@ class _Finder:
             behind = self._kernel.frames(addresses)
             frames += distinct(behind[is_held(self._dump, behind)]).tolist()
         return tuple(frames), left
+
+
+def _apart(
+    bases: NDArray[np.uint64], sizes: NDArray[np.int64], agrees: NDArray[np.bool_]
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """The addresses of each module by its row; a module that overlaps another has none.
+
+    Modules that agree with their images come first.
+    """
+    taken = Ranges()
+    found: dict[int, tuple[tuple[int, int], ...]] = {}
+    for row in np.argsort(~agrees, kind="stable").tolist():
+        start, size = int(bases[row]), int(sizes[row])
+        if size > 0 and taken.add(start, start + size):
+            found[row] = ((start, start + size),)
+    return found
 
 
 def _whole(sizes: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
-"""The regions of processes: what their virtual address descriptors (VADs) tell, and which files.
+"""The regions of processes, by their virtual address descriptors (VADs), and the files behind them.
 
-Those of all processes are read at once, since most of them decide on their form.
+The regions of all processes are read at once, since most processes decide on their form.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.paging import MAY_EXECUTE, Mappings
-from memory_visualizer.snapshot.inventory import Region
+from memory_visualizer.snapshot.inventory import FileObject, Region
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
@@ -26,14 +26,14 @@ from memory_visualizer.windows.vadtrees import TreeForm, Trees, find_root, read_
 
 _SAMPLED_TREES = 32
 _SAMPLED_NODES = 1 << 12
-"""An even sample of the trees, and of their nodes, decides on what nodes tell."""
+"""An even sample of the trees, and of their nodes, decides on the form of members."""
 _SHARED_DATA = 0x7FFE0
 """The page at which every process sees KUSER_SHARED_DATA, in every version."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The regions of a process, and what is doubtful of them."""
+    """The regions of a process, and counts of lost and doubtful regions."""
 
     regions: tuple[Region, ...] | None
     """None if the process object does not tell where they are."""
@@ -45,7 +45,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of a dump beside its kernel's memory."""
+    """Facts on a dump beside its kernel's memory."""
 
     mappings: Mappings
     """Those of user mode, by process."""
@@ -87,7 +87,7 @@ def _details(
     around: Surroundings,
     form: TreeForm,
 ) -> Details:
-    """What all nodes tell; `processes` are the indices of the trees' processes."""
+    """The members of all nodes; `processes` are the indices of the trees' processes."""
     sampled = np.unique(trees.tree)
     sampled = sampled[:: -(-len(sampled) // _SAMPLED_TREES) or 1]
     rows = np.flatnonzero(np.isin(trees.tree, sampled))
@@ -132,47 +132,61 @@ def _regions(
     kernel: KernelMemory, trees: Trees, details: Details, entry_bytes: int
 ) -> list[Region]:
     """All regions, in the order of the nodes."""
+    files, offsets = _files(kernel, details, entry_bytes)
+    starts = (trees.start * np.uint64(PAGE_SIZE)).tolist()
+    ends = ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist()
+    return [
+        _region(details, row, (start, end), files[row], offsets[row])
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _files(
+    kernel: KernelMemory, details: Details, entry_bytes: int
+) -> tuple[list[FileObject | None], list[int | None]]:
+    """The file behind each node, _LOST if it cannot be told; and where in it the view begins."""
     areas, row = np.unique(details.area, return_inverse=True)
     sections = read_control_areas(kernel, areas)
-    files = sections.files(kernel.memory.budget)
+    named = sections.files(kernel.memory.budget)
     kinds = sections.kinds[row]
-    offsets = offsets_in_files(kernel, entry_bytes, details.subsection, details.prototype, kinds)
-    columns = zip(
-        (trees.start * np.uint64(PAGE_SIZE)).tolist(),
-        ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist(),
-        details.known.tolist(),
-        details.protection.tolist(),
-        details.is_private.tolist(),
-        details.kind.tolist(),
-        details.commit.tolist(),
-        row.tolist(),
-        kinds.tolist(),
-        offsets.tolist(),
-        strict=True,
+    views = details.subsection, details.prototype
+    offsets = offsets_in_files(kernel, entry_bytes, *views, kinds).tolist()
+    lost = ~details.is_private & (kinds == SectionKind.UNKNOWN)
+    lost &= ~np.isin(details.kind, _WITHOUT_SECTION)
+    files = [
+        _LOST if is_lost else named[area]
+        for area, is_lost in zip(row.tolist(), lost.tolist(), strict=True)
+    ]
+    return files, [None if offset < 0 else offset for offset in offsets]
+
+
+def _region(
+    details: Details,
+    row: int,
+    bounds: tuple[int, int],
+    file: FileObject | None,
+    offset: int | None,
+) -> Region:
+    """A region; only its addresses are known if its flags are not readable."""
+    start, end = bounds
+    if not details.known[row]:
+        return Region(start, end, "", is_private=False)
+    is_private, commit = bool(details.is_private[row]), int(details.commit[row])
+    return Region(
+        start,
+        end,
+        PROTECTIONS[int(details.protection[row]) & 7],
+        is_private=is_private,
+        name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else "",
+        file=file.path if file else "",
+        offset=offset if file else 0,
+        is_deleted=bool(file and file.is_deleted),
+        kind=KINDS[int(details.kind[row])],
+        # Of regions for which nothing is charged some versions say the largest number.
+        commit=commit if commit <= (end - start) // PAGE_SIZE else None,
     )
-    regions = []
-    for start, end, known, protection, is_private, kind, commit, area, section, offset in columns:
-        if not known:
-            regions.append(Region(start, end, "", is_private=False))
-            continue
-        file = files[area]
-        lost = not is_private and section == SectionKind.UNKNOWN and kind not in _WITHOUT_SECTION
-        regions.append(
-            Region(
-                start,
-                end,
-                PROTECTIONS[protection & 7],
-                is_private=is_private,
-                name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else "",
-                file=file.path if file else "[lost]" if lost else "",
-                offset=offset if file and offset >= 0 else None if file or lost else 0,
-                is_deleted=bool(file and file.is_deleted),
-                kind=KINDS[kind],
-                commit=commit,
-            )
-        )
-    return regions
 
 
+_LOST = FileObject("[lost]", "")
 _WITHOUT_SECTION = tuple(KINDS.index(kind) for kind in ("device memory", "rotating device memory"))
 """Kinds of regions that may have no section of the usual form behind them."""

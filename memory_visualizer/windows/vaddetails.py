@@ -1,10 +1,9 @@
-"""What a virtual address descriptor (VAD) tells beside its bounds: protection, kind, section.
+"""Members of a virtual address descriptor (VAD) beside its bounds: protection, kind, section.
 
 The places of these members differ between versions (_MMVAD_FLAGS in Volatility 2's profiles, in
-later symbol files, and in MemProcFS' mm_vad.c). Which of the known ones fits a dump is decided by
-most of its VADs: whether private ones have no section and all others have one, whether images are
-such, whether the tags of their blocks agree, and whether no page has a right that its region
-denies.
+later symbol files, and in MemProcFS' mm_vad.c). Most VADs of a dump decide which known form fits:
+private VADs have no section and all others have a section, images are images by their control area,
+the tags of the pool blocks agree, and no page has a right that its region denies.
 """
 
 from collections.abc import Sequence
@@ -117,7 +116,7 @@ def _moved(word: int, builds: range) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """What some nodes tell, a row for each."""
+    """These members of some nodes, a row for each."""
 
     known: NDArray[np.bool_]
     """Whether the flags are readable."""
@@ -131,14 +130,13 @@ class Details:
     area: NDArray[np.uint64]
     """The control area behind the node; 0 for none."""
     subsection: NDArray[np.uint64]
-    """Where the view begins: the one that the node names, or the control area's first; 0 for
-    none."""
+    """The subsection that the node names, or else the control area's first one; 0 for none."""
     prototype: NDArray[np.uint64]
     """Address of the prototype entry of the first page."""
 
 
 def read_details(kernel: KernelMemory, form: DetailForm, nodes: NDArray[np.uint64]) -> Details:
-    """What nodes of this form tell."""
+    """Read the members of nodes that have this form."""
     raw = kernel.read_partly(nodes, _BYTES)
     _, known = kernel.numbers(nodes + np.uint64(form.flags), form.flag_bytes)
     flags = _number(raw, form.flags, form.flag_bytes)

@@ -1,9 +1,9 @@
 """The trees of virtual address descriptors (VADs), found by their form in the process objects.
 
-A node names its parent and two children, and the first and the last page of a region: what lies
-below has lower addresses on the left and higher ones on the right. So each edge of a tree proves
-itself, and the place of the root in the process objects, and the form of the nodes, are those that
-most processes prove. The forms are those of Volatility 2's profiles and of later symbol files.
+A node names its parent and two children, and the first and the last page of a region. Nodes below
+it on the left have lower addresses, nodes on the right higher addresses. So each edge of a tree
+proves itself. Most processes decide where in a process object the tree begins, and which form its
+nodes have. The known forms are from Volatility 2's profiles and from later symbol files.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _BALANCE = np.uint64(3)
 _DEEPEST = 64
 """Levels of a tree that are read; a balanced tree of a million nodes has 28."""
 _TAG_BEFORE = {4: 4, 8: 12}
-"""Distance from a pool block's tag to what is in the block, by the bytes of a pointer."""
+"""Distance from a pool block's tag to its contents, by the bytes of a pointer."""
 _NODE_WORDS = 6
 _SIGNS = 2
 """So many of a node's three signs must be right: it leads back to its parent, it lies on its side
@@ -45,7 +45,7 @@ class TreeForm:
     number: int
     """Bytes of a page's number."""
     high: int | None = None
-    """Where bits 32 to 39 of the first page's number stand, and behind them those of the last."""
+    """Where bits 32 to 39 of the first page's number stand; bits of the last page's follow."""
 
 
 def tree_forms(word: int) -> tuple[TreeForm, ...]:
@@ -66,7 +66,7 @@ def tree_forms(word: int) -> tuple[TreeForm, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """What stands at some addresses if nodes are there, a row for each."""
+    """The members of nodes at some addresses, a row for each."""
 
     known: NDArray[np.bool_]
     """Whether all of a node is readable."""
@@ -148,7 +148,8 @@ def _proven_roots(
 ) -> NDArray[np.bool_]:
     """Which pointers lead from an object to the root of a tree with at least one edge.
 
-    A root has no parent, or one within the process object (_MM_AVL_TABLE). The latter is no root.
+    The parent of a root is 0, or a node within the process object (_MM_AVL_TABLE), which is not a
+    region itself.
     """
     nodes = read_nodes(kernel, form, pointers)
     is_own = pointers - objects < np.uint64(OBJECT_BYTES[8 * kernel.word])
@@ -208,7 +209,7 @@ class Trees:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """Links to the nodes of one level, in columns; and what is known of their parents."""
+    """Links to the nodes of a level, in columns, and facts on their parents."""
 
     tree: NDArray[np.int64]
     node: NDArray[np.uint64]
@@ -350,7 +351,7 @@ class _Reader:
         return found.take(believed), _Level.below(level, nodes, followed, believed, trusted)
 
     def _believed(self, found: _Found, has_root: NDArray[np.bool_]) -> Trees:
-        """All nodes without those of other processes, and without overlaps."""
+        """All nodes but nodes of other processes, and nodes that overlap better ones."""
         # A damaged link may lead into the tree of another process, whose own links lead back.
         foreign = ~found.trusted & np.isin(found.node, found.node[found.trusted])
         self._count(self._doubtful, found.tree[foreign])
@@ -373,8 +374,8 @@ def _keys(trees: NDArray[np.int64], nodes: NDArray[np.uint64]) -> NDArray[np.uin
 def _without_overlaps(found: _Found) -> NDArray[np.bool_]:
     """Which nodes of each tree to keep, so that no two regions overlap.
 
-    Of two regions that do, the one with fewer right signs is left out; of equal ones that which
-    overlaps more others, and then the lower one in the tree.
+    Of two overlapping regions, the region with fewer right signs is left out. If both have as many,
+    the region that overlaps more others is left out, and then the region farther from the root.
     """
     kept = np.ones(len(found.tree), bool)
     order = np.lexsort((found.start, found.tree))
@@ -415,7 +416,7 @@ def read_trees(
     """The trees of all process objects; arguments as for find_root.
 
     A node is believed if two of its three signs are right (_SIGNS). A damaged node costs itself,
-    and if its links are damaged what hangs under it.
+    and damaged links cost the nodes under them.
     """
     return _Reader(kernel, root, objects, lowest, pages).read()
 

@@ -36,6 +36,7 @@ _MEMVIZ_OPTIONS = (
     ("--table", "a.csv"),
     ("--table", "a.npz"),
     ("--map", "a.map"),
+    ("--regions", "a.regions.csv"),
 )
 
 

@@ -44,6 +44,8 @@ class Sound:
     """Physical addresses of the processes' objects, of Windows; System's is the first."""
     links: int = 0
     """Where in an object the list of processes goes on."""
+    regions: int = 0
+    """Where in an object the root of the tree of regions is named, of Windows 7."""
     linux: LinuxTruth | None = None
     """All that is true of it, if it is of Linux."""
 
@@ -83,6 +85,7 @@ def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> S
         [process.dtb for process in processes],
         objects,
         int(profile.structures["_EPROCESS"]["members"]["ActiveProcessLinks"]),
+        int(profile.structures["_EPROCESS"]["members"]["VadRoot"]) + 2 * profile.pointer_size,
     )
 
 
@@ -304,6 +307,28 @@ def _records(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[pages[: count * size]] = np.tile(whole.reshape(-1, 512), (count, 1))
 
 
+def _regions(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and hold one tree of regions that all processes have."""
+    virtual, pages = _as_kernel(words, given)
+    depth = (len(pages) * 32).bit_length() - 1
+    number = np.arange((1 << depth) - 1)
+    level = np.frexp(number + 1)[1].astype(np.int64) - 1
+    below = depth - level
+    # From left to right: so each node lies on its side of all nodes above.
+    page = ((number + 1 - (1 << level)) << below) + (1 << (below - 1))
+    node = virtual + 16 + 128 * number.astype(np.uint64)
+    cells = np.zeros((len(pages) * 32, 16), np.uint64)
+    some = cells[: len(number)]
+    some[:, 0] = int.from_bytes(b"VadS", "little") << 32
+    some[1:, 2] = node[(number[1:] - 1) // 2]
+    inner = len(number) // 2
+    some[:inner, 3], some[:inner, 4] = node[1 : 2 * inner : 2], node[2 : 2 * inner + 1 : 2]
+    some[:, 5] = some[:, 6] = page
+    words[pages] = cells.reshape(-1, 512)
+    for place in given.objects:
+        words.reshape(-1)[(place + given.regions) // 8] = node[0]
+
+
 def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
     """A Linux kernel's word of itself that does not end."""
 
@@ -341,5 +366,6 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "pointers": ("pae", _pointers),
     "addresses of entries": ("windows", _witnesses),
     "databases of frames": ("windows", _records),
+    "trees of regions": ("windows", _regions),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
 }

@@ -94,7 +94,7 @@ _SYSTEMS = {
     "xp": lambda: _windows("WinXPSP2x86", pae=False),
     "pae": lambda: _windows("Win7SP1x86"),
     "xp records": lambda: _windows("WinXPSP2x86", pae=True, database=True),
-    "x64 records": lambda: _windows("Win10x64_19041", database=True),
+    "x64 records": lambda: _windows("Win10x64_19041", objects=True),
     "win7": lambda: _windows("Win7SP1x64"),
     "win11": lambda: _windows("Win11x64_22000", shadow_tables=True),
     "levels": lambda: _windows("Win10x64_17763", five_levels=True),

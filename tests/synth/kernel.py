@@ -213,26 +213,19 @@ class Kernel:
         self._image.write(self._image.base, bytes(header))
 
     def _write_exports(self) -> None:
-        start = _EXPORT_PAGE * PAGE_SIZE
-        target = self._initial_system_process - self._image.base
-        directory = struct.pack(
-            "<IIHHIIIIIII",
-            0,
-            0,
-            0,
-            0,
-            start + 0x80,
-            1,
-            1,
-            1,
-            start + 0x40,
-            start + 0x48,
-            start + 0x50,
-        )
-        table = bytearray(directory.ljust(0x40, b"\0"))
-        table += struct.pack("<QQQ", target, start + 0xA0, 0)
+        """The export directory (PE format, "The .edata Section"): names, each with its place."""
+        start, names = _EXPORT_PAGE * PAGE_SIZE, (b"PsInitialSystemProcess", b"PsLoadedModuleList")
+        targets = [
+            at - self._image.base for at in (self._initial_system_process, self._module_list)
+        ]
+        first = start + 0xA0
+        places = [first, first + len(names[0]) + 1]
+        # Functions, names and ordinals at 0x40, 0x48 and 0x50; the module's name at 0x80.
+        numbers = (start + 0x80, 1, 2, 2, start + 0x40, start + 0x48, start + 0x50)
+        table = bytearray(struct.pack("<IIHHIIIIIII", 0, 0, 0, 0, *numbers).ljust(0x40, b"\0"))
+        table += struct.pack("<IIIIHH", *targets, *places, 0, 1)
         table = table.ljust(0x80, b"\0") + b"ntoskrnl.exe".ljust(0x20, b"\0")
-        table += b"PsInitialSystemProcess\0"
+        table += b"\0".join((*names, b""))
         self._image.write(self._image.base + start, bytes(table))
 
     def _write_debug_record(self) -> None:

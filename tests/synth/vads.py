@@ -1,7 +1,7 @@
 """The regions of a synthetic process: virtual address descriptors (VADs) in a balanced tree.
 
 Each is noted when it is written. The layouts are those of Volatility 2's profiles and of symbol
-files; Windows Internals, part 1, "Virtual address descriptors", tells what the members mean.
+files; the members are described in Windows Internals, part 1, "Virtual address descriptors".
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class RegionTruth:
     """The address behind its last byte."""
     protection: int
     section: SectionTruth | None = None
-    """What is mapped there; None for private memory."""
+    """The section that is mapped there; None for private memory."""
     kind: int = 0
     commit: int = 0
     """Pages charged."""
@@ -121,7 +121,7 @@ class VadWriter:
         return node, 1 + max(depth, other)
 
     def _node(self, region: RegionTruth) -> int:
-        """Write what a VAD tells but its links; returns its address."""
+        """Write a VAD without its links; returns its address."""
         profile, short = self._profile, "_MMVAD_SHORT"
         tag = b"VadS" if region.is_private else b"Vad "
         size = profile.size(short if region.is_private else "_MMVAD")

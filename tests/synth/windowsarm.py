@@ -26,14 +26,19 @@ _LEVELS = 4
 
 
 def forge_windows_on_arm64(
-    path: Path, profile: str = "Win10x64_17763", *, size: int, seed: int = 0
+    path: Path,
+    profile: str = "Win10x64_17763",
+    *,
+    size: int,
+    seed: int = 0,
+    objects: bool = False,
 ) -> Truth:
-    """Write a raw dump; the truth about it is returned.
+    """Write a raw dump; the truth about it is returned. `objects` as for forge.
 
     The truth is that of x64, with one exception: in the self-map, the entry of a large page is not
     a page of the kernel, since page entries have another form here.
     """
-    truth = forge(path, profiles()[profile], size=size, seed=seed)
+    truth = forge(path, profiles()[profile], size=size, seed=seed, objects=objects)
     before = bytearray(path.read_bytes())
     memory = bytearray(before)
     tops = {process.dtb // PAGE_SIZE for process in truth.processes if process.dtb}

@@ -11,6 +11,8 @@ from memory_visualizer.paging import ARM64_BOTH_HALVES
 from tests.snapshot.test_snapshot import assert_is_truth
 from tests.synth import MIB, forge, profiles
 from tests.synth.windowsarm import forge_windows_on_arm64
+from tests.windows.test_modules import row
+from tests.windows.test_regions import found_in, rows_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,11 @@ def test_access(tmp_path: Path) -> None:
     user = arm.classes == PageClass.USER
     np.testing.assert_array_equal(arm.access[user], x64.access[user])
     assert arm.remarks == x64.remarks == ()
+
+
+def test_modules_and_regions(tmp_path: Path) -> None:
+    """They are found by their form, whatever the page tables look like."""
+    truth = forge_windows_on_arm64(tmp_path / "dump", size=16 * MIB, objects=True)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert snapshot.modules == tuple(row(module) for module in truth.modules)
+    assert found_in(snapshot) == rows_of(truth)

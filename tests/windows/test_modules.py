@@ -151,12 +151,28 @@ def test_a_lie_costs_its_own_entry(damaged: Damaged, member: str, value: int, si
 
 
 def test_two_entries_with_the_same_base(damaged: Damaged) -> None:
-    """The first one whose size agrees with the image keeps the addresses."""
+    """The entry whose size agrees with the image keeps the addresses."""
     damaged.set(5, "DllBase", damaged.truth.modules[3].start)
     found, snapshot = damaged.found()
     assert {name: one for name, one in found.items() if name != "Ntfs.sys"} == damaged.others(5)
     assert found["Ntfs.sys"].ranges == ()
     assert "1 module of the kernel" in remarks_of(snapshot)
+
+
+def test_texts_that_are_paged_out_cost_only_themselves(damaged: Damaged) -> None:
+    """Of all modules but two; the addresses of each are known."""
+    offset = ALL[damaged.truth.profile].offset
+    for module in damaged.truth.modules[2:]:
+        for member in ("FullDllName", "BaseDllName"):
+            at = module.entry + offset("_LDR_DATA_TABLE_ENTRY", member) + damaged.word
+            damaged.patch.write(at, (0x1234).to_bytes(damaged.word, "little"))
+    found, snapshot = damaged.found()
+    expected = [row(module) for module in damaged.truth.modules]
+    assert [one.ranges for one in found.values()] == [one.ranges for one in expected]
+    assert [one.frames for one in found.values()] == [one.frames for one in expected]
+    assert [*found.values()][:2] == expected[:2]
+    assert list(found)[2] == f"[{expected[2].ranges[0][0]:#x}]"
+    assert "7 modules of the kernel" in remarks_of(snapshot)
 
 
 def test_without_the_head_of_the_list(damaged: Damaged) -> None:

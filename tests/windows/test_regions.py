@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,35 @@ def test_a_section_that_is_lost_is_told(damaged: Damaged) -> None:
             assert region.offset == (None if lost else expected.offset)
 
 
+def test_pages_of_a_region_that_was_taken_out(
+    damaged: Damaged, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No region tells of them, but the summary does."""
+    snapshot = memory_visualizer.open(damaged.path)
+    [index] = [n for n, one in enumerate(snapshot.processes) if one.pid == damaged.victim.pid]
+    rows = snapshot.mappings
+    own = rows.virtual[(rows.space == index) & rows.is_user]
+    leaves = [
+        region
+        for region in damaged.regions
+        if not (damaged.number(region.node + damaged.left))
+        and not damaged.number(region.node + damaged.right)
+    ]
+    pages = {one.start: int(((own >= one.start) & (own < one.end)).sum()) for one in leaves}
+    hidden = max(leaves, key=lambda one: pages[one.start])
+    assert pages[hidden.start] > 0
+    for region in damaged.regions:
+        for side in (damaged.left, damaged.right):
+            if damaged.number(region.node + side) == hidden.node:
+                damaged.set(region.node + side, 0)
+    assert damaged.lost() == ([row(hidden)], "")
+    outputs = ["--regions", str(tmp_path / "r.csv"), "-o", str(tmp_path / "dump.png")]
+    assert main([str(damaged.path), *outputs]) == 0
+    who = f"{damaged.victim.name} ({damaged.victim.pid})"
+    line = f"pages in no region: {pages[hidden.start]} in {who}"
+    assert line in capsys.readouterr().out
+
+
 def test_a_root_that_is_gone(damaged: Damaged) -> None:
     at = damaged.victim.eprocess + damaged.profile.offset("_EPROCESS", "VadRoot")
     if damaged.profile.vad_root == "_MM_AVL_TABLE":
@@ -267,6 +297,19 @@ def test_a_root_that_is_gone(damaged: Damaged) -> None:
     lost, remarks = damaged.lost()
     assert len(lost) == len(damaged.regions)
     assert "are not complete: 1 link lost" in remarks
+
+
+def test_more_charged_pages_than_a_region_has(tmp_path: Path, originals: Originals) -> None:
+    """The largest number stands for none (MM_MAX_COMMIT): how many are charged is not told."""
+    path = tmp_path / "dump"
+    damaged = Damaged(path, "Win7SP1x64", originals.copy("Win7SP1x64", path))
+    at = damaged.root.node + damaged.profile.offset("_MMVAD_SHORT", "u")
+    damaged.set(at, damaged.number(at) | (1 << 51) - 1)
+    found = found_in(memory_visualizer.open(path))
+    true = rows_of(damaged.truth)
+    place = true[damaged.victim.pid].index(row(damaged.root))
+    true[damaged.victim.pid][place] = replace(row(damaged.root), commit=None)
+    assert found == true
 
 
 def test_too_many_are_told(
