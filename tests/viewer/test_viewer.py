@@ -1596,6 +1596,17 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     assert pdf.startswith(b"%PDF")
 
 
+def assert_axe_finds_nothing(page: "Page") -> None:
+    """Skips where there is no axe-core, but fails if REQUIRE_AXE=1."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    page.evaluate(AXE.read_text("utf-8"))
+    told = page.evaluate("axe.run(document)")
+    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
+    assert violations == []
+    assert len(told["passes"]) > 20
+
+
 AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
 
 
@@ -1605,18 +1616,12 @@ def test_axe_finds_nothing(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
 ) -> None:
     """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
-    if not AXE.exists():
-        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
     frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
     viewport = {"width": width, "height": height}
     page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
     if width <= 800:
         page.get_by_role("button", name="Legend and processes").click()
-    page.evaluate(AXE.read_text("utf-8"))
-    told = page.evaluate("axe.run(document)")
-    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
-    assert violations == []
-    assert len(told["passes"]) > 20
+    assert_axe_finds_nothing(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
