@@ -1957,3 +1957,35 @@ def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -
     page.mouse.move(*place(page, frame))
     shown = page.locator("#passing .region").first.inner_text()
     assert shown == page.evaluate(at, [index, virtual])
+
+    page.get_by_role("tab", name="Regions").click()
+    assert "Choose one process" in page.locator("#region-list .note").inner_text()
+    process = next(one for one in snapshot.processes if len(snapshot.pages(one)))
+    pid = process.pid
+    page.get_by_role("tab", name="Processes").click()
+    choose(page, process.name)
+    page.get_by_role("tab", name="Regions").click()
+    told = {
+        int(address, 16): int(pages.replace(",", ""))
+        for address, _, pages in page.locator("#region-list tbody tr").evaluate_all(
+            "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))"
+        )
+    }
+    index = snapshot.processes.index(process)
+    rows = snapshot.mappings.take(snapshot.mappings.space == index)
+    columns = (rows.virtual.tolist(), rows.pfn.tolist(), rows.count.tolist())
+    frame_at = {
+        virtual + n * PAGE_SIZE: first + n
+        for virtual, first, count in zip(*columns, strict=True)
+        for n in range(count)
+    }
+    known = {
+        region.start: {
+            frame_at[at] for at in range(region.start, region.end, PAGE_SIZE) if at in frame_at
+        }
+        for region in truth.regions[pid]
+    }
+    assert told == {start: len(frames) for start, frames in known.items()}
+    start = max(known, key=lambda start: len(known[start]))
+    page.locator("#region-list tbody tr", has_text=hex(start)).click()
+    assert lit_frames(page) == known[start]
