@@ -70,6 +70,8 @@ declare global {
     "process-count": HTMLElement;
     "process-note": HTMLElement;
     "process-rows": HTMLElement;
+    "region-count": HTMLElement;
+    "region-list": HTMLElement;
     "remark-list": HTMLElement;
     remarks: HTMLElement;
     "save-answer": HTMLElement;

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import viewer
+from memory_visualizer.cli.memviz import main
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.snapshot.test_snapshot import expanded
 from tests.synth.containers import (
@@ -31,10 +33,18 @@ from tests.synth.containers import (
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.qemu import write_qemu
-from tests.viewer.test_viewer import Dump, dump, fragment_of, lit_frames, open_page, settle
+from tests.viewer.test_viewer import (
+    Dump,
+    assert_axe_finds_nothing,
+    dump,
+    fragment_of,
+    lit_frames,
+    open_page,
+    settle,
+)
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 __all__ = ["dump", "open_page"]  # fixtures
 Opener = Callable[..., "Page"]
@@ -165,7 +175,7 @@ def test_a_raw_file_of_a_packed_dump(open_page: Opener, tmp_path: Path) -> None:
     """The sentence names the command; its result can be opened, and shows every page."""
     opened = made(tmp_path, "dump.kdump")
     raw = tmp_path / "out.raw"
-    write_raw(raw, pieces())
+    assert main(["convert", str(opened.path), "-o", str(raw)]) == 0
     page = open_page(opened.page)
     page.locator("#bench-open").click()
     assert "memviz convert DUMP -o OUT.raw" in page.locator("#bench-what").inner_text()
@@ -554,6 +564,56 @@ def test_a_page_that_was_made_without_the_dump(
     page.locator("#bench-open").click()
     assert "could not be read any more" in page.locator("#bench-what").inner_text()
     assert page.locator("#bench-choose").is_disabled()
+
+
+def test_the_policy_binds_workers(browser: "Browser", lime: Opened) -> None:
+    """Not even a worker that somebody else's script made could tell anybody."""
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(lime.page.as_uri())
+    tried = page.evaluate(
+        """async (elsewhere) => {
+            const script = `
+                (async () => {
+                    const tried = {};
+                    try { await fetch("${elsewhere}"); tried.fetch = "went"; }
+                    catch { tried.fetch = "failed"; }
+                    try { importScripts("${elsewhere}"); tried.script = "went"; }
+                    catch { tried.script = "failed"; }
+                    try { new WebSocket("${elsewhere.replace("http", "ws")}"); tried.socket = "?"; }
+                    catch { tried.socket = "failed"; }
+                    await new Promise((done) => setTimeout(done, 200));
+                    postMessage(tried);
+                })()`;
+            const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+            const policy = trustedTypes.createPolicy("memviz-worker",
+                { createScriptURL: () => address });
+            const worker = new Worker(policy.createScriptURL(""));
+            return new Promise((done) => { worker.onmessage = ({ data }) => done(data); });
+        }""",
+        f"http://127.0.0.1:{server.getsockname()[1]}/",
+    )
+    context.close()
+    with server, pytest.raises(BlockingIOError):  # nobody has called
+        server.accept()
+    assert (tried["fetch"], tried["script"]) == ("failed", "failed")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing(open_page: Opener, lime: Opened, width: int, scheme: str) -> None:
+    """Before the dump is open, with its bytes, and with hits; nothing is wider than the screen."""
+    viewport = {"width": width, "height": 860}
+    page = open_page(lime.page, "#pin=5", viewport=viewport, color_scheme=scheme)
+    page.keyboard.press("b")
+    assert_axe_finds_nothing(page)
+    page.locator("#bench-file").set_input_files(lime.path)
+    page.wait_for_selector("#hex .hex-row")
+    assert_axe_finds_nothing(page)
+    assert find(page, "strings", 8)
+    assert_axe_finds_nothing(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_keys(open_page: Opener, lime: Opened) -> None:

@@ -1596,6 +1596,17 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     assert pdf.startswith(b"%PDF")
 
 
+def assert_axe_finds_nothing(page: "Page") -> None:
+    """Skips where there is no axe-core, but fails if REQUIRE_AXE=1."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    page.evaluate(AXE.read_text("utf-8"))
+    told = page.evaluate("axe.run(document)")
+    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
+    assert violations == []
+    assert len(told["passes"]) > 20
+
+
 AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
 
 
@@ -1605,18 +1616,12 @@ def test_axe_finds_nothing(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
 ) -> None:
     """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
-    if not AXE.exists():
-        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
     frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
     viewport = {"width": width, "height": height}
     page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
     if width <= 800:
         page.get_by_role("button", name="Legend and processes").click()
-    page.evaluate(AXE.read_text("utf-8"))
-    told = page.evaluate("axe.run(document)")
-    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
-    assert violations == []
-    assert len(told["passes"]) > 20
+    assert_axe_finds_nothing(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -1952,3 +1957,35 @@ def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -
     page.mouse.move(*place(page, frame))
     shown = page.locator("#passing .region").first.inner_text()
     assert shown == page.evaluate(at, [index, virtual])
+
+    page.get_by_role("tab", name="Regions").click()
+    assert "Choose one process" in page.locator("#region-list .note").inner_text()
+    process = next(one for one in snapshot.processes if len(snapshot.pages(one)))
+    pid = process.pid
+    page.get_by_role("tab", name="Processes").click()
+    choose(page, process.name)
+    page.get_by_role("tab", name="Regions").click()
+    told = {
+        int(address, 16): int(pages.replace(",", ""))
+        for address, _, pages in page.locator("#region-list tbody tr").evaluate_all(
+            "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))"
+        )
+    }
+    index = snapshot.processes.index(process)
+    rows = snapshot.mappings.take(snapshot.mappings.space == index)
+    columns = (rows.virtual.tolist(), rows.pfn.tolist(), rows.count.tolist())
+    frame_at = {
+        virtual + n * PAGE_SIZE: first + n
+        for virtual, first, count in zip(*columns, strict=True)
+        for n in range(count)
+    }
+    known = {
+        region.start: {
+            frame_at[at] for at in range(region.start, region.end, PAGE_SIZE) if at in frame_at
+        }
+        for region in truth.regions[pid]
+    }
+    assert told == {start: len(frames) for start, frames in known.items()}
+    start = max(known, key=lambda start: len(known[start]))
+    page.locator("#region-list tbody tr", has_text=hex(start)).click()
+    assert lit_frames(page) == known[start]

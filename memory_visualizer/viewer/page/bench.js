@@ -10,6 +10,7 @@ class Bench {
     this.translate = translate;
     this.pin = pin;
     this.dump = null;
+    this.turn = 0;
     this.host = byId("bench");
     this.opener = byId("bench-open");
     this.intro = byId("bench-intro");
@@ -158,7 +159,7 @@ class Bench {
   async showPage(selected) {
     if (this.host.hidden || !this.dump) return;
     const frame = this.state().pin;
-    this.wanted = frame;
+    const turn = ++this.turn; // a later call makes this one void
     const virtual = this.owners(frame);
     byId("hex-title").textContent =
       frame < 0 ? "No page is pinned" : `${hexAddress(frame)} · ${this.words(frame)}`;
@@ -167,10 +168,10 @@ class Bench {
     try {
       bytes = await this.bytesOf(frame);
     } catch (error) {
-      if (this.wanted === frame) this.hex.empty(error.message);
+      if (turn === this.turn) this.hex.empty(error.message);
       return;
     }
-    if (this.wanted !== frame) return; // another page was pinned meanwhile
+    if (turn !== this.turn) return;
     this.hex.show(bytes, (virtual ?? BigInt(frame)) << 12n);
     if (selected) this.hex.select(...selected);
   }
@@ -235,6 +236,7 @@ class Bench {
     this.pin(frame);
     this.tabs.show("bench-page");
     this.showPage([at, size]);
+    this.hex.host.focus();
   }
 
   // Where a number would lead as a virtual address, in the eyes of the pinned page's owners.
@@ -242,7 +244,7 @@ class Bench {
     if (value < 0x10000n) return null;
     const { owners } = this.model;
     const page = Number(value >> 12n);
-    for (const { process } of owners.of(this.state().pin).slice(0, 8)) {
+    for (const { process } of owners.of(this.state().pin).slice(0, 4)) {
       const frame = this.translate(page, process);
       if (frame < 0) continue;
       const at = Number(value & 0xfffn);

@@ -34,10 +34,10 @@ class ItemList {
       autocomplete: "off",
       oninput: () => this.draw(),
     });
-    this.heads = options.columns.map(({ title, hint }, column) =>
+    this.heads = options.columns.map(({ title, hint, grows }, column) =>
       element(
         "th",
-        { scope: "col" },
+        { scope: "col", className: grows ? "grows" : "" },
         element(
           "button",
           { type: "button", title: hint ?? "", onclick: () => this.sortBy(column) },

@@ -58,6 +58,7 @@ async function start() {
   });
   const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
+  const regions = new RegionList(model, tabs, (mark) => update({ mark }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -107,6 +108,8 @@ async function start() {
     if (state.files !== before.files || isFirst) files.show(state.files);
     if (state.mark !== before.mark || isFirst) modules.show(state.mark);
     if (state.mark !== before.mark || isFirst) leads.show(state.mark);
+    if (state.chosen !== before.chosen || state.mark !== before.mark || isFirst)
+      regions.show(state.chosen, state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
       else map.goToFrame(state.pin >= 0 ? state.pin : centre, false, map.transform.k);

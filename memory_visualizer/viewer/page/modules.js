@@ -111,3 +111,79 @@ class ModuleList {
     this.list?.show(this.items);
   }
 }
+
+// The regions of the chosen process: a click lights the pages of one.
+class RegionList {
+  constructor(model, tabs, light) {
+    this.model = model;
+    if (!about.regions.length) return;
+    this.list = new ItemList(byId("region-list"), {
+      label: "regions",
+      placeholder: "Search region",
+      columns: [
+        { title: "Address", value: ({ start }) => start, cell: RegionList.address },
+        { title: "Region", value: ({ text }) => text, cell: RegionList.words, grows: true },
+        { title: "Pages", value: ({ pages }) => pages, down: true, hint: "Pages in memory" },
+      ],
+      text: ({ start, text }) => `${hexVirtual(start)} ${text}`,
+      title: ({ start, end, text }) => `${hexVirtual(start)} to ${hexVirtual(end)}: ${text}`,
+      isChosen: ({ row }) => this.mark?.region === row,
+      choose: (region) => light(this.mark?.region === region.row ? null : this.markOf(region)),
+    });
+    tabs.add("regions");
+  }
+
+  static address({ start }) {
+    return element("span", { className: "number virtual" }, hexVirtual(start));
+  }
+
+  static words({ text }) {
+    return element("bdi", {}, text);
+  }
+
+  // The regions of a process, with the number of its pages in each.
+  of(process) {
+    const { regions } = this.model;
+    this.stretches = stretchesOf(this.model, process);
+    const items = [];
+    for (let row = regions.edges[process]; row < regions.edges[process + 1]; row++) {
+      const start = regions.start[row],
+        end = regions.end[row];
+      items.push({ row, start, end, text: about.regions[regions.text[row]], pages: 0 });
+    }
+    const starts = items.map(({ start }) => start);
+    for (const [virtual, first, end] of this.stretches)
+      for (let at = lastUpTo(starts, virtual); at < items.length; at++) {
+        if (at < 0) continue;
+        const item = items[at];
+        if (item.start >= virtual + end - first) break;
+        const to = Math.min(item.end, virtual + end - first);
+        item.pages += Math.max(to - Math.max(item.start, virtual), 0);
+      }
+    return items;
+  }
+
+  markOf({ row, start, end, text }) {
+    const frames = new Uint8Array(this.model.frames);
+    for (const [virtual, first, last] of this.stretches) {
+      const from = Math.max(start, virtual),
+        to = Math.min(end, virtual + last - first);
+      if (from < to) frames.fill(1, first + from - virtual, first + to - virtual);
+    }
+    return { label: `${hexVirtual(start)} ${text}`, frames, region: row };
+  }
+
+  show(chosen, mark) {
+    if (!this.list) return;
+    this.mark = mark;
+    const [process] = chosen;
+    const isOne = chosen.size === 1;
+    this.list.options.none = isOne ? "Nothing matches." : "Choose one process to see its regions.";
+    if (isOne && process !== this.process) this.items = this.of(process);
+    this.process = isOne ? process : undefined;
+    this.list.show(isOne ? this.items : []);
+    byId("region-count").textContent = isOne
+      ? `${ownerName(process)} · ${counted(this.items.length)}`
+      : "";
+  }
+}
