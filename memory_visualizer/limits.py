@@ -63,8 +63,8 @@ RATES: Mapping[str, Rate] = {
     "possible symbol table": Rate(1 << 14, 1, 32),
     # Each of them costs a walk through its tables. They are tried by their weight, so that the
     # kernel's own is the first one in a sound dump.
-    "kind of page directory": Rate(1 << 15, 1, 8),
-    "possible top-level table of ARM": Rate(1 << 14, 1, 16),
+    "kind of page directory": Rate(1 << 15, 1, 4),
+    "possible top-level table of ARM": Rate(1 << 16, 1, 8),
     # Memory has a few holes; each piece between two holes was moved by its own distance.
     "piece of misplaced memory": Rate(1 << 16, 1, 16),
     # Each file of which a page is cached has one, and its folders.

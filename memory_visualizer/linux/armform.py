@@ -54,14 +54,19 @@ class TopLevelSearch:
         count = _MOST_SMALL - np.argmax(tables[:, ::-1] != 0, axis=1)
         for bits, architecture in _SIZES:
             if not architecture.is_whole:
-                some = sound & (count == architecture.root_entries)
+                some = (
+                    sound & (count == architecture.root_entries) & _lead_to_pages(tables, bits[0])
+                )
                 self._add(bits, frames[rows[some]], tables[some])
         rows = np.flatnonzero(words[:, -1] & _FORM == _TABLE)
+        # A kernel needs few of its entries.
+        rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
         rows = rows[_only_tables(words[rows])]
         for bits, architecture in _SIZES:
             if architecture.is_whole:
                 top = frames[rows] - architecture.top_frames + 1
                 some = (top >= 0) & (top % architecture.page_frames == 0)
+                some &= _lead_to_pages(words[rows], bits[0])
                 if architecture.top_frames == 1:
                     # The direct map of all memory comes first in the kernel's half, then its image.
                     some &= words[rows, : words.shape[1] // 2].any(axis=1)
@@ -89,6 +94,13 @@ class TopLevelSearch:
 def _only_tables(words: Words) -> NDArray[np.bool_]:
     """Whether all entries of each row that are used lead to tables."""
     sound: NDArray[np.bool_] = ((words == 0) | (words & _FORM == _TABLE)).all(axis=1)
+    return sound
+
+
+def _lead_to_pages(words: Words, bits: int) -> NDArray[np.bool_]:
+    """Whether all entries of each row lead to the beginnings of pages of 2**bits bytes."""
+    inside = np.uint64((1 << bits) - PAGE_SIZE)
+    sound: NDArray[np.bool_] = np.bitwise_or.reduce(words, axis=1) & inside == 0
     return sound
 
 

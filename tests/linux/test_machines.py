@@ -69,7 +69,7 @@ def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int])
 
     A process's own comes after the kernel's.
     """
-    table = np.array([0x1003, 0, 0x2003], np.uint64)
+    table = np.array([0x1_0003, 0, 0x2_0003], np.uint64)
     words = np.zeros((7, 512), np.uint64)
     words[:6, 0], words[:6, entries - 1] = table[0], table[2]
     words[0, 0] |= np.uint64(1 << 59)  # of a process
@@ -89,20 +89,30 @@ def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int
     """By their last frame; the fuller one comes first, and one that begins no page does not."""
     words = np.zeros((3 * of_page, 512), np.uint64)
     last = np.arange(3) * of_page + frames - 1
-    words[last, 511], words[last[1], 508] = 0x3003, 0x2003
+    words[last, 511], words[last[1], 508] = 0x3_0003, 0x2_0003
     words[last[2], 40] = 7  # data, or a page that is mapped
-    words[of_page + frames, 511] = 0x1003  # that is the last frame of none
+    words[of_page + frames, 511] = 0x1_0003  # that is the last frame of none
     search = TopLevelSearch()
     search.scan(np.arange(0x400, 0x400 + len(words)), words)
     of_size = [top for top, size in search.tops if size == bits]
     assert of_size == [0x400 + of_page, 0x400]
 
 
+@pytest.mark.parametrize("entry", [0x1003, 0x4003])
+def test_tables_that_begin_no_page(entry: int) -> None:
+    """A top level of 64 entries is of pages of 64 KiB, so its tables begin with such pages."""
+    words = np.zeros((1, 512), np.uint64)
+    words[0, [0, 63]] = entry
+    search = TopLevelSearch()
+    search.scan(np.arange(1), words)
+    assert search.tops == []
+
+
 def test_each_size_of_top_levels_has_its_turn() -> None:
     """However many there are of another size."""
     words = np.zeros((50, 512), np.uint64)
-    words[:, 0] = words[:49, 1] = 0x1003
-    words[49, 63] = 0x1003
+    words[:, 0] = words[:49, 1] = 0x1_0003
+    words[49, 63] = 0x1_0003
     search = TopLevelSearch()
     search.scan(np.arange(50), words)
     assert sorted(search.tops[:2]) == [(0, (14, 48)), (49, (16, 48))]
