@@ -4,9 +4,10 @@ import memory_visualizer
 snapshot = memory_visualizer.open("memory.raw")
 snapshot.classes       # by page frame number: absent, both, user, kernel, unused
 snapshot.owners_of(42)  # the processes that own page frame 42, and where
+memory_visualizer.diff("before.raw", "after.raw").codes  # what changed, by page frame number
 """
 
-from memory_visualizer.api import Snapshot, open  # noqa: A004
+from memory_visualizer.api import Snapshot, diff, open  # noqa: A004
 from memory_visualizer.errors import (
     BadInputError,
     DamagedInputError,
@@ -37,5 +38,6 @@ __all__ = [
     "System",
     "UnknownNameError",
     "__version__",
+    "diff",
     "open",
 ]

@@ -16,9 +16,12 @@ from memory_visualizer.leads import Leads, all_leads
 from memory_visualizer.recognise import recognise, recognise_behind_header
 from memory_visualizer.snapshot import snapshot
 
-# Pictures, pages and tables are imported only when they are asked for.
+# Pictures, pages, tables and comparisons are imported only when they are asked for.
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from memory_visualizer.difference.difference import Difference
+    from memory_visualizer.difference.moment import Moment
 
 
 def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open(path)``
@@ -41,6 +44,41 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
             raise
         found = behind
     return Snapshot(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def diff(
+    before: "str | Path | snapshot.Snapshot",
+    after: "str | Path | snapshot.Snapshot",
+    *,
+    order: bool = True,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> "Difference":
+    """Compare two dumps of one machine, frame by frame and process by process.
+
+    They may be paths or snapshots, of any formats. The clocks of their systems tell which dump is
+    the earlier one; without `order` the first one is. Of dumps of different machines only what
+    makes sense is compared. The other arguments and errors are as for `open`.
+    """
+    from memory_visualizer.difference.difference import compare, in_order
+
+    moments = [moment(one, lenient=lenient, progress=progress) for one in (before, after)]
+    earlier, later = in_order(moments)[0] if order else moments
+    return compare(earlier, later, progress)
+
+
+def moment(
+    dump: "str | Path | snapshot.Snapshot",
+    *,
+    lenient: bool = False,
+    progress: Progress | None = None,
+) -> "Moment":
+    """What is kept of a dump to compare it with others; the arguments are as for `diff`."""
+    from memory_visualizer.difference.moment import Moment
+
+    if not isinstance(dump, snapshot.Snapshot):
+        dump = open(dump, lenient=lenient, progress=progress)
+    return Moment.of(dump)
 
 
 class Snapshot(snapshot.Snapshot):
@@ -132,8 +170,14 @@ class Snapshot(snapshot.Snapshot):
 
         return tables.processes_frame(self)
 
-    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        entropy: NDArray[np.uint8] | None = None,
+        regions: bool = False,
+    ) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self, entropy=entropy)
+        viewer.write_page(Path(path), self, entropy=entropy, regions=regions)

@@ -37,8 +37,13 @@ FILE_TITLES = (
     *("pages", "bytes", "mapped_pages", "pids"),
 )
 """Columns with which each table of files begins."""
+CHANGE_TITLES = (
+    *("step", "pfn", "physical", "change", "contents", "class_before", "class_after"),
+    *("pids_before", "pids_after", "protection_before", "protection_after"),
+)
+"""Columns of each table of changes."""
 REGION_TITLES = (
-    *("pid", "start", "end", "size", "protection", "sharing", "name"),
+    *("pid", "start", "end", "size", "protection", "sharing", "type", "commit", "name"),
     *("file", "offset", "deleted", "pages", "findings"),
 )
 """Columns of each table of regions."""
@@ -49,6 +54,8 @@ _MARKS = (
     rb'\{\n  "generator": "Memory Visualizer ',
     *(re.escape(",".join(titles).encode()) + rb"[\n,]" for titles in (CSV_TITLES, FILE_TITLES)),
     re.escape(",".join(REGION_TITLES).encode()) + rb"\n",
+    re.escape(",".join(CHANGE_TITLES).encode()) + rb"\n",
+    rb"GIF89a(?s:.{,2000})!\xfe.Memory Visualizer ",
     rb"PK\x03\x04(?s:.{26})generator\.npy(?s:.{,200})" + re.escape(f"{NAME} ".encode("utf-32-le")),
     rb"\(Virtual\) +\(Physical\) +\(Size\) +\(Kernel\)\n-+\n(0x|\Z)",
 )
@@ -193,6 +200,8 @@ def is_own(path: Path) -> bool:
         head = file.read(_HEAD_SIZE)
         if head.startswith(_PARQUET):
             return _is_own_parquet(file)
+        if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+            return _is_own_webp(file)
     return any(re.match(mark, head) for mark in _MARKS)
 
 
@@ -205,3 +214,13 @@ def _is_own_parquet(file: IO[bytes]) -> bool:
         return False
     file.seek(size - 8 - length)
     return re.search(rb"generator(?s:.{1,8})Memory Visualizer ", file.read(length)) is not None
+
+
+def _is_own_webp(file: IO[bytes]) -> bool:
+    """By the XMP at the file's end (WebP container specification)."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_XMP))
+    return re.search(rb"XMP (?s:.{4})<x:xmpmeta [^>]*Memory Visualizer ", file.read()) is not None
+
+
+_LONGEST_XMP = 1024
+"""Bytes of this program's XMP, and more."""

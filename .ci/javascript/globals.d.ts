@@ -63,6 +63,8 @@ declare global {
     "legend-note": HTMLElement;
     lit: HTMLElement;
     map: HTMLCanvasElement;
+    "module-count": HTMLElement;
+    "module-list": HTMLElement;
     palette: HTMLSelectElement;
     passing: HTMLElement;
     pinned: HTMLElement;

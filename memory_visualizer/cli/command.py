@@ -182,8 +182,8 @@ def _palette(text: str) -> str:
     return "colour-blind" if alike == "colourblind" else alike
 
 
-def add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that paints."""
+def add_picture_options(parser: argparse.ArgumentParser, *, legend: bool = False) -> None:
+    """Add the options of every command that paints; `legend` tells whether it is usual."""
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
@@ -213,7 +213,8 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--legend",
-        action="store_true",
+        action=argparse.BooleanOptionalAction if legend else "store_true",
+        default=legend,
         help="draw a title and a legend below the picture, and addresses on its left",
     )
     parser.add_argument(
@@ -338,8 +339,9 @@ def shown(output: Path) -> str:
 def legend_text(colouring: Colouring, screen: TextIO) -> str:
     """The legend for the terminal: each colour with its meaning, its pages and their share."""
     entries = legend(colouring, MOST_ENTRIES)
-    return "\n".join(legend_lines(entries, ansi=_shows_colours(screen)))
+    return "\n".join(legend_lines(entries, ansi=shows_colours(screen)))
 
 
-def _shows_colours(screen: TextIO) -> bool:
+def shows_colours(screen: TextIO) -> bool:
+    """Whether colours are for this stream: a terminal, unless NO_COLOR forbids it."""
     return screen.isatty() and not os.environ.get("NO_COLOR")

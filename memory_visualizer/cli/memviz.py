@@ -90,6 +90,7 @@ examples:
   memviz win10.vmem --leads --html win10.html
   memviz extract linux.lime --file '^/etc/' --to folder
   memviz convert memory.avml -o memory.lime
+  memviz diff before.raw after.raw -o changes.png
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -101,8 +102,9 @@ exit codes:
 """
 
 
-COMMANDS = ("extract", "convert")
-"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`."""
+COMMANDS = ("extract", "convert", "diff")
+"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`, and perhaps
+`lenient_helps`, which else looks at one dump."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +137,8 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     command = import_module(f"memory_visualizer.cli.{name}")  # here, since most runs do not
     program = f"{PROGRAM} {name}"
     options = command.parser(program).parse_args(arguments)
-    helps = None if options.lenient else partial(_lenient_helps, options)
+    asked = getattr(command, "lenient_helps", _lenient_helps)
+    helps = None if options.lenient else partial(asked, options)
     return run(PROGRAM, lambda: command.main(PROGRAM, options), helps)
 
 
@@ -199,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " kernel records them), or file (the files with most pages in memory)"
         " (default: %(default)s)",
     )
     parser.add_argument(
@@ -220,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PAGE",
         type=output(".html", ".htm"),
         help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given",
+        " if --color-by entropy or file is given, and names regions if --regions is",
     )
     parser.add_argument(
         "--table",
@@ -241,14 +244,13 @@ def _parser() -> argparse.ArgumentParser:
         "--files",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
-        " .json",
+        help="write the files with pages in memory: .csv (also for -), .parquet or .json",
     )
     parser.add_argument(
         "--regions",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+        help="write the regions of the processes' memory: as for --files",
     )
     parser.add_argument(
         "--uses",
@@ -468,23 +470,22 @@ def _record_blocks(
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
-    files = (options.html, options.table, options.json)
-    return any((*files, options.uses, options.verbose, options.leads)) or options.color_by in (
-        "state",
-        "use",
-    )
+    files = (options.html, options.table, options.json, options.files)
+    told = (options.uses, options.verbose, options.leads)
+    return any((*files, *told)) or options.color_by in ("state", "use", "file")
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
     """What could not be read of files, regions and modules, as far as they were asked for."""
-    if snapshot.inventory:
-        return snapshot.inventory.remarks
-    asked = {"files": options.files, "regions": options.regions}
-    return [
-        f"{shown(path)} has no rows: only dumps of Linux tell their {what} so far"
-        for what, path in asked.items()
-        if path
-    ]
+    remarks = [*(snapshot.inventory.remarks if snapshot.inventory else ())]
+    if options.files and not snapshot.tells_files:
+        remarks.append(
+            f"{shown(options.files)} has no rows: the files behind the pages of this dump are not"
+            " known"
+        )
+    if options.regions and not snapshot.inventory:
+        remarks.append(f"{shown(options.regions)} has no rows: the system of this dump is unknown")
+    return remarks
 
 
 def _no_system(snapshot: Snapshot) -> str:
@@ -520,6 +521,7 @@ def _write_page(
         color_by=options.color_by,
         palette=options.palette,
         chosen=chosen,
+        regions=bool(options.regions),
         holes=options.holes,
         force=options.force,
     )

@@ -151,6 +151,9 @@ class Dump(ABC):
         """
         self._is_closed = True
 
+    def release(self) -> None:  # noqa: B027 - most formats keep nothing
+        """Give back the memory in which read_frames has mapped the file; it can be read again."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the place of the dump, not its contents: the dump is opened again."""
         if self.reopen is None:

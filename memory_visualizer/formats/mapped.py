@@ -316,6 +316,11 @@ class MappedDump(Dump):
         with self._open() as file:
             return file
 
+    def release(self) -> None:
+        """Unmap what was read; the next read maps it again."""
+        if "_file" in vars(self):
+            self._file.drop(0, self._end // PAGE_SIZE)
+
     def close(self) -> None:
         """Close the file."""
         super().close()

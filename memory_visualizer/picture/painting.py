@@ -61,7 +61,7 @@ def paint(
         if 2 * len(colours) > 256:
             values = values.astype(np.uint16)
         values = np.where(dimmed, values + values.dtype.type(len(colours)), values)
-        colours += [_pale(colour) for colour in colours]
+        colours += [pale(colour) for colour in colours]
     if holes:
         if len(colours) > np.iinfo(values.dtype).max:
             values = values.astype(np.uint16)
@@ -70,7 +70,7 @@ def paint(
     return Painting(pixels, tuple(colours), (0, 0, pixels.shape[1], pixels.shape[0]), planned)
 
 
-def _pale(colour: Colour) -> Colour:
+def pale(colour: Colour) -> Colour:
     """The colour as seen through thick fog."""
     red, green, blue = (channel + (232 - channel) * 4 // 5 for channel in colour)
     return red, green, blue

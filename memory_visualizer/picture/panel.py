@@ -187,8 +187,8 @@ def _legend_panel(
     The panel is as wide as the picture, or wider if the text needs it.
     """
     font, title_font = ImageFont.load_default(size), ImageFont.load_default(size * 1.3)
-    subtitles = [_shorten(_in_font(text), font, 72 * size) for text in subtitles]
-    labels = [_shorten(_in_font(entry.label), font, 24 * size) for entry in entries]
+    subtitles = [shortened(in_font(text), font, 72 * size) for text in subtitles]
+    labels = [shortened(in_font(entry.label), font, 24 * size) for entry in entries]
 
     label_width = max(font.getlength(label) for label in labels)
     count_width = max(font.getlength(f"{entry.count:,}") for entry in entries)
@@ -209,7 +209,7 @@ def _legend_panel(
 
     ink = Image.new("L", (width, height))
     draw = ImageDraw.Draw(ink)
-    title = _shorten(_in_font(title), title_font, inner)
+    title = shortened(in_font(title), title_font, inner)
     draw.text((margin, margin + size), title, _FULL, title_font, "ls")
     for number, text in enumerate(subtitles, 1):
         draw.text((margin, margin + size + number * line), text, _MUTED, font, "ls")
@@ -231,15 +231,15 @@ def _legend_panel(
     return np.asarray(ink), swatches
 
 
-def _in_font(text: str) -> str:
-    # Pillow's built-in font has ASCII and little more.
+def in_font(text: str) -> str:
+    """A text as Pillow's built-in font can show it, which has ASCII and little more."""
     return printable(text).encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _shorten(text: str, font: _Font, width: float) -> str:
+def shortened(text: str, font: _Font, width: float) -> str:
     """Take out the middle of a text that is wider than `width` pixels."""
-    shortened, kept = text, len(text)
-    while font.getlength(shortened) > width and kept > 1:
+    short, kept = text, len(text)
+    while font.getlength(short) > width and kept > 1:
         kept -= 1
-        shortened = text[: (kept + 1) // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(kept // 2) :]
-    return shortened
+        short = text[: (kept + 1) // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(kept // 2) :]
+    return short

@@ -43,6 +43,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
 from memory_visualizer.viewer.dumpfile import about_file
+from memory_visualizer.viewer.inventory import module_columns, region_columns
 
 _LIBRARIES = (
     "color",
@@ -72,6 +73,7 @@ _SCRIPTS = (
     "uses",
     "processes",
     "files",
+    "modules",
     "leads",
     "lights",
     "litpages",
@@ -98,12 +100,14 @@ def write_page(
     color_by: str = "class",
     palette: str = "default",
     chosen: Collection[int] | None = None,
+    regions: bool = False,
     holes: str = "fold",
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
-    `entropy` is the result of entropy.entropy, if the page should show it. The other arguments
+    `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
+    regions of all processes, for the page to name them, which takes longer. The other arguments
     choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the
     processes whose pages are highlighted, by index in Snapshot.processes, and what becomes of long
     holes, one of folding.HOLES. The file appears whole or
@@ -113,7 +117,7 @@ def write_page(
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start, holes)
+    text = page(snapshot, entropy, start, holes=holes, regions=regions)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
@@ -122,7 +126,9 @@ def page(
     snapshot: Snapshot,
     entropy: NDArray[np.uint8] | None,
     start: Mapping[str, str],
+    *,
     holes: str = "fold",
+    regions: bool = False,
 ) -> str:
     """The page as text.
 
@@ -147,7 +153,9 @@ def page(
                 {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
             )
     about["file"], places = about_file(snapshot)
-    columns, about["untold"] = page_columns(snapshot, others | places)
+    about["modules"], modules = module_columns(snapshot)
+    about["regions"], of_regions = region_columns(snapshot) if regions else ([], {})
+    columns, about["untold"] = page_columns(snapshot, others | places | modules | of_regions)
     names = [*about["swatches"], *(named["id"] for named in about["named"])]
     about["schemes"] = {
         kind: {name: _scheme(snapshot, palette, names) for name, palette in palettes.items()}
@@ -227,11 +235,15 @@ def _leads(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
-    """The file behind each frame, 0 for none, and the number of the page in it."""
+    """The file behind each frame, 0 for none, and its place in it.
+
+    The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
+    files; 0 where it is unknown.
+    """
     if not snapshot.file_pages.files:
         return {}
     file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": file + np.int32(1), "file_page": offset // PAGE_SIZE}
+    return {"file_of": file + np.int32(1), "file_sector": (offset >> 9) + 1}
 
 
 def _facts(snapshot: Snapshot) -> str:

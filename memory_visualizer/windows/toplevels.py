@@ -54,6 +54,8 @@ class SharedData:
     """Windows, with its version if known, and its build since Windows 10."""
     time: datetime | None
     """When the dump was taken, UTC."""
+    booted: datetime | None = None
+    """When the system was started, UTC."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,7 +398,7 @@ def read_shared_data(
     """Read Windows' description of itself from the page that most processes map."""
     for view in _VIEWS:
         for page in _seen(memory, paging, roots, view)[1].values():
-            return SharedData(page.system, page.clock)
+            return SharedData(page.system, page.clock, page.booted)
     return SharedData(System("Windows"), None)
 
 
@@ -409,6 +411,7 @@ class _SharedPage:
         def number(offset: int, size: int) -> int:
             return int.from_bytes(page[offset : offset + size], "little")
 
+        self.running = number(0x08, 8)
         self.time = number(0x14, 8)
         self.build = number(0x260, 4) & 0xFFFF
         self.major, self.minor = number(0x26C, 4), number(0x270, 4)
@@ -428,6 +431,16 @@ class _SharedPage:
     def clock(self) -> datetime | None:
         """The time of its clock, UTC; None if it is not plausible."""
         return datetime_of(self.time) if EARLIEST < self.time < LATEST else None
+
+    @property
+    def booted(self) -> datetime | None:
+        """When the system was started, UTC: by its clock, and InterruptTime, which runs since then.
+
+        None if that is not plausible.
+        """
+        start = self.time - self.running
+        known = self.running and start > EARLIEST and self.clock
+        return datetime_of(start) if known else None
 
 
 def datetime_of(timestamp: int) -> datetime:

@@ -1243,6 +1243,6 @@ def test_a_command_without_its_arguments(
         cli.main([name])
     assert ended.value.code == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"memviz {name}: the following arguments are required: DUMP, -")
+    assert said.startswith(f"memviz {name}: the following arguments are required: DUMP")
     Path(name).write_bytes(bytes(4096))
     assert cli.main([name]) == 3

@@ -1,5 +1,6 @@
 """Physical memory under construction: the frames in use and their contents."""
 
+import functools
 from pathlib import Path
 from typing import IO
 
@@ -53,7 +54,7 @@ class PhysicalMemory:
             candidates = self._order[self._next : self._next + missing]
             self._next += len(candidates)
             free = candidates[~self._taken[candidates]]
-            self._taken[free] = True
+            self._take(free)
             taken.append(free)
             missing -= len(free)
         return np.concatenate(taken) if taken else np.empty(0, np.int64)
@@ -82,8 +83,14 @@ class PhysicalMemory:
         if not len(starts):
             raise OutOfMemoryError(f"no {count} frames in a row are free")
         run = np.arange(count, dtype=np.int64) + int(self._rng.choice(starts))
-        self._taken[run] = True
+        self._take(run)
         return run
+
+    def _take(self, frames: Frames) -> None:
+        """Frames that were given back lose the bytes that they still have."""
+        self._taken[frames] = True
+        for frame in self._pages.keys() & set(frames.tolist()):
+            del self._pages[frame]
 
     def reserve(self, frames: Frames) -> None:
         """Exclude these frames from allocation."""
@@ -97,10 +104,40 @@ class PhysicalMemory:
     def fill_with_noise(self, frames: Frames) -> None:
         """Fill these frames with arbitrary data, never all zeros."""
         self._noise[frames] = True
+        for frame in self._pages.keys() & set(frames.tolist()):
+            del self._pages[frame]
 
     def page(self, frame: int) -> bytearray:
         """The 4096 writable bytes of a frame; zeros at first."""
         return self._pages.setdefault(int(frame), bytearray(PAGE_SIZE))
+
+    def contents(self, frame: int) -> bytes:
+        """The 4096 bytes of a frame."""
+        if frame in self._pages:
+            return bytes(self._pages[frame])
+        return self.noise(frame) if self._noise[frame] else bytes(PAGE_SIZE)
+
+    def noise(self, frame: int) -> bytes:
+        """The noise of a frame, whether or not it holds it."""
+        number = (frame + 1).to_bytes(8, "little")
+        return number + self._noise_pages[frame % _NOISE_PAGES, 8:].tobytes()
+
+    def noisy(self) -> npt.NDArray[np.bool_]:
+        """Which frames hold noise, unless they have given bytes."""
+        return self._noise.copy()
+
+    def given(self) -> dict[int, bytes]:
+        """The contents of the frames with given bytes."""
+        return {frame: bytes(page) for frame, page in self._pages.items()}
+
+    def put(self, frame: int, contents: bytes) -> None:
+        """Give a frame other contents, whatever it held."""
+        self.page(frame)[:] = contents
+
+    def free(self, frames: Frames) -> None:
+        """Give frames back, with their contents; they may be taken again."""
+        self._taken[frames] = False
+        self._order, self._next = None, 0
 
     def zeros(self) -> npt.NDArray[np.bool_]:
         """For each frame whether it holds only zeros."""
@@ -111,7 +148,7 @@ class PhysicalMemory:
 
     def write(self, path: Path) -> None:
         """Write the image as a raw dump: byte N is physical address N."""
-        noise = self._noise_pages()
+        noise = self._noise_pages
         with path.open("wb", buffering=0) as file:
             for start in range(0, self.frames, _BLOCK_FRAMES):
                 self._write_block(file, start, min(start + _BLOCK_FRAMES, self.frames), noise)
@@ -140,6 +177,7 @@ class PhysicalMemory:
                 file.seek((start + int(frames[0])) * PAGE_SIZE)
                 file.write(pages.data)
 
+    @functools.cached_property
     def _noise_pages(self) -> npt.NDArray[np.uint8]:
         """Pages of differing density: from nearly empty to incompressible."""
         pages = self._rng.integers(0, 256, (_NOISE_PAGES, PAGE_SIZE), dtype=np.uint8)

@@ -58,13 +58,23 @@ class Firefox:
         """The value of an expression, awaited; it goes through JSON."""
         told = self.call(
             "script.evaluate",
-            expression=f"(async () => JSON.stringify(await ({expression})))()",
+            expression=f"(async () => JSON.stringify((await ({expression})) ?? null))()",
             target={"context": self._window},
             awaitPromise=True,
         )
         if told["type"] == "exception":
             raise RuntimeError(told["exceptionDetails"]["text"])
         return json.loads(told["result"]["value"])
+
+    def give(self, selector: str, path: Path) -> None:
+        """Choose a file in the input element that a CSS selector finds."""
+        found = self.call(
+            "browsingContext.locateNodes",
+            context=self._window,
+            locator={"type": "css", "value": selector},
+        )
+        element = {"sharedId": found["nodes"][0]["sharedId"]}
+        self.call("input.setFiles", context=self._window, element=element, files=[str(path)])
 
     def click(self, x: float, y: float) -> None:
         """Move the mouse to a place of the page, and press its button there."""

@@ -1952,3 +1952,52 @@ def lit_frames(page: "Page") -> set[int]:
             "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"
         )
     )
+
+
+def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """Under the pointer as the truth has them; choosing a module lights its pages."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot, regions=True)
+    page = open_page(tmp_path / "page.html")
+    for name, _, frames in truth.modules:
+        for frame in (frames[0], frames[-1]):
+            assert card_of(page, frame)["Module"] == name
+    others = np.ones(len(snapshot.classes), bool)
+    others[[frame for *_, frames in truth.modules for frame in frames]] = False
+    assert "Module" not in card_of(page, int(np.flatnonzero(others)[100]))
+    page.get_by_role("tab", name="Modules").click()
+    name, _, frames = truth.modules[1]
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert lit_frames(page) == set(frames)
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert len(lit_frames(page)) == len(others)
+
+    at = "([process, page]) => memviz.model.regions.of(process, page)?.text ?? null"
+    for index, process in enumerate(snapshot.processes):
+        end = 0
+        for region in truth.regions.get(process.pid, []):
+            kind = "private" if region.is_private else "shared"
+            path = printable(region.name or region.file)
+            words = [region.protection, kind, *([path] if path else [])]
+            words += ["(deleted)"] if region.is_deleted else []
+            pages = [region.start // PAGE_SIZE, region.end // PAGE_SIZE - 1]
+            for number in pages:
+                told = page.evaluate(at, [index, number])
+                assert told is not None
+                assert told.split(" · ")[0] == " ".join(words)
+            if region.start > end:
+                assert page.evaluate(at, [index, region.start // PAGE_SIZE - 1]) is None
+            end = region.end
+    frame, index, virtual = page.evaluate(
+        """() => {
+            const { model } = memviz;
+            for (let frame = 0; frame < model.frames; frame++)
+                for (const { process, virtual } of model.owners.of(frame))
+                    if (model.regions.of(process, virtual)) return [frame, process, virtual];
+        }"""
+    )
+    page.mouse.move(*place(page, frame))
+    shown = page.locator("#passing .region").first.inner_text()
+    assert shown == page.evaluate(at, [index, virtual])

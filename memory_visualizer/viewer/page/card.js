@@ -31,8 +31,11 @@ class Card {
       if (id !== "file") facts.push([title, swatches[model.named[id][frame]]]);
     if (model.fileOf?.[frame]) {
       facts.push(["File", about.files[model.fileOf[frame] - 1]]);
-      facts.push(["Offset in file", hexAddress(model.filePage[frame])]);
+      if (model.fileSector[frame])
+        facts.push(["Offset in file", hexSector(model.fileSector[frame] - 1)]);
     }
+    const module = model.modules.of(frame);
+    if (module) facts.push(["Module", module]);
     if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
     if (model.lastOwner?.[frame]) {
       const process = model.lastOwner[frame] - 1;
@@ -169,6 +172,7 @@ class Card {
     const address = hexVirtual(virtual);
     const isKernel = process === kernelIndex();
     const known = about.processes[process];
+    const region = this.model.regions.of(process, virtual);
     let name = nameElement(ownerName(process));
     if (isPinned && !isKernel)
       name = element(
@@ -195,6 +199,16 @@ class Card {
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
       copy(`virtual address in ${ownerName(process)}`, address),
+      region
+        ? element(
+            "span",
+            {
+              className: "region",
+              title: `${hexVirtual(region.start)} to ${hexVirtual(region.end)}`,
+            },
+            element("bdi", {}, region.text),
+          )
+        : null,
     );
   }
 

@@ -53,6 +53,7 @@ function bytesInWords(bytes) {
 }
 
 const hexAddress = (frame) => `0x${(frame * PAGE_SIZE).toString(16)}`;
+const hexSector = (sector) => `0x${(sector * 512).toString(16)}`;
 const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 
 function percent(part, all) {

@@ -53,11 +53,12 @@ async function start() {
   const processes = new Processes(choose);
   const tabs = new Tabs(byId("side-tabs"));
   tabs.add("processes");
-  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const leads = new Leads(tabs, (mark, first) => {
     update({ mark });
     if (first >= 0) map.goToFrame(first, true);
   });
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -111,6 +112,7 @@ async function start() {
     if (state.chosen !== before.chosen || state.palette !== before.palette || isFirst)
       processes.show(state.chosen, state.palette);
     if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) modules.show(state.mark);
     if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();

@@ -1,0 +1,289 @@
+"""The command line: ``memviz diff DUMP DUMP …``."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from memory_visualizer.api import moment
+from memory_visualizer.cli.changelines import (
+    change_lines,
+    dump_line,
+    series_line,
+    series_title,
+    step_blocks,
+    why_not,
+)
+from memory_visualizer.cli.command import (
+    Parser,
+    add_picture_options,
+    check_outputs,
+    check_picture_options,
+    check_terminal,
+    output,
+    say,
+    shown,
+)
+from memory_visualizer.cli.progress import ProgressLine
+from memory_visualizer.difference.difference import Difference, compare_series, in_order
+from memory_visualizer.difference.moment import Moment
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.export.changesummary import step_values, write_changes
+from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, change_table
+from memory_visualizer.export.tables import check_table
+from memory_visualizer.formats.opening import check_file, opens_leniently
+from memory_visualizer.output import STANDARD_OUTPUT
+from memory_visualizer.printable import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OTHER_MACHINE = 3
+"""Exit code if two dumps are not of one machine."""
+
+ANIMATIONS = (".webp", ".png", ".gif")
+"""As animation.ANIMATION_FORMATS, which loads much."""
+
+DESCRIPTION = """\
+Compare dumps of one machine: for each page, whether its contents, its owners,
+its class or its rights changed; which processes came, went, grew or shrank; and
+which files came into memory. The dumps may have different formats. The clocks
+of their systems tell their order. With more than two, each is compared with the
+one before it. If two are not of one machine since one start, memviz says so,
+and compares only sizes and, by their names, processes.
+"""
+
+EXAMPLES = """\
+examples:
+  memviz diff before.raw after.lime
+  memviz diff before.raw after.raw -o changes.png --table changes.csv
+  memviz diff monday/*.lime --animate monday.webp --json monday.json
+
+exit codes:
+  0    compared, and all outputs are written
+  1    an output could not be written (a message names it), or another error
+  2    bad input or usage
+  3    not of one machine: frames are not compared
+  130  interrupted
+"""
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    """The command's options."""
+    options = Parser(
+        prog=program,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument(
+        "dumps", metavar="DUMP", type=Path, nargs="+", help="dumps of physical memory, two or more"
+    )
+    options.add_argument(
+        "-o",
+        "--output",
+        metavar="PICTURE",
+        type=output(".png"),
+        help="write a picture: the strongest change of each page; for this and the other outputs,"
+        " but for --animate, - is standard output, and the summary then goes to standard error",
+    )
+    options.add_argument(
+        "--table",
+        metavar="FILE",
+        type=output(*CHANGE_FORMATS),
+        help="write the changes of each page as a table: .csv (also for -), .parquet or .npz",
+    )
+    options.add_argument(
+        "--json", metavar="FILE", type=output(".json"), help="write the summary as JSON: .json"
+    )
+    options.add_argument(
+        "--animate",
+        metavar="FILE",
+        type=output(*ANIMATIONS),
+        help="write an animation with a picture of each dump, what changed bright: .webp, .png or"
+        " .gif",
+    )
+    options.add_argument(
+        "--in-order",
+        action="store_true",
+        help="take the dumps in the order that is given, whatever their clocks say",
+    )
+    add_picture_options(options, legend=True)
+    options.add_argument(
+        "--lenient", action="store_true", help="read damaged dumps as far as possible"
+    )
+    options.add_argument("-q", "--quiet", action="store_true", help="print remarks and errors only")
+    return options
+
+
+def lenient_helps(options: argparse.Namespace) -> bool:
+    """Whether all dumps could be read with --lenient."""
+    with ProgressLine("looking whether --lenient helps") as progress:
+        return all(opens_leniently([path], progress) for path in options.dumps)
+
+
+def main(program: str, options: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code. Errors as for memviz."""
+    outputs = [options.output, options.table, options.json, options.animate]
+    named = [path for path in outputs if path]
+    _check(options, named)
+    screen = sys.stderr if STANDARD_OUTPUT in named else sys.stdout
+    moments = [_read(program, path, options) for path in options.dumps]
+    remarks: list[str] = []
+    if not options.in_order:
+        moments, remarks = in_order(moments)
+        for remark in remarks:
+            say(program, remark)
+    work = _Comparison(options, moments, remarks)
+    work.run()
+    for sentence in work.sentences:
+        say(program, sentence)
+    if not options.quiet:
+        blocks = [*work.blocks(screen), [f"{shown(path)}: written" for path in work.written]]
+        print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
+    screen.flush()
+    return 0 if work.are_one_machine else OTHER_MACHINE
+
+
+def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
+    """Check the options before any work; BadInputError or OSError."""
+    if len(options.dumps) < 2:
+        raise BadInputError("a comparison needs two dumps or more")
+    for path in options.dumps:
+        check_file(path)
+    check_picture_options(options)
+    check_outputs(named, options.dumps, force=options.force)
+    if options.animate == STANDARD_OUTPUT:
+        raise BadInputError("an animation is written to a file, not to standard output")
+    if options.output:
+        check_terminal(options.output)
+    if options.table:
+        check_table(options.table)
+
+
+def _read(program: str, path: Path, options: argparse.Namespace) -> Moment:
+    """What is kept of a dump; of more than two the columns are packed until their turn."""
+    with ProgressLine(f"reading {printable(path.name)}") as progress:
+        found = moment(path, lenient=options.lenient, progress=progress)
+    for remark in found.remarks:
+        say(program, f"{found.name}: {remark}")
+    return found.packed() if len(options.dumps) > 2 else found
+
+
+class _Comparison:
+    """All steps from one dump to the next, and the outputs, which grow step by step."""
+
+    def __init__(
+        self, options: argparse.Namespace, moments: Sequence[Moment], remarks: Sequence[str]
+    ) -> None:
+        self._options, self._moments, self._remarks = options, moments, remarks
+        self._frames = max(one.dump.frame_count for one in moments)
+        self._strongest = np.zeros(self._frames, np.uint8)
+        self._steps: list[dict[str, Any]] = []
+        self._last: Difference | None = None
+        self._rows: list[str] = series_title()
+        self.written: list[Path] = []
+        """The outputs."""
+        self.sentences: list[str] = []
+        """Remarks for the user."""
+        self.are_one_machine = True
+        """Whether all dumps are of one machine."""
+
+    def run(self) -> None:
+        """Compare, and write all outputs; errors as for compare_series and output.whole_file."""
+        options = self._options
+        with ExitStack() as stack:
+            progress = stack.enter_context(ProgressLine("comparing"))
+            table = (
+                stack.enter_context(change_table(options.table, force=options.force))
+                if options.table
+                else None
+            )
+            steps = self._each(table, progress)
+            if options.animate:
+                self._animate(steps)
+            for _ in steps:
+                """Each is used and forgotten."""
+        if options.output:
+            self._paint()
+        if options.json:
+            write_changes(
+                options.json, self._moments, self._steps, self._remarks, force=options.force
+            )
+        outputs = (options.output, options.table, options.json, options.animate)
+        self.written = [path for path in outputs if path]
+
+    def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
+        """Compare each dump with the one before it, and add the result to the outputs."""
+        for number, found in enumerate(compare_series(self._moments, progress), 1):
+            self._last = found
+            self._rows.append(series_line(number, found))
+            names = f"{found.before.name} and {found.after.name}"
+            self.sentences += [f"{names}: {remark}" for remark in found.remarks]
+            if self._options.json:
+                self._steps.append(step_values(found, number))
+            if found.is_one_machine:
+                part = self._strongest[: len(found.codes)]
+                np.maximum(part, found.codes, out=part)
+            else:
+                self.are_one_machine = False
+                self.sentences.append(f"{names} are not of one machine: {why_not(found)}")
+            if table:
+                table.add(found)
+            yield found
+
+    def _animate(self, steps: Iterator[Difference]) -> None:
+        from memory_visualizer.picture.animation import write_animation  # it loads much
+        from memory_visualizer.picture.changes import frame_of
+
+        paint = partial(
+            frame_of,
+            frame_count=self._frames,
+            layout=self._options.layout,
+            width=self._options.width,
+            scale=self._options.scale,
+            palette=self._options.palette,
+        )
+        count = len(self._moments)
+
+        def frames() -> Iterator["Image"]:
+            yield paint(self._moments[0], None, f"1/{count}")
+            for number, found in enumerate(steps, 2):
+                codes = found.codes if found.is_one_machine else None
+                yield paint(found.after, codes, f"{number}/{count}")
+
+        write_animation(self._options.animate, frames(), force=self._options.force)
+
+    def _paint(self) -> None:
+        """Write the picture; where nothing could be compared, all of it is absent."""
+        from memory_visualizer.picture.changes import change_texts, picture_of_changes
+        from memory_visualizer.picture.png import write_png
+
+        options, names = self._options, [one.name for one in self._moments]
+        picture = picture_of_changes(
+            self._strongest,
+            " > ".join(names if len(names) < 3 else [names[0], "...", names[-1]]),
+            layout=options.layout,
+            width=options.width,
+            scale=options.scale,
+            palette=options.palette,
+            with_legend=options.legend,
+        )
+        texts = change_texts(self._strongest, names, options.layout, options.palette, picture)
+        write_png(options.output, picture.image(), texts, force=options.force)
+
+    def blocks(self, screen: TextIO) -> list[list[str]]:
+        """The summary: of two dumps in detail, of more a line for each step."""
+        dumps = [dump_line(one) for one in self._moments]
+        if len(self._moments) == 2 and self._last:
+            return [dumps, *step_blocks(self._last, self._options.palette, screen)]
+        changes = [
+            "The strongest change of each page over all steps",
+            *change_lines(self._strongest, self._options.palette, screen),
+        ]
+        return [dumps, self._rows, changes]

@@ -1,0 +1,170 @@
+"""The kinds of changes of a page frame between two dumps."""
+
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import look_up
+from memory_visualizer.difference.ownersets import OwnerSets
+from memory_visualizer.snapshot.pagemap import PageClass
+
+if TYPE_CHECKING:
+    from memory_visualizer.difference.moment import FrameColumns
+
+
+class ChangeBit(IntFlag):
+    """All that is true of a frame; several bits may be set."""
+
+    CONTENTS = 1
+    """Its contents differ. Set with ZEROED and FILLED, too."""
+    ZEROED = 2
+    """It held data, and is all zeros now."""
+    FILLED = 4
+    """It was all zeros, and holds data now."""
+    CLASS = 8
+    """Its PageClass is another one; both dumps hold it."""
+    OWNER = 16
+    """Another set of processes has it."""
+    EXECUTABLE = 32
+    """It became executable while its owners stayed the same."""
+    ONLY_EARLIER = 64
+    """The earlier dump alone holds it."""
+    ONLY_LATER = 128
+    """The later dump alone holds it."""
+
+
+class Change(IntEnum):
+    """The change of a frame in one word: the last of these that is true of it.
+
+    The order follows what a change tells: contents change all the time, fewer pages change their
+    owners, and hardly any becomes executable. What one dump alone holds cannot be compared at all.
+    """
+
+    ABSENT = 0
+    """Neither dump holds it."""
+    SAME = 1
+    """Nothing changed."""
+    CONTENTS = 2
+    FILLED = 3
+    ZEROED = 4
+    CLASS = 5
+    OWNER = 6
+    EXECUTABLE = 7
+    ONLY_EARLIER = 8
+    ONLY_LATER = 9
+
+    @property
+    def label(self) -> str:
+        """The change in words, as people read it."""
+        return _LABELS[self]
+
+
+_LABELS = {
+    Change.ABSENT: "absent",
+    Change.SAME: "the same",
+    Change.CONTENTS: "contents changed",
+    Change.FILLED: "filled",
+    Change.ZEROED: "zeroed",
+    Change.CLASS: "class changed",
+    Change.OWNER: "owner changed",
+    Change.EXECUTABLE: "became executable",
+    Change.ONLY_EARLIER: "only in the earlier",
+    Change.ONLY_LATER: "only in the later",
+}
+
+_ORDER = {
+    ChangeBit.CONTENTS: Change.CONTENTS,
+    ChangeBit.FILLED: Change.FILLED,
+    ChangeBit.ZEROED: Change.ZEROED,
+    ChangeBit.CLASS: Change.CLASS,
+    ChangeBit.OWNER: Change.OWNER,
+    ChangeBit.EXECUTABLE: Change.EXECUTABLE,
+    ChangeBit.ONLY_EARLIER: Change.ONLY_EARLIER,
+    ChangeBit.ONLY_LATER: Change.ONLY_LATER,
+}
+
+
+def _strongest(bits: int) -> Change:
+    return max((word for bit, word in _ORDER.items() if bits & bit), default=Change.SAME)
+
+
+_CHANGE_OF = np.array([_strongest(bits) for bits in range(256)], np.uint8)
+
+
+def codes_of(bits: NDArray[np.uint8], held: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The Change of each frame; `held` tells which frames either dump holds."""
+    codes = look_up(_CHANGE_OF, bits)
+    codes[~held & (bits == 0)] = Change.ABSENT
+    return codes
+
+
+def held_of(columns: "FrameColumns") -> NDArray[np.bool_]:
+    """Which frames a dump holds, by their classes."""
+    held: NDArray[np.bool_] = (columns.classes != PageClass.ABSENT) & (
+        columns.classes != PageClass.LEFT_OUT
+    )
+    return held
+
+
+def changed_bits(
+    before: "FrameColumns",
+    after: "FrameColumns",
+    held: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    differs: NDArray[np.bool_],
+    sums: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    executable: int,
+) -> NDArray[np.uint8]:
+    """The ChangeBits of each frame.
+
+    `held` tells for both dumps which frames they hold, `differs` which frames with data in both
+    have other data. `sums` has a number for each set of owners, equal in both dumps for equal
+    owners. `executable` is the bit of a right.
+    """
+    both = held[0] & held[1]
+    bits = np.zeros(len(differs), np.uint8)
+
+    def mark(frames: NDArray[np.bool_], bit: int) -> None:
+        bits[frames] |= np.uint8(bit)
+
+    mark(differs, ChangeBit.CONTENTS)
+    mark(both & after.zero & ~before.zero, ChangeBit.CONTENTS | ChangeBit.ZEROED)
+    mark(both & before.zero & ~after.zero, ChangeBit.CONTENTS | ChangeBit.FILLED)
+    # The class of a page of zeros that nobody has changes with its contents: that is told already.
+    unused = _is_unused(before.classes) & _is_unused(after.classes)
+    mark(both & (before.classes != after.classes) & ~unused, ChangeBit.CLASS)
+    there = (before.classes != PageClass.ABSENT) & (after.classes != PageClass.ABSENT)
+    other = there & (sums[0][before.owners] != sums[1][after.owners])
+    mark(other, ChangeBit.OWNER)
+    used = both & ~_is_unused(before.classes) & ~_is_unused(after.classes)
+    more = (before.access & executable == 0) & (after.access & executable != 0)
+    mark(used & more & ~other, ChangeBit.EXECUTABLE)
+    mark(held[0] & ~held[1], ChangeBit.ONLY_EARLIER)
+    mark(held[1] & ~held[0], ChangeBit.ONLY_LATER)
+    return bits
+
+
+def _is_unused(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    unused: NDArray[np.bool_] = (classes == PageClass.UNUSED_DATA) | (
+        classes == PageClass.UNUSED_ZERO
+    )
+    return unused
+
+
+def owner_moves(
+    before: NDArray[np.uint32], after: NDArray[np.uint32], sets: tuple[OwnerSets, OwnerSets]
+) -> list[tuple[list[int], list[int], int]]:
+    """The owners before and after of frames that changed them, and how many frames; most first.
+
+    `before` and `after` are the numbers of the frames' sets. Owners are indices of processes.
+    """
+    pairs, counts = np.unique(before.astype(np.uint64) << np.uint64(32) | after, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_MOST_MOVES]
+    return [
+        (sets[0].members(pair >> 32), sets[1].members(pair & 0xFFFF_FFFF), count)
+        for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+    ]
+
+
+_MOST_MOVES = 1000

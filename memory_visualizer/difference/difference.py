@@ -1,0 +1,226 @@
+"""What changed between two dumps of one machine."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.arrays import count_values
+from memory_visualizer.difference.changes import (
+    Change,
+    ChangeBit,
+    changed_bits,
+    codes_of,
+    held_of,
+    owner_moves,
+)
+from memory_visualizer.difference.contents import differing
+from memory_visualizer.difference.kinship import Kinship, kinship
+from memory_visualizer.difference.moment import FileKey, FrameColumns, KnownLead, Moment
+from memory_visualizer.difference.ownersets import random_values
+from memory_visualizer.difference.processes import (
+    ProcessChange,
+    matched,
+    matched_by_name,
+    process_changes,
+)
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.formats.base import Progress
+from memory_visualizer.paging import MAY_EXECUTE
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """A file of which a dump has pages in memory."""
+
+    path: str
+    kind: str
+    """As in FileObject."""
+    number: int | None
+    """As in FileObject."""
+    pages_before: int
+    pages_after: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Difference:
+    """What changed from one dump to a later one."""
+
+    before: Moment
+    after: Moment
+    kinship: Kinship
+    """What tells whether the two are of one machine, since one start."""
+    leads: tuple[KnownLead, ...]
+    """The leads of the later dump of whose kind the earlier one has none about this process."""
+    processes: tuple[ProcessChange, ...]
+    """All processes of both, those that are gone last; by name if it is not one machine."""
+    bits: NDArray[np.uint8]
+    """By PFN: the ChangeBits of each frame; empty if it is not one machine."""
+    codes: NDArray[np.uint8]
+    """By PFN: the Change of each frame; empty if it is not one machine."""
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether the frames of the two dumps can be compared."""
+        return self.kinship.is_one
+
+    def counts(self) -> dict[Change, int]:
+        """The number of frames of each change, changes without frames included."""
+        counts = count_values(self.codes, len(Change))
+        return {change: int(counts[change]) for change in Change}
+
+    def bit_counts(self) -> dict[ChangeBit, int]:
+        """The number of frames with each bit."""
+        return {bit: int(np.count_nonzero(self.bits & bit)) for bit in ChangeBit}
+
+    @cached_property
+    def columns(self) -> tuple[FrameColumns, FrameColumns]:
+        """What was known of each frame before and after, for the frames of both dumps."""
+        frames = max(len(one.columns.classes) for one in (self.before, self.after))
+        return self.before.columns.grown(frames), self.after.columns.grown(frames)
+
+    def owner_moves(
+        self, bit: ChangeBit = ChangeBit.OWNER
+    ) -> list[tuple[list[int], list[int], int]]:
+        """Who had the frames with a bit, who has them now, and how many frames; most frames first.
+
+        Owners are indices in `before.processes` and `after.processes`. Of dumps with very many
+        kinds of moves, the thousand with most frames are told.
+        """
+        rows = self.bits & bit != 0
+        before, after = (columns.owners[rows] for columns in self.columns)
+        return owner_moves(before, after, (self.before.sets, self.after.sets))
+
+    @cached_property
+    def files(self) -> tuple[FileChange, ...] | None:
+        """The files whose pages in memory became more or fewer, by path; None where unknown."""
+        if self.before.files is None or self.after.files is None or not self.is_one_machine:
+            return None
+        return tuple(_file_changes(self.before.files, self.after.files))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the user on this comparison."""
+        if not self.kinship.is_known:
+            return ("nothing tells whether the two dumps are of one machine",)
+        told = [
+            f"the two dumps disagree on {one.what}: {one.before} and {one.after}"
+            for one in self.kinship.disagreeing
+            if self.is_one_machine
+        ]
+        return tuple(told)
+
+    def __repr__(self) -> str:
+        changed = int(np.count_nonzero(self.codes > Change.SAME))
+        return f"<Difference: {changed:,} of {len(self.codes):,} page frames changed>"
+
+
+def _file_changes(
+    before: Mapping[FileKey, int], after: Mapping[FileKey, int]
+) -> Iterator[FileChange]:
+    keys = sorted(before.keys() | after.keys(), key=lambda key: (key[0], key[1], key[2] or 0))
+    for key in keys:
+        counts = before.get(key, 0), after.get(key, 0)
+        if counts[0] != counts[1]:
+            yield FileChange(*key, *counts)
+
+
+def compare(before: Moment, after: Moment, progress: Progress | None = None) -> Difference:
+    """What changed from one dump to a later one; `progress` and errors as for Dump.scan.
+
+    If they are not of one machine, only what makes sense is compared: processes by their names, and
+    what each dump tells by itself.
+    """
+    pairs = matched(before.processes, after.processes)
+    kin = kinship(before, after, len(_named(pairs, before)))
+    if not kin.is_one:
+        pairs = matched_by_name(before.processes, after.processes)
+    pages = before.pages, after.pages
+    found = Difference(
+        before,
+        after,
+        kin,
+        _new_leads(before, after, pairs) if kin.is_one else (),
+        process_changes(before.processes, after.processes, pages, pairs),
+        np.empty(0, np.uint8),
+        np.empty(0, np.uint8),
+    )
+    return _with_frames(found, pairs, progress) if kin.is_one else found
+
+
+def _new_leads(
+    before: Moment, after: Moment, pairs: Sequence[tuple[int, int]]
+) -> tuple[KnownLead, ...]:
+    later: dict[int | None, int | None] = {None: None, **dict(pairs)}
+    known = {(lead.kind, later.get(lead.process, -1)) for lead in before.leads}
+    return tuple(lead for lead in after.leads if (lead.kind, lead.process) not in known)
+
+
+def _named(pairs: Sequence[tuple[int, int]], before: Moment) -> list[tuple[int, int]]:
+    return [pair for pair in pairs if before.processes[pair[0]].object_address]
+
+
+def _with_frames(
+    found: Difference, pairs: Sequence[tuple[int, int]], progress: Progress | None
+) -> Difference:
+    """The same with each frame compared."""
+    before, after = found.columns
+    held = held_of(before), held_of(after)
+    wanted = held[0] & held[1] & ~before.zero & ~after.zero
+    differs = differing(found.before.dump, found.after.dump, wanted, progress)
+    values = _identities(len(found.before.processes), len(found.after.processes), pairs)
+    sums = found.before.sets.sums(values[0]), found.after.sets.sums(values[1])
+    bits = changed_bits(before, after, held, differs, sums, MAY_EXECUTE)
+    return replace(found, bits=bits, codes=codes_of(bits, held[0] | held[1]))
+
+
+def _identities(
+    before: int, after: int, pairs: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """A number for each process of both dumps: the same for the same process."""
+    values = random_values(before + after)
+    first, second = values[:before], values[before:]
+    if pairs:
+        old, new = np.array(pairs, np.int64).T
+        second[new] = first[old]
+    return first, second
+
+
+def in_order(moments: Sequence[Moment]) -> tuple[list[Moment], list[str]]:
+    """The dumps by the clock of their systems, and sentences on what the clocks do not tell.
+
+    A dump without a clock keeps its place; so do dumps with the same time among each other.
+    """
+    timed = [number for number, one in enumerate(moments) if one.time]
+    by_clock = sorted(timed, key=lambda number: (moments[number].time, number))
+    order = list(range(len(moments)))
+    for place, number in zip(timed, by_clock, strict=True):
+        order[place] = number
+    remarks = []
+    if len(timed) < len(moments):
+        names = ", ".join(one.name for one in moments if not one.time)
+        remarks.append(f"in the order that was given, since they do not tell their time: {names}")
+    if order != sorted(order):
+        names = ", ".join(moments[number].name for number in order)
+        remarks.append(f"the dumps are compared in the order of their clocks: {names}")
+    return [moments[number] for number in order], remarks
+
+
+def compare_series(
+    moments: Sequence[Moment], progress: Progress | None = None
+) -> Iterator[Difference]:
+    """What changed from each dump to the next; the order is as given.
+
+    BadInputError if there are fewer than two. Of the dumps' columns only those of two are unpacked
+    at a time.
+    """
+    if len(moments) < 2:
+        raise BadInputError("a comparison needs two dumps or more")
+    before = moments[0].unpacked()
+    for _, following in pairwise(moments):
+        after = following.unpacked()
+        yield compare(before, after, progress)
+        before = after

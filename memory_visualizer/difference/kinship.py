@@ -1,0 +1,99 @@
+"""Whether two dumps are of one machine, between two of its starts: what speaks for and against.
+
+Only then do page frames, addresses and pids mean the same in both.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from memory_visualizer.difference.moment import Moment
+from memory_visualizer.snapshot.process import Process
+
+_CLOCK_CHANGE = timedelta(minutes=2)
+"""By so much a clock may be set between two dumps."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A thing that stays the same while a machine runs."""
+
+    what: str
+    """Such as ``start of the system``."""
+    before: str
+    """As the earlier dump tells it."""
+    after: str
+    agrees: bool
+    weight: int
+
+
+@dataclass(frozen=True)
+class Kinship:
+    """What tells whether two dumps are of one machine since one start."""
+
+    witnesses: tuple[Witness, ...]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything tells."""
+        return bool(self.witnesses)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether more speaks for one machine than against it; also if nothing tells."""
+        total = sum(one.weight if one.agrees else -one.weight for one in self.witnesses)
+        return total > 0 or not self.witnesses
+
+    @property
+    def disagreeing(self) -> tuple[Witness, ...]:
+        """The witnesses against."""
+        return tuple(one for one in self.witnesses if not one.agrees)
+
+
+def kinship(before: Moment, after: Moment, pairs: int) -> Kinship:
+    """Ask what two dumps tell; `pairs` is the number of processes that both have.
+
+    The processes weigh most, since they are many; the start of the system comes next, since nothing
+    else changes with every start on systems that do not randomise addresses. All others are the
+    same on many machines.
+    """
+    fewer = min(_with_objects(before), _with_objects(after))
+    asked = [
+        _alike("system", 2, *(str(one.system) if one.system else None for one in (before, after))),
+        _alike("paging", 1, *(one.paging.name if one.paging else None for one in (before, after))),
+        _alike("page table of the kernel", 2, _hex(before.kernel_dtb), _hex(after.kernel_dtb)),
+        _alike("object of the first process", 2, _first(before), _first(after)),
+        _same_start(before.booted, after.booted),
+    ]
+    if fewer:
+        told = f"{fewer:,}", f"{pairs:,} of them"
+        asked.append(Witness("processes", *told, agrees=2 * pairs >= fewer, weight=8))
+    return Kinship(tuple(one for one in asked if one))
+
+
+def _alike(what: str, weight: int, before: str | None, after: str | None) -> Witness | None:
+    if before is None or after is None:
+        return None
+    return Witness(what, before, after, before == after, weight)
+
+
+def _same_start(before: datetime | None, after: datetime | None) -> Witness | None:
+    if before is None or after is None:
+        return None
+    first, second = (f"{time:%Y-%m-%d %H:%M:%S} UTC" for time in (before, after))
+    is_same = abs(after - before) <= _CLOCK_CHANGE
+    return Witness("start of the system", first, second, is_same, weight=4)
+
+
+def _with_objects(moment: Moment) -> int:
+    return sum(bool(process.object_address) for process in moment.processes)
+
+
+def _first(moment: Moment) -> str | None:
+    """The address of the object of the process with the lowest pid, which starts the others."""
+    known = [one for one in moment.processes if one.object_address and one.pid >= 0]
+    first: Process | None = min(known, key=lambda one: one.pid, default=None)
+    return _hex(first.object_address) if first else None
+
+
+def _hex(address: int | None) -> str | None:
+    return None if address is None else f"{address:#x}"

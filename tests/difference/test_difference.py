@@ -1,0 +1,331 @@
+"""The difference of two dumps, part by part."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memory_visualizer
+from memory_visualizer.api import moment
+from memory_visualizer.difference.changes import Change, ChangeBit
+from memory_visualizer.difference.difference import (
+    compare,
+    compare_series,
+    in_order,
+)
+from memory_visualizer.difference.moment import FrameColumns, Moment
+from memory_visualizer.difference.ownersets import owner_sets
+from memory_visualizer.difference.processes import ProcessChange, matched
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.snapshot.owners import Owners
+from memory_visualizer.snapshot.process import Process
+from tests.difference.conftest import Series
+from tests.synth import forge, kernel, profiles
+from tests.synth.containers import write_avml, write_kdump, write_lime
+from tests.synth.memory import PAGE_SIZE
+
+
+@pytest.fixture(scope="module")
+def moments(windows_series: Series) -> list[Moment]:
+    return [moment(path) for path in windows_series.paths]
+
+
+# -- contents, whatever the formats ---------------------------------------------------------
+
+
+def test_other_formats_and_holes(windows_series: Series, tmp_path: Path) -> None:
+    """Frames that one dump lacks are told; all others are as in raw dumps, in either direction."""
+    first, second, _ = windows_series.paths
+    plain = memory_visualizer.diff(first, second)
+    memory = second.read_bytes()
+    frames = len(memory) // PAGE_SIZE
+    # A hole where nothing of the machine is needed, to tell: zeros and unused data.
+    snapshot = memory_visualizer.open(second)
+    unused = np.flatnonzero(snapshot.classes >= 4)
+    start = int(unused[np.flatnonzero(unused[2:] - unused[:-2] == 2)[0]])
+    hole = range(start, start + 3)
+    runs = [(0, hole.start), (hole.stop, frames)]
+    write_lime(
+        tmp_path / "b.lime",
+        [(a * PAGE_SIZE, memory[a * PAGE_SIZE : b * PAGE_SIZE]) for a, b in runs],
+    )
+    found = memory_visualizer.diff(first, tmp_path / "b.lime")
+    expected = plain.codes.copy()
+    expected[hole.start : hole.stop] = Change.ONLY_EARLIER
+    np.testing.assert_array_equal(found.codes, expected)
+    turned = memory_visualizer.diff(tmp_path / "b.lime", first, order=False)
+    assert (turned.codes[hole.start : hole.stop] == Change.ONLY_LATER).all()
+    for bit in (ChangeBit.CONTENTS, ChangeBit.OWNER, ChangeBit.CLASS):
+        np.testing.assert_array_equal(turned.bits & bit, found.bits & bit)
+
+
+def test_a_dump_that_ends_earlier(windows_series: Series, tmp_path: Path) -> None:
+    first, second, _ = windows_series.paths
+    memory = first.read_bytes()
+    (tmp_path / "longer.raw").write_bytes(memory + b"x" * 5 * PAGE_SIZE)
+    found = memory_visualizer.diff(tmp_path / "longer.raw", second)
+    assert len(found.codes) == len(memory) // PAGE_SIZE + 5
+    assert (found.codes[-5:] == Change.ONLY_EARLIER).all()
+    plain = memory_visualizer.diff(first, second)
+    np.testing.assert_array_equal(found.codes[:-5], plain.codes)
+
+
+def test_any_byte_counts(windows_series: Series, tmp_path: Path) -> None:
+    """One byte of a page, the first, the last or one within, is enough."""
+    memory = bytearray(windows_series.paths[0].read_bytes())
+    snapshot = memory_visualizer.open(windows_series.paths[0])
+    data = np.flatnonzero(snapshot.classes == 4)[:3].tolist()
+    for frame, byte in zip(data, (0, 2077, 4095), strict=True):
+        memory[frame * PAGE_SIZE + byte] ^= 0x40
+    (tmp_path / "later.raw").write_bytes(memory)
+    found = memory_visualizer.diff(snapshot, tmp_path / "later.raw")
+    assert np.flatnonzero(found.codes > Change.SAME).tolist() == data
+    assert set(found.codes[data].tolist()) <= {Change.CONTENTS, Change.ZEROED}
+
+
+# -- which dumps are compared, and in which order -------------------------------------------
+
+
+def test_the_clock_tells_the_order(moments: list[Moment], windows_series: Series) -> None:
+    first, second, third = moments
+    ordered, remarks = in_order([third, first, second])
+    assert ordered == [first, second, third]
+    assert remarks == ["the dumps are compared in the order of their clocks: 1.raw, 2.raw, 3.raw"]
+    assert in_order(moments) == (moments, [])
+    found = memory_visualizer.diff(*windows_series.paths[1::-1])
+    assert (found.before.name, found.after.name) == ("1.raw", "2.raw")
+    given = memory_visualizer.diff(*windows_series.paths[1::-1], order=False)
+    assert (given.before.name, given.after.name) == ("2.raw", "1.raw")
+
+
+def test_a_dump_without_a_clock_keeps_its_place(moments: list[Moment]) -> None:
+    first, second, third = moments
+    untimed = replace(second, time=None)
+    ordered, remarks = in_order([third, untimed, first])
+    assert ordered == [first, untimed, third]
+    assert remarks[0] == ("in the order that was given, since they do not tell their time: 2.raw")
+    assert len(remarks) == 2
+
+
+def test_a_series_needs_two(moments: list[Moment]) -> None:
+    with pytest.raises(BadInputError, match="two dumps"):
+        next(compare_series(moments[:1]))
+
+
+def test_packed_columns_are_the_same(moments: list[Moment]) -> None:
+    packed = moments[0].packed()
+    for name in ("classes", "zero", "access", "owners"):
+        np.testing.assert_array_equal(
+            getattr(packed.columns, name), getattr(moments[0].columns, name)
+        )
+    assert isinstance(packed.unpacked()._columns, FrameColumns)
+    assert not isinstance(packed._columns, FrameColumns)
+
+
+# -- one machine or not ------------------------------------------------------------------------
+
+
+def test_each_witness_alone_decides_nothing(moments: list[Moment]) -> None:
+    """Whatever a single thing says, the frames are compared, and a remark tells."""
+    first, second, _ = moments
+    assert compare(first, second).remarks == ()
+    assert second.booted is not None
+    altered = [
+        replace(second, booted=second.booted + timedelta(hours=3)),
+        replace(second, kernel_dtb=0x1000),
+        replace(second, system=None),
+        replace(second, processes=tuple(map(_known_by_tables, second.processes))),
+    ]
+    for other in altered:
+        assert compare(first, other).is_one_machine
+    (remark,) = compare(first, altered[0]).remarks
+    assert "start of the system" in remark
+
+
+def _known_by_tables(one: Process) -> Process:
+    return replace(one, pid=-1, object_address=0, created=None)
+
+
+def test_another_start_is_another_machine(
+    windows_series: Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same system a day later: only classes, and processes by name, are compared."""
+    monkeypatch.setattr(kernel, "IMAGE_TIME", kernel.IMAGE_TIME + 864_000_000_000)
+    forge(tmp_path / "other.raw", profiles()["Win10x64"], size=16 << 20, seed=123)
+    found = memory_visualizer.diff(windows_series.paths[0], tmp_path / "other.raw", order=False)
+    assert not found.is_one_machine
+    assert len(found.codes) == len(found.bits) == 0
+    assert found.files is None
+    by_name = {one.process.name: one for one in found.processes if one.before and one.after}
+    assert "lsass.exe" in by_name
+    assert "processes" in {one.what for one in found.kinship.disagreeing}
+
+
+def test_nothing_tells(tmp_path: Path) -> None:
+    """Dumps without a system are compared, and a remark says what is not known."""
+    (tmp_path / "a.raw").write_bytes(bytes(PAGE_SIZE) + b"a" * 3 * PAGE_SIZE)
+    (tmp_path / "b.raw").write_bytes(b"b" * 2 * PAGE_SIZE + bytes(PAGE_SIZE) + b"a" * PAGE_SIZE)
+    found = memory_visualizer.diff(tmp_path / "a.raw", tmp_path / "b.raw")
+    assert [Change(code) for code in found.codes] == [
+        Change.FILLED,
+        Change.CONTENTS,
+        Change.ZEROED,
+        Change.SAME,
+    ]
+    assert found.remarks == ("nothing tells whether the two dumps are of one machine",)
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+def process(pid: int, name: str, at: int, *, created: int | None = None, dtb: int = 0) -> Process:
+    return Process(
+        pid=pid,
+        ppid=4,
+        name=name,
+        dtb=dtb or at & 0xFFFFF000,
+        object_address=at,
+        created=None if created is None else datetime.fromtimestamp(created, UTC),
+        exited=None,
+        is_alive=True,
+        is_listed=True,
+    )
+
+
+OLD = process(100, "a.exe", 0x8000_1000, created=5)
+
+
+@pytest.mark.parametrize(
+    ("new", "is_same"),
+    [
+        (OLD, True),
+        (replace(OLD, name="b.exe", dtb=0x77000), True),  # it started another program
+        (replace(OLD, pid=104), True),  # a flipped bit
+        (replace(OLD, created=None), True),
+        (replace(OLD, object_address=0x8000_2000), True),
+        (process(100, "a.exe", 0x8000_9000, created=6), False),  # the pid was given again
+        (process(104, "b.exe", 0x8000_1000, created=6), False),  # the object's memory, too
+        (process(100, "b.exe", 0x8000_9000), False),
+    ],
+)
+def test_one_process_or_two(new: Process, is_same: bool) -> None:
+    assert matched([OLD], [new]) == ([(0, 0)] if is_same else [])
+
+
+def test_the_best_match_wins() -> None:
+    copy = replace(OLD, object_address=0x8000_5000, dtb=0x5000)
+    assert matched([OLD], [copy, OLD]) == [(0, 1)]
+    assert matched([copy, OLD], [OLD, copy]) == [(0, 1), (1, 0)]
+
+
+def test_tables_alone() -> None:
+    """Processes of which only page tables are known are matched by these."""
+    nameless = process(-1, "(unknown)", 0, dtb=0x5000)
+    assert matched([nameless], [replace(nameless, dtb=0x6000), nameless]) == [(0, 1)]
+
+
+def test_many_alike_are_not_compared_each_with_each() -> None:
+    """A dump that was made to waste time: each is compared with as many as there are kinds."""
+    many = [replace(OLD) for _ in range(20_000)]
+    assert len(matched(many, many)) == 20_000
+
+
+def test_a_process_that_came_and_went() -> None:
+    ended = replace(OLD, is_alive=False)
+    assert ProcessChange(None, ended, 0, 0).change == "came and went"
+    assert ProcessChange(OLD, ended, 3, 0).change == "went"
+    assert ProcessChange(ended, None, 0, 0).change == "same"
+    assert ProcessChange(OLD, replace(OLD, is_listed=False), 3, 3).was_unlinked
+
+
+def test_anomalies_are_new_whatever_their_addresses() -> None:
+    before = replace(OLD, anomalies=("pid also of 0x1000",))
+    after = replace(OLD, anomalies=("pid also of 0x2000", "parent unknown"))
+    assert ProcessChange(before, after, 0, 0).new_anomalies == ("parent unknown",)
+
+
+# -- sets of owners --------------------------------------------------------------------------------
+
+
+def test_owner_sets_are_the_owners() -> None:
+    """Random owners of random frames, in pieces: each frame's set has exactly its owners."""
+    rng = np.random.default_rng(3)
+    frames, processes = 3000, 70
+    owned = {
+        (int(frame), int(one))
+        for frame, one in zip(
+            rng.integers(0, frames, 9000), rng.integers(0, processes, 9000), strict=True
+        )
+    }
+    rows = np.array(sorted(owned), np.int64)
+
+    def pieces() -> Iterator[tuple[range, Owners]]:
+        for first, end in pairwise([0, 1000, 1001, 2500, frames]):
+            some = rows[(rows[:, 0] >= first) & (rows[:, 0] < end)]
+            count = len(some)
+            yield (
+                range(first, end),
+                Owners(
+                    some[:, 0],
+                    some[:, 1].astype(np.int32),
+                    np.zeros(count, np.uint64),
+                    np.ones(count, bool),
+                ),
+            )
+
+    of_frame, sets = owner_sets(pieces(), processes, frames)
+    expected: dict[int, list[int]] = {}
+    for frame, one in sorted(owned):
+        expected.setdefault(frame, []).append(one)
+    assert len(sets) == len({tuple(some) for some in expected.values()}) + 1
+    for frame in range(frames):
+        assert sets.members(int(of_frame[frame])) == expected.get(frame, [])
+    values = rng.integers(0, 1 << 62, processes).astype(np.uint64)
+    sums = sets.sums(values)
+    assert sums[0] == 0
+    for number in range(len(sets)):
+        assert int(sums[number]) == sum(int(values[m]) for m in sets.members(number)) % 2**64
+
+
+def test_who_has_the_frames_now(windows_series: Series) -> None:
+    """From whom to whom: as many frames as noted, for each pair of owners."""
+    found = memory_visualizer.diff(*windows_series.paths[:2])
+    noted = windows_series.steps[0]
+    expected: dict[tuple[frozenset[int], frozenset[int]], int] = {}
+    nobody: frozenset[int] = frozenset()
+    for frame in range(len(found.codes)):
+        pair = (noted.before.owners.get(frame, nobody), noted.after.owners.get(frame, nobody))
+        if pair[0] != pair[1]:
+            expected[pair] = expected.get(pair, 0) + 1
+
+    def pids(indices: Sequence[int], processes: Sequence[Process]) -> frozenset[int]:
+        return frozenset(processes[index].pid for index in indices)
+
+    told = {
+        (pids(old, found.before.processes), pids(new, found.after.processes)): frames
+        for old, new, frames in found.owner_moves()
+    }
+    assert told == expected
+    counts = list(told.values())
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("write", [write_kdump, write_avml], ids=["kdump", "AVML"])
+def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -> None:
+    assert callable(write)
+    first, second, _ = windows_series.paths
+    for path in (first, second):
+        memory = path.read_bytes()
+        write(tmp_path / path.name, [(0, memory)])
+    found = memory_visualizer.diff(tmp_path / first.name, tmp_path / second.name)
+    plain = memory_visualizer.diff(first, second)
+    held = (found.codes != Change.ABSENT) & (found.codes < Change.ONLY_EARLIER)
+    assert held.any()
+    np.testing.assert_array_equal(found.codes[held], plain.codes[held])
+    # AVML leaves out blocks of zeros: such a page is in neither, or in one dump only.
+    zero = memory_visualizer.open(first).zero | memory_visualizer.open(second).zero
+    assert zero[~held].all()
