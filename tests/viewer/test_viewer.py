@@ -817,12 +817,12 @@ def test_list_of_processes(page: "Page", dump: Dump) -> None:
 
 def test_sorting(page: "Page", dump: Dump) -> None:
     by_name = sorted(process.name.lower() for process in dump.truth.processes)
-    page.get_by_role("button", name="Name").click()
+    page.locator("#processes").get_by_role("button", name="Name").click()
     assert [name.lower() for name in names_listed(page)] == by_name
-    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("Name")
-    page.get_by_role("button", name="Name").click()
+    assert page.locator("#processes th[aria-sort=ascending]").inner_text().startswith("Name")
+    page.locator("#processes").get_by_role("button", name="Name").click()
     assert [name.lower() for name in names_listed(page)] == by_name[::-1]
-    page.get_by_role("button", name="Private").click()  # the most first
+    page.locator("#processes").get_by_role("button", name="Private").click()  # the most first
     counts = page.locator("#process-rows td:nth-child(3)").all_inner_texts()
     numbers = [int(count.replace(",", "")) for count in counts]
     assert numbers == sorted(dump.snapshot.pages_of_processes()[:, 0].tolist(), reverse=True)
