@@ -56,8 +56,9 @@ class Palette(Mapping[PageClass, Colour]):
         return len(self.classes)
 
     def paper(self, colour: Colour) -> Colour:
-        """A colour of a page of which there is little to say; near white it is that of zeros."""
-        return self.greys.zeros if min(colour) >= _NEAR_WHITE else colour
+        """The colour itself; on a dark page, that of zeros in place of one near white."""
+        is_dark = max(self.greys.zeros) < _NEAR_WHITE
+        return self.greys.zeros if is_dark and min(colour) >= _NEAR_WHITE else colour
 
     def ramp(self, steps: int, first: float = 0.0) -> list[Colour]:
         """Colours for an ordered scale; the first one is at this part of the scale."""
