@@ -60,6 +60,7 @@ declare global {
     "lead-note": HTMLElement;
     "legend-all": HTMLElement;
     "legend-entries": HTMLElement;
+    "legend-note": HTMLElement;
     lit: HTMLElement;
     map: HTMLCanvasElement;
     "module-count": HTMLElement;

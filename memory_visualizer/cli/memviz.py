@@ -49,7 +49,7 @@ from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.folding import HOLES
-from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.picture.palette import COLOURED_FOR_ALL, NOT_FOR_STATES, PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import (
     findings,
@@ -320,6 +320,8 @@ def _visualize(options: argparse.Namespace) -> int:
             snapshot.look_for_leads(progress)
         remarks += snapshot.leads.remarks
         steps.done("looking for leads")
+    if options.palette != "default" and options.color_by in COLOURED_FOR_ALL:
+        remarks.append(NOT_FOR_STATES)
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)

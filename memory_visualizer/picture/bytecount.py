@@ -1,8 +1,9 @@
-"""The number of each byte value in each page.
+"""The information in pages, from the number of each byte value in them.
 
 numpy counts one byte after the other, in some 6 to 9 microseconds for each page. If the package
 wasmtime is installed, a few instructions of WebAssembly (bytecount.wat), which it compiles in
-milliseconds on any system, take 2.5 microseconds. The results are equal.
+milliseconds on any system, take less than 2.5 microseconds, and look up the information, too. The
+results are equal, since all numbers are whole.
 """
 
 from collections.abc import Callable
@@ -19,28 +20,37 @@ Pages: TypeAlias = NDArray[np.uint8]
 """The bytes of n pages, shape (n, PAGE_SIZE)."""
 Counts: TypeAlias = NDArray[np.integer[Any]]
 """Shape (n, 256): how often each value occurs in each page."""
+Table: TypeAlias = NDArray[np.uint32]
+"""The number that a byte value adds to a page's sum, by its count, shape (PAGE_SIZE + 1,)."""
+Sums: TypeAlias = NDArray[np.integer[Any]]
+"""The sum of each page, shape (n,), below 2**32."""
 
 PAGES_AT_ONCE = 64
 _LANES = 4
 _PAGES_OF_NUMPY = 8
 """The tables of counts of so many pages fit into a processor's nearest cache."""
-_TABLES = 4096
-"""Bytes that bytecount.wat uses at the beginning of its memory."""
+_TABLE, _PAGES = 1 << 12, 1 << 15
+"""Places in the memory of bytecount.wat, behind its own counts."""
 
 
-def byte_counter() -> Callable[[Pages], Counts]:
-    """A function that counts at most PAGES_AT_ONCE pages, for use in a single thread.
+def page_measure(table: Table) -> Callable[[Pages], Sums]:
+    """A function that measures at most PAGES_AT_ONCE pages, for use in a single thread.
 
     Its result is valid until the next call.
     """
     with _IMPORTING:
         wasmtime = _wasmtime()
     if wasmtime is None:
-        return count_with_numpy
+        return measure_with_numpy(table)
     try:
-        return _compiled(wasmtime)
+        return _compiled(wasmtime, table)
     except wasmtime.WasmtimeError:  # the system forbids programs to generate code
-        return count_with_numpy
+        return measure_with_numpy(table)
+
+
+def measure_with_numpy(table: Table) -> Callable[[Pages], Sums]:
+    """The same with numpy only."""
+    return lambda pages: table[count_with_numpy(pages)].sum(axis=1, dtype=np.uint32)
 
 
 _IMPORTING = Lock()
@@ -76,7 +86,7 @@ def count_with_numpy(pages: Pages) -> Counts:
     return np.concatenate(batches)
 
 
-def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:
+def _compiled(wasmtime: Any, table: Table) -> Callable[[Pages], Sums]:
     from importlib.resources import files  # imported here, since most runs count nothing
 
     config = wasmtime.Config()
@@ -84,15 +94,16 @@ def _compiled(wasmtime: Any) -> Callable[[Pages], Counts]:
     store = wasmtime.Store(wasmtime.Engine(config))
     source = files(__package__).joinpath("bytecount.wat").read_text("utf-8")
     exports = wasmtime.Instance(store, wasmtime.Module(store.engine, source), []).exports(store)
-    memory, function = exports["memory"], exports["count"]
+    memory, function = exports["memory"], exports["measure"]
     contents = np.ctypeslib.as_array(memory.data_ptr(store), (memory.data_len(store),))
-    end = _TABLES + PAGES_AT_ONCE * PAGE_SIZE
-    given = contents[_TABLES:end].reshape(PAGES_AT_ONCE, PAGE_SIZE)
-    counts = contents[end : end + PAGES_AT_ONCE * 1024].view(np.uint32).reshape(-1, 256)
+    contents[_TABLE : _TABLE + 4 * len(table)].view(np.uint32)[:] = table
+    end = _PAGES + PAGES_AT_ONCE * PAGE_SIZE
+    given = contents[_PAGES:end].reshape(PAGES_AT_ONCE, PAGE_SIZE)
+    sums = contents[end : end + PAGES_AT_ONCE * 4].view(np.uint32)
 
-    def count(pages: Pages) -> Counts:
+    def measure(pages: Pages) -> Sums:
         given[: len(pages)] = pages
-        function(store, _TABLES, _TABLES + len(pages) * PAGE_SIZE, end)
-        return counts[: len(pages)]
+        function(store, _PAGES, _PAGES + len(pages) * PAGE_SIZE, _TABLE, end)
+        return sums[: len(pages)]
 
-    return count
+    return measure

@@ -1,7 +1,5 @@
 """Colourings: the colour of each page frame, and the meaning of the colours."""
 
-import colorsys
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,10 +11,9 @@ from memory_visualizer.arrays import changes, count_values, look_up
 from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.picture.entropy import ENTROPY_STEPS
-from memory_visualizer.picture.palette import Colour, Palette, ramp
+from memory_visualizer.picture.palette import Colour, Palette
 from memory_visualizer.snapshot.framerecords import PageUse, WindowsState
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, PageState
-from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 
@@ -70,12 +67,6 @@ def colour_by(
     return COLOURINGS[name].colour(snapshot, palette, entropy)
 
 
-_SHARED: Colour = (70, 72, 78)
-_KERNEL: Colour = (168, 176, 184)
-_DATA: Colour = (222, 222, 216)
-_ZEROS: Colour = (255, 255, 255)
-
-
 def by_process(snapshot: Snapshot, palette: Palette) -> Colouring:
     """Colour the pages of user mode by process; all other pages are shades of grey."""
     base = BASE_SWATCHES
@@ -94,48 +85,48 @@ BASE_SWATCHES = 6
 
 
 def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
+    greys = palette.greys
+    colours = process_colours(snapshot, palette)
     return (
         Swatch("absent", palette[PageClass.ABSENT]),
-        Swatch("several processes", _SHARED),
-        Swatch("kernel", _KERNEL),
-        Swatch("unused-data", _DATA),
-        Swatch("unused-zero", _ZEROS),
+        Swatch("several processes", greys.several),
+        Swatch("kernel", greys.kernel),
+        Swatch("unused-data", greys.data),
+        Swatch("unused-zero", greys.zeros),
         Swatch("left-out", palette[PageClass.LEFT_OUT]),
         *(
-            Swatch(f"{process.name} ({process.pid})", process_colour(process))
-            for process in snapshot.processes
+            Swatch(f"{process.name} ({process.pid})", colour)
+            for process, colour in zip(snapshot.processes, colours, strict=True)
         ),
     )
 
 
-def process_colour(process: Process) -> Colour:
-    """The colour of a process: the same for the same name and pid in every dump."""
-    return _colour_of(f"{process.pid} {process.name}")
+def process_colours(snapshot: Snapshot, palette: Palette) -> list[Colour]:
+    """The colour of each process: by its rank among all others, the largest first.
+
+    Processes that are not in the system's list have colours of their own.
+    """
+    size = snapshot.pages_of_processes().sum(axis=1)
+    colours: list[Colour] = [(0, 0, 0)] * len(snapshot.processes)
+    linked = unlinked = 0
+    for index in np.argsort(-size, kind="stable").tolist():
+        if snapshot.processes[index].state == "unlinked":
+            colours[index] = palette.unlinked[unlinked % len(palette.unlinked)]
+            unlinked += 1
+        else:
+            colours[index] = _in_sequence(palette, linked)
+            linked += 1
+    return colours
 
 
-def _colour_of(text: str) -> Colour:
-    """A colour that is the same for the same text in every dump."""
-    number = zlib.crc32(text.encode())
-    hue, lightness, saturation = number % 997, number // 997 % 3, number // 2991 % 2
-    red, green, blue = colorsys.hls_to_rgb(
-        hue / 997, 0.36 + 0.11 * lightness, 0.62 + 0.23 * saturation
-    )
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-# Readable pages are calm, writable ones stronger, code has another hue, writable code alarms.
-_USER_RIGHTS: dict[str, Colour] = {
-    "r--": (244, 196, 160),
-    "rw-": (214, 116, 52),
-    "r-x": (122, 62, 160),
-    "rwx": (220, 0, 60),
-}
-_KERNEL_RIGHTS: dict[str, Colour] = {
-    "r--": (176, 214, 222),
-    "rw-": (74, 150, 176),
-    "r-x": (34, 66, 140),
-    "rwx": (118, 0, 34),
-}
+def _in_sequence(palette: Palette, rank: int) -> Colour:
+    """The colour for a rank; the sequence begins again in dull colours where it ends."""
+    turn, place = divmod(rank, len(palette.sequence))
+    colour = palette.sequence[place]
+    if turn == 0:
+        return colour
+    red, green, blue = ((2 * channel + 3 * 128) // 5 for channel in colour)
+    return red, green, blue
 
 
 def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
@@ -151,10 +142,10 @@ def by_protection(snapshot: Snapshot, palette: Palette) -> Colouring:
 def _protection_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     return (
         Swatch("absent", palette[PageClass.ABSENT]),
-        Swatch("kernel, by no table", _KERNEL),
-        Swatch("unused", (246, 246, 242)),
-        *[Swatch(f"user {rights}", colour) for rights, colour in _USER_RIGHTS.items()],
-        *[Swatch(f"kernel {rights}", colour) for rights, colour in _KERNEL_RIGHTS.items()],
+        Swatch("kernel, by no table", palette.greys.kernel),
+        Swatch("unused", palette.paper((246, 246, 242))),
+        *[Swatch(f"user {rights}", colour) for rights, colour in palette.user_rights.items()],
+        *[Swatch(f"kernel {rights}", colour) for rights, colour in palette.kernel_rights.items()],
         Swatch("left-out", palette[PageClass.LEFT_OUT]),
     )
 
@@ -175,10 +166,10 @@ def by_entropy(snapshot: Snapshot, palette: Palette, entropy: NDArray[np.uint8])
 def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     return (
         Swatch("absent", palette[PageClass.ABSENT]),
-        Swatch("zeros", _ZEROS),
+        Swatch("zeros", palette.greys.zeros),
         *(
             Swatch(f"{step / 2:.1f} to {(step + 1) / 2:.1f} bits per byte", colour)
-            for step, colour in enumerate(ramp(_ENTROPY_BINS))
+            for step, colour in enumerate(palette.ramp(_ENTROPY_BINS))
         ),
         Swatch("left-out", palette[PageClass.LEFT_OUT]),
     )
@@ -186,6 +177,8 @@ def _entropy_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
 
 _MAPPING_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
 """The smallest number of mappings in each bin."""
+_FIRST_OF_MAPPINGS = 0.25
+"""Where on the scale a single mapping is: plainly apart from none."""
 
 
 def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
@@ -198,9 +191,13 @@ def by_mappings(snapshot: Snapshot, palette: Palette) -> Colouring:
 
 
 def _mapping_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    swatches = [Swatch("absent", palette[PageClass.ABSENT]), Swatch("not mapped", _ZEROS)]
+    swatches = [
+        Swatch("absent", palette[PageClass.ABSENT]),
+        Swatch("not mapped", palette.greys.zeros),
+    ]
     ends = [*(start - 1 for start in _MAPPING_BINS[1:]), None]
-    for start, end, colour in zip(_MAPPING_BINS, ends, ramp(len(_MAPPING_BINS)), strict=True):
+    colours = palette.ramp(len(_MAPPING_BINS), _FIRST_OF_MAPPINGS)
+    for start, end, colour in zip(_MAPPING_BINS, ends, colours, strict=True):
         if end is None:
             label = f"{start} or more mappings"
         elif start == end:
@@ -259,7 +256,7 @@ def _state_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     known = _WINDOWS_STATES if snapshot.state_kind is WindowsState else _STATES
     colours = {state.label: colour for state, colour in known.items()}
     return tuple(
-        Swatch(state.label, colours.get(state.label, palette[PageClass.ABSENT]))
+        Swatch(state.label, palette.paper(colours.get(state.label, palette[PageClass.ABSENT])))
         for state in snapshot.state_kind
     )
 
@@ -297,10 +294,8 @@ def by_use(snapshot: Snapshot, palette: Palette) -> Colouring:
 
 
 def _use_swatches(_: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
-    return tuple(
-        Swatch(use.label, palette[PageClass.ABSENT] if use is PageUse.ABSENT else _USES[use])
-        for use in PageUse
-    )
+    absent = palette[PageClass.ABSENT]
+    return tuple(Swatch(use.label, palette.paper(_USES.get(use, absent))) for use in PageUse)
 
 
 _LARGEST_FILES = 40
@@ -334,9 +329,9 @@ def _file_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...]:
     files = [snapshot.file_pages.files[index] for index in _largest_files(snapshot).tolist()]
     return (
         Swatch("absent", palette[PageClass.ABSENT]),
-        Swatch("no file", _DATA),
-        Swatch("other files", _KERNEL),
-        *(Swatch(file.path, _colour_of(file.path)) for file in files),
+        Swatch("no file", palette.greys.data),
+        Swatch("other files", palette.greys.kernel),
+        *(Swatch(file.path, _in_sequence(palette, rank)) for rank, file in enumerate(files)),
     )
 
 

@@ -6,15 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Dump, Progress, Words, zero_pages
-from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Counts, byte_counter
+from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Sums, page_measure
 from memory_visualizer.units import PAGE_SIZE
 
 ENTROPY_STEPS = 255
 """The value for 8 bits per byte, the largest possible entropy."""
 
-# The information in a byte value that occurs n times in a page, times n; 0 bits where n is 0.
+# The information in a byte value that occurs n times in a page, times n; 0 bits where n is 0. Whole
+# numbers, in so small parts that their sum in a page is right to a thousandth of a step.
+_PART = 1 << 15
 _COUNTS = np.arange(PAGE_SIZE + 1)
-_BITS = _COUNTS * np.log2(PAGE_SIZE / np.maximum(_COUNTS, 1))
+_BITS = np.rint(_COUNTS * np.log2(PAGE_SIZE / np.maximum(_COUNTS, 1)) * _PART).astype(np.uint32)
 
 
 def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
@@ -30,19 +32,20 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     of_thread = threading.local()
 
     def measure(frames: NDArray[np.int64], words: Words) -> None:
-        if not hasattr(of_thread, "count"):
-            of_thread.count = byte_counter()
+        if not hasattr(of_thread, "measure"):
+            of_thread.measure = page_measure(_BITS)
         filled = np.flatnonzero(~zero_pages(words))
         for start in range(0, len(filled), PAGES_AT_ONCE):
             rows = filled[start : start + PAGES_AT_ONCE]
-            steps[frames[rows]] = _steps(of_thread.count(words[rows].view(np.uint8)))
+            steps[frames[rows]] = _steps(of_thread.measure(words[rows].view(np.uint8)))
 
     dump.scan([measure], progress)
     return steps
 
 
-def _steps(counts: Counts) -> NDArray[np.uint8]:
-    """The entropy of pages, from the frequencies of their byte values."""
-    bits = _BITS[counts].sum(axis=1) / PAGE_SIZE
-    steps: NDArray[np.uint8] = np.rint(bits * (ENTROPY_STEPS / 8)).astype(np.uint8)
+def _steps(sums: Sums) -> NDArray[np.uint8]:
+    """The entropy of pages, from the information in them, in bits times _PART."""
+    steps: NDArray[np.uint8] = np.rint(sums * (ENTROPY_STEPS / (8 * PAGE_SIZE * _PART))).astype(
+        np.uint8
+    )
     return steps

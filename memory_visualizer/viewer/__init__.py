@@ -12,7 +12,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.folding import long_holes
-from memory_visualizer.picture.palette import FOLD, PALETTES, hex_colour
+from memory_visualizer.picture.palette import (
+    COLOURED_FOR_ALL,
+    DARK,
+    FOLD,
+    PALETTES,
+    Palette,
+    hex_colour,
+)
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.framerecords import RecordFinding
@@ -147,10 +154,16 @@ def page(
         if codes is not None:
             others[name] = codes
             about["named"].append(
-                {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
+                {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
             )
     about["file"], places = about_file(snapshot)
     columns, about["untold"] = page_columns(snapshot, others | places)
+    names = [*about["swatches"], *(named["id"] for named in about["named"])]
+    about["schemes"] = {
+        kind: {name: _scheme(snapshot, palette, names) for name, palette in palettes.items()}
+        for kind, palettes in (("light", PALETTES), ("dark", DARK))
+    }
+    about["forAll"] = list(COLOURED_FOR_ALL)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
@@ -297,12 +310,9 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
             "frames": dump.frame_count,
         },
         "classes": [page_class.label for page_class in PageClass],
-        "palettes": {
-            name: [hex_colour(palette[page_class]) for page_class in PageClass]
-            for name, palette in PALETTES.items()
-        },
+        "palettes": list(PALETTES),
         "swatches": {
-            name: _swatches(snapshot, name)
+            name: _labels(snapshot, name)
             for name in ("process", "protection", "entropy", "mappings")
             if has_entropy or name != "entropy"
         },
@@ -316,7 +326,6 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
                 "anomalies": [word for word in process.anomalies if word not in STATE_WORDS],
                 "private": private,
                 "shared": shared,
-                "colour": hex_colour(colouring.process_colour(process)),
             }
             for process, (private, shared) in zip(snapshot.processes, pages, strict=True)
         ],
@@ -334,8 +343,16 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
     }
 
 
-def _swatches(snapshot: Snapshot, name: str) -> list[list[str]]:
-    """Labels and colours of a colouring, by its values; for processes only the base."""
+def _labels(snapshot: Snapshot, name: str) -> list[str]:
+    """Labels of a colouring, by its values; for processes only the base."""
     found = colouring.swatches_of(name, snapshot, PALETTES["default"])
     chosen = found[: colouring.BASE_SWATCHES] if name == "process" else found
-    return [[swatch.label, hex_colour(swatch.colour)] for swatch in chosen]
+    return [swatch.label for swatch in chosen]
+
+
+def _scheme(snapshot: Snapshot, palette: Palette, names: Iterable[str]) -> dict[str, list[str]]:
+    """The colours of each colouring in a palette, by its values; of processes, all."""
+    found = {name: colouring.swatches_of(name, snapshot, palette) for name in ("class", *names)}
+    return {
+        name: [hex_colour(swatch.colour) for swatch in swatches] for name, swatches in found.items()
+    }

@@ -9,7 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from memory_visualizer.picture import bytecount
-from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, byte_counter, count_with_numpy
+from memory_visualizer.picture.bytecount import (
+    PAGES_AT_ONCE,
+    count_with_numpy,
+    measure_with_numpy,
+    page_measure,
+)
 from memory_visualizer.units import PAGE_SIZE
 
 
@@ -27,6 +32,17 @@ def pages() -> NDArray[np.uint8]:
     return pages
 
 
+TABLE = np.random.default_rng(1).integers(1 << 20, size=PAGE_SIZE + 1, dtype=np.uint32)
+
+
+def check_sums(sums: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
+    """Each page's sum is that of the table's numbers for its counts, also of values it lacks."""
+    assert sums.shape == (len(pages),)
+    for told, page in zip(sums.tolist(), pages, strict=True):
+        counted = Counter(page.tobytes())
+        assert told == sum(int(TABLE[counted[value]]) for value in range(256))
+
+
 def check(counts: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
     """Each page's counts are those of its bytes."""
     assert counts.shape == (len(pages), 256)
@@ -39,6 +55,7 @@ def check(counts: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
 def test_with_numpy(pages: NDArray[np.uint8], many: int) -> None:
     """Whole and half groups of pages."""
     check(count_with_numpy(pages[-many:]), pages[-many:])
+    check_sums(measure_with_numpy(TABLE)(pages[-many:]), pages[-many:])
 
 
 def test_compiled(pages: NDArray[np.uint8]) -> None:
@@ -47,16 +64,17 @@ def test_compiled(pages: NDArray[np.uint8]) -> None:
         import wasmtime  # noqa: F401
     except (ImportError, OSError, RuntimeError):  # tests.elsewhere is a system unknown to it
         pytest.skip("the package wasmtime is not installed, or does not know the system")
-    count = byte_counter()
-    assert count is not count_with_numpy
+    measure = page_measure(TABLE)
+    assert measure.__module__ == bytecount.__name__ and measure.__name__ == "measure"
     for many in (PAGES_AT_ONCE, 1, 7, PAGES_AT_ONCE):
-        check(count(pages[:many]), pages[:many])
+        check_sums(measure(pages[:many]), pages[:many])
+    expected = measure_with_numpy(TABLE)(pages)
     differing = []
 
     def compare() -> None:
-        own = byte_counter()
+        own = page_measure(TABLE)
         for _ in range(50):
-            differing.append(not np.array_equal(own(pages), count_with_numpy(pages)))
+            differing.append(not np.array_equal(own(pages), expected))
 
     threads = [Thread(target=compare) for _ in range(3)]
     for thread in threads:
@@ -71,4 +89,4 @@ def test_without_wasmtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not needed."""
     monkeypatch.setitem(sys.modules, "wasmtime", None)
     monkeypatch.setattr(bytecount, "_wasmtime", bytecount._wasmtime.__wrapped__)
-    assert byte_counter() is count_with_numpy
+    assert page_measure(TABLE).__name__ == "<lambda>"

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Process, Snapshot
+from memory_visualizer import Snapshot
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.picture import entropy as contents
@@ -21,11 +20,9 @@ from memory_visualizer.picture.colouring import (
     by_process,
     by_protection,
     colour_by,
-    process_colour,
     swatches_of,
 )
-from memory_visualizer.picture.palette import DEFAULT, ramp
-from tests.picture.test_painting import cielab
+from memory_visualizer.picture.palette import DEFAULT
 from tests.simple_walker import walk
 from tests.synth import MIB, Truth, builds, containers, forge, profiles
 from tests.synth.linux import forge_linux
@@ -182,36 +179,6 @@ def test_holes_are_absent_in_all(name: str, tmp_path: Path) -> None:
     absent = np.zeros(24 * MIB // PAGE_SIZE, bool)
     absent[0x1000:0x1400] = True
     assert np.array_equal(labels(snapshot, name) == "absent", absent)
-
-
-def process(pid: int, name: str) -> Process:
-    return Process(
-        pid=pid,
-        ppid=4,
-        name=name,
-        dtb=0x1000,
-        object_address=1,
-        created=None,
-        exited=None,
-        is_alive=True,
-        is_listed=True,
-    )
-
-
-def test_a_process_keeps_its_colour() -> None:
-    """In every run and dump the same; of the 60 of a busy machine few are alike."""
-    assert process_colour(process(604, "lsass.exe")) == process_colour(process(604, "lsass.exe"))
-    assert process_colour(process(604, "lsass.exe")) == (87, 35, 149)
-    colours = {process_colour(process(4 * n, f"process{n % 7}.exe")) for n in range(60)}
-    assert len(colours) > 55
-    for colour in colours:  # apart from the paper, and from the ink
-        assert 20 < cielab(colour)[0] < 90
-
-
-def test_ramp_gets_darker_step_by_step() -> None:
-    """So that the order is seen without colour, too."""
-    lightness = [cielab(colour)[0] for colour in ramp(16)]
-    assert all(lighter - darker > 2 for lighter, darker in pairwise(lightness))
 
 
 def test_shared_and_kernel_pages_are_grey(synthetic: tuple[Snapshot, Truth, bytes]) -> None:

@@ -24,7 +24,7 @@ from memory_visualizer.picture.colouring import COLOURINGS, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.folding import plan
 from memory_visualizer.picture.layout import arrange
-from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.picture.palette import DARK, DEFAULT, PALETTES
 from memory_visualizer.printable import printable
 from memory_visualizer.snapshot.framerecords import (
     FrameRecords,
@@ -817,12 +817,12 @@ def test_list_of_processes(page: "Page", dump: Dump) -> None:
 
 def test_sorting(page: "Page", dump: Dump) -> None:
     by_name = sorted(process.name.lower() for process in dump.truth.processes)
-    page.get_by_role("button", name="Name").click()
+    page.locator("#processes").get_by_role("button", name="Name").click()
     assert [name.lower() for name in names_listed(page)] == by_name
-    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("Name")
-    page.get_by_role("button", name="Name").click()
+    assert page.locator("#processes th[aria-sort=ascending]").inner_text().startswith("Name")
+    page.locator("#processes").get_by_role("button", name="Name").click()
     assert [name.lower() for name in names_listed(page)] == by_name[::-1]
-    page.get_by_role("button", name="Private").click()  # the most first
+    page.locator("#processes").get_by_role("button", name="Private").click()  # the most first
     counts = page.locator("#process-rows td:nth-child(3)").all_inner_texts()
     numbers = [int(count.replace(",", "")) for count in counts]
     assert numbers == sorted(dump.snapshot.pages_of_processes()[:, 0].tolist(), reverse=True)
@@ -1571,13 +1571,59 @@ def test_text_can_be_read(open_page: Callable[..., "Page"], dump: Dump, scheme: 
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ink, paper)
 
 
-def test_dark_is_dark(open_page: Callable[..., "Page"], dump: Dump) -> None:
-    page = open_page(dump.page, color_scheme="light")
+@pytest.mark.parametrize("palette", PALETTES)
+def test_dark_is_dark(open_page: Callable[..., "Page"], dump: Dump, palette: str) -> None:
+    """The map, too: zeros are dark; legend and map have the colours of the dark palette."""
+    page = open_page(dump.page, f"#palette={palette}", color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
     page.emulate_media(color_scheme="dark")
     assert page.evaluate(background) != light
-    assert len(lit(page, dump)) == dump.truth.frames  # classes keep their colours
+    dark = np.array([DARK[palette][page_class] for page_class in PageClass], np.uint8)
+    shown = by_frame(page, dump)
+    np.testing.assert_array_equal(shown, dark[dump.snapshot.classes])
+    assert shown[dump.classes == ZEROS].max() < 64
+    swatches = page.locator("#legend-entries .swatch").evaluate_all(
+        "(all) => all.map((one) => getComputedStyle(one).backgroundColor)"
+    )
+    assert swatches == [f"rgb({r}, {g}, {b})" for r, g, b in dark[:-1].tolist()]
+    page.emulate_media(color_scheme="light")
+    classes = np.array([PALETTES[palette][page_class] for page_class in PageClass], np.uint8)
+    np.testing.assert_array_equal(by_frame(page, dump), classes[dump.snapshot.classes])
+
+
+def test_entropy_is_a_scale(page: "Page", dump: Dump) -> None:
+    """One bar from little to much, whose steps can be switched off."""
+    page.select_option("#color", "entropy")
+    steps = page.locator(".scale .step")
+    colours = steps.evaluate_all("(all) => all.map((one) => one.style.backgroundColor)")
+    assert colours == [f"rgb({r}, {g}, {b})" for r, g, b in DEFAULT.ramp(16)]
+    tops = steps.evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1
+    assert page.locator("#legend-entries li").count() == 3  # absent, zeros, the scale
+    values = colour_by(
+        "entropy", dump.snapshot, DEFAULT, lambda: entropy(dump.snapshot.dump)
+    ).values
+    step = int(np.bincount(values[values > 1]).argmax())
+    page.locator(f"#entry-{step}").click()
+    hidden = set(np.flatnonzero(values == step).tolist())
+    shades = page.evaluate("[...memviz.map.tiles.shades]")
+    assert {frame for frame, shade in enumerate(shades) if shade == 0} == hidden
+
+
+def test_a_palette_that_does_not_apply_says_so(
+    open_page: Callable[..., "Page"], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the page and on the command line; other colourings change."""
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=SIZE, database=True)
+    out = ["-o", str(tmp_path / "a.png"), "--html", str(tmp_path / "page.html")]
+    options = ["--palette", "colour-blind", "--color-by", "use"]
+    assert main([str(tmp_path / "dump"), *out, *options]) == 0
+    assert "colour-blind does not change the colours of states" in capsys.readouterr().err
+    page = open_page(tmp_path / "page.html")
+    assert page.locator("#legend-note").is_visible()
+    page.select_option("#color", "class")
+    assert page.locator("#legend-note").is_hidden()
 
 
 def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
@@ -1666,6 +1712,9 @@ def test_a_dump_without_windows(open_page: Callable[..., "Page"], tmp_path: Path
     for name in ("class", "process", "protection"):
         page.select_option("#color", name)
         settle(page)
+    page.select_option("#color", "entropy?")
+    assert "memviz DUMP --color-by entropy --html" in page.locator("#goto-answer").inner_text()
+    assert page.input_value("#color") == "protection"
 
 
 def test_states_and_kernel_threads(

@@ -25,10 +25,10 @@ class Card {
         "Entropy",
         `${((model.entropy[frame] * 8) / ENTROPY_STEPS).toFixed(2)} bits per byte`,
       ]);
-    const protection = about.swatches.protection[colourings.valueAt("protection", frame)][0];
+    const protection = about.swatches.protection[colourings.valueAt("protection", frame)];
     facts.push(["Protection", protection]);
     for (const { id, title, swatches } of about.named ?? [])
-      if (id !== "file") facts.push([title, swatches[model.named[id][frame]][0]]);
+      if (id !== "file") facts.push([title, swatches[model.named[id][frame]]]);
     if (model.fileOf?.[frame]) {
       facts.push(["File", about.files[model.fileOf[frame] - 1]]);
       if (model.fileSector[frame])
@@ -86,7 +86,7 @@ class Card {
       element(
         "div",
         { className: "class" },
-        swatchElement(about.palettes[palette][pageClass]),
+        swatchElement(schemeOf(palette).class[pageClass]),
         element("span", { className: "label" }, about.classes[pageClass]),
         element(
           "span",
@@ -217,7 +217,7 @@ class Card {
     const { passing, map } = this;
     passing.hidden = frame < 0 && !fold;
     if (passing.hidden) return;
-    const shown = `${fold ? fold.first : frame} ${Boolean(fold)} ${this.palette}`;
+    const shown = `${fold ? fold.first : frame} ${Boolean(fold)} ${schemeOf(this.palette).class}`;
     if (shown !== this.shown)
       passing.replaceChildren(
         ...(fold ? this.foldBody(fold) : this.body(frame, this.palette, OWNERS_IN_PASSING)),

@@ -25,6 +25,12 @@ function mixed(pixel, other, share) {
   return result >>> 0;
 }
 
+// The colours of a palette by colouring and value: on a dark page, dark ones stand for nothing.
+function schemeOf(palette) {
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches && !matchMedia("print").matches;
+  return about.schemes[isDark ? "dark" : "light"][palette];
+}
+
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 class Colourings {
@@ -63,7 +69,7 @@ class Colourings {
     }));
     const colours = swatches.map(([, colour]) => pixelOf(colour));
     if (name === "process") {
-      colours.push(...about.processes.map(({ colour }) => pixelOf(colour)));
+      colours.push(...schemeOf(palette).process.slice(FIRST_PROCESS).map(pixelOf));
       let count = 0;
       for (let value = FIRST_PROCESS; value < colours.length; value++) count += found.counts[value];
       entries.push({
@@ -84,12 +90,14 @@ class Colourings {
     return this.rules[name](frame);
   }
 
+  // [label, colour] by value; of processes, only those that stand for none.
   swatches(name, palette) {
-    const classes = about.palettes[palette];
-    if (name === "class") return about.classes.map((label, value) => [label, classes[value]]);
-    const named = (about.named ?? []).find(({ id }) => id === name);
-    const swatches = named ? named.swatches : about.swatches[name];
-    return swatches.map(([label, colour], value) => [label, value === 0 ? classes[0] : colour]);
+    const colours = schemeOf(palette)[name];
+    const labels =
+      name === "class"
+        ? about.classes
+        : (about.named.find(({ id }) => id === name)?.swatches ?? about.swatches[name]);
+    return labels.map((label, value) => [label, colours[value]]);
   }
 
   valuesOf(name) {

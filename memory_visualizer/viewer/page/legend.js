@@ -1,5 +1,7 @@
 // The legend: colours with meanings and numbers of pages, and switches that hide pages.
 
+const PER_BYTE = "bits per byte"; // labels of a scale's steps end so
+
 class Legend {
   constructor(toggle) {
     this.list = byId("legend-entries");
@@ -15,12 +17,16 @@ class Legend {
 
   // Up and down: to the next entry; right and left: from its switch to "only", and back.
   key(event) {
-    const steps = { ArrowDown: 2, ArrowUp: -2, ArrowRight: 1, ArrowLeft: -1 };
-    if (!(event.key in steps)) return;
+    const step = { ArrowDown: 1, ArrowUp: -1, ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
     event.preventDefault();
     event.stopPropagation();
-    const controls = this.controls();
-    controls[controls.indexOf(event.target) + steps[event.key]]?.focus();
+    const isAcross = event.key === "ArrowRight" || event.key === "ArrowLeft";
+    const isOnly = event.target.matches(".only");
+    const controls = this.controls().filter(
+      (control) => isAcross || control.matches(".only") === isOnly,
+    );
+    controls[controls.indexOf(event.target) + step]?.focus();
   }
 
   /** @returns {HTMLElement[]} */
@@ -49,54 +55,107 @@ class Legend {
       if (model.isHeld(frame)) held++;
     }
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
-    this.list.replaceChildren(
-      ...colouring.entries.flatMap((entry, index) => {
-        // Most dumps leave no pages out, and need no entry for them.
-        if (entry.label === "left-out" && !entry.count) return [];
+    // Most dumps leave no pages out, and need no entry for them.
+    const rows = [...colouring.entries.entries()]
+      .filter(([, entry]) => entry.label !== "left-out" || entry.count)
+      .map(([index, entry]) => {
         let count = 0;
         for (let value = entry.first; value <= entry.last && value < counts.length; value++)
           count += counts[value];
         const isHeld = entry.label !== "absent" && entry.label !== "left-out";
-        const box = element("input", {
-          type: "checkbox",
-          checked: !off.has(index),
-          id: `entry-${index}`,
-          onchange: () => {
-            const changed = new Set(off);
-            if (!changed.delete(index)) changed.add(index);
-            this.toggle(changed);
-          },
-        });
-        const others = new Set(colouring.entries.keys());
-        others.delete(index);
-        return element(
-          "li",
-          { className: count ? "" : "empty" },
-          element(
-            "label",
-            {},
-            box,
-            swatchElement(entry.colour),
-            element("span", { className: "label" }, entry.label),
-            element("span", { className: "number count" }, counted(count)),
-            element("span", { className: "number size" }, mebibytes(count)),
-            element("span", { className: "number share" }, isHeld ? percent(count, held) : "–"),
-          ),
-          element(
-            "button",
-            {
-              type: "button",
-              className: "only",
-              "aria-label": `Only ${entry.label}`,
-              id: `only-${index}`,
-              onclick: () => this.toggle(others),
-            },
-            "only",
-          ),
-        );
-      }),
+        return { index, entry, count, share: isHeld ? percent(count, held) : "–" };
+      });
+    const steps = rows.filter(({ entry }) => entry.label.endsWith(PER_BYTE));
+    const others = rows.filter((row) => !steps.includes(row));
+    const indexes = [...colouring.entries.keys()];
+    this.list.replaceChildren(
+      ...others.map((row) => this.row(row, off, indexes)),
+      ...(steps.length ? [this.scale(steps, off)] : []),
     );
     this.leadTo(document.getElementById(this.lead));
     if (focused) document.getElementById(focused)?.focus();
+  }
+
+  box(index, off) {
+    return element("input", {
+      type: "checkbox",
+      checked: !off.has(index),
+      id: `entry-${index}`,
+      onchange: () => {
+        const changed = new Set(off);
+        if (!changed.delete(index)) changed.add(index);
+        this.toggle(changed);
+      },
+    });
+  }
+
+  numbers({ count, share }) {
+    return [
+      element("span", { className: "number count" }, counted(count)),
+      element("span", { className: "number size" }, mebibytes(count)),
+      element("span", { className: "number share" }, share),
+    ];
+  }
+
+  row(row, off, indexes) {
+    const { index, entry, count } = row;
+    return element(
+      "li",
+      { className: count ? "" : "empty" },
+      element(
+        "label",
+        {},
+        this.box(index, off),
+        swatchElement(entry.colour),
+        element("span", { className: "label" }, entry.label),
+        ...this.numbers(row),
+      ),
+      element(
+        "button",
+        {
+          type: "button",
+          className: "only",
+          "aria-label": `Only ${entry.label}`,
+          id: `only-${index}`,
+          onclick: () => this.toggle(new Set(indexes.filter((other) => other !== index))),
+        },
+        "only",
+      ),
+    );
+  }
+
+  // A bar of colours from little to much; each step is a switch.
+  scale(steps, off) {
+    const bar = steps.map((row) => {
+      const { index, entry } = row;
+      const step = element(
+        "label",
+        {
+          className: off.has(index) ? "step off" : "step",
+          title: `${entry.label}: ${amount(row.count)}, ${row.share}`,
+        },
+        this.box(index, off),
+        element("span", { className: "clipped" }, entry.label, " ", ...this.numbers(row)),
+      );
+      step.style.backgroundColor = entry.colour;
+      return step;
+    });
+    return element(
+      "li",
+      { className: "scale" },
+      element("div", { className: "steps-of-scale" }, ...bar),
+      element(
+        "div",
+        { className: "ends-of-scale", ariaHidden: "true" },
+        ...["0", "2", "4", "6", "8 bits per byte"].map((text) => element("span", {}, text)),
+      ),
+    );
+  }
+
+  // A sentence on the colours.
+  note(text) {
+    const note = byId("legend-note");
+    note.textContent = text;
+    note.hidden = !text;
   }
 }

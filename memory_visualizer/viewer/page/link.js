@@ -17,7 +17,7 @@ function readLink(colourings, frames) {
   return {
     layout: oneOf("layout", Object.keys(LAYOUTS)),
     colour,
-    palette: oneOf("palette", Object.keys(about.palettes)),
+    palette: oneOf("palette", about.palettes),
     chosen: new Set(numbers(given.get("show") ?? about.start.show, about.processes.length)),
     files: new Set(numbers(given.get("file"), about.files.length)),
     off: filters(given, colourings, colour),

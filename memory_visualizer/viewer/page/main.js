@@ -15,6 +15,7 @@ function readTheme() {
 }
 
 const PAINTED = ["layout", "colour", "palette", "chosen", "files", "mark", "off"];
+const HOW_ENTROPY = "entropy?"; // a choice that tells how to get the colouring
 const FOG = 0.86; // its strength over pages that are not lit
 
 async function start() {
@@ -88,6 +89,11 @@ async function start() {
     map.show(layout, { values: colouring.values, shades, bright, pale, hole });
     litPages.shades = shades;
     lights.show(state, shades);
+    legend.note(
+      state.palette !== "default" && about.forAll.includes(state.colour)
+        ? "These colours differ for all eyes as they are; the palette does not change them."
+        : "",
+    );
     legend.show(colouring, state.off[state.colour] ?? new Set(), base, model);
     strip.show(state.palette, state.off.class ?? new Set());
   }
@@ -104,7 +110,8 @@ async function start() {
       wasFitted = isFirst || map.isFitted;
     card.pin(state.pin, state.palette, () => update({ pin: -1 }));
     if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
-    if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
+    if (state.chosen !== before.chosen || state.palette !== before.palette || isFirst)
+      processes.show(state.chosen, state.palette);
     if (state.files !== before.files || isFirst) files.show(state.files);
     if (state.mark !== before.mark || isFirst) modules.show(state.mark);
     if (state.mark !== before.mark || isFirst) leads.show(state.mark);
@@ -140,13 +147,23 @@ async function start() {
     const select = byId(name);
     const choices = {
       layout: Object.keys(LAYOUTS).map((id) => [id, capital(id)]),
-      color: colourings.names.map((id) => [id, colourings.title(id)]),
-      palette: Object.keys(about.palettes).map((id) => [id, capital(id)]),
+      color: [
+        ...colourings.names.map((id) => [id, colourings.title(id)]),
+        ...(model.entropy ? [] : [[HOW_ENTROPY, "Entropy: not measured"]]),
+      ],
+      palette: about.palettes.map((id) => [id, capital(id)]),
     }[name];
     select.replaceChildren(...choices.map(([value, text]) => element("option", { value }, text)));
-    select.addEventListener("change", () =>
-      update({ [name === "color" ? "colour" : name]: select.value }),
-    );
+    select.addEventListener("change", () => {
+      if (select.value !== HOW_ENTROPY) {
+        update({ [name === "color" ? "colour" : name]: select.value });
+        return;
+      }
+      select.value = state.colour;
+      goTo.say(
+        "Entropy was not measured for this page. memviz DUMP --color-by entropy --html PAGE does.",
+      );
+    });
   }
 
   map.on("view", link);
@@ -165,6 +182,8 @@ async function start() {
     matchMedia(medium).addEventListener("change", () => {
       Object.assign(theme, readTheme());
       paint();
+      processes.show(state.chosen, state.palette);
+      card.pin(state.pin, state.palette, () => update({ pin: -1 }));
       map.draw(); // at once, since printing does not wait
       strip.draw();
     });

@@ -8,6 +8,7 @@ class Processes {
   constructor(choose) {
     this.choose = choose; // choose(indexes of processes)
     this.chosen = new Set();
+    this.colours = []; // of the processes
     this.lead = ""; // the box that Tab leads to
     this.sort = "pid";
     this.down = false;
@@ -127,8 +128,9 @@ class Processes {
     );
   }
 
-  show(chosen) {
+  show(chosen, palette) {
     this.chosen = chosen;
+    this.colours = schemeOf(palette).process.slice(FIRST_PROCESS);
     this.draw();
   }
 
@@ -159,23 +161,14 @@ class Processes {
   }
 
   row(index) {
-    const {
-      name,
-      pid,
-      ppid,
-      state,
-      private: mine,
-      shared,
-      colour,
-      anomalies,
-    } = about.processes[index];
+    const { name, pid, ppid, state, private: mine, shared, anomalies } = about.processes[index];
     const isChosen = this.chosen.has(index);
     const unknown = state === "unknown";
     const label = element(
       "label",
       {},
       element("input", { type: "checkbox", value: String(index), checked: isChosen }),
-      swatchElement(colour),
+      swatchElement(this.colours[index]),
       nameElement(name),
       state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null,
       anomalies.length

@@ -112,7 +112,7 @@ class Strip {
   }
 
   show(palette, off) {
-    this.colours = about.palettes[palette];
+    this.colours = schemeOf(palette).class;
     this.off = off;
     this.bare = null;
     this.redraw();

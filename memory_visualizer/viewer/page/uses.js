@@ -13,7 +13,7 @@ class UseTable {
   // Labels of a named column, in the order of its values.
   static labels(name) {
     const { swatches } = (about.named ?? []).find(({ id }) => id === name);
-    return swatches.map(([label]) => label);
+    return swatches;
   }
 
   // Pages of each use (rows) and state (columns).
