@@ -46,6 +46,8 @@ RATES: Mapping[str, Rate] = {
     "stretch of the kernel": Rate(32, 1, 1 << 13),
     # Those of all drivers together are a hundredth of memory.
     "page of the kernel's data": Rate(32, 1, 1 << 12),
+    # Volumes, and network drives, have one each.
+    "device": Rate(1 << 10, 1, 1 << 10),
     # Pages of data that look like one by chance are few.
     "possible array of types": Rate(16, 1, 1 << 12),
     # Each is of a file, of which several pages are in memory.

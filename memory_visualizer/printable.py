@@ -3,6 +3,7 @@
 import re
 
 _READ_AS_ESCAPE = re.compile(r"\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}")
+_AMBIGUOUS = re.compile(rf"\\(?:{_READ_AS_ESCAPE.pattern})")
 
 
 def printable(text: str) -> str:
@@ -16,7 +17,7 @@ def printable(text: str) -> str:
     >>> print(printable("\x1b[2J\\x1b\\temp"))
     \x1b[2J\\x1b\temp
     """
-    if text.isprintable() and "\\" not in text:
+    if text.isprintable() and not _AMBIGUOUS.search(text):
         return text
     return "".join(
         _escape(character)

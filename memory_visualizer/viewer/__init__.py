@@ -244,8 +244,14 @@ def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """
     if not snapshot.file_pages.files:
         return {}
-    file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": file + np.int32(1), "file_sector": (offset >> 9) + 1}
+    pages, frames = snapshot.file_pages, snapshot.classes.size
+    numbers, sectors = pages.file + 1, (pages.offset >> 9) + 1
+    columns = {}
+    for name, values in (("file_of", numbers), ("file_sector", sectors)):
+        # As narrow as possible, since most frames have no file.
+        columns[name] = np.zeros(frames, np.min_scalar_type(int(values.max(initial=0))))
+        columns[name][pages.frame] = values
+    return columns
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -11,6 +11,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import even_sample
 from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.inventory import FileObject
 from memory_visualizer.windows.fileobjects import FileObjects, read_file_objects
@@ -25,6 +26,8 @@ _PLACES = {
 """Offsets in a control area of the flags and of FilePointer, by the bytes of a pointer."""
 
 
+_VOTERS = 1 << 10
+"""An even sample of control areas, which vote on their layout."""
 _SIGNS = 2
 """So many of the three signs of a file object must be right."""
 NO_NAME = "[file without a name]"
@@ -57,7 +60,7 @@ class ControlAreas:
 
     def files(self, budget: Budget) -> list[FileObject | None]:
         """The files; None for shared memory, and for what is not known to be a control area."""
-        names, devices = self.described.names(budget), self.described.devices()
+        names, devices = self.described.names(budget), self.described.devices(budget)
         found: list[FileObject | None] = [None] * len(self.kinds)
         of_file = np.isin(self.kinds, (SectionKind.DATA, SectionKind.IMAGE))
         for row in np.flatnonzero(of_file).tolist():
@@ -90,10 +93,9 @@ def read_control_areas(kernel: KernelMemory, areas: NDArray[np.uint64]) -> Contr
     segments = kernel.words(np.ascontiguousarray(contents[:, : kernel.word]))[:, 0]
     back, _ = kernel.numbers(segments)
     leads_back = known & (back == areas) & (segments != 0)
-    best = max(
-        (_read(kernel, areas, contents, known, place) for place in places),
-        key=lambda reading: reading.votes,
-    )
+    some = even_sample(np.arange(len(areas)), _VOTERS)
+    votes = [_read(kernel, areas[some], contents[some], known[some], it).votes for it in places]
+    best = _read(kernel, areas, contents, known, places[int(np.argmax(votes))])
     has_file = best.is_file | (leads_back & best.says_file)
     is_shared = leads_back & ~has_file & (best.pointers == 0)
     kinds = np.full(len(areas), SectionKind.UNKNOWN, np.uint8)

@@ -94,10 +94,12 @@ class FileObjects:
         length = np.minimum(self.length[rows], 2 * letters).tolist()
         return [_text(raw[row, :size]) for row, size in enumerate(length)]
 
-    def devices(self) -> list[str]:
+    def devices(self, budget: Budget) -> list[str]:
         r"""Such as ``\Device\HarddiskVolume1``; empty where unknown."""
         distinct, row = np.unique(self.device, return_inverse=True)
-        names = [_device(self.kernel, address) for address in distinct.tolist()]
+        some = budget.take("device", distinct).tolist()
+        names = [_device(self.kernel, address) for address in some]
+        names += [""] * (len(distinct) - len(names))
         return [names[number] for number in row.tolist()]
 
 

@@ -22,7 +22,7 @@ from memory_visualizer.paging import PRESENT, is_held
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
 
-_SAMPLE = 1 << 13
+_SAMPLE = 1 << 12
 """An even sample of the kernel's frames, which is searched for witnesses. The database takes about
 a hundredth of memory, so dozens of these frames belong to it."""
 _FRAMES_AT_ONCE = 512
@@ -33,9 +33,9 @@ _WITNESSES_OF_PAGE = 32
 """How many witnesses of a page count: a page of records has 85 to 170, and a few suffice."""
 _TRIED_ORIGINS = 4
 """How many places of the database are tried; the most frequent is nearly always the right one."""
-SAMPLED_WITNESSES = 1 << 12
+SAMPLED_WITNESSES = 1 << 10
 """An even sample of witnesses, which vote on the other members of a record."""
-SAMPLED_RECORDS = 1 << 13
+SAMPLED_RECORDS = 1 << 12
 """An even sample of records that are compared with the entries that they name."""
 _RECORDS_AT_ONCE = 1 << 15
 """A multiple of 4096: so many records are a whole number of pages."""

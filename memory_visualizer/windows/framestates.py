@@ -27,10 +27,7 @@ from memory_visualizer.windows.framedatabase import (
     Piece,
     find_databases,
 )
-from memory_visualizer.windows.kernelimages import Images, kernel_images
-from memory_visualizer.windows.kernelmemory import KernelMemory
-from memory_visualizer.windows.modules import find_modules
-from memory_visualizer.windows.sectionpages import uses_of_sections
+from memory_visualizer.windows.inventory import WindowsInventory
 from memory_visualizer.windows.selfmap import SelfMap
 from memory_visualizer.windows.subsections import pages_of_sections
 from memory_visualizer.windows.systemranges import parts_of, uses_of_parts
@@ -90,11 +87,12 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
     paging = snapshot.paging
     if paging is None or paging is WINDOWS_ON_ARM64:
         return ()
-    self_map = SelfMap.of(snapshot.dump, paging, tops)
+    inventory = snapshot.inventory
+    if not isinstance(inventory, WindowsInventory):
+        inventory = WindowsInventory(snapshot, tops)
+    self_map, kernel = inventory.self_map, inventory.kernel
     if self_map is None:
         return ()
-    kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
-    kernel.word = 4 if paging.address_bits == 32 else 8
     # Samples at once: the numbers of all these frames would take 8 bytes for each frame.
     unused = _sample((snapshot.mapping_count == 0) & snapshot.dump.held, SAMPLED_WITNESSES)
     mapped = np.zeros(snapshot.dump.frame_count, bool)
@@ -105,7 +103,7 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
     for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
         agreement = database.agreement(single)
         if agreement > BELIEVED:
-            return _Reader(snapshot, kernel, self_map, database, tops).read(agreement)
+            return _Reader(snapshot, inventory, self_map, database, tops).read(agreement)
         doubted.append((agreement, database.base))
     if not doubted:
         return ()
@@ -138,31 +136,23 @@ class _Reader:
     def __init__(
         self,
         snapshot: Snapshot,
-        kernel: KernelMemory,
+        inventory: WindowsInventory,
         self_map: SelfMap,
         database: PageFrameDatabase,
         tops: NDArray[np.int64],
     ) -> None:
         self._snapshot = snapshot
-        self._kernel = kernel
+        self._kernel = inventory.kernel
         self._self_map = self_map
         self._database = database
         self._tops = tops
-        self._images = self._kernel_images()
+        self._images = inventory.images
         self._regions = self._kernel_regions()
         self._parts = self._uses_of_parts()
         self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]] = []
         """Frames with a part of a file, with their OriginalPte and PteAddress."""
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         """Frames on a list that belonged to a process."""
-
-    def _kernel_images(self) -> Images:
-        """The images by their headers, and by the kernel's list of modules."""
-        dump, kernel = self._snapshot.dump, self._kernel
-        images = kernel_images(dump, kernel, self._self_map)
-        found = find_modules(dump, kernel, images, self._self_map.kernel_begin)
-        modules = found.modules if found else ()
-        return images.with_ranges([part for module in modules for part in module.ranges])
 
     def read(self, agreement: float) -> FrameRecords:
         """Read all records; `agreement` is the share of records that proved right."""
@@ -339,7 +329,7 @@ class _Reader:
         frames, originals, entries = (
             np.concatenate(column) for column in zip(*self._files, strict=True)
         )
-        pages = pages_of_sections(
+        pages, uses_of_stretches = pages_of_sections(
             self._snapshot.dump.budget,
             self._kernel,
             self._self_map.paging.entry_bytes,
@@ -347,7 +337,7 @@ class _Reader:
             originals,
             entries,
         )
-        uses[frames] = uses_of_sections(self._kernel, pages)[pages.stretch]
+        uses[frames] = uses_of_stretches[pages.stretch]
         return pages
 
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:

@@ -16,6 +16,8 @@ from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
 
 if TYPE_CHECKING:
+    from memory_visualizer.windows.kernelimages import Images
+    from memory_visualizer.windows.modules import FoundModules
     from memory_visualizer.windows.regions import Found
     from memory_visualizer.windows.selfmap import SelfMap
 
@@ -124,16 +126,33 @@ class WindowsInventory(Inventory):
 
     def modules(self) -> tuple[Module, ...] | None:
         """As in Inventory."""
-        from memory_visualizer.windows.kernelimages import kernel_images
-        from memory_visualizer.windows.modules import find_modules
-
-        dump, self_map = self._snapshot.dump, self.self_map
-        found = None
-        if self_map is not None:
-            images = kernel_images(dump, self.kernel, self_map)
-            found = find_modules(dump, self.kernel, images, self_map.kernel_begin)
+        found = self._modules
         if found is None:
             self.remark("the modules of the kernel are unknown: no list of them was found")
             return None
         self.remark(*found.remarks)
         return found.modules
+
+    @cached_property
+    def images(self) -> "Images":
+        """The kernel's images by their headers, and by its list of modules."""
+        modules = self._modules.modules if self._modules else ()
+        return self._images.with_ranges([part for module in modules for part in module.ranges])
+
+    @cached_property
+    def _images(self) -> "Images":
+        """The images by their headers alone."""
+        from memory_visualizer.windows.kernelimages import Images, kernel_images
+
+        if self.self_map is None:
+            return Images(np.empty(0, np.uint64), np.empty(0, np.uint64))
+        return kernel_images(self._snapshot.dump, self.kernel, self.self_map)
+
+    @cached_property
+    def _modules(self) -> "FoundModules | None":
+        from memory_visualizer.windows.modules import find_modules  # as most runs do not ask
+
+        if self.self_map is None:
+            return None
+        lowest = self.self_map.kernel_begin
+        return find_modules(self._snapshot.dump, self.kernel, self._images, lowest)

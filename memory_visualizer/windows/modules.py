@@ -119,11 +119,12 @@ class _Finder:
         for start in range(0, len(frames), _FRAMES_AT_ONCE):
             pages = self._dump.read_frames(frames[start : start + _FRAMES_AT_ONCE])
             words = pages.view(f"<u{word}").astype(np.uint64, copy=False)
-            place = np.arange(words.shape[1] - 1, dtype=np.uint64) * np.uint64(word)
-            own = virtual[start : start + _FRAMES_AT_ONCE, None] + place
-            likely = np.logical_and(words[:, :-1] != own, words[:, :-1] >= np.uint64(self._lowest))
-            likely &= words[:, 1:] >= np.uint64(self._lowest)
-            likely &= (words[:, :-1] | words[:, 1:]) % np.uint64(word) == 0
+            # Few words are addresses of the kernel, and only of these the rest is asked.
+            row, column = np.nonzero(words[:, :-1] >= np.uint64(self._lowest))
+            ahead, behind = words[row, column], words[row, column + 1]
+            own = virtual[start + row] + column.astype(np.uint64) * np.uint64(word)
+            likely = (ahead != own) & (behind >= np.uint64(self._lowest))
+            likely &= (ahead | behind) % np.uint64(word) == 0
             found.append(own[likely])
         heads = self._dump.budget.take("list of the kernel", np.concatenate(found))
         ahead, behind = (kernel.numbers(heads + np.uint64(step))[0] for step in (0, word))

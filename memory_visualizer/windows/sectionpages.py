@@ -11,7 +11,12 @@ from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.framerecords import PageUse, SectionPages
 from memory_visualizer.snapshot.inventory import FileObject, FilePages
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.windows.controlareas import NO_NAME, SectionKind, read_control_areas
+from memory_visualizer.windows.controlareas import (
+    NO_NAME,
+    ControlAreas,
+    SectionKind,
+    read_control_areas,
+)
 from memory_visualizer.windows.kernelmemory import KernelMemory
 
 _LONGEST = 24
@@ -25,18 +30,15 @@ Other names may begin so, too, such as that of the recycle bin."""
 _USES = {SectionKind.DATA: PageUse.MAPPED_FILE, SectionKind.IMAGE: PageUse.IMAGE}
 
 
-def uses_of_sections(kernel: KernelMemory, pages: SectionPages) -> NDArray[np.uint8]:
-    """For each stretch of a file the use of its pages: FILE where the kind is unknown."""
-    uses = np.full(len(pages.area), PageUse.FILE, np.uint8)
+def uses_of_areas(areas: ControlAreas) -> NDArray[np.uint8]:
+    """For each control area the use of its file's pages: FILE where the kind is unknown."""
+    uses = np.full(len(areas.kinds), PageUse.FILE, np.uint8)
     for kind, use in _USES.items():
-        uses[pages.kind == kind] = use
-    areas, row = np.unique(pages.area, return_inverse=True)
-    found = read_control_areas(kernel, areas)
-    data = np.flatnonzero(found.kinds == SectionKind.DATA)
-    names = found.described.beginnings(data, _LONGEST)
-    is_metafile = np.zeros(len(areas), bool)
-    is_metafile[data] = [_METAFILE.match(name) is not None for name in names]
-    uses[is_metafile[row]] = PageUse.METAFILE
+        uses[areas.kinds == kind] = use
+    data = np.flatnonzero(areas.kinds == SectionKind.DATA)
+    names = areas.described.beginnings(data, _LONGEST)
+    is_metafile = [_METAFILE.match(name) is not None for name in names]
+    uses[data[np.array(is_metafile, bool)]] = PageUse.METAFILE
     return uses
 
 

@@ -16,6 +16,8 @@ _BASE_OF_OLD = 16
 _SAMPLED_FRAMES = 1 << 13
 """An even sample of the kernel's frames, which is searched for subsections: dozens have some."""
 _FRAMES_AT_ONCE = 512
+_WITNESSES_OF_PAGE = 256
+"""So many words of a page may be witnesses; a page has room for 128 subsections."""
 _SAMPLED_NAMES = 1 << 10
 """An even sample of subsections, which tell whether their addresses are right."""
 _TRIED_PLACES = 4
@@ -84,6 +86,9 @@ def _place(
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.memory.read_frames(frames[some]).view(np.uint32)
         row, column = np.nonzero((words >= first[0]) & (words <= first[-1]))
+        # Pages full of such numbers, which fill a hostile dump, must not cost more than others.
+        few = np.arange(len(row)) - np.searchsorted(row, row) < _WITNESSES_OF_PAGE
+        row, column = row[few], column[few]
         value = words[row, column].astype(np.uint64)
         at = np.minimum(np.searchsorted(first, value), len(first) - 1)
         same = first[at] == value

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.limits import Budget
-from memory_visualizer.snapshot.framerecords import SectionPages
+from memory_visualizer.snapshot.framerecords import PageUse, SectionPages
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.sectionpages import uses_of_areas
 from memory_visualizer.windows.subsectionplaces import subsections_named
 
 _SECTOR = {SectionKind.IMAGE: 9, SectionKind.DATA: 12}
@@ -116,9 +117,10 @@ def pages_of_sections(
     frames: NDArray[np.int64],
     originals: NDArray[np.uint64],
     entries: NDArray[np.uint64],
-) -> SectionPages:
-    """The stretches of files to which some frames belong, by OriginalPte and PteAddress of each.
+) -> tuple[SectionPages, NDArray[np.uint8]]:
+    """The stretches of files to which some frames belong, and the use of each stretch's pages.
 
+    `originals` are the OriginalPte of each frame, `entries` its PteAddress.
     A stretch, and a page within it, is judged by itself: what makes no sense is unknown.
     """
     named = subsections_named(kernel, entry_bytes, originals, entries)
@@ -140,10 +142,11 @@ def pages_of_sections(
     is_data = np.flatnonzero(kinds == SectionKind.DATA)
     np.maximum.at(size, of_area[is_data], end[is_data])
     if layout is not None:
-        _follow(kernel, layout, read, of_area, areas, size)
+        _follow(budget, kernel, layout, read, of_area, areas, size)
     more = len(addresses) - len(some)
     nothing = np.full(more, -1)
-    return SectionPages(
+    uses = np.append(uses_of_areas(found)[of_area], np.full(more, PageUse.FILE, np.uint8))
+    pages = SectionPages(
         frames.astype(np.uint32),
         row,
         page,
@@ -153,6 +156,7 @@ def pages_of_sections(
         np.append(end, nothing),
         np.append(size[of_area], nothing),
     )
+    return pages, uses
 
 
 def offsets_in_files(
@@ -244,6 +248,7 @@ def _pages(
 
 
 def _follow(
+    budget: Budget,
     kernel: KernelMemory,
     layout: _Layout,
     read: Subsections,
@@ -256,12 +261,15 @@ def _follow(
     `area` is the row of each subsection's control area in `areas`, and `size` has those of known
     subsections.
     """
-    following = read.following
+    following, room = read.following, budget.limit("subsection") - len(area)
     for _ in range(_LONGEST_CHAIN):
         following, first = np.unique(following, return_index=True)
         area = area[first]
         goes_on = (following != 0) & (size[area] >= 0)
         following, area = following[goes_on], area[goes_on]
+        budget.refuse("subsection", len(following) - room)
+        following, area = following[:room], area[:room]
+        room -= len(following)
         if not len(following):
             return
         more = _read(kernel, following, layout)

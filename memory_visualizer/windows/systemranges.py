@@ -22,7 +22,7 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
 
 _FIRST_BUILD = 15063
-_PARTS = 256
+_PARTS, _ALIGNED = 256, 8
 _DATABASE, _NONPAGED, _PAGED = 4, 5, 6
 _HIGHEST_TYPE = 17
 _PAGES_AT_ONCE = 512
@@ -113,15 +113,12 @@ def _find(
     mapped = distinct(parts_of(kernel.mappings.virtual))
     room = dump.budget.limit("possible array of types")
     found = [np.empty((0, _PARTS), np.uint8)]
-    signs = [np.empty(0, np.uint8)]
+    signs = [np.empty(0, np.intp)]
     for start in range(0, len(pages), _PAGES_AT_ONCE):
         some = pages[start : start + _PAGES_AT_ONCE + 1]  # the array may go on in the next page
         frames = np.where(some < 0, dump.frame_count, some)
         contents = dump.read_frames(frames).reshape(-1).view(np.uint8)
-        right = np.zeros(max(len(contents) - _PARTS + 1, 0), np.uint8)
-        for part, kind in expected:
-            right += contents[part : part + len(right)] == kind
-        places = np.flatnonzero(right >= _FEWEST_SIGNS)
+        places, right = _places(contents, expected)
         dump.budget.refuse("possible array of types", len(places) - room)
         places, room = places[:room], max(room - len(places), 0)
         for at in range(0, len(places), _PLACES_AT_ONCE):
@@ -131,10 +128,29 @@ def _find(
             told = np.count_nonzero(types[:, mapped], axis=1)
             sound = (types.max(axis=1) <= _HIGHEST_TYPE) & (4 * told >= 3 * len(mapped))
             found.append(types[sound])
-            signs.append(right[chosen[sound]])
-    right = np.concatenate(signs)
-    arrays = np.concatenate(found)[right == right.max(initial=0)]
+            signs.append(right[at : at + _PLACES_AT_ONCE][sound])
+    all_signs = np.concatenate(signs)
+    arrays = np.concatenate(found)[all_signs == all_signs.max(initial=0)]
     return _decided(arrays) if len(arrays) else None
+
+
+def _places(
+    contents: NDArray[np.uint8], expected: list[tuple[int, int]]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where an array may begin by at least two of the expected types, and by how many.
+
+    Only places that have one of these types are looked at: they are rare. The array begins at a
+    multiple of 8 bytes, since it stands behind words of 8 bytes in every version.
+    """
+    words = contents.reshape(-1, _ALIGNED)
+    likely = [
+        np.flatnonzero(words[:, part % _ALIGNED] == kind) - part // _ALIGNED
+        for part, kind in expected
+    ]
+    places, right = np.unique(np.concatenate(likely), return_counts=True)
+    places *= _ALIGNED
+    chosen = (right >= _FEWEST_SIGNS) & (places >= 0) & (places <= len(contents) - _PARTS)
+    return places[chosen], right[chosen]
 
 
 def _decided(arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -253,6 +253,8 @@ _SMALL_PART = 3
 """A larger section of a file as data has two subsections, a larger image four."""
 NONPAGED_POOL_END = 0xFFBE_0000
 """Where the nonpaged pool of Windows XP and 2003 ends on x86 (MM_NONPAGED_POOL_END, mi386.h)."""
+_FILE_TYPE = 28
+"""The number of the type of file objects in Windows 7, by which Volatility 2 knows them."""
 _NEAR = 128 << 20
 """A subsection so near behind MmSubsectionBase has WhichPool set (MiGetSubsectionAddressForPte)."""
 
@@ -408,6 +410,8 @@ class Sections:
         size = profile.size("_FILE_OBJECT")
         file = self._pool.allocate(body + size, b"Fil\xe5") + body
         self._set(file - body, "_OBJECT_HEADER", "PointerCount", 1)
+        if profile.version == (6, 1):  # later versions move or hide the number
+            self._set(file - body, "_OBJECT_HEADER", "TypeIndex", _FILE_TYPE, 1)
         text = name.encode("utf-16-le")
         buffer = self._pool.allocate(len(text) + 2, b"IoNm")
         write(buffer, text)

@@ -107,6 +107,8 @@ _SHARED_DATA = 0x7FFE0000
 """Virtual address of KUSER_SHARED_DATA in every process."""
 
 _EXPANSION_PAGES = 16
+_FILES_OF_A_PAGE = 3
+"""So many files have room for their objects in a page of the nonpaged pool."""
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
 _CONTROL_REGION = 0xFFDFF000
@@ -173,6 +175,7 @@ def forge(
     stretch: int = 1,
     database: bool = False,
     objects: bool = False,
+    files: int = 0,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -188,13 +191,15 @@ def forge(
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
     and sections of files; with `objects` it has these, several drivers in its list of modules, and
-    the regions of its processes. The same arguments make the same bytes.
+    the regions of its processes. So many more `files` have 50 pages each in memory. The same
+    arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
     if database or objects:
         builder.keep_records(holes)
     if objects:
         builder.keep_objects()
+    builder.more_files = files
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -245,6 +250,7 @@ class _Builder:
         for first, count in holes:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
+        self.more_files = 0
         self._log: FrameLog | None = None
         self._database: FrameDatabase | None = None
         self.sections: Sections | None = None
@@ -391,6 +397,9 @@ class _Builder:
         log = self._log
         if log is None:
             return
+        for number in range(self.more_files):
+            use, state = ("mapped file", "image")[number % 2], ("active", "standby")[number % 3 > 0]
+            self._section(self._take(50), use, rf"\folder{number % 37}\file{number}.dat", state)
         stacks = self._take(3)
         self._kernel_tree.map(self.places.kernel_stacks, stacks, user=False, use="kernel stack")
         stack_or_awe(log, stacks, "is_stack")
@@ -542,6 +551,7 @@ class _Builder:
             control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
             tree.map(_CONTROL_REGION, control_region.frames, user=False)
         pool_pages = 24 + (4 if self._log is None else 6) * (processes + 3)
+        pool_pages += -(-self.more_files // _FILES_OF_A_PAGE)
         pool_pages += self._has_objects * (8 + 2 * (processes + 3))
         pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)

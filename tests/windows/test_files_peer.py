@@ -1,0 +1,57 @@
+"""Files of Windows as Volatility 2 sees them: names, kinds, and the place of each page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import memory_visualizer
+from tests.synth import MIB, Truth, forge, profiles
+from tests.synth.memory import PAGE_SIZE
+from tests.test_volatility2 import ROOT, families, volatility
+
+SYSTEMS = (*families(), "Win7SP0x64", "Win2003SP0x86")
+
+
+def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
+    """Its structures at the control areas, of a system of each version; and `filescan` of 7.
+
+    It looks for file objects by their pool's tag and their type's number, for control areas not at
+    all: their addresses are the writer's word.
+    """
+    truths: dict[str, Truth] = {}
+    for name in SYSTEMS:
+        profile, path = profiles()[name], tmp_path / name
+        truth = truths[name] = forge(path, profile, size=16 * MIB, database=True)
+        assert truth.records
+        areas = [one.control_area for one in truth.records.sections if one.path]
+        (tmp_path / f"{name}.areas").write_text(json.dumps(areas))
+    dumps = tmp_path / "dumps"
+    dumps.write_text("".join(f"{name} {tmp_path / name}\n" for name in SYSTEMS))
+    plugins = str(ROOT / "tests/volatility2")
+    done = volatility(
+        volatility2, dumps, "WinXPSP2x86", "secondfiles", f"--dumps={dumps}", plugins=plugins
+    )
+    assert done.returncode == 0, done.stderr
+    for name, line in zip(SYSTEMS, done.stdout.splitlines(), strict=True):
+        seen = json.loads(line)
+        snapshot = memory_visualizer.open(tmp_path / name)
+        pages = snapshot.file_pages
+        told = [(one["path"], one["is_image"], one["is_deleted"]) for one in seen["sections"]]
+        ours = [(one.path, one.kind == "image", one.is_deleted) for one in pages.files]
+        assert sorted(told) == ours
+        records = truths[name].records
+        assert records
+        if "Win7" in name:
+            assert sorted(seen["scanned"]) == [one.path for one in pages.files]
+        # A page's place by Volatility's subsections, and by PteAddress as the writer noted it.
+        entry = 8 if truths[name].paging != "x86" else 4
+        places: dict[int, int] = {}
+        for section in seen["sections"]:
+            shift = 9 if section["is_image"] else 12
+            for base, count, start, high in section["parts"]:
+                for number in range(count):
+                    place = ((high << 32 | start) << shift) + number * PAGE_SIZE
+                    places[base + number * entry] = place
+        rows = records.records["pte_address"][pages.frame].tolist()
+        np.testing.assert_array_equal(pages.offset, [places[row] for row in rows])
