@@ -739,6 +739,25 @@ def test_far_away_a_dot_is_what_most_pages_are(
         assert found[row * 32 + column] in winners
 
 
+@pytest.mark.parametrize("layout", ["rows", "hilbert"])
+def test_marks_at_the_left_edge(page: "Page", dump: Dump, layout: str) -> None:
+    """Round addresses in rows; along the curve, squares that are one stretch of memory."""
+    page.select_option("#layout", layout)
+    settle(page)
+    marks = [(row, int(label, 16)) for row, label in page.evaluate("memviz.map.marks()")]
+    assert len(marks) > 4
+    frames = arrange(np.arange(dump.truth.frames), layout)
+    side = marks[1][0] - marks[0][0]
+    for row, address in marks:
+        if layout == "rows":
+            assert address // PAGE_SIZE in frames[row]
+            assert address % (marks[1][1] & -marks[1][1]) == 0
+            continue
+        square = np.sort(frames[row : row + side, :side].ravel())
+        assert square.tolist() == list(range(address // PAGE_SIZE, square[-1] + 1))
+        assert len(square) == side**2
+
+
 def test_zoom_to_single_pages_with_borders(page: "Page", dump: Dump) -> None:
     page.keyboard.press("g")
     page.keyboard.type("0x5000")

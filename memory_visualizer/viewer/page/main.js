@@ -7,6 +7,7 @@ function readTheme() {
     canvas: value("canvas"),
     fog: value("fog"),
     line: value("edge"),
+    soft: value("soft"),
     accent: value("accent"),
     hover: value("ink"),
     veil: value("veil"),

@@ -3,6 +3,7 @@
 const MAX_SCALE = 96; // the most screen pixels for a page
 const WHOLE_FROM = 8; // pages of so many pixels are whole pixels when everything fits
 const MARGIN = 24; // on each side, with everything in view
+const MARK_GAP = 42; // the least pixels from one mark at the left edge to the next
 const BORDERS_FROM = 8,
   NUMBERS_FROM = 56; // for pages of at least so many pixels
 const PAINT_MS = 14; // for painting tiles within a frame of the screen
@@ -293,11 +294,60 @@ class MapView {
     if (this.transform.k >= BORDERS_FROM) this.drawBorders(placeX, placeY);
     if (this.transform.k >= NUMBERS_FROM) this.drawNumbers(placeX, placeY);
     this.drawEdge(placeX, placeY);
+    this.drawMarks(placeX, placeY);
     if (this.hovered >= 0 && this.transform.k >= 3) this.drawRing(this.hovered, theme.hover, 1);
     if (this.pinned >= 0) this.drawRing(this.pinned, theme.accent, 2.5);
     if (this.crosshair) this.drawCrosshair();
     this.settled = !waiting;
     if (waiting) this.redraw();
+  }
+
+  // The marks at the map's left edge, as in the picture's legend: [row, label]. In rows, round
+  // addresses; along Hilbert's curve, each stands for a square that is one stretch of memory, and
+  // tells its lowest address.
+  marks() {
+    const { layout } = this;
+    const [, top, , bottom] = this.visible;
+    const gap = Math.ceil(MARK_GAP / this.transform.k);
+    const marks = [];
+    if (layout.name === "hilbert") {
+      const side = 2 ** Math.ceil(Math.log2(gap));
+      for (let y = Math.floor(top / side) * side; y < bottom; y += side) {
+        const { distance } = layout.descend(0, y, layout.order, 0);
+        const frame = layout.places.frameAt(distance - (distance % side ** 2));
+        if (frame >= 0) marks.push([y, hexAddress(frame)]);
+      }
+      return marks;
+    }
+    const breaks = layout.places.folds.map(({ first, line, count }) => [
+      Math.floor(line / layout.width),
+      `${hexAddress(first)} ${bytesInWords(count * PAGE_SIZE)} absent`,
+    ]);
+    const step = 2 ** Math.ceil(Math.log2(gap * layout.width));
+    const begin = Math.ceil(layout.frameNear(0, top) / step) * step;
+    for (let frame = begin; frame < layout.frames; frame += step) {
+      const [x, y] = layout.placeOf(frame);
+      if (y > bottom) break;
+      const isFree = breaks.every(([row]) => Math.abs(row - y) >= gap);
+      if (isFree && layout.frameAt(x, y) === frame) marks.push([y, hexAddress(frame)]);
+    }
+    return [...marks, ...breaks];
+  }
+
+  drawMarks(placeX, placeY) {
+    const { context, ratio, theme } = this;
+    const edge = placeX(0);
+    if (edge < 90 * ratio) return;
+    context.font = `${Math.round(11 * ratio)}px ${theme.mono}`;
+    context.textBaseline = "top";
+    context.textAlign = "right";
+    context.fillStyle = theme.soft;
+    for (const [row, label] of this.marks()) {
+      const y = placeY(row);
+      context.fillRect(edge - 6 * ratio, y, 5 * ratio, Math.max(1, Math.round(ratio)));
+      context.fillText(label, edge - 9 * ratio, y);
+    }
+    context.textAlign = "left";
   }
 
   drawBorders(placeX, placeY) {
