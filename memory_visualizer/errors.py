@@ -25,6 +25,10 @@ class NotWholePagesError(DamagedInputError):
         self.path = path
 
 
+class MissingLibraryError(MemoryVisualizerError):
+    """A needed library is not installed."""
+
+
 class NotMappedError(MemoryVisualizerError):
     """A virtual address is not mapped, or the dump does not hold its page."""
 

@@ -47,14 +47,21 @@ REGION_TITLES = (
     *("file", "offset", "deleted", "pages", "findings"),
 )
 """Columns of each table of regions."""
+HIT_TITLES = (
+    *("rule", "rules", "pattern", "physical", "pfn", "offset", "length"),
+    *("pid", "process", "virtual", "owners", "file", "file_offset", "data"),
+)
+"""Columns of each table of hits of YARA rules."""
 
 _MARKS = (
     rb"\x89PNG\r\n\x1a\n(?s:.{,2000})tEXtSoftware\0Memory Visualizer ",
     rb'<!DOCTYPE html>\n(?s:.{,200})<meta name="generator" content="Memory Visualizer ',
     rb'\{\n  "generator": "Memory Visualizer ',
     *(re.escape(",".join(titles).encode()) + rb"[\n,]" for titles in (CSV_TITLES, FILE_TITLES)),
-    re.escape(",".join(REGION_TITLES).encode()) + rb"\n",
-    re.escape(",".join(CHANGE_TITLES).encode()) + rb"\n",
+    *(
+        re.escape(",".join(titles).encode()) + rb"\n"
+        for titles in (REGION_TITLES, CHANGE_TITLES, HIT_TITLES)
+    ),
     rb"GIF89a(?s:.{,2000})!\xfe.Memory Visualizer ",
     rb"PK\x03\x04(?s:.{26})generator\.npy(?s:.{,200})" + re.escape(f"{NAME} ".encode("utf-32-le")),
     rb"\(Virtual\) +\(Physical\) +\(Size\) +\(Kernel\)\n-+\n(0x|\Z)",

@@ -111,7 +111,7 @@ def test_the_documents_show_enough() -> None:
     questions = re.findall(
         r"^## \d+\. .*\?$", (ROOT / "docs/cookbook.md").read_text(), re.MULTILINE
     )
-    assert len(questions) == 18
+    assert len(questions) == 19
     assert len(commands(ROOT / "docs/cookbook.md")) >= len(questions)
 
 

@@ -89,6 +89,8 @@ declare global {
     "uses-rows": HTMLElement;
     uses: HTMLDialogElement;
     worker: HTMLElement;
+    "yara-count": HTMLElement;
+    "yara-list": HTMLElement;
     "zoom-fit": HTMLButtonElement;
     "zoom-in": HTMLButtonElement;
     "zoom-out": HTMLButtonElement;

@@ -66,7 +66,7 @@ def run(program: str, action: Callable[[], int], helps: Callable[[], bool] | Non
     except DamagedInputError as error:
         return _fail(program, 2, f"{error}{_hint(helps)}")
     except BadInputError as error:
-        return _fail(program, 2, str(error))
+        return _fail(program, 2, str(error), getattr(error, "details", ""))
     except BrokenPipeError:  # the reader of the summary has gone
         _drop_output()
         return 1
@@ -132,8 +132,11 @@ def say(program: str, sentence: str) -> None:
     print(f"{program}: {printable(sentence)}", file=sys.stderr)
 
 
-def _fail(program: str, code: int, sentence: str) -> int:
-    say(program, sentence)
+def _fail(program: str, code: int, sentence: str, details: str = "") -> int:
+    """Print a sentence, and the lines of `details` below it."""
+    say(program, f"{sentence}:" if details else sentence)
+    for line in details.splitlines():
+        print(printable(line), file=sys.stderr)
     return code
 
 

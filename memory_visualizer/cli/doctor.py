@@ -35,6 +35,7 @@ def examine() -> list[Part]:
         _package("backports.zstd", "dumps packed by zstd, before Python 3.14"),
         _package("libfwnt-python", "hibernation files, Hyper-V's saved states"),
         _package("wasmtime", "entropy, faster"),
+        _package("yara-x", "YARA rules"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
         _package("volatility3", "plugins3, for Volatility 3"),

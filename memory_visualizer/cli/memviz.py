@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,9 @@ from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.contents import looks_like
 from memory_visualizer.version import __version__
 
+if TYPE_CHECKING:
+    from memory_visualizer.yara import Hits, Rules
+
 PROGRAM = "memviz"
 WRITE_ERROR = 1
 """Exit code if a requested output could not be written."""
@@ -88,6 +91,7 @@ examples:
   memviz xp.raw --hash --json - | jq .sha256
   memviz linux.lime --files files.csv --regions regions.csv
   memviz win10.vmem --leads --html win10.html
+  memviz win10.vmem --yara rules.yar --name lsass --hits hits.csv
   memviz extract linux.lime --file '^/etc/' --to folder
   memviz convert memory.avml -o memory.lime
   memviz diff before.raw after.raw -o changes.png
@@ -255,6 +259,21 @@ def _parser() -> argparse.ArgumentParser:
         " altered code and so on; contents, regions and files are read for this",
     )
     parser.add_argument(
+        "--yara",
+        metavar="RULES",
+        type=Path,
+        action="append",
+        help="search the memory for what YARA rules describe, and show the pages with hits, dim the"
+        " rest; with --pid or --name the memory of these processes, in the order of their"
+        " addresses; may be given several times (needs yara-x)",
+    )
+    parser.add_argument(
+        "--hits",
+        metavar="FILE",
+        type=output(*INVENTORY_FORMATS),
+        help="write the hits of --yara: as for --files",
+    )
+    parser.add_argument(
         "--hash",
         action="store_true",
         help="compute the SHA-256 of the dump's file, and put it into every output",
@@ -297,12 +316,13 @@ def _visualize(options: argparse.Namespace) -> int:
     if options.front_door and not options.html and picture != STANDARD_OUTPUT:
         options.html = picture.with_suffix(".html")
     outputs = (options.html, options.table, options.json, options.map, options.files)
-    others = [path for path in (*outputs, options.regions) if path]
+    others = [path for path in (*outputs, options.regions, options.hits) if path]
     if options.check:
         check_picture_options(options)
         check_outputs([picture, *others], [], force=options.force)
         return 0
     _check(options, picture, others)
+    rules = _rules(options)
     screen = sys.stderr if STANDARD_OUTPUT in (picture, *others) else sys.stdout
     steps = Steps(PROGRAM, verbose=options.verbose)
     snapshot = _open(options)
@@ -325,12 +345,15 @@ def _visualize(options: argparse.Namespace) -> int:
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
+    hits = _hits(options, snapshot, rules, chosen)
+    if hits:
+        steps.done("scanning for YARA rules")
     measured = cache(lambda: _entropy(snapshot))
     colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     # Files come first, since the reader of the summary may stop before its end.
     written: dict[Path, str] = {}
     failures: list[str] = []
-    for path, write in _jobs(options, picture, colouring, chosen, measured):
+    for path, write in _jobs(options, picture, colouring, chosen, measured, hits):
         try:
             written[path] = write(path, snapshot)
         except BrokenPipeError:  # the reader of standard output has gone
@@ -342,7 +365,8 @@ def _visualize(options: argparse.Namespace) -> int:
         say(PROGRAM, remark)
     if not options.quiet:
         painted = written.pop(picture, "")
-        _print_summary(snapshot, colouring, chosen, [painted, *written.values()], screen, options)
+        lines = [painted, *written.values()]
+        _print_summary(snapshot, colouring, chosen, lines, screen, options, hits)
         steps.done("the summary")
     screen.flush()
     code = 0
@@ -363,12 +387,14 @@ def _check(options: argparse.Namespace, picture: Path, others: Sequence[Path]) -
         check_file(path)
     if options.hash and (options.more or is_split(options.dump)):
         raise BadInputError("--hash covers a single file, but this dump consists of several")
+    if options.hits and not options.yara:
+        raise BadInputError("--hits writes the hits of --yara, which is missing")
     check_picture_options(options)
     check_outputs([picture, *others], [options.dump, *options.more], force=options.force)
     check_terminal(picture)
     if options.output is None:
         check_default_picture(picture, options.dump, force=options.force)
-    for path in filter(None, (options.table, options.files, options.regions)):
+    for path in filter(None, (options.table, options.files, options.regions, options.hits)):
         check_table(path)
 
 
@@ -390,6 +416,7 @@ def _jobs(
     colouring: Colouring,
     chosen: list[int] | None,
     measured: Callable[[], NDArray[np.uint8]],
+    hits: "Hits | None",
 ) -> list[tuple[Path, Callable[[Path, Snapshot], str]]]:
     """The outputs with the functions that write them; each returns a line about its output.
 
@@ -397,13 +424,14 @@ def _jobs(
     """
     more = {"chosen": chosen, "force": options.force}
     jobs: list[tuple[Path | None, Callable[[Path, Snapshot], str]]] = [
-        (picture, partial(_paint, options, colouring, chosen)),
-        (options.html, partial(_write, partial(_write_page, options, measured, chosen))),
+        (picture, partial(_paint, options, colouring, chosen, hits)),
+        (options.html, partial(_write, partial(_write_page, options, measured, chosen, hits))),
         (options.table, partial(_write, partial(write_table, **more))),
-        (options.json, partial(_write, partial(write_json, **more))),
+        (options.json, partial(_write, partial(write_json, hits=hits, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
         (options.files, partial(_write, partial(_write_files, options))),
         (options.regions, partial(_write, partial(_write_regions, options, chosen))),
+        (options.hits, partial(_write, partial(_write_hits, options, hits))),
         (options.volatility2, _write_for_volatility2),
     ]
     named = [(path, write) for path, write in jobs if path]
@@ -417,11 +445,14 @@ def _print_summary(
     written: Sequence[str],
     screen: TextIO,
     options: argparse.Namespace,
+    hits: "Hits | None",
 ) -> None:
     """Print the summary, and the lines on `written` files, the picture's line first."""
     painted, *others = written
     told = range(len(snapshot.processes)) if chosen is None else chosen
     pale = "" if chosen is None else f"Pages of {_processes(len(chosen))} shown, others pale"
+    if hits:
+        pale = f"{_count(len(hits.frames), 'page')} with hits of YARA rules shown, others pale"
     picture_lines = [painted, legend_text(colouring, screen), pale]
     blocks = [
         _description(snapshot),
@@ -432,6 +463,7 @@ def _print_summary(
         _region_lines(snapshot, told) if options.regions else [],
         _writable_code_lines(snapshot, told),
         _lead_lines(snapshot, told) if options.leads else [],
+        _hit_lines(snapshot, hits) if hits else [],
         _others_lines(snapshot, told),
     ]
     print("\n\n".join("\n".join(block) for block in blocks if block), file=screen)
@@ -498,6 +530,7 @@ def _write_page(
     options: argparse.Namespace,
     measured: Callable[[], NDArray[np.uint8]],
     chosen: list[int] | None,
+    hits: "Hits | None",
     path: Path,
     snapshot: Snapshot,
 ) -> None:
@@ -514,8 +547,18 @@ def _write_page(
         chosen=chosen,
         regions=bool(options.regions),
         holes=options.holes,
+        hits=hits,
         force=options.force,
     )
+
+
+def _write_hits(
+    options: argparse.Namespace, hits: "Hits | None", path: Path, snapshot: Snapshot
+) -> None:
+    from memory_visualizer.export.inventorytables import write_hits  # as most runs do not ask
+
+    assert hits is not None  # _check has seen --yara
+    write_hits(path, snapshot, hits, force=options.force)
 
 
 def _write_files(options: argparse.Namespace, path: Path, snapshot: Snapshot) -> None:
@@ -536,10 +579,14 @@ def _paint(
     options: argparse.Namespace,
     colouring: Colouring,
     chosen: list[int] | None,
+    hits: "Hits | None",
     path: Path,
     snapshot: Snapshot,
 ) -> str:
     dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
+    if hits:
+        dimmed = np.ones(snapshot.classes.size, bool)
+        dimmed[hits.frames] = False
     return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed, snapshot=snapshot)
 
 
@@ -586,6 +633,53 @@ def _others_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
     odd = sum(process.state == "unlinked" or bool(process.anomalies) for process in others)
     leads = f"; {odd:,} of them with anomalies" if odd else ""
     return [f"{_count(len(others), 'other process', 'other processes')} not chosen{leads}"]
+
+
+def _rules(options: argparse.Namespace) -> "Rules | None":
+    """The compiled rules of --yara; RulesError, BadInputError or MissingLibraryError."""
+    if not options.yara:
+        return None
+    from memory_visualizer.yara import Rules  # imported here, since most runs have no rules
+
+    return Rules(options.yara)
+
+
+def _hits(
+    options: argparse.Namespace,
+    snapshot: Snapshot,
+    rules: "Rules | None",
+    chosen: list[int] | None,
+) -> "Hits | None":
+    """The hits of --yara; remarks on them are printed."""
+    if rules is None:
+        return None
+    from memory_visualizer.yara import find_hits
+
+    with ProgressLine("scanning for YARA rules") as progress:
+        hits = find_hits(snapshot, rules, chosen, progress)
+    for remark in hits.remarks:
+        say(PROGRAM, remark)
+    return hits
+
+
+_HIT_RULES = 20
+
+
+def _hit_lines(snapshot: Snapshot, hits: "Hits") -> list[str]:
+    """The rules with hits, a line for each, and where the first hit is."""
+    lines = [f"YARA: {_count(len(hits.rules), 'rule')} with hits in {binary_size(hits.scanned)}"]
+    for number, rule in enumerate(hits.rules[:_HIT_RULES]):
+        first = next((hit for hit in hits.found if hit.rule == number), None)
+        line = f"  {rule.name}: {'' if rule.is_exact else 'more than '}{_count(rule.count, 'hit')}"
+        line += f" in {'' if rule.is_exact else 'at least '}{_count(len(rule.frames), 'page')}"
+        if first:
+            line += f", first at {first.physical:#x}"
+            if first.process >= 0:
+                line += f", {printable(named([snapshot.processes[first.process]]))}"
+        lines.append(line)
+    if more := len(hits.rules) - _HIT_RULES:
+        lines += [f"  and {_count(more, 'other rule')}"] if more > 0 else []
+    return lines
 
 
 _LEADS_OF_A_KIND = 10

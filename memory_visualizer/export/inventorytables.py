@@ -1,4 +1,4 @@
-"""Files and regions as tables: CSV, Parquet or JSON.
+"""Files, regions, and hits of YARA rules as tables: CSV, Parquet or JSON.
 
 Text from a dump is escaped in CSV (printable) and quoted; where a spreadsheet would take it for a
 formula, an apostrophe stands before it. In Parquet and JSON it is as in the dump.
@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.export.csvtable import text_cell
+from memory_visualizer.export.hits import hit_rows
 from memory_visualizer.export.tables import check_table
 from memory_visualizer.output import (
     FILE_TITLES,
     GENERATOR,
+    HIT_TITLES,
     REGION_TITLES,
     is_standard_output,
     whole_file,
@@ -25,6 +27,7 @@ from memory_visualizer.output import (
 from memory_visualizer.snapshot.inventory import File, Region
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.yara import Hits
 
 _ROWS_AT_ONCE = 1 << 14
 
@@ -95,6 +98,18 @@ def _each_process(
         regions = snapshot.regions(process)
         if regions:
             yield process, regions, pages.present(index, regions)
+
+
+def write_hits(path: Path, snapshot: Snapshot, hits: Hits, *, force: bool = False) -> None:
+    """Write the hits of YARA rules that were kept, a row for each, in the order of the scan.
+
+    Columns: the rule and the name of its file, the pattern, physical address, page frame, offset in
+    it, length in bytes; pid, name and virtual address of the process in which it was found, or of
+    the first one that has the page, and how many have it; the file behind the page with the offset
+    in it; and the first bytes in hexadecimal, up to the page's end. Formats and errors as for
+    write_files.
+    """
+    _write(path, "hits", HIT_TITLES, hit_rows(snapshot, hits), force=force)
 
 
 class PagesOfProcesses:
@@ -190,6 +205,7 @@ def _write_parquet(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterato
 _TEXTS = (
     *("path", "kind", "file_system", "device", "start", "end"),
     *("protection", "sharing", "type", "name", "file", "findings"),
+    *("rule", "rules", "pattern", "physical", "process", "virtual", "data"),
 )
 _UNSIGNED = ("size", "inode", "offset")
 

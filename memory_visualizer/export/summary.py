@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from memory_visualizer.arrays import runs_in
+from memory_visualizer.export.hits import hit_rows
 from memory_visualizer.export.volatility2 import profiles_of
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.leads import Lead, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.yara import Hits
 
 
 def _object(required: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +85,45 @@ _LEAD = _object(
             {"type": "string", "pattern": "^0x[0-9a-f]+-0x[0-9a-f]+$"},
             "first and last page frame of each run, as `memviz extract --frames` takes them; at"
             f" most {MOST_RUNS:,} runs",
+        ),
+    }
+)
+
+_YARA = _object(
+    {
+        "scanned": _field("integer", "bytes of memory that were scanned"),
+        "rules": _array(
+            _object(
+                {
+                    "rule": _field("string", "its name"),
+                    "rules": _field("string", "name of the file with the rule"),
+                    "hits": _field("integer", "all hits, also those that are not listed"),
+                    "exact": _field("boolean", "whether there are exactly so many, and not more"),
+                    "pages": _field("integer", "page frames with bytes of its hits"),
+                }
+            ),
+            "the rules with hits",
+        ),
+        "hits": _array(
+            _object(
+                {
+                    "rule": _field("string", "the rule's name"),
+                    "rules": _field("string", "name of the file with the rule"),
+                    "pattern": _field("string", "such as $a; empty for a rule without a pattern"),
+                    "physical": _field("string", "physical address of the first byte", **_ADDRESS),
+                    "pfn": _field("integer", "page frame"),
+                    "offset": _field("integer", "of the first byte, in its page"),
+                    "length": _field("integer", "bytes"),
+                    "pid": _field(["integer", "null"], "of the first process that has the page"),
+                    "process": _field("string", "its name"),
+                    "virtual": _field(["string", "null"], "address in this process", **_ADDRESS),
+                    "owners": _field("integer", "how many processes have the page"),
+                    "file": _field("string", "path of the file behind the page; or empty"),
+                    "file_offset": _field(["integer", "null"], "of the first byte in this file"),
+                    "data": _field("string", "the first bytes in hexadecimal"),
+                }
+            ),
+            "the first hits of each rule",
         ),
     }
 )
@@ -168,6 +209,10 @@ SCHEMA: dict[str, Any] = {
                 "boolean",
                 "whether contents, regions and files were looked at for leads (--leads)",
             ),
+            "yara": {
+                "description": "hits of YARA rules; null without --yara",
+                "oneOf": [{"type": "null"}, _YARA],
+            },
             "remarks": _array({"type": "string"}, "remarks on missing or doubtful data"),
         }
     ),
@@ -175,10 +220,13 @@ SCHEMA: dict[str, Any] = {
 """The JSON Schema of the result of `summary` and of ``memviz --json``."""
 
 
-def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dict[str, Any]:
+def summary(
+    snapshot: Snapshot, *, chosen: Collection[int] | None = None, hits: Hits | None = None
+) -> dict[str, Any]:
     """Everything except the pages themselves, as JSON values.
 
-    Only the `chosen` processes, indices in Snapshot.processes, are included. SCHEMA describes each
+    Only the `chosen` processes, indices in Snapshot.processes, are included; `hits` are those of
+    YARA rules. SCHEMA describes each
     field. Addresses are hexadecimal text, since many readers of JSON keep numbers exactly only up
     to 2**53.
     """
@@ -241,7 +289,9 @@ def summary(snapshot: Snapshot, *, chosen: Collection[int] | None = None) -> dic
         ],
         "leads": [_lead(lead) for lead in leads.found],
         "leads_are_complete": leads.is_complete,
+        "yara": _yara(snapshot, hits) if hits else None,
         "remarks": [
+            *(hits.remarks if hits else ()),
             *leads.remarks,
             *dump.remarks,
             *snapshot.remarks,
@@ -261,6 +311,23 @@ def _lead(lead: Lead) -> dict[str, Any]:
             f"{first:#x}-{first + count - 1:#x}"
             for first, count in runs_in(lead.frames)[:MOST_RUNS].tolist()
         ],
+    }
+
+
+def _yara(snapshot: Snapshot, hits: Hits) -> dict[str, Any]:
+    return {
+        "scanned": hits.scanned,
+        "rules": [
+            {
+                "rule": rule.name,
+                "rules": rule.file,
+                "hits": rule.count,
+                "exact": rule.is_exact,
+                "pages": len(rule.frames),
+            }
+            for rule in hits.rules
+        ],
+        "hits": list(hit_rows(snapshot, hits)),
     }
 
 
@@ -332,9 +399,10 @@ def write_json(
     snapshot: Snapshot,
     *,
     chosen: Collection[int] | None = None,
+    hits: Hits | None = None,
     force: bool = False,
 ) -> None:
     """Write the summary as JSON; the arguments and errors as for summary and write_table."""
     with whole_file(path, force=force) as file:
-        text = json.dumps(summary(snapshot, chosen=chosen), indent=2)
+        text = json.dumps(summary(snapshot, chosen=chosen, hits=hits), indent=2)
         file.write(text.encode("ascii") + b"\n")

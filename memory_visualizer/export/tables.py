@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import MemoryVisualizerError
+from memory_visualizer.errors import MissingLibraryError
 from memory_visualizer.export import arrowcolumns
 from memory_visualizer.export.csvtable import csv_rows, record_titles
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
@@ -45,10 +45,6 @@ _LEVEL = 2
 """zlib's level for tables."""
 _AT_ONCE = 1 << 17
 """Numbers of a column, at most a megabyte."""
-
-
-class MissingLibraryError(MemoryVisualizerError):
-    """A needed library is not installed."""
 
 
 def write_table(

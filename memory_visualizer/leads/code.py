@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import changes
 from memory_visualizer.leads.lead import Lead
 from memory_visualizer.leads.processpages import ProcessPages
+from memory_visualizer.leads.writable import uses_no_execute
 from memory_visualizer.limits import Budget
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE
 from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.findings import named
+from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 
@@ -37,56 +40,53 @@ class CodePages:
 
 
 def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
-    """The pages in regions that are executable and have a file; those written to are left out.
+    """The pages of files that processes may execute, and may not write to.
 
-    A region that may be written to is no proof of altered code: on Windows each program and library
-    is one region, data included.
+    A region that may be written to is no proof of altered code. On Windows each program and library
+    is one region, data included, so the rights on its pages decide; such an image is compared where
+    it has the same address, since its code is changed to fit its address.
     """
-    numbers: dict[str, int] = {}
+    numbers: dict[tuple[str, int], int] = {}
     columns: list[tuple[NDArray[np.int64], ...]] = []
+    images_tell = uses_no_execute(snapshot)
     for index, process in enumerate(snapshot.processes):
-        regions = snapshot.regions(process) if process.has_tables else None
-        code = [
-            one
-            for one in regions or ()
-            if one.file and "x" in one.protection and not set("wc") & set(one.protection)
-        ]
-        for region in code:
-            if region.offset is None:
+        for region in (snapshot.regions(process) if process.has_tables else None) or ():
+            is_image = "c" in region.protection
+            if not _is_code(region) or (is_image and not images_tell) or region.offset is None:
                 continue
             part = pages.of(index).between(region.start, region.end)
+            if is_image:
+                part = part.take(part.access & (MAY_EXECUTE | MAY_WRITE) == MAY_EXECUTE)
             count = len(part.frame)
-            number = numbers.setdefault(region.file, len(numbers))
-            inside = (part.virtual - np.uint64(region.start)).astype(np.int64)
-            columns.append(
-                (
-                    np.full(count, number),
-                    inside + region.offset,
-                    np.full(count, index),
-                    part.frame,
-                )
-            )
-    columns += _cached(snapshot, numbers)
-    joined = [
-        np.concatenate([np.empty(0, np.int64), *(part[n] for part in columns)]) for n in range(4)
-    ]
-    return CodePages(list(numbers), *joined)
+            key = region.file, region.start if is_image else 0
+            number = numbers.setdefault(key, len(numbers))
+            inside = (part.virtual - np.uint64(region.start)).astype(np.int64) + region.offset
+            columns.append((np.full(count, number), inside, np.full(count, index), part.frame))
+    columns.append(_cached(snapshot, numbers))
+    joined = [np.concatenate([part[n] for part in columns]) for n in range(4)]
+    return CodePages([path for path, _ in numbers], *joined)
 
 
-def _cached(snapshot: Snapshot, numbers: dict[str, int]) -> list[tuple[NDArray[np.int64], ...]]:
-    """The system's own copies of pages of these files.
+def _is_code(region: Region) -> bool:
+    return bool(region.file) and "x" in region.protection and "w" not in region.protection
 
-    Files that have one path, as in containers, cannot be told apart, and are left out.
+
+def _cached(
+    snapshot: Snapshot, numbers: dict[tuple[str, int], int]
+) -> tuple[NDArray[np.int64], ...]:
+    """The system's own copies of pages of these files, also of those that no process has mapped.
+
+    Files that have one path, as in containers, cannot be told apart, and are left out; so are
+    images, whose pages lie elsewhere in the file.
     """
     found = snapshot.file_pages
     uses = Counter(file.path for file in found.files)
     known = [
-        numbers[file.path] if file.path in numbers and uses[file.path] == 1 else -1
-        for file in found.files
+        numbers.get((file.path, 0), -1) if uses[file.path] == 1 else -1 for file in found.files
     ]
     number = np.array([*known, -1], np.int64)[found.file]
-    rows = np.flatnonzero(number >= 0)
-    return [(number[rows], found.offset[rows], np.full(len(rows), -1), found.frame[rows])]
+    rows = np.flatnonzero((number >= 0) & (found.offset >= 0))
+    return number[rows], found.offset[rows], np.full(len(rows), -1), found.frame[rows]
 
 
 def code_leads(snapshot: Snapshot, pages: ProcessPages, budget: Budget) -> Iterator[Lead]:
@@ -101,9 +101,11 @@ def code_leads(snapshot: Snapshot, pages: ProcessPages, budget: Budget) -> Itera
     begins, ends = begins[several], ends[several]
     fits = np.cumsum(ends - begins) <= budget.limit("copy of a code page")
     budget.refuse("copy of a code page", int((ends - begins)[~fits].sum()))
+    of_file = np.zeros(snapshot.classes.size, bool)
+    of_file[snapshot.file_pages.frame] = True
     altered: dict[tuple[int, int], list[int]] = {}
     for begin, end in zip(begins[fits].tolist(), ends[fits].tolist(), strict=True):
-        for row in _unlike(snapshot, process[begin:end], frame[begin:end]):
+        for row in _unlike(snapshot, of_file[frame[begin:end]], frame[begin:end]):
             key = int(process[begin + row]), int(file[begin + row])
             altered.setdefault(key, []).append(int(frame[begin + row]))
     for (index, number), frames in sorted(altered.items()):
@@ -117,11 +119,11 @@ def code_leads(snapshot: Snapshot, pages: ProcessPages, budget: Budget) -> Itera
         yield Lead("altered code", reason, every, snapshot.processes[index])
 
 
-def _unlike(snapshot: Snapshot, process: NDArray[np.int64], frame: NDArray[np.int64]) -> list[int]:
-    """The rows of processes whose page has other contents than the right one.
+def _unlike(snapshot: Snapshot, of_file: NDArray[np.bool_], frame: NDArray[np.int64]) -> list[int]:
+    """The rows whose page has other contents than the right one.
 
-    Right are the contents of the system's own copy, else those that most processes have; if there
-    are as many of each, no row is told.
+    Right are the contents of the pages that the system itself keeps of the file (`of_file`). Where
+    there are none, those that most rows have; if there are as many of each, no row is told.
     """
     distinct_frames, copy = np.unique(frame, return_inverse=True)
     pages = snapshot.dump.read_frames(distinct_frames)
@@ -129,11 +131,11 @@ def _unlike(snapshot: Snapshot, process: NDArray[np.int64], frame: NDArray[np.in
     kind = np.array([contents.setdefault(page.tobytes(), len(contents)) for page in pages])[copy]
     if len(contents) == 1:
         return []
-    cached = kind[process < 0]
-    votes = np.bincount(cached if len(cached) else kind, minlength=len(contents))
-    best = int(votes.max())
-    if np.count_nonzero(votes == best) > 1:
-        return []
-    right = int(votes.argmax())
-    rows: list[int] = np.flatnonzero((kind != right) & (process >= 0)).tolist()
+    right = np.unique(kind[of_file])
+    if not len(right):
+        votes = np.bincount(kind)
+        right = np.flatnonzero(votes == votes.max())
+        if len(right) > 1:
+            return []
+    rows: list[int] = np.flatnonzero(~np.isin(kind, right)).tolist()
     return rows

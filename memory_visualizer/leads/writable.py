@@ -38,47 +38,57 @@ def writable_pages(snapshot: Snapshot) -> NDArray[np.int64]:
     By the page tables alone. All zeros on machines that do not use the no-execute bit.
     """
     rows = snapshot.mappings
-    may_write = (rows.access & (_ALL & ~MAY_EXECUTE) == _ALL & ~MAY_EXECUTE) & (
-        rows.space != SHARED
-    )
-    found = may_write & (rows.access & _ALL == _ALL)
     processes = len(snapshot.processes)
-    if 2 * np.count_nonzero(found) > np.count_nonzero(may_write):
+    if not uses_no_execute(snapshot):
         return np.zeros(processes, np.int64)
+    found = (rows.access & _ALL == _ALL) & (rows.space != SHARED)
     found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
     counts = np.bincount(rows.space[found], rows.count[found], processes)
     return counts.astype(np.int64)
 
 
+def uses_no_execute(snapshot: Snapshot) -> bool:
+    """Whether most pages that processes may write are not executable.
+
+    Older 32-bit machines do not use the no-execute bit: there all may be executed.
+    """
+    rows = snapshot.mappings
+    both = MAY_USER | MAY_WRITE
+    may_write = (rows.access & both == both) & (rows.space != SHARED)
+    may_execute = may_write & (rows.access & MAY_EXECUTE != 0)
+    return bool(2 * np.count_nonzero(may_execute) <= np.count_nonzero(may_write))
+
+
 def writable_code(
     snapshot: Snapshot, pages: ProcessPages, *, ask_regions: bool
 ) -> Iterator[WritableCode]:
-    """The writable code of each process that has any.
+    """The writable code of each process that has any: by the page tables, and by its regions.
 
-    By the regions where they are known, and asked for: a page that nobody has written yet is still
-    read-only for the processor. Otherwise by the page tables.
+    Regions are asked for with `ask_regions` only. They tell of pages that nobody has written yet,
+    which are still read-only for the processor; the tables tell of rights that were changed since
+    the region was made, as on Windows the region does not.
     """
     counts = writable_pages(snapshot)
     for index, process in enumerate(snapshot.processes):
         regions = snapshot.regions(process) if ask_regions and process.has_tables else None
-        if regions is not None:
-            stretches = [(one.start, one.end) for one in regions if _is_writable_code(one)]
-            if stretches:
-                yield WritableCode(index, stretches, _inside(pages.of(index), stretches))
-        elif counts[index]:
+        stretches = [(one.start, one.end) for one in regions or () if _is_writable_code(one)]
+        parts = [pages.of(index).between(*stretch) for stretch in stretches]
+        if counts[index]:
             mine = pages.of(index)
-            is_private = snapshot.mapping_count[mine.frame] == 1
-            mine = mine.take((mine.access & _ALL == _ALL) & is_private)
-            yield WritableCode(index, mine.stretches, mine)
+            chosen = (mine.access & _ALL == _ALL) & (snapshot.mapping_count[mine.frame] == 1)
+            for start, end in stretches:
+                chosen[slice(*np.searchsorted(mine.virtual, np.array([start, end], np.uint64)))] = 0
+            parts.append(mine.take(chosen))
+            stretches += parts[-1].stretches
+        if stretches:
+            yield WritableCode(index, sorted(stretches), _joined(parts))
 
 
 def _is_writable_code(region: Region) -> bool:
     return "private, writable, executable" in region.findings
 
 
-def _inside(pages: Pages, stretches: list[tuple[int, int]]) -> Pages:
-    """The pages in any of some stretches of addresses."""
-    parts = [pages.between(*stretch) for stretch in stretches]
+def _joined(parts: list[Pages]) -> Pages:
     return Pages(
         np.concatenate([part.virtual for part in parts]),
         np.concatenate([part.frame for part in parts]),

@@ -44,6 +44,7 @@ from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
 from memory_visualizer.viewer.dumpfile import about_file
 from memory_visualizer.viewer.inventory import module_columns, region_columns
+from memory_visualizer.yara import Hits
 
 _LIBRARIES = (
     "color",
@@ -75,6 +76,7 @@ _SCRIPTS = (
     "files",
     "modules",
     "leads",
+    "yara",
     "lights",
     "litpages",
     "goto",
@@ -102,22 +104,23 @@ def write_page(
     chosen: Collection[int] | None = None,
     regions: bool = False,
     holes: str = "fold",
+    hits: Hits | None = None,
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
     `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
     regions of all processes and the modules of the kernel, for the page to name them, which takes
-    longer. The other arguments choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS
-    and palette.PALETTES, the processes whose pages are highlighted, by index in Snapshot.processes,
-    and what becomes of long holes, one of folding.HOLES. The file appears whole or
-    not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
-    not be replaced (see output.check_target).
+    longer; `hits` are those of YARA rules. The other arguments choose the first view: one of
+    layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the processes whose pages are
+    highlighted, by index in Snapshot.processes, and what becomes of long holes, one of
+    folding.HOLES. The file appears whole or not at all. The same arguments make the same bytes.
+    OSError when it cannot be written, or must not be replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start, holes=holes, regions=regions)
+    text = page(snapshot, entropy, start, holes=holes, regions=regions, hits=hits)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
@@ -129,6 +132,7 @@ def page(
     *,
     holes: str = "fold",
     regions: bool = False,
+    hits: Hits | None = None,
 ) -> str:
     """The page as text.
 
@@ -169,6 +173,8 @@ def page(
         for file in snapshot.file_pages.files
     ]
     about["leads"] = _leads(snapshot)
+    about["yara"] = _yara(hits) if hits else None
+    about["remarks"] += [printable(remark) for remark in (hits.remarks if hits else ())]
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
     style = _source("page/style.css")
@@ -234,6 +240,31 @@ def _leads(snapshot: Snapshot) -> dict[str, Any]:
             }
         )
     return {"kinds": LEADS, "complete": leads.is_complete, "found": found}
+
+
+def _yara(hits: Hits) -> dict[str, Any]:
+    """The hits of YARA rules; runs as in _leads, one list for each rule."""
+    room, rules = _MOST_RUNS, []
+    for rule in hits.rules:
+        runs = runs_in(rule.frames)[:room]
+        room -= len(runs)
+        rules.append(
+            {
+                "name": rule.name,
+                "file": printable(rule.file),
+                "count": rule.count,
+                "exact": rule.is_exact,
+                "runs": runs.tolist(),
+            }
+        )
+    rows = [
+        [
+            *(hit.rule, hit.pattern, hit.frame, hit.offset, hit.length, hit.process),
+            *("" if hit.virtual is None else hex(hit.virtual), hit.owners),
+        ]
+        for hit in hits.found
+    ]
+    return {"rules": rules, "hits": rows}
 
 
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:

@@ -102,7 +102,7 @@ def test_every_part_is_known() -> None:
         for requirement in requirements
     }
     assert {"lzallright", "pyarrow"} <= extras
-    modules = {"pillow": "PIL", "libfwnt-python": "pyfwnt"}
+    modules = {"pillow": "PIL", "libfwnt-python": "pyfwnt", "yara-x": "yara_x"}
     known = {modules.get(name, name.partition(".")[0]) for name in parts()} | parts().keys()
     assert others | extras <= known
 

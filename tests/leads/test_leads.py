@@ -291,6 +291,59 @@ def test_altered_code(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
     assert lead.reason.startswith(f"1 code page of {library.file} in ")
 
 
+def test_altered_code_on_windows(tmp_path: Path) -> None:
+    """A library is one region, data and all; the right to execute tells which pages are code."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], database=True, objects=True)
+    contents = (tmp_path / "dump").read_bytes()
+    pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
+    snapshot = opened(pages, tmp_path)
+    assert not of_kind(snapshot, "altered code")
+    process = next(one for one in snapshot.processes if one.name == "svchost.exe")
+    regions = snapshot.regions(process)
+    assert regions is not None
+    library = next(one for one in regions if one.file.endswith("kernel32.dll"))
+    heap = max((one for one in regions if one.is_private), key=lambda one: one.size)
+    index = next(n for n, one in enumerate(truth.processes) if one.pid == process.pid)
+    rows = truth.mappings
+    mine = rows[(rows["owner"] == index) & rows["user"] & ~rows["transition"]]
+    at = dict(zip(mine["virtual"].tolist(), mine["frame"].tolist(), strict=True))
+    first, *_ = [virtual for virtual in sorted(at) if library.start <= virtual < library.end]
+    copy, *_ = [at[virtual] for virtual in sorted(at) if heap.start <= virtual < heap.end]
+    pages[copy] = pages[at[first]]
+    entry = entry_of(pages, process.dtb, first)
+    pointed(pages, entry, copy)
+    assert not of_kind(opened(pages, tmp_path), "altered code")
+    pages[copy, 100] ^= 0xCC
+    [lead] = of_kind(opened(pages, tmp_path), "altered code")
+    assert lead.process and lead.process.pid == process.pid
+    assert lead.frames.tolist() == [copy]
+    assert library.file in lead.reason
+    pages.reshape(-1)[entry + 7] |= 0x80  # no-execute: it is data now
+    assert not of_kind(opened(pages, tmp_path), "altered code")
+
+
+def test_rights_that_were_changed(tmp_path: Path) -> None:
+    """A region made as rw-, which page tables let execute now, is writable code, too."""
+    truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], database=True, objects=True)
+    contents = (tmp_path / "dump").read_bytes()
+    pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
+    snapshot = opened(pages, tmp_path)
+    process = next(one for one in snapshot.processes if one.name == "svchost.exe")
+    regions = snapshot.regions(process)
+    assert regions is not None and not any(one.findings for one in regions)
+    heap = max((one for one in regions if one.is_private), key=lambda one: one.size)
+    index = next(n for n, one in enumerate(truth.processes) if one.pid == process.pid)
+    rows = truth.mappings
+    mine = rows[(rows["owner"] == index) & rows["user"] & ~rows["transition"]]
+    inside = (mine["virtual"] >= heap.start) & (mine["virtual"] < heap.end)
+    virtual, frame = mine["virtual"][inside][0], mine["frame"][inside][0]
+    pages.reshape(-1)[entry_of(pages, process.dtb, int(virtual)) + 7] &= 0x7F
+    leads = of_kind(opened(pages, tmp_path), "writable code")
+    assert {one.process.name for one in leads if one.process} == {"svchost.exe", "notepad.exe"}
+    [lead] = [one for one in leads if one.process and one.process.name == "svchost.exe"]
+    assert lead.frames.tolist() == [frame] and f"{virtual:#x}-" in lead.reason
+
+
 def test_a_free_page_that_is_mapped(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
     truth, contents = linux
     pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()

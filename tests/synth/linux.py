@@ -1004,7 +1004,7 @@ class _Machine:
                 self.give_anonymous(run, compound=True)
             else:
                 self.give_huge(run, count=1, mapping=self.direct + 0xA000)
-            entry = int(run[0]) << 12 | _PRESENT | _USER | _WRITE | _TOUCHED | _LARGE
+            entry = int(run[0]) << 12 | _PRESENT | _USER | _WRITE | _TOUCHED | _LARGE | _NO_EXECUTE
             tables.map(virtual, entry, self.large_shift)
             self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
             virtual += 1 << self.large_shift

@@ -61,6 +61,10 @@ async function start() {
   const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
   const regions = new RegionList(model, tabs, (mark) => update({ mark }));
+  new YaraHits(model, tabs, (mark, pin) => {
+    update({ mark, pin });
+    map.goToFrame(pin, true);
+  });
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
