@@ -221,7 +221,8 @@ class _Comparison:
     def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
         """Compare each dump with the one before it, and add the result to the outputs."""
         for number, found in enumerate(compare_series(self._moments, progress), 1):
-            self._last = found
+            if len(self._moments) == 2:  # of more, only two may be kept at a time
+                self._last = found
             self._rows.append(series_line(number, found))
             names = f"{found.before.name} and {found.after.name}"
             self.sentences += [f"{names}: {remark}" for remark in found.remarks]
@@ -280,7 +281,7 @@ class _Comparison:
     def blocks(self, screen: TextIO) -> list[list[str]]:
         """The summary: of two dumps in detail, of more a line for each step."""
         dumps = [dump_line(one) for one in self._moments]
-        if len(self._moments) == 2 and self._last:
+        if self._last:
             return [dumps, *step_blocks(self._last, self._options.palette, screen)]
         changes = [
             "The strongest change of each page over all steps",
