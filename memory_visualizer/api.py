@@ -109,20 +109,29 @@ class Snapshot(snapshot.Snapshot):
         scale: int = 1,
         palette: str = "default",
         legend: bool = False,
+        holes: str = "fold",
     ) -> "Image":
         """The picture as a PIL.Image.Image: see picture.picture_of, colouring and palette.
 
         `color_by` is one of colouring.COLOURINGS, `layout` one of layout.LAYOUTS, `palette` one of
-        palette.PALETTES: UnknownNameError for any other. BadInputError if the picture would be too
-        large, or the dump lacks the data for the colouring.
+        palette.PALETTES, `holes` one of folding.HOLES: UnknownNameError for any other.
+        BadInputError if the picture would be too large, or the dump lacks the data for the
+        colouring.
         """
         from memory_visualizer.picture.colouring import colour_by
         from memory_visualizer.picture.palette import palette_named
-        from memory_visualizer.picture.picture import picture_of
+        from memory_visualizer.picture.picture import picture_of, system_line
 
         colouring = colour_by(color_by, self, palette_named(palette), lambda: self.entropy)
         return picture_of(
-            self.dump, colouring, layout=layout, width=width, scale=scale, legend=legend
+            self.dump,
+            colouring,
+            layout=layout,
+            width=width,
+            scale=scale,
+            legend=legend,
+            holes=holes,
+            system=system_line(self),
         ).image()
 
     def _repr_html_(self) -> str:
@@ -161,8 +170,14 @@ class Snapshot(snapshot.Snapshot):
 
         return tables.processes_frame(self)
 
-    def to_html(self, path: str | Path, *, entropy: NDArray[np.uint8] | None = None) -> None:
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        entropy: NDArray[np.uint8] | None = None,
+        regions: bool = False,
+    ) -> None:
         """Write the page for the browser: see viewer.write_page."""
         from memory_visualizer import viewer
 
-        viewer.write_page(Path(path), self, entropy=entropy)
+        viewer.write_page(Path(path), self, entropy=entropy, regions=regions)

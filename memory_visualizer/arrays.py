@@ -41,6 +41,13 @@ def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
     return values[is_new]
 
 
+def even_sample(values: NDArray[_Number], limit: int) -> NDArray[_Number]:
+    """At most `limit` of the values, from all over them."""
+    if len(values) <= limit:
+        return values
+    return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
+
+
 def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:
     """``table[index]`` for many small numbers."""
     found = np.empty(index.size, table.dtype)

@@ -6,7 +6,7 @@ read at once are no limits: all pieces are read.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -46,6 +46,8 @@ RATES: Mapping[str, Rate] = {
     "stretch of the kernel": Rate(32, 1, 1 << 13),
     # Those of all drivers together are a hundredth of memory.
     "page of the kernel's data": Rate(32, 1, 1 << 12),
+    # Pages of data that look like one by chance are few.
+    "possible array of types": Rate(16, 1, 1 << 12),
     # Each is of a file, of which several pages are in memory.
     "subsection": Rate(8, 1, 1 << 13),
     # A kernel needs few tables of its own: a table has 512 entries, and most map large pages.
@@ -59,6 +61,10 @@ RATES: Mapping[str, Rate] = {
     "possible beginning of BTF": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),
     "possible symbol table": Rate(1 << 14, 1, 32),
+    # Each of them costs a walk through its tables. They are tried by their weight, so that the
+    # kernel's own is the first one in a sound dump.
+    "kind of page directory": Rate(1 << 15, 1, 8),
+    "possible top-level table of ARM": Rate(1 << 14, 1, 16),
     # Memory has a few holes; each piece between two holes was moved by its own distance.
     "piece of misplaced memory": Rate(1 << 16, 1, 16),
     # Each file of which a page is cached has one, and its folders.
@@ -69,6 +75,10 @@ RATES: Mapping[str, Rate] = {
     # A process has 65,530 at most (vm.max_map_count), and each takes some 200 bytes.
     "region": Rate(1, 4, 1 << 16),
     "module": Rate(64, 1, 1 << 10),
+    # A kernel has some hundred modules, each named by a few objects.
+    "possible module": Rate(16, 1, 1 << 13),
+    # Heads of lists in the kernel's data, and what looks like them.
+    "list of the kernel": Rate(8, 1, 1 << 14),
     # People can look at a few hundred.
     "lead": Rate(1 << 10, 1, 512),
     # Programs that make code have some thousands.
@@ -112,6 +122,15 @@ class Budget:
         limit = max(self.limit(thing) if limit is None else limit, 0)
         self.note(thing, len(values) - limit)
         return values[:limit]
+
+    def in_turn(self, thing: str, values: Sequence[_Item]) -> Iterator[_Item]:
+        """Yield values to try, as many as RATES allow; only if all fail are the others noted.
+
+        A caller who has found what it looks for asks for no more, and has lost nothing.
+        """
+        limit = self.limit(thing)
+        yield from values[:limit]
+        self.note(thing, len(values) - limit)
 
     def note(self, thing: str, count: int) -> None:
         """Note that `count` of all things of a kind are left out, unless more are noted already."""

@@ -43,7 +43,7 @@ CHANGE_TITLES = (
 )
 """Columns of each table of changes."""
 REGION_TITLES = (
-    *("pid", "start", "end", "size", "protection", "sharing", "name"),
+    *("pid", "start", "end", "size", "protection", "sharing", "type", "commit", "name"),
     *("file", "offset", "deleted", "pages", "findings"),
 )
 """Columns of each table of regions."""

@@ -6,6 +6,7 @@ Usage: .venv/bin/python -m tests.screenshots [FOLDER]
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ def take(browser: "Browser", folder: Path) -> list[Path]:
             ("whole", "light", "", _point),
             ("processes", "dark", "#layout=hilbert&color=process&view=128,128,3", None),
             ("pages", "light", "#layout=hilbert", _pin_unlinked),
+            ("bytes", "dark", "", partial(_search, dump=dump)),
         ):
             context = browser.new_context(viewport=WINDOW, color_scheme=scheme)  # type: ignore[arg-type]
             page = context.new_page()
@@ -86,6 +88,18 @@ def _pin_unlinked(page: "Page") -> None:
     page.fill("#goto-number", address)
     page.keyboard.press("Enter")
     page.evaluate("document.activeElement.blur()")
+
+
+def _search(page: "Page", dump: Path) -> None:
+    """Open the dump, search a name in it, and go to the first page of a process that has it."""
+    page.locator("#bench-open").click()
+    page.locator("#bench-file").set_input_files(dump)
+    page.get_by_role("tab", name="Find").click()
+    page.fill("#find-text", "lsass.exe")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => memviz.bench.find.hits?.length && !memviz.bench.find.worker")
+    page.locator("#hits tbody tr").first.click()
+    page.wait_for_function("() => memviz.bench.hex.bytes")
 
 
 def main() -> int:

@@ -115,12 +115,12 @@ def test_picture_and_printed_legend(files: Files) -> None:
     assert painted(files.png) == PAINTED
     assert result.stdout == (
         f"{files.png}: 3 x 3 pixels, one for each 4 KiB page of dump.raw (24 KiB)\n"
-        "  #181a1e  absent       0    0.0 %\n"
-        "  #542670  both         1   16.7 %\n"
-        "  #d4462d  user         2   33.3 %\n"
-        "  #5fc2cd  kernel       1   16.7 %\n"
-        "  #e9d68c  unused-data  1   16.7 %\n"
-        "  #ffffff  unused-zero  1   16.7 %\n"
+        "  #181a1e  absent       0      0 MiB        -\n"
+        "  #542670  both         1  0.004 MiB   16.7 %\n"
+        "  #d4462d  user         2  0.008 MiB   33.3 %\n"
+        "  #5fc2cd  kernel       1  0.004 MiB   16.7 %\n"
+        "  #e9d68c  unused-data  1  0.004 MiB   16.7 %\n"
+        "  #ffffff  unused-zero  1  0.004 MiB   16.7 %\n"
     )
 
 

@@ -239,7 +239,7 @@ def write_own(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
     if path.suffix == ".png":
         colouring = by_class(snapshot, DEFAULT)
         picture = picture_of(snapshot.dump, colouring)
-        texts = texts_of(snapshot.dump, colouring, picture, "rows")
+        texts = texts_of(snapshot.dump, colouring, picture)
         write_png(path, picture.image(), texts, force=force)
     elif path.suffix == ".html":
         viewer.write_page(path, snapshot, force=force)

@@ -1,5 +1,6 @@
 """Text made safe to show."""
 
+import re
 import unicodedata
 
 import pytest
@@ -20,6 +21,9 @@ from memory_visualizer.printable import binary_size, printable
         ("byte \udcff", "byte \\xff"),
         ("\U000e0041", "\\U000e0041"),
         ("back\\x1bslash", "back\\\\x1bslash"),
+        ("C:\\Users\\new.txt", "C:\\Users\\new.txt"),
+        ("a\\\\b\\\x1b\\", r"a\\\b\\\x1b" + "\\"),
+        ("a\\\\b\\\x1b\\", "a\\\\\\b\\\\\\x1b\\"),
     ],
 )
 def test_printable(text: str, shown: str) -> None:
@@ -32,6 +36,17 @@ def test_printable_is_safe_and_unambiguous(one: str, other: str) -> None:
     """Nothing that is not a visible character or a space is left; no two texts look the same."""
     assert all(unicodedata.category(c)[0] not in "CZ" or c == " " for c in printable(one))
     assert (printable(one) == printable(other)) == (one == other)
+
+
+@given(st.text(st.sampled_from("\\xuU01b\x1b\x00\u202e\U000e0041")))
+def test_what_is_shown_tells_the_text(text: str) -> None:
+    """Read as the docstring says, escapes lead back to the text, whatever stands beside them."""
+    escape = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+    def meant(found: re.Match[str]) -> str:
+        return "\\" if found[1] == "\\" else chr(int(found[1][1:], 16))
+
+    assert escape.sub(meant, printable(text)) == text
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ declare global {
     "legend-entries": HTMLElement;
     lit: HTMLElement;
     map: HTMLCanvasElement;
+    "module-count": HTMLElement;
+    "module-list": HTMLElement;
     palette: HTMLSelectElement;
     passing: HTMLElement;
     pinned: HTMLElement;
@@ -76,6 +78,7 @@ declare global {
     save: HTMLFormElement;
     search: HTMLInputElement;
     "side-open": HTMLButtonElement;
+    skip: HTMLButtonElement;
     "side-tabs": HTMLElement;
     strip: HTMLCanvasElement;
     "uses-head": HTMLElement;

@@ -30,9 +30,10 @@ from memory_visualizer.picture.colouring import Colouring
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
-from memory_visualizer.picture.picture import MOST_ENTRIES, picture_of
+from memory_visualizer.picture.picture import MOST_ENTRIES, picture_of, system_line, system_texts
 from memory_visualizer.picture.png import fingerprint_in, texts_of, write_png
 from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.version import __version__
 
 MAX_WIDTH = 65_535
@@ -299,10 +300,12 @@ def write_picture(
     colouring: Colouring,
     *,
     dimmed: NDArray[np.bool_] | None = None,
+    snapshot: Snapshot | None = None,
 ) -> str:
     """Paint with the options of add_picture_options and write the PNG.
 
-    `dimmed` tells the frames to be shown pale. Returns a line on the written file; OSError when it
+    `dimmed` tells the frames to be shown pale; the picture tells the system and the time of
+    `snapshot`. Returns a line on the written file; OSError when it
     cannot be written, BadInputError when the picture would be too large.
     """
     scale: int = options.scale
@@ -314,13 +317,16 @@ def write_picture(
         scale=scale,
         dimmed=dimmed,
         legend=options.legend,
+        holes=getattr(options, "holes", "draw"),
+        system=system_line(snapshot) if snapshot else "",
     )
     left, top, right, bottom = picture.box
     shape = f"{right - left:,} x {bottom - top:,} pixels"
     each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
     name = printable(dump.path.name)
-    texts = texts_of(dump, colouring, picture, options.layout, fingerprint=fingerprint(dump.path))
+    system = system_texts(snapshot) if snapshot else {}
+    texts = texts_of(dump, colouring, picture, fingerprint=fingerprint(dump.path), system=system)
     write_png(output, picture.image(), texts, force=options.force)
     return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 

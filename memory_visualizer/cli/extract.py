@@ -11,6 +11,7 @@ from memory_visualizer.cli.command import Parser, say
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.extract import (
+    IN_ALL,
     MANIFEST,
     Piece,
     piece_of_frames,
@@ -65,7 +66,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--file",
         metavar="REGEX",
         type=_pattern,
-        help="the files whose paths match (case counts); of Linux dumps",
+        help="the files whose paths match (case counts)",
     )
     options.add_argument(
         "--process", metavar="PID", type=int, help="the memory of a process, a file per region"
@@ -75,6 +76,14 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="A-B",
         type=_frames,
         help="the page frames from A to B, raw; decimal, or hexadecimal with 0x",
+    )
+    options.add_argument(
+        "--limit",
+        metavar="GIB",
+        type=_gibibytes,
+        default=IN_ALL >> 30,
+        help="write no more than so many GiB in all, holes included; 0 for no limit"
+        " (default: %(default)s)",
     )
     options.add_argument(
         "--force",
@@ -93,6 +102,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise argparse.ArgumentTypeError(f"is not a regular expression: {error}") from None
+
+
+def _gibibytes(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be a whole number of GiB")
+    return int(text)
 
 
 def _frames(text: str) -> tuple[int, int]:
@@ -119,7 +134,14 @@ def main(program: str, options: argparse.Namespace) -> int:
     pieces = _pieces(snapshot, options)
     for remark in snapshot.inventory.remarks if snapshot.inventory else ():
         say(program, remark)
-    manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force)
+    limit = options.limit << 30 or None
+    manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force, limit=limit)
+    if beyond := sum(entry["beyond_limit"] for entry in manifest["pieces"]):
+        say(
+            program,
+            f"{counted(beyond, 'file')} not written: more than {options.limit} GiB in all;"
+            " --limit allows more",
+        )
     if not options.quiet:
         print(_summary(options.to, manifest))
         sys.stdout.flush()

@@ -48,6 +48,7 @@ from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import (
@@ -187,6 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_picture_options(parser)
     parser.add_argument(
+        "--holes",
+        choices=HOLES,
+        default="fold",
+        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
+        " a pixel for each absent page (default: %(default)s)",
+    )
+    parser.add_argument(
         "--color-by",
         "--colour-by",
         metavar="WHAT",
@@ -194,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         default="class",
         help="what the colours show: class, process, protection (rights to read, write, execute),"
         " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them), or file (the files with most pages in memory, of Linux dumps)"
+        " kernel records them), or file (the files with most pages in memory)"
         " (default: %(default)s)",
     )
     parser.add_argument(
@@ -215,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PAGE",
         type=output(".html", ".htm"),
         help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given",
+        " if --color-by entropy or file is given, and names regions if --regions is",
     )
     parser.add_argument(
         "--table",
@@ -236,14 +244,13 @@ def _parser() -> argparse.ArgumentParser:
         "--files",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the files with pages in memory, of Linux dumps: .csv (also for -), .parquet or"
-        " .json",
+        help="write the files with pages in memory: .csv (also for -), .parquet or .json",
     )
     parser.add_argument(
         "--regions",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the regions of the processes' memory, of Linux dumps: as for --files",
+        help="write the regions of the processes' memory: as for --files",
     )
     parser.add_argument(
         "--uses",
@@ -461,23 +468,22 @@ def _record_blocks(
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
     """Whether an output tells what the kernel says of its frames."""
-    files = (options.html, options.table, options.json)
-    return any((*files, options.uses, options.verbose, options.leads)) or options.color_by in (
-        "state",
-        "use",
-    )
+    files = (options.html, options.table, options.json, options.files)
+    told = (options.uses, options.verbose, options.leads)
+    return any((*files, *told)) or options.color_by in ("state", "use", "file")
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
     """What could not be read of files, regions and modules, as far as they were asked for."""
-    if snapshot.inventory:
-        return snapshot.inventory.remarks
-    asked = {"files": options.files, "regions": options.regions}
-    return [
-        f"{shown(path)} has no rows: only dumps of Linux tell their {what} so far"
-        for what, path in asked.items()
-        if path
-    ]
+    remarks = [*(snapshot.inventory.remarks if snapshot.inventory else ())]
+    if options.files and not snapshot.tells_files:
+        remarks.append(
+            f"{shown(options.files)} has no rows: the files behind the pages of this dump are not"
+            " known"
+        )
+    if options.regions and not snapshot.inventory:
+        remarks.append(f"{shown(options.regions)} has no rows: the system of this dump is unknown")
+    return remarks
 
 
 def _no_system(snapshot: Snapshot) -> str:
@@ -513,6 +519,8 @@ def _write_page(
         color_by=options.color_by,
         palette=options.palette,
         chosen=chosen,
+        regions=bool(options.regions),
+        holes=options.holes,
         force=options.force,
     )
 
@@ -539,7 +547,7 @@ def _paint(
     snapshot: Snapshot,
 ) -> str:
     dimmed = None if chosen is None else snapshot.pages_of_others(chosen)
-    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed)
+    return write_picture(options, path, snapshot.dump, colouring, dimmed=dimmed, snapshot=snapshot)
 
 
 def _write(write: Callable[[Path, Snapshot], None], path: Path, snapshot: Snapshot) -> str:

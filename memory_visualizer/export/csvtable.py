@@ -41,7 +41,7 @@ def csv_rows(
     _add_last_owners(ends, snapshot.records, frames, pids)
     for pfn, told in odd.items():
         ends[pfn - frames.start] += told
-    if snapshot.inventory:
+    if snapshot.tells_files:
         _add_files(snapshot, frames, ends)
     rows = zip(frames, ends, strict=True)
     return "".join([f"{pfn},{pfn * PAGE_SIZE:#x},{end}\n" for pfn, end in rows])
@@ -78,7 +78,8 @@ def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
     told = dict(zip(named.tolist(), known, strict=True))
     for row, end in enumerate(ends):
         own = told.get(row)
-        ends[row] = f"{end},{texts[own[0]]},{own[1]}" if own else f"{end},,"
+        place = own[1] if own and own[1] >= 0 else ""
+        ends[row] = f"{end},{texts[own[0]]},{place}" if own else f"{end},,"
 
 
 def text_cell(text: str) -> str:

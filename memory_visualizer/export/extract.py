@@ -31,6 +31,9 @@ from memory_visualizer.units import PAGE_SIZE
 MANIFEST = "manifest.json"
 LARGEST = 1 << 36
 """Bytes of the largest file that is made, holes included: offsets in a dump may be any numbers."""
+IN_ALL = 1 << 38
+"""Bytes of all files that are made, holes included, unless somebody asks for more: a disk whose
+file system has no holes must not be filled by what a dump says of the sizes of its files."""
 _PAGES_AT_ONCE = 1 << 10
 
 
@@ -44,10 +47,33 @@ class Piece:
     """Where in the file each page begins; ascending, each once."""
     frame: NDArray[np.int64]
     """The frames with these pages; all of them held."""
+    length: NDArray[np.int64]
+    """Bytes of each page that belong to the file, from its first one on."""
     size: int | None
     """Bytes that the file shall have; None for as many as its pages need."""
     about: dict[str, Any] = field(default_factory=dict)
     """For the manifest."""
+
+    @property
+    def written_size(self) -> int:
+        """Bytes of the file that is made, holes included; 0 if none is."""
+        if not len(self.frame):
+            return 0
+        return self.size or int(np.max(self.offset + self.length))
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where pages belong in a file: offset, frame and length as in Piece, in any order."""
+
+    offset: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+    @classmethod
+    def of_pages(cls, offset: NDArray[np.int64], frame: NDArray[np.int64]) -> "_Place":
+        """Of whole pages."""
+        return cls(offset, frame, np.full(len(frame), PAGE_SIZE))
 
 
 def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]:
@@ -70,13 +96,14 @@ def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]
             "inode": file.number,
         }
         parts = ("files", *names.path(file.path))
-        offset, frame = pages.offset[rows], pages.frame[rows]
-        pieces.append(_piece(snapshot.dump, parts, offset, frame, file.size, about))
+        length = np.full(len(rows), PAGE_SIZE) if pages.length is None else pages.length[rows]
+        place = _Place(pages.offset[rows], pages.frame[rows], length)
+        pieces.append(_piece(snapshot.dump, parts, place, file.size, about))
     return pieces
 
 
 def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> list[Piece]:
-    """The pages of each region of a process; where these are unknown, of each stretch of pages.
+    """The pages of each region of a process, and of each stretch of pages that lie in none.
 
     `number` tells processes with one pid apart.
     """
@@ -87,23 +114,34 @@ def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> 
     order = np.argsort(virtual, kind="stable")
     virtual, frame = virtual[order], frame[order]
     regions = snapshot.regions(process)
-    bounds = _stretches(virtual) if regions is None else [(one.start, one.end) for one in regions]
+    known = {(one.start, one.end): _of_region(one) for one in regions or ()}
+    bounds = sorted([*known, *_stretches(_outside(virtual, [*known]))])
     folder = f"{process.pid}-{number + 1}" if number else str(process.pid)
     pieces = []
-    for row_of_region, (start, end) in enumerate(bounds):
+    for start, end in bounds:
         inside = slice(*np.searchsorted(virtual, np.array([start, end], np.uint64)))
         about = {"pid": process.pid, "start": hex(start), "end": hex(end)}
-        about |= _of_region(regions[row_of_region]) if regions else {}
+        about |= known.get((start, end), {})
         parts = ("regions", folder, f"{start:x}-{end:x}.bin")
         offset = (virtual[inside] - np.uint64(start)).astype(np.int64)
-        pieces.append(_piece(snapshot.dump, parts, offset, frame[inside], None, about))
+        place = _Place.of_pages(offset, frame[inside])
+        pieces.append(_piece(snapshot.dump, parts, place, None, about))
     return pieces
+
+
+def _outside(virtual: NDArray[np.uint64], bounds: Sequence[tuple[int, int]]) -> NDArray[np.uint64]:
+    """The pages, by their ascending addresses, that lie in none of some stretches."""
+    outside = np.ones(len(virtual), bool)
+    for first, last in np.searchsorted(virtual, np.array(bounds, np.uint64).reshape(-1, 2)):
+        outside[first:last] = False
+    return virtual[outside]
 
 
 def _of_region(region: Region) -> dict[str, Any]:
     return {
         "protection": region.protection,
         "sharing": "private" if region.is_private else "shared",
+        "type": region.kind,
         "name": region.name,
         "file": region.file,
         "offset": region.offset if region.file else None,
@@ -129,24 +167,23 @@ def piece_of_frames(dump: Dump, first: int, last: int) -> Piece:
     frame = np.arange(first, last + 1)
     about = {"first_frame": hex(first), "last_frame": hex(last)}
     parts = ("frames", f"{first:x}-{last:x}.raw")
-    offset = (frame - first) * PAGE_SIZE
-    return _piece(dump, parts, offset, frame, len(frame) * PAGE_SIZE, about)
+    place = _Place.of_pages((frame - first) * PAGE_SIZE, frame)
+    return _piece(dump, parts, place, len(frame) * PAGE_SIZE, about)
 
 
 def _piece(
     dump: Dump,
     parts: tuple[str, ...],
-    offset: NDArray[np.int64],
-    frame: NDArray[np.int64],
+    place: _Place,
     size: int | None,
     about: dict[str, Any],
 ) -> Piece:
     """What can be written of some pages: each offset once, in a file that is not too large."""
-    order = np.lexsort((frame, offset))
-    offset, frame = offset[order], frame[order]
+    order = np.lexsort((place.frame, place.offset))
+    offset, frame, length = place.offset[order], place.frame[order], place.length[order]
     end = LARGEST if size is None else min(size, LARGEST)
     known = is_held(dump, frame)
-    fits = (offset >= 0) & (offset < end)
+    fits = (offset >= 0) & (offset < end) & (length > 0)
     is_first = np.append(True, np.diff(offset) != 0) if len(offset) else known
     chosen = known & fits & is_first
     about = about | {
@@ -155,16 +192,22 @@ def _piece(
         "pages_not_in_dump": int(np.count_nonzero(~known)),
     }
     size = size if size is None or size <= LARGEST else None
-    return Piece(parts, offset[chosen], frame[chosen], size, about)
+    return Piece(parts, offset[chosen], frame[chosen], length[chosen], size, about)
 
 
 def write_pieces(
-    folder: Path, dump: Dump, pieces: Sequence[Piece], *, force: bool = False
+    folder: Path,
+    dump: Dump,
+    pieces: Sequence[Piece],
+    *,
+    force: bool = False,
+    limit: int | None = IN_ALL,
 ) -> dict[str, Any]:
     """Write pieces below a folder, which is made if it is missing, and then the manifest.
 
-    Returns the manifest; a piece without pages is only listed there. Nothing that is there is
-    replaced, unless `force`; then what an earlier manifest in this folder lists, and what
+    Returns the manifest. A piece without pages is only listed there; so is a piece for which there
+    is no room below `limit`, the bytes of all files that are made, holes included. Nothing that is
+    there is replaced, unless `force`; then what an earlier manifest in this folder lists, and what
     output.check_target lets be replaced. OSError when something cannot be written; nothing is
     written where a name is taken.
     """
@@ -174,18 +217,22 @@ def write_pieces(
     targets = [root.joinpath(*piece.parts) for piece in pieces]
     for target in [*targets, root / MANIFEST]:
         _check(target, root, dump, force=force, own=own)
-    entries = []
+    entries: list[dict[str, Any]] = []
+    made = 0
     for piece, target in zip(pieces, targets, strict=True):
-        if not len(piece.frame):
-            entries.append({"written": None, **piece.about})
+        is_beyond = limit is not None and made + piece.written_size > limit
+        if is_beyond or not len(piece.frame):
+            entries.append({"written": None, "beyond_limit": is_beyond, **piece.about})
             continue
+        made += piece.written_size
         _make_folders(target.parent, root)
         with _part_of(target) as (file, part):
             entry = _write(file, dump, piece)
             file.close()
             _check(target, root, dump, force=force, own=own)
             part.replace(target)
-        entries.append({"written": "/".join(piece.parts), **piece.about, **entry})
+        written = {"written": "/".join(piece.parts), "beyond_limit": False}
+        entries.append({**written, **piece.about, **entry})
     manifest = {
         "generator": GENERATOR,
         "dump": os.fsencode(dump.path.name).decode("utf-8", "backslashreplace"),
@@ -261,8 +308,8 @@ def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
             contents = contents[: max(piece.size - offset, 0)]
         digest.update(contents)
         written += len(contents)
-        end = offset + len(contents)
-        if contents.count(0) == len(contents):
+        is_beyond, end = offset >= end, max(end, offset + len(contents))
+        if is_beyond and contents.count(0) == len(contents):
             continue  # zeros are a hole, too
         file.seek(offset)
         file.write(contents)
@@ -273,27 +320,24 @@ def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
         "bytes_written": written,
         "is_complete": piece.size is not None and written == piece.size,
         "sha256": digest.hexdigest(),
-        "runs": _runs(piece.offset),
+        "runs": _runs(piece.offset, piece.length),
     }
 
 
 def _pages(dump: Dump, piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """Offset and contents of pages that follow one another in the file, some at once."""
-    apart = np.flatnonzero(np.diff(piece.offset) != PAGE_SIZE) + 1
-    for offset, frame in zip(
-        np.split(piece.offset, apart), np.split(piece.frame, apart), strict=True
-    ):
-        for at in range(0, len(frame), _PAGES_AT_ONCE):
-            part = frame[at : at + _PAGES_AT_ONCE]
-            for number, page in enumerate(dump.read_frames(part)):
-                yield int(offset[at + number]), page.tobytes()
+    """Offset and contents of each page in the file, of which some are read at once."""
+    for at in range(0, len(piece.frame), _PAGES_AT_ONCE):
+        some = slice(at, at + _PAGES_AT_ONCE)
+        offset, length = piece.offset[some].tolist(), piece.length[some].tolist()
+        for number, page in enumerate(dump.read_frames(piece.frame[some])):
+            yield offset[number], page.tobytes()[: length[number]]
 
 
-def _runs(offset: NDArray[np.int64]) -> list[list[int]]:
+def _runs(offset: NDArray[np.int64], length: NDArray[np.int64]) -> list[list[int]]:
     """First byte and number of bytes of each stretch of pages that is there."""
     if not len(offset):
         return []
-    begins = np.append(0, np.flatnonzero(np.diff(offset) != PAGE_SIZE) + 1)
-    count = np.diff(np.append(begins, len(offset))) * PAGE_SIZE
+    begins = np.append(0, np.flatnonzero(offset[1:] != (offset + length)[:-1]) + 1)
+    count = np.add.reduceat(length, begins)
     runs: list[list[int]] = np.stack((offset[begins], count), axis=1).tolist()
     return runs

@@ -124,6 +124,8 @@ def _region_row(process: Process, region: Region, pages: int) -> _Row:
         region.size,
         region.protection,
         "private" if region.is_private else "shared",
+        region.kind,
+        region.commit,
         region.name,
         region.file,
         region.offset if region.file else None,
@@ -180,7 +182,7 @@ def _write_parquet(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterato
 
 _TEXTS = (
     *("path", "kind", "file_system", "device", "start", "end"),
-    *("protection", "sharing", "name", "file", "findings"),
+    *("protection", "sharing", "type", "name", "file", "findings"),
 )
 _UNSIGNED = ("size", "inode", "offset")
 

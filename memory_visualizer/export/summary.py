@@ -306,7 +306,7 @@ def _last_owner_counts(snapshot: Snapshot) -> dict[str, int] | None:
 def _files(snapshot: Snapshot) -> dict[str, int] | None:
     """Of the files in memory how many there are."""
     pages = snapshot.file_pages
-    if snapshot.inventory is None or not pages.files:
+    if not pages.files:
         return None
     deleted = sum(file.is_deleted for file in pages.files)
     return {"count": len(pages.files), "deleted": deleted, "pages": len(pages.frame)}

@@ -65,11 +65,12 @@ def write_table(
     ``.parquet``: the same columns, owners as lists, and their anomalies. If the kernel's records
     are known, there are ``state`` and ``use``, in ``.npz`` with ``state_names`` and ``use_names``;
     of Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
-    (-1: none); of Linux ``file`` (the path; in ``.npz`` an index in ``file_paths``, -1: none) and
-    ``file_offset`` in bytes. ``generator`` in ``.npz`` tells the program. Standard output receives
-    ``.csv``. Only the `chosen` processes, indices in Snapshot.processes, are listed as owners.
-    OSError when it cannot be written, or `path` must not be replaced (see output.check_target);
-    MissingLibraryError when a format's library is not installed.
+    (-1: none). If the files are known, there are ``file`` (the path; in ``.npz`` an index in
+    ``file_paths``, -1: none) and ``file_offset`` in bytes (in ``.npz`` -1: unknown). ``generator``
+    in ``.npz`` tells the program. Standard output receives ``.csv``. Only the `chosen` processes,
+    indices in Snapshot.processes, are listed as owners. OSError when it cannot be written, or
+    `path` must not be replaced (see output.check_target); MissingLibraryError when a format's
+    library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
@@ -114,7 +115,7 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
     columns |= _record_columns(snapshot, pids)
-    if snapshot.inventory:
+    if snapshot.tells_files:
         columns |= _file_columns(snapshot)
     # Like np.savez_compressed, which packs a tenth tighter, but takes eight times as long.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
@@ -240,7 +241,7 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
 
 
 def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    files = ("file", "file_offset") if snapshot.inventory else ()
+    files = ("file", "file_offset") if snapshot.tells_files else ()
     columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies", *files)
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
@@ -317,7 +318,7 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     )
     table = dict(zip(CSV_TITLES, columns, strict=True))
     table |= _arrow_records(snapshot, some)
-    if snapshot.inventory:
+    if snapshot.tells_files:
         table |= _arrow_files(snapshot, frames)
     odd = odd_frames(owners, snapshot.processes)
     table["anomalies"] = pa.array(
@@ -340,7 +341,7 @@ def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
     paths = pa.array([*code_of], pa.string())
     return {
         "file": pa.DictionaryArray.from_arrays(pa.array(code, mask=none), paths),
-        "file_offset": pa.array(offset, mask=none),
+        "file_offset": pa.array(offset, mask=none | (offset < 0)),
     }
 
 

@@ -39,7 +39,8 @@ class CodePages:
 def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
     """The pages in regions that are executable and have a file; those written to are left out.
 
-    A region that may be written to is no proof of altered code.
+    A region that may be written to is no proof of altered code: on Windows each program and library
+    is one region, data included.
     """
     numbers: dict[str, int] = {}
     columns: list[tuple[NDArray[np.int64], ...]] = []
@@ -48,9 +49,11 @@ def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
         code = [
             one
             for one in regions or ()
-            if one.file and "x" in one.protection and "w" not in one.protection
+            if one.file and "x" in one.protection and not set("wc") & set(one.protection)
         ]
         for region in code:
+            if region.offset is None:
+                continue
             part = pages.of(index).between(region.start, region.end)
             count = len(part.frame)
             number = numbers.setdefault(region.file, len(numbers))

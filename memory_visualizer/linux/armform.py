@@ -1,98 +1,103 @@
 """A Linux kernel on 64-bit ARM, found by the form of its page tables if its VMCOREINFO is lost.
 
-Kernels with pages of 4 KiB and addresses of 48 bits are found, as most are, and kernels whose top
-level does not fill a page: the number of its entries tells the sizes of pages and addresses.
+The number of entries in its top level tells the sizes of pages and addresses, or leaves few sizes
+to try.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux.machine import Machine, arm64_machine
-from memory_visualizer.paging import MAY_EXECUTE, Mappings, Paging, walk
+from memory_visualizer.paging import MAY_EXECUTE, Mappings, Paging, arm64, walk
 from memory_visualizer.units import PAGE_SIZE
 
-_PAGE_BITS, _ADDRESS_BITS = 12, 48
-_SMALL = {16: (12, 52), 2: (14, 48), 32: (14, 52)}
-"""Bits of pages and of addresses by the entries of a top level that does not fill a page."""
+_SIZES = tuple(
+    (bits, arm64(*bits))
+    for bits in ((12, 48), (16, 52), (16, 42), (16, 48), (14, 48), (14, 52), (14, 47), (12, 52))
+)
+"""Bits of pages and of addresses, and the architecture; the most frequent ones first."""
+_MOST_SMALL = 64
+"""Entries in the largest top level that does not fill a page of 4 KiB."""
 _NO_PRIVILEGED_EXECUTION = np.uint64(1 << 59)
 """PXNTable, which newer kernels set in the top levels of processes, not in their own."""
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Mask and value of the bits that Linux always writes into an entry that leads to a table."""
-_SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
-"""How many candidates are read, from the lowest on, and how many of them are tried, the fullest
-first. The kernel's own table is in its image, near the beginning of memory, and the fullest of
-all."""
 _IMAGES = 2**64 - (1 << 47)
 """The address from which on modules and the kernel's image lie; all memory is mapped below."""
 _LEAST_IMAGE = 1 << 20
-_ALIGNMENT = 0x1FFFFF
+_NO_ROWS = np.empty((0, 3), np.int64)
 
 
-class SmallTopSearch:
-    """Finds top levels that do not fill a page, while the dump's contents pass by.
+class TopLevelSearch:
+    """Finds possible top levels of a kernel's own half, while the dump's contents pass by.
 
-    Of the kernel's, the first entry leads to all memory, the last one to its image. Blocks may come
-    in any order, and from several threads.
+    Of a top level that does not fill a page, the first entry leads to all memory, and the last one
+    to the image. Of a larger one the last page of 4 KiB is looked at, whose last entry leads to
+    single pages that the kernel maps (fixmap). All entries lead to tables. Blocks may come in any
+    order, and from several threads.
     """
 
     def __init__(self) -> None:
-        self._found: list[NDArray[np.int64]] = []
-        """Rows of whether a table is a process's, its frame, and its number of entries."""
+        self._found: dict[tuple[int, int], list[NDArray[np.int64]]] = {
+            bits: [] for bits, _ in _SIZES
+        }
+        """Rows of whether a table is a process's, how many entries are not used, and its frame."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at the first entries of each page."""
+        """Look at the first and last entries of each page."""
         rows = np.flatnonzero(words[:, 0] & _FORM == _TABLE)
-        tables = words[rows, : max(_SMALL)]
-        is_used = tables != 0
-        sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
-        entries = max(_SMALL) - np.argmax(is_used[:, ::-1], axis=1)
-        sound &= np.isin(entries, list(_SMALL)) & ~words[rows, max(_SMALL) :].any(axis=1)
-        is_users = tables[:, 0] & _NO_PRIVILEGED_EXECUTION != 0
-        self._found.append(np.column_stack((is_users, frames[rows], entries))[sound])
+        tables = words[rows, :_MOST_SMALL]
+        sound = _only_tables(tables) & ~words[rows, _MOST_SMALL:].any(axis=1)
+        count = _MOST_SMALL - np.argmax(tables[:, ::-1] != 0, axis=1)
+        for bits, architecture in _SIZES:
+            if not architecture.is_whole:
+                some = sound & (count == architecture.root_entries)
+                self._add(bits, frames[rows[some]], tables[some])
+        rows = np.flatnonzero(words[:, -1] & _FORM == _TABLE)
+        rows = rows[_only_tables(words[rows])]
+        for bits, architecture in _SIZES:
+            if architecture.is_whole:
+                top = frames[rows] - architecture.top_frames + 1
+                some = (top >= 0) & (top % architecture.page_frames == 0)
+                if architecture.top_frames == 1:
+                    # The direct map of all memory comes first in the kernel's half, then its image.
+                    some &= words[rows, : words.shape[1] // 2].any(axis=1)
+                self._add(bits, top[some], words[rows[some]])
+
+    def _add(self, bits: tuple[int, int], tops: NDArray[np.int64], tables: Words) -> None:
+        is_users = (tables & _NO_PRIVILEGED_EXECUTION).any(axis=1)
+        unused = np.count_nonzero(tables == 0, axis=1)
+        self._found[bits].append(np.column_stack((is_users, unused, tops)))
 
     @property
-    def tops(self) -> list[tuple[int, int]]:
-        """Frames and numbers of entries: a few of each number, the likeliest first."""
-        found = sorted(np.concatenate(self._found).tolist()) if self._found else []
-        tops: list[tuple[int, int]] = []
-        for size in _SMALL:
-            alike = [(frame, entries) for _, frame, entries in found if entries == size]
-            tops += alike[:_TRIED_TABLES]
-        return tops
+    def tops(self) -> list[tuple[int, tuple[int, int]]]:
+        """Frames and bits as in _SIZES, by their weight: of each size in turn the likeliest.
+
+        The kernel's own is the fullest, and not a process's.
+        """
+        ranked = []
+        for order, (bits, parts) in enumerate(self._found.items()):
+            found = np.concatenate([_NO_ROWS, *parts])
+            tops = found[np.lexsort(found.T[::-1]), 2].tolist()
+            ranked += [(rank, order, top, bits) for rank, top in enumerate(tops)]
+        return [(top, bits) for _, _, top, bits in sorted(ranked)]
 
 
-def machines_by_form(
-    memory: Dump, candidates: Sequence[NDArray[np.int64]], small: SmallTopSearch
-) -> Iterator[tuple[int, Machine, int]]:
-    """Possible kernels: frame of the own top-level table, machine, and address of the image.
+def _only_tables(words: Words) -> NDArray[np.bool_]:
+    """Whether all entries of each row that are used lead to tables."""
+    sound: NDArray[np.bool_] = ((words == 0) | (words & _FORM == _TABLE)).all(axis=1)
+    return sound
 
-    `candidates` are frames of pages whose last entry leads to a table.
-    """
-    full = _own_tables(memory, np.concatenate([np.empty(0, np.int64), *candidates]))
-    tops = [(top, (_PAGE_BITS, _ADDRESS_BITS)) for top in full]
-    for top, bits in [*tops, *((top, _SMALL[entries]) for top, entries in small.tops)]:
+
+def machines_by_form(memory: Dump, search: TopLevelSearch) -> Iterator[tuple[int, Machine, int]]:
+    """Possible kernels: frame of the own top-level table, machine, and address of the image."""
+    for top, bits in memory.budget.in_turn("possible top-level table of ARM", search.tops):
         if (image := _image(memory, arm64_machine(*bits, 0).kernel, top)) is not None:
             start, frame = image
             yield top, arm64_machine(*bits, start - frame * PAGE_SIZE), start
-
-
-def _own_tables(memory: Dump, frames: NDArray[np.int64]) -> list[int]:
-    """Pages with only entries that lead to tables, some of them to images; the fullest first."""
-    frames = np.sort(frames)[:_SAMPLED_TABLES]  # so that their order does not matter
-    tables = memory.read_frames(frames)
-    is_used = tables != 0
-    sound = (~is_used | (tables & _FORM == _TABLE)).all(axis=1)
-    half = tables.shape[1] // 2
-    # The direct map of all memory comes first in the kernel's half.
-    sound &= is_used[:, half:].any(axis=1) & is_used[:, :half].any(axis=1)
-    count = np.count_nonzero(is_used, axis=1)
-    chosen = np.flatnonzero(sound)
-    order = np.argsort(-count[chosen], kind="stable")[:_TRIED_TABLES]
-    tops: list[int] = frames[chosen[order]].tolist()
-    return tops
 
 
 def _image(memory: Dump, paging: Paging, top: int) -> tuple[int, int] | None:

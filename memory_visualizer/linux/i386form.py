@@ -24,6 +24,7 @@ from memory_visualizer.paging import (
     Mappings,
     walk,
 )
+from memory_visualizer.paging.kernelhalf import TOUCHED
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
@@ -37,9 +38,8 @@ _FIRST_PAIR = 384
 _FEW = 2
 """So many of them at least must map low memory in a row."""
 _LAST_POINTER = 3
-_SAMPLED_TABLES, _TRIED_TABLES = 1 << 10, 4
-"""How many page directories are read, from the lowest on, and how many of them are tried: those
-first that have nothing for user mode, as the kernel's own."""
+_TOUCHED = np.uint64(TOUCHED | TOUCHED << 32)
+_WEIGHTS = np.cumprod(np.full(512 - _FIRST_PAIR, 0x9E37_79B9_7F4A_7C15, np.uint64))
 _LEAST_IMAGE = 1 << 20
 
 
@@ -51,8 +51,11 @@ class LowMemorySearch:
 
     def __init__(self) -> None:
         self._directories: list[NDArray[np.int64]] = []
+        """Rows of entries for user mode, entries for the kernel, frame, and _mark of the latter."""
         self._tables: list[NDArray[np.int64]] = []
-        self._pointers: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        """Rows of frame and entries of tables of the kernel's gigabyte under PAE."""
+        self._pointers: list[NDArray[np.int64]] = []
+        """Rows of frame of a page with the last pointer only, and frame that it leads to."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Look at some entries of each page."""
@@ -60,34 +63,63 @@ class LowMemorySearch:
         mask = np.uint64(ADDRESS) | flags
         expected = _PAE_COLUMNS << np.uint64(21) | flags
         rows = _agree(words[:, _PAE_COLUMNS.astype(np.intp)] & mask, expected)
-        self._tables.append(frames[rows])
+        self._tables.append(np.column_stack((frames[rows], _used(words[rows]))))
         mask = np.uint64(_NARROW_ADDRESS) | flags
         lower = _PAIRS << np.uint64(23) | flags
         expected = lower | (lower + np.uint64(1 << 22)) << np.uint64(32)
         pairs = words[:, _PAIRS.astype(np.intp) + _FIRST_PAIR]
         rows = _agree(pairs & (mask | mask << np.uint64(32)), expected)
-        self._directories.append(frames[rows])
+        of_user, own = words[rows, :_FIRST_PAIR], words[rows, _FIRST_PAIR:]
+        self._directories.append(
+            np.column_stack((_used(of_user), _used(own), frames[rows], _mark(own)))
+        )
         last = words[:, _LAST_POINTER]
         rows = np.flatnonzero(last & np.uint64(~(ADDRESS | ACCESSED) % 2**64) == np.uint64(PRESENT))
-        rows = rows[np.count_nonzero(words[rows], axis=1) == 1]
-        self._pointers.append((frames[rows], (last[rows] & np.uint64(ADDRESS)).astype(np.int64)))
+        rows = rows[_used(words[rows]) == 1]
+        below = (last[rows] & np.uint64(ADDRESS)).astype(np.int64) // PAGE_SIZE
+        self._pointers.append(np.column_stack((frames[rows], below)))
 
-    def directories(self, memory: Dump) -> list[int]:
-        """Frames of page directories without PAE: those first that have nothing for user mode."""
-        frames = np.sort(np.concatenate([np.empty(0, np.int64), *self._directories]))
-        frames = frames[:_SAMPLED_TABLES]
-        is_used = memory.read_frames(frames)[:, :_FIRST_PAIR] != 0
-        order = np.argsort(np.count_nonzero(is_used, axis=1), kind="stable")[:_TRIED_TABLES]
-        chosen: list[int] = frames[order].tolist()
+    def directories(self) -> list[int]:
+        """Frames of page directories without PAE, one of each kind, the likeliest first.
+
+        Those are alike that have the same entries for the kernel, as most processes' directories
+        have. The kernel's own has nothing for user mode, and the most for itself.
+        """
+        of_user, own, frames, marks = np.concatenate([_NO_ROWS_OF_4, *self._directories]).T
+        order = np.lexsort((frames, -own, of_user))
+        _, first = np.unique(marks[order], return_index=True)
+        chosen: list[int] = frames[order[np.sort(first)]].tolist()
         return chosen
 
     def pointers(self) -> list[int]:
-        """Frames of the kernel's own four pointers under PAE."""
-        tables = np.concatenate([np.empty(0, np.int64), *self._tables])
-        frames = np.concatenate([np.empty(0, np.int64), *(one for one, _ in self._pointers)])
-        below = np.concatenate([np.empty(0, np.int64), *(one for _, one in self._pointers)])
-        chosen: list[int] = np.sort(frames[np.isin(below // PAGE_SIZE, tables)]).tolist()
-        return chosen[:_TRIED_TABLES]
+        """Frames of the kernel's own four pointers under PAE, one for each table that they lead to.
+
+        Those come first whose table has the most entries.
+        """
+        tables, used = np.unique(np.concatenate([_NO_ROWS_OF_2, *self._tables]), axis=0).T
+        frames, below = np.concatenate([_NO_ROWS_OF_2, *self._pointers]).T
+        is_sound = np.isin(below, tables)
+        frames, below = frames[is_sound], below[is_sound]
+        used = used[np.searchsorted(tables, below)]
+        order = np.lexsort((frames, -used))
+        _, first = np.unique(below[order], return_index=True)
+        chosen: list[int] = frames[order[np.sort(first)]].tolist()
+        return chosen
+
+
+_NO_ROWS_OF_2, _NO_ROWS_OF_4 = np.empty((0, 2), np.int64), np.empty((0, 4), np.int64)
+
+
+def _used(words: Words) -> NDArray[np.int64]:
+    """How many words of each row are not zero."""
+    counts: NDArray[np.int64] = np.count_nonzero(words, axis=1)
+    return counts
+
+
+def _mark(entries: Words) -> NDArray[np.int64]:
+    """A number for the contents of each row, without the bits that the processor sets."""
+    sums: NDArray[np.uint64] = np.sum((entries & ~_TOUCHED) * _WEIGHTS, axis=1)
+    return sums.view(np.int64)
 
 
 def _agree(entries: NDArray[np.uint64], expected: NDArray[np.uint64]) -> NDArray[np.intp]:
@@ -100,8 +132,8 @@ def machines_by_form(
 ) -> Iterator[tuple[int, Machine, TableMemory, int]]:
     """Frames of the kernel's own top level, the machine, its memory, and where its image begins."""
     with_pae, narrow = i386_machine(PAE), i386_machine(X86)
-    for machine, frames in ((with_pae, search.pointers()), (narrow, search.directories(memory))):
-        for top in frames:
+    for machine, tops in ((with_pae, search.pointers()), (narrow, search.directories())):
+        for top in memory.budget.in_turn("kind of page directory", tops):
             roots = machine.roots_at(memory, np.array([top * PAGE_SIZE]))
             if (start := _image(memory, machine, roots)) is not None:
                 kernel = TableMemory(memory, machine.kernel, roots[0].tolist())

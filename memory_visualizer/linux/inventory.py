@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.paging.tablememory import TableMemory
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.inventory import FilePages, Inventory, Module, Region
 from memory_visualizer.snapshot.process import Process
 
@@ -46,7 +47,7 @@ class LinuxInventory(Inventory):
         """As in Inventory."""
         return self._objects.remarks if "_objects" in vars(self) else ()
 
-    def file_pages(self) -> FilePages | None:
+    def file_pages(self, _: FrameRecords | None) -> FilePages | None:
         """As in Inventory."""
         return self._objects.file_pages()
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import mark_runs, places_of_text
 from memory_visualizer.formats.base import Dump, Words
 from memory_visualizer.linux import btf as btf_format
-from memory_visualizer.linux.armform import SmallTopSearch, machines_by_form
+from memory_visualizer.linux.armform import TopLevelSearch
+from memory_visualizer.linux.armform import machines_by_form as arm64_by_form
 from memory_visualizer.linux.banner import BANNER, MAX_BANNER, release_in
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.i386form import LowMemorySearch
@@ -266,24 +267,19 @@ class TopTableSearch:
         self._batches: list[tuple[NDArray[np.int64], Words]] = []
         self.low_memory = LowMemorySearch()
         """Tables of 32-bit kernels."""
-        self.small = SmallTopSearch()
-        """Top levels on ARM that do not fill a page."""
+        self.arm64 = TopLevelSearch()
+        """Top levels on 64-bit ARM."""
 
     def scan(self, frames: NDArray[np.int64], words: Words) -> None:
         """Test the last entries of frames, given with their contents; also for other machines."""
         self.low_memory.scan(frames, words)
-        self.small.scan(frames, words)
+        self.arm64.scan(frames, words)
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         for some in np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE)):
             tables = some[np.count_nonzero(words[some], axis=1) < words.shape[1] // 2]
             if len(tables):
                 self._batches.append((frames[tables], last[tables] & ~np.uint64(TOUCHED)))
-
-    @property
-    def frames(self) -> list[NDArray[np.int64]]:
-        """The pages whose last entry leads to a table, in batches."""
-        return [frames for frames, _ in self._batches]
 
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
         """For each last entry: the entry, the number of its tables, the best table, and its score.
@@ -375,7 +371,7 @@ def _by_form(memory: Dump, tables: TopTableSearch) -> Iterator[LinuxKernel]:
 
     for top, is_five in tables.found(memory):
         yield with_top(x86_64(X64_5_LEVELS if is_five else X64), top, None)
-    for top, machine, start in machines_by_form(memory, tables.frames, tables.small):
+    for top, machine, start in arm64_by_form(memory, tables.arm64):
         yield with_top(machine, top, start)
     for top, machine, kernel, start in i386_by_form(memory, tables.low_memory):
         yield LinuxKernel(VmcoreInfo.none(), machine, memory, top, kernel, start)

@@ -171,7 +171,8 @@ class KernelObjects:
                 f"{_NO_TYPES}: regions were found by the structure of their objects; names that"
                 " processes gave them are unknown"
             )
-        return Regions(kernel.kernel, layout, offsets, self._dentries)
+        page_bytes = kernel.machine.page_frames * PAGE_SIZE
+        return Regions(kernel.kernel, layout, offsets, self._dentries, page_bytes)
 
     def _regions_by_form(self, offsets: Offsets) -> RegionLayout | None:
         kernel = self._kernel

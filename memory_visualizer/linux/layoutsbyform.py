@@ -7,14 +7,16 @@ mm_types.h and module.h) is taken to do so.
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.linux.filelayout import FileLayout, MountLayout
 from memory_visualizer.linux.mapletree import read_tree
-from memory_visualizer.linux.modules import ModuleLayout, links_of
+from memory_visualizer.linux.modules import ModuleLayout
 from memory_visualizer.linux.regions import RegionLayout
+from memory_visualizer.paging.linkedlist import links_of
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
@@ -28,8 +30,8 @@ _HASH, _PARENT, _LENGTH, _NAME, _OWN_INODE = 8, 24, 36, 40, 48
 """In a dentry: d_hash, d_parent, d_name.len, d_name.name, d_inode."""
 _DEVICE = 16
 """In a super_block: s_dev."""
-_FILE_INODE = 32
-"""In a struct file: f_inode."""
+_FILE_INODES = (32, 40)
+"""In a struct file: f_inode; the second in 6.12."""
 _FILE_PATHS = (16, 64)
 """In a struct file: f_path."""
 _ROOTS = (0x0E, 0x16, 0x1E)
@@ -294,9 +296,9 @@ def _find_file(kernel: TableMemory, words: _Words) -> tuple[int, int] | None:
         led = led[led >= np.uint64(kernel.upper)]
         if len(led) < _FEW:
             continue
-        inodes, known = kernel.numbers(led + np.uint64(_FILE_INODE))
-        known &= inodes >= np.uint64(kernel.upper)
-        for path in _FILE_PATHS:
+        for inode, path in product(_FILE_INODES, _FILE_PATHS):
+            inodes, known = kernel.numbers(led + np.uint64(inode))
+            known &= inodes >= np.uint64(kernel.upper)
             entries, _ = kernel.numbers(led + np.uint64(path + 8))
             own, _ = kernel.numbers(entries + np.uint64(_OWN_INODE))
             count = int(np.count_nonzero(known & (own == inodes)))
@@ -330,7 +332,7 @@ def modules(kernel: TableMemory, head: int) -> ModuleLayout | None:
     The part of a module in which its own description lies is found: before 6.4 that is all of it.
     """
     link = 8
-    links, _ = links_of(kernel, head, 0, _EXAMPLES)
+    links, _ = links_of(kernel, head, backwards=False, lowest=kernel.upper, limit=_EXAMPLES)
     at = np.array(links, np.uint64) - np.uint64(link)
     raw, known = kernel.read_each(at, _MODULE)
     at, raw = at[known], raw[known]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.paging import is_held
+from memory_visualizer.paging.linkedlist import joined_links
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Module
 from memory_visualizer.units import PAGE_SIZE
@@ -60,11 +61,7 @@ class FoundModules:
 def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundModules:
     """Walk the list that begins at `head`, forwards, and backwards where it is broken."""
     limit = kernel.memory.budget.limit("module")
-    found, is_whole = links_of(kernel, head, 0, limit)
-    if not is_whole:
-        others, _ = links_of(kernel, head, kernel.word, limit)
-        known = set(found)
-        found += [link for link in reversed(others) if link not in known]
+    found, is_whole = joined_links(kernel, head, lowest=kernel.upper, limit=limit)
     kernel.memory.budget.refuse("module", len(found) - limit)
     modules: list[Module | None] = []
     left = kernel.frame_count  # as many pages as there are can be of modules
@@ -72,17 +69,6 @@ def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundM
         modules.append(_module(kernel, layout, link - layout.list, left))
         left -= sum(-(-one.size // PAGE_SIZE) for one in modules[-1:] if one)
     return FoundModules(tuple(filter(None, modules)), is_whole and None not in modules)
-
-
-def links_of(kernel: TableMemory, head: int, direction: int, limit: int) -> tuple[list[int], bool]:
-    """The links of a list from its head on, in one direction; and whether it leads back to it."""
-    found: list[int] = []
-    at, seen = kernel.number(head + direction), {head}
-    while at is not None and at >= kernel.upper and at not in seen and len(found) <= limit:
-        seen.add(at)
-        found.append(at)
-        at = kernel.number(at + direction)
-    return found, at == head
 
 
 def _module(kernel: TableMemory, layout: ModuleLayout, address: int, left: int) -> Module | None:

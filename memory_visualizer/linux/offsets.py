@@ -99,7 +99,8 @@ class Offsets:
     thread: int | None = None
     """Link in that list, in task_struct."""
     group: int | None = None
-    """thread_group: links the threads of a process without a head of the list (up to 6.6)."""
+    """thread_group, which links the threads of a process without a head of the list (up to 6.6), or
+    `thread` where the place of the list's head is not known."""
     kthread: int | None = None
     """The pointer to a kernel thread's struct kthread."""
     full_name: int | None = None
@@ -595,22 +596,28 @@ def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int)
 
 
 def _find_group(kernel: TableMemory, examples: _Examples, leader: int) -> int | None:
-    """The offset `thread_group`; None if no process has a second thread.
+    """The offset `thread_group`, or since 6.7 `thread_node`; None if none has a second thread.
 
-    Without second threads it would tell nothing. A single thread leads to itself. In no other list
-    does a task lead to a task with the same leader.
+    Without second threads it would tell nothing. A single thread leads to itself, or to the head of
+    a list of which it is the only member. In no other list does a task lead to a task with the same
+    leader.
     """
     begin = leader // kernel.word + 1
     tasks = examples.words[:, leader // kernel.word]
     best, found = 0, None
-    for column in range(begin, min(begin + _COLUMNS_OF_GROUP, examples.words.shape[1])):
-        following = examples.words[:, column] - np.uint64(kernel.word * column)
+    for column in range(begin, min(begin + _COLUMNS_OF_GROUP, examples.words.shape[1] - 1)):
+        links = examples.words[:, column]
+        following = links - np.uint64(kernel.word * column)
         others = np.flatnonzero(following != tasks)
-        if not len(others) or len(others) > _HALF * len(tasks):
+        back, known = kernel.numbers(links[others])
+        is_only = known & (back == tasks[others] + np.uint64(kernel.word * column))
+        is_only &= links[others] == examples.words[others, column + 1]
+        if not len(others) or np.count_nonzero(~is_only) > _HALF * len(tasks):
             continue
         leaders, known = kernel.numbers(following[others] + np.uint64(leader))
-        led = int(np.count_nonzero(known & (leaders == tasks[others])))
-        if led > best and led >= _HALF * len(others):
+        is_led = known & (leaders == tasks[others])
+        led = int(np.count_nonzero(is_led))
+        if led > best and led >= np.count_nonzero(~is_led & ~is_only):
             best, found = led, kernel.word * column
     return found
 

@@ -18,7 +18,6 @@ from memory_visualizer.linux.tasks import memory_of_threads
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.process import Process
-from memory_visualizer.units import PAGE_SIZE
 
 _READ, _WRITE, _EXECUTE, _MAY_SHARE = 1, 2, 4, 0x80
 """Of vm_flags (include/linux/mm.h)."""
@@ -128,12 +127,19 @@ class Regions:
     """Reads the regions of processes."""
 
     def __init__(
-        self, kernel: TableMemory, layout: RegionLayout, offsets: Offsets, dentries: Dentries | None
+        self,
+        kernel: TableMemory,
+        layout: RegionLayout,
+        offsets: Offsets,
+        dentries: Dentries | None,
+        page_bytes: int,
     ) -> None:
+        """`page_bytes` is the size of the kernel's pages."""
         self._kernel = kernel
         self._layout = layout
         self._offsets = offsets
         self._dentries = dentries
+        self._page_bytes = page_bytes
         self._left = kernel.memory.budget.limit("region")
         """Regions and nodes of trees that may still be read, of all processes."""
         self._mount_inside = 0
@@ -256,7 +262,7 @@ class Regions:
                     is_private=not flags[row] & _MAY_SHARE,
                     name=name,
                     file=path.text if path else ("[lost]" if files[row] else ""),
-                    offset=offsets[row] * PAGE_SIZE % 2**64 if files[row] else 0,
+                    offset=offsets[row] * self._page_bytes % 2**64 if files[row] else 0,
                     is_deleted=bool(path and path.is_deleted),
                     is_special=is_special,
                 )

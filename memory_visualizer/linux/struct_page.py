@@ -26,7 +26,7 @@ _MAX_STRUCT_PAGE = 256
 _SECTION_BITS = range(24, 41)
 """On x86-64 it is 27."""
 MAX_ORDER = 20
-_USUAL_SIZE, _USUAL_SECTION_BITS = 64, 27
+_USUAL_SIZE = 64
 _SECTION_SIZES = (32, 16)
 """Sizes of struct mem_section, with and without the members of CONFIG_PAGE_EXTENSION."""
 _MEMBERS: dict[tuple[str, ...], int] = {
@@ -298,7 +298,7 @@ class StructPages:
             tables.append(self._symbols["mem_section"])
         best: tuple[int, int, NDArray[np.uint64]] | None = None
         for place, size in product(dict.fromkeys(tables), dict.fromkeys(filter(None, sizes))):
-            for each in dict.fromkeys([*bits, _USUAL_SECTION_BITS]):
+            for each in dict.fromkeys([*bits, self._usual_section_bits]):
                 arrays = self._arrays_by_sections(place, size, member or 0, each)
                 if arrays is None:
                     continue
@@ -306,10 +306,15 @@ class StructPages:
                 if best is None or described > 2 * best[0]:
                     best = described, 1 << (each - self._page_bits), arrays
         if best is None and (arrays := self._arrays_in_a_row()) is not None:
-            best = 0, 1 << (_USUAL_SECTION_BITS - self._page_bits), arrays
+            best = 0, 1 << (self._usual_section_bits - self._page_bits), arrays
         if best is None:
             raise UntoldError("the kernel does not tell where its struct pages are")
         return best[1], best[2]
+
+    @property
+    def _usual_section_bits(self) -> int:
+        """Address bits of a section; more for pages of 64 KiB (arch/arm64's sparsemem.h)."""
+        return 29 if self._page_bits == 16 else 27
 
     def _arrays_by_sections(
         self, place: int, size: int, member: int, bits: int
@@ -357,7 +362,7 @@ class StructPages:
         if start is None or size is None:
             return None
         self._page_count = min(self._page_count, start + size)
-        frames = 1 << (_USUAL_SECTION_BITS - self._page_bits)
+        frames = 1 << (self._usual_section_bits - self._page_bits)
         return frames, np.full(-(-self._page_count // frames), base, np.uint64)
 
     def _arrays_in_a_row(self) -> NDArray[np.uint64] | None:
@@ -366,7 +371,7 @@ class StructPages:
         base = self._kernel.number(variable) if variable else None
         if base is None or not base >> 63 or base % PAGE_SIZE:
             return None
-        frames = 1 << (_USUAL_SECTION_BITS - self._page_bits)
+        frames = 1 << (self._usual_section_bits - self._page_bits)
         count = -(-self._page_count // frames)
         begin = np.arange(count, dtype=np.uint64) * np.uint64(frames * self._layout.size)
         mapped = self._kernel.frames(begin + np.uint64(base)) >= 0

@@ -606,7 +606,7 @@ def _are_roots(
         part = roots[start : start + _TABLES_AT_ONCE]
         is_empty = ~read_roots(found.memory, found.users, part).any(axis=1)
         sound[start : start + len(part)] = is_empty | are_tables(found.memory, found.users, 0, part)
-    if survey and architecture.is_whole:  # small top levels are objects in slabs
+    if survey and architecture.has_page_for_root:  # smaller top levels are objects in slabs
         sound &= ~survey.no_tables[architecture.frames_of_roots(roots)]
     return sound
 
@@ -622,7 +622,8 @@ def memory_of_threads(
 
     The signal_struct of a process lists its threads, or the threads are linked with one another. At
     most `limit` threads are read beside two of each process: threads that have ended, except the
-    first, are not in the list.
+    first, are not in the list. Where the place of the list's head is not known, a thread is known
+    by its leader.
     """
     memory = np.zeros(len(tasks), np.uint64)
     if offsets.threads is not None and offsets.thread is not None:
@@ -642,5 +643,10 @@ def memory_of_threads(
             break
         room -= len(rows)
         memory[rows], _ = kernel.numbers(at[rows] + to_mm)
-        at[rows], _ = kernel.numbers(at[rows])
+        following, _ = kernel.numbers(at[rows])
+        if link == offsets.group and offsets.leader is not None:
+            leaders, _ = kernel.numbers(at[rows] + np.uint64((offsets.leader - link) % 2**64))
+            is_other = leaders != tasks[rows]
+            memory[rows[is_other]] = following[is_other] = 0
+        at[rows] = following
     return memory

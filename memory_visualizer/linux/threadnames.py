@@ -5,6 +5,7 @@ longer name (5.17), or to a worker's struct worker, which describes the worker's
 BTF tells where; else the threads show it themselves, as long as most of them agree.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,8 @@ _EXAMPLES = 256
 """Tasks by which offsets are found."""
 _KTHREAD_SIZE, _WORKER_SIZE = 128, 192
 """As much of a struct kthread and of a struct worker is looked at."""
+_QUEUE_SIZE = 512
+"""As much of a workqueue_struct."""
 _CURRENT_WORK = 2
 """Words in front of current_work in struct worker, in all versions (workqueue_internal.h)."""
 _TRIED_COLUMNS = 8
@@ -109,6 +112,9 @@ def with_thread_names(kernel: TableMemory, offsets: Offsets, tasks: Sequence[int
         inner = kernel.words(led)
         full_name = _find_full_name(kernel, inner[~is_worker], _of_rows(names, ~is_worker))
         worker = _find_worker(kernel, inner[is_worker], at[is_worker])
+        if worker:
+            workers = inner[is_worker, worker["data"] // kernel.word]
+            worker |= _find_rescued(kernel, workers, _of_rows(names, is_worker))
         if full_name is None and not worker:
             continue
         found = replace(found, kthread=column, full_name=full_name, **worker)
@@ -190,6 +196,34 @@ def _find_worker(
                     "pool": (back + 1) * word,
                     "description": description,
                 }
+    return {}
+
+
+def _find_rescued(
+    kernel: TableMemory, workers: NDArray[np.uint64], names: list[bytes]
+) -> dict[str, int]:
+    """`rescue_wq` in struct worker, and `name` in workqueue_struct; empty where most do not agree.
+
+    The queue's name goes on as a rescuer's name does. `workers` are the addresses of struct worker.
+    """
+    own = [name.split(b"\0")[0] for name in names]
+    rows = [row for row, name in enumerate(own) if len(name) >= len(_RESCUER) + _FEW]
+    rows = [row for row in rows if own[row].startswith(_RESCUER)]
+    least = max(_FEW, _MOST * len(rows))
+    contents, _ = kernel.read_each(workers[rows], _WORKER_SIZE)
+    words = kernel.words(contents)
+    for column in range(words.shape[1]):
+        if np.count_nonzero(words[:, column] >= np.uint64(kernel.upper)) < least:
+            continue
+        queues, _ = kernel.read_each(words[:, column], _QUEUE_SIZE)
+        ends = Counter(
+            queue.tobytes().find(own[row][len(_RESCUER) :])
+            for row, queue in zip(rows, queues, strict=True)
+        )
+        del ends[-1]
+        place, votes = max(ends.items(), key=lambda one: one[1], default=(0, 0))
+        if votes >= least:
+            return {"rescued": column * kernel.word, "queue_name": place}
     return {}
 
 

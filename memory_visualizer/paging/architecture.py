@@ -109,6 +109,11 @@ class Architecture:
         return register & ~0x1F if self.top_frames > 1 else register & ~(PAGE_SIZE - 1)
 
     @property
+    def has_page_for_root(self) -> bool:
+        """Whether a top level fills a page, or several, of the processor's."""
+        return self.is_whole and self.top_frames % self.page_frames == 0
+
+    @property
     def root_bytes(self) -> int:
         """The alignment of top levels: a root's number is its address divided by this."""
         return PAGE_SIZE if self.is_whole else self.root_entries * 8

@@ -87,10 +87,8 @@ def picture_of_changes(
     return add_panel(
         picture,
         title,
-        f"{counted(len(codes), 'page frame')}; {one} of 4 KiB; the strongest change of each page",
+        [f"{counted(len(codes), 'page frame')}; {one} of 4 KiB; the strongest change of each page"],
         legend(colouring),
-        len(codes),
-        layout=layout,
         scale=scale,
     )
 

@@ -313,9 +313,7 @@ def by_file(snapshot: Snapshot, palette: Palette) -> Colouring:
     """
     pages = snapshot.file_pages
     if not pages.files:
-        raise BadInputError(
-            f"{snapshot.dump.path} does not tell the files behind its pages: only Linux does so far"
-        )
+        raise BadInputError(f"{snapshot.dump.path} does not tell the files behind its pages")
     values = np.ones(snapshot.classes.size, np.uint8)
     values[snapshot.classes == PageClass.ABSENT] = 0
     value_of = np.full(len(pages.files), 2, np.uint8)

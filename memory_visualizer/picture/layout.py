@@ -61,7 +61,7 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
            [ 4,  7,  8, 11],
            [ 5,  6,  9, 10]])
     """
-    order = ((values.size - 1).bit_length() + 1) // 2
+    order = curve_order(values.size)
     padded = np.full(4**order, beyond, dtype=values.dtype)
     padded[: values.size] = values
     blocks = padded.reshape(-1, 1, 1)
@@ -81,6 +81,11 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
     return pixels
 
 
+def curve_order(size: int) -> int:
+    """The order of the smallest curve with so many pixels; its side has 2**order."""
+    return ((size - 1).bit_length() + 1) // 2
+
+
 def hilbert_frames(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """The PFN at each pixel of a whole square with a side of 2**order pixels."""
     frame = np.zeros(x.shape, np.int64)
@@ -93,14 +98,3 @@ def hilbert_frames(x: NDArray[np.int64], y: NDArray[np.int64], order: int) -> ND
         x, y = np.where(turned, side - 1 - x, x), np.where(turned, side - 1 - y, y)
         x, y = np.where(low, x, y), np.where(low, y, x)
     return frame
-
-
-def left_frames(frame_count: int, layout: str, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """The PFN of the leftmost pixel of each row; -1 behind the last frame."""
-    height, width = shape
-    row = np.arange(height, dtype=np.int64)
-    if layout == "hilbert":
-        first = hilbert_frames(np.zeros_like(row), row, (height - 1).bit_length())
-    else:
-        first = row * width
-    return np.where(first < frame_count, first, -1)

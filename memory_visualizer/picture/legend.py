@@ -1,4 +1,4 @@
-"""The legend of a picture as text: each colour with its meaning, its pages and their share."""
+"""The legend of a picture as text: each colour with its meaning, its pages, size and share."""
 
 import json
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from memory_visualizer.picture.colouring import Colouring, Swatch
 from memory_visualizer.picture.palette import Colour, hex_colour
-from memory_visualizer.printable import printable
+from memory_visualizer.printable import mebibytes, printable
 from memory_visualizer.snapshot.pagemap import PageClass
+from memory_visualizer.units import PAGE_SIZE
 
 _LEFT_OUT = PageClass.LEFT_OUT.label
 
@@ -22,13 +23,18 @@ class LegendEntry:
     """None if the entry stands for several colours."""
     count: int
     """The number of frames with this colour."""
-    share: float
-    """The share of all frames, 0 to 1."""
+    share: float | None
+    """The share of the frames that the dump holds, 0 to 1; None for frames that it does not."""
 
     @property
     def percent(self) -> str:
         """The share to a tenth of a percent, as in ``24.1 %``."""
-        return f"{100 * self.share:.1f} %"
+        return "-" if self.share is None else f"{100 * self.share:.1f} %"
+
+    @property
+    def size(self) -> str:
+        """The size of the frames, as in ``1.5 MiB``."""
+        return mebibytes(self.count * PAGE_SIZE)
 
 
 def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
@@ -37,10 +43,16 @@ def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
     If there are more than `limit`, the general colours and the colours with the most frames are
     kept, and one more entry stands for all others.
     """
-    total = max(colouring.values.size, 1)
+    swatches = _swatches(colouring)
+    total = max(sum(count for swatch, count in swatches if _is_held(colouring, swatch)), 1)
     entries = [
-        LegendEntry(swatch.label, swatch.colour, count, count / total)
-        for swatch, count in _swatches(colouring)
+        LegendEntry(
+            swatch.label,
+            swatch.colour,
+            count,
+            count / total if _is_held(colouring, swatch) else None,
+        )
+        for swatch, count in swatches
     ]
     if limit is None or len(entries) <= limit:
         return entries
@@ -53,6 +65,11 @@ def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
     return [entry for n, entry in enumerate(entries) if n in kept] + [
         LegendEntry(f"{len(rest):,} others", None, count, count / total)
     ]
+
+
+def _is_held(colouring: Colouring, swatch: Swatch) -> bool:
+    """Whether the dump holds the frames of a swatch: they are neither absent nor left out."""
+    return swatch is not colouring.swatches[0] and swatch.label != _LEFT_OUT
 
 
 def legend_json(colouring: Colouring) -> str:
@@ -77,11 +94,12 @@ def legend_lines(entries: Sequence[LegendEntry], *, ansi: bool = False) -> list[
     labels = [printable(entry.label) for entry in entries]
     label_width = max(map(len, labels))
     count_width = max(len(f"{entry.count:,}") for entry in entries)
+    size_width = max(len(entry.size) for entry in entries)
     return [
         "  "
         + (_ansi_swatch(entry.colour) if ansi else "")
         + f"{hex_colour(entry.colour) if entry.colour else '':<7}  {label:<{label_width}}"
-        + f"  {entry.count:>{count_width},}  {entry.percent:>7}"
+        + f"  {entry.count:>{count_width},}  {entry.size:>{size_width}}  {entry.percent:>7}"
         for entry, label in zip(entries, labels, strict=True)
     ]
 

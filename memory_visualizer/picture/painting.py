@@ -1,5 +1,6 @@
 """The picture's pixels: one for each page frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from memory_visualizer.picture.colouring import Colouring
-from memory_visualizer.picture.layout import arrange
-from memory_visualizer.picture.palette import Colour
+from memory_visualizer.picture.folding import Plan, plan
+from memory_visualizer.picture.palette import FOLD, Colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class Painting:
     colours: tuple[Colour, ...]
     box: tuple[int, int, int, int]
     """The rectangle of the frames' pixels: left, top, right, bottom, the latter two exclusive."""
+    plan: Plan
+    """The order of the pixels in it."""
 
     def image(self) -> Image.Image:
         """The picture for Pillow, in palette mode if the colours are few enough."""
@@ -44,12 +47,14 @@ def paint(
     layout: str = "rows",
     width: int | None = None,
     dimmed: NDArray[np.bool_] | None = None,
+    holes: Sequence[tuple[int, int]] = (),
 ) -> Painting:
     """Paint a pixel for each frame, in one of layout.LAYOUTS; `width` is that of rows.
 
     A pixel has the colour of its frame's swatch; for a `dimmed` frame, a pale colour of the same
-    hue.
+    hue. `holes` are folded: see folding.plan.
     """
+    planned = plan(colouring.values.size, layout, width, holes)
     values = colouring.values
     colours = [swatch.colour for swatch in colouring.swatches]
     if dimmed is not None:
@@ -57,8 +62,12 @@ def paint(
             values = values.astype(np.uint16)
         values = np.where(dimmed, values + values.dtype.type(len(colours)), values)
         colours += [pale(colour) for colour in colours]
-    pixels = arrange(values, layout, width)
-    return Painting(pixels, tuple(colours), (0, 0, pixels.shape[1], pixels.shape[0]))
+    if holes:
+        if len(colours) > np.iinfo(values.dtype).max:
+            values = values.astype(np.uint16)
+        colours.append(FOLD)
+    pixels = planned.pixels(values, len(colours) - 1)
+    return Painting(pixels, tuple(colours), (0, 0, pixels.shape[1], pixels.shape[0]), planned)
 
 
 def pale(colour: Colour) -> Colour:

@@ -39,6 +39,9 @@ COLOUR_BLIND: Palette = {
     PageClass.LEFT_OUT: (70, 106, 86),
 }
 
+FOLD: Colour = (128, 133, 140)
+"""The line that stands for a folded hole; it is no page's colour."""
+
 PALETTES: Mapping[str, Palette] = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}
 
 

@@ -4,6 +4,7 @@ It is separate from painting.py, since most pictures have no panel and fonts tak
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, TypeAlias
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from memory_visualizer.picture.layout import left_frames
+from memory_visualizer.picture.folding import BREAK_LEVELS, Fold, Plan
+from memory_visualizer.picture.layout import hilbert_frames
 from memory_visualizer.picture.legend import LegendEntry
 from memory_visualizer.picture.painting import Painting
 from memory_visualizer.picture.palette import Colour
@@ -42,25 +44,23 @@ _FONT_SIZES_PER_WIDTH = (
 def add_panel(
     picture: Painting,
     title: str,
-    subtitle: str,
+    subtitles: Sequence[str],
     entries: Sequence[LegendEntry],
-    frame_count: int,
     *,
-    layout: str = "rows",
     scale: int = 1,
 ) -> Painting:
     """Draw title and legend below a picture, and physical addresses on its left.
 
     The picture's own pixels stay unchanged, at the top right; the panel's colours, SHADES, follow
-    the picture's. The picture of `frame_count` frames was painted with `layout` and `scale`. Texts
-    may contain anything: characters that the font lacks are escaped; a long title is shortened.
+    the picture's. The picture was painted with `scale`. Texts may contain anything: characters that
+    the font lacks are escaped; a long title is shortened.
     """
     height, width = picture.pixels.shape
     size = min(max(_MIN_FONT_SIZE, width // _FONT_SIZES_PER_WIDTH), _MAX_FONT_SIZE)
     shape = (height // scale, width // scale)
-    marks = ticks(frame_count, layout, shape, scale, size)
+    marks = ticks(picture.plan, shape, scale, size)
     left = _ruler(marks, height, size)
-    below, swatches = _legend_panel(left.shape[1] + width, size, title, subtitle, entries)
+    below, swatches = _legend_panel(left.shape[1] + width, size, title, subtitles, entries)
 
     ink = np.zeros((height + below.shape[0], below.shape[1]), np.uint8)
     ink[:height, : left.shape[1]] = left
@@ -80,48 +80,98 @@ def add_panel(
     pixels[:height, left.shape[1] : right] = picture.pixels
     for (top, bottom, start, end), colour in swatches:
         pixels[height + top : height + bottom, start:end] = colours.index(colour)
-    return Painting(pixels, tuple(colours), (left.shape[1], 0, right, height))
+    return replace(
+        picture, pixels=pixels, colours=tuple(colours), box=(left.shape[1], 0, right, height)
+    )
 
 
-def ticks(
-    frame_count: int, layout: str, shape: tuple[int, int], scale: int, font_size: int
-) -> list[tuple[int, int]]:
-    """The marks on the left: row of pixels, and physical address.
+def ticks(plan: Plan, shape: tuple[int, int], scale: int, font_size: int) -> list[tuple[int, str]]:
+    """The marks on the left: row of pixels, and label.
 
-    `shape` is the picture's height and width in frames. In the layout `rows` the address is round,
-    and its frame lies in the row; along Hilbert's curve it is the address of the row's first pixel.
+    `shape` is the picture's height and width in frames. A label is a physical address; in the
+    layout `rows` it is round, and its frame lies in the row. Along Hilbert's curve the marks divide
+    the picture's left edge into squares, each of which is one stretch of memory: the label is the
+    lowest address in the square. A folded hole has its address and its size.
     """
     height, width = shape
     gap = ceil(3 * font_size / scale)  # the least number of rows between two marks
     if height <= gap:
         return []
-    if layout == "hilbert":
-        gap = 1 << (gap - 1).bit_length()
-        first = left_frames(frame_count, layout, shape)[::gap]
-        return [
-            (row * gap * scale, frame * PAGE_SIZE)
-            for row, frame in enumerate(first.tolist())
-            if frame >= 0
-        ]
+    if plan.layout == "hilbert":
+        return _marks_on_curve(plan, height, 1 << (gap - 1).bit_length(), scale)
     step = 1 << (gap * width - 1).bit_length()
-    return [(frame // width * scale, frame * PAGE_SIZE) for frame in range(0, frame_count, step)]
+    frame = np.arange(0, plan.frame_count, step)
+    row = plan.place_of(frame) // width
+    folded = plan.frame_at(plan.place_of(frame)) != frame
+    breaks = [(fold.line // width, _fold_label(fold)) for fold in plan.folds]
+    marks = [
+        (at, f"{pfn * PAGE_SIZE:#x}")
+        for at, pfn in zip(row[~folded].tolist(), frame[~folded].tolist(), strict=True)
+        if all(abs(at - other) >= gap for other, _ in breaks)
+    ]
+    return [(at * scale, label) for at, label in sorted([*marks, *_apart(breaks, gap)])]
 
 
-def _ruler(marks: list[tuple[int, int]], height: int, size: int) -> NDArray[np.uint8]:
+def _marks_on_curve(plan: Plan, height: int, side: int, scale: int) -> list[tuple[int, str]]:
+    """The marks of squares with this side, a power of two, along the left edge, and of folds."""
+    row = np.arange(0, height, side, dtype=np.int64)
+    order = (height - 1).bit_length()
+    first = hilbert_frames(np.zeros_like(row), row, order) // (side * side) * (side * side)
+    frame = plan.frame_at(first)
+    tops = _tops_on_curve(plan, order)
+    breaks = _apart(sorted(zip(tops, map(_fold_label, plan.folds), strict=True)), side)
+    marks = [
+        (at, f"{pfn * PAGE_SIZE:#x}")
+        for at, pfn in zip(row.tolist(), frame.tolist(), strict=True)
+        if pfn >= 0 and all(abs(at - other) >= side for other, _ in breaks)
+    ]
+    return [(at * scale, label) for at, label in sorted([*marks, *breaks])]
+
+
+def _tops_on_curve(plan: Plan, order: int) -> list[int]:
+    """The topmost row of each break's line, which is one square."""
+    if not plan.folds:
+        return []
+    coarse = min(order, BREAK_LEVELS)
+    y, x = np.indices((1 << coarse, 1 << coarse), np.int64)
+    top = np.empty(1 << 2 * coarse, np.int64)
+    top[hilbert_frames(x, y, coarse)] = y << (order - coarse)
+    line = np.array([fold.line for fold in plan.folds])
+    tops: list[int] = top[line >> 2 * (order - coarse)].tolist()
+    return tops
+
+
+def _fold_label(fold: Fold) -> str:
+    size = fold.count * PAGE_SIZE / 2**20
+    words = f"{size:.0f} MiB" if size < 1000 else f"{size / 1024:.1f} GiB"
+    return f"{fold.first * PAGE_SIZE:#x} {words} absent"
+
+
+def _apart(marks: list[tuple[int, str]], gap: int) -> list[tuple[int, str]]:
+    """Marks that are not too close to the one before."""
+    kept: list[tuple[int, str]] = []
+    for row, label in marks:
+        if not kept or row - kept[-1][0] >= gap:
+            kept.append((row, label))
+    return kept
+
+
+def _ruler(marks: list[tuple[int, str]], height: int, size: int) -> NDArray[np.uint8]:
     """The ink of the addresses on the left, shape (height, some width)."""
     if not marks:
         return np.zeros((height, 0), np.uint8)
     font = ImageFont.load_default(size)
-    labels = [f"{address:#x}" for _, address in marks]
+    labels = [label for _, label in marks]
     text_width = ceil(max(font.getlength(label) for label in labels))
     mark = max(4, size // 2)
     width = size // 2 + text_width + size // 3 + mark
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
     for (row, _), label in zip(marks, labels, strict=True):
-        # The label hangs below its mark, so that the topmost label is not cut off.
+        # The label hangs below its mark, but never beyond the picture, so that none is cut off.
         draw.line((width - mark, row, width, row), fill=_OUTLINE)
-        draw.text((width - mark - size // 3, row), label, _MUTED, font, "ra")
+        top = min(row, height - ceil(1.2 * size))
+        draw.text((width - mark - size // 3, top), label, _MUTED, font, "ra")
     return np.asarray(image)
 
 
@@ -129,7 +179,7 @@ def _legend_panel(
     picture_width: int,
     size: int,
     title: str,
-    subtitle: str,
+    subtitles: Sequence[str],
     entries: Sequence[LegendEntry],
 ) -> tuple[NDArray[np.uint8], list[tuple[tuple[int, int, int, int], Colour]]]:
     """The ink of title and legend, shape (height, width), and the swatches to be filled.
@@ -137,30 +187,32 @@ def _legend_panel(
     The panel is as wide as the picture, or wider if the text needs it.
     """
     font, title_font = ImageFont.load_default(size), ImageFont.load_default(size * 1.3)
-    subtitle = in_font(subtitle)
+    subtitles = [shortened(in_font(text), font, 72 * size) for text in subtitles]
     labels = [shortened(in_font(entry.label), font, 24 * size) for entry in entries]
 
     label_width = max(font.getlength(label) for label in labels)
     count_width = max(font.getlength(f"{entry.count:,}") for entry in entries)
     label_x = 1.8 * size
-    count_x = label_x + label_width + 1.5 * size + count_width  # right edge, as for percent_x
-    percent_x = count_x + size + font.getlength("100.0 %")
+    count_x = label_x + label_width + 1.5 * size + count_width  # right edge, as for those below
+    size_x = count_x + size + max(font.getlength(entry.size) for entry in entries)
+    percent_x = size_x + size + font.getlength("100.0 %")
 
     margin, line, gap = size, 1.75 * size, 1.5 * size  # the least gap between columns
-    needed = 2 * margin + ceil(max(percent_x, font.getlength(subtitle)))
+    needed = 2 * margin + ceil(max(percent_x, *map(font.getlength, subtitles)))
     width = max(picture_width + 1, needed)
     inner = width - 2 * margin
     columns = min(3, int((inner + gap) // (percent_x + gap)))
     rows = ceil(len(entries) / columns)
     gap = min(3 * size, (inner - columns * percent_x) / max(columns - 1, 1))
-    top = margin + 2 * line + 0.6 * size
+    top = margin + (1 + len(subtitles)) * line + 0.6 * size
     height = round(top + rows * line + 0.6 * margin)
 
     ink = Image.new("L", (width, height))
     draw = ImageDraw.Draw(ink)
     title = shortened(in_font(title), title_font, inner)
     draw.text((margin, margin + size), title, _FULL, title_font, "ls")
-    draw.text((margin, margin + size + line), subtitle, _MUTED, font, "ls")
+    for number, text in enumerate(subtitles, 1):
+        draw.text((margin, margin + size + number * line), text, _MUTED, font, "ls")
     swatches = []
     for n, (entry, label) in enumerate(zip(entries, labels, strict=True)):
         column, row = divmod(n, rows)
@@ -168,6 +220,7 @@ def _legend_panel(
         strength = _FULL if entry.count else _MUTED
         draw.text((x + label_x, baseline), label, strength, font, "ls")
         draw.text((x + count_x, baseline), f"{entry.count:,}", strength, font, "rs")
+        draw.text((x + size_x, baseline), entry.size, strength, font, "rs")
         draw.text((x + percent_x, baseline), entry.percent, strength, font, "rs")
         if entry.colour is None:
             continue

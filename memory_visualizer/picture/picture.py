@@ -3,17 +3,37 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import BadInputError
+from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.folding import HOLES, long_holes
 from memory_visualizer.picture.legend import legend as legend_of
 from memory_visualizer.picture.painting import Painting, paint
-from memory_visualizer.printable import binary_size
+from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
 MOST_PIXELS = 1 << 31
 MOST_ENTRIES = 24
 """The most entries of a legend."""
+
+
+def system_texts(snapshot: Snapshot) -> dict[str, str]:
+    """What a picture tells of the system in its text chunks (keyword to text)."""
+    texts = {"Size": str(snapshot.dump.size)}
+    if snapshot.system:
+        texts["System"] = printable(str(snapshot.system))
+    if snapshot.time:
+        texts["Creation Time"] = f"{snapshot.time:%Y-%m-%dT%H:%M:%SZ}"
+    return texts
+
+
+def system_line(snapshot: Snapshot) -> str:
+    """The same in one line for the panel; empty if no system was found."""
+    if not snapshot.system:
+        return ""
+    time = f", {snapshot.time:%Y-%m-%d %H:%M:%S} UTC" if snapshot.time else ""
+    return f"{snapshot.system}{time}"
 
 
 def picture_of(
@@ -25,13 +45,19 @@ def picture_of(
     scale: int = 1,
     dimmed: NDArray[np.bool_] | None = None,
     legend: bool = False,
+    holes: str = "draw",
+    system: str = "",
 ) -> Painting:
     """Paint the whole picture of a dump; `legend` adds the panel.
 
-    Each frame has `scale` by `scale` pixels; the other arguments are as for `paint`. BadInputError
-    if it would have more than MOST_PIXELS.
+    Each frame has `scale` by `scale` pixels; long holes become what `holes`, one of folding.HOLES,
+    says. `system` is a line for the panel. The other arguments are as for `paint`. BadInputError if
+    it would have more than MOST_PIXELS; UnknownNameError for other words in `holes` or `layout`.
     """
-    picture = paint(colouring, layout, width, dimmed)
+    if holes not in HOLES:
+        raise UnknownNameError("treatment of holes", holes, HOLES)
+    folded = long_holes(dump.there) if holes == "fold" else []
+    picture = paint(colouring, layout, width, dimmed, folded)
     height, row = (side * scale for side in picture.pixels.shape)
     if height * row > MOST_PIXELS:
         raise BadInputError(
@@ -44,6 +70,9 @@ def picture_of(
 
     one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
     subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one} of 4 KiB"
+    if folded:
+        size = binary_size(sum(count for _, count in folded) * PAGE_SIZE)
+        subtitle += f"; dashed = {counted(len(folded), 'hole')}, {size}"
     if colouring.name != "class":
         subtitle += f", coloured by {colouring.name}"
     if dimmed is not None:
@@ -51,9 +80,7 @@ def picture_of(
     return add_panel(
         picture,
         dump.path.name,
-        subtitle,
+        [*filter(None, [system]), subtitle],
         legend_of(colouring, MOST_ENTRIES),
-        colouring.values.size,
-        layout=layout,
         scale=scale,
     )

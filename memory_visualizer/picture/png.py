@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from PIL import Image, PngImagePlugin
@@ -25,22 +26,24 @@ def texts_of(
     dump: Dump,
     colouring: Colouring,
     picture: Painting,
-    layout: str,
     *,
     fingerprint: str | None = None,
+    system: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The text chunks of a dump's picture (keyword to text); `fingerprint` is dump.fingerprint's.
 
-    The first two are read before a picture is replaced: see output.is_own, fingerprint_in.
+    `system` is of picture.system_texts. The first two are read before a picture is replaced: see
+    output.is_own, fingerprint_in.
     """
     return {
         "Software": GENERATOR,
         **({"Fingerprint": fingerprint} if fingerprint else {}),
         **({"SHA-256": dump.sha256} if dump.sha256 else {}),
         "Source": printable(dump.path.name),
+        **system,
         "Colours": colouring.name,
         "Legend": legend_json(colouring),
-        "Layout": layout,
+        "Layout": picture.plan.described(),
         "Box": " ".join(map(str, picture.box)),
     }
 

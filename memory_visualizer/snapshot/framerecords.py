@@ -130,6 +130,28 @@ class FrameDatabase:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class SectionPages:
+    """The pages of files by Windows' records: the stretch of a file to which a frame belongs."""
+
+    frame: NDArray[np.uint32]
+    """Each frame once; so for the next two columns."""
+    stretch: NDArray[np.uint32]
+    """A row in the columns below, which describe stretches of files (subsections)."""
+    page: NDArray[np.int32]
+    """The number of the page within the stretch; -1 if unknown."""
+    area: NDArray[np.uint64]
+    """The address of the control area of the stretch's file; 0 if unknown."""
+    kind: NDArray[np.uint8]
+    """Of the file: SectionKind."""
+    offset: NDArray[np.int64]
+    """Bytes from the file's beginning to the stretch; -1 if unknown."""
+    end: NDArray[np.int64]
+    """Bytes from the file's beginning to the end of the stretch; -1 if unknown."""
+    size: NDArray[np.int64]
+    """Bytes of the whole file; -1 if unknown."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class FrameRecords:
     """The kernel's records of all frames, in columns by PFN."""
 
@@ -146,6 +168,8 @@ class FrameRecords:
     findings: NDArray[np.uint8] | None = None
     """RecordFinding."""
     database: FrameDatabase | None = None
+    sections: SectionPages | None = None
+    """The pages of files; None where the records do not tell them."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on records that were not found or are not credible."""
 

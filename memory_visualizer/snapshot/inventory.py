@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.snapshot.framerecords import FrameRecords
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.units import PAGE_SIZE
 
@@ -68,7 +69,9 @@ class FilePages:
     file: NDArray[np.int32]
     """Index in `files`."""
     offset: NDArray[np.int64]
-    """Bytes from the file's beginning to the frame's first byte."""
+    """Bytes from the file's beginning to the frame's first byte; -1 if unknown."""
+    length: NDArray[np.int64] | None = None
+    """Bytes of the frame that are the file's, the others are zeros; None where all are."""
 
     @classmethod
     def none(cls) -> "FilePages":
@@ -97,19 +100,26 @@ class Region:
     end: int
     """The address behind the last byte."""
     protection: str
-    """What the process may do, such as ``r-x``."""
+    """What the process may do, such as ``r-x``. On Windows as the region was made; ``c`` in place
+    of ``w`` if writing makes a copy of a page."""
     is_private: bool
-    """Whether writing makes a copy of a page, as other processes do not see it."""
+    """On Linux whether writing makes a copy of a page, as other processes do not see it; on Windows
+    whether the memory is the process's own, not that of a section."""
     name: str = ""
     """Such as ``[heap]``, ``[stack]``, ``[vdso]``; empty for most."""
     file: str = ""
     """Path of the file behind it; empty if there is none."""
-    offset: int = 0
-    """Bytes into this file."""
+    offset: int | None = 0
+    """Bytes into this file; None if not known."""
     is_deleted: bool = False
     """Whether the file's name was removed."""
     is_special: bool = False
     """Whether the system itself made it and named it, as it does with ``[vdso]``."""
+    kind: str = ""
+    """On Windows what it is beside usual memory and usual files: ``image``, ``device memory``,
+    ``AWE``, ``write watch``, ``large pages``, …"""
+    commit: int | None = None
+    """On Windows how many of its pages are charged to the process."""
 
     @property
     def size(self) -> int:
@@ -165,8 +175,8 @@ class Inventory(ABC):
         """Sentences on missing or doubtful data in what was asked for so far."""
 
     @abstractmethod
-    def file_pages(self) -> FilePages | None:
-        """Which frames hold parts of files."""
+    def file_pages(self, records: FrameRecords | None) -> FilePages | None:
+        """Which frames hold parts of files; `records` are those of the same snapshot."""
 
     @abstractmethod
     def regions(self, process: Process) -> tuple[Region, ...] | None:

@@ -155,8 +155,16 @@ class Snapshot(PageMap):
     @cached_property
     def file_pages(self) -> FilePages:
         """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
-        found = self.inventory.file_pages() if self.inventory else None
-        return FilePages.none() if found is None else found
+        return FilePages.none() if self._found_pages is None else self._found_pages
+
+    @property
+    def tells_files(self) -> bool:
+        """Whether the dump tells the files behind its pages, if there are any."""
+        return self._found_pages is not None
+
+    @cached_property
+    def _found_pages(self) -> FilePages | None:
+        return self.inventory.file_pages(self.records) if self.inventory else None
 
     @cached_property
     def files(self) -> tuple[File, ...]:
@@ -172,11 +180,18 @@ class Snapshot(PageMap):
             self.processes,
         )
 
-    def file_of(self, frame: int) -> tuple[FileObject, int] | None:
-        """The file of which a frame holds a part, and the offset in it; None for all others."""
+    def file_of(self, frame: int) -> tuple[FileObject, int | None] | None:
+        """The file of which a frame holds a part, and the offset in it; None for all others.
+
+        The offset in bytes is None if it is unknown. Of an image it is the place in the file, too,
+        not the address in memory.
+        """
         pages = self.file_pages
         row = pages.row(frame)
-        return None if row is None else (pages.files[pages.file[row]], int(pages.offset[row]))
+        if row is None:
+            return None
+        offset = int(pages.offset[row])
+        return pages.files[pages.file[row]], None if offset < 0 else offset
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
         """The regions of one of `processes` by their addresses; None if they are not known."""

@@ -25,7 +25,8 @@ from memory_visualizer.export.summary import dump_holes
 from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
-from memory_visualizer.picture.palette import PALETTES, hex_colour
+from memory_visualizer.picture.folding import long_holes
+from memory_visualizer.picture.palette import FOLD, PALETTES, hex_colour
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.framerecords import RecordFinding
@@ -35,6 +36,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
 from memory_visualizer.viewer.dumpfile import about_file
+from memory_visualizer.viewer.inventory import module_columns, region_columns
 
 _LIBRARIES = (
     "color",
@@ -53,6 +55,7 @@ _SCRIPTS = (
     "dom",
     "data",
     "list",
+    "folding",
     "layout",
     "colour",
     "tiles",
@@ -63,6 +66,7 @@ _SCRIPTS = (
     "uses",
     "processes",
     "files",
+    "modules",
     "leads",
     "lights",
     "litpages",
@@ -89,35 +93,48 @@ def write_page(
     color_by: str = "class",
     palette: str = "default",
     chosen: Collection[int] | None = None,
+    regions: bool = False,
+    holes: str = "fold",
     force: bool = False,
 ) -> None:
     """Write the page of a snapshot.
 
-    `entropy` is the result of entropy.entropy, if the page should show it. The other arguments
-    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, and the
-    processes whose pages are highlighted, by index in Snapshot.processes. The file appears whole or
+    `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
+    regions of all processes, for the page to name them, which takes longer. The other arguments
+    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the
+    processes whose pages are highlighted, by index in Snapshot.processes, and what becomes of long
+    holes, one of folding.HOLES. The file appears whole or
     not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
     not be replaced (see output.check_target).
     """
     start = {"layout": layout, "color": color_by, "palette": palette}
     if chosen is not None:
         start["show"] = ",".join(map(str, sorted(chosen)))
-    text = page(snapshot, entropy, start)
+    text = page(snapshot, entropy, start, holes=holes, regions=regions)
     with whole_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 
 
-def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[str, str]) -> str:
+def page(
+    snapshot: Snapshot,
+    entropy: NDArray[np.uint8] | None,
+    start: Mapping[str, str],
+    *,
+    holes: str = "fold",
+    regions: bool = False,
+) -> str:
     """The page as text.
 
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
-    (`show`, as in the page's address), if any.
+    (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
     others = _file_columns(snapshot) | _record_columns(snapshot)
     if entropy is not None:
         others["entropy"] = entropy
     about = _about(snapshot, has_entropy=entropy is not None)
     about["start"] = dict(start)
+    about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
+    about["fold"] = hex_colour(FOLD)
     about["named"] = []
     named = [("state", snapshot.states), ("use", snapshot.uses)]
     if start.get("color") == "file":  # read only if it is asked for
@@ -129,7 +146,9 @@ def page(snapshot: Snapshot, entropy: NDArray[np.uint8] | None, start: Mapping[s
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
     about["file"], places = about_file(snapshot)
-    columns, about["untold"] = page_columns(snapshot, others | places)
+    about["modules"], modules = module_columns(snapshot)
+    about["regions"], of_regions = region_columns(snapshot) if regions else ([], {})
+    columns, about["untold"] = page_columns(snapshot, others | places | modules | of_regions)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
@@ -203,11 +222,15 @@ def _leads(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
-    """The file behind each frame, 0 for none, and the number of the page in it."""
+    """The file behind each frame, 0 for none, and its place in it.
+
+    The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
+    files; 0 where it is unknown.
+    """
     if not snapshot.file_pages.files:
         return {}
     file, offset = snapshot.file_pages.of_frames(0, snapshot.classes.size)
-    return {"file_of": file + np.int32(1), "file_page": offset // PAGE_SIZE}
+    return {"file_of": file + np.int32(1), "file_sector": (offset >> 9) + 1}
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -551,7 +551,7 @@ def _picture(snapshot: Snapshot, dimmed: NDArray[np.bool_] | None) -> bytes:
     colouring = by_class(snapshot, DEFAULT)
     picture = picture_of(snapshot.dump, colouring, dimmed=dimmed)
     file = BytesIO()
-    save_png(file, picture.image(), texts_of(snapshot.dump, colouring, picture, "rows"))
+    save_png(file, picture.image(), texts_of(snapshot.dump, colouring, picture))
     return file.getvalue()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import even_sample
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import PRESENT, is_held
 from memory_visualizer.windows.kernelmemory import KernelMemory
@@ -173,7 +174,7 @@ class PageFrameDatabase:
 
     def entries(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """PteAddress of some of these frames, from all over them, without marks; 0 where lost."""
-        records = self.records(_some(frames, _SAMPLED_RECORDS))
+        records = self.records(even_sample(frames, _SAMPLED_RECORDS))
         return self._self_map.entry(self.layout.number(records, self.layout.pte_address))
 
     def pieces(self, zero: NDArray[np.bool_]) -> Iterator[Piece]:
@@ -201,7 +202,7 @@ class PageFrameDatabase:
         entries can be compared, too. Frames whose record is lost or not active do not count, nor do
         frames whose table lies in a hole of the dump; 0 if too few frames count.
         """
-        frames = _some(mapped, _SAMPLED_RECORDS)
+        frames = even_sample(mapped, _SAMPLED_RECORDS)
         records = self.records(frames)
         table = self.layout.table_frames(records)
         counts = self.layout.locations(records) == ACTIVE
@@ -262,7 +263,7 @@ def _witnesses(
 ) -> Witnesses:
     """Addresses of the kernel's own entries, in a sample of its pages."""
     frames = kernel.all_frames()
-    frames = _some(frames[~zero[frames]], _SAMPLE)
+    frames = even_sample(frames[~zero[frames]], _SAMPLE)
     virtual = kernel.virtual(frames)
     none = np.empty(0, np.uint64)
     batches = [(none, none)]
@@ -323,7 +324,7 @@ def _layout(
     unused: NDArray[np.int64],
 ) -> Layout | None:
     """The other offsets, by the majority of the witnesses' records; None if none agree."""
-    witnesses = witnesses.take(_some(np.arange(len(witnesses.frame)), _SAMPLED_WITNESSES))
+    witnesses = witnesses.take(even_sample(np.arange(len(witnesses.frame)), _SAMPLED_WITNESSES))
     word = kernel.word
     records = _records(kernel, base, size, witnesses.frame)
     table = kernel.frames(witnesses.entry)
@@ -335,7 +336,7 @@ def _layout(
             best, pte_frame = share, place
     if best <= 1 / 2:
         return None
-    others = _records(kernel, base, size, _some(unused, _SAMPLED_WITNESSES))
+    others = _records(kernel, base, size, even_sample(unused, _SAMPLED_WITNESSES))
     others = others[np.logical_or.reduce(others != 0, axis=1)]
     places = [
         byte
@@ -357,13 +358,6 @@ def _layout(
     if speaks_for(location)[1] <= 0:
         return None
     return Layout(word, size, pte_address, pte_frame, location)
-
-
-def _some(values: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """An even sample of at most `limit` values."""
-    if len(values) <= limit:
-        return values
-    return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
 
 
 def _records(

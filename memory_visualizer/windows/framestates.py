@@ -14,6 +14,7 @@ from memory_visualizer.snapshot.framerecords import (
     FrameRecords,
     PageUse,
     RecordFinding,
+    SectionPages,
     WindowsState,
 )
 from memory_visualizer.snapshot.pagemap import PageClass
@@ -24,15 +25,20 @@ from memory_visualizer.windows.framedatabase import (
     Piece,
     find_databases,
 )
-from memory_visualizer.windows.kernelimages import kernel_images
+from memory_visualizer.windows.kernelimages import Images, kernel_images
 from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.modules import find_modules
+from memory_visualizer.windows.sectionpages import uses_of_sections
 from memory_visualizer.windows.selfmap import SelfMap
-from memory_visualizer.windows.subsections import PROTOTYPE, uses_of_subsections
+from memory_visualizer.windows.subsections import pages_of_sections
 from memory_visualizer.windows.systemranges import parts_of, uses_of_parts
 
 BELIEVED = 1 / 2
 """A database is accepted if more than this share of active, mapped frames have a record that leads
 to an entry for them. On real machines of an NT-like kernel it was 97.7 to 99.9 %."""
+
+_PROTOTYPE = 1 << 10
+"""Bit of OriginalPte: it names a subsection (MMPTE_SUBSECTION), not a place in the page file."""
 
 _STATES = np.array(
     [
@@ -133,13 +139,21 @@ class _Reader:
         self._self_map = self_map
         self._database = database
         self._tops = tops
-        self._images = kernel_images(snapshot.dump, kernel, self_map)
+        self._images = self._kernel_images()
         self._regions = self._kernel_regions()
         self._parts = self._uses_of_parts()
-        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
-        """Frames with a part of a file, and the address of its subsection (0: unknown)."""
+        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]] = []
+        """Frames with a part of a file, with their OriginalPte and PteAddress."""
         self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         """Frames on a list that belonged to a process."""
+
+    def _kernel_images(self) -> Images:
+        """The images by their headers, and by the kernel's list of modules."""
+        dump, kernel = self._snapshot.dump, self._kernel
+        images = kernel_images(dump, kernel, self._self_map)
+        found = find_modules(dump, kernel, images, self._self_map.kernel_begin)
+        modules = found.modules if found else ()
+        return images.with_ranges([part for module in modules for part in module.ranges])
 
     def read(self, agreement: float) -> FrameRecords:
         """Read all records; `agreement` is the share of records that proved right."""
@@ -153,7 +167,7 @@ class _Reader:
         for piece in self._database.pieces(snapshot.zero):
             self._read_piece(piece, columns)
         self._mark_large_pages(columns)
-        self._tell_files(columns.uses)
+        sections = self._tell_files(columns.uses)
         there = snapshot.dump.there
         columns.states[~there] = WindowsState.ABSENT
         columns.uses[~there] = PageUse.ABSENT
@@ -166,6 +180,7 @@ class _Reader:
             columns.priorities,
             self._findings(columns),
             FrameDatabase(self._database.base, layout.size, agreement),
+            sections,
         )
 
     def _read_piece(self, piece: Piece, columns: _Columns) -> None:
@@ -240,9 +255,10 @@ class _Reader:
             prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
             size = self_map.paging.entry_bytes
             original = self._database.layout.number(records[prototypes], members.original, size)
-            of_file = original & np.uint64(PROTOTYPE) != 0
+            of_file = original & np.uint64(_PROTOTYPE) != 0
             uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
-            self._files.append((frames[prototypes[of_file]], original[of_file]))
+            chosen = prototypes[of_file]
+            self._files.append((frames[chosen], original[of_file], entries[chosen]))
         return uses
 
     def _are_locked(
@@ -307,14 +323,23 @@ class _Reader:
         of_user &= np.isin(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
         columns.uses[of_user] = PageUse.LARGE_PAGE
 
-    def _tell_files(self, uses: NDArray[np.uint8]) -> None:
-        """Tell images from other files, if the subsections of their pages are readable."""
+    def _tell_files(self, uses: NDArray[np.uint8]) -> SectionPages | None:
+        """Tell images from other files, if their control areas prove themselves."""
         if not self._files:
-            return
-        frames, originals = (np.concatenate(column) for column in zip(*self._files, strict=True))
-        uses[frames] = uses_of_subsections(
-            self._snapshot.dump.budget, self._kernel, self._self_map.paging.entry_bytes, originals
+            return None
+        frames, originals, entries = (
+            np.concatenate(column) for column in zip(*self._files, strict=True)
         )
+        pages = pages_of_sections(
+            self._snapshot.dump.budget,
+            self._kernel,
+            self._self_map.paging.entry_bytes,
+            frames,
+            originals,
+            entries,
+        )
+        uses[frames] = uses_of_sections(self._kernel, pages)[pages.stretch]
+        return pages
 
     def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The process of each frame on a list whose entry is in a table of that process.

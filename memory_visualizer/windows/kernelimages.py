@@ -1,5 +1,6 @@
 """The kernel and its drivers, by the headers at the beginning of their images in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.paging import SHARED, is_held
+from memory_visualizer.paging import MAY_WRITE, SHARED, is_held
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
@@ -18,7 +19,9 @@ _ROUNDS = 16
 _DOS, _PE = 0x5A4D, 0x4550
 _MAGIC = {4: 0x10B, 8: 0x20B}
 """Magic of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
-_LARGEST_IMAGE = 1 << 28
+LARGEST_IMAGE = 1 << 28
+_MOST_INSIDE = 3
+"""So many headers of other images may lie within an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,44 @@ class Images:
         if not len(self.start):
             return np.zeros(len(addresses), bool)
         row = np.maximum(np.searchsorted(self.start, addresses, "right") - 1, 0)
-        held: NDArray[np.bool_] = (addresses >= self.start[row]) & (addresses < self.end[row])
+        reach = np.maximum.accumulate(self._ends)
+        held: NDArray[np.bool_] = (addresses >= self.start[row]) & (addresses < reach[row])
         return held
+
+    @property
+    def _ends(self) -> NDArray[np.uint64]:
+        """The end of each image, as far as it is believed.
+
+        An image goes on behind a few others, which may be false headers in its data. If there are
+        many, its size is false, and it ends where the first of them begins.
+        """
+        row = np.arange(len(self.start))
+        inside = np.searchsorted(self.start, self.end) - row - 1
+        following = self.start[np.minimum(row + 1, len(row) - 1)]
+        return np.where(inside > _MOST_INSIDE, np.minimum(following, self.end), self.end)
+
+    def sizes(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The bytes of the image that begins at each address; 0 where none begins."""
+        if not len(self.start):
+            return np.zeros(len(addresses), np.int64)
+        row = np.minimum(np.searchsorted(self.start, addresses), len(self.start) - 1)
+        sizes = (self.end[row] - self.start[row]).astype(np.int64)
+        return np.where(self.start[row] == addresses, sizes, 0)
+
+    def with_ranges(self, ranges: Sequence[tuple[int, int]]) -> "Images":
+        """The same with these stretches of addresses, which do not overlap one another.
+
+        An image that overlaps one of them is left out: it is the same image, or none.
+        """
+        if not ranges:
+            return self
+        more = np.array(sorted(ranges), np.uint64)
+        before = np.searchsorted(more[:, 0], self.end, "left")
+        apart = before == np.searchsorted(more[:, 1], self.start, "right")
+        start = np.concatenate((self.start[apart], more[:, 0]))
+        order = np.argsort(start, kind="stable")
+        end = np.concatenate((self.end[apart], more[:, 1]))
+        return Images(start[order], end[order])
 
 
 def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images:
@@ -69,22 +108,55 @@ def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images
     return Images(start[order], end[order])
 
 
+def data_pages(
+    dump: Dump, kernel: KernelMemory, images: Images
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Frames and addresses of writable pages in images, in the order of their addresses.
+
+    Between stretches of addresses stands the frame -1. Only as many are looked at as kernels have.
+    """
+    rows = kernel.mappings
+    chosen = images.hold(rows.virtual) & (rows.access & MAY_WRITE != 0)
+    limit = dump.budget.limit("page of the kernel's data")
+    ends = np.minimum(np.cumsum(rows.count[chosen]), limit)
+    dump.budget.note("page of the kernel's data", int(rows.count[chosen].sum()) - limit)
+    count = np.diff(ends, prepend=0)
+    inside = np.arange(int(count.sum())) - np.repeat(ends - count, count)
+    frames = np.repeat(rows.pfn[chosen], count) + inside
+    offset = (inside * PAGE_SIZE).astype(np.uint64)
+    virtual = np.repeat(rows.virtual[chosen], count) + offset
+    breaks = np.flatnonzero(np.diff(virtual) != PAGE_SIZE) + 1
+    frames = np.where(frames < dump.frame_count, frames, -1)
+    return np.insert(frames, breaks, -1), np.insert(virtual, breaks, np.uint64(0))
+
+
 def _headers(
     dump: Dump, kernel: KernelMemory, addresses: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The addresses of pages at which an image begins, and the sizes of the images."""
+    sizes, _ = image_sizes(dump, kernel, addresses)
+    found = sizes > 0
+    return addresses[found], sizes[found].astype(np.uint64)
+
+
+def image_sizes(
+    dump: Dump, kernel: KernelMemory, addresses: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The size of the image that begins at each address of a page, 0 for none.
+
+    The second array tells at which addresses the dump holds a page.
+    """
+    sizes = np.zeros(len(addresses), np.int64)
     frames = kernel.frames(addresses)
     held = is_held(dump, frames)
-    addresses, frames = addresses[held], frames[held]
-    starts, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    for at in range(0, len(frames), _FRAMES_AT_ONCE):
-        pages = dump.read_frames(frames[at : at + _FRAMES_AT_ONCE])
+    rows = np.flatnonzero(held)
+    for at in range(0, len(rows), _FRAMES_AT_ONCE):
+        some = rows[at : at + _FRAMES_AT_ONCE]
+        pages = dump.read_frames(frames[some])
         likely = np.flatnonzero(pages[:, 0] & np.uint64(0xFFFF) == _DOS)
         for row in likely.tolist():
-            if size := _size_of_image(pages[row].tobytes(), kernel.word):
-                starts.append(addresses[at + row : at + row + 1])
-                sizes.append(np.array([size], np.uint64))
-    return np.concatenate(starts), np.concatenate(sizes)
+            sizes[some[row]] = _size_of_image(pages[row].tobytes(), kernel.word)
+    return sizes, held
 
 
 def _size_of_image(page: bytes, word: int) -> int:
@@ -96,4 +168,4 @@ def _size_of_image(page: bytes, word: int) -> int:
     if int.from_bytes(page[optional : optional + 2], "little") != _MAGIC[word]:
         return 0
     size = int.from_bytes(page[optional + 56 : optional + 60], "little")
-    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= _LARGEST_IMAGE else 0
+    return -(-size // PAGE_SIZE) * PAGE_SIZE if size <= LARGEST_IMAGE else 0

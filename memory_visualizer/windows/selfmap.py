@@ -53,6 +53,11 @@ class SelfMap:
         """The end of user mode's half of the addresses."""
         return 1 << self.paging.address_bits - 1
 
+    @property
+    def kernel_begin(self) -> int:
+        """The first address of the kernel's half."""
+        return int(self.paging.canonical(np.array([self.user_end], np.uint64))[0])
+
     def shows(self, addresses: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which addresses lie in the window."""
         shown: NDArray[np.bool_] = addresses - np.uint64(self.base) < np.uint64(self.size)

@@ -1,114 +1,271 @@
-"""Subsections and control areas, which describe pages of files.
+"""Subsections, each of which describes a stretch of a file, and the pages that are in memory of it.
 
-A page's OriginalPte names its subsection, whose control area tells whether the file is mapped as an
-image. The offsets are those of Volatility 2's profiles and of symbols of later kernels.
+A page's OriginalPte names its subsection, and its PteAddress the prototype entry of the page. The
+subsection tells where its prototype entries begin, and where its stretch begins in the file. The
+offsets are those of Volatility 2's profiles and of symbols of later kernels; most subsections
+decide which of them count.
 """
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.limits import Budget
-from memory_visualizer.snapshot.framerecords import PageUse
+from memory_visualizer.snapshot.framerecords import SectionPages
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.subsectionplaces import subsections_named
 
-PROTOTYPE = 1 << 10
-"""Bit of OriginalPte: it names a subsection (MMPTE_SUBSECTION), not a place in the page file."""
-_IMAGE, _FILE = 1 << 5, 1 << 7
-"""Bits of _MMSECTION_FLAGS, in every version."""
-_FILE_OBJECT = 5
-"""Type of a file object (IO_TYPE_FILE)."""
-_NAME = {8: 0x58, 4: 0x30}
-"""Where in a file object its name stands, in every version."""
-_LONGEST = 24
-_METAFILE = re.compile(
-    r"\\\$(Mft|MftMirr|LogFile|Volume|AttrDef|BitMap|Boot|BadClus|Secure|UpCase|Extend|Directory"
-    r"|MapAttributeValue)([:\\]|$)",
-    re.IGNORECASE,
-)
-"""Names of NTFS' own files, and of the streams through which it reads directories and attributes.
-Other names may begin so, too, such as that of the recycle bin."""
-_PLACES = {
-    8: ((56, 64), (40, 48), (44, 48)),  # Vista with a service pack and later; Vista; XP and 2003
-    4: ((28, 36), (28, 32), (32, 36)),  # Vista and 7; 8 and later; XP and 2003
+_SECTOR = {SectionKind.IMAGE: 9, SectionKind.DATA: 12}
+"""Bits of a place within a sector: images are counted in 512 bytes, data in 4096."""
+_LONGEST_CHAIN = 64
+"""Subsections of one file that are followed behind the last one of which a page is in memory."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Offsets in a subsection; the control area stands first in every version."""
+
+    base: int
+    """SubsectionBase."""
+    count: int
+    """PtesInSubsection."""
+    flags: int
+    """Two numbers follow: StartingSector and NumberOfFullSectors."""
+    following: int
+    """NextSubsection."""
+    high: int
+    """The first of ten bits of the flags with the upper part of StartingSector."""
+
+
+_LAYOUTS = {
+    8: (
+        _Layout(8, 44, 32, 16, 6),  # 10 and 11
+        _Layout(8, 24, 40, 16, 6),  # Vista to 8.1
+        _Layout(24, 36, 8, 40, 10),  # XP and 2003
+    ),
+    4: (
+        _Layout(4, 28, 16, 8, 6),  # 10
+        _Layout(4, 12, 20, 8, 6),  # Vista to 8.1
+        _Layout(16, 24, 4, 28, 10),  # XP and 2003
+    ),
 }
-"""Offsets in a control area of the flags and of FilePointer, by the bytes of a pointer."""
+"""By the bytes of a pointer."""
 
 
-def uses_of_subsections(
-    budget: Budget, kernel: KernelMemory, entry_bytes: int, originals: NDArray[np.uint64]
-) -> NDArray[np.uint8]:
-    """For each OriginalPte of a file's page: IMAGE, MAPPED_FILE, METAFILE, or FILE if unknown."""
-    uses = np.full(len(originals), PageUse.FILE, np.uint8)
-    addresses = _subsections(entry_bytes, kernel.word, originals)
-    if addresses is None or not len(addresses):
-        return uses
-    distinct, row = np.unique(addresses, return_inverse=True)
-    some = budget.take("subsection", distinct, budget.limit("subsection"))
-    kinds = np.full(len(distinct), PageUse.FILE, np.uint8)
-    kinds[: len(some)] = _kinds(kernel, some)
-    return kinds[row]
+@dataclass(frozen=True, eq=False)
+class Subsections:
+    """Some subsections, a row for each; zeros in those that cannot be read."""
+
+    area: NDArray[np.uint64]
+    base: NDArray[np.uint64]
+    count: NDArray[np.int64]
+    start: NDArray[np.int64]
+    """In sectors."""
+    sectors: NDArray[np.int64]
+    rest: NDArray[np.int64]
+    """Bytes behind the last whole sector."""
+    following: NDArray[np.uint64]
+
+    def offsets(self, kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first byte of each stretch in its file, and the end; -1 where the kind is unknown.
+
+        Of images the upper part of StartingSector does not count.
+        """
+        shift = np.zeros(len(kinds), np.int64)
+        for kind, bits in _SECTOR.items():
+            shift[kinds == kind] = bits
+        is_image = kinds == SectionKind.IMAGE
+        start = np.where(is_image, self.start & 0xFFFF_FFFF, self.start) << shift
+        end = start + (self.sectors << shift) + self.rest
+        return np.where(shift > 0, start, -1), np.where(shift > 0, end, -1)
 
 
-def _subsections(
-    entry_bytes: int, word: int, originals: NDArray[np.uint64]
-) -> NDArray[np.uint64] | None:
-    """The addresses of subsections that OriginalPte names.
+def _read(kernel: KernelMemory, addresses: NDArray[np.uint64], layout: _Layout) -> Subsections:
+    word = kernel.word
+    size = max(layout.base + word, layout.count + 4, layout.flags + 12, layout.following + word)
+    contents, _ = kernel.read_each(addresses, -(-size // 8) * 8)
 
-    None on 32 bits without PAE, since an entry there has only the distance from an address that the
-    dump does not tell.
+    def pointer(place: int) -> NDArray[np.uint64]:
+        return kernel.words(np.ascontiguousarray(contents[:, place : place + word]))[:, 0]
+
+    def number(place: int) -> NDArray[np.int64]:
+        part = np.ascontiguousarray(contents[:, place : place + 4]).view("<u4")
+        return part[:, 0].astype(np.int64)
+
+    flags = number(layout.flags)
+    high = flags >> layout.high & 0x3FF
+    return Subsections(
+        pointer(0),
+        pointer(layout.base),
+        number(layout.count),
+        number(layout.flags + 4) | high << 32,
+        number(layout.flags + 8),
+        flags >> 20,  # SectorEndOffset, in every version
+        pointer(layout.following),
+    )
+
+
+def pages_of_sections(
+    budget: Budget,
+    kernel: KernelMemory,
+    entry_bytes: int,
+    frames: NDArray[np.int64],
+    originals: NDArray[np.uint64],
+    entries: NDArray[np.uint64],
+) -> SectionPages:
+    """The stretches of files to which some frames belong, by OriginalPte and PteAddress of each.
+
+    A stretch, and a page within it, is judged by itself: what makes no sense is unknown.
     """
-    if word == 8:
-        return (originals.view(np.int64) >> 16).view(np.uint64)
-    return originals >> np.uint64(32) if entry_bytes == 8 else None
+    named = subsections_named(kernel, entry_bytes, originals, entries)
+    addresses, number = np.unique(named, return_inverse=True)
+    row = number.astype(np.uint32)
+    some = budget.take("subsection", addresses, budget.limit("subsection"))
+    lowest, highest = _extent(row, entries, len(addresses))
+    layout, read = _decide(kernel, some, entry_bytes, lowest[: len(some)], highest[: len(some)])
+    page = _pages(read, row, entries, entry_bytes, len(some))
+    areas, of_area = np.unique(read.area, return_inverse=True)
+    found = read_control_areas(kernel, areas)
+    kinds = found.kinds[of_area]
+    is_file = np.isin(kinds, (SectionKind.DATA, SectionKind.IMAGE))
+    if layout is None:
+        offset = end = np.full(len(some), -1)
+    else:
+        offset, end = read.offsets(kinds)
+    size = np.full(len(areas), -1)
+    is_data = np.flatnonzero(kinds == SectionKind.DATA)
+    np.maximum.at(size, of_area[is_data], end[is_data])
+    if layout is not None:
+        _follow(kernel, layout, read, of_area, areas, size)
+    more = len(addresses) - len(some)
+    nothing = np.full(more, -1)
+    return SectionPages(
+        frames.astype(np.uint32),
+        row,
+        page,
+        np.append(np.where(is_file, read.area, np.uint64(0)), np.zeros(more, np.uint64)),
+        np.append(kinds, np.zeros(more, np.uint8)),
+        np.append(offset, nothing),
+        np.append(end, nothing),
+        np.append(size[of_area], nothing),
+    )
 
 
-def _kinds(kernel: KernelMemory, subsections: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The use of the pages of each subsection."""
-    areas, known = kernel.numbers(subsections)
-    size = max(max(place) for place in _PLACES[kernel.word]) + kernel.word
-    contents, whole = kernel.read_each(areas, size)
-    known &= whole & (areas != 0)
-    best = np.zeros(len(subsections), bool)
-    flags = np.zeros(len(subsections), np.uint32)
-    files = np.zeros(len(subsections), np.uint64)
-    for place, pointer in _PLACES[kernel.word]:
-        these = contents[:, place : place + 4].copy().view("<u4")[:, 0]
-        objects = _references(kernel, contents[:, pointer : pointer + kernel.word])
-        fits = known & (these & np.uint32(_FILE) != 0)
-        fits[fits] = _are_files(kernel, objects[fits])
-        if np.count_nonzero(fits) > np.count_nonzero(best):
-            best, flags, files = fits, these, objects
-    kinds = np.where(flags & np.uint32(_IMAGE) != 0, PageUse.IMAGE, PageUse.MAPPED_FILE)
-    data = np.flatnonzero(best & (kinds == PageUse.MAPPED_FILE))
-    kinds[data[_are_metafiles(kernel, files[data])]] = PageUse.METAFILE
-    return np.where(best, kinds, PageUse.FILE).astype(np.uint8)
+def offsets_in_files(
+    kernel: KernelMemory,
+    entry_bytes: int,
+    subsections: NDArray[np.uint64],
+    entries: NDArray[np.uint64],
+    kinds: NDArray[np.uint8],
+) -> NDArray[np.int64]:
+    """The place in its file of the page that each prototype entry is for; -1 where unknown.
 
-
-def _references(kernel: KernelMemory, pointers: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The addresses in fast references, whose lowest bits count."""
-    addresses = np.ascontiguousarray(pointers).view(f"<u{kernel.word}")[:, 0].astype(np.uint64)
-    addresses &= ~np.uint64(2 * kernel.word - 1)
-    return addresses
-
-
-def _are_files(kernel: KernelMemory, addresses: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """At which addresses there is a file object."""
-    types, known = kernel.numbers(addresses, 2)
-    files: NDArray[np.bool_] = known & (types == _FILE_OBJECT)
-    return files
-
-
-def _are_metafiles(kernel: KernelMemory, files: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which file objects are of the file system's own files, by their names."""
-    place = np.uint64(_NAME[kernel.word])
-    lengths, _ = kernel.numbers(files + place, 2)
-    buffers, _ = kernel.numbers(files + place + np.uint64(kernel.word))
-    names = kernel.read_partly(buffers, 2 * _LONGEST)
-    found = np.zeros(len(files), bool)
-    for row in np.flatnonzero(names[:, 2] == ord("$")).tolist():
-        size = min(int(lengths[row]), 2 * _LONGEST)
-        name = names[row, :size].tobytes().decode("utf-16-le", "replace")
-        found[row] = _METAFILE.match(name) is not None
+    An entry belongs to the subsection in the same row, or to one that follows it; `kinds` are the
+    SectionKind of their control areas.
+    """
+    found = np.full(len(entries), -1)
+    layout, _ = _decide(kernel, subsections, entry_bytes, entries, entries)
+    rows = np.flatnonzero((subsections != 0) & (entries != 0))
+    at = subsections[rows]
+    for _ in range(_LONGEST_CHAIN if layout else 0):
+        if not len(rows) or layout is None:
+            break
+        read = _read(kernel, at, layout)
+        page = _pages(
+            read, np.arange(len(rows), dtype=np.uint32), entries[rows], entry_bytes, len(rows)
+        )
+        start, _ = read.offsets(kinds[rows])
+        inside = (page >= 0) & (start >= 0)
+        found[rows[inside]] = start[inside] + page[inside].astype(np.int64) * PAGE_SIZE
+        goes_on = (page < 0) & (read.following != 0)
+        rows, at = rows[goes_on], read.following[goes_on]
     return found
+
+
+def _extent(
+    row: NDArray[np.uint32], entries: NDArray[np.uint64], count: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The lowest and the highest prototype entry of each subsection."""
+    lowest = np.full(count, np.iinfo(np.uint64).max, np.uint64)
+    highest = np.zeros(count, np.uint64)
+    np.minimum.at(lowest, row, entries)
+    np.maximum.at(highest, row, entries)
+    return lowest, highest
+
+
+def _decide(
+    kernel: KernelMemory,
+    addresses: NDArray[np.uint64],
+    entry_bytes: int,
+    lowest: NDArray[np.uint64],
+    highest: NDArray[np.uint64],
+) -> tuple[_Layout | None, Subsections]:
+    """The layout by which the pages of most subsections lie within their subsection.
+
+    None if those of at most a half do.
+    """
+    layouts: Sequence[_Layout] = _LAYOUTS[kernel.word]
+    best, votes = layouts[0], -1
+    for layout in layouts:
+        read = _read(kernel, addresses, layout)
+        end = read.base + read.count.astype(np.uint64) * np.uint64(entry_bytes)
+        fits = (read.base != 0) & (read.base <= lowest) & (highest < end)
+        if (count := int(np.count_nonzero(fits))) > votes:
+            best, votes = layout, count
+    read = _read(kernel, addresses, best)
+    is_decided = 2 * votes > np.count_nonzero(read.area)
+    return (best if is_decided else None), read
+
+
+def _pages(
+    read: Subsections,
+    row: NDArray[np.uint32],
+    entries: NDArray[np.uint64],
+    entry_bytes: int,
+    known: int,
+) -> NDArray[np.int32]:
+    """The number of each page within its stretch; -1 where its entry lies outside.
+
+    The subsections behind the first `known` ones were not read.
+    """
+    page = np.full(len(row), -1, np.int32)
+    rows = np.flatnonzero(row < known)
+    at = row[rows]
+    distance = (entries[rows] - read.base[at]).view(np.int64)
+    number = distance // entry_bytes
+    fits = (number >= 0) & (number < read.count[at]) & (distance % entry_bytes == 0)
+    fits &= number <= np.iinfo(np.int32).max
+    page[rows[fits]] = number[fits]
+    return page
+
+
+def _follow(
+    kernel: KernelMemory,
+    layout: _Layout,
+    read: Subsections,
+    area: NDArray[np.intp],
+    areas: NDArray[np.uint64],
+    size: NDArray[np.int64],
+) -> None:
+    """Raise the sizes of files of data by the subsections of which no page is known.
+
+    `area` is the row of each subsection's control area in `areas`, and `size` has those of known
+    subsections.
+    """
+    following = read.following
+    for _ in range(_LONGEST_CHAIN):
+        following, first = np.unique(following, return_index=True)
+        area = area[first]
+        goes_on = (following != 0) & (size[area] >= 0)
+        following, area = following[goes_on], area[goes_on]
+        if not len(following):
+            return
+        more = _read(kernel, following, layout)
+        _, end = more.offsets(np.full(len(area), SectionKind.DATA, np.uint8))
+        own = more.area == areas[area]
+        np.maximum.at(size, area[own], end[own])
+        following = np.where(own, more.following, np.uint64(0))

@@ -23,6 +23,7 @@ from memory_visualizer.snapshot.process import FoundProcess, Process, unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.flippedbits import MendedEntries
+from memory_visualizer.windows.inventory import WindowsInventory
 from memory_visualizer.windows.kernelmemory import kernel_memory
 from memory_visualizer.windows.processes import FoundProcesses, find_processes
 from memory_visualizer.windows.processlayout import SYSTEM_PID
@@ -82,6 +83,7 @@ def understand(
         booted=shared_data.booted,
         copies=tuple(copy.told() for copy in who.copies),
         frame_records=partial(_read_records, tops),
+        inventory=WindowsInventory(snapshot, tops),
     )
 
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.paging import MAY_WRITE, X64
+from memory_visualizer.paging import X64
 from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.windows.kernelimages import Images
+from memory_visualizer.windows.kernelimages import Images, data_pages
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
 
@@ -27,7 +26,9 @@ _PARTS = 256
 _DATABASE, _NONPAGED, _PAGED = 4, 5, 6
 _HIGHEST_TYPE = 17
 _PAGES_AT_ONCE = 512
-_MOST_CANDIDATES = 64
+_PLACES_AT_ONCE = 1 << 12
+_FEWEST_SIGNS = 2
+"""Of the three parts whose type is known, so many must have it in the array."""
 
 _USES = {
     1: PageUse.SESSION,
@@ -77,7 +78,7 @@ def uses_of_parts(
         )
         if (part := _most_common_part(known[name])) is not None
     ]
-    if len(expected) < len(known):
+    if len(expected) < _FEWEST_SIGNS:
         return None
     types = _find(dump, kernel, images, expected)
     if types is None:
@@ -103,54 +104,44 @@ def _most_common_part(addresses: NDArray[np.uint64]) -> int | None:
 def _find(
     dump: Dump, kernel: KernelMemory, images: Images, expected: list[tuple[int, int]]
 ) -> NDArray[np.uint8] | None:
-    """The array in which these parts have these types; None if there is none.
+    """The array in which most of these parts have these types; None if there is none.
 
-    Several arrays may have them: an old copy, or a planted one. Most of them decide on each part; a
-    part on which they disagree has no type (0).
+    Several arrays may have them: an old copy, or a planted one. Those count of which most is as
+    expected. Most of them decide on each part; a part on which they disagree has no type (0).
     """
-    pages = _data_pages(dump, kernel, images)
+    pages, _ = data_pages(dump, kernel, images)
     mapped = distinct(parts_of(kernel.mappings.virtual))
-    found: list[NDArray[np.uint8]] = []
+    room = dump.budget.limit("possible array of types")
+    found = [np.empty((0, _PARTS), np.uint8)]
+    signs = [np.empty(0, np.uint8)]
     for start in range(0, len(pages), _PAGES_AT_ONCE):
         some = pages[start : start + _PAGES_AT_ONCE + 1]  # the array may go on in the next page
         frames = np.where(some < 0, dump.frame_count, some)
         contents = dump.read_frames(frames).reshape(-1).view(np.uint8)
-        ends = len(contents) - _PARTS + 1
-        (part, kind), *others = expected
-        places = np.flatnonzero(contents[part : part + ends] == kind)
-        for part, kind in others:
-            places = places[contents[places + part] == kind]
-        for place in places[:_MOST_CANDIDATES].tolist():
-            types = contents[place : place + _PARTS]
+        right = np.zeros(max(len(contents) - _PARTS + 1, 0), np.uint8)
+        for part, kind in expected:
+            right += contents[part : part + len(right)] == kind
+        places = np.flatnonzero(right >= _FEWEST_SIGNS)
+        dump.budget.refuse("possible array of types", len(places) - room)
+        places, room = places[:room], max(room - len(places), 0)
+        for at in range(0, len(places), _PLACES_AT_ONCE):
+            chosen = places[at : at + _PLACES_AT_ONCE]
+            types = contents[chosen[:, None] + np.arange(_PARTS)]
             # What is mapped has a type, but for the tables' own window and the like.
-            told = np.count_nonzero(types[mapped])
-            if types.max() <= _HIGHEST_TYPE and 4 * told >= 3 * len(mapped):
-                found.append(types.copy())
-    if not found:
-        return None
-    arrays = np.stack(found)
+            told = np.count_nonzero(types[:, mapped], axis=1)
+            sound = (types.max(axis=1) <= _HIGHEST_TYPE) & (4 * told >= 3 * len(mapped))
+            found.append(types[sound])
+            signs.append(right[chosen[sound]])
+    right = np.concatenate(signs)
+    arrays = np.concatenate(found)[right == right.max(initial=0)]
+    return _decided(arrays) if len(arrays) else None
+
+
+def _decided(arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The type that more than a half of the arrays give each part; 0 where none is."""
     votes = np.stack(
         [np.count_nonzero(arrays == kind, axis=0) for kind in range(_HIGHEST_TYPE + 1)]
     )
     decided: NDArray[np.uint8] = np.argmax(votes, axis=0).astype(np.uint8)
     decided[2 * votes.max(axis=0) <= len(arrays)] = 0
     return decided
-
-
-def _data_pages(dump: Dump, kernel: KernelMemory, images: Images) -> NDArray[np.int64]:
-    """The frames of writable pages in images of the kernel's, in the order of their addresses.
-
-    Between stretches of addresses stands -1. Only as many are looked at as kernels have.
-    """
-    rows = kernel.mappings
-    chosen = images.hold(rows.virtual) & (rows.access & MAY_WRITE != 0)
-    limit = dump.budget.limit("page of the kernel's data")
-    ends = np.minimum(np.cumsum(rows.count[chosen]), limit)
-    dump.budget.refuse("page of the kernel's data", int(rows.count[chosen].sum()) - limit)
-    count = np.diff(ends, prepend=0)
-    inside = np.arange(int(count.sum())) - np.repeat(ends - count, count)
-    frames = np.repeat(rows.pfn[chosen], count) + inside
-    offset = (inside * PAGE_SIZE).astype(np.uint64)
-    virtual = np.repeat(rows.virtual[chosen], count) + offset
-    breaks = np.flatnonzero(np.diff(virtual) != PAGE_SIZE) + 1
-    return np.insert(np.where(frames < dump.frame_count, frames, -1), breaks, -1)

@@ -160,6 +160,13 @@ def test_picture_in_this_folder(dump: Path, truth: Truth, tmp_path: Path) -> Non
     assert painted.reshape(-1, 3)[: truth.frames].tolist() == [list(c) for c in expected]
 
 
+def size_and_share(label: str, count: int) -> list[str]:
+    """Of the legend, in a dump of 8,192 pages that holds all of them."""
+    digits = 0 if not count else 1 if count >= 256 else 2 if count > 2 else 3
+    share = ["-"] if label == LABELS[0] else [f"{count / 81.92:.1f}", "%"]
+    return [f"{count / 256:.{digits}f}", "MiB", *share]
+
+
 def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     """What the dump is, of what system, the classes, the processes."""
     head, picture, processes, code = run([dump], tmp_path).stdout.split("\n\n")
@@ -172,7 +179,7 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     assert first == ("win7.raw.png: 91 x 91 pixels, one for each 4 KiB page of win7.raw (32 MiB)")
     counts = [int(np.count_nonzero(classes == label)) for label in LABELS]
     assert [line.split() for line in legend] == [
-        [hex_colour(DEFAULT[page_class]), label, f"{count:,}", f"{count / 81.92:.1f}", "%"]
+        [hex_colour(DEFAULT[page_class]), label, f"{count:,}", *size_and_share(label, count)]
         for page_class, label, count in zip(PageClass, LABELS, counts, strict=True)
         if count or page_class != PageClass.LEFT_OUT  # named only where it is
     ]
@@ -312,6 +319,9 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
     )
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.info["Layout"] == "hilbert"
+        assert picture.info["System"] == "Windows 6.1"
+        assert picture.info["Creation Time"] == "2019-04-17T18:40:00Z"
+        assert (picture.info["Source"], picture.info["Size"]) == ("win7.raw", str(32 << 20))
         left, top, right, bottom = map(int, picture.info["Box"].split())
         pixels = np.asarray(picture)[top:bottom, left:right]
     grid = np.indices(pixels.shape) // 3
@@ -517,13 +527,17 @@ def test_all_outputs(dump: Path, truth: Truth, tmp_path: Path) -> None:
 def test_the_map_paints_the_same_picture(
     kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path
 ) -> None:
-    """By imagegenerator.py, pixel by pixel."""
+    """By imagegenerator.py, pixel by pixel; only the map's picture does not tell the system."""
     source = {"raw": dump, "lime": lime, "noise": noise}[kind]
     assert run([source, "-o", "a.png", "--map", "a.map"], tmp_path).returncode in (0, 3)
     program = [str(ROOT / "imagegenerator.py")]
     run([source, "a.map", "-o", "b.png"], tmp_path, program=program, check=True)
     np.testing.assert_array_equal(indexes(tmp_path / "a.png"), indexes(tmp_path / "b.png"))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as ours, Image.open(tmp_path / "b.png") as theirs:
+        assert ours.getpalette() == theirs.getpalette()
+        more = {"System", "Creation Time", "Size"}
+        assert {key: text for key, text in ours.info.items() if key not in more} == theirs.info
+        assert "Size" in ours.info
 
 
 def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from memory_visualizer.export.extract import (
     MANIFEST,
     Piece,
     _piece,
+    _Place,
     piece_of_frames,
     pieces_of_files,
     pieces_of_process,
@@ -139,7 +140,7 @@ def test_offsets_that_lie(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Pat
     offset = np.array([0, 0, -4096, LARGEST, 1 << 62, 8192])
     frame = np.array([0x301, 0x300, 0x302, 0x303, 0x304, 0x305])
     for size in (None, 1 << 62):
-        piece = _piece(snapshot.dump, ("a",), offset, frame, size, {})
+        piece = _piece(snapshot.dump, ("a",), _Place.of_pages(offset, frame), size, {})
         assert piece.frame.tolist() == [0x300, 0x305]
         assert piece.about["pages_left_out"] == 4
         write_pieces(tmp_path / str(size), snapshot.dump, [piece])
@@ -276,7 +277,7 @@ def test_a_piece_without_pages_is_listed_only(
     dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path
 ) -> None:
     nothing = np.empty(0, np.int64)
-    piece = Piece(("empty",), nothing, nothing, None, {"path": "x"})
+    piece = Piece(("empty",), nothing, nothing, nothing, None, {"path": "x"})
     manifest = write_pieces(tmp_path, dump[0].dump, [piece])
-    assert manifest["pieces"] == [{"written": None, "path": "x"}]
+    assert manifest["pieces"] == [{"written": None, "beyond_limit": False, "path": "x"}]
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]

@@ -90,7 +90,7 @@ def _compare(options: argparse.Namespace) -> int:
                 raise GuestError(f"{dump} is not there: make the guest first")
             answers = folder.path / "answers" / form
             try:
-                result = compare_dump(folder.truth, dump, answers)
+                result = compare_dump(folder.truth, folder.maps, dump, answers)
             except subprocess.CalledProcessError as error:
                 print(f"{name} {form}: memviz ended with {error.returncode}: {error.stderr}")
                 continue

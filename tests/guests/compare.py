@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.guests.maps import Regions, differences, read_lines, told_regions
 from tests.guests.truth import NAMES, Says
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -45,6 +46,7 @@ class Answer:
 
     table: Arrays
     summary: Mapping[str, Any]
+    regions: Regions = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +65,10 @@ class Comparison:
     processes: int
     sound: int
     """Processes found exactly once, with the right pid, parent and name."""
+    regions: int = 0
+    """The number of lines in all processes' /proc/PID/maps; 0 if the guest did not read them."""
+    regions_right: int = 0
+    """Those that memviz tells with the same addresses, rights, offset and name."""
     faults: dict[str, list[str]] = field(default_factory=dict)
     """The disagreements, with examples."""
 
@@ -76,15 +82,21 @@ def ask_memviz(dump: Path, folder: Path) -> Answer:
     """Run memviz on a dump; its outputs go into `folder`. CalledProcessError if it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     table, summary = folder / "table.npz", folder / "summary.json"
+    regions = folder / "regions.json"
     command = [sys.executable, "-m", "memory_visualizer", str(dump), "--force", "--quiet"]
     command += ["-o", str(folder / "picture.png"), "--table", str(table), "--json", str(summary)]
+    command += ["--regions", str(regions)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     with np.load(table) as arrays:
-        return Answer(dict(arrays), json.loads(summary.read_text()))
+        return Answer(
+            dict(arrays),
+            json.loads(summary.read_text()),
+            told_regions(json.loads(regions.read_text())["regions"]),
+        )
 
 
-def compare(truth: Arrays, answer: Answer) -> Comparison:
-    """Compare memviz's output with the truth."""
+def compare(truth: Arrays, answer: Answer, regions: Regions | None = None) -> Comparison:
+    """Compare memviz's output with the truth; `regions` by the guest's own /proc/PID/maps."""
     own = int(answer.summary.get("page_size", _MEMVIZ_PAGE))
     wider = int(truth["page_size"]) // own
     table = of_pages(answer.table, wider)
@@ -93,7 +105,8 @@ def compare(truth: Arrays, answer: Answer) -> Comparison:
     owners, missing, extra = _compare_owners(truth, table, faults)
     sound = _compare_processes(truth, answer.summary["processes"], faults)
     processes = len(truth["pids"])
-    return Comparison(frames, agree, owners, missing, extra, processes, sound, faults)
+    lines, right = _compare_regions(regions or {}, answer.regions, faults)
+    return Comparison(frames, agree, owners, missing, extra, processes, sound, lines, right, faults)
 
 
 def of_pages(table: Arrays, wider: int) -> Arrays:
@@ -257,6 +270,17 @@ def _faults_of(found: list[Mapping[str, Any]], known: _Known) -> Iterator[tuple[
         yield "name", f"{process['name']!r} instead of {known.names[0]!r}"
 
 
+def _compare_regions(
+    known: Regions, told: Regions, faults: dict[str, list[str]]
+) -> tuple[int, int]:
+    """The number of regions, and of regions that memviz tells as the kernel does."""
+    if not known:
+        return 0, 0
+    for kind, words in differences(known, told):
+        faults.setdefault(f"region {kind}", []).append(words)
+    return len(known), sum(told.get(place) == region for place, region in known.items())
+
+
 @dataclass(frozen=True)
 class Result:
     """A comparison and its subject, kept beside the guest."""
@@ -278,13 +302,17 @@ class Result:
         return cls(**{**fields, "comparison": Comparison(**fields["comparison"])})
 
 
-def compare_dump(truth: Path, dump: Path, folder: Path) -> Result:
-    """Run memviz on a dump and compare; its outputs are kept in `folder`."""
+def compare_dump(truth: Path, maps: Path, dump: Path, folder: Path) -> Result:
+    """Run memviz on a dump and compare; its outputs are kept in `folder`.
+
+    `maps` has the lines of /proc/PID/maps; an older guest has no such file.
+    """
     start = time.monotonic()
     answer = ask_memviz(dump, folder)
     seconds = time.monotonic() - start
     with np.load(truth) as arrays:
-        comparison = compare(dict(arrays), answer)
+        regions = read_lines(maps.read_text()) if maps.exists() else None
+        comparison = compare(dict(arrays), answer, regions)
     system = str(answer.summary["os"])
     return Result(dump.suffix[1:], system, seconds, list(answer.summary["remarks"]), comparison)
 
@@ -295,7 +323,8 @@ def report(result: Result) -> Iterator[str]:
     yield (
         f"{result.form}: {told.per_cent:.3f} % of {told.frames:,} frames; owners: {told.owners:,},"
         f" {told.owners_missing} missing, {told.owners_extra} extra;"
-        f" processes: {told.sound} of {told.processes}; {result.seconds:.1f} s"
+        f" processes: {told.sound} of {told.processes};"
+        f" regions: {told.regions_right:,} of {told.regions:,}; {result.seconds:.1f} s"
     )
     for remark in result.remarks:
         yield f"  remark: {remark}"

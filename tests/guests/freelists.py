@@ -32,7 +32,7 @@ _PAE_LEVELS = [(30, 4), (21, 1 << 9), (12, 1 << 9)]
 _COSTLY_ORDER = 3
 """PAGE_ALLOC_COSTLY_ORDER: there are lists of blocks of 1, 2, 4 and 8 pages, each for three
 kinds."""
-_KINDS, _HUGE_ORDER, _LARGEST_ORDER = 3, 9, 10
+_KINDS, _LARGEST_ORDER = 3, 10
 _MOST_NODES = 4
 _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
@@ -94,6 +94,11 @@ class KernelMemory:
         return self.raw[at : at + size].tobytes()
 
     @property
+    def huge_order(self) -> int:
+        """The order of a huge page, which has as many pages as a table has entries."""
+        return self.page_size.bit_length() - 4
+
+    @property
     def _has_pae(self) -> bool:
         return self.info.get("CONFIG_X86_PAE") == "y"
 
@@ -110,7 +115,10 @@ class KernelMemory:
         shift = self.page_size.bit_length() - 1
         width = shift - 3
         if self.architecture == "arm64":
-            bits = 64 - int(self.info["NUMBER(TCR_EL1_T1SZ)"], 16)
+            # With pages of 64 KiB the tables are as for all bits of which the kernel is capable.
+            is_large = self.page_size == 1 << 16
+            unused = int(self.info["NUMBER(TCR_EL1_T1SZ)"], 16)
+            bits = int(self.info["NUMBER(VA_BITS)"]) if is_large else 64 - unused
         else:
             bits = 57 if self.info.get("NUMBER(pgtable_l5_enabled)") == "1" else 48
         shifts = range(shift, bits, width)
@@ -239,7 +247,7 @@ def _on_lists(memory: KernelMemory, types: Types, lists: int) -> Iterator[int]:
     for number in range(count):
         head = lists + types.offset("per_cpu_pages", "lists") + 2 * memory.word * number
         for frame in _on_list(memory, types, head):
-            yield from range(frame, frame + (1 << _order(number, count)))
+            yield from range(frame, frame + (1 << _order(number, count, memory.huge_order)))
 
 
 def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
@@ -255,12 +263,12 @@ def _on_list(memory: KernelMemory, types: Types, head: int) -> Iterator[int]:
     raise GuestError("a list of free pages has no end")
 
 
-def _order(number: int, count: int) -> int:
+def _order(number: int, count: int, huge: int) -> int:
     """The order of the blocks on a list; before 5.14 there were only single pages."""
     if count <= _KINDS + 1:
         return 0
     ordinary = _KINDS * (_COSTLY_ORDER + 1)
-    return number // _KINDS if number < ordinary else _HUGE_ORDER
+    return number // _KINDS if number < ordinary else huge
 
 
 def counted_by_zoneinfo(zoneinfo: str) -> int:

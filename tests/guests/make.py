@@ -9,7 +9,9 @@ import numpy as np
 
 from tests.guests.errors import GuestError
 from tests.guests.initramfs import build, make_disk, make_empty, make_initramfs, module_files
+from tests.guests.kernelbuild import build_kernel
 from tests.guests.machine import Files, running
+from tests.guests.maps import lines_of_records
 from tests.guests.packages import Packages, whole_suite
 from tests.guests.recipes import Recipe
 from tests.guests.records import read_records
@@ -19,7 +21,7 @@ from tests.synth.containers import write_lime
 
 FORMATS = ("raw", "elf", "kdump", "lime")
 _RECORDS_SIZE = 128 << 20
-_KEPT = ("cmdline", "iomem", "kallsyms", "version", "zoneinfo", "dmesg")
+_KEPT = ("cmdline", "iomem", "kallsyms", "version", "zoneinfo", "dmesg", "btf_vmlinux")
 """The guest's records that are kept unchanged."""
 
 
@@ -42,6 +44,11 @@ class Folder:
     def truth(self) -> Path:
         """The kernel's records of its pages and processes."""
         return self.path / "truth.npz"
+
+    @property
+    def maps(self) -> Path:
+        """The lines of /proc/PID/maps of all processes, each with the pid in front."""
+        return self.path / "maps"
 
     @property
     def files(self) -> Path:
@@ -67,14 +74,18 @@ def make(
     packages = Packages(common, recipe.suite, recipe.architecture, sources)
     userland = Packages(common, whole_suite(recipe.suite), recipe.architecture, sources)
     modules: dict[str, Path] = {}
-    if recipe.is_old:
+    if recipe.source:
+        tell(f"building a kernel from {recipe.source}; the first time takes some minutes")
+        kernel = build_kernel(recipe, packages, common)
+        image, types = kernel.image, types or kernel.types
+    elif recipe.is_old:
         if image is None:
             raise GuestError(f"{recipe.name}: no package has this kernel: give it with --image")
     else:
         release = packages.newest_kernel(recipe.kernel)
         tell(f"kernel {release}")
-        kernel = packages.unpack_kernel(release)
-        image, modules = _image(kernel), module_files(kernel)
+        unpacked = packages.unpack_kernel(release)
+        image, modules = _image(unpacked), module_files(unpacked)
     built = f"{recipe.architecture}-old" if recipe.is_old else recipe.architecture
     programs = build(recipe, common / built)
     shutil.rmtree(folder.path, ignore_errors=True)
@@ -99,6 +110,7 @@ def make(
     records = read_records(files.records)
     for name in _KEPT:
         (folder.path / name).write_bytes(records.get(name, b""))
+    folder.maps.write_text(lines_of_records(records))
     begins = recipe.hardware.memory_begins
     raw = folder.memory("raw")
     _finish(

@@ -99,11 +99,23 @@ class Recipe:
 
     Such a guest has klibc and musl, no disk and no modules.
     """
+    source: str = ""
+    """Debian's package with the source of a kernel that is built, such as ``linux-source-6.12``."""
+    configuration: str = ""
+    """The configuration of such a kernel: a file beside recipes.toml."""
+    more_configuration: tuple[str, ...] = ()
+    """Further lines of it, such as ``CONFIG_ARM64_VA_BITS_52=y``."""
 
     @property
     def hardware(self) -> Architecture:
         """What depends on the architecture."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def whole_configuration(self) -> str:
+        """The options of a kernel that is built."""
+        text = RECIPES.with_name(self.configuration).read_text()
+        return text + "".join(line + "\n" for line in self.more_configuration)
 
     @property
     def compiler(self) -> tuple[str, ...]:

@@ -26,8 +26,10 @@ from tests.guests.dwarf import read_dwarf
 from tests.guests.errors import GuestError
 from tests.guests.freelists import KernelMemory, counted_by_zoneinfo, read_symbols
 from tests.guests.initramfs import Entry, archive, file, folder, link, load_order, make_empty
+from tests.guests.kernelbuild import missing_options
 from tests.guests.kerneltypes import Types, symbols_of_file
 from tests.guests.machine import Files
+from tests.guests.maps import lines_of_records, read_lines, told_regions
 from tests.guests.packages import kernel_releases, sources_for, version_key, whole_suite
 from tests.guests.recipes import ARCHITECTURES, INSIDE, changed, read_recipes
 from tests.guests.records import read_records, timing
@@ -385,12 +387,63 @@ def test_first_addresses() -> None:
     assert rows.tolist() == [(1, 5, 7), (2, 5, 3)]
 
 
+MAPS = """\
+7 00400000-00403000 r-xp 00001000 00:02 31                         /bin/two\\012lines (deleted)
+7 7f0000000000-7f0000021000 rw-p 00000000 00:00 0
+7 7ffd00000000-7ffd00001000 rw-p 00000000 00:00 0                  [stack]
+8 7f0000000000-7f0000001000 rw-s 00002000 00:05 9                  /dev/zero
+"""
+
+
+def test_regions_as_the_kernel_tells_them() -> None:
+    """What /proc/PID/maps says, and rows of memviz that agree but for two."""
+    known = read_lines(MAPS)
+    assert len(known) == 4
+    row = {"pid": 7, "sharing": "private", "name": "", "file": "", "offset": None, "deleted": False}
+    told = [
+        {**row, "start": "0x400000", "end": "0x403000", "protection": "r-x"}
+        | {"file": "/bin/two\nlines", "offset": 0x1000, "deleted": True},
+        {**row, "start": "0x7f0000000000", "end": "0x7f0000021000", "protection": "rw-"},
+        {**row, "start": "0x7ffd00000000", "end": "0x7ffd00001000", "protection": "r--"}
+        | {"name": "[heap]"},
+        {**row, "start": "0x1000", "end": "0x2000", "protection": "r--"},
+    ]
+    truth, answer = small_guest()
+    result = compare(truth, Answer(answer.table, answer.summary, told_regions(told)), known)
+    assert (result.regions, result.regions_right) == (4, 2)
+    assert {kind: len(words) for kind, words in result.faults.items()} == {
+        **{"region rights": 1, "region name": 1},
+        **{"region missing": 1, "region extra": 1},
+    }
+
+
+def test_lines_of_all_processes() -> None:
+    records = {"maps/7": b"a\nb\n", "maps/12": b"c\n", "pid/7.comm": b"x\n"}
+    assert lines_of_records(records) == "7 a\n7 b\n12 c\n"
+
+
+def test_the_options_of_kernels_that_are_built() -> None:
+    """Each recipe's are a choice of its own, and what a kernel does not take is named."""
+    built = [recipe for recipe in read_recipes().values() if recipe.source]
+    options = {recipe.name: recipe.whole_configuration for recipe in built}
+    assert "CONFIG_ARM64_64K_PAGES=y\n" in options["arm64-64k-42"]
+    assert "CONFIG_ARM64_VA_BITS_42=y\n" in options["arm64-64k-42"]
+    assert options["arm64-64k"] == options["arm64-64k-48"] != options["arm64-64k-42"]
+    taken = "CONFIG_A=y\n# CONFIG_B is not set\n"
+    assert missing_options("# why\nCONFIG_A=y\nCONFIG_B=y\n\n", taken) == ["CONFIG_B=y"]
+
+
 def test_results_are_kept_and_shown(tmp_path: Path) -> None:
-    told = Comparison(1000, 999, 20, 0, 1, 8, 7, {"process name": ["3: 'a' instead of 'b'"] * 9})
+    told = Comparison(1000, 999, 20, 0, 1, 8, 7, 5, 4)
+    told.faults["process name"] = ["3: 'a' instead of 'b'"] * 9
     result = Result("raw", "Linux 6.12", 1.25, ["a remark"], told)
     result.write(tmp_path / "result.json")
     assert Result.read(tmp_path / "result.json") == result
     text = "\n".join(report(result))
-    assert "99.900 % of 1,000 frames" in text and "process name: 3 more" in text
+    assert (
+        "99.900 % of 1,000 frames" in text
+        and "regions: 4 of 5" in text
+        and "process name: 3 more" in text
+    )
     *_, row = markdown({"linux-6.12": [result]})
     assert row == "| linux-6.12 | Linux 6.12 | raw | 1,000 | 99.900 % | 20 | 0 | 1 | 7 of 8 |"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import memory_visualizer
 from tests.linux.test_linux import assert_is_truth, changed, labels, lines_changed, owned
-from tests.synth.linux import MIB
+from tests.synth.linux import MIB, LinuxTruth
 from tests.synth.linux386 import forge_linux_on_i386
 
 WITH_PAE = pytest.mark.parametrize("pae", [True, False], ids=["PAE", "two levels"])
@@ -75,3 +76,45 @@ def test_without_its_text(pae: bool, tmp_path: Path) -> None:
     assert owned(snapshot) == truth.owners
     mapped = np.isin(truth.classes, ("user", "both"))
     np.testing.assert_array_equal(labels(snapshot) == "user", mapped)
+
+
+def with_directories(
+    whole: Path, truth: LinuxTruth, dump: Path, others: NDArray[np.uint32]
+) -> Path:
+    """Copy a dump without the kernel's text, with page directories in its lowest free pages."""
+    frames = np.flatnonzero(truth.states == "free")[: len(others)]
+    assert len(frames) == len(others)
+    places = {int(frame) * 4096: one.tobytes() for frame, one in zip(frames, others, strict=True)}
+    places |= {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
+    return changed(whole, dump, places)
+
+
+def of_another_machine(count: int) -> NDArray[np.uint32]:
+    """Directories with low memory in a row that can be written to, so without a kernel's image."""
+    directories = np.zeros((count, 1024), np.uint32)
+    directories[:, 768:784] = np.arange(16) << 22 | 0x1E3
+    return directories
+
+
+def test_many_page_directories_of_another_machine(tmp_path: Path) -> None:
+    """As many as a guest inside the machine may leave: all are of one kind."""
+    truth = forge_linux_on_i386(tmp_path / "whole", pae=False)
+    others = of_another_machine(1100)
+    dump = with_directories(tmp_path / "whole", truth, tmp_path / "dump", others)
+    snapshot = memory_visualizer.open(dump)
+    assert str(snapshot.system) == f"Linux {truth.era.release}"
+    assert owned(snapshot) == truth.owners
+
+
+def test_page_directories_that_are_not_tried(tmp_path: Path) -> None:
+    """Each is of its own kind and fuller than the kernel's, so a remark tells what was left out."""
+    truth = forge_linux_on_i386(tmp_path / "whole", pae=False)
+    others = of_another_machine(100)
+    others[:, 784:] = np.arange(1, 101)[:, None] << 12
+    dump = with_directories(tmp_path / "whole", truth, tmp_path / "dump", others)
+    snapshot = memory_visualizer.open(dump)
+    assert snapshot.system is None
+    [told] = [said for said in snapshot.remarks if "kinds of page directory left out" in said]
+    # The kernel's own kind, too; the processes' directories are of it.
+    tried = snapshot.dump.budget.limit("kind of page directory")
+    assert told.startswith(f"{len(others) + 1 - tried} ")

@@ -96,7 +96,8 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
 
 def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
     """Whether its memory cannot be known for its own."""
-    return not truth.era.has_btf and task.leader_has_ended and "thread_group" not in truth.places
+    shows_threads = truth.era.has_btf or truth.era.lists_threads or "thread_group" in truth.places
+    return task.leader_has_ended and not shows_threads
 
 
 @pytest.mark.parametrize("era", ERAS)

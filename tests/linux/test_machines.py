@@ -9,7 +9,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer.displaced import put_where_it_begins
 from memory_visualizer.formats.opening import open_dump
-from memory_visualizer.linux.armform import SmallTopSearch
+from memory_visualizer.linux.armform import TopLevelSearch
 from memory_visualizer.linux.machine import machines
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import PAE, X64, X86
@@ -61,8 +61,10 @@ def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
     assert {p.pid for p in snapshot.processes} == {task.pid for task in truth.tasks}
 
 
-@pytest.mark.parametrize("entries", [2, 16, 32])
-def test_top_levels_that_do_not_fill_a_page(entries: int) -> None:
+@pytest.mark.parametrize(
+    ("entries", "bits"), [(2, (14, 48)), (16, (12, 52)), (32, (14, 52)), (64, (16, 48))]
+)
+def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int]) -> None:
     """By the place of the last entry; not where anything stands behind, or the entries differ.
 
     A process's own comes after the kernel's.
@@ -75,9 +77,35 @@ def test_top_levels_that_do_not_fill_a_page(entries: int) -> None:
     words[3, entries - 1] |= np.uint64(0x40)  # a page's descriptor
     words[4, entries] = table[2]  # as many as no kernel has
     words[5, 0] = 0  # no memory
-    search = SmallTopSearch()
+    search = TopLevelSearch()
     search.scan(np.arange(20, 27), words)
-    assert search.tops == [(21, entries), (20, entries)]
+    assert search.tops == [(21, bits), (20, bits)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "of_page", "bits"), [(2, 16, (16, 52)), (16, 16, (16, 42)), (4, 4, (14, 47))]
+)
+def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int, int]) -> None:
+    """By their last frame; the fuller one comes first, and one that begins no page does not."""
+    words = np.zeros((3 * of_page, 512), np.uint64)
+    last = np.arange(3) * of_page + frames - 1
+    words[last, 511], words[last[1], 508] = 0x3003, 0x2003
+    words[last[2], 40] = 7  # data, or a page that is mapped
+    words[of_page + frames, 511] = 0x1003  # that is the last frame of none
+    search = TopLevelSearch()
+    search.scan(np.arange(0x400, 0x400 + len(words)), words)
+    of_size = [top for top, size in search.tops if size == bits]
+    assert of_size == [0x400 + of_page, 0x400]
+
+
+def test_each_size_of_top_levels_has_its_turn() -> None:
+    """However many there are of another size."""
+    words = np.zeros((50, 512), np.uint64)
+    words[:, 0] = words[:49, 1] = 0x1003
+    words[49, 63] = 0x1003
+    search = TopLevelSearch()
+    search.scan(np.arange(50), words)
+    assert sorted(search.tops[:2]) == [(0, (14, 48)), (49, (16, 48))]
 
 
 def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:

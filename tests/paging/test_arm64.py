@@ -182,6 +182,8 @@ def test_levels_and_top_tables() -> None:
         assert architecture.address_bits == bits
         assert architecture.root_bytes * architecture.top_frames == size
         assert architecture.levels[-1].pages == architecture.page_frames == 1 << page_bits - 12
+        # A smaller one is an object in a slab (arch/arm64/mm/pgd.c).
+        assert architecture.has_page_for_root == (size == 1 << page_bits)
 
 
 def test_addresses_of_the_upper_half() -> None:

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from memory_visualizer.picture.layout import (
-    LAYOUTS,
-    arrange,
     arrange_hilbert,
     arrange_rows,
     hilbert_frames,
-    left_frames,
 )
 
 
@@ -72,11 +69,3 @@ def test_frames_by_pixel(order: int) -> None:
     """The way back, worked out pixel by pixel, agrees with the arrangement."""
     y, x = np.indices((1 << order, 1 << order))
     assert np.array_equal(hilbert_frames(x, y, order), arrange_hilbert(np.arange(4**order)))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("frame_count", COUNTS)
-def test_left_edge(frame_count: int, layout: str) -> None:
-    """The first column of pixels."""
-    pixels = arrange(np.arange(frame_count), layout, beyond=-1)
-    assert np.array_equal(left_frames(frame_count, layout, pixels.shape), pixels[:, 0])

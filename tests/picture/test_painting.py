@@ -23,6 +23,7 @@ from memory_visualizer.picture.colouring import (
     Swatch,
     by_class,
 )
+from memory_visualizer.picture.folding import HOLES, long_holes, plan
 from memory_visualizer.picture.layout import LAYOUTS, arrange
 from memory_visualizer.picture.legend import LegendEntry, legend, legend_json, legend_lines
 from memory_visualizer.picture.painting import paint
@@ -35,6 +36,7 @@ from memory_visualizer.picture.palette import (
     hex_colour,
 )
 from memory_visualizer.picture.panel import SHADES, add_panel, ticks
+from memory_visualizer.picture.picture import picture_of
 from memory_visualizer.picture.png import write_png
 from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, classify
@@ -96,6 +98,92 @@ def test_dimmed(count: int) -> None:
     expected = [n + (count if n % 2 else 0) for n in range(count)]
     assert painting.pixels[0].tolist() == expected
     assert painting.colours[count - 1] == (count - 1, 0, 0)
+
+
+# Folded holes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("held", "width"),
+    [
+        ([(0, 8000), (1 << 20, 64)], None),  # the firmware lies below 4 GiB
+        ([(0, 160), (256, 30_000), (60_000, 20_000), (100_000, 1)], None),
+        ([(100_000, 9000)], None),
+        ([(0, 8000), (1 << 20, 64)], 200),
+    ],
+)
+def test_folds(held: list[tuple[int, int]], width: int | None, layout: str) -> None:
+    """Each frame that is there has one pixel, in order; breaks are thin; the text tells them."""
+    there = np.zeros(sum(held[-1]), bool)
+    for first, count in held:
+        there[first : first + count] = True
+    holes = long_holes(there)
+    assert holes
+    values = np.where(there, np.arange(1, there.size + 1), 0).astype(np.uint32)
+    planned = plan(there.size, layout, width if layout == "rows" else None, holes)
+    pixels = planned.pixels(values, 1 << 31)
+    shown = pixels[(pixels > 0) & (pixels < 1 << 31)]
+    assert np.array_equal(np.sort(shown), values[there])
+    # Much less than without: the frames, short holes, a few rows for each break.
+    drawn = there.size - sum(count for _, count in holes)
+    assert planned.size <= drawn + len(holes) * (2 * max(pixels.shape) + 2 * pixels.size // 256)
+    if layout == "rows" and width is None:
+        assert pixels.shape[0] == pixels.shape[1]
+        assert (
+            plan(there.size, layout, pixels.shape[1] - 1, holes).size > (pixels.shape[1] - 1) ** 2
+        )
+    elif layout == "rows":
+        assert pixels.shape[1] == width
+    # The order in the text: a reader needs nothing else to find each frame's place.
+    name, *folds = planned.described().split("; ")
+    assert name == layout and len(folds) == len(holes)
+    order: list[int] = []
+    frame = 0
+    for text in folds:
+        start, size, place, places = text.removeprefix("fold ").split()
+        first = int(start, 16) // PAGE_SIZE
+        order += range(frame, first)
+        assert len(order) == int(place)
+        order += [-1] * int(places)
+        frame = first + int(size, 16) // PAGE_SIZE
+    order += range(frame, there.size)
+    arranged = arrange(
+        np.array(order), layout, pixels.shape[1] if layout == "rows" else None, beyond=-1
+    )
+    rows = len(arranged)
+    is_page = np.zeros(pixels.shape, bool)
+    is_page[:rows] = arranged >= 0
+    is_page[:rows][arranged >= 0] &= there[arranged[arranged >= 0]]
+    expected = np.zeros(pixels.shape, np.int64)
+    expected[:rows] = np.where(arranged >= 0, arranged + 1, 0)
+    assert np.array_equal(np.where(is_page, pixels, 0), np.where(is_page, expected, 0))
+
+
+def test_a_dump_without_long_holes_is_not_folded(tmp_path: Path) -> None:
+    """Its picture is the same either way; a raw dump has no holes."""
+    there = np.ones(100_000, bool)
+    there[160:256] = False
+    assert long_holes(there) == []
+    (tmp_path / "dump.raw").write_bytes(bytes(9000 * PAGE_SIZE))
+    dump = RawDump.open(tmp_path / "dump.raw")
+    colouring = by_class(some_page_map(9000), DEFAULT)
+    folded, drawn = (picture_of(dump, colouring, legend=True, holes=holes) for holes in HOLES)
+    assert np.array_equal(folded.pixels, drawn.pixels)
+    assert folded.plan.described() == "rows"
+
+
+def test_marks_of_folds() -> None:
+    """Beside a break stand its address and its size."""
+    holes = [(60_000, 900_000)]
+    for layout in LAYOUTS:
+        planned = plan(1_000_000, layout, None, holes)
+        pixels = planned.pixels(np.ones(1_000_000, np.uint8), 2)
+        marks = dict(ticks(planned, pixels.shape, 1, 14))
+        label = f"{60_000 * PAGE_SIZE:#x} 3.4 GiB absent"
+        assert label in marks.values()
+        [row] = [row for row, text in marks.items() if text == label]
+        assert (pixels[row : row + 2] == 2).any()
 
 
 # PNG files
@@ -180,7 +268,7 @@ def test_legend_counts() -> None:
     """All classes, in their order, with counts and shares."""
     entries = [(e.label, e.count, e.percent, e.colour) for e in example_legend()]
     assert entries == [
-        ("absent", 0, "0.0 %", (24, 26, 30)),
+        ("absent", 0, "-", (24, 26, 30)),
         ("both", 0, "0.0 %", (84, 38, 112)),
         ("user", 1, "12.5 %", (212, 70, 45)),
         ("kernel", 3, "37.5 %", (95, 194, 205)),
@@ -192,10 +280,10 @@ def test_legend_counts() -> None:
 def test_legend_lines() -> None:
     """Plain text has no escape sequences; with ANSI there is a swatch of the very colour."""
     plain = legend_lines(example_legend())
-    assert plain[3] == "  #5fc2cd  kernel       3   37.5 %"
+    assert plain[3] == "  #5fc2cd  kernel       3   0.01 MiB   37.5 %"
     assert "\x1b" not in "".join(plain)
     assert legend_lines(example_legend(), ansi=True)[3] == (
-        "  \x1b[48;2;95;194;205m    \x1b[0m  #5fc2cd  kernel       3   37.5 %"
+        "  \x1b[48;2;95;194;205m    \x1b[0m  #5fc2cd  kernel       3   0.01 MiB   37.5 %"
     )
 
 
@@ -220,7 +308,15 @@ def test_legend_of_many() -> None:
     assert len(legend(colouring, 6)) == 6
     general = replace(colouring, general=1)
     assert [entry.label for entry in legend(general, 3)] == ["process 0", "process 3", "4 others"]
-    assert legend_lines(legend(colouring, 3))[2].split() == ["4", "others", "2", "28.6", "%"]
+    assert legend_lines(legend(colouring, 3))[2].split() == [
+        "4",
+        "others",
+        "2",
+        "0.008",
+        "MiB",
+        "28.6",
+        "%",
+    ]
 
 
 def test_legend_lines_are_for_terminals() -> None:
@@ -240,9 +336,7 @@ def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> 
     """The picture stays as it is; the legend below has a swatch of each class, and text."""
     colouring = by_class(some_page_map(frame_count), DEFAULT)
     plain = paint(colouring, layout).scaled(scale)
-    painting = add_panel(
-        plain, title, "subtitle", legend(colouring), frame_count, layout=layout, scale=scale
-    )
+    painting = add_panel(plain, title, ["subtitle"], legend(colouring), scale=scale)
     left, top, right, bottom = painting.box
     assert np.array_equal(painting.pixels[top:bottom, left:right], plain.pixels)
     assert (top, bottom) == (0, plain.pixels.shape[0])
@@ -268,7 +362,8 @@ def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> 
 def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None:
     """At each mark the row in which that page lies; round addresses, far enough apart."""
     height = -(-frame_count // (width or 512))
-    marks = ticks(frame_count, "rows", (height, width or 512), 1, 14)
+    told = ticks(plan(frame_count, "rows", width), (height, width or 512), 1, 14)
+    marks = [(row, int(label, 16)) for row, label in told]
     assert len(marks) > 3
     for row, address in marks:
         assert row == address // PAGE_SIZE // (width or 512)
@@ -279,18 +374,23 @@ def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None
 
 
 def test_addresses_along_hilberts_curve() -> None:
-    """Each mark tells the page whose pixel is the row's first."""
+    """Each mark stands beside a square that holds one stretch of memory, and tells its start."""
     pixels = arrange(np.arange(60_000), "hilbert", beyond=-1)
-    marks = ticks(60_000, "hilbert", (256, 256), 2, 14)
+    marks = ticks(plan(60_000, "hilbert"), (256, 256), 2, 14)
     assert len(marks) > 3
-    for row, address in marks:
-        assert pixels[row // 2, 0] == address // PAGE_SIZE
+    side = (marks[1][0] - marks[0][0]) // 2
+    for row, label in marks:
+        square = pixels[row // 2 : row // 2 + side, :side]
+        first = int(label, 16) // PAGE_SIZE
+        frames = np.sort(square[square >= 0])
+        assert np.array_equal(frames, np.arange(first, first + frames.size))
+        assert frames.size > side * side // 2
 
 
 def test_drawn_legend_needs_no_subtitle() -> None:
     """The narrowest panel still holds one column of classes."""
     plain = paint(by_class(some_page_map(1), DEFAULT))
-    assert add_panel(plain, "", "", example_legend(), 1).pixels.shape[1] > 100
+    assert add_panel(plain, "", [""], example_legend()).pixels.shape[1] > 100
 
 
 # Colours
@@ -396,7 +496,7 @@ def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture
     mapped = read_mapped_frames(map_text, "map", dump.frame_count, lenient=True)
     page_map = classify(mapped.user, mapped.kernel, dump.zero_frames())
     colouring = by_class(page_map, DEFAULT)
-    picture = add_panel(paint(colouring), "dump.raw", "", legend(colouring), dump.frame_count)
+    picture = add_panel(paint(colouring), "dump.raw", [""], legend(colouring))
     write_png(tmp_path / "a.png", picture.image(), {})
     assert capfd.readouterr() == ("", "")
 

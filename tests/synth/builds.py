@@ -47,7 +47,12 @@ FRAME_RECORD = {
 def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
     """A profile's entry as in profiles.json, from a symbol file."""
     wanted = {
-        structure: {m for p in profiles().values() for m in p.structures[structure]["members"]}
+        structure: {
+            member
+            for profile in profiles().values()
+            if structure in profile.structures
+            for member in profile.structures[structure]["members"]
+        }
         for structure in profiles()[_LIKE].structures
     }
     structures = {}
@@ -60,6 +65,14 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
             },
         }
     record = dict(_bits_of(symbols["user_types"], "_MMPFN"))
+    bit_fields = {
+        structure: {
+            member: bits
+            for member, bits in _bits_of(symbols["user_types"], structure)
+            if any(member in p.bit_fields.get(structure, ()) for p in profiles().values())
+        }
+        for structure in profiles()[_LIKE].bit_fields
+    }
     # The dispatcher header's third byte is the size of the process object in words.
     words = structures["_KPROCESS"]["size"] // 4 & 0xFF
     pdb = symbols["metadata"]["windows"]["pdb"]
@@ -72,6 +85,8 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
         "process_signature": bytes([3, 0, words, 0]).hex(),
         "kdbg_header": profiles()[_LIKE].kdbg_header.hex(),
         "structures": structures,
+        "bit_fields": bit_fields,
+        "vad_root": symbols["user_types"]["_EPROCESS"]["fields"]["VadRoot"]["type"]["name"],
         "frame_record": {
             "size": symbols["user_types"]["_MMPFN"]["size"],
             "members": {

@@ -1,10 +1,11 @@
-"""Where members stand in the structures behind a file, a region and a module, in real kernels.
+r"""Where members stand in the structures behind a file, a region and a module, in real kernels.
 
-    python -m tests.synth.filelayouts 5.10=vmlinux-5.10.btf 6.1=vmlinux-6.1.btf 7.3=vmlinux-7.3.btf
+    python -m tests.synth.filelayouts 5.10=vmlinux-5.10.btf 6.1=vmlinux-6.1.btf \
+        6.12=vmlinux-6.12.btf 7.3=vmlinux-7.3.btf
 
 writes `filelayouts.json` from the BTF of real kernels as bpftool translates it: another witness
-than the reader and its author. The kernels are Debian's 5.10.262-amd64, 6.1.192-amd64 and
-7.3.4-arm64.
+than the reader and its author. The kernels are Debian's 5.10.262-amd64, 6.1.192-amd64,
+6.12.117-cloud-amd64 and 7.3.4-arm64.
 """
 
 import json

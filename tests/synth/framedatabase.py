@@ -42,6 +42,9 @@ RECORD = np.dtype(
         ("is_prototype", "?"),
         ("is_stack", "?"),
         ("is_awe", "?"),
+        ("file", "i4"),  # index in RecordTruth.sections, else -1
+        ("offset", "i8"),  # bytes from the file's beginning, else -1
+        ("length", "i8"),  # bytes of the page that are the file's, else -1
     ]
 )
 
@@ -106,7 +109,8 @@ class FrameLog:
         self.records = np.zeros(frames, RECORD)
         self.records["state"] = NO_RECORD
         self.records["use"] = NO_RECORD
-        self.records["priority"] = self.records["last_owner"] = -1
+        for name in ("priority", "last_owner", "file", "offset", "length"):
+            self.records[name] = -1
         self._rng = rng
         self._below_top: list[tuple[int, int, object]] = []
 
@@ -203,6 +207,56 @@ class FrameLog:
         return raw
 
 
+@dataclass(frozen=True)
+class SectionTruth:
+    """What is true of a section of a file, or of shared memory without one."""
+
+    path: str
+    """With the device in front; empty for shared memory."""
+    kind: str
+    """`data`, `image` or `shared`."""
+    control_area: int
+    """Virtual address; so for the others."""
+    subsections: tuple[int, ...]
+    file_object: int = 0
+    is_deleted: bool = False
+    size: int | None = None
+    """Bytes of a file of data."""
+    prototypes: int = 0
+    """Virtual address of the prototype entry of its first page."""
+    parts: tuple[tuple[int, int], ...] = ()
+    """Pages of each subsection, and where it begins in the file."""
+
+    def part_of(self, page: int) -> tuple[int, int]:
+        """The subsection in which a page lies, and the page's place in the file."""
+        for number, (pages, offset) in enumerate(self.parts):
+            if page < pages:
+                return number, offset + page * PAGE_SIZE
+            page -= pages
+        raise ValueError("no such page")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one subsection describes."""
+
+    offset: int
+    """Bytes from the file's beginning."""
+    entries: int
+    """Prototype entries, a page each."""
+    size: int
+    """Bytes in the file."""
+
+
+_VOLUMES = ("HarddiskVolume1", "HarddiskVolume2")
+_SMALL_PART = 3
+"""A larger section of a file as data has two subsections, a larger image four."""
+NONPAGED_POOL_END = 0xFFBE_0000
+"""Where the nonpaged pool of Windows XP and 2003 ends on x86 (MM_NONPAGED_POOL_END, mi386.h)."""
+_NEAR = 128 << 20
+"""A subsection so near behind MmSubsectionBase has WhichPool set (MiGetSubsectionAddressForPte)."""
+
+
 class Sections:
     """Files and shared memory: prototype entries in the paged pool, and what they belong to."""
 
@@ -211,73 +265,192 @@ class Sections:
         log: FrameLog,
         profile: Profile,
         entry_size: int,
-        pool: Pool,
+        pools: Sequence[Pool],
         map_pool: Callable[[int], Region],
     ) -> None:
-        """`map_pool` maps so many more pages of the paged pool."""
+        """`map_pool` maps so many more pages of the paged pool.
+
+        Objects lie in these nonpaged `pools`, in turn.
+        """
         self._log = log
         self._profile = profile
         self._entry_size = entry_size
-        self._pool = pool
+        self._pools = pools
         self._map_pool = map_pool
+        self._pool = pools[0]
+        self._devices = [self._device(name, bool(n)) for n, name in enumerate(_VOLUMES)]
+        self.made: list[SectionTruth] = []
 
     def make(
-        self, frames: Frames, use: str, *, state: str = "active", name: str = "\\file.dat"
-    ) -> None:
-        """Make a section of these frames: a file as `image` or `mapped file`, or `shareable`."""
+        self,
+        frames: Frames,
+        use: str,
+        *,
+        state: str = "active",
+        name: str = "\\file.dat",
+        is_deleted: bool = False,
+        offset: int = 0,
+    ) -> SectionTruth | None:
+        """Make a section of these frames: a file as `image` or `mapped file`, or `shareable`.
+
+        The pages of a file as data begin at `offset`; some pages between them are not in memory.
+        None if all frames are something else already.
+        """
         frames = frames[self._log.records["state"][frames] == NO_RECORD]
         if not len(frames):
-            return
-        pages = -(-len(frames) * self._entry_size // PAGE_SIZE)
-        region = self._map_pool(pages)
+            return None
+        self._pool = self._pools[len(self.made) % len(self._pools)]
+        kind = {"shareable": "shared", "image": "image"}.get(use, "data")
+        place, parts = _places(len(frames), kind, offset)
+        count = sum(part.entries for part in parts)
+        region = self._map_pool(-(-count * self._entry_size // PAGE_SIZE))
+        made = self._objects(region.base, kind, name, parts, is_deleted=is_deleted)
         flags = 0x63 if state == "active" else 0x880
-        original = _SOFTWARE
-        if use != "shareable":
-            original = self._subsection_entry(self._subsection(region.base, len(frames), use, name))
-        for number, frame in enumerate(frames.tolist()):
+        for number, frame in zip(place.tolist(), frames.tolist(), strict=True):
             entry = (frame << 12 | flags) & ((1 << 8 * self._entry_size) - 1)
             at = region.base + number * self._entry_size
             region.write(at, entry.to_bytes(self._entry_size, "little"))
-        place = np.arange(len(frames), dtype=np.uint64) * np.uint64(self._entry_size)
+        ends = np.cumsum([part.entries for part in parts])
+        part_of = np.searchsorted(ends, place, "right")
+        original = np.full(len(frames), _SOFTWARE, np.uint64)
+        if kind != "shared":
+            told = [self._subsection_entry(at) for at in made.subsections]
+            original = np.array(told, np.uint64)[part_of]
+        begin = place.astype(np.uint64) * np.uint64(self._entry_size)
         self._log.note(
             frames,
             use,
-            np.uint64(region.base) + place,
-            region.frames[(place // np.uint64(PAGE_SIZE)).astype(np.int64)],
+            np.uint64(region.base) + begin,
+            region.frames[(begin // np.uint64(PAGE_SIZE)).astype(np.int64)],
             state=state,
             original=original,
             is_prototype=True,
         )
+        if kind != "shared":
+            offset_of, size_of = (
+                np.array([getattr(part, name) for part in parts])[part_of]
+                for name in ("offset", "size")
+            )
+            inside = (place - (ends - [part.entries for part in parts])[part_of]) * PAGE_SIZE
+            self._log.records["file"][frames] = len(self.made)
+            self._log.records["offset"][frames] = offset_of + inside
+            self._log.records["length"][frames] = np.minimum(size_of - inside, PAGE_SIZE)
+        self.made.append(made)
+        return made
 
-    def _subsection(self, prototypes: int, count: int, use: str, name: str) -> int:
-        """A control area, with its subsection behind it and its file object beside it."""
+    def _objects(
+        self, prototypes: int, kind: str, name: str, parts: Sequence[_Part], *, is_deleted: bool
+    ) -> SectionTruth:
+        """A control area with its segment, its subsections and its file object."""
         profile, word = self._profile, self._profile.pointer_size
         area_size = -(-profile.size("_CONTROL_AREA") // word) * word
-        area = self._pool.allocate(area_size + profile.size("_SUBSECTION"), b"MmCa")
-        subsection = area + area_size
-        file = self._pool.allocate(profile.size("_FILE_OBJECT"), b"File")
-        text = name.encode("utf-16-le")
-        buffer = self._pool.allocate(len(text), b"IoNm")
-        write = self._pool.region.write
-        write(buffer, text)
-        write(file, (5).to_bytes(2, "little"))
-        write(file + 2, profile.size("_FILE_OBJECT").to_bytes(2, "little"))
-        at = file + profile.offset("_FILE_OBJECT", "FileName")
-        write(at, len(text).to_bytes(2, "little") * 2)
-        write(at + word, buffer.to_bytes(word, "little"))
-        flags = 1 << 7 | (1 << 5 if use == "image" else 0)  # File, Image of _MMSECTION_FLAGS
-        write(area + profile.offset("_CONTROL_AREA", "u"), flags.to_bytes(4, "little"))
-        # A fast reference: the lowest bits count.
-        pointer = file | 3
-        write(
-            area + profile.offset("_CONTROL_AREA", "FilePointer"), pointer.to_bytes(word, "little")
+        part_size = profile.size("_SUBSECTION")
+        area = self._pool.allocate(area_size + len(parts) * part_size, b"MmCa")
+        subsections = [area + area_size + number * part_size for number in range(len(parts))]
+        segment = self._pool.allocate(profile.size("_SEGMENT"), b"MmSm")
+        self._set(segment, "_SEGMENT", "ControlArea", area)
+        self._set(area, "_CONTROL_AREA", "Segment", segment)
+        # File, Image, and for shared memory Commit of _MMSECTION_FLAGS.
+        flags = {"data": 1 << 7, "image": 1 << 7 | 1 << 5, "shared": 1 << 13}[kind]
+        self._set(area, "_CONTROL_AREA", "u", flags, 4)
+        path, file = "", 0
+        if kind != "shared":
+            number = len(self.made) % len(_VOLUMES)
+            path = f"\\Device\\{_VOLUMES[number]}{name}"
+            file = self._file_object(area, self._devices[number], kind, name)
+            at = file + profile.offset("_FILE_OBJECT", "DeletePending")
+            self._pool.region.write(at, bytes([is_deleted]))
+            # Since Vista a fast reference: the lowest bits count.
+            counted = 3 if profile.version >= (6, 0) else 0
+            self._set(area, "_CONTROL_AREA", "FilePointer", file | counted)
+        followers, first = [*subsections[1:], 0], prototypes
+        for at, following, part in zip(subsections, followers, parts, strict=True):
+            self._subsection(at, area, prototypes, part, kind)
+            self._set(at, "_SUBSECTION", "NextSubsection", following)
+            prototypes += part.entries * self._entry_size
+        size = parts[-1].offset + parts[-1].size if kind == "data" else None
+        return SectionTruth(
+            path,
+            kind,
+            area,
+            tuple(subsections),
+            file,
+            is_deleted,
+            size,
+            first,
+            tuple((part.entries, part.offset) for part in parts),
         )
-        write(subsection, area.to_bytes(word, "little"))
-        base = subsection + profile.offset("_SUBSECTION", "SubsectionBase")
-        write(base, prototypes.to_bytes(word, "little"))
-        entries = subsection + profile.offset("_SUBSECTION", "PtesInSubsection")
-        write(entries, count.to_bytes(4, "little"))
-        return subsection
+
+    def _subsection(self, at: int, area: int, base: int, part: _Part, kind: str) -> None:
+        self._set(at, "_SUBSECTION", "ControlArea", area)
+        self._set(at, "_SUBSECTION", "SubsectionBase", base)
+        self._set(at, "_SUBSECTION", "PtesInSubsection", part.entries, 4)
+        if kind == "shared":
+            return
+        # Sectors of images have 512 bytes, those of data 4096 (MiStartingOffset, MiEndingOffset).
+        shift = 9 if kind == "image" else 12
+        start = part.offset >> shift
+        self._set(at, "_SUBSECTION", "StartingSector", start & 0xFFFF_FFFF, 4)
+        self._set(at, "_SUBSECTION", "NumberOfFullSectors", part.size >> shift, 4)
+        bits = self._profile.bit_fields["_MMSUBSECTION_FLAGS"]
+        flags = 3 << 1  # a protection
+        for name, value in (
+            ("StartingSector4132", start >> 32),
+            ("SectorEndOffset", part.size & (1 << shift) - 1),
+        ):
+            byte, first, _ = bits[name]
+            flags |= value << 8 * byte + first
+        self._set(at, "_SUBSECTION", "u", flags, 4)
+
+    def _file_object(self, area: int, device: int, kind: str, name: str) -> int:
+        profile, word, write = self._profile, self._profile.pointer_size, self._pool.region.write
+        body = profile.offset("_OBJECT_HEADER", "Body")
+        size = profile.size("_FILE_OBJECT")
+        file = self._pool.allocate(body + size, b"Fil\xe5") + body
+        self._set(file - body, "_OBJECT_HEADER", "PointerCount", 1)
+        text = name.encode("utf-16-le")
+        buffer = self._pool.allocate(len(text) + 2, b"IoNm")
+        write(buffer, text)
+        self._set(file, "_FILE_OBJECT", "Type", 5, 2)
+        self._set(file, "_FILE_OBJECT", "Size", size, 2)
+        self._set(file, "_FILE_OBJECT", "DeviceObject", device)
+        at = file + profile.offset("_FILE_OBJECT", "FileName")
+        write(at, len(text).to_bytes(2, "little") + (len(text) + 2).to_bytes(2, "little"))
+        write(at + word, buffer.to_bytes(word, "little"))
+        pointers = self._pool.allocate(profile.size("_SECTION_OBJECT_POINTERS"), b"MmSo")
+        member = "ImageSectionObject" if kind == "image" else "DataSectionObject"
+        self._set(pointers, "_SECTION_OBJECT_POINTERS", member, area)
+        self._set(file, "_FILE_OBJECT", "SectionObjectPointer", pointers)
+        return file
+
+    def _device(self, name: str, has_creator: bool) -> int:
+        """A volume's device object, its name in front of its header."""
+        profile, word = self._profile, self._profile.pointer_size
+        info = profile.size("_OBJECT_HEADER_NAME_INFO")
+        creator = profile.size("_OBJECT_HEADER_CREATOR_INFO") if has_creator else 0
+        body = profile.offset("_OBJECT_HEADER", "Body")
+        size = info + creator + body + profile.size("_DEVICE_OBJECT")
+        start = self._pool.allocate(size, b"Devi")
+        header = start + info + creator
+        self._set(header, "_OBJECT_HEADER", "PointerCount", 1)
+        if profile.has("_OBJECT_HEADER", "InfoMask"):
+            self._set(header, "_OBJECT_HEADER", "InfoMask", 2 | has_creator, 1)
+        else:
+            self._set(header, "_OBJECT_HEADER", "NameInfoOffset", info + creator, 1)
+        text = name.encode("utf-16-le")
+        buffer = self._pool.allocate(len(text) + 2, b"ObNm")
+        self._pool.region.write(buffer, text)
+        at = start + profile.offset("_OBJECT_HEADER_NAME_INFO", "Name")
+        lengths = len(text).to_bytes(2, "little") + (len(text) + 2).to_bytes(2, "little")
+        self._pool.region.write(at, lengths)
+        self._pool.region.write(at + word, buffer.to_bytes(word, "little"))
+        self._set(header + body, "_DEVICE_OBJECT", "Type", 3, 2)
+        return header + body
+
+    def _set(self, at: int, structure: str, member: str, value: int, size: int = 0) -> None:
+        place = at + self._profile.offset(structure, member)
+        raw = value.to_bytes(size or self._profile.pointer_size, "little")
+        self._pool.region.write(place, raw)
 
     def _subsection_entry(self, subsection: int) -> int:
         """A page's OriginalPte that names its subsection (_MMPTE_SUBSECTION)."""
@@ -285,9 +458,48 @@ class Sections:
             return (subsection & (1 << 48) - 1) << 16 | _PROTOTYPE | 3 << 5
         if self._entry_size == 8:
             return subsection << 32 | _PROTOTYPE | 3 << 5
-        # Without PAE only a distance from an address that is not told fits.
-        distance = subsection & 0x07FF_FFF8
-        return (distance >> 7) << 11 | _PROTOTYPE | (distance >> 3 & 0xF) << 1
+        bits = self._profile.bit_fields["_MMPTE_SUBSECTION"]
+        entry = _PROTOTYPE
+        if "WhichPool" in bits:
+            # MiGetSubsectionAddressForPte: the distance from one of two places (mi386.h).
+            base = self._pools[0].region.base
+            is_near = subsection < base + _NEAR
+            entry |= 3 << 5 | is_near << bits["WhichPool"][1]
+            number = subsection - base if is_near else NONPAGED_POOL_END - subsection
+            number >>= 3
+        else:
+            number = subsection >> 2
+        _, low, end = bits["SubsectionAddressLow"]
+        entry |= (number & (1 << end - low) - 1) << low
+        return entry | number >> end - low << bits["SubsectionAddressHigh"][1]
+
+
+def _places(count: int, kind: str, offset: int) -> tuple[npt.NDArray[np.int64], list[_Part]]:
+    """Which of a section's pages are in memory if there are `count`; and its subsections."""
+    if kind == "shared":
+        return np.arange(count), [_Part(0, count, 0)]
+    if kind == "data":
+        # Every fifth page is not in memory; the file ends within its last page.
+        place = np.arange(count) + np.arange(count) // 4
+        pages = int(place[-1]) + 1
+        first = pages // 2 if pages > _SMALL_PART else pages
+        parts = [_Part(offset, first, first * PAGE_SIZE)]
+        if first < pages:
+            behind = offset + first * PAGE_SIZE
+            parts.append(_Part(behind, pages - first, (pages - first) * PAGE_SIZE))
+        last = parts[-1]
+        parts[-1] = _Part(last.offset, last.entries, last.size - 0x123)
+        return place, parts
+    # The headers, and sections as linkers make them: sectors of 512 bytes, not whole pages.
+    headers = _Part(0, 1, 0x400)
+    if count == 1:
+        return np.arange(1), [headers]
+    code = max((count - 1) // 2, 1)
+    parts = [headers, _Part(0x400, code, code * PAGE_SIZE - 0xC00)]
+    behind = parts[-1].offset + parts[-1].size
+    if rest := count - 1 - code:
+        parts.append(_Part(behind, rest, rest * PAGE_SIZE - 0xE00))
+    return np.arange(count), parts
 
 
 class FrameDatabase:
@@ -320,10 +532,12 @@ class RecordTruth:
     """The frames in which they lie."""
     records: npt.NDArray[np.void]
     """Each frame's: RECORD tells the columns."""
+    sections: tuple[SectionTruth, ...] = ()
+    """All sections; RECORD's `file` is an index in them."""
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The records as columns of a file of truth."""
-        named = ("state", "use", "priority", "last_owner")
+        named = ("state", "use", "priority", "last_owner", "file", "offset")
         return {f"record_{name}": self.records[name] for name in named}
 
     def told_by(self, page: int) -> Frames:

@@ -8,12 +8,13 @@ structure names the tools that search for it.
 import struct
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
-from tests.synth.truth import Process
+from tests.synth.truth import ModuleTruth, Process
 
 IMAGE_TIME = 132_000_000_000_000_000
 """When the synthetic image was taken: 2019-04-17 18:40 UTC, as a Windows timestamp (100 ns)."""
@@ -149,6 +150,7 @@ class Kernel:
         self._debugger_block = at["KdDebuggerDataBlock"]
         self._control_region = control_region.base if control_region else data + PAGE_SIZE
         self._processes: list[Process] = []
+        self._kernel_entry = 0
 
     # -- the image ---------------------------------------------------------------------
 
@@ -249,15 +251,38 @@ class Kernel:
 
     def _write_module(self) -> None:
         """The kernel itself, as the first loaded module."""
-        entry = self._pool.allocate(self.profile.size("_LDR_DATA_TABLE_ENTRY"), b"MmLd")
-        self._set(entry, "_LDR_DATA_TABLE_ENTRY", "DllBase", self._image.base)
-        self._set(entry, "_LDR_DATA_TABLE_ENTRY", "SizeOfImage", self._image.end - self._image.base)
-        name = self._pool.allocate(0x20, b"MmLn")
-        self._pool.region.write(name, "ntoskrnl.exe".encode("utf-16-le"))
-        for member in ("BaseDllName", "FullDllName"):
-            at = entry + self.profile.offset("_LDR_DATA_TABLE_ENTRY", member)
-            self._pool.region.write(at, self._unicode_string(24, name))
-        self._link(self._module_list, [entry])
+        image = self._image
+        self._kernel_entry = self._module_entry("ntoskrnl.exe", image.base, image.end)
+        self._link(self._module_list, [self._kernel_entry])
+
+    def write_modules(self, drivers: Sequence[ModuleTruth]) -> list[ModuleTruth]:
+        """Write the list of modules: the kernel, and these drivers; returns all with entries."""
+        image = self._image
+        kernel = ModuleTruth("ntoskrnl.exe", image.base, image.end, image.frames[image.frames >= 0])
+        modules = [replace(kernel, entry=self._kernel_entry)]
+        for one in drivers:
+            entry = self._module_entry(one.path, one.start, one.end)
+            modules.append(replace(one, entry=entry))
+        self._link(self._module_list, [module.entry for module in modules])
+        return modules
+
+    def _module_entry(self, path: str, start: int, end: int) -> int:
+        """An entry of the list of modules (KLDR_DATA_TABLE_ENTRY); returns its address."""
+        structure = "_LDR_DATA_TABLE_ENTRY"
+        entry = self._pool.allocate(self.profile.size(structure), b"MmLd")
+        self._set(entry, structure, "DllBase", start)
+        self._set(entry, structure, "EntryPoint", start + 0x1000)
+        at = entry + self.profile.offset(structure, "SizeOfImage")
+        self._pool.region.write(at, struct.pack("<I", end - start))
+        text = path.encode("utf-16-le")
+        name = path.rpartition("\\")[2].encode("utf-16-le")
+        buffer = self._pool.allocate(len(text) + 2, b"MmLn")
+        self._pool.region.write(buffer, text)
+        for member, length in (("FullDllName", len(text)), ("BaseDllName", len(name))):
+            place = buffer + len(text) - length
+            at = entry + self.profile.offset(structure, member)
+            self._pool.region.write(at, self._unicode_string(length, place))
+        return entry
 
     def _write_control_region(self) -> None:
         """The first processor's KPCR, with the members that `imageinfo` reads."""
@@ -450,6 +475,10 @@ class Kernel:
             if not process.listed:  # a process taken out of the list points to itself
                 own = process.eprocess + self.profile.offset("_EPROCESS", "ActiveProcessLinks")
                 self._write_empty_list(own)
+
+    def write(self, virtual: int, data: bytes) -> None:
+        """Write within a page of the kernel's data."""
+        self._home(virtual).write(virtual, data)
 
     # -- helpers ---------------------------------------------------------------------------
 

@@ -88,6 +88,9 @@ class Era:
     """Address bits of a section: 27 in all real kernels, fewer for small dumps."""
     first_name: str = "swapper/0"
     """The name of the first task."""
+    lists_threads: bool = False
+    """Whether each process has a list of its threads, and tasks and workers are laid out as in 6.12
+    (include/linux/sched.h, kernel/workqueue_internal.h)."""
 
     @property
     def places(self) -> dict[str, int]:
@@ -210,9 +213,32 @@ ERAS = {
         named_types=_HIGH,
     ),
     "6.12": _6_12,
+    # Without a description of its types; its sections are as without CONFIG_PAGE_EXTENSION.
+    "6.12-plain": replace(
+        _6_12, release="6.12.117-64k", has_btf=False, section_size=16, lists_threads=True
+    ),
     "6.14": replace(_6_12, release="6.14.0-rc7", frozen=True),
     "7.0": replace(_6_12, release="7.0.0", frozen=True, masks=True, addresses="self"),
 }
+
+
+_WORKERS_6_12 = MappingProxyType(
+    {
+        **{"data": 24, "full_name": 40, "current_work": 16, "task": 80, "pool": 88},
+        **{"desc": 128, "rescue_wq": 160, "queue_name": 184},
+    }
+)
+_MORE_THREADS = (
+    (2, "kthreadd", 0, ""),
+    (3, "kworker/0:0", _WORKER, "kworker/0:0-events_long"),
+    (4, "rcu_tasks_trace", 0, "rcu_tasks_trace_kthread"),
+    (5, "rcu_tasks_kthre", 0, "rcu_tasks_kthread"),
+    (6, "kworker/R-very_", _WORKER, "kworker/R-very_long_queue_name"),
+    (7, "kworker/R-rcu_g", _WORKER, "kworker/R-rcu_gp"),
+    (8, "kworker/R-mm_pe", _WORKER, "kworker/R-mm_percpu_wq"),
+    (9, "kworker/u2:0", _WORKER, "kworker/u2:0+ext4-rsv-conversion"),
+    (10, "ksoftirqd/0", 0, ""),
+)
 
 
 @dataclass
@@ -414,6 +440,10 @@ class _Machine:
         self.caches: dict[str, int] = {}
         self.pid_structs: list[int] = []
         """Places in slabs of struct pids that are not yet in use."""
+        self.signals: dict[int, int] = {}
+        """The list of threads in the signal_struct of each first thread, by addresses."""
+        if era.lists_threads:
+            self.kthread, self.threads = _WORKERS_6_12, _MORE_THREADS
         self.leaders: list[tuple[Task, int]] = []
         """First threads of processes, and the address of each one's parent."""
         low = np.arange(LOW_MEMORY_FRAMES)
@@ -675,6 +705,13 @@ class _Machine:
             self.task[name] = self.task["real_parent"] + distance
         # active_mm follows it, and tgid follows the pid.
         self.task |= {"active_mm": self.task["mm"] + 8, "tgid": self.task["pid"] + 4}
+        if self.era.lists_threads:
+            near = self.task["group_leader"]
+            self.task |= {
+                "thread_pid": near + 40,
+                "pid_links": near + 48,
+                "thread_node": near + 112,
+            }
         self.pgd_offset = int(self.rng.integers(4, 20)) * 8
         # Offsets of the lists of tasks and of the number in struct pid; the distance of tasks'
         # links to it, and the link that first threads use.
@@ -778,6 +815,12 @@ class _Machine:
         self.put(at + places["comm"], task.comm.encode().ljust(16, b"\0"))
         if "thread_group" in places:
             self.word(at + places["thread_group"], *[at + places["thread_group"]] * 2)
+        if self.era.lists_threads and leader is None:
+            signal, node = self.object(cache="signal_cache"), at + places["thread_node"]
+            self.word(at + places["signal"], signal)
+            self.signals[at] = head = signal + 16
+            self.word(node, head, head)
+            self.word(head, node, node)
         if task.kernel_thread and task.pid and "worker_private" in places:
             self._fill_kthread(task, at, flags)
 
@@ -979,8 +1022,8 @@ class _Machine:
             for at, following in zip(links, links[::-1], strict=True):
                 self.word(at, following, following)
             return
-        signal = self.object()
-        node, head = self.task["thread_node"], signal + 48
+        signal = self.signals[leader.address] - 16 if self.signals else self.object()
+        node, head = self.task["thread_node"], self.signals.get(leader.address, signal + 48)
         links = [head, leader.address + node, thread.address + node]
         for at, following in zip(links, links[1:] + links[:1], strict=True):
             self.word(at, following)

@@ -17,7 +17,7 @@ from tests.synth.memory import PAGE_SIZE, Frames
 if TYPE_CHECKING:
     from tests.synth.linux import _Machine
 
-LAYOUT_OF_ERA = {"5.10": "5.10", "6.1": "6.1", "6.1-large": "6.1", "7.0": "7.3"}
+LAYOUT_OF_ERA = {"5.10": "5.10", "6.1": "6.1", "6.1-large": "6.1", "6.12": "6.12", "7.0": "7.3"}
 """Eras with files, and whose layout they have."""
 _MODULES = 0xFFFF_FFFF_C000_0000
 _LAST = 2**64 - 1
@@ -53,7 +53,7 @@ class RegionTruth:
     is_private: bool
     name: str = ""
     file: str = ""
-    offset: int = 0
+    offset: int | None = 0
     is_deleted: bool = False
 
 

@@ -33,6 +33,10 @@ class Profile:
     structures: Mapping[str, Mapping[str, Any]]
     frame_record: Mapping[str, Any]
     """Of `_MMPFN`: its size, and members as byte, first bit and end (0 to 0: a whole word)."""
+    bit_fields: Mapping[str, Mapping[str, tuple[int, int, int]]]
+    """Members of structures of bit fields: byte, first bit and end."""
+    vad_root: str
+    """What VadRoot of a process is: `pointer`, `_MM_AVL_TABLE` or `_RTL_AVL_TREE`."""
     pdb: str
     """GUID and age of the kernel's symbols, as in ``606FF669409B00F7FC8C61A9C1670129-1``: of the
     real identity, or an invented one if the real kernel's symbols are unknown."""
@@ -144,6 +148,8 @@ def _read(file: str) -> Mapping[str, Profile]:
             kdbg_header=bytes.fromhex(row["kdbg_header"]),
             structures=row["structures"],
             frame_record=row["frame_record"],
+            bit_fields=row["bit_fields"],
+            vad_root=row["vad_root"],
             pdb=row.get("pdb") or f"{hashlib.md5(name.encode()).hexdigest().upper()}-1",
             symbols=row.get("symbols", {}),
         )

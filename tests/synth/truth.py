@@ -1,6 +1,6 @@
 """The truth about a synthetic image: the owner of each page, noted when the page was allocated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from tests.synth.memory import PAGE_SIZE, Frames
 
 if TYPE_CHECKING:
     from tests.synth.framedatabase import FrameLog, RecordTruth
+    from tests.synth.vads import RegionTruth
 
 KERNEL = -1
 """The owner of pages that all processes share."""
@@ -42,6 +43,25 @@ class Process:
     exited: bool = False
     injected: int = 0
     """Virtual address of INJECTED_PAGES pages that may be written and executed; 0 for none."""
+
+
+@dataclass(frozen=True)
+class ModuleTruth:
+    """A driver in the kernel's list of modules."""
+
+    path: str
+    start: int
+    end: int
+    """The address behind its last byte."""
+    frames: Frames
+    """The frames of its pages that are mapped."""
+    entry: int = 0
+    """Virtual address of its entry."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("\\")[2]
 
 
 @dataclass
@@ -110,6 +130,10 @@ class Truth:
     processes: tuple[Process, ...]
     records: "RecordTruth | None" = None
     """Of the page frame database, where there is one."""
+    modules: tuple[ModuleTruth, ...] = ()
+    """The kernel and its drivers in the order of its list, where it tells of drivers."""
+    regions: "Mapping[int, tuple[RegionTruth, ...]]" = field(default_factory=dict)
+    """The regions of live processes, by the process's index, in the order of their addresses."""
 
     @property
     def frames(self) -> int:

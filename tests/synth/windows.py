@@ -7,15 +7,18 @@ layout"); everything lies in scattered frames, as in a machine that has run for 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.synth.framedatabase import (
+    NONPAGED_POOL_END,
     FrameDatabase,
     FrameLog,
     RecordLayout,
     RecordTruth,
     Sections,
+    SectionTruth,
     driver_locked,
     stack_or_awe,
 )
@@ -35,7 +38,20 @@ from tests.synth.tables import (
     Paging,
     TableTree,
 )
-from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, Process, Truth
+from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, ModuleTruth, Process, Truth
+from tests.synth.vads import (
+    EXECUTE_READ,
+    EXECUTE_READ_WRITE,
+    EXECUTE_WRITE_COPY,
+    GUARD,
+    IMAGE,
+    LARGE_PAGES,
+    NO_ACCESS,
+    READ,
+    READ_WRITE,
+    RegionTruth,
+    VadWriter,
+)
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -81,9 +97,16 @@ class _Places:
     kernel_stacks: int = 0
 
 
+_DRIVERS = (
+    *("hal.dll", "disk.sys", "ndis.sys", "tcpip.sys", "Ntfs.sys", "HTTP.sys"),
+    *("волк.sys", "usbhub.sys"),
+)
+_WITHOUT_HEADER = 3
+
 _SHARED_DATA = 0x7FFE0000
 """Virtual address of KUSER_SHARED_DATA in every process."""
 
+_EXPANSION_PAGES = 16
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
 _CONTROL_REGION = 0xFFDFF000
@@ -149,6 +172,7 @@ def forge(
     holes: Sequence[tuple[int, int]] = (),
     stretch: int = 1,
     database: bool = False,
+    objects: bool = False,
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -163,11 +187,14 @@ def forge(
     `five_levels` chooses paging with 57-bit addresses. With `shadow_tables` a process has a second
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
-    and sections of files. The same arguments make the same bytes.
+    and sections of files; with `objects` it has these, several drivers in its list of modules, and
+    the regions of its processes. The same arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
-    if database:
+    if database or objects:
         builder.keep_records(holes)
+    if objects:
+        builder.keep_objects()
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -177,6 +204,8 @@ def forge(
         mappings=builder.ledger.mappings(),
         processes=tuple(builder.processes),
         records=builder.records(),
+        modules=tuple(builder.modules),
+        regions=builder.regions,
     )
 
 
@@ -220,6 +249,11 @@ class _Builder:
         self._database: FrameDatabase | None = None
         self.sections: Sections | None = None
         self._database_place = self._next_prototype = 0
+        self._has_objects = False
+        self.modules: list[ModuleTruth] = []
+        self.regions: dict[int, tuple[RegionTruth, ...]] = {}
+        self._asked_for: list[RegionTruth] = []
+        """The regions of the process that is being made."""
         self.ledger = Ledger(self.memory.frames)
         self.processes: list[Process] = []
         self._spaces: list[AddressSpace] = []
@@ -242,6 +276,10 @@ class _Builder:
             # Behind the database, as far as that may reach.
             behind = self._database_place + 8 * GIB
             self.places = replace(self.places, nonpaged_pool=behind)
+
+    def keep_objects(self) -> None:
+        """Let the kernel have modules, and the processes regions."""
+        self._has_objects = True
 
     def _database_base(self) -> int:
         """Where the database begins (MemProcFS, mm_pfn.c): on 64 bits at a fixed place until 2016.
@@ -282,8 +320,15 @@ class _Builder:
         self._next_prototype = self.places.paged_pool + GIB
         if self.profile.bits == 32:
             self._next_prototype = self.places.paged_pool + 64 * MIB
+        pools = [self._pool]
+        if self.paging is X86 and self.profile.version < (6, 0):
+            # The nonpaged pool of these versions goes on at the end of the kernel's addresses.
+            start = NONPAGED_POOL_END - _EXPANSION_PAGES * PAGE_SIZE
+            region = Region(self.memory, start, self.memory.allocate(_EXPANSION_PAGES))
+            self._kernel_tree.map(start, region.frames, user=False, use="nonpaged pool")
+            pools.append(Pool(region, self.profile))
         self.sections = Sections(
-            self._log, self.profile, self.paging.entry_size, self._pool, self._more_paged_pool
+            self._log, self.profile, self.paging.entry_size, pools, self._more_paged_pool
         )
 
     def _tell_types(self) -> None:
@@ -316,10 +361,30 @@ class _Builder:
         self._next_prototype = region.end
         return region
 
-    def _section(self, frames: Frames, use: str, name: str, state: str = "active") -> None:
+    def _section(
+        self, frames: Frames, use: str, name: str, state: str = "active", **more: Any
+    ) -> SectionTruth | None:
         """Note that a file or shared memory stands behind these frames."""
-        if self.sections is not None:
-            self.sections.make(frames, use, state=state, name=name)
+        if self.sections is None:
+            return None
+        return self.sections.make(frames, use, state=state, name=name, **more)
+
+    def _region(self, start: int, pages: int, protection: int, **more: Any) -> None:
+        """Note a region of the process that is being made."""
+        if self._has_objects:
+            region = RegionTruth(start, start + pages * PAGE_SIZE, protection, **more)
+            self._asked_for.append(region)
+
+    def _regions(self, owner: int, process: Process) -> None:
+        """Write the regions of a process that was made; one that has exited has none."""
+        if not self._has_objects:
+            return
+        regions = [] if process.exited else self._asked_for
+        self._asked_for = []
+        writer = VadWriter(self.profile, self._pool, self.paging.entry_size, self.kernel.write)
+        placed = writer.tree(process.eprocess, regions)
+        if regions:
+            self.regions[owner] = placed
 
     def _further_states(self) -> None:
         """What else the database may say, of frames that no process has."""
@@ -334,7 +399,11 @@ class _Builder:
         self._section(self._take(6), "mapped file", r"\pagefile-less.log", "modified")
         self._section(self._take(3), "metafile", r"\$LogFile", "modified no write")
         self._section(self._take(2), "mapped file", r"\$Recycle.Bin\old.txt", "standby")
-        self._section(self._take(2), "mapped file", "\reading.dat", "transition")
+        self._section(self._take(2), "mapped file", r"\reading.dat", "transition")
+        self._section(self._take(2), "mapped file", r"\sparse.db", "modified", offset=3 << 30)
+        deleted, huge = r"\temporary.tmp", r"\huge.vhdx"
+        self._section(self._take(3), "mapped file", deleted, "modified", is_deleted=True)
+        self._section(self._take(2), "mapped file", huge, "standby", offset=5 << 44 | 7 << 12)
         self._section(self._take(4), "shareable", "", "modified")
         log.note(self._take(2), "unused", 0, 0, state="bad")
         driver_locked(log, self._take(6))
@@ -347,7 +416,8 @@ class _Builder:
         found = self._database
         if found is None or self._log is None:
             return None
-        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records)
+        sections = tuple(self.sections.made) if self.sections else ()
+        return RecordTruth(found.base, found.layout.size, found.frames, self._log.records, sections)
 
     def _with_random_self_map(self) -> Paging:
         shift = self.paging.shifts[0]
@@ -384,7 +454,8 @@ class _Builder:
         self._devices()
         sessions = [self._session_tree() for _ in range(2)]
         self._libraries = self._take(max(8, user_pages // 3), zeros=0.05)
-        self._section(self._libraries, "image", "\\Windows\\System32\\kernel32.dll")
+        library = "\\Windows\\System32\\kernel32.dll"
+        self._library = self._section(self._libraries, "image", library)
         self._trap_frames = self._take(16)
         self._section(self._trap_frames, "mapped file", "\\Users\\all\\notes.txt", "standby")
         self._further_states()
@@ -470,7 +541,8 @@ class _Builder:
         if self.profile.bits == 32 and self.profile.version < (6, 0):
             control_region = Region(self.memory, _CONTROL_REGION, self.memory.allocate())
             tree.map(_CONTROL_REGION, control_region.frames, user=False)
-        pool_pages = 24 + (4 if self._log is None else 5) * (processes + 3)
+        pool_pages = 24 + (4 if self._log is None else 6) * (processes + 3)
+        pool_pages += self._has_objects * (8 + 2 * (processes + 3))
         pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
         tree.map(places.nonpaged_pool, pool_frames, user=False, use="nonpaged pool")
@@ -486,12 +558,15 @@ class _Builder:
         paged, drivers = pages * 7 // 10, pages * 2 // 10
         tree.map(places.paged_pool, self._take(paged, zeros=0.1), user=False, use="paged pool")
         code = self._take(drivers, zeros=0.1)
-        if self._log is not None:
-            self._driver_header(code)
-        tree.map(places.drivers, code, user=False, execute=True, use="driver image")
+        if self._has_objects:
+            self._drivers(code)
+        else:
+            if self._log is not None:
+                self._driver_header(code, len(code))
+            tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
-        self._section(present, "mapped file", "\\Windows\\cached.dat")
+        self._cached = self._section(present, "mapped file", "\\Windows\\cached.dat")
         tree.map(places.system_cache, present, user=False)
         after = places.system_cache + len(present) * PAGE_SIZE
         tree.map(after, trimmed, user=False, transition=True)
@@ -500,7 +575,26 @@ class _Builder:
         tree.map(beyond, self._take(3), user=True, user_above=False)
         tree.map(beyond + 8 * PAGE_SIZE, np.zeros(1, np.int64), user=False)
 
-    def _driver_header(self, frames: Frames) -> None:
+    def _drivers(self, code: Frames) -> None:
+        """Several drivers, some directly behind one another, some without a part of their pages."""
+        at = self.places.drivers
+        for number, frames in enumerate(np.array_split(code, len(_DRIVERS))):
+            # What a driver needs only at its start is dropped: its last pages.
+            dropped = 3 * (number % 2)
+            pages = len(frames) + dropped
+            self._driver_header(frames, pages)
+            # Of one driver, the header is not in memory; the kernel's list tells of it.
+            first = int(number == _WITHOUT_HEADER)
+            place = at + first * PAGE_SIZE
+            kept = frames[first:]
+            self._kernel_tree.map(place, kept, user=False, execute=True, use="driver image")
+            path = f"\\SystemRoot\\System32\\drivers\\{_DRIVERS[number]}"
+            self.modules.append(ModuleTruth(path, at, at + pages * PAGE_SIZE, kept))
+            at += pages * PAGE_SIZE
+            at += 16 * PAGE_SIZE * (number > 1)
+        self.modules = self.kernel.write_modules(self.modules)
+
+    def _driver_header(self, frames: Frames, pages: int) -> None:
         """The headers of a driver's image of so many pages (PE/COFF specification)."""
         page = self.memory.page(int(frames[0]))
         page[:] = bytes(PAGE_SIZE)
@@ -509,7 +603,7 @@ class _Builder:
         wide = self.profile.bits == 64
         page[0x84:0x86] = (0x8664 if wide else 0x14C).to_bytes(2, "little")
         page[0x98:0x9A] = (0x20B if wide else 0x10B).to_bytes(2, "little")
-        size = len(frames) * PAGE_SIZE
+        size = pages * PAGE_SIZE
         page[0x98 + 56 : 0x98 + 60] = size.to_bytes(4, "little")
 
     def _shadow_code(self) -> None:
@@ -562,7 +656,7 @@ class _Builder:
         order.insert(int(self.rng.integers(3, count)) if count > 3 else count, dead)
         self.processes = order
         shared = self._take(6)
-        self._section(shared, "shareable", "")
+        self._shared = self._section(shared, "shareable", "")
         for owner, process in enumerate(order):
             pages = max(8, user_pages // 8) if owner < 2 else user_pages
             session = process.session
@@ -606,6 +700,7 @@ class _Builder:
             self._large_user_pages(tree)
         image, block = (0, 0) if owner == 0 else (self.places.program, self.places.process_block)
         self.kernel.write_process(process, block, image, session)
+        self._regions(owner, process)
 
     def _address_space(
         self, owner: int, ledger: Ledger, trees: Sequence[TableTree]
@@ -657,13 +752,14 @@ class _Builder:
         program, heap = max(4, pages // 6), max(8, pages // 2)
         text = self._take(program)
         self.memory.page(int(text[0]))[:2] = b"MZ"
+        file = None
         if not process.exited:
-            self._section(text, "image", f"\\Program Files\\{process.name}")
+            file = self._section(text, "image", f"\\Program Files\\{process.name}")
         tree.map(places.program, text, user=True, write=False, execute=True)
         data = places.program + program * PAGE_SIZE
         own = "process private"
         tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True, use=own)
-        self._heap(tree, places.heap, heap)
+        end = self._heap(tree, places.heap, heap)
         tree.map(places.stack, self._take(3, zeros=0.3), user=True, use=own)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
@@ -684,6 +780,33 @@ class _Builder:
         # A supervisor page among user pages.
         barred = self._take(1)
         tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
+        in_image = program + max(2, program // 4)
+        copied = {"kind": IMAGE, "section": file, "commit": 2}
+        self._region(places.program, in_image, EXECUTE_WRITE_COPY, **copied)
+        self._region(places.heap, (end - places.heap) // PAGE_SIZE, READ_WRITE, commit=heap)
+        self._usual_regions(process)
+
+    def _usual_regions(self, process: Process) -> None:
+        """Regions that each process has, some of them without any page in memory."""
+        places = self.places
+        library = {"kind": IMAGE, "section": self._library, "commit": 3}
+        self._region(places.libraries, len(self._libraries) + 6, EXECUTE_WRITE_COPY, **library)
+        self._region(places.stack, 0x11, READ_WRITE, commit=4)
+        self._region(places.stack + 0x20000, 1, GUARD | READ_WRITE, commit=1)
+        self._region(_SHARED_DATA, 1, READ, commit=1)
+        if process.name != "System":
+            self._region(places.process_block, 1, READ_WRITE, commit=1)
+        views = places.stack + MIB
+        at = views + (process.pid % 7) * PAGE_SIZE
+        self._region(at, 6, READ_WRITE, section=self._shared)
+        self._region(views + 0x20 * PAGE_SIZE, 2, READ, section=self._shared)
+        if self._cached:
+            behind = self._cached.parts[0][0] + 1 if len(self._cached.parts) > 1 else 0
+            at = views + 0x40 * PAGE_SIZE
+            self._region(at, 2, READ, section=self._cached, first_page=behind)
+        if process.name == "explorer.exe":
+            self._region(views + 0x50 * PAGE_SIZE, 6, EXECUTE_READ, section=self._shared)
+        self._region(views + 0x60 * PAGE_SIZE, 0x20, NO_ACCESS)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
         """Injected code in a process: pages that may be written and executed."""
@@ -692,6 +815,7 @@ class _Builder:
         process.injected = self.places.stack + 0x40000
         own = "process private"
         tree.map(process.injected, code, user=True, execute=True, use=own)
+        self._region(process.injected, INJECTED_PAGES, EXECUTE_READ_WRITE, commit=INJECTED_PAGES)
 
     def _version_in(self, process_block: bytearray) -> None:
         """OSMajorVersion, OSMinorVersion and OSBuildNumber of a PEB (winternl.h, ntpsapi.h)."""
@@ -703,8 +827,8 @@ class _Builder:
         build = self.profile.build or 2600
         process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
 
-    def _heap(self, tree: TableTree, start: int, pages: int) -> None:
-        """Private memory, in pieces: present, trimmed, and with gaps between them.
+    def _heap(self, tree: TableTree, start: int, pages: int) -> int:
+        """Private memory, in pieces: present, trimmed, and with gaps between them; returns its end.
 
         The entries that map nothing still name frames: free pages with data, so that a reader that
         takes them for present is found out.
@@ -719,6 +843,7 @@ class _Builder:
             tree.map(at, head, user=True, transition=trimmed, write=True, use=own)
             at += len(head) * PAGE_SIZE
             at += self._absent_entries(tree, at)
+        return at
 
     def _absent_entries(self, tree: TableTree, at: int) -> int:
         """Write a few entries that map nothing; return their size in bytes."""
@@ -740,16 +865,21 @@ class _Builder:
             at = 0x10000000 if self.profile.bits == 32 else 0x20_00000000
             frames, use = self._user_large_page[:1], "large page"
             tree.map(at, frames, user=True, size=self._large_page, use=use)
+            pages = self._large_page // PAGE_SIZE
+            self._region(at, pages, READ_WRITE, kind=LARGE_PAGES, commit=pages)
             self._user_large_page = None
         if self._user_huge_page is not None:
             frames, use = self._user_huge_page[:1], "large page"
             tree.map(0x30_00000000, frames, user=True, size=GIB, use=use)
+            pages = GIB // PAGE_SIZE
+            self._region(0x30_00000000, pages, READ_WRITE, kind=LARGE_PAGES, commit=pages)
             self._user_huge_page = None
 
     def _idle(self) -> None:
         """The Idle process, in no list and with System's tables. Volatility begins with it."""
         idle = Process(0, 0, "Idle", dtb=self.processes[0].dtb, listed=False)
         self.kernel.write_process(idle, 0, 0, 0)
+        self._regions(-1, idle)
 
     def _gone(self, pages: int) -> None:
         """The tables of a process of which nothing else is left, in frames that are free again."""

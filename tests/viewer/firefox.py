@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Firefox:
         """The value of an expression, awaited; it goes through JSON."""
         told = self.call(
             "script.evaluate",
-            expression=f"(async () => JSON.stringify(await ({expression})))()",
+            expression=f"(async () => JSON.stringify((await ({expression})) ?? null))()",
             target={"context": self._window},
             awaitPromise=True,
         )
@@ -66,13 +66,29 @@ class Firefox:
             raise RuntimeError(told["exceptionDetails"]["text"])
         return json.loads(told["result"]["value"])
 
+    def give(self, selector: str, path: Path) -> None:
+        """Choose a file in the input element that a CSS selector finds."""
+        found = self.call(
+            "browsingContext.locateNodes",
+            context=self._window,
+            locator={"type": "css", "value": selector},
+        )
+        element = {"sharedId": found["nodes"][0]["sharedId"]}
+        self.call("input.setFiles", context=self._window, element=element, files=[str(path)])
+
     def click(self, x: float, y: float) -> None:
         """Move the mouse to a place of the page, and press its button there."""
-        steps: list[dict[str, Any]] = [
-            {"type": "pointerMove", "x": round(x), "y": round(y)},
-            {"type": "pointerDown", "button": 0},
-            {"type": "pointerUp", "button": 0},
-        ]
+        self.move(x, y, [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}])
+
+    def press(self, key: str) -> None:
+        """Press a key, and release it."""
+        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        actions = [{"type": "key", "id": "keys", "actions": keys}]
+        self.call("input.performActions", context=self._window, actions=actions)
+
+    def move(self, x: float, y: float, then: Sequence[dict[str, Any]] = ()) -> None:
+        """Move the mouse to a place of the page."""
+        steps: list[dict[str, Any]] = [{"type": "pointerMove", "x": round(x), "y": round(y)}, *then]
         mouse = {
             "type": "pointer",
             "id": "mouse",

@@ -1,6 +1,8 @@
 """The page in Firefox: it opens without a word, and paints and tells what the truth has."""
 
 import base64
+import io
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from memory_visualizer.picture.colouring import COLOURINGS
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from tests.conftest import do_without
-from tests.viewer.test_viewer import WINDOW, Dump, make
+from tests.viewer.test_bytes import CUT_AT, NARROW_AT, SECRET, WIDE_AT, made
+from tests.viewer.test_viewer import AXE, WINDOW, Dump, make
 
 try:
     from tests.viewer.firefox import Firefox, command, started
@@ -29,6 +32,10 @@ SETTLED = """new Promise((done) => {
         const rests = map?.settled && !map.scheduled && !map.canvas.__transition;
         if (rests && now === before) done(true); else look(now);
     });
+    look();
+})"""
+UNTIL = """new Promise((done) => {
+    const look = () => (%s) ? done(true) : setTimeout(look, 20);
     look();
 })"""
 PIXELS = """(() => {
@@ -122,3 +129,82 @@ def test_what_a_click_tells(firefox: Firefox, dump: Dump) -> None:
     )
     told = {(int(pid.removeprefix("pid ") or -1), name): virtual for pid, name, virtual in rows}
     assert told == dump.owners[frame]
+
+
+def test_bytes(firefox: Firefox, tmp_path: Path) -> None:
+    """The dump is opened, read and searched, and pages of it are saved."""
+    memory = made(tmp_path, "dump.lime")
+    opened(firefox, memory.page)
+    firefox.evaluate("document.getElementById('bench-open').click()")
+    firefox.give("#bench-file", memory.path)
+    assert firefox.evaluate(UNTIL % "memviz.bench.dump")
+    assert firefox.evaluate("memviz.bench.dump.isCompared")
+    for frame in (0, 5, 33, 40):
+        got = firefox.evaluate(f"memviz.bench.bytesOf({frame}).then((bytes) => [...bytes])")
+        assert bytes(got) == memory.frames[frame]
+    firefox.evaluate(
+        f"""(() => {{
+            document.getElementById("find-text").value = {SECRET!r};
+            document.getElementById("find-start").click();
+        }})()"""
+    )
+    assert firefox.evaluate(UNTIL % "!memviz.bench.find.worker")
+    hits = firefox.evaluate("memviz.bench.find.hits.map(({ address, kind }) => [address, kind])")
+    assert hits == [[WIDE_AT, "UTF-16"], [CUT_AT, "ASCII"], [NARROW_AT, "ASCII"]]
+    firefox.evaluate(
+        """(() => {
+            const make = URL.createObjectURL;
+            URL.createObjectURL = (blob) => { window.saved = blob; return make(blob); };
+            document.getElementById("save-scope").value = "shown";
+            document.getElementById("save").requestSubmit();
+        })()"""
+    )
+    assert firefox.evaluate(UNTIL % "window.saved")
+    archive = firefox.evaluate("window.saved.arrayBuffer().then((b) => [...new Uint8Array(b)])")
+    with tarfile.open(fileobj=io.BytesIO(bytes(archive))) as saved:
+        content = saved.extractfile("memory.bin")
+        assert content
+        assert content.read() == b"".join(memory.frames[frame] for frame in (5, 9, 10, 40))
+    assert not [text for text in firefox.said if "willReadFrequently" not in text]
+
+
+@pytest.mark.parametrize("fragment", ["", "#view=41,40,3.3", "#layout=hilbert&view=40,40,0.7"])
+def test_the_card_is_of_the_pixel_under_the_pointer(
+    firefox: Firefox, dump: Dump, fragment: str
+) -> None:
+    """Its class has the colour of the pixel, also after the map has moved by keys."""
+    opened(firefox, dump.page, fragment)
+    box = "memviz.map.canvas.getBoundingClientRect()"
+    left, top, width, height = firefox.evaluate(
+        f"(({{ left, top, width, height }}) => [left, top, width, height])({box})"
+    )
+    colours = {page_class.label: list(PALETTES["default"][page_class]) for page_class in PageClass}
+    for step, key in enumerate(["", "+", "\ue014", "\ue015", "-", "+"]):
+        x, y = round(left + width / 2 - 20 + 9 * step), round(top + height / 2 + 7 * step)
+        firefox.move(x, y)
+        if key:
+            firefox.press(key)
+        firefox.evaluate(SETTLED)
+        label, hidden, pixel = firefox.evaluate(
+            f"""(() => {{
+                const {{ left, top }} = {box};
+                const at = [{x} - left, {y} - top].map(Math.floor);
+                const card = document.getElementById("passing");
+                const {{ data }} = memviz.map.canvas.getContext("2d").getImageData(...at, 1, 1);
+                const label = card.querySelector(".class .label");
+                return [label?.textContent, card.hidden, [...data].slice(0, 3)];
+            }})()"""
+        )
+        assert not hidden
+        assert colours[label] == pixel
+
+
+def test_axe_finds_nothing(firefox: Firefox, dump: Dump) -> None:
+    """The rules of axe-core (Deque)."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    opened(firefox, dump.page, "#pin=40&show=3,4")
+    firefox.evaluate(f"(() => {{ {AXE.read_text('utf-8')}; return 1; }})()")
+    told = firefox.evaluate("axe.run(document)")
+    assert [rule["id"] for rule in told["violations"]] == []
+    assert len(told["passes"]) > 20

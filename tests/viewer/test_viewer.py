@@ -22,6 +22,7 @@ from memory_visualizer.cli.memviz import main
 from memory_visualizer.paging import MAY_WRITE, SHARED
 from memory_visualizer.picture.colouring import COLOURINGS, colour_by
 from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.folding import plan
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.printable import printable
@@ -32,7 +33,7 @@ from memory_visualizer.snapshot.framerecords import (
     WindowsState,
 )
 from memory_visualizer.snapshot.pagemap import PageState
-from tests.conftest import ROOT
+from tests.conftest import ROOT, do_without
 from tests.screenshots import take
 from tests.snapshot.test_snapshot import expanded, labels
 from tests.synth import MIB, Truth, forge, profiles
@@ -612,6 +613,74 @@ def test_layouts_equal_those_of_python(page: "Page", layout: str) -> None:
         assert_layout_is_python_s(page, layout, frames)
 
 
+@pytest.mark.parametrize("layout", ["rows", "hilbert"])
+def test_folds_equal_those_of_python(page: "Page", layout: str) -> None:
+    """Position to frame and back, with long holes; what a break hides."""
+    for frames, holes in (
+        (30_000, [(100, 25_000)]),
+        (60_000, [(0, 9000), (10_000, 5000), (20_000, 39_999)]),
+        (70_001, [(5, 70_000 - 5)]),
+    ):
+        planned = plan(frames, layout, None, holes)
+        drawn = planned.pixels(np.arange(1, frames + 1), -2, -1)
+        expected = np.where(drawn > 0, drawn - 1, -1)
+        width, height, found, places, folds = page.evaluate(
+            """([name, frames, holes]) => {
+                const layout = new memviz.LAYOUTS[name](frames, holes);
+                const found = [], places = [], folds = [];
+                for (let y = 0; y < layout.height; y++)
+                    for (let x = 0; x < layout.width; x++) {
+                        found.push(Math.max(layout.frameAt(x, y), -1));
+                        folds.push(layout.foldAt(x, y)?.first ?? -1);
+                    }
+                for (let frame = 0; frame < frames; frame++) places.push(layout.placeOf(frame));
+                return [layout.width, layout.height, found, places, folds];
+            }""",
+            [layout, frames, holes],
+        )
+        assert width == expected.shape[1]
+        assert height == expected.shape[0] or (expected[height:] == -1).all()
+        expected = expected[:height]
+        np.testing.assert_array_equal(np.array(found).reshape(height, width), expected)
+        x, y = np.array(places).T
+        shown = np.setdiff1d(np.arange(frames), [n for f, c in holes for n in range(f, f + c)])
+        np.testing.assert_array_equal(expected[y[shown], x[shown]], shown)
+        hidden = np.array(folds).reshape(height, width)
+        for first, count in holes:
+            assert (hidden[y[first : first + count], x[first : first + count]] == first).all()
+
+
+def test_a_hole_is_a_thin_break(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """The break tells address and size; pages behind it are where they were said to be."""
+    noise = np.random.default_rng(4).integers(0, 256, (600, PAGE_SIZE), np.uint8).tobytes()
+    path = tmp_path / "hole.lime"
+    top = 0xFFFC_0000
+    write_lime(path, [(0, noise[: 500 * PAGE_SIZE]), (top, noise[500 * PAGE_SIZE :])])
+    memory_visualizer.open(path).to_html(tmp_path / "hole.html")
+    page = open_page(tmp_path / "hole.html")
+    rows = [row for row in legend_rows(page) if row[0] == DATA]
+    assert rows == [[DATA, "600", "2.3 MiB", "100.0 %"]]
+    page.mouse.move(*place(page, 500))
+    assert page.locator("#passing .physical").inner_text() == f"{500 * PAGE_SIZE:#x} to {top:#x}"
+    hole = top // PAGE_SIZE - 500
+    assert f"{hole:,} pages (4 GiB): no memory" in page.locator("#passing").inner_text()
+    assert card_of(page, top // PAGE_SIZE + 3)["address"] == hex(top + 3 * PAGE_SIZE)
+    assert go_to(page, "physical", hex(top + 0x5000)) == ""
+    assert read_card(page, "#pinned")["address"] == hex(top + 0x5000)
+    # The strip, too, is nearly all memory: its last tenth lies behind the hole.
+    strip = page.locator("#strip").bounding_box()
+    assert strip
+    page.mouse.click(strip["x"] + strip["width"] * 0.98, strip["y"] + 10)
+    settle(page)
+    page.keyboard.press("Escape")
+    page.locator("#map").focus()
+    page.keyboard.press("Enter")
+    assert int(read_card(page, "#pinned")["address"], 16) >= top
+    viewer.write_page(tmp_path / "drawn.html", memory_visualizer.open(path), holes="draw")
+    page = open_page(tmp_path / "drawn.html")
+    assert page.evaluate("memviz.map.layout.places.folds.length") == 0
+
+
 def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
     expected = arrange(np.arange(frames) + 1, layout) - 1
     width, height, found, places = page.evaluate(
@@ -791,7 +860,7 @@ def expected_legend(counts: dict[str, int]) -> list[list[str]]:
         share = 100 * count / max(held, 1)
         words = "< 0.1 %" if 0 < share < 0.05 else "0 %" if not count else f"{share:.1f} %"
         size = count / 256
-        digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2
+        digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2 if size >= 0.01 else 3
         unheld = name in (ABSENT, LEFT_OUT)
         rows.append(
             [name, f"{count:,}", f"{size:,.{digits}f} MiB", "\N{EN DASH}" if unheld else words]
@@ -858,7 +927,7 @@ def test_private_user_writable_and_executable(
     page.get_by_role("button", name="Previous lit page").click()
     assert pinned() == chosen[-1]
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save the lit pages").click()
+        page.get_by_role("button", name="CSV of the lit pages").click()
     assert download.value.suggested_filename == "dump.lime.pages.csv"
     text = download.value.path().read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -1137,7 +1206,9 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
 
 
 def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
+    """The first stop leads to the map; lists are one stop each, and arrows walk in them."""
     wanted = {
+        "skip",
         "layout",
         "color",
         "palette",
@@ -1147,17 +1218,35 @@ def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
         "search",
         "map",
     }
-    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0", "entry-5"}
-    met = set()
-    for _ in range(70):
+    wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0"}
+    met = []
+    for _ in range(32):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             """() => [document.activeElement.id,
                 getComputedStyle(document.activeElement).outlineStyle]"""
         )
-        met.add(name)
+        met.append(name)
         assert outline == "solid" or not name, name
-    assert wanted <= met
+    assert met[0] == "skip"
+    assert wanted <= set(met)
+    assert met.index("map") < 24
+    page.locator("#skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "map"
+    page.locator("#entry-0").focus()
+    for key, focused in (
+        ("ArrowDown", "entry-1"),
+        ("ArrowRight", "only-1"),
+        ("ArrowDown", "only-2"),
+        ("ArrowLeft", "entry-2"),
+        ("ArrowUp", "entry-1"),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == focused
+    page.keyboard.press("Space")
+    assert not page.locator("#entry-1").is_checked()
+    assert page.evaluate("document.activeElement.id") == "entry-1"
 
 
 def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
@@ -1500,16 +1589,56 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     for part in ("#goto", "#choices", "#zoom", "#search", "#help-open", "#entry-0"):
         assert page.locator(part).first.is_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.locator("#map").focus()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(outline) == "none"
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
 
 
-def test_small_screens(open_page: Callable[..., "Page"], dump: Dump) -> None:
-    page = open_page(dump.page, viewport={"width": 390, "height": 800}, has_touch=True)
+AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 700), (390, 800)])
+def test_axe_finds_nothing(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
+) -> None:
+    """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
+    if not AXE.exists():
+        do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
+    frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
+    if width <= 800:
+        page.get_by_role("button", name="Legend and processes").click()
+    page.evaluate(AXE.read_text("utf-8"))
+    told = page.evaluate("axe.run(document)")
+    violations = [(rule["id"], rule["nodes"][0]["target"]) for rule in told["violations"]]
+    assert violations == []
+    assert len(told["passes"]) > 20
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 800), (320, 215)])
+def test_small_screens(
+    open_page: Callable[..., "Page"], dump: Dump, width: int, height: int
+) -> None:
+    """A phone, and 1280 by 860 at 400 %: nothing is wider than the screen, the map can be seen."""
+    viewport = {"width": width, "height": height}
+    page = open_page(dump.page, viewport=viewport, has_touch=True)
     assert page.locator("#side").is_hidden()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for control in page.locator("header :is(select, input, button):visible").all():
+        box = control.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+    size = page.locator("#map").bounding_box()
+    assert size and size["height"] > 200
+    for name in ("Layout", "Colour by", "Palette"):
+        assert page.get_by_role("combobox", name=name).is_visible()
     page.get_by_role("button", name="Legend and processes").click()
     assert page.locator("#search").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#map").is_visible()
 
 
@@ -1774,3 +1903,52 @@ def lit_frames(page: "Page") -> set[int]:
             "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"
         )
     )
+
+
+def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    """Under the pointer as the truth has them; choosing a module lights its pages."""
+    truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
+    assert truth
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    viewer.write_page(tmp_path / "page.html", snapshot, regions=True)
+    page = open_page(tmp_path / "page.html")
+    for name, _, frames in truth.modules:
+        for frame in (frames[0], frames[-1]):
+            assert card_of(page, frame)["Module"] == name
+    others = np.ones(len(snapshot.classes), bool)
+    others[[frame for *_, frames in truth.modules for frame in frames]] = False
+    assert "Module" not in card_of(page, int(np.flatnonzero(others)[100]))
+    page.get_by_role("tab", name="Modules").click()
+    name, _, frames = truth.modules[1]
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert lit_frames(page) == set(frames)
+    page.locator("#module-list tbody tr", has_text=name).click()
+    assert len(lit_frames(page)) == len(others)
+
+    at = "([process, page]) => memviz.model.regions.of(process, page)?.text ?? null"
+    for index, process in enumerate(snapshot.processes):
+        end = 0
+        for region in truth.regions.get(process.pid, []):
+            kind = "private" if region.is_private else "shared"
+            path = printable(region.name or region.file)
+            words = [region.protection, kind, *([path] if path else [])]
+            words += ["(deleted)"] if region.is_deleted else []
+            pages = [region.start // PAGE_SIZE, region.end // PAGE_SIZE - 1]
+            for number in pages:
+                told = page.evaluate(at, [index, number])
+                assert told is not None
+                assert told.split(" · ")[0] == " ".join(words)
+            if region.start > end:
+                assert page.evaluate(at, [index, region.start // PAGE_SIZE - 1]) is None
+            end = region.end
+    frame, index, virtual = page.evaluate(
+        """() => {
+            const { model } = memviz;
+            for (let frame = 0; frame < model.frames; frame++)
+                for (const { process, virtual } of model.owners.of(frame))
+                    if (model.regions.of(process, virtual)) return [frame, process, virtual];
+        }"""
+    )
+    page.mouse.move(*place(page, frame))
+    shown = page.locator("#passing .region").first.inner_text()
+    assert shown == page.evaluate(at, [index, virtual])

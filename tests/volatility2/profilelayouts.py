@@ -43,7 +43,9 @@ MEMBERS = {
     "_KTHREAD": ["Process", "ThreadListEntry"],
     "_HANDLE_TABLE": ["HandleCount", "UniqueProcessId", "HandleTableList"],
     "_MM_SESSION_SPACE": ["SessionId"],
-    "_OBJECT_HEADER": ["Body", "PointerCount"],
+    "_OBJECT_HEADER": ["Body", "InfoMask", "NameInfoOffset", "PointerCount", "Type", "TypeIndex"],
+    "_OBJECT_HEADER_CREATOR_INFO": [],
+    "_OBJECT_HEADER_NAME_INFO": ["Directory", "Name"],
     "_POOL_HEADER": ["PoolTag", "BlockSize", "PoolType"],
     "_KPCR": ["KdVersionBlock", "Prcb", "PrcbData", "Self", "SelfPcr", "CurrentPrcb"],
     "_KPRCB": ["Number", "CurrentThread", "IdleThread"],
@@ -71,8 +73,67 @@ MEMBERS = {
     ],
     "_PEB": ["ImageBaseAddress"],
     "_CONTROL_AREA": ["FilePointer", "Segment", "u"],
-    "_SUBSECTION": ["ControlArea", "NextSubsection", "PtesInSubsection", "SubsectionBase"],
-    "_FILE_OBJECT": ["FileName", "Type", "Size"],
+    "_SUBSECTION": [
+        "ControlArea",
+        "NextSubsection",
+        "NumberOfFullSectors",
+        "PtesInSubsection",
+        "StartingSector",
+        "SubsectionBase",
+        "u",
+    ],
+    "_SEGMENT": ["ControlArea"],
+    "_FILE_OBJECT": [
+        "DeletePending",
+        "DeviceObject",
+        "FileName",
+        "SectionObjectPointer",
+        "Size",
+        "Type",
+    ],
+    "_SECTION_OBJECT_POINTERS": ["DataSectionObject", "ImageSectionObject"],
+    "_DEVICE_OBJECT": ["Type"],
+    # Since Windows 8 a _MMVAD begins with a _MMVAD_SHORT.
+    "_MMVAD": ["ControlArea", "FirstPrototypePte", "LastContiguousPte", "Subsection"],
+    "_MMVAD_SHORT": [
+        "CommitChargeHigh",
+        "EndingVpn",
+        "EndingVpnHigh",
+        "LeftChild",
+        "Parent",
+        "RightChild",
+        "StartingVpn",
+        "StartingVpnHigh",
+        "VadNode",
+        "u",
+        "u1",
+    ],
+    "_MM_AVL_TABLE": ["BalancedRoot", "DepthOfTree", "NodeHint"],
+    "_MM_AVL_NODE": ["LeftChild", "RightChild", "u1"],
+    "_RTL_BALANCED_NODE": ["Left", "ParentValue", "Right"],
+}
+
+# Structures of bit fields, with the members that a synthetic dump has.
+BIT_FIELDS = {
+    "_MMPTE_SUBSECTION": [
+        "Prototype",
+        "SubsectionAddress",
+        "SubsectionAddressHigh",
+        "SubsectionAddressLow",
+        "WhichPool",
+    ],
+    "_MMSUBSECTION_FLAGS": ["SectorEndOffset", "StartingSector4132"],
+    "_MMVAD_FLAGS": [
+        "CommitCharge",
+        "ImageMap",
+        "LargePages",
+        "MemCommit",
+        "PhysicalMapping",
+        "PrivateMemory",
+        "Protection",
+        "VadType",
+    ],
+    "_MMVAD_FLAGS1": ["CommitCharge", "MemCommit"],
 }
 
 # Members of a page frame's record that a synthetic dump writes, by the ends of their paths in it.
@@ -126,6 +187,12 @@ class ProfileLayouts(common.AbstractWindowsCommand):
             for path in paths:
                 if path in record and name not in frame_record:
                     frame_record[name] = record[path]
+        bit_fields = {}
+        for structure, members in sorted(BIT_FIELDS.items()):
+            if not profile.has_type(structure):
+                continue
+            known = dict(ProfileLayouts.bits_of(profile, structure, 0, ""))
+            bit_fields[structure] = dict((m, known[m]) for m in members if m in known)
         metadata = profile.metadata
         return {
             "bits": 64 if metadata.get("memory_model") == "64bit" else 32,
@@ -134,6 +201,9 @@ class ProfileLayouts(common.AbstractWindowsCommand):
             "process_signature": str(magic.DTBSignature.v()).encode("hex"),
             "kdbg_header": str(magic.KDBGHeader.v()).encode("hex"),
             "structures": structures,
+            "bit_fields": bit_fields,
+            # The kind of this member: a pointer on Windows XP.
+            "vad_root": profile.vtypes["_EPROCESS"][1]["VadRoot"][1][0],
             "frame_record": {"size": profile.get_obj_size("_MMPFN"), "members": frame_record},
         }
 

@@ -68,7 +68,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Each kernel generation, in each way of paging that it has."""
 
 
-def told_uses(profile: Profile, pae: bool | None, *, five_levels: bool) -> dict[str, str]:
+def told_uses(profile: Profile, *, five_levels: bool) -> dict[str, str]:
     """What a version's records do not tell apart: docs/windows.md has the same."""
     untold: dict[str, str] = {}
     wide, version = profile.bits == 64, profile.version
@@ -83,9 +83,6 @@ def told_uses(profile: Profile, pae: bool | None, *, five_levels: bool) -> dict[
     if tells_types:
         # Before build 16299 stacks have no part of the kernel's addresses for themselves.
         untold["kernel stack"] = "kernel stack" if profile.build >= 16299 else "system PTE"
-    has_pae = profile.usually_has_pae if pae is None else pae
-    if not wide and not has_pae:
-        untold |= dict.fromkeys(("mapped file", "metafile", "image"), "file")
     return untold
 
 
@@ -125,6 +122,21 @@ def true_pids(truth: Truth, records: RecordTruth) -> npt.NDArray[np.int64]:
     return np.where(owners < 0, -1, pids[owners])
 
 
+def files_of(snapshot: Snapshot) -> list[tuple[str, str, int]]:
+    """Path and kind of the file behind each frame, and the offset in it."""
+    pages = snapshot.file_pages
+    told = [(file.path, file.kind) for file in pages.files] + [("", "")]
+    file, offset = pages.of_frames(0, snapshot.classes.size)
+    both = zip(file.tolist(), offset.tolist(), strict=True)
+    return [(*told[number], place if number >= 0 else -1) for number, place in both]
+
+
+def true_files(records: RecordTruth) -> list[tuple[str, str, int]]:
+    told = [(section.path, section.kind) for section in records.sections] + [("", "")]
+    both = zip(records.records["file"].tolist(), records.records["offset"].tolist(), strict=True)
+    return [(*told[number], place) for number, place in both]
+
+
 def check(path: Path, name: str, **options: Any) -> None:
     """Everything that the database tells is true of every frame."""
     truth, expected = synthetic_dump(path, name, **options)
@@ -139,7 +151,7 @@ def check(path: Path, name: str, **options: Any) -> None:
     np.testing.assert_array_equal(states_of(records), expected.records["state"])
     uses = expected.records["use"].copy()
     five_levels = options.get("five_levels", False)
-    for use, told in told_uses(ALL[name], options.get("pae"), five_levels=five_levels).items():
+    for use, told in told_uses(ALL[name], five_levels=five_levels).items():
         uses[uses == use] = told
     np.testing.assert_array_equal(uses_of(records), uses)
     np.testing.assert_array_equal(pids_of(snapshot), true_pids(truth, expected))
@@ -147,7 +159,12 @@ def check(path: Path, name: str, **options: Any) -> None:
     priorities[priorities == NO_PRIORITY] = -1
     np.testing.assert_array_equal(priorities, expected.records["priority"])
     assert not any(snapshot.finding_counts().values())
+    assert files_of(snapshot) == true_files(expected)
+    assert [(one.path, one.size, one.is_deleted) for one in snapshot.file_pages.files] == sorted(
+        (one.path, one.size, one.is_deleted) for one in expected.sections if one.path
+    )
     assert snapshot.record_remarks == ()
+    assert snapshot.inventory is not None and not snapshot.inventory.remarks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -267,6 +284,10 @@ def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) 
     np.testing.assert_array_equal(after.uses[others], before.uses[others])
     assert before.priorities is not None and after.priorities is not None
     np.testing.assert_array_equal(after.priorities[others], before.priorities[others])
+    assert after.sections is not None
+    assert not np.isin(told, after.sections.frame).any()
+    expected_frames = np.setdiff1d(np.flatnonzero(expected.records["file"] >= 0), told)
+    np.testing.assert_array_equal(np.sort(after.sections.frame), expected_frames)
 
 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
@@ -352,9 +373,12 @@ _TYPES = 59 * PAGE_SIZE - 0x80
 """Where in the kernel's image the synthetic dumps have the array of types: across two pages."""
 
 
-@pytest.mark.parametrize("harm", ["lost", "another", "altered"])
+@pytest.mark.parametrize("harm", ["lost", "another", "altered", "a sign"])
 def test_array_of_types(harm: str, tmp_path: Path) -> None:
-    """Lost, its parts are not told; a wrong byte costs its part, and so does one in a copy."""
+    """Lost, its parts are not told; a wrong byte costs its part, and so does one in a copy.
+
+    So it is for one of the three parts by which the array is known.
+    """
     path = tmp_path / "dump"
     truth, expected = synthetic_dump(path, "Win10x64_19041")
     before = uses_of(records_of(memory_visualizer.open(path)))
@@ -376,8 +400,8 @@ def test_array_of_types(harm: str, tmp_path: Path) -> None:
         if harm == "lost":
             for start in starts:
                 dump[start : start + 0x80] = 0
-        elif harm == "altered":
-            array[session] = 9
+        elif harm in ("altered", "a sign"):
+            array[session if harm == "altered" else part] = 9
             dump[starts[0] : starts[0] + 0x80] = array[:0x80]
             dump[starts[1] : starts[1] + 0x80] = array[0x80:]
         else:
@@ -390,6 +414,8 @@ def test_array_of_types(harm: str, tmp_path: Path) -> None:
     expected_uses = before.copy()
     if harm == "altered":
         expected_uses[before == "session"] = "system PTE"
+    elif harm == "a sign":
+        expected_uses[before == "paged pool"] = "system PTE"
     elif harm == "another":
         expected_uses[before == "session"] = "kernel"
     else:

@@ -11,7 +11,7 @@ class Card {
     this.choose = choose;
     this.passing = byId("passing");
     this.pinned = byId("pinned");
-    map.on("hover", (frame, place) => this.pass(frame, place));
+    map.on("hover", (frame, place, fold) => this.pass(frame, place, fold));
   }
 
   // The facts on a frame: [term, description] pairs; a description is text.
@@ -31,8 +31,11 @@ class Card {
       if (id !== "file") facts.push([title, swatches[model.named[id][frame]][0]]);
     if (model.fileOf?.[frame]) {
       facts.push(["File", about.files[model.fileOf[frame] - 1]]);
-      facts.push(["Offset in file", hexAddress(model.filePage[frame])]);
+      if (model.fileSector[frame])
+        facts.push(["Offset in file", hexSector(model.fileSector[frame] - 1)]);
     }
+    const module = model.modules.of(frame);
+    if (module) facts.push(["Module", module]);
     if (model.priority?.[frame]) facts.push(["Priority", String(model.priority[frame] - 1)]);
     if (model.lastOwner?.[frame]) {
       const process = model.lastOwner[frame] - 1;
@@ -41,6 +44,19 @@ class Card {
     if (model.finding?.[frame]) facts.push(["Contradiction", about.findings[model.finding[frame]]]);
     facts.push(["Mappings", counted(model.mappingsOf(frame))]);
     return facts;
+  }
+
+  foldBody({ first, count }) {
+    const range = `${hexAddress(first)} to ${hexAddress(first + count)}`;
+    return [
+      element(
+        "div",
+        { className: "address" },
+        element("span", { className: "number physical" }, range),
+      ),
+      element("p", {}, `${amount(count)}: no memory`),
+      element("p", { className: "note" }, "A long hole, drawn as a thin break."),
+    ];
   }
 
   body(frame, palette, most, isPinned) {
@@ -156,6 +172,7 @@ class Card {
     const address = hexVirtual(virtual);
     const isKernel = process === kernelIndex();
     const known = about.processes[process];
+    const region = this.model.regions.of(process, virtual);
     let name = nameElement(ownerName(process));
     if (isPinned && !isKernel)
       name = element(
@@ -182,17 +199,29 @@ class Card {
       element("span", { className: "number virtual" }, address),
       user || isKernel ? null : element("span", { className: "note" }, "kernel mode"),
       copy(`virtual address in ${ownerName(process)}`, address),
+      region
+        ? element(
+            "span",
+            {
+              className: "region",
+              title: `${hexVirtual(region.start)} to ${hexVirtual(region.end)}`,
+            },
+            element("bdi", {}, region.text),
+          )
+        : null,
     );
   }
 
-  // Show the facts on a frame beside a place of the window; nothing for frame -1.
-  pass(frame, place) {
+  // Show the facts on a frame, or else on a fold, beside a place of the window.
+  pass(frame, place, fold) {
     const { passing, map } = this;
-    passing.hidden = frame < 0;
-    if (frame < 0) return;
-    const shown = `${frame} ${this.palette}`;
+    passing.hidden = frame < 0 && !fold;
+    if (passing.hidden) return;
+    const shown = `${fold ? fold.first : frame} ${Boolean(fold)} ${this.palette}`;
     if (shown !== this.shown)
-      passing.replaceChildren(...this.body(frame, this.palette, OWNERS_IN_PASSING));
+      passing.replaceChildren(
+        ...(fold ? this.foldBody(fold) : this.body(frame, this.palette, OWNERS_IN_PASSING)),
+      );
     this.shown = shown;
     const box = map.canvas.getBoundingClientRect();
     const x = place.clientX - box.left,

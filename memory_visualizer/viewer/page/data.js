@@ -181,10 +181,12 @@ async function unpack() {
     page: columns.page,
     entropy: columns.entropy,
     fileOf: columns.file_of,
-    filePage: columns.file_page,
+    fileSector: columns.file_sector,
     lastOwner: columns.last_owner,
     priority: columns.priority,
     finding: columns.finding,
+    modules: new Modules(columns),
+    regions: new Regions(columns),
     plain: columns.plain_gap && {
       gap: columns.plain_gap,
       count: columns.plain_count,

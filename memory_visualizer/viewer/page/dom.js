@@ -39,7 +39,8 @@ const amount = (pages) =>
 // Pages in MiB, for columns of numbers.
 const mebibytes = (pages) => {
   const size = (pages * PAGE_SIZE) / 2 ** 20;
-  const digits = size === 0 || size >= 100 ? 0 : size >= 1 ? 1 : 2;
+  const least = [100, 1, 0.01, 0]; // with no, one, two and three decimals
+  const digits = size === 0 ? 0 : least.findIndex((low) => size >= low);
   return `${size.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} MiB`;
 };
 
@@ -52,6 +53,7 @@ function bytesInWords(bytes) {
 }
 
 const hexAddress = (frame) => `0x${(frame * PAGE_SIZE).toString(16)}`;
+const hexSector = (sector) => `0x${(sector * 512).toString(16)}`;
 const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 
 function percent(part, all) {

@@ -69,14 +69,7 @@ class DumpFile {
   // The byte at which a frame begins; -1 if the file does not have it as it is.
   placeOf(frame) {
     const { first, end, offset } = this.places;
-    let low = 0,
-      high = first.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (first[middle] <= frame) low = middle + 1;
-      else high = middle;
-    }
-    const run = low - 1;
+    const run = lastUpTo(first, frame);
     return run < 0 || frame >= end[run] ? -1 : offset[run] + (frame - first[run]) * PAGE_SIZE;
   }
 

@@ -215,7 +215,11 @@ class Find {
 
 // A word or two on who has a page: its owner, the file behind it, or its class.
 function whose(model, frame) {
-  const names = new Set(model.owners.of(frame).map(({ process }) => ownerName(process)));
+  const names = new Set(
+    model.owners
+      .of(frame)
+      .map(({ process }) => (process === kernelIndex() ? "kernel" : ownerName(process))),
+  );
   const [first] = names;
   if (names.size) return names.size > 1 ? `${names.size} owners` : first;
   const path = about.files[(model.fileOf?.[frame] ?? 0) - 1];

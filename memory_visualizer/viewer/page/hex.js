@@ -92,6 +92,12 @@ class HexView {
   select(start, size) {
     this.anchor = Math.min(start + size, this.bytes.length) - 1;
     this.move(start, true);
+    this.row.scrollIntoView({ block: "center" });
+  }
+
+  // The row of the cursor.
+  get row() {
+    return this.rows.children[Math.floor(this.cursor / ROW_BYTES)];
   }
 
   move(to, isKept) {
@@ -99,7 +105,7 @@ class HexView {
     if (!isKept) this.anchor = this.cursor;
     this.drawMarks();
     this.tell();
-    this.rows.children[Math.floor(this.cursor / ROW_BYTES)].scrollIntoView({ block: "nearest" });
+    this.row.scrollIntoView({ block: "nearest" });
   }
 
   drawMarks() {

@@ -1,38 +1,90 @@
 // Layouts: the frame of each cell, as in memory_visualizer/picture/layout.py.
 
+// What layouts have in common; each tells `placeAt` and `cellOf`.
+class Layout {
+  constructor() {
+    this.frames = 0;
+    this.places = new Places(0, [], 1);
+  }
+
+  // The place of a cell; -1 outside of the picture.
+  placeAt(x, y) {
+    return this.places.placeOf(y + x);
+  }
+
+  // The cell of a place.
+  cellOf(place) {
+    return [place, 0];
+  }
+
+  // The frame in a cell; below 0 there is none.
+  frameAt(x, y) {
+    const place = this.placeAt(x, y);
+    return place < 0 ? PADDING : this.places.frameAt(place);
+  }
+
+  // The fold whose break has a cell.
+  foldAt(x, y) {
+    return this.places.foldAt(this.placeAt(x, y));
+  }
+
+  // The frame in a cell; for a break, the frame before it; behind the last frame, the last one.
+  frameNear(x, y) {
+    const place = this.placeAt(x, y);
+    const frame = place < 0 ? PADDING : this.places.frameAt(place);
+    if (frame >= 0) return frame;
+    const fold = this.places.foldAt(place);
+    return fold ? Math.max(fold.first - 1, 0) : this.frames - 1;
+  }
+
+  // The cell of a frame.
+  placeOf(frame) {
+    return this.cellOf(this.places.placeOf(frame));
+  }
+}
+
 // The first frame top left, left to right, top to bottom, in the smallest square that holds all.
-class Rows {
-  constructor(frames) {
+class Rows extends Layout {
+  constructor(frames, holes = []) {
+    super();
     this.name = "rows";
     this.frames = frames;
-    let width = Math.ceil(Math.sqrt(frames));
-    while ((width - 1) ** 2 >= frames) width--;
-    this.width = width;
-    this.height = Math.ceil(frames / width);
+    this.width = squareWidth(frames, holes);
+    this.places = new Places(frames, holes, this.width);
+    this.height = Math.ceil(this.places.size / this.width);
   }
 
-  frameAt(x, y) {
+  placeAt(x, y) {
     if (x < 0 || y < 0 || x >= this.width) return -1;
-    const frame = y * this.width + x;
-    return frame < this.frames ? frame : -1;
+    const place = y * this.width + x;
+    return place < this.places.size ? place : -1;
   }
 
-  placeOf(frame) {
-    return [frame % this.width, Math.floor(frame / this.width)];
+  cellOf(place) {
+    return [place % this.width, Math.floor(place / this.width)];
   }
 }
 
 // Hilbert's curve: neighbours in memory stay neighbours. A part of the curve is the whole curve,
 // mirrored at a diagonal (`swap`) or turned half round (`flip`), or both.
-class Hilbert {
-  constructor(frames) {
+class Hilbert extends Layout {
+  constructor(frames, holes = []) {
+    super();
     this.name = "hilbert";
     this.frames = frames;
+    const drawn = holes.reduce((left, [, count]) => left - count, frames);
     let order = 0;
-    while (4 ** order < frames) order++;
+    while (4 ** order < drawn) order++;
+    const placed = () => new Places(frames, holes, 4 ** Math.max(0, order - BREAK_LEVELS));
+    this.places = placed();
+    while (this.places.size > 4 ** order) {
+      order++;
+      this.places = placed();
+    }
+    const { size } = this.places;
     this.order = order;
     this.height = 2 ** order;
-    this.width = frames > 1 && frames <= 4 ** order / 2 ? this.height / 2 : this.height;
+    this.width = size > 1 && size <= 4 ** order / 2 ? this.height / 2 : this.height;
     // For tiles the square is larger. Two orders more do not move the curve.
     this.tileOrder = order + 2 * Math.ceil((18 - order) / 2);
     this.locals = [null, null, null, null];
@@ -57,19 +109,19 @@ class Hilbert {
     return { distance: distance * 4 ** low, turn: swap + 2 * flip };
   }
 
-  frameAt(x, y) {
+  placeAt(x, y) {
     if (x < 0 || y < 0 || x >= this.width || y >= this.height) return -1;
-    const frame = this.descend(x, y, this.order, 0).distance;
-    return frame < this.frames ? frame : -1;
+    const place = this.descend(x, y, this.order, 0).distance;
+    return place < this.places.size ? place : -1;
   }
 
-  placeOf(frame) {
+  cellOf(place) {
     let x = 0,
       y = 0,
       swap = 0,
       flip = 0;
     for (let level = this.order - 1; level >= 0; level--) {
-      const quarter = Math.floor(frame / 4 ** level) % 4;
+      const quarter = Math.floor(place / 4 ** level) % 4;
       const right = quarter >= 2 ? 1 : 0,
         below = quarter === 1 || quarter === 2 ? 1 : 0;
       const bitX = (swap ? below : right) ^ flip,

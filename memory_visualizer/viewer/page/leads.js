@@ -28,7 +28,13 @@ class Leads {
   }
 
   static told({ kind, reason }) {
-    return element("span", {}, element("b", {}, capital(kind)), " ", element("bdi", {}, reason));
+    return element(
+      "span",
+      {},
+      element("strong", {}, capital(kind)),
+      " ",
+      element("bdi", {}, reason),
+    );
   }
 
   // The pages of a lead, as a choice of pages to be lit.

@@ -5,7 +5,37 @@ class Legend {
     this.list = byId("legend-entries");
     this.all = byId("legend-all");
     this.toggle = toggle; // toggle(indexes that are off)
+    this.lead = ""; // the switch that Tab leads to, by its id; arrows lead to the others
+    this.list.addEventListener("keydown", (event) => this.key(event));
+    this.list.addEventListener("focusin", ({ target }) => {
+      if (target instanceof HTMLElement) this.leadTo(target);
+    });
     this.all.addEventListener("click", () => this.toggle(new Set()));
+  }
+
+  // Up and down: to the next entry; right and left: from its switch to "only", and back.
+  key(event) {
+    const steps = { ArrowDown: 2, ArrowUp: -2, ArrowRight: 1, ArrowLeft: -1 };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const controls = this.controls();
+    controls[controls.indexOf(event.target) + steps[event.key]]?.focus();
+  }
+
+  /** @returns {HTMLElement[]} */
+  controls() {
+    return [...this.list.querySelectorAll("input, .only")].map(
+      (control) => /** @type {HTMLElement} */ (control),
+    );
+  }
+
+  leadTo(control) {
+    const controls = this.controls();
+    const lead = control ?? controls[0];
+    if (!lead) return;
+    this.lead = lead.id;
+    for (const other of controls) other.tabIndex = other === lead ? 0 : -1;
   }
 
   // `base` tells how frames would be painted if this legend hid none: it counts the lit ones.
@@ -66,6 +96,7 @@ class Legend {
         );
       }),
     );
+    this.leadTo(document.getElementById(this.lead));
     if (focused) document.getElementById(focused)?.focus();
   }
 }

@@ -99,7 +99,7 @@ class Lights {
         { className: "steps" },
         button("previous", "Previous lit page (p)", "‹", () => this.step(-1)),
         button("next", "Next lit page (n)", "›", () => this.step(1)),
-        button("export", "Save the lit pages as a table (CSV)", "CSV", () => this.save()),
+        button("export", "CSV of the lit pages", "CSV", () => this.save()),
       ),
     );
     if (focused) document.getElementById(focused)?.focus();

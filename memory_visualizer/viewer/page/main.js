@@ -52,11 +52,12 @@ async function start() {
   const processes = new Processes(choose);
   const tabs = new Tabs(byId("side-tabs"));
   tabs.add("processes");
-  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
   const leads = new Leads(tabs, (mark, first) => {
     update({ mark });
     if (first >= 0) map.goToFrame(first, true);
   });
+  const files = new Files(model, tabs, (chosen) => update({ files: chosen }));
+  const modules = new ModuleList(model, tabs, (mark) => update({ mark }));
   const card = new Card(model, colourings, map, (process) => choose(new Set([process])));
   const strip = new Strip(byId("strip"), model, map, theme);
   const goTo = new GoTo(model, (frame) => {
@@ -80,7 +81,7 @@ async function start() {
     const pale = colouring.colours.map((pixel) => mixed(pixel, fog, FOG));
     const lit = lights.frames(state);
     const { base, shades } = lights.shades(state, lit);
-    layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames);
+    layouts[state.layout] ??= new LAYOUTS[state.layout](model.frames, about.folds);
     const layout = layouts[state.layout];
     map.pinned = state.pin;
     map.show(layout, { values: colouring.values, shades, bright, pale, hole });
@@ -104,6 +105,7 @@ async function start() {
     if (PAINTED.some((key) => state[key] !== before[key]) || isFirst) paint();
     if (state.chosen !== before.chosen || isFirst) processes.show(state.chosen);
     if (state.files !== before.files || isFirst) files.show(state.files);
+    if (state.mark !== before.mark || isFirst) modules.show(state.mark);
     if (state.mark !== before.mark || isFirst) leads.show(state.mark);
     if (state.layout !== before.layout) {
       if (wasFitted) map.fit();
@@ -149,6 +151,7 @@ async function start() {
   byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
   byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
   byId("zoom-fit").addEventListener("click", () => map.fit(true));
+  byId("skip").addEventListener("click", () => map.canvas.focus());
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("side-open").addEventListener("click", () => {
     const isOpen = document.body.classList.toggle("side-shown");
@@ -167,7 +170,9 @@ async function start() {
   function stepPin(x, y) {
     const from = state.pin >= 0 ? map.layout.placeOf(state.pin) : map.centre.map(Math.floor);
     const frame = map.layout.frameAt(from[0] + x, from[1] + y);
-    if (frame >= 0) showPage(frame);
+    const fold = map.layout.foldAt(from[0] + x, from[1] + y);
+    if (fold) showPage(x + y > 0 ? fold.first + fold.count : Math.max(fold.first - 1, 0));
+    else if (frame >= 0) showPage(frame);
   }
 
   // Pin a page, and move the map only if it is out of view.

@@ -205,13 +205,21 @@ class MapView {
     if (this.look()) this.redraw();
   }
 
-  // Tell the frame under the pointer; returns whether it is another one than before.
+  // Tell the frame or the fold under the pointer; returns whether it is another frame than before.
   look() {
     const frame = this.pointer && this.layout ? this.frameUnder(this.pointer) : -1;
     const before = this.hovered;
     this.hovered = frame;
-    this.emit("hover", frame, this.pointer);
+    const fold =
+      this.pointer && this.layout && frame < 0 ? this.foldUnder(this.pointer) : undefined;
+    this.emit("hover", frame, this.pointer, fold);
     return frame !== before;
+  }
+
+  foldUnder({ clientX, clientY }) {
+    const box = this.canvas.getBoundingClientRect();
+    const cell = this.transform.invert([clientX - box.left, clientY - box.top]).map(Math.floor);
+    return this.layout.foldAt(...cell);
   }
 
   // The page's place in the window: left, top, size, in CSS pixels.

@@ -8,6 +8,7 @@ class Processes {
   constructor(choose) {
     this.choose = choose; // choose(indexes of processes)
     this.chosen = new Set();
+    this.lead = ""; // the box that Tab leads to
     this.sort = "pid";
     this.down = false;
     this.body = byId("process-rows");
@@ -26,6 +27,7 @@ class Processes {
       if (!(target instanceof HTMLInputElement)) return;
       const changed = new Set(this.chosen);
       const index = Number(target.value);
+      this.lead = target.value;
       if (!changed.delete(index)) changed.add(index);
       this.choose(changed);
     });
@@ -83,7 +85,18 @@ class Processes {
     event.preventDefault();
     event.stopPropagation();
     const boxes = [...this.body.querySelectorAll("input")];
-    boxes[boxes.indexOf(event.target) + step]?.focus();
+    const next = boxes[boxes.indexOf(event.target) + step];
+    if (!next) return;
+    this.lead = next.value;
+    this.leadOneBox();
+    next.focus();
+  }
+
+  // The key Tab leads to one box of the list, and arrows to the others.
+  leadOneBox() {
+    const boxes = [...this.body.querySelectorAll("input")];
+    const lead = boxes.find(({ value }) => value === this.lead) ?? boxes[0];
+    for (const box of boxes) box.tabIndex = box === lead ? 0 : -1;
   }
 
   // Indexes of the processes that match the search: by a part of the name, the state or an
@@ -125,6 +138,7 @@ class Processes {
     const focused = isBox ? active.value : null;
     const found = this.matches();
     this.body.replaceChildren(...found.slice(0, MOST_ROWS).map((index) => this.row(index)));
+    this.leadOneBox();
     const hidden = found.length - MOST_ROWS;
     this.note.textContent =
       hidden > 0

@@ -30,7 +30,14 @@ class Strip {
   goTo(event) {
     const box = this.canvas.getBoundingClientRect();
     const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
-    this.centreOn(Math.floor(part * this.model.frames));
+    this.centreOnPlace(Math.floor(part * this.places.size));
+  }
+
+  centreOnPlace(place) {
+    const { places } = this;
+    const near = Math.min(Math.max(place, 0), places.size - 1);
+    const fold = places.foldAt(near);
+    this.centreOn(fold ? fold.first - 1 : places.frameAt(near));
   }
 
   centreOn(frame) {
@@ -55,7 +62,9 @@ class Strip {
     if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
-    this.centreOn(Math.round(this.frame + steps[event.key] * this.model.frames));
+    const { places } = this;
+    const step = Math.round(steps[event.key] * places.size);
+    this.centreOnPlace(places.placeOf(this.frame) + step);
   }
 
   // The frame in the middle of the map.
@@ -66,8 +75,7 @@ class Strip {
       [x, layout.width],
       [y, layout.height],
     ].map(([at, size]) => Math.min(Math.max(Math.floor(at), 0), size - 1));
-    const frame = layout.frameAt(...cell);
-    return frame < 0 ? this.model.frames - 1 : frame;
+    return layout.frameNear(...cell);
   }
 
   resize() {
@@ -75,7 +83,9 @@ class Strip {
     this.ratio = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(box.width * this.ratio);
     this.canvas.height = Math.round(box.height * this.ratio);
-    this.bars = Math.min(Math.max(Math.floor(box.width / BAR), 1), this.model.frames);
+    const drawn = about.folds.reduce((left, [, count]) => left - count, this.model.frames);
+    this.bars = Math.min(Math.max(Math.floor(box.width / BAR), 1), drawn);
+    this.places = new Places(this.model.frames, about.folds, Math.ceil(drawn / this.bars));
     this.count();
     this.bare = null;
     this.draw();
@@ -83,18 +93,22 @@ class Strip {
 
   count() {
     const { frames, page } = this.model;
+    const { order } = this.places;
     const counts = new Uint32Array(this.bars * STACK.length);
     this.counts = counts;
     for (let bar = 0; bar < this.bars; bar++) {
       const end = this.edge(bar + 1);
       const first = bar * STACK.length;
-      for (let frame = this.edge(bar); frame < end; frame++) counts[first + (page[frame] & 7)]++;
+      for (let place = this.edge(bar); place < end; place++) {
+        const frame = order ? order[place] : place;
+        if (frame >= 0) counts[first + (page[frame] & 7)]++;
+      }
     }
     this.canvas.setAttribute("aria-valuemax", frames - 1);
   }
 
   edge(bar) {
-    return Math.floor((bar * this.model.frames) / this.bars);
+    return Math.floor((bar * this.places.size) / this.bars);
   }
 
   show(palette, off) {
@@ -130,6 +144,7 @@ class Strip {
     for (let bar = 0; bar < this.bars; bar++) {
       const all = this.edge(bar + 1) - this.edge(bar);
       let below = 0;
+      if (this.places.foldAt(this.edge(bar) + Math.floor(all / 2))) this.drawBreak(context, bar);
       for (const value of STACK) {
         const count = this.counts[bar * STACK.length + value];
         const from = full - Math.round((full * below) / all);
@@ -141,6 +156,14 @@ class Strip {
       }
     }
     return bare;
+  }
+
+  // A dashed line upwards.
+  drawBreak(context, bar) {
+    context.fillStyle = about.fold;
+    const dash = Math.round(3 * this.ratio);
+    for (let y = 0; y < this.full; y += 2 * dash)
+      context.fillRect(this.left(bar), y, Math.max(this.left(bar + 1) - this.left(bar), 1), dash);
   }
 
   draw() {
@@ -181,12 +204,15 @@ class Strip {
     } = this.map;
     const seen = new Uint8Array(this.bars);
     const barOf = (frame) =>
-      Math.min(Math.floor((frame * this.bars) / this.model.frames), this.bars - 1);
+      Math.min(
+        Math.floor((this.places.placeOf(frame) * this.bars) / this.places.size),
+        this.bars - 1,
+      );
     if (right <= left || bottom <= top) return seen;
     if (layout.name === "rows") {
       const [first, last] = [
-        barOf(top * layout.width + left),
-        barOf((bottom - 1) * layout.width + right - 1),
+        barOf(layout.frameNear(left, top)),
+        barOf(layout.frameNear(right - 1, bottom - 1)),
       ];
       return seen.fill(1, first, last + 1);
     }

@@ -6,6 +6,7 @@
 const TILE_ORDER = 8,
   TILE = 2 ** TILE_ORDER,
   MAX_LEVEL = 8;
+const FOLD_PIXEL = pixelOf(about.fold); // of a break's line
 const MAX_TILES = 512; // of 256 KiB each
 
 // How a frame is painted.
@@ -27,7 +28,9 @@ class Tiles {
     this.values = values;
     this.shades = shades;
     this.pixels = [new Uint32Array(bright.length).fill(hole), pale, bright];
-    this.votes = new Votes(values, shades, bright.length);
+    this.order = layout.places.order;
+    this.size = layout.places.size;
+    this.votes = new Votes(values, shades, this.order, bright.length);
     this.version++;
   }
 
@@ -59,6 +62,7 @@ class Tiles {
   }
 
   pixel(frame) {
+    if (frame < 0) return frame === DASH ? FOLD_PIXEL : 0;
     return this.pixels[this.shades[frame]][this.values[frame]];
   }
 
@@ -78,21 +82,22 @@ class Tiles {
     if (layout.name === "hilbert") {
       const side = 2 ** level;
       const { distance } = layout.descend(blockX * side, blockY * side, layout.tileOrder, level);
-      votes.count(distance, Math.min(distance + side * side, layout.frames));
+      votes.count(distance, Math.min(distance + side * side, this.size));
     } else {
-      const { width, height, frames } = layout,
+      const { width, height } = layout,
         step = 2 ** level;
       const left = blockX * step,
         right = Math.min(left + step, width),
         end = Math.min((blockY + 1) * step, height);
       for (let y = blockY * step; y < end; y++)
-        votes.count(y * width + left, Math.min(y * width + right, frames));
+        votes.count(y * width + left, Math.min(y * width + right, this.size));
     }
     return votes.winner;
   }
 
   paintRows(pixels, level, tileX, tileY) {
-    const { width, height, frames } = this.layout;
+    const { width, height } = this.layout;
+    const { order, size } = this;
     const step = 2 ** level,
       firstX = tileX * TILE * step;
     const endX = Math.min(firstX + TILE * step, width);
@@ -101,21 +106,21 @@ class Tiles {
       if (firstY >= height) return;
       if (level === 0) {
         const start = firstY * width,
-          end = Math.min(start + endX, frames);
-        for (let frame = start + firstX, at = row * TILE; frame < end; frame++, at++)
-          pixels[at] = this.pixel(frame);
+          end = Math.min(start + endX, size);
+        for (let place = start + firstX, at = row * TILE; place < end; place++, at++)
+          pixels[at] = this.pixel(order ? order[place] : place);
         continue;
       }
       const blocks = Math.ceil((endX - firstX) / step);
-      for (let x = 0; x < blocks; x++) {
-        const frame = this.elected(level, tileX * TILE + x, tileY * TILE + row);
-        if (frame >= 0) pixels[row * TILE + x] = this.pixel(frame);
-      }
+      for (let x = 0; x < blocks; x++)
+        pixels[row * TILE + x] = this.pixel(
+          this.elected(level, tileX * TILE + x, tileY * TILE + row),
+        );
     }
   }
 
   paintHilbert(pixels, level, tileX, tileY) {
-    const { layout, votes } = this;
+    const { layout, votes, order, size } = this;
     const low = TILE_ORDER + level,
       side = 2 ** low;
     const { distance, turn } = layout.descend(tileX * side, tileY * side, layout.tileOrder, low);
@@ -123,37 +128,46 @@ class Tiles {
       each = 4 ** level;
     for (let at = 0; at < TILE * TILE; at++) {
       const first = distance + local[at] * each;
-      if (first >= layout.frames) continue;
+      if (first >= size) continue;
       if (level === 0) {
-        pixels[at] = this.pixel(first);
+        pixels[at] = this.pixel(order ? order[first] : first);
         continue;
       }
       votes.begin();
-      votes.count(first, Math.min(first + each, layout.frames));
-      if (votes.winner >= 0) pixels[at] = this.pixel(votes.winner);
+      votes.count(first, Math.min(first + each, size));
+      pixels[at] = this.pixel(votes.winner);
     }
   }
 }
 
 // An election among the frames of a block: of the best shade, the value that most frames have; of as
-// many, the value of the first frame.
+// many, the value of the first frame. A break wins wherever it is, so that its line is seen.
 class Votes {
-  constructor(values, shades, many) {
+  constructor(values, shades, order, many) {
     this.values = values;
     this.shades = shades;
+    this.order = order;
     this.counts = new Uint32Array(many * 3);
     this.firsts = new Uint32Array(many * 3); // the first frame with each value and shade
     this.met = []; // the values and shades that have votes
+    this.isBreak = false;
   }
 
   begin() {
     for (const kind of this.met) this.counts[kind] = 0;
     this.met.length = 0;
+    this.isBreak = false;
   }
 
+  // Places from `first` on.
   count(first, end) {
-    const { values, shades, counts, firsts, met } = this;
-    for (let frame = first; frame < end; frame++) {
+    const { values, shades, order, counts, firsts, met } = this;
+    for (let place = first; place < end; place++) {
+      const frame = order ? order[place] : place;
+      if (frame < 0) {
+        if (frame === DASH || frame === GAP) this.isBreak = true;
+        continue;
+      }
       const kind = values[frame] * 3 + shades[frame];
       if (counts[kind]++ === 0) {
         firsts[kind] = frame;
@@ -162,12 +176,14 @@ class Votes {
     }
   }
 
+  // A frame; or DASH, or another number below 0 where there is none.
   get winner() {
     const { counts, firsts, met } = this;
+    if (this.isBreak) return DASH;
     let best = -1;
     for (const kind of met)
       if (best < 0 || kind % 3 > best % 3 || (kind % 3 === best % 3 && counts[kind] > counts[best]))
         best = kind;
-    return best < 0 ? -1 : firsts[best];
+    return best < 0 ? PADDING : firsts[best];
   }
 }

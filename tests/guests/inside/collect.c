@@ -308,6 +308,18 @@ static void record_pagemaps(void) {
     end();
 }
 
+/* Each process's maps, as they were read for its pagemap. */
+static void record_maps(void) {
+    char path[64], name[64];
+    for (int i = 0; i < pid_count; i++) {
+        if (!read_maps(pids[i], path, sizeof path)) continue;
+        snprintf(name, sizeof name, "maps/%d", pids[i]);
+        begin(name);
+        append(maps, strlen(maps));
+        end();
+    }
+}
+
 /* ---- the moment of the dump ---- */
 
 #ifdef HAS_PORTS
@@ -358,6 +370,7 @@ static void record_before(void) {
     }
     record_file("/proc/kpageflags", "kpageflags.a");
     record_pagemaps();
+    record_maps();
     record_file("/proc/kpagecount", "kpagecount");
     record_file("/proc/kpageflags", "kpageflags.b");
     begin("timing.txt");
@@ -378,7 +391,7 @@ static void record_workers(void) {
 }
 
 static void record_after(void) {
-    static const char *const of_process[] = {"comm", "status", "maps", "cmdline", 0};
+    static const char *const of_process[] = {"comm", "status", "cmdline", 0};
     static const char *const of_system[][2] = {
         {"/proc/iomem", "iomem"},
         {"/proc/kallsyms", "kallsyms"},

@@ -1,0 +1,126 @@
+"""The files, regions and modules of a Windows dump, when somebody asks for them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.printable import counted, printable
+from memory_visualizer.snapshot.framerecords import FrameRecords
+from memory_visualizer.snapshot.inventory import FilePages, Inventory, Module, Region
+from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.snapshot import Snapshot
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.windows.kernelimages import kernel_images
+from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.sectionpages import file_pages
+from memory_visualizer.windows.selfmap import SelfMap
+
+if TYPE_CHECKING:
+    from memory_visualizer.windows.regions import Found
+
+
+class WindowsInventory(Inventory):
+    """Keeps a snapshot, from which the kernel's memory is read when it is needed."""
+
+    def __init__(self, snapshot: Snapshot, tops: NDArray[np.int64]) -> None:
+        """`snapshot` has neither records nor an inventory.
+
+        `tops` are the frames of its processes' top-level tables, shape (n, frames); -1 if unknown.
+        """
+        self._snapshot = snapshot
+        self._tops = tops
+        self._told: dict[str, None] = {}
+        self._refused_before = snapshot.dump.budget.remarks
+
+    def __reduce__(self) -> tuple[type["WindowsInventory"], tuple[Snapshot, NDArray[np.int64]]]:
+        return WindowsInventory, (self._snapshot, self._tops)
+
+    @cached_property
+    def kernel(self) -> KernelMemory:
+        """The kernel's memory."""
+        snapshot = self._snapshot
+        kernel = KernelMemory(snapshot.dump, snapshot.mappings.take(~snapshot.mappings.is_user))
+        if snapshot.paging is not None and snapshot.paging.address_bits == 32:
+            kernel.word = 4
+        return kernel
+
+    @cached_property
+    def self_map(self) -> SelfMap | None:
+        """The window through which Windows sees its page tables; None where no table shows it."""
+        paging = self._snapshot.paging
+        return SelfMap.of(self._snapshot.dump, paging, self._tops) if paging else None
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """As in Inventory."""
+        refused = self._snapshot.dump.budget.remarks
+        return (*self._told, *(each for each in refused if each not in self._refused_before))
+
+    def remark(self, *sentences: str) -> None:
+        """Add sentences, each once."""
+        self._told |= dict.fromkeys(sentences)
+
+    def file_pages(self, records: FrameRecords | None) -> FilePages | None:
+        """As in Inventory."""
+        if records is None or records.sections is None:
+            return None
+        pages, remarks = file_pages(self._snapshot.dump.budget, self.kernel, records.sections)
+        self.remark(*remarks)
+        return pages
+
+    def regions(self, process: Process) -> tuple[Region, ...] | None:
+        """As in Inventory; those of all processes are read at once."""
+        if self._regions is None:
+            return None
+        found = self._regions[self._snapshot.processes.index(process)]
+        who = f"{printable(process.name)} ({process.pid})"
+        if found.regions is None and process.is_alive:
+            self.remark(f"the regions of {who} were not found: its process object is not readable")
+        if found.lost:
+            links = counted(found.lost, "link")
+            self.remark(f"the regions of {who} are not complete: {links} lost, or beyond the limit")
+        if found.doubtful:
+            many = counted(found.doubtful, "region")
+            self.remark(f"{many} of {who} left out: they contradict the others around them")
+        return found.regions
+
+    @cached_property
+    def _regions(self) -> "list[Found] | None":
+        """What is known of each process's regions; None where their form is not found."""
+        from memory_visualizer.windows.regions import Surroundings, read_regions
+
+        snapshot, self_map = self._snapshot, self.self_map
+        found = None
+        if self_map is not None:
+            around = Surroundings(
+                snapshot.mappings.take(snapshot.mappings.is_user),
+                self_map.paging.entry_bytes,
+                self_map.kernel_begin,
+                self_map.user_end // PAGE_SIZE,
+                snapshot.system.build or 0 if snapshot.system else 0,
+            )
+            objects = [process.object_address for process in snapshot.processes]
+            found = read_regions(self.kernel, np.array(objects, np.uint64), around)
+        if found is None:
+            self.remark(
+                "the regions of the processes are unknown: no tree of their addresses was found"
+            )
+        return found
+
+    def modules(self) -> tuple[Module, ...] | None:
+        """As in Inventory."""
+        from memory_visualizer.windows.modules import find_modules  # as most runs do not ask
+
+        dump, self_map = self._snapshot.dump, self.self_map
+        found = None
+        if self_map is not None:
+            images = kernel_images(dump, self.kernel, self_map)
+            found = find_modules(dump, self.kernel, images, self_map.kernel_begin)
+        if found is None:
+            self.remark("the modules of the kernel are unknown: no list of them was found")
+            return None
+        self.remark(*found.remarks)
+        return found.modules

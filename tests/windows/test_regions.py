@@ -1,0 +1,332 @@
+"""The regions of processes, against the truth noted when their VADs were written."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory_visualizer
+from memory_visualizer import Snapshot, limits
+from memory_visualizer.cli import extract
+from memory_visualizer.cli.memviz import main
+from memory_visualizer.snapshot.inventory import Region
+from tests.synth import Truth
+from tests.synth.memory import PAGE_SIZE
+from tests.synth.truth import INJECTED_PAGES
+from tests.synth.vads import RegionTruth, VadWriter
+from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects
+
+PROTECTIONS = {
+    0x01: "r--",
+    0x03: "r-x",
+    0x04: "rw-",
+    0x06: "rwx",
+    0x07: "rcx",
+    0x14: "rw-",  # a guard page
+    0x18: "---",
+}
+KINDS = {0: "", 2: "image", 5: "large pages"}
+
+
+def row(truth: RegionTruth) -> Region:
+    path = truth.section.path if truth.section else ""
+    return Region(
+        truth.start,
+        truth.end,
+        PROTECTIONS[truth.protection],
+        is_private=truth.is_private,
+        name="[shared data]" if truth.start == 0x7FFE0000 else "",
+        file=path,
+        offset=truth.offset,
+        kind=KINDS[truth.kind],
+        commit=truth.commit,
+    )
+
+
+def rows_of(truth: Truth) -> dict[int, list[Region]]:
+    """The true regions by pid."""
+    return {
+        truth.processes[index].pid: [row(region) for region in regions]
+        for index, regions in truth.regions.items()
+    }
+
+
+def found_in(snapshot: Snapshot) -> dict[int, list[Region]]:
+    """The regions that are found, by pid."""
+    found = {process.pid: snapshot.regions(process) for process in snapshot.processes}
+    return {pid: list(regions) for pid, regions in found.items() if regions}
+
+
+def remarks_of(snapshot: Snapshot) -> str:
+    assert snapshot.inventory is not None
+    return "\n".join(snapshot.inventory.remarks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
+def test_families(family: str, tmp_path: Path) -> None:
+    name, options = FAMILIES[family]
+    truth = dump_with_objects(tmp_path / "dump", name, **options)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert found_in(snapshot) == rows_of(truth)
+    assert remarks_of(snapshot) == ""
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_profiles(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("all_profiles"):
+        pytest.skip("all profiles take half a minute: with --all-profiles")
+    truth = dump_with_objects(tmp_path / "dump", name)
+    assert found_in(memory_visualizer.open(tmp_path / "dump")) == rows_of(truth)
+
+
+def test_all_pages_of_processes_lie_in_their_regions(tmp_path: Path, originals: Originals) -> None:
+    """The page tables, which regions are not read from, agree."""
+    originals.copy("Win10x64_19041", tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    rows = snapshot.mappings
+    for index, process in enumerate(snapshot.processes):
+        regions = snapshot.regions(process) or ()
+        pages = rows.virtual[(rows.space == index) & rows.is_user].tolist()
+        assert all(any(one.start <= page < one.end for one in regions) for page in pages)
+
+
+def test_findings(tmp_path: Path, originals: Originals) -> None:
+    truth = originals.copy("Win7SP1x86", tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    found = {
+        (process.name, region.start): (region.size, region.findings)
+        for process in snapshot.processes
+        for region in snapshot.regions(process) or ()
+        if region.findings
+    }
+    [notepad] = [process for process in truth.processes if process.injected]
+    both = ("private, writable, executable", "executable without a file")
+    [shared] = [
+        region.start
+        for index, regions in truth.regions.items()
+        for region in regions
+        if truth.processes[index].name == "explorer.exe"
+        and region.section
+        and (region.protection, region.section.path) == (3, "")
+    ]
+    assert found == {
+        (notepad.name, notepad.injected): (INJECTED_PAGES * PAGE_SIZE, both),
+        ("explorer.exe", shared): (6 * PAGE_SIZE, both[1:]),
+    }
+
+
+class Damaged:
+    """A dump with regions, to be damaged; a process in the midst is its victim."""
+
+    def __init__(self, path: Path, name: str, truth: Truth) -> None:
+        self.path = path
+        self.truth = truth
+        self.patch = Patch(self.path, self.truth)
+        self.profile = ALL[name]
+        chosen, another = list(self.truth.regions)[4:6]
+        self.victim = self.truth.processes[chosen]
+        self.regions = self.truth.regions[chosen]
+        self.others = self.truth.regions[another]
+        no_pool: Any = None
+        writer = VadWriter(self.profile, no_pool, 0, self.patch.write)
+        self.parent, self.left, self.right = writer._links
+
+    @property
+    def root(self) -> RegionTruth:
+        """The region at the root of the victim's tree."""
+        return self.regions[len(self.regions) // 2]
+
+    def below(self, node: int, place: int) -> list[RegionTruth]:
+        """The regions under one of a node's links."""
+        child = self.number(node + place)
+        found = [region for region in self.regions if region.node == child]
+        for region in list(found):
+            for side in (self.left, self.right):
+                found += self.below(region.node, side)
+        return found
+
+    def number(self, at: int) -> int:
+        return int.from_bytes(self.patch.read(at, self.profile.pointer_size), "little")
+
+    def set(self, at: int, value: int, size: int = 0) -> None:
+        self.patch.write(at, value.to_bytes(size or self.profile.pointer_size, "little"))
+
+    def bound(self, region: RegionTruth, member: str, value: int) -> None:
+        """Write the number of a region's first or last page."""
+        self.set(region.node + self.profile.offset("_MMVAD_SHORT", member), value, 4)
+
+    def lost(self) -> tuple[list[Region], str]:
+        """The regions of the victim that are not found, and the remarks; all others are found."""
+        snapshot = memory_visualizer.open(self.path)
+        found, true = found_in(snapshot), rows_of(self.truth)
+        kept = found.pop(self.victim.pid, [])
+        own = true.pop(self.victim.pid)
+        assert found == true
+        assert [region for region in kept if region not in own] == []
+        return [region for region in own if region not in kept], remarks_of(snapshot)
+
+
+@pytest.fixture(params=["WinXPSP2x86", "Win7SP1x64", "Win10x64_19041"])
+def damaged(request: pytest.FixtureRequest, originals: Originals, tmp_path: Path) -> Damaged:
+    """A dump with each form of trees."""
+    path = tmp_path / "dump"
+    return Damaged(path, request.param, originals.copy(request.param, path))
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("StartingVpn", 0x7FFF_FFFF), ("EndingVpn", 0), ("EndingVpn", 0xFFFF_FFFF)],
+)
+def test_bounds_that_lie_cost_their_region(damaged: Damaged, member: str, value: int) -> None:
+    damaged.bound(damaged.root, member, value)
+    lost, remarks = damaged.lost()
+    assert lost == [row(damaged.root)]
+    assert f"1 region of {damaged.victim.name} ({damaged.victim.pid}) left out" in remarks
+
+
+def test_a_region_that_swallows_others_is_left_out(damaged: Damaged) -> None:
+    """It overlaps many regions, none of which overlaps another one."""
+    region = damaged.regions[1]
+    damaged.bound(region, "EndingVpn", damaged.regions[8].end // PAGE_SIZE)
+    lost, remarks = damaged.lost()
+    assert lost == [row(region)]
+    assert "1 region of" in remarks
+
+
+def test_a_link_that_leads_nowhere_costs_what_hangs_under_it(damaged: Damaged) -> None:
+    under = damaged.below(damaged.root.node, damaged.left)
+    assert len(under) > 3
+    damaged.set(damaged.root.node + damaged.left, 0x1234)
+    lost, remarks = damaged.lost()
+    assert lost == sorted(map(row, under), key=lambda region: region.start)
+    who = f"{damaged.victim.name} ({damaged.victim.pid})"
+    assert f"the regions of {who} are not complete: 1 link lost" in remarks
+
+
+def test_a_link_to_the_tree_s_own_root(damaged: Damaged) -> None:
+    under = damaged.below(damaged.root.node, damaged.right)
+    damaged.set(damaged.root.node + damaged.right, damaged.root.node)
+    lost, remarks = damaged.lost()
+    assert lost == sorted(map(row, under), key=lambda region: region.start)
+    assert "1 link lost" in remarks
+
+
+def test_a_link_into_the_tree_of_another_process(damaged: Damaged) -> None:
+    """Its nodes lead back to their own process."""
+    under = damaged.below(damaged.root.node, damaged.left)
+    foreign = damaged.others[len(damaged.others) // 2].node
+    damaged.set(damaged.root.node + damaged.left, damaged.number(foreign + damaged.left))
+    lost, remarks = damaged.lost()
+    assert lost == sorted(map(row, under), key=lambda region: region.start)
+    assert f"of {damaged.victim.name} ({damaged.victim.pid}) left out" in remarks
+
+
+def test_a_parent_that_lies_costs_nothing(damaged: Damaged) -> None:
+    child = damaged.number(damaged.root.node + damaged.left)
+    damaged.set(child + damaged.parent, 0x41414140)
+    assert damaged.lost() == ([], "")
+
+
+def test_tags_that_are_gone_cost_nothing(damaged: Damaged) -> None:
+    before = {4: 4, 8: 12}[damaged.profile.pointer_size]
+    for regions in damaged.truth.regions.values():
+        for region in regions:
+            damaged.patch.write(region.node - before, b"XXXX")
+    assert damaged.lost() == ([], "")
+
+
+def test_a_section_that_is_lost_is_told(damaged: Damaged) -> None:
+    [view] = [
+        region
+        for region in damaged.regions
+        if region.section and region.section.path.endswith("dat")
+    ]
+    assert view.section
+    for other in damaged.truth.regions.values():
+        assert any(one.section is view.section for one in other)
+    size = damaged.profile.size("_CONTROL_AREA")
+    damaged.patch.write(view.section.control_area, bytes(size))
+    snapshot = memory_visualizer.open(damaged.path)
+    for pid, regions in found_in(snapshot).items():
+        true = rows_of(damaged.truth)[pid]
+        assert len(regions) == len(true)
+        for region, expected in zip(regions, true, strict=True):
+            lost = expected.file == view.section.path
+            assert region.file == ("[lost]" if lost else expected.file)
+            assert region.offset == (None if lost else expected.offset)
+
+
+def test_a_root_that_is_gone(damaged: Damaged) -> None:
+    at = damaged.victim.eprocess + damaged.profile.offset("_EPROCESS", "VadRoot")
+    if damaged.profile.vad_root == "_MM_AVL_TABLE":
+        at += damaged.right
+    damaged.set(at, 0x8888_0000)
+    lost, remarks = damaged.lost()
+    assert len(lost) == len(damaged.regions)
+    assert "are not complete: 1 link lost" in remarks
+
+
+def test_too_many_are_told(
+    tmp_path: Path, originals: Originals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = dict(limits.RATES)
+    rates["region"] = limits.Rate(1 << 30, 1, 100)
+    monkeypatch.setattr(limits, "RATES", rates)
+    truth = originals.copy("Win7SP1x64", tmp_path / "dump")
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    found = sum(map(len, found_in(snapshot).values()))
+    assert 0 < found <= 100 < sum(map(len, truth.regions.values()))
+    assert "regions left out: more than any machine has" in remarks_of(snapshot)
+
+
+def test_as_a_table(
+    tmp_path: Path, originals: Originals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = originals.copy("Win7SP1x64", tmp_path / "dump")
+    table = tmp_path / "regions.csv"
+    picture = str(tmp_path / "dump.png")
+    assert main([str(tmp_path / "dump"), "--regions", str(table), "-o", picture]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    [notepad] = [process for process in truth.processes if process.injected]
+    line = f"private, writable, executable: 1 in {notepad.name} ({notepad.pid})"
+    assert line in told.out
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    true = [(pid, region) for pid, regions in rows_of(truth).items() for region in regions]
+    expected = [
+        {
+            "pid": str(pid),
+            "start": hex(region.start),
+            "protection": region.protection.replace("---", "'---"),  # no formula
+            "sharing": "private" if region.is_private else "shared",
+            "file": region.file,
+            "type": region.kind,
+            "commit": str(region.commit),
+        }
+        for pid, region in sorted(true, key=lambda one: (one[0], one[1].start))
+    ]
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
+
+
+def test_extract_writes_them(tmp_path: Path, originals: Originals) -> None:
+    truth = originals.copy("Win10x86_17763", tmp_path / "dump")
+    [notepad] = [process for process in truth.processes if process.injected]
+    arguments = [
+        str(tmp_path / "dump"),
+        "--process",
+        str(notepad.pid),
+        "--to",
+        str(tmp_path / "to"),
+    ]
+    assert (
+        extract.main("memviz extract", extract.parser("memviz extract").parse_args(arguments)) == 0
+    )
+    manifest = json.loads((tmp_path / "to/manifest.json").read_text())
+    pieces = {int(entry["start"], 16): entry for entry in manifest["pieces"]}
+    [index] = [number for number, one in enumerate(truth.processes) if one is notepad]
+    assert sorted(pieces) == [region.start for region in truth.regions[index]]
+    assert pieces[notepad.injected]["pages_written"] == INJECTED_PAGES
