@@ -21,6 +21,7 @@ from memory_visualizer.cli.changelines import (
 )
 from memory_visualizer.cli.command import (
     Parser,
+    add_holes_option,
     add_picture_options,
     check_outputs,
     check_picture_options,
@@ -38,6 +39,7 @@ from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, c
 from memory_visualizer.export.tables import check_table
 from memory_visualizer.formats.opening import check_file, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT
+from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.printable import printable
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         help="take the dumps in the order that is given, whatever their clocks say",
     )
     add_picture_options(options, legend=True)
+    add_holes_option(options)
     options.add_argument(
         "--lenient", action="store_true", help="read damaged dumps as far as possible"
     )
@@ -249,6 +252,7 @@ class _Comparison:
             width=self._options.width,
             scale=self._options.scale,
             palette=self._options.palette,
+            holes=self._holes(),
         )
         count = len(self._moments)
 
@@ -274,9 +278,21 @@ class _Comparison:
             scale=options.scale,
             palette=options.palette,
             with_legend=options.legend,
+            holes=self._holes(),
         )
-        texts = change_texts(self._strongest, names, options.layout, options.palette, picture)
+        texts = change_texts(self._strongest, names, options.palette, picture)
         write_png(options.output, picture.image(), texts, force=options.force)
+
+    def _holes(self) -> list[tuple[int, int]]:
+        """The holes that are folded: long ones that all dumps have."""
+        if self._options.holes == "draw":
+            return []
+        there = np.zeros(self._frames, bool)
+        for one in self._moments:
+            for runs in (one.dump.runs, one.dump.left_out_runs):
+                for first, count in runs.tolist():
+                    there[first : first + count] = True
+        return long_holes(there)
 
     def blocks(self, screen: TextIO) -> list[list[str]]:
         """The summary: of two dumps in detail, of more a line for each step."""

@@ -21,6 +21,7 @@ from memory_visualizer.picture.palette import Colour
 from tests.difference.conftest import Series, linux_series, windows_series
 from tests.picture.test_painting import VISION, cielab
 from tests.synth import forge, kernel, profiles
+from tests.synth.containers import write_lime
 
 __all__ = ["linux_series", "windows_series"]  # fixtures
 
@@ -163,6 +164,25 @@ def test_the_last_picture_of_an_animation(windows_series: Series, tmp_path: Path
     colours = np.array([CHANGE_PALETTES["default"][change] for change in Change])
     np.testing.assert_array_equal(seen[changed], colours[found.codes[changed]])
     assert seen[~changed].min() > 150
+
+
+def test_long_holes_are_folded(windows_series: Series, tmp_path: Path) -> None:
+    """In the picture and in the animation, if no dump has memory there."""
+    far = (1 << 32) + (1 << 20)  # a gap of whole 16 MiB could be zeros that AVML left out
+    for path in windows_series.paths[:2]:
+        memory = path.read_bytes()
+        write_lime(tmp_path / path.name, [(0, memory), (far, bytes(1 << 20))])
+    dumps = [tmp_path / path.name for path in windows_series.paths[:2]]
+    picture, moving = tmp_path / "p.png", tmp_path / "a.gif"
+    assert diff(*dumps, "-o", picture, "--animate", moving, "-q") == 0
+    drawn = tmp_path / "d.png"
+    assert diff(*dumps, "-o", drawn, "--no-legend", "--holes", "draw", "-q") == 0
+    with Image.open(picture) as read:
+        assert str(read.info["Layout"]).startswith("rows; fold 0x1000000 0xff100000 ")
+    with Image.open(moving) as read:
+        assert read.size[1] < 400
+    with Image.open(drawn) as read:
+        assert read.size[0] * read.size[1] >= far >> 12
 
 
 def test_other_machines(
