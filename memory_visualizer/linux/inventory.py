@@ -24,6 +24,8 @@ class LinuxInventory(Inventory):
     A pickle has what leads to the kernel, not what was read of it.
     """
 
+    modules_cost_little = True
+
     def __init__(self, kernel: LinuxKernel, states: NDArray[np.uint8]) -> None:
         """`states` is the PageState of each frame."""
         read = kernel.kernel

@@ -14,7 +14,13 @@ from memory_visualizer.linux.firsttask import find_first_task
 from memory_visualizer.linux.kernel import LinuxKernel, with_symbols
 from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf, offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray
-from memory_visualizer.linux.regions import Found, RegionLayout, Regions, layout_by_btf
+from memory_visualizer.linux.regions import (
+    Found,
+    RegionLayout,
+    Regions,
+    gate_of,
+    layout_by_btf,
+)
 from memory_visualizer.linux.tasks import task_limit
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.inventory import FilePages, Module, Region
@@ -51,7 +57,7 @@ class KernelObjects:
     @cached_property
     def _kernel(self) -> LinuxKernel:
         """The kernel with types and symbols."""
-        return with_symbols(self._found, ("modules",))
+        return with_symbols(self._found, ("modules", "gate_vma", "vsyscall_mode"))
 
     @property
     def _is_wide(self) -> bool:
@@ -172,7 +178,8 @@ class KernelObjects:
                 " processes gave them are unknown"
             )
         page_bytes = kernel.machine.page_frames * PAGE_SIZE
-        return Regions(kernel.kernel, layout, offsets, self._dentries, page_bytes)
+        gate = gate_of(kernel.kernel, layout, kernel.symbols)
+        return Regions(kernel.kernel, layout, offsets, self._dentries, page_bytes, gate)
 
     def _regions_by_form(self, offsets: Offsets) -> RegionLayout | None:
         kernel = self._kernel

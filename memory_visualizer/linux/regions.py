@@ -4,7 +4,7 @@ Since 6.1 a maple tree holds them by their addresses; before, they are in a list
 tree. Names are given as the kernel gives them in /proc/PID/maps (fs/proc/task_mmu.c).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from memory_visualizer.linux.tasks import memory_of_threads
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.units import PAGE_SIZE
 
 _READ, _WRITE, _EXECUTE, _MAY_SHARE = 1, 2, 4, 0x80
 """Of vm_flags (include/linux/mm.h)."""
@@ -26,6 +27,10 @@ _NAME_SIZE = 96
 _USER_END = 1 << 63
 _LARGEST = 1 << 13
 """No member of these structures stands farther behind the beginning; all stand at words."""
+_GATE, _NO_GATE = 0xFFFF_FFFF_FF60_0000, 2
+"""VSYSCALL_ADDR, and the value of vsyscall_mode that turns it off (vsyscall_64.c)."""
+_NARROW_END = 1 << 32
+"""A process of 32 bits has nothing behind it, and no such page."""
 _MORE_PER_PROCESS = 1 << 17
 """Twice what vm.max_map_count allows by default."""
 
@@ -123,6 +128,22 @@ class Found:
     """Regions of which only the addresses are known."""
 
 
+def gate_of(kernel: TableMemory, layout: RegionLayout, symbols: Mapping[str, int]) -> Region | None:
+    """The page ``[vsyscall]`` of x86-64, which is no area of any process, but in all their maps.
+
+    None if it is turned off, or the kernel's symbols do not name it.
+    """
+    area, mode = symbols.get("gate_vma"), symbols.get("vsyscall_mode")
+    if area is None or mode is None or kernel.number(mode, 4) in (None, _NO_GATE):
+        return None
+    places = (layout.vm_start, layout.vm_end, layout.vm_flags)
+    start, end, flags = (kernel.number(area + place) or 0 for place in places)
+    if (start, end) != (_GATE, _GATE + PAGE_SIZE):
+        return None
+    rights = _protection(flags)
+    return Region(start, end, rights, is_private=True, name="[vsyscall]", is_special=True)
+
+
 class Regions:
     """Reads the regions of processes."""
 
@@ -133,13 +154,15 @@ class Regions:
         offsets: Offsets,
         dentries: Dentries | None,
         page_bytes: int,
+        gate: Region | None = None,
     ) -> None:
-        """`page_bytes` is the size of the kernel's pages."""
+        """`page_bytes` is the size of the kernel's pages; `gate` as gate_of tells it."""
         self._kernel = kernel
         self._layout = layout
         self._offsets = offsets
         self._dentries = dentries
         self._page_bytes = page_bytes
+        self._gate = gate
         self._left = kernel.memory.budget.limit("region")
         """Regions and nodes of trees that may still be read, of all processes."""
         self._mount_inside = 0
@@ -268,6 +291,8 @@ class Regions:
                 )
             )
         regions.sort(key=lambda region: (region.start, region.end))
+        if self._gate and any(region.end > _NARROW_END for region in regions):
+            regions.append(self._gate)
         return Found(tuple(regions), lost, doubtful)
 
     def _paths(self, files: list[int]) -> dict[int, Path | None]:

@@ -7,6 +7,7 @@ Inventory; Snapshot asks it and adds what follows from the page map.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +169,9 @@ class Module:
 
 class Inventory(ABC):
     """What a system tells if asked. All of it may be None: then nothing could be found."""
+
+    modules_cost_little: ClassVar[bool] = False
+    """Whether `modules` follows a list that is known, and need not search all memory for it."""
 
     @property
     @abstractmethod

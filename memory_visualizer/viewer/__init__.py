@@ -100,10 +100,10 @@ def write_page(
     """Write the page of a snapshot.
 
     `entropy` is the result of entropy.entropy, if the page should show it; `regions` reads the
-    regions of all processes, for the page to name them, which takes longer. The other arguments
-    choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the
-    processes whose pages are highlighted, by index in Snapshot.processes, and what becomes of long
-    holes, one of folding.HOLES. The file appears whole or
+    regions of all processes and the modules of the kernel, for the page to name them, which takes
+    longer. The other arguments choose the first view: one of layout.LAYOUTS, colouring.COLOURINGS
+    and palette.PALETTES, the processes whose pages are highlighted, by index in Snapshot.processes,
+    and what becomes of long holes, one of folding.HOLES. The file appears whole or
     not at all. The same arguments make the same bytes. OSError when it cannot be written, or must
     not be replaced (see output.check_target).
     """
@@ -131,7 +131,11 @@ def page(
     others = _file_columns(snapshot) | _record_columns(snapshot)
     if entropy is not None:
         others["entropy"] = entropy
-    about = _about(snapshot, has_entropy=entropy is not None)
+    modules, of_modules = module_columns(snapshot, asked=regions)
+    texts, of_regions = region_columns(snapshot) if regions else ([], {})
+    others |= of_modules | of_regions
+    about = _about(snapshot, has_entropy=entropy is not None)  # and remarks on all that was read
+    about |= {"modules": modules, "regions": texts}
     about["start"] = dict(start)
     about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
     about["fold"] = hex_colour(FOLD)
@@ -146,9 +150,7 @@ def page(
                 {"id": name, "title": name.capitalize(), "swatches": _swatches(snapshot, name)}
             )
     about["file"], places = about_file(snapshot)
-    about["modules"], modules = module_columns(snapshot)
-    about["regions"], of_regions = region_columns(snapshot) if regions else ([], {})
-    columns, about["untold"] = page_columns(snapshot, others | places | modules | of_regions)
+    columns, about["untold"] = page_columns(snapshot, others | places)
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files

@@ -1,7 +1,7 @@
 """Modules of the kernel and regions of processes, as the page has them.
 
-Modules are read for every page, since they cost little; regions only if they are asked for, since
-reading those of a few hundred processes takes longer than all else.
+Both are read if they are asked for, since reading the regions of a few hundred processes takes
+longer than all else; modules that cost little are read for every page.
 """
 
 from typing import Any
@@ -18,14 +18,16 @@ from memory_visualizer.units import PAGE_SIZE
 _Columns = dict[str, NDArray[Any]]
 
 
-def module_columns(snapshot: Snapshot) -> tuple[list[str], _Columns]:
-    """The names of modules, and the columns of their frames.
+def module_columns(snapshot: Snapshot, *, asked: bool) -> tuple[list[str], _Columns]:
+    """The names of modules, and the columns of their frames; of none unless `asked`, or cheap.
 
     A run of frames of one module has ``module_gap`` (frames between the end of the run before and
     this one), ``module_count`` (frames) and ``module_of`` (index of the name). A frame that several
     modules name belongs to the first of them.
     """
-    modules = snapshot.modules or ()
+    inventory = snapshot.inventory
+    is_read = asked or (inventory is not None and inventory.modules_cost_little)
+    modules = (snapshot.modules if is_read else None) or ()
     names = [printable(module.name) for module in modules]
     frame = np.array([frame for module in modules for frame in module.frames], np.int64)
     if not len(frame):
@@ -77,6 +79,7 @@ def description(region: Region) -> str:
     words = (
         region.protection,
         "private" if region.is_private else "shared",
+        region.kind,
         printable(region.name or region.file),
         "(deleted)" * region.is_deleted,
         *(f"· {finding}" for finding in region.findings),

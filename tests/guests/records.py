@@ -9,7 +9,7 @@ from tests.guests.errors import GuestError
 
 _HEAD = struct.Struct("<4s92sQ")
 _MAGIC = b"REC1"
-_LAST = "END"
+_LAST, _LAST_IF_LOST = "END", "LOST"
 
 
 def read_records(path: Path) -> dict[str, bytes]:
@@ -22,6 +22,8 @@ def read_records(path: Path) -> dict[str, bytes]:
                 raise GuestError(f"{path.name}: the guest's records end after {len(records)}")
             _, name, size = _HEAD.unpack(head)
             text = name.rstrip(b"\0").decode()
+            if text == _LAST_IF_LOST:
+                raise GuestError("the guest's records found no room in it: more `buffer` is needed")
             if text == _LAST:
                 break
             records[text] = file.read(size)

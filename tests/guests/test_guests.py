@@ -151,6 +151,9 @@ def test_records(tmp_path: Path) -> None:
     (tmp_path / "full").write_bytes(record("timing.txt", b"lost=3\n") + record("END", b""))
     with pytest.raises(GuestError, match="3 pieces"):
         read_records(tmp_path / "full")
+    (tmp_path / "lost").write_bytes(told + record("LOST", b""))
+    with pytest.raises(GuestError, match="found no room"):
+        read_records(tmp_path / "lost")
 
 
 def test_resources_and_the_frames_in_them() -> None:

@@ -15,7 +15,8 @@ from memory_visualizer import Snapshot
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.filelayout import by_btf
 from memory_visualizer.linux.mapletree import read_tree
-from memory_visualizer.linux.regions import layout_by_btf
+from memory_visualizer.linux.regions import gate_of, layout_by_btf
+from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Region
 from tests.conftest import real_dumps
 from tests.synth.linux import LinuxTruth, forge_linux
@@ -484,3 +485,55 @@ def test_types_that_lie(lie: tuple[str, str], offset: int) -> None:
         assert (files.i_ino or 0) < files.inode_size < 1 << 15
     assert layout_by_btf(cast(Btf, LyingTypes(("no", "lie"), 0)))
     assert by_btf(cast(Btf, LyingTypes(("no", "lie"), 0)))
+
+
+class _Numbers:
+    """A kernel's memory of some numbers by addresses."""
+
+    def __init__(self, numbers: dict[int, int]) -> None:
+        self._numbers = numbers
+
+    def number(self, address: int, size: int = 8) -> int | None:
+        return self._numbers.get(address)
+
+
+_AREA, _MODE = 0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_8200_0000
+
+
+@pytest.mark.parametrize(
+    ("mode", "start", "flags", "protection"),
+    [
+        (0, 0xFFFF_FFFF_FF60_0000, 5, "r-x"),  # vsyscall=emulate
+        (1, 0xFFFF_FFFF_FF60_0000, 4, "--x"),  # vsyscall=xonly
+        (2, 0xFFFF_FFFF_FF60_0000, 4, None),  # vsyscall=none
+        (1, 0xFFFF_FFFF_FF50_0000, 4, None),
+        (None, 0xFFFF_FFFF_FF60_0000, 4, None),
+    ],
+)
+def test_the_page_of_old_system_calls(
+    mode: int | None, start: int, flags: int, protection: str | None
+) -> None:
+    """As arch/x86/entry/vsyscall/vsyscall_64.c has it; a lost or odd object tells nothing."""
+    layout = layout_by_btf(cast(Btf, _AreaTypes()))
+    assert layout
+    numbers = {_AREA + layout.vm_start: start, _AREA + layout.vm_end: 0xFFFF_FFFF_FF60_1000}
+    numbers |= {_AREA + layout.vm_flags: flags}
+    numbers |= {} if mode is None else {_MODE: mode}
+    symbols = {"gate_vma": _AREA, "vsyscall_mode": _MODE}
+    found = gate_of(cast(TableMemory, _Numbers(numbers)), layout, symbols)
+    assert gate_of(cast(TableMemory, _Numbers(numbers)), layout, {}) is None
+    if protection is None:
+        assert found is None
+    else:
+        assert found
+        assert (found.name, found.protection, found.findings) == ("[vsyscall]", protection, ())
+
+
+class _AreaTypes:
+    """Types of which each member stands behind the one before."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def offset(self, structure: str, *members: str) -> int | None:
+        return self._places.setdefault(members[0], 8 * len(self._places))

@@ -28,6 +28,7 @@ from tests.synth.containers import (
     write_raw,
     write_vmware,
 )
+from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.qemu import write_qemu
 from tests.viewer.test_viewer import Dump, dump, fragment_of, lit_frames, open_page, settle
@@ -237,6 +238,23 @@ def test_only_what_is_looked_at_is_read(open_page: Opener, lime: Opened) -> None
     assert page.evaluate("window.sliced") == PAGE_SIZE
 
 
+def test_bytes_where_the_machine_has_no_memory(open_page: Opener, tmp_path: Path) -> None:
+    """A raw file has bytes there: they are shown, searched and saved like any."""
+    path = tmp_path / "dump.raw"
+    forge_linux(path, "6.1", hole=True)
+    hole = path.stat().st_size // 2
+    memory = bytearray(path.read_bytes())
+    memory[hole : hole + len(SECRET)] = SECRET.encode()
+    path.write_bytes(memory)
+    snapshot = memory_visualizer.open(path)
+    frame = hole // PAGE_SIZE
+    assert snapshot.classes[frame] == PageClass.ABSENT
+    snapshot.to_html(tmp_path / "page.html")
+    page = give(open_page(tmp_path / "page.html"), path)
+    assert read(page, frame) == bytes(memory[hole : hole + PAGE_SIZE])
+    assert [at for at, *_ in find(page, "text", SECRET)] == [hole]
+
+
 def pin(page: "Page", frame: int) -> None:
     """Pin a page and wait for its bytes."""
     page.select_option("#goto-kind", "pfn")
@@ -279,6 +297,10 @@ def test_hexadecimal_and_text(open_page: Opener, lime: Opened) -> None:
     assert page.evaluate("window.copied") == "74 00 68 00"
     page.get_by_role("button", name="Copy text").click()
     assert page.evaluate("window.copied") == "t·h·"
+    page.locator("#hex").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Control+c")
+    assert bytes.fromhex(page.evaluate("window.copied")) == lime.frames[5]
     page.locator("#hex").focus()
     page.keyboard.press("]")
     page.wait_for_function("() => document.querySelector('#hex .at').textContent === '00006000'")
@@ -333,6 +355,22 @@ def test_find_bytes(open_page: Opener, lime: Opened) -> None:
     assert page.locator("#find-answer").inner_text() == "0 hits in 0 pages (0 bytes)."
     assert find(page, "bytes", "0 1") == []
     assert "pairs of hexadecimal digits" in page.locator("#find-answer").inner_text()
+
+
+def test_long_stretches_of_zeros_are_not_read(open_page: Opener, tmp_path: Path) -> None:
+    """But what begins or ends in them is found."""
+    path = tmp_path / "dump.raw"
+    memory = bytearray(8 * PAGE_SIZE)
+    memory[PAGE_SIZE - 3 : PAGE_SIZE] = b"END"
+    memory[7 * PAGE_SIZE : 7 * PAGE_SIZE + 2] = b"GO"
+    path.write_bytes(memory)
+    memory_visualizer.open(path).to_html(tmp_path / "page.html")
+    page = give(open_page(tmp_path / "page.html"), path)
+    assert [at for at, *_ in find(page, "bytes", "45 4e 44" + " 00" * 1000)] == [PAGE_SIZE - 3]
+    assert page.evaluate("memviz.bench.find.size") == 4 * PAGE_SIZE
+    assert [at for at, *_ in find(page, "bytes", "00" * 1000 + "474f")] == [7 * PAGE_SIZE - 1000]
+    stretches = (PAGE_SIZE - 3, 6 * PAGE_SIZE, PAGE_SIZE - 2)
+    assert len(find(page, "bytes", "00" * 1024)) == sum(size // 1024 for size in stretches)
 
 
 @pytest.mark.parametrize("least", [4, 12])

@@ -85,7 +85,7 @@ class Bench {
     this.toggle(true);
     this.say(`Comparing ${file.name} with this page …`);
     try {
-      this.dump = await DumpFile.open(file, this.model.plain);
+      this.dump = await DumpFile.open(file, this.model);
     } catch (error) {
       this.say(error.message, true);
       return;
@@ -204,11 +204,10 @@ class Bench {
   async bytesOf(frame) {
     const { model, dump } = this;
     if (frame < 0) throw new Error("Click a page on the map to see its bytes.");
-    const missing = why(model, frame);
-    if (model.classOf(frame) === ABSENT || model.classOf(frame) === LEFT_OUT)
-      throw new Error("The dump does not hold this page.");
+    // A raw file also has bytes where the machine has no memory.
     if (dump.placeOf(frame) >= 0) return dump.read(frame);
-    if (!missing) return new Uint8Array(PAGE_SIZE);
+    if (!model.isHeld(frame)) throw new Error("The dump does not hold this page.");
+    if (model.isZero(frame)) return new Uint8Array(PAGE_SIZE);
     throw new Error(
       "This page is packed in the dump's file. memviz convert DUMP -o OUT.raw writes a raw file," +
         " which this page can open, too.",

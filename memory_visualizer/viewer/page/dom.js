@@ -79,6 +79,10 @@ function saveFile(name, parts, type) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
+// The last part of a path. One that begins with neither "/" nor "[" is of Windows; in others, "\\"
+// is a part of a name.
+const nameInPath = (path) => path.slice(path.lastIndexOf(/^[/[]/.test(path) ? "/" : "\\") + 1);
+
 async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

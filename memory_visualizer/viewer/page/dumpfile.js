@@ -10,13 +10,14 @@ class DumpFile {
   }
 
   // Recognise the file; an Error with a sentence if it is not the dump of this page.
-  static async open(file, plain) {
+  static async open(file, model) {
+    const { plain } = model;
     const known = about.file;
     if (!known) throw new Error("This page was made when the dump could not be read any more.");
     const kinds = [];
     if (plain && file.size === known.size) kinds.push(DumpFile.placesOf(plain));
     if (file.size >= known.raw && file.size % PAGE_SIZE === 0)
-      kinds.push({ first: [0], end: [file.size / PAGE_SIZE], offset: [0] });
+      kinds.push(DumpFile.placesInRaw(model));
     if (!kinds.length) throw new Error(DumpFile.sizes(file, plain));
     let fewest = Infinity;
     for (const places of kinds) {
@@ -55,6 +56,21 @@ class DumpFile {
     return { first, end, offset };
   }
 
+  // In a raw file of the same memory, a frame has the place of its address. Other places are holes.
+  static placesInRaw({ frames, isHeld }) {
+    const first = [],
+      end = [];
+    for (let frame = 0; frame < frames; frame++) {
+      if (!isHeld(frame)) continue;
+      if (end[end.length - 1] === frame) end[end.length - 1]++;
+      else {
+        first.push(frame);
+        end.push(frame + 1);
+      }
+    }
+    return { first, end, offset: first.map((frame) => frame * PAGE_SIZE) };
+  }
+
   // How many of the sampled pages differ. Without digests (a page from a web server without TLS has
   // none) the size must do.
   async differences() {
@@ -91,9 +107,11 @@ async function sha256(bytes) {
 // (-1: of zeros, or missing), virtual page (0 where there is none), and whether a piece continues
 // the one before in the order of addresses.
 class Pieces {
-  constructor(model, dump) {
+  // With skipsZeros, pages of zeros between such pages have no place, as nothing is to be found there.
+  constructor(model, dump, { skipsZeros = false } = {}) {
     this.model = model;
     this.dump = dump;
+    this.skipsZeros = skipsZeros;
     this.frame = [];
     this.pages = [];
     this.place = [];
@@ -106,15 +124,18 @@ class Pieces {
 
   // Add a stretch of frames; `virtual` is the first one's page of address space.
   add(first, end, virtual = first) {
-    const { classOf, isZero } = this.model;
+    const { isHeld, isZero } = this.model;
     for (let frame = first; frame < end; frame++, virtual++) {
-      let place = -1;
-      const kind = classOf(frame);
-      if (kind === ABSENT || kind === LEFT_OUT) this.missing++;
-      else {
-        place = this.dump.placeOf(frame);
-        if (place < 0 && !isZero(frame)) this.packed++;
-      }
+      const inZeros =
+        this.skipsZeros &&
+        frame > first &&
+        frame + 1 < end &&
+        isZero(frame - 1) &&
+        isZero(frame) &&
+        isZero(frame + 1);
+      const place = inZeros ? -1 : this.dump.placeOf(frame);
+      if (place < 0 && !isHeld(frame)) this.missing++;
+      else if (place < 0 && !isZero(frame)) this.packed++;
       this.append(frame, place, virtual);
     }
     return this;
@@ -139,19 +160,26 @@ class Pieces {
     this.joined.push(joined);
   }
 
-  // All frames that are marked, in the order of memory.
-  static marked(model, dump, marks) {
-    const pieces = new Pieces(model, dump);
-    for (let frame = 0; frame < marks.length; frame++)
-      if (marks[frame] && model.classOf(frame) !== ABSENT) pieces.add(frame, frame + 1);
-    return pieces;
+  // Add all frames that are marked, in the order of memory.
+  addMarked(marks) {
+    for (let frame = 0, end; frame < marks.length; frame = end) {
+      end = frame + 1;
+      if (!this.isChosen(marks, frame)) continue;
+      while (end < marks.length && this.isChosen(marks, end)) end++;
+      this.add(frame, end);
+    }
+    return this;
   }
 
-  // The pages of a process in the order of their virtual addresses.
-  static ofProcess(model, dump, process, pieces = new Pieces(model, dump)) {
-    for (const [virtual, first, end] of stretchesOf(model, process))
-      pieces.add(first, end, virtual);
-    return pieces;
+  isChosen(marks, frame) {
+    return marks[frame] && this.model.classOf(frame) !== ABSENT;
+  }
+
+  // Add the pages of a process in the order of their virtual addresses.
+  addProcess(process) {
+    for (const [virtual, first, end] of stretchesOf(this.model, process))
+      this.add(first, end, virtual);
+    return this;
   }
 }
 

@@ -27,7 +27,7 @@ class Files {
     this.items = about.files.map((path, index) => ({
       index,
       path,
-      name: path.slice(path.lastIndexOf("/") + 1),
+      name: nameInPath(path),
       pages: pages[index],
     }));
     tabs.add("files");

@@ -97,24 +97,25 @@ class Find {
   }
 
   // The pages to search, and their name.
-  pieces() {
+  pieces({ patterns }) {
     const { model, dump, pinned, chosen, shown } = this.context;
-    const file = dump();
+    // What is to be found is shorter than a page, and is not only zeros.
+    const skipsZeros = !patterns?.some(({ bytes }) => bytes.every((byte) => byte === 0));
+    const pieces = new Pieces(model, dump(), { skipsZeros });
     switch (this.scope.value) {
       case "page": {
         if (pinned() < 0) throw new Error("No page is pinned: click one on the map.");
-        return new Pieces(model, file).add(pinned(), pinned() + 1);
+        return pieces.add(pinned(), pinned() + 1);
       }
       case "processes": {
         if (!chosen().size) throw new Error("No process is chosen: choose some in the list.");
-        const pieces = new Pieces(model, file);
-        for (const process of chosen()) Pieces.ofProcess(model, file, process, pieces);
+        for (const process of chosen()) pieces.addProcess(process);
         return pieces;
       }
       case "shown":
-        return Pieces.marked(model, file, shown());
+        return pieces.addMarked(shown());
       default:
-        return new Pieces(model, file).add(0, model.frames);
+        return pieces.add(0, model.frames);
     }
   }
 
@@ -122,7 +123,7 @@ class Find {
     let wanted, pieces;
     try {
       wanted = this.wanted();
-      pieces = this.pieces();
+      pieces = this.pieces(wanted);
     } catch (error) {
       this.answer.textContent = error.message;
       return;
@@ -223,7 +224,7 @@ function whose(model, frame) {
   const [first] = names;
   if (names.size) return names.size > 1 ? `${names.size} owners` : first;
   const path = about.files[(model.fileOf?.[frame] ?? 0) - 1];
-  return path ? path.slice(path.lastIndexOf("/") + 1) : about.classes[model.classOf(frame)];
+  return path ? nameInPath(path) : about.classes[model.classOf(frame)];
 }
 
 // A pattern of hexadecimal bytes, with or without blanks.

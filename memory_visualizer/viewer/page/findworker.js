@@ -80,28 +80,38 @@ function eachString(data, least, more, found) {
   return size;
 }
 
-// Call found(start, end, kind) for each place of a pattern (Horspool's search). `bytes` are as
-// the table `same` makes them.
+// How common a byte is in memory, roughly: the search looks for a pattern's rarest byte first.
+function commonness(byte) {
+  if (byte === 0) return 100;
+  if (byte === 0xff || byte === 0x20) return 50;
+  const letter = String.fromCharCode(asLower[byte]);
+  return "etaoinsr".includes(letter) ? 10 : letter >= "a" && letter <= "z" ? 6 : 3;
+}
+
+// Call found(start, end, kind) for each place of a pattern. `bytes` are as the table `same` makes
+// them.
 function eachPattern(data, { bytes, same, kind }, found) {
-  const length = bytes.length,
-    last = length - 1;
-  const skip = new Uint16Array(256).fill(length);
-  for (let byte = 0; byte < 256; byte++)
-    for (let i = 0; i < last; i++) if (same[byte] === bytes[i]) skip[byte] = last - i;
-  const end = data.length - length;
-  let at = 0;
-  while (at <= end) {
-    const byte = data[at + last];
-    if (same[byte] === bytes[last]) {
-      let i = 0;
-      while (i < last && same[data[at + i]] === bytes[i]) i++;
-      if (i === last) {
-        found(at, at + length, kind);
-        at += length;
-        continue;
-      }
-    }
-    at += skip[byte];
+  const costs = bytes.map(commonness);
+  const anchor = costs.indexOf(Math.min(...costs));
+  // The bytes that may stand there, and the next place of each: the browser finds a byte fastest.
+  const wanted = [...same.keys()].filter((byte) => same[byte] === bytes[anchor]);
+  const places = wanted.map((byte) => data.indexOf(byte, anchor));
+  let free = 0;
+  for (;;) {
+    let which = -1;
+    for (let i = 0; i < places.length; i++)
+      if (places[i] >= 0 && (which < 0 || places[i] < places[which])) which = i;
+    if (which < 0) return;
+    const start = places[which] - anchor,
+      end = start + bytes.length;
+    if (end > data.length) return;
+    places[which] = data.indexOf(wanted[which], places[which] + 1);
+    if (start < free) continue;
+    let i = 0;
+    while (i < bytes.length && same[data[start + i]] === bytes[i]) i++;
+    if (i < bytes.length) continue;
+    found(start, end, kind);
+    free = end;
   }
 }
 

@@ -158,11 +158,11 @@ class HexView {
     if (!this.bytes || event.altKey) return;
     const { key, shiftKey } = event;
     if (event.ctrlKey || event.metaKey) {
-      if (key === "c" && getSelection().isCollapsed) {
-        this.copy("hex");
-        event.preventDefault();
-        event.stopPropagation();
-      }
+      if (key === "c" && getSelection().isCollapsed) this.copy("hex");
+      else if (key === "a") this.select(0, this.bytes.length);
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
       return;
     }
     const column = this.cursor % ROW_BYTES;
@@ -185,9 +185,10 @@ class HexView {
     event.stopPropagation();
   }
 
+  // Copy what is selected; the whole page if that is a single byte.
   copy(form) {
     const [start, end] = this.selection;
-    const bytes = this.bytes.subarray(start, end);
+    const bytes = end - start > 1 ? this.bytes.subarray(start, end) : this.bytes;
     return copyText(
       form === "hex"
         ? [...bytes].map((byte) => asHex(byte, 2)).join(" ")

@@ -68,7 +68,10 @@ class Lights {
         ? [several(chosen, ownerName, "processes"), () => this.change({ chosen: new Set() })]
         : null,
       files.size
-        ? [several(files, (file) => about.files[file], "files"), () => this.clear("files")]
+        ? [
+            several(files, (file) => nameInPath(about.files[file]), "files"),
+            () => this.clear("files"),
+          ]
         : null,
       mark ? [mark.label, () => this.change({ mark: null })] : null,
       ...Object.keys(off)

@@ -61,8 +61,7 @@ function manifestOf(pieces, about_, digest) {
 
 // Why a page has no bytes in the file; "" for a page of zeros.
 function why(model, frame) {
-  const kind = model.classOf(frame);
-  if (kind === ABSENT || kind === LEFT_OUT) return "not in the dump";
+  if (!model.isHeld(frame)) return "not in the dump";
   return model.isZero(frame) ? "" : "packed in the dump's file";
 }
 
@@ -112,7 +111,11 @@ class Save {
         element("option", { value: String(index) }, `${pid} ${name}`),
       ),
     );
-    this.scope.addEventListener("change", () => this.adapt());
+    this.scope.addEventListener("change", () => {
+      const [first] = context.chosen();
+      if (first !== undefined) this.process.value = String(first);
+      this.adapt();
+    });
     this.process.addEventListener("change", () => this.adapt());
     byId("save").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -120,7 +123,6 @@ class Save {
     });
   }
 
-  // Take up what is pinned and chosen.
   adapt() {
     this.process.closest("label").hidden = this.scope.value !== "process";
     this.answer.textContent = "";
@@ -139,14 +141,14 @@ class Save {
     }
     if (this.scope.value === "shown")
       return {
-        pieces: Pieces.marked(model, dump(), shown()),
+        pieces: new Pieces(model, dump()).addMarked(shown()),
         facts: { order: "physical" },
         name: "pages",
       };
     const process = Number(this.process.value);
     const { pid, name } = about.processes[process];
     return {
-      pieces: Pieces.ofProcess(model, dump(), process),
+      pieces: new Pieces(model, dump()).addProcess(process),
       facts: { order: "virtual", process: { pid, name } },
       name: `pid-${pid}`,
     };

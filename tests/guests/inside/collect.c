@@ -7,7 +7,7 @@
  * debug port of QEMU (isa-debugcon), for kernels without a driver for such a disk.
  *
  * A record is "REC1", the name (92 bytes, zeros behind it), the size (8 bytes) and the contents,
- * padded to 8 bytes. The last one is called END.
+ * padded to 8 bytes. The last one is called END, or LOST if there was no room for all of them.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -93,12 +93,14 @@ static void write_out(void) {
     used = 0;
 }
 
+static void flush(void) {
+    used = (used + 7) & ~7ul;
+    write_out();
+}
+
 static void end(void) {
     current->size = (buffer + used) - (char *)(current + 1);
-    if (is_after) {
-        used = (used + 7) & ~7ul;
-        if (used > capacity / 3) write_out();
-    }
+    if (is_after && used > capacity / 3) flush();
 }
 
 static void append(const void *data, size_t size) {
@@ -404,18 +406,19 @@ static void record_after(void) {
     };
     record_files("files2.bin", 0, 0);
     record_processes("pid", of_process);
-    for (size_t i = 0; i < sizeof of_system / sizeof *of_system; i++)
+    for (size_t i = 0; i < sizeof of_system / sizeof *of_system; i++) {
+        flush(); /* the list of symbols needs nearly all room */
         record_file(of_system[i][0], of_system[i][1]);
+    }
     begin("dmesg");
     int size = klogctl(3, buffer + used, 1 << 20); /* SYSLOG_ACTION_READ_ALL */
     if (size > 0) used += size;
     end();
     record_workers();
     record_file("/sys/kernel/btf/vmlinux", "btf_vmlinux");
-    begin("END");
+    begin(lost ? "LOST" : "END");
     end();
-    used = (used + 7) & ~7ul;
-    write_out();
+    flush();
 }
 
 /* Touch all that will be written to, so that no page is given out later. */

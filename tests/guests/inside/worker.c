@@ -16,8 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,6 +27,7 @@
 
 /* Not in all headers. */
 enum { ADVISE_FREE = 8, ADVISE_PAGE_OUT = 21, ADVISE_GUARD = 102 };
+enum { SET_NAME_OF_AREA = 0x53564d41, NAME_OF_ANONYMOUS = 0 };
 enum { CALL_IO_URING_SETUP = 425, CALL_MEMFD_SECRET = 447 };
 enum { HUGE_2_MIB = 21 << 26, MEMFD_HUGE = 4 };
 enum { UNIT = 4096, HUGE_PAGE = 2 << 20, STACK = 65536, RING_PAGES = 17 };
@@ -214,6 +217,29 @@ static void do_huge2m(void) {
     char *start = anonymous(size, MAP_PRIVATE | MAP_HUGETLB | HUGE_2_MIB);
     mark(start, size);
     note("huge pages of the pool", start, size);
+}
+
+/* Regions of many kinds, each told apart from its neighbours by its rights or its name. */
+static void do_regions(void) {
+    static const int rights[] = {PROT_READ, PROT_READ | PROT_EXEC, PROT_NONE,
+                                 PROT_READ | PROT_WRITE | PROT_EXEC};
+    char *start = anonymous(4 * size, MAP_PRIVATE);
+    for (int i = 0; i < 4; i++) mprotect(start + i * size, size, rights[i]);
+    note("anonymous, of four rights", start, 4 * size);
+    char *named = anonymous(size, MAP_PRIVATE), *shared = anonymous(size, MAP_SHARED);
+    prctl(SET_NAME_OF_AREA, NAME_OF_ANONYMOUS, named, size, "a name: 1/2");
+    prctl(SET_NAME_OF_AREA, NAME_OF_ANONYMOUS, shared, size, "shared one");
+    mark(named, size);
+    note("anonymous, with a name", named, size);
+    anonymous(size, MAP_PRIVATE | MAP_GROWSDOWN)[0] = 1;
+    int segment = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
+    char *attached = segment < 0 ? (char *)-1 : shmat(segment, 0, 0);
+    if (attached != (char *)-1) mark(attached, size);
+    int file = open("/run/a file\nof two lines", O_RDWR | O_CREAT, 0600);
+    if (file >= 0 && !ftruncate(file, 4 * size)) {
+        mapped_file(file, size, PROT_READ, MAP_PRIVATE, 2 * size);
+        mapped_file(file, size, PROT_READ | PROT_WRITE, MAP_SHARED, size);
+    }
 }
 
 static void do_exit(void) {
@@ -410,6 +436,7 @@ static const struct {
     {"secret", do_secret},     {"iouring", do_iouring},   {"packet", do_packet},
     {"perf", do_perf},         {"devmem", do_devmem},     {"leader", do_leader},
     {"zombie", do_zombie},     {"clonevm", do_clonevm},   {"name", do_name},
+    {"regions", do_regions},
 };
 
 int main(int count, char **arguments) {
