@@ -17,7 +17,8 @@ from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.export.changesummary import SCHEMA
 from memory_visualizer.output import CHANGE_TITLES, is_own
 from memory_visualizer.picture.changes import CHANGE_PALETTES
-from memory_visualizer.picture.palette import Colour
+from memory_visualizer.picture.palette import Colour, hex_colour
+from tests.conftest import ROOT
 from tests.difference.conftest import Series, linux_series, windows_series
 from tests.picture.test_painting import VISION, cielab
 from tests.synth import forge, kernel, profiles
@@ -252,6 +253,15 @@ def test_changes_are_apart_for_all_eyes(name: str, vision: str) -> None:
 
 def _distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return float(np.linalg.norm(np.subtract(one, other)))
+
+
+def test_the_documentation_has_each_change_with_its_colours() -> None:
+    text = (ROOT / "docs/diff.md").read_text()
+    default, blind = CHANGE_PALETTES.values()
+    for change in Change:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {change.label} |"))
+        colours = [f"`{hex_colour(palette[change])}`" for palette in (default, blind)]
+        assert row.endswith(f" | {colours[0]} | {colours[1]} |")
 
 
 def test_the_palettes_do_not_share_a_colour_twice() -> None:
