@@ -72,7 +72,13 @@ def _series(count: int, lines: list[str]) -> bool:
         folder = Path(temporary)
         profile = profiles()[_PROFILE]
         machine = EvolvingWindows(
-            profile, size=GIB, processes=12, kernel_pages=4000, user_pages=500, free_data=0.02
+            profile,
+            size=GIB,
+            processes=12,
+            kernel_pages=4000,
+            user_pages=500,
+            free_data=0.02,
+            stretch=512,
         )
         dumps = _written(machine, count, folder)
         alone = _memviz(folder, str(dumps[0]))

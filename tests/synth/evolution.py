@@ -105,9 +105,10 @@ class EvolvingWindows:
         kernel_pages: int | None = None,
         user_pages: int | None = None,
         free_data: float = 0.5,
+        stretch: int = 1,
     ) -> None:
         """The arguments are as for windows.forge."""
-        self._machine = _Growing(profile, size, seed, None, False, False, (), 1)
+        self._machine = _Growing(profile, size, seed, None, False, False, (), stretch)
         self._machine.build(processes, kernel_pages, user_pages, free_data, ())
         self.memory = self._machine.memory
         self._rng = np.random.default_rng(seed + 1000)
