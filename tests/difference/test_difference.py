@@ -18,7 +18,7 @@ from memory_visualizer.difference.difference import (
     compare_series,
     in_order,
 )
-from memory_visualizer.difference.moment import FrameColumns, KnownLead, Moment
+from memory_visualizer.difference.moment import FileKey, FrameColumns, KnownLead, Moment
 from memory_visualizer.difference.ownersets import owner_sets
 from memory_visualizer.difference.processes import ProcessChange, matched
 from memory_visualizer.errors import BadInputError
@@ -337,8 +337,12 @@ def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -
 
 def test_files_with_more_or_fewer_pages(moments: list[Moment]) -> None:
     first, second, _ = moments
-    before = {("/a", "file", 1): 3, ("/b", "file", 2): 5, ("/b", "file", 9): 7}
-    after = {("/b", "file", 2): 5, ("/b", "file", 9): 6, ("/c", "file", None): 2}
+    before: dict[FileKey, int] = {("/a", "file", 1): 3, ("/b", "file", 2): 5, ("/b", "file", 9): 7}
+    after: dict[FileKey, int] = {
+        ("/b", "file", 2): 5,
+        ("/b", "file", 9): 6,
+        ("/c", "file", None): 2,
+    }
     found = compare(replace(first, files=before), replace(second, files=after))
     assert found.files is not None
     assert [(one.path, one.number, one.pages_before, one.pages_after) for one in found.files] == [
