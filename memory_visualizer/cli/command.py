@@ -27,6 +27,7 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import fingerprint
 from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
 from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
@@ -240,6 +241,17 @@ def add_picture_options(parser: argparse.ArgumentParser, *, legend: bool = False
         help="also replace files that this program did not write, except possible dumps",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+
+def add_holes_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that paint dumps."""
+    parser.add_argument(
+        "--holes",
+        choices=HOLES,
+        default="fold",
+        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
+        " a pixel for each absent page (default: %(default)s)",
+    )
 
 
 def _width(text: str) -> int:

@@ -21,6 +21,7 @@ from memory_visualizer.cli.changelines import (
 )
 from memory_visualizer.cli.command import (
     Parser,
+    add_holes_option,
     add_picture_options,
     check_outputs,
     check_picture_options,
@@ -38,6 +39,7 @@ from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, c
 from memory_visualizer.export.tables import check_table
 from memory_visualizer.formats.opening import check_file, opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT
+from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.printable import printable
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         help="take the dumps in the order that is given, whatever their clocks say",
     )
     add_picture_options(options, legend=True)
+    add_holes_option(options)
     options.add_argument(
         "--lenient", action="store_true", help="read damaged dumps as far as possible"
     )
@@ -221,7 +224,8 @@ class _Comparison:
     def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
         """Compare each dump with the one before it, and add the result to the outputs."""
         for number, found in enumerate(compare_series(self._moments, progress), 1):
-            self._last = found
+            if len(self._moments) == 2:  # of more, only two may be kept at a time
+                self._last = found
             self._rows.append(series_line(number, found))
             names = f"{found.before.name} and {found.after.name}"
             self.sentences += [f"{names}: {remark}" for remark in found.remarks]
@@ -248,6 +252,7 @@ class _Comparison:
             width=self._options.width,
             scale=self._options.scale,
             palette=self._options.palette,
+            holes=self._holes(),
         )
         count = len(self._moments)
 
@@ -273,14 +278,26 @@ class _Comparison:
             scale=options.scale,
             palette=options.palette,
             with_legend=options.legend,
+            holes=self._holes(),
         )
-        texts = change_texts(self._strongest, names, options.layout, options.palette, picture)
+        texts = change_texts(self._strongest, names, options.palette, picture)
         write_png(options.output, picture.image(), texts, force=options.force)
+
+    def _holes(self) -> list[tuple[int, int]]:
+        """The holes that are folded: long ones that all dumps have."""
+        if self._options.holes == "draw":
+            return []
+        there = np.zeros(self._frames, bool)
+        for one in self._moments:
+            for runs in (one.dump.runs, one.dump.left_out_runs):
+                for first, count in runs.tolist():
+                    there[first : first + count] = True
+        return long_holes(there)
 
     def blocks(self, screen: TextIO) -> list[list[str]]:
         """The summary: of two dumps in detail, of more a line for each step."""
         dumps = [dump_line(one) for one in self._moments]
-        if len(self._moments) == 2 and self._last:
+        if self._last:
             return [dumps, *step_blocks(self._last, self._options.palette, screen)]
         changes = [
             "The strongest change of each page over all steps",

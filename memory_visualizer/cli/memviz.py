@@ -17,6 +17,7 @@ from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
     Steps,
+    add_holes_option,
     add_picture_options,
     cannot_write,
     check_default_picture,
@@ -48,7 +49,6 @@ from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
-from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.palette import COLOURED_FOR_ALL, NOT_FOR_STATES, PALETTES
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.findings import (
@@ -182,13 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         " and the other outputs - is standard output, and the summary then goes to standard error",
     )
     add_picture_options(parser)
-    parser.add_argument(
-        "--holes",
-        choices=HOLES,
-        default="fold",
-        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
-        " a pixel for each absent page (default: %(default)s)",
-    )
+    add_holes_option(parser)
     parser.add_argument(
         "--color-by",
         "--colour-by",

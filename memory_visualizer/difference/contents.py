@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import chosen_rows
 from memory_visualizer.formats.base import Dump, Progress, Words
+from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.formats.mapped import MappedDump
 
-_FRAMES_AT_ONCE = 512
-"""Frames that are copied and compared at once if any place of a file is read equally fast: so the
-copies stay in the processor's cache."""
+_FRAMES_AT_ONCE = 128
+"""Frames that are copied and compared at once if any place of a file is read equally fast: half a
+megabyte stays in the processor's cache, and the C library does not give it back to the system each
+time."""
 
 
 def differing(
@@ -26,7 +28,7 @@ def differing(
     Dump.scan. One dump is scanned block by block, and the same frames of the other are read beside
     it, whatever the formats: the dump that is scanned is the one that is read best in its order.
     """
-    scanned, other = (before, after) if isinstance(after, MappedDump) else (after, before)
+    scanned, other = sorted((before, after), key=_ease)
     pieces = _FRAMES_AT_ONCE if isinstance(other, MappedDump) else len(wanted)
     found = np.zeros(len(wanted), np.bool_)
 
@@ -41,3 +43,10 @@ def differing(
 
     scanned.scan([compare], progress)
     return found
+
+
+def _ease(dump: Dump) -> int:
+    """How easily single frames of a dump are read: all in their order, in a container, anywhere."""
+    if not isinstance(dump, MappedDump):
+        return 0
+    return 1 if isinstance(dump.path, InsidePath) else 2

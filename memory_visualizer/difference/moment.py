@@ -101,6 +101,8 @@ class Moment:
         )
         files = _files_of(snapshot)
         told = snapshot.inventory.remarks if snapshot.inventory else ()
+        leads = _leads_of(snapshot)
+        snapshot.dump.release()  # other dumps follow
         return cls(
             dump=snapshot.dump,
             system=snapshot.system,
@@ -112,7 +114,7 @@ class Moment:
             pages=snapshot.pages_of_processes(),
             sets=sets,
             files=files,
-            leads=_leads_of(snapshot),
+            leads=leads,
             counts=snapshot.counts(),
             remarks=(*snapshot.dump.remarks, *snapshot.remarks, *told),
             _columns=FrameColumns(snapshot.classes, snapshot.zero, snapshot.access, owners),

@@ -151,8 +151,13 @@ class Dump(ABC):
         """
         self._is_closed = True
 
-    def release(self) -> None:  # noqa: B027 - most formats keep nothing
-        """Give back the memory in which read_frames has mapped the file; it can be read again."""
+    def release(self) -> None:
+        """Give back memory: the file where read_frames has mapped it, and columns by PFN.
+
+        The dump stays open: whatever is asked for again is read or made again.
+        """
+        for name in ("held", "left_out", "there"):
+            vars(self).pop(name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the place of the dump, not its contents: the dump is opened again."""

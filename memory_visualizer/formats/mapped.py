@@ -317,7 +317,8 @@ class MappedDump(Dump):
             return file
 
     def release(self) -> None:
-        """Unmap what was read; the next read maps it again."""
+        """As in Dump; the next read maps the file again."""
+        super().release()
         if "_file" in vars(self):
             self._file.drop(0, self._end // PAGE_SIZE)
 

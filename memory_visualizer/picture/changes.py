@@ -17,8 +17,9 @@ from memory_visualizer.picture.painting import Painting, paint, pale
 from memory_visualizer.picture.palette import PALETTES, Colour
 from memory_visualizer.picture.panel import SHADES, add_panel, in_font, shortened
 from memory_visualizer.picture.picture import MOST_PIXELS
-from memory_visualizer.printable import counted, printable
+from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.snapshot.pagemap import PageClass
+from memory_visualizer.units import PAGE_SIZE
 
 DEFAULT: Mapping[Change, Colour] = {
     Change.ABSENT: (24, 26, 30),
@@ -74,23 +75,32 @@ def picture_of_changes(
     scale: int = 1,
     palette: str = "default",
     with_legend: bool = True,
+    holes: Sequence[tuple[int, int]] = (),
 ) -> Painting:
-    """Paint the Change of each frame; `title` stands above the legend.
+    """Paint the Change of each frame; `title` stands above the legend; `holes` are folded.
 
     The other arguments and errors are as for picture.picture_of.
     """
     colouring = by_change(codes, palette)
-    picture = _scaled(paint(colouring, layout, width), scale)
+    picture = _scaled(paint(colouring, layout, width, holes=holes), scale)
     if not with_legend:
         return picture
     one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
     return add_panel(
         picture,
         title,
-        [f"{counted(len(codes), 'page frame')}; {one} of 4 KiB; the strongest change of each page"],
+        [_subtitle(codes, one, holes)],
         legend(colouring),
         scale=scale,
     )
+
+
+def _subtitle(codes: NDArray[np.uint8], one: str, holes: Sequence[tuple[int, int]]) -> str:
+    text = f"{counted(len(codes), 'page frame')}; {one} of 4 KiB; the strongest change of each page"
+    if holes:
+        size = binary_size(sum(count for _, count in holes) * PAGE_SIZE)
+        text += f"; dashed = {counted(len(holes), 'hole')}, {size}"
+    return text
 
 
 def _scaled(picture: Painting, scale: int) -> Painting:
@@ -103,7 +113,7 @@ def _scaled(picture: Painting, scale: int) -> Painting:
 
 
 def change_texts(
-    codes: NDArray[np.uint8], names: Sequence[str], layout: str, palette: str, picture: Painting
+    codes: NDArray[np.uint8], names: Sequence[str], palette: str, picture: Painting
 ) -> dict[str, str]:
     """The text chunks of such a picture, as by png.texts_of; `names` are the dumps' names."""
     return {
@@ -111,7 +121,7 @@ def change_texts(
         "Source": printable(" > ".join(names)),
         "Colours": "change",
         "Legend": legend_json(by_change(codes, palette)),
-        "Layout": layout,
+        "Layout": picture.plan.described(),
         "Box": " ".join(map(str, picture.box)),
     }
 
@@ -133,11 +143,13 @@ def frame_of(
     width: int | None = None,
     scale: int = 1,
     palette: str = "default",
+    holes: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
     """A picture of one dump of several: its classes, pale, and bright what changed before it.
 
     `codes` are the Changes since the dump before, None for the first dump; `number` stands before
-    its time. All frames of an animation have the same `frame_count`, and so the same size.
+    its time. All frames of an animation have the same `frame_count`, and the same `holes` that are
+    folded, and so the same size.
     """
     classes = moment.columns.grown(frame_count).classes
     own = PALETTES[palette]
@@ -148,7 +160,7 @@ def frame_of(
         lit = np.pad(codes, (0, frame_count - len(codes)))
         values = np.where(lit > Change.SAME, look_up(_LIT_VALUE, lit), classes)
     colouring = Colouring("change", values, (*pales, *swatches))
-    picture = _scaled(paint(colouring, layout, width), scale)
+    picture = _scaled(paint(colouring, layout, width, holes=holes), scale)
     time = f"{moment.time:%Y-%m-%d %H:%M:%S} UTC" if moment.time else "time not known"
     return _captioned(picture, f"{number}  {time}  {moment.name}", swatches)
 

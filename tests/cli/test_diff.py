@@ -17,10 +17,12 @@ from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.export.changesummary import SCHEMA
 from memory_visualizer.output import CHANGE_TITLES, is_own
 from memory_visualizer.picture.changes import CHANGE_PALETTES
-from memory_visualizer.picture.palette import Colour
+from memory_visualizer.picture.palette import Colour, hex_colour
+from tests.conftest import ROOT
 from tests.difference.conftest import Series, linux_series, windows_series
 from tests.picture.test_painting import VISION, cielab
 from tests.synth import forge, kernel, profiles
+from tests.synth.containers import write_lime
 
 __all__ = ["linux_series", "windows_series"]  # fixtures
 
@@ -165,6 +167,25 @@ def test_the_last_picture_of_an_animation(windows_series: Series, tmp_path: Path
     assert seen[~changed].min() > 150
 
 
+def test_long_holes_are_folded(windows_series: Series, tmp_path: Path) -> None:
+    """In the picture and in the animation, if no dump has memory there."""
+    far = (1 << 32) + (1 << 20)  # a gap of whole 16 MiB could be zeros that AVML left out
+    for path in windows_series.paths[:2]:
+        memory = path.read_bytes()
+        write_lime(tmp_path / path.name, [(0, memory), (far, bytes(1 << 20))])
+    dumps = [tmp_path / path.name for path in windows_series.paths[:2]]
+    picture, moving = tmp_path / "p.png", tmp_path / "a.gif"
+    assert diff(*dumps, "-o", picture, "--animate", moving, "-q") == 0
+    drawn = tmp_path / "d.png"
+    assert diff(*dumps, "-o", drawn, "--no-legend", "--holes", "draw", "-q") == 0
+    with Image.open(picture) as read:
+        assert str(read.info["Layout"]).startswith("rows; fold 0x1000000 0xff100000 ")
+    with Image.open(moving) as read:
+        assert read.size[1] < 400
+    with Image.open(drawn) as read:
+        assert read.size[0] * read.size[1] >= far >> 12
+
+
 def test_other_machines(
     windows_series: Series,
     tmp_path: Path,
@@ -232,6 +253,15 @@ def test_changes_are_apart_for_all_eyes(name: str, vision: str) -> None:
 
 def _distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return float(np.linalg.norm(np.subtract(one, other)))
+
+
+def test_the_documentation_has_each_change_with_its_colours() -> None:
+    text = (ROOT / "docs/diff.md").read_text()
+    default, blind = CHANGE_PALETTES.values()
+    for change in Change:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {change.label} |"))
+        colours = [f"`{hex_colour(palette[change])}`" for palette in (default, blind)]
+        assert row.endswith(f" | {colours[0]} | {colours[1]} |")
 
 
 def test_the_palettes_do_not_share_a_colour_twice() -> None:

@@ -13,11 +13,12 @@ import memory_visualizer
 from memory_visualizer.api import moment
 from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.difference.difference import (
+    Difference,
     compare,
     compare_series,
     in_order,
 )
-from memory_visualizer.difference.moment import FrameColumns, Moment
+from memory_visualizer.difference.moment import FileKey, FrameColumns, KnownLead, Moment
 from memory_visualizer.difference.ownersets import owner_sets
 from memory_visualizer.difference.processes import ProcessChange, matched
 from memory_visualizer.errors import BadInputError
@@ -329,3 +330,45 @@ def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -
     # AVML leaves out blocks of zeros: such a page is in neither, or in one dump only.
     zero = memory_visualizer.open(first).zero | memory_visualizer.open(second).zero
     assert zero[~held].all()
+
+
+# -- files and leads -----------------------------------------------------------------------------
+
+
+def test_files_with_more_or_fewer_pages(moments: list[Moment]) -> None:
+    first, second, _ = moments
+    before: dict[FileKey, int] = {("/a", "file", 1): 3, ("/b", "file", 2): 5, ("/b", "file", 9): 7}
+    after: dict[FileKey, int] = {
+        ("/b", "file", 2): 5,
+        ("/b", "file", 9): 6,
+        ("/c", "file", None): 2,
+    }
+    found = compare(replace(first, files=before), replace(second, files=after))
+    assert found.files is not None
+    assert [(one.path, one.number, one.pages_before, one.pages_after) for one in found.files] == [
+        ("/a", 1, 3, 0),
+        ("/b", 9, 7, 6),
+        ("/c", None, 0, 2),
+    ]
+    assert compare(replace(first, files=None), replace(second, files=after)).files is None
+
+
+def test_new_leads(windows_series: Series, moments: list[Moment]) -> None:
+    """Code that may be written now, and a process that left the list; no lead that was known."""
+    assert {lead.kind for lead in moments[0].leads} == {"unlinked process"}  # rootkit.exe
+    first, second = (compare(*pair) for pair in pairwise(moments))
+    made = windows_series.steps[0].made_executable
+    owners = {pid for frame in made for pid in windows_series.steps[0].after.owners[frame]}
+    told = {_pid(first, lead) for lead in first.leads if lead.kind == "writable code"}
+    assert told == owners
+    assert made
+    unlinked = {one.process.pid for one in second.processes if one.was_unlinked}
+    assert {_pid(second, lead) for lead in second.leads if lead.kind == "unlinked process"} == (
+        unlinked
+    )
+    assert len(unlinked) == 1
+
+
+def _pid(found: Difference, lead: KnownLead) -> int:
+    assert lead.process is not None
+    return found.after.processes[lead.process].pid

@@ -95,9 +95,21 @@ def _plain(contents: bytes | bool, frame: int, memory: PhysicalMemory) -> bytes:
 class EvolvingWindows:
     """A synthetic Windows that can be dumped again and again."""
 
-    def __init__(self, profile: Profile, *, size: int = 16 * MIB, seed: int = 0) -> None:
-        self._machine = _Growing(profile, size, seed, None, False, False, (), 1)
-        self._machine.build(10, None, None, 0.5, ())
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        size: int = 16 * MIB,
+        seed: int = 0,
+        processes: int = 10,
+        kernel_pages: int | None = None,
+        user_pages: int | None = None,
+        free_data: float = 0.5,
+        stretch: int = 1,
+    ) -> None:
+        """The arguments are as for windows.forge."""
+        self._machine = _Growing(profile, size, seed, None, False, False, (), stretch)
+        self._machine.build(processes, kernel_pages, user_pages, free_data, ())
         self.memory = self._machine.memory
         self._rng = np.random.default_rng(seed + 1000)
         self._rows = Ledger(0).mappings()
@@ -111,7 +123,12 @@ class EvolvingWindows:
     # -- dumps ------------------------------------------------------------------------
 
     def write(self, path: Path) -> Known:
-        """Write a dump of the machine as it is now; ten minutes go by before each but the first."""
+        """Write a dump of the machine as it is now, and return the truth about it."""
+        self.dump(path)
+        return self.known()
+
+    def dump(self, path: Path) -> None:
+        """Write a dump; ten minutes go by before each but the first."""
         running = RUNNING_TIME + self._dumps * _STEP_TIME
         now = IMAGE_TIME + self._dumps * _STEP_TIME
         page = self.memory.page(int(self._machine._shared_frame[0]))
@@ -120,7 +137,6 @@ class EvolvingWindows:
         page[at : at + 12] = struct.pack("<QI", now, now >> 32)
         self._dumps += 1
         self.memory.write(path)
-        return self.known()
 
     def known(self) -> Known:
         """The truth at this moment."""

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Measure the comparison of dumps: time beside reading and analysing both, and memory.
+
+Usage: .venv/bin/python -m bench.diff [--gib N] [--processes N] [--series N] [--write]
+
+The dumps are of a synthetic Windows 10 that goes on running. Bounds: two dumps take at most 1.3
+times the processor time of `cat` and `memviz` of both, and the memory of one and 12 bytes for each
+frame; a series of sparse dumps takes at most twice the memory of one. The program ends with exit
+code 1 if a bound is not kept.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.measure import ROOT, Cost, run
+from bench.readme import put_table
+from tests.synth import GIB, MIB, profiles
+from tests.synth.evolution import EvolvingWindows
+
+_MOST_TIME = 1.3
+_BYTES_A_FRAME = 12
+_PAGE = 4096
+_STEPS = ("start", "end", "move", "make executable", "write", "clear")
+_QUIET_STEPS = ("move", "write", "clear")
+
+
+def main() -> int:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description="Measure the comparison of dumps.")
+    parser.add_argument("--gib", metavar="N", type=int, default=8, help="GiB of two dumps (8)")
+    parser.add_argument("--processes", metavar="N", type=int, default=60, help="in them (60)")
+    parser.add_argument("--series", metavar="N", type=int, default=60, help="dumps of 1 GiB (60)")
+    parser.add_argument("--write", action="store_true", help="update bench/README.md")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(ROOT)
+    lines, kept = ["| | cpu, s | anonymous memory, MiB |", "| --- | ---: | ---: |"], True
+    if options.gib:
+        kept &= _pair(options.gib, options.processes, lines)
+    if options.series:
+        kept &= _series(options.series, lines)
+    if options.write:
+        put_table("diff.py", lines)
+    return 0 if kept else 1
+
+
+_PROFILE = "Win10x64_17763"
+
+
+def _pair(gib: int, processes: int, lines: list[str]) -> bool:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, profile = Path(temporary), profiles()[_PROFILE]
+        dumps = _written(EvolvingWindows(profile, size=gib * GIB, processes=processes), 2, folder)
+        reading = [run(["cat", str(dump)], folder) for dump in dumps]
+        reading = [run(["cat", str(dump)], folder) for dump in dumps]  # from the page cache
+        alone = [_memviz(folder, str(dump)) for dump in dumps]
+        both = _memviz(folder, "diff", *map(str, dumps))
+    bound = sum(cost[1] for cost in (*reading, *alone))
+    room = max(cost[2] for cost in alone) + _BYTES_A_FRAME * gib * GIB / _PAGE / MIB
+    _add(lines, f"`cat` of both, {gib} GiB each", (0, sum(cost[1] for cost in reading), 0))
+    for number, cost in enumerate(alone, 1):
+        _add(lines, f"`memviz`, dump {number}", cost)
+    _add(lines, f"`memviz diff`: {both[1] / bound:.2f} of all above", both)
+    print(f"memory allowed: {room:.0f} MiB")
+    return both[1] <= _MOST_TIME * bound and both[2] <= room
+
+
+def _series(count: int, lines: list[str]) -> bool:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        profile = profiles()[_PROFILE]
+        machine = EvolvingWindows(
+            profile,
+            size=GIB,
+            processes=12,
+            kernel_pages=4000,
+            user_pages=500,
+            free_data=0.02,
+            stretch=512,
+        )
+        dumps = _written(machine, count, folder)
+        alone = _memviz(folder, str(dumps[0]))
+        two = _memviz(folder, "diff", *map(str, dumps[:2]))
+        all_of_them = _memviz(folder, "diff", *map(str, dumps))
+    _add(lines, "`memviz`, a sparse dump of 1 GiB", alone)
+    _add(lines, "`memviz diff`, two of them", two)
+    _add(lines, f"`memviz diff`, {count} of them", all_of_them)
+    return all_of_them[2] <= 2 * alone[2]
+
+
+def _written(machine: EvolvingWindows, count: int, folder: Path) -> list[Path]:
+    """Successive dumps of a machine."""
+    dumps = [folder / f"{number:03}.raw" for number in range(count)]
+    for number, dump in enumerate(dumps):
+        machine.dump(dump)
+        # The writer has room for few processes, and few that may end.
+        for name in _STEPS if number % 12 == 0 else _QUIET_STEPS:
+            machine.can[name]()
+    return dumps
+
+
+def _memviz(folder: Path, *arguments: str) -> Cost:
+    command = [sys.executable, "-m", "memory_visualizer", *arguments]
+    return run([*command, "-o", str(folder / "x.png")], folder)
+
+
+def _add(lines: list[str], what: str, cost: Cost) -> None:
+    memory = f"{cost[2]:.0f}" if cost[2] else ""
+    lines.append(f"| {what} | {cost[1]:.2f} | {memory} |")
+    print(lines[-1], flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
