@@ -239,7 +239,8 @@ def _parser() -> argparse.ArgumentParser:
         "--regions",
         metavar="FILE",
         type=output(*INVENTORY_FORMATS),
-        help="write the regions of the processes' memory: as for --files",
+        help="write the regions of the processes' memory: as for --files; --table and --html"
+        " then tell the region of each page, too",
     )
     parser.add_argument(
         "--uses",
@@ -420,7 +421,10 @@ def _jobs(
     jobs: list[tuple[Path | None, Callable[[Path, Snapshot], str]]] = [
         (picture, partial(_paint, options, colouring, chosen, hits)),
         (options.html, partial(_write, partial(_write_page, options, measured, chosen, hits))),
-        (options.table, partial(_write, partial(write_table, **more))),
+        (
+            options.table,
+            partial(_write, partial(write_table, regions=bool(options.regions), **more)),
+        ),
         (options.json, partial(_write, partial(write_json, hits=hits, **more))),
         (options.map, partial(_write, partial(write_text_map, **more))),
         (options.files, partial(_write, partial(_write_files, options))),

@@ -4,7 +4,7 @@ Beside the paths of files, the rows contain only numbers and words of this progr
 without an owner differ mostly in their addresses, so their ends are formatted only once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +32,12 @@ def csv_rows(
     owners: "Owners",
     pids: NDArray[np.int64],
     odd: Mapping[int, str],
+    last: Iterable[str] | None = None,
 ) -> str:
     """The rows of some successive frames with their owners.
 
-    `pids` are the processes' pids, by index; `odd` are the anomalies of owners, by PFN.
+    `pids` are the processes' pids, by index; `odd` are the anomalies of owners, by PFN; `last` are
+    the cells of a last column.
     """
     ends = _ends(snapshot, frames, owners, pids)
     _add_last_owners(ends, snapshot.records, frames, pids)
@@ -43,6 +45,8 @@ def csv_rows(
         ends[pfn - frames.start] += told
     if snapshot.tells_files:
         _add_files(snapshot, frames, ends)
+    if last is not None:
+        ends = [f"{end},{cell}" for end, cell in zip(ends, last, strict=True)]
     rows = zip(frames, ends, strict=True)
     return "".join([f"{pfn},{pfn * PAGE_SIZE:#x},{end}\n" for pfn, end in rows])
 

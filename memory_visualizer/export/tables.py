@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import MissingLibraryError
 from memory_visualizer.export import arrowcolumns
 from memory_visualizer.export.csvtable import csv_rows, record_titles
+from memory_visualizer.export.ownerregions import OwnerRegions, cells
 from memory_visualizer.output import CSV_TITLES, GENERATOR, is_standard_output, whole_file
 from memory_visualizer.packages import how_to_get
 from memory_visualizer.paging import SHARED
@@ -52,6 +53,7 @@ def write_table(
     snapshot: Snapshot,
     *,
     chosen: Collection[int] | None = None,
+    regions: bool = False,
     force: bool = False,
 ) -> None:
     """Write the page map, a row for each frame, in the format that the file's ending names.
@@ -64,16 +66,19 @@ def write_table(
     of Windows also ``priority`` (255: none), ``finding`` (``finding_names``) and ``last_owner_pid``
     (-1: none). If the files are known, there are ``file`` (the path; in ``.npz`` an index in
     ``file_paths``, -1: none) and ``file_offset`` in bytes (in ``.npz`` -1: unknown). ``generator``
-    in ``.npz`` tells the program. Standard output receives ``.csv``. Only the `chosen` processes,
-    indices in Snapshot.processes, are listed as owners. OSError when it cannot be written, or
-    `path` must not be replaced (see output.check_target); MissingLibraryError when a format's
-    library is not installed.
+    in ``.npz`` tells the program. With `regions`, which takes longer, ``owner_regions`` (in
+    ``.npz`` ``owner_region``) tells for each owner where its region begins, as in the table of
+    regions; 0, in ``.csv`` ``-``, where none is known. Standard output receives ``.csv``. Only the
+    `chosen` processes, indices in Snapshot.processes, are listed as owners. OSError when it cannot
+    be written, or `path` must not be replaced (see output.check_target); MissingLibraryError when
+    a format's library is not installed.
     """
     check_table(path)
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
     write = _write_csv if is_standard_output(path) else writers[path.suffix.lower()]
+    of_owners = OwnerRegions(snapshot) if regions and snapshot.inventory else None
     with whole_file(path, force=force) as file:
-        write(file, snapshot.with_last_owners(chosen), _owners(snapshot, chosen))
+        write(file, snapshot.with_last_owners(chosen), _owners(snapshot, chosen), of_owners)
 
 
 def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
@@ -88,10 +93,15 @@ def check_table(path: Path) -> None:
         _need("pyarrow", "a Parquet table")
 
 
-def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+def _write_npz(
+    file: IO[bytes],
+    snapshot: Snapshot,
+    pieces: Iterator[tuple[range, Owners]],
+    regions: OwnerRegions | None,
+) -> None:
     import zipfile  # imported here, since most runs write no such table
 
-    owners = _CompactOwners(snapshot, pieces)
+    owners = _CompactOwners(snapshot, pieces, regions)
     pids = _pids(snapshot)
     frames = snapshot.classes.size
     processes = snapshot.processes
@@ -111,6 +121,8 @@ def _write_npz(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range
         "process_object": np.array([one.object_address for one in processes], np.uint64),
         "process_anomalies": np.array(["; ".join(one.anomalies) for one in processes], np.str_),
     }
+    if regions is not None:
+        columns["owner_region"] = owners.column(np.uint64, owners.region)
     columns |= _record_columns(snapshot, pids)
     if snapshot.tells_files:
         columns |= _file_columns(snapshot)
@@ -206,11 +218,17 @@ def _numbers(limit: int) -> Iterator[NDArray[np.int64]]:
 class _CompactOwners:
     """The owners of pages as columns in pieces, each number in as few bytes as it needs."""
 
-    def __init__(self, snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        pieces: Iterator[tuple[range, Owners]],
+        regions: OwnerRegions | None,
+    ) -> None:
         self.frame: list[NDArray[Any]] = []
         self.process: list[NDArray[Any]] = []
         self.virtual: list[NDArray[Any]] = []
         self.is_user: list[NDArray[Any]] = []
+        self.region: list[NDArray[Any]] = []
         self._size = 0
         frame_type = np.min_scalar_type(snapshot.classes.size)
         process_type = np.min_scalar_type(len(snapshot.processes))
@@ -219,6 +237,8 @@ class _CompactOwners:
             self.process.append(owners.process.astype(process_type))
             self.virtual.append(owners.virtual)
             self.is_user.append(owners.is_user)
+            if regions is not None:
+                self.region.append(regions.starts(owners))
             self._size += len(owners.frame)
 
     def column(
@@ -237,18 +257,29 @@ def _pids(snapshot: Snapshot) -> NDArray[np.int64]:
     return np.array([process.pid for process in snapshot.processes] or [-1], np.int64)
 
 
-def _write_csv(file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]) -> None:
-    files = ("file", "file_offset") if snapshot.tells_files else ()
-    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies", *files)
+def _write_csv(
+    file: IO[bytes],
+    snapshot: Snapshot,
+    pieces: Iterator[tuple[range, Owners]],
+    regions: OwnerRegions | None,
+) -> None:
+    more = ("file", "file_offset") if snapshot.tells_files else ()
+    if regions is not None:
+        more = (*more, "owner_regions")
+    columns = (*CSV_TITLES, *record_titles(snapshot.records), "anomalies", *more)
     file.write(",".join(columns).encode("ascii") + b"\n")
     pids = _pids(snapshot)
     for frames, owners in pieces:
         odd = odd_frames(owners, snapshot.processes)
-        file.write(csv_rows(snapshot, frames, owners, pids, odd).encode("utf-8"))
+        begins = cells(owners, regions.starts(owners), frames) if regions is not None else None
+        file.write(csv_rows(snapshot, frames, owners, pids, odd, begins).encode("utf-8"))
 
 
 def _write_parquet(
-    file: IO[bytes], snapshot: Snapshot, pieces: Iterator[tuple[range, Owners]]
+    file: IO[bytes],
+    snapshot: Snapshot,
+    pieces: Iterator[tuple[range, Owners]],
+    regions: OwnerRegions | None,
 ) -> None:
     import pyarrow.parquet
 
@@ -256,7 +287,7 @@ def _write_parquet(
     writer = None
     while group := list(islice(pieces, _PIECES_OF_GROUP)):
         frames = range(group[0][0].start, group[-1][0].stop)
-        table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]))
+        table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]), regions)
         writer = writer or pyarrow.parquet.ParquetWriter(
             file, table.schema, use_dictionary=list(_REPEATING)
         )
@@ -293,7 +324,9 @@ def to_arrow(snapshot: Snapshot) -> Any:
     return _arrow(snapshot, range(snapshot.classes.size), snapshot.owners)
 
 
-def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
+def _arrow(
+    snapshot: Snapshot, frames: range, owners: Owners, regions: OwnerRegions | None = None
+) -> Any:
     """The rows of some successive frames with their owners."""
     import pyarrow as pa
 
@@ -313,6 +346,8 @@ def _arrow(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
     table |= _arrow_records(snapshot, some)
     if snapshot.tells_files:
         table |= _arrow_files(snapshot, frames)
+    if regions is not None:
+        table["owner_regions"] = arrowcolumns.lists(offsets, regions.starts(owners))
     table["anomalies"] = _arrow_anomalies(snapshot, frames, owners)
     return pa.table(table).replace_schema_metadata({"generator": GENERATOR})
 

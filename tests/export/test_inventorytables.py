@@ -82,6 +82,37 @@ def test_regions_in_csv(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path)
     assert {row["findings"] for row in rows if row["protection"] == "rwx"} == {words}
 
 
+def test_pages_with_their_regions(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
+    """Where each owner's region begins, in each format of the table of pages."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    snapshot, truth, _ = dump
+    assert truth.files
+    true = {
+        (pid, virtual): region.start
+        for pid, virtual, _ in truth.owners
+        for region in truth.files.regions.get(pid, ())
+        if region.start <= virtual < region.end
+    }
+    for ending in (".npz", ".csv", ".parquet"):
+        write_table(tmp_path / f"pages{ending}", snapshot, regions=True)
+    arrays = np.load(tmp_path / "pages.npz")
+    columns = (arrays[f"owner_{name}"].tolist() for name in ("pid", "virtual", "region", "pfn"))
+    rows = list(zip(*columns, strict=True))
+    assert len({region for *_, region, _ in rows}) > 5
+    assert all(region == true.get((pid, virtual), 0) for pid, virtual, region, _ in rows)
+    regions: dict[int, list[int]] = {}
+    for *_, region, frame in rows:
+        regions.setdefault(frame, []).append(region)
+    table = parquet.read_table(tmp_path / "pages.parquet")["owner_regions"].to_pylist()
+    assert {frame: told for frame, told in enumerate(table) if told} == regions
+    with (tmp_path / "pages.csv").open(newline="", encoding="utf-8") as file:
+        cells = {int(row["pfn"]): row["owner_regions"] for row in csv.DictReader(file)}
+    assert {frame: cell.split() for frame, cell in cells.items() if cell} == {
+        frame: [hex(region) if region else "-" for region in told]
+        for frame, told in regions.items()
+    }
+
+
 def test_parquet_and_json_say_the_same(
     dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path
 ) -> None:
