@@ -294,6 +294,7 @@ def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
         "frame_findings": None,
         "last_owners": None,
         "files": None,
+        "yara": None,
         "stale_spaces": 1,
         "volatility2_profiles": sorted(
             name for name, one in profiles().items() if (one.version, one.bits) == ((6, 1), 64)
