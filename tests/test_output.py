@@ -72,7 +72,9 @@ def work():
         os.kill(os.getpid(), signal.{name})
     return 0
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+# A shell may have these ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(run("test", work))
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)

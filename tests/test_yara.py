@@ -305,11 +305,11 @@ def test_command(linux_hits: tuple[Snapshot, Hits, Path]) -> None:
     result = run(arguments, folder)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert "YARA: 1 rule with hits in 64 MiB" in lines
+    assert "YARA: 1 rule with hits in 32 MiB" in lines
     [line] = [line for line in lines if line.startswith("  needle: ")]
     assert line.startswith(f"  needle: 2 hits in 2 pages, first at {hits.found[0].physical:#x}")
     assert "2 pages with hits of YARA rules shown, others pale" in lines
-    pale = indexes(folder / "out.png")[: 64 << 8] >= 6
+    pale = indexes(folder / "out.png")[: 32 << 8] >= 6
     assert not pale[hits.frames].any() and np.count_nonzero(~pale) <= len(hits.frames) + 1
     assert len((folder / "hits.csv").read_text().splitlines()) == 3
     nobody = run(["dump", "--yara", "rules.yar", "-o", "out.png", "--pid", "1"], folder)

@@ -23,9 +23,9 @@ _ADDRESS = (1 << 51) - PAGE_SIZE
 
 
 def vmcoreinfo(contents: bytes) -> bytes:
-    """The text that the kernel keeps in a page of its own."""
+    """The text that the kernel keeps in a page of its own; old copies elsewhere are shorter."""
     at = contents.find(b"\0OSRELEASE=") + 1
-    while b"SYMBOL(swapper_pg_dir)=" not in contents[at : at + 4096]:
+    while b"NUMBER(phys_base)=" not in contents[at : at + 4096]:
         at = contents.find(b"OSRELEASE=", at + 1)
         assert at > 0
     return contents[at : contents.index(b"\0", at)]
