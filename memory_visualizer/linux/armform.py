@@ -28,6 +28,8 @@ _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 _IMAGES = 2**64 - (1 << 47)
 """The address from which on modules and the kernel's image lie; all memory is mapped below."""
 _LEAST_IMAGE = 1 << 20
+_ODD_SHARE = 4
+"""One in so many used entries of a table may have another form, as an altered one has."""
 _NO_ROWS = np.empty((0, 3), np.int64)
 
 
@@ -36,7 +38,7 @@ class TopLevelSearch:
 
     Of a top level that does not fill a page, the first entry leads to all memory, and the last one
     to the image. Of a larger one the last page of 4 KiB is looked at, whose last entry leads to
-    single pages that the kernel maps (fixmap). All entries lead to tables. Blocks may come in any
+    single pages that the kernel maps (fixmap). Most entries lead to tables. Blocks may come in any
     order, and from several threads.
     """
 
@@ -50,23 +52,21 @@ class TopLevelSearch:
         """Look at the first and last entries of each page."""
         rows = np.flatnonzero(words[:, 0] & _FORM == _TABLE)
         tables = words[rows, :_MOST_SMALL]
-        sound = _only_tables(tables) & ~words[rows, _MOST_SMALL:].any(axis=1)
+        nothing_behind = ~words[rows, _MOST_SMALL:].any(axis=1)
         count = _MOST_SMALL - np.argmax(tables[:, ::-1] != 0, axis=1)
         for bits, architecture in _SIZES:
             if not architecture.is_whole:
-                some = (
-                    sound & (count == architecture.root_entries) & _lead_to_pages(tables, bits[0])
-                )
+                some = nothing_behind & (count == architecture.root_entries)
+                some[some] = _lead_to_tables(tables[some], bits[0])
                 self._add(bits, frames[rows[some]], tables[some])
         rows = np.flatnonzero(words[:, -1] & _FORM == _TABLE)
         # A kernel needs few of its entries.
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
-        rows = rows[_only_tables(words[rows])]
         for bits, architecture in _SIZES:
             if architecture.is_whole:
                 top = frames[rows] - architecture.top_frames + 1
                 some = (top >= 0) & (top % architecture.page_frames == 0)
-                some &= _lead_to_pages(words[rows], bits[0])
+                some[some] = _lead_to_tables(words[rows[some]], bits[0])
                 if architecture.top_frames == 1:
                     # The direct map of all memory comes first in the kernel's half, then its image.
                     some &= words[rows, : words.shape[1] // 2].any(axis=1)
@@ -91,17 +91,16 @@ class TopLevelSearch:
         return [(top, bits) for _, _, top, bits in sorted(ranked)]
 
 
-def _only_tables(words: Words) -> NDArray[np.bool_]:
-    """Whether all entries of each row that are used lead to tables."""
-    sound: NDArray[np.bool_] = ((words == 0) | (words & _FORM == _TABLE)).all(axis=1)
-    return sound
+def _lead_to_tables(words: Words, bits: int) -> NDArray[np.bool_]:
+    """Whether most entries of each row that are used lead to tables of 2**bits bytes.
 
-
-def _lead_to_pages(words: Words, bits: int) -> NDArray[np.bool_]:
-    """Whether all entries of each row lead to the beginnings of pages of 2**bits bytes."""
+    Tables begin at multiples of their size. An altered entry in a table of several refuses nothing.
+    """
     inside = np.uint64((1 << bits) - PAGE_SIZE)
-    sound: NDArray[np.bool_] = np.bitwise_or.reduce(words, axis=1) & inside == 0
-    return sound
+    used = np.count_nonzero(words, axis=1)
+    odd = used - np.count_nonzero(words & (_FORM | inside) == _TABLE, axis=1)
+    lead: NDArray[np.bool_] = odd * _ODD_SHARE <= used
+    return lead
 
 
 def machines_by_form(memory: Dump, search: TopLevelSearch) -> Iterator[tuple[int, Machine, int]]:

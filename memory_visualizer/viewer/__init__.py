@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.summary import dump_holes
-from memory_visualizer.leads import LEADS, leads_so_far
+from memory_visualizer.leads import LEADS, Leads, leads_so_far
 from memory_visualizer.output import GENERATOR, whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.folding import long_holes
@@ -34,7 +34,7 @@ from memory_visualizer.picture.palette import (
     Palette,
     hex_colour,
 )
-from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.snapshot.findings import remarks_on_copies
 from memory_visualizer.snapshot.framerecords import RecordFinding
 from memory_visualizer.snapshot.pagemap import PageClass
@@ -145,7 +145,9 @@ def page(
     modules, of_modules = module_columns(snapshot, asked=regions)
     texts, of_regions = region_columns(snapshot) if regions else ([], {})
     others |= of_modules | of_regions
-    about = _about(snapshot, has_entropy=entropy is not None)  # and remarks on all that was read
+    leads = leads_so_far(snapshot)
+    # With remarks on all that was read up to here.
+    about = _about(snapshot, leads, has_entropy=entropy is not None)
     about |= {"modules": modules, "regions": texts}
     about["start"] = dict(start)
     about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
@@ -172,8 +174,10 @@ def page(
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files
     ]
-    about["leads"] = _leads(snapshot)
-    about["yara"] = _yara(hits) if hits else None
+    lit_by_leads, lit_by_hits = _Runs("leads"), _Runs("hits of YARA rules")
+    about["leads"] = _leads(snapshot, leads, lit_by_leads)
+    about["yara"] = _yara(hits, lit_by_hits) if hits else None
+    about["remarks"] += [*lit_by_leads.remarks, *lit_by_hits.remarks]
     about["remarks"] += [printable(remark) for remark in (hits.remarks if hits else ())]
     about["findings"] = [finding.label for finding in RecordFinding]
     about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
@@ -220,43 +224,65 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
 
 
 _MOST_RUNS = 100_000
-"""The most runs of frames of all leads that a page has."""
+"""The most runs of frames that a page has of all leads, and of all hits."""
 
 
-def _leads(snapshot: Snapshot) -> dict[str, Any]:
-    """The leads with their frames, each run as its first frame and its number of frames."""
+class _Runs:
+    """Runs of frames that leads or hits light, up to a limit for all of them."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._room = _MOST_RUNS
+        self._left_out = 0
+
+    def of(self, frames: NDArray[np.int64]) -> list[list[int]]:
+        """The runs of these frames: the first frame of each, and the number of its frames."""
+        runs = runs_in(frames)
+        kept = runs[: self._room]
+        self._room -= len(kept)
+        self._left_out += len(runs) - len(kept)
+        pairs: list[list[int]] = kept.tolist()
+        return pairs
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence if runs were left out."""
+        if not self._left_out:
+            return []
+        return [
+            f"{counted(self._left_out, 'stretch', 'stretches')} of pages of {self._what} cannot be"
+            f" lit in this page: it has the first {_MOST_RUNS:,}"
+        ]
+
+
+def _leads(snapshot: Snapshot, leads: Leads, lit: _Runs) -> dict[str, Any]:
+    """The leads with the runs of their frames."""
     index = {id(process): number for number, process in enumerate(snapshot.processes)}
-    leads, room, found = leads_so_far(snapshot), _MOST_RUNS, []
-    for lead in leads.found:
-        runs = runs_in(lead.frames)[:room]
-        room -= len(runs)
-        found.append(
-            {
-                "kind": lead.kind,
-                "reason": printable(lead.reason),
-                "process": index[id(lead.process)] if lead.process else -1,
-                "pages": len(lead.frames),
-                "runs": runs.tolist(),
-            }
-        )
+    found = [
+        {
+            "kind": lead.kind,
+            "reason": printable(lead.reason),
+            "process": index[id(lead.process)] if lead.process else -1,
+            "pages": len(lead.frames),
+            "runs": lit.of(lead.frames),
+        }
+        for lead in leads.found
+    ]
     return {"kinds": LEADS, "complete": leads.is_complete, "found": found}
 
 
-def _yara(hits: Hits) -> dict[str, Any]:
-    """The hits of YARA rules; runs as in _leads, one list for each rule."""
-    room, rules = _MOST_RUNS, []
-    for rule in hits.rules:
-        runs = runs_in(rule.frames)[:room]
-        room -= len(runs)
-        rules.append(
-            {
-                "name": rule.name,
-                "file": printable(rule.file),
-                "count": rule.count,
-                "exact": rule.is_exact,
-                "runs": runs.tolist(),
-            }
-        )
+def _yara(hits: Hits, lit: _Runs) -> dict[str, Any]:
+    """The hits of YARA rules, and the runs of frames of each rule."""
+    rules = [
+        {
+            "name": rule.name,
+            "file": printable(rule.file),
+            "count": rule.count,
+            "exact": rule.is_exact,
+            "runs": lit.of(rule.frames),
+        }
+        for rule in hits.rules
+    ]
     rows = [
         [
             *(hit.rule, hit.pattern, hit.frame, hit.offset, hit.length, hit.process),
@@ -337,7 +363,7 @@ def _json_element(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
+def _about(snapshot: Snapshot, leads: Leads, *, has_entropy: bool) -> dict[str, Any]:
     """Everything beside the columns. Text from the dump is made printable here."""
     dump = snapshot.dump
     pages = snapshot.pages_of_processes().tolist()
@@ -369,7 +395,7 @@ def _about(snapshot: Snapshot, *, has_entropy: bool) -> dict[str, Any]:
         "remarks": [
             printable(remark)
             for remark in (
-                *leads_so_far(snapshot).remarks,
+                *leads.remarks,
                 *dump.remarks,
                 *snapshot.remarks,
                 *snapshot.record_remarks,

@@ -27,6 +27,8 @@ from memory_visualizer.windows.vadtrees import TreeForm, Trees, find_root, read_
 _SAMPLED_TREES = 32
 _SAMPLED_NODES = 1 << 12
 """An even sample of the trees, and of their nodes, decides on the form of members."""
+_LACKING_SHARE = 16
+"""Where the processor knows the right to execute, more than one region in so many lacks it."""
 _SHARED_DATA = 0x7FFE0
 """The page at which every process sees KUSER_SHARED_DATA, in every version."""
 
@@ -106,7 +108,8 @@ def _rights(
 ) -> NDArray[np.uint8]:
     """The rights of any page in each region, as MAY_ bits; 0 where there is no page.
 
-    Without the right to execute where no page lacks it, as the processor does not know it then.
+    Without the right to execute where nearly no region lacks it, as the processor does not know it
+    then.
     """
     rights = np.zeros(len(rows), np.uint8)
     for tree in np.unique(trees.tree[rows]).tolist():
@@ -122,9 +125,14 @@ def _rights(
         access = np.append(own.access, np.uint8(0))
         if len(edges):
             rights[mine[some]] = np.bitwise_or.reduceat(access, edges)[::2]
-    has_page = rights > 0
-    if has_page.any() and (rights[has_page] & MAY_EXECUTE).all():
-        rights &= np.uint8(0xFF ^ MAY_EXECUTE)
+    return _without_ignored(rights)
+
+
+def _without_ignored(rights: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The rights without that to execute, where too few regions with pages lack it."""
+    lack_it = np.count_nonzero((rights > 0) & (rights & MAY_EXECUTE == 0))
+    if lack_it * _LACKING_SHARE <= np.count_nonzero(rights):
+        return rights & np.uint8(0xFF ^ MAY_EXECUTE)
     return rights
 
 

@@ -108,6 +108,17 @@ def test_tables_that_begin_no_page(entry: int) -> None:
     assert search.tops == []
 
 
+@pytest.mark.parametrize("altered", [0x3_0007, 0x3_0043, 0x3_1003])
+def test_an_altered_entry_among_others(altered: int) -> None:
+    """Most entries tell that it is a table: of eight, one or two may be altered, but not three."""
+    words = np.zeros((3, 512), np.uint64)
+    words[:, [0, 1, 2, 3, 4, 5, 6, 63]] = 0x3_0003
+    words[0, 3], words[1, [3, 4]], words[2, [3, 4, 5]] = altered, altered, altered
+    search = TopLevelSearch()
+    search.scan(np.arange(3), words)
+    assert sorted(top for top, _ in search.tops) == [0, 1]
+
+
 def test_each_size_of_top_levels_has_its_turn() -> None:
     """However many there are of another size."""
     words = np.zeros((50, 512), np.uint64)

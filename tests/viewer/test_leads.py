@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 import memory_visualizer
 from memory_visualizer import viewer
@@ -64,3 +65,16 @@ def test_a_page_without_leads_has_no_list(open_page: Callable[..., "Page"], tmp_
     page = open_page(tmp_path / "page.html")
     assert page.locator("#leads").is_hidden()
     assert page.get_by_role("tab", name="Leads").count() == 0
+
+
+def test_pages_that_cannot_be_lit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge(tmp_path / "dump", profiles()["Win7SP1x64"])
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    leads = leads_so_far(snapshot).found
+    runs = sum(int(np.count_nonzero(np.diff(one.frames, prepend=-2) != 1)) for one in leads)
+    assert "cannot be lit" not in viewer.page(snapshot, None, {})
+    monkeypatch.setattr(viewer, "_MOST_RUNS", 2)
+    said = f"{runs - 2:,} stretches of pages of leads cannot be lit in this page: it has the first"
+    assert said in viewer.page(snapshot, None, {})

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from memory_visualizer import Snapshot
 from tests.synth import KERNEL, MIB, Profile, Truth, builds, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
@@ -34,6 +35,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "11": ("Win11x64_22000", {}),
 }
 """Each generation of lists and trees, in each way of paging."""
+
+
+def remarks_of(snapshot: Snapshot) -> str:
+    """The remarks on what was read of files, regions and modules."""
+    assert snapshot.inventory is not None
+    return "\n".join(snapshot.inventory.remarks)
 
 
 def dump_with_objects(path: Path, name: str, **options: Any) -> Truth:

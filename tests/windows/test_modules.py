@@ -10,7 +10,7 @@ from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.inventory import Module
 from tests.synth import Truth
 from tests.synth.truth import ModuleTruth
-from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects
+from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects, remarks_of
 
 
 def modules_of(snapshot: Snapshot) -> tuple[Module, ...]:
@@ -26,11 +26,6 @@ def row(truth: ModuleTruth) -> Module:
         truth.path,
         truth.entry,
     )
-
-
-def remarks_of(snapshot: Snapshot) -> str:
-    assert snapshot.inventory is not None
-    return "\n".join(snapshot.inventory.remarks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot, limits
 from memory_visualizer.cli import extract
 from memory_visualizer.cli.memviz import main
+from memory_visualizer.paging import MAY_EXECUTE, MAY_USER, MAY_WRITE
 from memory_visualizer.snapshot.inventory import Region
+from memory_visualizer.windows.regions import _without_ignored
 from tests.synth import Truth
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
 from tests.synth.vads import RegionTruth, VadWriter
-from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects
+from tests.windows.dumps import ALL, FAMILIES, Originals, Patch, dump_with_objects, remarks_of
 
 PROTECTIONS = {
     0x01: "r--",
@@ -58,11 +61,6 @@ def found_in(snapshot: Snapshot) -> dict[int, list[Region]]:
     """The regions that are found, by pid."""
     found = {process.pid: snapshot.regions(process) for process in snapshot.processes}
     return {pid: list(regions) for pid, regions in found.items() if regions}
-
-
-def remarks_of(snapshot: Snapshot) -> str:
-    assert snapshot.inventory is not None
-    return "\n".join(snapshot.inventory.remarks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -373,3 +371,14 @@ def test_extract_writes_them(tmp_path: Path, originals: Originals) -> None:
     [index] = [number for number, one in enumerate(truth.processes) if one is notepad]
     assert sorted(pieces) == [region.start for region in truth.regions[index]]
     assert pieces[notepad.injected]["pages_written"] == INJECTED_PAGES
+
+
+def test_one_altered_entry_and_the_right_to_execute() -> None:
+    """A region that seems to lack it changes nothing on a machine that does not know this right."""
+    all_rights = MAY_USER | MAY_WRITE | MAY_EXECUTE
+    rights = np.full(40, all_rights, np.uint8)
+    rights[3], rights[5] = MAY_USER | MAY_WRITE, 0
+    told = _without_ignored(rights)
+    assert told.tolist() == [0 if n == 5 else MAY_USER | MAY_WRITE for n in range(40)]
+    rights[:20] = MAY_USER | MAY_WRITE
+    assert _without_ignored(rights).tolist() == rights.tolist()
