@@ -86,6 +86,7 @@ _LEAD = _object(
             "first and last page frame of each run, as `memviz extract --frames` takes them; at"
             f" most {MOST_RUNS:,} runs",
         ),
+        "runs_left_out": _field("integer", "how many runs there are beyond these"),
     }
 )
 
@@ -302,15 +303,16 @@ def summary(
 
 
 def _lead(lead: Lead) -> dict[str, Any]:
+    runs = runs_in(lead.frames)
     return {
         "kind": lead.kind,
         "reason": lead.reason,
         "pid": lead.process.pid if lead.process else None,
         "pages": len(lead.frames),
         "runs": [
-            f"{first:#x}-{first + count - 1:#x}"
-            for first, count in runs_in(lead.frames)[:MOST_RUNS].tolist()
+            f"{first:#x}-{first + count - 1:#x}" for first, count in runs[:MOST_RUNS].tolist()
         ],
+        "runs_left_out": max(len(runs) - MOST_RUNS, 0),
     }
 
 

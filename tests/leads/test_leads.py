@@ -408,9 +408,19 @@ def test_the_number_of_leads_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     assert cut.remarks == (f"{len(whole.found)} leads left out: more than any machine has",)
 
 
-def test_runs_in_the_summary(windows: Image, tmp_path: Path) -> None:
+def test_runs_in_the_summary(
+    windows: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, or the number of those that are left out."""
     snapshot = opened(windows.pages, tmp_path)
     for told, lead in zip(summary(snapshot)["leads"], leads_so_far(snapshot).found, strict=True):
         runs = [[int(number, 16) for number in run.split("-")] for run in told["runs"]]
         frames = [n for first, last in runs for n in range(first, last + 1)]
         assert frames == lead.frames.tolist() and told["pages"] == len(frames)
+        assert told["runs_left_out"] == 0
+    whole = summary(snapshot)["leads"]
+    monkeypatch.setattr("memory_visualizer.export.summary.MOST_RUNS", 1)
+    for told, all_runs in zip(summary(snapshot)["leads"], whole, strict=True):
+        assert told["runs"] == all_runs["runs"][:1]
+        assert told["runs_left_out"] == max(len(all_runs["runs"]) - 1, 0)
+    assert any(len(told["runs"]) > 1 for told in whole)
