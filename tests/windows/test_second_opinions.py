@@ -9,6 +9,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from tests.synth import profiles
 from tests.test_memprocfs import OPTIONS
 from tests.test_volatility2 import ROOT, volatility
 from tests.volatility3.test_visualizer import Volatility
@@ -71,10 +72,13 @@ def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
         assert sum(map(len, ours.values())) > 100
 
 
-MEMPROCFS = (
-    *("VistaSP2x64", "Win7SP1x64", "Win8SP0x64", "Win8SP1x64"),
-    *("Win10x64_10586", "Win10x64_17763"),
-)
+REFUSED = ("Win10x64_10240_17770", "Win2016x64_14393")
+"""MemProcFS does not open these small synthetic dumps."""
+MEMPROCFS = [
+    name
+    for name, profile in profiles().items()
+    if profile.bits == 64 and profile.version >= (6, 0) and name not in REFUSED
+]
 
 
 RIGHTS = {
@@ -89,6 +93,7 @@ RIGHTS = {
 
 
 @pytest.mark.parametrize("name", MEMPROCFS)
+@pytest.mark.many
 def test_memprocfs(name: str, memprocfs: ModuleType, tmp_path: Path) -> None:
     """Its VAD map of each process, and its modules of the System process."""
     dump_with_objects(tmp_path / "dump", name)
