@@ -26,13 +26,14 @@ from memory_visualizer.formats import vmware
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import fingerprint
 from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
-from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.colouring import COLOURINGS, Colouring
+from memory_visualizer.picture.file import paint_file
 from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
-from memory_visualizer.picture.picture import MOST_ENTRIES, picture_of, system_line, system_texts
-from memory_visualizer.picture.png import fingerprint_in, texts_of, write_png
+from memory_visualizer.picture.picture import MOST_ENTRIES
+from memory_visualizer.picture.png import fingerprint_in
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.version import __version__
@@ -254,6 +255,21 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_color_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that paint what a dump tells of its pages."""
+    parser.add_argument(
+        "--color-by",
+        "--colour-by",
+        metavar="WHAT",
+        choices=COLOURINGS,
+        default="class",
+        help="what the colours show: class, process, protection (rights to read, write, execute),"
+        " entropy of the contents, mappings (how many lead to the page), state or use (as the"
+        " kernel records them), or file (the files with most pages in memory)"
+        " (default: %(default)s)",
+    )
+
+
 def _width(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_WIDTH:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_WIDTH}")
@@ -338,7 +354,8 @@ def write_picture(
     cannot be written, BadInputError when the picture would be too large.
     """
     scale: int = options.scale
-    picture = picture_of(
+    picture = paint_file(
+        output,
         dump,
         colouring,
         layout=options.layout,
@@ -347,16 +364,14 @@ def write_picture(
         dimmed=dimmed,
         legend=options.legend,
         holes=getattr(options, "holes", "draw"),
-        system=system_line(snapshot) if snapshot else "",
+        snapshot=snapshot,
+        force=options.force,
     )
     left, top, right, bottom = picture.box
     shape = f"{right - left:,} x {bottom - top:,} pixels"
     each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
     name = printable(dump.path.name)
-    system = system_texts(snapshot) if snapshot else {}
-    texts = texts_of(dump, colouring, picture, fingerprint=fingerprint(dump.path), system=system)
-    write_png(output, picture.image(), texts, force=options.force)
     return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 
 
