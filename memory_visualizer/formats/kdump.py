@@ -339,6 +339,18 @@ class KdumpDump(Dump):
             target[row] = np.frombuffer(page, np.uint8)
 
 
+def part_of_split(path: Path) -> tuple[int, int] | None:
+    """The page frames of a file that makedumpfile made with ``--split``: the first and the end.
+
+    None for any other file. BadInputError if the file cannot be read.
+    """
+    with reading(path), path.open("rb", buffering=0) as file:
+        try:
+            return _header(path, file).part
+        except BadInputError:
+            return None
+
+
 def _header(path: Path, file: FileIO) -> _Header:
     """Read the header and the sub-header; BadInputError if they are not valid."""
     head = read_at(file, _HEADER_SIZE, 0)
