@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 from memory_visualizer.cli.command import (
@@ -119,8 +120,8 @@ def main(program: str, options: argparse.Namespace) -> int:
     check_libraries()
     if options.scheduler and options.workers:
         raise BadInputError("--workers is for this machine; a scheduler has workers of its own")
-    sources = expand(options.dumps)
     folder: Path = options.out.absolute()
+    sources = expand(options.dumps, without=folder, remark=partial(say, program))
     folder.mkdir(exist_ok=True)
     place = Place(options.scheduler, options.workers)
     kept, failed = 0, 0
