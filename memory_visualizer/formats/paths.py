@@ -48,7 +48,7 @@ class RemotePath(InsidePath):
         return self
 
     @property
-    def inside(self) -> Inside | None:
+    def inside(self) -> Inside | None:  # type: ignore[override]
         """The file's bytes; errors as for `RemoteFile`."""
         return self._file if self.url else None
 
