@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from functools import partial
 from pathlib import Path
 
 from memory_visualizer.cli.command import (
@@ -65,7 +65,8 @@ def parser(program: str) -> argparse.ArgumentParser:
         "dumps",
         metavar="DUMPS",
         nargs="+",
-        help="dumps: files, folders, or patterns such as '*.raw'",
+        help="dumps: files, folders, patterns such as '*.raw', @ and a file with a word in each line, or"
+        " URLs",
     )
     options.add_argument(
         "--out",
