@@ -65,8 +65,8 @@ def parser(program: str) -> argparse.ArgumentParser:
         "dumps",
         metavar="DUMPS",
         nargs="+",
-        help="dumps: files, folders, patterns such as '*.raw', @ and a file with a word in each line, or"
-        " URLs",
+        help="dumps: files, folders, patterns such as '*.raw', URLs, or @ and the name of a file"
+        " that has such a word in each line",
     )
     options.add_argument(
         "--out",
