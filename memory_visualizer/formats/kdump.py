@@ -35,13 +35,14 @@ from memory_visualizer.formats.base import (
 )
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path, is_content
+from memory_visualizer.formats.inside import is_content
 from memory_visualizer.formats.kdumpheaders import (
     LAYOUTS,
     SUB_HEADER_SIZE,
     UTSNAME,
     Layout,
 )
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
