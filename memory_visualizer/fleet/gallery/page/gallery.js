@@ -1,7 +1,9 @@
 // The gallery: it shows the dumps that the filters and the search leave, as pictures or as a table.
 
 const state = { order: "name", down: false, table: false, filters: [], text: "", kind: "" };
-let match = null; // the name that was chosen among the matches
+let answer = { found: [], count: 0, inDump: new Map() }; // of the search for names
+/** @type {Match | null} */
+let match = null; // the name that was chosen among these
 
 const plural = (number, one, many) => `${counted(number)} ${number === 1 ? one : many}`;
 const whenTaken = (dump) => (dump.time ? `${dump.time.slice(0, 16).replace("T", " ")} UTC` : "");
@@ -55,17 +57,20 @@ function shares(dump) {
   return bar;
 }
 
-// What was searched for, in the words of this dump.
+// What the search found in this dump.
 function hitLine(dump) {
-  if (!match) return null;
-  const isUnlinked = match.unlinked.includes(dump.number);
-  return element(
-    "p",
-    { className: isUnlinked ? "hit warn" : "hit" },
-    `${match.kind} `,
-    element("bdi", {}, match.name),
-    isUnlinked ? " is unlinked here" : " is here",
-  );
+  if (match) {
+    const isUnlinked = match.unlinked.includes(dump.number);
+    return element(
+      "p",
+      { className: isUnlinked ? "hit warn" : "hit" },
+      `${match.kind} `,
+      element("bdi", {}, match.name),
+      isUnlinked ? " is unlinked here" : " is here",
+    );
+  }
+  const count = answer.inDump.get(dump.number);
+  return count ? element("p", { className: "hit" }, plural(count, "name matches", "names match")) : null;
 }
 
 function card(dump) {
@@ -131,21 +136,14 @@ function row(dump) {
 
 function shown() {
   const text = state.text.trim().toLowerCase();
-  const seeksDumps = text && !match && (state.kind === "" || state.kind === "dump");
-  const has = (dump) =>
-    `${dump.name}\n${dump.source}\n${dump.system}`.toLowerCase().includes(text);
-  const some = dumps.filter(
-    (dump) =>
-      passes(dump, state.filters) &&
-      (!match || match.dumps.includes(dump.number)) &&
-      (!seeksDumps || found.count || has(dump)),
-  );
-  // While names match as well, dumps are not left out, but those that match come first.
-  const order = sorted(some, state.order, state.down);
-  return seeksDumps && found.count ? [...order.filter(has), ...order.filter((d) => !has(d))] : order;
+  const seeksDumps = state.kind === "" || state.kind === "dump";
+  const isNamed = (dump) =>
+    seeksDumps && `${dump.name}\n${dump.source}\n${dump.system}`.toLowerCase().includes(text);
+  const isFound = (dump) =>
+    match ? match.dumps.includes(dump.number) : isNamed(dump) || answer.inDump.has(dump.number);
+  const some = dumps.filter((dump) => passes(dump, state.filters) && (!text || isFound(dump)));
+  return sorted(some, state.order, state.down);
 }
-
-let found = { found: [], count: 0 };
 
 function draw() {
   const some = shown();
@@ -185,11 +183,13 @@ function sortBy(order) {
 
 async function search() {
   const text = state.text.trim().toLowerCase();
-  match = null;
   const asksNames = text.length > 1 && state.kind !== "dump";
-  const answer = asksNames ? await matches(text, state.kind) : { found: [], count: 0 };
+  const next = asksNames
+    ? await matches(text, state.kind)
+    : { found: [], count: 0, inDump: new Map() };
   if (text !== state.text.trim().toLowerCase()) return; // the person went on typing
-  found = answer;
+  answer = next;
+  match = null;
   drawMatches(asksNames);
   draw();
 }
@@ -199,12 +199,12 @@ function drawMatches(asksNames) {
   const left = Object.entries(about.leftOut)
     .filter(([kind]) => state.kind === "" || state.kind === kind)
     .map(([kind, count]) => `${counted(count)} names of the kind ${kind} are in the datasets only`);
-  const more = found.count > MOST_MATCHES ? `; the first ${MOST_MATCHES} are listed` : "";
+  const more = answer.count > MOST_MATCHES ? `; the first ${MOST_MATCHES} are listed` : "";
   byId("match-count").textContent = [
-    `${plural(found.count, "name", "names")}${more}`,
+    `${plural(answer.count, "name", "names")}${more}`,
     ...left,
   ].join("; ");
-  byId("match-list").replaceChildren(...found.found.map(matchButton));
+  byId("match-list").replaceChildren(...answer.found.map(matchButton));
 }
 
 function matchButton(one) {

@@ -16,10 +16,15 @@ async function readNames() {
 }
 
 /**
- * The names with a text in them, the ones that begin with it first; within these, unlinked ones,
- * then those in the fewest dumps.
- * @returns {Promise<{ found: { kind: string, name: string, dumps: number[], unlinked: number[] }[],
- *   count: number }>}
+ * A name, and the numbers of the dumps in which it occurs, and in which a process of this name is
+ * unlinked.
+ * @typedef {{ kind: string, name: string, dumps: number[], unlinked: number[] }} Match
+ */
+
+/**
+ * The names with a text in them: names that begin with it come first, then unlinked processes, then
+ * names in few dumps. `inDump` tells how many of all `count` names each dump has.
+ * @returns {Promise<{ found: Match[], count: number, inDump: Map<number, number> }>}
  */
 async function matches(text, asked) {
   const all = await readNames();
@@ -43,5 +48,8 @@ async function matches(text, asked) {
   const byRarity = (one, other) =>
     other.unlinked.length - one.unlinked.length || one.dumps.length - other.dumps.length;
   const found = [...first.sort(byRarity), ...others.sort(byRarity)];
-  return { found: found.slice(0, MOST_MATCHES), count: found.length };
+  const inDump = new Map();
+  for (const { dumps: everywhere } of found)
+    for (const number of everywhere) inDump.set(number, (inDump.get(number) ?? 0) + 1);
+  return { found: found.slice(0, MOST_MATCHES), count: found.length, inDump };
 }
