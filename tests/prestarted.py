@@ -30,8 +30,12 @@ is_asked_for = False
 
 
 def environment() -> dict[str, str]:
-    """The variables that the programs are run with."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
+    """The variables that the programs are run with.
+
+    pytest's own are left out: one of them names the test, and would ask for a server for each test.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
 
 
 def run(
