@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import prestarted
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -58,11 +56,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="all profiles of Volatility 2, not one of each kind",
     )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Start Python for each run of the programs, but with --fast."""
-    prestarted.is_asked_for = config.getoption("--fast")
 
 
 @pytest.hookimpl(tryfirst=True)
