@@ -27,6 +27,7 @@ _TIMEOUT = 60
 """Seconds that a run may take."""
 _LARGEST_REQUEST = 1 << 20
 
+
 def environment() -> dict[str, str]:
     """The variables that the programs are run with.
 
