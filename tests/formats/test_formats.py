@@ -1345,7 +1345,7 @@ def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
     held = np.flatnonzero(dump.held)
     for pfn, page in zip(held.tolist(), dump.read_frames(held), strict=True):
         assert program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True) == page.tobytes()
-        assert page.tobytes() == contents[pfn * PAGE_SIZE :][:PAGE_SIZE]
+        assert page.tobytes() == contents[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
     for pfn in np.flatnonzero(dump.left_out).tolist():
         with pytest.raises(drgn.FaultError):
             program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True)
