@@ -254,7 +254,9 @@ class KdumpDump(Dump):
         frame = numbers_in(self._page_runs)[plain] * self._per_page
         return PlainPages.of_pages(self.path, frame, self._pages.offset[plain], self._per_page)
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Unpack the blocks for `work`."""
         at_once = max(1, base.BLOCK_FRAMES // self._per_page)
         wanted = (
@@ -263,6 +265,7 @@ class KdumpDump(Dump):
                 self._page_runs.tolist(), self._before.tolist(), strict=True
             )
             for done in range(0, count, at_once)
+            if within is None or (first + done) * self._per_page in within
         )
         with self._open() as files:
 
