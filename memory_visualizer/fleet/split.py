@@ -22,8 +22,9 @@ import numpy as np
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats.base import Dump, Findings, Progress, Visitor
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path, is_unpacked_first
+from memory_visualizer.formats.inside import is_unpacked_first
 from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import PAGE_SIZE
 
 AUTOMATIC_SIZE = 64 << 30
