@@ -25,7 +25,7 @@ def document(dumps: Sequence[Mapping[str, Any]], names: Mapping[str, Names]) -> 
     }
     return file_of(
         "gallery.html",
-        scripts=("dom", "data", "index", "search", "gallery"),
+        scripts=("dom", "columns", "index", "search", "gallery"),
         styles=("gallery.css",),
         about=about,
         columns={"names": _packed({kind: _grouped(found) for kind, found in names.items()})},

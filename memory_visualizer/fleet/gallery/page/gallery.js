@@ -19,7 +19,9 @@ function link(dump, kind, ...children) {
 
 function badges(dump) {
   const kinds = Object.entries(dump.leads);
-  const told = kinds.map(([kind, count]) => `${counted(count)} × ${kind}: ${about.leadKinds[kind]}`);
+  const told = kinds.map(
+    ([kind, count]) => `${counted(count)} × ${kind}: ${about.leadKinds[kind]}`,
+  );
   return [
     dump.unlinked &&
       element(
@@ -47,7 +49,12 @@ function shares(dump) {
   const held = Object.entries(dump.classes).filter(([label, pages]) => pages && label !== "absent");
   const all = held.reduce((sum, [, pages]) => sum + pages, 0);
   const words = held.map(([label, pages]) => `${label} ${percent(pages, all)}`).join(", ");
-  const bar = element("div", { className: "shares", role: "img", "aria-label": words, title: words });
+  const bar = element("div", {
+    className: "shares",
+    role: "img",
+    "aria-label": words,
+    title: words,
+  });
   for (const [label, pages] of held) {
     const part = element("span", {});
     part.style.flexGrow = String(pages / all);
@@ -70,7 +77,9 @@ function hitLine(dump) {
     );
   }
   const count = answer.inDump.get(dump.number);
-  return count ? element("p", { className: "hit" }, plural(count, "name matches", "names match")) : null;
+  return count
+    ? element("p", { className: "hit" }, plural(count, "name matches", "names match"))
+    : null;
 }
 
 function card(dump) {
@@ -95,7 +104,9 @@ function card(dump) {
       element("h2", { title: dump.source }, link(dump, "page", element("bdi", {}, dump.name))),
       element("p", { className: "system" }, element("bdi", {}, systemOf(dump))),
       element("p", { className: "facts" }, facts.filter(Boolean).join(" · ")),
-      dump.sentence ? element("p", { className: "sentence" }, element("bdi", {}, dump.sentence)) : null,
+      dump.sentence
+        ? element("p", { className: "sentence" }, element("bdi", {}, dump.sentence))
+        : null,
       dump.done ? shares(dump) : null,
       hitLine(dump),
       element("p", { className: "badges" }, ...badges(dump)),
@@ -112,6 +123,7 @@ function card(dump) {
   );
 }
 
+/** @type {[string, (dump: any) => any][]} */
 const COLUMNS = [
   ["name", (dump) => link(dump, "page", element("bdi", {}, dump.name))],
   ["system", (dump) => element("bdi", { title: dump.sentence }, dump.sentence || systemOf(dump))],
@@ -161,12 +173,12 @@ function draw() {
   byId("as-cards").setAttribute("aria-pressed", String(!state.table));
   byId("as-table").setAttribute("aria-pressed", String(state.table));
   byId("sort").value = state.order;
-  for (const head of byId("heads").children) {
+  for (const head of byId("heads").querySelectorAll("th")) {
     const isIt = head.dataset.order === state.order;
     if (isIt) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
-  for (const button of byId("filters").children) {
+  for (const button of byId("filters").querySelectorAll("button")) {
     const isOn = state.filters.some((filter) => filter.id === button.dataset.filter);
     button.setAttribute("aria-pressed", String(isOn));
   }
@@ -292,7 +304,12 @@ function prepare() {
   for (const filter of FILTERS) {
     const count = dumps.filter(filter.holds).length;
     if (!count) continue;
-    const button = element("button", { type: "button" }, `${filter.title} `, element("span", {}, counted(count)));
+    const button = element(
+      "button",
+      { type: "button" },
+      `${filter.title} `,
+      element("span", {}, counted(count)),
+    );
     button.dataset.filter = filter.id;
     button.addEventListener("click", () => {
       const isOn = state.filters.includes(filter);
@@ -321,7 +338,10 @@ function prepare() {
     draw();
   });
   byId("turn").addEventListener("click", () => sortBy(state.order));
-  for (const [id, table] of /** @type {[any, boolean][]} */ ([["as-cards", false], ["as-table", true]]))
+  for (const [id, table] of /** @type {[any, boolean][]} */ ([
+    ["as-cards", false],
+    ["as-table", true],
+  ]))
     byId(id).addEventListener("click", () => {
       state.table = table;
       draw();
@@ -346,7 +366,9 @@ function prepare() {
 // The colours of the classes, in the bars and in the legend.
 function paintClasses(isDark) {
   const colours = about.colours[isDark ? "dark" : "light"];
-  const seen = new Set(dumps.flatMap((dump) => Object.keys(dump.classes).filter((one) => dump.classes[one])));
+  const seen = new Set(
+    dumps.flatMap((dump) => Object.keys(dump.classes).filter((one) => dump.classes[one])),
+  );
   const entries = Object.entries(colours).map(([label, colour], number) => {
     document.documentElement.style.setProperty(`--class-${number}`, colour);
     return [label, colour];
