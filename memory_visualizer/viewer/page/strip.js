@@ -11,7 +11,7 @@ class Strip {
     this.map = map;
     this.theme = theme;
     this.stack = STACK;
-    this.valueOf = (frame) => model.page[frame] & 7;
+    this.kindOf = (frame) => model.page[frame] & 7;
     this.off = new Set();
     let dragging = false;
     canvas.addEventListener("pointerdown", (event) => {
@@ -103,10 +103,18 @@ class Strip {
       const first = bar * this.stack.length;
       for (let place = this.edge(bar); place < end; place++) {
         const frame = order ? order[place] : place;
-        if (frame >= 0) counts[first + this.valueOf(frame)]++;
+        if (frame >= 0) counts[first + this.kindOf(frame)]++;
       }
     }
     this.canvas.setAttribute("aria-valuemax", frames - 1);
+  }
+
+  // Count again, if frames have other kinds than before.
+  recount() {
+    if (!this.places) return; // it has no size yet
+    this.count();
+    this.bare = null;
+    this.redraw();
   }
 
   edge(bar) {
