@@ -297,9 +297,11 @@ def test_history_of_a_page(open_page: Opener, opened: Opened) -> None:
         assert f"{step.before.classes[frame]}, " in rows[0]
         if word == "OWNER":
             assert "owner: " in told
-            for owners, names in ((step.before, step.before.names), (step.after, step.after.names)):
-                for pid in sorted(owners.owners.get(frame, ()))[:1]:
-                    assert f"{names[pid]} ({pid})" in told
+            before, after = (
+                known.owners.get(frame, frozenset()) for known in (step.before, step.after)
+            )
+            for pid in before ^ after:
+                assert f"{(step.before.names | step.after.names)[pid]} ({pid})" in told
         else:
             assert Change[word].label in told
     unchanged = np.flatnonzero((opened.words[0] == "SAME") & (opened.words[1] == "SAME"))

@@ -152,8 +152,7 @@ class ChangeLists {
       text: ({ from, to }) => `${from} ${to}`,
       title: ({ from, to, count }) => `${from} → ${to}: ${amount(count)}`,
       isChosen,
-      choose: (item) =>
-        toggle(item, () => model.chosen((old, now) => old === item.old && now === item.now)),
+      choose: (item) => toggle(item, () => model.framesOfMove(item.old, item.now)),
       none: "No page has other owners.",
     });
     this.files = new ItemList(byId("file-list"), {
@@ -218,8 +217,7 @@ class ChangeLists {
     this.processes.show(processes);
     const moves = model.moves().map(({ old, now, count }) => ({
       ...{ key: `move ${model.before} ${model.after} ${old} ${now}`, old, now, count },
-      from: model.namesOf(old),
-      to: model.namesOf(now),
+      ...model.moveWords(old, now),
       label: `${model.namesOf(old, 1)} → ${model.namesOf(now, 1)}`,
     }));
     this.moves.show(moves);
@@ -275,7 +273,9 @@ async function startChanges() {
   const lists = new ChangeLists(model, (mark) => update({ mark }));
   const card = new HistoryCard(model, null, map, null);
   const strip = new Strip(byId("strip"), model, map, theme);
-  strip.stack = [...about.changes.keys()].reverse();
+  strip.kinds = about.changes.length;
+  strip.stack = [...about.changes.keys()].filter((code) => code > SAME).reverse();
+  strip.isRelative = true; // few pages change
   strip.kindOf = (frame) => model.codes[frame];
   const timeline = new Timeline(model, (changes) => update(changes));
   const goTo = new GoTo(model, (frame) => {

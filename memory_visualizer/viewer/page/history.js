@@ -42,12 +42,13 @@ class HistoryCard extends Card {
     if (code <= SAME) return about.changes[code];
     const { bits } = about;
     const set = this.model.bits[dump][frame];
+    const { sets } = this.model;
+    const { from, to } = this.model.moveWords(sets[dump - 1][frame], sets[dump][frame]);
     const words = [];
     if (set & bits.ONLY_EARLIER) words.push("absent now");
     if (set & bits.ONLY_LATER) words.push("absent before");
     if (set & bits.EXECUTABLE) words.push("became executable");
-    if (set & bits.OWNER)
-      words.push(`owner: ${this.ownersIn(dump - 1, frame)} → ${this.ownersIn(dump, frame)}`);
+    if (set & bits.OWNER) words.push(`owner: ${from} → ${to}`);
     if (set & bits.CLASS)
       words.push(`class: ${this.classWords(dump - 1, frame)} → ${this.classWords(dump, frame)}`);
     if (set & bits.ZEROED) words.push("zeroed");

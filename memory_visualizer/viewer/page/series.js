@@ -91,17 +91,26 @@ class Series {
     return found;
   }
 
-  // 1 for each frame that the process has in one of the two dumps.
+  // 1 for each frame that the process has in one of the dumps from the first to the last of those
+  // that are looked at.
   framesOf(process) {
-    const sets = this.setsWith(process);
-    return this.chosen((old, now) => sets[old] || sets[now]);
+    const sets = this.setsWith(process),
+      found = new Uint8Array(this.frames);
+    for (let dump = this.before; dump <= this.after; dump++) {
+      const of = this.sets[dump];
+      for (let frame = 0; frame < found.length; frame++) found[frame] |= sets[of[frame]];
+    }
+    return found;
   }
 
-  // 1 for each frame whose sets before and after fit.
-  chosen(fits) {
+  // 1 for each frame that went from one set of owners to another.
+  framesOfMove(old, now) {
     const before = this.sets[this.before],
-      after = this.sets[this.after];
-    return Uint8Array.from(before, (old, frame) => (fits(old, after[frame]) ? 1 : 0));
+      after = this.sets[this.after],
+      found = new Uint8Array(this.frames);
+    for (let frame = 0; frame < found.length; frame++)
+      if (before[frame] === old && after[frame] === now && this.hasMoved(frame)) found[frame] = 1;
+    return found;
   }
 
   // From whom to whom pages went: [{ old, now, count }], most pages first.
@@ -131,17 +140,37 @@ class Series {
     );
   }
 
+  // From whom to whom, in words; of large sets what is new, and what is missing.
+  moveWords(old, now) {
+    const from = [...this.membersOf(old)],
+      to = [...this.membersOf(now)];
+    if (Math.max(from.length, to.length) <= ALL_OWNERS)
+      return { from: this.namesOf(old), to: this.namesOf(now) };
+    const short = (set, members) =>
+      members.length > ALL_OWNERS ? `${counted(members.length)} processes` : this.namesOf(set);
+    const lost = from.filter((process) => !to.includes(process)),
+      gained = to.filter((process) => !from.includes(process));
+    const parts = [
+      lost.length ? `without ${named(lost, ALL_OWNERS)}` : "",
+      gained.length ? `with ${named(gained, ALL_OWNERS)}` : "",
+    ];
+    return { from: short(old, from), to: `${short(now, to)}, ${parts.filter(Boolean).join(", ")}` };
+  }
+
   // The owners in a set, in words.
   namesOf(set, most = ALL_OWNERS) {
-    const members = [...this.membersOf(set)];
-    if (!members.length) return "nobody";
-    const names = members.slice(0, most).map(nameOfOwner).join(", ");
-    const more = members.length - most;
-    return more > 0 ? `${names} and ${counted(more)} more` : names;
+    return named([...this.membersOf(set)], most);
   }
 }
 
 const isHeldBy = (page) => (page & 7) !== ABSENT && (page & 7) !== LEFT_OUT;
+
+function named(processes, most) {
+  if (!processes.length) return "nobody";
+  const names = processes.slice(0, most).map(nameOfOwner).join(", ");
+  const more = processes.length - most;
+  return more > 0 ? `${names} and ${counted(more)} more` : names;
+}
 
 function nameOfOwner(process) {
   const [name, pid] = about.owners[process];

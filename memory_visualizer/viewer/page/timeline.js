@@ -63,14 +63,13 @@ class Timeline {
     for (let n = 0; n < many; n++) dumps.add(1 + Math.round((steps * n) / Math.max(many - 1, 1)));
     byId("time-labels").replaceChildren(
       ...[...dumps].map((dump) => {
-        const part = steps ? (dump - 1) / steps : 0.5;
+        const part = (dump - 1) / Math.max(steps, 1);
         const className = [
-          steps && dump === 1 ? "first" : steps && dump === count - 1 ? "last" : "",
+          dump === 1 ? "first" : dump === count - 1 ? "last" : "",
           dump === this.state.dump && !this.state.all ? "now" : "",
         ].join(" ");
         const label = element("span", { className }, shortTime(dump));
-        if (!steps) label.style.left = "50%";
-        else if (part === 0) label.style.left = "0";
+        if (part === 0) label.style.left = "0";
         else if (part === 1) label.style.left = "100%";
         else label.style.left = `${THUMB / 2 + part * (width - THUMB)}px`;
         return label;
