@@ -38,6 +38,7 @@ from memory_visualizer.export.changesummary import step_values, write_changes
 from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, change_table
 from memory_visualizer.export.tables import check_table
 from memory_visualizer.formats.opening import check_file, opens_leniently, together
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.printable import printable
@@ -89,7 +90,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     options.add_argument(
         "dumps",
         metavar="DUMP",
-        type=Path,
+        type=as_path,
         nargs="+",
         help="dumps of physical memory, two or more; of a split one, all files one after another",
     )

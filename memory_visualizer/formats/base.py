@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import joined_runs, runs_without
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.limits import Budget
-from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import PAGE_SIZE
 
 _NEAR_FRAMES = 2**21
@@ -357,6 +357,25 @@ def near_pieces(
 def near_frames(size: int) -> int:
     """The number of frames up to which a machine may have memory, if so many bytes are held."""
     return max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
+
+
+def near_left_out(
+    path: Path, runs: NDArray[np.int64], limit: int
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Runs of pages that a dump leaves out (as `Dump.runs`), up to page `limit`; remarks.
+
+    What `near_frames` is for: a false header must not decide on the number of frames.
+    """
+    near = runs[runs[:, 0] < limit]
+    count = np.minimum(near[:, 1], limit - near[:, 0])
+    beyond = int(runs[:, 1].sum()) - int(count.sum())
+    if not beyond:
+        return runs, []
+    remark = (
+        f"{path} says that it leaves out {counted(beyond, 'page')} too high for the memory that it"
+        " holds; they count as absent"
+    )
+    return np.stack((near[:, 0], count), axis=1), [remark]
 
 
 def numbers_in(runs: NDArray[np.int64]) -> NDArray[np.int64]:

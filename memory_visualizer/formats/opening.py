@@ -19,7 +19,8 @@ from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import magics, notdumps, packed, split, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import Inside, InsidePath, as_path
+from memory_visualizer.formats.inside import Inside, InsidePath
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 
@@ -76,7 +77,7 @@ def open_dump(
         dump = _open(parts[0], lenient, progress)
     else:
         dump = _open_parts(parts, lenient=lenient)
-    dump.reopen = partial(open_dump, paths, lenient=lenient)
+    dump.reopen = partial(open_dump, parts, lenient=lenient)
     return dump
 
 

@@ -73,10 +73,6 @@ _ROWS_AT_ONCE = 64
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
 
 _RAM, _IMAGE = b"System RAM", b"Kernel "
-_FRAMES_OF_RESOURCE, _MORE_RESOURCES = 1024, 1024
-"""How many resources there may be: each removable block of memory is a resource."""
-_MAX_SHARE = 8
-"""BTF takes at most this fraction of the memory."""
 
 
 @dataclass(frozen=True)
@@ -480,19 +476,20 @@ def _with_types(found: LinuxKernel) -> LinuxKernel:
 
 
 def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
-    limit = min(btf_format.MAX_SIZE, found.memory.frame_count * PAGE_SIZE // _MAX_SHARE)
+    budget = found.memory.budget
+    limit = min(btf_format.MAX_SIZE, budget.limit("byte of kernel types"))
     start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
     if start and stop and 0 < stop - start <= limit:
-        return Btf.parse(found.kernel.read_far(start, stop - start))
+        return Btf.parse(found.kernel.read_far(start, stop - start), budget)
+    if start and stop:
+        budget.note("byte of kernel types", stop - start - limit)
     if symbols:  # a kernel that has symbols, but not these two, has no BTF
         return None
     image = found.image
     if image is None:
         return None
-    for place in places_of(
-        btf_format.MAGIC, image[1], found.memory.budget, "possible beginning of BTF"
-    ):
-        if types := Btf.parse(image[1][place : place + limit]):
+    for place in places_of(btf_format.MAGIC, image[1], budget, "possible beginning of BTF"):
+        if types := Btf.parse(image[1][place : place + limit], budget):
             return types
     return None
 
@@ -514,7 +511,7 @@ def _read_resources(found: LinuxKernel) -> Resources | None:
     if root is None:
         return None
     count = found.memory.frame_count
-    room = _Room(count // _FRAMES_OF_RESOURCE + _MORE_RESOURCES)
+    room = _Room(found.memory.budget.limit("resource of the machine"))
     ram: list[tuple[int, int]] = []
     image: list[tuple[int, int]] = []
     for name, start, end, below in _resources(found, root, room):
@@ -575,6 +572,8 @@ def _resources(
             return
         yield found.kernel.read(name, len(_RAM)) or b"", start, end, at
         at = read(at + sibling_at)
+    if at and at not in seen:
+        found.memory.budget.refuse("resource of the machine", 1)
 
 
 def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:

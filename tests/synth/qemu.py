@@ -93,12 +93,15 @@ def libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
     return magic + struct.pack("<5I", 2, len(text), 1, how, 0) + bytes(56) + text
 
 
-def write_vma(path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3) -> None:
+def write_vma(
+    path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3, long_names: int = 0
+) -> None:
     """A backup of Proxmox (vma_spec.txt) with a disk and, with `state`, the stream of a machine.
 
-    Each extent has clusters of both, and `gap` clusters of no device at its end.
+    Each extent has clusters of both, and `gap` clusters of no device at its end. In front of the
+    names that are used stand twenty of `long_names` bytes.
     """
-    names = b"\0"
+    names = b"\0" + (struct.pack("<H", long_names) + b"n" * long_names) * 20 * bool(long_names)
     places = []
     for name in (b"qemu-server.conf\0", b"cores: 1\n", b"drive-scsi0\0", b"vmstate\0"):
         places.append(len(names))
