@@ -1,6 +1,7 @@
 // The slider over time, the switch between before and after, and the words beside them.
 
-const LABEL_WIDTH = 92, // of a time below the slider
+const LETTER_WIDTH = 7, // of a label below the slider
+  LABEL_GAP = 20,
   THUMB = 16, // of the slider's handle
   HOLD_MS = 300; // a key that is held so long flips back
 
@@ -58,7 +59,9 @@ class Timeline {
     const { count } = this.model;
     const width = byId("times").clientWidth;
     const steps = count - 2;
-    const many = Math.max(Math.min(Math.floor(width / LABEL_WIDTH), count - 1), 1);
+    const longest = Math.max(...about.dumps.map((_, dump) => shortTime(dump).length));
+    const room = Math.floor(width / (longest * LETTER_WIDTH + LABEL_GAP));
+    const many = Math.max(Math.min(room, count - 1), 1);
     const dumps = new Set();
     for (let n = 0; n < many; n++) dumps.add(1 + Math.round((steps * n) / Math.max(many - 1, 1)));
     byId("time-labels").replaceChildren(
