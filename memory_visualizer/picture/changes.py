@@ -52,6 +52,26 @@ COLOUR_BLIND: Mapping[Change, Colour] = {
 CHANGE_PALETTES = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}
 """By the names of PALETTES."""
 
+DARK_CHANGES: Mapping[str, Mapping[Change, Colour]] = {
+    "default": {
+        **DEFAULT,
+        Change.ABSENT: (0, 0, 0),
+        Change.SAME: (52, 56, 64),
+        Change.CLASS: (63, 149, 73),
+        Change.OWNER: (70, 104, 222),
+        Change.ONLY_LATER: (172, 204, 218),
+    },
+    "colour-blind": {
+        **COLOUR_BLIND,
+        Change.SAME: (56, 56, 60),
+        Change.CLASS: (0, 140, 100),
+        Change.OWNER: (40, 100, 235),
+        Change.ONLY_EARLIER: (170, 90, 150),
+        Change.ONLY_LATER: (233, 164, 187),
+    },
+}
+"""The same on a dark page: what did not change is dark, and what did shines."""
+
 
 def by_change(codes: NDArray[np.uint8], palette: str = "default") -> Colouring:
     """Colour frames by their Change, which is also the index of the swatch.
