@@ -81,6 +81,8 @@ _STATUS = {
     404: "it does not exist",
     410: "it does not exist any more",
 }
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
+"""Errors that another try would not change."""
 _TRANSIENT = (408, 425, 429)
 """Statuses of HTTP below 500 after which another try makes sense."""
 
@@ -254,9 +256,8 @@ class RemoteFile(Inside):
         if status is not None:
             is_final = 400 <= status < 500 and status not in _TRANSIENT
             return explained(error, self._url) if is_final else None
-        if error.__cause__ is None and isinstance(
-            error, FileNotFoundError | PermissionError | IsADirectoryError | ImportError
-        ):
+        # fsspec calls any fault of an HTTP server a missing file.
+        if isinstance(error, _FINAL) and (error.__cause__ is None or not is_web(self._url)):
             return explained(error, self._url)
         return None
 
@@ -547,7 +548,7 @@ def explained(error: BaseException, url: str) -> str:
     chain = list(_causes(error))
     if any(isinstance(one, TimeoutError) for one in chain):
         return "the server does not answer in time"
-    last = chain[-1]
+    last = chain[-1] if is_web(url) else error
     if isinstance(last, FileNotFoundError):
         return "it does not exist"
     if isinstance(last, PermissionError):
