@@ -71,7 +71,7 @@ def further_columns(
     """
     kernel = len(snapshot.processes)
     rows = snapshot.mappings
-    again = rows.take(_lead_to(further > 0, rows))
+    again = rows.take(lead_to(further > 0, rows))
     found = Runs.of(
         Mappings.join([again, *_of_kernel(snapshot)]), snapshot.dump.frame_count, kernel
     )
@@ -88,8 +88,11 @@ def further_columns(
     return columns, int(found.length.sum() - kept.length.sum())
 
 
-def _lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
-    """Which mappings lead to some of these frames, given for all frames of the dump."""
+def lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
+    """Which mappings lead to some of these frames, given for all frames of the dump.
+
+    Large pages that do not begin and end at multiples of 64 frames may be told, too.
+    """
     found = frames[rows.pfn]
     large = np.flatnonzero(rows.count > 1)
     if len(large):

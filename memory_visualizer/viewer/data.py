@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import changes
-from memory_visualizer.snapshot.owners import OwnedPages, address_in
+from memory_visualizer.arrays import changes, count_values, mark_runs
+from memory_visualizer.snapshot.owners import OwnedPages, Rows, address_in
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.addresses import further_columns
+from memory_visualizer.viewer.addresses import further_columns, lead_to
 
 
 @dataclass(frozen=True)
@@ -93,31 +94,28 @@ def owner_columns(
     mode, and ``set_size`` of the indexes in ``members``; the index after the last process's stands
     for the kernel, which all share.
     """
-    # Arrays are made in pieces and freed as soon as possible, since there are millions of groups.
-    groups, held_by = _gather(snapshot)
-    starts = np.cumsum(groups.size, dtype=_index_type(groups.process))
-    starts -= groups.size
-    group_set = _number_sets(groups.user, starts, groups.size, groups.process)
-    one = np.zeros(
-        int(group_set.max(initial=-1)) + 1, np.intp
-    )  # the group that represents each set
-    one[group_set] = np.arange(len(group_set), dtype=starts.dtype)
-    set_user, set_size = groups.user[one], groups.size[one].astype(np.int64)
-    row = np.repeat(starts[one] - np.cumsum(set_size) + set_size, set_size)
-    members = groups.process[row + np.arange(len(row))]
-    mapping, frame = groups.mapping, groups.frame
-    del groups, starts, one, row
-
+    # Arrays are made in pieces and freed as soon as possible, since there are millions of pages.
+    alone, groups, held_by = _gather(snapshot)
+    sets = _number_sets(groups, alone)
+    mappings, frame_count = snapshot.mappings, snapshot.classes.size
+    end = np.append(0, np.cumsum(sets.alone)).tolist()
     runs = [_NO_RUNS]
-    count = np.bincount(group_set, minlength=len(set_size))
-    for low, high in _ranges(count):
-        chosen = (group_set >= low) & (group_set < high)
-        some = frame[chosen]
-        virtual = _page_number(address_in(snapshot.mappings, mapping[chosen], some))
-        order = _order_of_groups(group_set[chosen], virtual)
-        runs.append(_runs(group_set[chosen][order], virtual[order], some[order]))
-        del some, virtual, order
-    del mapping, frame, group_set
+    for low, high in _ranges(np.bincount(sets.of_group, minlength=len(sets.size)) + sets.alone):
+        chosen = (sets.of_group >= low) & (sets.of_group < high)
+        of_one = alone.mapping[end[low] : end[high]]
+        mapping = np.concatenate((of_one, groups.mapping[chosen]))
+        frame = np.concatenate((mappings.pfn[of_one], groups.frame[chosen]))
+        length = np.ones(len(frame), np.uint32)
+        length[: len(of_one)] = np.minimum(
+            mappings.count[of_one], frame_count - frame[: len(of_one)]
+        )
+        of_set = np.repeat(np.arange(low, high, dtype=np.int32), sets.alone[low:high])
+        of_set = np.concatenate((of_set, sets.of_group[chosen]))
+        virtual = _page_number(address_in(mappings, mapping, frame))
+        order = _order_of_pages(of_set, virtual, frame)
+        runs.append(
+            _runs(of_set[order], virtual[order], frame[order].astype(np.uint32), length[order])
+        )
     run_frame, run_length, run_gap, set_runs = (
         np.concatenate(column) for column in zip(*runs, strict=True)
     )
@@ -126,9 +124,9 @@ def owner_columns(
         "run_length": run_length,
         "run_gap": run_gap,
         "set_runs": set_runs,
-        "set_user": set_user.view(np.uint8),
-        "set_size": set_size,
-        "members": members,
+        "set_user": sets.user.view(np.uint8),
+        "set_size": sets.size,
+        "members": sets.members,
     }, held_by
 
 
@@ -143,18 +141,25 @@ def _page_number(virtual: NDArray[np.uint64]) -> NDArray[np.int64]:
     return number
 
 
-def _index_type(rows: NDArray[Any]) -> type[np.signedinteger[Any]]:
-    return np.int32 if len(rows) < 1 << 31 else np.int64
+@dataclass(eq=False)
+class _Alone:
+    """Mappings of pages to which no other mapping leads: most pages of most dumps."""
+
+    mapping: Rows
+    """Numbers of mappings, sorted by their owner."""
+    count: NDArray[np.int64]
+    """The number of these mappings by owner: first the kernel's mappings for each process and for
+    all that share it, then in the same order those of user mode."""
 
 
 @dataclass(eq=False)
 class _Groups:
-    """Pages at an address, and the processes that have the page there; a row for each.
+    """Other pages at an address, and the processes that have the page there; a row for each.
 
     The address, which would take eight bytes, is not kept: the mapping tells it.
     """
 
-    mapping: NDArray[np.unsignedinteger[Any]]
+    mapping: Rows
     """Number of one of the group's mappings."""
     frame: NDArray[np.uint32]
     user: NDArray[np.bool_]
@@ -165,17 +170,28 @@ class _Groups:
     kernel, which all share."""
 
 
-def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any]]]:
-    """All groups, by frame, virtual page, kernel before user; and each frame's owner count."""
+def _gather(snapshot: Snapshot) -> tuple[_Alone, _Groups, NDArray[np.unsignedinteger[Any]]]:
+    """The pages with owners, and each frame's owner count.
+
+    Groups are sorted by frame, virtual page, kernel before user.
+    """
     everyone = len(snapshot.processes)
     small = np.min_scalar_type(everyone + 1)
-    held_by = np.zeros(snapshot.classes.size, small)
+    mappings = snapshot.mappings
+    several = (snapshot.mapping_count != 1) | (snapshot.classes == PageClass.ABSENT)
+    is_alone = ~lead_to(several, mappings)
+    limit = snapshot.dump.budget.limit("mapping")
     own, shared = (
-        OwnedPages(
-            snapshot.mappings, snapshot.classes, snapshot.dump.budget.limit("mapping"), shared=kind
-        )
+        OwnedPages(mappings, snapshot.classes, limit, shared=kind, alone=is_alone)
         for kind in (False, True)
     )
+    del several, is_alone
+    alone = _alone(own, shared, everyone)
+    held = np.zeros(snapshot.classes.size, bool)
+    first = mappings.pfn[alone.mapping]
+    mark_runs(held, first, np.minimum(mappings.count[alone.mapping], held.size - first))
+    held_by = held.astype(small)
+    del held, first
     batches = []
     for mine, common in zip(own.pieces(), shared.pieces(), strict=True):
         frames, mapping, frame = mine
@@ -189,9 +205,8 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
         _, mapping, frame = common
         rows.insert(mapping, frame, _page_number(shared.virtual(mapping, frame)), everyone)
         rows.sort(frames)
-        held_by[frames.start : frames.stop] = np.bincount(
-            rows.frame - frames.start, minlength=len(frames)
-        )
+        counts = np.bincount(rows.frame - frames.start, minlength=len(frames))
+        held_by[frames.start : frames.stop] += counts.astype(small)
         starts = np.flatnonzero(changes(rows.frame, rows.virtual, rows.user))
         size = np.diff(starts, append=len(rows.frame)).astype(small)
         batches.append(
@@ -204,7 +219,16 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
             ]
         )
     columns = [np.concatenate([part.pop(0) for part in batches]) for _ in range(5)]
-    return _Groups(*columns), held_by
+    return alone, _Groups(*columns), held_by
+
+
+def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
+    """The mappings that were left out of the pieces; `everyone` is the number of processes."""
+    owner = own.process(own.alone) + own.is_user(own.alone) * np.int32(everyone + 1)
+    owner = np.append(owner, np.full(len(shared.alone), everyone, np.int32))
+    owner = owner.astype(np.min_scalar_type(2 * everyone + 2))  # numpy sorts short ones quickly
+    mapping = np.concatenate((own.alone, shared.alone))
+    return _Alone(mapping[np.argsort(owner, kind="stable")], count_values(owner, 2 * everyone + 2))
 
 
 @dataclass(eq=False)
@@ -263,17 +287,22 @@ _RANGES = 16
 
 
 def _runs(
-    group_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.uint32]
+    of_set: NDArray[np.int32],
+    virtual: NDArray[np.int64],
+    frame: NDArray[np.uint32],
+    length: NDArray[np.uint32],
 ) -> tuple[NDArray[Any], ...]:
-    """Make stretches from the groups of some sets, in the order of set and virtual page.
+    """Make stretches from the pages of some sets, in the order of set and virtual page.
 
-    Returns frame, length and gap of each stretch, and the number of stretches of each set.
+    `length` is the number of frames of each page, which may be a large one. Returns frame, length
+    and gap of each stretch, and the number of stretches of each set.
     """
-    is_next = ~changes(group_set)
-    is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
+    is_next = ~changes(of_set)
+    is_next[1:] &= virtual[1:] == virtual[:-1] + length[:-1]
+    is_next[1:] &= frame[1:] - frame[:-1] == length[:-1]
     begins = np.flatnonzero(~is_next)
-    length = np.diff(begins, append=len(frame)).astype(np.uint32)
-    run_set, gap = group_set[begins], virtual[begins]
+    length = np.add.reduceat(length, begins, dtype=np.uint32)
+    run_set, gap = of_set[begins], virtual[begins]
     end = gap[:-1] + length[:-1]
     end[changes(run_set)[1:]] = 0
     gap[1:] -= end
@@ -282,74 +311,88 @@ def _runs(
     return frame[begins], length, gap, np.bincount(run_set - run_set[0])
 
 
-def _order_of_groups(
-    group_set: NDArray[np.int32], virtual: NDArray[np.int64]
+def _order_of_pages(
+    of_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.int64]
 ) -> NDArray[np.signedinteger[Any]]:
-    """The order by set and virtual page; groups with equal values keep their order."""
+    """The order by set, virtual page, and frame."""
     # Addresses are canonical: the bits above these are all ones or all zeros.
     bits = _CANONICAL_BITS
-    if int(group_set.max(initial=0)) >= 1 << (63 - bits):
-        return np.lexsort((virtual, group_set))
-    key = group_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
+    if int(of_set.max(initial=0)) >= 1 << (63 - bits):
+        return np.lexsort((frame, virtual, of_set))
+    key = of_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
     order = np.argsort(key)  # much faster than a stable sort, and rarely different
     key = key[order]
-    return np.lexsort((virtual, group_set)) if (key[1:] == key[:-1]).any() else order
+    return np.lexsort((frame, virtual, of_set)) if (key[1:] == key[:-1]).any() else order
 
 
 _CANONICAL_BITS = 45
 """Bits of a page number, with five levels of tables (SDM vol. 3A, 4.5)."""
 
 
-def _number_sets(
-    user: NDArray[np.bool_],
-    starts: NDArray[np.signedinteger[Any]],
-    sizes: NDArray[np.unsignedinteger[Any]],
-    process: NDArray[np.unsignedinteger[Any]],
-) -> NDArray[np.int32]:
-    """Number the distinct sets of processes from 0 on; returns the number of each group's set.
+@dataclass(eq=False)
+class _Sets:
+    """Sets of owners; the sets of a single one come first."""
+
+    of_group: NDArray[np.int32]
+    """The number of each group's set."""
+    alone: NDArray[np.int64]
+    """For each set the number of its mappings in _Alone."""
+    user: NDArray[np.bool_]
+    size: NDArray[np.int64]
+    members: NDArray[np.unsignedinteger[Any]]
+    """The processes of all sets in a row, as in _Groups."""
+
+
+def _number_sets(groups: _Groups, alone: _Alone) -> _Sets:
+    """Number the distinct sets of processes from 0 on.
 
     Sets are equal in size, user, and processes. Sets of one process are numbered directly, others
     process by process: groups stay together while their first, second, … processes are equal.
     """
-    limit = int(process.max(initial=0)) + 1
-    found, ones = _number_singles(user, starts, sizes, process, limit)
-    several = np.flatnonzero(sizes != 1)
-    numbers = user[several].astype(np.int64)
-    starts, sizes = starts[several], sizes[several]
+    limit = len(alone.count) // 2
+    starts = np.cumsum(groups.size, dtype=np.int64)
+    starts -= groups.size
+    owner = groups.process[starts].astype(np.int32)
+    owner[groups.user] += np.int32(limit)
+    is_single = groups.size == 1
+    there = alone.count > 0
+    there[owner[is_single]] = True
+    found = (np.cumsum(there, dtype=np.int32) - np.int32(1))[owner]
+    several = np.flatnonzero(~is_single)
+    ranks, more = _ranks_of_several(groups, starts, several, limit)
+    singles = np.flatnonzero(there)
+    found[several] = ranks + len(singles)
+    one = np.zeros(more, np.intp)  # the group that represents each set of several
+    one[ranks] = several
+    size = groups.size[one].astype(np.int64)
+    row = np.repeat(starts[one] - np.cumsum(size) + size, size)
+    members = groups.process[row + np.arange(len(row))]
+    return _Sets(
+        found,
+        np.append(alone.count[singles], np.zeros(more, np.int64)),
+        np.append(singles >= limit, groups.user[one]),
+        np.append(np.ones(len(singles), np.int64), size),
+        np.append((singles % limit).astype(members.dtype), members),
+    )
+
+
+def _ranks_of_several(
+    groups: _Groups, starts: NDArray[np.int64], several: NDArray[np.intp], limit: int
+) -> tuple[NDArray[np.int64], int]:
+    """Number the sets of some groups, whose processes are below `limit`; and the count of sets."""
+    numbers = groups.user[several].astype(np.int64)
+    starts, sizes = starts[several], groups.size[several]
     free = 2
     longer = np.arange(len(several))
     place = 0
     while longer.size:
-        key = numbers[longer] * limit + process[starts[longer] + place]
+        key = numbers[longer] * limit + groups.process[starts[longer] + place]
         ranks, count = _ranks(key)
         numbers[longer] = ranks + free
         free += count
         place += 1
         longer = longer[sizes[longer] > place]
-    found[several] = _ranks(numbers)[0] + ones
-    return found
-
-
-def _number_singles(
-    user: NDArray[np.bool_],
-    starts: NDArray[np.signedinteger[Any]],
-    sizes: NDArray[np.unsignedinteger[Any]],
-    process: NDArray[np.unsignedinteger[Any]],
-    limit: int,
-) -> tuple[NDArray[np.int32], int]:
-    """The numbers of sets of a single process below `limit`, for their groups; and their count."""
-    key = np.empty(len(sizes), np.int32)
-    there = np.zeros(2 * limit + 1, bool)  # the last number stands for all other groups
-    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
-        some = slice(at, at + _GROUPS_AT_ONCE)
-        first = process[starts[some]] + np.where(user[some], limit, 0)
-        key[some] = np.where(sizes[some] == 1, first, 2 * limit)
-        there[key[some]] = True
-    rank = np.cumsum(there[:-1], dtype=np.int32)
-    found = np.append(rank - 1, np.int32(0))
-    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
-        key[at : at + _GROUPS_AT_ONCE] = found[key[at : at + _GROUPS_AT_ONCE]]
-    return key, int(rank[-1])
+    return _ranks(numbers)
 
 
 def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
