@@ -89,18 +89,18 @@ class OwnedPages:
         number = np.min_scalar_type(len(chosen))
         large = np.flatnonzero(chosen & (mappings.count > 1))
         counted, pages = each_large(mappings.take(large), classes.size)
-        large = large[counted[np.cumsum(pages) <= limit]].astype(number)
+        listed: Rows = large[counted[np.cumsum(pages) <= limit]].astype(number)
         chosen &= mappings.count == 1
-        self.alone: Rows = large[:0]
+        self.alone: Rows = listed[:0]
         """The numbers of the mappings left out of the pieces."""
         if alone is not None:
             small = np.flatnonzero(chosen & alone).astype(number)
-            self.alone = np.concatenate((large[alone[large]], small))
-            large = large[~alone[large]]
+            self.alone = np.concatenate((listed[alone[listed]], small))
+            listed = listed[~alone[listed]]
             chosen &= ~alone
-        self._large = large[np.argsort(mappings.pfn[large], kind="stable")]
+        self._large = listed[np.argsort(mappings.pfn[listed], kind="stable")]
         self._large_begin = mappings.pfn[self._large]
-        self._largest = int(mappings.count[large].max(initial=0))
+        self._largest = int(mappings.count[listed].max(initial=0))
         small = np.flatnonzero(chosen).astype(number)
         piece = (mappings.pfn[small] // PIECE_FRAMES).astype(np.uint16)
         self._small = small[np.argsort(piece, kind="stable")]

@@ -36,7 +36,7 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.data import PageColumns
 from memory_visualizer.viewer.dumpfile import about_file
 from memory_visualizer.viewer.htmlfile import file_of, source
 from memory_visualizer.viewer.inventory import module_columns, region_columns
@@ -120,31 +120,26 @@ def page(
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
     (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
-    others = _file_columns(snapshot) | _record_columns(snapshot)
-    if entropy is not None:
-        others["entropy"] = entropy
-    modules, of_modules = module_columns(snapshot, asked=regions)
-    texts, of_regions = region_columns(snapshot) if regions else ([], {})
-    others |= of_modules | of_regions
-    leads = leads_so_far(snapshot)
-    # With remarks on all that was read up to here.
-    about = _about(snapshot, leads, has_entropy=entropy is not None)
-    about |= {"modules": modules, "regions": texts}
-    about["start"] = dict(start)
-    about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
-    about["fold"] = hex_colour(FOLD)
-    about["named"] = []
-    named = [("state", snapshot.states), ("use", snapshot.uses)]
-    if start.get("color") == "file":  # read only if it is asked for
-        named.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
-    for name, codes in named:
-        if codes is not None:
-            others[name] = codes
-            about["named"].append(
-                {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
-            )
-    about["file"], places = about_file(snapshot)
-    columns, about["untold"] = page_columns(snapshot, others | places)
+    with PageColumns(snapshot) as packing:
+        packing.add(_file_columns(snapshot))
+        packing.add(_record_columns(snapshot))
+        if entropy is not None:
+            packing.add({"entropy": entropy})
+        modules, of_modules = module_columns(snapshot, asked=regions)
+        packing.add(of_modules)
+        texts, of_regions = region_columns(snapshot) if regions else ([], {})
+        packing.add(of_regions)
+        leads = leads_so_far(snapshot)
+        # With remarks on all that was read up to here.
+        about = _about(snapshot, leads, has_entropy=entropy is not None)
+        about |= {"modules": modules, "regions": texts}
+        about["start"] = dict(start)
+        about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
+        about["fold"] = hex_colour(FOLD)
+        about["named"] = _named(snapshot, start, packing)
+        about["file"], places = about_file(snapshot)
+        packing.add(places)
+        columns, about["untold"] = packing.all()
     names = [*about["swatches"], *(named["id"] for named in about["named"])]
     about["schemes"] = {
         kind: {name: _scheme(snapshot, palette, names) for name, palette in palettes.items()}
@@ -174,6 +169,23 @@ def page(
             "worker": source("page/findworker.js"),
         },
     )
+
+
+def _named(
+    snapshot: Snapshot, start: Mapping[str, str], packing: PageColumns
+) -> list[dict[str, Any]]:
+    """Colourings whose values have columns of their own, which are packed."""
+    found = [("state", snapshot.states), ("use", snapshot.uses)]
+    if start.get("color") == "file":  # read only if it is asked for
+        found.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
+    named = []
+    for name, codes in found:
+        if codes is not None:
+            packing.add({name: codes})
+            named.append(
+                {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
+            )
+    return named
 
 
 def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:

@@ -6,11 +6,10 @@ packs best. Each column is deflated (zlib's format, which browsers call "deflate
 """
 
 import zlib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,30 +52,49 @@ _LEVEL = 4
 _PACKED_AT_ONCE = 1 << 17
 
 
-def page_columns(
-    snapshot: Snapshot, others: Mapping[str, NDArray[Any]]
-) -> tuple[dict[str, Column], int]:
-    """The facts on each frame, by PFN, and its owners; `others` are packed beside these.
-
-    The number is that of pages whose further addresses are too many to be told.
+class PageColumns:
+    """The columns of a page, which are packed while the rest of the page is made.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
     ``further``: mappings beyond the first in each process. The owners are in the columns of
-    owner_columns, and other addresses in those of further_columns.
+    owner_columns, and other addresses in those of further_columns. The columns that are added stand
+    behind ``page``.
     """
-    page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
-    with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
-        packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
-        owners, held_by = owner_columns(snapshot)
-        further = snapshot.mapping_count - held_by
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._pool = ThreadPoolExecutor(_PACKERS)  # zlib and numpy let other threads run
+        self._packing: dict[str, Future[Column]] = {}
+        self.add({"page": snapshot.classes | snapshot.zero.view("u1") << 3 | snapshot.access << 4})
+        self._owners = self._pool.submit(self._pack_owners)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, columns: dict[str, NDArray[Any]]) -> None:
+        """Pack columns: each is taken out of the dictionary, and freed when it has been packed."""
+        self._packing |= self._pack(columns)
+
+    def all(self) -> tuple[dict[str, Column], int]:
+        """All columns, and the number of pages whose further addresses are too many to be told."""
+        owners, has_further = self._owners.result()
+        also, untold = further_columns(self._snapshot, has_further)
+        packing = self._packing | owners | self._pack(also)
+        return {name: column.result() for name, column in packing.items()}, untold
+
+    def _pack(self, columns: dict[str, NDArray[Any]]) -> "dict[str, Future[Column]]":
+        return {name: self._pool.submit(pack, columns.pop(name)) for name in [*columns]}
+
+    def _pack_owners(self) -> "tuple[dict[str, Future[Column]], NDArray[np.bool_]]":
+        """The columns of owners, and whether a frame has mappings beyond the first in a process."""
+        columns, held_by = owner_columns(self._snapshot)
+        further = self._snapshot.mapping_count - held_by
         del held_by
-        packing["further"] = pool.submit(pack, further)
-        for name in [*owners]:  # each column is freed when it has been packed
-            packing[name] = pool.submit(pack, owners.pop(name))
-        also, untold = further_columns(snapshot, further)
-        for name in [*also]:
-            packing[name] = pool.submit(pack, also.pop(name))
-    return {name: column.result() for name, column in packing.items()}, untold
+        has_further = further > 0
+        return self._pack({"further": further}) | self._pack(columns), has_further
 
 
 _PACKERS = 2
@@ -104,7 +122,7 @@ def owner_columns(
         chosen = (sets.of_group >= low) & (sets.of_group < high)
         of_one = alone.mapping[end[low] : end[high]]
         mapping = np.concatenate((of_one, groups.mapping[chosen]))
-        frame = np.concatenate((mappings.pfn[of_one], groups.frame[chosen]))
+        frame: NDArray[np.int64] = np.concatenate((mappings.pfn[of_one], groups.frame[chosen]))
         length = np.ones(len(frame), np.uint32)
         length[: len(of_one)] = np.minimum(
             mappings.count[of_one], frame_count - frame[: len(of_one)]
@@ -224,11 +242,15 @@ def _gather(snapshot: Snapshot) -> tuple[_Alone, _Groups, NDArray[np.unsignedint
 
 def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
     """The mappings that were left out of the pieces; `everyone` is the number of processes."""
-    owner = own.process(own.alone) + own.is_user(own.alone) * np.int32(everyone + 1)
-    owner = np.append(owner, np.full(len(shared.alone), everyone, np.int32))
-    owner = owner.astype(np.min_scalar_type(2 * everyone + 2))  # numpy sorts short ones quickly
-    mapping = np.concatenate((own.alone, shared.alone))
-    return _Alone(mapping[np.argsort(owner, kind="stable")], count_values(owner, 2 * everyone + 2))
+    owners: NDArray[np.unsignedinteger[Any]] = np.full(
+        len(own.alone) + len(shared.alone), everyone, np.min_scalar_type(2 * everyone + 2)
+    )
+    mine = owners[: len(own.alone)]
+    mine[:] = own.process(own.alone)
+    mine[own.is_user(own.alone)] += mine.dtype.type(everyone + 1)
+    order = np.argsort(owners, kind="stable")  # numpy sorts short numbers quickly
+    mapping = np.concatenate((own.alone, shared.alone))[order]
+    return _Alone(mapping, count_values(owners, 2 * everyone + 2))
 
 
 @dataclass(eq=False)
