@@ -36,7 +36,7 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import PageColumns
+from memory_visualizer.viewer.data import AnyColumn, PageColumns, Scattered
 from memory_visualizer.viewer.dumpfile import about_file
 from memory_visualizer.viewer.htmlfile import file_of, source
 from memory_visualizer.viewer.inventory import module_columns, region_columns
@@ -129,6 +129,7 @@ def page(
         packing.add(of_modules)
         texts, of_regions = region_columns(snapshot) if regions else ([], {})
         packing.add(of_regions)
+        packing.wait_for_owners()
         leads = leads_so_far(snapshot)
         # With remarks on all that was read up to here.
         about = _about(snapshot, leads, has_entropy=entropy is not None)
@@ -188,7 +189,7 @@ def _named(
     return named
 
 
-def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def _record_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
     """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
     records = snapshot.records
     if (
@@ -199,10 +200,17 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     ):
         return {}
     return {
-        "last_owner": records.last_owners + np.int32(1),
+        "last_owner": _from_one(records.last_owners, len(snapshot.processes)),
         "priority": records.priorities + np.uint8(1),
         "finding": records.findings,
     }
+
+
+def _from_one(numbers: NDArray[np.int32], highest: int) -> NDArray[np.unsignedinteger[Any]]:
+    """The numbers plus one, up to `highest`, in as few bytes as possible."""
+    found = numbers.astype(np.min_scalar_type(highest))  # -1 becomes the largest number
+    found += found.dtype.type(1)
+    return found
 
 
 _MOST_RUNS = 100_000
@@ -275,7 +283,7 @@ def _yara(hits: Hits, lit: _Runs) -> dict[str, Any]:
     return {"rules": rules, "hits": rows}
 
 
-def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def _file_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
     """The file behind each frame, 0 for none, and its place in it.
 
     The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
@@ -284,13 +292,10 @@ def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     if not snapshot.file_pages.files:
         return {}
     pages, frames = snapshot.file_pages, snapshot.classes.size
-    numbers, sectors = pages.file + 1, (pages.offset >> 9) + 1
-    columns = {}
-    for name, values in (("file_of", numbers), ("file_sector", sectors)):
-        # As narrow as possible, since most frames have no file.
-        columns[name] = np.zeros(frames, np.min_scalar_type(int(values.max(initial=0))))
-        columns[name][pages.frame] = values
-    return columns
+    return {
+        "file_of": Scattered(frames, pages.frame, pages.file.astype(np.int64) + 1),
+        "file_sector": Scattered(frames, pages.frame, (pages.offset >> 9) + 1),
+    }
 
 
 def _facts(snapshot: Snapshot) -> str:

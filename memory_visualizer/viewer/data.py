@@ -6,15 +6,16 @@ packs best. Each column is deflated (zlib's format, which browsers call "deflate
 """
 
 import zlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import changes, count_values, mark_runs
+from memory_visualizer.arrays import changes, count_values, look_up, mark_runs
 from memory_visualizer.snapshot.owners import OwnedPages, Rows, address_in
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -33,18 +34,47 @@ class Column:
     packed: bytes
 
 
-def pack(numbers: NDArray[Any]) -> Column:
+@dataclass(frozen=True, eq=False)
+class Scattered:
+    """A column of whole numbers that is 0 in most places."""
+
+    count: int
+    """The number of all places."""
+    place: NDArray[np.int64]
+    """The other places, ascending."""
+    number: NDArray[np.int64]
+    """The number in each of these places."""
+
+    def part(self, start: int, end: int) -> NDArray[np.int64]:
+        """The column from one place to another one."""
+        numbers = np.zeros(min(end, self.count) - start, np.int64)
+        here = slice(*np.searchsorted(self.place, (start, end)))
+        numbers[self.place[here] - start] = self.number[here]
+        return numbers
+
+
+AnyColumn: TypeAlias = NDArray[Any] | Scattered
+
+
+def pack(column: AnyColumn) -> Column:
     """Pack non-negative whole numbers; Column tells how."""
+    if isinstance(column, Scattered):
+        return _pack(column.count, column.number, column.part)
+    return _pack(column.size, column, lambda start, end: column[start:end])
+
+
+def _pack(count: int, numbers: NDArray[Any], part: Callable[[int, int], NDArray[Any]]) -> Column:
+    """Pack a column with these numbers; `part` gives those from one place to another one."""
     largest = int(numbers.max()) if numbers.size else 0
     width = -(-largest.bit_length() // 8)
     packer = zlib.compressobj(_LEVEL)
     packed = bytearray()
     for place in range(width):
-        for start in range(0, numbers.size, _PACKED_AT_ONCE):
-            some = numbers[start : start + _PACKED_AT_ONCE]
-            plane = (some >> some.dtype.type(8 * place)).astype(np.uint8) if place else some
+        for start in range(0, count, _PACKED_AT_ONCE):
+            some = part(start, start + _PACKED_AT_ONCE)
+            plane = some >> some.dtype.type(8 * place) if place else some
             packed += packer.compress(plane.astype(np.uint8).tobytes())
-    return Column(numbers.size, width, bytes(packed + packer.flush()))
+    return Column(count, width, bytes(packed + packer.flush()))
 
 
 _LEVEL = 4
@@ -74,27 +104,32 @@ class PageColumns:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, columns: dict[str, NDArray[Any]]) -> None:
-        """Pack columns: each is taken out of the dictionary, and freed when it has been packed."""
-        self._packing |= self._pack(columns)
+    def add(self, columns: Mapping[str, AnyColumn]) -> None:
+        """Pack columns; each is freed when it has been packed, unless somebody else keeps it."""
+        self._packing |= self._submit(columns)
+
+    def wait_for_owners(self) -> None:
+        """Wait until the owners are known: this takes most memory, so other work comes later."""
+        self._owners.result()
 
     def all(self) -> tuple[dict[str, Column], int]:
         """All columns, and the number of pages whose further addresses are too many to be told."""
         owners, has_further = self._owners.result()
         also, untold = further_columns(self._snapshot, has_further)
-        packing = self._packing | owners | self._pack(also)
+        packing = self._packing | owners | self._submit(also)
         return {name: column.result() for name, column in packing.items()}, untold
 
-    def _pack(self, columns: dict[str, NDArray[Any]]) -> "dict[str, Future[Column]]":
-        return {name: self._pool.submit(pack, columns.pop(name)) for name in [*columns]}
+    def _submit(self, columns: Mapping[str, AnyColumn]) -> "dict[str, Future[Column]]":
+        return {name: self._pool.submit(pack, column) for name, column in columns.items()}
 
     def _pack_owners(self) -> "tuple[dict[str, Future[Column]], NDArray[np.bool_]]":
         """The columns of owners, and whether a frame has mappings beyond the first in a process."""
         columns, held_by = owner_columns(self._snapshot)
         further = self._snapshot.mapping_count - held_by
         del held_by
+        further = further.astype(np.min_scalar_type(int(further.max(initial=0))))
         has_further = further > 0
-        return self._pack({"further": further}) | self._pack(columns), has_further
+        return self._submit({"further": further}) | self._submit(columns), has_further
 
 
 _PACKERS = 2
@@ -116,19 +151,21 @@ def owner_columns(
     alone, groups, held_by = _gather(snapshot)
     sets = _number_sets(groups, alone)
     mappings, frame_count = snapshot.mappings, snapshot.classes.size
-    end = np.append(0, np.cumsum(sets.alone)).tolist()
+    count = np.bincount(sets.of_group, minlength=len(sets.size))
+    count += count_values(sets.of_alone, len(count))
     runs = [_NO_RUNS]
-    for low, high in _ranges(np.bincount(sets.of_group, minlength=len(sets.size)) + sets.alone):
+    for low, high in _ranges(count):
         chosen = (sets.of_group >= low) & (sets.of_group < high)
-        of_one = alone.mapping[end[low] : end[high]]
+        ones = (sets.of_alone >= low) & (sets.of_alone < high)
+        of_one = alone.mapping[ones]
+        pfn = mappings.pfn[of_one]
         mapping = np.concatenate((of_one, groups.mapping[chosen]))
-        frame: NDArray[np.int64] = np.concatenate((mappings.pfn[of_one], groups.frame[chosen]))
+        frame: NDArray[np.int64] = np.concatenate((pfn, groups.frame[chosen]))
         length = np.ones(len(frame), np.uint32)
-        length[: len(of_one)] = np.minimum(
-            mappings.count[of_one], frame_count - frame[: len(of_one)]
+        length[: len(pfn)] = np.minimum(mappings.count[of_one], frame_count - pfn)
+        of_set: NDArray[np.int32] = np.concatenate(
+            (sets.of_alone[ones].astype(np.int32), sets.of_group[chosen])
         )
-        of_set = np.repeat(np.arange(low, high, dtype=np.int32), sets.alone[low:high])
-        of_set = np.concatenate((of_set, sets.of_group[chosen]))
         virtual = _page_number(address_in(mappings, mapping, frame))
         order = _order_of_pages(of_set, virtual, frame)
         runs.append(
@@ -164,10 +201,11 @@ class _Alone:
     """Mappings of pages to which no other mapping leads: most pages of most dumps."""
 
     mapping: Rows
-    """Numbers of mappings, sorted by their owner."""
-    count: NDArray[np.int64]
-    """The number of these mappings by owner: first the kernel's mappings for each process and for
-    all that share it, then in the same order those of user mode."""
+    """Numbers of mappings."""
+    owner: NDArray[np.unsignedinteger[Any]]
+    """The process of each, or the number after the last process's for the kernel, which all share;
+    in user mode `limit` more."""
+    limit: int
 
 
 @dataclass(eq=False)
@@ -205,11 +243,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Alone, _Groups, NDArray[np.unsignedint
     )
     del several, is_alone
     alone = _alone(own, shared, everyone)
-    held = np.zeros(snapshot.classes.size, bool)
-    first = mappings.pfn[alone.mapping]
-    mark_runs(held, first, np.minimum(mappings.count[alone.mapping], held.size - first))
-    held_by = held.astype(small)
-    del held, first
+    held_by = _held(snapshot, alone).astype(small)
     batches = []
     for mine, common in zip(own.pieces(), shared.pieces(), strict=True):
         frames, mapping, frame = mine
@@ -248,9 +282,18 @@ def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
     mine = owners[: len(own.alone)]
     mine[:] = own.process(own.alone)
     mine[own.is_user(own.alone)] += mine.dtype.type(everyone + 1)
-    order = np.argsort(owners, kind="stable")  # numpy sorts short numbers quickly
-    mapping = np.concatenate((own.alone, shared.alone))[order]
-    return _Alone(mapping, count_values(owners, 2 * everyone + 2))
+    return _Alone(np.concatenate((own.alone, shared.alone)), owners, everyone + 1)
+
+
+def _held(snapshot: Snapshot, alone: _Alone) -> NDArray[np.bool_]:
+    """The frames to which these mappings lead."""
+    mappings = snapshot.mappings
+    held = np.zeros(snapshot.classes.size, bool)
+    for start in range(0, len(alone.mapping), _GROUPS_AT_ONCE):
+        some = alone.mapping[start : start + _GROUPS_AT_ONCE]
+        first = mappings.pfn[some]
+        mark_runs(held, first, np.minimum(mappings.count[some], held.size - first))
+    return held
 
 
 @dataclass(eq=False)
@@ -357,8 +400,8 @@ class _Sets:
 
     of_group: NDArray[np.int32]
     """The number of each group's set."""
-    alone: NDArray[np.int64]
-    """For each set the number of its mappings in _Alone."""
+    of_alone: NDArray[np.unsignedinteger[Any]]
+    """The number of the set of each mapping in _Alone."""
     user: NDArray[np.bool_]
     size: NDArray[np.int64]
     members: NDArray[np.unsignedinteger[Any]]
@@ -371,15 +414,16 @@ def _number_sets(groups: _Groups, alone: _Alone) -> _Sets:
     Sets are equal in size, user, and processes. Sets of one process are numbered directly, others
     process by process: groups stay together while their first, second, … processes are equal.
     """
-    limit = len(alone.count) // 2
+    limit = alone.limit
     starts = np.cumsum(groups.size, dtype=np.int64)
     starts -= groups.size
     owner = groups.process[starts].astype(np.int32)
     owner[groups.user] += np.int32(limit)
     is_single = groups.size == 1
-    there = alone.count > 0
+    there = count_values(alone.owner, 2 * limit) > 0
     there[owner[is_single]] = True
-    found = (np.cumsum(there, dtype=np.int32) - np.int32(1))[owner]
+    number = np.cumsum(there, dtype=np.int32) - np.int32(1)
+    found = number[owner]
     several = np.flatnonzero(~is_single)
     ranks, more = _ranks_of_several(groups, starts, several, limit)
     singles = np.flatnonzero(there)
@@ -391,7 +435,7 @@ def _number_sets(groups: _Groups, alone: _Alone) -> _Sets:
     members = groups.process[row + np.arange(len(row))]
     return _Sets(
         found,
-        np.append(alone.count[singles], np.zeros(more, np.int64)),
+        look_up(np.maximum(number, 0).astype(alone.owner.dtype), alone.owner),
         np.append(singles >= limit, groups.user[one]),
         np.append(np.ones(len(singles), np.int64), size),
         np.append((singles % limit).astype(members.dtype), members),

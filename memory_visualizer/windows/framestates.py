@@ -1,6 +1,7 @@
 """The state and use of each frame of a Windows dump, by its page frame database."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -385,18 +386,23 @@ class _Reader:
             frames, at = frames[inside], tables[at[inside]].astype(np.int64)
         inside = at < tables.size
         frames, at = frames[inside], at[inside]
-        process_of = np.full(tables.size, NOBODY, np.int32)
+        process_of = self._nobody()
         for column in self._tops.T:
             known = np.flatnonzero(is_held(self._snapshot.dump, column))
             process_of[column[known]] = known
         owners[frames] = process_of[at]
         return owners
 
-    def _owners_of_tables(self) -> NDArray[np.int32]:
+    def _nobody(self) -> NDArray[np.signedinteger[Any]]:
+        """NOBODY by PFN, with room for the index of any process."""
+        kind = np.min_scalar_type(-len(self._snapshot.processes) - 1)
+        return np.full(self._snapshot.dump.frame_count, NOBODY, kind)
+
+    def _owners_of_tables(self) -> NDArray[np.signedinteger[Any]]:
         """By PFN the process whose table a frame is, as the walk of its tables met it."""
         rows = self._kernel.mappings
         own = (rows.count == 1) & (rows.space != SHARED) & self._self_map.shows(rows.virtual)
-        owners = np.full(self._snapshot.dump.frame_count, NOBODY, np.int32)
+        owners = self._nobody()
         owners[rows.pfn[own]] = rows.space[own]
         return owners
 
