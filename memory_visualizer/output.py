@@ -81,6 +81,9 @@ LARGEST_REPLACED = 64 << 20
 larger than pictures and pages, smaller than most machines' memory."""
 _SMALLEST_DUMP = 1 << 20
 
+PARTS = ".memory-visualizer-*.part"
+"""The names of files that are not whole yet, where they need a name; a process that is killed
+leaves them behind."""
 _DESCRIPTORS = Path("/proc/self/fd")
 _is_windows = os.name == "nt"
 _FORBIDDEN = re.compile(
@@ -111,7 +114,7 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     target = check_target(path, force=force)
-    part = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
+    part = target.with_name(PARTS.replace("*", os.urandom(8).hex()))
     try:
         with _unnamed_file(part) as file:
             yield file

@@ -25,14 +25,16 @@ from memory_visualizer.errors import (
 from memory_visualizer.formats import vmware
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
-from memory_visualizer.picture.colouring import Colouring
+from memory_visualizer.picture.colouring import COLOURINGS, Colouring
+from memory_visualizer.picture.file import paint_file
 from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
-from memory_visualizer.picture.picture import MOST_ENTRIES, picture_of, system_line, system_texts
-from memory_visualizer.picture.png import fingerprint_in, texts_of, write_png
+from memory_visualizer.picture.picture import MOST_ENTRIES
+from memory_visualizer.picture.png import fingerprint_in
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.version import __version__
@@ -173,8 +175,8 @@ def parser_of_dump(program: str, description: str, examples: str, parts: str = P
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
-    parser.add_argument("more", metavar="PART", type=Path, nargs="*", default=[], help=parts)
+    parser.add_argument("dump", metavar="DUMP", type=as_path, help="dump of physical memory")
+    parser.add_argument("more", metavar="PART", type=as_path, nargs="*", default=[], help=parts)
     return parser
 
 
@@ -251,6 +253,21 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
         default="fold",
         help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
         " a pixel for each absent page (default: %(default)s)",
+    )
+
+
+def add_color_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that paint what a dump tells of its pages."""
+    parser.add_argument(
+        "--color-by",
+        "--colour-by",
+        metavar="WHAT",
+        choices=COLOURINGS,
+        default="class",
+        help="what the colours show: class, process, protection (rights to read, write, execute),"
+        " entropy of the contents, mappings (how many lead to the page), state or use (as the"
+        " kernel records them), or file (the files with most pages in memory)"
+        " (default: %(default)s)",
     )
 
 
@@ -338,7 +355,8 @@ def write_picture(
     cannot be written, BadInputError when the picture would be too large.
     """
     scale: int = options.scale
-    picture = picture_of(
+    picture = paint_file(
+        output,
         dump,
         colouring,
         layout=options.layout,
@@ -347,16 +365,14 @@ def write_picture(
         dimmed=dimmed,
         legend=options.legend,
         holes=getattr(options, "holes", "draw"),
-        system=system_line(snapshot) if snapshot else "",
+        snapshot=snapshot,
+        force=options.force,
     )
     left, top, right, bottom = picture.box
     shape = f"{right - left:,} x {bottom - top:,} pixels"
     each = "one" if scale == 1 else f"{scale} x {scale}"
     size = binary_size(dump.size)
     name = printable(dump.path.name)
-    system = system_texts(snapshot) if snapshot else {}
-    texts = texts_of(dump, colouring, picture, fingerprint=fingerprint(dump.path), system=system)
-    write_png(output, picture.image(), texts, force=options.force)
     return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
 
 

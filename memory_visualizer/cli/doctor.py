@@ -12,6 +12,9 @@ from memory_visualizer.packages import how_to_get, quoted
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
+FLEET = ("dask", "distributed", "cryptography", "fsspec")
+"""The packages of the extra `fleet`, beside pyarrow."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -38,6 +41,7 @@ def examine() -> list[Part]:
         _package("yara-x", "YARA rules"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
+        *(_package(name, "memviz fleet") for name in FLEET),
         _package("volatility3", "plugins3, for Volatility 3"),
         _program("Volatility 2", "visualizer.sh with a profile", _volatility2, _get_volatility2()),
         _program("Chromium", "the tests of the page", _chromium, "apt install chromium"),

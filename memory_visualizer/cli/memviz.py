@@ -17,6 +17,7 @@ from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
 from memory_visualizer.cli.command import (
     Steps,
+    add_color_option,
     add_holes_option,
     add_picture_options,
     cannot_write,
@@ -47,7 +48,7 @@ from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import check_file, is_split, opens_leniently
 from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
-from memory_visualizer.picture.colouring import COLOURINGS, Colouring, colour_by
+from memory_visualizer.picture.colouring import Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.palette import COLOURED_FOR_ALL, NOT_FOR_STATES, PALETTES
 from memory_visualizer.printable import binary_size, printable
@@ -95,6 +96,7 @@ examples:
   memviz extract linux.lime --file '^/etc/' --to folder
   memviz convert memory.avml -o memory.lime
   memviz diff before.raw after.raw -o changes.png
+  memviz fleet /evidence --out report
   memviz doctor              list the optional parts and how to get more
 
 exit codes:
@@ -106,7 +108,7 @@ exit codes:
 """
 
 
-COMMANDS = ("extract", "convert", "diff")
+COMMANDS = ("extract", "convert", "diff", "fleet")
 """Each is a module of memory_visualizer.cli with the functions `parser` and `main`, and perhaps
 `lenient_helps`, which else looks at one dump."""
 
@@ -183,17 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_picture_options(parser)
     add_holes_option(parser)
-    parser.add_argument(
-        "--color-by",
-        "--colour-by",
-        metavar="WHAT",
-        choices=COLOURINGS,
-        default="class",
-        help="what the colours show: class, process, protection (rights to read, write, execute),"
-        " entropy of the contents, mappings (how many lead to the page), state or use (as the"
-        " kernel records them), or file (the files with most pages in memory)"
-        " (default: %(default)s)",
-    )
+    add_color_option(parser)
     parser.add_argument(
         "--pid",
         metavar="N[,N]",

@@ -82,14 +82,14 @@ def write_regions(
     """
     rows = (
         _region_row(process, region, pages)
-        for process, regions, present in _each_process(snapshot, chosen)
+        for process, regions, present in regions_of_processes(snapshot, chosen)
         for region, pages in zip(regions, present.tolist(), strict=True)
     )
     _write(path, "regions", REGION_TITLES, rows, force=force)
 
 
-def _each_process(
-    snapshot: Snapshot, chosen: Sequence[int] | None
+def regions_of_processes(
+    snapshot: Snapshot, chosen: Sequence[int] | None = None
 ) -> Iterator[tuple[Process, tuple[Region, ...], NDArray[np.int64]]]:
     """Each process with its regions, and the number of present pages in each of these."""
     pages = PagesOfProcesses(snapshot)

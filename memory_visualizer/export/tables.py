@@ -4,7 +4,7 @@ Every file appears whole or not at all. Names of processes come from the dump an
 JSON they are escaped by its rules, and tables for spreadsheets hold numbers only.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -79,6 +79,37 @@ def write_table(
     of_owners = OwnerRegions(snapshot) if regions and snapshot.inventory else None
     with whole_file(path, force=force) as file:
         write(file, snapshot.with_last_owners(chosen), _owners(snapshot, chosen), of_owners)
+
+
+def write_page_map(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
+    """Write the page map in Parquet with the same columns for each dump, of whatever system.
+
+    So the files of many dumps are one dataset. The columns are those of write_table; columns of
+    which this dump tells nothing are null. Errors as for write_table.
+    """
+    _need("pyarrow", "a Parquet table")
+    with whole_file(path, force=force) as file:
+        _write_parquet(file, snapshot.with_last_owners(None), _owners(snapshot, None), None, _alike)
+
+
+def _alike(table: Any) -> Any:
+    """A part of a page map, with the columns of any dump's."""
+    import pyarrow as pa
+
+    text, number, address = pa.string(), pa.int64(), pa.uint64()
+    types = {
+        **{"pfn": number, "physical": number, "class": text, "zero": pa.bool_()},
+        **{"mappings": pa.uint32(), "owner_pids": pa.list_(number)},
+        **{"owner_virtuals": pa.list_(address), "state": text, "use": text},
+        **{"priority": pa.uint8(), "finding": text, "last_owner_pid": number},
+        **{"file": text, "file_offset": number, "anomalies": text},
+    }
+    columns = {
+        name: table[name].cast(type_) if name in table.column_names else pa.nulls(len(table), type_)
+        for name, type_ in types.items()
+    }
+    schema = pa.schema(list(types.items()), metadata=table.schema.metadata)
+    return pa.table(columns, schema=schema)
 
 
 def _owners(snapshot: Snapshot, chosen: Collection[int] | None) -> Iterator[tuple[range, Owners]]:
@@ -280,6 +311,7 @@ def _write_parquet(
     snapshot: Snapshot,
     pieces: Iterator[tuple[range, Owners]],
     regions: OwnerRegions | None,
+    shaped: Callable[[Any], Any] = lambda table: table,
 ) -> None:
     import pyarrow.parquet
 
@@ -287,12 +319,13 @@ def _write_parquet(
     writer = None
     while group := list(islice(pieces, _PIECES_OF_GROUP)):
         frames = range(group[0][0].start, group[-1][0].stop)
-        table = _arrow(snapshot, frames, Owners.join([owners for _, owners in group]), regions)
+        owners = Owners.join([owners for _, owners in group])
+        table = shaped(_arrow(snapshot, frames, owners, regions))
         writer = writer or pyarrow.parquet.ParquetWriter(
             file, table.schema, use_dictionary=list(_REPEATING)
         )
         writer.write_table(table)
-        del table, group
+        del table, group, owners
         pyarrow.default_memory_pool().release_unused()
     if writer:
         writer.close()

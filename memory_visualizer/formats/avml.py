@@ -28,7 +28,6 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.limeheaders import (
     HEADER,
     fault_of,
@@ -37,6 +36,7 @@ from memory_visualizer.formats.limeheaders import (
     passed_over,
     zero_blocks,
 )
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
@@ -149,12 +149,15 @@ class AvmlDump(Dump):
         dump = cls(path, chunks, blocks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Decode the blocks for `work`."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()
             for frame in range(first, first + count, base.BLOCK_FRAMES)
+            if within is None or frame in within
         )
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 

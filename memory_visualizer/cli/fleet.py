@@ -1,0 +1,187 @@
+"""The command line: ``memviz fleet DUMPS…``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from memory_visualizer.cli.command import (
+    Parser,
+    add_color_option,
+    add_holes_option,
+    add_picture_options,
+    check_picture_options,
+    say,
+)
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.fleet.outcome import Outcome
+from memory_visualizer.fleet.runner import Place, check_libraries, results
+from memory_visualizer.fleet.sources import expand
+from memory_visualizer.fleet.task import Options
+from memory_visualizer.printable import counted, printable
+
+SOME_FAILED = 2
+"""Exit code if a dump could not be analysed."""
+
+DESCRIPTION = """\
+Analyse many memory dumps at once, on all cores of this machine or on a cluster
+of Dask. Each dump gets its picture, page and summary, as memviz makes them, and
+all dumps together tables that can be asked: page maps, processes, files,
+regions, modules and leads. A dump that fails costs itself only; the same
+command again does what is left.
+"""
+
+EXAMPLES = """\
+examples:
+  memviz fleet /evidence --out report
+  memviz fleet '/evidence/*.lime' more/xp.raw --out report --leads
+  memviz fleet /evidence --out /shared/report --scheduler tcp://10.0.0.5:8786
+
+the folder:
+  dumps/NAME/      NAME.png, NAME.html, NAME.json, thumbnail.png, outcome.json
+  pages/           page maps in Parquet, a file for each dump; also processes/,
+                   files/, regions/, modules/ and leads/ (docs/fleet.md)
+
+exit codes:
+  0    each dump is analysed
+  1    the scheduler cannot be reached or went away, or another error
+  2    bad usage, or a dump could not be analysed (a message names it)
+  130  interrupted
+"""
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    """The command's options."""
+    options = Parser(
+        prog=program,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument(
+        "dumps",
+        metavar="DUMPS",
+        nargs="+",
+        help="dumps: files, folders, patterns such as '*.raw', URLs, or @ and the name of a file"
+        " that has such a word in each line",
+    )
+    options.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="the folder for all outputs; it is made if it does not exist",
+    )
+    options.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a running scheduler of Dask, such as tcp://host:8786 or"
+        " tls://host:8786; dumps and FOLDER must be where the workers see them, too",
+    )
+    options.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="processes on this machine (default: one a core)",
+    )
+    add_picture_options(options)
+    add_holes_option(options)
+    add_color_option(options)
+    options.add_argument(
+        "--leads",
+        action="store_true",
+        help="list all leads in pages and summaries, too; the table of leads always has them",
+    )
+    options.add_argument(
+        "--lenient",
+        action="store_true",
+        help="read damaged dumps as far as possible, and name the missing parts",
+    )
+    options.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    return options
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("must be a whole number from 1 on")
+    return int(text)
+
+
+def lenient_helps(_: argparse.Namespace) -> bool:
+    """Never asked: the fault of a dump is in its outcome."""
+    return False
+
+
+def main(program: str, options: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code. Errors as for memviz."""
+    check_picture_options(options)
+    check_libraries()
+    if options.scheduler and options.workers:
+        raise BadInputError("--workers is for this machine; a scheduler has workers of its own")
+    folder: Path = options.out.absolute()
+    sources = expand(options.dumps, without=folder, remark=partial(say, program))
+    folder.mkdir(exist_ok=True)
+    place = Place(options.scheduler, options.workers)
+    kept, failed = 0, 0
+    made = results(sources, folder, _options_of(options), place, force=options.force)
+    for number, result in enumerate(made, 1):
+        outcome = result.outcome
+        kept += result.is_kept
+        line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
+        if not outcome.is_done:
+            failed += 1
+            say(program, line)
+        elif not options.quiet and not result.is_kept:
+            print(printable(line), flush=True)
+    _write_gallery(folder)
+    if not options.quiet:
+        print(_summary(len(sources), kept, failed, folder))
+        sys.stdout.flush()
+    return SOME_FAILED if failed else 0
+
+
+def _options_of(options: argparse.Namespace) -> Options:
+    return Options(
+        layout=options.layout,
+        width=options.width,
+        scale=options.scale,
+        palette=options.palette,
+        legend=options.legend,
+        holes=options.holes,
+        color_by=options.color_by,
+        leads=options.leads,
+        lenient=options.lenient,
+    )
+
+
+def _described(outcome: Outcome) -> str:
+    """What a line says of a dump."""
+    if not outcome.is_done:
+        return f"failed: {outcome.sentence}"
+    leads = sum(outcome.leads.values())
+    facts: Sequence[str] = (
+        outcome.system or "neither Windows nor Linux found",
+        counted(outcome.processes, "process", "processes"),
+        *([f"{outcome.unlinked:,} unlinked"] if outcome.unlinked else []),
+        *([counted(leads, "lead")] if leads else []),
+    )
+    return ", ".join(facts)
+
+
+def _summary(total: int, kept: int, failed: int, folder: Path) -> str:
+    """The last line."""
+    parts = [f"{counted(total, 'dump')}: {total - failed:,} analysed"]
+    if kept:
+        parts[0] += f" ({kept:,} of them before)"
+    if failed:
+        parts.append(f"{failed:,} failed")
+    return printable(f"{', '.join(parts)}; see {folder}")
+
+
+def _write_gallery(folder: Path) -> None:
+    """Write the index of all dumps, where this program has one."""
+    if find_spec("memory_visualizer.fleet.gallery"):
+        import_module("memory_visualizer.fleet.gallery").write_gallery(folder)

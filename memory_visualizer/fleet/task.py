@@ -1,0 +1,269 @@
+"""What is done for one dump of a fleet, wherever it is done.
+
+The dump's own outputs are those of ``memviz``, byte for byte. All appear whole or not at all; the
+outcome comes last. Nothing of a dump makes the task fail: its fault becomes the outcome's sentence.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.api import Snapshot
+from memory_visualizer.api import open as open_snapshot
+from memory_visualizer.errors import BadInputError, MemoryVisualizerError, reading
+from memory_visualizer.export.summary import write_json
+from memory_visualizer.fleet.datasets import DATASETS, part_of, write_datasets
+from memory_visualizer.fleet.outcome import (
+    DONE,
+    FILE,
+    Outcome,
+    folder_of,
+    read_outcome,
+    write_outcome,
+)
+from memory_visualizer.fleet.sources import Source
+from memory_visualizer.fleet.thumbnail import write_thumbnail
+from memory_visualizer.formats.base import Scanner
+from memory_visualizer.formats.files import file_size
+from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
+from memory_visualizer.output import PARTS, is_own
+from memory_visualizer.picture.colouring import Colouring, colour_by
+from memory_visualizer.picture.entropy import entropy
+from memory_visualizer.picture.file import paint_file
+from memory_visualizer.picture.palette import PALETTES
+from memory_visualizer.picture.picture import picture_of
+from memory_visualizer.units import PAGE_SIZE
+from memory_visualizer.version import __version__
+from memory_visualizer.viewer import write_page
+
+WRITE_ERROR, BAD_INPUT, NO_SYSTEM = 1, 2, 3
+"""The exit codes of ``memviz``."""
+
+
+class ClusterError(MemoryVisualizerError):
+    """The cluster, and not a dump, is at fault: no dump can be analysed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``memviz`` that change its outputs; they are the same for all dumps."""
+
+    layout: str = "rows"
+    width: int | None = None
+    scale: int = 1
+    palette: str = "default"
+    legend: bool = False
+    holes: str = "fold"
+    color_by: str = "class"
+    leads: bool = False
+    """Whether page and summary have all leads; the dataset always has them."""
+    lenient: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task gives back."""
+
+    outcome: Outcome
+    is_kept: bool = False
+    """Whether it is that of an earlier run, and nothing had to be done."""
+
+
+def analyse(
+    source: Source,
+    folder: Path,
+    options: Options,
+    version: str = __version__,
+    *,
+    force: bool,
+    scanner: Scanner | None = None,
+) -> Result:
+    """Write all outputs of one dump into the run's folder, unless they are there already.
+
+    `version` is that of the program that asks, `force` that of output.whole_file, `scanner` as for
+    api.open. ClusterError if this machine cannot do such tasks, or the scanner's cannot; OSError if
+    the outcome cannot be written.
+    """
+    _check_machine(folder, version)
+    draft = Outcome(source.url, source.name, options=asdict(options))
+    earlier = read_outcome(folder, source.name)
+    try:
+        draft = _identified(draft)
+    except MemoryVisualizerError as error:
+        failed = replace(draft, sentence=str(error), exit_code=BAD_INPUT)
+        # The file may be back tomorrow; what was made of it before is still true.
+        if earlier is None or not earlier.is_done:
+            write_outcome(folder, failed)
+        return Result(failed)
+    if earlier and earlier.serves(draft, folder):
+        return Result(earlier, is_kept=True)
+    clear(folder, source.name)
+    outcome = _made(draft, folder, options, scanner, force=force)
+    if not outcome.is_done:
+        clear(folder, source.name)
+    write_outcome(folder, outcome)
+    return Result(outcome)
+
+
+def _check_machine(folder: Path, version: str) -> None:
+    if version != __version__:
+        raise ClusterError(
+            f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
+            " may differ"
+        )
+    if not folder.is_dir():
+        raise ClusterError(
+            f"a worker does not see the folder {folder}: it must be on storage that all share"
+        )
+
+
+def _identified(draft: Outcome) -> Outcome:
+    """The draft with size and fingerprint of the dump's file; BadInputError if it is unreadable."""
+    path = as_path(draft.source)
+    mark = fingerprint(path)
+    with reading(path), path.open("rb", buffering=0) as file:
+        return replace(draft, size=file_size(file), fingerprint=mark)
+
+
+def _made(
+    draft: Outcome, folder: Path, options: Options, scanner: Scanner | None, *, force: bool
+) -> Outcome:
+    """Analyse the dump and write its outputs."""
+    try:
+        with open_snapshot(draft.source, lenient=options.lenient, scanner=scanner) as snapshot:
+            outcome = _written(draft, folder, snapshot, options, force=force)
+        sizes = {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in outputs(folder, draft.name)
+        }
+        return replace(outcome, status=DONE, outputs=sizes)
+    except ClusterError:
+        raise
+    except BadInputError as error:
+        return replace(draft, sentence=str(error), exit_code=BAD_INPUT)
+    except OSError as error:
+        return replace(draft, sentence=f"cannot write {error.filename}: {error.strerror or error}")
+    except MemoryError as error:
+        return replace(draft, sentence=str(error) or "out of memory")
+    except MemoryVisualizerError as error:
+        return replace(draft, sentence=str(error))
+    except Exception as error:  # a fault of this program must not cost the other dumps
+        return replace(draft, sentence=f"internal error: {type(error).__name__}: {error}")
+
+
+def _written(
+    draft: Outcome, folder: Path, snapshot: Snapshot, options: Options, *, force: bool
+) -> Outcome:
+    """Write all outputs, and return the draft with the facts of the dump.
+
+    What is read when, and thus known to the summary, follows the order of ``memviz``.
+    """
+    picture, page, summary, thumbnail = _own_outputs(folder, draft.name)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    _ = snapshot.record_remarks
+    if options.leads:
+        snapshot.look_for_leads()
+    measured = cache(lambda: entropy(snapshot.dump))
+    colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
+    paint_file(
+        picture,
+        snapshot.dump,
+        colouring,
+        layout=options.layout,
+        width=options.width,
+        scale=options.scale,
+        legend=options.legend,
+        holes=options.holes,
+        snapshot=snapshot,
+        force=force,
+    )
+    _write_page(page, snapshot, options, measured, force=force)
+    write_json(summary, snapshot, force=force)
+    _write_thumbnail(thumbnail, snapshot, colouring, options, force=force)
+    write_datasets(folder, draft.name, snapshot, force=force)
+    return _told(draft, snapshot, json.loads(summary.read_bytes())["remarks"])
+
+
+def _write_page(
+    path: Path,
+    snapshot: Snapshot,
+    options: Options,
+    measured: Callable[[], NDArray[np.uint8]],
+    *,
+    force: bool,
+) -> None:
+    write_page(
+        path,
+        snapshot,
+        entropy=measured() if options.color_by == "entropy" else None,
+        layout=options.layout,
+        color_by=options.color_by,
+        palette=options.palette,
+        holes=options.holes,
+        force=force,
+    )
+
+
+def _write_thumbnail(
+    path: Path, snapshot: Snapshot, colouring: Colouring, options: Options, *, force: bool
+) -> None:
+    """Write the small picture: nearly square, so its width is that of no option."""
+    picture = picture_of(snapshot.dump, colouring, layout=options.layout, holes=options.holes)
+    write_thumbnail(path, picture, force=force)
+
+
+def _told(draft: Outcome, snapshot: Snapshot, remarks: list[str]) -> Outcome:
+    """The draft with the facts of a dump."""
+    system, leads = snapshot.system, snapshot.leads.found
+    kinds = sorted({lead.kind for lead in leads})
+    return replace(
+        draft,
+        exit_code=0 if system else NO_SYSTEM,
+        system=str(system) if system else None,
+        family=system.family if system else None,
+        time=snapshot.time.isoformat() if snapshot.time else None,
+        frames=snapshot.dump.size // PAGE_SIZE,
+        bytes=snapshot.dump.size,
+        classes={one.label: count for one, count in snapshot.counts().items()},
+        processes=sum(not process.is_kernel_thread for process in snapshot.processes),
+        unlinked=sum(process.state == "unlinked" for process in snapshot.processes),
+        leads={kind: sum(lead.kind == kind for lead in leads) for kind in kinds},
+        remarks=len(remarks),
+    )
+
+
+def _own_outputs(folder: Path, name: str) -> tuple[Path, Path, Path, Path]:
+    """Picture, page, summary and thumbnail of a dump."""
+    own = folder_of(folder, name)
+    return own / f"{name}.png", own / f"{name}.html", own / f"{name}.json", own / "thumbnail.png"
+
+
+def outputs(folder: Path, name: str) -> Iterator[Path]:
+    """All outputs of a dump but its outcome."""
+    yield from _own_outputs(folder, name)
+    yield from (part_of(folder, dataset, name) for dataset in DATASETS)
+
+
+def clear(folder: Path, name: str) -> None:
+    """Remove what an earlier run made of a dump, and what was left of a run that was killed.
+
+    The outcome goes first: without it nothing counts as done. Files that this program did not write
+    stay, and so do folders that hold any.
+    """
+    own = [folder_of(folder, name) / FILE, *outputs(folder, name)]
+    for path in own:
+        with suppress(OSError):
+            if is_own(path):
+                path.unlink()
+    for place in {path.parent for path in own}:
+        for part in place.glob(PARTS):
+            part.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.rmdir()

@@ -1,0 +1,1 @@
+"""Tests of the fleet: many dumps, and large ones, on many machines."""
