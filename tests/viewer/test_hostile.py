@@ -65,7 +65,6 @@ HOSTILE = {
 }
 
 
-@both_browsers
 def test_hostile_names_stay_text(
     open_page: Callable[..., "Page"], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +142,8 @@ def test_the_policy_lets_nothing_out_or_in(browser: "Browser", dump: Dump) -> No
             const frame = document.createElement("iframe");
             frame.src = framed;
             document.body.append(frame);
-            await new Promise((done) => setTimeout(done, 200));
+            for (let n = 0; n < 50 && (n < 2 || !violated.includes("frame-src")); n++)
+                await new Promise((done) => setTimeout(done, 100));
             return { failed, violated, owned: window.owned ?? false };
         }""",
         [elsewhere, elsewhere if is_firefox(page) else "http://127.0.0.1:9/"],
