@@ -528,6 +528,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("body", "code", "sentence"), FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("options", [[], ["-o", "x.png"], ["-ox.png"], ["--outp=x.png"]])
+@pytest.mark.many
 def test_a_failed_step_ends_the_run_and_says_so(
     fake: House, published: Path, options: list[str], body: str, code: int, sentence: str
 ) -> None:

@@ -52,6 +52,7 @@ def test_what_once_failed(case: dict[str, object], worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("name", CRAFTED)
+@pytest.mark.many
 def test_dumps_made_to_waste_time(name: str, worker: Worker) -> None:
     """The same of dumps in which nearly every page is a trick; bench/crafted.py measures them."""
     (worker.folder / "dump").write_bytes(crafted(name, 32 * MIB))
