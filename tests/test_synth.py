@@ -75,6 +75,7 @@ def test_zero_flags_are_the_contents(name: str, options: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
+@pytest.mark.many
 def test_holds_all_that_real_memory_holds(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:

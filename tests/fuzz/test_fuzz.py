@@ -39,6 +39,7 @@ def worker() -> Iterator[Worker]:
     suppress_health_check=list(HealthCheck),
 )
 @given(data=st.data())
+@pytest.mark.long
 def test_mutated_dumps(system: str, worker: Worker, data: st.DataObject) -> None:
     """A picture or one sentence, within 300 MiB, no leftovers, the dump as it was."""
     case = data.draw(cases([system]))
