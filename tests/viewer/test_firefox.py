@@ -100,6 +100,7 @@ def test_every_page_has_its_colour(firefox: Firefox, dump: Dump, layout: str, pa
 
 
 @pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
+@pytest.mark.many
 def test_colourings(firefox: Firefox, dump: Dump, name: str) -> None:
     """As in the picture that the program paints."""
     opened(firefox, dump.page, f"#color={name}")

@@ -316,6 +316,7 @@ def names_listed(page: "Page") -> list[str]:
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
 @pytest.mark.parametrize("name", [ABSENT, BOTH, USER, KERNEL, DATA, ZEROS])
+@pytest.mark.many
 def test_hover_tells_the_truth(page: "Page", dump: Dump, name: str, layout: str) -> None:
     page.select_option("#layout", layout)
     settle(page)
@@ -580,6 +581,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 
 @pytest.mark.parametrize(("layout", "palette"), [("rows", "colour-blind"), ("hilbert", "default")])
 @pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
+@pytest.mark.many
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
@@ -1039,6 +1041,7 @@ def test_choosing_a_process_lights_its_left_out_pages(
 @pytest.mark.parametrize(
     "name", [name for name in COLOURINGS if name not in ("state", "use", "file")]
 )
+@pytest.mark.many
 def test_left_out_pages_equal_the_png(
     open_page: Callable[..., "Page"], filtered: Filtered, name: str
 ) -> None:
@@ -1410,6 +1413,7 @@ def test_a_page_that_opens_with_chosen_processes(
         "#layout=toString&color=valueOf",
     ],
 )
+@pytest.mark.many
 def test_hostile_links(open_page: Callable[..., "Page"], dump: Dump, fragment: str) -> None:
     page = open_page(dump.page, fragment)
     assert page.input_value("#layout") == "rows"
@@ -1677,6 +1681,7 @@ AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 700), (390, 800)])
+@pytest.mark.many
 def test_axe_finds_nothing(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
 ) -> None:

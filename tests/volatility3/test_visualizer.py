@@ -221,6 +221,7 @@ def pages_of(truth: Truth) -> tuple[dict[int, set[int]], dict[int, set[int]], se
 
 
 @pytest.mark.parametrize(("name", "options"), [*KINDS, SHADOW])
+@pytest.mark.many
 def test_lists_just_what_memmap_lists(
     name: str, options: dict[str, Any], volatility3: Path, tmp_path: Path
 ) -> None:
