@@ -75,8 +75,8 @@ def test_every_table_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [used, *_] = np.flatnonzero(
         (halves[0] & 1 == 1) & (halves >> 12 == halves[0] >> 12).all(axis=0)
     )
-    for root in roots:
-        snapshot = opened_with(path, tables, (root, 256 + used), 1 << 14)
+    for root in roots.tolist():
+        snapshot = opened_with(path, tables, (root, 256 + int(used)), 1 << 14)
         np.testing.assert_array_equal(snapshot.classes, sound.classes, f"table {root:#x}")
         assert any("by a bit or two" in remark for remark in snapshot.remarks)
 
@@ -122,7 +122,7 @@ def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
     for number, root in list(enumerate(roots.tolist()))[::2]:
         led_to = below(tables, int(frames[number, index - half]), levels)
         for bit in range(12, 24):
-            snapshot = opened_with(path, tables, (root, index), 1 << bit)
+            snapshot = opened_with(path, tables, (root, int(index)), 1 << bit)
             named = int(tables[root, index]) >> 12 & 0xF_FFFF_FFFF ^ 1 << bit - 12
             changed = np.flatnonzero(snapshot.classes != sound.classes)
             changed = changed[~np.isin(changed, [*led_to, named])]
