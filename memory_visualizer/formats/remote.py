@@ -56,6 +56,8 @@ _STREAMS = 4
 """Forward readers that are told apart."""
 _PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each further try of a request that failed."""
+_PATIENCE = 45.0
+"""Seconds after which a request that failed is not tried again."""
 _CHECK_AFTER = 5.0
 """Seconds after which it is asked again whether the file is still the same."""
 _SILENCE = 30
@@ -231,7 +233,7 @@ class RemoteFile(Inside):
 
     def _guarded(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, which is tried again after a while if the network fails."""
-        tried = 0
+        tried, began = 0, time.monotonic()
         while True:
             try:
                 return work()
@@ -240,7 +242,8 @@ class RemoteFile(Inside):
             except Exception as error:
                 sentence = self._final(error)
                 tried += 1
-                if sentence is None and tried > len(_PAUSES):
+                is_last = tried > len(_PAUSES) or time.monotonic() - began > _PATIENCE
+                if sentence is None and is_last:
                     sentence = f"{explained(error, self._url)} (tried {counted(tried, 'time')})"
             # Not in the except block: the error's text may have the credentials.
             if sentence is not None:

@@ -286,6 +286,13 @@ def test_no_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "127.0.0.1:9" in said and said.endswith("(tried 4 times)")
 
 
+def test_patience_ends(small: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow fault is not tried as often."""
+    monkeypatch.setattr(remote, "_PATIENCE", 0.0)
+    store.refuse = lambda *_: 503
+    assert sentence_of(lambda: open_dump(store.url("small.raw"))).endswith("(tried 1 time)")
+
+
 @pytest.mark.parametrize("tags", [True, False])
 def test_a_file_that_changes_is_an_error(
     small: Path, store: Store, tags: bool, monkeypatch: pytest.MonkeyPatch
