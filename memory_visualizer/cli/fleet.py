@@ -16,7 +16,7 @@ from memory_visualizer.cli.command import (
     say,
 )
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.fleet.outcome import Outcome
+from memory_visualizer.fleet.outcome import Outcome, outcomes_in
 from memory_visualizer.fleet.runner import Place, check_libraries, results
 from memory_visualizer.fleet.sources import expand
 from memory_visualizer.fleet.task import Options
@@ -122,17 +122,20 @@ def main(program: str, options: argparse.Namespace) -> int:
     sources = expand(options.dumps)
     folder: Path = options.out.absolute()
     folder.mkdir(exist_ok=True)
+    before = {outcome.name for outcome in outcomes_in(folder)}
     place = Place(options.scheduler, options.workers)
     kept, failed = 0, 0
     made = results(sources, folder, _options_of(options), place, force=options.force)
     for number, result in enumerate(made, 1):
         outcome = result.outcome
-        kept += result.is_kept
+        # A result may be lost with its worker: the dump's second task finds all done in this run.
+        is_kept = result.is_kept and outcome.name in before
+        kept += is_kept
         line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
         if not outcome.is_done:
             failed += 1
             say(program, line)
-        elif not options.quiet and not result.is_kept:
+        elif not options.quiet and not is_kept:
             print(printable(line), flush=True)
     _write_gallery(folder)
     if not options.quiet:

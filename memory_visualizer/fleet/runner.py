@@ -7,10 +7,14 @@ its outcome, see task.py. Dask is imported when a fleet is run, and not before.
 import contextlib
 import logging
 import queue
+import signal
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +100,11 @@ class _Run:
         self._ended: queue.Queue[Any] = queue.Queue()
         self._sources: dict[Any, Source] = {}
         """By future."""
+        self._left = 0
 
     def results(self, sources: Sequence[Source]) -> Iterator[Result]:
         """Start all tasks, and yield their results."""
+        self._left = len(sources)
         for source in sources:
             self._start(source)
         again: list[Source] = []
@@ -144,10 +150,13 @@ class _Run:
                 if future.status in ("finished", "error"):
                     return future
             if self._client.status != "running":
-                raise ClusterError(
-                    f"the scheduler at {self._address} went away:"
-                    f" {counted(len(self._sources), 'dump')} left; the same command does the rest"
-                )
+                raise self._gone()
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(
+            f"the scheduler at {self._address} went away: {counted(self._left, 'dump')} left; the"
+            " same command does the rest"
+        )
 
     @property
     def _address(self) -> str:
@@ -155,8 +164,13 @@ class _Run:
 
     def _result(self, source: Source, future: Any) -> Result:
         if future.status == "finished":
-            result: Result = future.result()
+            try:
+                result: Result = future.result()
+            except (OSError, CancelledError) as error:
+                raise self._gone() from error
+            self._left -= 1
             return result
+        self._left -= 1
         error = future.exception()
         if isinstance(error, ClusterError):
             raise error
@@ -219,26 +233,64 @@ def _local(workers: int | None) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster, Security
 
-    with (
-        dask.config.set(_LOCAL_CONFIG),
-        LocalCluster(
-            n_workers=workers or dask.system.CPU_COUNT,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            security=Security.temporary(),
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with dask.config.set(_LOCAL_CONFIG), contextlib.ExitStack() as stack:
+        with _undisturbed():
+            cluster = LocalCluster(
+                n_workers=workers or dask.system.CPU_COUNT,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                security=Security.temporary(),
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                silence_logs=logging.CRITICAL,
+            )
+            stack.callback(_close, cluster)
+            client = Client(cluster, set_as_default=False)
+            stack.callback(_close, client)
         yield client
+
+
+def _close(opened: Any) -> None:
+    with _undisturbed():
+        opened.close()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let signals wait for the end of the block, since Dask starts and stops as a whole or badly.
+
+    Ctrl-C in a terminal reaches all its processes. Threads and processes that begin in the block
+    never see it: the workers are ended by this process. (A thread inherits the mask of the one that
+    starts it, a process that of its thread: pthread_sigmask(3), execve(2).)
+    """
+    if not hasattr(signal, "pthread_sigmask") or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    resource_tracker.ensure_running()  # its first start would let Ctrl-C through to workers
+    came: list[int] = []
+    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number)]
+    handlers = {number: signal.getsignal(number) for number in ends}
+    for number in ends:
+        signal.signal(number, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask logs what this module tells in sentences."""
+    import distributed  # noqa: F401 - it sets the levels when it is imported
+
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
