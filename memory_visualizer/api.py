@@ -47,8 +47,8 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
 
 
 def diff(
-    before: "str | Path | snapshot.Snapshot",
-    after: "str | Path | snapshot.Snapshot",
+    before: "str | Path | Sequence[str | Path] | snapshot.Snapshot",
+    after: "str | Path | Sequence[str | Path] | snapshot.Snapshot",
     *,
     order: bool = True,
     lenient: bool = False,
@@ -56,9 +56,10 @@ def diff(
 ) -> "Difference":
     """Compare two dumps of one machine, frame by frame and process by process.
 
-    They may be paths or snapshots, of any formats. The clocks of their systems tell which dump is
-    the earlier one; without `order` the first one is. Of dumps of different machines only what
-    makes sense is compared. The other arguments and errors are as for `open`.
+    They may be paths (of a split dump, those of all its files) or snapshots, of any formats. The
+    clocks of their systems tell which dump is the earlier one; without `order` the first one is. Of
+    dumps of different machines only what makes sense is compared. The other arguments and errors
+    are as for `open`.
     """
     from memory_visualizer.difference.difference import compare, in_order
 
@@ -68,7 +69,7 @@ def diff(
 
 
 def moment(
-    dump: "str | Path | snapshot.Snapshot",
+    dump: "str | Path | Sequence[str | Path] | snapshot.Snapshot",
     *,
     lenient: bool = False,
     progress: Progress | None = None,

@@ -59,6 +59,7 @@ RATES: Mapping[str, Rate] = {
     "beginning of VMCOREINFO": Rate(1 << 12, 1, 512),
     "text of VMCOREINFO": Rate(1 << 14, 1, 64),
     "banner of Linux": Rate(1 << 14, 1, 64),
+    "possible clock of Linux": Rate(1 << 14, 1, 16),
     "kind of top-level table": Rate(1 << 12, 1, 256),
     "possible beginning of BTF": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),

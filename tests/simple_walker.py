@@ -5,7 +5,8 @@ Reference Manual (D8.2 to D8.4), for the tests to check synthetic dumps and the 
 with.
 
 A page is no table if most of its entries that lead somewhere break the manual's rules, or name
-neither memory nor a device; of a table, entries that break the rules lead nowhere.
+neither memory nor a device; of a table, entries that break the rules lead nowhere. It ends with the
+first of them from which on most do: see `end_of_table`.
 """
 
 import mmap
@@ -55,6 +56,19 @@ def are_beyond(
         if (index + 1, address + size) in known:
             devices |= {address // GIB, (address + size) // GIB}
     return beyond + sum(address // GIB not in devices for _, address in far)
+
+
+def end_of_table(are_broken: Sequence[bool | None]) -> int:
+    """The index at which a page ceases to be a table; `are_broken` has None for unused entries.
+
+    It is that of the first entry that breaks the rules, unless from it on others are as many.
+    """
+    for index, is_broken in enumerate(are_broken):
+        if is_broken:
+            rest = [one for one in are_broken[index:] if one is not None]
+            if 2 * sum(rest) > len(rest):
+                return index
+    return len(are_broken)
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,11 @@ class _Walker:
         against = len(broken) + self.beyond(entries, shift)
         if 2 * against > len(leading) and not is_pointer_table:
             return
-        for index, entry in enumerate(entries):
+        are_broken = [
+            self.is_broken(entry, shift) if self.leads(entry) else None for entry in entries
+        ]
+        end = count if is_pointer_table else end_of_table(are_broken)
+        for index, entry in enumerate(entries[:end]):
             if not self.leads(entry) or self.is_broken(entry, shift):
                 continue
             virtual = base + (index << shift)
@@ -329,7 +347,14 @@ def _arm_level(
         against = len(broken) + are_beyond(pages, tables, 1 << shift, len(pages) + len(tables), end)
         if 2 * against > len(valid) and not (is_root and count < 512):
             continue
-        for number, entry in zip(some, entries, strict=True):
+        are_broken = [
+            None
+            if not entry & 1 or _arm_is_reserved(regime, entry, level)
+            else _arm_is_broken(regime, entry, level, shift)
+            for entry in entries
+        ]
+        stop = len(entries) if is_root and count < 512 else end_of_table(are_broken)
+        for number, entry in zip(some[:stop], entries[:stop], strict=True):
             if not entry & 1 or _arm_is_broken(regime, entry, level, shift):
                 continue
             virtual = base + (number << shift)
@@ -374,18 +399,21 @@ def _arm_address(regime: ArmRegime, entry: int) -> int:
     return low | (entry >> 8 & 3) << 50 if regime.ds else low
 
 
-def _arm_is_broken(regime: ArmRegime, entry: int, level: int, shift: int) -> bool:
-    """Whether a valid descriptor is reserved, or has bits set that are RES0."""
-    if not regime.ds and regime.page_bits != 16 and entry >> 48 & 3:
-        return True
-    if level == 3:
-        return not entry & 2
-    if entry & 2:
-        return False
+def _arm_is_reserved(regime: ArmRegime, entry: int, level: int) -> bool:
+    """Whether the type of a valid descriptor is reserved: the processor takes it as not valid."""
     blocks = {12: (1, 2), 14: (2,), 16: (1, 2)}[regime.page_bits]
     if regime.ds:
         blocks = {12: (0, 1, 2), 14: (1, 2)}[regime.page_bits]
-    if level not in blocks:
+    return not entry & 2 and level not in blocks
+
+
+def _arm_is_broken(regime: ArmRegime, entry: int, level: int, shift: int) -> bool:
+    """Whether a valid descriptor is reserved, or has bits set that are RES0."""
+    if _arm_is_reserved(regime, entry, level):
         return True
+    if not regime.ds and regime.page_bits != 16 and entry >> 48 & 3:
+        return True
+    if entry & 2:
+        return False
     low = 17 if regime.page_bits == 16 else 12
     return bool((entry & (1 << shift) - 1) >> low << low & ~(1 << 16))

@@ -151,7 +151,8 @@ def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
     if not counts:
         return []
     lines = [f"  {frames:>10,}  {text}" for text, frames in counts.most_common(_NAMED)]
-    rest = sum(counts.values()) - sum(frames for _, frames in counts.most_common(_NAMED))
+    told = sum(frames for _, frames in counts.most_common(_NAMED))
+    rest = found.bit_counts()[bit] - told  # also those of kinds that are left out
     return [title, *lines, *([f"  {rest:>10,}  others"] if rest else [])]
 
 

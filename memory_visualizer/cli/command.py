@@ -25,6 +25,7 @@ from memory_visualizer.errors import (
 from memory_visualizer.formats import vmware
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import STANDARD_OUTPUT, check_target, is_own, is_standard_output
 from memory_visualizer.picture.colouring import COLOURINGS, Colouring
 from memory_visualizer.picture.file import paint_file
@@ -174,8 +175,8 @@ def parser_of_dump(program: str, description: str, examples: str, parts: str = P
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
-    parser.add_argument("more", metavar="PART", type=Path, nargs="*", default=[], help=parts)
+    parser.add_argument("dump", metavar="DUMP", type=as_path, help="dump of physical memory")
+    parser.add_argument("more", metavar="PART", type=as_path, nargs="*", default=[], help=parts)
     return parser
 
 

@@ -37,7 +37,8 @@ from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.changesummary import step_values, write_changes
 from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, change_table
 from memory_visualizer.export.tables import check_table
-from memory_visualizer.formats.opening import check_file, opens_leniently
+from memory_visualizer.formats.opening import check_file, opens_leniently, together
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.printable import printable
@@ -45,6 +46,7 @@ from memory_visualizer.printable import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_TOO_FEW = "a comparison needs two dumps or more"
 OTHER_MACHINE = 3
 """Exit code if two dumps are not of one machine."""
 
@@ -84,7 +86,11 @@ def parser(program: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument(
-        "dumps", metavar="DUMP", type=Path, nargs="+", help="dumps of physical memory, two or more"
+        "dumps",
+        metavar="DUMP",
+        type=as_path,
+        nargs="+",
+        help="dumps of physical memory, two or more; of a split one, all files one after another",
     )
     options.add_argument(
         "-o",
@@ -127,7 +133,7 @@ def parser(program: str) -> argparse.ArgumentParser:
 def lenient_helps(options: argparse.Namespace) -> bool:
     """Whether all dumps could be read with --lenient."""
     with ProgressLine("looking whether --lenient helps") as progress:
-        return all(opens_leniently([path], progress) for path in options.dumps)
+        return all(opens_leniently(paths, progress) for paths in together(options.dumps))
 
 
 def main(program: str, options: argparse.Namespace) -> int:
@@ -136,7 +142,10 @@ def main(program: str, options: argparse.Namespace) -> int:
     named = [path for path in outputs if path]
     _check(options, named)
     screen = sys.stderr if STANDARD_OUTPUT in named else sys.stdout
-    moments = [_read(program, path, options) for path in options.dumps]
+    dumps = together(options.dumps)
+    if len(dumps) < 2:
+        raise BadInputError(f"{_TOO_FEW}; these files are parts of one")
+    moments = [_read(program, paths, options, is_kept=len(dumps) < 3) for paths in dumps]
     remarks: list[str] = []
     if not options.in_order:
         moments, remarks = in_order(moments)
@@ -156,7 +165,7 @@ def main(program: str, options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
     """Check the options before any work; BadInputError or OSError."""
     if len(options.dumps) < 2:
-        raise BadInputError("a comparison needs two dumps or more")
+        raise BadInputError(_TOO_FEW)
     for path in options.dumps:
         check_file(path)
     check_picture_options(options)
@@ -169,13 +178,15 @@ def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
         check_table(options.table)
 
 
-def _read(program: str, path: Path, options: argparse.Namespace) -> Moment:
+def _read(
+    program: str, paths: Sequence[Path], options: argparse.Namespace, *, is_kept: bool
+) -> Moment:
     """What is kept of a dump; of more than two the columns are packed until their turn."""
-    with ProgressLine(f"reading {printable(path.name)}") as progress:
-        found = moment(path, lenient=options.lenient, progress=progress)
+    with ProgressLine(f"reading {printable(paths[0].name)}") as progress:
+        found = moment(paths, lenient=options.lenient, progress=progress)
     for remark in found.remarks:
         say(program, f"{found.name}: {remark}")
-    return found.packed() if len(options.dumps) > 2 else found
+    return found if is_kept else found.packed()
 
 
 class _Comparison:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +65,8 @@ def parser(program: str) -> argparse.ArgumentParser:
         "dumps",
         metavar="DUMPS",
         nargs="+",
-        help="dumps: files, folders, or patterns such as '*.raw'",
+        help="dumps: files, folders, patterns such as '*.raw', URLs, or @ and the name of a file"
+        " that has such a word in each line",
     )
     options.add_argument(
         "--out",
@@ -119,8 +121,8 @@ def main(program: str, options: argparse.Namespace) -> int:
     check_libraries()
     if options.scheduler and options.workers:
         raise BadInputError("--workers is for this machine; a scheduler has workers of its own")
-    sources = expand(options.dumps)
     folder: Path = options.out.absolute()
+    sources = expand(options.dumps, without=folder, remark=partial(say, program))
     folder.mkdir(exist_ok=True)
     before = {outcome.name for outcome in outcomes_in(folder)}
     place = Place(options.scheduler, options.workers)

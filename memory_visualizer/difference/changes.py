@@ -1,5 +1,6 @@
 """The kinds of changes of a page frame between two dumps."""
 
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
@@ -152,19 +153,34 @@ def _is_unused(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return unused
 
 
+@dataclass(frozen=True)
+class OwnerMoves:
+    """From whom to whom page frames went."""
+
+    told: list[tuple[list[int], list[int], int]]
+    """The owners before and after, and how many frames; most frames first. Owners are indices of
+    processes."""
+    kinds_left_out: int
+    """How many more kinds of moves there are."""
+    frames_left_out: int
+    """The frames of these."""
+
+
 def owner_moves(
     before: NDArray[np.uint32], after: NDArray[np.uint32], sets: tuple[OwnerSets, OwnerSets]
-) -> list[tuple[list[int], list[int], int]]:
-    """The owners before and after of frames that changed them, and how many frames; most first.
+) -> OwnerMoves:
+    """The moves of frames that changed their owners.
 
-    `before` and `after` are the numbers of the frames' sets. Owners are indices of processes.
+    `before` and `after` are the numbers of the frames' sets.
     """
     pairs, counts = np.unique(before.astype(np.uint64) << np.uint64(32) | after, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_MOST_MOVES]
-    return [
+    order = np.argsort(-counts, kind="stable")[:MOST_MOVES]
+    told = [
         (sets[0].members(pair >> 32), sets[1].members(pair & 0xFFFF_FFFF), count)
         for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
     ]
+    return OwnerMoves(told, len(pairs) - len(told), len(before) - int(counts[order].sum()))
 
 
-_MOST_MOVES = 1000
+MOST_MOVES = 1000
+"""The most kinds of moves that are told: people can look at a few."""

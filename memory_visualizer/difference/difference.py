@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import count_values
 from memory_visualizer.difference.changes import (
+    MOST_MOVES,
     Change,
     ChangeBit,
+    OwnerMoves,
     changed_bits,
     codes_of,
     held_of,
@@ -30,6 +32,9 @@ from memory_visualizer.difference.processes import (
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.paging import MAY_EXECUTE
+from memory_visualizer.printable import counted
+
+_UNKNOWN_KINSHIP = "nothing tells whether the two dumps are of one machine"
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,21 @@ class Difference:
         """Who had the frames with a bit, who has them now, and how many frames; most frames first.
 
         Owners are indices in `before.processes` and `after.processes`. Of dumps with very many
-        kinds of moves, the thousand with most frames are told.
+        kinds of moves, the thousand with most frames are told, and `remarks` count the others.
         """
-        rows = self.bits & bit != 0
-        before, after = (columns.owners[rows] for columns in self.columns)
-        return owner_moves(before, after, (self.before.sets, self.after.sets))
+        return self._moves(bit).told
+
+    def _moves(self, bit: ChangeBit) -> OwnerMoves:
+        if bit not in self._known_moves:
+            rows = self.bits & bit != 0
+            before, after = (columns.owners[rows] for columns in self.columns)
+            sets = self.before.sets, self.after.sets
+            self._known_moves[bit] = owner_moves(before, after, sets)
+        return self._known_moves[bit]
+
+    @cached_property
+    def _known_moves(self) -> dict[ChangeBit, OwnerMoves]:
+        return {}
 
     @cached_property
     def files(self) -> tuple[FileChange, ...] | None:
@@ -104,13 +119,19 @@ class Difference:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for the user on this comparison."""
-        if not self.kinship.is_known:
-            return ("nothing tells whether the two dumps are of one machine",)
-        told = [
+        told = [] if self.kinship.is_known else [_UNKNOWN_KINSHIP]
+        told += [
             f"the two dumps disagree on {one.what}: {one.before} and {one.after}"
             for one in self.kinship.disagreeing
             if self.is_one_machine
         ]
+        moves = self._moves(ChangeBit.OWNER) if self.is_one_machine else None
+        if moves and moves.kinds_left_out:
+            told.append(
+                f"{counted(moves.kinds_left_out, 'kind')} of owner moves left out, with"
+                f" {counted(moves.frames_left_out, 'page')}: the {MOST_MOVES:,} with most pages are"
+                " told"
+            )
         return tuple(told)
 
     def __repr__(self) -> str:

@@ -44,11 +44,11 @@ class SafeNames:
 
     def _free(self, folder: tuple[str, ...], part: str, kind: str) -> str:
         """A name that is free in a folder, or is there a folder already if one is wanted."""
-        wanted = (kind, *map(_folded, (*folder, part)))
+        wanted = (kind, *map(folded, (*folder, part)))
         number = self._last.get(wanted, 1)
         while True:
             tried = part if number == 1 else _marked(part, str(number))
-            key = tuple(map(_folded, (*folder, tried)))
+            key = tuple(map(folded, (*folder, tried)))
             used = self._used.get(key)
             if used is None or used == kind == "folder":
                 self._used[key] = kind
@@ -85,6 +85,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """A name as a system sees it that takes upper case for lower case."""
     return unicodedata.normalize("NFC", name.casefold())

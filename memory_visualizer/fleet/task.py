@@ -30,8 +30,8 @@ from memory_visualizer.fleet.outcome import (
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.thumbnail import write_thumbnail
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import PARTS, is_own
 from memory_visualizer.picture.colouring import Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy

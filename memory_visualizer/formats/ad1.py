@@ -21,7 +21,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics, notdumps, opening
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
+from memory_visualizer.formats.inside import ChunkedInside, is_content, keep_open
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
@@ -150,7 +150,7 @@ class _Segments:
         if not 0 < count <= _MAX_SEGMENTS or (count > 1 and size <= _MARGIN):
             raise DamagedInputError(f"{path} says that the image has {count:,} files; not possible")
         self._room = max(1, (size if count > 1 else file_size(first)) - _MARGIN)
-        if count > 1 and isinstance(path, InsidePath):
+        if count > 1 and is_content(path):
             raise BadInputError(
                 f"{path} is the first of {count:,} files of an AD1 image, in another container;"
                 " unpack all of them first"

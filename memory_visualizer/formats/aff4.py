@@ -25,8 +25,9 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import NO_RUNS
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import ChunkedInside, InsidePath, as_path, keep_open
+from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _SCHEMA = "http://aff4.org/Schema#"

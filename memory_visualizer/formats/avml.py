@@ -28,7 +28,6 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.limeheaders import (
     HEADER,
     fault_of,
@@ -37,6 +36,7 @@ from memory_visualizer.formats.limeheaders import (
     passed_over,
     zero_blocks,
 )
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"

@@ -30,8 +30,8 @@ from memory_visualizer.formats.crashheaders import (
     RUN_64,
 )
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 

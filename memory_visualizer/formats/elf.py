@@ -22,8 +22,8 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import xen
 from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS, NOTE
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.records import end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 

@@ -23,7 +23,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
+from memory_visualizer.formats.inside import ChunkedInside, is_content, keep_open
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS
 
@@ -59,7 +59,7 @@ class EwfImage(ChunkedInside):
         DamagedInputError, unless `lenient`, when a file is missing, cut off or broken. `lenient`
         reads the files before the fault, and unpacks all chunks.
         """
-        if isinstance(path, InsidePath):
+        if is_content(path):
             raise BadInputError(
                 f"{path} is an E01 image in another container; unpack that container first"
             )

@@ -92,6 +92,12 @@ def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
     return done
 
 
+def ask(file: BinaryIO, offset: NDArray[np.int64], size: NDArray[np.int64] | int) -> None:
+    """Say that stretches of bytes, which the file has, will be read at once: see `Inside.ask`."""
+    if isinstance(file, InsideFile):
+        file.inside.ask(offset, size)
+
+
 @contextmanager
 def _at(file: BinaryIO, offset: int) -> Iterator[int]:
     """Move a file's descriptor to another place for a moment, where pread is missing (Windows)."""
@@ -259,6 +265,9 @@ class _ReadPages(PagesFile):
     def _read(self, pages: Words, offset: int) -> None:
         """Fill `pages` from byte `offset` on."""
 
+    def _ask(self, places: NDArray[np.int64]) -> None:
+        """Hear that the pages at these places will be read."""
+
     def view(self, offset: int, count: int) -> Words:
         memory: Words | None = getattr(self._of_thread, "memory", None)
         if memory is None or len(memory) < count:
@@ -272,6 +281,7 @@ class _ReadPages(PagesFile):
         """Nothing to do: the buffer is reused."""
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
+        self._ask(places)
         breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
         for start, end in pairwise([0, *breaks.tolist(), len(places)]):
             self._read(pages[start:end], int(places[start]))
@@ -308,6 +318,9 @@ class _InsidePages(_ReadPages):
 
     def _read(self, pages: Words, offset: int) -> None:
         self._inside.read_into(pages.data.cast("B"), offset)
+
+    def _ask(self, places: NDArray[np.int64]) -> None:
+        self._inside.ask(places, PAGE_SIZE)
 
     def _next_data(self, position: int) -> tuple[int, int]:
         return self._inside.data(position)

@@ -27,7 +27,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import xpress
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _STORED, _PLAIN, _HUFFMAN = range(3)

@@ -24,7 +24,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics, xpress
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _HEADER = struct.Struct("<4s4xH16xQ")  # magic, sequence, place of the log

@@ -55,6 +55,14 @@ class Inside(ABC):
         """Open the content like a file."""
         return cast(BinaryIO, InsideFile(self))
 
+    def ask(  # noqa: B027 - most contents have nothing to gain
+        self, offset: NDArray[np.int64], size: NDArray[np.int64] | int
+    ) -> None:
+        """Hear that stretches of bytes, which lie within `size`, will be read at once.
+
+        Content from another machine comes faster so. Nothing is awaited, and no error is raised.
+        """
+
     def data(self, position: int) -> tuple[int, int]:
         """Find the next stretch from `position` on that is not known to be zeros: start and end.
 
@@ -109,13 +117,21 @@ class InsidePath(_SystemPath):
     """A container's path that opens the file inside."""
 
     inside: Inside | None = None
+    is_whole_file = False
+    """Whether the content is a whole file, which lies elsewhere, and not a part of this one."""
+    _shown = ""
 
     @classmethod
     def of(cls, path: Path, inside: Inside) -> "InsidePath":
         """Make the path of the content of `path`."""
         self = cls(path)
         self.inside = inside
+        self._shown = path._shown if isinstance(path, InsidePath) else ""
         return self
+
+    def __str__(self) -> str:
+        """The path, or the URL for which it stands."""
+        return self._shown or super().__str__()
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """As for any path; TypeError if it leads into a container, which a pickle cannot hold."""
@@ -132,8 +148,8 @@ class InsidePath(_SystemPath):
 
 
 def is_content(path: Path) -> bool:
-    """Whether a path leads to the content of a container, and not to a file on disk."""
-    return isinstance(path, InsidePath) and path.inside is not None
+    """Whether a path leads to the content of a container, and not to a file."""
+    return isinstance(path, InsidePath) and not path.is_whole_file and path.inside is not None
 
 
 def lacks(
@@ -147,11 +163,6 @@ def lacks(
     start = np.append(starts, np.iinfo(np.int64).max)[following]
     lacking: NDArray[np.bool_] = start < offset + size
     return lacking
-
-
-def as_path(path: str | Path) -> Path:
-    """Make a path of a name; an InsidePath stays unchanged."""
-    return path if isinstance(path, Path) else Path(path)
 
 
 class ChunkedInside(Inside):

@@ -34,13 +34,14 @@ from memory_visualizer.formats.base import (
 )
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path, is_content
+from memory_visualizer.formats.inside import is_content
 from memory_visualizer.formats.kdumpheaders import (
     LAYOUTS,
     SUB_HEADER_SIZE,
     UTSNAME,
     Layout,
 )
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -337,6 +338,18 @@ class KdumpDump(Dump):
                     f"{path}: the page at byte {start:,} has {len(page):,} bytes unpacked"
                 )
             target[row] = np.frombuffer(page, np.uint8)
+
+
+def part_of_split(path: Path) -> tuple[int, int] | None:
+    """The page frames of a file that makedumpfile made with ``--split``: the first and the end.
+
+    None for any other file. BadInputError if the file cannot be read.
+    """
+    with reading(path), path.open("rb", buffering=0) as file:
+        try:
+            return _header(path, file).part
+        except BadInputError:
+            return None
 
 
 def _header(path: Path, file: FileIO) -> _Header:

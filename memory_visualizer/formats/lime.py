@@ -17,7 +17,6 @@ from typing import BinaryIO
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.limeheaders import (
     HEADER,
     Header,
@@ -29,6 +28,7 @@ from memory_visualizer.formats.limeheaders import (
     zero_blocks,
 )
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_RUNS
 
 

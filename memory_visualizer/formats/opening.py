@@ -19,7 +19,8 @@ from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import magics, notdumps, packed, split, vmware
 from memory_visualizer.formats.base import Dump, Progress
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import Inside, InsidePath, as_path
+from memory_visualizer.formats.inside import Inside, InsidePath
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 
@@ -76,7 +77,7 @@ def open_dump(
         dump = _open(parts[0], lenient, progress)
     else:
         dump = _open_parts(parts, lenient=lenient)
-    dump.reopen = partial(open_dump, paths, lenient=lenient)
+    dump.reopen = partial(open_dump, parts, lenient=lenient)
     return dump
 
 
@@ -169,6 +170,45 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
     dump: Dump = _load("kdump.KdumpDump").open_parts(parts, lenient=lenient)
     dump.remarks = (*remarks, *dump.remarks)
     return dump
+
+
+def together(paths: Sequence[Path]) -> list[list[Path]]:
+    """The dumps that these files are: parts of a split one that follow one another make one dump.
+
+    A part of a kdump that has page frames of a part before it begins another dump. BadInputError
+    when a file cannot be read.
+    """
+    dumps: list[list[Path]] = []
+    taken: list[tuple[int, int]] = []
+    for path in paths:
+        part = _part_of_kdump(path)
+        if part and taken and all(part[1] <= low or end <= part[0] for low, end in taken):
+            dumps[-1].append(path)
+            taken.append(part)
+        elif dumps and not part and _is_next_part(dumps[-1], path):
+            dumps[-1].append(path)
+        else:
+            dumps.append([path])
+            taken = [part] if part else []
+    return dumps
+
+
+def _part_of_kdump(path: Path) -> tuple[int, int] | None:
+    """The page frames of a part of a split kdump, which may be flattened; None for other files."""
+    check_file(path)
+    with reading(path), path.open("rb", buffering=0) as file:
+        head = file.read(notdumps.HEAD_SIZE)
+    if head.startswith(magics.FLATTENED):
+        path = InsidePath.of(path, _load("flattened.Flattened")(path, lenient=True))
+    elif not head.startswith((magics.KDUMP, magics.DISKDUMP)):
+        return None
+    part: tuple[int, int] | None = _load("kdump.part_of_split")(path)
+    return part
+
+
+def _is_next_part(parts: Sequence[Path], path: Path) -> bool:
+    """Whether a file is a further part of a split image."""
+    return split.are_parts([*parts, path]) and path not in parts and is_split(path)
 
 
 def _container(head: bytes) -> Any:

@@ -29,7 +29,7 @@ from memory_visualizer.formats import libvirt, magics
 from memory_visualizer.formats.base import NO_RUNS, runs_of
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.files import file_size, read_at
-from memory_visualizer.formats.inside import as_path
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 

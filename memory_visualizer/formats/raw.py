@@ -6,8 +6,8 @@ from typing import Self
 
 from memory_visualizer.errors import BadInputError, NotWholePagesError, reading
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import PAGE_SIZE
 
 
@@ -34,7 +34,7 @@ class RawDump(MappedDump):
     @classmethod
     def behind(cls, path: str | Path, header: int) -> Self:
         """The memory behind a header of so many bytes; an incomplete page at the end is ignored."""
-        path = Path(path)
+        path = as_path(path)
         with reading(path), path.open("rb", buffering=0) as file:
             size = file_size(file)
         dump = cls._of_file(path, size, header, lenient=True)

@@ -14,7 +14,7 @@ import numpy as np
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import read_into
-from memory_visualizer.formats.inside import Inside, InsidePath, keep_open
+from memory_visualizer.formats.inside import Inside, is_content, keep_open
 from memory_visualizer.printable import counted
 
 _DIGITS = 3
@@ -89,7 +89,7 @@ class SplitImage(Inside):
 
 def is_part(path: Path) -> bool:
     """Whether a file is a part of a split image, by the names and sizes of the files beside it."""
-    if isinstance(path, InsidePath) or _number(path) is None:
+    if is_content(path) or _number(path) is None:
         return False
     sizes = _parts(path)
     if len(sizes) < 2:

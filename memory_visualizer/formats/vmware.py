@@ -16,8 +16,8 @@ from typing import BinaryIO, Self
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
 from memory_visualizer.formats.files import file_size
-from memory_visualizer.formats.inside import as_path
 from memory_visualizer.formats.mapped import MappedDump, find_extents
+from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 RAM_SUFFIX = ".vmem"

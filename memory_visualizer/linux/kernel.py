@@ -134,6 +134,13 @@ _SYMBOLS: tuple[str, ...] = (
     "pgd_list",
     "__start_BTF",
     "__stop_BTF",
+    # The clock: see clock.py.
+    "tk_core",
+    "timekeeper_data",
+    "shadow_timekeeper",
+    "_vdso_data",
+    "vdso_data",
+    "vdso_k_time_data",
 )
 _MORE_SYMBOLS = ("mem_section", "vmemmap_base", "page_offset_base")
 """Symbols that are read only if VMCOREINFO does not tell as much."""

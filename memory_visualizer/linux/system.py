@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
+from memory_visualizer.linux.clock import read_clock
 from memory_visualizer.linux.doubts import Doubts
 from memory_visualizer.linux.inventory import LinuxInventory
 from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
@@ -47,7 +48,8 @@ def understand(
     found: LinuxProcesses | None = None,
 ) -> Snapshot:
     """The snapshot of a Linux dump; the processes are searched for unless `found` is given."""
-    remarks = [*kernel.remarks]
+    clock = read_clock(kernel)
+    remarks = [*kernel.remarks, *clock.remarks]
     survey = pages = None
     try:
         pages = PageArray(
@@ -101,7 +103,8 @@ def understand(
         mapping_count=mapping_count,
         dump=dump,
         system=kernel.system,
-        time=None,
+        time=clock.time,
+        booted=clock.booted,
         paging=kernel.users,
         processes=tuple(process.told() for process in found.processes),
         stale_spaces=0,

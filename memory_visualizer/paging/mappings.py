@@ -25,6 +25,8 @@ class Losses:
     impossible: int = 0
     """Entries that break the rules of the processor or the system; only the entry itself is left
     out."""
+    torn: int = 0
+    """Entries behind one that breaks these rules, where most entries from that one on do."""
     contradicted: int = 0
     """Large pages whose frames user mode maps as single pages."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct
 from memory_visualizer.paging.architecture import PRESENT, Entries
 from memory_visualizer.paging.beyond import Leading, are_beyond, width_by_size
+from memory_visualizer.paging.groups import group_starts
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
 from memory_visualizer.paging.software import Paging
 
@@ -23,6 +24,8 @@ class Weight:
     """Entries that lead somewhere, impossible entries included."""
     impossible: NDArray[np.int64]
     """Entries that break the rules of the processor or the system."""
+    torn: NDArray[np.int64]
+    """Possible entries that are left out, since most entries from a broken one on are broken."""
     odd: NDArray[np.int64]
     """Possible entries that the system does not make, or that name neither memory nor a device."""
     supervisor: NDArray[np.int64]
@@ -45,6 +48,11 @@ def weighed(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Entries, NDArray[np.int64], "Weight | None"]:
     """The entries of a level's tables that lead somewhere, without the impossible ones.
 
+    A page whose entries break the processor's rules is no table from the first of them on: it may
+    be one in its first part only, as where a page was reused while it was saved. Entries behind
+    the break are believed all the same if they outnumber the broken ones, as a flipped bit breaks
+    an entry, too. So the break costs at most as many sound entries as there are broken ones.
+
     Returns for each entry: number of the table, ascending; index; the entry; the frame that it
     names. Then the weight of the tables, or None if nothing speaks against any of them.
     """
@@ -57,7 +65,7 @@ def weighed(
     if level.may_map and paging.software.has_habits and level.pages > 2 * memory.frame_count:
         # No machine maps a large page at address 0 of which more than half lies beyond its memory.
         impossible |= (rows.frame == 0) & paging.is_large(entry, level)
-    broken = absent = np.zeros(count, np.int64)
+    broken = absent = torn = np.zeros(count, np.int64)
     if impossible.any():
         # The processor treats these entries as not present: they speak against a table, but are not
         # damage. If tables map themselves, an entry of a large page looks like this.
@@ -65,13 +73,36 @@ def weighed(
         reserved &= entry & np.uint64(level.required) != np.uint64(level.required)
         absent = np.bincount(table[reserved], minlength=count)
         broken = np.bincount(table[impossible & ~reserved], minlength=count)
-        rows = rows.take(~impossible)
+        behind = np.zeros(len(table), bool)
+        if number or paging.architecture.is_whole:  # else the frame may hold other data, too
+            behind = _behind_break(table, impossible & ~reserved) & ~impossible
+            torn = np.bincount(table[behind], minlength=count)
+        rows = rows.take(~(impossible | behind))
     odd, supervisor = _oddities(memory, paging, number, rows, count)
     weight = None
     if impossible.any() or odd.any() or supervisor.any():
         entries = np.bincount(table, minlength=count)
-        weight = Weight(entries, broken, odd + absent, supervisor)
+        weight = Weight(entries, broken, torn, odd + absent, supervisor)
     return *rows, weight
+
+
+def _behind_break(table: NDArray[np.intp], is_broken: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which entries follow a broken one from which on most entries of their table are broken.
+
+    `table` ascends, and the entries of a table do so by their index.
+    """
+    behind = np.zeros(len(table), bool)
+    rows = np.flatnonzero(np.isin(table, table[is_broken]))
+    is_broken = is_broken[rows]
+    starts = group_starts(table[rows])
+    sizes = np.diff(starts, append=len(rows))
+    votes = np.where(is_broken, 1, -1)
+    upto = np.cumsum(votes)
+    from_there_on = np.repeat(upto[starts + sizes - 1], sizes) - upto + votes
+    breaks = np.where(is_broken & (from_there_on > 0), np.arange(len(rows)), len(rows))
+    first_break = np.repeat(np.minimum.reduceat(breaks, starts), sizes)
+    behind[rows] = np.arange(len(rows)) > first_break
+    return behind
 
 
 def _oddities(

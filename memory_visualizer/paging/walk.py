@@ -440,6 +440,7 @@ class _Walker:
             self._refused[ways.table[is_direct & ~is_table]] = True
             sound = distinct(table_of_way[is_table])
             self._losses.impossible += int(weight.impossible[sound].sum())
+            self._losses.torn += int(weight.torn[sound].sum())
         return is_table
 
     def _are_strange(

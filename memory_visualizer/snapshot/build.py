@@ -152,6 +152,11 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
             f"{counted(losses.impossible, 'entry', 'entries')} of page tables left out: they break"
             " the rules of the processor or of the system"
         )
+    if losses.torn:
+        remarks.append(
+            f"{counted(losses.torn, 'entry', 'entries')} of page tables left out: most entries from"
+            " one before them on break these rules, so that the page is no table there"
+        )
     if losses.contradicted:
         remarks.append(
             f"{counted(losses.contradicted, 'large page')} left out: processes map much of the same"

@@ -7,13 +7,8 @@ exactly the scripts and styles in it, and forbids the network. Its sources, plai
 joined unchanged, are in `page`; libraries by others are in `vendor`.
 """
 
-import base64
-import hashlib
 import html
-import json
-import re
 from collections.abc import Collection, Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.summary import dump_holes
 from memory_visualizer.leads import LEADS, Leads, leads_so_far
-from memory_visualizer.output import GENERATOR, whole_file
+from memory_visualizer.output import whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.picture.palette import (
@@ -43,21 +38,9 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import page_columns
 from memory_visualizer.viewer.dumpfile import about_file
+from memory_visualizer.viewer.htmlfile import file_of, source
 from memory_visualizer.viewer.inventory import module_columns, region_columns
 from memory_visualizer.yara import Hits
-
-_LIBRARIES = (
-    "color",
-    "dispatch",
-    "ease",
-    "interpolate",
-    "selection",
-    "timer",
-    "drag",
-    "transition",
-    "zoom",
-)
-"""Parts of D3 in the order of their dependencies: d3-zoom and the parts that it needs."""
 
 _SCRIPTS = (
     "dom",
@@ -89,8 +72,6 @@ _SCRIPTS = (
     "main",
 )
 """The page's own scripts; together they form one function, so that no name leaks."""
-
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 def write_page(
@@ -180,30 +161,19 @@ def page(
     about["remarks"] += [*lit_by_leads.remarks, *lit_by_hits.remarks]
     about["remarks"] += [printable(remark) for remark in (hits.remarks if hits else ())]
     about["findings"] = [finding.label for finding in RecordFinding]
-    about["columns"] = {name: [column.count, column.width] for name, column in columns.items()}
-    style = _source("page/style.css")
-    script = _script()
-    parts = {
-        "generator": GENERATOR,
-        "title": html.escape(about["dump"]["name"]),
-        "facts": html.escape(_facts(snapshot)),
-        "end": hex(snapshot.dump.frame_count * PAGE_SIZE),
-        "policy": html.escape(_policy(script, style)),
-        "style": style,
-        "script": script,
-        "worker": _source("page/findworker.js"),
-        "licences": html.escape(
-            _source("vendor/LICENSE-d3.txt") + "\n" + _source("vendor/LICENSE-d3-ease.txt")
-        ),
-        "about": _json_element(about),
-        "columns": "\n".join(
-            f'<script type="application/octet-stream" id="column-{name}">'
-            f"{base64.b64encode(column.packed).decode('ascii')}</script>"
-            for name, column in columns.items()
-        ),
-    }
-    # All placeholders are replaced in one pass, so that no text from the dump is taken for one.
-    return _PLACEHOLDER.sub(lambda found: parts[found[1]], _source("page/page.html"))
+    return file_of(
+        "page.html",
+        scripts=_SCRIPTS,
+        styles=("style.css",),
+        about=about,
+        columns=columns,
+        parts={
+            "title": html.escape(about["dump"]["name"]),
+            "facts": html.escape(_facts(snapshot)),
+            "end": hex(snapshot.dump.frame_count * PAGE_SIZE),
+            "worker": source("page/findworker.js"),
+        },
+    )
 
 
 def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
@@ -326,41 +296,6 @@ def _facts(snapshot: Snapshot) -> str:
     if dump.sha256:
         facts.append(f"SHA-256 {dump.sha256}")
     return " · ".join(facts)
-
-
-def _policy(script: str, style: str) -> str:
-    """A content security policy: only this script and this style, and no text becomes markup.
-
-    The script may start workers from text in the page (blob:), which this policy binds, too.
-    """
-    return (
-        "default-src 'none';"
-        f" script-src '{_hash(script)}';"
-        f" style-src '{_hash(style)}';"
-        " worker-src blob:; img-src data:; base-uri 'none'; form-action 'none';"
-        " require-trusted-types-for 'script'; trusted-types memviz-worker"
-    )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-def _script() -> str:
-    libraries = [_source(f"vendor/d3-{name}.min.js") for name in _LIBRARIES]
-    own = [_source(f"page/{name}.js") for name in _SCRIPTS]
-    return "\n".join([*libraries, '(() => {\n"use strict";', *own, "})();"])
-
-
-def _source(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _json_element(data: Any) -> str:
-    """JSON for a script element: nothing in it ends the element or a line."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _about(snapshot: Snapshot, leads: Leads, *, has_entropy: bool) -> dict[str, Any]:

@@ -22,13 +22,34 @@ from tests.conftest import ROOT
 from tests.difference.conftest import Series, linux_series, windows_series
 from tests.picture.test_painting import VISION, cielab
 from tests.synth import forge, kernel, profiles
-from tests.synth.containers import write_lime
+from tests.synth.containers import write_kdump, write_lime
 
 __all__ = ["linux_series", "windows_series"]  # fixtures
 
 
 def diff(*arguments: object) -> int:
     return main(["diff", *map(str, arguments)])
+
+
+def test_split_dumps(
+    windows_series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files of a split kdump stand one after another; those of one dump alone are too few."""
+    files, half = [], 2048
+    for number, path in enumerate(windows_series.paths[:2]):
+        memory = path.read_bytes()
+        for part in ((0, half), (half, len(memory) // 4096)):
+            files.append(tmp_path / f"{number}.{part[0]}")
+            write_kdump(files[-1], [(0, memory)], part=part)
+    assert diff(*files, "--json", tmp_path / "out.json") == 0
+    told = json.loads((tmp_path / "out.json").read_bytes())
+    assert [one["dump"] for one in told["dumps"]] == ["0.0", "1.0"]
+    plain = memory_visualizer.diff(*windows_series.paths[:2])
+    assert told["steps"][0]["changes"] == {
+        change.label: count for change, count in plain.counts().items()
+    }
+    assert diff(*files[:2]) == 2
+    assert "two dumps or more; these files are parts of one" in capsys.readouterr().err
 
 
 def test_all_outputs(

@@ -11,6 +11,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.api import moment
+from memory_visualizer.difference import changes
 from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.difference.difference import (
     Difference,
@@ -101,6 +102,17 @@ def test_the_clock_tells_the_order(moments: list[Moment], windows_series: Series
     assert (found.before.name, found.after.name) == ("1.raw", "2.raw")
     given = memory_visualizer.diff(*windows_series.paths[1::-1], order=False)
     assert (given.before.name, given.after.name) == ("2.raw", "1.raw")
+
+
+def test_the_clock_of_linux(linux_series: Series) -> None:
+    """Ten minutes lie between two dumps; the machine's start is the same in all."""
+    found = memory_visualizer.diff(*linux_series.paths[1::-1])
+    assert (found.before.name, found.after.name) == ("1.raw", "2.raw")
+    assert found.before.time is not None
+    assert found.after.time is not None
+    assert found.after.time - found.before.time == timedelta(minutes=10)
+    (start,) = [one for one in found.kinship.witnesses if one.what == "start of the system"]
+    assert start.agrees
 
 
 def test_a_dump_without_a_clock_keeps_its_place(moments: list[Moment]) -> None:
@@ -313,6 +325,21 @@ def test_who_has_the_frames_now(windows_series: Series) -> None:
     assert told == expected
     counts = list(told.values())
     assert counts == sorted(counts, reverse=True)
+
+
+def test_moves_that_are_left_out_are_counted(
+    windows_series: Series, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = memory_visualizer.diff(*windows_series.paths[:2])
+    moves = whole.owner_moves()
+    assert len(moves) > 4
+    assert not any("left out" in remark for remark in whole.remarks)
+    monkeypatch.setattr(changes, "MOST_MOVES", 2)
+    found = memory_visualizer.diff(*windows_series.paths[:2])
+    assert found.owner_moves() == moves[:2]
+    rest = sum(frames for _, _, frames in moves[2:])
+    (remark,) = found.remarks
+    assert remark.startswith(f"{len(moves) - 2} kinds of owner moves left out, with {rest:,} pages")
 
 
 @pytest.mark.parametrize("write", [write_kdump, write_avml], ids=["kdump", "AVML"])

@@ -21,7 +21,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import base, files, mapped
 from memory_visualizer.formats.base import BLOCK_FRAMES, Dump, Words, zero_pages
 from memory_visualizer.formats.mapped import MappedDump
-from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.formats.opening import open_dump, together
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.units import PAGE_SIZE
@@ -1077,6 +1077,24 @@ def test_kdump_in_several_files(path: Path, flattened: tuple[int, ...]) -> None:
     alone = open_dump(paths[1])
     assert "is one of several files" in alone.remarks[0]
     check(alone, {pfn: page for pfn, page in frames.items() if 0x22 <= pfn < 0x30}, left_out)
+
+
+@pytest.mark.parametrize("flattened", [(), (1, 4)])
+def test_files_of_several_split_dumps(path: Path, flattened: tuple[int, ...]) -> None:
+    """Parts that follow one another are put together, until one has the same page frames again."""
+    paths = [path.with_suffix(f".{number}") for number in range(7)]
+    parts = [(0, 0x22), (0x22, 0x101), (0x30, 0x101), (0, 0x30), (0, 0x101), None]
+    for number, (one, part) in enumerate(zip(paths, parts, strict=False)):
+        kdump(one, LOW, part=part, flattened=number in flattened)
+    containers.write_lime(paths[6], LOW)
+    dumps = [[0, 1], [2, 3], [4], [5], [6]]
+    assert together(paths) == [[paths[number] for number in dump] for dump in dumps]
+    images = [path.with_suffix(f".00{number}") for number in (1, 2, 3)]
+    for image in images:
+        image.write_bytes(bytes(4096) + b"x" * 4096)
+    assert together([*images, *images[:1], paths[6]]) == [images, images[:1], paths[6:]]
+    with pytest.raises(BadInputError, match="No such file"):
+        together([path.with_suffix(".missing")])
 
 
 def test_files_that_are_no_parts_of_one_dump(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_regions(
         assert [row[:4] for row in rows] == [row[:4] for row in told[pid]]
         for own, theirs in zip(rows, told[pid], strict=True):
             assert own[4] == theirs[4] or (own[4] in ("[vvar]", "[heap]") and not theirs[4])
+
+
+def test_start_of_the_machine(
+    snapshot: Snapshot,
+    qemu_core: tuple[Path, Path],
+    volatility3: Path,
+    symbol_files: Path,
+    tmp_path: Path,
+) -> None:
+    """Volatility computes it from the timekeeper, by the kernel's symbols."""
+    plugin = "linux.boottime.Boottime"
+    (row,) = rows_of(volatility3, symbol_files, tmp_path, qemu_core[0], plugin)
+    told = datetime.fromisoformat(row["Boot Time"])
+    assert snapshot.booted is not None
+    assert abs(snapshot.booted - told) <= timedelta(microseconds=1)
 
 
 def test_files(

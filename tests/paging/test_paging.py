@@ -31,6 +31,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from tests.paging.memory import PAGE, Memory, chain
+from tests.simple_walker import end_of_table
 from tests.simple_walker import walk as simple_walk
 
 ARCHITECTURES = {"x86": X86, "pae": PAE, "x64": X64, "x64-5": X64_5_LEVELS}
@@ -255,6 +256,38 @@ def test_a_flipped_bit_costs_its_entry(bit: int) -> None:
     flags[7] |= 1 << bit
     assert frames_of(chain(flags), KINDS["x64"], losses) == [n for n in range(5, 25) if n != 12]
     assert (losses.impossible, losses.not_tables) == (1, set())
+
+
+def test_a_page_is_no_table_behind_a_break() -> None:
+    """As where the page was given to another use while it was saved: the rest looks sound in part.
+
+    A flipped bit before the break and sound entries behind another do not move it.
+    """
+    flags = [0x67] * 40
+    for index in (3, *range(22, 40, 2), 23, 39):
+        flags[index] |= 1 << 50
+    losses = Losses()
+    kept = [n for n in range(22) if n != 3]
+    assert frames_of(chain(flags), KINDS["x64"], losses) == [5 + n for n in kept]
+    assert (losses.impossible, losses.torn, losses.not_tables) == (12, 7, set())
+
+
+@settings(max_examples=200)
+@given(broken=st.lists(st.sampled_from([None, None, False, False, True]), min_size=1, max_size=60))
+def test_a_break_costs_no_more_than_it_proves(broken: list[bool | None]) -> None:
+    """At most one sound entry is lost for each broken one, and the first part is kept."""
+    flags = [0 if one is None else 0x67 | one << 50 for one in broken]
+    words = chain(flags)
+    words[4, : len(flags)] *= np.array(flags, np.uint64) != 0
+    losses = Losses()
+    found = frames_of(words, KINDS["x64"], losses)
+    end = end_of_table(broken)
+    sound = [index for index, one in enumerate(broken) if one is False]
+    if 2 * broken.count(True) > len(broken) - broken.count(None):
+        assert (found, losses.not_tables) == ([], {4})
+    else:
+        assert found == [5 + index for index in sound if index < end]
+        assert losses.torn == len(sound) - len(found) < max(broken.count(True), 1)
 
 
 @pytest.mark.parametrize("level", [1, 2])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tests.synth.kernel import IMAGE_TIME, INTERRUPT_TIME, RUNNING_TIME
 from tests.synth.linux import _FREED, _NO_EXECUTE, _ZOMBIE, ERAS, Task, _Machine, _Page, _Tables
+from tests.synth.linuxclock import LinuxClock
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
 from tests.synth.tables import NO_EXECUTE, TableTree
@@ -22,6 +23,8 @@ from tests.synth.windows import MIB, _Builder
 
 _STEP_TIME = 6_000_000_000
 """Ten minutes between two dumps, in 100 ns."""
+_LINUX_TIME = 1_555_526_400_250_000_000
+"""The time of the first dump of a Linux, in ns since 1970."""
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
@@ -327,10 +330,11 @@ class _Growing(_Builder):
 
 
 class EvolvingLinux:
-    """A synthetic Linux that can be dumped again and again. Its dumps do not tell their time."""
+    """A synthetic Linux that can be dumped again and again; ten minutes go by between two dumps."""
 
     def __init__(self, era: str = "6.1", *, size: int = 32 * MIB, seed: int = 0) -> None:
         self._machine = _Machine(ERAS[era], size, False, False, False, 6, seed)
+        self._clock = self._machine.clock = LinuxClock(self._machine, _LINUX_TIME)
         self.memory = self._machine.memory
         self._rng = np.random.default_rng(seed + 1000)
         self._executable: set[int] = set()
@@ -343,6 +347,9 @@ class EvolvingLinux:
         """Write a dump of the machine as it is now."""
         machine = self._machine
         if self._dumps:
+            self._clock.now += _STEP_TIME * 100
+            self._clock.running += _STEP_TIME * 100
+            self._clock.write()
             machine._list_spaces()
             machine._share_kernel_half()
             machine._describe_free(np.union1d(self.memory.free_frames, machine.image[-_FREED:]))

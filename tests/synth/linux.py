@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tests.synth.linuxclock import LinuxClock
 from tests.synth.linuxfiles import FilesTruth, LinuxFiles
 from tests.synth.linuxtypes import BtfWriter, as_note, pack_kallsyms, vmcoreinfo_text
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
@@ -298,9 +299,12 @@ def forge_linux(
     encryption: int = 0,
     data_symbols: bool = True,
     files: bool = False,
+    now: int | None = None,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
+
+    `now` is the time of its clock, in nanoseconds since 1970; by default it has no clock.
 
     Without `data_symbols` the table of symbols has functions only (CONFIG_KALLSYMS_ALL).
 
@@ -311,6 +315,8 @@ def forge_linux(
     machine = _Machine(ERAS[era], size, five_levels, pti, hole, processes, seed)
     if files:
         machine.files = LinuxFiles(machine, era)
+    if now is not None:
+        machine.clock = LinuxClock(machine, now)
     machine.encryption, machine.data_symbols = encryption, data_symbols
     return machine.write(path)
 
@@ -430,6 +436,7 @@ class _Machine:
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
         self.files: LinuxFiles | None = None
+        self.clock: LinuxClock | None = None
         self.cached: list[Frames] = []
         """Frames of shared memory, a library, the cache and tmpfs."""
         self.spaces: list[int] = []
@@ -636,6 +643,8 @@ class _Machine:
         }
         if self.files:
             self.symbols["modules"] = self.reserve_image(64)
+        if self.clock:
+            self.clock.name()
         self.symbols |= {f"filler_{n:04x}": self.text + n * 64 + 1 for n in range(1500)}
         name = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + self.era.release.encode()
         banner = f"Linux version {self.era.release} (builder@host) (gcc 12) #1 SMP"
@@ -1120,6 +1129,8 @@ class _Machine:
             types.structure("worker", worker, number, 128)
             if self.files:
                 self.files.describe(types, number)
+            if self.clock:
+                self.clock.describe(types, number)
             flags = {f"PG_{name}": bit for name, bit in era.flags.items()}
             types.enumeration("pageflags", flags | {"__NR_PAGEFLAGS": 24})
             if era.named_types:

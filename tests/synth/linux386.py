@@ -27,6 +27,7 @@ from tests.synth.linux import (
     _Page,
     _Tables,
 )
+from tests.synth.linuxclock import LinuxClock
 from tests.synth.memory import PAGE_SIZE, Frames
 from tests.synth.oldlayouts import read_layouts
 
@@ -49,14 +50,18 @@ def forge_linux_on_i386(
     size: int = 64 * MIB,
     low: int = 48 * MIB,
     hole: bool = False,
+    now: int | None = None,
     seed: int = 0,
 ) -> LinuxTruth:
     """Write a raw dump; the truth about it is returned.
 
-    What lies behind `low` is high memory (the kernel's option ``highmem=``); `hole` is as in
-    forge_linux.
+    What lies behind `low` is high memory (the kernel's option ``highmem=``); `hole` and `now` are
+    as in forge_linux.
     """
-    return _I386Machine(pae, size, low, hole, seed).write(path)
+    machine = _I386Machine(pae, size, low, hole, seed)
+    if now is not None:
+        machine.clock = LinuxClock(machine, now)
+    return machine.write(path)
 
 
 class _I386Machine(_Machine):

@@ -95,3 +95,19 @@ async function copyText(text) {
     area.remove();
   }
 }
+
+// What the map and the strip paint beside the pages, as the style has it.
+function readTheme() {
+  const style = getComputedStyle(document.documentElement);
+  const value = (name) => style.getPropertyValue(`--${name}`).trim();
+  return {
+    canvas: value("canvas"),
+    fog: value("fog"),
+    line: value("edge"),
+    soft: value("soft"),
+    accent: value("accent"),
+    hover: value("ink"),
+    veil: value("veil"),
+    mono: value("mono"),
+  };
+}

@@ -1,20 +1,5 @@
 // The page's state and keys, and the connections between its parts.
 
-function readTheme() {
-  const style = getComputedStyle(document.documentElement);
-  const value = (name) => style.getPropertyValue(`--${name}`).trim();
-  return {
-    canvas: value("canvas"),
-    fog: value("fog"),
-    line: value("edge"),
-    soft: value("soft"),
-    accent: value("accent"),
-    hover: value("ink"),
-    veil: value("veil"),
-    mono: value("mono"),
-  };
-}
-
 const PAINTED = ["layout", "colour", "palette", "chosen", "files", "mark", "off"];
 const HOW_ENTROPY = "entropy?"; // a choice that tells how to get the colouring
 const FOG = 0.86; // its strength over pages that are not lit

@@ -10,6 +10,8 @@ class Strip {
     this.model = model;
     this.map = map;
     this.theme = theme;
+    this.stack = STACK;
+    this.valueOf = (frame) => model.page[frame] & 7;
     this.off = new Set();
     let dragging = false;
     canvas.addEventListener("pointerdown", (event) => {
@@ -92,16 +94,16 @@ class Strip {
   }
 
   count() {
-    const { frames, page } = this.model;
+    const { frames } = this.model;
     const { order } = this.places;
-    const counts = new Uint32Array(this.bars * STACK.length);
+    const counts = new Uint32Array(this.bars * this.stack.length);
     this.counts = counts;
     for (let bar = 0; bar < this.bars; bar++) {
       const end = this.edge(bar + 1);
-      const first = bar * STACK.length;
+      const first = bar * this.stack.length;
       for (let place = this.edge(bar); place < end; place++) {
         const frame = order ? order[place] : place;
-        if (frame >= 0) counts[first + (page[frame] & 7)]++;
+        if (frame >= 0) counts[first + this.valueOf(frame)]++;
       }
     }
     this.canvas.setAttribute("aria-valuemax", frames - 1);
@@ -111,8 +113,8 @@ class Strip {
     return Math.floor((bar * this.places.size) / this.bars);
   }
 
-  show(palette, off) {
-    this.colours = schemeOf(palette).class;
+  show(palette, off, colours = schemeOf(palette).class) {
+    this.colours = colours;
     this.off = off;
     this.bare = null;
     this.redraw();
@@ -145,8 +147,8 @@ class Strip {
       const all = this.edge(bar + 1) - this.edge(bar);
       let below = 0;
       if (this.places.foldAt(this.edge(bar) + Math.floor(all / 2))) this.drawBreak(context, bar);
-      for (const value of STACK) {
-        const count = this.counts[bar * STACK.length + value];
+      for (const value of this.stack) {
+        const count = this.counts[bar * this.stack.length + value];
         const from = full - Math.round((full * below) / all);
         below += count;
         const to = full - Math.round((full * below) / all);

@@ -1,0 +1,567 @@
+"""Files on other machines, read by ranges through fsspec and never as a whole.
+
+fsspec knows the protocols and finds the credentials (environment, configuration files, netrc). Its
+own caches serve one reader that goes forward; here several threads read, some of them single pages
+all over the file. So ranges are kept by this module: blocks of the files in one cache for all of
+them, within a budget of bytes. Ranges that lie near one another are asked for in one request;
+several requests are under way at once; and where a file is read forward, what follows is asked for
+ahead, so that the speed of the network counts and not its delay.
+"""
+
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_visualizer.errors import BadInputError, MissingLibraryError
+from memory_visualizer.formats.inside import Inside
+from memory_visualizer.formats.urls import (
+    check_chain,
+    is_web,
+    printable_url,
+    scheme_of,
+    scrubbed,
+)
+from memory_visualizer.packages import how_to_get
+
+_Result = TypeVar("_Result")
+
+BUDGET = 256 << 20
+"""Bytes that the blocks of all files may take, those under way included."""
+BLOCK = 64 << 10
+"""Bytes of a block: less than a network of 100 MB/s sends while a request travels."""
+_GAP = 2
+"""Missing blocks between two that are wanted, which are read rather than asked around."""
+_REQUEST = 4 << 20
+"""The most bytes of a request."""
+_AT_ONCE = 12
+"""Requests under way at once."""
+_AHEAD = 32 << 20
+"""The most bytes that are asked for ahead of a reader that goes forward."""
+_STREAM = 1 << 20
+"""Bytes that a reader goes forward before anything is asked for ahead of it."""
+_NEAR = 8 << 20
+"""How far from one another several threads of one forward reader may be, in bytes."""
+_STREAMS = 4
+"""Forward readers that are told apart."""
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before each further try of a request that failed."""
+_CHECK_AFTER = 5.0
+"""Seconds after which it is asked again whether the file is still the same."""
+_SILENCE = 60
+"""Seconds without an answer after which a request to an HTTP server has failed."""
+_MOST_LISTED = 100_000
+
+_MARKS = (
+    *("ETag", "etag", "Content-MD5", "md5Hash", "checksum", "generation", "VersionId"),
+    *("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created"),
+)
+"""What file systems tell of a file that is different after a change (and not after a read)."""
+_PACKAGES = {
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("sftp", "ssh"), "sshfs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("abfs", "abfss", "adl", "az"), "adlfs"),
+    "smb": "smbprotocol",
+}
+"""By scheme: the package that fsspec needs."""
+_STATUS = {
+    401: "the server asks for credentials, which are missing or wrong",
+    403: "the server refuses access",
+    404: "it does not exist",
+    410: "it does not exist any more",
+}
+_TRANSIENT = (408, 425, 429)
+"""Statuses of HTTP below 500 after which another try makes sense."""
+
+
+class RemoteFile(Inside):
+    """A file behind a URL."""
+
+    name = "remote file"
+
+    def __init__(self, url: str) -> None:
+        """Ask for the file's size, and whether ranges of it can be read.
+
+        BadInputError when it cannot be read or not by ranges; MissingLibraryError.
+        """
+        self._url = url
+        self.shown = printable_url(url)
+        self._system, self._path = _file_system(url)
+        self._info = self._told()
+        self.size = int(self._info["size"])
+        self._number = next(_numbers)
+        self._zero = bytearray(-(-self.size // BLOCK // 8) + 1)
+        self._turn = threading.Lock()
+        self._streams: list[_Stream] = []
+        self._checked = time.monotonic()
+        self._file = self._guarded(self._open)
+        weakref.finalize(self, _cache.forget, self._number)
+        if is_web(url) and self.size:
+            self._fetch(self.size - 1, self.size)
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill `target` from byte `offset` on, and ask for what follows if reading goes forward.
+
+        BadInputError, also if the file changed.
+        """
+        self._ask_ahead(offset, len(target))
+        for start in range(0, len(target), _REQUEST):
+            self._copy(target[start : start + _REQUEST], offset + start)
+
+    def ask(self, offset: NDArray[np.int64], size: NDArray[np.int64] | int) -> None:
+        """As in `Inside`: the requests are under way at once, and `read_into` waits for them."""
+        first = offset // BLOCK
+        spans = (offset + size - 1) // BLOCK - first + 1
+        numbers = np.unique(np.repeat(first, spans) + _steps(spans))
+        _cache.take(self, numbers[: BUDGET // BLOCK // 2].tolist())
+
+    def check(self) -> None:
+        """Raise BadInputError if the file is not the same as when it was opened."""
+        now = self._told()
+        for mark in ("size", *_MARKS):
+            if now.get(mark) != self._info.get(mark):
+                raise self._changed(mark)
+        self._checked = time.monotonic()
+
+    def _copy(self, target: memoryview, offset: int) -> None:
+        """Fill `target` from blocks; all that are missing are asked for before one is awaited."""
+        end = offset + len(target)
+        held, coming = _cache.take(self, range(offset // BLOCK, -(-end // BLOCK)))
+        place = offset
+        while place < end:
+            number, begin = divmod(place, BLOCK)
+            block = held[number] if number in held else coming[number].result()[number]
+            piece = block[begin : begin + end - place]
+            target[place - offset : place - offset + len(piece)] = piece
+            place += len(piece)
+
+    def _ask_ahead(self, offset: int, size: int) -> None:
+        """Ask for what follows, if the last reads went forward through the file."""
+        with self._turn:
+            stream = next((one for one in self._streams if one.is_near(offset)), None)
+            if stream is None:
+                stream = _Stream(offset, offset)
+            else:
+                self._streams.remove(stream)
+            self._streams = [stream, *self._streams[: _STREAMS - 1]]
+            start, end = stream.follow(offset, size, self.size)
+        if end > start:
+            _cache.take(self, range(start // BLOCK, -(-end // BLOCK)))
+
+    def fetch_blocks(self, first: int, count: int) -> memoryview:
+        """Read so many blocks from number `first` on, the last perhaps shorter; as `read_into`."""
+        start = first * BLOCK
+        data = self._fetch(start, min(start + count * BLOCK, self.size))
+        if time.monotonic() - self._checked > _CHECK_AFTER:
+            self._checked = time.monotonic()
+            self.check()
+        return memoryview(data)
+
+    def is_zero(self, number: int) -> bool:
+        """Whether a block was read before, and had nothing but zeros."""
+        return bool(self._zero[number // 8] >> number % 8 & 1)
+
+    def note_zero(self, number: int) -> None:
+        """Take note of a block of zeros; the cache's lock is held."""
+        self._zero[number // 8] |= 1 << number % 8
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        """Read a range in one request, which is tried again a few times if it fails."""
+
+        def read() -> bytes:
+            data = self._read(start, end)
+            if len(data) != end - start:
+                self.check()
+                raise _ShortAnswerError(
+                    f"{len(data):,} bytes came where {end - start:,} were asked for"
+                )
+            return data
+
+        return self._guarded(read)
+
+    def _read(self, start: int, end: int) -> bytes:
+        """Read a range; errors of any kind, as the file system raises them."""
+        if self._system.async_impl and hasattr(self._file, "_fetch_range"):
+            return bytes(self._file._fetch_range(start, end))
+        with self._turn:  # other file systems may have one connection for all
+            self._file.seek(start)
+            return bytes(self._file.read(end - start))
+
+    def _open(self) -> Any:
+        """Open the file without fsspec's own cache."""
+        if not is_web(self._url):
+            return self._system.open(self._path, "rb", cache_type="none")
+        if self._info.get("partial") is False:
+            raise _NoRangesError
+        return self._system.open(
+            self._path, "rb", cache_type="none", size=self.size, headers=_condition(self._info)
+        )
+
+    def _told(self) -> Mapping[str, Any]:
+        """What the file system tells of the file now; BadInputError."""
+        info = self._guarded(lambda: _info(self._system, self._path))
+        if info.get("type") == "directory":
+            raise BadInputError(f"{self.shown} is a folder; give the URL of a file")
+        if info.get("size") is None:
+            raise BadInputError(
+                f"{self.shown} cannot be read by ranges: its server does not tell its size"
+            )
+        return info
+
+    def _guarded(self, work: Callable[[], _Result]) -> _Result:
+        """The result of `work`, which is tried again after a while if the network fails."""
+        for pause in (*_PAUSES, None):
+            try:
+                return work()
+            except BadInputError:
+                raise
+            except Exception as error:
+                sentence = self._final(error)
+                if sentence is None and pause is None:
+                    tries = len(_PAUSES) + 1
+                    sentence = f"{explained(error, self._url)} (tried {tries} times)"
+            # Not from the error, whose text may have the credentials.
+            if sentence is not None:
+                raise BadInputError(f"cannot read {self.shown}: {sentence}") from None
+            time.sleep(pause or 0)
+        raise AssertionError
+
+    def _final(self, error: BaseException) -> str | None:
+        """A sentence on an error that another try would not change; else None."""
+        if _has_changed(error):
+            raise self._changed("ETag") from None
+        if isinstance(error, _NoRangesError) or "range requests" in str(error):
+            return "its server does not send parts of files, so all of it would have to be copied"
+        status = _status(error)
+        if status is not None:
+            is_final = 400 <= status < 500 and status not in _TRANSIENT
+            return explained(error, self._url) if is_final else None
+        if error.__cause__ is None and isinstance(
+            error, FileNotFoundError | PermissionError | IsADirectoryError | ImportError
+        ):
+            return explained(error, self._url)
+        return None
+
+    def _changed(self, mark: str) -> BadInputError:
+        return BadInputError(f"{self.shown} changed while it was read: its {mark} is another")
+
+
+class _NoRangesError(Exception):
+    """A server refuses ranges."""
+
+
+class _ShortAnswerError(Exception):
+    """A range came incomplete."""
+
+
+@dataclass
+class _Stream:
+    """A reader that may go forward through a file: how far it came, and what is asked for."""
+
+    start: int
+    end: int
+    read: int = 0
+    """Bytes that were read from `start` on."""
+    asked: int = 0
+    """The byte up to which was asked for ahead."""
+
+    def is_near(self, offset: int) -> bool:
+        return self.end - _NEAR <= offset <= self.end + _NEAR
+
+    def follow(self, offset: int, size: int, file_size: int) -> tuple[int, int]:
+        """Take note of a read; returns the start and end of what should be asked for."""
+        self.read += size
+        self.end = max(self.end, offset + size)
+        if 2 * self.read < self.end - self.start:  # single places, far from one another
+            self.start, self.end, self.read = offset, offset + size, size
+        if self.read < _STREAM:
+            return 0, 0
+        # Ever more, as the reader goes on; in whole requests.
+        end = self.end + min(self.read, _AHEAD, BUDGET // 4)
+        end = min(end // _REQUEST * _REQUEST if end < file_size else file_size, file_size)
+        start = max(self.end, self.asked)
+        if start >= end:
+            return 0, 0
+        self.asked = end
+        return start, end
+
+
+class _Cache:
+    """Blocks of all files: those that were used last, and those that are under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        self._coming: dict[tuple[int, int], Future[dict[int, memoryview]]] = {}
+        self.most = 0
+        """The most blocks that there ever were, for tests of the budget."""
+
+    def take(
+        self, file: RemoteFile, numbers: Iterable[int]
+    ) -> tuple[dict[int, memoryview], dict[int, "Future[dict[int, memoryview]]"]]:
+        """The blocks with these ascending numbers: those at hand, and those that are under way.
+
+        What is neither is asked for.
+        """
+        held: dict[int, memoryview] = {}
+        coming: dict[int, Future[dict[int, memoryview]]] = {}
+        missing: list[int] = []
+        with self._lock:
+            for number in numbers:
+                key = file._number, number
+                if file.is_zero(number):
+                    held[number] = _ZEROS
+                elif (block := self._held.get(key)) is not None:
+                    self._held.move_to_end(key)
+                    held[number] = block
+                elif (future := self._coming.get(key)) is not None:
+                    coming[number] = future
+                else:
+                    missing.append(number)
+            for first, size in self._requests(file._number, missing):
+                future = _pool().submit(self._fetch, file, first, size)
+                for number in range(first, first + size):
+                    self._coming[file._number, number] = future
+                    coming[number] = future
+            self._make_room()
+        return held, coming
+
+    def _requests(self, file: int, missing: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Join missing blocks to requests: the first block, and how many."""
+        most = _REQUEST // BLOCK
+        first = last = -1
+        for number in missing:
+            between = range(last + 1, number)
+            joins = first >= 0 and number - first < most and len(between) <= _GAP
+            if joins and not any(self._is_known(file, one) for one in between):
+                last = number
+                continue
+            if first >= 0:
+                yield first, last - first + 1
+            first = last = number
+        if first >= 0:
+            yield first, last - first + 1
+
+    def _is_known(self, file: int, number: int) -> bool:
+        return (file, number) in self._held or (file, number) in self._coming
+
+    def _fetch(self, file: RemoteFile, first: int, size: int) -> dict[int, memoryview]:
+        """Read blocks in one request, and keep them."""
+        keys = [(file._number, number) for number in range(first, first + size)]
+        try:
+            data = file.fetch_blocks(first, size)
+            blocks = {
+                number: memoryview(bytes(data[start : start + BLOCK]))
+                for start, (_, number) in zip(count(0, BLOCK), keys, strict=False)
+            }
+        except BaseException:
+            with self._lock:
+                for key in keys:
+                    self._coming.pop(key, None)
+            raise
+        with self._lock:
+            for key in keys:
+                # A file that was forgotten meanwhile keeps nothing.
+                if self._coming.pop(key, None) is None:
+                    continue
+                if _ZEROS[: len(blocks[key[1]])] == blocks[key[1]]:
+                    file.note_zero(key[1])  # it takes no room, and is never read again
+                else:
+                    self._held[key] = blocks[key[1]]
+            self._make_room()
+        return blocks
+
+    def _make_room(self) -> None:
+        """Forget the blocks that were used longest ago; the caller has the lock."""
+        room = max(BUDGET // BLOCK - len(self._coming), 0)
+        while len(self._held) > room:
+            self._held.popitem(last=False)
+        self.most = max(self.most, len(self._held) + len(self._coming))
+
+    def forget(self, file: int) -> None:
+        """Forget a file's blocks."""
+        with self._lock:
+            for blocks in (self._held, self._coming):
+                for key in [key for key in blocks if key[0] == file]:
+                    del blocks[key]
+
+
+_ZEROS = memoryview(bytes(BLOCK))
+_cache = _Cache()
+_numbers = count()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that wait for answers."""
+    return ThreadPoolExecutor(_AT_ONCE, "ranges")
+
+
+def listed(url: str) -> list[tuple[str, int | None]]:
+    """The files below a folder, or those that match a pattern, each with its size if it is told.
+
+    BadInputError when the server cannot be asked, or tells too many; MissingLibraryError.
+    """
+    system, path = _file_system(url)
+    bare = url.rstrip("/")
+    prefix = bare.removesuffix(path.rstrip("/"))
+    try:
+        if url.endswith("/"):
+            found = system.find(path, detail=True)
+        else:
+            found = system.glob(path, detail=True)
+    except Exception as error:
+        raise BadInputError(f"cannot list {printable_url(url)}: {explained(error, url)}") from None
+    if len(found) > _MOST_LISTED:
+        raise BadInputError(
+            f"{printable_url(url)} has {len(found):,} files; {_MOST_LISTED:,} are the most"
+        )
+    return [
+        (f"{prefix}{name}", info.get("size"))
+        for name, info in found.items()
+        if info.get("type") != "directory" and not name.endswith("/")
+    ]
+
+
+def beside(url: str) -> list[tuple[str, int | None]]:
+    """The files of a folder, given its URL, with their sizes; OSError if it cannot be listed."""
+    if is_web(url):
+        raise OSError("a web server has no folders")
+    system, path = _file_system(url)
+    prefix = url.rstrip("/").removesuffix(path.rstrip("/"))
+    try:
+        found = system.ls(path, detail=True)
+    except Exception as error:
+        raise OSError(explained(error, url)) from None
+    return [
+        (f"{prefix}{info['name']}", info.get("size")) for info in found if info["type"] == "file"
+    ]
+
+
+def size_of(url: str) -> int:
+    """A file's size in bytes; OSError if it cannot be asked for, BadInputError."""
+    system, path = _file_system(url)
+    try:
+        info = _info(system, path)
+    except Exception as error:
+        raise OSError(explained(error, url)) from None
+    if info.get("type") == "directory" or info.get("size") is None:
+        raise OSError("it is not a file")
+    return int(info["size"])
+
+
+def _info(system: Any, path: str) -> Mapping[str, Any]:
+    """What a file system tells of a file now, and not what it remembers."""
+    system.invalidate_cache(path)
+    info: Mapping[str, Any] = system.info(path)
+    return info
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system of fsspec for a URL, and the file's path there.
+
+    MissingLibraryError; BadInputError when the scheme is unknown or the server cannot be reached.
+    """
+    check_chain(url)
+    shown = printable_url(url)
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"{shown} is a file on another machine, which is read through fsspec:"
+            f" {how_to_get(_needed(url))}"
+        ) from error
+    try:
+        system, path = url_to_fs(url, **_options(url))
+    except ImportError:
+        raise MissingLibraryError(
+            f"{shown} is read through a package that is missing: {how_to_get(_needed(url))}"
+        ) from None
+    except Exception as error:
+        raise BadInputError(f"cannot read {shown}: {explained(error, url)}") from None
+    return system, str(path)
+
+
+def _steps(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 to below each count, one after another."""
+    ends = np.cumsum(counts)
+    steps: NDArray[np.int64] = np.arange(int(ends[-1]) if len(ends) else 0)
+    return steps - np.repeat(ends - counts, counts)
+
+
+def _needed(url: str) -> str:
+    """The packages for a URL."""
+    package = _PACKAGES.get(scheme_of(url))
+    return f"fsspec {package}" if package else "fsspec"
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Options for a file system, beside those of fsspec's configuration.
+
+    An HTTP client also looks into netrc and for proxies, and does not wait for ever.
+    """
+    if not is_web(url):
+        return {}
+    from aiohttp import ClientTimeout
+    from fsspec.config import conf
+
+    silence = ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    told = {**conf.get("http", {}), **conf.get("https", {})}.get("client_kwargs", {})
+    return {"client_kwargs": {"trust_env": True, "timeout": silence, **told}}
+
+
+def _condition(info: Mapping[str, Any]) -> dict[str, str]:
+    """Headers by which a server refuses a range of a file that changed (RFC 9110, 13.1)."""
+    tag, date = info.get("ETag"), info.get("Last-Modified")
+    if tag and not tag.startswith("W/"):
+        return {"If-Match": tag}
+    return {"If-Unmodified-Since": date} if date else {}
+
+
+def explained(error: BaseException, url: str) -> str:
+    """An error of another library as the end of a sentence, without credentials."""
+    status = _status(error)
+    if status is not None:
+        return _STATUS.get(status, f"the server answers with status {status}")
+    chain = list(_causes(error))
+    if any(isinstance(one, TimeoutError) for one in chain):
+        return "the server does not answer in time"
+    last = chain[-1]
+    if isinstance(last, FileNotFoundError):
+        return "it does not exist"
+    if isinstance(last, PermissionError):
+        return "the server refuses access"
+    text = " ".join(scrubbed(str(last), url).split())
+    return text or type(last).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of an HTTP server's answer, if it is the reason of an error."""
+    for one in _causes(error):
+        status = getattr(one, "status", None)
+        if isinstance(status, int) and status >= 300:
+            return status
+    return None
+
+
+def _has_changed(error: BaseException) -> bool:
+    """Whether a server refused a range because the file is another one by now."""
+    names = {type(one).__name__ for one in _causes(error)}
+    return _status(error) == 412 or "FileExpired" in names

@@ -1,0 +1,115 @@
+"""Addresses of dumps on other machines: which texts are URLs, and how they are shown.
+
+A URL may hold credentials: a password, or a signature in its query. They are used, and appear in
+no output: whatever is shown, written or pickled is `printable_url`.
+"""
+
+import os
+import re
+from urllib.parse import parse_qsl, quote, quote_plus, urlencode
+
+from memory_visualizer.errors import BadInputError
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://.")
+"""A scheme has two letters or more: a single letter is a drive of Windows."""
+_WEB = ("http", "https")
+_HARMLESS = {"generation", "snapshot", "version", "versionid"}
+"""Keys of a query that name a version of a file. The values of all others may be secrets."""
+_LOCAL = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
+
+
+def is_url(text: str) -> bool:
+    """Whether a name of a dump is the URL of a file that is reached through a network.
+
+    A file of this machine that has such a name goes first; so does each ``file://`` URL.
+    """
+    return bool(_URL.match(text)) and not _LOCAL.match(text) and not os.path.lexists(text)
+
+
+def local_name(text: str) -> str:
+    """The path in a ``file://`` URL; any other text stays as it is."""
+    return text if os.path.lexists(text) else _LOCAL.sub("", text, count=1)
+
+
+def scheme_of(url: str) -> str:
+    """A URL's scheme in lower case, such as ``s3``."""
+    return url.split("://", 1)[0].lower()
+
+
+def is_web(url: str) -> bool:
+    """Whether a URL is one of HTTP, whose user name and query may be secrets."""
+    return scheme_of(url) in _WEB
+
+
+def printable_url(url: str) -> str:
+    """A URL without its credentials.
+
+    >>> printable_url("https://me:secret@host/x.raw?versionId=3&X-Amz-Signature=ab12")
+    'https://host/x.raw?versionId=3'
+    >>> printable_url("sftp://me:secret@host/x.raw")
+    'sftp://me@host/x.raw'
+    """
+    scheme, rest = url.split("://", 1)
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    if is_web(url):
+        place = host
+        path = path.partition("#")[0]
+        path, _, query = path.partition("?")
+        kept = [(key, value) for key, value in _queried(query) if key.lower() in _HARMLESS]
+        path += f"?{urlencode(kept)}" if kept else ""
+    else:  # a user name alone may be part of the address, as in abfs://container@account
+        place = f"{user.partition(':')[0]}{at}{host}"
+    return f"{scheme}://{place}{slash}{path}"
+
+
+def bare_url(url: str) -> str:
+    """A URL without credentials and query, so that it ends in the file's name."""
+    shown = printable_url(url)
+    return shown.partition("?")[0] if is_web(url) else shown
+
+
+def sibling_of(url: str, name: str) -> str:
+    """The URL of another file in the same folder, with the same password but without a query."""
+    bare = url.partition("#")[0].partition("?")[0] if is_web(url) else url
+    return f"{bare.rpartition('/')[0]}/{name}"
+
+
+def folder_of(url: str) -> str:
+    """The URL of a file's folder, which ends in a slash."""
+    return sibling_of(url, "")
+
+
+def secrets_of(url: str) -> list[str]:
+    """The parts of a URL that no output may show, the longest first; empty if there are none."""
+    if printable_url(url) == url:
+        return []
+    place = url.split("://", 1)[1].partition("/")[0]
+    user, _, password = place.rpartition("@")[0].partition(":")
+    found = [url, place.rpartition("@")[0], password]
+    if is_web(url):
+        rest, _, fragment = url.partition("#")
+        query = rest.partition("?")[2]
+        hidden = [text for key, text in _queried(query) if key.lower() not in _HARMLESS]
+        found += [user, query, fragment, *hidden, *map(quote, hidden), *map(quote_plus, hidden)]
+    return sorted(filter(None, set(found)), key=lambda text: (-len(text), text))
+
+
+def scrubbed(text: str, url: str) -> str:
+    """A text, such as another library's error, without the credentials of a URL."""
+    for secret in secrets_of(url):
+        text = text.replace(secret, printable_url(url) if secret == url else "…")
+    return text
+
+
+def check_chain(url: str) -> None:
+    """BadInputError for a chain of fsspec, such as ``simplecache::``, which copies whole files."""
+    if "::" in url.split("://", 1)[0]:
+        raise BadInputError(
+            f"{printable_url(url)} is a chain of file systems, which may copy whole files; give the"
+            " URL of the file alone"
+        )
+
+
+def _queried(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query, keep_blank_values=True)

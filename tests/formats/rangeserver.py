@@ -1,0 +1,142 @@
+"""An HTTP server on the loopback address that sends ranges of files in memory, and counts them."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import IO
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+@dataclass
+class Store:
+    """What the server has, how it behaves, and what it was asked for."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    """By path of a URL, such as ``/x.raw``."""
+    ranges: bool = True
+    tags: bool = True
+    """Whether it tells an ETag, and refuses ranges of another file than was asked for."""
+    refuse: Callable[[str, int], int] = lambda path, number: 0
+    """Gives the status with which a request, by its path and number from 0, fails; 0 for none."""
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    """Path, start and end of each answered range."""
+    heads: int = 0
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """The headers of each request."""
+    at_once: int = 0
+    """The most requests that were under way at once."""
+    delay: threading.Event | None = None
+    """If given, answers wait until it is set."""
+    address: str = ""
+    _under_way: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def sent(self) -> int:
+        """Bytes of all ranges."""
+        return sum(end - start for _, start, end in self.asked)
+
+    def url(self, name: str) -> str:
+        """The URL of a file."""
+        return f"{self.address}/{name}"
+
+    @contextmanager
+    def counted(self) -> Iterator[int]:
+        """A request, while it is under way: gives its number."""
+        with self._lock:
+            self._under_way += 1
+            self.at_once = max(self.at_once, self._under_way)
+            number = self.heads + len(self.asked)
+        try:
+            yield number
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def do_HEAD(self) -> None:
+        with self.store.counted() as number:
+            self.store.heads += 1
+            self._answer(number, body=False)
+
+    def do_GET(self) -> None:
+        with self.store.counted() as number:
+            if self.store.delay:
+                self.store.delay.wait(10)
+            self._answer(number, body=True)
+
+    def _answer(self, number: int, *, body: bool) -> None:
+        store, name = self.store, self.path.partition("?")[0]
+        store.headers.append(dict(self.headers.items()))
+        path = store.files.get(name)
+        status = store.refuse(self.path, number) if path else 404
+        if not path or status:
+            self._head(status, 0)
+            return
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            tag = f'"{hashlib.sha256(f"{path.stat().st_mtime_ns} {size}".encode()).hexdigest()}"'
+            wanted = self.headers.get("If-Match")
+            if store.tags and wanted not in (None, tag):
+                self._head(412, 0)
+                return
+            extra = {"Last-Modified": formatdate(path.stat().st_mtime, usegmt=True)}
+            if store.tags:
+                extra["ETag"] = tag
+            told = _RANGE.fullmatch(self.headers.get("Range", "")) if store.ranges else None
+            start, end = (int(told[1]), min(int(told[2]) + 1, size)) if told else (0, size)
+            if told:
+                extra["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            if store.ranges:
+                extra["Accept-Ranges"] = "bytes"
+            self._head(206 if told else 200, end - start, extra)
+            if body:
+                store.asked.append((name, start, end))
+                self._send(file, start, end)
+
+    def _head(self, status: int, size: int, extra: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in (extra or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+
+    def _send(self, file: IO[bytes], start: int, end: int) -> None:
+        file.seek(start)
+        try:
+            while start < end and (piece := file.read(min(end - start, 1 << 20))):
+                self.wfile.write(piece)
+                start += len(piece)
+        except (BrokenPipeError, ConnectionResetError):  # the client has enough
+            self.close_connection = True
+
+
+@contextmanager
+def serving() -> Iterator[Store]:
+    """A server as long as the block runs."""
+    store = Store()
+    handler = type("Handler", (_Handler,), {"store": store})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    store.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
