@@ -127,7 +127,14 @@ def main(program: str, options: argparse.Namespace) -> int:
     before = {outcome.name for outcome in outcomes_in(folder)}
     place = Place(options.scheduler, options.workers)
     kept, failed = 0, 0
-    made = results(sources, folder, _options_of(options), place, force=options.force)
+    made = results(
+        sources,
+        folder,
+        _options_of(options),
+        place,
+        force=options.force,
+        remark=partial(say, program),
+    )
     for number, result in enumerate(made, 1):
         outcome = result.outcome
         # A result may be lost with its worker: the dump's second task finds all done in this run.

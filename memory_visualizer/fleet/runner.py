@@ -10,10 +10,11 @@ import queue
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import count
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from memory_visualizer.errors import MissingLibraryError
 from memory_visualizer.fleet.outcome import Outcome, write_outcome
 from memory_visualizer.fleet.sources import Source
-from memory_visualizer.fleet.task import ClusterError, Options, Result, analyse
+from memory_visualizer.fleet.task import ClusterError, Options, Result
 from memory_visualizer.packages import how_to_get
 from memory_visualizer.printable import counted
 from memory_visualizer.version import __version__
@@ -30,6 +31,8 @@ _LIBRARIES = ("dask", "distributed", "cryptography", "pyarrow")
 _CONNECT_SECONDS = 10
 _TICK_SECONDS = 0.5
 """How often the state of the cluster is looked at while no dump gets done."""
+_TICKS_WITHOUT_WORKERS = 10
+"""After how many of these it is told that there are no workers."""
 
 _LOCAL_CONFIG: Mapping[str, Any] = {
     # A worker gets its next dump when it has done one, so its end costs the running one only.
@@ -73,16 +76,18 @@ def results(
     place: Place,
     *,
     force: bool = False,
+    remark: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
     """Analyse all dumps, and yield each result as soon as it is there, in any order.
 
-    The outputs go to `folder`, an absolute path that exists. ClusterError if the scheduler cannot
+    The outputs go to `folder`, an absolute path that exists. `remark` is told if the scheduler has
+    no workers, which is waited for. ClusterError if the scheduler cannot
     be reached, goes away, or its workers cannot do the tasks; what was yielded before is done, and
     nothing half is left. MissingLibraryError where Dask is not installed.
     """
     check_libraries()
     with _client(place) as client:
-        run = _Run(client, folder, options, force=force)
+        run = _Run(client, folder, options, force=force, remark=remark)
         try:
             yield from run.results(sources)
         finally:
@@ -92,8 +97,17 @@ def results(
 class _Run:
     """The tasks that are under way."""
 
-    def __init__(self, client: Any, folder: Path, options: Options, *, force: bool) -> None:
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        options: Options,
+        *,
+        force: bool,
+        remark: Callable[[str], None],
+    ) -> None:
         self._client = client
+        self._remark = remark
         self._folder = folder
         self._options = options
         self._force = force
@@ -130,12 +144,12 @@ class _Run:
 
     def _start(self, source: Source) -> None:
         future = self._client.submit(
-            analyse,
-            source,
-            self._folder,
-            self._options,
+            _task(),
+            asdict(source),
+            str(self._folder),
+            asdict(self._options),
             __version__,
-            force=self._force,
+            self._force,
             key=f"memviz-{uuid.uuid4().hex}",
             pure=False,
         )
@@ -144,13 +158,19 @@ class _Run:
 
     def _next(self) -> Any:
         """Wait for a task to end."""
-        while True:
+        for tick in count(1):
             with contextlib.suppress(queue.Empty):
                 future = self._ended.get(timeout=_TICK_SECONDS)
                 if future.status in ("finished", "error"):
                     return future
+                if future.status != "pending":  # cancelled or lost, with the scheduler
+                    raise self._gone()
+                future.add_done_callback(self._ended.put)  # its worker ended with the result
             if self._client.status != "running":
                 raise self._gone()
+            if tick == _TICKS_WITHOUT_WORKERS and not self._client.nthreads():
+                self._remark(f"the scheduler at {self._address} has no workers yet")
+        raise AssertionError
 
     def _gone(self) -> ClusterError:
         return ClusterError(
@@ -190,6 +210,23 @@ class _Run:
         with contextlib.suppress(OSError):
             write_outcome(self._folder, failed)
         return Result(failed)
+
+
+def _task() -> Callable[..., Any]:
+    """The function of a task, for a scheduler and workers that may not have this package.
+
+    A function within a function is sent as its code, and the arguments are plain: the scheduler
+    needs no package, and a worker without it tells so. It would end if it could not read a task.
+    """
+
+    def analyse_dump(
+        source: dict[str, str], folder: str, options: dict[str, Any], version: str, force: bool
+    ) -> Any:
+        from memory_visualizer.fleet import task
+
+        return task.analyse_plain(source, folder, options, version, force=force)
+
+    return analyse_dump
 
 
 def _lost_its_worker(future: Any) -> bool:

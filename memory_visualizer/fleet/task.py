@@ -5,11 +5,12 @@ outcome comes last. Nothing of a dump makes the task fail: its fault becomes the
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,15 +76,31 @@ class Result:
     """Whether it is that of an earlier run, and nothing had to be done."""
 
 
-def analyse(
-    source: Source, folder: Path, options: Options, version: str = __version__, *, force: bool
+def analyse_plain(
+    source: Mapping[str, str], folder: str, options: Mapping[str, Any], version: str, *, force: bool
 ) -> Result:
+    """Do `analyse` for a program that may be on another machine; the arguments are plain values.
+
+    `version` is that program's. ClusterError if this machine cannot do its tasks.
+    """
+    if version != __version__:
+        raise ClusterError(
+            f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
+            " may differ"
+        )
+    return analyse(Source(**source), Path(folder), Options(**options), force=force)
+
+
+def analyse(source: Source, folder: Path, options: Options, *, force: bool = False) -> Result:
     """Write all outputs of one dump into the run's folder, unless they are there already.
 
-    `version` is that of the program that asks, `force` that of output.whole_file. ClusterError if
-    this machine cannot do such tasks; OSError if the outcome cannot be written.
+    `force` is that of output.whole_file. ClusterError if this machine does not see the folder;
+    OSError if the outcome cannot be written.
     """
-    _check_machine(folder, version)
+    if not folder.is_dir():
+        raise ClusterError(
+            f"a worker does not see the folder {folder}: it must be on storage that all share"
+        )
     draft = Outcome(source.url, source.name, options=asdict(options))
     earlier = read_outcome(folder, source.name)
     try:
@@ -102,18 +119,6 @@ def analyse(
         clear(folder, source.name)
     write_outcome(folder, outcome)
     return Result(outcome)
-
-
-def _check_machine(folder: Path, version: str) -> None:
-    if version != __version__:
-        raise ClusterError(
-            f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
-            " may differ"
-        )
-    if not folder.is_dir():
-        raise ClusterError(
-            f"a worker does not see the folder {folder}: it must be on storage that all share"
-        )
 
 
 def _identified(draft: Outcome) -> Outcome:
