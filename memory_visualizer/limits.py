@@ -62,6 +62,12 @@ RATES: Mapping[str, Rate] = {
     "possible clock of Linux": Rate(1 << 14, 1, 16),
     "kind of top-level table": Rate(1 << 12, 1, 256),
     "possible beginning of BTF": Rate(1 << 14, 1, 256),
+    # Each removable block of memory is one.
+    "resource of the machine": Rate(1024, 1, 1024),
+    # An eighth of memory; common kernels have some 6 MiB.
+    "byte of kernel types": Rate(1, 512, 1 << 22),
+    # Structures and unions without a name in one structure: compilers nest a dozen.
+    "unnamed part of a kernel type": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),
     "possible symbol table": Rate(1 << 14, 1, 32),
     # Each of them costs a walk through its tables. They are tried by their weight, so that the

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
-from memory_visualizer.formats.base import NO_RUNS
+from memory_visualizer.formats.base import NO_RUNS, near_frames, near_left_out
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _SCHEMA = "http://aff4.org/Schema#"
@@ -87,8 +88,8 @@ class Aff4Dump(MappedDump):
         volume = _Volume(path)
         facts = _facts(volume.text("information.turtle"))
         urn, is_map = _memory(path, volume, facts)
-        entries, targets = _map(volume, urn) if is_map else _whole(facts, urn)
         remarks: list[str] = []
+        entries, targets = _map(volume, urn, remarks) if is_map else _whole(facts, urn)
         inside, offsets, left_out = _place(
             path, volume, facts, entries, targets, remarks, lenient=lenient
         )
@@ -101,13 +102,14 @@ class Aff4Dump(MappedDump):
             file_size=inside.size,
             lenient=lenient,
         )
-        frames = int((extents.first + extents.count).max())
+        limit = near_frames(int(extents.count.sum()) * PAGE_SIZE)
+        left_out, beyond = near_left_out(path, left_out, limit)
         return cls(
             InsidePath.of(path, inside),
             "AFF4",
             extents,
-            left_out=left_out[left_out.sum(axis=1) <= frames],
-            remarks=[*remarks, *inside.remarks, *more],
+            left_out=left_out,
+            remarks=[*remarks, *inside.remarks, *more, *beyond],
         )
 
 
@@ -299,7 +301,7 @@ def _memory(path: Path, volume: _Volume, facts: _Facts) -> tuple[str, bool]:
     raise BadInputError(f"{path}, an AFF4 container, holds no image of memory, but {held}")
 
 
-def _map(volume: _Volume, urn: str) -> tuple[NDArray[np.void], list[str]]:
+def _map(volume: _Volume, urn: str, remarks: list[str]) -> tuple[NDArray[np.void], list[str]]:
     """A map's entries, and the streams that they lead to."""
     member, index = volume.member(urn, "map"), volume.member(urn, "idx")
     if member is None or index is None:
@@ -307,7 +309,12 @@ def _map(volume: _Volume, urn: str) -> tuple[NDArray[np.void], list[str]]:
             f"{volume.path}, an AFF4 container, has no list of its map's streams"
         )
     raw = volume.contents(member, _MAX_MAP)
-    entries = np.frombuffer(raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
+    entries = np.frombuffer(raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY).copy()
+    if rest := len(raw) % _ENTRY.itemsize:
+        remarks.append(
+            f"{volume.path} has a map with {counted(rest, 'byte')} behind its last whole entry,"
+            " which were ignored"
+        )
     return entries, volume.contents(index, _MAX_TEXT).decode("utf-8", "replace").split("\n")
 
 
@@ -336,13 +343,18 @@ def _place(
     *,
     lenient: bool,
 ) -> tuple["_Streams", NDArray[np.int64], NDArray[np.int64]]:
-    """All streams of a map as one; each entry's place in it, -1 if missing; left-out frames."""
+    """All streams of a map as one; each entry's place in it, -1 if missing; left-out frames.
+
+    Entries are cut where their streams end.
+    """
     streams = _Streams(path, volume)
     offsets = np.full(len(entries), -1, np.int64)
-    used = [number for number in np.unique(entries["target"]).tolist() if number < len(targets)]
+    numbers = np.unique(entries["target"]).tolist()
+    used = [number for number in numbers if number < len(targets)]
     filled: dict[int, NDArray[np.bool_]] = {}
     left_out = NO_RUNS
-    missing: list[str] = []
+    missing = [f"number {number}" for number in numbers if number >= len(targets)]
+    overrun = 0
     for number in used:
         rows = entries["target"] == number
         urn = targets[number].strip()
@@ -353,7 +365,10 @@ def _place(
             left_out = np.concatenate((left_out, _frames(entries[rows])))
         elif urn in facts and (size := streams.add(urn, facts[urn])):
             begin = streams.end - size
-            inside = rows & (entries["offset"] < size)
+            room = np.uint64(size) - np.minimum(entries["offset"][rows], np.uint64(size))
+            overrun += int((entries["length"][rows] > room).sum())
+            entries["length"][rows] = np.minimum(entries["length"][rows], room)
+            inside = rows & (entries["length"] > 0)
             offsets[inside] = begin + entries["offset"][inside].astype(np.int64)
         else:
             missing.append(urn)
@@ -364,7 +379,13 @@ def _place(
         sentence = f"{path}, an AFF4 container, lacks a stream of its map, {missing[0][:100]!r}"
         if not lenient or (offsets < 0).all():
             raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; the memory in it was left out")
+        more = f", and {len(missing) - 1:,} more of its streams" if len(missing) > 1 else ""
+        remarks.append(f"{sentence}{more}; the memory in it was left out")
+    if overrun:
+        sentence = f"{path}, an AFF4 container, has a map that leads behind the end of a stream"
+        if not lenient or (offsets < 0).all():
+            raise DamagedInputError(sentence)
+        remarks.append(f"{sentence} in {counted(overrun, 'entry', 'entries')}; these were cut")
     streams.finish(lenient=lenient)
     return streams, offsets, left_out[np.argsort(left_out[:, 0], kind="stable")]
 

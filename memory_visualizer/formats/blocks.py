@@ -21,6 +21,7 @@ from memory_visualizer.formats.base import (
     Dump,
     Words,
     ahead,
+    block_starts,
     near_pieces,
     runs_of,
 )
@@ -155,7 +156,9 @@ class BlocksDump(Dump):
     def _unpack(self, packed: bytes, pages: int, kind: int) -> bytes:
         """Unpack a block; DamagedInputError unless it has exactly so many pages."""
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Unpack the frames for `work`."""
         total = self._places.frame.size
         with reading(self.path), self.path.open("rb", buffering=0) as file:
@@ -166,7 +169,7 @@ class BlocksDump(Dump):
                 words.flags.writeable = False
                 return work(self._places.frame[part], words)
 
-            yield from ahead(scan, range(0, total, base.BLOCK_FRAMES))
+            yield from ahead(scan, block_starts(self._places.frame, within))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Unpack the blocks with these frames."""

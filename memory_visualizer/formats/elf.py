@@ -24,7 +24,7 @@ from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS, NO
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.paths import as_path
-from memory_visualizer.formats.records import end_of, read_record
+from memory_visualizer.formats.records import RecordType, end_of, read_record
 from memory_visualizer.units import MAX_RUNS
 
 _Order: TypeAlias = Literal["<", ">"]
@@ -34,6 +34,7 @@ _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
 _MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB of notes
+_MOST_NAMED = 3
 
 
 _Segments: TypeAlias = NDArray[np.void]
@@ -59,15 +60,16 @@ class ElfDump(MappedDump):
             segments, machine, order = _segments(path, file, size)
             xen_pages = None if len(segments) else xen.find_pages(path, file, size, lenient=lenient)
             if xen_pages:
-                notes = _notes(file, [xen_pages.notes], order)
+                notes, lost = _notes(path, file, [xen_pages.notes], order)
             else:
                 noted = segments[segments["p_type"] == _PT_NOTE]
-                notes = _notes(file, noted[["p_offset", "p_filesz"]].tolist(), order)
+                places = noted[["p_offset", "p_filesz"]].tolist()
+                notes, lost = _notes(path, file, places, order)
             notes["e_machine"] = machine
         if xen_pages:
             columns = (xen_pages.start, xen_pages.length, xen_pages.offset)
             extents, remarks = find_extents(path, *columns, file_size=size, lenient=lenient)
-            remarks = [*xen_pages.remarks, *remarks]
+            remarks = [*xen_pages.remarks, *remarks, *lost]
             return cls(path, "Xen core", extents, notes=notes, remarks=remarks)
         loads = segments[(segments["p_type"] == _PT_LOAD) & (segments["p_filesz"] > 0)]
         if len(loads) > 1 and not loads["p_paddr"].any():
@@ -81,7 +83,7 @@ class ElfDump(MappedDump):
             lenient=lenient,
             aliases=True,
         )
-        return cls(path, "ELF core", extents, notes=notes, remarks=remarks)
+        return cls(path, "ELF core", extents, notes=notes, remarks=[*remarks, *lost])
 
 
 def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _Order]:
@@ -120,26 +122,52 @@ def _segments(path: Path, file: BinaryIO, size: int) -> tuple[_Segments, int, _O
 
 
 def _notes(
-    file: BinaryIO, segments: Sequence[tuple[int, int]], order: _Order
-) -> dict[str, int | bytes]:
-    """Read the notes in segments, of which place and size are given; a broken one ends its own."""
-    note = NOTE.newbyteorder(order)
+    path: Path, file: BinaryIO, segments: Sequence[tuple[int, int]], order: _Order
+) -> tuple[dict[str, int | bytes], list[str]]:
+    """Read the notes in segments, of which place and size are given; remarks on lost ones.
+
+    A broken note ends its own segment.
+    """
     found: dict[str, list[bytes]] = {}
-    left = _MAX_NOTES
+    left, lost = _MAX_NOTES, 0
+    broken: list[int] = []
     for offset, size in segments:
-        if offset >= 2**63 or left == 0:
-            break
-        file.seek(offset)
-        data = file.read(min(size, left))
+        data = b""
+        if offset < 2**63:
+            file.seek(offset)
+            data = file.read(min(size, left))
         left -= len(data)
-        position = 0
-        while position + note.itemsize <= len(data):
-            name_size, descriptor_size, _ = np.frombuffer(data, note, 1, position)[0].item()
-            name_at = position + note.itemsize
-            at = name_at + -(-name_size // 4) * 4
-            position = at + -(-descriptor_size // 4) * 4
-            if at + descriptor_size > len(data):
-                break
-            name = data[name_at : name_at + name_size].rstrip(b"\0").decode("latin-1")
-            found.setdefault(name, []).append(data[at : at + descriptor_size])
-    return {name: b"".join(descriptors) for name, descriptors in found.items()}
+        lost += size - len(data)
+        end = _read_notes(data, NOTE.newbyteorder(order), found)
+        # Only padding may stand behind the last note.
+        if any(data[end:]):
+            broken.append(offset + end)
+    remarks = []
+    if lost:
+        remarks.append(
+            f"{lost:,} bytes of the notes of {path} were not read: they lie outside of the file, or"
+            f" behind the first {_MAX_NOTES:,}"
+        )
+    if broken:
+        named = ", ".join(f"{at:,}" for at in broken[:_MOST_NAMED])
+        more = f", and {len(broken) - _MOST_NAMED:,} more" if len(broken) > _MOST_NAMED else ""
+        remarks.append(f"notes of {path} are broken, and end, at byte {named}{more}")
+    return {name: b"".join(descriptors) for name, descriptors in found.items()}, remarks
+
+
+def _read_notes(data: bytes, note: RecordType, found: dict[str, list[bytes]]) -> int:
+    """Add a segment's notes to those found; returns where the first broken note begins, or the end.
+
+    At the end there may be less than a note's header.
+    """
+    position = 0
+    while position + note.itemsize <= len(data):
+        name_size, descriptor_size, _ = np.frombuffer(data, note, 1, position)[0].item()
+        name_at = position + note.itemsize
+        at = name_at + -(-name_size // 4) * 4
+        if at + descriptor_size > len(data):
+            break
+        position = at + -(-descriptor_size // 4) * 4
+        name = data[name_at : name_at + name_size].rstrip(b"\0").decode("latin-1")
+        found.setdefault(name, []).append(data[at : at + descriptor_size])
+    return position

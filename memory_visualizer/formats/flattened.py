@@ -53,7 +53,9 @@ class Flattened(Inside):
             self.remarks = (f"{fault}; the rest was ignored",)
         cut = _without_overlaps(*columns)
         if cut is None:
-            raise BadInputError(f"{path} has too many overlapping pieces")
+            raise BadInputError(
+                f"{path} has pieces that overlap in more than {_MAX_CUTS:,} parts; too many"
+            )
         self._start, self._length, self._place = cut
         self.size = int((self._start + self._length).max(initial=0))
         with reading(path):

@@ -37,6 +37,8 @@ class Inside(ABC):
     """The container's name, such as ``gzip``."""
     size: int
     """Size of the content in bytes."""
+    is_unpacked_first: bool = False
+    """Whether the whole container has to be unpacked before any byte can be read."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on data that was left out or is unknown."""
     missing: NDArray[np.int64] = np.empty((0, 2), np.int64)
@@ -150,6 +152,15 @@ class InsidePath(_SystemPath):
 def is_content(path: Path) -> bool:
     """Whether a path leads to the content of a container, and not to a file."""
     return isinstance(path, InsidePath) and not path.is_whole_file and path.inside is not None
+
+
+def is_unpacked_first(path: Path) -> bool:
+    """Whether a container, or one around it, has to be unpacked before its content can be read."""
+    while isinstance(path, InsidePath) and path.inside is not None:
+        if path.inside.is_unpacked_first:
+            return True
+        path = getattr(path.inside, "path", Path())
+    return False
 
 
 def lacks(

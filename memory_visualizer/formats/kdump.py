@@ -28,6 +28,7 @@ from memory_visualizer.formats.base import (
     Words,
     ahead,
     near_frames,
+    near_left_out,
     near_pieces,
     numbers_in,
     runs_of,
@@ -52,6 +53,7 @@ _WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
 """Versions of the header since which the sub-header has wide numbers, VMCOREINFO, and the split."""
 _DESCRIPTORS_AT_ONCE = 1 << 18
 _MAX_VMCOREINFO = 1 << 16
+"""Bytes; the kernel's text has a page of room, and a page has 64 KiB at most."""
 _HEADER_SIZE = 512
 """Bytes of the header that are read, more than any header has."""
 _BLOCKS = {4096 << shift for shift in range(5)}
@@ -63,6 +65,8 @@ _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 _GAP = 1 << 16  # larger gaps between pages are not read along
 _WINDOW = 1 << 25
 _MAX_PARTS = 255
+_MOST_NAMED = 9
+"""So many missing stretches of frames are named in a remark; the others are counted."""
 
 _Result = TypeVar("_Result")
 _Unpack = Callable[[memoryview], bytes]
@@ -86,6 +90,8 @@ class _Header:
     """First page, and page after the last, of one file of several; None if the dump is not
     split."""
     vmcoreinfo: bytes
+    lost_text: int
+    """Bytes that VMCOREINFO has by the header, if it is not where the header says."""
     descriptor: RecordType
     """Of the table of pages."""
 
@@ -172,18 +178,19 @@ class KdumpDump(Dump):
         near, far = near_pieces(paths[0], *(joined * block).T, lenient=lenient)
         pages, joined = pages[np.repeat(near, joined[:, 1])], joined[near]
         limit = near_frames(len(pages.offset) * block) * PAGE_SIZE // block
+        left_out, beyond = near_left_out(paths[0], left_out, limit)
         text, names = headers[0].vmcoreinfo, headers[0].names
         dump = cls(
             paths,
             block,
             joined,
             pages,
-            left_out=left_out[left_out.sum(axis=1) <= limit],
+            left_out=left_out,
             notes={
                 "machine": read_record(UTSNAME, names)["machine"],
                 **({"VMCOREINFO": text} if text else {}),
             },
-            remarks=remarks + far,
+            remarks=remarks + far + beyond,
         )
         return dump._checked(lenient=lenient)
 
@@ -247,7 +254,9 @@ class KdumpDump(Dump):
         frame = numbers_in(self._page_runs)[plain] * self._per_page
         return PlainPages.of_pages(self.path, frame, self._pages.offset[plain], self._per_page)
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Unpack the blocks for `work`."""
         at_once = max(1, base.BLOCK_FRAMES // self._per_page)
         wanted = (
@@ -256,6 +265,7 @@ class KdumpDump(Dump):
                 self._page_runs.tolist(), self._before.tolist(), strict=True
             )
             for done in range(0, count, at_once)
+            if within is None or (first + done) * self._per_page in within
         )
         with self._open() as files:
 
@@ -378,9 +388,12 @@ def _header(path: Path, file: FileIO) -> _Header:
     if bitmap_size * 8 < frames:
         raise BadInputError(f"{path} has a bitmap too small for its {frames:,} frames")
     place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
-    text = b""
-    if version >= _VMCOREINFO_VERSION and 0 < length <= _MAX_VMCOREINFO and place + length <= size:
-        text = read_at(file, length, place)
+    text, lost = b"", 0
+    if version >= _VMCOREINFO_VERSION:
+        if length <= _MAX_VMCOREINFO and place + length <= size:
+            text = read_at(file, length, place)
+        else:
+            lost = length
     return _Header(
         names=header["utsname"],
         incomplete=bool(header["status"] & _INCOMPLETE),
@@ -390,6 +403,7 @@ def _header(path: Path, file: FileIO) -> _Header:
         frames=frames,
         part=(first, last) if version >= _SPLIT_VERSION and sub["split"] else None,
         vmcoreinfo=text,
+        lost_text=lost,
         descriptor=layout.descriptor,
     )
 
@@ -448,6 +462,12 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         for path, header in zip(paths, headers, strict=True)
         if header.incomplete
     ]
+    remarks += [
+        f"{path} says that its VMCOREINFO has {header.lost_text:,} bytes: they are not in the file,"
+        f" or more than {_MAX_VMCOREINFO:,}, and were not read"
+        for path, header in zip(paths, headers, strict=True)
+        if header.lost_text
+    ]
     parts = sorted(header.part for header in headers if header.part)
     if not parts:
         return remarks
@@ -464,7 +484,10 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
         done = max(done, last)
     # A missing part may be for no held page, or for frames that the machine does not have.
     if missing:
-        remarks.append(f"no file of the dump covers the page frames {', '.join(missing[:9])}")
+        more = len(missing) - _MOST_NAMED
+        behind = f", and {counted(more, 'more stretch', 'more stretches')}" if more > 0 else ""
+        named = ", ".join(missing[:_MOST_NAMED])
+        remarks.append(f"no file of the dump covers the page frames {named}{behind}")
     return remarks
 
 

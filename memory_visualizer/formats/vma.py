@@ -21,7 +21,6 @@ from memory_visualizer.formats.inside import Inside, keep_open
 _HEADER = struct.Struct(">4sI40xIII")  # magic, version, place and size of the names, header's size
 _DEVICE = struct.Struct(">I28x")  # place of its name among the names
 _DEVICES_AT, _DEVICES = 4096, 256
-_MAX_NAMES = 1 << 20
 _EXTENT = struct.Struct(">4s2xH32x59Q")  # magic, blocks, for each cluster: blocks, device, number
 _EXTENT_MAGIC = b"VMAE"
 _BLOCK = 4096
@@ -30,6 +29,8 @@ _CLUSTER = _BLOCK * _CLUSTER_BLOCKS
 _MAX_CLUSTERS = 1 << 22
 """Of the machine's memory: 256 GiB."""
 _STATE = b"vmstate"
+_LONGEST_NAME = 64
+"""Bytes of a device's name that are read: more than the device with the memory has."""
 
 
 class VmaState(Inside):
@@ -100,11 +101,11 @@ def _find_state(path: Path, file: BinaryIO) -> tuple[int, int]:
     if len(header) < _DEVICES_AT + _DEVICES * _DEVICE.size:
         raise BadInputError(f"{path} ends within its header")
     _, _, names_at, names_size, header_size = _HEADER.unpack_from(header)
-    names = read_at(file, min(names_size, _MAX_NAMES), names_at)
     for device in range(1, _DEVICES):
         (at,) = _DEVICE.unpack_from(header, _DEVICES_AT + device * _DEVICE.size)
-        size = int.from_bytes(names[at : at + 2], "little") if at else 0
-        if names[at + 2 : at + 2 + size].rstrip(b"\0") == _STATE:
+        name = read_at(file, 2 + _LONGEST_NAME, names_at + at) if 0 < at < names_size else b""
+        size = int.from_bytes(name[:2], "little")
+        if size <= _LONGEST_NAME and name[2 : 2 + size].rstrip(b"\0") == _STATE:
             return device, header_size
     raise BadInputError(
         f"{path} is a backup of a Proxmox machine without its memory (vma extract unpacks disks)"

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
+from memory_visualizer.formats.files import read_at
 from memory_visualizer.formats.records import read_record
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
-_MAX_NAMES = 1 << 16
+_LONGEST_NAME = 32
+"""Bytes of a section's name that are read; the names that count are shorter."""
 _NO_FRAME = np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)
 """In place of a page that the guest gave back (32-bit and 64-bit tools)."""
 
@@ -66,8 +68,9 @@ def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages
             " this program cannot follow them"
         )
     if frame.size * PAGE_SIZE < pages_size:
+        limit = f" (more than {MAX_RUNS:,} are not read)" if count == MAX_RUNS else ""
         sentence = (
-            f"{path} gives addresses for {frame.size:,} pages, but holds"
+            f"{path} gives addresses for {frame.size:,} pages{limit}, but holds"
             f" {pages_size // PAGE_SIZE:,}"
         )
         if not frame.size:
@@ -119,9 +122,8 @@ def _sections(file: BinaryIO, size: int) -> _Sections:
     names_at = int(sections["sh_offset"][names_number])
     if names_at >= size:
         return {}
-    file.seek(names_at)
-    names = file.read(min(int(sections["sh_size"][names_number]), _MAX_NAMES))
     found: dict[bytes, tuple[int, int]] = {}
     for name, offset, length in sections[["sh_name", "sh_offset", "sh_size"]].tolist():
-        found.setdefault(names[name:].split(b"\0", 1)[0], (min(offset, size), length))
+        text = read_at(file, _LONGEST_NAME, names_at + name).split(b"\0", 1)[0]
+        found.setdefault(text, (min(offset, size), length))
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import follow
+from memory_visualizer.limits import Budget
 
 MAGIC = b"\x9f\xeb\x01"
 _HEADER = np.dtype(
@@ -42,8 +43,6 @@ _EXTRA_WORDS = {1: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENU
 _MAX_DEPTH = 32
 """Nested typedefs and qualifiers that are followed: the kernel itself refuses more
 (MAX_RESOLVE_DEPTH in kernel/bpf/btf.c)."""
-_MAX_NESTED = 64
-"""Structures without a name within a structure, with itself; compilers nest a dozen."""
 _MAX_TYPES = 0xFFFFF
 """BTF_MAX_TYPE in include/uapi/linux/btf.h."""
 _WORDS_AT_ONCE = 1 << 16
@@ -72,10 +71,14 @@ class Btf:
     """Names that were searched for, and their places in the text; -1 if missing."""
     _known: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     """Results of _members_of, by the names of structures."""
+    _budget: Budget = field(default_factory=lambda: Budget(0))
 
     @classmethod
-    def parse(cls, contents: NDArray[np.uint8]) -> "Btf | None":
-        """Split the blob into header, types and text; None if it is not BTF, or broken."""
+    def parse(cls, contents: NDArray[np.uint8], budget: Budget | None = None) -> "Btf | None":
+        """Split the blob into header, types and text; None if it is not BTF, or broken.
+
+        `budget` notes what is not read later.
+        """
         header = contents[:HEADER_SIZE].tobytes()
         total = total_size(header)
         if total is None or total > len(contents):
@@ -85,7 +88,8 @@ class Btf:
         ].tolist()
         # Both are copied, so that the rest of the contents can be freed.
         words = contents[size + types_at :][: types_size // 4 * 4].copy().view("<u4")
-        return cls(words, contents[size + text_at :][:text_size].tobytes())
+        text = contents[size + text_at :][:text_size].tobytes()
+        return cls(words, text, _budget=budget or Budget(0))
 
     def offset(self, structure: str, *members: str) -> int | None:
         """Offset of a member in a structure; of several names, the first that the structure has.
@@ -134,6 +138,7 @@ class Btf:
         First its own members, then those of unnamed structures in it, each structure once.
         """
         words = self._words
+        limit, refused = self._budget.limit("unnamed part of a kernel type"), 0
         parts, seen = [], {at}
         waiting = [(at, 0)]
         while waiting:
@@ -148,12 +153,18 @@ class Btf:
             has_name = members[:, 0] != 0
             parts.append(members[has_name, :2])
             below = []
-            for _, offset, type_ in members[~has_name][:_MAX_NESTED].tolist():
+            for _, offset, type_ in members[~has_name][:limit].tolist():
                 inner = self._resolved(type_)
-                if inner is not None and inner not in seen and len(seen) < _MAX_NESTED:
-                    seen.add(inner)
-                    below.append((inner, offset))
+                if inner is None or inner in seen:
+                    continue
+                if len(seen) > limit:
+                    refused += 1
+                    continue
+                seen.add(inner)
+                below.append((inner, offset))
+            refused += max(int(np.count_nonzero(~has_name)) - limit, 0)
             waiting += below[::-1]
+        self._budget.note("unnamed part of a kernel type", refused)
         return np.concatenate(parts)
 
     def _resolved(self, type_: int) -> int | None:

@@ -5,14 +5,16 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.viewer.data import Column
 
-_LIBRARIES = (
+D3 = (
     "color",
     "dispatch",
     "ease",
@@ -36,19 +38,24 @@ def file_of(
     about: Mapping[str, Any],
     columns: Mapping[str, Column],
     parts: Mapping[str, str],
+    folder: Traversable | None = None,
+    libraries: Sequence[str] = D3,
+    images: str = "data:",
 ) -> str:
     """The text of a page.
 
     `template` is a file in `page` with places such as ``{{title}}``, `scripts` and `styles` are
     those in it, in their order, `about` becomes JSON, and `parts` are the texts of further places,
-    which must be escaped.
+    which must be escaped. Sources that are not in `page` are in `folder`. `libraries` are parts of
+    D3; `images` are the sources from which the policy allows images.
     """
-    style = "".join(source(f"page/{name}") for name in styles)
-    script = _script(scripts)
+    own = partial(_own_source, folder)
+    style = "".join(map(own, styles))
+    script = _script(libraries, (own(f"{name}.js") for name in scripts))
     sizes = {name: [column.count, column.width] for name, column in columns.items()}
     known = {
         "generator": GENERATOR,
-        "policy": html.escape(_policy(script, style)),
+        "policy": html.escape(_policy(script, style, images)),
         "style": style,
         "script": script,
         "licences": html.escape(
@@ -63,10 +70,16 @@ def file_of(
         **parts,
     }
     # All placeholders are replaced in one pass, so that no text from the dump is taken for one.
-    return _PLACEHOLDER.sub(lambda found: known[found[1]], source(f"page/{template}"))
+    return _PLACEHOLDER.sub(lambda found: known[found[1]], own(template))
 
 
-def _policy(script: str, style: str) -> str:
+def _own_source(folder: Traversable | None, name: str) -> str:
+    """A source file in `page`, or else in another folder."""
+    page = files(__package__) / "page" / name
+    return (page if folder is None or page.is_file() else folder / name).read_text("utf-8")
+
+
+def _policy(script: str, style: str, images: str) -> str:
     """A content security policy: only this script and this style, and no text becomes markup.
 
     The script may start workers from text in the page (blob:), which this policy binds, too.
@@ -75,7 +88,7 @@ def _policy(script: str, style: str) -> str:
         "default-src 'none';"
         f" script-src '{_hash(script)}';"
         f" style-src '{_hash(style)}';"
-        " worker-src blob:; img-src data:; base-uri 'none'; form-action 'none';"
+        f" worker-src blob:; img-src {images}; base-uri 'none'; form-action 'none';"
         " require-trusted-types-for 'script'; trusted-types memviz-worker"
     )
 
@@ -85,11 +98,10 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
-def _script(names: Sequence[str]) -> str:
+def _script(libraries: Iterable[str], own: Iterable[str]) -> str:
     """The libraries, and the page's own scripts as one function, so that no name leaks."""
-    libraries = [source(f"vendor/d3-{name}.min.js") for name in _LIBRARIES]
-    own = [source(f"page/{name}.js") for name in names]
-    return "\n".join([*libraries, '(() => {\n"use strict";', *own, "})();"])
+    others = [source(f"vendor/d3-{name}.min.js") for name in libraries]
+    return "\n".join([*others, '(() => {\n"use strict";', *own, "})();"])
 
 
 def source(name: str) -> str:

@@ -3,6 +3,7 @@
 import functools
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,55 @@ def test_a_stream_in_another_file(path: Path) -> None:
     with pytest.raises(DamagedInputError, match="lacks a stream of its map, 'aff4://elsewhere'"):
         open_dump(again)
     check(open_dump(again, lenient=True), frames_of(PIECES[:4]))
+
+
+def _with_map(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """The container with another map."""
+    again = path.with_name("again.aff4")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            new.writestr(info, change(data) if info.filename == "PhysicalMemory/map" else data)
+    return again
+
+
+def test_an_entry_of_a_stream_that_is_not_listed(path: Path) -> None:
+    """Its frames are lost, which is told."""
+    write_aff4(path, PIECES)
+    again = _with_map(path, lambda data: data[: 28 * 5 - 4] + b"\7\0\0\0")
+    with pytest.raises(DamagedInputError, match="lacks a stream of its map, 'number 7'"):
+        open_dump(again)
+    check(open_dump(again, lenient=True), frames_of(PIECES[:4]))
+
+
+def test_an_entry_that_leads_behind_its_stream(path: Path) -> None:
+    """It is cut there: behind the stream lies the next one, or nothing."""
+    pieces = [(0, memory(8, 1)), (1 << 20, memory(8, 2))]
+    write_aff4(path, pieces, filled=[(1 << 21, b"\xff" * PAGE_SIZE)])
+    again = _with_map(
+        path, lambda data: data[:36] + (16 * PAGE_SIZE).to_bytes(8, "little") + data[44:]
+    )
+    with pytest.raises(DamagedInputError, match="leads behind the end of a stream"):
+        open_dump(again)
+    dump = open_dump(again, lenient=True)
+    check(dump, frames_of([*pieces, (1 << 21, b"\xff" * PAGE_SIZE)]))
+    assert "behind the end of a stream in 1 entry; these were cut" in dump.remarks[0]
+
+
+def test_a_map_with_a_part_of_an_entry(path: Path) -> None:
+    write_aff4(path, PIECES)
+    dump = open_dump(_with_map(path, lambda data: data + bytes(5)))
+    check(dump, frames_of(PIECES))
+    assert "5 bytes behind its last whole entry" in dump.remarks[0]
+
+
+def test_pages_not_read_behind_the_last(path: Path) -> None:
+    """They are left out, up to where a machine with so much memory can have any."""
+    not_read = [(1 << 24, bytes(PAGE_SIZE)), (1 << 48, bytes(2 * PAGE_SIZE))]
+    write_aff4(path, PIECES, not_read=not_read)
+    dump = open_dump(path)
+    check(dump, frames_of(PIECES), [1 << 12])
+    assert "leaves out 2 pages too high" in dump.remarks[0]
 
 
 @pytest.mark.parametrize("compression", ["zlib", "deflate", "snappy", "lz4"])

@@ -7,6 +7,7 @@ import struct
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -232,14 +233,16 @@ def not_sent(frames: dict[int, bytes], hole: int = 3 * GIB) -> list[int]:
     return sorted(set(ram) - frames.keys())
 
 
-def copied_blocks(dump: Dump) -> Iterator[tuple[NDArray[np.int64], Words]]:
+def copied_blocks(
+    dump: Dump, within: range | None = None
+) -> Iterator[tuple[NDArray[np.int64], Words]]:
     """The dump's blocks, each with frames and contents."""
 
     def copy(block: NDArray[np.int64], words: Words) -> tuple[NDArray[np.int64], Words]:
         assert not words.flags.writeable
         return block, words.copy()
 
-    return dump.each_block(copy)
+    return dump.each_block(copy, within)
 
 
 def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) -> None:
@@ -264,6 +267,14 @@ def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) ->
     skipped = frames.keys() - seen.keys()
     assert seen == {pfn: page for pfn, page in frames.items() if pfn not in skipped}
     assert not any(any(frames[pfn]) for pfn in skipped)
+
+    # Ranges of frames that adjoin have the same blocks, each once, wherever they are cut.
+    whole = [block.tolist() for block, _ in copied_blocks(dump)]
+    cuts = np.random.default_rng(len(pfns)).integers(0, dump.frame_count, 5)
+    edges = sorted([0, *cuts.tolist(), *whole[len(whole) // 2][:1], dump.frame_count])
+    ranges = [range(first, end) for first, end in pairwise(edges)]
+    parts = [block.tolist() for within in ranges for block, _ in copied_blocks(dump, within)]
+    assert parts == whole
 
     data = [pfn for pfn, page in frames.items() if any(page)]
     zero = np.ones(dump.frame_count, np.bool_)
@@ -548,6 +559,34 @@ def test_elf_notes(path: Path) -> None:
     found = dict(open_dump(path).notes)
     assert found.pop("e_machine") == 62  # EM_X86_64, of the header
     assert found == {"QEMU": b"first CPUsecond", "VMCOREINFO": text}
+
+
+def test_elf_notes_that_are_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, or behind a broken one: how much, and where, is told."""
+    notes = [(b"QEMU", b"first CPU"), (b"QEMU", bytes(100)), (b"VMCOREINFO", b"OSRELEASE=6.1\n")]
+    containers.write_elf(path, PIECES, notes=notes)
+    [segment] = [row for row in program_headers(path) if row[0] == 4]
+    at, size = segment[2], segment[5]
+    with monkeypatch.context() as patch:
+        patch.setattr("memory_visualizer.formats.elf._MAX_NOTES", size - 8)
+        dump = open_dump(path)
+    check(dump, frames_of(PIECES))
+    assert "VMCOREINFO" not in dump.notes
+    assert [remark.split(" of ")[0] for remark in dump.remarks] == ["8 bytes", "notes"]
+    data = bytearray(path.read_bytes())
+    second = at + 12 + 8 + 12
+    data[second + 4 : second + 8] = (1 << 20).to_bytes(4, "little")
+    path.write_bytes(data)
+    dump = open_dump(path)
+    assert dump.notes["QEMU"] == b"first CPU" and "VMCOREINFO" not in dump.notes
+    assert dump.remarks == (f"notes of {path} are broken, and end, at byte {second:,}",)
+
+
+def program_headers(path: Path) -> list[tuple[int, ...]]:
+    """Those of a 64-bit ELF file."""
+    data = path.read_bytes()
+    at, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
+    return [struct.unpack_from("<IIQQQQQQ", data, at + 56 * number) for number in range(count)]
 
 
 def test_elf_with_the_same_memory_twice(path: Path) -> None:
@@ -847,6 +886,14 @@ def test_a_paravirtual_guest_of_xen(path: Path) -> None:
     assert struct.unpack_from("<Q", dump.notes["Xen"])[0] == 0xF00FEBED  # type: ignore[arg-type]
 
 
+def test_a_core_of_xen_with_many_names(path: Path) -> None:
+    """Where the names of sections begin does not matter."""
+    containers.write_xen(path, HIGH_FIRST, more_names=1 << 18)
+    dump = open_dump(path)
+    check(dump, frames_of(HIGH_FIRST))
+    assert dump.remarks == () and "Xen" in dump.notes
+
+
 def test_a_core_of_xen_without_its_table(path: Path) -> None:
     """It comes last in the file; nothing else tells where pages belong."""
     containers.write_xen(path, LOW)
@@ -1048,12 +1095,29 @@ def test_kdump_without_some_pages(path: Path) -> None:
     assert dump.notes["VMCOREINFO"] == b"OSRELEASE=6.1\n"
 
 
+@pytest.mark.parametrize("field", ["place", "size"])
+def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
+    """The sub-header leads to a text beyond the file, or of more than 64 KiB."""
+    text = b"OSRELEASE=6.1\n"
+    kdump(path, LOW, vmcoreinfo=text)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<Q", data.index(text)) + struct.pack("<Q", len(text)))
+    told = len(text) if field == "place" else 1 << 17
+    data[at : at + 16] = struct.pack("<QQ", len(data) if field == "place" else at, told)
+    path.write_bytes(data)
+    dump = open_dump(path)
+    check(dump, frames_of(LOW))
+    assert "VMCOREINFO" not in dump.notes
+    assert dump.remarks[0].startswith(f"{path} says that its VMCOREINFO has {told:,} bytes")
+
+
 def test_left_out_frames_far_away(path: Path) -> None:
     """Of frames that nobody needs a header must not make a table of gigabytes."""
     kdump(path, [(0, memory(4, 1)), (1 << 40, memory(1, 2))], left_out=[1 << 28])
     dump = open_dump(path)
     assert dump.frame_count == 4
     assert not dump.left_out.any()
+    assert "leaves out 1 page too high" in dump.remarks[0]
 
 
 @pytest.mark.parametrize("flattened", [(), (1,), (0, 1, 2)])
@@ -1292,7 +1356,7 @@ def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
     held = np.flatnonzero(dump.held)
     for pfn, page in zip(held.tolist(), dump.read_frames(held), strict=True):
         assert program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True) == page.tobytes()
-        assert page.tobytes() == contents[pfn * PAGE_SIZE :][:PAGE_SIZE]
+        assert page.tobytes() == contents[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
     for pfn in np.flatnonzero(dump.left_out).tolist():
         with pytest.raises(drgn.FaultError):
             program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True)

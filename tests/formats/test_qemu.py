@@ -171,6 +171,12 @@ def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyP
     assert "more than 2 clusters; the rest was ignored" in open_dump(path, lenient=True).remarks[0]
 
 
+def test_a_backup_with_long_names(path: Path) -> None:
+    """Names of other devices cost nothing, however long they are."""
+    write_vma(path, PIECES, long_names=(1 << 16) - 1)
+    check(open_dump(path), frames_of(PIECES), not_sent(frames_of(PIECES)))
+
+
 def test_a_machine_that_is_not_known(path: Path) -> None:
     """Its largest block is taken for the RAM; both guesses are said."""
     write_qemu(path, PIECES)

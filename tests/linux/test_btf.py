@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.btf import HEADER_SIZE, Btf, total_size
 from tests.conftest import do_without
 
@@ -111,6 +112,28 @@ def test_any_damage(btf: Btf) -> None:
         same += sum(one == before for one, before in zip(told, sound, strict=True))
         found.enumerator("SECOND")
     assert same > 300 * len(asked) * 0.6
+
+
+def test_more_unnamed_parts_than_any_compiler_makes() -> None:
+    """All that the limit allows are read, and the others are counted."""
+    budget = Budget(0)
+    limit = budget.limit("unnamed part of a kernel type")
+    text, structure, count = b"\0outer\0member\0", 4 << 24, 2 * limit
+    # The first type has an unnamed member of each of the others, which have one member each.
+    words = [1, structure | count, 8 * count]
+    for number in range(count):
+        words += [0, 2 + number, 64 * number]
+    for _ in range(count):
+        words += [0, structure | 1, 8, 7, 0, 0]
+    types = np.array(words, "<u4").tobytes()
+    header = np.array([0x0001EB9F, HEADER_SIZE, 0, len(types), len(types), len(text)], "<u4")
+    contents = np.frombuffer(header.tobytes() + types + text, np.uint8)
+    found = Btf.parse(contents, budget)
+    assert found
+    assert found.offset("outer", "member") == 0
+    assert budget.remarks == (
+        f"{limit:,} unnamed parts of a kernel type left out: more than any machine has",
+    )
 
 
 @pytest.mark.peer

@@ -157,7 +157,7 @@ def test_without_types(
 ) -> None:
     """What leads back proves itself; what nothing shows is missing, and a remark says so."""
     path, linux, truth = sound
-    monkeypatch.setattr("memory_visualizer.linux.kernel.Btf.parse", lambda _: None)
+    monkeypatch.setattr("memory_visualizer.linux.kernel.Btf.parse", lambda *_: None)
     snapshot = memory_visualizer.open(path)
     assert snapshot.inventory
     is_old = linux.era.release.startswith(("5.10", "6.1.", "6.12."))

@@ -22,12 +22,17 @@ SYMBOLS = (
     "KdDebuggerDataBlock",
     "KdVersionBlock",
     "KeNumberProcessors",
+    "ObHeaderCookie",
+    "ObTypeIndexTable",
     "PsActiveProcessHead",
     "PsInitialSystemProcess",
     "PsLoadedModuleList",
 )
 """Symbols that a synthetic dump has at the real kernel's addresses."""
 
+
+_FURTHER = {"_OBJECT_TYPE": {"Index", "Key", "Name", "TotalNumberOfObjects"}}
+"""Members that the layouts of Volatility 2's profiles do not have."""
 
 _NOT_LOOKED_INTO = ("_MMPTE", "_LIST", "_RTL", "_SINGLE")
 FRAME_RECORD = {
@@ -56,7 +61,7 @@ def layout(name: str, symbols: dict[str, Any]) -> dict[str, Any]:
         for structure in profiles()[_LIKE].structures
     }
     structures = {}
-    for structure, members in wanted.items():
+    for structure, members in {**wanted, **_FURTHER}.items():
         known = symbols["user_types"][structure]
         structures[structure] = {
             "size": known["size"],

@@ -142,11 +142,14 @@ def write_elf(
             file.write(contents)
 
 
-def write_xen(path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: int = 3) -> None:
+def write_xen(
+    path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: int = 3, more_names: int = 0
+) -> None:
     """A core of Xen (docs/misc/dump-core-format.txt); pieces are whole pages.
 
     The guest gave back `gone` pages at the end. The frames of the machine, which a paravirtual
-    guest's table has, too, are the guest's in another order.
+    guest's table has, too, are the guest's in another order. `more_names` bytes stand in front of
+    the names of sections.
     """
     frames = [
         (address + start) // PAGE
@@ -168,7 +171,12 @@ def write_xen(path: Path, pieces: Pieces, *, paravirtual: bool = False, gone: in
     ):
         note += struct.pack("<III", 4, len(descriptor), kind) + b"Xen\0" + descriptor
     table_name = b".xen_p2m" if paravirtual else b".xen_pfn"
-    names = b"\0.shstrtab\0.note.Xen\0.xen_prstatus\0.xen_pages\0" + table_name + b"\0"
+    names = (
+        b"n" * more_names
+        + b"\0.shstrtab\0.note.Xen\0.xen_prstatus\0.xen_pages\0"
+        + table_name
+        + b"\0"
+    )
     parts = [
         (b".shstrtab", 3, names),
         (b".note.Xen", 7, note),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tests.synth.kernel import Pool, Region
+from tests.synth.kernel import ObjectTypes, Pool, Region
 from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
 
@@ -253,8 +253,6 @@ _SMALL_PART = 3
 """A larger section of a file as data has two subsections, a larger image four."""
 NONPAGED_POOL_END = 0xFFBE_0000
 """Where the nonpaged pool of Windows XP and 2003 ends on x86 (MM_NONPAGED_POOL_END, mi386.h)."""
-_FILE_TYPE = 28
-"""The number of the type of file objects in Windows 7, by which Volatility 2 knows them."""
 _NEAR = 128 << 20
 """A subsection so near behind MmSubsectionBase has WhichPool set (MiGetSubsectionAddressForPte)."""
 
@@ -269,12 +267,14 @@ class Sections:
         entry_size: int,
         pools: Sequence[Pool],
         map_pool: Callable[[int], Region],
+        types: ObjectTypes,
     ) -> None:
         """`map_pool` maps so many more pages of the paged pool.
 
         Objects lie in these nonpaged `pools`, in turn.
         """
         self._log = log
+        self._types = types
         self._profile = profile
         self._entry_size = entry_size
         self._pools = pools
@@ -408,10 +408,10 @@ class Sections:
         profile, word, write = self._profile, self._profile.pointer_size, self._pool.region.write
         body = profile.offset("_OBJECT_HEADER", "Body")
         size = profile.size("_FILE_OBJECT")
-        file = self._pool.allocate(body + size, b"Fil\xe5") + body
-        self._set(file - body, "_OBJECT_HEADER", "PointerCount", 1)
-        if profile.version == (6, 1):  # later versions move or hide the number
-            self._set(file - body, "_OBJECT_HEADER", "TypeIndex", _FILE_TYPE, 1)
+        # Until Windows 7 the highest bit of the tag said that only its owner may free the block.
+        tag = b"File" if profile.version >= (6, 2) else b"Fil\xe5"
+        file = self._pool.allocate(body + size, tag) + body
+        self._header(file - body, "File")
         text = name.encode("utf-16-le")
         buffer = self._pool.allocate(len(text) + 2, b"IoNm")
         write(buffer, text)
@@ -436,7 +436,7 @@ class Sections:
         size = info + creator + body + profile.size("_DEVICE_OBJECT")
         start = self._pool.allocate(size, b"Devi")
         header = start + info + creator
-        self._set(header, "_OBJECT_HEADER", "PointerCount", 1)
+        self._header(header, "Device")
         if profile.has("_OBJECT_HEADER", "InfoMask"):
             self._set(header, "_OBJECT_HEADER", "InfoMask", 2 | has_creator, 1)
         else:
@@ -450,6 +450,12 @@ class Sections:
         self._pool.region.write(at + word, buffer.to_bytes(word, "little"))
         self._set(header + body, "_DEVICE_OBJECT", "Type", 3, 2)
         return header + body
+
+    def _header(self, at: int, type_name: str) -> None:
+        """The header of an object of this type."""
+        self._set(at, "_OBJECT_HEADER", "PointerCount", 1)
+        if byte := self._types.byte(at, type_name):
+            self._set(at, "_OBJECT_HEADER", "TypeIndex", byte, 1)
 
     def _set(self, at: int, structure: str, member: str, value: int, size: int = 0) -> None:
         place = at + self._profile.offset(structure, member)

@@ -121,6 +121,66 @@ class Pool:
         return header + self._header_size
 
 
+OBJECT_TYPES = (
+    *("Type", "Directory", "SymbolicLink", "Token", "Job", "Process", "Thread", "Partition"),
+    *("UserApcReserve", "IoCompletionReserve", "ActivityReference", "PsSiloContextPaged"),
+    *("PsSiloContextNonPaged", "DebugObject", "Event", "Mutant", "Callback", "Semaphore"),
+    *("Timer", "IRTimer", "Profile", "KeyedEvent", "WindowStation", "Desktop", "Composition"),
+    *("RawInputManager", "CoreMessaging", "ActivationObject", "TpWorkerFactory", "Adapter"),
+    *("Controller", "Device", "Driver", "IoCompletion", "WaitCompletionPacket", "File"),
+)
+"""Types of objects in the order in which Windows 10 makes them; later types are left out."""
+_FIRST_TYPE = 2
+"""In front of the types, ObTypeIndexTable has a zero and MmBadPointer, which leads to no page."""
+_FILE_TYPE_OF_7 = 28
+"""The number of the type of file objects in Windows 7, by which Volatility 2 knows them."""
+
+
+class ObjectTypes:
+    """The numbers that tell the types of objects in their headers.
+
+    Windows 10 keeps them encoded ("Windows 10 object headers", codemachine.com; Volatility 3's
+    ``windows.handles``): the header's byte is the number, combined by exclusive or with the second
+    byte of the header's address and with a byte that is chosen when the system starts.
+    """
+
+    def __init__(self, profile: Profile, image: Region, pool: "Pool", cookie: int) -> None:
+        """Write the table of types, if the profile tells where the real kernel has it."""
+        self._profile = profile
+        self._cookie = cookie
+        self.are_known = "ObTypeIndexTable" in profile.symbols
+        if self.are_known:
+            image.write(image.base + profile.symbols["ObHeaderCookie"], bytes([cookie]))
+            self._write_table(image.base + profile.symbols["ObTypeIndexTable"], image, pool)
+
+    def byte(self, header: int, name: str) -> int:
+        """TypeIndex in the object header at an address; 0 if this version's numbers are unknown."""
+        if self._profile.version == (6, 1) and name == "File":
+            return _FILE_TYPE_OF_7
+        if not self.are_known:
+            return 0
+        number = _FIRST_TYPE + OBJECT_TYPES.index(name)
+        return number ^ self._cookie ^ header >> 8 & 0xFF
+
+    def _write_table(self, table: int, image: Region, pool: "Pool") -> None:
+        profile, structure = self._profile, "_OBJECT_TYPE"
+        body = profile.offset("_OBJECT_HEADER", "Body")
+        image.write(table + 8, struct.pack("<Q", image.base - PAGE_SIZE))
+        for number, name in enumerate(OBJECT_TYPES, _FIRST_TYPE):
+            header = pool.allocate(body + profile.size(structure), b"ObjT")
+            type_byte = bytes([self.byte(header, "Type")])
+            pool.region.write(header + profile.offset("_OBJECT_HEADER", "PointerCount"), b"\1")
+            pool.region.write(header + profile.offset("_OBJECT_HEADER", "TypeIndex"), type_byte)
+            at, text = header + body, name.encode("utf-16-le")
+            buffer = pool.allocate(len(text) + 2, b"ObNm")
+            pool.region.write(buffer, text)
+            string = struct.pack("<HHIQ", len(text), len(text) + 2, 0, buffer)
+            pool.region.write(at + profile.offset(structure, "Name"), string)
+            pool.region.write(at + profile.offset(structure, "Index"), bytes([number]))
+            pool.region.write(at + profile.offset(structure, "Key"), name[:4].encode())
+            image.write(table + 8 * number, struct.pack("<Q", at))
+
+
 class Kernel:
     """Writes the structures of one Windows version."""
 
@@ -128,7 +188,7 @@ class Kernel:
         self, profile: Profile, image: Region, pool: Pool, control_region: Region | None
     ) -> None:
         self.profile = profile
-        self._image = image
+        self.image = image
         self._pool = pool
         self._regions = [image, pool.region, *([control_region] if control_region else [])]
         self._pointer = "<I" if profile.bits == 32 else "<Q"
@@ -157,26 +217,26 @@ class Kernel:
     def write_image(self, rng: np.random.Generator) -> None:
         """Write all of the kernel's image, and the processor control region."""
         for page in _TEXT_PAGES:
-            self._image.write(self._image.base + page * PAGE_SIZE, rng.bytes(PAGE_SIZE))
+            self.image.write(self.image.base + page * PAGE_SIZE, rng.bytes(PAGE_SIZE))
         self._write_headers()
         self._write_exports()
         self._write_debug_record()
-        self._image.write(self._number_of_processors, struct.pack("<I", 1))
+        self.image.write(self._number_of_processors, struct.pack("<I", 1))
         self._write_empty_list(self._module_list)
         self._write_module()
         build = f"{self.profile.build}.forged.{self.profile.name}"[:31]
-        self._image.write(self._build_lab, build.encode())
+        self.image.write(self._build_lab, build.encode())
         service_pack = struct.pack("<I", self.profile.service_pack << 8)
-        self._image.write(self._service_pack, service_pack)
+        self.image.write(self._service_pack, service_pack)
         self._write_control_region()
         self._write_version_block()
         self._write_debugger_block(rng)
 
     def write_system_types(self, types: bytes) -> None:
         """Write SystemVaType, across the border of two pages."""
-        at = self._image.base + _TYPES_PAGE * PAGE_SIZE - 0x80
-        self._image.write(at, types[:0x80])
-        self._image.write(at + 0x80, types[0x80:])
+        at = self.image.base + _TYPES_PAGE * PAGE_SIZE - 0x80
+        self.image.write(at, types[:0x80])
+        self.image.write(at + 0x80, types[0x80:])
 
     def _write_headers(self) -> None:
         """DOS and PE headers.
@@ -188,7 +248,7 @@ class Kernel:
             (b".text", len(_TEXT_PAGES), 1, 0x6800_0020),
             (b"POOLCODE", 1, _CODE_PAGE, 0x6800_0020),
             (b".edata", 1, _EXPORT_PAGE, 0x4000_0040),
-            (b".data", len(self._image.frames) - _DATA_PAGE, _DATA_PAGE, 0xC800_0040),
+            (b".data", len(self.image.frames) - _DATA_PAGE, _DATA_PAGE, 0xC800_0040),
         ]
         machine, optional_size = (0x8664, 0xF0) if wide else (0x14C, 0xE0)
         header = bytearray(b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0xF0))
@@ -198,10 +258,10 @@ class Kernel:
         )
         optional = bytearray(optional_size)
         struct.pack_into("<H", optional, 0, 0x20B if wide else 0x10B)
-        struct.pack_into("<Q" if wide else "<I", optional, 24 if wide else 28, self._image.base)
+        struct.pack_into("<Q" if wide else "<I", optional, 24 if wide else 28, self.image.base)
         struct.pack_into("<II", optional, 32, PAGE_SIZE, 0x200)
         struct.pack_into("<HH", optional, 40, *self._windows_version)
-        struct.pack_into("<II", optional, 56, self._image.end - self._image.base, PAGE_SIZE)
+        struct.pack_into("<II", optional, 56, self.image.end - self.image.base, PAGE_SIZE)
         directories = 108 if wide else 92
         struct.pack_into("<III", optional, directories, 16, _EXPORT_PAGE * PAGE_SIZE, 0x200)
         struct.pack_into("<II", optional, directories + 4 + 6 * 8, _DEBUG_PLACE, 28)
@@ -210,14 +270,12 @@ class Kernel:
             size, start = pages * PAGE_SIZE, first * PAGE_SIZE
             header += name.ljust(8, b"\0")
             header += struct.pack("<IIIIIIHHI", size, start, size, start, 0, 0, 0, 0, flags)
-        self._image.write(self._image.base, bytes(header))
+        self.image.write(self.image.base, bytes(header))
 
     def _write_exports(self) -> None:
         """The export directory (PE format, "The .edata Section"): names, each with its place."""
         start, names = _EXPORT_PAGE * PAGE_SIZE, (b"PsInitialSystemProcess", b"PsLoadedModuleList")
-        targets = [
-            at - self._image.base for at in (self._initial_system_process, self._module_list)
-        ]
+        targets = [at - self.image.base for at in (self._initial_system_process, self._module_list)]
         first = start + 0xA0
         places = [first, first + len(names[0]) + 1]
         # Functions, names and ordinals at 0x40, 0x48 and 0x50; the module's name at 0x80.
@@ -226,7 +284,7 @@ class Kernel:
         table += struct.pack("<IIIIHH", *targets, *places, 0, 1)
         table = table.ljust(0x80, b"\0") + b"ntoskrnl.exe".ljust(0x20, b"\0")
         table += b"\0".join((*names, b""))
-        self._image.write(self._image.base + start, bytes(table))
+        self.image.write(self.image.base + start, bytes(table))
 
     def _write_debug_record(self) -> None:
         """The debug directory and the CodeView record, which name the kernel's symbols.
@@ -239,18 +297,18 @@ class Kernel:
         record += PDB_NAME.encode() + b"\0"
         at = _DEBUG_PLACE + 0x40
         directory = struct.pack("<IIHHIIII", 0, 0x4A5BC600, 0, 0, 2, len(record), at, at)
-        self._image.write(self._image.base + _DEBUG_PLACE, directory)
-        self._image.write(self._image.base + at, record)
+        self.image.write(self.image.base + _DEBUG_PLACE, directory)
+        self.image.write(self.image.base + at, record)
 
     def _write_module(self) -> None:
         """The kernel itself, as the first loaded module."""
-        image = self._image
+        image = self.image
         self._kernel_entry = self._module_entry("ntoskrnl.exe", image.base, image.end)
         self._link(self._module_list, [self._kernel_entry])
 
     def write_modules(self, drivers: Sequence[ModuleTruth]) -> list[ModuleTruth]:
         """Write the list of modules: the kernel, and these drivers; returns all with entries."""
-        image = self._image
+        image = self.image
         kernel = ModuleTruth("ntoskrnl.exe", image.base, image.end, image.frames[image.frames >= 0])
         modules = [replace(kernel, entry=self._kernel_entry)]
         for one in drivers:
@@ -286,7 +344,7 @@ class Kernel:
         self._set(region, "_KPCR", own, region)
         self._set(region, "_KPCR", current, block)
         self._set(region, "_KPCR", "KdVersionBlock", self._version_block)
-        self._image.write(self._processor_blocks, self._pack(block))
+        self.image.write(self._processor_blocks, self._pack(block))
 
     def _write_version_block(self) -> None:
         structure = "_DBGKD_GET_VERSION64"
@@ -294,7 +352,7 @@ class Kernel:
             ("MajorVersion", 15, "<H"),
             ("MinorVersion", self.profile.build & 0xFFFF, "<H"),
             ("MachineType", 0x8664 if self.profile.bits == 64 else 0x14C, "<H"),
-            ("KernBase", self._extended(self._image.base), "<Q"),
+            ("KernBase", self._extended(self.image.base), "<Q"),
             ("PsLoadedModuleList", self._extended(self._module_list), "<Q"),
             ("DebuggerDataList", self._extended(self._debugger_block_pointer), "<Q"),
         ]:
@@ -302,8 +360,8 @@ class Kernel:
             at += (
                 MACHINE_TYPE if member == "MachineType" else self.profile.offset(structure, member)
             )
-            self._image.write(at, struct.pack(form, value))
-        self._image.write(self._debugger_block_pointer, self._pack(self._debugger_block))
+            self.image.write(at, struct.pack(form, value))
+        self.image.write(self._debugger_block_pointer, self._pack(self._debugger_block))
 
     def _write_debugger_block(self, rng: np.random.Generator) -> None:
         """KDDEBUGGER_DATA64 (wdbgexts.h), as Volatility's kdbgscan expects it."""
@@ -312,7 +370,7 @@ class Kernel:
         block[: len(links)] = links
         block[16:24] = b"KDBG" + struct.pack("<I", len(block))
         for at, value in {
-            0x18: self._image.base,
+            0x18: self.image.base,
             0x48: self._module_list,
             0x50: self.process_list,
             0x208: self._build_lab,
@@ -321,17 +379,17 @@ class Kernel:
         }.items():
             struct.pack_into("<Q", block, at, self._extended(value))
         if not block[:22].endswith(self.profile.kdbg_header):
-            raise ValueError(f"the kernel's base {self._image.base:#x} does not fit the profile")
+            raise ValueError(f"the kernel's base {self.image.base:#x} does not fit the profile")
         if self.profile.encodes_kdbg:
             never, always = (int.from_bytes(rng.bytes(8), "little") for _ in range(2))
-            self._image.write(self._wait_never, struct.pack("<Q", never))
-            self._image.write(self._wait_always, struct.pack("<Q", always))
-            self._image.write(self._block_encoded, b"\1")
+            self.image.write(self._wait_never, struct.pack("<Q", never))
+            self.image.write(self._wait_always, struct.pack("<Q", always))
+            self.image.write(self._block_encoded, b"\1")
             self._write_copy_data_block()
             # Volatility decodes the size of the longest block, whatever the version.
             plain = bytes(block.ljust(0x380, b"\0"))
             block[:] = encode_debugger_block(plain, never, always, self._block_encoded)
-        self._image.write(self._debugger_block, bytes(block))
+        self.image.write(self._debugger_block, bytes(block))
 
     def _write_copy_data_block(self) -> None:
         """KdCopyDataBlock: the code by which Volatility finds the keys of the encoded block.
@@ -339,7 +397,7 @@ class Kernel:
         Its instructions name, relative to themselves: KdpDataBlockEncoded, KdDebuggerDataBlock,
         KiWaitNever and KiWaitAlways; and the block's size in quadwords and in bytes.
         """
-        at = self._image.base + _CODE_PAGE * PAGE_SIZE + 0x300
+        at = self.image.base + _CODE_PAGE * PAGE_SIZE + 0x300
         code = b""
 
         def relative(opcode: str, target: int, immediate: bytes = b"") -> bytes:
@@ -355,7 +413,7 @@ class Kernel:
         code += relative("4c8b15", self._wait_never)  # mov r10, [rip+…]
         code += relative("4c8b1d", self._wait_always)  # mov r11, [rip+…]
         code += bytes.fromhex("480fca c3")  # bswap rdx; ret
-        self._image.write(at, code)
+        self.image.write(at, code)
 
     # -- the shared page and the processes ----------------------------------------------
 
@@ -382,7 +440,7 @@ class Kernel:
         object_header = 0x40 + self.profile.offset("_OBJECT_HEADER", "Body")
         size = object_header + max(self.profile.size("_EPROCESS"), 0x800)
         if process.name == "Idle":  # KiInitialProcess is part of the kernel's image
-            at = self._image.base + _IDLE_PAGE * PAGE_SIZE + object_header
+            at = self.image.base + _IDLE_PAGE * PAGE_SIZE + object_header
         else:
             at = self._pool.allocate(size, b"Pro\xe3") + object_header
         process.eprocess = at
@@ -419,7 +477,7 @@ class Kernel:
         self._write_thread(at, process)
         self._processes.append(process)
         if process.name == "System":
-            self._image.write(self._initial_system_process, self._pack(at))
+            self.image.write(self._initial_system_process, self._pack(at))
 
     def end_process(self, process: Process) -> None:
         """Write into the object of a process what its end changes, as in write_process."""

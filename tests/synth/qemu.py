@@ -1,6 +1,7 @@
 """QEMU's migration stream, from its docs/devel/migration and migration/ram.c; and libvirt's."""
 
 import bz2
+import functools
 import gzip
 import hashlib
 import lzma
@@ -78,9 +79,9 @@ def write_qemu(
 
 
 _PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress,
-    "bzip2": bz2.compress,
-    "xz": lzma.compress,
+    "gzip": functools.partial(gzip.compress, compresslevel=1),
+    "bzip2": functools.partial(bz2.compress, compresslevel=1),
+    "xz": functools.partial(lzma.compress, preset=0),
     "lzop": lambda data: b"\x89LZO\0\r\n\x1a\n" + data,
     "zstd": lambda data: bytes(cramjam.zstd.compress(data)),
 }
@@ -93,12 +94,15 @@ def libvirt_header(magic: bytes, mapped: bool, packing: str) -> bytes:
     return magic + struct.pack("<5I", 2, len(text), 1, how, 0) + bytes(56) + text
 
 
-def write_vma(path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3) -> None:
+def write_vma(
+    path: Path, pieces: Pieces, *, state: bool = True, gap: int = 3, long_names: int = 0
+) -> None:
     """A backup of Proxmox (vma_spec.txt) with a disk and, with `state`, the stream of a machine.
 
-    Each extent has clusters of both, and `gap` clusters of no device at its end.
+    Each extent has clusters of both, and `gap` clusters of no device at its end. In front of the
+    names that are used stand twenty of `long_names` bytes.
     """
-    names = b"\0"
+    names = b"\0" + (struct.pack("<H", long_names) + b"n" * long_names) * 20 * bool(long_names)
     places = []
     for name in (b"qemu-server.conf\0", b"cores: 1\n", b"drive-scsi0\0", b"vmstate\0"):
         places.append(len(names))

@@ -22,7 +22,7 @@ from tests.synth.framedatabase import (
     driver_locked,
     stack_or_awe,
 )
-from tests.synth.kernel import READ_ONLY_PAGES, Kernel, Pool, Region, image_pages
+from tests.synth.kernel import READ_ONLY_PAGES, Kernel, ObjectTypes, Pool, Region, image_pages
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile
 from tests.synth.tables import (
@@ -109,6 +109,8 @@ _SHARED_DATA = 0x7FFE0000
 _EXPANSION_PAGES = 16
 _FILES_OF_A_PAGE = 3
 """So many files have room for their objects in a page of the nonpaged pool."""
+_PAGES_OF_TYPES = 4
+"""For the types of objects and their names."""
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
 
 _CONTROL_REGION = 0xFFDFF000
@@ -333,8 +335,10 @@ class _Builder:
             region = Region(self.memory, start, self.memory.allocate(_EXPANSION_PAGES))
             self._kernel_tree.map(start, region.frames, user=False, use="nonpaged pool")
             pools.append(Pool(region, self.profile))
+        cookie = int(self.rng.integers(1, 256)) if "ObHeaderCookie" in self.profile.symbols else 0
+        types = ObjectTypes(self.profile, self.kernel.image, self._pool, cookie)
         self.sections = Sections(
-            self._log, self.profile, self.paging.entry_size, pools, self._more_paged_pool
+            self._log, self.profile, self.paging.entry_size, pools, self._more_paged_pool, types
         )
 
     def _tell_types(self) -> None:
@@ -553,6 +557,8 @@ class _Builder:
         pool_pages = 24 + (4 if self._log is None else 6) * (processes + 3)
         pool_pages += -(-self.more_files // _FILES_OF_A_PAGE)
         pool_pages += self._has_objects * (8 + 2 * (processes + 3))
+        has_types = self._log is not None and "ObTypeIndexTable" in self.profile.symbols
+        pool_pages += _PAGES_OF_TYPES * has_types
         pool_frames = self.memory.allocate(pool_pages)
         pool_region = Region(self.memory, places.nonpaged_pool, pool_frames)
         tree.map(places.nonpaged_pool, pool_frames, user=False, use="nonpaged pool")

@@ -1,14 +1,16 @@
-"""Files of Windows as Volatility 2 sees them: names, kinds, and the place of each page."""
+"""Files of Windows as Volatility 2 and 3 see them: names, kinds, and the place of each page."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import memory_visualizer
-from tests.synth import MIB, Truth, forge, profiles
+from tests.synth import MIB, Truth, builds, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 from tests.test_volatility2 import ROOT, families, volatility
+from tests.volatility3.test_visualizer import Volatility
 
 SYSTEMS = (*families(), "Win7SP0x64", "Win2003SP0x86")
 
@@ -55,3 +57,22 @@ def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
                     places[base + number * entry] = place
         rows = records.records["pte_address"][pages.frame].tolist()
         np.testing.assert_array_equal(pages.offset, [places[row] for row in rows])
+
+
+@pytest.mark.parametrize("name", ["Win10x64_19041", "Win2016x64_14393"])
+def test_volatility_3(name: str, volatility3: Path, symbol_files: Path, tmp_path: Path) -> None:
+    """`windows.filescan` with the symbols of the real kernel: all file objects of these files.
+
+    It knows them by their pool's tag, and by the number of their type in the kernel's table.
+    """
+    program = Volatility(volatility3, tmp_path, symbol_files)
+    forge(program.dump, builds()[name], size=16 * MIB, database=True)
+    theirs = [(int(row["Offset"], 16), row["Name"]) for row in program.rows("windows.filescan")]
+    snapshot = memory_visualizer.open(program.dump)
+    ours = [
+        # Its addresses have 48 bits, its names no device.
+        (one.object_address % (1 << 48), one.path.removeprefix(one.device))
+        for one in snapshot.files
+    ]
+    assert len(ours) > 20 and all(address for address, _ in ours)
+    assert sorted(theirs) == sorted(ours)
