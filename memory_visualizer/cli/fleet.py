@@ -17,11 +17,13 @@ from memory_visualizer.cli.command import (
     say,
 )
 from memory_visualizer.errors import BadInputError
+from memory_visualizer.fleet.cluster import Place, check_libraries
 from memory_visualizer.fleet.outcome import Outcome, outcomes_in
-from memory_visualizer.fleet.runner import Place, check_libraries, results
+from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import expand
+from memory_visualizer.fleet.split import AUTOMATIC_SIZE
 from memory_visualizer.fleet.task import Options
-from memory_visualizer.printable import counted, printable
+from memory_visualizer.printable import binary_size, counted, printable
 
 SOME_FAILED = 2
 """Exit code if a dump could not be analysed."""
@@ -39,6 +41,7 @@ examples:
   memviz fleet /evidence --out report
   memviz fleet '/evidence/*.lime' more/xp.raw --out report --leads
   memviz fleet /evidence --out /shared/report --scheduler tcp://10.0.0.5:8786
+  memviz fleet database-server.elf --out report --split
 
 the folder:
   dumps/NAME/      NAME.png, NAME.html, NAME.json, thumbnail.png, outcome.json
@@ -87,6 +90,12 @@ def parser(program: str) -> argparse.ArgumentParser:
         type=_workers,
         help="processes on this machine (default: one a core)",
     )
+    options.add_argument(
+        "--split",
+        action="store_true",
+        help="analyse one dump after another, and have all workers share the scan of each; dumps of"
+        f" {binary_size(AUTOMATIC_SIZE)} and more are analysed so in any case",
+    )
     add_picture_options(options)
     add_holes_option(options)
     add_color_option(options)
@@ -133,6 +142,7 @@ def main(program: str, options: argparse.Namespace) -> int:
         _options_of(options),
         place,
         force=options.force,
+        split=options.split,
         remark=partial(say, program),
     )
     for number, result in enumerate(made, 1):

@@ -84,12 +84,17 @@ def analyse_plain(
 
     `version` is that program's. ClusterError if this machine cannot do its tasks.
     """
+    check_version(version)
+    return analyse(Source(**source), Path(folder), Options(**options), force=force)
+
+
+def check_version(version: str) -> None:
+    """Raise ClusterError if a program that gives tasks has another version than this one."""
     if version != __version__:
         raise ClusterError(
             f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
             " may differ"
         )
-    return analyse(Source(**source), Path(folder), Options(**options), force=force)
 
 
 def analyse(

@@ -10,8 +10,8 @@ import pytest
 
 from memory_visualizer.cli import fleet as command
 from memory_visualizer.cli.memviz import main
+from memory_visualizer.fleet.cluster import Place
 from memory_visualizer.fleet.outcome import read_outcome
-from memory_visualizer.fleet.runner import Place
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import ClusterError, Options, Result, analyse
 

@@ -197,7 +197,7 @@ def test_the_local_cluster_is_for_nobody_else() -> None:
     """
     program = """
 import psutil, time
-from memory_visualizer.fleet.runner import _local
+from memory_visualizer.fleet.cluster import _local
 if __name__ == "__main__":
     with _local(1) as client:
         [worker] = client.scheduler_info()["workers"].values()

@@ -1,20 +1,26 @@
 """The tasks of a fleet, as the runner sees them end; Dask's part is played by the tests."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import KilledWorker
+from distributed.comm.core import CommClosedError
 
-from memory_visualizer.errors import MissingLibraryError
-from memory_visualizer.fleet import runner
+from memory_visualizer.errors import BadInputError, MemoryVisualizerError, MissingLibraryError
+from memory_visualizer.fleet import cluster, runner
+from memory_visualizer.fleet.cluster import Place, check_libraries
 from memory_visualizer.fleet.outcome import DONE, Outcome, read_outcome
-from memory_visualizer.fleet.runner import Place, check_libraries, results
+from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import ClusterError, Options, Result
+from tests.fleet.conftest import Analysed
+from tests.fleet.test_task import files_of
 
 SOURCES = [Source(f"/dumps/{name}", name) for name in ("a", "b", "c")]
 
@@ -68,13 +74,16 @@ class Client:
     def nthreads(self) -> dict[str, int]:
         return {}
 
+    def get_executor(self, **_: object) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1)
+
 
 def well(name: str) -> Result:
     return Result(Outcome(f"/dumps/{name}", name, status=DONE))
 
 
 def killed(name: str) -> KilledWorker:
-    return KilledWorker(name, None, 3)
+    return KilledWorker(name, None, 3)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -86,14 +95,7 @@ def run(
     def begin(ends: dict[str, list[object]]) -> tuple[Client, Iterator[Result]]:
         client = Client(ends)
 
-        class Connected:
-            def __enter__(self) -> Client:
-                return client
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-        monkeypatch.setattr(runner, "_client", lambda _: Connected())
+        monkeypatch.setattr(runner, "connected", lambda _: nullcontext(client))
         return client, results(SOURCES, tmp_path, Options(), Place("tcp://there"))
 
     return begin
@@ -173,16 +175,19 @@ def test_a_scheduler_without_workers(
     work = runner._Run(client, tmp_path, Options(), force=False, remark=remark)
     under_way: list[Future] = []
     submit = client.submit
-    monkeypatch.setattr(
-        client, "submit", lambda *a, **b: under_way.append(submit(*a, **b)) or under_way[-1]
-    )
+
+    def submitted(*arguments: Any, **options: Any) -> Future:
+        under_way.append(submit(*arguments, **options))
+        return under_way[-1]
+
+    monkeypatch.setattr(client, "submit", submitted)
     assert [one.outcome.name for one in work.results(SOURCES[:1])] == ["a"]
     assert told == ["the scheduler at tcp://there has no workers yet"]
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence names it."""
-    monkeypatch.setattr(runner, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         with pytest.raises(ClusterError, match=f"no scheduler answers at {address}: "):
             next(results(SOURCES, tmp_path, Options(), Place(address)))
@@ -191,9 +196,50 @@ def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mo
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence names them, and the way to get them."""
     check_libraries()
-    found = runner.find_spec
     monkeypatch.setattr(
-        runner, "find_spec", lambda name: None if name in ("dask", "distributed") else found(name)
+        cluster, "find_spec", lambda name: None if name in ("dask", "distributed") else name
     )
     with pytest.raises(MissingLibraryError, match="needs dask, distributed, which are not install"):
         check_libraries()
+
+
+def test_split_dumps_are_those_of_one_machine(
+    analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their scan is shared by workers; all outputs are the same bytes."""
+    client = Client({})
+    parts: list[object] = []
+    monkeypatch.setattr(runner, "connected", lambda _: nullcontext(client))
+    look = runner._look()
+
+    def noted(*arguments: object) -> object:
+        parts.append(arguments)
+        return look(*arguments)
+
+    monkeypatch.setattr(runner, "_look", lambda: noted)
+    sources = [Source(str(analysed.dumps / name), name) for name in ("win7.raw", "nothing")]
+    found = list(results(sources, tmp_path, Options(), Place(), split=True))
+    assert [one.outcome.name for one in found] == ["win7.raw", "nothing"]
+    assert len(parts) >= 2
+    made = files_of(tmp_path)
+    assert made == {path: each for path, each in files_of(analysed.folder).items() if path in made}
+    assert not client.order
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "sentence"),
+    [
+        (killed("a"), MemoryVisualizerError, "each worker that analysed it ended: "),
+        (ImportError("No module named 'x'"), ClusterError, "do not have all .* No module named"),
+        (CancelledError(), ClusterError, "gone"),
+        (CommClosedError("closed"), ClusterError, "gone"),
+        (BadInputError("a is cut"), BadInputError, "a is cut"),
+    ],
+)
+def test_faults_of_a_part_of_a_scan(fault: Exception, kind: type[Exception], sentence: str) -> None:
+    """The cluster's end the run; the dump's cost the dump."""
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.set_exception(fault)
+    with pytest.raises(kind, match=sentence) as raised:
+        runner._Part(future, lambda: ClusterError("gone")).result()
+    assert type(raised.value) is kind
