@@ -41,9 +41,9 @@ _MOST_RESIDENT = 1 << 30
 """Bytes of files that a process may have mapped in memory. They cost nothing, as the kernel takes
 them when it needs room, but clusters count them, and end processes that have much. To unmap them
 more often would take time: pages that are read again are mapped again."""
-_PAGES_BETWEEN = 1 << 12
-"""Pages after which the process is asked how much it has; an access loads up to 16 of them
-(fault_around_bytes)."""
+_PAGES_BETWEEN = 1 << 9
+"""Pages after which the process is asked how much it has; with an access the kernel maps what lies
+around the page, up to 2 MiB."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
 """A page as bytes, which may begin anywhere: with a type of numbers numpy would copy the whole
 file."""
