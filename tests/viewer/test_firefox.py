@@ -11,10 +11,14 @@ import numpy.typing as npt
 import pytest
 
 from memory_visualizer import PageClass
+from memory_visualizer.difference.changes import Change
+from memory_visualizer.picture.changes import CHANGE_PALETTES
 from memory_visualizer.picture.colouring import COLOURINGS
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import PALETTES
 from tests.conftest import do_without
+from tests.difference.conftest import Series, windows_series
+from tests.viewer import test_changes as of_changes
 from tests.viewer.test_bytes import CUT_AT, NARROW_AT, SECRET, WIDE_AT, made
 from tests.viewer.test_viewer import AXE, WINDOW, Dump, make
 
@@ -22,6 +26,8 @@ try:
     from tests.viewer.firefox import Firefox, command, started
 except ImportError as error:
     pytest.skip(f"no second browser: {error}", allow_module_level=True)
+
+__all__ = ["windows_series"]  # a fixture
 
 pytestmark = pytest.mark.browser
 
@@ -208,3 +214,24 @@ def test_axe_finds_nothing(firefox: Firefox, dump: Dump) -> None:
     told = firefox.evaluate("axe.run(document)")
     assert [rule["id"] for rule in told["violations"]] == []
     assert len(told["passes"]) > 20
+
+
+def test_the_page_of_a_difference(firefox: Firefox, windows_series: Series, tmp_path: Path) -> None:
+    """Each page has the colour of its change; keys lead from dump to dump, and flip."""
+    page = of_changes.made(windows_series, tmp_path)
+    opened(firefox, page.path, "#dump=2")
+    colours = np.array([CHANGE_PALETTES["default"][one] for one in Change], np.uint8)
+    for words in page.words:
+        codes = of_changes.codes_of(words)
+        np.testing.assert_array_equal(by_frame(firefox, len(codes), "rows"), colours[codes])
+        firefox.press("]")
+        firefox.evaluate(SETTLED)
+    firefox.press("x")
+    assert firefox.evaluate("[memviz.state.dump, memviz.state.view]") == [2, "before"]
+    firefox.press("n")
+    assert firefox.evaluate("document.querySelectorAll('#pinned .history li').length") > 1
+    assert not [text for text in firefox.said if "willReadFrequently" not in text]
+    if AXE.exists():
+        firefox.evaluate(f"(() => {{ {AXE.read_text('utf-8')}; return 1; }})()")
+        told = firefox.evaluate("axe.run(document)")
+        assert [rule["id"] for rule in told["violations"]] == []
