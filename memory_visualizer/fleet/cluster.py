@@ -128,7 +128,7 @@ def _undisturbed() -> Iterator[None]:
         return
     resource_tracker.ensure_running()  # its first start would let Ctrl-C through to workers
     came: list[int] = []
-    ends = (signal.SIGTERM, signal.SIGHUP)
+    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = [(number, signal.getsignal(number)) for number in ends]
     for number in ends:
         signal.signal(number, lambda number, _: came.append(number))

@@ -274,7 +274,15 @@ def clear(folder: Path, name: str) -> None:
             if is_own(path):
                 path.unlink()
     for place in {path.parent for path in own}:
-        for part in place.glob(PARTS):
-            part.unlink(missing_ok=True)
+        clear_parts(place)
         with suppress(OSError):
             place.rmdir()
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder, where files have names from the start.
+
+    Nobody else may write there at the same time.
+    """
+    for part in folder.glob(PARTS):
+        part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from memory_visualizer.fleet.cluster import Place
 from memory_visualizer.fleet.outcome import read_outcome
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import ClusterError, Options, Result, analyse
+from memory_visualizer.output import is_own
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_a_run(
     ]
     assert said.err.startswith("memviz: 2 of 2: two: failed: ")
     assert serial["place"] == Place(None, None)
+    assert is_own(out / "index.html")
     (dumps / "two").write_bytes(b"\1" * 4096)
     assert main(["fleet", str(dumps), "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -63,6 +65,21 @@ def test_a_run(
     ]
     assert main(["fleet", str(dumps), "--out", str(out), "-q"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_index_of_another_program_stays(
+    serial: dict[str, Any], dumps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told before any work."""
+    index = tmp_path / "out/index.html"
+    index.parent.mkdir()
+    index.write_text("my site")
+    assert main(["fleet", str(dumps), "--out", str(index.parent)]) == 1
+    said = f"memviz: cannot write {index}: it exists, and this program did not write it"
+    assert capsys.readouterr().err.startswith(said)
+    assert not serial
+    assert main(["fleet", str(dumps), "--out", str(index.parent), "--force"]) == 2
+    assert is_own(index)
 
 
 def test_options_reach_the_tasks(serial: dict[str, Any], dumps: Path, tmp_path: Path) -> None:
