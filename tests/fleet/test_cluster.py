@@ -67,10 +67,9 @@ class Cluster:
         options = ("--scheduler-file", self._file, "--host", "127.0.0.1", "--no-dashboard")
         self.scheduler = self._start("dask_scheduler", *options, "--port", 0)
         self.workers: list[subprocess.Popen[str]] = []
-        wait_until(lambda: bool(self._address()), self.scheduler)
-        self.address = self._address()
 
-    def _address(self) -> str:
+    @property
+    def address(self) -> str:
         """The scheduler's address; empty until it has written it."""
         try:
             return str(json.loads(self._file.read_bytes())["address"])
@@ -106,6 +105,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     folder.mkdir()
     found = Cluster(folder)
     try:
+        wait_until(lambda: bool(found.address), found.scheduler)
         yield found
     finally:
         found.end()
