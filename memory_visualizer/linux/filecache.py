@@ -23,7 +23,8 @@ _MOST_NAMES = 16
 """Names of one inode that are looked at (hard links)."""
 _KINDS = {0x4: "directory", 0x6: "block device", 0x8: "file", 0xA: "symbolic link"}
 """By the upper four bits of i_mode (include/uapi/linux/stat.h)."""
-_BLOCK_DEVICES, _SHARED = "bdev", "tmpfs"
+_BLOCK_DEVICES, _SHARED = "bdev", ("tmpfs", "hugetlbfs")
+"""Names of file systems: the kernel's own for block devices, and for memory that is shared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def _file(
         text = f"[inode {inode} of {system.name or 'a file system'} on {system.device or '?'}]"
     else:
         text = path.text
-        kind = "shared memory" if path.is_pseudo and system.name == _SHARED else kind
+        kind = "shared memory" if path.is_pseudo and system.name in _SHARED else kind
     is_unlinked = layout.i_nlink is not None and not links
     return FileObject(
         path=text,
