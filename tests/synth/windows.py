@@ -186,6 +186,7 @@ def forge(
     database: bool = False,
     objects: bool = False,
     files: int = 0,
+    unlisted: str = "",
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -201,8 +202,8 @@ def forge(
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
     and sections of files; with `objects` it has these, several drivers in its list of modules, and
-    the regions of its processes. So many more `files` have 50 pages each in memory. The same
-    arguments make the same bytes.
+    the regions of its processes; the driver `unlisted` was taken out of the list. So many more
+    `files` have 50 pages each in memory. The same arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
     if database or objects:
@@ -210,6 +211,7 @@ def forge(
     if objects:
         builder.keep_objects()
     builder.more_files = files
+    builder.unlisted = unlisted
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -261,6 +263,7 @@ class _Builder:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
         self.more_files = 0
+        self.unlisted = ""
         self._log: FrameLog | None = None
         self._database: FrameDatabase | None = None
         self.sections: Sections | None = None
@@ -587,6 +590,9 @@ class _Builder:
         else:
             if self._log is not None:
                 self._driver_header(code, len(code))
+                end = places.drivers + len(code) * PAGE_SIZE
+                path = f"\\SystemRoot\\System32\\drivers\\{_DRIVERS[0]}"
+                self.kernel.write_modules([ModuleTruth(path, places.drivers, end, code)])
             tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
@@ -616,7 +622,7 @@ class _Builder:
             self.modules.append(ModuleTruth(path, at, at + pages * PAGE_SIZE, kept))
             at += pages * PAGE_SIZE
             at += 16 * PAGE_SIZE * (number > 1)
-        self.modules = self.kernel.write_modules(self.modules)
+        self.modules = self.kernel.write_modules(self.modules, self.unlisted)
 
     def _driver_header(self, frames: Frames, pages: int) -> None:
         """The headers of a driver's image of so many pages (PE/COFF specification)."""
