@@ -34,8 +34,9 @@ class Rates:
     scan: float
     take: float
     rest: float
-    findings: float = 42_000.0
-    """Bytes for each GiB: a bit for each frame, and frames of tables."""
+    findings: float = 64_000.0
+    """Bytes for each GiB, computed: a bit for each frame, what a pickle adds to each block, and
+    eight bytes for each of the kernel's pages, a hundredth of all."""
 
 
 @dataclass(frozen=True)
