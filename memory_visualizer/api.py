@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import NotWholePagesError
-from memory_visualizer.formats.base import Progress
+from memory_visualizer.formats.base import Progress, Scanner
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.leads import Leads, all_leads
 from memory_visualizer.recognise import recognise, recognise_behind_header
@@ -29,17 +29,21 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
     *,
     lenient: bool = False,
     progress: Progress | None = None,
+    scanner: Scanner | None = None,
 ) -> "Snapshot":
     """Read a memory dump, or all files of a split one; find its system and the owners of each page.
 
-    `progress` is told how many bytes of the dump have been read. BadInputError when the file cannot
+    `progress` is told how many bytes of the dump have been read. `scanner` reads the contents in
+    place of this machine's threads: see fleet.split. BadInputError when the file cannot
     be read or is not a dump; DamagedInputError, unless `lenient`, when a part of it is missing.
     """
     try:
-        found = recognise(open_dump(path, lenient=lenient, progress=progress), progress)
+        dump = open_dump(path, lenient=lenient, progress=progress)
+        dump.scanner = scanner
+        found = recognise(dump, progress)
     except NotWholePagesError as error:
         # Perhaps it has a header of its own, and is whole behind it.
-        behind = recognise_behind_header(error.path, progress)
+        behind = recognise_behind_header(error.path, progress, scanner)
         if behind is None:
             raise
         found = behind
@@ -107,7 +111,7 @@ class Snapshot(snapshot.Snapshot):
         color_by: str = "class",
         layout: str = "rows",
         width: int | None = None,
-        scale: int = 1,
+        scale: int | str = 1,
         palette: str = "default",
         legend: bool = False,
         holes: str = "fold",

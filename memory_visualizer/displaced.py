@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import chosen_rows, count_marks, distinct, merge_runs, places_of_text
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.formats.base import BlockWork, Dump, PlainPages, Words
+from memory_visualizer.formats.base import BlockWork, Dump, PlainPages, Search, Words
 from memory_visualizer.limits import Budget
 from memory_visualizer.linux.machine import Machine, machines
 from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, VmcoreInfo
@@ -116,6 +116,7 @@ class MendedDump(Dump):
         )
 
         self.reopen = partial(MendedDump, dump, pieces)
+        self.scanner = dump.scanner
 
     def close(self) -> None:
         """Close the file."""
@@ -141,7 +142,9 @@ class MendedDump(Dump):
             np.concatenate([piece.offset for piece in pieces]),
         )
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """As in Dump; blocks that lie before the first frame are not shown."""
 
         def moved(pages: NDArray[np.int64], words: Words) -> _Result | None:
@@ -151,9 +154,17 @@ class MendedDump(Dump):
                 return work(frames, words)
             return work(frames[inside], words[inside]) if inside.any() else None
 
-        for result in self._dump.each_block(moved):
+        pages = within and range(*(self._page_from(frame) for frame in (within.start, within.stop)))
+        for result in self._dump.each_block(moved, pages):
             if result is not None:
                 yield result
+
+    def _page_from(self, frame: int) -> int:
+        """The first page of the file from this frame on; that of frame 0 is its first page."""
+        if frame <= 0:
+            return 0
+        pages = np.maximum(frame - self._shift, self._first)
+        return int(pages[pages < self._end].min(initial=self._dump.frame_count))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """As in Dump."""
@@ -180,11 +191,20 @@ class _Named:
         return _Named(self.page[rows], self.index[rows], self.frame[rows])
 
 
-class DisplacedSearch:
-    """Finds tables that would name themselves if they were moved, during a scan of the dump.
+@dataclass(eq=False)
+class _Found:
+    """What DisplacedSearch finds in a block."""
 
-    Blocks may come in any order, and from several threads.
-    """
+    named: list[tuple[str, _Named]]
+    """With the architecture's name."""
+    like: list[NDArray[np.int64]]
+    """Pages that look like tables with entries of eight bytes."""
+    count: int = 0
+    """How many pages look like tables."""
+
+
+class DisplacedSearch(Search[_Found]):
+    """Finds tables that would name themselves if they were moved, during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
         self._limit = self._room = dump.budget.limit("page table")
@@ -195,57 +215,56 @@ class DisplacedSearch:
         self.tables = 0
         """How many top-level tables support the result of `pieces`."""
 
-    def scan(self, pages: NDArray[np.int64], words: Words) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Found | None:
         """Search pages, given with their contents."""
-        for start in range(0, len(pages), _ROWS_AT_ONCE):
-            if self._room < 0:
-                return
+        found, room = _Found([], []), self._room
+        for start in range(0, len(frames), _ROWS_AT_ONCE):
+            if found.count > room:
+                break
             part = slice(start, start + _ROWS_AT_ONCE)
-            self._search(pages[part], words[part])
+            self._search(frames[part], words[part], found)
+        return found if found.count else None
 
-    def _search(self, pages: NDArray[np.int64], words: Words) -> None:
+    def take(self, part: _Found) -> None:
+        """Add the tables in a block, as long as there is room."""
+        self._room -= part.count
+        if self._room >= 0:
+            self._like += part.like
+            for name, named in part.named:
+                self._found[name].append(named)
+
+    @staticmethod
+    def _search(pages: NDArray[np.int64], words: Words, found: _Found) -> None:
         # A few words rule out most pages: not a table, or a full table, which proves nothing.
         few = np.ascontiguousarray(words[:, ::_STEP])
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
         maybe = maybe[_are_used(chosen_rows(words, maybe))]
         like = maybe[_are_like_tables(chosen_rows(words, maybe))]
-        self._like.append(pages[like])
-        self._room -= len(like)
+        if len(like):
+            found.like.append(pages[like])
+        found.count += len(like)
         tables = chosen_rows(words, like)
         lower, upper = (count_marks(half != 0) for half in (tables[:, :_HALF], tables[:, _HALF:]))
         chosen = (upper > 0) & (upper <= MOST_ENTRIES) & (lower <= MOST_ENTRIES)
         tables, rows = tables[chosen, _HALF:], like[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
-        self._add("x86-64", pages[rows[row]], column + _HALF, tables[row, column])
+        _add(found, "x86-64", pages[rows[row]], column + _HALF, tables[row, column])
         # The entry for itself of PAE's fourth directory, and of the 32-bit directory.
         rows = like[words[like, 3] & np.uint64(_FLAGS | LARGE) == _FLAGS]
-        self._add("PAE", pages[rows], np.zeros(len(rows), np.int64), words[rows, 3])
+        _add(found, "PAE", pages[rows], np.zeros(len(rows), np.int64), words[rows, 3])
         few = few.view(np.uint32)
         maybe = np.flatnonzero(_are_like_tables(few, some=False) & (few == 0).any(axis=1))
         rows = maybe[words[maybe, 0x180] & np.uint64(_FLAGS | LARGE) == _FLAGS]
         rows = rows[_are_like_tables(words[rows].view(np.uint32))]
-        self._room -= len(rows)
+        found.count += len(rows)
         entries = words[rows, 0x180] & np.uint64(0xFFFFFFFF)
-        self._add("x86", pages[rows], np.zeros(len(rows), np.int64), entries)
+        _add(found, "x86", pages[rows], np.zeros(len(rows), np.int64), entries)
 
     @property
     def like(self) -> NDArray[np.int64]:
         """Pages that look like tables with entries of eight bytes."""
         like = self._like if self._room >= 0 else []
         return distinct(np.concatenate([np.empty(0, np.int64), *like]))
-
-    def _add(
-        self,
-        name: str,
-        page: NDArray[np.int64],
-        index: NDArray[np.int64],
-        entry: NDArray[np.uint64],
-    ) -> None:
-        frame = ((entry & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
-        named = _Named(page, index, frame)
-        named = named.take(np.abs(named.shift) < _FAR)
-        if len(named.page):
-            self._found[name].append(named)
 
     @property
     def remarks(self) -> list[str]:
@@ -285,6 +304,21 @@ class DisplacedSearch:
                 best, voters = pieces, len(tables.page)
                 self.tables = voters
         return best
+
+
+def _add(
+    found: _Found,
+    name: str,
+    page: NDArray[np.int64],
+    index: NDArray[np.int64],
+    entry: NDArray[np.uint64],
+) -> None:
+    """Add tables, given with the entry of each, unless it names a frame too far away."""
+    frame = ((entry & np.uint64(ADDRESS)) >> np.uint64(12)).view(np.int64)
+    named = _Named(page, index, frame)
+    named = named.take(np.abs(named.shift) < _FAR)
+    if len(named.page):
+        found.named.append((name, named))
 
 
 def put_where_it_begins(dump: Dump, texts: Sequence[VmcoreInfo]) -> MendedDump | None:

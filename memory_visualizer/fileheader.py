@@ -6,11 +6,13 @@ names the address a, then n - a is the size of the header plus the entry's offse
 Linux kernel tells the address of the system's names.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.displaced import distances_moved, is_linux_in_place
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo
 from memory_visualizer.paging import ACCESSED, LARGE, PRESENT, USER, WRITE, X64, as_windows_has_it
@@ -37,11 +39,12 @@ _USUAL_PLACES = (0x300 * 4, 3 * 8, 0x1ED * 8)
 """Offsets of the entry that names the table itself: x86, PAE, and x64 before 2016."""
 
 
-class FileHeaderSearch:
-    """Finds entries that would name their own table behind a header, during a scan of the dump.
+_Entries: TypeAlias = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Places and distances as in FileHeaderSearch, for each part of a block that has any."""
 
-    Blocks may come in any order, and from several threads.
-    """
+
+class FileHeaderSearch(Search[_Entries]):
+    """Finds entries that would name their own table behind a header, during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
         self._step = max(1, min(_PARTS, dump.frame_count // _ALL_FRAMES))
@@ -51,14 +54,32 @@ class FileHeaderSearch:
         """How far each entry stands behind the address that it names."""
         self._room = _ROOM
 
-    def scan(self, pages: NDArray[np.int64], words: Words) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Entries | None:
         """Search some of these pages of the file, given with their contents."""
-        for start in range(0, len(pages), _PART_FRAMES):
-            if pages[start] // _PART_FRAMES % self._step == 0 and self._room >= 0:
+        found: _Entries = []
+        room = self._room
+        for start in range(0, len(frames), _PART_FRAMES):
+            if frames[start] // _PART_FRAMES % self._step == 0 and room >= 0:
                 part = slice(start, start + _PART_FRAMES)
-                self._search(pages[part], words[part])
+                place, distance = self._entries(frames[part], words[part])
+                if len(place):
+                    found.append((place, distance))
+                    room -= len(place)
+        return found or None
 
-    def _search(self, pages: NDArray[np.int64], words: Words) -> None:
+    def take(self, part: _Entries) -> None:
+        """Add the entries in a block, as long as there is room."""
+        for place, distance in part:
+            if self._room >= 0:
+                self._room -= len(place)
+                self._place.append(place)
+                self._distance.append(distance)
+
+    @staticmethod
+    def _entries(
+        pages: NDArray[np.int64], words: Words
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The places of such entries in some pages, and their distances."""
         entries = words.view(np.uint32)
         # The lower halves of 64-bit entries suffice for a first choice. The first test is whether
         # an entry names a place shortly before its own page: few words do.
@@ -72,10 +93,7 @@ class FileHeaderSearch:
         distance = (place - (entry & np.uint32(0xFFFFF000))) & 0xFFFFFFFF
         near = (entry & np.uint32(_FLAGS | LARGE) == _FLAGS) & (distance > 0)
         near &= distance < _LARGEST_SIZE + PAGE_SIZE
-        if near.any():
-            self._room -= int(np.count_nonzero(near))
-            self._place.append(place[near])
-            self._distance.append(distance[near])
+        return place[near], distance[near]
 
     def size(self, dump: Dump) -> int:
         """Size of the header in bytes; 0 if none is found. `dump` is the file without a header."""

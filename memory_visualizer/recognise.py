@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.formats.base import Dump, Progress, ZeroScan
+from memory_visualizer.formats.base import Dump, Progress, Scanner, Visitor, ZeroScan
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import Paging
@@ -47,8 +48,8 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
 def _recognise(dump: Dump, progress: Progress | None) -> Snapshot:
     zeros, tables, texts = ZeroScan(dump), TopLevelSearch(), VmcoreInfoSearch()
     objects = learn(dump, tables)
-    visitors = [zeros.scan, tables.scan, texts.scan]
-    dump.scan([*visitors, objects.scan] if objects else visitors, progress)
+    visitors: list[Visitor[Any]] = [zeros.visitor, tables.visitor, texts.visitor]
+    dump.scan([*visitors, objects.visitor] if objects else visitors, progress)
     # Linux comes first: its kernel's description of itself is checked, and few other dumps have
     # one.
     if linux := _as_linux(dump, zeros.zero, texts.found(dump), progress):
@@ -185,7 +186,7 @@ def _mended(
     from memory_visualizer.fileheader import FileHeaderSearch
 
     search, header = DisplacedSearch(dump), FileHeaderSearch(dump)
-    dump.scan([search.scan] if known else [search.scan, header.scan], progress)
+    dump.scan([search.visitor] if known else [search.visitor, header.visitor], progress)
     if not known and (snapshot := _behind_header(dump, header, texts, progress)):
         return snapshot
     for info in texts:
@@ -204,16 +205,19 @@ def _mended(
     return snapshot
 
 
-def recognise_behind_header(path: Path, progress: Progress | None = None) -> Snapshot | None:
+def recognise_behind_header(
+    path: Path, progress: Progress | None = None, scanner: Scanner | None = None
+) -> Snapshot | None:
     """The snapshot of a raw file of uneven size, whose memory follows an unknown header.
 
-    None if no such header is found. Errors as for `recognise`.
+    None if no such header is found. `scanner` as for Dump, errors as for `recognise`.
     """
     from memory_visualizer.fileheader import FileHeaderSearch
 
     dump = RawDump.open(path, lenient=True)
+    dump.scanner, dump.reopen = scanner, partial(RawDump.open, path, lenient=True)
     search, texts = FileHeaderSearch(dump), VmcoreInfoSearch()
-    dump.scan([search.scan, texts.scan_everywhere], progress)
+    dump.scan([search.visitor, texts.everywhere], progress)
     return _behind_header(dump, search, texts.found(dump), progress)
 
 
@@ -228,7 +232,9 @@ def _behind_header(
 
     for size in [search.size(dump), *(size_by_linux(dump, text) for text in texts)]:
         if size:
-            snapshot = recognise(RawDump.behind(dump.path, size), progress)
+            behind = RawDump.behind(dump.path, size)
+            behind.scanner = dump.scanner
+            snapshot = recognise(behind, progress)
             if snapshot.system:
                 return snapshot
     return None
@@ -255,12 +261,13 @@ def _recognise_by_more(
         found = search.found(dump)
         return found is not None and len(found.roots) >= _ENOUGH_TABLES
 
-    visitors = [search.scan_everywhere, texts.scan_everywhere, spaces.scan, tables.scan]
-    dump.scan([*visitors, banners.scan], progress, until=is_windows)
+    visitors: list[Visitor[Any]] = [search.everywhere, texts.everywhere]
+    visitors += [spaces.visitor, tables.visitor, banners.visitor]
+    dump.scan(visitors, progress, until=is_windows)
     if is_windows():
         # The index at which this boot's tables name themselves is known now.
         search.scan_only()
-        dump.scan([search.scan])
+        dump.scan([search.visitor])
     if found := search.found(dump):
         return _in_place(windows.understand(dump, zero, found), found.roots, progress)
     if linux := _as_linux(dump, zero, texts.found(dump), progress, tables):
@@ -278,7 +285,7 @@ def _recognise_by_more(
         if any(process.object_address for process in who.processes):
             snapshot = windows.understand(dump, zero, alike, who=who)
             return _in_place(snapshot, alike.roots, progress)
-    snapshot = unknown.understand(dump, zero, spaces.found())
+    snapshot = unknown.understand(dump, zero, spaces.found(dump))
     remarks += [
         f"the dump names a Linux kernel, {printable(info.release)}, but that kernel is not where it"
         " says, or this program cannot read the page tables of its processor"

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import prestarted
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -46,23 +44,33 @@ what each word means."""
 SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
 """What --fast leaves out."""
 _EVERY = 4
-"""Of the cases of a test that is marked `many`, --fast takes one in so many."""
+"""Of the cases of a test that is marked `many`, one in so many is taken, if not all are."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the project's own."""
     group = parser.getgroup("memory visualizer")
-    group.addoption("--fast", action="store_true", help=f"leave out {', '.join(SLOW)}")
     group.addoption(
-        "--all-profiles",
+        "--one-in-four",
         action="store_true",
-        help="all profiles of Volatility 2, not one of each kind",
+        help="of a test that is marked `many`, take one case in four; of Volatility 2's profiles,"
+        " one of each version; of random cases, a quarter",
+    )
+    group.addoption(
+        "--fast", action="store_true", help=f"the same, and leave out {', '.join(SLOW)}"
     )
 
 
+def takes_all(config: pytest.Config) -> bool:
+    """Whether all cases of all tests are wanted."""
+    return not (config.getoption("--fast") or config.getoption("--one-in-four"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Start Python for each run of the programs, but with --fast."""
-    prestarted.is_asked_for = config.getoption("--fast")
+    """Choose fewer random cases, where a number is not asked for; modules of tests read these."""
+    if not takes_all(config):
+        os.environ.setdefault("FUZZ_CASES", "25")
+        os.environ.setdefault("MEMVIZ_LAW", "6")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,20 +83,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(MARKED_BY_FIXTURE[fixture])
         if item.get_closest_marker("posix") and not IS_POSIX:
             item.add_marker(skipped)
+    left_out: set[pytest.Item] = set()
     if config.getoption("--fast"):
         left_out = {item for item in items if any(map(item.get_closest_marker, SLOW))}
+    if not takes_all(config):
         left_out |= _most_cases([item for item in items if item not in left_out])
+    if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
 
 
 def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The cases that --fast leaves out of tests that are marked `many`."""
-    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays."""
+    cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("many"):
-            cases[item.nodeid.partition("[")[0]].append(item)
-    return {item for of_one in cases.values() for n, item in enumerate(of_one) if n % _EVERY}
+        if mark := item.get_closest_marker("many"):
+            every = mark.args[0] if mark.args else _EVERY
+            cases[item.nodeid.partition("[")[0], every].append(item)
+    return {
+        item
+        for (_, every), of_one in cases.items()
+        for number, item in enumerate(of_one)
+        if number % every
+    }
 
 
 IS_POSIX = sys.platform in ("linux", "darwin")

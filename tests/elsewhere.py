@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = str(ROOT / "memory_visualizer")
 STARTED = ROOT / "tests/started"
 LOADED_BEFORE = (multiprocessing.pool, shutil, subprocess)
+FORK: Callable[[], int] | None = getattr(os, "fork", None)
+"""For tests.prestarted; the program cannot reach it here."""
 
 OF_OS = (
     *("O_CLOEXEC", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_SYNC"),

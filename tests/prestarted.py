@@ -1,9 +1,9 @@
-"""Runs the project's programs as people do, but for the start of Python, for ``--fast``.
+"""Runs the project's programs as people do, but for the start of Python.
 
 Starting Python and loading numpy and the program takes three quarters of a short run. A server that
 has loaded all this forks for each run: the copy gets the arguments, folder and streams, runs the
-program as ``__main__``, and ends as any Python does. Without ``--fast``, and where there is no
-fork, each run starts Python anew.
+program as ``__main__``, and ends as any Python does. Where there is no fork, each run starts Python
+anew. Where tests.elsewhere has taken fork away from the program, the server still has it.
 """
 
 import gc
@@ -20,18 +20,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from tests.elsewhere import FORK
+
 ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT = 60
 """Seconds that a run may take."""
 _LARGEST_REQUEST = 1 << 20
 
-is_asked_for = False
-"""Whether runs are to be forked: set by conftest."""
-
 
 def environment() -> dict[str, str]:
-    """The variables that the programs are run with."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
+    """The variables that the programs are run with.
+
+    pytest's own are left out: one of them names the test, and would ask for a server for each test.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
 
 
 def run(
@@ -44,7 +47,7 @@ def run(
     command = [sys.executable, *map(str, arguments)]
     folder = folder or Path.cwd()
     variables = environment()
-    if is_asked_for and hasattr(os, "fork") and not anew:
+    if FORK and not anew:
         return _server(tuple(sorted(variables.items()))).run(command, folder)
     return subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_TIMEOUT
@@ -100,6 +103,7 @@ def _read(pipe: int) -> str:
 
 def _serve(number: int) -> None:
     """Fork for each request; the copies become the program and return from here."""
+    assert FORK
     _load()
     gc.freeze()
     with socket.socket(fileno=number) as connection:
@@ -107,7 +111,7 @@ def _serve(number: int) -> None:
             request, streams, *_ = socket.recv_fds(connection, _LARGEST_REQUEST, 3)
             if not request:
                 return
-            process = os.fork()
+            process = FORK()
             if not process:
                 connection.close()
                 arguments, folder = json.loads(request)

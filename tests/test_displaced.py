@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_a_sound_dump_is_not_looked_at_for_that(
     def fail(*_: object) -> None:
         raise AssertionError("a sound dump pays for it")
 
-    monkeypatch.setattr(DisplacedSearch, "scan", fail)
+    monkeypatch.setattr(DisplacedSearch, "look", fail)
     path, classes = moved(tmp_path, system, [])
     snapshot = memory_visualizer.open(path)
     np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
@@ -261,6 +262,10 @@ def test_a_mended_dump_reads_as_one_with_holes(tmp_path: Path) -> None:
     seen = list(mended.each_block(lambda part, contents: (part.copy(), contents.copy())))
     np.testing.assert_array_equal(np.concatenate([part for part, _ in seen]), frames)
     np.testing.assert_array_equal(np.concatenate([part for _, part in seen]), words[pages])
+    for cuts in ([8], [112, 116], [1, 4, 60, 119]):
+        ranges = [range(*edge) for edge in pairwise([0, *cuts, mended.frame_count])]
+        parts = [part for one in ranges for part in mended.each_block(lambda some, _: some, one)]
+        np.testing.assert_array_equal(np.concatenate(parts), frames)
     plain = mended.plain_pages()
     assert plain is not None
     assert [column.tolist() for column in (plain.first, plain.count)] == [[0, 8, 112], [3, 7, 8]]

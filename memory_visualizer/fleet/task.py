@@ -29,6 +29,7 @@ from memory_visualizer.fleet.outcome import (
 )
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.thumbnail import write_thumbnail
+from memory_visualizer.formats.base import Scanner
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.opening import fingerprint
 from memory_visualizer.formats.paths import as_path
@@ -56,7 +57,7 @@ class Options:
 
     layout: str = "rows"
     width: int | None = None
-    scale: int = 1
+    scale: int | str = 1
     palette: str = "default"
     legend: bool = False
     holes: str = "fold"
@@ -76,12 +77,19 @@ class Result:
 
 
 def analyse(
-    source: Source, folder: Path, options: Options, version: str = __version__, *, force: bool
+    source: Source,
+    folder: Path,
+    options: Options,
+    version: str = __version__,
+    *,
+    force: bool,
+    scanner: Scanner | None = None,
 ) -> Result:
     """Write all outputs of one dump into the run's folder, unless they are there already.
 
-    `version` is that of the program that asks, `force` that of output.whole_file. ClusterError if
-    this machine cannot do such tasks; OSError if the outcome cannot be written.
+    `version` is that of the program that asks, `force` that of output.whole_file, `scanner` as for
+    api.open. ClusterError if this machine cannot do such tasks, or the scanner's cannot; OSError if
+    the outcome cannot be written.
     """
     _check_machine(folder, version)
     draft = Outcome(source.url, source.name, options=asdict(options))
@@ -97,7 +105,7 @@ def analyse(
     if earlier and earlier.serves(draft, folder):
         return Result(earlier, is_kept=True)
     clear(folder, source.name)
-    outcome = _made(draft, folder, options, force=force)
+    outcome = _made(draft, folder, options, scanner, force=force)
     if not outcome.is_done:
         clear(folder, source.name)
     write_outcome(folder, outcome)
@@ -124,16 +132,20 @@ def _identified(draft: Outcome) -> Outcome:
         return replace(draft, size=file_size(file), fingerprint=mark)
 
 
-def _made(draft: Outcome, folder: Path, options: Options, *, force: bool) -> Outcome:
+def _made(
+    draft: Outcome, folder: Path, options: Options, scanner: Scanner | None, *, force: bool
+) -> Outcome:
     """Analyse the dump and write its outputs."""
     try:
-        with open_snapshot(draft.source, lenient=options.lenient) as snapshot:
+        with open_snapshot(draft.source, lenient=options.lenient, scanner=scanner) as snapshot:
             outcome = _written(draft, folder, snapshot, options, force=force)
         sizes = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in outputs(folder, draft.name)
         }
         return replace(outcome, status=DONE, outputs=sizes)
+    except ClusterError:
+        raise
     except BadInputError as error:
         return replace(draft, sentence=str(error), exit_code=BAD_INPUT)
     except OSError as error:

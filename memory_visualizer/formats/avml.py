@@ -149,12 +149,15 @@ class AvmlDump(Dump):
         dump = cls(path, chunks, blocks, remarks)
         return dump._without_broken_chunks() if lenient else dump
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Decode the blocks for `work`."""
         wanted = (
             (frame, min(first + count - frame, base.BLOCK_FRAMES))
             for first, count in self.runs.tolist()
             for frame in range(first, first + count, base.BLOCK_FRAMES)
+            if within is None or frame in within
         )
         with reading(self.path), self.path.open("rb", buffering=0) as file:
 

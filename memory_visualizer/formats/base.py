@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import joined_runs, runs_without
 from memory_visualizer.errors import DamagedInputError
+from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import PAGE_SIZE
@@ -30,6 +31,7 @@ BLOCK_FRAMES = 4096
 
 _MAX_THREADS = 4  # more threads are not faster, and each needs memory for a block
 _Item = TypeVar("_Item")
+_Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -42,6 +44,60 @@ Words in a mapped file may be unaligned."""
 
 BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 """Called with PFNs, and the contents of these frames."""
+
+Findings: TypeAlias = tuple[int, list[Any]]
+"""The last PFN of a block, and what each of some visitors found in the block, None for nothing."""
+
+
+@dataclass(frozen=True)
+class Visitor(Generic[_Part]):
+    """A search in two steps, so that threads, or other machines, can look at blocks in any order.
+
+    The findings are taken in the order of the blocks: a limit that cuts always cuts the same.
+    """
+
+    look: BlockWork[_Part | None]
+    """Finds something in a block, or nothing, and changes nothing. A bound method, or a function
+    of a module: it can be pickled."""
+    take: Callable[[_Part], None]
+    """Takes what was found in a block; called for one block after another, by ascending PFN."""
+
+
+class Search(ABC, Generic[_Part]):
+    """Something that is searched for in the contents of a dump, by the two steps of a Visitor."""
+
+    @abstractmethod
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Part | None:
+        """Search frames, given with their contents, and change nothing: see Visitor.look."""
+
+    @abstractmethod
+    def take(self, part: _Part) -> None:
+        """Take what `look` found in a block."""
+
+    @property
+    def visitor(self) -> Visitor[_Part]:
+        """For Dump.scan."""
+        return Visitor(self.look, self.take)
+
+    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look, and take at once."""
+        if (part := self.look(frames, words)) is not None:
+            self.take(part)
+
+
+class Scanner(Protocol):
+    """Shows the contents of dumps to visitors, as Dump.scan does; perhaps on many machines."""
+
+    def __call__(
+        self,
+        dump: "Dump",
+        /,
+        visitors: Sequence[Visitor[Any]],
+        progress: Progress | None = None,
+        *,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        """As Dump.scan."""
 
 
 NO_RUNS = np.empty((0, 2), np.int64)
@@ -104,6 +160,8 @@ class Dump(ABC):
     """Sentences for the user on data that was left out or is unknown."""
     reopen: Callable[[], "Dump"] | None = None
     """Opens the same dump in the same way again, if it was opened from a file."""
+    scanner: Scanner | None = None
+    """Does `scan` in place of this machine's threads; None: they do."""
     _is_closed = False
     sha256: str | None = None
     """SHA-256 of the file that was asked for, in hexadecimal, if it was computed."""
@@ -219,13 +277,18 @@ class Dump(ABC):
         return None
 
     @abstractmethod
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Yield the result of `work` for each block of the contents, in ascending order.
 
         `work` gets the PFNs, ascending and BLOCK_FRAMES at most, and the contents of these frames;
         held frames that are in no block are all zeros. It is called in several threads, some blocks
         ahead of the yielded results. The words are read-only, may lie in the mapped file, and must
         not be used after the call unless they are copied.
+
+        With `within`, only blocks that begin within these PFNs: ranges that adjoin have all blocks
+        of the dump, each once, and the same ones as without.
 
         BadInputError when the file cannot be read, or ends before the size that it had when it
         was opened; DamagedInputError when it cannot be decoded.
@@ -241,32 +304,66 @@ class Dump(ABC):
 
     def scan(
         self,
-        visitors: Iterable[BlockWork[object]],
+        visitors: Iterable[BlockWork[object] | Visitor[Any]],
         progress: Progress | None = None,
         *,
         until: Callable[[], bool] | None = None,
     ) -> None:
         """Read all contents once, and show each block to each visitor, as `each_block` does.
 
-        `progress` is told the bytes of held frames. `until` is called after each block, and ends
-        the scan when it returns True. Errors as for `each_block`.
+        A visitor that is a function does all its work in several threads, here; if there is none,
+        `scanner` does the scan. `progress` is told the
+        bytes of held frames. `until` is called after each block, and ends the scan when it returns
+        True. Errors as for `each_block`.
         """
-        visitors = tuple(visitors)
+        given = list(visitors)
+        searches = [one for one in given if isinstance(one, Visitor)]
+        if self.scanner and len(searches) == len(given):
+            self.scanner(self, searches, progress, until=until)
+            return
+        both = [one if isinstance(one, Visitor) else Visitor(one, _ignore) for one in given]
+        self.take_findings(both, self.look_through(both), progress, until=until)
+
+    def look_through(
+        self, visitors: Iterable[Visitor[Any]], within: range | None = None
+    ) -> Iterator[Findings]:
+        """The first step of a scan: yield what the visitors find in each block.
+
+        `within` and errors as for `each_block`.
+        """
+        looks = [one.look for one in visitors]
+
+        def look(frames: NDArray[np.int64], words: Words) -> Findings:
+            return int(frames[-1]), [look(frames, words) for look in looks]
+
+        return self.each_block(look, within)
+
+    def take_findings(
+        self,
+        visitors: Sequence[Visitor[Any]],
+        findings: Iterable[Findings],
+        progress: Progress | None = None,
+        *,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        """The second step of a scan: let the visitors take the findings, which must ascend.
+
+        `progress` and `until` as for `scan`.
+        """
         starts, counts = self.runs.T
         held_before = np.cumsum(counts) - counts
-
-        def visit(frames: NDArray[np.int64], words: Words) -> int:
-            for visitor in visitors:
-                visitor(frames, words)
-            return int(frames[-1])
-
-        for last in self.each_block(visit):
+        for last, parts in findings:
+            for visitor, part in zip(visitors, parts, strict=True):
+                if part is not None:
+                    visitor.take(part)
             if progress:
                 run = np.searchsorted(starts, last, side="right") - 1
                 done = int(held_before[run] + last - starts[run]) + 1
                 progress(done * PAGE_SIZE, self.size)
             if until and until():
                 return
+        if isinstance(self.path, InsidePath) and self.path.inside:
+            self.path.inside.check()
 
     def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
         """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.
@@ -274,20 +371,41 @@ class Dump(ABC):
         True for frames that are not held. `progress` and errors as for `scan`.
         """
         zeros = ZeroScan(self)
-        self.scan([zeros.scan], progress)
+        self.scan([zeros.visitor], progress)
         return zeros.zero
 
 
-class ZeroScan:
-    """Finds the frames that hold nothing but zeros: a visitor of Dump.scan."""
+def _ignore(_: object) -> None:
+    """Take nothing: a function that is a visitor keeps what it finds."""
+
+
+def place_of(frames: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """The place of some ascending frames in a column by PFN; a slice if they are a run."""
+    first, end = int(frames[0]), int(frames[-1]) + 1
+    return slice(first, end) if end - first == len(frames) else frames
+
+
+_Zeros: TypeAlias = tuple[slice | NDArray[np.int64], int, NDArray[np.uint8]]
+"""The frames of a block, their number, and a bit for each: whether it is all zeros."""
+
+
+class ZeroScan(Search[_Zeros]):
+    """Finds the frames that hold nothing but zeros, during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
         self.zero = np.ones(dump.frame_count, dtype=np.bool_)
         """By PFN; True for frames that are not held."""
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    # It needs nothing of the object, whose column should not be sent to other machines.
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Zeros:
         """Test some frames."""
-        self.zero[frames] = zero_pages(words)
+        return place_of(frames), len(frames), np.packbits(zero_pages(words))
+
+    def take(self, part: _Zeros) -> None:
+        """Note which of the frames of a block are zeros."""
+        place, count, bits = part
+        self.zero[place] = np.unpackbits(bits, count=count).view(np.bool_)
 
 
 def zero_pages(words: Words) -> NDArray[np.bool_]:
@@ -310,9 +428,16 @@ More words made most dumps slower, since each costs a memory access for every pa
 _PAGES_AT_ONCE = 64
 
 
+def _processors() -> int:
+    """How many processors this program may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Yield ``work(item)`` for each item in order, while threads work on the next items."""
-    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    threads = min(_processors(), _MAX_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[_Result]] = deque()
         try:
@@ -324,6 +449,15 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
                 yield under_way.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def block_starts(frames: NDArray[np.int64], within: range | None) -> range:
+    """The rows at which blocks of a column of ascending frames begin; see Dump.each_block."""
+    starts = range(0, frames.size, BLOCK_FRAMES)
+    if within is None:
+        return starts
+    first, end = np.searchsorted(frames[::BLOCK_FRAMES], [within.start, within.stop]).tolist()
+    return starts[first:end]
 
 
 def near_pieces(

@@ -21,10 +21,11 @@ from memory_visualizer.formats.base import (
     Dump,
     Words,
     ahead,
+    block_starts,
     near_pieces,
     runs_of,
 )
-from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
@@ -155,7 +156,9 @@ class BlocksDump(Dump):
     def _unpack(self, packed: bytes, pages: int, kind: int) -> bytes:
         """Unpack a block; DamagedInputError unless it has exactly so many pages."""
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Unpack the frames for `work`."""
         total = self._places.frame.size
         with reading(self.path), self.path.open("rb", buffering=0) as file:
@@ -166,7 +169,7 @@ class BlocksDump(Dump):
                 words.flags.writeable = False
                 return work(self._places.frame[part], words)
 
-            yield from ahead(scan, range(0, total, base.BLOCK_FRAMES))
+            yield from ahead(scan, block_starts(self._places.frame, within))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Unpack the blocks with these frames."""
@@ -188,6 +191,8 @@ class BlocksDump(Dump):
         pages = np.empty((block.size, PAGE_SIZE), np.uint8)
         order = np.argsort(block, kind="stable")
         begins = np.flatnonzero(np.diff(block[order], prepend=-1))
+        numbers = block[order[begins]]
+        ask(file, self._blocks.offset[numbers], self._blocks.size[numbers])
         for wanted in np.split(order, begins[1:]) if order.size else ():
             number = int(block[wanted[0]])
             whole = wanted.size >= self._blocks.pages[number]

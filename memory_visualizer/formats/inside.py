@@ -37,6 +37,8 @@ class Inside(ABC):
     """The container's name, such as ``gzip``."""
     size: int
     """Size of the content in bytes."""
+    is_unpacked_first: bool = False
+    """Whether the whole container has to be unpacked before any byte can be read."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on data that was left out or is unknown."""
     missing: NDArray[np.int64] = np.empty((0, 2), np.int64)
@@ -62,6 +64,14 @@ class Inside(ABC):
 
         Content from another machine comes faster so. Nothing is awaited, and no error is raised.
         """
+
+    def check(self) -> None:  # noqa: B027 - most contents cannot change unnoticed
+        """Raise BadInputError if the content is another by now than when it was opened."""
+
+    @property
+    def asks_at_once(self) -> int:
+        """The number of pages, far from one another, that should be asked for at once."""
+        return sys.maxsize
 
     def data(self, position: int) -> tuple[int, int]:
         """Find the next stretch from `position` on that is not known to be zeros: start and end.
@@ -150,6 +160,15 @@ class InsidePath(_SystemPath):
 def is_content(path: Path) -> bool:
     """Whether a path leads to the content of a container, and not to a file."""
     return isinstance(path, InsidePath) and not path.is_whole_file and path.inside is not None
+
+
+def is_unpacked_first(path: Path) -> bool:
+    """Whether a container, or one around it, has to be unpacked before its content can be read."""
+    while isinstance(path, InsidePath) and path.inside is not None:
+        if path.inside.is_unpacked_first:
+            return True
+        path = getattr(path.inside, "path", Path())
+    return False
 
 
 def lacks(

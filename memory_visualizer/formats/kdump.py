@@ -34,7 +34,7 @@ from memory_visualizer.formats.base import (
     runs_of,
 )
 from memory_visualizer.formats.bitmap import Bitmap
-from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.files import ask, file_size, read_at
 from memory_visualizer.formats.inside import is_content
 from memory_visualizer.formats.kdumpheaders import (
     LAYOUTS,
@@ -254,7 +254,9 @@ class KdumpDump(Dump):
         frame = numbers_in(self._page_runs)[plain] * self._per_page
         return PlainPages.of_pages(self.path, frame, self._pages.offset[plain], self._per_page)
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Unpack the blocks for `work`."""
         at_once = max(1, base.BLOCK_FRAMES // self._per_page)
         wanted = (
@@ -263,6 +265,7 @@ class KdumpDump(Dump):
                 self._page_runs.tolist(), self._before.tolist(), strict=True
             )
             for done in range(0, count, at_once)
+            if within is None or (first + done) * self._per_page in within
         )
         with self._open() as files:
 
@@ -316,6 +319,7 @@ class KdumpDump(Dump):
         """Unpack the pages, by row, that are in one file."""
         # All pages of zeros may share one place; other pages follow one another.
         order = rows[np.argsort(pages.offset[rows], kind="stable")].tolist()
+        ask(file, pages.offset[rows], pages.size[rows].astype(np.int64))
         unpackers: dict[int, _Unpack] = {}
         window, begin = memoryview(b""), 0
         offsets, kinds = pages.offset.tolist(), pages.kind.tolist()

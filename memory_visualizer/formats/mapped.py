@@ -1,7 +1,7 @@
 """Dumps whose pages lie uncompressed in the file, so that it can be mapped instead of read."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.arrays import joined_runs, merge_runs, runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.formats import base
 from memory_visualizer.formats.base import (
     NO_RUNS,
     BlockWork,
@@ -205,6 +206,22 @@ def _join(extents: Extents) -> Extents:
     return Extents(first, count, offset)[np.argsort(first, kind="stable")]
 
 
+def _in_blocks(
+    stretches: Iterable[tuple[int, int]], at_once: int
+) -> Iterator[tuple[int, int, int]]:
+    """Cut stretches of pages: the first page of the block, of the piece in it, and its length.
+
+    Pieces are not longer than `at_once`.
+    """
+    for first, count in stretches:
+        end = first + count
+        while first < end:
+            block = first // base.BLOCK_FRAMES * base.BLOCK_FRAMES
+            pages = min(block + base.BLOCK_FRAMES, first + at_once, end) - first
+            yield block, first, pages
+            first += pages
+
+
 class MappedDump(Dump):
     """A dump whose frames have given places in a file."""
 
@@ -227,7 +244,9 @@ class MappedDump(Dump):
         self._extents = extents
         self._source = source or path
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Pass views of the file to `work`, without the holes of a sparse file."""
         with self._open() as file:
 
@@ -237,7 +256,7 @@ class MappedDump(Dump):
                 file.drop(window.offset, count)
                 return result
 
-            yield from ahead(scan, self._windows(file))
+            yield from ahead(scan, self._windows(file, within))
 
     @contextmanager
     def _open(self) -> Iterator[PagesFile]:
@@ -246,23 +265,42 @@ class MappedDump(Dump):
         with reading(self._source), self._source.open("rb", buffering=0) as file:
             yield open_pages(self._source, file, self._end)
 
-    def _windows(self, file: PagesFile) -> Iterator[_Window]:
-        """Go through the file's pages, not the runs: a bitmap's many short runs adjoin there."""
+    def _windows(self, file: PagesFile, within: range | None) -> Iterator[_Window]:
+        """Go through the file's pages, not the runs: a bitmap's many short runs adjoin there.
+
+        Windows end at multiples of a block in the file, wherever its holes are: so all machines
+        that share a file cut it in the same places, even if only some of them see the holes.
+        """
         extents = self._extents
         end = extents.offset + extents.count * PAGE_SIZE
         parts = (np.flatnonzero(extents.offset[1:] != end[:-1]) + 1).tolist()
         for low, high in pairwise([0, *parts, end.size]):
             offset = int(extents.offset[low])
-            for page, count in file.data(offset, (int(end[high - 1]) - offset) // PAGE_SIZE):
-                for start in range(page, page + count, file.block_frames):
-                    pages = np.arange(start, min(start + file.block_frames, page + count))
-                    frames = pages + extents.first[low]
-                    if high - low > 1:
-                        place = offset + pages * PAGE_SIZE
-                        run = np.searchsorted(extents.offset[low:high], place, side="right")
-                        run += low - 1
-                        frames = extents.first[run] + (place - extents.offset[run]) // PAGE_SIZE
-                    yield _Window(frames, offset + start * PAGE_SIZE)
+            count = (int(end[high - 1]) - offset) // PAGE_SIZE
+            for block, page, pages in _in_blocks(file.data(offset, count), file.block_frames):
+                if (
+                    within is None
+                    or self._frame_at(offset + block * PAGE_SIZE, low, high) in within
+                ):
+                    place = offset + page * PAGE_SIZE
+                    yield _Window(self._frames_from(place, pages, low, high), place)
+
+    def _frame_at(self, place: int, low: int, high: int) -> int:
+        """The frame at a byte of the file, which lies in an extent from `low` to below `high`."""
+        extents = self._extents
+        number = bisect_right(extents.offset, place, low, high) - 1
+        return int(extents.first[number]) + (place - int(extents.offset[number])) // PAGE_SIZE
+
+    def _frames_from(self, place: int, pages: int, low: int, high: int) -> NDArray[np.int64]:
+        """The frames of some pages that begin at a byte of the file; as _frame_at."""
+        if high - low == 1:
+            first = self._frame_at(place, low, high)
+            return np.arange(first, first + pages)
+        extents = self._extents
+        places = place + np.arange(pages) * PAGE_SIZE
+        run = np.searchsorted(extents.offset[low:high], places, side="right") + low - 1
+        frames: NDArray[np.int64] = extents.first[run] + (places - extents.offset[run]) // PAGE_SIZE
+        return frames
 
     def plain_pages(self) -> PlainPages | None:
         """All frames."""

@@ -114,6 +114,8 @@ def _is_limes(head: bytes) -> bool:
 class Unpacked(Inside):
     """The content of a packed file, in a scratch file."""
 
+    is_unpacked_first = True
+
     def __init__(
         self, path: Path, *, lenient: bool = False, progress: Progress | None = None
     ) -> None:

@@ -18,9 +18,10 @@ from memory_visualizer.formats.base import (
     PlainPages,
     Words,
     ahead,
+    block_starts,
     runs_of,
 )
-from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import is_content, lacks
 from memory_visualizer.units import PAGE_SIZE
 
@@ -78,7 +79,9 @@ class PlacedDump(Dump):
         """Make the page with the place SPECIAL minus `number`."""
         raise NotImplementedError
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Read the pages that are not known to be zeros for `work`."""
         [rows] = np.nonzero(self._place != FILLED)
         with reading(self.path), self.path.open("rb", buffering=0) as file:
@@ -89,7 +92,7 @@ class PlacedDump(Dump):
                 words.flags.writeable = False
                 return work(self._frame[part], words)
 
-            yield from ahead(scan, range(0, rows.size, base.BLOCK_FRAMES))
+            yield from ahead(scan, block_starts(self._frame[rows], within))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Gather frames from the file."""
@@ -110,6 +113,7 @@ class PlacedDump(Dump):
         [plain] = np.nonzero(place >= 0)
         if plain.size:
             plain = plain[np.argsort(place[plain], kind="stable")]
+            ask(file, place[plain], PAGE_SIZE)
             self._gather(file, plain, place, pages)
         return pages.view(np.uint64)
 

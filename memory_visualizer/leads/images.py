@@ -5,7 +5,6 @@ chapter 4.)
 """
 
 import struct
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import changes
-from memory_visualizer.formats.base import Progress, Words
+from memory_visualizer.formats.base import Dump, Progress, Search, Words
 from memory_visualizer.leads.lead import Lead
 from memory_visualizer.leads.processpages import ProcessPages
 from memory_visualizer.limits import Budget
@@ -34,6 +33,7 @@ _PE_MAGICS = {0x10B: 224, 0x20B: 240}
 _ELF_MACHINES = {3: "x86", 62: "x86-64", 183: "64-bit ARM", 40: "32-bit ARM"}
 _ELF_TYPES = (2, 3)
 """ET_EXEC and ET_DYN: what can run. Objects (ET_REL) and cores cannot."""
+_READ_AT_ONCE = 256
 _ENOUGH = 0.8
 """The share of a header's fields that must be sound."""
 
@@ -117,7 +117,7 @@ def _elf_size(page: bytes, place: int, count: int, *, wide: bool) -> int:
     return end
 
 
-class ImageSearch:
+class ImageSearch(Search[NDArray[np.int64]]):
     """Finds the beginnings of images among some frames, during a scan of the dump."""
 
     def __init__(self, wanted: NDArray[np.bool_], budget: Budget) -> None:
@@ -125,29 +125,32 @@ class ImageSearch:
         self._wanted = wanted
         self._budget = budget
         self._room = budget.limit("beginning of an image")
-        self._adding = threading.Lock()
-        self._found: dict[int, Image] = {}
+        self._frames: list[NDArray[np.int64]] = []
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Look at some frames, given with their contents."""
+    # It needs nothing of the object, whose column should not be sent to other machines.
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64] | None:
+        """Find the frames that begin like an image."""
         first = words[:, 0].copy()
         likely = (first & np.uint64(0xFFFF) == _MZ) | (first & np.uint64(0xFFFFFFFF) == _ELF)
-        rows = np.flatnonzero(likely & self._wanted[frames])
-        if not len(rows):
-            return
-        with self._adding:
-            room = max(self._room, 0)
-            self._room -= len(rows)
-            self._budget.refuse("beginning of an image", len(rows) - room)
-        for row in rows[:room].tolist():
-            if image := image_in(words[row].tobytes()):
-                with self._adding:
-                    self._found[int(frames[row])] = image
+        return frames[likely] if likely.any() else None
 
-    @property
-    def found(self) -> dict[int, Image]:
+    def take(self, part: NDArray[np.int64]) -> None:
+        """Add those of a block that are wanted, as long as there is room."""
+        wanted = part[self._wanted[part]]
+        self._frames.append(wanted[: self._room])
+        self._budget.refuse("beginning of an image", len(wanted) - self._room)
+        self._room -= len(self._frames[-1])
+
+    def found(self, dump: Dump) -> dict[int, Image]:
         """The images by the frames of their headers, ascending."""
-        return dict(sorted(self._found.items()))
+        frames = np.concatenate([np.empty(0, np.int64), *self._frames])
+        images: dict[int, Image] = {}
+        for part in np.split(frames, range(_READ_AT_ONCE, len(frames), _READ_AT_ONCE)):
+            for frame, page in zip(part.tolist(), dump.read_frames(part), strict=True):
+                if image := image_in(page.tobytes()):
+                    images[frame] = image
+        return images
 
 
 def is_private(snapshot: Snapshot) -> NDArray[np.bool_]:
@@ -180,8 +183,8 @@ def image_leads(
     private, unused = is_private(snapshot), is_unused(snapshot)
     private[snapshot.file_pages.frame] = False
     search = ImageSearch(private | unused, budget)
-    snapshot.dump.scan([search.scan], progress)
-    found = search.found
+    snapshot.dump.scan([search.visitor], progress)
+    found = search.found(snapshot.dump)
     owned = {frame: image for frame, image in found.items() if private[frame]}
     yield from _private_leads(snapshot, pages, owned, budget)
     left = np.array([frame for frame in found if not private[frame]], np.int64)

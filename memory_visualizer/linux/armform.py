@@ -5,11 +5,12 @@ to try.
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.linux.machine import Machine, arm64_machine
 from memory_visualizer.paging import MAY_EXECUTE, Mappings, Paging, arm64, walk
 from memory_visualizer.units import PAGE_SIZE
@@ -33,13 +34,16 @@ _ODD_SHARE = 4
 _NO_ROWS = np.empty((0, 3), np.int64)
 
 
-class TopLevelSearch:
+_Tops: TypeAlias = list[tuple[tuple[int, int], NDArray[np.int64]]]
+"""Bits as in _SIZES, and rows as in TopLevelSearch."""
+
+
+class TopLevelSearch(Search[_Tops]):
     """Finds possible top levels of a kernel's own half, while the dump's contents pass by.
 
     Of a top level that does not fill a page, the first entry leads to all memory, and the last one
     to the image. Of a larger one the last page of 4 KiB is looked at, whose last entry leads to
-    single pages that the kernel maps (fixmap). Most entries lead to tables. Blocks may come in any
-    order, and from several threads.
+    single pages that the kernel maps (fixmap). Most entries lead to tables.
     """
 
     def __init__(self) -> None:
@@ -48,8 +52,10 @@ class TopLevelSearch:
         }
         """Rows of whether a table is a process's, how many entries are not used, and its frame."""
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Tops | None:
         """Look at the first and last entries of each page."""
+        found: _Tops = []
         rows = np.flatnonzero(words[:, 0] & _FORM == _TABLE)
         tables = words[rows, :_MOST_SMALL]
         nothing_behind = ~words[rows, _MOST_SMALL:].any(axis=1)
@@ -58,7 +64,7 @@ class TopLevelSearch:
             if not architecture.is_whole:
                 some = nothing_behind & (count == architecture.root_entries)
                 some[some] = _lead_to_tables(tables[some], bits[0])
-                self._add(bits, frames[rows[some]], tables[some])
+                found.append((bits, _weighed(frames[rows[some]], tables[some])))
         rows = np.flatnonzero(words[:, -1] & _FORM == _TABLE)
         # A kernel needs few of its entries.
         rows = rows[np.count_nonzero(words[rows], axis=1) < words.shape[1] // 2]
@@ -70,12 +76,14 @@ class TopLevelSearch:
                 if architecture.top_frames == 1:
                     # The direct map of all memory comes first in the kernel's half, then its image.
                     some &= words[rows, : words.shape[1] // 2].any(axis=1)
-                self._add(bits, top[some], words[rows[some]])
+                found.append((bits, _weighed(top[some], words[rows[some]])))
+        found = [(bits, tops) for bits, tops in found if len(tops)]
+        return found or None
 
-    def _add(self, bits: tuple[int, int], tops: NDArray[np.int64], tables: Words) -> None:
-        is_users = (tables & _NO_PRIVILEGED_EXECUTION).any(axis=1)
-        unused = np.count_nonzero(tables == 0, axis=1)
-        self._found[bits].append(np.column_stack((is_users, unused, tops)))
+    def take(self, part: _Tops) -> None:
+        """Add the rows of a block."""
+        for bits, rows in part:
+            self._found[bits].append(rows)
 
     @property
     def tops(self) -> list[tuple[int, tuple[int, int]]]:
@@ -89,6 +97,13 @@ class TopLevelSearch:
             tops = found[np.lexsort(found.T[::-1]), 2].tolist()
             ranked += [(rank, order, top, bits) for rank, top in enumerate(tops)]
         return [(top, bits) for _, _, top, bits in sorted(ranked)]
+
+
+def _weighed(tops: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:
+    """The rows for tables with these contents."""
+    is_users = (tables & _NO_PRIVILEGED_EXECUTION).any(axis=1)
+    unused = np.count_nonzero(tables == 0, axis=1)
+    return np.column_stack((is_users, unused, tops))
 
 
 def _lead_to_tables(words: Words, bits: int) -> NDArray[np.bool_]:

@@ -6,12 +6,13 @@ The kernel's banner is an array of characters at a multiple of 8 bytes, such as 
 
 import re
 from collections import Counter
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.units import PAGE_SIZE
 
 BANNER = b"Linux version "
@@ -23,21 +24,32 @@ _KEPT_OF_BATCH = 64
 """The most banners that are kept of a batch; release() notes the others."""
 
 
-class BannerSearch:
-    """Finds banners during a scan of the dump; blocks in any order, from several threads."""
+_Places: TypeAlias = tuple[NDArray[np.int64], int]
+"""Physical addresses of banners, and how many more there are."""
+
+
+class BannerSearch(Search[_Places]):
+    """Finds banners during a scan of the dump."""
 
     def __init__(self) -> None:
         self._places: list[NDArray[np.int64]] = []
         """Physical addresses."""
         self._left_out = 0
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Places | None:
         """Search frames, given with their contents."""
         found = np.flatnonzero(words == _BEGINNING)
-        self._left_out += max(len(found) - _KEPT_OF_BATCH, 0)
+        if not len(found):
+            return None
         row, column = np.divmod(found[:_KEPT_OF_BATCH], words.shape[1])
-        if len(row):
-            self._places.append(frames[row] * PAGE_SIZE + column * 8)
+        return frames[row] * PAGE_SIZE + column * 8, len(found) - len(row)
+
+    def take(self, part: _Places) -> None:
+        """Add the banners of a block."""
+        places, left_out = part
+        self._places.append(places)
+        self._left_out += left_out
 
     def release(self, dump: Dump) -> str:
         """The release, such as ``6.1.0-18-amd64``, that most banners tell; empty if there is none.

@@ -6,11 +6,12 @@ the last one only.
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.linux.armform import longest_stretch
 from memory_visualizer.linux.machine import Machine, i386_machine
 from memory_visualizer.paging import (
@@ -43,11 +44,12 @@ _WEIGHTS = np.cumprod(np.full(512 - _FIRST_PAIR, 0x9E37_79B9_7F4A_7C15, np.uint6
 _LEAST_IMAGE = 1 << 20
 
 
-class LowMemorySearch:
-    """Finds tables that map low memory in a row, while the dump's contents pass by.
+_Rows: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Rows as in LowMemorySearch."""
 
-    Blocks may come in any order, and from several threads.
-    """
+
+class LowMemorySearch(Search[_Rows]):
+    """Finds tables that map low memory in a row, while the dump's contents pass by."""
 
     def __init__(self) -> None:
         self._directories: list[NDArray[np.int64]] = []
@@ -57,27 +59,34 @@ class LowMemorySearch:
         self._pointers: list[NDArray[np.int64]] = []
         """Rows of frame of a page with the last pointer only, and frame that it leads to."""
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Rows | None:
         """Look at some entries of each page."""
         flags = np.uint64(PRESENT | LARGE)
         mask = np.uint64(ADDRESS) | flags
         expected = _PAE_COLUMNS << np.uint64(21) | flags
         rows = _agree(words[:, _PAE_COLUMNS.astype(np.intp)] & mask, expected)
-        self._tables.append(np.column_stack((frames[rows], _used(words[rows]))))
+        tables = np.column_stack((frames[rows], _used(words[rows])))
         mask = np.uint64(_NARROW_ADDRESS) | flags
         lower = _PAIRS << np.uint64(23) | flags
         expected = lower | (lower + np.uint64(1 << 22)) << np.uint64(32)
         pairs = words[:, _PAIRS.astype(np.intp) + _FIRST_PAIR]
         rows = _agree(pairs & (mask | mask << np.uint64(32)), expected)
         of_user, own = words[rows, :_FIRST_PAIR], words[rows, _FIRST_PAIR:]
-        self._directories.append(
-            np.column_stack((_used(of_user), _used(own), frames[rows], _mark(own)))
-        )
+        directories = np.column_stack((_used(of_user), _used(own), frames[rows], _mark(own)))
         last = words[:, _LAST_POINTER]
         rows = np.flatnonzero(last & np.uint64(~(ADDRESS | ACCESSED) % 2**64) == np.uint64(PRESENT))
         rows = rows[_used(words[rows]) == 1]
         below = (last[rows] & np.uint64(ADDRESS)).astype(np.int64) // PAGE_SIZE
-        self._pointers.append(np.column_stack((frames[rows], below)))
+        pointers = np.column_stack((frames[rows], below))
+        found = directories, tables, pointers
+        return found if any(map(len, found)) else None
+
+    def take(self, part: _Rows) -> None:
+        """Add the rows of a block."""
+        kept = self._directories, self._tables, self._pointers
+        for batches, rows in zip(kept, part, strict=True):
+            batches.append(rows)
 
     def directories(self) -> list[int]:
         """Frames of page directories without PAE, one of each kind, the likeliest first.

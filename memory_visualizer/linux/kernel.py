@@ -10,12 +10,13 @@ release.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import mark_runs, places_of_text
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import TopLevelSearch
 from memory_visualizer.linux.armform import machines_by_form as arm64_by_form
@@ -259,11 +260,14 @@ def _with_copies(found: LinuxKernel, release: str, texts: Sequence[VmcoreInfo]) 
     return replace(found, info=replace(found.info, release=release, copies=copies[:_COPIES]))
 
 
-class TopTableSearch:
+_Tables: TypeAlias = tuple[Any, Any, list[tuple[NDArray[np.int64], Words]]]
+"""What LowMemorySearch and TopLevelSearch found; and frames of tables, with their last entries."""
+
+
+class TopTableSearch(Search[_Tables]):
     """Finds possible top-level tables of a Linux kernel during a scan of the dump.
 
-    All of them have the same last entry, which leads to the kernel's image only. Blocks may come in
-    any order, and from several threads.
+    All of them have the same last entry, which leads to the kernel's image only.
     """
 
     def __init__(self) -> None:
@@ -273,16 +277,26 @@ class TopTableSearch:
         self.arm64 = TopLevelSearch()
         """Top levels on 64-bit ARM."""
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Tables | None:
         """Test the last entries of frames, given with their contents; also for other machines."""
-        self.low_memory.scan(frames, words)
-        self.arm64.scan(frames, words)
+        batches = []
         last = words[:, -1].copy()
         rows = np.flatnonzero(last & np.uint64(_ENTRY_FLAGS) == np.uint64(PRESENT | WRITE))
         for some in np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE)):
             tables = some[np.count_nonzero(words[some], axis=1) < words.shape[1] // 2]
             if len(tables):
-                self._batches.append((frames[tables], last[tables] & ~np.uint64(TOUCHED)))
+                batches.append((frames[tables], last[tables] & ~np.uint64(TOUCHED)))
+        others = (self.low_memory.look(frames, words), self.arm64.look(frames, words))
+        return (*others, batches) if batches or others != (None, None) else None
+
+    def take(self, part: _Tables) -> None:
+        """Add the tables in a block."""
+        low_memory, arm64, batches = part
+        if low_memory is not None:
+            self.low_memory.take(low_memory)
+        if arm64 is not None:
+            self.arm64.take(arm64)
+        self._batches += batches
 
     def groups(self, memory: Dump) -> Iterator[tuple[int, int, int, int]]:
         """For each last entry: the entry, the number of its tables, the best table, and its score.

@@ -129,7 +129,7 @@ def of_linux(
     pages that no process maps are unused. `zero` is as for of_mappings.
     """
     texts = VmcoreInfoSearch()
-    dump.scan([texts.scan_everywhere])
+    dump.scan([texts.everywhere])
     kernel = find_kernel(dump, texts.found(dump))
     if kernel:
         return understand(dump, zero, kernel, processes)

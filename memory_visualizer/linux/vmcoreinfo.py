@@ -9,12 +9,13 @@ place in the page is the same since 4.13, so a scan of the first bytes of each p
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.formats.base import Dump, Words
+from memory_visualizer.formats.base import Dump, Search, Visitor, Words
 from memory_visualizer.units import PAGE_SIZE
 
 IMAGE_BASE = 0xFFFF_FFFF_8000_0000
@@ -177,27 +178,32 @@ The text has three KiB on a machine (6.1); the shortest useful text has some 800
 _ONES, _HIGHEST_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
-class VmcoreInfoSearch:
-    """Finds the text during a scan of the dump.
+_Places: TypeAlias = tuple[NDArray[np.int64], int]
+"""Physical addresses of possible texts, and how many more there are."""
 
-    Blocks may come in any order, and from several threads.
-    """
+
+class VmcoreInfoSearch(Search[_Places]):
+    """Finds the text during a scan of the dump."""
 
     def __init__(self) -> None:
         self._places: list[NDArray[np.int64]] = []
         """Physical addresses of possible texts."""
         self._left_out = 0
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Places | None:
         """Test the beginnings of frames, given with their contents."""
+        places: list[NDArray[np.int64]] = []
         for word in (0, _NOTE_WORDS):
             # Copied once, since reading the first word of every page takes most of the time.
             column = words[:, word].copy()
             for beginning in _BEGINNINGS:
                 if len(found := frames[column == beginning]):
-                    self._places.append(found * PAGE_SIZE + word * 8)
+                    places.append(found * PAGE_SIZE + word * 8)
+        return (np.concatenate(places), 0) if places else None
 
-    def scan_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+    @staticmethod
+    def look_everywhere(frames: NDArray[np.int64], words: Words) -> _Places | None:
         """Search all places, for dumps in which the text is not at its usual place."""
         rows = _with_text(words)
         if 2 * len(rows) < len(words):
@@ -205,6 +211,8 @@ class VmcoreInfoSearch:
         contents = words.reshape(-1).view(np.uint8)
         quads = contents.view("<u4")
         whole = np.arange(len(_OSRELEASE))
+        places: list[NDArray[np.int64]] = []
+        left_out = 0
         for first in range(0, len(quads), _QUADS_AT_ONCE):
             part = quads[first : first + _QUADS_AT_ONCE]
             for shift, quad in enumerate(_QUADS):
@@ -217,10 +225,27 @@ class VmcoreInfoSearch:
                 start = start[(start >= 0) & (start <= len(contents) - len(_OSRELEASE))]
                 is_text = (contents[start[:, None] + whole] == _OSRELEASE).all(axis=1)
                 start = start[is_text]
-                self._left_out += max(len(start) - _MAX_TEXTS_IN_PART, 0)
+                left_out += max(len(start) - _MAX_TEXTS_IN_PART, 0)
                 page, place = np.divmod(start[:_MAX_TEXTS_IN_PART], PAGE_SIZE)
                 if len(page):
-                    self._places.append(frames[page] * PAGE_SIZE + place)
+                    places.append(frames[page] * PAGE_SIZE + place)
+        return (np.concatenate(places), left_out) if places else None
+
+    def take(self, part: _Places) -> None:
+        """Add the places in a block."""
+        places, left_out = part
+        self._places.append(places)
+        self._left_out += left_out
+
+    @property
+    def everywhere(self) -> Visitor[_Places]:
+        """For Dump.scan: the search at all places."""
+        return Visitor(self.look_everywhere, self.take)
+
+    def scan_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at all places, and take at once."""
+        if part := self.look_everywhere(frames, words):
+            self.take(part)
 
     def found(self, dump: Dump) -> list[VmcoreInfo]:
         """The texts at the places found and in the dump's own notes, each once."""

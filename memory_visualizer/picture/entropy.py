@@ -1,11 +1,19 @@
 """The entropy of pages, a property of their contents alone."""
 
 import threading
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import Dump, Progress, Words, zero_pages
+from memory_visualizer.formats.base import (
+    Dump,
+    Progress,
+    Search,
+    Words,
+    place_of,
+    zero_pages,
+)
 from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Sums, page_measure
 from memory_visualizer.units import PAGE_SIZE
 
@@ -19,6 +27,38 @@ _COUNTS = np.arange(PAGE_SIZE + 1)
 _BITS = np.rint(_COUNTS * np.log2(PAGE_SIZE / np.maximum(_COUNTS, 1)) * _PART).astype(np.uint32)
 
 
+_Entropies: TypeAlias = tuple[slice | NDArray[np.int64], NDArray[np.uint8]]
+"""Some frames, and their entropies."""
+
+_of_thread = threading.local()
+
+
+class EntropyScan(Search[_Entropies]):
+    """Measures the entropy of each frame, during a scan of the dump."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.steps = np.zeros(dump.frame_count, np.uint8)
+        """As `entropy` gives them."""
+
+    @staticmethod
+    def look(frames: NDArray[np.int64], words: Words) -> _Entropies | None:
+        """Measure some frames."""
+        if not hasattr(_of_thread, "measure"):
+            _of_thread.measure = page_measure(_BITS)
+        filled = np.flatnonzero(~zero_pages(words))
+        steps = np.empty(len(filled), np.uint8)
+        for start in range(0, len(filled), PAGES_AT_ONCE):
+            rows = filled[start : start + PAGES_AT_ONCE]
+            sums = _of_thread.measure(words[rows].view(np.uint8))
+            steps[start : start + PAGES_AT_ONCE] = _steps(sums)
+        return (place_of(frames[filled]), steps) if len(filled) else None
+
+    def take(self, part: _Entropies) -> None:
+        """Keep the entropies of a block."""
+        place, steps = part
+        self.steps[place] = steps
+
+
 def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     """Shannon's entropy of the bytes of each frame, by PFN, in 8/255 bits per byte.
 
@@ -27,20 +67,9 @@ def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
     perfect noise 7.95). (C. Shannon, "A Mathematical Theory of Communication", 1948.) Reads the
     whole dump; `progress` is told the bytes of held frames. Errors as for Dump.scan.
     """
-    steps = np.zeros(dump.frame_count, np.uint8)
-
-    of_thread = threading.local()
-
-    def measure(frames: NDArray[np.int64], words: Words) -> None:
-        if not hasattr(of_thread, "measure"):
-            of_thread.measure = page_measure(_BITS)
-        filled = np.flatnonzero(~zero_pages(words))
-        for start in range(0, len(filled), PAGES_AT_ONCE):
-            rows = filled[start : start + PAGES_AT_ONCE]
-            steps[frames[rows]] = _steps(of_thread.measure(words[rows].view(np.uint8)))
-
-    dump.scan([measure], progress)
-    return steps
+    measured = EntropyScan(dump)
+    dump.scan([measured.visitor], progress)
+    return measured.steps
 
 
 def _steps(sums: Sums) -> NDArray[np.uint8]:

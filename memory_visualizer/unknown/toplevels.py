@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import chosen_rows, count_marks, distinct
-from memory_visualizer.formats.base import Dump, Words, zero_pages
+from memory_visualizer.formats.base import Dump, Search, Words, zero_pages
 from memory_visualizer.paging import (
     ADDRESS,
     LARGE,
@@ -65,19 +65,16 @@ class Spaces:
     """Sentences for the user on tables that were left out."""
 
 
-class SpaceSearch:
-    """Finds pages that could be top-level tables during a scan of the dump.
-
-    Blocks may come in any order, and from several threads.
-    """
+class SpaceSearch(Search[NDArray[np.int64]]):
+    """Finds pages that could be top-level tables during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
-        self._dump = dump
         self._limit = np.uint64(_CUT * dump.frame_count << 12)
         self._found: list[NDArray[np.int64]] = []
 
-    def scan(self, frames: NDArray[np.int64], words: Words) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> NDArray[np.int64] | None:
         """Test frames, given with their contents."""
+        found: list[NDArray[np.int64]] = []
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         upper = np.bitwise_count(bits).sum(axis=1).astype(np.int64)
         rows = np.flatnonzero((upper > 0) & (upper <= MOST_ENTRIES))
@@ -94,19 +91,24 @@ class SpaceSearch:
             sound = odd <= np.maximum(used // _ODD_SHARE, used > 2)
             sound &= lower <= MOST_ENTRIES
             if sound.any():
-                self._found.append(frames[part[sound]])
+                found.append(frames[part[sound]])
+        return np.concatenate(found) if found else None
 
-    def found(self) -> Spaces:
+    def take(self, part: NDArray[np.int64]) -> None:
+        """Add the frames of a block."""
+        self._found.append(part)
+
+    def found(self, dump: Dump) -> Spaces:
         """The tables that confirm one another."""
         every = distinct(np.concatenate([np.empty(0, np.int64), *self._found]))
-        held = int(np.count_nonzero(self._dump.held))
+        held = int(np.count_nonzero(dump.held))
         limit = min(_CANDIDATES, held // _FRAMES_OF_SPACE + _SPACES_OF_SMALL)
         # More tables than any machine has are a trick: a sample of them shows the shared half.
-        kernel = _shared_half(self._dump, every[:: -(-len(every) // limit) or 1])
+        kernel = _shared_half(dump, every[:: -(-len(every) // limit) or 1])
         if kernel is None:
             return Spaces(np.empty((0, 1), np.int64))
         asked = every[:: -(-len(every) // (_TIMES_ASKED * limit)) or 1]
-        alike = asked[_agreeing(self._dump, asked, kernel)]
+        alike = asked[_agreeing(dump, asked, kernel)]
         step = -(-len(alike) // limit) or 1
         remarks = []
         if step > 1 or len(asked) < len(every):
@@ -114,7 +116,7 @@ class SpaceSearch:
                 f"{len(every):,} pages look like top-level page tables, more than any machine has:"
                 f" {len(alike[::step]):,} of them, evenly spread, are used"
             )
-        return Spaces(_with_own_half(self._dump, alike[::step])[:, None], tuple(remarks))
+        return Spaces(_with_own_half(dump, alike[::step])[:, None], tuple(remarks))
 
 
 _ODD_SHARE = 8

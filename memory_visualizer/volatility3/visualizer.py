@@ -99,12 +99,15 @@ class ReadLayer(_NotOpened, Dump):
         # Translation layers cache the last 512 results; large results would fill the memory.
         self._read = getattr(type(layer).read, "__wrapped__", type(layer).read)
 
-    def each_block(self, work: BlockWork[_Result]) -> Iterator[_Result]:
+    def each_block(
+        self, work: BlockWork[_Result], within: range | None = None
+    ) -> Iterator[_Result]:
         """Pass blocks to `work` one after the other, since layers do not support threads."""
         for first, count in self.runs.tolist():
             for start in range(first, first + count, BLOCK_FRAMES):
-                frames = np.arange(start, min(start + BLOCK_FRAMES, first + count))
-                yield work(frames, self._words(start, frames.size))
+                if within is None or start in within:
+                    frames = np.arange(start, min(start + BLOCK_FRAMES, first + count))
+                    yield work(frames, self._words(start, frames.size))
 
     def read_frames(self, frames: NDArray[np.int64]) -> Words:
         """Read frames through the layer, neighbours together."""

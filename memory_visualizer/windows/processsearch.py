@@ -6,12 +6,12 @@ top-level table, at the same offset in every version of Windows.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.formats.base import ahead
+from memory_visualizer.formats.base import Search, Words, ahead
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -162,11 +162,13 @@ def _places_of_pointers(
     return places
 
 
-class ProcessSearch:
-    """Finds places that begin like a process object, during a scan of the dump.
+_Batches: TypeAlias = list[tuple[NDArray[np.int64], NDArray[np.int64], int]]
+"""Frames that were searched together, the places in them (see ProcessSearch.places), and how many
+places there are: too many are not given."""
 
-    Blocks may come in any order, and from several threads.
-    """
+
+class ProcessSearch(Search[_Batches]):
+    """Finds places that begin like a process object, during a scan of the dump."""
 
     def __init__(
         self,
@@ -174,28 +176,41 @@ class ProcessSearch:
         paging: Paging,
         frames: NDArray[np.int64] | None = None,
     ) -> None:
-        """Search these frames only."""
+        """Search these frames only, which ascend."""
         self.paging = paging
-        self.seen = np.zeros(memory.frame_count, bool)
-        """Which frames were searched."""
-        self._wanted = np.zeros(memory.frame_count, bool)
-        self._wanted[frames if frames is not None else []] = True
+        self._wanted = np.empty(0, np.int64) if frames is None else frames
+        self._seen: list[NDArray[np.int64]] = []
+        """Frames that were searched, ascending."""
         self._end = memory.frame_count * PAGE_SIZE
         self._found: list[NDArray[np.int64]] = []
         self._room = min(_ROOM, memory.frame_count // 2 + (1 << 16))
 
-    def scan(self, frames: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Batches | None:
         """Search frames, given with their contents; frames that were not asked for are skipped."""
         if self._room < 0:
-            return
-        for chosen in in_parts(np.flatnonzero(self._wanted[frames])):
+            return None
+        first, end = np.searchsorted(self._wanted, [frames[0], frames[-1] + 1])
+        rows = np.searchsorted(frames, wanted := self._wanted[first:end])
+        batches: _Batches = []
+        for chosen in in_parts(rows[frames[rows] == wanted]):
             found = self.places(frames[chosen], words, rows=chosen)
-            self._room -= len(found)
-            if self._room < 0 or len(found) > _ROOM_OF_BATCH:
-                # The dump is full of such places: they are read later, when the bases are known.
-                continue
-            self._found.append(found)
-            self.seen[frames[chosen]] = True
+            count = len(found)
+            # If a batch is full of such places, they are read later, when the bases are known.
+            batches.append((frames[chosen], found[: 0 if count > _ROOM_OF_BATCH else None], count))
+        return batches or None
+
+    def take(self, part: _Batches) -> None:
+        """Add the places in a block, as long as there is room."""
+        for frames, found, count in part:
+            self._room -= count
+            if self._room >= 0 and count <= _ROOM_OF_BATCH:
+                self._found.append(found)
+                self._seen.append(frames)
+
+    def not_seen(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some ascending frames that were not searched."""
+        seen = np.concatenate([np.empty(0, np.int64), *self._seen])
+        return frames[~is_in(frames.view(np.uint64), seen.view(np.uint64))]
 
     def places(
         self,
@@ -291,7 +306,7 @@ def find_candidates(
     limit = memory.budget.limit("address space")
     room = _PLACES_OF_PROCESS * limit
     left_out = 0
-    for of_part, too_many in ahead(scan, in_parts(frames[~search.seen[frames]])):
+    for of_part, too_many in ahead(scan, in_parts(search.not_seen(frames))):
         room -= len(of_part)
         left_out += too_many
         if room < 0:

@@ -8,11 +8,13 @@ address in every version.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct, even_sample
+from memory_visualizer.formats.base import Search, Visitor, Words
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -72,11 +74,13 @@ class TopLevels:
     """Sentences for the user on tables of another boot."""
 
 
-class TopLevelSearch:
-    """Finds top-level tables during a scan of the dump.
+_Found: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Frames of x86, frames of PAE, and frames of x86-64 with the entries that name them: see
+_named."""
 
-    Blocks may come in any order, and from several threads.
-    """
+
+class TopLevelSearch(Search[_Found]):
+    """Finds top-level tables during a scan of the dump."""
 
     def __init__(self) -> None:
         self._x86: list[NDArray[np.int64]] = []
@@ -84,30 +88,32 @@ class TopLevelSearch:
         self._x64: list[NDArray[np.int64]] = []
         """Frames, and for each the entry that names it: see _named."""
         self._x64_entries = [0x1ED]
-        """The entries that `scan` tests: Windows' own choice until 2016, and entries met before."""
+        """The entries that `look` tests: Windows' own choice until 2016, and entries met before."""
         self._counts = np.zeros(X64.entries, np.int64)
         """How many pages of the first _counted batches of _x64 name themselves by each entry."""
         self._counted = 0
 
-    def scan(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Found | None:
         """Test frames, given with their contents, at the known entries."""
-        own = self._own_entries(frame)
-        for found, index, mask in (
-            (self._x86, 0x180, 0xFFFFF001),
-            (self._pae, 3, ADDRESS | PRESENT),
-        ):
-            if (names_itself := words[:, index] & np.uint64(mask) == own).any():
-                found.append(frame[names_itself])
-        for index in self._x64_entries:
-            if (names_itself := words[:, index] & np.uint64(ADDRESS | PRESENT) == own).any():
-                self._x64.append(_named(frame[names_itself], index))
+        own = self._own_entries(frames)
+        mask = ADDRESS | PRESENT
+        x86, pae = (
+            frames[words[:, index] & np.uint64(mask) == own]
+            for index, mask in ((0x180, 0xFFFFF001), (3, mask))
+        )
+        x64 = [
+            _named(frames[words[:, index] & np.uint64(mask) == own], index)
+            for index in self._x64_entries
+        ]
+        return _unless_empty(x86, pae, np.concatenate([_NOBODY, *x64]))
 
-    def scan_everywhere(self, frame: NDArray[np.int64], words: NDArray[np.uint64]) -> None:
+    def look_everywhere(self, frames: NDArray[np.int64], words: Words) -> _Found | None:
         """Test all 256 entries at which 64-bit tables may name themselves (since 2016)."""
         entries = _X64.software.self_entries
         mask = ADDRESS | PRESENT
-        for start in range(0, len(frame), _ROWS_AT_ONCE):
-            own = self._own_entries(frame[start : start + _ROWS_AT_ONCE])
+        found = [_NOBODY]
+        for start in range(0, len(frames), _ROWS_AT_ONCE):
+            own = self._own_entries(frames[start : start + _ROWS_AT_ONCE])
             upper = words[start : start + _ROWS_AT_ONCE, entries.start : entries.stop]
             # The lower halves of entries are faster to compare, and rarely equal.
             lower = upper.view(np.uint32)[:, ::2] & np.uint32(mask & 0xFFFFFFFF)
@@ -117,8 +123,24 @@ class TopLevelSearch:
             alike = upper[row, column] & np.uint64(mask) == own[row]
             # No top-level table names itself by so many entries.
             alike &= np.bincount(row[alike], minlength=len(own))[row] <= _OWN_ENTRIES
-            if alike.any():
-                self._x64.append(_named(frame[start + row[alike]], entries.start + column[alike]))
+            found.append(_named(frames[start + row[alike]], entries.start + column[alike]))
+        return _unless_empty(_NOBODY, _NOBODY, np.concatenate(found))
+
+    def take(self, part: _Found) -> None:
+        """Add what was found in a block."""
+        for batches, found in zip((self._x86, self._pae, self._x64), part, strict=True):
+            if len(found):
+                batches.append(found)
+
+    @property
+    def everywhere(self) -> Visitor[_Found]:
+        """For Dump.scan: the search at all entries."""
+        return Visitor(self.look_everywhere, self.take)
+
+    def scan_everywhere(self, frames: NDArray[np.int64], words: Words) -> None:
+        """Look at all entries, and take at once."""
+        if part := self.look_everywhere(frames, words):
+            self.take(part)
 
     def most_met(self) -> int:
         """The largest number of 64-bit tables that name themselves by the same entry."""
@@ -221,6 +243,15 @@ def _are_of_arm64(memory: PhysicalMemory, roots: NDArray[np.int64]) -> bool:
         mask, value = software.table_flags or (0, 0)
         count.append(int(np.count_nonzero(entries & np.uint64(mask) == value)))
     return count[1] > count[0]
+
+
+def _unless_empty(
+    x86: NDArray[np.int64], pae: NDArray[np.int64], x64: NDArray[np.int64]
+) -> _Found | None:
+    return (x86, pae, x64) if len(x86) or len(pae) or len(x64) else None
+
+
+_NOBODY = np.empty(0, np.int64)
 
 
 def _named(frame: NDArray[np.int64], index: NDArray[np.int64] | int) -> NDArray[np.int64]:

@@ -1,7 +1,6 @@
 """Which profiles of Volatility 2 fit a dump: by Volatility's own table, and on synthetic dumps."""
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,25 +9,22 @@ import pytest
 import memory_visualizer
 from memory_visualizer.export.volatility2 import profiles_for, profiles_of, why_unknown
 from memory_visualizer.snapshot.system import System
-from tests.conftest import ROOT
+from tests.conftest import ROOT, takes_all
 from tests.synth import MIB, forge, profiles
 from tests.synth.profiles import builds
+from tests.test_volatility2 import volatility
 
 TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
 
 
 def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Config) -> None:
     """To the letter what the script in tests/volatility2 writes."""
-    if not pytestconfig.getoption("all_profiles"):
-        pytest.skip("Volatility 2 takes half a minute to load all profiles: with --all-profiles")
-    command: list[str | Path] = [
-        volatility2.with_name("python"),
-        volatility2,
-        "--plugins=tests/volatility2",
-    ]
-    command += ["-f", "README.md", "--profile=WinXPSP2x86", "profiletable"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == TABLE.read_text()
+    if not takes_all(pytestconfig):
+        pytest.skip("Volatility 2 takes ten seconds to load all profiles: tests/run --all does so")
+    readme, plugins = ROOT / "README.md", "tests/volatility2"
+    done = volatility(volatility2, readme, "WinXPSP2x86", "profiletable", plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == TABLE.read_text()
 
 
 def test_the_table_is_whole() -> None:

@@ -1,1 +1,1 @@
-"""Tests of memory_visualizer.fleet."""
+"""Tests of the fleet: many dumps, and large ones, on many machines."""

@@ -7,6 +7,7 @@ import struct
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -232,14 +233,16 @@ def not_sent(frames: dict[int, bytes], hole: int = 3 * GIB) -> list[int]:
     return sorted(set(ram) - frames.keys())
 
 
-def copied_blocks(dump: Dump) -> Iterator[tuple[NDArray[np.int64], Words]]:
+def copied_blocks(
+    dump: Dump, within: range | None = None
+) -> Iterator[tuple[NDArray[np.int64], Words]]:
     """The dump's blocks, each with frames and contents."""
 
     def copy(block: NDArray[np.int64], words: Words) -> tuple[NDArray[np.int64], Words]:
         assert not words.flags.writeable
         return block, words.copy()
 
-    return dump.each_block(copy)
+    return dump.each_block(copy, within)
 
 
 def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) -> None:
@@ -264,6 +267,14 @@ def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) ->
     skipped = frames.keys() - seen.keys()
     assert seen == {pfn: page for pfn, page in frames.items() if pfn not in skipped}
     assert not any(any(frames[pfn]) for pfn in skipped)
+
+    # Ranges of frames that adjoin have the same blocks, each once, wherever they are cut.
+    whole = [block.tolist() for block, _ in copied_blocks(dump)]
+    cuts = np.random.default_rng(len(pfns)).integers(0, dump.frame_count, 5)
+    edges = sorted([0, *cuts.tolist(), *whole[len(whole) // 2][:1], dump.frame_count])
+    ranges = [range(first, end) for first, end in pairwise(edges)]
+    parts = [block.tolist() for within in ranges for block, _ in copied_blocks(dump, within)]
+    assert parts == whole
 
     data = [pfn for pfn, page in frames.items() if any(page)]
     zero = np.ones(dump.frame_count, np.bool_)
@@ -1345,7 +1356,7 @@ def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
     held = np.flatnonzero(dump.held)
     for pfn, page in zip(held.tolist(), dump.read_frames(held), strict=True):
         assert program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True) == page.tobytes()
-        assert page.tobytes() == contents[pfn * PAGE_SIZE :][:PAGE_SIZE]
+        assert page.tobytes() == contents[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE]
     for pfn in np.flatnonzero(dump.left_out).tolist():
         with pytest.raises(drgn.FaultError):
             program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True)

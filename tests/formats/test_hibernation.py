@@ -4,7 +4,6 @@ import ctypes
 import itertools
 import os
 import struct
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from memory_visualizer.units import PAGE_SIZE
 from tests.formats.test_formats import GIB, PIECES, check, check_without, frames_of, memory
 from tests.synth.hibernation import NEW, OLD, write_hibernation
 from tests.synth.xpress import pack_huffman, pack_plain
+from tests.test_volatility2 import volatility
 
 MANY = [(0x1000, memory(600, 1)), (0x400000, memory(37, 2)), (0x1200000, memory(30, 3))]
 """More ranges than a table has room for, where no range is longer than a page."""
@@ -265,17 +265,12 @@ PROFILES = {
 
 
 @pytest.mark.parametrize("system", OLD)
+@pytest.mark.many
 def test_volatility2_reads_the_same(path: Path, system: str, volatility2: Path) -> None:
     write_hibernation(path, MANY, system=system, longest=2)
     copy = path.with_suffix(".raw")
-    subprocess.run(
-        [
-            *(volatility2.parent / "python", volatility2, "-f", path),
-            *(f"--profile={PROFILES[system]}", "imagecopy", "-O", copy),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    done = volatility(volatility2, path, PROFILES[system], "imagecopy", "-O", copy)
+    assert done.returncode == 0, done.stderr
     raw = copy.read_bytes()
     for pfn, page in frames_of(MANY).items():
-        assert raw[pfn * PAGE_SIZE :][:PAGE_SIZE] == page
+        assert raw[pfn * PAGE_SIZE : (pfn + 1) * PAGE_SIZE] == page

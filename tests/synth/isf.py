@@ -111,7 +111,7 @@ def write_symbols(profile: Profile, folder: Path) -> Path:
     """
     path = folder / "windows" / PDB_NAME / f"{profile.pdb}.json.xz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(lzma.compress(json.dumps(symbols(profile)).encode()))
+    path.write_bytes(lzma.compress(json.dumps(symbols(profile)).encode(), preset=0))
     return path
 
 

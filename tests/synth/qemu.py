@@ -1,6 +1,7 @@
 """QEMU's migration stream, from its docs/devel/migration and migration/ram.c; and libvirt's."""
 
 import bz2
+import functools
 import gzip
 import hashlib
 import lzma
@@ -78,9 +79,9 @@ def write_qemu(
 
 
 _PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress,
-    "bzip2": bz2.compress,
-    "xz": lzma.compress,
+    "gzip": functools.partial(gzip.compress, compresslevel=1),
+    "bzip2": functools.partial(bz2.compress, compresslevel=1),
+    "xz": functools.partial(lzma.compress, preset=0),
     "lzop": lambda data: b"\x89LZO\0\r\n\x1a\n" + data,
     "zstd": lambda data: bytes(cramjam.zstd.compress(data)),
 }

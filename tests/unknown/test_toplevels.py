@@ -18,7 +18,7 @@ def spaces(path: Path) -> Spaces:
     search = SpaceSearch(dump)
     for _ in dump.each_block(search.scan):
         pass
-    return search.found()
+    return search.found(dump)
 
 
 @pytest.fixture(scope="module")

@@ -185,9 +185,8 @@ def test_truth_has_all_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_profiles(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    if not pytestconfig.getoption("all_profiles"):
-        pytest.skip("all profiles take half a minute: with --all-profiles")
+@pytest.mark.many(16)
+def test_profiles(name: str, tmp_path: Path) -> None:
     check(tmp_path / "dump", name, size=16 * MIB)
 
 

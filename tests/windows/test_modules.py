@@ -39,9 +39,8 @@ def test_families(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_profiles(name: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    if not pytestconfig.getoption("all_profiles"):
-        pytest.skip("all profiles take half a minute: with --all-profiles")
+@pytest.mark.many(16)
+def test_profiles(name: str, tmp_path: Path) -> None:
     truth = dump_with_objects(tmp_path / "dump", name)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert modules_of(snapshot) == tuple(row(module) for module in truth.modules)

@@ -1,0 +1,168 @@
+"""One large dump, read by many workers: its scan is cut into ranges of frames.
+
+Each worker opens the dump for itself, from storage that all of them share, looks through the blocks
+of its range, and sends back what it found, which is little. One machine takes the findings in the
+order of the blocks, as it would those of its own threads. So the result is that of one machine,
+also where a limit cuts.
+
+    with ProcessPoolExecutor(4) as pool:
+        snapshot = memory_visualizer.open("large.raw", scanner=SplitScan(pool, workers=4))
+"""
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from memory_visualizer.errors import BadInputError, reading
+from memory_visualizer.formats.base import Dump, Findings, Progress, Visitor
+from memory_visualizer.formats.files import file_size
+from memory_visualizer.formats.inside import is_unpacked_first
+from memory_visualizer.formats.opening import fingerprint
+from memory_visualizer.formats.paths import as_path
+from memory_visualizer.units import PAGE_SIZE
+
+AUTOMATIC_SIZE = 64 << 30
+"""Dumps of so many bytes and more are split without being asked for."""
+_SMALLEST_RANGE = 1 << 18
+"""Frames, 1 GiB: a second or so of work, so that what a task costs does not count."""
+_MOST_RANGES = 1 << 10
+"""The visitors are sent with each range. They know some frames by number, at most a hundredth of
+all: to send these for each of so many ranges costs a fiftieth of reading the dump."""
+_AHEAD = 4
+"""Ranges under way or waiting to be taken, for each worker."""
+
+
+class Future(Protocol):
+    """What is used of a future."""
+
+    def result(self) -> Any:
+        """Wait for the result, or raise its error."""
+
+    def cancel(self) -> Any:
+        """Try to cancel the work."""
+
+
+class Executor(Protocol):
+    """What is used of concurrent.futures.Executor; Dask's Client.get_executor() gives one, too."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Future:
+        """Call a function of a module in a worker."""
+
+
+@dataclass(frozen=True)
+class SplitScan:
+    """A scanner (formats.base.Scanner) whose blocks are read by workers.
+
+    The workers must see the dump's files under the same paths.
+    """
+
+    executor: Executor
+    workers: int
+    """How many ranges are worked on at the same time."""
+    range_frames: int | None = None
+    """Held frames in a range; None for what suits the dump."""
+    say: Callable[[str], object] = str
+    """Told a sentence, before each scan, on a dump that is scanned by one machine."""
+
+    def __call__(
+        self,
+        dump: Dump,
+        /,
+        visitors: Sequence[Visitor[Any]],
+        progress: Progress | None = None,
+        *,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        """As Dump.scan; a dump that cannot be shared (see why_whole) is scanned here.
+
+        BadInputError also if a worker finds another file under the dump's path. Errors of the
+        executor, as when its workers are lost, are raised as they are.
+        """
+        if reason := why_whole(dump):
+            self.say(reason)
+            findings = dump.look_through(visitors)
+            dump.take_findings(visitors, findings, progress, until=until)
+            return
+        count = self.range_frames or max(
+            _SMALLEST_RANGE, -(-dump.size // PAGE_SIZE // _MOST_RANGES)
+        )
+        job = _packed_job(dump, visitors)
+        findings = self._in_order(job, ranges_of(dump, count))
+        dump.take_findings(visitors, findings, progress, until=until)
+
+    def _in_order(self, job: bytes, ranges: Iterable[range]) -> Iterator[Findings]:
+        """Yield the findings of each range, one range after another."""
+        under_way: deque[Future] = deque()
+        try:
+            for within in ranges:
+                under_way.append(self.executor.submit(look_through, job, within))
+                if len(under_way) >= _AHEAD * self.workers:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def is_large(url: str) -> bool:
+    """Whether a dump's file has AUTOMATIC_SIZE; False if it cannot be read here."""
+    try:
+        path = as_path(url)
+        with reading(path), path.open("rb", buffering=0) as file:
+            return file_size(file) >= AUTOMATIC_SIZE
+    except BadInputError:
+        return False
+
+
+def why_whole(dump: Dump) -> str:
+    """A sentence if a dump can only be scanned by one machine; empty otherwise."""
+    if is_unpacked_first(dump.path):
+        return f"{dump.path} has to be unpacked first, so one machine scans all of it"
+    if dump.reopen is None:
+        return f"{dump.path} cannot be opened by other machines, so one machine scans all of it"
+    return ""
+
+
+def ranges_of(dump: Dump, count: int) -> list[range]:
+    """Adjoining ranges of PFNs, which have all frames of a dump, `count` held frames in each."""
+    starts, frames = dump.runs.T
+    before = np.cumsum(frames) - frames
+    cuts = np.arange(count, int(frames.sum()), count)
+    run = np.searchsorted(before, cuts, side="right") - 1
+    places = (starts[run] + cuts - before[run]).tolist()
+    return [range(first, end) for first, end in pairwise([0, *places, dump.frame_count])]
+
+
+def look_through(job: bytes, within: range) -> list[Findings]:
+    """What a worker does: find what the visitors of a job find in a range of frames."""
+    dump, visitors = _unpacked_job(job)
+    return list(dump.look_through(visitors, within))
+
+
+def _packed_job(dump: Dump, visitors: Sequence[Visitor[Any]]) -> bytes:
+    """The dump's place, proof that it is the same file, and the first step of each visitor."""
+    return pickle.dumps((dump, _identity(dump), [visitor.look for visitor in visitors]))
+
+
+# A worker has many ranges of a job, and opens the dump once.
+@lru_cache(maxsize=1)
+def _unpacked_job(job: bytes) -> tuple[Dump, list[Visitor[Any]]]:
+    dump, identity, looks = pickle.loads(job)
+    if _identity(dump) != identity:
+        raise BadInputError(f"{dump.path} is another file for a worker than for the others")
+    return dump, [Visitor(look, _take_nothing) for look in looks]
+
+
+def _identity(dump: Dump) -> tuple[str, int, int]:
+    return fingerprint(dump.path), dump.frame_count, dump.size
+
+
+def _take_nothing(_: object) -> None:
+    """Workers only look."""
