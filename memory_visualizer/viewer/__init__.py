@@ -44,6 +44,7 @@ from memory_visualizer.yara import Hits
 
 _SCRIPTS = (
     "dom",
+    "columns",
     "data",
     "list",
     "folding",

@@ -1,0 +1,59 @@
+// The dumps: their facts, in which order they come, and which are shown.
+
+const dumps = about.dumps.map((dump, number) => ({
+  ...dump,
+  number,
+  leadCount: Object.values(dump.leads).reduce((sum, count) => sum + count, 0),
+}));
+
+// What dumps are sorted by; numbers begin with the largest.
+const ORDERS = {
+  name: { title: "name", of: (dump) => dump.name },
+  system: { title: "system", of: (dump) => dump.system },
+  time: { title: "time", of: (dump) => dump.time, down: true },
+  bytes: { title: "memory", of: (dump) => dump.bytes, down: true },
+  processes: { title: "processes", of: (dump) => dump.processes, down: true },
+  unlinked: { title: "unlinked", of: (dump) => dump.unlinked, down: true },
+  leads: { title: "leads", of: (dump) => dump.leadCount, down: true },
+  remarks: { title: "remarks", of: (dump) => dump.remarks, down: true },
+};
+
+// Each narrows the dumps down; those of one group widen each other.
+const FILTERS = [
+  { id: "windows", group: "system", title: "Windows", holds: (dump) => dump.family === "Windows" },
+  { id: "linux", group: "system", title: "Linux", holds: (dump) => dump.family === "Linux" },
+  {
+    id: "unknown",
+    group: "system",
+    title: "no system found",
+    holds: (dump) => dump.done && !dump.family,
+  },
+  { id: "failed", group: "system", title: "failed", holds: (dump) => !dump.done },
+  { id: "unlinked", group: "odd", title: "unlinked processes", holds: (dump) => dump.unlinked > 0 },
+  { id: "leads", group: "leads", title: "leads", holds: (dump) => dump.leadCount > 0 },
+];
+
+const byName = new Intl.Collator("en", { numeric: true });
+
+function compared(one, other) {
+  return typeof one === "string" ? byName.compare(one, other) : one - other;
+}
+
+// The dumps in an order; those that lack the value come last, whatever the direction.
+function sorted(some, order, down) {
+  const { of } = ORDERS[order];
+  const lacks = (dump) => of(dump) === "" || (!dump.done && order !== "name");
+  return some.toSorted(
+    (one, other) =>
+      Number(lacks(one)) - Number(lacks(other)) ||
+      (down ? -1 : 1) * compared(of(one), of(other)) ||
+      byName.compare(one.name, other.name),
+  );
+}
+
+function passes(dump, chosen) {
+  const groups = new Set(chosen.map((filter) => filter.group));
+  return [...groups].every((group) =>
+    chosen.some((filter) => filter.group === group && filter.holds(dump)),
+  );
+}
