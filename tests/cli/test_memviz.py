@@ -205,7 +205,7 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
         mine = user_pages(truth, [owner])
         private, shared = (np.count_nonzero(mine & group) for group in (holders == 1, holders > 1))
         state = "exited" if process.exited else "" if process.listed else "unlinked"
-        size = " ".join(size_and_share("", private + shared)[:2])
+        size = " ".join(size_and_share("", int(private + shared))[:2])
         expected.append(
             f"{process.pid:>8} {process.ppid:>8} {private:>10,} {shared:>10,} {size:>10}"
             f"  {state:<9}  {process.name}"
