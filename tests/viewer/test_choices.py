@@ -266,3 +266,7 @@ def test_a_palette_that_does_not_apply_says_so(
     assert page.locator("#legend-note").is_visible()
     page.select_option("#color", "class")
     assert page.locator("#legend-note").is_hidden()
+    page.select_option("#color", "process")
+    assert "The 20 largest" in page.locator("#legend-note").inner_text()
+    page.select_option("#palette", "default")
+    assert page.locator("#legend-note").is_hidden()
