@@ -111,7 +111,7 @@ class Snapshot(snapshot.Snapshot):
         color_by: str = "class",
         layout: str = "rows",
         width: int | None = None,
-        scale: int = 1,
+        scale: int | str = 1,
         palette: str = "default",
         legend: bool = False,
         holes: str = "fold",

@@ -10,13 +10,22 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 _AT_ONCE = 1 << 20
 """Frames; numpy makes 8 bytes of each small number that is counted or used as an index."""
+_FEW = 16
 
 
 def count_values(values: NDArray[np.unsignedinteger[Any]], limit: int) -> NDArray[np.int64]:
-    """How often each number below `limit` comes among small ones, as by np.bincount."""
+    """How often each number below `limit` comes among small ones, as by np.bincount.
+
+    >>> count_values(np.array([2, 0, 2], np.uint8), 3)
+    array([1, 0, 2])
+    """
     counts = np.zeros(limit, np.int64)
     for start in range(0, values.size, _AT_ONCE):
-        counts += np.bincount(values[start : start + _AT_ONCE], minlength=limit)
+        some = values[start : start + _AT_ONCE]
+        if limit <= _FEW:  # a comparison with each of them takes a tenth of the time
+            counts += [np.count_nonzero(some == number) for number in range(limit)]
+        else:
+            counts += np.bincount(some, minlength=limit)
     return counts
 
 

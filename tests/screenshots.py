@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import memory_visualizer
+from memory_visualizer.cli.memviz import main as memviz
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.viewer import write_page
 from tests.conftest import CHROMIUM, ROOT
 from tests.synth import MIB, forge, profiles
+from tests.synth.evolution import EvolvingWindows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -48,7 +50,41 @@ def take(browser: "Browser", folder: Path) -> list[Path]:
             paths.append(folder / f"sample-page-{name}.png")
             page.screenshot(path=paths[-1])
             context.close()
-    return paths
+    return [*paths, _difference(browser, folder)]
+
+
+def _difference(browser: "Browser", folder: Path) -> Path:
+    """The page of a series of dumps, with a page that got another owner."""
+    with tempfile.TemporaryDirectory() as temporary:
+        machine = EvolvingWindows(profiles()["Win10x64"], size=64 * MIB, seed=7)
+        dumps = [Path(temporary) / f"{number}.raw" for number in range(6)]
+        for dump, happens in zip(dumps, [*_HAPPENS, ()], strict=True):
+            machine.dump(dump)
+            for name in happens:
+                machine.can[name]()
+        page_file = Path(temporary) / "changes.html"
+        memviz(["diff", *map(str, dumps), "--html", str(page_file), "-q"])
+        context = browser.new_context(viewport=WINDOW, color_scheme="light")
+        page = context.new_page()
+        page.goto(page_file.as_uri() + "#dump=3")
+        _settle(page)
+        for _ in range(3):
+            page.keyboard.press("n")
+        _settle(page)
+        path = folder / "sample-diff-page.png"
+        page.screenshot(path=path)
+        context.close()
+    return path
+
+
+_HAPPENS = (
+    ("start", "end", "move", "make executable", "clear"),
+    ("start", "end", "unlink", "write", "reuse", "move", "make executable"),
+    ("write", "move"),
+    ("clear",),
+    ("end", "clear", "write"),
+)
+"""What happens between the dumps."""
 
 
 def _settle(page: "Page") -> None:

@@ -95,4 +95,21 @@ declare global {
     "zoom-in": HTMLButtonElement;
     "zoom-out": HTMLButtonElement;
   }
+
+  /** What changes.html has beside these. */
+  interface PageElements {
+    all: HTMLInputElement;
+    "all-label": HTMLElement;
+    "class-entries": HTMLElement;
+    classes: HTMLElement;
+    earlier: HTMLButtonElement;
+    later: HTMLButtonElement;
+    "move-count": HTMLElement;
+    "move-list": HTMLElement;
+    "process-list": HTMLElement;
+    time: HTMLInputElement;
+    "time-labels": HTMLElement;
+    "time-said": HTMLElement;
+    times: HTMLElement;
+  }
 }

@@ -2,13 +2,14 @@
 
 The C library of Linux keeps freed memory, except for the largest blocks, and raises this limit as
 it goes. Columns of some megabytes, made and freed one after the other, then leave holes that add up
-to more than the memory in use.
+to more than the memory in use. It also gives each thread memory of its own, which it keeps when the
+thread has ended.
 """
 
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 _LARGE = 1 << 20
 _KEPT = (
     16 << 20
@@ -18,6 +19,8 @@ _KEPT = (
 def give_back_large_blocks() -> None:
     """Return every freed block of a megabyte or more to the system (mallopt(3), glibc).
 
+    All threads share one heap, so that blocks which one of them freed serve the others.
+
     Only the commands call this: a library must leave this choice to its program.
     """
     if not sys.platform.startswith("linux"):
@@ -26,5 +29,6 @@ def give_back_large_blocks() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(_M_ARENA_MAX, 1)
     except (OSError, AttributeError):
         return  # another C library

@@ -35,12 +35,12 @@ from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.picture.picture import MOST_ENTRIES
 from memory_visualizer.picture.png import fingerprint_in
+from memory_visualizer.picture.scale import MAX_SCALE, Scale, percent
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.version import __version__
 
 MAX_WIDTH = 65_535
-MAX_SCALE = 64
 PARTS = "the other files of a split kdump; parts of other images are found beside DUMP"
 
 
@@ -222,7 +222,8 @@ def add_picture_options(parser: argparse.ArgumentParser, *, legend: bool = False
         metavar="N",
         type=_scale,
         default=1,
-        help="N by N pixels for each page (default: %(default)s)",
+        help="N by N pixels for each page; or, as 1/N for large dumps, a pixel for each N x N pages"
+        " that follow one another, in the colour of most (default: %(default)s)",
     )
     parser.add_argument(
         "--palette",
@@ -285,10 +286,14 @@ def check_picture_options(options: argparse.Namespace) -> None:
         )
 
 
-def _scale(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SCALE:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_SCALE}")
-    return int(text)
+def _scale(text: str) -> int | str:
+    try:
+        scale = Scale.of(text)
+    except BadInputError:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 1 to {MAX_SCALE}, or from 1/2 to 1/{MAX_SCALE}"
+        ) from None
+    return str(scale) if scale.pages > 1 else scale.side
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool = False) -> None:
@@ -354,14 +359,13 @@ def write_picture(
     `snapshot`. Returns a line on the written file; OSError when it
     cannot be written, BadInputError when the picture would be too large.
     """
-    scale: int = options.scale
     picture = paint_file(
         output,
         dump,
         colouring,
         layout=options.layout,
         width=options.width,
-        scale=scale,
+        scale=options.scale,
         dimmed=dimmed,
         legend=options.legend,
         holes=getattr(options, "holes", "draw"),
@@ -370,10 +374,14 @@ def write_picture(
     )
     left, top, right, bottom = picture.box
     shape = f"{right - left:,} x {bottom - top:,} pixels"
-    each = "one" if scale == 1 else f"{scale} x {scale}"
-    size = binary_size(dump.size)
-    name = printable(dump.path.name)
-    return f"{shown(output)}: {shape}, {each} for each 4 KiB page of {name} ({size})"
+    scale, of_dump = picture.scale, f"of {printable(dump.path.name)} ({binary_size(dump.size)})"
+    if scale.pages > 1:
+        return (
+            f"{shown(output)}: {shape}, one for each {scale.pages:,} pages {of_dump} in the colour"
+            f" of most; {percent(picture.lost)} of the pages have another colour than their pixel"
+        )
+    each = "one" if scale.side == 1 else f"{scale.side} x {scale.side}"
+    return f"{shown(output)}: {shape}, {each} for each 4 KiB page {of_dump}"
 
 
 def shown(output: Path) -> str:

@@ -46,6 +46,8 @@ from memory_visualizer.printable import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from memory_visualizer.viewer.changes import ChangePage
+
 _TOO_FEW = "a comparison needs two dumps or more"
 OTHER_MACHINE = 3
 """Exit code if two dumps are not of one machine."""
@@ -117,6 +119,13 @@ def parser(program: str) -> argparse.ArgumentParser:
         " .gif",
     )
     options.add_argument(
+        "--html",
+        metavar="FILE",
+        type=output(".html"),
+        help="write a page for the browser: a slider over time, before and after, and the history"
+        " of each page: .html",
+    )
+    options.add_argument(
         "--in-order",
         action="store_true",
         help="take the dumps in the order that is given, whatever their clocks say",
@@ -138,7 +147,7 @@ def lenient_helps(options: argparse.Namespace) -> bool:
 
 def main(program: str, options: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code. Errors as for memviz."""
-    outputs = [options.output, options.table, options.json, options.animate]
+    outputs = [options.output, options.table, options.json, options.animate, options.html]
     named = [path for path in outputs if path]
     _check(options, named)
     screen = sys.stderr if STANDARD_OUTPUT in named else sys.stdout
@@ -201,6 +210,7 @@ class _Comparison:
         self._steps: list[dict[str, Any]] = []
         self._last: Difference | None = None
         self._rows: list[str] = series_title()
+        self._page = self._new_page() if options.html else None
         self.written: list[Path] = []
         """The outputs."""
         self.sentences: list[str] = []
@@ -229,7 +239,11 @@ class _Comparison:
             write_changes(
                 options.json, self._moments, self._steps, self._remarks, force=options.force
             )
-        outputs = (options.output, options.table, options.json, options.animate)
+        if self._page:
+            from memory_visualizer.viewer.changes import write_change_page
+
+            write_change_page(options.html, self._page, force=options.force)
+        outputs = (options.output, options.table, options.json, options.animate, options.html)
         self.written = [path for path in outputs if path]
 
     def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
@@ -250,6 +264,8 @@ class _Comparison:
                 self.sentences.append(f"{names} are not of one machine: {why_not(found)}")
             if table:
                 table.add(found)
+            if self._page:
+                self._page.add(found)
             yield found
 
     def _animate(self, steps: Iterator[Difference]) -> None:
@@ -293,6 +309,17 @@ class _Comparison:
         )
         texts = change_texts(self._strongest, names, options.palette, picture)
         write_png(options.output, picture.image(), texts, force=options.force)
+
+    def _new_page(self) -> "ChangePage":
+        from memory_visualizer.viewer.changes import ChangePage  # most runs write no page
+
+        return ChangePage(
+            self._moments,
+            self._holes(),
+            self._remarks,
+            layout=self._options.layout,
+            palette=self._options.palette,
+        )
 
     def _holes(self) -> list[tuple[int, int]]:
         """The holes that are folded: long ones that all dumps have."""

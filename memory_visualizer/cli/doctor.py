@@ -12,8 +12,8 @@ from memory_visualizer.packages import how_to_get, quoted
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-FLEET = ("dask", "distributed", "cryptography", "fsspec")
-"""The packages of the extra `fleet`, beside pyarrow."""
+FLEET = ("dask", "distributed", "cryptography")
+"""The packages of the extra `fleet`, beside fsspec and pyarrow."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def examine() -> list[Part]:
         _package("libfwnt-python", "hibernation files, Hyper-V's saved states"),
         _package("wasmtime", "entropy, faster"),
         _package("yara-x", "YARA rules"),
+        _package("fsspec", "dumps behind URLs, memviz fleet"),
+        _package("aiohttp", "dumps behind URLs of HTTP"),
         _package("pyarrow", "Parquet tables, Arrow"),
         _package("pandas", "DataFrames"),
         *(_package(name, "memviz fleet") for name in FLEET),

@@ -91,12 +91,13 @@ def _strongest(bits: int) -> Change:
     return max((word for bit, word in _ORDER.items() if bits & bit), default=Change.SAME)
 
 
-_CHANGE_OF = np.array([_strongest(bits) for bits in range(256)], np.uint8)
+CHANGE_OF = np.array([_strongest(bits) for bits in range(256)], np.uint8)
+"""The Change of a frame that a dump holds, by its ChangeBits."""
 
 
 def codes_of(bits: NDArray[np.uint8], held: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The Change of each frame; `held` tells which frames either dump holds."""
-    codes = look_up(_CHANGE_OF, bits)
+    codes = look_up(CHANGE_OF, bits)
     codes[~held & (bits == 0)] = Change.ABSENT
     return codes
 

@@ -57,7 +57,7 @@ class Options:
 
     layout: str = "rows"
     width: int | None = None
-    scale: int = 1
+    scale: int | str = 1
     palette: str = "default"
     legend: bool = False
     holes: str = "fold"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import joined_runs, runs_without
 from memory_visualizer.errors import DamagedInputError
+from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import PAGE_SIZE
@@ -361,6 +362,8 @@ class Dump(ABC):
                 progress(done * PAGE_SIZE, self.size)
             if until and until():
                 return
+        if isinstance(self.path, InsidePath) and self.path.inside:
+            self.path.inside.check()
 
     def zero_frames(self, progress: Progress | None = None) -> NDArray[np.bool_]:
         """Find the frames that hold nothing but zeros; one bool for each frame, by PFN.

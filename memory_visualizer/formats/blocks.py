@@ -25,7 +25,7 @@ from memory_visualizer.formats.base import (
     near_pieces,
     runs_of,
 )
-from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import lacks
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
@@ -191,6 +191,8 @@ class BlocksDump(Dump):
         pages = np.empty((block.size, PAGE_SIZE), np.uint8)
         order = np.argsort(block, kind="stable")
         begins = np.flatnonzero(np.diff(block[order], prepend=-1))
+        numbers = block[order[begins]]
+        ask(file, self._blocks.offset[numbers], self._blocks.size[numbers])
         for wanted in np.split(order, begins[1:]) if order.size else ():
             number = int(block[wanted[0]])
             whole = wanted.size >= self._blocks.pages[number]

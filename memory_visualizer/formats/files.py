@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from io import FileIO
+from io import BufferedReader, FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -58,8 +58,8 @@ def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
 
     The content of a container raises the errors of `Inside.read_into`.
     """
-    if isinstance(file, InsideFile):
-        return file.inside.read(size, offset)
+    if inside := _inside(file):
+        return inside.read(size, offset)
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
     with _at(file, offset) as descriptor:
@@ -68,9 +68,9 @@ def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
 
 def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
     """Fill `target` from a place in a file; returns the number of bytes. As `read_at`."""
-    if isinstance(file, InsideFile):
-        size = max(0, min(len(target), file.inside.size - offset))
-        file.inside.read_into(target[:size], offset)
+    if inside := _inside(file):
+        size = max(0, min(len(target), inside.size - offset))
+        inside.read_into(target[:size], offset)
         return size
     done = 0
     while done < len(target):  # a call reads at most 2 GiB
@@ -87,8 +87,14 @@ def read_into(file: BinaryIO, target: memoryview, offset: int) -> int:
 
 def ask(file: BinaryIO, offset: NDArray[np.int64], size: NDArray[np.int64] | int) -> None:
     """Say that stretches of bytes, which the file has, will be read at once: see `Inside.ask`."""
-    if isinstance(file, InsideFile):
-        file.inside.ask(offset, size)
+    if inside := _inside(file):
+        inside.ask(offset, size)
+
+
+def _inside(file: BinaryIO) -> Inside | None:
+    """The content of a container that a file reads, perhaps through a buffer; else None."""
+    raw = file.raw if isinstance(file, BufferedReader) else file
+    return raw.inside if isinstance(raw, InsideFile) else None
 
 
 @contextmanager
@@ -248,9 +254,6 @@ class _ReadPages(PagesFile):
     def _read(self, pages: Words, offset: int) -> None:
         """Fill `pages` from byte `offset` on."""
 
-    def _ask(self, places: NDArray[np.int64]) -> None:
-        """Hear that the pages at these places will be read."""
-
     def view(self, offset: int, count: int) -> Words:
         memory: Words | None = getattr(self._of_thread, "memory", None)
         if memory is None or len(memory) < count:
@@ -264,7 +267,6 @@ class _ReadPages(PagesFile):
         """Nothing to do: the buffer is reused."""
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
-        self._ask(places)
         breaks = np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1
         for start, end in pairwise([0, *breaks.tolist(), len(places)]):
             self._read(pages[start:end], int(places[start]))
@@ -302,8 +304,12 @@ class _InsidePages(_ReadPages):
     def _read(self, pages: Words, offset: int) -> None:
         self._inside.read_into(pages.data.cast("B"), offset)
 
-    def _ask(self, places: NDArray[np.int64]) -> None:
-        self._inside.ask(places, PAGE_SIZE)
+    def gather(self, places: NDArray[np.int64], pages: Words) -> None:
+        at_once = self._inside.asks_at_once
+        for start in range(0, len(places), at_once):
+            part = slice(start, start + at_once)
+            self._inside.ask(places[part], PAGE_SIZE)
+            super().gather(places[part], pages[part])
 
     def _next_data(self, position: int) -> tuple[int, int]:
         return self._inside.data(position)

@@ -65,6 +65,14 @@ class Inside(ABC):
         Content from another machine comes faster so. Nothing is awaited, and no error is raised.
         """
 
+    def check(self) -> None:  # noqa: B027 - most contents cannot change unnoticed
+        """Raise BadInputError if the content is another by now than when it was opened."""
+
+    @property
+    def asks_at_once(self) -> int:
+        """The number of pages, far from one another, that should be asked for at once."""
+        return sys.maxsize
+
     def data(self, position: int) -> tuple[int, int]:
         """Find the next stretch from `position` on that is not known to be zeros: start and end.
 

@@ -34,7 +34,7 @@ from memory_visualizer.formats.base import (
     runs_of,
 )
 from memory_visualizer.formats.bitmap import Bitmap
-from memory_visualizer.formats.files import file_size, read_at
+from memory_visualizer.formats.files import ask, file_size, read_at
 from memory_visualizer.formats.inside import is_content
 from memory_visualizer.formats.kdumpheaders import (
     LAYOUTS,
@@ -319,6 +319,7 @@ class KdumpDump(Dump):
         """Unpack the pages, by row, that are in one file."""
         # All pages of zeros may share one place; other pages follow one another.
         order = rows[np.argsort(pages.offset[rows], kind="stable")].tolist()
+        ask(file, pages.offset[rows], pages.size[rows].astype(np.int64))
         unpackers: dict[int, _Unpack] = {}
         window, begin = memoryview(b""), 0
         offsets, kinds = pages.offset.tolist(), pages.kind.tolist()

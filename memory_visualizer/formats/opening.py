@@ -117,8 +117,9 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
     if vmware.find_state(path):
         return vmware.VmwareDump.open(path, lenient=lenient)
     dump = RawDump.open(path, lenient=lenient)
-    if remark := vmware.missing_state(path, dump.size):
-        dump.remarks = (*dump.remarks, remark)
+    for remark in (vmware.missing_state(path, dump.size), split.parts_unseen(path)):
+        if remark:
+            dump.remarks = (*dump.remarks, remark)
     return dump
 
 

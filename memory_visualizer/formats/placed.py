@@ -21,7 +21,7 @@ from memory_visualizer.formats.base import (
     block_starts,
     runs_of,
 )
-from memory_visualizer.formats.files import read_at
+from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import is_content, lacks
 from memory_visualizer.units import PAGE_SIZE
 
@@ -113,6 +113,7 @@ class PlacedDump(Dump):
         [plain] = np.nonzero(place >= 0)
         if plain.size:
             plain = plain[np.argsort(place[plain], kind="stable")]
+            ask(file, place[plain], PAGE_SIZE)
             self._gather(file, plain, place, pages)
         return pages.view(np.uint64)
 

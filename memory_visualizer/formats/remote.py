@@ -43,7 +43,7 @@ _GAP = 2
 """Missing blocks between two that are wanted, which are read rather than asked around."""
 _REQUEST = 4 << 20
 """The most bytes of a request."""
-_AT_ONCE = 12
+_AT_ONCE = 16
 """Requests under way at once."""
 _AHEAD = 32 << 20
 """The most bytes that are asked for ahead of a reader that goes forward."""
@@ -81,6 +81,8 @@ _STATUS = {
     404: "it does not exist",
     410: "it does not exist any more",
 }
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
+"""Errors that another try would not change."""
 _TRANSIENT = (408, 425, 429)
 """Statuses of HTTP below 500 after which another try makes sense."""
 
@@ -121,10 +123,17 @@ class RemoteFile(Inside):
 
     def ask(self, offset: NDArray[np.int64], size: NDArray[np.int64] | int) -> None:
         """As in `Inside`: the requests are under way at once, and `read_into` waits for them."""
+        most = BUDGET // BLOCK // 2
         first = offset // BLOCK
-        spans = (offset + size - 1) // BLOCK - first + 1
-        numbers = np.unique(np.repeat(first, spans) + _steps(spans))
-        _cache.take(self, numbers[: BUDGET // BLOCK // 2].tolist())
+        spans = np.clip((offset + size - 1) // BLOCK - first + 1, 0, most)
+        kept = (np.cumsum(spans) <= most) & (offset >= 0)
+        numbers = np.unique(np.repeat(first[kept], spans[kept]) + _steps(spans[kept]))
+        _cache.take(self, numbers[numbers <= (self.size - 1) // BLOCK].tolist())
+
+    @property
+    def asks_at_once(self) -> int:
+        """As in `Inside`: so few that none is forgotten before it is read."""
+        return BUDGET // BLOCK // 4
 
     def check(self) -> None:
         """Raise BadInputError if the file is not the same as when it was opened."""
@@ -151,7 +160,7 @@ class RemoteFile(Inside):
         with self._turn:
             stream = next((one for one in self._streams if one.is_near(offset)), None)
             if stream is None:
-                stream = _Stream(offset, offset)
+                stream = _Stream(offset // BLOCK * BLOCK, offset // BLOCK * BLOCK)
             else:
                 self._streams.remove(stream)
             self._streams = [stream, *self._streams[: _STREAMS - 1]]
@@ -247,9 +256,8 @@ class RemoteFile(Inside):
         if status is not None:
             is_final = 400 <= status < 500 and status not in _TRANSIENT
             return explained(error, self._url) if is_final else None
-        if error.__cause__ is None and isinstance(
-            error, FileNotFoundError | PermissionError | IsADirectoryError | ImportError
-        ):
+        # fsspec calls any fault of an HTTP server a missing file.
+        if isinstance(error, _FINAL) and (error.__cause__ is None or not is_web(self._url)):
             return explained(error, self._url)
         return None
 
@@ -267,34 +275,37 @@ class _ShortAnswerError(Exception):
 
 @dataclass
 class _Stream:
-    """A reader that may go forward through a file: how far it came, and what is asked for."""
+    """A reader that may go forward through a file. All numbers are bytes, at borders of blocks."""
 
     start: int
     end: int
+    """How far it came."""
     read: int = 0
-    """Bytes that were read from `start` on."""
+    """Bytes of the blocks from `start` on that it looked into."""
     asked: int = 0
-    """The byte up to which was asked for ahead."""
+    """The place up to which was asked for ahead."""
 
     def is_near(self, offset: int) -> bool:
+        """Whether a read may be one of this reader."""
         return self.end - _NEAR <= offset <= self.end + _NEAR
 
     def follow(self, offset: int, size: int, file_size: int) -> tuple[int, int]:
         """Take note of a read; returns the start and end of what should be asked for."""
-        self.read += size
-        self.end = max(self.end, offset + size)
+        start, end = offset // BLOCK * BLOCK, -(-(offset + size) // BLOCK) * BLOCK
+        self.read += max(0, end - max(start, self.end))
+        self.end = max(self.end, end)
         if 2 * self.read < self.end - self.start:  # single places, far from one another
-            self.start, self.end, self.read = offset, offset + size, size
+            self.start, self.end, self.read = start, end, end - start
         if self.read < _STREAM:
             return 0, 0
         # Ever more, as the reader goes on; in whole requests.
-        end = self.end + min(self.read, _AHEAD, BUDGET // 4)
-        end = min(end // _REQUEST * _REQUEST if end < file_size else file_size, file_size)
-        start = max(self.end, self.asked)
-        if start >= end:
+        upto = self.end + min(self.read, _AHEAD, BUDGET // 4)
+        upto = upto // _REQUEST * _REQUEST if upto < file_size else file_size
+        begin = max(self.end, self.asked)
+        if begin >= upto:
             return 0, 0
-        self.asked = end
-        return start, end
+        self.asked = upto
+        return begin, upto
 
 
 class _Cache:
@@ -537,7 +548,7 @@ def explained(error: BaseException, url: str) -> str:
     chain = list(_causes(error))
     if any(isinstance(one, TimeoutError) for one in chain):
         return "the server does not answer in time"
-    last = chain[-1]
+    last = chain[-1] if is_web(url) else error
     if isinstance(last, FileNotFoundError):
         return "it does not exist"
     if isinstance(last, PermissionError):

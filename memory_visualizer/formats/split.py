@@ -101,6 +101,16 @@ def is_part(path: Path) -> bool:
     return own > 0 and fits and 2 * len(sizes) > last - _first(sizes) + 1
 
 
+def parts_unseen(path: Path) -> str | None:
+    """A sentence on a file that is named as a part, if the others cannot be looked for."""
+    if is_content(path) or _number(path) is None or _parts(path):
+        return None
+    return (
+        f"{path} was read alone, though it is named as a part of a split image: the files beside it"
+        " cannot be listed"
+    )
+
+
 def are_parts(paths: Sequence[Path]) -> bool:
     """Whether all files are parts of one split image."""
     return all(map(is_part, paths)) and len({path.with_suffix("") for path in paths}) == 1

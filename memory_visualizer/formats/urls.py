@@ -52,27 +52,34 @@ def printable_url(url: str) -> str:
     scheme, rest = url.split("://", 1)
     place, slash, path = rest.partition("/")
     user, at, host = place.rpartition("@")
-    if is_web(url):
-        place = host
-        path = path.partition("#")[0]
-        path, _, query = path.partition("?")
-        kept = [(key, value) for key, value in _queried(query) if key.lower() in _HARMLESS]
-        path += f"?{urlencode(kept)}" if kept else ""
-    else:  # a user name alone may be part of the address, as in abfs://container@account
-        place = f"{user.partition(':')[0]}{at}{host}"
+    # A user name alone may be part of the address, as in abfs://container@account.
+    place = host if is_web(url) else f"{user.partition(':')[0]}{at}{host}"
+    path, query = _parted(path, is_web(url))
+    kept = [(key, value) for key, value in _queried(query) if key.lower() in _HARMLESS]
+    path += f"?{urlencode(kept)}" if kept else ""
     return f"{scheme}://{place}{slash}{path}"
+
+
+def _parted(path: str, is_of_web: bool) -> tuple[str, str]:
+    """Path and query. Elsewhere than in HTTP a file's name may have ``?`` and ``#``."""
+    if is_of_web:
+        path = path.partition("#")[0]
+    path, _, query = path.partition("?")
+    return (
+        (path, query) if is_of_web or "=" in query else (f"{path}?{query}" if query else path, "")
+    )
 
 
 def bare_url(url: str) -> str:
     """A URL without credentials and query, so that it ends in the file's name."""
-    shown = printable_url(url)
-    return shown.partition("?")[0] if is_web(url) else shown
+    scheme, rest = printable_url(url).split("://", 1)
+    return f"{scheme}://{_parted(rest, is_web(url))[0]}"
 
 
 def sibling_of(url: str, name: str) -> str:
     """The URL of another file in the same folder, with the same password but without a query."""
-    bare = url.partition("#")[0].partition("?")[0] if is_web(url) else url
-    return f"{bare.rpartition('/')[0]}/{name}"
+    scheme, rest = url.split("://", 1)
+    return f"{scheme}://{_parted(rest, is_web(url))[0].rpartition('/')[0]}/{name}"
 
 
 def folder_of(url: str) -> str:
@@ -87,11 +94,11 @@ def secrets_of(url: str) -> list[str]:
     place = url.split("://", 1)[1].partition("/")[0]
     user, _, password = place.rpartition("@")[0].partition(":")
     found = [url, place.rpartition("@")[0], password]
-    if is_web(url):
-        rest, _, fragment = url.partition("#")
-        query = rest.partition("?")[2]
-        hidden = [text for key, text in _queried(query) if key.lower() not in _HARMLESS]
-        found += [user, query, fragment, *hidden, *map(quote, hidden), *map(quote_plus, hidden)]
+    rest, _, fragment = url.partition("#") if is_web(url) else (url, "", "")
+    query = _parted(rest, is_web(url))[1]
+    hidden = [text for key, text in _queried(query) if key.lower() not in _HARMLESS]
+    found += [query, fragment, *hidden, *map(quote, hidden), *map(quote_plus, hidden)]
+    found += [user] if is_web(url) else []
     return sorted(filter(None, set(found)), key=lambda text: (-len(text), text))
 
 

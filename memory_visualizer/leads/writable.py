@@ -41,8 +41,9 @@ def writable_pages(snapshot: Snapshot) -> NDArray[np.int64]:
     processes = len(snapshot.processes)
     if not uses_no_execute(snapshot):
         return np.zeros(processes, np.int64)
-    found = (rows.access & _ALL == _ALL) & (rows.space != SHARED)
-    found &= snapshot.mapping_count[np.minimum(rows.pfn, snapshot.classes.size - 1)] == 1
+    found = np.flatnonzero((rows.access & _ALL == _ALL) & (rows.space != SHARED))
+    frames = np.minimum(rows.pfn[found], snapshot.classes.size - 1)
+    found = found[snapshot.mapping_count[frames] == 1]
     counts = np.bincount(rows.space[found], rows.count[found], processes)
     return counts.astype(np.int64)
 

@@ -33,7 +33,7 @@ def write_animation(path: Path, frames: Iterable[Image.Image], *, force: bool = 
     if width * height > MOST_PIXELS:
         raise BadInputError(
             f"the animation would have {width:,} x {height:,} pixels: {MOST_PIXELS:,} in all are"
-            " the most; choose a smaller scale"
+            " the most; choose a smaller --scale, such as 1/2"
         )
     with whole_file(path, force=force) as file:
         more: Iterable[Image.Image] = pictures

@@ -9,17 +9,17 @@ from PIL import Image, ImageDraw, ImageFont
 from memory_visualizer.arrays import look_up
 from memory_visualizer.difference.changes import Change
 from memory_visualizer.difference.moment import Moment
-from memory_visualizer.errors import BadInputError, UnknownNameError
+from memory_visualizer.errors import UnknownNameError
 from memory_visualizer.output import GENERATOR
 from memory_visualizer.picture.colouring import Colouring, Swatch
 from memory_visualizer.picture.legend import legend, legend_json
 from memory_visualizer.picture.painting import Painting, paint, pale
 from memory_visualizer.picture.palette import PALETTES, Colour
 from memory_visualizer.picture.panel import SHADES, add_panel, in_font, shortened
-from memory_visualizer.picture.picture import MOST_PIXELS
-from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.picture.png import scale_text
+from memory_visualizer.picture.scale import Scale
+from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.pagemap import PageClass
-from memory_visualizer.units import PAGE_SIZE
 
 DEFAULT: Mapping[Change, Colour] = {
     Change.ABSENT: (24, 26, 30),
@@ -52,6 +52,26 @@ COLOUR_BLIND: Mapping[Change, Colour] = {
 CHANGE_PALETTES = {"default": DEFAULT, "colour-blind": COLOUR_BLIND}
 """By the names of PALETTES."""
 
+DARK_CHANGES: Mapping[str, Mapping[Change, Colour]] = {
+    "default": {
+        **DEFAULT,
+        Change.ABSENT: (0, 0, 0),
+        Change.SAME: (52, 56, 64),
+        Change.CLASS: (63, 149, 73),
+        Change.OWNER: (70, 104, 222),
+        Change.ONLY_LATER: (172, 204, 218),
+    },
+    "colour-blind": {
+        **COLOUR_BLIND,
+        Change.SAME: (56, 56, 60),
+        Change.CLASS: (0, 140, 100),
+        Change.OWNER: (40, 100, 235),
+        Change.ONLY_EARLIER: (170, 90, 150),
+        Change.ONLY_LATER: (233, 164, 187),
+    },
+}
+"""The same on a dark page: what did not change is dark, and what did shines."""
+
 
 def by_change(codes: NDArray[np.uint8], palette: str = "default") -> Colouring:
     """Colour frames by their Change, which is also the index of the swatch.
@@ -72,7 +92,7 @@ def picture_of_changes(
     *,
     layout: str = "rows",
     width: int | None = None,
-    scale: int = 1,
+    scale: int | str = 1,
     palette: str = "default",
     with_legend: bool = True,
     holes: Sequence[tuple[int, int]] = (),
@@ -82,34 +102,12 @@ def picture_of_changes(
     The other arguments and errors are as for picture.picture_of.
     """
     colouring = by_change(codes, palette)
-    picture = _scaled(paint(colouring, layout, width, holes=holes), scale)
+    picture = paint(colouring, layout, width, None, holes, Scale.of(scale))
     if not with_legend:
         return picture
-    one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
-    return add_panel(
-        picture,
-        title,
-        [_subtitle(codes, one, holes)],
-        legend(colouring),
-        scale=scale,
-    )
-
-
-def _subtitle(codes: NDArray[np.uint8], one: str, holes: Sequence[tuple[int, int]]) -> str:
-    text = f"{counted(len(codes), 'page frame')}; {one} of 4 KiB; the strongest change of each page"
-    if holes:
-        size = binary_size(sum(count for _, count in holes) * PAGE_SIZE)
-        text += f"; dashed = {counted(len(holes), 'hole')}, {size}"
-    return text
-
-
-def _scaled(picture: Painting, scale: int) -> Painting:
-    height, row = (side * scale for side in picture.pixels.shape)
-    if height * row > MOST_PIXELS:
-        raise BadInputError(
-            f"the picture would have {row:,} x {height:,} pixels; choose a smaller scale"
-        )
-    return picture.scaled(scale)
+    subtitle = f"{counted(len(codes), 'page frame')}; {picture.scale.described(picture.lost)}"
+    subtitle += f"; the strongest change of each page{picture.plan.described_folds()}"
+    return add_panel(picture, title, [subtitle], legend(colouring))
 
 
 def change_texts(
@@ -123,6 +121,7 @@ def change_texts(
         "Legend": legend_json(by_change(codes, palette)),
         "Layout": picture.plan.described(),
         "Box": " ".join(map(str, picture.box)),
+        **scale_text(picture),
     }
 
 
@@ -141,7 +140,7 @@ def frame_of(
     *,
     layout: str = "rows",
     width: int | None = None,
-    scale: int = 1,
+    scale: int | str = 1,
     palette: str = "default",
     holes: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
@@ -160,7 +159,7 @@ def frame_of(
         lit = np.pad(codes, (0, frame_count - len(codes)))
         values = np.where(lit > Change.SAME, look_up(_LIT_VALUE, lit), classes)
     colouring = Colouring("change", values, (*pales, *swatches))
-    picture = _scaled(paint(colouring, layout, width, holes=holes), scale)
+    picture = paint(colouring, layout, width, None, holes, Scale.of(scale))
     time = f"{moment.time:%Y-%m-%d %H:%M:%S} UTC" if moment.time else "time not known"
     return _captioned(picture, f"{number}  {time}  {moment.name}", swatches)
 

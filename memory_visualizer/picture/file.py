@@ -21,7 +21,7 @@ def paint_file(
     *,
     layout: str = "rows",
     width: int | None = None,
-    scale: int = 1,
+    scale: int | str = 1,
     dimmed: NDArray[np.bool_] | None = None,
     legend: bool = False,
     holes: str = "draw",

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import UnknownNameError
-from memory_visualizer.picture.layout import LAYOUTS, arrange, curve_order
+from memory_visualizer.picture.layout import LAYOUTS, arrange, curve_order, shape_of
+from memory_visualizer.printable import binary_size, counted
 from memory_visualizer.units import PAGE_SIZE
 
 HOLES = ("fold", "draw")
@@ -61,9 +62,27 @@ def long_holes(there: NDArray[np.bool_]) -> list[tuple[int, int]]:
     ]
 
 
+def coarser(
+    holes: Sequence[tuple[int, int]], frame_count: int, pages: int
+) -> list[tuple[int, int]]:
+    """The holes of a picture in which each pixel stands for so many pages: in pixels, as numbered.
+
+    Pixels that have pages of a hole and others do not belong to it.
+    """
+    if pages == 1:
+        return list(holes)
+    shortest = _ROWS * (isqrt(-(-frame_count // pages) - 1) + 1)
+    edges = [(-(-first // pages), (first + count) // pages) for first, count in holes]
+    return [(first, end - first) for first, end in edges if end - first >= shortest]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The order of the pixels in a picture: frames, and breaks between them."""
+    """The order of the pixels in a picture: frames, and breaks between them.
+
+    In a picture in which each pixel stands for several pages, these are what is called a frame
+    here, numbered from 0 on.
+    """
 
     frame_count: int
     layout: str
@@ -75,6 +94,15 @@ class Plan:
     """By their frames."""
     size: int
     """Places: those of the frames that are drawn, and of the breaks."""
+    unit: int = PAGE_SIZE
+    """Bytes of memory for each frame."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The picture's height and width."""
+        if self.is_square and self.width:
+            return self.width, self.width
+        return shape_of(self.size, self.layout, self.width)
 
     def pixels(self, values: NDArray[_Number], line: int, beyond: int = 0) -> NDArray[_Number]:
         """Arrange values by PFN as a picture, shape (height, width); see order, layout.arrange."""
@@ -120,13 +148,20 @@ class Plan:
         frame[frame >= self.frame_count] = -1
         return frame
 
+    def described_folds(self) -> str:
+        """The folds in words, for a title; empty if there are none."""
+        if not self.folds:
+            return ""
+        size = binary_size(sum(fold.count for fold in self.folds) * self.unit)
+        return f"; dashed = {counted(len(self.folds), 'hole')}, {size}"
+
     def described(self) -> str:
         """The layout and its folds, for the picture's text chunk.
 
         Each fold is written with its first address, its bytes, and the places of its break.
         """
         folds = [
-            f"fold {fold.first * PAGE_SIZE:#x} {fold.count * PAGE_SIZE:#x}"
+            f"fold {fold.first * self.unit:#x} {fold.count * self.unit:#x}"
             f" {fold.place} {fold.end - fold.place}"
             for fold in self.folds
         ]

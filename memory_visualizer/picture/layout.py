@@ -81,6 +81,15 @@ def arrange_hilbert(values: NDArray[_Number], *, beyond: int = 0) -> NDArray[_Nu
     return pixels
 
 
+def shape_of(size: int, layout: str, width: int | None = None) -> tuple[int, int]:
+    """The height and width of the picture that `arrange` makes of so many values, at least one."""
+    if layout == "hilbert":
+        side = 1 << curve_order(size)
+        return side, side // 2 if 1 < size <= side * side // 2 else side
+    side = isqrt(size - 1) + 1
+    return (-(-size // width), width) if width else (side, side)
+
+
 def curve_order(size: int) -> int:
     """The order of the smallest curve with so many pixels; its side has 2**order."""
     return ((size - 1).bit_length() + 1) // 2

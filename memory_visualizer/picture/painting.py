@@ -8,9 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from memory_visualizer.errors import BadInputError
 from memory_visualizer.picture.colouring import Colouring
-from memory_visualizer.picture.folding import Plan, plan
+from memory_visualizer.picture.folding import Plan, coarser, plan
 from memory_visualizer.picture.palette import FOLD, Colour
+from memory_visualizer.picture.scale import Scale, majority
+
+MOST_PIXELS = 1 << 31
+_FULL_SIZE = Scale()
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +29,9 @@ class Painting:
     """The rectangle of the frames' pixels: left, top, right, bottom, the latter two exclusive."""
     plan: Plan
     """The order of the pixels in it."""
+    scale: Scale = _FULL_SIZE
+    lost: float = 0.0
+    """The share of the frames that have another colour than their pixel: see scale.py."""
 
     def image(self) -> Image.Image:
         """The picture for Pillow, in palette mode if the colours are few enough."""
@@ -33,12 +41,12 @@ class Painting:
         image.putpalette([channel for colour in self.colours for channel in colour])
         return image
 
-    def scaled(self, scale: int) -> "Painting":
-        """The same picture with `scale` by `scale` pixels for each pixel."""
-        if scale == 1:
+    def enlarged(self, side: int) -> "Painting":
+        """The same picture with `side` by `side` pixels for each pixel."""
+        if side == 1:
             return self
-        left, top, right, bottom = (scale * edge for edge in self.box)
-        pixels = self.pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+        left, top, right, bottom = (side * edge for edge in self.box)
+        pixels = self.pixels.repeat(side, axis=0).repeat(side, axis=1)
         return replace(self, pixels=pixels, box=(left, top, right, bottom))
 
 
@@ -48,13 +56,20 @@ def paint(
     width: int | None = None,
     dimmed: NDArray[np.bool_] | None = None,
     holes: Sequence[tuple[int, int]] = (),
+    scale: Scale = _FULL_SIZE,
 ) -> Painting:
-    """Paint a pixel for each frame, in one of layout.LAYOUTS; `width` is that of rows.
+    """Paint a pixel for each frame, in one of layout.LAYOUTS; `width` is that of rows in pixels.
 
     A pixel has the colour of its frame's swatch; for a `dimmed` frame, a pale colour of the same
-    hue. `holes` are folded: see folding.plan.
+    hue. `holes` are folded: see folding.plan. At another `scale`, a frame is a square of pixels, or
+    a pixel has the colour of most of its frames. BadInputError if there would be more than
+    MOST_PIXELS.
     """
-    planned = plan(colouring.values.size, layout, width, holes)
+    frames = colouring.values.size
+    holes = coarser(holes, frames, scale.pages)
+    planned = plan(-(-frames // scale.pages), layout, width, holes)
+    planned = replace(planned, unit=scale.unit)
+    _check_size(planned, scale)
     values = colouring.values
     colours = [swatch.colour for swatch in colouring.swatches]
     if dimmed is not None:
@@ -62,12 +77,34 @@ def paint(
             values = values.astype(np.uint16)
         values = np.where(dimmed, values + values.dtype.type(len(colours)), values)
         colours += [pale(colour) for colour in colours]
+    lost = 0.0
+    if scale.pages > 1:
+        # A frame that is dimmed has the value of its swatch, plus the number of all swatches.
+        is_absent = np.arange(len(colours)) % len(colouring.swatches) == 0
+        values, lost = majority(values, scale.pages, is_absent)
     if holes:
         if len(colours) > np.iinfo(values.dtype).max:
             values = values.astype(np.uint16)
         colours.append(FOLD)
     pixels = planned.pixels(values, len(colours) - 1)
-    return Painting(pixels, tuple(colours), (0, 0, pixels.shape[1], pixels.shape[0]), planned)
+    box = (0, 0, pixels.shape[1], pixels.shape[0])
+    return Painting(pixels, tuple(colours), box, planned, scale, lost).enlarged(scale.side)
+
+
+def _check_size(planned: Plan, scale: Scale) -> None:
+    """Raise BadInputError if a picture would be too large."""
+    height, width = planned.shape
+    if height * width * scale.side**2 <= MOST_PIXELS:
+        return
+    smaller = [Scale(side) for side in range(scale.side - 1, 0, -1)]
+    smaller += [Scale(part=1 << power) for power in range(1, 7)]
+    pages = height * width * scale.pages
+    fitting = [one for one in smaller if pages * one.side**2 <= MOST_PIXELS * one.pages]
+    advice = f"such as --scale {fitting[0]}" if fitting else "or fold holes"
+    raise BadInputError(
+        f"the picture would have {width * scale.side:,} x {height * scale.side:,} pixels; choose a"
+        f" smaller scale, {advice}"
+    )
 
 
 def pale(colour: Colour) -> Colour:

@@ -18,7 +18,6 @@ from memory_visualizer.picture.legend import LegendEntry
 from memory_visualizer.picture.painting import Painting
 from memory_visualizer.picture.palette import Colour
 from memory_visualizer.printable import printable
-from memory_visualizer.units import PAGE_SIZE
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -46,19 +45,17 @@ def add_panel(
     title: str,
     subtitles: Sequence[str],
     entries: Sequence[LegendEntry],
-    *,
-    scale: int = 1,
 ) -> Painting:
     """Draw title and legend below a picture, and physical addresses on its left.
 
     The picture's own pixels stay unchanged, at the top right; the panel's colours, SHADES, follow
-    the picture's. The picture was painted with `scale`. Texts may contain anything: characters that
-    the font lacks are escaped; a long title is shortened.
+    the picture's. Texts may contain anything: characters that the font lacks are escaped; a long
+    title is shortened.
     """
     height, width = picture.pixels.shape
     size = min(max(_MIN_FONT_SIZE, width // _FONT_SIZES_PER_WIDTH), _MAX_FONT_SIZE)
-    shape = (height // scale, width // scale)
-    marks = ticks(picture.plan, shape, scale, size)
+    side = picture.scale.side
+    marks = ticks(picture.plan, (height // side, width // side), side, size)
     left = _ruler(marks, height, size)
     below, swatches = _legend_panel(left.shape[1] + width, size, title, subtitles, entries)
 
@@ -103,9 +100,9 @@ def ticks(plan: Plan, shape: tuple[int, int], scale: int, font_size: int) -> lis
     frame = np.arange(0, plan.frame_count, step)
     row = plan.place_of(frame) // width
     folded = plan.frame_at(plan.place_of(frame)) != frame
-    breaks = [(fold.line // width, _fold_label(fold)) for fold in plan.folds]
+    breaks = [(fold.line // width, _fold_label(fold, plan.unit)) for fold in plan.folds]
     marks = [
-        (at, f"{pfn * PAGE_SIZE:#x}")
+        (at, f"{pfn * plan.unit:#x}")
         for at, pfn in zip(row[~folded].tolist(), frame[~folded].tolist(), strict=True)
         if all(abs(at - other) >= gap for other, _ in breaks)
     ]
@@ -119,9 +116,10 @@ def _marks_on_curve(plan: Plan, height: int, side: int, scale: int) -> list[tupl
     first = hilbert_frames(np.zeros_like(row), row, order) // (side * side) * (side * side)
     frame = plan.frame_at(first)
     tops = _tops_on_curve(plan, order)
-    breaks = list(zip(tops, map(_fold_label, plan.folds), strict=True))
+    labels = [_fold_label(fold, plan.unit) for fold in plan.folds]
+    breaks = list(zip(tops, labels, strict=True))
     marks = [
-        (at, f"{pfn * PAGE_SIZE:#x}")
+        (at, f"{pfn * plan.unit:#x}")
         for at, pfn in zip(row.tolist(), frame.tolist(), strict=True)
         if pfn >= 0 and all(abs(at - other) >= side for other, _ in breaks)
     ]
@@ -141,10 +139,10 @@ def _tops_on_curve(plan: Plan, order: int) -> list[int]:
     return tops
 
 
-def _fold_label(fold: Fold) -> str:
-    size = fold.count * PAGE_SIZE / 2**20
+def _fold_label(fold: Fold, unit: int) -> str:
+    size = fold.count * unit / 2**20
     words = f"{size:.0f} MiB" if size < 1000 else f"{size / 1024:.1f} GiB"
-    return f"{fold.first * PAGE_SIZE:#x} {words} absent"
+    return f"{fold.first * unit:#x} {words} absent"
 
 
 def _ruler(marks: list[tuple[int, str]], height: int, size: int) -> NDArray[np.uint8]:

@@ -3,17 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import BadInputError, UnknownNameError
+from memory_visualizer.errors import UnknownNameError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.picture.colouring import Colouring
 from memory_visualizer.picture.folding import HOLES, long_holes
 from memory_visualizer.picture.legend import legend as legend_of
 from memory_visualizer.picture.painting import Painting, paint
-from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.picture.scale import Scale
+from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
-MOST_PIXELS = 1 << 31
 MOST_ENTRIES = 24
 """The most entries of a legend."""
 
@@ -42,7 +42,7 @@ def picture_of(
     *,
     layout: str = "rows",
     width: int | None = None,
-    scale: int = 1,
+    scale: int | str = 1,
     dimmed: NDArray[np.bool_] | None = None,
     legend: bool = False,
     holes: str = "draw",
@@ -50,29 +50,22 @@ def picture_of(
 ) -> Painting:
     """Paint the whole picture of a dump; `legend` adds the panel.
 
-    Each frame has `scale` by `scale` pixels; long holes become what `holes`, one of folding.HOLES,
-    says. `system` is a line for the panel. The other arguments are as for `paint`. BadInputError if
-    it would have more than MOST_PIXELS; UnknownNameError for other words in `holes` or `layout`.
+    `scale` is the side of each frame's square of pixels, or such as ``1/16``: see scale.py. Long
+    holes become what `holes`, one of folding.HOLES, says. `system` is a line for the panel. The
+    other arguments are as for `paint`. BadInputError if it would have more than MOST_PIXELS;
+    UnknownNameError for other words in `holes` or `layout`.
     """
     if holes not in HOLES:
         raise UnknownNameError("treatment of holes", holes, HOLES)
     folded = long_holes(dump.there) if holes == "fold" else []
-    picture = paint(colouring, layout, width, dimmed, folded)
-    height, row = (side * scale for side in picture.pixels.shape)
-    if height * row > MOST_PIXELS:
-        raise BadInputError(
-            f"the picture would have {row:,} x {height:,} pixels; choose a smaller scale"
-        )
-    picture = picture.scaled(scale)
+    picture = paint(colouring, layout, width, dimmed, folded, Scale.of(scale))
     if not legend:
         return picture
     from memory_visualizer.picture.panel import add_panel  # fonts take time to load
 
-    one = "one pixel = one page" if scale == 1 else f"{scale} x {scale} pixels = one page"
-    subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one} of 4 KiB"
-    if folded:
-        size = binary_size(sum(count for _, count in folded) * PAGE_SIZE)
-        subtitle += f"; dashed = {counted(len(folded), 'hole')}, {size}"
+    one = picture.scale.described(picture.lost)
+    subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one}"
+    subtitle += picture.plan.described_folds()
     if colouring.name != "class":
         subtitle += f", coloured by {colouring.name}"
     if dimmed is not None:
@@ -82,5 +75,4 @@ def picture_of(
         dump.path.name,
         [*filter(None, [system]), subtitle],
         legend_of(colouring, MOST_ENTRIES),
-        scale=scale,
     )

@@ -45,7 +45,15 @@ def texts_of(
         "Legend": legend_json(colouring),
         "Layout": picture.plan.described(),
         "Box": " ".join(map(str, picture.box)),
+        **scale_text(picture),
     }
+
+
+def scale_text(picture: Painting) -> dict[str, str]:
+    """The text chunk of a picture in which a pixel stands for several pages."""
+    if picture.scale.pages == 1:
+        return {}
+    return {"Scale": f"{picture.scale}: {picture.scale.described(picture.lost)}"}
 
 
 def fingerprint_in(path: Path) -> str | None:

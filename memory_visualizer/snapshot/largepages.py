@@ -1,6 +1,7 @@
 """Large pages of processes as stretches of frames, since a list of their pages would be long."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,19 +37,25 @@ class Stretches:
             covered[part] = (asked >= starts[row]) & (asked < ends[row])
         return covered
 
-    def depth(self, frame_count: int) -> NDArray[np.int32]:
+    def depth(self, frame_count: int) -> NDArray[np.signedinteger[Any]]:
         """For each frame, the number of processes that have it in a stretch."""
-        change = np.zeros(frame_count + 1, np.int32)
-        np.add.at(change, self.first, np.int32(1))
-        np.subtract.at(change, self.end, np.int32(1))
+        change = np.zeros(frame_count + 1, np.min_scalar_type(-len(self.first) - 1))
+        one = change.dtype.type(1)  # of the same type as the sum: so `at` is twenty times as fast
+        np.add.at(change, self.first, one)
+        np.subtract.at(change, self.end, one)
         np.cumsum(change, out=change)
         return change[:-1]
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The number of marked frames in each stretch."""
-        before = np.zeros(marks.size + 1, np.uint32)  # no more frames than MAX_FRAMES
-        np.cumsum(marks, out=before[1:])
-        return before[self.end].astype(np.int64) - before[self.first]
+        edges = np.unique(np.concatenate((self.first, self.end)))
+        before = np.zeros(len(edges), np.int64)
+        if len(edges):
+            pairs = pairwise(edges.tolist())
+            np.cumsum([np.count_nonzero(marks[a:b]) for a, b in pairs], out=before[1:])
+        begin, end = (np.searchsorted(edges, places) for places in (self.first, self.end))
+        found: NDArray[np.int64] = before[end] - before[begin]
+        return found
 
 
 def stretches_of_large(rows: Mappings, frame_count: int) -> Stretches:

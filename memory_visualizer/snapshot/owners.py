@@ -69,12 +69,18 @@ class OwnedPages:
     """The pages that single processes have, or that all share, by their frames."""
 
     def __init__(
-        self, mappings: Mappings, classes: NDArray[np.uint8], limit: int, *, shared: bool = False
+        self,
+        mappings: Mappings,
+        classes: NDArray[np.uint8],
+        limit: int,
+        *,
+        shared: bool = False,
+        alone: NDArray[np.bool_] | None = None,
     ) -> None:
         """Take the mappings of processes, or, with `shared`, the mappings whose space is SHARED.
 
         `classes` is the class of each frame. Large pages are listed until their single pages exceed
-        `limit`.
+        `limit`. Mappings that are marked in `alone` are not among the pieces, but in `alone`.
         """
         self._mappings = mappings
         self._shared = shared
@@ -83,11 +89,18 @@ class OwnedPages:
         number = np.min_scalar_type(len(chosen))
         large = np.flatnonzero(chosen & (mappings.count > 1))
         counted, pages = each_large(mappings.take(large), classes.size)
-        large = large[counted[np.cumsum(pages) <= limit]].astype(number)
-        self._large = large[np.argsort(mappings.pfn[large], kind="stable")]
-        self._large_begin = mappings.pfn[self._large]
-        self._largest = int(mappings.count[large].max(initial=0))
+        listed: Rows = large[counted[np.cumsum(pages) <= limit]].astype(number)
         chosen &= mappings.count == 1
+        self.alone: Rows = listed[:0]
+        """The numbers of the mappings left out of the pieces."""
+        if alone is not None:
+            small = np.flatnonzero(chosen & alone).astype(number)
+            self.alone = np.concatenate((listed[alone[listed]], small))
+            listed = listed[~alone[listed]]
+            chosen &= ~alone
+        self._large = listed[np.argsort(mappings.pfn[listed], kind="stable")]
+        self._large_begin = mappings.pfn[self._large]
+        self._largest = int(mappings.count[listed].max(initial=0))
         small = np.flatnonzero(chosen).astype(number)
         piece = (mappings.pfn[small] // PIECE_FRAMES).astype(np.uint16)
         self._small = small[np.argsort(piece, kind="stable")]

@@ -37,7 +37,7 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import STATE_WORDS
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.data import page_columns
+from memory_visualizer.viewer.data import AnyColumn, PageColumns, Scattered
 from memory_visualizer.viewer.dumpfile import about_file
 from memory_visualizer.viewer.htmlfile import file_of, source
 from memory_visualizer.viewer.inventory import module_columns, region_columns
@@ -122,31 +122,27 @@ def page(
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
     (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
-    others = _file_columns(snapshot) | _record_columns(snapshot)
-    if entropy is not None:
-        others["entropy"] = entropy
-    modules, of_modules = module_columns(snapshot, asked=regions)
-    texts, of_regions = region_columns(snapshot) if regions else ([], {})
-    others |= of_modules | of_regions
-    leads = leads_so_far(snapshot)
-    # With remarks on all that was read up to here.
-    about = _about(snapshot, leads, has_entropy=entropy is not None)
-    about |= {"modules": modules, "regions": texts}
-    about["start"] = dict(start)
-    about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
-    about["fold"] = hex_colour(FOLD)
-    about["named"] = []
-    named = [("state", snapshot.states), ("use", snapshot.uses)]
-    if start.get("color") == "file":  # read only if it is asked for
-        named.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
-    for name, codes in named:
-        if codes is not None:
-            others[name] = codes
-            about["named"].append(
-                {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
-            )
-    about["file"], places = about_file(snapshot)
-    columns, about["untold"] = page_columns(snapshot, others | places)
+    with PageColumns(snapshot) as packing:
+        packing.add(_file_columns(snapshot))
+        packing.add(_record_columns(snapshot))
+        if entropy is not None:
+            packing.add({"entropy": entropy})
+        modules, of_modules = module_columns(snapshot, asked=regions)
+        packing.add(of_modules)
+        texts, of_regions = region_columns(snapshot) if regions else ([], {})
+        packing.add(of_regions)
+        packing.wait_for_owners()
+        leads = leads_so_far(snapshot)
+        # With remarks on all that was read up to here.
+        about = _about(snapshot, leads, has_entropy=entropy is not None)
+        about |= {"modules": modules, "regions": texts}
+        about["start"] = dict(start)
+        about["folds"] = long_holes(snapshot.dump.there) if holes == "fold" else []
+        about["fold"] = hex_colour(FOLD)
+        about["named"] = _named(snapshot, start, packing)
+        about["file"], places = about_file(snapshot)
+        packing.add(places)
+        columns, about["untold"] = packing.all()
     names = [*about["swatches"], *(named["id"] for named in about["named"])]
     about["schemes"] = {
         kind: {name: _scheme(snapshot, palette, names) for name, palette in palettes.items()}
@@ -179,7 +175,24 @@ def page(
     )
 
 
-def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def _named(
+    snapshot: Snapshot, start: Mapping[str, str], packing: PageColumns
+) -> list[dict[str, Any]]:
+    """Colourings whose values have columns of their own, which are packed."""
+    found = [("state", snapshot.states), ("use", snapshot.uses)]
+    if start.get("color") == "file":  # read only if it is asked for
+        found.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
+    named = []
+    for name, codes in found:
+        if codes is not None:
+            packing.add({name: codes})
+            named.append(
+                {"id": name, "title": name.capitalize(), "swatches": _labels(snapshot, name)}
+            )
+    return named
+
+
+def _record_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
     """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
     records = snapshot.records
     if (
@@ -190,10 +203,17 @@ def _record_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     ):
         return {}
     return {
-        "last_owner": records.last_owners + np.int32(1),
+        "last_owner": _from_one(records.last_owners, len(snapshot.processes)),
         "priority": records.priorities + np.uint8(1),
         "finding": records.findings,
     }
+
+
+def _from_one(numbers: NDArray[np.int32], highest: int) -> NDArray[np.unsignedinteger[Any]]:
+    """The numbers plus one, up to `highest`, in as few bytes as possible."""
+    found = numbers.astype(np.min_scalar_type(highest))  # -1 becomes the largest number
+    found += found.dtype.type(1)
+    return found
 
 
 _MOST_RUNS = 100_000
@@ -266,7 +286,7 @@ def _yara(hits: Hits, lit: _Runs) -> dict[str, Any]:
     return {"rules": rules, "hits": rows}
 
 
-def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def _file_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
     """The file behind each frame, 0 for none, and its place in it.
 
     The place is in sectors of 512 bytes, plus one, since images are aligned to sectors in their
@@ -275,13 +295,10 @@ def _file_columns(snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     if not snapshot.file_pages.files:
         return {}
     pages, frames = snapshot.file_pages, snapshot.classes.size
-    numbers, sectors = pages.file + 1, (pages.offset >> 9) + 1
-    columns = {}
-    for name, values in (("file_of", numbers), ("file_sector", sectors)):
-        # As narrow as possible, since most frames have no file.
-        columns[name] = np.zeros(frames, np.min_scalar_type(int(values.max(initial=0))))
-        columns[name][pages.frame] = values
-    return columns
+    return {
+        "file_of": Scattered(frames, pages.frame, pages.file.astype(np.int64) + 1),
+        "file_sector": Scattered(frames, pages.frame, (pages.offset >> 9) + 1),
+    }
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -60,18 +60,18 @@ class Runs:
 
 
 def further_columns(
-    snapshot: Snapshot, further: NDArray[np.integer[Any]], limit: int = MOST_RUNS
+    snapshot: Snapshot, has_further: NDArray[np.bool_], limit: int = MOST_RUNS
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Columns of the runs, and the number of pages in runs beyond the limit.
 
-    `further` is the number of mappings of each frame beyond the first in each process; all mappings
-    of such frames are told, the first ones again. ``also_count`` is the number of runs of each
+    `has_further` tells which frames have mappings beyond the first in a process; all mappings of
+    such frames are told, the first ones again. ``also_count`` is the number of runs of each
     process, and of the kernel at last; ``also_gap`` the pages of address space between a run and
     the run before; ``also_frame`` and ``also_length`` are its frames.
     """
     kernel = len(snapshot.processes)
     rows = snapshot.mappings
-    again = rows.take(_lead_to(further > 0, rows))
+    again = rows.take(lead_to(has_further, rows))
     found = Runs.of(
         Mappings.join([again, *_of_kernel(snapshot)]), snapshot.dump.frame_count, kernel
     )
@@ -88,8 +88,11 @@ def further_columns(
     return columns, int(found.length.sum() - kept.length.sum())
 
 
-def _lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
-    """Which mappings lead to some of these frames, given for all frames of the dump."""
+def lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
+    """Which mappings lead to some of these frames, given for all frames of the dump.
+
+    Large pages that do not begin and end at multiples of 64 frames may be told, too.
+    """
     found = frames[rows.pfn]
     large = np.flatnonzero(rows.count > 1)
     if len(large):

@@ -6,20 +6,21 @@ packs best. Each column is deflated (zlib's format, which browsers call "deflate
 """
 
 import zlib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import changes
-from memory_visualizer.snapshot.owners import OwnedPages, address_in
+from memory_visualizer.arrays import changes, count_values, look_up, mark_runs
+from memory_visualizer.snapshot.owners import OwnedPages, Rows, address_in
+from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
-from memory_visualizer.viewer.addresses import further_columns
+from memory_visualizer.viewer.addresses import further_columns, lead_to
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,47 @@ class Column:
     packed: bytes
 
 
-def pack(numbers: NDArray[Any]) -> Column:
+@dataclass(frozen=True, eq=False)
+class Scattered:
+    """A column of whole numbers that is 0 in most places."""
+
+    count: int
+    """The number of all places."""
+    place: NDArray[np.int64]
+    """The other places, ascending."""
+    number: NDArray[np.int64]
+    """The number in each of these places."""
+
+    def part(self, start: int, end: int) -> NDArray[np.int64]:
+        """The column from one place to another one."""
+        numbers = np.zeros(min(end, self.count) - start, np.int64)
+        here = slice(*np.searchsorted(self.place, (start, end)))
+        numbers[self.place[here] - start] = self.number[here]
+        return numbers
+
+
+AnyColumn: TypeAlias = NDArray[Any] | Scattered
+
+
+def pack(column: AnyColumn) -> Column:
     """Pack non-negative whole numbers; Column tells how."""
+    if isinstance(column, Scattered):
+        return _pack(column.count, column.number, column.part)
+    return _pack(column.size, column, lambda start, end: column[start:end])
+
+
+def _pack(count: int, numbers: NDArray[Any], part: Callable[[int, int], NDArray[Any]]) -> Column:
+    """Pack a column with these numbers; `part` gives those from one place to another one."""
     largest = int(numbers.max()) if numbers.size else 0
     width = -(-largest.bit_length() // 8)
     packer = zlib.compressobj(_LEVEL)
     packed = bytearray()
     for place in range(width):
-        for start in range(0, numbers.size, _PACKED_AT_ONCE):
-            some = numbers[start : start + _PACKED_AT_ONCE]
-            plane = (some >> some.dtype.type(8 * place)).astype(np.uint8) if place else some
+        for start in range(0, count, _PACKED_AT_ONCE):
+            some = part(start, start + _PACKED_AT_ONCE)
+            plane = some >> some.dtype.type(8 * place) if place else some
             packed += packer.compress(plane.astype(np.uint8).tobytes())
-    return Column(numbers.size, width, bytes(packed + packer.flush()))
+    return Column(count, width, bytes(packed + packer.flush()))
 
 
 _LEVEL = 4
@@ -52,30 +82,54 @@ _LEVEL = 4
 _PACKED_AT_ONCE = 1 << 17
 
 
-def page_columns(
-    snapshot: Snapshot, others: Mapping[str, NDArray[Any]]
-) -> tuple[dict[str, Column], int]:
-    """The facts on each frame, by PFN, and its owners; `others` are packed beside these.
-
-    The number is that of pages whose further addresses are too many to be told.
+class PageColumns:
+    """The columns of a page, which are packed while the rest of the page is made.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
     ``further``: mappings beyond the first in each process. The owners are in the columns of
-    owner_columns, and other addresses in those of further_columns.
+    owner_columns, and other addresses in those of further_columns. The columns that are added stand
+    behind ``page``.
     """
-    page = snapshot.classes | snapshot.zero.view(np.uint8) << 3 | snapshot.access << 4
-    with ThreadPoolExecutor(_PACKERS) as pool:  # zlib lets other threads run
-        packing = {name: pool.submit(pack, it) for name, it in {"page": page, **others}.items()}
-        owners, held_by = owner_columns(snapshot)
-        further = snapshot.mapping_count - held_by
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._pool = ThreadPoolExecutor(_PACKERS)  # zlib and numpy let other threads run
+        self._packing: dict[str, Future[Column]] = {}
+        self.add({"page": snapshot.classes | snapshot.zero.view("u1") << 3 | snapshot.access << 4})
+        self._owners = self._pool.submit(self._pack_owners)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, columns: Mapping[str, AnyColumn]) -> None:
+        """Pack columns; each is freed when it has been packed, unless somebody else keeps it."""
+        self._packing |= self._submit(columns)
+
+    def wait_for_owners(self) -> None:
+        """Wait until the owners are known: this takes most memory, so other work comes later."""
+        self._owners.result()
+
+    def all(self) -> tuple[dict[str, Column], int]:
+        """All columns, and the number of pages whose further addresses are too many to be told."""
+        owners, has_further = self._owners.result()
+        also, untold = further_columns(self._snapshot, has_further)
+        packing = self._packing | owners | self._submit(also)
+        return {name: column.result() for name, column in packing.items()}, untold
+
+    def _submit(self, columns: Mapping[str, AnyColumn]) -> "dict[str, Future[Column]]":
+        return {name: self._pool.submit(pack, column) for name, column in columns.items()}
+
+    def _pack_owners(self) -> "tuple[dict[str, Future[Column]], NDArray[np.bool_]]":
+        """The columns of owners, and whether a frame has mappings beyond the first in a process."""
+        columns, held_by = owner_columns(self._snapshot)
+        further = self._snapshot.mapping_count - held_by
         del held_by
-        packing["further"] = pool.submit(pack, further)
-        for name in [*owners]:  # each column is freed when it has been packed
-            packing[name] = pool.submit(pack, owners.pop(name))
-        also, untold = further_columns(snapshot, further)
-        for name in [*also]:
-            packing[name] = pool.submit(pack, also.pop(name))
-    return {name: column.result() for name, column in packing.items()}, untold
+        further = further.astype(np.min_scalar_type(int(further.max(initial=0))))
+        has_further = further > 0
+        return self._submit({"further": further}) | self._submit(columns), has_further
 
 
 _PACKERS = 2
@@ -93,31 +147,30 @@ def owner_columns(
     mode, and ``set_size`` of the indexes in ``members``; the index after the last process's stands
     for the kernel, which all share.
     """
-    # Arrays are made in pieces and freed as soon as possible, since there are millions of groups.
-    groups, held_by = _gather(snapshot)
-    starts = np.cumsum(groups.size, dtype=_index_type(groups.process))
-    starts -= groups.size
-    group_set = _number_sets(groups.user, starts, groups.size, groups.process)
-    one = np.zeros(
-        int(group_set.max(initial=-1)) + 1, np.intp
-    )  # the group that represents each set
-    one[group_set] = np.arange(len(group_set), dtype=starts.dtype)
-    set_user, set_size = groups.user[one], groups.size[one].astype(np.int64)
-    row = np.repeat(starts[one] - np.cumsum(set_size) + set_size, set_size)
-    members = groups.process[row + np.arange(len(row))]
-    mapping, frame = groups.mapping, groups.frame
-    del groups, starts, one, row
-
+    # Arrays are made in pieces and freed as soon as possible, since there are millions of pages.
+    alone, groups, held_by = _gather(snapshot)
+    sets = _number_sets(groups, alone)
+    mappings, frame_count = snapshot.mappings, snapshot.classes.size
+    count = np.bincount(sets.of_group, minlength=len(sets.size))
+    count += count_values(sets.of_alone, len(count))
     runs = [_NO_RUNS]
-    count = np.bincount(group_set, minlength=len(set_size))
     for low, high in _ranges(count):
-        chosen = (group_set >= low) & (group_set < high)
-        some = frame[chosen]
-        virtual = _page_number(address_in(snapshot.mappings, mapping[chosen], some))
-        order = _order_of_groups(group_set[chosen], virtual)
-        runs.append(_runs(group_set[chosen][order], virtual[order], some[order]))
-        del some, virtual, order
-    del mapping, frame, group_set
+        chosen = (sets.of_group >= low) & (sets.of_group < high)
+        ones = (sets.of_alone >= low) & (sets.of_alone < high)
+        of_one = alone.mapping[ones]
+        pfn = mappings.pfn[of_one]
+        mapping = np.concatenate((of_one, groups.mapping[chosen]))
+        frame: NDArray[np.int64] = np.concatenate((pfn, groups.frame[chosen]))
+        length = np.ones(len(frame), np.uint32)
+        length[: len(pfn)] = np.minimum(mappings.count[of_one], frame_count - pfn)
+        of_set: NDArray[np.int32] = np.concatenate(
+            (sets.of_alone[ones].astype(np.int32), sets.of_group[chosen])
+        )
+        virtual = _page_number(address_in(mappings, mapping, frame))
+        order = _order_of_pages(of_set, virtual, frame)
+        runs.append(
+            _runs(of_set[order], virtual[order], frame[order].astype(np.uint32), length[order])
+        )
     run_frame, run_length, run_gap, set_runs = (
         np.concatenate(column) for column in zip(*runs, strict=True)
     )
@@ -126,9 +179,9 @@ def owner_columns(
         "run_length": run_length,
         "run_gap": run_gap,
         "set_runs": set_runs,
-        "set_user": set_user.view(np.uint8),
-        "set_size": set_size,
-        "members": members,
+        "set_user": sets.user.view(np.uint8),
+        "set_size": sets.size,
+        "members": sets.members,
     }, held_by
 
 
@@ -143,18 +196,26 @@ def _page_number(virtual: NDArray[np.uint64]) -> NDArray[np.int64]:
     return number
 
 
-def _index_type(rows: NDArray[Any]) -> type[np.signedinteger[Any]]:
-    return np.int32 if len(rows) < 1 << 31 else np.int64
+@dataclass(eq=False)
+class _Alone:
+    """Mappings of pages to which no other mapping leads: most pages of most dumps."""
+
+    mapping: Rows
+    """Numbers of mappings."""
+    owner: NDArray[np.unsignedinteger[Any]]
+    """The process of each, or the number after the last process's for the kernel, which all share;
+    in user mode `limit` more."""
+    limit: int
 
 
 @dataclass(eq=False)
 class _Groups:
-    """Pages at an address, and the processes that have the page there; a row for each.
+    """Other pages at an address, and the processes that have the page there; a row for each.
 
     The address, which would take eight bytes, is not kept: the mapping tells it.
     """
 
-    mapping: NDArray[np.unsignedinteger[Any]]
+    mapping: Rows
     """Number of one of the group's mappings."""
     frame: NDArray[np.uint32]
     user: NDArray[np.bool_]
@@ -165,17 +226,24 @@ class _Groups:
     kernel, which all share."""
 
 
-def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any]]]:
-    """All groups, by frame, virtual page, kernel before user; and each frame's owner count."""
+def _gather(snapshot: Snapshot) -> tuple[_Alone, _Groups, NDArray[np.unsignedinteger[Any]]]:
+    """The pages with owners, and each frame's owner count.
+
+    Groups are sorted by frame, virtual page, kernel before user.
+    """
     everyone = len(snapshot.processes)
     small = np.min_scalar_type(everyone + 1)
-    held_by = np.zeros(snapshot.classes.size, small)
+    mappings = snapshot.mappings
+    several = (snapshot.mapping_count != 1) | (snapshot.classes == PageClass.ABSENT)
+    is_alone = ~lead_to(several, mappings)
+    limit = snapshot.dump.budget.limit("mapping")
     own, shared = (
-        OwnedPages(
-            snapshot.mappings, snapshot.classes, snapshot.dump.budget.limit("mapping"), shared=kind
-        )
+        OwnedPages(mappings, snapshot.classes, limit, shared=kind, alone=is_alone)
         for kind in (False, True)
     )
+    del several, is_alone
+    alone = _alone(own, shared, everyone)
+    held_by = _held(snapshot, alone).astype(small)
     batches = []
     for mine, common in zip(own.pieces(), shared.pieces(), strict=True):
         frames, mapping, frame = mine
@@ -189,9 +257,8 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
         _, mapping, frame = common
         rows.insert(mapping, frame, _page_number(shared.virtual(mapping, frame)), everyone)
         rows.sort(frames)
-        held_by[frames.start : frames.stop] = np.bincount(
-            rows.frame - frames.start, minlength=len(frames)
-        )
+        counts = np.bincount(rows.frame - frames.start, minlength=len(frames))
+        held_by[frames.start : frames.stop] += counts.astype(small)
         starts = np.flatnonzero(changes(rows.frame, rows.virtual, rows.user))
         size = np.diff(starts, append=len(rows.frame)).astype(small)
         batches.append(
@@ -204,7 +271,29 @@ def _gather(snapshot: Snapshot) -> tuple[_Groups, NDArray[np.unsignedinteger[Any
             ]
         )
     columns = [np.concatenate([part.pop(0) for part in batches]) for _ in range(5)]
-    return _Groups(*columns), held_by
+    return alone, _Groups(*columns), held_by
+
+
+def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
+    """The mappings that were left out of the pieces; `everyone` is the number of processes."""
+    owners: NDArray[np.unsignedinteger[Any]] = np.full(
+        len(own.alone) + len(shared.alone), everyone, np.min_scalar_type(2 * everyone + 2)
+    )
+    mine = owners[: len(own.alone)]
+    mine[:] = own.process(own.alone)
+    mine[own.is_user(own.alone)] += mine.dtype.type(everyone + 1)
+    return _Alone(np.concatenate((own.alone, shared.alone)), owners, everyone + 1)
+
+
+def _held(snapshot: Snapshot, alone: _Alone) -> NDArray[np.bool_]:
+    """The frames to which these mappings lead."""
+    mappings = snapshot.mappings
+    held = np.zeros(snapshot.classes.size, bool)
+    for start in range(0, len(alone.mapping), _GROUPS_AT_ONCE):
+        some = alone.mapping[start : start + _GROUPS_AT_ONCE]
+        first = mappings.pfn[some]
+        mark_runs(held, first, np.minimum(mappings.count[some], held.size - first))
+    return held
 
 
 @dataclass(eq=False)
@@ -263,17 +352,22 @@ _RANGES = 16
 
 
 def _runs(
-    group_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.uint32]
+    of_set: NDArray[np.int32],
+    virtual: NDArray[np.int64],
+    frame: NDArray[np.uint32],
+    length: NDArray[np.uint32],
 ) -> tuple[NDArray[Any], ...]:
-    """Make stretches from the groups of some sets, in the order of set and virtual page.
+    """Make stretches from the pages of some sets, in the order of set and virtual page.
 
-    Returns frame, length and gap of each stretch, and the number of stretches of each set.
+    `length` is the number of frames of each page, which may be a large one. Returns frame, length
+    and gap of each stretch, and the number of stretches of each set.
     """
-    is_next = ~changes(group_set)
-    is_next[1:] &= (virtual[1:] == virtual[:-1] + 1) & (frame[1:] - frame[:-1] == 1)
+    is_next = ~changes(of_set)
+    is_next[1:] &= virtual[1:] == virtual[:-1] + length[:-1]
+    is_next[1:] &= frame[1:] - frame[:-1] == length[:-1]
     begins = np.flatnonzero(~is_next)
-    length = np.diff(begins, append=len(frame)).astype(np.uint32)
-    run_set, gap = group_set[begins], virtual[begins]
+    length = np.add.reduceat(length, begins, dtype=np.uint32)
+    run_set, gap = of_set[begins], virtual[begins]
     end = gap[:-1] + length[:-1]
     end[changes(run_set)[1:]] = 0
     gap[1:] -= end
@@ -282,74 +376,89 @@ def _runs(
     return frame[begins], length, gap, np.bincount(run_set - run_set[0])
 
 
-def _order_of_groups(
-    group_set: NDArray[np.int32], virtual: NDArray[np.int64]
+def _order_of_pages(
+    of_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.int64]
 ) -> NDArray[np.signedinteger[Any]]:
-    """The order by set and virtual page; groups with equal values keep their order."""
+    """The order by set, virtual page, and frame."""
     # Addresses are canonical: the bits above these are all ones or all zeros.
     bits = _CANONICAL_BITS
-    if int(group_set.max(initial=0)) >= 1 << (63 - bits):
-        return np.lexsort((virtual, group_set))
-    key = group_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
+    if int(of_set.max(initial=0)) >= 1 << (63 - bits):
+        return np.lexsort((frame, virtual, of_set))
+    key = of_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
     order = np.argsort(key)  # much faster than a stable sort, and rarely different
     key = key[order]
-    return np.lexsort((virtual, group_set)) if (key[1:] == key[:-1]).any() else order
+    return np.lexsort((frame, virtual, of_set)) if (key[1:] == key[:-1]).any() else order
 
 
 _CANONICAL_BITS = 45
 """Bits of a page number, with five levels of tables (SDM vol. 3A, 4.5)."""
 
 
-def _number_sets(
-    user: NDArray[np.bool_],
-    starts: NDArray[np.signedinteger[Any]],
-    sizes: NDArray[np.unsignedinteger[Any]],
-    process: NDArray[np.unsignedinteger[Any]],
-) -> NDArray[np.int32]:
-    """Number the distinct sets of processes from 0 on; returns the number of each group's set.
+@dataclass(eq=False)
+class _Sets:
+    """Sets of owners; the sets of a single one come first."""
+
+    of_group: NDArray[np.int32]
+    """The number of each group's set."""
+    of_alone: NDArray[np.unsignedinteger[Any]]
+    """The number of the set of each mapping in _Alone."""
+    user: NDArray[np.bool_]
+    size: NDArray[np.int64]
+    members: NDArray[np.unsignedinteger[Any]]
+    """The processes of all sets in a row, as in _Groups."""
+
+
+def _number_sets(groups: _Groups, alone: _Alone) -> _Sets:
+    """Number the distinct sets of processes from 0 on.
 
     Sets are equal in size, user, and processes. Sets of one process are numbered directly, others
     process by process: groups stay together while their first, second, … processes are equal.
     """
-    limit = int(process.max(initial=0)) + 1
-    found, ones = _number_singles(user, starts, sizes, process, limit)
-    several = np.flatnonzero(sizes != 1)
-    numbers = user[several].astype(np.int64)
-    starts, sizes = starts[several], sizes[several]
+    limit = alone.limit
+    starts = np.cumsum(groups.size, dtype=np.int64)
+    starts -= groups.size
+    owner = groups.process[starts].astype(np.int32)
+    owner[groups.user] += np.int32(limit)
+    is_single = groups.size == 1
+    there = count_values(alone.owner, 2 * limit) > 0
+    there[owner[is_single]] = True
+    number = np.cumsum(there, dtype=np.int32) - np.int32(1)
+    found = number[owner]
+    several = np.flatnonzero(~is_single)
+    ranks, more = _ranks_of_several(groups, starts, several, limit)
+    singles = np.flatnonzero(there)
+    found[several] = ranks + len(singles)
+    one = np.zeros(more, np.intp)  # the group that represents each set of several
+    one[ranks] = several
+    size = groups.size[one].astype(np.int64)
+    row = np.repeat(starts[one] - np.cumsum(size) + size, size)
+    members = groups.process[row + np.arange(len(row))]
+    return _Sets(
+        found,
+        look_up(np.maximum(number, 0).astype(alone.owner.dtype), alone.owner),
+        np.append(singles >= limit, groups.user[one]),
+        np.append(np.ones(len(singles), np.int64), size),
+        np.append((singles % limit).astype(members.dtype), members),
+    )
+
+
+def _ranks_of_several(
+    groups: _Groups, starts: NDArray[np.int64], several: NDArray[np.intp], limit: int
+) -> tuple[NDArray[np.int64], int]:
+    """Number the sets of some groups, whose processes are below `limit`; and the count of sets."""
+    numbers = groups.user[several].astype(np.int64)
+    starts, sizes = starts[several], groups.size[several]
     free = 2
     longer = np.arange(len(several))
     place = 0
     while longer.size:
-        key = numbers[longer] * limit + process[starts[longer] + place]
+        key = numbers[longer] * limit + groups.process[starts[longer] + place]
         ranks, count = _ranks(key)
         numbers[longer] = ranks + free
         free += count
         place += 1
         longer = longer[sizes[longer] > place]
-    found[several] = _ranks(numbers)[0] + ones
-    return found
-
-
-def _number_singles(
-    user: NDArray[np.bool_],
-    starts: NDArray[np.signedinteger[Any]],
-    sizes: NDArray[np.unsignedinteger[Any]],
-    process: NDArray[np.unsignedinteger[Any]],
-    limit: int,
-) -> tuple[NDArray[np.int32], int]:
-    """The numbers of sets of a single process below `limit`, for their groups; and their count."""
-    key = np.empty(len(sizes), np.int32)
-    there = np.zeros(2 * limit + 1, bool)  # the last number stands for all other groups
-    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
-        some = slice(at, at + _GROUPS_AT_ONCE)
-        first = process[starts[some]] + np.where(user[some], limit, 0)
-        key[some] = np.where(sizes[some] == 1, first, 2 * limit)
-        there[key[some]] = True
-    rank = np.cumsum(there[:-1], dtype=np.int32)
-    found = np.append(rank - 1, np.int32(0))
-    for at in range(0, len(sizes), _GROUPS_AT_ONCE):
-        key[at : at + _GROUPS_AT_ONCE] = found[key[at : at + _GROUPS_AT_ONCE]]
-    return key, int(rank[-1])
+    return _ranks(numbers)
 
 
 def _ranks(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

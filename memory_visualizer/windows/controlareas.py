@@ -5,6 +5,7 @@ its section object pointers. The offsets are those of Volatility 2's profiles an
 later kernels; which of them count is decided by most of the control areas that are asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -58,8 +59,13 @@ class ControlAreas:
     described: FileObjects
     """What stands at these addresses."""
 
-    def files(self, budget: Budget) -> list[FileObject | None]:
-        """The files; None for shared memory, and for what is not known to be a control area."""
+    def files(
+        self, budget: Budget, sizes: Sequence[int | None] | None = None
+    ) -> list[FileObject | None]:
+        """The files; None for shared memory, and for what is not known to be a control area.
+
+        `sizes` are those of the files in bytes, as far as they are known.
+        """
         names, devices = self.described.names(budget), self.described.devices(budget)
         found: list[FileObject | None] = [None] * len(self.kinds)
         of_file = np.isin(self.kinds, (SectionKind.DATA, SectionKind.IMAGE))
@@ -69,6 +75,7 @@ class ControlAreas:
                 path=f"{device}{_between(device, name)}{name}" if name else NO_NAME,
                 kind=SectionKind(int(self.kinds[row])).name.lower(),
                 is_deleted=bool(self.described.is_deleted[row]),
+                size=sizes[row] if sizes else None,
                 device=device,
                 object_address=int(self.objects[row]),
             )

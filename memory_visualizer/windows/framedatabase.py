@@ -10,17 +10,21 @@ The known layouts come from the profiles of Volatility 2, and from symbols of la
 unknown layout is found, too, but tells less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import even_sample
-from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.base import Dump, ahead
 from memory_visualizer.paging import PRESENT, is_held
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
+
+_Result = TypeVar("_Result")
+_ALL = slice(None)
 
 _SAMPLE = 1 << 12
 """An even sample of the kernel's frames, which is searched for witnesses. The database takes about
@@ -51,9 +55,11 @@ class Bit:
     byte: int
     shift: int
 
-    def of(self, records: NDArray[np.uint8], mask: int = 1) -> NDArray[np.uint8]:
-        """The value of the bit in each record."""
-        value: NDArray[np.uint8] = records[:, self.byte] >> np.uint8(self.shift) & np.uint8(mask)
+    def of(
+        self, records: NDArray[np.uint8], mask: int, rows: NDArray[np.intp]
+    ) -> NDArray[np.uint8]:
+        """The value of the bits of `mask` in some rows of the records."""
+        value: NDArray[np.uint8] = records[rows, self.byte] >> np.uint8(self.shift) & np.uint8(mask)
         return value
 
 
@@ -112,16 +118,30 @@ class Layout:
         """The further members; None for an unknown layout."""
         return _MEMBERS.get((self.word, self.size, self.pte_address, self.pte_frame, self.location))
 
-    def number(self, records: NDArray[np.uint8], place: int, size: int = 0) -> NDArray[np.uint64]:
-        """A member of each record, by default as large as a pointer."""
-        size = size or self.word
-        part = np.ascontiguousarray(records[:, place : place + size])
-        return part.view(f"<u{size}")[:, 0].astype(np.uint64, copy=False)
+    def number(
+        self,
+        records: NDArray[np.uint8],
+        place: int,
+        size: int = 0,
+        rows: NDArray[np.intp] | slice = _ALL,
+    ) -> NDArray[np.uint64]:
+        """A member of each record, or of some rows, by default as large as a pointer.
 
-    def table_frames(self, records: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """PteFrame of each record, in the bits that all versions have for it."""
-        frames = self.number(records, self.pte_frame) & np.uint64((1 << self.frame_bits) - 1)
-        return frames.view(np.int64)
+        Records must be contiguous in memory.
+        """
+        size = size or self.word
+        if place % size or self.size % size:
+            part = np.ascontiguousarray(records[rows, place : place + size])
+            return part.view(f"<u{size}")[:, 0].astype(np.uint64, copy=False)
+        numbers = records.view(f"<u{size}")[:, place // size]
+        return numbers[rows].astype(np.uint64, copy=False)
+
+    def table_frames(
+        self, records: NDArray[np.uint8], rows: NDArray[np.intp] | slice = _ALL
+    ) -> NDArray[np.int64]:
+        """PteFrame of each record, or of some rows, in the bits that all versions have for it."""
+        frames = self.number(records, self.pte_frame, rows=rows)
+        return (frames & np.uint64((1 << self.frame_bits) - 1)).view(np.int64)
 
     def locations(self, records: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """PageLocation of each record."""
@@ -177,23 +197,37 @@ class PageFrameDatabase:
         records = self.records(even_sample(frames, SAMPLED_RECORDS))
         return self._self_map.entry(self.layout.number(records, self.layout.pte_address))
 
-    def pieces(self, zero: NDArray[np.bool_]) -> Iterator[Piece]:
-        """Yield the records of all frames; `zero` tells which frames are all zeros."""
+    def pieces(
+        self, zero: NDArray[np.bool_], work: Callable[[Piece], _Result]
+    ) -> Iterator[_Result]:
+        """Yield the result of `work` for the records of all frames, piece by piece, in their order.
+
+        `zero` tells which frames are all zeros. `work` is called in several threads.
+        """
+        at_once = _RECORDS_AT_ONCE // 4096 * self.layout.size  # pages
+        pages = -(-self._dump.frame_count * self.layout.size // 4096)
+
+        def read(start: int) -> _Result:
+            return work(self._piece(start, min(start + at_once, pages), zero))
+
+        return ahead(read, range(0, pages, at_once))
+
+    def _piece(self, start: int, end: int, zero: NDArray[np.bool_]) -> Piece:
+        """The records in some pages of the array."""
         size, count = self.layout.size, self._dump.frame_count
-        at_once = _RECORDS_AT_ONCE // 4096 * size  # pages
-        pages = -(-count * size // 4096)
-        for start in range(0, pages, at_once):
-            number = np.arange(start, min(start + at_once, pages), dtype=np.uint64)
-            frames = self._kernel.frames(np.uint64(self.base) + number * np.uint64(4096))
-            there = is_held(self._dump, frames)
-            there[there] = ~zero[frames[there]]
-            words = self._dump.read_frames(np.where(there, frames, count))
-            first = start * 4096 // size
-            some = min(count - first, len(number) * 4096 // size)
-            raw = words.reshape(-1).view(np.uint8)[: some * size].reshape(some, size)
+        number = np.arange(start, end, dtype=np.uint64)
+        frames = self._kernel.frames(np.uint64(self.base) + number * np.uint64(4096))
+        there = is_held(self._dump, frames)
+        there[there] = ~zero[frames[there]]
+        words = self._dump.read_frames(np.where(there, frames, count))
+        first = start * 4096 // size
+        some = min(count - first, len(number) * 4096 // size)
+        raw = words.reshape(-1).view(np.uint8)[: some * size].reshape(some, size)
+        known = np.ones(some, bool)
+        if not there.all():
             begin = np.arange(some) * size
             known = there[begin >> 12] & there[(begin + size - 1) >> 12]
-            yield Piece(first, raw, known)
+        return Piece(first, raw, known)
 
     def agreement(self, mapped: NDArray[np.int64]) -> float:
         """The share of these mapped frames whose record leads to an entry that maps the frame.
@@ -270,7 +304,7 @@ def _witnesses(
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.words(dump.read_frames(frames[some]).view(np.uint8))
-        row, place = np.nonzero(self_map.shows(words))
+        row, place = np.divmod(np.flatnonzero(self_map.shows(words)), words.shape[1])
         # Pages full of such addresses, which fill a hostile dump, must not cost more than others.
         before = np.searchsorted(row, np.arange(len(words)))
         few = np.arange(len(row)) - before[row] < _WITNESSES_OF_PAGE

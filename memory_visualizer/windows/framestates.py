@@ -1,6 +1,7 @@
 """The state and use of each frame of a Windows dump, by its page frame database."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +131,24 @@ class _Columns:
     """The frame of the table with a frame's entry; larger than any frame if unknown."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Noted:
+    """Frames of a piece to which more than their records belongs."""
+
+    private: NDArray[np.int64]
+    """Frames on a list that belonged to a process."""
+    frame: NDArray[np.int64]
+    """Frames with a part of a file; so for the next two columns."""
+    original: NDArray[np.uint64]
+    """OriginalPte."""
+    entry: NDArray[np.uint64]
+    """PteAddress."""
+
+
+_NO_FRAMES, _NO_NUMBERS = np.empty(0, np.int64), np.empty(0, np.uint64)
+_NOTHING_NOTED = _Noted(_NO_FRAMES, _NO_FRAMES, _NO_NUMBERS, _NO_NUMBERS)
+
+
 class _Reader:
     """Reads one database."""
 
@@ -149,9 +168,7 @@ class _Reader:
         self._images = inventory.images
         self._regions = self._kernel_regions()
         self._parts = self._uses_of_parts()
-        self._files: list[tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]] = []
-        """Frames with a part of a file, with their OriginalPte and PteAddress."""
-        self._private: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._private = np.empty(0, np.int64)
         """Frames on a list that belonged to a process."""
 
     def read(self, agreement: float) -> FrameRecords:
@@ -163,10 +180,11 @@ class _Reader:
             np.full(count, NO_PRIORITY, np.uint8),
             np.full(count, np.iinfo(np.uint32).max, np.uint32),
         )
-        for piece in self._database.pieces(snapshot.zero):
-            self._read_piece(piece, columns)
+        found = self._database.pieces(snapshot.zero, lambda piece: self._read_piece(piece, columns))
+        noted = [_NOTHING_NOTED, *found]
+        self._private = np.concatenate([piece.private for piece in noted])
         self._mark_large_pages(columns)
-        sections = self._tell_files(columns.uses)
+        sections = self._tell_files(noted, columns.uses)
         there = snapshot.dump.there
         columns.states[~there] = WindowsState.ABSENT
         columns.uses[~there] = PageUse.ABSENT
@@ -182,7 +200,8 @@ class _Reader:
             sections,
         )
 
-    def _read_piece(self, piece: Piece, columns: _Columns) -> None:
+    def _read_piece(self, piece: Piece, columns: _Columns) -> "_Noted":
+        """Fill the columns of a piece's frames; several threads read a piece each."""
         layout, records = self._database.layout, piece.records
         some = slice(piece.first, piece.first + len(records))
         states = look_up(_STATES, layout.locations(records))
@@ -194,20 +213,26 @@ class _Reader:
         columns.uses[some] = look_up(_USES_OF_STATES, states)
         # In records of frames without an owner, the other members are stale.
         used = np.flatnonzero(look_up(_TOLD, states))
-        self._read_used(used + piece.first, records[used], columns)
+        return self._read_used(piece, used, states[used], columns)
 
     def _read_used(
-        self, frames: NDArray[np.int64], records: NDArray[np.uint8], columns: _Columns
-    ) -> None:
-        """Read the records of frames with an owner, or with a last owner."""
-        layout, members = self._database.layout, self._members
-        entries = self._self_map.entry(layout.number(records, layout.pte_address))
+        self,
+        piece: Piece,
+        used: NDArray[np.intp],
+        states: NDArray[np.uint8],
+        columns: _Columns,
+    ) -> "_Noted":
+        """Read the records, in these rows, of frames with an owner, or with a last owner."""
+        layout, members, records = self._database.layout, self._members, piece.records
+        frames = used + piece.first
+        entries = self._self_map.entry(layout.number(records, layout.pte_address, rows=used))
         unknown = np.iinfo(columns.tables.dtype).max
-        columns.tables[frames] = np.minimum(layout.table_frames(records), unknown)
-        columns.uses[frames] = self._uses(frames, records, columns.states[frames], entries)
+        columns.tables[frames] = np.minimum(layout.table_frames(records, used), unknown)
+        columns.uses[frames], noted = self._uses(piece, used, states, entries)
         if members and members.priority:
-            rows = np.flatnonzero(columns.states[frames] == WindowsState.STANDBY)
-            columns.priorities[frames[rows]] = members.priority.of(records[rows], 7)
+            rows = used[states == WindowsState.STANDBY]
+            columns.priorities[rows + piece.first] = members.priority.of(records, 7, rows)
+        return noted
 
     @property
     def _members(self) -> Members | None:
@@ -223,49 +248,54 @@ class _Reader:
 
     def _uses(
         self,
-        frames: NDArray[np.int64],
-        records: NDArray[np.uint8],
+        piece: Piece,
+        used: NDArray[np.intp],
         states: NDArray[np.uint8],
         entries: NDArray[np.uint64],
-    ) -> NDArray[np.uint8]:
-        """The PageUse of some frames; frames of files and of processes are noted."""
-        self_map, members = self._self_map, self._members
-        uses = np.full(len(frames), PageUse.UNKNOWN, np.uint8)
+    ) -> tuple[NDArray[np.uint8], "_Noted"]:
+        """The PageUse of the frames in these rows; frames of files and of processes are noted."""
+        self_map, members, records = self._self_map, self._members, piece.records
+        uses = np.full(len(used), PageUse.UNKNOWN, np.uint8)
         shown = self_map.shows(entries)
         page = self_map.page(entries)
         private = shown & (page < np.uint64(self_map.user_end))
         uses[private] = PageUse.PROCESS_PRIVATE
-        self._private.append(frames[private & look_up(_ON_A_LIST, states)])
-
+        noted = replace(
+            _NOTHING_NOTED, private=used[private & look_up(_ON_A_LIST, states)] + piece.first
+        )
         of_kernel = np.flatnonzero(shown & ~private)
         uses[of_kernel] = self._uses_in_kernel(page[of_kernel])
         if members and members.is_stack:
-            stacks = members.is_stack.of(records[of_kernel]) != 0
+            stacks = members.is_stack.of(records, 1, used[of_kernel]) != 0
             uses[of_kernel[stacks]] = PageUse.KERNEL_STACK
 
         others = np.flatnonzero(~shown)
-        locked = self._are_locked(records[others], states[others])
+        locked = self._are_locked(records, used[others], states[others])
         uses[others[locked]] = PageUse.DRIVER_LOCKED
         if members and members.is_awe:
-            awe = members.is_awe.of(records[others]) != 0
+            awe = members.is_awe.of(records, 1, used[others]) != 0
             uses[others[locked & awe]] = PageUse.AWE
         if members:
             prototypes = others[~locked]
             prototypes = prototypes[self._kernel.frames(entries[prototypes]) >= 0]
             size = self_map.paging.entry_bytes
-            original = self._database.layout.number(records[prototypes], members.original, size)
+            original = self._database.layout.number(
+                records, members.original, size, used[prototypes]
+            )
             of_file = original & np.uint64(_PROTOTYPE) != 0
             uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
             chosen = prototypes[of_file]
-            self._files.append((frames[chosen], original[of_file], entries[chosen]))
-        return uses
+            noted = _Noted(
+                noted.private, used[chosen] + piece.first, original[of_file], entries[chosen]
+            )
+        return uses, noted
 
     def _are_locked(
-        self, records: NDArray[np.uint8], states: NDArray[np.uint8]
+        self, records: NDArray[np.uint8], rows: NDArray[np.intp], states: NDArray[np.uint8]
     ) -> NDArray[np.bool_]:
         """Which frames are in use without a table, which a special number in PteFrame marks."""
         layout = self._database.layout
-        tables = layout.table_frames(records)
+        tables = layout.table_frames(records, rows)
         locked: NDArray[np.bool_] = tables >> (layout.frame_bits - 4) == 0xF
         locked &= tables >= self._snapshot.dump.frame_count
         locked &= states == WindowsState.ACTIVE
@@ -322,13 +352,12 @@ class _Reader:
         of_user &= np.isin(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
         columns.uses[of_user] = PageUse.LARGE_PAGE
 
-    def _tell_files(self, uses: NDArray[np.uint8]) -> SectionPages | None:
+    def _tell_files(self, noted: list["_Noted"], uses: NDArray[np.uint8]) -> SectionPages | None:
         """Tell images from other files, if their control areas prove themselves."""
-        if not self._files:
+        if self._members is None:
             return None
-        frames, originals, entries = (
-            np.concatenate(column) for column in zip(*self._files, strict=True)
-        )
+        columns = [(piece.frame, piece.original, piece.entry) for piece in noted]
+        frames, originals, entries = (np.concatenate(each) for each in zip(*columns, strict=True))
         pages, uses_of_stretches = pages_of_sections(
             self._snapshot.dump.budget,
             self._kernel,
@@ -347,7 +376,7 @@ class _Reader:
         the records lead from table to table up to a top-level table.
         """
         owners = np.full(tables.size, NOBODY, np.int32)
-        frames = np.concatenate(self._private)
+        frames = self._private
         frames = frames[tables[frames] < tables.size]
         owners[frames] = self._owners_of_tables()[tables[frames]]
         frames = frames[owners[frames] == NOBODY]
@@ -357,18 +386,23 @@ class _Reader:
             frames, at = frames[inside], tables[at[inside]].astype(np.int64)
         inside = at < tables.size
         frames, at = frames[inside], at[inside]
-        process_of = np.full(tables.size, NOBODY, np.int32)
+        process_of = self._nobody()
         for column in self._tops.T:
             known = np.flatnonzero(is_held(self._snapshot.dump, column))
             process_of[column[known]] = known
         owners[frames] = process_of[at]
         return owners
 
-    def _owners_of_tables(self) -> NDArray[np.int32]:
+    def _nobody(self) -> NDArray[np.signedinteger[Any]]:
+        """NOBODY by PFN, with room for the index of any process."""
+        kind = np.min_scalar_type(-len(self._snapshot.processes) - 1)
+        return np.full(self._snapshot.dump.frame_count, NOBODY, kind)
+
+    def _owners_of_tables(self) -> NDArray[np.signedinteger[Any]]:
         """By PFN the process whose table a frame is, as the walk of its tables met it."""
         rows = self._kernel.mappings
         own = (rows.count == 1) & (rows.space != SHARED) & self._self_map.shows(rows.virtual)
-        owners = np.full(self._snapshot.dump.frame_count, NOBODY, np.int32)
+        owners = self._nobody()
         owners[rows.pfn[own]] = rows.space[own]
         return owners
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.base import ahead as in_order
 from memory_visualizer.paging import is_held
 from memory_visualizer.paging.linkedlist import joined_links
 from memory_visualizer.printable import counted
@@ -112,21 +113,31 @@ class _Finder:
     def _heads(self) -> list[int]:
         """Addresses of links in data of images whose neighbour links back and names an image."""
         kernel, word = self._kernel, self._kernel.word
-        found: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        lowest = np.uint64(self._lowest)
         frames, virtual = data_pages(self._dump, kernel, self._images)
         held = is_held(self._dump, frames)
         frames, virtual = frames[held], virtual[held]
-        for start in range(0, len(frames), _FRAMES_AT_ONCE):
+
+        def likely_heads(start: int) -> NDArray[np.uint64]:
             pages = self._dump.read_frames(frames[start : start + _FRAMES_AT_ONCE])
-            words = pages.view(f"<u{word}").astype(np.uint64, copy=False)
+            words = pages.view(f"<u{word}")
             # Few words are addresses of the kernel, and only of these the rest is asked.
-            row, column = np.nonzero(words[:, :-1] >= np.uint64(self._lowest))
-            ahead, behind = words[row, column], words[row, column + 1]
+            is_address = words >= words.dtype.type(lowest)
+            is_address[:, -1] = False
+            place = np.flatnonzero(is_address)
+            row, column = np.divmod(place, words.shape[1])
+            ahead, behind = (
+                words.ravel()[place + step].astype(np.uint64, copy=False) for step in (0, 1)
+            )
             own = virtual[start + row] + column.astype(np.uint64) * np.uint64(word)
-            likely = (ahead != own) & (behind >= np.uint64(self._lowest))
+            likely = (ahead != own) & (behind >= lowest)
             likely &= (ahead | behind) % np.uint64(word) == 0
-            found.append(own[likely])
-        heads = self._dump.budget.take("list of the kernel", np.concatenate(found))
+            found: NDArray[np.uint64] = own[likely]
+            return found
+
+        batches = in_order(likely_heads, range(0, len(frames), _FRAMES_AT_ONCE))
+        none = np.empty(0, np.uint64)
+        heads = self._dump.budget.take("list of the kernel", np.concatenate([none, *batches]))
         ahead, behind = (kernel.numbers(heads + np.uint64(step))[0] for step in (0, word))
         back, _ = kernel.numbers(ahead + np.uint64(word))
         heads, ahead, behind = (column[back == heads] for column in (heads, ahead, behind))

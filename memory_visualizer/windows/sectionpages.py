@@ -1,7 +1,6 @@
 """The files behind pages: their uses, names and offsets, by control areas and file objects."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +48,8 @@ def file_pages(
     areas, row = np.unique(pages.area, return_inverse=True)
     size = np.full(len(areas), -1)
     np.maximum.at(size, row, pages.size)
-    named = read_control_areas(kernel, areas).files(budget)
-    files = [
-        replace(file, size=None if size[number] < 0 else int(size[number])) if file else None
-        for number, file in enumerate(named)
-    ]
+    sizes = [None if bytes_ < 0 else bytes_ for bytes_ in size.tolist()]
+    files = read_control_areas(kernel, areas).files(budget, sizes)
     known = [number for number, file in enumerate(files) if file]
     order = sorted(known, key=lambda number: (_key(files[number]), number))
     place = np.full(len(areas), -1, np.int32)

@@ -8,12 +8,13 @@ bytes are known.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.base import Dump, ahead
 from memory_visualizer.paging import X64
 from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.system import System
@@ -111,27 +112,59 @@ def _find(
     """
     pages, _ = data_pages(dump, kernel, images)
     mapped = distinct(parts_of(kernel.mappings.virtual))
-    room = dump.budget.limit("possible array of types")
-    found = [np.empty((0, _PARTS), np.uint8)]
-    signs = [np.empty(0, np.intp)]
-    for start in range(0, len(pages), _PAGES_AT_ONCE):
+    room = limit = dump.budget.limit("possible array of types")
+
+    def sound_ones(start: int) -> tuple[int, _Arrays]:
+        """The number of possible arrays in a batch of pages, and the sound ones among them."""
         some = pages[start : start + _PAGES_AT_ONCE + 1]  # the array may go on in the next page
         frames = np.where(some < 0, dump.frame_count, some)
         contents = dump.read_frames(frames).reshape(-1).view(np.uint8)
-        places, right = _places(contents, expected)
-        dump.budget.refuse("possible array of types", len(places) - room)
-        places, room = places[:room], max(room - len(places), 0)
-        for at in range(0, len(places), _PLACES_AT_ONCE):
-            chosen = places[at : at + _PLACES_AT_ONCE]
-            types = contents[chosen[:, None] + np.arange(_PARTS)]
+        places, signs = _places(contents, expected)
+        found = [_Arrays.none()]
+        for at in range(0, min(len(places), limit), _PLACES_AT_ONCE):
+            number = np.arange(at, min(at + _PLACES_AT_ONCE, len(places), limit))
+            types = contents[places[number, None] + np.arange(_PARTS)]
             # What is mapped has a type, but for the tables' own window and the like.
             told = np.count_nonzero(types[:, mapped], axis=1)
             sound = (types.max(axis=1) <= _HIGHEST_TYPE) & (4 * told >= 3 * len(mapped))
-            found.append(types[sound])
-            signs.append(right[at : at + _PLACES_AT_ONCE][sound])
-    all_signs = np.concatenate(signs)
-    arrays = np.concatenate(found)[all_signs == all_signs.max(initial=0)]
-    return _decided(arrays) if len(arrays) else None
+            found.append(_Arrays(number, signs[number], types).take(sound))
+        return len(places), _Arrays.join(found)
+
+    found = [_Arrays.none()]
+    for count, arrays in ahead(sound_ones, range(0, len(pages), _PAGES_AT_ONCE)):
+        dump.budget.refuse("possible array of types", count - room)
+        found.append(arrays.take(arrays.number < room))
+        room = max(room - count, 0)
+    best = _Arrays.join(found)
+    types = best.types[best.signs == best.signs.max(initial=0)]
+    return _decided(types) if len(types) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """Possible arrays of types, a row for each."""
+
+    number: NDArray[np.intp]
+    """In the order of their places in a batch."""
+    signs: NDArray[np.intp]
+    """How many expected types are in their places."""
+    types: NDArray[np.uint8]
+    """Shape (n, _PARTS)."""
+
+    @classmethod
+    def none(cls) -> "_Arrays":
+        """No row."""
+        return cls(np.empty(0, np.intp), np.empty(0, np.intp), np.empty((0, _PARTS), np.uint8))
+
+    @classmethod
+    def join(cls, parts: list["_Arrays"]) -> "_Arrays":
+        """The rows of all."""
+        columns = zip(*((part.number, part.signs, part.types) for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+    def take(self, rows: NDArray[np.bool_]) -> "_Arrays":
+        """Some of the rows."""
+        return _Arrays(self.number[rows], self.signs[rows], self.types[rows])
 
 
 def _places(

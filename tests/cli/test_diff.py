@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from memory_visualizer.cli.memviz import main
 from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.export.changesummary import SCHEMA
 from memory_visualizer.output import CHANGE_TITLES, is_own
-from memory_visualizer.picture.changes import CHANGE_PALETTES
+from memory_visualizer.picture.changes import CHANGE_PALETTES, DARK_CHANGES
 from memory_visualizer.picture.palette import Colour, hex_colour
 from tests.conftest import ROOT
 from tests.difference.conftest import Series, linux_series, windows_series
@@ -265,9 +266,12 @@ def test_evidence_is_never_replaced(
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("name", CHANGE_PALETTES)
-def test_changes_are_apart_for_all_eyes(name: str, vision: str) -> None:
+@pytest.mark.parametrize("palettes", [CHANGE_PALETTES, DARK_CHANGES], ids=["light", "dark"])
+def test_changes_are_apart_for_all_eyes(
+    palettes: Mapping[str, Mapping[Change, Colour]], name: str, vision: str
+) -> None:
     """CIE 1976 colour difference, as for classes."""
-    seen = [cielab(colour, vision) for colour in CHANGE_PALETTES[name].values()]
+    seen = [cielab(colour, vision) for colour in palettes[name].values()]
     apart = min(_distance(one, other) for at, one in enumerate(seen) for other in seen[:at])
     assert apart > (15 if name == "default" else 20)
 

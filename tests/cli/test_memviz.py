@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,23 @@ def test_width_is_for_rows(dump: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pixel_for_many_pages(dump: Path, tmp_path: Path) -> None:
+    """What is lost is said in the summary, the picture's text, and the legend."""
+    result = run([dump, "--scale", "1/4", "--legend", "-o", "a.png"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    lost = re.search(r"one for each 16 pages of .*; ([0-9.]+ %) of the pages", result.stdout)
+    assert lost
+    with Image.open(tmp_path / "a.png") as picture:
+        text, box = (picture.info[key] for key in ("Scale", "Box"))
+    left, top, right, bottom = map(int, box.split())
+    assert text.startswith("1/4: one pixel = 16 pages (64 KiB)") and lost[1] in text
+    frames = dump.stat().st_size // PAGE_SIZE
+    assert (right - left) * (bottom - top) >= frames // 16
+    assert right - left == isqrt(-(-frames // 16) - 1) + 1
+    for wrong in ("1/65", "2/3", "1/0", "0.5", "1/"):
+        assert "from 1/2 to 1/64" in run([dump, "--scale", wrong], tmp_path).stderr
+
+
 def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
     """A sentence instead of no memory left."""
     options = ["--width", "60000", "--scale", "64", "--layout", "rows"]
@@ -387,7 +405,8 @@ def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
     result = run(["large.raw", *options], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        "memviz: the picture would have 3,840,000 x 640 pixels; choose a smaller scale\n"
+        "memviz: the picture would have 3,840,000 x 640 pixels; choose a smaller scale, such as"
+        " --scale 59\n"
     )
 
 

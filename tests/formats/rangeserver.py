@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ class Store:
     """The headers of each request."""
     at_once: int = 0
     """The most requests that were under way at once."""
-    delay: threading.Event | None = None
-    """If given, answers wait until it is set."""
+    pause: float = 0
+    """Seconds before each answer, as on a long way."""
     address: str = ""
     _under_way: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,8 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         with self.store.counted() as number:
-            if self.store.delay:
-                self.store.delay.wait(10)
+            time.sleep(self.store.pause)
             self._answer(number, body=True)
 
     def _answer(self, number: int, *, body: bool) -> None:

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     make_.add_argument("--image", type=Path, metavar="FILE", help="an old kernel, as it boots")
     make_.add_argument("--types", type=Path, metavar="FILE", help="of a kernel without BTF")
     make_.add_argument("--options", metavar="WORDS", help="for the kernel's command line")
+    make_.add_argument("--again", type=float, default=0, metavar="S", help="save a later dump, too")
     compare_ = commands.add_parser("compare", help="hold memviz's answer against the truth")
     compare_.add_argument("--formats", default=",".join(FORMATS), metavar="F,…")
     table = commands.add_parser("table", help="the results of compare as Markdown")
@@ -68,7 +69,7 @@ def _make(options: argparse.Namespace) -> int:
         print(f"{name}: {recipe.architecture}, {recipe.memory} MiB, suite {recipe.suite}")
         folder = Folder((options.folder / name).resolve())
         tell = functools.partial(print, " ", flush=True)
-        make(recipe, folder, options.source, options.image, options.types, tell)
+        make(recipe, folder, options.source, options.image, options.types, tell, options.again)
     return 0
 
 

@@ -160,6 +160,19 @@ class Machine:
             "dump-guest-memory", paging=False, protocol=f"file:{kdump}", format="kdump-zlib"
         )
 
+    def save_again(self, raw: Path, seconds: float) -> float:
+        """Let the guest run on, stop it, and save its memory once more, plain.
+
+        Returns the time of the stop by the host's clock, in seconds since 1970.
+        """
+        self.monitor.ask("cont")
+        time.sleep(seconds)
+        self.monitor.ask("stop")
+        stopped = time.time()
+        begin, size = self.recipe.hardware.memory_begins, self.recipe.memory << 20
+        self.monitor.ask("pmemsave", val=begin, size=size, filename=str(raw))
+        return stopped
+
     def go_on(self) -> None:
         """Let the guest write its records, and wait until it has switched itself off."""
         self.monitor.ask("cont")

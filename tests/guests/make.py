@@ -1,6 +1,7 @@
 """Make a guest, from its recipe to its saved memory and its truth."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,16 @@ class Folder:
         return self.path / f"{self.name}.{form}"
 
     @property
+    def later(self) -> Path:
+        """The same memory some time later."""
+        return self.path / f"{self.name}.later.raw"
+
+    @property
+    def stops(self) -> Path:
+        """When the guest was stopped, by the host's clock: seconds since 1970, a line each."""
+        return self.path / "stops"
+
+    @property
     def truth(self) -> Path:
         """The kernel's records of its pages and processes."""
         return self.path / "truth.npz"
@@ -63,8 +74,11 @@ def make(
     image: Path | None,
     types: Path | None,
     tell: Callable[[str], None],
+    again: float = 0,
 ) -> None:
     """Make a guest, and replace an earlier one.
+
+    If `again` is above 0, memory is saved once more after so many seconds.
 
     Packages and programs are kept beside the guests' folders for the next guest. `image` is the
     kernel for a recipe of an old kernel, `types` a file with the types of a kernel without BTF.
@@ -103,10 +117,14 @@ def make(
     tell("booting")
     with running(recipe, files) as machine:
         machine.wait_and_stop()
+        stops = [time.time()]
         tell("saving memory")
         (folder.path / "machine.txt").write_text(machine.state())
         machine.save(*(folder.memory(form) for form in ("raw", "elf", "kdump")))
+        if again:
+            stops.append(machine.save_again(folder.later, again))
         machine.go_on()
+    folder.stops.write_text("".join(f"{stop:.3f}\n" for stop in stops))
     records = read_records(files.records)
     for name in _KEPT:
         (folder.path / name).write_bytes(records.get(name, b""))

@@ -1,15 +1,20 @@
 """The guests that were made on this machine, held against the words of their own kernels."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+import memory_visualizer
 from tests.guests.__main__ import GUESTS
 from tests.guests.compare import compare_dump, report
 from tests.guests.make import Folder
 
 pytestmark = pytest.mark.real
+
+_MOST_LAG = 15
+"""Seconds by which an emulated guest on a busy machine may be late."""
 
 
 def made_guests() -> list[Folder]:
@@ -17,6 +22,25 @@ def made_guests() -> list[Folder]:
     place = Path(os.environ.get("MEMVIZ_GUESTS", GUESTS))
     folders = [Folder(path.parent) for path in sorted(place.glob("*/maps"))]
     return [folder for folder in folders if folder.memory("raw").exists()]
+
+
+def test_a_later_dump_of_a_guest() -> None:
+    """By its own clock, which QEMU set to the host's, each dump is as old as the host says."""
+    guests = [guest for guest in made_guests() if guest.later.exists()]
+    if not guests:
+        pytest.skip("no guest with a later dump here: python -m tests.guests make NAME --again 90")
+    for guest in guests:
+        found = memory_visualizer.diff(guest.later, guest.memory("raw"))
+        assert (found.before.name, found.after.name) == (guest.memory("raw").name, guest.later.name)
+        assert found.is_one_machine
+        assert found.remarks == ()
+        stops = [float(line) for line in guest.stops.read_text().split()]
+        for one, stop in zip((found.before, found.after), stops, strict=True):
+            assert one.time is not None
+            assert abs(one.time.timestamp() - stop) < _MOST_LAG
+        assert found.before.booted is not None
+        assert found.after.booted is not None
+        assert abs(found.after.booted - found.before.booted) < timedelta(seconds=1)
 
 
 def test_made_guests(tmp_path: Path) -> None:

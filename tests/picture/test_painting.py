@@ -38,6 +38,7 @@ from memory_visualizer.picture.palette import (
 from memory_visualizer.picture.panel import SHADES, add_panel, ticks
 from memory_visualizer.picture.picture import picture_of
 from memory_visualizer.picture.png import write_png
+from memory_visualizer.picture.scale import Scale
 from memory_visualizer.snapshot.framerecords import PageUse
 from memory_visualizer.snapshot.pagemap import PageClass, PageMap, classify
 from memory_visualizer.units import PAGE_SIZE
@@ -71,7 +72,7 @@ def test_scale(layout: str, scale: int) -> None:
     """Each pixel becomes a square, wherever it lies."""
     colouring = by_class(some_page_map(50), DEFAULT)
     plain = paint(colouring, layout)
-    scaled = plain.scaled(scale)
+    scaled = paint(colouring, layout, scale=Scale(scale))
     assert np.array_equal(scaled.pixels, np.kron(plain.pixels, np.ones((scale, scale), np.uint8)))
     assert scaled.box == (0, 0, *scaled.image().size)
 
@@ -335,8 +336,8 @@ def test_legend_lines_are_for_terminals() -> None:
 def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> None:
     """The picture stays as it is; the legend below has a swatch of each class, and text."""
     colouring = by_class(some_page_map(frame_count), DEFAULT)
-    plain = paint(colouring, layout).scaled(scale)
-    painting = add_panel(plain, title, ["subtitle"], legend(colouring), scale=scale)
+    plain = paint(colouring, layout, scale=Scale(scale))
+    painting = add_panel(plain, title, ["subtitle"], legend(colouring))
     left, top, right, bottom = painting.box
     assert np.array_equal(painting.pixels[top:bottom, left:right], plain.pixels)
     assert (top, bottom) == (0, plain.pixels.shape[0])

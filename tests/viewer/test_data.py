@@ -18,7 +18,7 @@ from memory_visualizer.snapshot.process import unnamed
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer import data
-from memory_visualizer.viewer.data import Column, owner_columns, pack
+from memory_visualizer.viewer.data import Column, Scattered, owner_columns, pack
 
 FRAMES = 24
 PROCESSES = 3
@@ -56,6 +56,17 @@ def test_pack(largest: int, type_: type, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(data, "_PACKED_AT_ONCE", at_once)
         assert numbers(pack(values)) == values.tolist()
     assert numbers(pack(values[:0])) == []
+
+
+def test_pack_scattered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is 0 in most places is packed as if all its numbers were given."""
+    place = np.array([0, 6, 7, 20, 99])
+    number = np.array([1, 70_000, 2, 3, 1 << 40])
+    whole = np.zeros(100, np.int64)
+    whole[place] = number
+    for at_once in (7, 1000):
+        monkeypatch.setattr(data, "_PACKED_AT_ONCE", at_once)
+        assert pack(Scattered(100, place, number)) == pack(whole)
 
 
 def snapshot_of(path: Path, rows: list[tuple[int, int, int, int, bool]]) -> Snapshot:

@@ -4,7 +4,7 @@ const MAX_SCALE = 96; // the most screen pixels for a page
 const WHOLE_FROM = 8; // pages of so many pixels are whole pixels when everything fits
 const MARGIN = 24; // on each side, with everything in view
 const MARK_GAP = 42; // the least pixels from one mark at the left edge to the next
-const LABEL_GAP = 96; // and from one at the top or the bottom to the next
+const LABEL_ROOM = 96; // and from one at the top or the bottom to the next
 const BORDERS_FROM = 8,
   NUMBERS_FROM = 56; // for pages of at least so many pixels
 const PAINT_MS = 14; // for painting tiles within a frame of the screen
@@ -311,7 +311,7 @@ class MapView {
     const { layout } = this;
     const [left, top, right, bottom] = this.visible;
     const isSide = edge === "left" || edge === "right";
-    const gap = Math.ceil((isSide ? MARK_GAP : LABEL_GAP) / this.transform.k);
+    const gap = Math.ceil((isSide ? MARK_GAP : LABEL_ROOM) / this.transform.k);
     const marks = [];
     if (layout.name === "hilbert") {
       const side = 2 ** Math.ceil(Math.log2(gap));

@@ -11,7 +11,9 @@ class Strip {
     this.map = map;
     this.theme = theme;
     this.stack = STACK;
-    this.valueOf = (frame) => model.page[frame] & 7;
+    this.kinds = STACK.length;
+    this.isRelative = false; // whether the fullest bar is as high as the strip
+    this.kindOf = (frame) => model.page[frame] & 7;
     this.off = new Set();
     let dragging = false;
     canvas.addEventListener("pointerdown", (event) => {
@@ -96,17 +98,25 @@ class Strip {
   count() {
     const { frames } = this.model;
     const { order } = this.places;
-    const counts = new Uint32Array(this.bars * this.stack.length);
+    const counts = new Uint32Array(this.bars * this.kinds);
     this.counts = counts;
     for (let bar = 0; bar < this.bars; bar++) {
       const end = this.edge(bar + 1);
-      const first = bar * this.stack.length;
+      const first = bar * this.kinds;
       for (let place = this.edge(bar); place < end; place++) {
         const frame = order ? order[place] : place;
-        if (frame >= 0) counts[first + this.valueOf(frame)]++;
+        if (frame >= 0) counts[first + this.kindOf(frame)]++;
       }
     }
     this.canvas.setAttribute("aria-valuemax", frames - 1);
+  }
+
+  // Count again, if frames have other kinds than before.
+  recount() {
+    if (!this.places) return; // it has no size yet
+    this.count();
+    this.bare = null;
+    this.redraw();
   }
 
   edge(bar) {
@@ -138,17 +148,19 @@ class Strip {
   // The bars, which change less often than the view.
   drawBars() {
     const { full } = this;
+    const { fullest } = this;
     const bare = Object.assign(document.createElement("canvas"), {
       width: this.canvas.width,
       height: full,
     });
     const context = bare.getContext("2d");
     for (let bar = 0; bar < this.bars; bar++) {
-      const all = this.edge(bar + 1) - this.edge(bar);
+      const places = this.edge(bar + 1) - this.edge(bar),
+        all = this.isRelative ? fullest : places;
       let below = 0;
-      if (this.places.foldAt(this.edge(bar) + Math.floor(all / 2))) this.drawBreak(context, bar);
+      if (this.places.foldAt(this.edge(bar) + Math.floor(places / 2))) this.drawBreak(context, bar);
       for (const value of this.stack) {
-        const count = this.counts[bar * this.stack.length + value];
+        const count = this.counts[bar * this.kinds + value];
         const from = full - Math.round((full * below) / all);
         below += count;
         const to = full - Math.round((full * below) / all);
@@ -158,6 +170,17 @@ class Strip {
       }
     }
     return bare;
+  }
+
+  // The most frames that a bar shows.
+  get fullest() {
+    let most = 1;
+    for (let bar = 0; bar < this.bars; bar++) {
+      let shown = 0;
+      for (const value of this.stack) shown += this.counts[bar * this.kinds + value];
+      most = Math.max(most, shown);
+    }
+    return most;
   }
 
   // A dashed line upwards.
