@@ -91,10 +91,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays."""
+    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays.
+
+    Of each n cases another one, so that of a table of cases more than a row or a column stays.
+    """
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("many"):
@@ -104,7 +108,7 @@ def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
         item
         for (_, every), of_one in cases.items()
         for number, item in enumerate(of_one)
-        if number % every
+        if (number + number // every) % every
     }
 
 
@@ -155,10 +159,15 @@ def drgn() -> ModuleType:
         do_without("REQUIRE_DRGN", f"no drgn here: {error}")
 
 
+def newest_volatility3() -> Path:
+    """Path of the `vol` of the test tools."""
+    return Path(sys.executable).with_name("vol")
+
+
 @pytest.fixture(scope="session")
 def volatility3() -> Path:
     """Path of the newest Volatility 3's `vol`: that of the test tools."""
-    return Path(sys.executable).with_name("vol")
+    return newest_volatility3()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from memory_visualizer.cli.command import (
@@ -13,15 +11,20 @@ from memory_visualizer.cli.command import (
     add_color_option,
     add_holes_option,
     add_picture_options,
+    check_outputs,
     check_picture_options,
     say,
 )
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.fleet.outcome import Outcome
-from memory_visualizer.fleet.runner import Place, check_libraries, results
+from memory_visualizer.fleet.cluster import Place, check_libraries
+from memory_visualizer.fleet.gallery import FILE as INDEX
+from memory_visualizer.fleet.gallery import write_gallery
+from memory_visualizer.fleet.outcome import Outcome, outcomes_in
+from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import expand
-from memory_visualizer.fleet.task import Options
-from memory_visualizer.printable import counted, printable
+from memory_visualizer.fleet.split import AUTOMATIC_SIZE
+from memory_visualizer.fleet.task import Options, clear_parts
+from memory_visualizer.printable import binary_size, counted, printable
 
 SOME_FAILED = 2
 """Exit code if a dump could not be analysed."""
@@ -39,8 +42,10 @@ examples:
   memviz fleet /evidence --out report
   memviz fleet '/evidence/*.lime' more/xp.raw --out report --leads
   memviz fleet /evidence --out /shared/report --scheduler tcp://10.0.0.5:8786
+  memviz fleet database-server.elf --out report --split
 
 the folder:
+  index.html       all dumps, to be filtered and searched
   dumps/NAME/      NAME.png, NAME.html, NAME.json, thumbnail.png, outcome.json
   pages/           page maps in Parquet, a file for each dump; also processes/,
                    files/, regions/, modules/ and leads/ (docs/fleet.md)
@@ -87,6 +92,12 @@ def parser(program: str) -> argparse.ArgumentParser:
         type=_workers,
         help="processes on this machine (default: one a core)",
     )
+    options.add_argument(
+        "--split",
+        action="store_true",
+        help="analyse one dump after another, and have all workers share the scan of each; dumps of"
+        f" {binary_size(AUTOMATIC_SIZE)} and more are analysed so in any case",
+    )
     add_picture_options(options)
     add_holes_option(options)
     add_color_option(options)
@@ -124,19 +135,32 @@ def main(program: str, options: argparse.Namespace) -> int:
     folder: Path = options.out.absolute()
     sources = expand(options.dumps, without=folder, remark=partial(say, program))
     folder.mkdir(exist_ok=True)
+    clear_parts(folder)
+    check_outputs([folder / INDEX], [], force=options.force)
+    before = {outcome.name for outcome in outcomes_in(folder)}
     place = Place(options.scheduler, options.workers)
     kept, failed = 0, 0
-    made = results(sources, folder, _options_of(options), place, force=options.force)
+    made = results(
+        sources,
+        folder,
+        _options_of(options),
+        place,
+        force=options.force,
+        split=options.split,
+        remark=partial(say, program),
+    )
     for number, result in enumerate(made, 1):
         outcome = result.outcome
-        kept += result.is_kept
+        # A result may be lost with its worker: the dump's second task finds all done in this run.
+        is_kept = result.is_kept and outcome.name in before
+        kept += is_kept
         line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
         if not outcome.is_done:
             failed += 1
             say(program, line)
-        elif not options.quiet and not result.is_kept:
+        elif not options.quiet and not is_kept:
             print(printable(line), flush=True)
-    _write_gallery(folder)
+    write_gallery(folder, force=options.force)
     if not options.quiet:
         print(_summary(len(sources), kept, failed, folder))
         sys.stdout.flush()
@@ -179,9 +203,3 @@ def _summary(total: int, kept: int, failed: int, folder: Path) -> str:
     if failed:
         parts.append(f"{failed:,} failed")
     return printable(f"{', '.join(parts)}; see {folder}")
-
-
-def _write_gallery(folder: Path) -> None:
-    """Write the index of all dumps, where this program has one."""
-    if find_spec("memory_visualizer.fleet.gallery"):
-        import_module("memory_visualizer.fleet.gallery").write_gallery(folder)

@@ -1,65 +1,32 @@
-"""The tasks of a fleet, done by Dask: by processes of this machine, or by a running cluster.
+"""The tasks of a fleet, given to the workers of a cluster by Dask.
 
 Dask gives a task whose worker ended to another worker. All else that goes wrong with a dump is in
-its outcome, see task.py. Dask is imported when a fleet is run, and not before.
+its outcome, see task.py.
 """
 
 import contextlib
-import logging
 import queue
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from memory_visualizer.errors import MissingLibraryError
+from memory_visualizer.errors import MemoryVisualizerError
+from memory_visualizer.fleet.cluster import Place, check_libraries, connected
 from memory_visualizer.fleet.outcome import Outcome, write_outcome
 from memory_visualizer.fleet.sources import Source
+from memory_visualizer.fleet.split import SplitScan, is_large
 from memory_visualizer.fleet.task import ClusterError, Options, Result, analyse
-from memory_visualizer.packages import how_to_get
 from memory_visualizer.printable import counted
 from memory_visualizer.version import __version__
 
-_LIBRARIES = ("dask", "distributed", "cryptography", "pyarrow")
-_CONNECT_SECONDS = 10
 _TICK_SECONDS = 0.5
 """How often the state of the cluster is looked at while no dump gets done."""
-
-_LOCAL_CONFIG: Mapping[str, Any] = {
-    # A worker gets its next dump when it has done one, so its end costs the running one only.
-    "distributed.scheduler.worker-saturation": 1.0,
-    # Two ends of a worker, and two more while no other dump is analysed, are enough of a hint.
-    "distributed.scheduler.allowed-failures": 1,
-    # No pages that tell other users of the machine what is analysed.
-    "distributed.scheduler.http.routes": [],
-    "distributed.worker.http.routes": [],
-}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the tasks are done."""
-
-    scheduler: str | None = None
-    """The address of a running scheduler, such as ``tcp://host:8786``; None for this machine."""
-    workers: int | None = None
-    """How many processes on this machine; None for one a core."""
-
-
-def check_libraries() -> None:
-    """Raise MissingLibraryError where a library is missing that a fleet needs."""
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
-    if missing:
-        raise MissingLibraryError(
-            f"a fleet needs {', '.join(missing)}, which {_are(missing)} not installed"
-            f" ({how_to_get(' '.join(missing))})"
-        )
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+_TICKS_WITHOUT_WORKERS = 10
+"""After how many of these it is told that there are no workers."""
 
 
 def results(
@@ -69,18 +36,24 @@ def results(
     place: Place,
     *,
     force: bool = False,
+    split: bool = False,
+    remark: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
     """Analyse all dumps, and yield each result as soon as it is there, in any order.
 
-    The outputs go to `folder`, an absolute path that exists. ClusterError if the scheduler cannot
-    be reached, goes away, or its workers cannot do the tasks; what was yielded before is done, and
-    nothing half is left. MissingLibraryError where Dask is not installed.
+    The outputs go to `folder`, an absolute path that exists. Large dumps come last, one at a time:
+    this process analyses them, and all workers share their scan; with `split`, so are all dumps.
+    `remark` is told if the scheduler has no workers, which is waited for. ClusterError if the
+    scheduler cannot be reached, goes away, or its workers cannot do the tasks; what was yielded
+    before is done, and nothing half is left. MissingLibraryError where Dask is not installed.
     """
     check_libraries()
-    with _client(place) as client:
-        run = _Run(client, folder, options, force=force)
+    with connected(place) as client:
+        run = _Run(client, folder, options, force=force, remark=remark)
+        large = [source for source in sources if split or is_large(source.url)]
         try:
-            yield from run.results(sources)
+            yield from run.results([source for source in sources if source not in large])
+            yield from run.shared(large)
         finally:
             run.cancel()
 
@@ -88,17 +61,28 @@ def results(
 class _Run:
     """The tasks that are under way."""
 
-    def __init__(self, client: Any, folder: Path, options: Options, *, force: bool) -> None:
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        options: Options,
+        *,
+        force: bool,
+        remark: Callable[[str], None],
+    ) -> None:
         self._client = client
+        self._remark = remark
         self._folder = folder
         self._options = options
         self._force = force
         self._ended: queue.Queue[Any] = queue.Queue()
         self._sources: dict[Any, Source] = {}
         """By future."""
+        self._left = 0
 
     def results(self, sources: Sequence[Source]) -> Iterator[Result]:
         """Start all tasks, and yield their results."""
+        self._left = len(sources)
         for source in sources:
             self._start(source)
         again: list[Source] = []
@@ -116,6 +100,21 @@ class _Run:
             self._sources.clear()
             yield self._result(source, future)
 
+    def shared(self, sources: Sequence[Source]) -> Iterator[Result]:
+        """Analyse dumps here, one after another, while all workers look through them."""
+        self._left = len(sources)
+        for source in sources:
+            scanner = SplitScan(
+                _Executor(self._client, self._gone),
+                workers=max(sum(self._client.nthreads().values()), 1),
+                say=self._remark,
+            )
+            result = analyse(
+                source, self._folder, self._options, force=self._force, scanner=scanner
+            )
+            self._left -= 1
+            yield result
+
     def cancel(self) -> None:
         """Take back what is not done yet."""
         if self._sources and self._client.status == "running":
@@ -124,12 +123,12 @@ class _Run:
 
     def _start(self, source: Source) -> None:
         future = self._client.submit(
-            analyse,
-            source,
-            self._folder,
-            self._options,
+            _task(),
+            asdict(source),
+            str(self._folder),
+            asdict(self._options),
             __version__,
-            force=self._force,
+            self._force,
             key=f"memviz-{uuid.uuid4().hex}",
             pure=False,
         )
@@ -138,16 +137,25 @@ class _Run:
 
     def _next(self) -> Any:
         """Wait for a task to end."""
-        while True:
+        for tick in count(1):
             with contextlib.suppress(queue.Empty):
                 future = self._ended.get(timeout=_TICK_SECONDS)
                 if future.status in ("finished", "error"):
                     return future
+                if future.status != "pending":  # cancelled or lost, with the scheduler
+                    raise self._gone()
+                future.add_done_callback(self._ended.put)  # its worker ended with the result
             if self._client.status != "running":
-                raise ClusterError(
-                    f"the scheduler at {self._address} went away:"
-                    f" {counted(len(self._sources), 'dump')} left; the same command does the rest"
-                )
+                raise self._gone()
+            if tick == _TICKS_WITHOUT_WORKERS and not self._client.nthreads():
+                self._remark(f"the scheduler at {self._address} has no workers yet")
+        raise AssertionError
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(
+            f"the scheduler at {self._address} went away: {counted(self._left, 'dump')} left; the"
+            " same command does the rest"
+        )
 
     @property
     def _address(self) -> str:
@@ -155,96 +163,103 @@ class _Run:
 
     def _result(self, source: Source, future: Any) -> Result:
         if future.status == "finished":
-            result: Result = future.result()
+            try:
+                result: Result = future.result()
+            except (OSError, CancelledError) as error:
+                raise self._gone() from error
+            self._left -= 1
             return result
-        error = future.exception()
-        if isinstance(error, ClusterError):
-            raise error
-        if isinstance(error, ImportError):
-            raise ClusterError(
-                f"the workers at {self._address} do not have all that Memory Visualizer needs:"
-                f" {error}"
-            )
-        if _lost_its_worker(future):
-            sentence = (
-                "each worker that analysed it ended: it took too much memory, or its file got"
-                " shorter or its disk failed while it was read"
-            )
-        else:
-            sentence = f"{type(error).__name__}: {error}"
+        self._left -= 1
+        fault = future.exception()
+        if isinstance(fault, ClusterError):
+            raise fault
+        if isinstance(fault, ImportError):
+            raise _lacking(fault)
+        sentence = _ENDED if _lost_its_worker(future) else f"{type(fault).__name__}: {fault}"
         failed = Outcome(source.url, source.name, options=asdict(self._options), sentence=sentence)
         with contextlib.suppress(OSError):
             write_outcome(self._folder, failed)
         return Result(failed)
 
 
+class _Executor:
+    """The workers, for a scan that they share."""
+
+    def __init__(self, client: Any, gone: Callable[[], ClusterError]) -> None:
+        self._pool = client.get_executor(pure=False)
+        self._gone = gone
+
+    def submit(self, _: Callable[..., Any], /, *arguments: Any) -> "_Part":
+        """Have a worker look through a range."""
+        return _Part(self._pool.submit(_look(), __version__, *arguments), self._gone)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The findings of a range that a worker looks through."""
+
+    future: Any
+    gone: Callable[[], ClusterError]
+
+    def result(self) -> Any:
+        """Wait for the findings; the errors of Dask become ours."""
+        from distributed import KilledWorker
+        from distributed.comm.core import CommClosedError
+
+        try:
+            return self.future.result()
+        except KilledWorker as error:
+            raise MemoryVisualizerError(_ENDED) from error
+        except ImportError as error:
+            raise _lacking(error) from error
+        except (CancelledError, CommClosedError) as error:
+            raise self.gone() from error
+
+    def cancel(self) -> Any:
+        """Try to cancel the work."""
+        return self.future.cancel()
+
+
+def _look() -> Callable[..., Any]:
+    """The function of a part of a scan, which is sent as that of `_task` is."""
+
+    def look_through_range(version: str, job: bytes, within: range) -> Any:
+        from memory_visualizer.fleet import split, task
+
+        task.check_version(version)
+        return split.look_through(job, within)
+
+    return look_through_range
+
+
+_ENDED = (
+    "each worker that analysed it ended: it took too much memory, or its file got shorter or its"
+    " disk failed while it was read"
+)
+
+
+def _lacking(error: ImportError) -> ClusterError:
+    return ClusterError(f"the workers do not have all that Memory Visualizer needs: {error}")
+
+
+def _task() -> Callable[..., Any]:
+    """The function of a task, for a scheduler and workers that may not have this package.
+
+    A function within a function is sent as its code, and the arguments are plain: the scheduler
+    needs no package, and a worker without it tells so. It would end if it could not read a task.
+    """
+
+    def analyse_dump(
+        source: dict[str, str], folder: str, options: dict[str, Any], version: str, force: bool
+    ) -> Any:
+        from memory_visualizer.fleet import task
+
+        return task.analyse_plain(source, folder, options, version, force=force)
+
+    return analyse_dump
+
+
 def _lost_its_worker(future: Any) -> bool:
     from distributed import KilledWorker
 
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
-
-
-@contextlib.contextmanager
-def _client(place: Place) -> Iterator[Any]:
-    """The connection to a running scheduler, or to one that lives as long as the block."""
-    with _quiet():
-        if place.scheduler:
-            with _connected(place.scheduler) as client:
-                yield client
-        else:
-            with _local(place.workers) as client:
-                yield client
-
-
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no scheduler answers at {address}: {error}") from error
-    with contextlib.closing(client):
-        yield client
-
-
-@contextlib.contextmanager
-def _local(workers: int | None) -> Iterator[Any]:
-    """A cluster of this machine's own: a process for each core, and a share of memory for each.
-
-    It listens on the loopback address only. Whoever reaches a scheduler can run code as its user,
-    and each user of a machine reaches loopback addresses, so it speaks TLS with keys that only
-    these processes have.
-    """
-    import dask
-    from distributed import Client, LocalCluster, Security
-
-    with (
-        dask.config.set(_LOCAL_CONFIG),
-        LocalCluster(
-            n_workers=workers or dask.system.CPU_COUNT,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            security=Security.temporary(),
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Dask logs what this module tells in sentences."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

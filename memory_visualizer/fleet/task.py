@@ -5,11 +5,12 @@ outcome comes last. Nothing of a dump makes the task fail: its fault becomes the
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.file import paint_file
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.picture.picture import picture_of
+from memory_visualizer.picture.scale import Scale
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.version import __version__
 from memory_visualizer.viewer import write_page
@@ -76,22 +78,44 @@ class Result:
     """Whether it is that of an earlier run, and nothing had to be done."""
 
 
+def analyse_plain(
+    source: Mapping[str, str], folder: str, options: Mapping[str, Any], version: str, *, force: bool
+) -> Result:
+    """Do `analyse` for a program that may be on another machine; the arguments are plain values.
+
+    `version` is that program's. ClusterError if this machine cannot do its tasks.
+    """
+    check_version(version)
+    return analyse(Source(**source), Path(folder), Options(**options), force=force)
+
+
+def check_version(version: str) -> None:
+    """Raise ClusterError if a program that gives tasks has another version than this one."""
+    if version != __version__:
+        raise ClusterError(
+            f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
+            " may differ"
+        )
+
+
 def analyse(
     source: Source,
     folder: Path,
     options: Options,
-    version: str = __version__,
     *,
-    force: bool,
+    force: bool = False,
     scanner: Scanner | None = None,
 ) -> Result:
     """Write all outputs of one dump into the run's folder, unless they are there already.
 
-    `version` is that of the program that asks, `force` that of output.whole_file, `scanner` as for
-    api.open. ClusterError if this machine cannot do such tasks, or the scanner's cannot; OSError if
-    the outcome cannot be written.
+    `force` is that of output.whole_file, `scanner` as for api.open. ClusterError if this machine
+    does not see the folder, or the scanner's cluster is at fault; OSError if the outcome cannot be
+    written.
     """
-    _check_machine(folder, version)
+    if not folder.is_dir():
+        raise ClusterError(
+            f"a worker does not see the folder {folder}: it must be on storage that all share"
+        )
     draft = Outcome(source.url, source.name, options=asdict(options))
     earlier = read_outcome(folder, source.name)
     try:
@@ -110,18 +134,6 @@ def analyse(
         clear(folder, source.name)
     write_outcome(folder, outcome)
     return Result(outcome)
-
-
-def _check_machine(folder: Path, version: str) -> None:
-    if version != __version__:
-        raise ClusterError(
-            f"a worker has Memory Visualizer {__version__}, but this is {version}: their outputs"
-            " may differ"
-        )
-    if not folder.is_dir():
-        raise ClusterError(
-            f"a worker does not see the folder {folder}: it must be on storage that all share"
-        )
 
 
 def _identified(draft: Outcome) -> Outcome:
@@ -214,8 +226,14 @@ def _write_page(
 def _write_thumbnail(
     path: Path, snapshot: Snapshot, colouring: Colouring, options: Options, *, force: bool
 ) -> None:
-    """Write the small picture: nearly square, so its width is that of no option."""
-    picture = picture_of(snapshot.dump, colouring, layout=options.layout, holes=options.holes)
+    """Write the small picture: nearly square, so its width is that of no option.
+
+    Its scale is that of the picture where a pixel stands for many pages.
+    """
+    scale = options.scale if Scale.of(options.scale).pages > 1 else 1
+    picture = picture_of(
+        snapshot.dump, colouring, layout=options.layout, holes=options.holes, scale=scale
+    )
     write_thumbnail(path, picture, force=force)
 
 
@@ -263,7 +281,15 @@ def clear(folder: Path, name: str) -> None:
             if is_own(path):
                 path.unlink()
     for place in {path.parent for path in own}:
-        for part in place.glob(PARTS):
-            part.unlink(missing_ok=True)
+        clear_parts(place)
         with suppress(OSError):
             place.rmdir()
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder, where files have names from the start.
+
+    Nobody else may write there at the same time.
+    """
+    for part in folder.glob(PARTS):
+        part.unlink(missing_ok=True)

@@ -37,6 +37,13 @@ from memory_visualizer.units import PAGE_SIZE
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _COPIED_FRAMES = 1024
 """Frames that a thread reads into memory at once: 4 MiB."""
+_MOST_RESIDENT = 1 << 30
+"""Bytes of files that a process may have mapped in memory. They cost nothing, as the kernel takes
+them when it needs room, but clusters count them, and end processes that have much. To unmap them
+more often would take time: pages that are read again are mapped again."""
+_PAGES_BETWEEN = 1 << 9
+"""Pages after which the process is asked how much it has; with an access the kernel maps what lies
+around the page, up to 2 MiB."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
 """A page as bytes, which may begin anywhere: with a type of numbers numpy would copy the whole
 file."""
@@ -197,6 +204,7 @@ class _MappedFile(PagesFile):
         self._memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
         self._has_size = self._memory.size() > 0  # a block device does not tell one
+        self._touched = 0
 
     def check_size(self) -> None:
         if self._has_size and self._memory.size() < self._size:
@@ -221,8 +229,17 @@ class _MappedFile(PagesFile):
         start = offset // PAGE_SIZE * PAGE_SIZE
         _advise(self._address + start, offset + count * PAGE_SIZE - start, advice)
 
+    def _drop_some(self, touched: int) -> None:
+        """Unmap all pages where too many are in memory."""
+        self._touched += touched
+        if self._touched >= _PAGES_BETWEEN:
+            self._touched = 0
+            if _resident() > _MOST_RESIDENT:
+                self.drop(0, -(-self._size // PAGE_SIZE))
+
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:
         self.check_size()
+        self._drop_some(len(places))
         if len(places) == 1:  # searches that follow lists read page by page
             pages[0] = np.frombuffer(self._memory, np.uint64, PAGE_SIZE // 8, int(places[0]))
             return
@@ -326,6 +343,14 @@ def _can_populate() -> bool:
         except OSError:  # EINVAL: an older kernel
             return False
     return True
+
+
+def _resident() -> int:
+    """Bytes of files that this process has mapped in memory (proc(5), statm); 0 if not told."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _address_of(memory: mmap.mmap) -> int:

@@ -36,6 +36,7 @@ from tests.synth.qemu import write_qemu
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
+CASES = int(os.environ.get("FUZZ_CASES", "100"))
 
 
 def memory(pages: int, seed: int) -> bytes:
@@ -779,7 +780,7 @@ def test_broken_headers(path: Path, format_: str, pieces: Pieces, write: Writer)
     sound = target.read_bytes()
     rng = np.random.default_rng(7)
     extreme = [b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f", struct.pack("<Q", 1 << 52)]
-    for attempt in range(300):
+    for attempt in range(3 * CASES):
         data = bytearray(sound)
         for _ in range(int(rng.integers(1, 4))):
             where = int(rng.integers(4, min(len(sound), 0x2200 if attempt % 2 else 400) - 8))
@@ -1360,3 +1361,29 @@ def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
     for pfn in np.flatnonzero(dump.left_out).tolist():
         with pytest.raises(drgn.FaultError):
             program.read(pfn * PAGE_SIZE, PAGE_SIZE, physical=True)
+
+
+@pytest.mark.skipif(not files._can_populate(), reason="files are read here, not mapped")
+def test_mapped_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process has much of a dump in memory, it is unmapped; what is read stays right."""
+    path, pages = tmp_path / "dump", (64 << 20) // PAGE_SIZE
+    path.write_bytes(np.arange(pages, dtype="<u8").repeat(PAGE_SIZE // 8).tobytes())
+    before, left = files._resident(), []
+    drop = files._MappedFile.drop
+
+    def noted(self: files._MappedFile, offset: int, count: int) -> None:
+        drop(self, offset, count)
+        left.append(files._resident() - before)
+
+    monkeypatch.setattr(files._MappedFile, "drop", noted)
+    monkeypatch.setattr(files, "_PAGES_BETWEEN", 64)
+    order = np.random.default_rng(1).permutation(pages).reshape(-1, 16)
+    for allowed, expected in ((8 << 20, 8), (GIB, 0)):
+        monkeypatch.setattr(files, "_MOST_RESIDENT", before + allowed)
+        dump = open_dump(path)
+        left.clear()
+        for frames in order:
+            assert (dump.read_frames(frames)[:, 0] == frames).all()
+        assert len(left) >= expected and (expected or not left)
+        assert all(size < (4 << 20) for size in left)
+        dump.close()

@@ -109,7 +109,10 @@ def settle(page: "Page") -> None:
     page.evaluate(
         """async () => {
             const frame = () => new Promise((done) => requestAnimationFrame(done));
-            while (!window.memviz) await frame();
+            while (!window.memviz) {
+                if (performance.now() > 120_000) throw new Error("the page does not start");
+                await frame();
+            }
             const { map } = memviz;
             for (let before; before !== String(map.transform) || !map.settled || map.scheduled
                     || map.canvas.__transition;) {

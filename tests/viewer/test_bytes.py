@@ -149,6 +149,7 @@ def read(page: "Page", frame: int) -> bytes | str:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.many
 def test_every_page_of_the_dump(open_page: Opener, tmp_path: Path, name: str) -> None:
     """The page reads what was written, at its place in the file, in each format."""
     opened = made(tmp_path, name)

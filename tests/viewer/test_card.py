@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
 @pytest.mark.parametrize("name", [ABSENT, BOTH, USER, KERNEL, DATA, ZEROS])
+@pytest.mark.many
 def test_hover_tells_the_truth(page: "Page", dump: Dump, name: str, layout: str) -> None:
     page.select_option("#layout", layout)
     settle(page)

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,18 @@ from memory_visualizer.difference.difference import compare_series
 from memory_visualizer.difference.moment import Moment
 from memory_visualizer.picture.changes import CHANGE_PALETTES, DARK_CHANGES
 from memory_visualizer.picture.layout import arrange
-from memory_visualizer.picture.palette import hex_colour
+from memory_visualizer.picture.palette import Colour, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.viewer import changes
 from memory_visualizer.viewer.changes import ChangePage
 from tests.conftest import both_browsers
 from tests.difference.conftest import Series, linux_series, windows_series
-from tests.viewer.page import assert_axe_finds_nothing, cells, place, settle
+from tests.viewer.page import (
+    assert_axe_finds_nothing,
+    cells,
+    place,
+    settle,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -183,15 +188,18 @@ def codes_of(words: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
     return np.array([Change[word] for word in words.tolist()])
 
 
-@pytest.mark.parametrize(
-    ("browser", "scheme"),
-    [("chromium", "light"), ("chromium", "dark"), ("firefox", "light")],
-    indirect=["browser"],
-)
-def test_colours_of_changes(open_page: Opener, opened: Opened, scheme: str) -> None:
+@both_browsers
+def test_colours_of_changes(open_page: Opener, opened: Opened) -> None:
     """Each page has the colour of its change; over all steps, that of the strongest."""
-    page = open_page(opened.path, color_scheme=scheme)
-    palette = (DARK_CHANGES if scheme == "dark" else CHANGE_PALETTES)["default"]
+    assert_colours(open_page(opened.path), opened, CHANGE_PALETTES["default"])
+
+
+def test_colours_of_changes_in_the_dark(open_page: Opener, opened: Opened) -> None:
+    page = open_page(opened.path, color_scheme="dark")
+    assert_colours(page, opened, DARK_CHANGES["default"])
+
+
+def assert_colours(page: "Page", opened: Opened, palette: Mapping[Change, Colour]) -> None:
     colours = np.array([palette[one] for one in Change], np.uint8)
     codes = [codes_of(words) for words in opened.words]
     assert page.evaluate("memviz.state.all")
@@ -266,7 +274,6 @@ def test_the_slider(open_page: Opener, opened: Opened) -> None:
     assert page.evaluate("[memviz.state.all, location.hash]") == [True, "#all=1"]
 
 
-@both_browsers
 def test_next_and_previous(open_page: Opener, opened: Opened) -> None:
     """From one changed page to the next, of the kinds that the legend shows."""
     page = open_page(opened.path, "#dump=2")
@@ -285,6 +292,7 @@ def test_next_and_previous(open_page: Opener, opened: Opened) -> None:
 # -- what is told ------------------------------------------------------------------------------
 
 
+@both_browsers
 def test_history_of_a_page(open_page: Opener, opened: Opened) -> None:
     """Of each kind of change one page: its words, and its owners by name."""
     page = open_page(opened.path, "#dump=2")
@@ -394,15 +402,8 @@ def test_any_address(open_page: Opener, opened: Opened) -> None:
 
 
 @pytest.mark.parametrize(
-    ("browser", "width", "height", "scheme"),
-    [
-        ("chromium", 1280, 860, "light"),
-        ("chromium", 1280, 860, "dark"),
-        ("chromium", 800, 700, "light"),
-        ("chromium", 390, 800, "dark"),
-        ("firefox", 1280, 860, "light"),
-    ],
-    indirect=["browser"],
+    ("width", "height", "scheme"),
+    [(1280, 860, "light"), (1280, 860, "dark"), (800, 700, "light"), (390, 800, "dark")],
 )
 def test_axe_finds_nothing(
     open_page: Opener, opened: Opened, width: int, height: int, scheme: str

@@ -163,6 +163,7 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
     ],
     indirect=["browser"],
 )
+@pytest.mark.many
 def test_axe_finds_nothing(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
 ) -> None:

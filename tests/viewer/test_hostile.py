@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         "#layout=toString&color=valueOf",
     ],
 )
+@pytest.mark.many
 def test_hostile_links(open_page: Callable[..., "Page"], dump: Dump, fragment: str) -> None:
     page = open_page(dump.page, fragment)
     assert page.input_value("#layout") == "rows"

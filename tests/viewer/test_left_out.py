@@ -82,6 +82,7 @@ def test_choosing_a_process_lights_its_left_out_pages(
 @pytest.mark.parametrize(
     "name", [name for name in COLOURINGS if name not in ("state", "use", "file")]
 )
+@pytest.mark.many
 def test_left_out_pages_equal_the_png(
     open_page: Callable[..., "Page"], filtered: Filtered, name: str
 ) -> None:

@@ -53,6 +53,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 @both_browsers
 @pytest.mark.parametrize(("layout", "palette"), [("rows", "colour-blind"), ("hilbert", "default")])
 @pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
+@pytest.mark.many
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
