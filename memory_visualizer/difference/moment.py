@@ -1,4 +1,4 @@
-"""What is kept of each dump: a few bytes for each frame, so that many dumps can be compared."""
+"""The part of a dump that a comparison keeps: a few bytes per frame, so that many dumps fit."""
 
 import zlib
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class FrameColumns:
     """Number of its set of owners in OwnerSets."""
 
     def grown(self, count: int) -> "FrameColumns":
-        """The same for `count` frames; those behind the last one are absent."""
+        """The same for `count` frames; the added frames are absent."""
         more = count - len(self.classes)
         if not more:
             return self
@@ -95,7 +95,7 @@ class Moment:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
-        """Take from a snapshot what is compared; the snapshot is not needed afterwards."""
+        """Take the compared data from a snapshot, which is not needed afterwards."""
         owners, sets = owner_sets(
             snapshot.owners_by_frame(), len(snapshot.processes), snapshot.classes.size
         )
