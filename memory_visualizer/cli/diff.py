@@ -190,7 +190,7 @@ def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
 def _read(
     program: str, paths: Sequence[Path], options: argparse.Namespace, *, is_kept: bool
 ) -> Moment:
-    """What is kept of a dump; of more than two the columns are packed until their turn."""
+    """The kept part of a dump; if there are more than two dumps, its columns are packed."""
     with ProgressLine(f"reading {printable(paths[0].name)}") as progress:
         found = moment(paths, lenient=options.lenient, progress=progress)
     for remark in found.remarks:
@@ -232,7 +232,7 @@ class _Comparison:
             if options.animate:
                 self._animate(steps)
             for _ in steps:
-                """Each is used and forgotten."""
+                """Nothing is kept of a step."""
         if options.output:
             self._paint()
         if options.json:
@@ -249,7 +249,7 @@ class _Comparison:
     def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
         """Compare each dump with the one before it, and add the result to the outputs."""
         for number, found in enumerate(compare_series(self._moments, progress), 1):
-            if len(self._moments) == 2:  # of more, only two may be kept at a time
+            if len(self._moments) == 2:  # in a longer series, steps are not kept
                 self._last = found
             self._rows.append(series_line(number, found))
             names = f"{found.before.name} and {found.after.name}"

@@ -1,4 +1,4 @@
-"""What changed between dumps, everything but the frames themselves, as JSON values."""
+"""The changes between dumps as JSON values, except for the frames themselves."""
 
 import json
 import os
