@@ -8,6 +8,7 @@ files, but never a possible dump.
 import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from memory_visualizer.formats.opening import is_dump
 from memory_visualizer.printable import binary_size
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.version import __version__
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows
+    _fcntl = None  # type: ignore[assignment]
 
 NAME = "Memory Visualizer"
 GENERATOR = f"{NAME} {__version__}"
@@ -123,6 +129,83 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def resumable_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a new file under the name of its part, and give it its name when the block ends.
+
+    If the process ends before, or with OSError, the part stays, and the next call yields the same
+    file again, open for reading and writing; its contents must not be trusted. Any other error
+    removes the part. OSError, with the path that was asked for, when the file cannot be written,
+    when `path` exists, when the part is a link, or when another process writes it.
+    """
+    target, part = check_target(path), part_of(path)
+    try:
+        with _own_part(part) as file:
+            yield file
+            file.flush()
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "it exists")
+            if _fcntl:
+                part.replace(target)  # while the lock keeps others away
+        if not _fcntl:
+            part.replace(target)  # Windows renames no open file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def part_of(path: Path) -> Path:
+    """The place of an unfinished file, with which resumable_file goes on."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f"{target.name}.memviz-part")
+
+
+def _own_part(part: Path) -> IO[bytes]:
+    """Open a part for reading and writing, made if there is none; OSError if it is not its own.
+
+    A link by the part's name could lead to evidence, and two processes would disturb each other.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    is_link = part.is_symlink()
+    file = None if is_link else os.fdopen(os.open(part, flags, 0o666), "r+b")
+    try:
+        if file is None or not _is_alone(file):
+            fault = f"{part.name} beside it is no plain file of its own; move it away"
+            raise FileExistsError(errno.EEXIST, fault)
+        if not _is_locked(file, part):
+            fault = f"another process is writing {part.name}"
+            raise BlockingIOError(errno.EWOULDBLOCK, fault)
+    except OSError:
+        if file:
+            file.close()
+        raise
+    return file
+
+
+def _is_alone(file: IO[bytes]) -> bool:
+    """Whether a file is a plain one that has a single name."""
+    status = os.fstat(file.fileno())
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+
+
+def _is_locked(file: IO[bytes], part: Path) -> bool:
+    """Lock a part while it is open; False if another process has it, or has just finished it.
+
+    Windows has no such lock, and file systems may lack it.
+    """
+    if not _fcntl:
+        return True
+    try:
+        _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))
+
+
 def _unnamed_file(part: Path) -> IO[bytes]:
     """A file without a name in the folder of `part`; `part` itself where that is not possible.
 
@@ -136,13 +219,6 @@ def _unnamed_file(part: Path) -> IO[bytes]:
         except OSError:
             pass
     return part.open("xb")
-
-
-def path_of_part(file: IO[bytes]) -> Path:
-    """A path by which a file that whole_file yields, and that has no name yet, can be read."""
-    if isinstance(file.name, int):
-        return _DESCRIPTORS / str(file.name)
-    return Path(file.name)
 
 
 def _give_name(descriptor: int, path: Path) -> None:

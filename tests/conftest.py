@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -91,10 +91,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays."""
+    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays.
+
+    Of each n cases another one, so that of a table of cases more than a row or a column stays.
+    """
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("many"):
@@ -104,7 +108,7 @@ def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
         item
         for (_, every), of_one in cases.items()
         for number, item in enumerate(of_one)
-        if number % every
+        if (number + number // every) % every
     }
 
 
@@ -155,10 +159,15 @@ def drgn() -> ModuleType:
         do_without("REQUIRE_DRGN", f"no drgn here: {error}")
 
 
+def newest_volatility3() -> Path:
+    """Path of the `vol` of the test tools."""
+    return Path(sys.executable).with_name("vol")
+
+
 @pytest.fixture(scope="session")
 def volatility3() -> Path:
     """Path of the newest Volatility 3's `vol`: that of the test tools."""
-    return Path(sys.executable).with_name("vol")
+    return newest_volatility3()
 
 
 @pytest.fixture(scope="session")
@@ -207,24 +216,62 @@ def symbol_files() -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator["Browser"]:
-    """Chromium of the system without a window, driven by Playwright.
-
-    Skips where either is missing, but fails if REQUIRE_CHROMIUM=1.
-    """
+def playwright() -> Iterator["Playwright"]:
+    """What drives the browsers. Skips where it is missing, but fails if REQUIRE_CHROMIUM=1."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         do_without("REQUIRE_CHROMIUM", f"no Playwright here: {error}")
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright: "Playwright") -> Iterator["Browser"]:
+    """Chromium of the system without a window.
+
+    Skips where it is missing, but fails if REQUIRE_CHROMIUM=1.
+    """
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        # Root may not use the sandbox; what is opened here are files of our own making.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
+    # Root may not use the sandbox; what is opened here are files of our own making.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    browser = playwright.chromium.launch(executable_path=path, args=arguments)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def firefox(
+    playwright: "Playwright", tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Browser"]:
+    """Firefox of the system without a window.
+
+    Skips where it is missing, but fails if REQUIRE_FIREFOX=1.
+    """
+    try:
+        from tests.viewer.firefox import CHANNEL, PREFERENCES, command, write_starter
+    except ImportError as error:
+        do_without("REQUIRE_FIREFOX", f"Playwright cannot drive Firefox here: {error}")
+    if command() is None:
+        do_without("REQUIRE_FIREFOX", "no Firefox here (on Debian: apt install firefox-esr)")
+    starter = write_starter(tmp_path_factory.mktemp("firefox") / "firefox")
+    browser = playwright.firefox.launch(
+        executable_path=starter, channel=CHANNEL, firefox_user_prefs=PREFERENCES, timeout=240_000
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest) -> "Browser":
+    """Chromium, or each browser in turn for a test that is marked `both_browsers`."""
+    found: Browser = request.getfixturevalue(getattr(request, "param", "chromium"))
+    return found
+
+
+both_browsers = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
 
 
 def real_dumps() -> Path:

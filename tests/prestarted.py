@@ -11,14 +11,17 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import runpy
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from tests.elsewhere import FORK
 
@@ -38,17 +41,21 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    arguments: Sequence[object], folder: Path | None = None, *, anew: bool = False
+    arguments: Sequence[object],
+    folder: Path | None = None,
+    *,
+    anew: bool = False,
+    loaded: str = "memory_visualizer",
 ) -> "subprocess.CompletedProcess[str]":
     """Run Python with these arguments, ``-m module …`` or ``script …``, in a folder.
 
-    `anew`: Python is started for this run in any case.
+    `anew`: Python is started for this run in any case. `loaded`: the program's package.
     """
     command = [sys.executable, *map(str, arguments)]
     folder = folder or Path.cwd()
     variables = environment()
     if FORK and not anew:
-        return _server(tuple(sorted(variables.items()))).run(command, folder)
+        return _server(loaded, tuple(sorted(variables.items()))).run(command, folder)
     return subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_TIMEOUT
     )
@@ -57,13 +64,13 @@ def run(
 class _Server:
     """The process that forks, from the side of the tests."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
+    def __init__(self, package: str, variables: dict[str, str]) -> None:
         self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._here.settimeout(_TIMEOUT)
         with there:
             # The outputs are pipes, as those of the runs will be.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.prestarted", str(there.fileno())],
+                [sys.executable, "-m", "tests.prestarted", package, str(there.fileno())],
                 cwd=ROOT,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -91,9 +98,9 @@ class _Server:
 
 
 @cache
-def _server(variables: tuple[tuple[str, str], ...]) -> _Server:
+def _server(package: str, variables: tuple[tuple[str, str], ...]) -> _Server:
     """One for all runs with the same variables; it ends when its socket is closed, with us."""
-    return _Server(dict(variables))
+    return _Server(package, dict(variables))
 
 
 def _read(pipe: int) -> str:
@@ -101,10 +108,10 @@ def _read(pipe: int) -> str:
         return file.read()
 
 
-def _serve(number: int) -> None:
+def _serve(package: str, number: int) -> None:
     """Fork for each request; the copies become the program and return from here."""
     assert FORK
-    _load()
+    _load(package)
     gc.freeze()
     with socket.socket(fileno=number) as connection:
         while True:
@@ -123,16 +130,32 @@ def _serve(number: int) -> None:
             connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _load() -> None:
-    """Load what the programs will use."""
+_APART = re.compile(
+    r"memory_visualizer\.volatility3|volatility3(\.framework)?\.plugins|volatility3.*volshell"
+    r"|.*\.__main__"
+)
+"""Modules that are not loaded beforehand."""
+
+
+def _load(package: str) -> None:
+    """Load what the program will use."""
     import PIL.Image
 
-    import memory_visualizer
-
     PIL.Image.preinit()
-    for module in pkgutil.walk_packages(memory_visualizer.__path__, "memory_visualizer."):
-        if "volatility3" not in module.name and not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    found = importlib.import_module(package)
+    if package == "volatility3":
+        # Some plugins are loaded with the framework, and then the folders of all are settled.
+        importlib.import_module("volatility3.plugins").__path__.insert(0, str(ROOT / "plugins3"))
+    _load_package(found)
+
+
+def _load_package(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not _APART.fullmatch(module.name):
+            with suppress(ImportError):  # of what need not be there: the program will tell
+                loaded = importlib.import_module(module.name)
+                if module.ispkg:
+                    _load_package(loaded)
 
 
 def _become(arguments: list[str], folder: str, streams: list[int]) -> None:
@@ -149,4 +172,4 @@ def _become(arguments: list[str], folder: str, streams: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -40,6 +40,7 @@ def test_examples_in_docstrings() -> None:
 
 
 @pytest.mark.packaging
+@pytest.mark.long
 def test_pages_of_the_library(tmp_path: Path) -> None:
     """There is one for each module, and they are made without a warning."""
     named = [name for name in MODULES if not brought_along(name)]

@@ -20,6 +20,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("format_", containers.WRITERS)
+@pytest.mark.many
 def test_dump_is_only_read(format_: str, memory: bytes, strace: str, tmp_path: Path) -> None:
     """With all outputs asked for, it is opened for reading each time; bytes and times stay."""
     dump = tmp_path / "evidence.dump"

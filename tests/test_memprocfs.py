@@ -28,6 +28,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.many
 def test_lists_the_processes_and_maps_their_pages(
     name: str, memprocfs: ModuleType, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ _OTHER_BUILDS = ("Win10x64", "Win81U1x64")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _OTHER_BUILDS])
+@pytest.mark.many
 def test_has_each_frame_on_the_same_list(name: str, memprocfs: ModuleType, tmp_path: Path) -> None:
     """The state of each frame, the kind of its use, and the process behind its record."""
     truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, database=True)

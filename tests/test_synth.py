@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests import prestarted
 from tests.simple_walker import ADDRESS, LARGE, PRESENT, PROTOTYPE, TRANSITION, USER, Page, walk
 from tests.synth import GIB, KERNEL, MIB, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
@@ -75,6 +75,7 @@ def test_zero_flags_are_the_contents(name: str, options: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
+@pytest.mark.many
 def test_holds_all_that_real_memory_holds(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -210,8 +211,8 @@ def test_refuses_what_cannot_be(name: str, options: dict[str, Any], tmp_path: Pa
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     dump = tmp_path / "a dump.raw"
-    command = [sys.executable, "-m", "tests.synth", "Win10x64_15063", str(dump), "--size", "16M"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
+    done = prestarted.run(["-m", "tests.synth", "Win10x64_15063", dump, "--size", "16M"])
+    assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "a dump.raw.truth.npz") as truth:
         assert truth["zero"].size * PAGE_SIZE == dump.stat().st_size == 16 * MIB
         assert set(truth["class_seen_by_list"]) > {"user", "kernel"}
@@ -236,15 +237,14 @@ def test_a_large_image_needs_little_memory(tmp_path: Path) -> None:
 
 def test_no_dump_of_another_is_replaced(tmp_path: Path) -> None:
     """Neither by the command line: only what has its truth beside it."""
-    command = [sys.executable, "-m", "tests.synth", "WinXPSP2x86", str(tmp_path / "a.raw")]
-    command += ["--size", "16M"]
+    command = ["-m", "tests.synth", "WinXPSP2x86", tmp_path / "a.raw", "--size", "16M"]
     (tmp_path / "a.raw").write_bytes(b"evidence")
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = prestarted.run(command)
     assert result.returncode == 2
     assert "a.raw is there, and not from here, since it has no a.raw.truth.npz" in result.stderr
     assert (tmp_path / "a.raw").read_bytes() == b"evidence"
-    subprocess.run([*command, "--force"], cwd=ROOT, check=True)
+    assert prestarted.run([*command, "--force"]).returncode == 0
     first = (tmp_path / "a.raw").read_bytes()
-    subprocess.run([*command, "--seed", "1"], cwd=ROOT, check=True)
+    assert prestarted.run([*command, "--seed", "1"]).returncode == 0
     assert (tmp_path / "a.raw").read_bytes() != first
     assert {path.name for path in tmp_path.iterdir()} == {"a.raw", "a.raw.truth.npz"}

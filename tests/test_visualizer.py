@@ -528,6 +528,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("body", "code", "sentence"), FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("options", [[], ["-o", "x.png"], ["-ox.png"], ["--outp=x.png"]])
+@pytest.mark.many
 def test_a_failed_step_ends_the_run_and_says_so(
     fake: House, published: Path, options: list[str], body: str, code: int, sentence: str
 ) -> None:
@@ -869,6 +870,7 @@ def test_without_python_3_one_sentence_says_how_to_get_one(
 
 
 @pytest.mark.usefixtures("volatility2")  # so that the compiled parts lie in pip's cache
+@pytest.mark.long
 def test_environments_are_made_by_themselves_even_after_an_interruption(house: House) -> None:
     """In a path with spaces, by two runs at once; made once, brought up to date later."""
     house.script = copy_checkout(house.folder / "a check out")

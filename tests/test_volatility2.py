@@ -20,7 +20,7 @@ from tests.synth import GIB, MIB, Profile, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
-_AT_ONCE = 10
+_AT_ONCE = 29
 """Profiles of which dumps are looked at by one process of Volatility."""
 
 _PATIENT = """import gc, os, runpy, sys
@@ -117,6 +117,7 @@ def test_families() -> None:
     assert len(known) == 13
 
 
+@pytest.mark.long
 def test_profiles(names: list[str], volatility2: Path, tmp_path: Path) -> None:
     """The real imageinfo and pslist know the dumps, and each page of the map is right.
 

@@ -22,7 +22,8 @@ from tests.synth import Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
-from tests.viewer.test_viewer import lit_frames, open_page
+from tests.viewer.conftest import open_page
+from tests.viewer.page import lit_frames
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

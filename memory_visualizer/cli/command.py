@@ -175,7 +175,9 @@ def parser_of_dump(program: str, description: str, examples: str, parts: str = P
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dump", metavar="DUMP", type=as_path, help="dump of physical memory")
+    parser.add_argument(
+        "dump", metavar="DUMP", type=as_path, help="dump of physical memory, or its URL"
+    )
     parser.add_argument("more", metavar="PART", type=as_path, nargs="*", default=[], help=parts)
     return parser
 

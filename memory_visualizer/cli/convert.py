@@ -10,15 +10,16 @@ from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.convert import FORMATS, Layout, convert_dump, described, layout_of
 from memory_visualizer.formats.opening import check_file
-from memory_visualizer.output import STANDARD_OUTPUT
+from memory_visualizer.output import STANDARD_OUTPUT, part_of
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 DESCRIPTION = """\
 Write a memory dump of any supported format anew: as raw file, LiME or ELF core.
 Pages of zeros take no room where the file system has sparse files. The file
-appears whole or not at all; it is read back and compared by checksums first. A
-file that holds the same memory already is kept, so the command can be repeated.
+appears whole or not at all; it is read back and compared by checksums first.
+The command can be repeated: a file that holds the same memory is kept, and an
+interrupted run left FILE.memviz-part, of which all is kept that is in the dump.
 """
 
 EXAMPLES = """\
@@ -66,8 +67,13 @@ def main(program: str, options: argparse.Namespace) -> int:
     layout = layout_of(snapshot, path)
     if size := _unusual_size(snapshot, layout):
         say(program, f"{path} will have {size}")
-    with ProgressLine("converting") as progress:
-        conversion = convert_dump(snapshot, path, layout, progress)
+    try:
+        with ProgressLine("converting") as progress:
+            conversion = convert_dump(snapshot, path, layout, progress)
+    except BaseException:
+        if (part := part_of(path)).exists():
+            say(program, f"the same command goes on with {part}")
+        raise
     for remark in conversion.remarks:
         say(program, remark)
     if not options.quiet:

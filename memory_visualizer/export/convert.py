@@ -2,7 +2,8 @@
 
 Pages of zeros become holes of the file where the file system has such. The new file is read back
 before it gets its name: checksums of its pages must be the ones that were taken while the pages
-were written. A file that holds this memory already is kept, so a conversion may be started again.
+were written. A file that holds this memory already is kept, and what an interrupted conversion has
+written is kept page by page, compared with the dump, so a conversion may be started again.
 """
 
 import errno
@@ -11,7 +12,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 import numpy as np
@@ -27,7 +30,7 @@ from memory_visualizer.formats.magics import LIME
 from memory_visualizer.formats.mapped import Extents
 from memory_visualizer.formats.opening import is_dump
 from memory_visualizer.formats.raw import RawDump
-from memory_visualizer.output import check_target, path_of_part, whole_file
+from memory_visualizer.output import check_target, part_of, resumable_file
 from memory_visualizer.printable import binary_size, counted
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
@@ -61,6 +64,8 @@ class Conversion:
     """Frames of the machine that the dump leaves out, or that could not be read."""
     was_there: bool
     """Whether the file existed and held this memory, so that nothing was written."""
+    kept: int
+    """Pages that an interrupted conversion had written, and that are as in the dump."""
     remarks: tuple[str, ...]
     """Sentences on facts that the format cannot express."""
 
@@ -80,7 +85,7 @@ def convert_dump(
     disk, or exists and holds something else; BadInputError when the dump cannot be read, or the
     file does not give back what was written.
     """
-    dump = snapshot.dump
+    dump, kept = snapshot.dump, 0
     if was_there := path.exists():
         sums = Checksums(dump.frame_count)
         if path.stat().st_size == layout.size:
@@ -89,39 +94,62 @@ def convert_dump(
             fault = "it exists and does not hold the memory of this dump, so it stays"
             raise FileExistsError(errno.EEXIST, fault, str(path))
     else:
-        _write(snapshot, path, layout, progress)
+        kept = _write(snapshot, path, layout, progress)
     left_out = int(np.count_nonzero(dump.left_out)) if len(dump.left_out_runs) else 0
     pages = dump.size // PAGE_SIZE
     holes = dump.frame_count - pages - left_out
     remarks = tuple(_remarks(dump, layout, holes, left_out))
-    return Conversion(layout, pages, holes, left_out, was_there, remarks)
+    return Conversion(layout, pages, holes, left_out, was_there, kept, remarks)
 
 
-def _write(snapshot: Snapshot, path: Path, layout: Layout, progress: Progress | None) -> None:
-    dump = snapshot.dump
+def _write(snapshot: Snapshot, path: Path, layout: Layout, progress: Progress | None) -> int:
+    """Write a file that is not there yet; returns the number of pages that its part had."""
     check_target(path)
-    with whole_file(path) as file:
-        _check_room(file, path, layout, snapshot)
-        sums = Checksums(dump.frame_count)
-        pages = _Pages(file, layout.extents, sums)
-        for place, contents in layout.headers():
-            pages.put(place, contents)
-        dump.scan([pages.add], progress)
-        file.truncate(layout.size)
-        file.flush()
-        if not _holds(path_of_part(file), layout, dump, sums, progress):
+    _check_room(path, layout, snapshot)
+    dump, part = snapshot.dump, part_of(path)
+    with resumable_file(path) as file:
+        is_begun = file.seek(0, os.SEEK_END) > 0
+        sums, kept = _fill(file, dump, layout, progress)
+        is_whole = _holds(part, layout, dump, sums, progress)
+        if is_begun and not is_whole:  # it may have something where the dump has no pages
+            file.truncate(0)
+            sums, kept = _fill(file, dump, layout, progress)
+            is_whole = _holds(part, layout, dump, sums, progress)
+        if not is_whole:
             raise BadInputError(
                 f"{path} was not written: read back, it does not hold the memory of {dump.path};"
                 " the disk may be faulty, or the dump changed meanwhile"
             )
+    return kept
 
 
-def _check_room(file: IO[bytes], path: Path, layout: Layout, snapshot: Snapshot) -> None:
-    """OSError if a file will not fit on the disk."""
-    sparse = _can_have_holes(file)
+def _fill(
+    file: IO[bytes], dump: Dump, layout: Layout, progress: Progress | None
+) -> tuple["Checksums", int]:
+    """Write what a file lacks; returns the checksums of the dump, and the number of pages kept."""
+    sums = Checksums(dump.frame_count)
+    pages = _Pages(file, layout.extents, sums)
+    try:
+        for place, contents in layout.headers():
+            pages.put(place, contents)
+        dump.scan([pages.add], progress)
+    except _CannotWriteError as error:
+        raise error.reason from error
+    file.truncate(layout.size)
+    file.flush()
+    return sums, pages.kept
+
+
+def _check_room(path: Path, layout: Layout, snapshot: Snapshot) -> None:
+    """OSError if a file, or the rest of it, will not fit on the disk."""
+    part = part_of(path)
+    sparse = _can_have_holes(part.parent)
     data = int(np.count_nonzero(~snapshot.zero & snapshot.dump.held)) * PAGE_SIZE
     need = data if sparse else layout.size
-    free = shutil.disk_usage(path.absolute().parent).free
+    if part.is_file():
+        status = part.stat()
+        need -= getattr(status, "st_blocks", status.st_size // 512) * 512
+    free = shutil.disk_usage(part.parent).free
     if need <= free:
         return
     fault = f"it needs {binary_size(need)}, and the disk has {binary_size(free)} free"
@@ -133,11 +161,14 @@ def _check_room(file: IO[bytes], path: Path, layout: Layout, snapshot: Snapshot)
 _PROBE = 4 << 20
 
 
-def _can_have_holes(file: IO[bytes]) -> bool:
-    """Whether a part of an empty file that is never written takes no room."""
-    file.truncate(_PROBE)
-    blocks = getattr(os.fstat(file.fileno()), "st_blocks", None)  # Windows does not tell
-    file.truncate(0)
+def _can_have_holes(folder: Path) -> bool:
+    """Whether a part of a file in a folder that is never written takes no room."""
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.truncate(_PROBE)
+            blocks = getattr(os.fstat(file.fileno()), "st_blocks", None)  # Windows does not tell
+    except OSError:
+        return True  # the file itself will meet the same error, and tell it
     return blocks is not None and blocks * 512 < _PROBE
 
 
@@ -179,35 +210,73 @@ def _remarks(dump: Dump, layout: Layout, holes: int, left_out: int) -> Iterator[
         )
 
 
+class _CannotWriteError(Exception):
+    """An error of the new file, which the scan of a dump must not take for one of the dump."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class _Pages:
-    """Writes pages into their places in a file; blocks may come in any order, and from threads."""
+    """Writes pages into their places in a file; blocks may come in any order, and from threads.
+
+    Pages that the file has already are compared, and written only if they differ.
+    """
 
     def __init__(self, file: IO[bytes], extents: Extents, sums: "Checksums") -> None:
         self._file = file
         self._extents = extents
         self._sums = sums
         self._writing = threading.Lock()
+        self._end = file.seek(0, os.SEEK_END)
+        self.kept = 0
+        """Pages, other than of zeros, that the file had."""
 
     def put(self, place: int, contents: bytes | memoryview) -> None:
         """Write bytes into their place."""
-        with self._writing:
-            self._file.seek(place)
-            self._file.write(contents)
+        try:
+            with self._writing:
+                self._file.seek(place)
+                self._file.write(contents)
+        except OSError as error:
+            raise _CannotWriteError(error) from error
 
     def add(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Write some frames, given with their contents, but for those of zeros."""
-        filled = np.flatnonzero(~zero_pages(words))
-        if not len(filled):
-            return
-        self._sums.add_filled(frames, words, filled)
-        row = np.searchsorted(self._extents.first, frames[filled], side="right") - 1
-        inside = frames[filled] - self._extents.first[row]
-        place = self._extents.offset[row] + inside * PAGE_SIZE
-        apart = (np.diff(place) != PAGE_SIZE) | (np.diff(filled) != 1)
-        for some in np.split(np.arange(len(filled)), np.flatnonzero(apart) + 1):
-            begin, end = filled[some[0]], filled[some[-1]] + 1
-            pages = np.ascontiguousarray(words[begin:end])
-            self.put(int(place[some[0]]), pages.view(np.uint8).data)
+        """Write some frames, given with their contents, but for those that are there.
+
+        Pages of zeros are there beyond the end of what the file had.
+        """
+        row = np.searchsorted(self._extents.first, frames, side="right") - 1
+        place = self._extents.offset[row] + (frames - self._extents.first[row]) * PAGE_SIZE
+        filled = ~zero_pages(words)
+        self._sums.add_filled(frames, words, np.flatnonzero(filled))
+        lacking = np.where(place < self._end, False, filled)
+        for rows in _stretches(place, np.flatnonzero(place < self._end)):
+            lacking[rows] = self._differ(int(place[rows.start]), words[rows])
+        with self._writing:
+            self.kept += int(np.count_nonzero(filled & ~lacking))
+        for rows in _stretches(place, np.flatnonzero(lacking)):
+            pages = np.ascontiguousarray(words[rows])
+            self.put(int(place[rows.start]), pages.view(np.uint8).data)
+
+    def _differ(self, place: int, words: Words) -> NDArray[np.bool_]:
+        """Find the pages that the file does not have at a place; one bool for each."""
+        there = np.zeros(words.shape, np.uint64)
+        with self._writing:
+            self._file.seek(place)
+            self._file.readinto(there.view(np.uint8).data)  # type: ignore[attr-defined]
+        differ: NDArray[np.bool_] = (there != words).any(axis=1)
+        return differ
+
+
+def _stretches(place: NDArray[np.int64], rows: NDArray[np.intp]) -> Iterator[slice]:
+    """Consecutive ones among some ascending rows, whose pages are neighbours in the file, too."""
+    if len(rows):
+        apart = (np.diff(place[rows]) != PAGE_SIZE) | (np.diff(rows) != 1)
+        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+        for first, end in pairwise(edges):
+            yield slice(int(rows[first]), int(rows[end - 1]) + 1)
 
 
 _GROUP = 4096
@@ -353,7 +422,7 @@ def _elf(snapshot: Snapshot) -> Layout:
         loads["p_filesz"] = loads["p_memsz"] = memory
         loads["p_align"] = PAGE_SIZE
         yield segments_at, table.tobytes()
-        yield note_at, note
+        yield note_at, note.ljust(memory_at - note_at, b"\0")
 
     return Layout("ELF core", headers, Extents(first, count, offset), end, ElfDump.open)
 
@@ -396,6 +465,8 @@ def described(conversion: Conversion, name: str) -> str:
     """A line on the file, which is called `name`."""
     layout = conversion.layout
     done = "was there, and holds the same" if conversion.was_there else "written, and read back"
+    if conversion.kept:
+        done += f" ({counted(conversion.kept, 'page')} kept of an earlier run)"
     ranges = counted(len(layout.extents.first), "run") if layout.format != "raw" else ""
     facts = [
         f"{layout.format}, {binary_size(layout.size)}",

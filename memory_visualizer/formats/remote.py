@@ -11,7 +11,7 @@ ahead, so that the speed of the network counts and not its delay.
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from memory_visualizer.formats.urls import (
     scrubbed,
 )
 from memory_visualizer.packages import how_to_get
+from memory_visualizer.printable import counted
 
 _Result = TypeVar("_Result")
 
@@ -55,9 +56,11 @@ _STREAMS = 4
 """Forward readers that are told apart."""
 _PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each further try of a request that failed."""
+_PATIENCE = 45.0
+"""Seconds after which a request that failed is not tried again."""
 _CHECK_AFTER = 5.0
 """Seconds after which it is asked again whether the file is still the same."""
-_SILENCE = 60
+_SILENCE = 30
 """Seconds without an answer after which a request to an HTTP server has failed."""
 _MOST_LISTED = 100_000
 
@@ -104,11 +107,11 @@ class RemoteFile(Inside):
         self.size = int(self._info["size"])
         self._number = next(_numbers)
         self._zero = bytearray(-(-self.size // BLOCK // 8) + 1)
-        self._turn = threading.Lock()
+        self._reading, self._following = threading.Lock(), threading.Lock()
         self._streams: list[_Stream] = []
         self._checked = time.monotonic()
         self._file = self._guarded(self._open)
-        weakref.finalize(self, _cache.forget, self._number)
+        weakref.finalize(self, _cache.gone.append, self._number)
         if is_web(url) and self.size:
             self._fetch(self.size - 1, self.size)
 
@@ -157,7 +160,7 @@ class RemoteFile(Inside):
 
     def _ask_ahead(self, offset: int, size: int) -> None:
         """Ask for what follows, if the last reads went forward through the file."""
-        with self._turn:
+        with self._following:
             stream = next((one for one in self._streams if one.is_near(offset)), None)
             if stream is None:
                 stream = _Stream(offset // BLOCK * BLOCK, offset // BLOCK * BLOCK)
@@ -203,7 +206,7 @@ class RemoteFile(Inside):
         """Read a range; errors of any kind, as the file system raises them."""
         if self._system.async_impl and hasattr(self._file, "_fetch_range"):
             return bytes(self._file._fetch_range(start, end))
-        with self._turn:  # other file systems may have one connection for all
+        with self._reading:  # other file systems may have one connection for all
             self._file.seek(start)
             return bytes(self._file.read(end - start))
 
@@ -230,21 +233,22 @@ class RemoteFile(Inside):
 
     def _guarded(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, which is tried again after a while if the network fails."""
-        for pause in (*_PAUSES, None):
+        tried, began = 0, time.monotonic()
+        while True:
             try:
                 return work()
             except BadInputError:
                 raise
             except Exception as error:
                 sentence = self._final(error)
-                if sentence is None and pause is None:
-                    tries = len(_PAUSES) + 1
-                    sentence = f"{explained(error, self._url)} (tried {tries} times)"
-            # Not from the error, whose text may have the credentials.
+                tried += 1
+                is_last = tried > len(_PAUSES) or time.monotonic() - began > _PATIENCE
+                if sentence is None and is_last:
+                    sentence = f"{explained(error, self._url)} (tried {counted(tried, 'time')})"
+            # Not in the except block: the error's text may have the credentials.
             if sentence is not None:
-                raise BadInputError(f"cannot read {self.shown}: {sentence}") from None
-            time.sleep(pause or 0)
-        raise AssertionError
+                raise BadInputError(f"cannot read {self.shown}: {sentence}")
+            time.sleep(_PAUSES[tried - 1])
 
     def _final(self, error: BaseException) -> str | None:
         """A sentence on an error that another try would not change; else None."""
@@ -315,6 +319,9 @@ class _Cache:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
         self._coming: dict[tuple[int, int], Future[dict[int, memoryview]]] = {}
+        self.gone: deque[int] = deque()
+        """Numbers of files that nobody has any more. The garbage collector adds them, at any time
+        and in any thread, so it must need no lock."""
         self.most = 0
         """The most blocks that there ever were, for tests of the budget."""
 
@@ -329,6 +336,7 @@ class _Cache:
         coming: dict[int, Future[dict[int, memoryview]]] = {}
         missing: list[int] = []
         with self._lock:
+            self._forget_gone()
             for number in numbers:
                 key = file._number, number
                 if file.is_zero(number):
@@ -400,12 +408,12 @@ class _Cache:
             self._held.popitem(last=False)
         self.most = max(self.most, len(self._held) + len(self._coming))
 
-    def forget(self, file: int) -> None:
-        """Forget a file's blocks."""
-        with self._lock:
-            for blocks in (self._held, self._coming):
-                for key in [key for key in blocks if key[0] == file]:
-                    del blocks[key]
+    def _forget_gone(self) -> None:
+        """Forget the blocks of files that are gone; the caller has the lock."""
+        gone = {self.gone.popleft() for _ in range(len(self.gone))}
+        for blocks in (self._held, self._coming) if gone else ():
+            for key in [key for key in blocks if key[0] in gone]:
+                del blocks[key]
 
 
 _ZEROS = memoryview(bytes(BLOCK))

@@ -110,11 +110,11 @@ def scrubbed(text: str, url: str) -> str:
 
 
 def check_chain(url: str) -> None:
-    """BadInputError for a chain of fsspec, such as ``simplecache::``, which copies whole files."""
-    if "::" in url.split("://", 1)[0]:
+    """BadInputError for a chain of fsspec, such as ``zip://x::s3://y``, which may copy files."""
+    if "::" in url:
         raise BadInputError(
-            f"{printable_url(url)} is a chain of file systems, which may copy whole files; give the"
-            " URL of the file alone"
+            f"{printable_url(url)} has ::, by which fsspec chains file systems, which may copy"
+            " whole files; give the URL of the file alone"
         )
 
 

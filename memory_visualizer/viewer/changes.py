@@ -35,6 +35,7 @@ from memory_visualizer.viewer.htmlfile import file_of
 
 _SCRIPTS = (
     "dom",
+    "columns",
     "data",
     "list",
     "folding",

@@ -17,6 +17,7 @@ from tests.test_volatility2 import volatility
 TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
 
 
+@pytest.mark.long
 def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Config) -> None:
     """To the letter what the script in tests/volatility2 writes."""
     if not takes_all(pytestconfig):

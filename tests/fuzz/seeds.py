@@ -201,7 +201,7 @@ _ALONE = [name for name in WRITERS if name not in (*_XPRESS, *_BESIDE)]
 CONTAINERS = [*_ALONE, "vmware", "map"]
 
 
-@functools.cache
+@functools.lru_cache(2 * len(CONTAINERS))
 def seed(system: str, container: str) -> Seed:
     """A small dump of one of SYSTEMS in one of CONTAINERS."""
     memory, places = _system(system)

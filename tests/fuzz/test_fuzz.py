@@ -39,6 +39,7 @@ def worker() -> Iterator[Worker]:
     suppress_health_check=list(HealthCheck),
 )
 @given(data=st.data())
+@pytest.mark.long
 def test_mutated_dumps(system: str, worker: Worker, data: st.DataObject) -> None:
     """A picture or one sentence, within 300 MiB, no leftovers, the dump as it was."""
     case = data.draw(cases([system]))
@@ -52,6 +53,7 @@ def test_what_once_failed(case: dict[str, object], worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("name", CRAFTED)
+@pytest.mark.many
 def test_dumps_made_to_waste_time(name: str, worker: Worker) -> None:
     """The same of dumps in which nearly every page is a trick; bench/crafted.py measures them."""
     (worker.folder / "dump").write_bytes(crafted(name, 32 * MIB))

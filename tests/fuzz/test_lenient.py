@@ -24,6 +24,7 @@ _LEAST = 200
 
 
 @pytest.mark.fuzz
+@pytest.mark.long
 def test_the_offer() -> None:
     """Where it is made, --lenient paints pages; where a damaged file has none, it does not."""
     offered: Counter[str] = Counter()

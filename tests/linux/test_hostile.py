@@ -340,6 +340,7 @@ def test_structures_that_are_not_sound(sound: tuple[bytes, LinuxTruth], tmp_path
 
 
 @pytest.mark.parametrize("value", ["0", "-8", "4096", "1" + "0" * 18, "f" * 16, "9" * 500])
+@pytest.mark.many
 def test_numbers_that_cannot_be(
     value: str, sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:

@@ -225,6 +225,7 @@ def without_contents(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_the_sound_dump_is_painted_as_it_was_made(system: str, tmp_path: Path) -> None:
     """Else the other tests here would compare with something else than the truth."""
     given = sound(system)
@@ -233,6 +234,7 @@ def test_the_sound_dump_is_painted_as_it_was_made(system: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> None:
     """Of the frames that the table did not lead to at most 0.2 % change their class."""
     given = sound(system)
@@ -256,6 +258,7 @@ def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
     """The same as the user sees it: all names stay, too, and nobody is made up."""
     given = sound(system)
@@ -317,6 +320,7 @@ SLOTS = [0xE7, 0x67, 0xE5]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
     """A byte in an empty slot, or a flipped bit, costs no more than what the entry led to."""
     given = sound(system)
@@ -355,6 +359,7 @@ def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Pa
 
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Path) -> None:
     """All address spaces whose own top level survives are found; elsewhere little changes."""
     given = sound(system)
@@ -378,6 +383,7 @@ def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Pa
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.many
 def test_the_way_to_the_shared_page_is_lost(system: str, tmp_path: Path) -> None:
     """The tables by which the kernel sees KUSER_SHARED_DATA are shared by all, and so their loss.
 

@@ -113,7 +113,7 @@ def truth_version(name: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", AT_LARGE)
-@pytest.mark.many
+@pytest.mark.many(8)
 def test_at_256_mib(name: str, tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], size=256 * MIB, processes=25, seed=2)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cramjam
+import numpy as np
 
 from tests.synth.containers import PAGE, Pieces
 
@@ -185,19 +186,13 @@ def _send_page(out: bytearray, offset: int, page: bytes, kind: str, goes_on: boo
 
 def _changes(old: bytes, new: bytes) -> bytes:
     """Lengths of equal and of changed bytes in turn; the new bytes follow the latter."""
+    differs = np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8)
+    edges = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
     out = bytearray()
     at = 0
-    while at < PAGE:
-        same = at
-        while same < PAGE and old[same] == new[same]:
-            same += 1
-        if same == PAGE:
-            break
-        other = same
-        while other < PAGE and old[other] != new[other]:
-            other += 1
-        out += _leb128(same - at) + _leb128(other - same) + new[same:other]
-        at = other
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        out += _leb128(start - at) + _leb128(end - start) + new[start:end]
+        at = end
     return bytes(out)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import socket
@@ -20,6 +21,7 @@ import memory_visualizer
 from memory_visualizer import viewer
 from memory_visualizer.cli.memviz import main
 from memory_visualizer.snapshot.pagemap import PageClass
+from tests.conftest import both_browsers
 from tests.snapshot.test_snapshot import expanded
 from tests.synth.containers import (
     Pieces,
@@ -33,20 +35,18 @@ from tests.synth.containers import (
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.qemu import write_qemu
-from tests.viewer.test_viewer import (
+from tests.viewer.page import (
     Dump,
     assert_axe_finds_nothing,
-    dump,
+    downloaded,
     fragment_of,
     lit_frames,
-    open_page,
     settle,
 )
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["dump", "open_page"]  # fixtures
 Opener = Callable[..., "Page"]
 
 SECRET = "the spice must flow"
@@ -149,6 +149,7 @@ def read(page: "Page", frame: int) -> bytes | str:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.many
 def test_every_page_of_the_dump(open_page: Opener, tmp_path: Path, name: str) -> None:
     """The page reads what was written, at its place in the file, in each format."""
     opened = made(tmp_path, name)
@@ -276,6 +277,7 @@ def pin(page: "Page", frame: int) -> None:
     )
 
 
+@both_browsers
 def test_hexadecimal_and_text(open_page: Opener, lime: Opened) -> None:
     """As xxd shows it; mouse and keys select, and the selection is copied."""
     page = give(open_page(lime.page), lime.path)
@@ -335,6 +337,7 @@ def find(
     return [(int(address, 16), text, as_) for address, text, as_, _ in rows]
 
 
+@both_browsers
 def test_find_text(open_page: Opener, lime: Opened) -> None:
     """In both encodings, over the end of a page; the pages that hold it are lit."""
     page = give(open_page(lime.page), lime.path)
@@ -466,32 +469,31 @@ def test_hostile_bytes_stay_text(open_page: Opener, tmp_path: Path) -> None:
     assert page.locator("#hits img, #hex img").count() == 0
 
 
-def saved(page: "Page", folder: Path, scope: str, label: str = "") -> tuple[dict[str, Any], bytes]:
+def saved(page: "Page", scope: str, label: str = "") -> tuple[dict[str, Any], bytes]:
     """Save, and return the manifest and the bytes."""
     page.get_by_role("tab", name="Save").click()
     page.select_option("#save-scope", scope)
     if label:
         page.select_option("#save-process", label=label)
-    with page.expect_download() as coming:
-        page.get_by_role("button", name="Save …").click()
-    coming.value.save_as(folder / "saved.tar")
-    with tarfile.open(folder / "saved.tar") as archive:
+    _, contents = downloaded(page, page.get_by_role("button", name="Save …").click)
+    with tarfile.open(fileobj=io.BytesIO(contents)) as archive:
         assert archive.getnames() == ["manifest.json", "memory.bin"]
         manifest, memory = (archive.extractfile(name) for name in archive.getnames())
         assert manifest and memory
         return json.loads(manifest.read()), memory.read()
 
 
-def test_saved_pages(open_page: Opener, lime: Opened, tmp_path: Path) -> None:
+@both_browsers
+def test_saved_pages(open_page: Opener, lime: Opened) -> None:
     """The pinned page, and the pages that are lit, are those of the dump."""
     page = give(open_page(lime.page), lime.path)
     pin(page, 5)
-    manifest, memory = saved(page, tmp_path, "page")
+    manifest, memory = saved(page, "page")
     assert memory == lime.frames[5]
     assert manifest["sha256"] == hashlib.sha256(memory).hexdigest()
     assert manifest["stretches"] == [{"at": 0, "pages": 1, "physical": "0x5000"}]
     find(page, "text", SECRET)
-    manifest, memory = saved(page, tmp_path, "shown")
+    manifest, memory = saved(page, "shown")
     assert memory == b"".join(lime.frames[frame] for frame in (5, 9, 10, 40))
     assert [(one["physical"], one["pages"]) for one in manifest["stretches"]] == [
         ("0x5000", 1),
@@ -501,11 +503,11 @@ def test_saved_pages(open_page: Opener, lime: Opened, tmp_path: Path) -> None:
     assert (manifest["pages"], manifest["missing_pages"]) == (4, 0)
 
 
-def test_saved_process(open_page: Opener, dump: Dump, tmp_path: Path) -> None:
+def test_saved_process(open_page: Opener, dump: Dump) -> None:
     """All pages of a process by their virtual addresses, also those at several addresses."""
     page = give(open_page(dump.page), dump.path)
     process = next(one for one in dump.snapshot.processes if one.name == "lsass.exe")
-    manifest, memory = saved(page, tmp_path, "process", f"{process.pid} lsass.exe")
+    manifest, memory = saved(page, "process", f"{process.pid} lsass.exe")
     assert manifest["process"] == {"pid": process.pid, "name": "lsass.exe"}
     notes, frames, virtuals = expanded(dump.truth)
     mine = {
@@ -616,6 +618,7 @@ def test_axe_finds_nothing(open_page: Opener, lime: Opened, width: int, scheme: 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@both_browsers
 def test_keys(open_page: Opener, lime: Opened) -> None:
     page = open_page(lime.page)
     page.keyboard.press("b")

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,15 @@ from memory_visualizer.difference.difference import compare_series
 from memory_visualizer.difference.moment import Moment
 from memory_visualizer.picture.changes import CHANGE_PALETTES, DARK_CHANGES
 from memory_visualizer.picture.layout import arrange
-from memory_visualizer.picture.palette import hex_colour
+from memory_visualizer.picture.palette import Colour, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.viewer import changes
 from memory_visualizer.viewer.changes import ChangePage
+from tests.conftest import both_browsers
 from tests.difference.conftest import Series, linux_series, windows_series
-from tests.viewer.test_viewer import (
+from tests.viewer.page import (
     assert_axe_finds_nothing,
     cells,
-    open_page,
     place,
     settle,
 )
@@ -37,7 +37,7 @@ from tests.viewer.test_viewer import (
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["linux_series", "open_page", "windows_series"]  # fixtures
+__all__ = ["linux_series", "windows_series"]  # fixtures
 
 Opener = Callable[..., "Page"]
 
@@ -188,11 +188,18 @@ def codes_of(words: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
     return np.array([Change[word] for word in words.tolist()])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_of_changes(open_page: Opener, opened: Opened, scheme: str) -> None:
+@both_browsers
+def test_colours_of_changes(open_page: Opener, opened: Opened) -> None:
     """Each page has the colour of its change; over all steps, that of the strongest."""
-    page = open_page(opened.path, color_scheme=scheme)
-    palette = (DARK_CHANGES if scheme == "dark" else CHANGE_PALETTES)["default"]
+    assert_colours(open_page(opened.path), opened, CHANGE_PALETTES["default"])
+
+
+def test_colours_of_changes_in_the_dark(open_page: Opener, opened: Opened) -> None:
+    page = open_page(opened.path, color_scheme="dark")
+    assert_colours(page, opened, DARK_CHANGES["default"])
+
+
+def assert_colours(page: "Page", opened: Opened, palette: Mapping[Change, Colour]) -> None:
     colours = np.array([palette[one] for one in Change], np.uint8)
     codes = [codes_of(words) for words in opened.words]
     assert page.evaluate("memviz.state.all")
@@ -206,6 +213,7 @@ def test_colours_of_changes(open_page: Opener, opened: Opened, scheme: str) -> N
         assert rows == [f"{count:,}" for count in told.tolist()]
 
 
+@both_browsers
 def test_before_and_after(open_page: Opener, opened: Opened) -> None:
     """Classes, bright where something changed; a key flips, and shows while it is held."""
     page = open_page(opened.path, "#dump=2&view=before")
@@ -241,6 +249,7 @@ def classes_of(opened: Opened) -> list[str]:
     return scheme
 
 
+@both_browsers
 def test_the_slider(open_page: Opener, opened: Opened) -> None:
     """Arrow keys lead from dump to dump; a screen reader hears the times."""
     page = open_page(opened.path)
@@ -283,6 +292,7 @@ def test_next_and_previous(open_page: Opener, opened: Opened) -> None:
 # -- what is told ------------------------------------------------------------------------------
 
 
+@both_browsers
 def test_history_of_a_page(open_page: Opener, opened: Opened) -> None:
     """Of each kind of change one page: its words, and its owners by name."""
     page = open_page(opened.path, "#dump=2")

@@ -13,12 +13,10 @@ from memory_visualizer.leads import LEADS, leads_so_far
 from memory_visualizer.printable import printable
 from tests.synth import forge, profiles
 from tests.synth.memory import PAGE_SIZE
-from tests.viewer.test_viewer import fragment_of, lit_frames, open_page
+from tests.viewer.page import fragment_of, lit_frames
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-__all__ = ["open_page"]  # a fixture
 
 
 def test_a_lead_lights_its_pages(open_page: Callable[..., "Page"], tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from volatility3.framework.layers import lime, physical
 
 from memory_visualizer import BadInputError, PageClass
 from memory_visualizer.volatility3.visualizer import MappedLayer, ReadLayer, open_layer
-from tests.conftest import real_dumps
+from tests import prestarted
+from tests.conftest import newest_volatility3, real_dumps
 from tests.synth import KERNEL, MIB, Profile, Truth, builds, forge, profiles
 from tests.synth.containers import write_elf, write_lime
 from tests.synth.isf import write_symbols
@@ -68,8 +69,11 @@ class Volatility:
             needed.mkdir(exist_ok=True)
         common = ["--offline", "-q", "--cache-path", cache, "-s", self.symbols, "-o", output]
         mine = ["-p", ROOT / "plugins3", "-f", self.dump]
+        command = [self.program, *common, *mine, *arguments]
+        if self.program == newest_volatility3():
+            return prestarted.run(command, self.folder, loaded="volatility3")
         return subprocess.run(
-            [str(part) for part in (self.program, *common, *mine, *arguments)],
+            list(map(str, command)),
             capture_output=True,
             text=True,
             check=False,
@@ -217,6 +221,7 @@ def pages_of(truth: Truth) -> tuple[dict[int, set[int]], dict[int, set[int]], se
 
 
 @pytest.mark.parametrize(("name", "options"), [*KINDS, SHADOW])
+@pytest.mark.many
 def test_lists_just_what_memmap_lists(
     name: str, options: dict[str, Any], volatility3: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def odd_one(said: Said, image: Image, name: str) -> list[Process]:
         if which != "System" or family in ("XP x86", "10 x64") or EXAMPLES > 100
     ],
 )
+@pytest.mark.many
 def test_others_stay_as_they_are(
     family: str, kind: str, which: str, sound: Sound, tmp_path: Path
 ) -> None:
