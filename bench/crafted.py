@@ -63,7 +63,8 @@ def _measure(name: str, size: int, runs: int, folder: Path) -> tuple[list[Cost],
     before.write_bytes(sound(CRAFTED[name][0], size).contents)
     after.write_bytes(crafted(name, size))
     memviz = [sys.executable, "-m", "memory_visualizer"]
-    outputs = ["-o", str(folder / "a.png"), "--regions", str(folder / "a.csv"), "--uses"]
+    lists = ["--regions", str(folder / "a.csv"), "--files", str(folder / "b.csv")]
+    outputs = ["-o", str(folder / "a.png"), "--uses", *lists]
     commands = [[*memviz, str(path), *outputs] for path in (before, after)]
     for command in commands:
         run(command, folder)

@@ -84,6 +84,10 @@ RATES: Mapping[str, Rate] = {
     # A process has 65,530 at most (vm.max_map_count of Linux), most have some hundred; each takes
     # some 100 to 200 bytes of the kernel's memory.
     "region": Rate(4, 1, 1 << 13),
+    # Each thread has one; other small regions have a few pages each.
+    "possible block of a thread": Rate(16, 1, 1 << 12),
+    # Most processes have a few, some have hundreds.
+    "heap": Rate(64, 1, 1 << 12),
     "module": Rate(64, 1, 1 << 10),
     # A kernel has some hundred modules, each named by a few objects.
     "possible module": Rate(16, 1, 1 << 13),
@@ -132,6 +136,20 @@ class Budget:
         limit = max(self.limit(thing) if limit is None else limit, 0)
         self.note(thing, len(values) - limit)
         return values[:limit]
+
+    def shares(self, thing: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many things each of several owners may have; the others are noted.
+
+        If there are more than RATES allow, the owners with most things share what the others leave,
+        so that a false number costs nobody else anything.
+        """
+        left = self.limit(thing)
+        taken = np.zeros(len(counts), np.int64)
+        for done, owner in enumerate(np.argsort(counts, kind="stable").tolist()):
+            taken[owner] = min(int(counts[owner]), left // (len(counts) - done))
+            left -= int(taken[owner])
+        self.note(thing, int(counts.sum()) - int(taken.sum()))
+        return taken
 
     def in_turn(self, thing: str, values: Sequence[_Item]) -> Iterator[_Item]:
         """Yield values to try, as many as RATES allow; only if all fail are the others noted.

@@ -52,6 +52,20 @@ def test_all_of_a_kind_are_noted_once() -> None:
     )
 
 
+def test_owners_share_a_limit() -> None:
+    """An owner with more things than anybody has costs the others nothing."""
+    budget = Budget(0)
+    limit = budget.limit("heap")
+    assert budget.shares("heap", np.array([3, limit - 6, 3])).tolist() == [3, limit - 6, 3]
+    assert not budget.remarks
+    assert budget.shares("heap", np.array([5, 1 << 32, 0, 7])).tolist() == [5, limit - 12, 0, 7]
+    assert budget.remarks == (
+        f"{(1 << 32) - limit + 12:,} heaps left out: more than any machine has",
+    )
+    assert budget.shares("heap", np.full(3, limit)).sum() <= limit
+    assert budget.shares("heap", np.empty(0, np.int64)).tolist() == []
+
+
 def test_places_of_a_text() -> None:
     """As many places as the budget allows, wherever batches meet; the others are noted."""
     rng = np.random.default_rng(5)

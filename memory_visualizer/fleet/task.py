@@ -40,6 +40,7 @@ from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.picture.file import paint_file
 from memory_visualizer.picture.palette import PALETTES
 from memory_visualizer.picture.picture import picture_of
+from memory_visualizer.picture.scale import Scale
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.version import __version__
 from memory_visualizer.viewer import write_page
@@ -225,8 +226,14 @@ def _write_page(
 def _write_thumbnail(
     path: Path, snapshot: Snapshot, colouring: Colouring, options: Options, *, force: bool
 ) -> None:
-    """Write the small picture: nearly square, so its width is that of no option."""
-    picture = picture_of(snapshot.dump, colouring, layout=options.layout, holes=options.holes)
+    """Write the small picture: nearly square, so its width is that of no option.
+
+    Its scale is that of the picture where a pixel stands for many pages.
+    """
+    scale = options.scale if Scale.of(options.scale).pages > 1 else 1
+    picture = picture_of(
+        snapshot.dump, colouring, layout=options.layout, holes=options.holes, scale=scale
+    )
     write_thumbnail(path, picture, force=force)
 
 

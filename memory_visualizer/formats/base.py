@@ -19,6 +19,7 @@ from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.limits import Budget
 from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.scratch import column
 from memory_visualizer.units import PAGE_SIZE
 
 _NEAR_FRAMES = 2**21
@@ -263,7 +264,7 @@ class Dump(ABC):
         return there
 
     def _frames_in(self, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        frames = np.zeros(self.frame_count, dtype=np.bool_)
+        frames = column(self.frame_count, np.bool_)
         for first, count in runs.tolist():
             frames[first : first + count] = True
         frames.flags.writeable = False
@@ -393,7 +394,8 @@ class ZeroScan(Search[_Zeros]):
     """Finds the frames that hold nothing but zeros, during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
-        self.zero = np.ones(dump.frame_count, dtype=np.bool_)
+        self.zero: NDArray[np.bool_] = column(dump.frame_count, np.bool_)
+        self.zero[:] = True
         """By PFN; True for frames that are not held."""
 
     # It needs nothing of the object, whose column should not be sent to other machines.

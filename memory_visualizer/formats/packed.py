@@ -25,6 +25,7 @@ from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_into
 from memory_visualizer.formats.inside import Inside
 from memory_visualizer.printable import binary_size
+from memory_visualizer.scratch import scratch_folder as _folder
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _READ_SIZE, _PIECE = 1 << 20, 1 << 20
@@ -263,12 +264,3 @@ class _Scratch:
             f"{self._path} has to be unpacked, but no scratch file can be written in {self._folder}"
             f" ({error.strerror or error}); set TMPDIR to another folder"
         )
-
-
-def _folder() -> Path:
-    """The folder for large temporary files."""
-    named = os.environ.get("TMPDIR")
-    for folder in (named, "/var/tmp"):
-        if folder and os.access(folder, os.W_OK | os.X_OK):
-            return Path(folder)
-    return Path(tempfile.gettempdir())

@@ -13,6 +13,7 @@ LEADS = {
     "page tables without a process": "page tables are in use, and no process object leads to them",
     "odd process object": "its object differs from sound ones: see process.ANOMALIES",
     "ended process with memory": "by its object it has ended or ends, but it has memory",
+    "unlisted driver": "executable code of the kernel is in no list of its modules",
     "altered code": "a code page of a file differs from the same page in other processes",
     "hidden image": "an executable image lies in private memory, where no file is behind it",
     "packed code": "memory that may be written and executed looks encrypted or compressed",

@@ -6,6 +6,7 @@ from memory_visualizer.formats.base import Progress
 from memory_visualizer.leads.code import code_leads
 from memory_visualizer.leads.images import image_leads
 from memory_visualizer.leads.lead import LEADS, Lead, Leads
+from memory_visualizer.leads.modules import module_leads
 from memory_visualizer.leads.processes import process_leads, record_leads
 from memory_visualizer.leads.processpages import ProcessPages
 from memory_visualizer.leads.writable import packed_leads, writable_code, writable_leads
@@ -51,6 +52,7 @@ def all_leads(snapshot: Snapshot, progress: Progress | None = None) -> Leads:
         writable_leads(snapshot, code),
         packed_leads(snapshot, code, budget),
         record_leads(snapshot),
+        module_leads(snapshot, budget),
         code_leads(snapshot, pages, budget),
         image_leads(snapshot, pages, budget, progress),
     ]

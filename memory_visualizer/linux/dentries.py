@@ -6,7 +6,7 @@ which leads to the mount that it lies in and to the dentry on which it lies (inc
 fs/mount.h of the kernel; fs/d_path.c for the way in which the kernel itself names a file).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -227,12 +227,8 @@ class Dentries:
         if super_block not in self._covering:
             self._covering[super_block] = self._mounts_by_root(super_block)
         known = self._covering[super_block]
-        found: list[tuple[bool, int, str, int]] = []
-        end = len(inside)
-        while end >= 0:
-            if best := known.get(inside[:end]):
-                found.append((*best, end))
-            end = inside.rfind("/", 0, end)
+        folders = _folders_of(inside, known)
+        found = [(*known[folder], len(folder)) for folder in folders]
         return min(found)[2:] if found else None
 
     def _mounts_by_root(self, super_block: int) -> dict[str, tuple[bool, int, str]]:
@@ -357,6 +353,18 @@ class Dentries:
 def device_name(number: int | None) -> str:
     """Major and minor number of a device (include/linux/kdev_t.h); empty for none."""
     return "" if number is None else f"{number >> 20}:{number & 0xFFFFF}"
+
+
+def _folders_of(path: str, known: Collection[str]) -> Iterator[str]:
+    """Those of some known folders in which a path lies, or which it is."""
+    if len(known) < path.count("/"):
+        yield from (folder for folder in known if _is_below(path, folder))
+        return
+    end = len(path)
+    while end >= 0:
+        if path[:end] in known:
+            yield path[:end]
+        end = path.rfind("/", 0, end)
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -23,7 +23,8 @@ _MOST_NAMES = 16
 """Names of one inode that are looked at (hard links)."""
 _KINDS = {0x4: "directory", 0x6: "block device", 0x8: "file", 0xA: "symbolic link"}
 """By the upper four bits of i_mode (include/uapi/linux/stat.h)."""
-_BLOCK_DEVICES, _SHARED = "bdev", "tmpfs"
+_BLOCK_DEVICES, _SHARED = "bdev", ("tmpfs", "hugetlbfs")
+"""Names of file systems: the kernel's own for block devices, and for memory that is shared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def files_of(
     spaces, row = np.unique(cached.mapping, return_inverse=True)
     inodes = read_inodes(kernel, layout, spaces)
     paths = _paths(kernel, layout, dentries, inodes)
-    files = [_file(dentries, inodes, number, path) for number, path in enumerate(paths)]
+    files = _files(dentries, inodes, paths)
     order = sorted(
         range(len(files)),
         key=lambda row: (files[row].path, files[row].device, files[row].number or 0, row),
@@ -118,35 +119,49 @@ def _paths(
         link[rows] = following
         is_open = np.array([path is None or path.is_deleted for path in found], bool)
         rows = rows[(following != 0) & is_open[rows]]
+    kernel.memory.budget.refuse("further name of a file", len(rows))
     return found
 
 
-def _file(dentries: Dentries, inodes: Inodes, row: int, path: Path | None) -> FileObject:
+def _files(dentries: Dentries, inodes: Inodes, paths: list[Path | None]) -> list[FileObject]:
+    """The file of each inode."""
     layout = inodes.layout
+    columns = (
+        inodes.address,
+        inodes.column(layout.i_sb),
+        inodes.column(layout.i_ino),
+        inodes.column(layout.i_mode, 2),
+        inodes.column(layout.i_rdev, 4),
+        inodes.column(layout.i_nlink, 4),
+        inodes.column(layout.i_size),
+    )
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [_file(dentries, layout, row, path) for row, path in zip(rows, paths, strict=True)]
 
-    def number(place: int | None, size: int = 8) -> int:
-        return 0 if place is None else int(inodes.words[row].view(f"<u{size}")[place // size])
 
-    address = int(inodes.address[row])
+def _file(
+    dentries: Dentries, layout: FileLayout, row: tuple[int, ...], path: Path | None
+) -> FileObject:
+    """A file by its inode's address, super block, number, mode, device, links and size."""
+    address, super_block, inode, mode, device, links, size = row
     if not address:
         return FileObject("[file without an inode]", "file")
-    system = dentries.file_system(number(layout.i_sb))
-    inode = number(layout.i_ino)
-    kind = _KINDS.get(number(layout.i_mode, 2) >> 12, "file")
+    system = dentries.file_system(super_block)
+    kind = _KINDS.get(mode >> 12, "file")
     if system.name == _BLOCK_DEVICES:
         kind = "block device"
-        text = f"[block device {device_name(number(layout.i_rdev, 4))}]"
+        text = f"[block device {device_name(device)}]"
     elif path is None:
         text = f"[inode {inode} of {system.name or 'a file system'} on {system.device or '?'}]"
     else:
         text = path.text
-        kind = "shared memory" if path.is_pseudo and system.name == _SHARED else kind
-    is_unlinked = layout.i_nlink is not None and not number(layout.i_nlink, 4)
+        kind = "shared memory" if path.is_pseudo and system.name in _SHARED else kind
+    is_unlinked = layout.i_nlink is not None and not links
     return FileObject(
         path=text,
         kind=kind,
         is_deleted=path is not None and (path.is_deleted or is_unlinked),
-        size=number(layout.i_size) if layout.i_size is not None else None,
+        size=size if layout.i_size is not None else None,
         file_system=system.name,
         device=system.device,
         number=inode if layout.i_ino is not None else None,

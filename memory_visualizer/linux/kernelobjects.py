@@ -134,7 +134,8 @@ class KernelObjects:
         layout, dentries, pages = self._layout, self._dentries, self._pages
         if layout is None or dentries is None or pages is None:
             return None
-        cached = pages.cached(self._cache)
+        huge = np.flatnonzero(self._states == PageState.HUGE_PAGE)
+        cached = pages.cached(self._cache).with_more(pages.cached_huge(huge))
         found, remarks = files_of(self._kernel.kernel, layout, dentries, cached)
         self.remark(*remarks)
         self._remark_names(dentries)

@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import mark_runs
-from memory_visualizer.formats.base import ahead
+from memory_visualizer.arrays import distinct, mark_runs
+from memory_visualizer.formats.base import ahead, numbers_in
 from memory_visualizer.linux.page_types import NO_TYPE, Marks, Numbers
 from memory_visualizer.linux.struct_page import MAX_ORDER, StructPages
 from memory_visualizer.paging import frames_there
@@ -30,6 +30,8 @@ _ANONYMOUS, _MAPPING_KIND = 1, 3
 _FRAMES_AT_ONCE = 1 << 17
 _PAGES_AT_ONCE = 1 << 10
 _FRAMES_OF_CACHE_AT_ONCE = 1 << 15
+_SMALLEST_HUGE = 16
+"""Pages of the smallest huge page (ARM's contiguous entries); a huge page begins at a multiple."""
 _BARE = 0xFF
 """In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
@@ -102,6 +104,14 @@ class CachedPages:
     offset: NDArray[np.int64]
     """Bytes from the beginning of that to the frame."""
 
+    def with_more(self, others: "CachedPages") -> "CachedPages":
+        """These and others."""
+        return CachedPages(
+            np.concatenate((self.frame, others.frame)),
+            np.concatenate((self.mapping, others.mapping)),
+            np.concatenate((self.offset, others.offset)),
+        )
+
 
 class PageArray(StructPages):
     """The kernel's array of `struct page`, which tells the state of each frame."""
@@ -140,6 +150,52 @@ class PageArray(StructPages):
         offset = index.view(np.int64)[row] * self._page_bytes + inside
         chosen = is_file[row]
         return CachedPages(frames[chosen], mapping[row][chosen], offset[chosen])
+
+    def cached_huge(self, frames: NDArray[np.int64]) -> CachedPages:
+        """What hugetlbfs has in these frames of huge pages: memfd, SYSV and mounted files.
+
+        A huge page's first struct page tells. Until 6.6 `index` counts huge pages, later pages of
+        usual size, which are multiples of the huge page's size: most huge pages decide.
+        """
+        pages = distinct(frames // self.page_frames)
+        heads, count = self._huge_heads(pages[pages % _SMALLEST_HUGE == 0])
+        layout = self._layout
+        base = self._arrays[heads // self._section_frames]
+        raw, _ = self._kernel.read_each(base + (heads * layout.size).astype(np.uint64), layout.size)
+        numbers = raw.view("<u4")
+        mapping = self._column(numbers, layout.mapping)
+        index = self._column(numbers, layout.mapping + self._word)
+        is_file = mapping & np.uint64(_MAPPING_KIND) == 0
+        is_file &= (mapping >= np.uint64(self._kernel.upper)) & (index < np.uint64(1 << 32))
+        heads, count, mapping = heads[is_file], count[is_file], mapping[is_file]
+        first = index[is_file].astype(np.int64)
+        whole = np.count_nonzero(first[first > 0] % count[first > 0] == 0)
+        if 2 * whole < np.count_nonzero(first):
+            first *= count
+        behind = numbers_in(np.stack((np.zeros_like(count), count * self.page_frames), axis=1))
+        row = np.repeat(np.arange(len(heads)), count * self.page_frames)
+        frame = heads[row] * self.page_frames + behind
+        offset = first[row] * self._page_bytes + behind * PAGE_SIZE
+        given = np.isin(frame, frames)
+        return CachedPages(frame[given], mapping[row][given], offset[given])
+
+    def _huge_heads(self, pages: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first pages of the huge pages with these pages, and how many pages each has.
+
+        `pages` are multiples of _SMALLEST_HUGE. A later struct page may be the first one, mapped
+        again (HVO), so the struct page behind each tells.
+        """
+        layout = self._layout
+        base = self._arrays[pages // self._section_frames]
+        behind = base + ((pages + 1) * layout.size).astype(np.uint64)
+        raw, _ = self._kernel.read_each(behind, layout.size)
+        compound = self._column(raw.view("<u4"), layout.head)
+        inside = (_head_address(behind, compound) - base).view(np.int64)
+        head = inside // layout.size
+        sound = (compound & np.uint64(1) != 0) & (inside % layout.size == 0)
+        sound &= (head >= 0) & (head <= pages) & (pages - head < 1 << MAX_ORDER)
+        heads, count = np.unique(head[sound], return_counts=True)
+        return heads, count * _SMALLEST_HUGE
 
     def listed(self, head: int, limit: int) -> tuple[list[int], bool]:
         """Frames of the pages in a list by their `lru`, in its order; and whether these are all.

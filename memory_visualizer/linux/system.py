@@ -81,9 +81,12 @@ def understand(
         )
         mappings = rest.without(map(doubts.believed, walked))
     remarks += [*walk_remarks(dump, mappings, losses, rest), *doubts.remarks]
-    mapping_count = mapping_counts(mappings, dump.frame_count) + rest.mapping_count
+    mapping_count = mapping_counts(mappings, dump.frame_count)
     mappings = _with_sharers(mappings, again)
-    mapped = reached(dump, mappings, user=True) | rest.user
+    mapped = reached(dump, mappings, user=True)
+    if rest.mappings:
+        mapping_count += rest.mapping_count
+        mapped |= rest.user
     if read is None:
         states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
         states[~dump.there] = PageState.ABSENT

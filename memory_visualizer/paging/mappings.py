@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from memory_visualizer.paging.architecture import MAY_USER
 from memory_visualizer.paging.groups import SHARED, common_space, group_starts
 from memory_visualizer.printable import counted
+from memory_visualizer.scratch import column
 
 
 @dataclass
@@ -155,9 +156,9 @@ def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -
     large = np.flatnonzero(mappings.count > 1)
     if not len(large):
         return mappings
-    mapped = np.zeros(frame_count, bool)
+    mapped: NDArray[np.bool_] = column(frame_count, np.bool_)
     mapped[mappings.pfn[mappings.is_user & (mappings.count == 1)]] = True
-    before = np.zeros(frame_count + 1, np.int32)
+    before: NDArray[np.int32] = column(frame_count + 1, np.int32)
     np.cumsum(mapped, out=before[1:])
     first = mappings.pfn[large]
     end = np.minimum(first + mappings.count[large], frame_count)

@@ -15,6 +15,7 @@ from memory_visualizer.formats.base import (
     zero_pages,
 )
 from memory_visualizer.picture.bytecount import PAGES_AT_ONCE, Sums, page_measure
+from memory_visualizer.scratch import column
 from memory_visualizer.units import PAGE_SIZE
 
 ENTROPY_STEPS = 255
@@ -37,7 +38,7 @@ class EntropyScan(Search[_Entropies]):
     """Measures the entropy of each frame, during a scan of the dump."""
 
     def __init__(self, dump: Dump) -> None:
-        self.steps = np.zeros(dump.frame_count, np.uint8)
+        self.steps: NDArray[np.uint8] = column(dump.frame_count, np.uint8)
         """As `entropy` gives them."""
 
     @staticmethod

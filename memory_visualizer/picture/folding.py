@@ -53,8 +53,20 @@ def long_holes(there: NDArray[np.bool_]) -> list[tuple[int, int]]:
     `there` tells for each PFN whether the machine has the frame.
     """
     edges = np.flatnonzero(np.diff(there, prepend=True, append=True))
-    first, count = edges[::2], np.diff(edges)[::2]
-    shortest = max(_SHORTEST, _ROWS * (isqrt(max(there.size - 1, 0)) + 1))
+    return _long(edges[::2], np.diff(edges)[::2], there.size)
+
+
+def long_holes_between(runs: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The same by the runs of frames that the machine has, ascending; as Dump.runs."""
+    first = np.append(0, runs.sum(axis=1)[:-1])
+    return _long(first, runs[:, 0] - first, int(runs[-1].sum()))
+
+
+def _long(
+    first: NDArray[np.int64], count: NDArray[np.int64], frame_count: int
+) -> list[tuple[int, int]]:
+    """Those holes that are folded."""
+    shortest = max(_SHORTEST, _ROWS * (isqrt(max(frame_count - 1, 0)) + 1))
     return [
         (start, frames)
         for start, frames in zip(first.tolist(), count.tolist(), strict=True)

@@ -3,10 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import UnknownNameError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.picture.colouring import Colouring
-from memory_visualizer.picture.folding import HOLES, long_holes
+from memory_visualizer.picture.folding import HOLES, long_holes_between
 from memory_visualizer.picture.legend import legend as legend_of
 from memory_visualizer.picture.painting import Painting, paint
 from memory_visualizer.picture.scale import Scale
@@ -57,7 +58,8 @@ def picture_of(
     """
     if holes not in HOLES:
         raise UnknownNameError("treatment of holes", holes, HOLES)
-    folded = long_holes(dump.there) if holes == "fold" else []
+    runs = joined_runs(dump.runs, dump.left_out_runs)
+    folded = long_holes_between(runs) if holes == "fold" else []
     picture = paint(colouring, layout, width, dimmed, folded, Scale.of(scale))
     if not legend:
         return picture

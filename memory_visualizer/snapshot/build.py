@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from memory_visualizer.arrays import add_runs, mark_runs
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import SHARED, Losses, Mappings, Paging
 from memory_visualizer.printable import counted
+from memory_visualizer.scratch import column
 from memory_visualizer.snapshot.owners import each_large
 from memory_visualizer.snapshot.pagemap import classify
 from memory_visualizer.snapshot.process import Process
@@ -41,12 +43,14 @@ def of_mappings(
     """
     user = reached(dump, mappings, user=True)
     kernel = reached(dump, mappings, user=False)
-    mapping_count = mapping_counts(mappings, dump.frame_count)
     if rest and rest.mappings:
         user |= rest.user
         kernel |= rest.kernel
-        mapping_count += rest.mapping_count
     page_map = classify(user, kernel, zero, ~dump.held, left_out_of(dump))
+    del user, kernel  # of a very large dump, each takes gigabytes
+    mapping_count = mapping_counts(mappings, dump.frame_count)
+    if rest and rest.mappings:
+        mapping_count += rest.mapping_count
     return Snapshot(
         classes=page_map.classes,
         zero=zero,
@@ -73,9 +77,21 @@ class Rest:
         self._of_space = np.zeros(1, np.int64)
         """The number of mappings of each space; the first number is that of SHARED."""
         self.mappings = 0
-        self.user = np.zeros(dump.frame_count, bool)
-        self.kernel = np.zeros(dump.frame_count, bool)
-        self.mapping_count = np.zeros(dump.frame_count, np.uint32)
+
+    @cached_property
+    def user(self) -> NDArray[np.bool_]:
+        """By PFN: whether one of these mappings is of user mode; most dumps have none."""
+        return column(self._dump.frame_count, np.bool_)
+
+    @cached_property
+    def kernel(self) -> NDArray[np.bool_]:
+        """By PFN: whether one of them is of the kernel."""
+        return column(self._dump.frame_count, np.bool_)
+
+    @cached_property
+    def mapping_count(self) -> NDArray[np.uint32]:
+        """By PFN: how many of them there are."""
+        return column(self._dump.frame_count, np.uint32)
 
     def without(self, walked: Iterable[Mappings]) -> Mappings:
         """Join the batches of a walk; of mappings beyond the room only the sum is kept.
@@ -117,9 +133,10 @@ class Rest:
     def _add(self, part: Mappings) -> None:
         """Add mappings to the sum."""
         self.mappings += len(part.pfn)
-        self.user |= reached(self._dump, part, user=True)
-        self.kernel |= reached(self._dump, part, user=False)
-        self.mapping_count += mapping_counts(part, self._dump.frame_count)
+        user, kernel, count = self.user, self.kernel, self.mapping_count
+        user |= reached(self._dump, part, user=True)
+        kernel |= reached(self._dump, part, user=False)
+        count += mapping_counts(part, self._dump.frame_count)
 
 
 def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> list[str]:
@@ -181,16 +198,17 @@ def left_out_of(dump: Dump) -> NDArray[np.bool_] | None:
 
 def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
     """For each frame whether a mapping of user mode, or of the kernel, leads to it."""
-    reached = np.zeros(dump.frame_count, bool)
+    reached: NDArray[np.bool_] = column(dump.frame_count, np.bool_)
     rows = mappings.is_user == user
     first, frames = mappings.pfn[rows], mappings.count[rows]
     mark_runs(reached, first, np.minimum(first + frames, dump.frame_count) - first)
-    return reached & dump.there
+    reached &= dump.there
+    return reached
 
 
 def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
     """How many mappings lead to each frame, by PFN."""
-    count = np.zeros(frame_count, np.uint32)
+    count: NDArray[np.uint32] = column(frame_count, np.uint32)
     for at in range(0, len(mappings.pfn), _ROWS_AT_ONCE):
         some = slice(at, at + _ROWS_AT_ONCE)
         # The ones have the same type as the counts: so `at` is twenty times as fast.

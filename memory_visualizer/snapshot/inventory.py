@@ -189,3 +189,10 @@ class Inventory(ABC):
     @abstractmethod
     def modules(self) -> tuple[Module, ...] | None:
         """The modules in the order of the system's list."""
+
+    def unlisted_modules(self) -> tuple[Module, ...]:
+        """What lies in the kernel's memory as a module does, and is in no list of modules.
+
+        Without names; empty where the system's modules cannot be told in that way.
+        """
+        return ()

@@ -6,7 +6,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import count_values, look_up
+from memory_visualizer.arrays import count_values
+from memory_visualizer.scratch import column
 
 
 class PageClass(IntEnum):
@@ -102,15 +103,21 @@ def classify(
     supervisor mapping, all zeros, not held by the dump (None: it holds all of them), and left out
     by it on purpose (None: none is).
     """
-    what = zero.astype(np.uint8)
-    what |= kernel.view(np.uint8) << 1
-    what |= user.view(np.uint8) << 2
-    if absent is not None:
-        what |= absent.view(np.uint8) << 3
-    classes = look_up(_CLASS_OF, what)
-    if left_out is not None:
-        classes[left_out] = PageClass.LEFT_OUT
+    classes: NDArray[np.uint8] = column(zero.size, np.uint8)
+    for start in range(0, zero.size, _FRAMES_AT_ONCE):  # so only the columns take memory
+        some = slice(start, start + _FRAMES_AT_ONCE)
+        what = zero[some].astype(np.uint8)
+        what |= kernel[some].view(np.uint8) << 1
+        what |= user[some].view(np.uint8) << 2
+        if absent is not None:
+            what |= absent[some].view(np.uint8) << 3
+        classes[some] = _CLASS_OF[what]
+        if left_out is not None:
+            classes[some][left_out[some]] = PageClass.LEFT_OUT
     return PageMap(classes, zero)
+
+
+_FRAMES_AT_ONCE = 1 << 20
 
 
 _CLASS_OF = np.full(16, PageClass.ABSENT, np.uint8)

@@ -133,6 +133,19 @@ class WindowsInventory(Inventory):
         self.remark(*found.remarks)
         return found.modules
 
+    def unlisted_modules(self) -> tuple[Module, ...]:
+        """As in Inventory: images that may be executed, by their headers and rights."""
+        found = self._modules
+        if found is None:
+            return ()
+        from memory_visualizer.windows.kernelimages import unlisted_images
+
+        listed = [part for module in found.modules for part in module.ranges]
+        images = unlisted_images(self.kernel, self._images, listed)
+        return tuple(
+            Module("", ((start, end),), tuple(frames.tolist())) for start, end, frames in images
+        )
+
     @cached_property
     def images(self) -> "Images":
         """The kernel's images by their headers, and by its list of modules."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.paging import MAY_WRITE, SHARED, is_held
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED, is_held
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
@@ -20,6 +20,8 @@ _DOS, _PE = 0x5A4D, 0x4550
 _MAGIC = {4: 0x10B, 8: 0x20B}
 """Magic of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
 LARGEST_IMAGE = 1 << 28
+_LACKING_SHARE = 16
+"""Where the processor knows the right to execute, more than one mapping in so many lacks it."""
 _MOST_INSIDE = 3
 """So many headers of other images may lie within an image."""
 
@@ -106,6 +108,34 @@ def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images
     start, end = np.concatenate(found, axis=1)
     order = np.argsort(start, kind="stable")
     return Images(start[order], end[order])
+
+
+def unlisted_images(
+    kernel: KernelMemory, images: Images, listed: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Images that overlap no listed stretch, and may be executed: start, end, and frames.
+
+    None if the list has fewer images than it lacks, since then the list is lost; and none where
+    the processor does not know the right to execute, since files that the cache has mapped begin
+    in the same way.
+    """
+    more = np.array(sorted(listed), np.uint64).reshape(-1, 2)
+    before = np.searchsorted(more[:, 0], images.end, "left")
+    apart = np.flatnonzero(before == np.searchsorted(more[:, 1], images.start, "right"))
+    rows = kernel.mappings
+    may_execute = rows.access & MAY_EXECUTE != 0
+    lack_it = np.count_nonzero(~may_execute)
+    if 2 * len(apart) > len(images.start) or lack_it * _LACKING_SHARE <= len(may_execute):
+        return []
+    found = []
+    for row in apart.tolist():
+        start, end = int(images.start[row]), int(images.end[row])
+        low, high = np.searchsorted(rows.virtual, np.array([start, end], np.uint64)).tolist()
+        if may_execute[low:high].any():
+            pages = np.arange(start, end, PAGE_SIZE, dtype=np.uint64)
+            frames = kernel.frames(pages)
+            found.append((start, end, distinct(frames[is_held(kernel.memory, frames)])))
+    return found
 
 
 def data_pages(

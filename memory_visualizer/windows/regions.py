@@ -13,6 +13,7 @@ from memory_visualizer.snapshot.inventory import FileObject, Region
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.controlareas import SectionKind, read_control_areas
 from memory_visualizer.windows.kernelmemory import KernelMemory
+from memory_visualizer.windows.regionnames import region_names
 from memory_visualizer.windows.subsections import offsets_in_files
 from memory_visualizer.windows.vaddetails import (
     KINDS,
@@ -74,7 +75,11 @@ def read_regions(
         return None
     trees = read_trees(kernel, root, objects[rows], around.lowest, around.pages)
     details = _details(kernel, trees, rows, around, root.form)
-    regions = _regions(kernel, trees, details, around.entry_bytes)
+    is_private = details.known & details.is_private
+    names = region_names(
+        kernel, trees, is_private, rows, objects[rows], around.mappings, around.pages
+    )
+    regions = _regions(kernel, trees, details, around.entry_bytes, names)
     found = [Found(None, 0, 0)] * len(objects)
     for tree, row in enumerate(rows.tolist()):
         some = tuple(regions[trees.of(tree)]) if trees.has_root[tree] else None
@@ -137,14 +142,14 @@ def _without_ignored(rights: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _regions(
-    kernel: KernelMemory, trees: Trees, details: Details, entry_bytes: int
+    kernel: KernelMemory, trees: Trees, details: Details, entry_bytes: int, names: list[str]
 ) -> list[Region]:
     """All regions, in the order of the nodes."""
     files, offsets = _files(kernel, details, entry_bytes)
     starts = (trees.start * np.uint64(PAGE_SIZE)).tolist()
     ends = ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist()
     return [
-        _region(details, row, (start, end), files[row], offsets[row])
+        _region(details, row, (start, end), files[row], offsets[row], names[row])
         for row, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
@@ -174,6 +179,7 @@ def _region(
     bounds: tuple[int, int],
     file: FileObject | None,
     offset: int | None,
+    name: str,
 ) -> Region:
     """A region; only its addresses are known if its flags are not readable."""
     start, end = bounds
@@ -185,7 +191,7 @@ def _region(
         end,
         PROTECTIONS[int(details.protection[row]) & 7],
         is_private=is_private,
-        name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else "",
+        name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else name,
         file=file.path if file else "",
         offset=offset if file else 0,
         is_deleted=bool(file and file.is_deleted),

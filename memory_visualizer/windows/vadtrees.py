@@ -103,7 +103,7 @@ class Root:
     """Of the pointer to the root in a process object."""
     form: TreeForm
     votes: int
-    """How many processes prove it."""
+    """How many edges at the roots prove it."""
 
 
 def find_root(
@@ -123,9 +123,13 @@ def find_root(
     pointers = words[row, column]
     best: Root | None = None
     for form in tree_forms(word):
-        proven = _proven_roots(kernel, form, objects[row], pointers, lowest, pages)
-        roots = np.unique(np.stack((column[proven].astype(np.uint64), pointers[proven])), axis=1)
-        votes = np.bincount(roots[0].astype(np.int64), minlength=words.shape[1])
+        edges = _proven_edges(kernel, form, objects[row], pointers, lowest, pages)
+        proven = np.flatnonzero(edges)
+        pairs = np.stack((column[proven].astype(np.uint64), pointers[proven]))
+        _, some = np.unique(pairs, axis=1, return_index=True)
+        proven = proven[some]
+        # Seen in another form, the node of a hint may pass for a root, but with one edge only.
+        votes = np.bincount(column[proven], edges[proven], minlength=words.shape[1])
         if (most := int(votes.max())) > (best.votes if best else 0):
             best = Root(int(np.argmax(votes)) * word, form, most)
     return best
@@ -138,15 +142,15 @@ def _are_pointers(words: NDArray[np.uint64], lowest: int, word: int) -> NDArray[
     return likely
 
 
-def _proven_roots(
+def _proven_edges(
     kernel: KernelMemory,
     form: TreeForm,
     objects: NDArray[np.uint64],
     pointers: NDArray[np.uint64],
     lowest: int,
     pages: int,
-) -> NDArray[np.bool_]:
-    """Which pointers lead from an object to the root of a tree with at least one edge.
+) -> NDArray[np.int64]:
+    """For each pointer from an object to the root of a tree, how many edges prove it; 0 for others.
 
     The parent of a root is 0, or a node within the process object (_MM_AVL_TABLE), which is not a
     region itself.
@@ -156,15 +160,14 @@ def _proven_roots(
     inside = nodes.parent - objects < np.uint64(OBJECT_BYTES[8 * kernel.word])
     proven = np.asarray(nodes.known & _are_bounds(nodes, pages) & ~is_own)
     proven &= (nodes.parent == 0) | inside
-    edges = np.zeros(len(pointers), bool)
+    edges = np.zeros(len(pointers), np.int64)
     for children, is_left in ((nodes.left, True), (nodes.right, False)):
         rows = np.flatnonzero(proven & (children >= np.uint64(lowest)))
         below = read_nodes(kernel, form, children[rows])
         holds = below.known & _are_bounds(below, pages) & (below.parent == pointers[rows])
         holds &= _are_ordered(below, nodes.start[rows], nodes.end[rows], is_left=is_left)
-        edges[rows[holds]] = True
-    proven &= edges
-    return proven
+        edges[rows[holds]] += 1
+    return edges
 
 
 def _are_bounds(nodes: Nodes, pages: int) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.fuzz.crafted_linux import CRAFTED_LINUX
+from tests.fuzz.crafted_linux import CRAFTED_FILES, CRAFTED_LINUX, many_files
 from tests.fuzz.crafted_linux import Spoiler as LinuxSpoiler
 from tests.synth import Profile, forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
@@ -56,15 +56,25 @@ Spoiler = Callable[[np.random.Generator, Words, Sound], None]
 
 @cache
 def sound(system: str, size: int) -> Sound:
-    """A synthetic dump of so many bytes: ``windows``, ``pae``, ``levels`` (five) or ``linux``."""
+    """A synthetic dump of so many bytes.
+
+    `system` is ``windows``, ``pae``, ``levels`` (five), ``linux`` or ``linux, many files``: then
+    each page that nobody uses is of another file, all of which lie in one folder.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         if system in _PROFILES:
             profile = profiles()[_PROFILES[system]]
             return _windows(path, profile, size, five_levels=system == "levels")
-        truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES)
+        files = system == "linux, many files"
+        truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES, files=files)
         roots = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
-        return Sound(path.read_bytes(), roots, _unused(truth.classes), linux=truth)
+        contents = path.read_bytes()
+        if files:
+            words = np.frombuffer(contents, "<u8").reshape(-1, PAGE // 8).copy()
+            many_files(np.random.default_rng(0), words, truth)
+            contents = words.tobytes()
+        return Sound(contents, roots, _unused(truth.classes), linux=truth)
 
 
 def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> Sound:
@@ -329,6 +339,33 @@ def _regions(rng: np.random.Generator, words: Words, given: Sound) -> None:
         words.reshape(-1)[(place + given.regions) // 8] = node[0]
 
 
+_DRIVER_PAGES = 1 << 12
+"""Pages of an image: 16 MiB."""
+
+
+def _modules(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's: images that hold nothing but entries of modules.
+
+    All entries are in one list, each may be its head, and names the image in which it lies.
+    """
+    virtual, pages = _as_kernel(words, given)
+    at = virtual + 128 * np.arange(len(pages) * 32, dtype=np.uint64)
+    cells = np.zeros((len(at), 16), np.uint64)
+    image = np.arange(len(at), dtype=np.uint64) // np.uint64(_DRIVER_PAGES * 32)
+    cells[:, 0], cells[:, 1] = np.roll(at, -1), np.roll(at, 1)
+    cells[:, 6] = virtual + image * np.uint64(_DRIVER_PAGES * PAGE)
+    cells[:, 8] = _DRIVER_PAGES * PAGE
+    cells[:, 9] = cells[:, 11] = 64 | 64 << 16
+    cells[:, 10] = cells[:, 12] = at + 104
+    cells[:, 13:] = int.from_bytes("name".encode("utf-16-le"), "little")
+    words[pages] = cells.reshape(-1, 512)
+    header = np.zeros(PAGE, np.uint8)
+    header[:2], header[0x3C] = np.frombuffer(b"MZ", np.uint8), 0x80
+    header[0x80:0x82], header[0x98:0x9A] = np.frombuffer(b"PE", np.uint8), (0x0B, 0x02)
+    header[0xD0:0xD4] = np.array([_DRIVER_PAGES * PAGE], "<u4").view(np.uint8)
+    words[pages[::_DRIVER_PAGES]] = header.view(np.uint64)
+
+
 def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
     """A Linux kernel's word of itself that does not end."""
 
@@ -367,5 +404,10 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "addresses of entries": ("windows", _witnesses),
     "databases of frames": ("windows", _records),
     "trees of regions": ("windows", _regions),
+    "lists of modules": ("windows", _modules),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
+    **{
+        f"Linux, {name}": ("linux, many files", _by_its_word(CRAFTED_FILES[name]))
+        for name in CRAFTED_FILES
+    },
 }

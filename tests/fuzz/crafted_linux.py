@@ -19,6 +19,8 @@ from tests.synth.linux import LinuxTruth
 PAGE = 4096
 _USER, _KERNEL, _LARGE = 0x67, 0x63, 1 << 7
 _KERNEL_THREAD, _WORKER, _ZOMBIE = 0x200000, 0x20, 32
+_CLOCK = (1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_623, 0)
+"""Six members of a timekeeper that agree: see linux/clock.py."""
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 
 Words = npt.NDArray[np.uint64]
@@ -565,6 +567,7 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "image of first tasks": _image(b"swapper/0\0"),
     "image of types": _image(b"\x9f\xeb\x01\0\x18\0\0\0", types=False),
     "image of bases": _bases,
+    "image of clocks": _image(struct.pack("<6q", *_CLOCK)),
     "types, small": _types("small"),
     "types, named": _types("named"),
     "types, nested": _types("nested"),
@@ -577,3 +580,71 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "nameless": _nameless,
 }
 """Makers: each spoils, in place, the words of the dump that the truth is of (era 6.1)."""
+
+
+def _cached(folders: Callable[[Words], Words]) -> Spoiler:
+    """Each unused frame is a page of a file of its own, and holds its inode and directory entry.
+
+    `folders` tells in which directory entry each lies; an entry that lies in itself is a root.
+    """
+
+    def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
+        machine = Machine(words, truth)
+        assert truth.files
+        frames = rng.permutation(machine.unused)
+        inodes = machine.at(frames)
+        entries, names = inodes + np.uint64(2048), inodes + np.uint64(3072)
+        words[frames] = 0
+        name = machine.offset("dentry", "d_name")
+        spaces = inodes + np.uint64(machine.offset("inode", "i_data"))
+        for at, structure, member, values in (
+            (spaces, "address_space", "host", inodes),
+            (inodes, "inode", "i_mapping", spaces),
+            (inodes, "inode", "i_dentry", entries + np.uint64(machine.offset("dentry", "d_u"))),
+            (entries, "dentry", "d_parent", folders(entries)),
+            (entries, "dentry", "d_inode", inodes),
+        ):
+            machine.write(at + np.uint64(machine.offset(structure, member)), values)
+        machine.write(entries + np.uint64(name + machine.offset("qstr", "len")), 1, 4)
+        machine.write(entries + np.uint64(name + machine.offset("qstr", "name")), names)
+        machine.write(names, ord("n"))
+        _cache(machine, frames, spaces, next(iter(truth.files.pages)))
+
+    return spoil
+
+
+def _cache(machine: Machine, frames: Frames, spaces: Words, like: int) -> None:
+    """Let the struct pages of some frames be like one of a cached page, each of another file."""
+    place = machine.info.offset("page.mapping")
+    assert place
+    array = machine.array
+    own = [machine.get(array + 64 * like + 8 * number) for number in range(8)]
+    rows = np.tile(np.array(own, np.uint64), (len(frames), 1))
+    rows[:, place // 8], rows[:, place // 8 + 1] = spaces, 0
+    for first in range(0, len(machine.words), 64):
+        chosen = np.flatnonzero((frames >= first) & (frames < first + 64))
+        table = machine.words[machine.kernel.frame(array + 64 * first)].reshape(64, 8)
+        table[frames[chosen] - first] = rows[chosen]
+
+
+def _in_one(entries: Words) -> Words:
+    return np.full_like(entries, entries[0])
+
+
+def _in_a_circle(entries: Words) -> Words:
+    return np.roll(entries, 1)
+
+
+def _deep(entries: Words) -> Words:
+    """In chains of 2,000."""
+    return np.where(np.arange(len(entries)) % 2000, np.roll(entries, 1), entries)
+
+
+many_files: Spoiler = _cached(_in_one)
+"""As many files as a sound dump can have, all in one folder."""
+
+CRAFTED_FILES: dict[str, Spoiler] = {
+    "files, in a circle": _cached(_in_a_circle),
+    "files, deep": _cached(_deep),
+}
+"""Makers for dumps of as many files."""

@@ -24,6 +24,7 @@ from tests.synth import forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
+from tests.windows.dumps import Patch, dump_with_objects
 from tests.windows.test_framedatabase import contradicted
 
 __all__ = ["contradicted"]  # a fixture
@@ -371,6 +372,36 @@ def test_windows_records_that_agree(tmp_path: Path) -> None:
 
 
 # Outputs
+
+
+@pytest.mark.parametrize("name", ["WinXPSP3x86", "Win7SP1x64", "Win10x86_17763", "Win11x64_22000"])
+@pytest.mark.many
+def test_a_driver_that_is_in_no_list(name: str, tmp_path: Path) -> None:
+    """Its image is there with its rights; listed drivers are no leads, with or without headers."""
+    truth = dump_with_objects(
+        tmp_path / "dump", name, unlisted="HTTP.sys", **WITH_PAE.get(name, {})
+    )
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    [driver] = [one for one in truth.modules if one.name == "HTTP.sys"]
+    assert snapshot.modules and driver.name not in [one.name for one in snapshot.modules]
+    [lead] = of_kind(snapshot, "unlisted driver")
+    assert f"at {driver.start:#x} (" in lead.reason and "not in its list of modules" in lead.reason
+    np.testing.assert_array_equal(lead.frames, np.sort(driver.frames))
+
+
+WITH_PAE = {"WinXPSP3x86": {"pae": True}}
+"""Without, these processors do not know the right to execute."""
+
+
+def test_a_list_of_modules_that_is_lost(tmp_path: Path) -> None:
+    """Then it says nothing that a driver is not in it."""
+    truth = dump_with_objects(tmp_path / "dump", "Win7SP1x64")
+    patch = Patch(tmp_path / "dump", truth)
+    for driver in truth.modules[1:]:
+        patch.write(driver.entry, bytes(0x40))
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    assert len(snapshot.modules or ()) < len(truth.modules) / 2
+    assert of_kind(snapshot, "unlisted driver") == []
 
 
 def test_outputs(windows: Image, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from memory_visualizer.snapshot.inventory import Region
 from tests.conftest import real_dumps
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.linuxfiles import LAYOUT_OF_ERA, FilesTruth, RegionTruth
+from tests.synth.memory import PAGE_SIZE
 
 pytestmark = pytest.mark.many
 
@@ -77,6 +78,19 @@ def as_truth(region: Region) -> RegionTruth:
         region.offset,
         region.is_deleted,
     )
+
+
+def test_a_file_of_huge_pages(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
+    """All frames of a huge page of hugetlbfs, in both units of `index`, also where HVO is on."""
+    path, truth, _ = sound
+    snapshot = memory_visualizer.open(path)
+    [file] = [one for one in snapshot.files if one.file_system == "hugetlbfs"]
+    assert (file.path, file.kind, file.is_deleted) == ("/memfd:huge", "shared memory", True)
+    assert dict(file.states) == {"huge page": 512}
+    pages = snapshot.file_pages
+    rows = pages.file == [one.path for one in pages.files].index(file.path)
+    assert pages.offset[rows].tolist() == list(range(3 << 21, 4 << 21, PAGE_SIZE))
+    assert (truth.states[pages.frame[rows]] == "huge page").all()
 
 
 def test_the_file_of_each_page(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:

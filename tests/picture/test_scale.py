@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import runs_in
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.picture.changes import picture_of_changes
 from memory_visualizer.picture.colouring import Colouring, Swatch, by_class
-from memory_visualizer.picture.folding import long_holes
+from memory_visualizer.picture.folding import long_holes, long_holes_between
 from memory_visualizer.picture.layout import LAYOUTS, arrange, shape_of
 from memory_visualizer.picture.painting import Painting, paint
 from memory_visualizer.picture.palette import DEFAULT
@@ -121,6 +122,13 @@ def test_holes(layout: str) -> None:
     assert marks[0] == (0, "0x0")
     frames = [int(label.split()[0], 16) // 4096 for _, label in marks]
     assert max(frames) > 230_003 and all(frame % 64 == 0 for frame in frames)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 9000)), min_size=1, max_size=9))
+def test_holes_by_runs(stretches: list[tuple[int, int]]) -> None:
+    """They are those by frames."""
+    there = np.concatenate([np.repeat([False, True], stretch) for stretch in stretches])
+    assert long_holes_between(runs_in(np.flatnonzero(there))) == long_holes(there)
 
 
 def test_a_few_pages_in_a_hole_are_seen() -> None:

@@ -306,15 +306,21 @@ class Kernel:
         self._kernel_entry = self._module_entry("ntoskrnl.exe", image.base, image.end)
         self._link(self._module_list, [self._kernel_entry])
 
-    def write_modules(self, drivers: Sequence[ModuleTruth]) -> list[ModuleTruth]:
-        """Write the list of modules: the kernel, and these drivers; returns all with entries."""
+    def write_modules(
+        self, drivers: Sequence[ModuleTruth], unlisted: str = ""
+    ) -> list[ModuleTruth]:
+        """Write the list of modules: the kernel, and these drivers; returns all with entries.
+
+        The driver with the name `unlisted` has an entry, but is not in the list.
+        """
         image = self.image
         kernel = ModuleTruth("ntoskrnl.exe", image.base, image.end, image.frames[image.frames >= 0])
         modules = [replace(kernel, entry=self._kernel_entry)]
         for one in drivers:
             entry = self._module_entry(one.path, one.start, one.end)
             modules.append(replace(one, entry=entry))
-        self._link(self._module_list, [module.entry for module in modules])
+        listed = [module.entry for module in modules if module.name != unlisted]
+        self._link(self._module_list, listed)
         return modules
 
     def _module_entry(self, path: str, start: int, end: int) -> int:

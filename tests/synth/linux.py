@@ -436,6 +436,8 @@ class _Machine:
         self.user_tables: list[tuple[_Tables, int | None]] = []
         self.encryption, self.data_symbols = 0, True
         self.files: LinuxFiles | None = None
+        self.huge: Frames | None = None
+        """A huge page of the pool that a process has."""
         self.clock: LinuxClock | None = None
         self.cached: list[Frames] = []
         """Frames of shared memory, a library, the cache and tmpfs."""
@@ -525,6 +527,8 @@ class _Machine:
 
     def _make_files(self, files: LinuxFiles) -> None:
         files.make(*self.cached)
+        if self.huge is not None:
+            files.make_huge(self.huge)
         files.make_modules()
         # Those that were taken out of the list, too, but in the order in which they were made.
         for number, mm in enumerate(self.spaces):
@@ -1013,6 +1017,7 @@ class _Machine:
                 self.give_anonymous(run, compound=True)
             else:
                 self.give_huge(run, count=1, mapping=self.direct + 0xA000)
+                self.huge = run
             entry = int(run[0]) << 12 | _PRESENT | _USER | _WRITE | _TOUCHED | _LARGE | _NO_EXECUTE
             tables.map(virtual, entry, self.large_shift)
             self.user |= {(task.pid, virtual + n * 4096, int(f)) for n, f in enumerate(run)}
@@ -1328,11 +1333,12 @@ class _Machine:
         return -(self._tails[head] + 1) * self.era.page_size % 2**64
 
     def _show_again(self) -> None:
-        """Map all struct pages of the pool's huge page to their first page (HVO)."""
-        first = int(self.pool[0]) * 64 // PAGE_SIZE
-        for number in range(first + 1, first + 8):
-            virtual = self.vmemmap + number * PAGE_SIZE
-            self._repoint(virtual, int(self.array[first]))
+        """Map all struct pages of the pool's huge pages to their first pages (HVO)."""
+        for run in (self.pool, *([self.huge] if self.huge is not None else [])):
+            first = int(run[0]) * 64 // PAGE_SIZE
+            for number in range(first + 1, first + 8):
+                virtual = self.vmemmap + number * PAGE_SIZE
+                self._repoint(virtual, int(self.array[first]))
 
     def _repoint(self, virtual: int, frame: int) -> None:
         virtual &= (1 << self.shifts[0] + 9) - 1

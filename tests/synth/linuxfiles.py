@@ -107,6 +107,7 @@ class LinuxFiles:
 
     def __init__(self, machine: "_Machine", era: str) -> None:
         self.machine = machine
+        self.era = LAYOUT_OF_ERA[era]
         self.layout: Layout = read_layouts()[LAYOUT_OF_ERA[era]]
         self.truth = FilesTruth()
         self._room: tuple[int, int] = (0, 0)
@@ -334,6 +335,25 @@ class LinuxFiles:
             *(data, data.root, "large", "/mnt/data/large", 99 * PAGE_SIZE), mount=data_mount
         )
         self._put_pages(large, folio, 32, folio=True)
+
+    def make_huge(self, run: Frames) -> None:
+        """A memfd of huge pages, whose fourth page is this one; later pages tell nothing.
+
+        Until 6.6 its index counts huge pages (include/linux/pagemap.h, basepage_index).
+        """
+        system = self._system("hugetlbfs", (0, 15))
+        self._mount(system, system.root, 0, 0, -22)
+        self._link_mounts(system)
+        file = self._file(
+            *(system, 0, "memfd:huge", "/memfd:huge", 9 * len(run) * PAGE_SIZE),
+            deleted=True,
+            kind="shared memory",
+        )
+        head = self.machine.pages[int(run[0])]
+        in_pages = tuple(map(int, self.era.split(".")[:2])) >= (6, 7)
+        head.mapping, head.index = file.mapping, 3 * (len(run) if in_pages else 1)
+        for number, frame in enumerate(run.tolist()):
+            self.truth.pages[frame] = file.truth, (3 * len(run) + number) * PAGE_SIZE
 
     def _open_file(self, file: _File) -> int:
         """A struct file of a file."""

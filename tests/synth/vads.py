@@ -38,6 +38,8 @@ class RegionTruth:
     """The first page of the section that is mapped."""
     node: int = 0
     """Virtual address of its VAD."""
+    name: str = ""
+    """What the process has there: ``[heap]``, ``[stack]``; empty for most."""
 
     @property
     def offset(self) -> int:

@@ -39,6 +39,7 @@ from tests.synth.tables import (
     TableTree,
 )
 from tests.synth.truth import INJECTED_PAGES, KERNEL, Ledger, ModuleTruth, Process, Truth
+from tests.synth.userblocks import UserBlocks
 from tests.synth.vads import (
     EXECUTE_READ,
     EXECUTE_READ_WRITE,
@@ -109,6 +110,13 @@ _SHARED_DATA = 0x7FFE0000
 _EXPANSION_PAGES = 16
 _FILES_OF_A_PAGE = 3
 """So many files have room for their objects in a page of the nonpaged pool."""
+_HEAP_NAME, _STACK_NAME = "[heap]", "[stack]"
+_STACK_PAGES = 0x11
+_MORE_STACK = 0x60000
+"""Distance of a second stack from the first, and of further heaps, and a segment, behind it."""
+_MORE_HEAPS = (0x80000, 0x90000, 0xA0000)
+_BLOCKS = 2 * MIB
+"""Since Windows 8.1 the blocks of a process and of its threads lie in a region of this size."""
 _PAGES_OF_TYPES = 4
 """For the types of objects and their names."""
 _LOADER_FRAMES = 64 * MIB // PAGE_SIZE
@@ -178,6 +186,7 @@ def forge(
     database: bool = False,
     objects: bool = False,
     files: int = 0,
+    unlisted: str = "",
 ) -> Truth:
     """Write a raw dump of a Windows of this version to `path` and return the truth about it.
 
@@ -193,8 +202,8 @@ def forge(
     top table for user mode, as with KVA shadowing since 2018. `holes` (first frame, frames) are no
     memory; the raw dump holds zeros there. With `database` the kernel has its page frame database,
     and sections of files; with `objects` it has these, several drivers in its list of modules, and
-    the regions of its processes. So many more `files` have 50 pages each in memory. The same
-    arguments make the same bytes.
+    the regions of its processes; the driver `unlisted` was taken out of the list. So many more
+    `files` have 50 pages each in memory. The same arguments make the same bytes.
     """
     builder = _Builder(profile, size, seed, pae, five_levels, shadow_tables, holes, stretch)
     if database or objects:
@@ -202,6 +211,7 @@ def forge(
     if objects:
         builder.keep_objects()
     builder.more_files = files
+    builder.unlisted = unlisted
     builder.build(processes, kernel_pages, user_pages, free_data, names)
     builder.memory.write(path)
     return Truth(
@@ -253,6 +263,7 @@ class _Builder:
             self.memory.reserve(np.arange(first, first + count))
         self._shadow_tables = shadow_tables
         self.more_files = 0
+        self.unlisted = ""
         self._log: FrameLog | None = None
         self._database: FrameDatabase | None = None
         self.sections: Sections | None = None
@@ -579,6 +590,9 @@ class _Builder:
         else:
             if self._log is not None:
                 self._driver_header(code, len(code))
+                end = places.drivers + len(code) * PAGE_SIZE
+                path = f"\\SystemRoot\\System32\\drivers\\{_DRIVERS[0]}"
+                self.kernel.write_modules([ModuleTruth(path, places.drivers, end, code)])
             tree.map(places.drivers, code, user=False, execute=True, use="driver image")
         cache = self._take(pages - paged - drivers, zeros=0.02)
         present, trimmed = np.array_split(cache, 2)
@@ -608,7 +622,7 @@ class _Builder:
             self.modules.append(ModuleTruth(path, at, at + pages * PAGE_SIZE, kept))
             at += pages * PAGE_SIZE
             at += 16 * PAGE_SIZE * (number > 1)
-        self.modules = self.kernel.write_modules(self.modules)
+        self.modules = self.kernel.write_modules(self.modules, self.unlisted)
 
     def _driver_header(self, frames: Frames, pages: int) -> None:
         """The headers of a driver's image of so many pages (PE/COFF specification)."""
@@ -775,12 +789,13 @@ class _Builder:
         data = places.program + program * PAGE_SIZE
         own = "process private"
         tree.map(data, self._take(max(2, program // 4), zeros=0.3), user=True, use=own)
-        end = self._heap(tree, places.heap, heap)
+        end, first_of_heap = self._heap(tree, places.heap, heap)
         tree.map(places.stack, self._take(3, zeros=0.3), user=True, use=own)
         used = self._libraries[: max(4, min(len(self._libraries), pages))]
         tree.map(places.libraries, used, user=True, write=False, execute=True)
         own_copies = places.libraries + (len(self._libraries) + 4) * PAGE_SIZE
-        tree.map(own_copies, self._take(2), user=True, use=own)
+        copies = self._take(2)
+        tree.map(own_copies, copies, user=True, use=own)
         # Shared memory at different addresses in different processes, in one of them twice.
         tree.map(places.stack + MIB + (process.pid % 7) * PAGE_SIZE, shared, user=True)
         tree.map(places.stack + MIB + 0x20 * PAGE_SIZE, shared[:2], user=True, write=False)
@@ -793,13 +808,18 @@ class _Builder:
             page[8:16] = b"\xff" * 8
             self._version_in(page)
             tree.map(places.process_block, block, user=True, use=own)
+            if self._has_objects and not process.exited:
+                there = {places.heap: first_of_heap, own_copies: int(copies[0])}
+                self._user_blocks(tree, {**there, places.process_block: int(block[0])})
         # A supervisor page among user pages.
         barred = self._take(1)
         tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
         in_image = program + max(2, program // 4)
         copied = {"kind": IMAGE, "section": file, "commit": 2}
         self._region(places.program, in_image, EXECUTE_WRITE_COPY, **copied)
-        self._region(places.heap, (end - places.heap) // PAGE_SIZE, READ_WRITE, commit=heap)
+        named = {"name": _HEAP_NAME} if process.name != "System" else {}
+        pages = (end - places.heap) // PAGE_SIZE
+        self._region(places.heap, pages, READ_WRITE, commit=heap, **named)
         self._usual_regions(process)
 
     def _usual_regions(self, process: Process) -> None:
@@ -807,11 +827,10 @@ class _Builder:
         places = self.places
         library = {"kind": IMAGE, "section": self._library, "commit": 3}
         self._region(places.libraries, len(self._libraries) + 6, EXECUTE_WRITE_COPY, **library)
-        self._region(places.stack, 0x11, READ_WRITE, commit=4)
+        named = {"name": _STACK_NAME} if process.name != "System" else {}
+        self._region(places.stack, _STACK_PAGES, READ_WRITE, commit=4, **named)
         self._region(places.stack + 0x20000, 1, GUARD | READ_WRITE, commit=1)
         self._region(_SHARED_DATA, 1, READ, commit=1)
-        if process.name != "System":
-            self._region(places.process_block, 1, READ_WRITE, commit=1)
         views = places.stack + MIB
         at = views + (process.pid % 7) * PAGE_SIZE
         self._region(at, 6, READ_WRITE, section=self._shared)
@@ -823,6 +842,59 @@ class _Builder:
         if process.name == "explorer.exe":
             self._region(views + 0x50 * PAGE_SIZE, 6, EXECUTE_READ, section=self._shared)
         self._region(views + 0x60 * PAGE_SIZE, 0x20, NO_ACCESS)
+
+    def _user_blocks(self, tree: TableTree, known: dict[int, int]) -> None:
+        """What a process knows of its heaps and stacks; some of both, with their regions.
+
+        `known` are frames of pages that are mapped already, by virtual address.
+        """
+        places, own = self.places, "process private"
+        frames = dict(known)
+
+        def page(virtual: int, pages: int = 1) -> None:
+            more = self._take(pages)
+            tree.map(virtual, more, user=True, use=own)
+            frames.update(
+                zip(
+                    range(virtual, virtual + pages * PAGE_SIZE, PAGE_SIZE),
+                    more.tolist(),
+                    strict=True,
+                )
+            )
+
+        def write(virtual: int, data: bytes) -> None:
+            at = virtual % PAGE_SIZE
+            self.memory.page(frames[virtual - at])[at : at + len(data)] = data
+
+        blocks = UserBlocks(self.profile, places.process_block, write)
+        second, third, segment = (places.stack + at for at in _MORE_HEAPS)
+        [array] = [at for at in known if at not in (places.heap, places.process_block)]
+        for heap, pages, present in ((second, 8, 1), (third, 16, 0), (segment, 16, 3)):
+            if present:
+                page(heap, present)
+            self._region(heap, pages, READ_WRITE, commit=pages, name=_HEAP_NAME)
+        blocks.process([places.heap, second, third], array + 0x180)
+        blocks.heap(places.heap)
+        blocks.heap(second)
+        blocks.segment(segment, places.heap)
+        stacks = [places.stack, places.stack + _MORE_STACK]
+        page(stacks[1] + (_STACK_PAGES - 2) * PAGE_SIZE, 2)
+        self._region(stacks[1], _STACK_PAGES, READ_WRITE, commit=2, name=_STACK_NAME)
+        together = self.profile.bits == 64 and self.profile.version >= (6, 3)
+        for number, stack in enumerate(stacks, 1):
+            at, end = (
+                places.process_block - number * blocks.thread_size,
+                stack + _STACK_PAGES * PAGE_SIZE,
+            )
+            page(at)
+            blocks.thread(at, end, end - 2 * PAGE_SIZE)
+            if not together:
+                self._region(at, blocks.thread_size // PAGE_SIZE, READ_WRITE, commit=1)
+        if together:  # in the process's block and those of threads lie in one region
+            start = places.process_block // _BLOCKS * _BLOCKS
+            self._region(start, _BLOCKS // PAGE_SIZE, READ_WRITE, commit=3)
+        else:
+            self._region(places.process_block, 1, READ_WRITE, commit=1)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
         """Injected code in a process: pages that may be written and executed."""
@@ -843,14 +915,16 @@ class _Builder:
         build = self.profile.build or 2600
         process_block[at + 8 : at + 10] = build.to_bytes(2, "little")
 
-    def _heap(self, tree: TableTree, start: int, pages: int) -> int:
-        """Private memory, in pieces: present, trimmed, and with gaps between them; returns its end.
+    def _heap(self, tree: TableTree, start: int, pages: int) -> tuple[int, int]:
+        """Private memory, in pieces: present, trimmed, and with gaps between them.
+
+        Returns its end, and the frame of its first page.
 
         The entries that map nothing still name frames: free pages with data, so that a reader that
         takes them for present is found out.
         """
         frames = self._take(pages, zeros=0.25)
-        at = start
+        at, first = start, int(frames[0])
         while len(frames):
             piece = int(self.rng.integers(1, 40))
             head, frames = frames[:piece], frames[piece:]
@@ -859,7 +933,7 @@ class _Builder:
             tree.map(at, head, user=True, transition=trimmed, write=True, use=own)
             at += len(head) * PAGE_SIZE
             at += self._absent_entries(tree, at)
-        return at
+        return at, first
 
     def _absent_entries(self, tree: TableTree, at: int) -> int:
         """Write a few entries that map nothing; return their size in bytes."""

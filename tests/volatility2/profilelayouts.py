@@ -71,7 +71,12 @@ MEMBERS = {
         "InLoadOrderLinks",
         "SizeOfImage",
     ],
-    "_PEB": ["ImageBaseAddress"],
+    "_PEB": ["ImageBaseAddress", "NumberOfHeaps", "ProcessHeap", "ProcessHeaps"],
+    "_TEB": ["NtTib", "ProcessEnvironmentBlock"],
+    "_NT_TIB": ["Self", "StackBase", "StackLimit"],
+    # Since Vista a heap begins with its first segment.
+    "_HEAP": ["Heap", "SegmentSignature", "Signature"],
+    "_HEAP_SEGMENT": ["Heap", "SegmentSignature", "Signature"],
     "_CONTROL_AREA": ["FilePointer", "Segment", "u"],
     "_SUBSECTION": [
         "ControlArea",

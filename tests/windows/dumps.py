@@ -65,11 +65,12 @@ class Originals:
 
 
 class Patch:
-    """Writes into a dump by virtual addresses of the kernel."""
+    """Writes into a dump by virtual addresses of the kernel, or of one process."""
 
-    def __init__(self, path: Path, truth: Truth) -> None:
+    def __init__(self, path: Path, truth: Truth, owner: int = KERNEL) -> None:
+        """`owner` is the index of the process."""
         rows = truth.mappings
-        chosen = (rows["owner"] == KERNEL) & (rows["size"] == PAGE_SIZE)
+        chosen = (rows["owner"] == owner) & (rows["size"] == PAGE_SIZE)
         pages = rows["virtual"][chosen].tolist()
         self._frames = dict(zip(pages, rows["frame"][chosen].tolist(), strict=True))
         self._path = path

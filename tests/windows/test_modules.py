@@ -36,6 +36,7 @@ def test_families(family: str, tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert modules_of(snapshot) == tuple(row(module) for module in truth.modules)
     assert remarks_of(snapshot) == ""
+    assert snapshot.inventory and snapshot.inventory.unlisted_modules() == ()
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -44,6 +45,7 @@ def test_profiles(name: str, tmp_path: Path) -> None:
     truth = dump_with_objects(tmp_path / "dump", name)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert modules_of(snapshot) == tuple(row(module) for module in truth.modules)
+    assert snapshot.inventory and snapshot.inventory.unlisted_modules() == ()
 
 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win10x64_19041"])

@@ -41,7 +41,7 @@ def row(truth: RegionTruth) -> Region:
         truth.end,
         PROTECTIONS[truth.protection],
         is_private=truth.is_private,
-        name="[shared data]" if truth.start == 0x7FFE0000 else "",
+        name="[shared data]" if truth.start == 0x7FFE0000 else truth.name,
         file=path,
         offset=truth.offset,
         kind=KINDS[truth.kind],
@@ -370,6 +370,103 @@ def test_extract_writes_them(tmp_path: Path, originals: Originals) -> None:
     [index] = [number for number, one in enumerate(truth.processes) if one is notepad]
     assert sorted(pieces) == [region.start for region in truth.regions[index]]
     assert pieces[notepad.injected]["pages_written"] == INJECTED_PAGES
+
+
+class Blocks:
+    """A dump in which the blocks of one process can be damaged."""
+
+    def __init__(self, name: str, path: Path, originals: Originals) -> None:
+        self.path = path
+        self.truth = originals.copy(name, path)
+        self.profile = ALL[name]
+        self.owner = next(n for n, one in enumerate(self.truth.processes) if one.injected)
+        self.patch = Patch(path, self.truth, self.owner)
+        self.kernel = Patch(path, self.truth)
+        snapshot = memory_visualizer.open(path)
+        [row] = [one for one in snapshot.processes if one.pid == self.pid]
+        at = row.object_address + self.profile.offset("_EPROCESS", "Peb")
+        word = self.profile.pointer_size
+        self.process_block = int.from_bytes(self.kernel.read(at, word), "little")
+        self.in_object = at
+
+    @property
+    def pid(self) -> int:
+        return self.truth.processes[self.owner].pid
+
+    def member(self, block: int, structure: str, name: str) -> int:
+        return block + self.profile.offset(structure, name)
+
+    def thread_block(self, number: int) -> int:
+        size = 0x2000 if self.profile.bits == 64 else 0x1000
+        return self.process_block - number * size
+
+    def set(self, at: int, value: int, size: int = 0) -> None:
+        self.patch.write(at, value.to_bytes(size or self.profile.pointer_size, "little"))
+
+    def lost(self) -> list[int]:
+        """The begins of regions of the process whose names are gone; all other regions agree."""
+        found, true = found_in(memory_visualizer.open(self.path)), rows_of(self.truth)
+        assert all(found[pid] == rows for pid, rows in true.items() if pid != self.pid)
+        lost = []
+        for own, expected in zip(found[self.pid], true[self.pid], strict=True):
+            assert replace(own, name=expected.name) == expected
+            if own != expected:
+                assert own.name == ""
+                lost.append(own.start)
+        return lost
+
+    def named(self, name: str) -> list[int]:
+        """The begins of regions with a name, ascending."""
+        return [one.start for one in self.truth.regions[self.owner] if one.name == name]
+
+
+@pytest.fixture(params=["WinXPSP2x86", "Win7SP1x64", "Win10x86_17763", "Win10x64_19041"])
+def blocks(request: pytest.FixtureRequest, tmp_path: Path, originals: Originals) -> Blocks:
+    return Blocks(request.param, tmp_path / "dump", originals)
+
+
+def test_heaps_and_stacks_are_there(blocks: Blocks) -> None:
+    assert (len(blocks.named("[heap]")), len(blocks.named("[stack]"))) == (4, 2)
+    assert blocks.lost() == []
+
+
+@pytest.mark.parametrize("member", ["Self", "StackLimit"])
+@pytest.mark.many
+def test_a_block_of_a_thread_that_lies(blocks: Blocks, member: str) -> None:
+    """One wrong word costs nothing, but a bound of the stack costs this stack its name."""
+    at = blocks.member(blocks.thread_block(1), "_NT_TIB", member)
+    blocks.set(at, 0x1234)
+    assert blocks.lost() == ([] if member == "Self" else blocks.named("[stack]")[:1])
+
+
+@pytest.mark.parametrize("place", ["thread", "object"])
+@pytest.mark.many
+def test_a_wrong_address_of_the_process_s_block(blocks: Blocks, place: str) -> None:
+    """Threads and the process object outvote one another."""
+    if place == "thread":
+        at = blocks.member(blocks.thread_block(2), "_TEB", "ProcessEnvironmentBlock")
+        blocks.set(at, blocks.named("[heap]")[0])
+    else:
+        word = blocks.profile.pointer_size
+        blocks.kernel.write(blocks.in_object, blocks.thread_block(1).to_bytes(word, "little"))
+    assert blocks.lost() == []
+
+
+def test_a_list_of_heaps_that_is_lost(blocks: Blocks) -> None:
+    """Heaps with a mark and their own address remain, as they have them since Vista."""
+    blocks.set(blocks.member(blocks.process_block, "_PEB", "ProcessHeaps"), 0)
+    second, third = blocks.named("[heap]")[:2]
+    without_marks = blocks.profile.version < (6, 0)
+    assert blocks.lost() == ([second, third] if without_marks else [third])
+
+
+def test_more_heaps_than_a_process_can_have(blocks: Blocks) -> None:
+    """Their number is cut, and told."""
+    blocks.set(blocks.member(blocks.process_block, "_PEB", "NumberOfHeaps"), 0xFFFF_FFFF, 4)
+    assert blocks.lost() == []
+    snapshot = memory_visualizer.open(blocks.path)
+    found_in(snapshot)
+    assert "heaps left out: more than any machine has" in remarks_of(snapshot)
 
 
 def test_one_altered_entry_and_the_right_to_execute() -> None:
