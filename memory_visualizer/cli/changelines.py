@@ -14,9 +14,10 @@ from memory_visualizer.difference.moment import Moment
 from memory_visualizer.difference.processes import ProcessChange
 from memory_visualizer.picture.changes import by_change
 from memory_visualizer.picture.legend import legend, legend_lines
-from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.printable import binary_size, counted, mebibytes, printable
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.units import PAGE_SIZE
 
 _NAMED = 8
 """How many of a kind are named."""
@@ -101,7 +102,9 @@ def _process_lines(found: Difference) -> list[str]:
         lines += _listed(told, [_with_pages(one) for one in some])
     for word in ("grew", "shrank"):
         some = sorted(by_change.get(word, ()), key=lambda one: -abs(one.grown))
-        lines += _listed(word, [f"{_name(one.process)} {one.grown:+,}" for one in some])
+        lines += _listed(
+            word, [f"{_name(one.process)} {one.grown:+,} {_size(one.grown)}" for one in some]
+        )
     if found.is_one_machine:
         renamed = [one for one in found.processes if one.old_name is not None]
         names = [f"{printable(one.old_name or '')} is {_name(one.process)}" for one in renamed]
@@ -136,7 +139,12 @@ def _name(process: Process) -> str:
 
 
 def _with_pages(one: ProcessChange) -> str:
-    return f"{_name(one.process)} {counted(max(one.pages_before, one.pages_after), 'page')}"
+    pages = max(one.pages_before, one.pages_after)
+    return f"{_name(one.process)} {counted(pages, 'page')} {_size(pages)}"
+
+
+def _size(pages: int) -> str:
+    return f"({mebibytes(abs(pages) * PAGE_SIZE)})"
 
 
 def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
@@ -150,10 +158,14 @@ def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
         counts[f"{old} > {new}" if bit == ChangeBit.OWNER else new] += frames
     if not counts:
         return []
-    lines = [f"  {frames:>10,}  {text}" for text, frames in counts.most_common(_NAMED)]
+    lines = [_move(frames, text) for text, frames in counts.most_common(_NAMED)]
     told = sum(frames for _, frames in counts.most_common(_NAMED))
     rest = found.bit_counts()[bit] - told  # also those of kinds that are left out
-    return [title, *lines, *([f"  {rest:>10,}  others"] if rest else [])]
+    return [title, *lines, *([_move(rest, "others")] if rest else [])]
+
+
+def _move(frames: int, text: str) -> str:
+    return f"  {frames:>10,}  {mebibytes(frames * PAGE_SIZE):>9}  {text}"
 
 
 def _owners(indices: Sequence[int], processes: Sequence[Process]) -> str:
@@ -197,8 +209,8 @@ def _file_lines(files: Sequence[FileChange] | None) -> list[str]:
     went = sorted((one for one in files if not one.pages_after), key=lambda one: -one.pages_before)
     others = len(files) - len(came) - len(went)
     lines = ["Files in memory"]
-    lines += _listed("came", [f"{printable(one.path)} {one.pages_after:,}" for one in came])
-    lines += _listed("went", [f"{printable(one.path)} {one.pages_before:,}" for one in went])
+    lines += _listed("came", [_file(one.path, one.pages_after) for one in came])
+    lines += _listed("went", [_file(one.path, one.pages_before) for one in went])
     if others:
         lines.append(f"  {'more or fewer':<13} {others:>5,}")
     return lines
@@ -228,3 +240,7 @@ def series_line(step: int, found: Difference) -> str:
 def _when(moment: Moment) -> str:
     time = f"{moment.time:%H:%M:%S} " if moment.time else ""
     return f"{time}{printable(moment.name)}"
+
+
+def _file(path: str, pages: int) -> str:
+    return f"{printable(path)} {pages:,} {_size(pages)}"

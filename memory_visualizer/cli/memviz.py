@@ -50,8 +50,14 @@ from memory_visualizer.leads import LEADS, writable_pages
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file
 from memory_visualizer.picture.colouring import Colouring, colour_by
 from memory_visualizer.picture.entropy import entropy
-from memory_visualizer.picture.palette import COLOURED_FOR_ALL, NOT_FOR_STATES, PALETTES
-from memory_visualizer.printable import binary_size, printable
+from memory_visualizer.picture.palette import (
+    APART_FOR_ALL,
+    COLOURED_FOR_ALL,
+    FOR_THE_LARGEST,
+    NOT_FOR_STATES,
+    PALETTES,
+)
+from memory_visualizer.printable import binary_size, mebibytes, printable
 from memory_visualizer.snapshot.findings import (
     findings,
     named,
@@ -329,6 +335,9 @@ def _visualize(options: argparse.Namespace) -> int:
         steps.done("looking for leads")
     if options.palette != "default" and options.color_by in COLOURED_FOR_ALL:
         remarks.append(NOT_FOR_STATES)
+    many = sum(not process.is_kernel_thread for process in snapshot.processes) > APART_FOR_ALL
+    if options.palette != "default" and options.color_by == "process" and many:
+        remarks.append(FOR_THE_LARGEST)
     for remark in remarks:
         say(PROGRAM, remark)
     chosen = _chosen(options, snapshot)
@@ -768,7 +777,7 @@ def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) ->
     processes = [snapshot.processes[index] for index in told]
     lines = [
         _process_title(processes),
-        f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10}  {'':<9}  name",
+        f"{'pid':>8} {'parent':>8} {'private':>10} {'shared':>10} {'size':>10}  {'':<9}  name",
     ]
     counts = snapshot.pages_of_processes()[told].tolist()
     for process, (private, shared) in zip(processes, counts, strict=True):
@@ -778,8 +787,9 @@ def _process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) ->
             pid = parent = "?"
         else:
             pid, parent = str(process.pid), str(process.ppid)
+        size = mebibytes((private + shared) * PAGE_SIZE)
         lines.append(
-            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,}"
+            f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,} {size:>10}"
             f"  {process.state:<9}  {printable(process.name)}"
         )
     if snapshot.stale_spaces:

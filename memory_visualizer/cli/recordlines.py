@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memory_visualizer.printable import binary_size, counted
+from memory_visualizer.printable import binary_size, counted, mebibytes
 from memory_visualizer.snapshot.findings import with_most_pages
 from memory_visualizer.snapshot.framerecords import NOBODY, PageUse
 from memory_visualizer.snapshot.snapshot import Snapshot
@@ -20,7 +20,8 @@ def state_lines(snapshot: Snapshot) -> list[str]:
     return [
         "Page states, as the kernel records them",
         *(
-            f"  {state.label:<{width}}  {count:>11,}  {100 * count / snapshot.classes.size:>5.1f} %"
+            f"  {state.label:<{width}}  {count:>11,}  {mebibytes(count * PAGE_SIZE):>9}"
+            f"  {100 * count / snapshot.classes.size:>5.1f} %"
             for state, count in counts.items()
         ),
     ]

@@ -94,17 +94,19 @@ _SEQUENCE: tuple[Colour, ...] = (
     (135, 15, 30), (195, 135, 180), (120, 135, 180), (225, 225, 150), (180, 90, 0),
 )  # fmt: skip
 
-# As before, but each colour is as far as can be from those before it for eyes that are blind to red
-# or green; there, some eight can be told apart.
+# The first APART_FOR_ALL are at least 12 apart also for eyes that are blind to red or green, and 10
+# for eyes blind to blue, mostly by their lightness: of sets from a grid of sRGB, the one was taken
+# whose nearest two are farthest apart. Each of the others is the farthest from those before it for
+# these eyes, of the colours that are 12 from all of them for other eyes.
+APART_FOR_ALL = 20
 _SEQUENCE_COLOUR_BLIND: tuple[Colour, ...] = (
-    (255, 225, 0), (45, 75, 0), (240, 105, 45), (135, 225, 165), (0, 165, 180), (255, 210, 255),
-    (165, 150, 105), (165, 90, 0), (0, 135, 105), (120, 60, 60), (240, 180, 90), (15, 0, 225),
-    (225, 135, 150), (120, 120, 165), (135, 0, 75), (225, 240, 150), (0, 105, 120), (0, 165, 45),
-    (165, 0, 30), (75, 255, 225), (30, 105, 255), (120, 210, 210), (255, 165, 135),
-    (150, 165, 210), (90, 75, 180), (180, 120, 255), (105, 105, 60), (60, 195, 165),
-    (90, 60, 105), (150, 195, 0), (60, 150, 195), (180, 105, 135), (195, 135, 75),
-    (150, 255, 105), (225, 30, 30), (120, 75, 45), (180, 105, 75), (0, 195, 255),
-    (135, 180, 105), (75, 120, 15),
+    (165, 180, 255), (45, 30, 0), (210, 150, 0), (45, 0, 180), (240, 255, 210), (0, 0, 30),
+    (90, 150, 135), (135, 90, 135), (90, 120, 0), (150, 135, 180), (180, 195, 165), (90, 45, 255),
+    (60, 75, 0), (240, 210, 240), (90, 120, 255), (255, 255, 0), (75, 60, 90), (45, 0, 90),
+    (150, 135, 90), (255, 195, 120), (105, 75, 75), (195, 165, 180), (75, 30, 45), (120, 105, 75),
+    (30, 0, 0), (210, 255, 240), (90, 75, 165), (240, 150, 120), (225, 120, 150), (45, 120, 180),
+    (240, 195, 0), (0, 60, 120), (165, 15, 45), (240, 30, 30), (165, 105, 105), (150, 240, 165),
+    (120, 180, 210), (120, 210, 210), (120, 120, 135), (225, 255, 135),
 )  # fmt: skip
 
 _UNLINKED: tuple[Colour, ...] = (
@@ -183,6 +185,11 @@ NOT_FOR_STATES = (
     "the palette colour-blind does not change the colours of states and uses, which differ for all"
     " eyes as they are"
 )
+FOR_THE_LARGEST = (
+    f"the {APART_FOR_ALL} largest processes have colours that are apart for all eyes; --pid and"
+    " --name show others alone"
+)
+"""What the palette colour-blind offers where colours stand for processes."""
 COLOURED_FOR_ALL = ("state", "use")
 """Colourings whose colours were chosen for all eyes, in one palette."""
 

@@ -106,7 +106,7 @@ def ticks(plan: Plan, shape: tuple[int, int], scale: int, font_size: int) -> lis
         for at, pfn in zip(row[~folded].tolist(), frame[~folded].tolist(), strict=True)
         if all(abs(at - other) >= gap for other, _ in breaks)
     ]
-    return [(at * scale, label) for at, label in sorted([*marks, *_apart(breaks, gap)])]
+    return [(at * scale, label) for at, label in sorted([*marks, *breaks])]
 
 
 def _marks_on_curve(plan: Plan, height: int, side: int, scale: int) -> list[tuple[int, str]]:
@@ -117,7 +117,7 @@ def _marks_on_curve(plan: Plan, height: int, side: int, scale: int) -> list[tupl
     frame = plan.frame_at(first)
     tops = _tops_on_curve(plan, order)
     labels = [_fold_label(fold, plan.unit) for fold in plan.folds]
-    breaks = _apart(sorted(zip(tops, labels, strict=True)), side)
+    breaks = list(zip(tops, labels, strict=True))
     marks = [
         (at, f"{pfn * plan.unit:#x}")
         for at, pfn in zip(row.tolist(), frame.tolist(), strict=True)
@@ -145,17 +145,12 @@ def _fold_label(fold: Fold, unit: int) -> str:
     return f"{fold.first * unit:#x} {words} absent"
 
 
-def _apart(marks: list[tuple[int, str]], gap: int) -> list[tuple[int, str]]:
-    """Marks that are not too close to the one before."""
-    kept: list[tuple[int, str]] = []
-    for row, label in marks:
-        if not kept or row - kept[-1][0] >= gap:
-            kept.append((row, label))
-    return kept
-
-
 def _ruler(marks: list[tuple[int, str]], height: int, size: int) -> NDArray[np.uint8]:
-    """The ink of the addresses on the left, shape (height, some width)."""
+    """The ink of the addresses on the left, shape (height, some width).
+
+    A label hangs below its mark, or below the label before it. One that finds no room above the
+    picture's end is left out; its mark stays.
+    """
     if not marks:
         return np.zeros((height, 0), np.uint8)
     font = ImageFont.load_default(size)
@@ -165,11 +160,13 @@ def _ruler(marks: list[tuple[int, str]], height: int, size: int) -> NDArray[np.u
     width = size // 2 + text_width + size // 3 + mark
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
-    for (row, _), label in zip(marks, labels, strict=True):
-        # The label hangs below its mark, but never beyond the picture, so that none is cut off.
+    line, free = ceil(1.2 * size), 0
+    for row, label in marks:
         draw.line((width - mark, row, width, row), fill=_OUTLINE)
-        top = min(row, height - ceil(1.2 * size))
-        draw.text((width - mark - size // 3, top), label, _MUTED, font, "ra")
+        top = max(min(row, height - line), free)
+        if top + line <= height:
+            draw.text((width - mark - size // 3, top), label, _MUTED, font, "ra")
+            free = top + line
     return np.asarray(image)
 
 

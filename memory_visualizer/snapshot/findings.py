@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.printable import counted, printable
+from memory_visualizer.printable import counted, mebibytes, printable
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.process import Process
+from memory_visualizer.units import PAGE_SIZE
 
 _NAMED = 6
 
@@ -90,6 +91,10 @@ def remarks_on_copies(copies: Sequence[Process]) -> tuple[str, ...]:
 _NAMED_BY_PAGES = 4
 
 
+def _amount(pages: int) -> str:
+    return f"{pages:,} ({mebibytes(pages * PAGE_SIZE)})"
+
+
 def with_most_pages(processes: Sequence[Process], pages: NDArray[Any]) -> str:
     """Name the few processes with most of these pages, each with its number, and count the others.
 
@@ -97,7 +102,7 @@ def with_most_pages(processes: Sequence[Process], pages: NDArray[Any]) -> str:
     """
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     named = [
-        f"{printable(process.name)} (pid {process.pid}) {int(pages[index]):,}"
+        f"{printable(process.name)} (pid {process.pid}) {_amount(int(pages[index]))}"
         for index in order[:_NAMED_BY_PAGES]
         for process in [processes[index]]
     ]

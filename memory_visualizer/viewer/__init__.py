@@ -22,6 +22,7 @@ from memory_visualizer.output import whole_file
 from memory_visualizer.picture import colouring
 from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.picture.palette import (
+    APART_FOR_ALL,
     COLOURED_FOR_ALL,
     DARK,
     FOLD,
@@ -148,6 +149,7 @@ def page(
         for kind, palettes in (("light", PALETTES), ("dark", DARK))
     }
     about["forAll"] = list(COLOURED_FOR_ALL)
+    about["apart"] = APART_FOR_ALL
     about["files"] = [
         f"{printable(file.path)}{' (deleted)' * file.is_deleted}"
         for file in snapshot.file_pages.files

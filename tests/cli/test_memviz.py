@@ -192,12 +192,12 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     assert title == (
         "Pages of 14 processes, 1 unlinked (not in the list of active processes), 1 exited"
     )
-    assert columns.split() == ["pid", "parent", "private", "shared", "name"]
+    assert columns.split() == ["pid", "parent", "private", "shared", "size", "name"]
     assert left == "1 address space without a process: not painted"
     [injected] = [process for process in truth.processes if process.injected]
     assert code == (
         f"{INJECTED_PAGES} private pages that user mode may write and execute: {injected.name}"
-        f" (pid {injected.pid}) {INJECTED_PAGES}\n"
+        f" (pid {injected.pid}) {INJECTED_PAGES} ({INJECTED_PAGES / 256:.2f} MiB)\n"
     )
 
     holders = sum(user_pages(truth, [owner]).astype(int) for owner in truth.alive)
@@ -206,8 +206,9 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
         mine = user_pages(truth, [owner])
         private, shared = (np.count_nonzero(mine & group) for group in (holders == 1, holders > 1))
         state = "exited" if process.exited else "" if process.listed else "unlinked"
+        size = " ".join(size_and_share("", int(private + shared))[:2])
         expected.append(
-            f"{process.pid:>8} {process.ppid:>8} {private:>10,} {shared:>10,}"
+            f"{process.pid:>8} {process.ppid:>8} {private:>10,} {shared:>10,} {size:>10}"
             f"  {state:<9}  {process.name}"
         )
     assert rows == sorted(expected)
@@ -471,7 +472,7 @@ def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Pa
     assert f"Pages of {len(chosen)} processes shown, others pale\n" in result.stdout
     table = result.stdout.split(f"Pages of {len(chosen)} processes\n")[1].split("\n\n")[0]
     titles, *listed, stale = (line.split() for line in table.splitlines())
-    assert titles == ["pid", "parent", "private", "shared", "name"]
+    assert titles == ["pid", "parent", "private", "shared", "size", "name"]
     assert " ".join(stale) == "1 address space without a process: not painted"
     assert [(words[0], words[-1]) for words in listed] == sorted(
         ((str(truth.processes[n].pid), truth.processes[n].name) for n in chosen),

@@ -12,6 +12,7 @@ import memory_visualizer
 from memory_visualizer import Process, Snapshot
 from memory_visualizer.picture.colouring import COLOURINGS, process_colours, swatches_of
 from memory_visualizer.picture.palette import (
+    APART_FOR_ALL,
     COLOUR_BLIND,
     COLOURED_FOR_ALL,
     DARK,
@@ -75,6 +76,15 @@ def test_the_largest_processes_are_apart(snapshot: Snapshot, palette: Palette) -
         assert min(ciede2000(cielab(grey), colour) for colour in seen) >= 12
     for other in linked[40:]:
         assert min(ciede2000(other, one) for one in unlinked) >= 10
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_twenty_processes_are_apart_for_all_eyes(vision: str) -> None:
+    """With the palette that is made for them; blindness to blue is the rarest."""
+    seen = [cielab(colour, vision) for colour in COLOUR_BLIND.sequence[:APART_FOR_ALL]]
+    least = min(ciede2000(one, other) for one, other in combinations(seen, 2))
+    assert len(seen) == 20
+    assert least >= (10 if vision == "tritan" else 12)
 
 
 @pytest.mark.parametrize("name", COLOURINGS)

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     where = next(filter(None, map(_LISTENS.search, process.stderr)))[1]
 
     def stand_between(playwright: ServerConnection) -> None:
-        with connect(f"{where}/session", max_size=None) as firefox:
+        with connect(f"{where}/session", max_size=None, ping_interval=None) as firefox:
             threading.Thread(target=_forward, args=(firefox, playwright), daemon=True).start()
             for message in playwright:
                 told = json.loads(message)
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
                 else:
                     firefox.send(message)
 
-    with serve(stand_between, "127.0.0.1", 0, max_size=None) as server:
+    with serve(stand_between, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.socket.getsockname()[1]
         print(f"WebDriver BiDi listening on ws://127.0.0.1:{port}", file=sys.stderr, flush=True)

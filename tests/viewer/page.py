@@ -308,6 +308,13 @@ def legend_rows(page: "Page") -> list[list[str]]:
     return [row.split("\n") for row in rows]
 
 
+def megabytes(pages: int) -> str:
+    """Pages in MiB, as columns show them."""
+    size = pages / 256
+    digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2 if size >= 0.01 else 3
+    return f"{size:,.{digits}f}"
+
+
 def expected_legend(counts: dict[str, int]) -> list[list[str]]:
     """The same from true counts: shares are those of the pages that the dump holds."""
     held = sum(count for name, count in counts.items() if name not in (ABSENT, LEFT_OUT))
@@ -315,11 +322,9 @@ def expected_legend(counts: dict[str, int]) -> list[list[str]]:
     for name, count in counts.items():
         share = 100 * count / max(held, 1)
         words = "< 0.1 %" if 0 < share < 0.05 else "0 %" if not count else f"{share:.1f} %"
-        size = count / 256
-        digits = 0 if size == 0 or size >= 100 else 1 if size >= 1 else 2 if size >= 0.01 else 3
         unheld = name in (ABSENT, LEFT_OUT)
         rows.append(
-            [name, f"{count:,}", f"{size:,.{digits}f} MiB", "\N{EN DASH}" if unheld else words]
+            [name, f"{count:,}", f"{megabytes(count)} MiB", "\N{EN DASH}" if unheld else words]
         )
     return rows
 

@@ -483,6 +483,23 @@ def saved(page: "Page", scope: str, label: str = "") -> tuple[dict[str, Any], by
         return json.loads(manifest.read()), memory.read()
 
 
+def test_strings_of_a_class(open_page: Opener, dump: Dump) -> None:
+    """Chosen in the legend: the list of pages to search names it, and hits are in its pages."""
+    page = give(open_page(dump.page), dump.path)
+    page.get_by_role("tab", name="Find").click()
+    chosen = page.locator("#find-scope option[value=shown]")
+    assert chosen.text_content() == (
+        "what is lit: everything, as nothing is chosen in the legend or a list"
+    )
+    page.locator("#legend-entries li", has_text="kernel").hover()
+    page.get_by_role("button", name="Only kernel").click()
+    held = int(np.count_nonzero(dump.classes == "kernel"))
+    assert chosen.text_content() == f"what is lit: Class: kernel ({held:,} pages)"
+    found = [address // PAGE_SIZE for address, *_ in find(page, "strings", 6, "shown")]
+    assert found
+    assert set(dump.classes[found].tolist()) == {"kernel"}
+
+
 @both_browsers
 def test_saved_pages(open_page: Opener, lime: Opened) -> None:
     """The pinned page, and the pages that are lit, are those of the dump."""

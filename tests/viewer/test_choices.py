@@ -35,6 +35,7 @@ from tests.viewer.page import (
     fragment_of,
     legend_rows,
     lit,
+    megabytes,
     names_listed,
     place,
     read_card,
@@ -81,7 +82,7 @@ def test_list_of_processes(page: "Page", dump: Dump) -> None:
         "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"
     )
     assert [[name.split("\n")[0], *numbers] for name, *numbers in rows] == [
-        [process.name, str(process.pid), f"{mine:,}", f"{others:,}"]
+        [process.name, str(process.pid), f"{mine:,}", f"{others:,}", megabytes(mine + others)]
         for process, mine, others in zip(dump.snapshot.processes, private, shared, strict=True)
     ]
     assert page.locator("#process-count").inner_text() == "14 · 1 unlinked · 1 exited"
@@ -264,4 +265,8 @@ def test_a_palette_that_does_not_apply_says_so(
     page = open_page(tmp_path / "page.html")
     assert page.locator("#legend-note").is_visible()
     page.select_option("#color", "class")
+    assert page.locator("#legend-note").is_hidden()
+    page.select_option("#color", "process")
+    assert "The 20 largest" in page.locator("#legend-note").inner_text()
+    page.select_option("#palette", "default")
     assert page.locator("#legend-note").is_hidden()

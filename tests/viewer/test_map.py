@@ -233,6 +233,50 @@ def test_marks_at_the_left_edge(page: "Page", dump: Dump, layout: str) -> None:
         assert len(square) == side**2
 
 
+def test_marks_at_all_edges_of_the_curve(page: "Page", dump: Dump) -> None:
+    """Each is the lowest address of the square at its place; in rows there are none."""
+    assert page.evaluate("memviz.map.marks('top')") == []
+    page.select_option("#layout", "hilbert")
+    settle(page)
+    frames = arrange(np.arange(dump.truth.frames), "hilbert")
+    for edge in ("top", "bottom", "right"):
+        marks = [(at, int(label, 16)) for at, label in page.evaluate(f"memviz.map.marks('{edge}')")]
+        assert len(marks) > 1
+        side = marks[1][0] - marks[0][0]
+        for at, address in marks:
+            along = slice(at, at + side)
+            across = slice(0, side) if edge == "top" else slice(-side, None)
+            square = frames[along, across] if edge == "right" else frames[across, along]
+            first = address // PAGE_SIZE
+            assert np.sort(square.ravel()).tolist() == list(range(first, first + side**2))
+
+
+def test_labels_of_close_folds_stand_apart(
+    open_page: Callable[..., "Page"], tmp_path: Path
+) -> None:
+    """Two breaks in neighbouring rows: each label has a line of its own."""
+    path, far = tmp_path / "holes.lime", 1 << 30
+    noise = np.random.default_rng(4).integers(1, 256, (4000, PAGE_SIZE), np.uint8).tobytes()
+    whole = noise[: 3900 * PAGE_SIZE]
+    write_lime(path, [(0, whole), (far, b"a" * PAGE_SIZE), (3 * far, noise[: 90 * PAGE_SIZE])])
+    memory_visualizer.open(path).to_html(tmp_path / "holes.html")
+    page = open_page(tmp_path / "holes.html")
+    drawn = page.evaluate(
+        """() => {
+            const { map } = memviz, { context } = map, drawn = [];
+            const fillText = context.fillText;
+            context.fillText = (text, x, y) => drawn.push([text, y]);
+            map.draw();
+            context.fillText = fillText;
+            return drawn;
+        }"""
+    )
+    holes = [place for label, place in drawn if "absent" in label]
+    assert len(holes) == 2
+    places = sorted(place for _, place in drawn)
+    assert min(np.diff(places)) >= 13
+
+
 def test_zoom_to_single_pages_with_borders(page: "Page", dump: Dump) -> None:
     page.keyboard.press("g")
     page.keyboard.type("0x5000")

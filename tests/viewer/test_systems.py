@@ -33,6 +33,7 @@ from tests.viewer.page import (
     choose,
     fragment_of,
     lit_frames,
+    megabytes,
     names_listed,
     place,
     settle,
@@ -296,8 +297,8 @@ def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -
     choose(page, process.name)
     page.get_by_role("tab", name="Regions").click()
     told = {
-        int(address, 16): int(pages.replace(",", ""))
-        for address, _, pages in page.locator("#region-list tbody tr").evaluate_all(
+        int(address, 16): (int(pages.replace(",", "")), size)
+        for address, _, pages, size in page.locator("#region-list tbody tr").evaluate_all(
             "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))"
         )
     }
@@ -315,7 +316,7 @@ def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -
         }
         for region in truth.regions[pid]
     }
-    assert told == {start: len(frames) for start, frames in known.items()}
+    assert told == {start: (len(frames), megabytes(len(frames))) for start, frames in known.items()}
     start = max(known, key=lambda start: len(known[start]))
     page.locator("#region-list tbody tr", has_text=hex(start)).click()
     assert lit_frames(page) == known[start]

@@ -36,12 +36,16 @@ const counted = (number) => number.toLocaleString("en");
 const amount = (pages) =>
   `${counted(pages)} ${pages === 1 ? "page" : "pages"} (${bytesInWords(pages * PAGE_SIZE)})`;
 
-// Pages in MiB, for columns of numbers.
-const mebibytes = (pages) => {
+// Pages in MiB, for columns of numbers: with the unit, and without.
+const mebibytes = (pages) => `${inMebibytes(pages)} MiB`;
+const inMebibytes = (pages) => {
   const size = (pages * PAGE_SIZE) / 2 ** 20;
   const least = [100, 1, 0.01, 0]; // with no, one, two and three decimals
   const digits = size === 0 ? 0 : least.findIndex((low) => size >= low);
-  return `${size.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} MiB`;
+  return size.toLocaleString("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
 };
 
 // Bytes in the largest unit that does not hide their number, such as "1.5 MiB".

@@ -12,7 +12,7 @@ class Files {
       placeholder: "Search path",
       columns: [
         { title: "File", value: ({ name }) => name.toLowerCase(), cell: Files.path, grows: true },
-        { title: "Pages", value: (file) => file.pages, down: true, hint: "Pages in memory" },
+        ...pagesColumns("Pages in memory"),
       ],
       sort: 1,
       text: ({ path }) => path,

@@ -11,7 +11,7 @@ class Leads {
       placeholder: "Search leads",
       columns: [
         { title: "Lead", value: ({ number }) => number, cell: Leads.told, grows: true },
-        { title: "Pages", value: ({ pages }) => pages, down: true, hint: "Pages of the lead" },
+        ...pagesColumns("Pages of the lead"),
       ],
       text: ({ kind, reason }) => `${kind} ${reason}`,
       title: ({ kind }) => kinds[kind],

@@ -83,10 +83,11 @@ class Lights {
     ].filter((choice) => choice !== null);
     const bar = byId("lit");
     bar.hidden = choices.length === 0;
-    if (bar.hidden) return;
     let pages = 0;
     for (let frame = 0; frame < shades.length; frame++)
       if (shades[frame] === LIT && this.model.classOf(frame) !== ABSENT) pages++;
+    this.nameScope(choices, pages);
+    if (bar.hidden) return;
     const focused = bar.contains(document.activeElement) ? document.activeElement.id : null;
     const button = (id, title, text, act) =>
       element(
@@ -106,6 +107,16 @@ class Lights {
       ),
     );
     if (focused) document.getElementById(focused)?.focus();
+  }
+
+  // Say in the lists of pages to search and to save what is lit.
+  nameScope(choices, pages) {
+    const labels = choices.map(([label]) => label.slice(0, 40)).join(", ");
+    const text = labels
+      ? `what is lit: ${labels} (${counted(pages)} pages)`
+      : "what is lit: everything, as nothing is chosen in the legend or a list";
+    for (const option of document.querySelectorAll("option[value=shown]"))
+      option.textContent = text;
   }
 
   // A filter in words: what is shown if that is a single kind of page, otherwise how many kinds.

@@ -10,6 +10,18 @@ const MOST_ITEMS = 1000; // rows that are made; a search finds the others
  *   cell?: (item: any) => any, down?: boolean, grows?: boolean }} ListColumn
  */
 
+// Columns for an item's number of pages and for their size.
+const pagesColumns = (hint) => [
+  { title: "Pages", value: ({ pages }) => pages, down: true, hint },
+  {
+    title: "MiB",
+    value: ({ pages }) => pages,
+    cell: ({ pages }) => element("span", { className: "size" }, inMebibytes(pages)),
+    down: true,
+    hint: `${hint}, in MiB`,
+  },
+];
+
 class ItemList {
   /**
    * @param {HTMLElement} host an empty element

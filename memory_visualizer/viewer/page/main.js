@@ -82,7 +82,9 @@ async function start() {
     legend.note(
       state.palette !== "default" && about.forAll.includes(state.colour)
         ? "These colours differ for all eyes as they are; the palette does not change them."
-        : "",
+        : state.palette !== "default" && ["process", "file"].includes(state.colour)
+          ? `The ${about.apart} largest have colours that are apart for all eyes. Choose others to light their pages.`
+          : "",
     );
     legend.show(colouring, state.off[state.colour] ?? new Set(), base, model);
     strip.show(state.palette, state.off.class ?? new Set());

@@ -4,6 +4,7 @@ const MAX_SCALE = 96; // the most screen pixels for a page
 const WHOLE_FROM = 8; // pages of so many pixels are whole pixels when everything fits
 const MARGIN = 24; // on each side, with everything in view
 const MARK_GAP = 42; // the least pixels from one mark at the left edge to the next
+const LABEL_ROOM = 96; // and from one at the top or the bottom to the next
 const BORDERS_FROM = 8,
   NUMBERS_FROM = 56; // for pages of at least so many pixels
 const PAINT_MS = 14; // for painting tiles within a frame of the screen
@@ -302,23 +303,29 @@ class MapView {
     if (waiting) this.redraw();
   }
 
-  // The marks at the map's left edge, as in the picture's legend: [row, label]. In rows, round
-  // addresses; along Hilbert's curve, each stands for a square that is one stretch of memory, and
-  // tells its lowest address.
-  marks() {
+  // The marks at an edge of the map, as in the picture's legend: [row or column, label]. In rows,
+  // round addresses at the left; along Hilbert's curve, which goes from the left top down, to the
+  // right, and up, each stands for a square that is one stretch of memory, and tells its lowest
+  // address.
+  marks(edge = "left") {
     const { layout } = this;
-    const [, top, , bottom] = this.visible;
-    const gap = Math.ceil(MARK_GAP / this.transform.k);
+    const [left, top, right, bottom] = this.visible;
+    const isSide = edge === "left" || edge === "right";
+    const gap = Math.ceil((isSide ? MARK_GAP : LABEL_ROOM) / this.transform.k);
     const marks = [];
     if (layout.name === "hilbert") {
       const side = 2 ** Math.ceil(Math.log2(gap));
-      for (let y = Math.floor(top / side) * side; y < bottom; y += side) {
-        const { distance } = layout.descend(0, y, layout.order, 0);
+      const [from, to] = isSide ? [top, bottom] : [left, right];
+      for (let at = Math.floor(from / side) * side; at < to; at += side) {
+        const x = isSide ? (edge === "left" ? 0 : layout.width - 1) : at;
+        const y = isSide ? at : edge === "top" ? 0 : layout.height - 1;
+        const { distance } = layout.descend(x, y, layout.order, 0);
         const frame = layout.places.frameAt(distance - (distance % side ** 2));
-        if (frame >= 0) marks.push([y, hexAddress(frame)]);
+        if (frame >= 0) marks.push([at, hexAddress(frame)]);
       }
       return marks;
     }
+    if (edge !== "left") return marks;
     const breaks = layout.places.folds.map(({ first, line, count }) => [
       Math.floor(line / layout.width),
       `${hexAddress(first)} ${bytesInWords(count * PAGE_SIZE)} absent`,
@@ -331,23 +338,53 @@ class MapView {
       const isFree = breaks.every(([row]) => Math.abs(row - y) >= gap);
       if (isFree && layout.frameAt(x, y) === frame) marks.push([y, hexAddress(frame)]);
     }
-    return [...marks, ...breaks];
+    return [...marks, ...breaks].sort(([a], [b]) => a - b);
   }
 
+  // Labels stand beside their marks, or below the label before. Where there is no room for them,
+  // there are none.
   drawMarks(placeX, placeY) {
-    const { context, ratio, theme } = this;
-    const edge = placeX(0);
-    if (edge < 90 * ratio) return;
+    const { context, ratio, theme, layout, canvas } = this;
+    const line = Math.max(1, Math.round(ratio)),
+      tick = 5 * ratio,
+      room = 90 * ratio;
+    const [left, top, right, bottom] = [
+      placeX(0),
+      placeY(0),
+      placeX(layout.width),
+      placeY(layout.height),
+    ];
     context.font = `${Math.round(11 * ratio)}px ${theme.mono}`;
     context.textBaseline = "top";
-    context.textAlign = "right";
     context.fillStyle = theme.soft;
-    for (const [row, label] of this.marks()) {
-      const y = placeY(row);
-      context.fillRect(edge - 6 * ratio, y, 5 * ratio, Math.max(1, Math.round(ratio)));
-      context.fillText(label, edge - 9 * ratio, y);
+    const sides = [
+      ["left", left - tick - ratio, left - 9 * ratio, left >= room],
+      ["right", right + ratio, right + 9 * ratio, canvas.width - right >= room],
+    ];
+    for (const [edge, at, from, fits] of sides) {
+      if (!fits) continue;
+      context.textAlign = edge === "left" ? "right" : "left";
+      let free = -Infinity;
+      for (const [row, label] of this.marks(edge)) {
+        const y = placeY(row);
+        context.fillRect(at, y, tick, line);
+        free = Math.max(y, free);
+        context.fillText(label, from, free);
+        free += 13 * ratio;
+      }
     }
     context.textAlign = "left";
+    const levels = [
+      ["top", top - tick - ratio, top - 17 * ratio, top >= 18 * ratio],
+      ["bottom", bottom + ratio, bottom + 7 * ratio, canvas.height - bottom >= 19 * ratio],
+    ];
+    for (const [edge, at, from, fits] of levels) {
+      if (!fits) continue;
+      for (const [column, label] of this.marks(edge)) {
+        context.fillRect(placeX(column), at, line, tick);
+        context.fillText(label, placeX(column) + 4 * ratio, from);
+      }
+    }
   }
 
   drawBorders(placeX, placeY) {

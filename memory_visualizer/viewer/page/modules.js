@@ -90,7 +90,7 @@ class ModuleList {
           cell: ({ name }) => nameElement(name),
           grows: true,
         },
-        { title: "Pages", value: (module) => module.pages, down: true, hint: "Pages in memory" },
+        ...pagesColumns("Pages in memory"),
       ],
       text: ({ name }) => name,
       isChosen: ({ name, index }) => this.mark?.label === name && this.lit === index,
@@ -123,7 +123,7 @@ class RegionList {
       columns: [
         { title: "Address", value: ({ start }) => start, cell: RegionList.address },
         { title: "Region", value: ({ text }) => text, cell: RegionList.words, grows: true },
-        { title: "Pages", value: ({ pages }) => pages, down: true, hint: "Pages in memory" },
+        ...pagesColumns("Pages in memory"),
       ],
       text: ({ start, text }) => `${hexVirtual(start)} ${text}`,
       title: ({ start, end, text }) => `${hexVirtual(start)} to ${hexVirtual(end)}: ${text}`,

@@ -1,6 +1,7 @@
 // The list of processes: sorting, search, and choice.
 
 const MOST_ROWS = 1000;
+const NUMBERS = new Set(["private", "shared", "size"]); // columns that start with the largest
 const ODD = "odd";
 const THREAD = "kernel thread"; // of Linux; has no pages, so only a search shows it
 
@@ -43,7 +44,7 @@ class Processes {
 
   sortBy(column) {
     // Numbers start with the largest, names with A; a second click reverses the order.
-    this.down = column === this.sort ? !this.down : column === "private" || column === "shared";
+    this.down = column === this.sort ? !this.down : NUMBERS.has(column);
     this.sort = column;
     this.draw();
   }
@@ -120,6 +121,7 @@ class Processes {
       pid: (process) => process.pid,
       private: (process) => process.private,
       shared: (process) => process.shared,
+      size: (process) => process.private + process.shared,
     }[this.sort];
     const keys = about.processes.map(key);
     const sign = this.down ? -1 : 1;
@@ -182,6 +184,7 @@ class Processes {
       element("td", { className: "number" }, unknown ? "?" : String(pid)),
       element("td", { className: "number" }, counted(mine)),
       element("td", { className: "number" }, counted(shared)),
+      element("td", { className: "number" }, inMebibytes(mine + shared)),
     );
   }
 }
