@@ -11,12 +11,12 @@ const MOST_ITEMS = 1000; // rows that are made; a search finds the others
  */
 
 // Columns for an item's number of pages and for their size.
-const pagesColumns = (hint) => [
-  { title: "Pages", value: ({ pages }) => pages, down: true, hint },
+const pagesColumns = (hint, value = ({ pages }) => pages) => [
+  { title: "Pages", value, down: true, hint },
   {
     title: "MiB",
-    value: ({ pages }) => pages,
-    cell: ({ pages }) => element("span", { className: "size" }, inMebibytes(pages)),
+    value,
+    cell: (item) => element("span", { className: "size" }, inMebibytes(value(item))),
     down: true,
     hint: `${hint}, in MiB`,
   },
