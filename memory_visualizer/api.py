@@ -33,6 +33,7 @@ def open(  # noqa: A001 - the library's own word, as in ``memory_visualizer.open
 ) -> "Snapshot":
     """Read a memory dump, or all files of a split one; find its system and the owners of each page.
 
+    A dump may also be the URL of a file on another machine, which is read by ranges through fsspec.
     `progress` is told how many bytes of the dump have been read. `scanner` reads the contents in
     place of this machine's threads: see fleet.split. BadInputError when the file cannot
     be read or is not a dump; DamagedInputError, unless `lenient`, when a part of it is missing.

@@ -3,6 +3,7 @@
 Usage: .venv/bin/python -m tests.screenshots [FOLDER]
 """
 
+import random
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from memory_visualizer.viewer import write_page
 from tests.conftest import CHROMIUM, ROOT
 from tests.synth import MIB, forge, profiles
 from tests.synth.evolution import EvolvingWindows
+from tests.synth.linux import forge_linux
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -50,7 +52,35 @@ def take(browser: "Browser", folder: Path) -> list[Path]:
             paths.append(folder / f"sample-page-{name}.png")
             page.screenshot(path=paths[-1])
             context.close()
-    return [*paths, _difference(browser, folder)]
+    return [*paths, _difference(browser, folder), _fleet(browser, folder)]
+
+
+def _fleet(browser: "Browser", folder: Path) -> Path:
+    """The index of some dumps, in which a process was searched for."""
+    with tempfile.TemporaryDirectory() as temporary:
+        dumps, report = Path(temporary) / "dumps", Path(temporary) / "report"
+        dumps.mkdir()
+        for number, name in enumerate(
+            ("WinXPSP2x86", "Win7SP1x64", "Win10x64_17763", "Win7SP1x86")
+        ):
+            path = dumps / f"desk-{number + 1:02}.raw"
+            forge(path, profiles()[name], size=64 * MIB, processes=20, stretch=64, seed=number)
+        for number in (1, 2):
+            now = (1_790_000_000 + 86_400 * number) * 10**9
+            path = dumps / f"server-{number}.raw"
+            forge_linux(path, size=64 * MIB, files=True, now=now, seed=number)
+        (dumps / "noise.raw").write_bytes(random.Random(1).randbytes(4 * MIB))
+        (dumps / "cut.raw").write_bytes(b"\x45\x4d\x69\x4c" + bytes(8 * 1024))
+        memviz(["fleet", str(dumps), "--out", str(report), "--layout", "hilbert", "-q"])
+        context = browser.new_context(viewport=WINDOW, color_scheme="light")
+        page = context.new_page()
+        page.goto((report / "index.html").as_uri() + "#q=rootkit")
+        page.locator("#match-list button").first.click()
+        page.wait_for_function("[...document.images].every((one) => one.complete)")
+        path = folder / "sample-fleet.png"
+        page.screenshot(path=path)
+        context.close()
+    return path
 
 
 def _difference(browser: "Browser", folder: Path) -> Path:

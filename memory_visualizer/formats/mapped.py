@@ -1,6 +1,6 @@
 """Dumps whose pages lie uncompressed in the file, so that it can be mapped instead of read."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -206,19 +206,17 @@ def _join(extents: Extents) -> Extents:
     return Extents(first, count, offset)[np.argsort(first, kind="stable")]
 
 
-def _in_blocks(
-    stretches: Iterable[tuple[int, int]], at_once: int
-) -> Iterator[tuple[int, int, int]]:
-    """Cut stretches of pages: the first page of the block, of the piece in it, and its length.
+def _in_blocks(stretches: Iterable[tuple[int, int]], at_once: int) -> Iterator[tuple[int, int]]:
+    """Cut stretches of pages, each given by its first page and its length, where blocks end.
 
     Pieces are not longer than `at_once`.
     """
     for first, count in stretches:
         end = first + count
         while first < end:
-            block = first // base.BLOCK_FRAMES * base.BLOCK_FRAMES
-            pages = min(block + base.BLOCK_FRAMES, first + at_once, end) - first
-            yield block, first, pages
+            block_end = (first // base.BLOCK_FRAMES + 1) * base.BLOCK_FRAMES
+            pages = min(block_end, first + at_once, end) - first
+            yield first, pages
             first += pages
 
 
@@ -273,17 +271,33 @@ class MappedDump(Dump):
         """
         extents = self._extents
         end = extents.offset + extents.count * PAGE_SIZE
-        parts = (np.flatnonzero(extents.offset[1:] != end[:-1]) + 1).tolist()
-        for low, high in pairwise([0, *parts, end.size]):
+        edges = np.flatnonzero(extents.offset[1:] != end[:-1]) + 1
+        edges = np.concatenate(([0], edges, [end.size]))
+        if within is not None:  # a dump has many ranges: what lies before them is not gone through
+            first = np.searchsorted(extents.first[edges[:-1]], within.start, side="right") - 1
+            stop = np.searchsorted(extents.first[edges[:-1]], within.stop)
+            edges = edges[max(first, 0) : stop + 1]
+        for low, high in pairwise(edges.tolist()):
             offset = int(extents.offset[low])
             count = (int(end[high - 1]) - offset) // PAGE_SIZE
-            for block, page, pages in _in_blocks(file.data(offset, count), file.block_frames):
-                if (
-                    within is None
-                    or self._frame_at(offset + block * PAGE_SIZE, low, high) in within
-                ):
+            blocks = range(0, count, base.BLOCK_FRAMES)
+            if within is not None:
+                blocks = self._blocks_within(blocks, within, low, high)
+            if blocks:
+                offset += blocks.start * PAGE_SIZE
+                count = min(blocks.stop, count) - blocks.start
+                for page, pages in _in_blocks(file.data(offset, count), file.block_frames):
                     place = offset + page * PAGE_SIZE
                     yield _Window(self._frames_from(place, pages, low, high), place)
+
+    def _blocks_within(self, blocks: range, within: range, low: int, high: int) -> range:
+        """Those blocks, given by their first pages, that begin within some frames."""
+
+        def frame(page: int) -> int:
+            return self._frame_at(int(self._extents.offset[low]) + page * PAGE_SIZE, low, high)
+
+        first = bisect_left(blocks, within.start, key=frame)
+        return blocks[first : bisect_left(blocks, within.stop, key=frame)]
 
     def _frame_at(self, place: int, low: int, high: int) -> int:
         """The frame at a byte of the file, which lies in an extent from `low` to below `high`."""

@@ -16,12 +16,15 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.kernel import LinuxKernel
 
 _TIMEKEEPERS = ("tk_core", "timekeeper_data", "shadow_timekeeper")
 """Symbols: `tk_core` is a counter and the timekeeper; since 6.17 it is the first of an array,
 `timekeeper_data`. The copy has a symbol up to 6.12, and stands behind the timekeeper later."""
+_HAS_DATA = "init_task"
+"""A symbol that a kernel has whose table of symbols has data."""
 _SHARED, _POINTERS_TO_SHARED = "_vdso_data", ("vdso_data", "vdso_k_time_data")
 """Symbols of struct vdso_data (x86), and of pointers to it (ARM, and all since 6.15)."""
 _SECOND = 10**9
@@ -69,9 +72,8 @@ def read_clock(found: LinuxKernel) -> Clock:
     told = _Witnesses()
     for contents in _behind_symbols(found):
         _add_timekeepers(told, contents, found.btf, found)
-    # A copy of the object, so that the image is kept no longer than it is needed here.
-    if not _elected(told.now) and (image := replace(found).image):
-        for candidate in found.memory.budget.take(_THING, _by_form(image[1], found.kernel.word)):
+    if not _elected(told.now):
+        for candidate in _in_image(found):
             candidate.add(told)
     _add_shared(told, found)
     told.now += [seconds * _SECOND for seconds in found.info.votes("CRASHTIME")]
@@ -83,6 +85,19 @@ def read_clock(found: LinuxKernel) -> Clock:
             f"{against:,} of {len(told.now):,} witnesses of the kernel's clock tell another time"
         )
     return Clock(_date(now), _date(start), tuple(remarks))
+
+
+def _in_image(found: LinuxKernel) -> "list[_Candidate]":
+    """The timekeepers in the kernel's image, by their form.
+
+    None are searched for if the kernel's data have symbols, but no timekeeper has one: then the
+    kernel is older than 3.17.
+    """
+    if _HAS_DATA in found.symbols and not any(name in found.symbols for name in _TIMEKEEPERS):
+        return []
+    # A copy of the object, so that the image is kept no longer than it is needed here.
+    image = replace(found).image
+    return _by_form(image[1], found.kernel.word, found.memory.budget) if image else []
 
 
 def _elected(told: list[int]) -> list[int]:
@@ -134,9 +149,9 @@ def _add_timekeepers(
     """Add the timekeeper at the beginning of these bytes, and those that are found by form."""
     word = kernel.kernel.word
     layout = _Layout.of(types, word) if types else None
-    found = _by_form(contents, word)
+    found = _by_form(contents, word, kernel.memory.budget)
     if layout is None or types is None:
-        for candidate in kernel.memory.budget.take(_THING, found):
+        for candidate in found:
             candidate.add(told)
         return
     places = {0}
@@ -148,7 +163,7 @@ def _add_timekeepers(
         for one in found
         if one.place >= layout.places["xtime_sec"]
     }
-    for place in kernel.memory.budget.take(_THING, sorted(places)):
+    for place in sorted(places):
         layout.add(told, contents[place:].tobytes())
 
 
@@ -212,13 +227,14 @@ class _Candidate:
         told.start += [self.real - self.boot] * 2
 
 
-def _by_form(contents: NDArray[np.uint8], word: int) -> list[_Candidate]:
+def _by_form(contents: NDArray[np.uint8], word: int, budget: Budget) -> list[_Candidate]:
     """The timekeepers in some memory, by their form: six members have had one order since 3.19.
 
     `offs_real` is the opposite of `wall_to_monotonic` in nanoseconds, and `ktime_sec` the sum of
-    `xtime_sec` and `wall_to_monotonic` in seconds, but for the fractions.
+    `xtime_sec` and `wall_to_monotonic` in seconds, but for the fractions. The budget limits and
+    notes how many there may be.
     """
-    size = 32 + 2 * word
+    size, limit, left_out = 32 + 2 * word, budget.limit(_THING), 0
     found: list[_Candidate] = []
     for start in range(0, len(contents), _SEARCHED_AT_ONCE):
         part = contents[start : start + _SEARCHED_AT_ONCE + size - word]
@@ -226,31 +242,36 @@ def _by_form(contents: NDArray[np.uint8], word: int) -> list[_Candidate]:
             words = part[shift : shift + (len(part) - shift) // 8 * 8].view("<i8")
             places = np.flatnonzero((words > _BEGIN) & (words < _END)) * 8 + shift
             places = places[places <= min(len(part) - size, _SEARCHED_AT_ONCE - word)]
-            found += _fitting(part, places, word, start)
+            rows = _fitting(part, places, word)
+            taken = rows[: limit - len(found)]
+            left_out += len(rows) - len(taken)
+            found += [_Candidate(start + place, *row) for place, *row in taken.tolist()]
+    budget.note(_THING, left_out)
     return found
 
 
 def _fitting(
-    contents: NDArray[np.uint8], places: NDArray[np.int64], word: int, start: int
-) -> list[_Candidate]:
-    """The timekeepers whose `xtime_sec` is at one of these places, to which `start` is added."""
+    contents: NDArray[np.uint8], places: NDArray[np.int64], word: int
+) -> NDArray[np.int64]:
+    """The timekeepers whose `xtime_sec` is at one of these places: a row of _Candidate for each."""
     seconds, since, away, part, real, boot = _members(contents, places, word)
     carry = since - seconds - away
     fits = (away < 0) & (away > -_END) & (part >= 0) & (part < _SECOND)
     fits &= (real == -(away * _SECOND + part)) & ((carry == 0) | (carry == 1))
-    rows = np.stack([places + start, seconds, since, real, boot], axis=1)[fits]
-    return [_Candidate(*row) for row in rows.tolist()]
+    return np.stack([places, seconds, since, real, boot], axis=1)[fits]
 
 
 def _members(
     contents: NDArray[np.uint8], places: NDArray[np.int64], word: int
 ) -> list[NDArray[np.int64]]:
     """xtime_sec, ktime_sec, wall_to_monotonic in seconds and the rest, offs_real, offs_boot."""
-    found, at = [], 0
+    low = contents[: len(contents) // 4 * 4].view("<u4")
+    high = low.view("<i4")
+    found, at = [], places // 4
     for size in (8, word, 8, word, 8, 8):
-        octets = contents[places[:, None] + at + np.arange(size)]
-        found.append(octets.view(f"<i{size}")[:, 0].astype(np.int64))
-        at += size
+        number = high[at + size // 4 - 1].astype(np.int64)
+        found.append(number if size == 4 else number << 32 | low[at])
+        at = at + size // 4
     return found
 
 

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
+PATIENCE = 10
+"""Seconds."""
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
@@ -35,6 +37,8 @@ class Store:
     """The most requests that were under way at once."""
     pause: float = 0
     """Seconds before each answer, as on a long way."""
+    wait_for: int = 0
+    """Answers wait until so many requests were under way at once, but no longer than PATIENCE."""
     address: str = ""
     _under_way: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with self.store.counted() as number:
             time.sleep(self.store.pause)
+            end = time.monotonic() + PATIENCE
+            while self.store.at_once < self.store.wait_for and time.monotonic() < end:
+                time.sleep(0.01)
             self._answer(number, body=True)
 
     def _answer(self, number: int, *, body: bool) -> None:

@@ -19,6 +19,8 @@ from tests.synth.linux import LinuxTruth
 PAGE = 4096
 _USER, _KERNEL, _LARGE = 0x67, 0x63, 1 << 7
 _KERNEL_THREAD, _WORKER, _ZOMBIE = 0x200000, 0x20, 32
+_CLOCK = (1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_623, 0)
+"""Six members of a timekeeper that agree: see linux/clock.py."""
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 
 Words = npt.NDArray[np.uint64]
@@ -565,6 +567,7 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "image of first tasks": _image(b"swapper/0\0"),
     "image of types": _image(b"\x9f\xeb\x01\0\x18\0\0\0", types=False),
     "image of bases": _bases,
+    "image of clocks": _image(struct.pack("<6q", *_CLOCK)),
     "types, small": _types("small"),
     "types, named": _types("named"),
     "types, nested": _types("nested"),

@@ -11,6 +11,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer.formats.opening import open_dump
+from memory_visualizer.limits import Budget
 from memory_visualizer.linux.clock import Clock, _by_form, _elected, read_clock
 from memory_visualizer.linux.kernel import TopTableSearch
 from memory_visualizer.linux.system import find_kernel
@@ -22,6 +23,8 @@ from tests.synth.linuxclock import LinuxClock
 
 NOW = 1_795_353_943_976_023_456
 SECOND = 10**9
+MEMBERS = [1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_623, 0]
+"""Of a real timekeeper, from xtime_sec on."""
 BOOTED = NOW - 3_725_250_000_000 - 90_000_000_000
 
 
@@ -133,16 +136,22 @@ def test_the_largest_group_counts() -> None:
 
 def test_words_that_look_like_times_cost_little() -> None:
     """A kernel full of them has no clock; it is searched piece by piece."""
-    contents = np.full(1 << 20, 1_795_353_943, "<i8").view(np.uint8)
-    assert _by_form(contents, 8) == _by_form(contents, 4) == []
+    contents, budget = np.full(1 << 20, 1_795_353_943, "<i8").view(np.uint8), Budget(256)
+    assert _by_form(contents, 8, budget) == _by_form(contents, 4, budget) == []
+    assert budget.remarks == ()
+
+
+def test_more_clocks_than_any_machine_has() -> None:
+    contents, budget = np.tile(np.array(MEMBERS, "<i8"), 1 << 16).view(np.uint8), Budget(256)
+    assert len(_by_form(contents, 8, budget)) == budget.limit("possible clock of Linux") < 1 << 16
+    assert "65,520 possible clocks of Linux left out" in budget.remarks[0]
 
 
 @pytest.mark.parametrize("place", [0, (1 << 19) - 40, (1 << 19) - 8, (1 << 20) + 64])
 def test_a_clock_between_two_pieces(place: int) -> None:
-    members = [1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_623, 0]
     contents = np.zeros((1 << 20) + 2048, np.uint8)
-    contents[place : place + 48] = np.array(members, "<i8").view(np.uint8)
-    assert [one.place for one in _by_form(contents, 8)] == [place]
+    contents[place : place + 48] = np.array(MEMBERS, "<i8").view(np.uint8)
+    assert [one.place for one in _by_form(contents, 8, Budget(256))] == [place]
 
 
 # -- real kernels -----------------------------------------------------------------------------

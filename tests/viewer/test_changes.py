@@ -25,7 +25,7 @@ from memory_visualizer.picture.palette import Colour, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.viewer import changes
 from memory_visualizer.viewer.changes import ChangePage
-from tests.conftest import both_browsers
+from tests.conftest import ROOT, both_browsers
 from tests.difference.conftest import Series, linux_series, windows_series
 from tests.viewer.page import (
     assert_axe_finds_nothing,
@@ -426,3 +426,9 @@ def test_colours_are_those_of_the_picture(opened: Opened) -> None:
     scheme = opened.about["schemes"]["light"]
     for name, palette in CHANGE_PALETTES.items():
         assert scheme[name]["change"] == [hex_colour(palette[one]) for one in Change]
+
+
+def test_the_documentation_tells_the_limits() -> None:
+    text = (ROOT / "docs/diff.md").read_text()
+    assert f"{changes.MOST_CELLS:,} pages together" in text
+    assert f"{changes.MOST_ROWS:,} rows" in text
