@@ -10,7 +10,11 @@ const MOST_ITEMS = 1000; // rows that are made; a search finds the others
  *   cell?: (item: any) => any, down?: boolean, grows?: boolean }} ListColumn
  */
 
-// Columns for an item's number of pages and for their size.
+/**
+ * Columns for an item's number of pages and for their size.
+ * @param {string} hint
+ * @param {(item: any) => number} value
+ */
 const pagesColumns = (hint, value = ({ pages }) => pages) => [
   { title: "Pages", value, down: true, hint },
   {
