@@ -19,6 +19,7 @@ from memory_visualizer.packages import how_to_get
 
 _LIBRARIES = ("dask", "distributed", "cryptography", "pyarrow")
 _CONNECT_SECONDS = 10
+_START_SECONDS = 10
 
 _LOCAL_CONFIG: Mapping[str, Any] = {
     # A worker gets its next dump when it has done one, so its end costs the running one only.
@@ -106,6 +107,9 @@ def _local(workers: int | None) -> Iterator[Any]:
             client = Client(cluster, set_as_default=False)
             stack.callback(_close, client)
         yield client
+        # A worker that has just taken another one's place would end with an outcry.
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(len(cluster.workers), timeout=_START_SECONDS)
 
 
 def _close(opened: Any) -> None:

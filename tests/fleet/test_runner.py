@@ -1,6 +1,7 @@
 """The runner of a fleet and the ends of its tasks; the tests play Dask's part."""
 
 import concurrent.futures
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -9,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import KilledWorker
-from distributed.comm.core import CommClosedError
 
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError, MissingLibraryError
 from memory_visualizer.fleet import cluster, runner
@@ -21,6 +20,11 @@ from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import ClusterError, Options, Result
 from tests.fleet.conftest import Analysed
 from tests.fleet.test_task import files_of
+
+if sys.platform == "elsewhere":
+    pytest.skip("psutil, of Dask, knows no such system", allow_module_level=True)
+from distributed import KilledWorker
+from distributed.comm.core import CommClosedError
 
 SOURCES = [Source(f"/dumps/{name}", name) for name in ("a", "b", "c")]
 
