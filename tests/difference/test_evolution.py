@@ -1,4 +1,4 @@
-"""The difference of two dumps of a machine that went on: on every frame what was noted."""
+"""The difference of two dumps of one machine: each frame changed as noted."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def assert_is_noted(found: Difference, noted: Happened, memory: PhysicalMemory) 
 def assert_processes(found: Difference, before: Known, after: Known) -> None:
     """Compare the processes that came, went, grew, shrank, and got another name."""
     told = {(one.process.pid, one.change) for one in found.processes if one.change != "same"}
-    old, new = before.pages.keys(), after.pages.keys()  # of live processes
+    old, new = before.pages.keys(), after.pages.keys()  # of live processes only
     expected = {(pid, "came") for pid in new - old} | {(pid, "went") for pid in old - new}
     expected |= {(pid, "came and went") for pid in after.names.keys() - before.names.keys() - new}
     for pid in old & new:

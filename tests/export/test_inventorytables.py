@@ -83,7 +83,7 @@ def test_regions_in_csv(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path)
 
 
 def test_pages_with_their_regions(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
-    """Where each owner's region begins, in each format of the table of pages."""
+    """Each owner has its region's begin, in each format of the table of pages."""
     parquet = pytest.importorskip("pyarrow.parquet")
     snapshot, truth, _ = dump
     assert truth.files
@@ -139,7 +139,7 @@ def test_some_processes_only(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: 
 
 
 def test_pages_with_their_files(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
-    """In each format of the table of pages."""
+    """Each page has its file, in each format of the table of pages."""
     snapshot, truth, _ = dump
     true = true_paths(truth)
     for ending in (".npz", ".csv"):
@@ -162,7 +162,7 @@ def test_pages_with_their_files(dump: tuple[Snapshot, LinuxTruth, Path], tmp_pat
 
 
 def test_files_with_one_path(dump: tuple[Snapshot, LinuxTruth, Path]) -> None:
-    """Other programs want each text of a dictionary once."""
+    """A dictionary column has each text once, as other programs require."""
     pytest.importorskip("pyarrow")
     snapshot = memory_visualizer.open(dump[2])
     pages = snapshot.file_pages
