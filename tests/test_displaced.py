@@ -176,7 +176,7 @@ HEADERS = [64, 512, 1024, 4096 + 8]
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.many
+@pytest.mark.many(8)
 def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path: Path) -> None:
     """One that no format has; with as much behind the memory as makes whole pages, or without."""
     path, classes = moved(tmp_path, system, [])

@@ -85,6 +85,12 @@ def test_places_of_a_text() -> None:
     )
 
 
+def test_too_many_resources_are_told(tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(crafted("Linux, resources", 32 * MIB))
+    remarks = memory_visualizer.open(tmp_path / "dump").remarks
+    assert any("rest of the list of resources left out" in remark for remark in remarks)
+
+
 @pytest.mark.parametrize("thing", sorted(RATES))
 def test_plurals(thing: str) -> None:
     assert plural(thing) != thing

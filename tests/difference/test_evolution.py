@@ -56,7 +56,7 @@ def assert_processes(found: Difference, before: Known, after: Known) -> None:
     }
 
 
-@pytest.mark.many
+@pytest.mark.many(8)
 @pytest.mark.parametrize("seed", range(EVOLUTIONS))
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_each_frame_is_as_noted(system: str, seed: int, tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_each_frame_is_as_noted(system: str, seed: int, tmp_path: Path) -> None:
     assert_is_noted(found, machine.happened(before, after), machine.memory)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("system", ["Win7SP1x64", "6.1"])
 @pytest.mark.parametrize(
     "name", ["start", "end", "move", "unlink", "reuse", "make executable", "write", "clear"]

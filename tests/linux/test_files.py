@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot
+from memory_visualizer import Snapshot, limits
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.filelayout import by_btf
 from memory_visualizer.linux.mapletree import read_tree
@@ -91,6 +91,26 @@ def test_a_file_of_huge_pages(sound: tuple[Path, LinuxTruth, FilesTruth]) -> Non
     rows = pages.file == [one.path for one in pages.files].index(file.path)
     assert pages.offset[rows].tolist() == list(range(3 << 21, 4 << 21, PAGE_SIZE))
     assert (truth.states[pages.frame[rows]] == "huge page").all()
+
+
+def test_more_names_than_are_looked_at(
+    sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with three names, of which one is looked at: the others are counted."""
+    monkeypatch.setattr("memory_visualizer.linux.filecache._MOST_NAMES", 1)
+    snapshot = memory_visualizer.open(sound[0])
+    assert snapshot.files and snapshot.inventory
+    assert any("further name of a file left out" in one for one in snapshot.inventory.remarks)
+
+
+def test_types_that_are_too_large(
+    sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not read, and how much they are too large is told."""
+    rates = {**limits.RATES, "byte of kernel types": limits.Rate(1 << 30, 1, 1000)}
+    monkeypatch.setattr(limits, "RATES", rates)
+    snapshot = memory_visualizer.open(sound[0])
+    assert any("bytes of kernel types left out" in remark for remark in snapshot.remarks)
 
 
 def test_the_file_of_each_page(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:

@@ -472,7 +472,9 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     own = len(truth.tasks) - threads
     title = f"Pages of {own} processes, 1 unlinked (not in the list of active processes), 1 exited"
     assert f"{title}; {threads} kernel threads, which have none" in lines
-    assert any(line.split() == ["99", "1", "0", "0", "exited", "gone"] for line in lines)
+    assert any(
+        line.split() == ["99", "1", "0", "0", "0", "MiB", "exited", "gone"] for line in lines
+    )
     assert not any("kthreadd" in line for line in lines)
 
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
@@ -497,7 +499,8 @@ def test_a_chosen_kernel_thread(small: tuple[Path, LinuxTruth], tmp_path: Path) 
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     title = lines.index("Pages of 0 processes; 1 kernel thread, which have none")
-    assert lines[title + 2].split() == ["2", "0", "0", "0", "kernel", "thread", "kthreadd"]
+    shown = ["2", "0", "0", "0", "0", "MiB", "kernel", "thread", "kthreadd"]
+    assert lines[title + 2].split() == shown
     assert lines[-1].startswith(f"{len(truth.tasks) - 1} other processes not chosen")
 
 
