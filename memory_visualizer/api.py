@@ -95,7 +95,7 @@ class Snapshot(snapshot.Snapshot):
         """Shannon's entropy of each frame, measured at the first access: see entropy.entropy."""
         from memory_visualizer.picture.entropy import entropy
 
-        return entropy(self.dump)
+        return entropy(self.dump, zero=self.zero)
 
     @cached_property
     def leads(self) -> Leads:
