@@ -169,7 +169,7 @@ def owner_columns(
         pages.sort()
         runs.append(_runs(pages))
         del pages
-    del alone, groups, chosen, ones
+    del alone, groups
     run_frame, run_length, run_gap, set_runs = (
         np.concatenate([part.pop(0) for part in runs]) for _ in range(len(_NO_RUNS))
     )

@@ -32,8 +32,6 @@ _PROFILES = {
     "levels": "Win10x64_17763",
     "files": "Win7SP1x64",
 }
-_FILES = 200
-"""Of which 50 pages each are in memory."""
 _TABLES = 200
 """Made-up top-level tables of a Linux kernel that is known by the form of its tables."""
 
@@ -108,8 +106,9 @@ def _hide(path: Path, frames: Sequence[int]) -> None:
 
 
 def _windows(path: Path, profile: Profile, size: int, system: str) -> Sound:
+    # About a fifth of memory is of files, 50 pages each.
     files: dict[str, Any] = (
-        {"objects": True, "files": _FILES, "stretch": 64} if system == "files" else {}
+        {"objects": True, "files": size >> 20, "stretch": 64} if system == "files" else {}
     )
     truth = forge(
         path, profile, size=size, processes=_PROCESSES, five_levels=system == "levels", **files
