@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.measure import run
 from bench.readme import put_table
+from memory_visualizer.printable import counted
 from tests.synth import MIB, forge, profiles
 
 _PROFILE = "Win10x64_17763"
@@ -45,9 +46,11 @@ def main() -> int:
         for workers in map(int, options.workers.split(",")):
             cost = _median(folder, dumps, workers, options.runs)
             walls[workers] = cost[0] - start[0]
-            _add(lines, f"{len(dumps)} dumps of {options.mib} MiB, {workers} workers", cost)
-    lines += ["", *_model(walls, len(dumps) * options.mib * MIB)]
-    print("\n".join(lines[-3:]))
+            each = f"{len(dumps)} dumps of {options.mib} MiB"
+            _add(lines, f"{each}, {counted(workers, 'worker')}", cost)
+    model = _model(walls, len(dumps) * options.mib * MIB)
+    print(*model)
+    lines += ["", *model]
     if options.write:
         put_table("fleet.py", lines)
     return 0
@@ -56,7 +59,7 @@ def main() -> int:
 def _written(folder: Path, number: int, mib: int) -> Path:
     path = folder / f"{number}.raw"
     profile = profiles()[_PROFILE]
-    forge(path, profile, size=mib * MIB, processes=12, seed=number, free_data=0.02)
+    forge(path, profile, size=mib * MIB, processes=12, seed=number, free_data=0.02, stretch=64)
     return path
 
 
@@ -82,7 +85,7 @@ def _model(walls: dict[int, float], size: int) -> list[str]:
     if one == most:
         return []
     ratio = most / one
-    share = max((walls[most] / walls[one] * ratio - 1) / (ratio - 1), 0.0)
+    share = min(max((walls[most] / walls[one] * ratio - 1) / (ratio - 1), 0.0), 1.0)
     alone = walls[one] * one * _MODEL_BYTES / size
     model = alone * (share + (1 - share) / _MODEL_WORKERS)
     return [

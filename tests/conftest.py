@@ -1,4 +1,4 @@
-"""What the tests need of the machine: found or made, else skipped or, in CI, failed."""
+"""The needs of the tests: each is found or made; otherwise a test is skipped or, in CI, failed."""
 
 import importlib
 import os
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-"""What the browser's command may be called."""
+"""Possible names of the browser's command."""
 NO_PYTHON = 4
-"""Exit code of visualizer.sh where there is no Python to make an environment with."""
+"""Exit code of visualizer.sh if no Python can make the environment."""
 
 settings.register_profile(
     "no test measures time", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -39,16 +39,17 @@ MARKED_BY_FIXTURE = {
     "volatility2": "peer",
     "volatility3": "peer",
 }
-"""What a test that asks for one of these is about. Others say it themselves; pyproject.toml tells
-what each word means."""
+"""The mark of each test that uses one of these fixtures; other tests have marks of their own.
+pyproject.toml explains the marks.
+"""
 SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
-"""What --fast leaves out."""
+"""The marks that --fast leaves out."""
 _EVERY = 4
-"""Of the cases of a test that is marked `many`, one in so many is taken, if not all are."""
+"""One case in so many is taken of a test that is marked `many`, unless all cases are taken."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the project's own."""
+    """Add the project's own options."""
     group = parser.getgroup("memory visualizer")
     group.addoption(
         "--one-in-four",
@@ -67,7 +68,7 @@ def takes_all(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose fewer random cases, where a number is not asked for; modules of tests read these."""
+    """Set a smaller number of random cases, unless a number is given; test modules read it."""
     if not takes_all(config):
         os.environ.setdefault("FUZZ_CASES", "25")
         os.environ.setdefault("MEMVIZ_LAW", "6")
@@ -75,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by what they ask for, and leave out what is not asked for."""
+    """Mark tests by their fixtures, and leave out tests that the options do not choose."""
     skipped = pytest.mark.skip(reason="this system has nothing of the kind")
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
@@ -95,9 +96,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The cases that are left out of tests that are marked `many`, or `many(n)`: one in n stays.
+    """The left-out cases of tests that are marked `many`, or `many(n)`: one in n stays.
 
-    Of each n cases another one, so that of a table of cases more than a row or a column stays.
+    The case that stays moves on from group to group, so that not only a row or a column of a table
+    of cases stays.
     """
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -113,14 +115,14 @@ def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
 
 
 IS_POSIX = sys.platform in ("linux", "darwin")
-"""Not so where tests.elsewhere has taken away what Windows does not have."""
+"""False if tests.elsewhere has taken away the functions that Windows does not have."""
 
 
 @pytest.fixture(scope="session")
 def volatility2() -> Path:
-    """Path of the vol.py in the project's own Python 2.7 environment, made when missing.
+    """Path of the vol.py in the project's own Python 2.7 environment, which is made if missing.
 
-    Its interpreter is the `python` beside it. Skips where there is no Python 2.7, but fails if
+    Its interpreter is the `python` beside it. Skips without Python 2.7, but fails if
     REQUIRE_VOLATILITY2=1.
     """
     # visualizer.sh locks its set-up, so the processes of pytest-xdist do not disturb each other.
@@ -142,7 +144,7 @@ def volatility2() -> Path:
 def memprocfs() -> ModuleType:
     """The module `memprocfs`.
 
-    Skips where it or the libraries that it needs are missing, but fails if REQUIRE_MEMPROCFS=1.
+    Skips if it or its libraries are missing, but fails if REQUIRE_MEMPROCFS=1.
     """
     try:
         return importlib.import_module("memprocfs")
@@ -152,7 +154,7 @@ def memprocfs() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def drgn() -> ModuleType:
-    """The module `drgn`. Skips where it is missing, but fails if REQUIRE_DRGN=1."""
+    """The module `drgn`. Skips if it is missing, but fails if REQUIRE_DRGN=1."""
     try:
         return importlib.import_module("drgn")
     except ImportError as error:
@@ -172,9 +174,9 @@ def volatility3() -> Path:
 
 @pytest.fixture(scope="session")
 def oldest_volatility3() -> Path:
-    """Path of the `vol` of the oldest Volatility 3 that the plugins say they run in.
+    """Path of the `vol` of the oldest Volatility 3 for which the plugins are made.
 
-    In an environment of its own, made when missing. Skips where that cannot be, but fails if
+    It has an environment of its own, which is made if missing. Skips if that fails, but fails if
     REQUIRE_VOLATILITY3=1.
     """
     plugin = (ROOT / "plugins3/windows/memoryvisualizer.py").read_text()
@@ -184,7 +186,7 @@ def oldest_volatility3() -> Path:
     environment = ROOT / ".venv-volatility3-oldest"
     ready = environment / ".ready"
     state = f"{environment}\n{wanted}\n{(ROOT / 'pyproject.toml').read_text()}"
-    import fcntl  # here, since Windows, where the other tests run too, has none
+    import fcntl  # imported here, since Windows has no such module
 
     with (ROOT / ".venv-volatility3-oldest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes of pytest-xdist makes it
@@ -207,7 +209,7 @@ def oldest_volatility3() -> Path:
 def symbol_files() -> Path:
     """The folder with symbol files of real kernels, for Volatility 3's option ``-s``.
 
-    MEMVIZ_ISF names it; without, it is looked for beside the checkout. Skips where there is none.
+    MEMVIZ_ISF names it; the default is beside the checkout. Skips if there is no such folder.
     """
     folder = Path(os.environ.get("MEMVIZ_ISF", ROOT.parent / "shared/isf"))
     if not any(folder.glob("*/**/*.json.xz")):
@@ -217,7 +219,7 @@ def symbol_files() -> Path:
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator["Playwright"]:
-    """What drives the browsers. Skips where it is missing, but fails if REQUIRE_CHROMIUM=1."""
+    """The module that drives browsers. Skips if it is missing, but fails if REQUIRE_CHROMIUM=1."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
@@ -228,14 +230,14 @@ def playwright() -> Iterator["Playwright"]:
 
 @pytest.fixture(scope="session")
 def chromium(playwright: "Playwright") -> Iterator["Browser"]:
-    """Chromium of the system without a window.
+    """The system's Chromium, without a window.
 
-    Skips where it is missing, but fails if REQUIRE_CHROMIUM=1.
+    Skips if it is missing, but fails if REQUIRE_CHROMIUM=1.
     """
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         do_without("REQUIRE_CHROMIUM", "no Chromium here (on Debian: apt install chromium)")
-    # Root may not use the sandbox; what is opened here are files of our own making.
+    # Root may not use the sandbox; the tests open only files of their own.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     browser = playwright.chromium.launch(executable_path=path, args=arguments)
     yield browser
@@ -246,9 +248,9 @@ def chromium(playwright: "Playwright") -> Iterator["Browser"]:
 def firefox(
     playwright: "Playwright", tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator["Browser"]:
-    """Firefox of the system without a window.
+    """The system's Firefox, without a window.
 
-    Skips where it is missing, but fails if REQUIRE_FIREFOX=1.
+    Skips if it is missing, but fails if REQUIRE_FIREFOX=1.
     """
     try:
         from tests.viewer.firefox import CHANNEL, PREFERENCES, command, write_starter
@@ -275,7 +277,7 @@ both_browsers = pytest.mark.parametrize("browser", ["chromium", "firefox"], indi
 
 
 def real_dumps() -> Path:
-    """The folder of dumps of real machines, which may not be there."""
+    """The folder of dumps of real machines, which may be missing."""
     return Path(os.environ.get("MEMVIZ_DUMPS", ROOT.parent / "shared/dumps"))
 
 
@@ -298,7 +300,7 @@ def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 def do_without(requirement: str, reason: str) -> NoReturn:
-    """Skip a test, or fail it where the environment says that the machine has what it needs."""
+    """Skip a test, or fail it if the environment requires what is missing."""
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
     pytest.skip(reason)
@@ -306,7 +308,7 @@ def do_without(requirement: str, reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def strace() -> str:
-    """Path of strace. Skips where there is none, but fails if REQUIRE_STRACE=1."""
+    """Path of strace. Skips if it is missing, but fails if REQUIRE_STRACE=1."""
     path = shutil.which("strace")
     if path is None:
         do_without("REQUIRE_STRACE", "no strace here, which shows how files are opened")

@@ -1,18 +1,18 @@
-"""Makes Python here as poor as Windows' is, to test that the program needs nothing of Linux alone.
+"""Takes functions away from Python, until it has no more than Windows' Python has.
 
     python -X warn_default_encoding -m tests.elsewhere memviz DUMP      a command
     python -m pytest -p tests.elsewhere tests/formats/test_formats.py           tests
 
-What Windows' Python does not have (library reference, "Availability") is taken away: names of `os`,
-`signal` and `mmap`, modules, the C library by ``ctypes.CDLL(None)``, ``/proc``. mmap takes no
-flags; a file that is open cannot be renamed; names that Windows forbids cannot be made; text files
-without an encoding are an error. What stays as it is: paths are those of this system.
+Names of `os`, `signal` and `mmap`, modules, the C library by ``ctypes.CDLL(None)``, and ``/proc``
+are taken away if Windows' Python lacks them (library reference, "Availability"). mmap takes no
+flags; an open file cannot be renamed; names that Windows forbids cannot be made; a text file
+without an encoding is an error. Paths stay paths of this system.
 """
 
 import ctypes
 import errno
 import mmap
-import multiprocessing.pool  # what is taken away from a module that is loaded does not break it
+import multiprocessing.pool  # a module that is loaded already keeps what is taken away later
 import os
 import re
 import shutil
@@ -32,7 +32,7 @@ PACKAGE = str(ROOT / "memory_visualizer")
 STARTED = ROOT / "tests/started"
 LOADED_BEFORE = (multiprocessing.pool, shutil, subprocess)
 FORK: Callable[[], int] | None = getattr(os, "fork", None)
-"""For tests.prestarted; the program cannot reach it here."""
+"""tests.prestarted uses it; the program cannot reach it here."""
 
 OF_OS = (
     *("O_CLOEXEC", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_PATH", "O_SYNC"),
@@ -68,27 +68,27 @@ class _Mmap(mmap.mmap):
 
 
 def environment(path: str | None = None) -> dict[str, str]:
-    """Variables by which a Python that is started has nothing either; `path` is its PYTHONPATH."""
+    """Variables that make a started Python as poor; `path` is its PYTHONPATH."""
     folders = [str(STARTED), str(ROOT), *filter(None, [path])]
     return {"PYTHONPATH": os.pathsep.join(folders), "PYTHONWARNDEFAULTENCODING": "1"}
 
 
 class _Started(subprocess.Popen[Any]):
-    """What the tests start: Python is made as poor there."""
+    """Start commands of the tests with a Python that is as poor."""
 
     def __init__(
         self, args: Any, *arguments: Any, env: Mapping[str, str] | None = None, **more: Any
     ) -> None:
         env = dict(os.environ if env is None else env)
         words = [args] if isinstance(args, str | Path) else list(args)
-        # But not the processes of pytest-xdist, which load this module as a plugin.
+        # The processes of pytest-xdist are exempt: they load this module as a plugin.
         if not any("sys.stdin.readline" in str(word) for word in words):
             env |= environment(env.get("PYTHONPATH"))
         super().__init__(args, *arguments, env=env, **more)  # type: ignore[call-overload]
 
 
 class _Library(ctypes.CDLL):
-    """As on Windows: there is no library without a name."""
+    """As on Windows: every library needs a name."""
 
     def __init__(self, name: str | None, *arguments: Any, **more: Any) -> None:
         if name is None:
@@ -112,7 +112,7 @@ def leave() -> None:
     setattr(tempfile, "_O_TMPFILE_WORKS", False)  # noqa: B010
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
-    sysconfig.get_config_vars()  # it reads a file that is named by the platform
+    sysconfig.get_config_vars()  # shutil reads a file that is named by the platform
     sys.platform = "elsewhere"
     for name in ("rename", "replace"):
         setattr(os, name, _refusing_open_files(getattr(os, name)))
@@ -126,14 +126,14 @@ def leave() -> None:
 
 
 def _disk_usage(statvfs: Callable[..., os.statvfs_result], path: Any) -> Any:
-    """What shutil tells on Windows, too, by other means."""
+    """The result of shutil's function, which Windows has, too, by other means."""
     told = statvfs(path)
     total, free = told.f_blocks * told.f_frsize, told.f_bavail * told.f_frsize
     return shutil._ntuple_diskusage(total, total - free, free)
 
 
 def _refusing_open_files(rename: Callable[..., None]) -> Callable[..., None]:
-    """Renaming as Windows does it: neither file may be open."""
+    """A function that renames as Windows does: neither file may be open."""
 
     def checked(source: Any, target: Any, **more: Any) -> None:
         for path in (source, target):
@@ -151,12 +151,12 @@ def _open_files() -> set[str]:
         try:
             found.add(str(link.readlink()))
         except OSError:
-            continue  # the folder itself, closed by now
+            continue  # the folder itself, which is closed by now
     return found
 
 
 def _stat(stat: Callable[..., os.stat_result], path: Any, **more: Any) -> os.stat_result:
-    """As on Windows: there are no files of these."""
+    """As on Windows: such files do not exist."""
     if isinstance(path, str | os.PathLike) and _is_of_the_package():
         _refuse_what_is_not_there(os.fspath(path))
     return stat(path, **more)
@@ -168,7 +168,7 @@ def _refuse_what_is_not_there(path: str | bytes) -> None:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse files that Windows does not have, and names that it does not allow."""
+    """Refuse files that Windows does not have, and names that it forbids."""
     if event != "open" or not isinstance(arguments[0], str) or not _is_of_the_package():
         return
     path, _, flags = arguments
@@ -178,7 +178,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_of_the_package() -> bool:
-    """Whether the program itself, not a test, opens something; pathlib may stand between."""
+    """Whether the program itself opens a file, perhaps through pathlib, and not a test."""
     frame = sys._getframe(1).f_back
     while frame and "/lib/python" in frame.f_code.co_filename:
         frame = frame.f_back
@@ -186,7 +186,7 @@ def _is_of_the_package() -> bool:
 
 
 def pytest_load_initial_conftests() -> None:
-    """As a plugin of pytest's: before anything of the project is loaded."""
+    """As a plugin of pytest: run before any module of the project is loaded."""
     import hypothesis  # noqa: F401 - it is not broken if it is loaded before
 
     leave()

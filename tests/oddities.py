@@ -1,10 +1,10 @@
-"""Process objects of a synthetic Windows made odd, as memory has them or as liars leave them.
+"""Process objects of a synthetic Windows made odd, as real memory or liars have them.
 
     python -m tests.oddities [FAMILY ...]
 
-prints a table: for each kind and family, of how many *other* processes something else is said than
-before, and how many frames change class that the odd process does not map. Offsets come from the
-profiles (Volatility's) and symbol files, not from the reader.
+prints a table: for each kind and family, how many *other* processes get another report than before,
+and how many frames change class that the odd process does not map. Offsets come from the profiles
+(Volatility's) and symbol files, not from the reader.
 """
 
 import sys
@@ -37,23 +37,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(repr=False)
 class Image:
-    """A synthetic dump in memory, to be changed by virtual addresses of its kernel."""
+    """A synthetic dump in memory, which is changed by virtual addresses of its kernel."""
 
     profile: Profile
     truth: Truth
     pages: npt.NDArray[np.uint8]
     """Shape (frames, 4096)."""
     sound: bytes
-    """The same as it was before any change."""
+    """The bytes before any change."""
     touched: set[int] = field(default_factory=set)
-    """Frames whose contents were changed, as these may turn from zeros to data."""
+    """Changed frames, which may turn from zeros to data."""
 
     def copy(self) -> "Image":
-        """The same, to be changed apart."""
+        """A copy that can be changed independently."""
         return Image(self.profile, self.truth, self.pages.copy(), self.sound)
 
     def physical(self, virtual: int) -> int:
-        """Physical address behind a virtual one of the kernel."""
+        """The physical address of a virtual address of the kernel."""
         rows = self.truth.mappings
         page = np.uint64(virtual & ~(PAGE_SIZE - 1))
         hits = rows[(rows["virtual"] == page) & ~rows["user"] & (rows["size"] == PAGE_SIZE)]
@@ -71,21 +71,21 @@ class Image:
         return self.pages.reshape(-1)[place : place + size].tobytes()
 
     def place(self, process: Process, member: str) -> int:
-        """Virtual address of a member of a process' object."""
+        """Virtual address of a member of a process object."""
         structure = "_EPROCESS" if self.profile.has("_EPROCESS", member) else "_KPROCESS"
         return process.eprocess + self.profile.offset(structure, member)
 
     def set(self, process: Process, member: str, value: int, size: int | None = None) -> None:
-        """Write a number into a member, of a pointer's size where no other is given."""
+        """Write a number into a member; the default size is a pointer's."""
         size = size or self.profile.pointer_size
         self.write(self.place(process, member), (value % (1 << 8 * size)).to_bytes(size, "little"))
 
     def links(self, process: Process) -> int:
-        """Address of its links."""
+        """Address of a process's links."""
         return self.place(process, "ActiveProcessLinks")
 
     def set_links(self, process: Process, forward: int | None, back: int | None) -> None:
-        """Write one link, or both."""
+        """Write one or both links."""
         width = self.profile.pointer_size
         for at, value in ((0, forward), (width, back)):
             if value is not None:
@@ -101,13 +101,13 @@ class Image:
         self.write(forward + width, raw[width:])
 
     def neighbours(self, process: Process) -> list[Process]:
-        """Listed processes next to it."""
+        """The neighbours of a process in the list."""
         listed = [p for p in self.truth.processes if p.listed]
         at = listed.index(process)
         return [listed[i] for i in (at - 1, at + 1) if 0 <= i < len(listed)]
 
     def reached_by(self, process: Process) -> npt.NDArray[np.bool_]:
-        """By PFN: what the tables of a process that has ended still lead to."""
+        """By PFN: whether the tables of an ended process still lead there."""
         reached = np.zeros(len(self.pages), bool)
         reached[process.shadow_dtb // PAGE_SIZE] = process.shadow_dtb > 0
         for page in simple_walker.walk(self.sound, self.truth.paging, process.dtb):
@@ -122,7 +122,7 @@ class Image:
         self.pages[frame] = np.frombuffer((byte * PAGE_SIZE)[:PAGE_SIZE], np.uint8)
 
     def kernel_pages(self) -> list[int]:
-        """Virtual addresses of pages of the kernel's own data, most recent last."""
+        """Virtual addresses of pages of the kernel's own data; the latest comes last."""
         rows = self.truth.mappings
         pool = self.truth.processes[0].eprocess & ~((1 << 28) - 1)
         mine = rows[(rows["owner"] == -1) & ~rows["user"] & (rows["size"] == PAGE_SIZE)]
@@ -132,7 +132,7 @@ class Image:
         return [int(v) for v in mine["virtual"][mine["virtual"] >> np.uint64(28) == largest]]
 
     def copy_object(self, process: Process, page: int, *, with_header: bool = True) -> "Process":
-        """Put a copy of the object's page into another page of the kernel; return where it is."""
+        """Copy the object's page into another page of the kernel; returns the copy's process."""
         source = self.physical(process.eprocess) // PAGE_SIZE
         target = self.physical(page) // PAGE_SIZE
         self.touched.add(target)
@@ -147,15 +147,15 @@ class Image:
         return Process(process.pid, process.ppid, process.name, eprocess=page + start)
 
     def object_end(self, process: Process) -> int:
-        """Where in its page the object ends."""
+        """The end of the object in its page."""
         return process.eprocess % PAGE_SIZE + max(self.profile.size("_EPROCESS"), 0x800)
 
 
 _TRANSITION_MARK = 1 << 45
-"""What Windows sets above the address of a page in transition since 2018 (see synth.profiles)."""
+"""Since 2018 Windows sets this bit above the address of a page in transition: synth.profiles."""
 
 Kind = Callable[[Image, Process], "set[int] | None"]
-"""Changes an image; may tell pids of further processes that it makes odd."""
+"""Changes an image; may return pids of further processes that become odd."""
 
 KINDS: dict[str, Kind] = {}
 
@@ -391,7 +391,7 @@ def _(image: Image, process: Process) -> None:
 
 
 def top_frames(image: Image, process: Process) -> list[int]:
-    """Frames of its top-level table; of PAE, of its four directories."""
+    """Frames of its top-level table, or under PAE of its four directories."""
     base = process.dtb & ~3
     if image.truth.paging != "pae":
         return [base // PAGE_SIZE]
@@ -494,17 +494,17 @@ def _(image: Image, process: Process) -> set[int]:
 
 @dataclass(frozen=True, repr=False)
 class Said:
-    """What the program says of a dump."""
+    """The report on a dump."""
 
     processes: dict[tuple[int, int], tuple[Any, ...]]
-    """By address of the object and top-level table: all that is said of it."""
+    """The report on each process, by its object's address and its top-level table."""
     classes: npt.NDArray[np.uint8]
     remarks: tuple[str, ...]
     snapshot: Any
 
 
 def said_of(image: Image, folder: Path) -> Said:
-    """Open an image and note what is said."""
+    """Open an image and note the report."""
     path = folder / "dump"
     image.pages.tofile(path)
     snapshot = memory_visualizer.open(path)
@@ -521,10 +521,10 @@ def said_of(image: Image, folder: Path) -> Said:
 
 @dataclass(frozen=True)
 class Harm:
-    """What an odd process costs others."""
+    """The harm that an odd process does to others."""
 
     others: int
-    """Other processes of which something else is said, or nothing, or that are made up."""
+    """Other processes whose report changed, or that are missing or invented."""
     frames: int
     """Frames that change class though the odd process does not map them."""
     is_found: bool
@@ -532,10 +532,10 @@ class Harm:
 
 
 def harm(image: Image, before: Said, after: Said, odd: set[int]) -> Harm:
-    """Compare what is said of all but some odd processes, by their pids."""
+    """Compare the report on all processes but some odd ones, given by their pids."""
     addresses = {p.eprocess for p in image.truth.processes if p.pid in odd}
     spaces = {p.dtb & ~3 for p in image.truth.processes if p.pid in odd}
-    # How pages are shared with the odd ones may change with these, so counts are summed.
+    # The odd ones may share other pages now, so counts are summed.
     others = 0
     for key, said in before.processes.items():
         if key[0] not in addresses:
@@ -563,7 +563,7 @@ def harm(image: Image, before: Said, after: Said, odd: set[int]) -> Harm:
 
 
 def is_of(image: Image, dtb: int, spaces: set[int]) -> bool:
-    """Whether a nameless process, by the first of its top-level tables, is one of some."""
+    """Whether one of these processes has a nameless process's first top-level table."""
     if dtb in spaces:
         return True
     odd = [p for p in image.truth.processes if p.dtb & ~3 in spaces]
@@ -571,7 +571,7 @@ def is_of(image: Image, dtb: int, spaces: set[int]) -> bool:
 
 
 def synthetic(family: str, folder: Path) -> Image:
-    """A small image of one of FAMILIES, whose objects lie each in a page."""
+    """A small image of one of FAMILIES, with each object in a page of its own."""
     name, options = FAMILIES[family]
     profile = builds()[name] if name in builds() else profiles()[name]
     path = folder / "sound"
@@ -586,7 +586,7 @@ def victim(image: Image, which: str) -> Process:
 
 
 def tried(image: Image, before: Said, kind: str, folder: Path, which: str) -> tuple[Harm, Said]:
-    """Make one process of an image odd and see what it costs."""
+    """Make one process of an image odd, and return the harm."""
     odd_image = image.copy()
     process = victim(image, which)
     further = KINDS[kind](odd_image, process)

@@ -1,9 +1,9 @@
-"""Runs the project's programs as people do, but for the start of Python.
+"""Runs the project's programs as people do, but without the start of Python.
 
 Starting Python and loading numpy and the program takes three quarters of a short run. A server that
 has loaded all this forks for each run: the copy gets the arguments, folder and streams, runs the
-program as ``__main__``, and ends as any Python does. Where there is no fork, each run starts Python
-anew. Where tests.elsewhere has taken fork away from the program, the server still has it.
+program as ``__main__``, and ends as any Python does. On a system without fork, each run starts
+Python anew. If tests.elsewhere has taken fork away from the program, the server still has it.
 """
 
 import gc
@@ -32,9 +32,9 @@ _LARGEST_REQUEST = 1 << 20
 
 
 def environment() -> dict[str, str]:
-    """The variables that the programs are run with.
+    """The variables with which the programs run.
 
-    pytest's own are left out: one of them names the test, and would ask for a server for each test.
+    pytest's own are left out: one of them names the test, so each test would get its own server.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
@@ -49,7 +49,7 @@ def run(
 ) -> "subprocess.CompletedProcess[str]":
     """Run Python with these arguments, ``-m module …`` or ``script …``, in a folder.
 
-    `anew`: Python is started for this run in any case. `loaded`: the program's package.
+    `anew`: start Python for this run in any case. `loaded`: the program's package.
     """
     command = [sys.executable, *map(str, arguments)]
     folder = folder or Path.cwd()
@@ -68,7 +68,7 @@ class _Server:
         self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._here.settimeout(_TIMEOUT)
         with there:
-            # The outputs are pipes, as those of the runs will be.
+            # The outputs are pipes, like those of the runs.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.prestarted", package, str(there.fileno())],
                 cwd=ROOT,
@@ -80,7 +80,7 @@ class _Server:
             )
 
     def run(self, command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-        """The same as subprocess.run does, which captures both outputs."""
+        """Does the same as subprocess.run that captures both outputs."""
         pipes = [os.pipe(), os.pipe()]
         request = json.dumps([command[1:], str(folder)]).encode()
         with Path(os.devnull).open() as nothing:
@@ -99,7 +99,7 @@ class _Server:
 
 @cache
 def _server(package: str, variables: tuple[tuple[str, str], ...]) -> _Server:
-    """One for all runs with the same variables; it ends when its socket is closed, with us."""
+    """The server for all runs with the same variables; it ends with this process, by its socket."""
     return _Server(package, dict(variables))
 
 
@@ -109,7 +109,7 @@ def _read(pipe: int) -> str:
 
 
 def _serve(package: str, number: int) -> None:
-    """Fork for each request; the copies become the program and return from here."""
+    """Fork for each request; the copies return from here and become the program."""
     assert FORK
     _load(package)
     gc.freeze()
@@ -134,17 +134,17 @@ _APART = re.compile(
     r"memory_visualizer\.volatility3|volatility3(\.framework)?\.plugins|volatility3.*volshell"
     r"|.*\.__main__"
 )
-"""Modules that are not loaded beforehand."""
+"""Modules that are not loaded in advance."""
 
 
 def _load(package: str) -> None:
-    """Load what the program will use."""
+    """Load the modules that the program uses."""
     import PIL.Image
 
     PIL.Image.preinit()
     found = importlib.import_module(package)
     if package == "volatility3":
-        # Some plugins are loaded with the framework, and then the folders of all are settled.
+        # Some plugins are loaded with the framework, which then knows the folders of all.
         importlib.import_module("volatility3.plugins").__path__.insert(0, str(ROOT / "plugins3"))
     _load_package(found)
 
@@ -152,7 +152,7 @@ def _load(package: str) -> None:
 def _load_package(package: ModuleType) -> None:
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if not _APART.fullmatch(module.name):
-            with suppress(ImportError):  # of what need not be there: the program will tell
+            with suppress(ImportError):  # a module that may be missing; the program tells it
                 loaded = importlib.import_module(module.name)
                 if module.ispkg:
                     _load_package(loaded)

@@ -1,10 +1,10 @@
-"""Whether a change of the program changed what it says: two versions over many synthetic dumps.
+"""Compare the outputs of two versions of the program over many synthetic dumps.
 
     python -m tests.same_outputs COMMIT [--mutated N] [-v]
 
 The dumps are those of tests/fuzz, sound and mutated, of every system and container. Picture, table,
 JSON, text page map and summary of COMMIT's version are compared byte for byte with those of this
-one. Exit code 1 where any differ. For a change that is to move walls and nothing else.
+one. Exit code 1 if any differ. Use it for a change that moves code without changing results.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OPTIONS = (
 
 
 def main() -> int:
-    """Compare, print what differs, and return the exit code."""
+    """Compare, print the differences, and return the exit code."""
     parser = argparse.ArgumentParser(description="Compare the outputs of two versions.")
     parser.add_argument("commit", help="the other version")
     parser.add_argument("--mutated", metavar="N", type=int, default=1, help="of each pair (1)")
@@ -69,7 +69,7 @@ def _compare(folder: Path, sources: tuple[Path, Path], mutants: int, *, verbose:
 
 
 def _outputs(dump: Path, source: Path, folder: Path) -> dict[str, bytes]:
-    """What a version writes, says, and returns."""
+    """All outputs of a version: files, text and exit code."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()

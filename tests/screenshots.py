@@ -1,4 +1,4 @@
-"""Take the pictures of the page that are shown in docs/images, from a synthetic dump.
+"""Take the pictures of the page in docs/images, from a synthetic dump.
 
 Usage: .venv/bin/python -m tests.screenshots [FOLDER]
 """
@@ -56,7 +56,7 @@ def take(browser: "Browser", folder: Path) -> list[Path]:
 
 
 def _fleet(browser: "Browser", folder: Path) -> Path:
-    """The index of some dumps, in which a process was searched for."""
+    """The index of some dumps, with a search for a process."""
     with tempfile.TemporaryDirectory() as temporary:
         dumps, report = Path(temporary) / "dumps", Path(temporary) / "report"
         dumps.mkdir()
@@ -84,7 +84,7 @@ def _fleet(browser: "Browser", folder: Path) -> Path:
 
 
 def _difference(browser: "Browser", folder: Path) -> Path:
-    """The page of a series of dumps, with a page that got another owner."""
+    """The page of a series of dumps, at a page whose owner changed."""
     with tempfile.TemporaryDirectory() as temporary:
         machine = EvolvingWindows(profiles()["Win10x64"], size=64 * MIB, seed=7)
         dumps = [Path(temporary) / f"{number}.raw" for number in range(6)]
@@ -114,7 +114,7 @@ _HAPPENS = (
     ("clear",),
     ("end", "clear", "write"),
 )
-"""What happens between the dumps."""
+"""The events between the dumps."""
 
 
 def _settle(page: "Page") -> None:
@@ -138,7 +138,7 @@ def _point(page: "Page") -> None:
 
 
 def _pin_unlinked(page: "Page") -> None:
-    """Light up the process that was taken out of the list, and go to one of its pages."""
+    """Light up the unlinked process, and go to one of its pages."""
     page.get_by_role("button", name="1 unlinked").click()
     page.locator("#process-rows input").click()
     address = page.evaluate(
@@ -157,7 +157,7 @@ def _pin_unlinked(page: "Page") -> None:
 
 
 def _search(page: "Page", dump: Path) -> None:
-    """Open the dump, search a name in it, and go to the first page of a process that has it."""
+    """Open the dump, search for a name, and go to the first page of a process that has it."""
     page.locator("#bench-open").click()
     page.locator("#bench-file").set_input_files(dump)
     page.get_by_role("tab", name="Find").click()

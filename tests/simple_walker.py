@@ -1,12 +1,11 @@
-"""The plainest possible reading of page tables: one entry at a time, by recursion.
+"""The plainest reader of page tables: one entry at a time, by recursion.
 
-Slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5) and the Arm Architecture
-Reference Manual (D8.2 to D8.4), for the tests to check synthetic dumps and the program's own walker
-with.
+It is slow and obvious, straight from the Intel SDM (volume 3A, 4.3 to 4.5) and the Arm Architecture
+Reference Manual (D8.2 to D8.4). It checks synthetic dumps and the program's own walker.
 
-A page is no table if most of its entries that lead somewhere break the manual's rules, or name
-neither memory nor a device; of a table, entries that break the rules lead nowhere. It ends with the
-first of them from which on most do: see `end_of_table`.
+A page is not a table if most of its entries that lead somewhere break the manual's rules, or name
+neither memory nor a device; in a table, entries that break the rules lead nowhere. A table ends at
+the first broken entry from which on most entries are broken: see `end_of_table`.
 """
 
 import mmap
@@ -18,16 +17,16 @@ PRESENT, WRITE, USER, LARGE, PROTOTYPE, TRANSITION = 1, 2, 4, 0x80, 0x400, 0x800
 NO_EXECUTE = 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 PHYSICAL_BITS = 46
-"""MAXPHYADDR of the machines in the tests: the bits of an address from here on are reserved."""
+"""MAXPHYADDR of the machines in the tests; higher bits of an address are reserved."""
 GIB = 1 << 30
 
 
 def reach(memory: bytes | mmap.mmap, tops: Sequence[Sequence[int]]) -> int:
-    """The power of two below which a machine has its memory, as far as this much of it tells.
+    """The power of two below which a machine's memory lies, estimated from this much memory.
 
-    That is 16 GiB or 64 times as much as there is, or more if the top-level tables say so: each of
-    `tops` has the addresses of the tables that one of these names. What suffices for three
-    quarters of them is its vote, and the lower half of three votes or more is heard.
+    It is 16 GiB or 64 times the dump's memory, or more if the top-level tables say so: each item of
+    `tops` has the addresses of the tables that one of them names. The power that suffices for three
+    quarters of these is its vote; with three votes or more, the lower half counts.
     """
     votes = sorted(sorted(named)[3 * (len(named) - 1) // 4] for named in tops if named)
     needed = votes[(len(votes) - 1) // 2] + 1 if len(votes) > 2 else 1
@@ -43,8 +42,8 @@ def are_beyond(
     """How many of a table's entries name neither memory below `end` nor a device.
 
     `pages` are index and address of each page of `size` that it maps, `tables` the addresses of the
-    tables that it names, `count` is how many entries it has of both kinds. Tables are in memory.
-    A device's pages lie behind each other, or in the same gigabyte as some that do.
+    tables that it names, `count` is its number of entries of both kinds. Tables lie in memory. The
+    pages of a device adjoin, or lie in the same gigabyte as others that do.
     """
     far = [page for page in pages if page[1] >= end]
     beyond = sum(address >= end for address in tables)
@@ -59,9 +58,9 @@ def are_beyond(
 
 
 def end_of_table(are_broken: Sequence[bool | None]) -> int:
-    """The index at which a page ceases to be a table; `are_broken` has None for unused entries.
+    """The index at which a table ends; `are_broken` has None for unused entries.
 
-    It is that of the first entry that breaks the rules, unless from it on others are as many.
+    The end is the first broken entry from which on more than half are broken.
     """
     for index, is_broken in enumerate(are_broken):
         if is_broken:
@@ -73,7 +72,7 @@ def end_of_table(are_broken: Sequence[bool | None]) -> int:
 
 @dataclass(frozen=True)
 class Page:
-    """One leaf entry that Windows takes as present."""
+    """A leaf entry that Windows takes as present."""
 
     virtual: int
     physical: int
@@ -95,10 +94,10 @@ def walk(
     is_windows: bool = True,
     bases: Sequence[int] = (),
 ) -> Iterator[Page]:
-    """All pages of the address space with this table base, page tables' own mapping included.
+    """All pages of the address space with this table base, including the page tables' own mapping.
 
     `paging` is `x86`, `pae`, `x64` or `x64-5`; `memory` is all of physical memory. `is_windows`
-    says whether entries that are not present may be of pages in transition. `bases` are the table
+    says whether entries that are not present may be pages in transition. `bases` are the table
     bases of all address spaces, if there are others: see `reach`.
     """
     shifts = {
@@ -125,7 +124,7 @@ class _Walker:
     paging: str
     is_windows: bool
     end: int
-    """Memory is below: see `reach`."""
+    """All memory lies below this address: see `reach`."""
 
     def tables_named(self, shift: int, table: int) -> list[int]:
         """The addresses of the tables that a top-level table names."""
@@ -176,8 +175,8 @@ class _Walker:
             entry_execute = execute and (size == 4 or not entry & NO_EXECUTE)
             in_transition = not entry & PRESENT
             if in_transition:
-                # A page's rights are then in the field Protection, bits 5 to 9 (ntosp.h, MM_...):
-                # 2, 3, 6 and 7 allow to execute, 4 to 7 to write. A table's say nothing.
+                # The field Protection, bits 5 to 9, then has a page's rights (ntosp.h, MM_...):
+                # 2, 3, 6 and 7 allow execution, 4 to 7 writing. A table's bits have no meaning.
                 protection = entry >> 5 & 31
                 entry_write = write and (shift != 12 or bool(protection & 4))
                 entry_execute = execute and (size == 4 or shift != 12 or bool(protection & 2))
@@ -212,21 +211,21 @@ class _Walker:
         return are_beyond(pages, tables, 1 << shift, len(pages) + len(tables), self.end)
 
     def leads(self, entry: int) -> bool:
-        """Whether the entry is present, or Windows keeps its page in transition."""
+        """Whether the entry is present, or Windows has its page in transition."""
         in_transition = entry & (PRESENT | TRANSITION | PROTOTYPE) == TRANSITION
         return bool(entry & PRESENT) or (self.is_windows and in_transition)
 
     def is_large(self, entry: int, shift: int) -> bool:
-        """Whether PS is set where it may be; in a page in transition it is something else."""
+        """Whether PS is set on a level that has it; a page in transition has another bit there."""
         levels = {"x86": (22,), "pae": (21,), "x64": (21, 30), "x64-5": (21, 30)}[self.paging]
         return shift in levels and bool(entry & PRESENT) and bool(entry & LARGE)
 
     def is_broken(self, entry: int, shift: int) -> bool:
-        """Whether a bit is set that must not be: tables 4-5, 4-6 and 4-8 to 4-20 of the manual."""
+        """Whether a bit is set that must be zero: tables 4-5, 4-6 and 4-8 to 4-20 of the manual."""
         if self.paging == "x86":
             return self.is_large(entry, shift) and bool(entry >> 21 & 1)
         if not entry & PRESENT:
-            # One bit above the address keeps the processor from guessing; more are no address.
+            # A single bit above the address keeps the processor from guessing; more are damage.
             return (entry >> 45 & 0x7F).bit_count() > 1
         if entry >> PHYSICAL_BITS & (1 << 52 - PHYSICAL_BITS) - 1:
             return True
@@ -241,13 +240,13 @@ class _Walker:
         return False
 
     def address(self, entry: int) -> int:
-        """Where the table or small page begins."""
+        """The address of the table or small page."""
         if self.paging != "x86" and not entry & PRESENT:
             return entry & ADDRESS & (1 << 45) - 1
         return entry & ADDRESS
 
     def page_address(self, entry: int, shift: int) -> int:
-        """Where the page begins."""
+        """The address of the page."""
         address = self.address(entry) & ~((1 << shift) - 1)
         if self.paging == "x86" and shift == 22:
             address |= (entry >> 13 & 0xFF) << 32  # PSE-36
@@ -259,7 +258,7 @@ class _Walker:
 
 @dataclass(frozen=True)
 class ArmPage:
-    """One leaf descriptor: a block or a page."""
+    """A leaf descriptor: a block or a page."""
 
     virtual: int
     physical: int
@@ -268,12 +267,12 @@ class ArmPage:
     """Whether user mode (EL0) may read, write or execute it."""
     write: bool
     execute: bool
-    """By EL0 where that has it at all, else by the kernel (EL1)."""
+    """For EL0 if it may use the page at all, else for the kernel (EL1)."""
 
 
 @dataclass(frozen=True)
 class ArmRegime:
-    """What TCR_EL1 says of one half of the addresses."""
+    """The fields of TCR_EL1 for one half of the addresses."""
 
     page_bits: int
     """12, 14 or 16, by TG0 or TG1."""
@@ -286,13 +285,13 @@ class ArmRegime:
 
 
 def walk_arm(memory: bytes | mmap.mmap, regime: ArmRegime, table_base: int) -> Iterator[ArmPage]:
-    """All pages of the half whose table base (BADDR) this is."""
+    """All pages of the half with this table base (BADDR)."""
     bits = regime.page_bits - 3
     level = 4 - -(-(regime.address_bits - regime.page_bits) // bits)
     shift = regime.page_bits + bits * (3 - level)
     count = 1 << (regime.address_bits - shift)
     tops = []
-    # Parts of a table that have a frame each are heard by themselves.
+    # Parts of a table with a frame each are judged on their own.
     for first in range(0, count, 512):
         at, number = table_base + 8 * first, min(512, count)
         if at // 4096 * 4096 + 4096 <= len(memory):
@@ -333,7 +332,7 @@ def _arm_level(
     shift = regime.page_bits + bits * (3 - level)
     is_root = shift + bits >= regime.address_bits
     count = 1 << (min(regime.address_bits, shift + bits) - shift)
-    # A page that is not of a table's entries is left out: by 4 KiB, as it is the unit of a dump.
+    # A part of 4 KiB, a dump's unit, that does not hold a table's entries is left out.
     for first in range(0, count, 512):
         some = range(first, min(first + 512, count))
         if table + 8 * some.start + min(4096, 8 * count) > len(memory):
@@ -392,7 +391,7 @@ def _arm_page(
 
 
 def _arm_address(regime: ArmRegime, entry: int) -> int:
-    """The output address, or that of the next table (figures D8-14 to D8-17)."""
+    """The output address, or the next table's (figures D8-14 to D8-17)."""
     low = entry & (1 << (50 if regime.ds else 48)) - (1 << regime.page_bits)
     if regime.page_bits == 16:
         return low | (entry >> 12 & 0xF) << 48
@@ -400,7 +399,7 @@ def _arm_address(regime: ArmRegime, entry: int) -> int:
 
 
 def _arm_is_reserved(regime: ArmRegime, entry: int, level: int) -> bool:
-    """Whether the type of a valid descriptor is reserved: the processor takes it as not valid."""
+    """Whether a valid descriptor's type is reserved: the processor takes it as not valid."""
     blocks = {12: (1, 2), 14: (2,), 16: (1, 2)}[regime.page_bits]
     if regime.ds:
         blocks = {12: (0, 1, 2), 14: (1, 2)}[regime.page_bits]

@@ -1,4 +1,4 @@
-"""Runs of frames, beside sets of frames."""
+"""Runs of frames, compared with sets of frames."""
 
 import numpy as np
 from hypothesis import given
@@ -26,7 +26,7 @@ def _frames(runs: NDArray[np.int64]) -> list[int]:
 
 
 def _are_runs(runs: NDArray[np.int64]) -> bool:
-    """Ascending, none of them adjacent."""
+    """Whether runs ascend and do not adjoin."""
     return bool((runs[1:, 0] > runs[:-1].sum(axis=1)).all())
 
 

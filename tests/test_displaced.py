@@ -1,4 +1,4 @@
-"""Memory that lies in its file elsewhere than it belongs, and memory of two boots."""
+"""Memory that lies elsewhere in its file than it belongs, and memory of two boots."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ Words = npt.NDArray[np.uint64]
 def moved(
     folder: Path, system: str, holes: Sequence[tuple[int, int]], first: int = 0
 ) -> tuple[Path, npt.NDArray[np.str_]]:
-    """A raw file that begins with the frame `first`, holes left out; and the classes by PFN."""
+    """A raw file that begins with the frame `first`, without holes; and the classes by PFN."""
     name, options = SYSTEMS[system]
     whole, path = folder / "whole", folder / "moved"
     truth = forge(
@@ -87,7 +87,7 @@ def test_a_sound_dump_is_not_looked_at_for_that(
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
-    """Even if it is asked."""
+    """A sound dump has no displaced pieces, even if the search is run on it."""
     path, _ = moved(tmp_path, system, [])
     dump = open_dump(path)
     search = DisplacedSearch(dump)
@@ -99,9 +99,9 @@ def test_nothing_is_moved_of_a_sound_dump(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Path) -> None:
-    """Of so few pages that there is no vote: then what would lie behind the end tells.
+    """With so few pages there is no vote, but a remark tells the pages missing behind the end.
 
-    Or it is put right, where a table happens to lie in it.
+    If a table happens to lie in the tail, its pages are put in place.
     """
     path, _ = moved(tmp_path, system, [(7900, 200)])
     snapshot = memory_visualizer.open(path)
@@ -110,17 +110,16 @@ def test_a_tail_of_which_no_table_tells_is_remarked_on(system: str, tmp_path: Pa
 
 
 def elsewhere(path: Path, system: str, flags: int, *, in_a_row: bool) -> int:
-    """Let entries of the kernel, with these flags more, name frames of their own behind a hole.
+    """Point kernel entries, with these extra flags, to frames behind a hole; returns how many.
 
-    Each of these was mapped once, by the kernel alone. The pages stand at the end of the file, with
-    the hole left out. How many there are.
+    Each frame was mapped once, by the kernel. The pages end the file, without the hole.
     """
     name, options = SYSTEMS[system]
     truth = forge(path, profiles()[name], size=32 * MIB, processes=10, seed=3, **options)
     rows = truth.mappings
     frame, count = np.unique(rows["frame"], return_counts=True)
     once = np.isin(rows["frame"], frame[count == 1]) & (rows["owner"] == -1) & ~rows["user"]
-    # Page tables are seen where they map themselves.
+    # Page tables are also mapped where they map themselves.
     shift = {"x64": 39, "x64-5": 48}.get(truth.paging, 23)
     region = rows["virtual"] >> np.uint64(shift)
     tops = [process.dtb // PAGE for process in truth.processes]
@@ -146,13 +145,13 @@ def elsewhere(path: Path, system: str, flags: int, *, in_a_row: bool) -> int:
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path: Path) -> None:
-    """No page of user mode and no table lies in it."""
+    """The tail has neither a page of user mode nor a table."""
     count = elsewhere(tmp_path / "dump", system, 0, in_a_row=False)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     (remark,) = [one for one in snapshot.remarks if "the file leaves out holes" in one]
     told = re.match("the kernel's page tables refer to ([0-9]+) pages just beyond the", remark)
     assert told
-    assert int(told[1]) in (count, count + 1)  # one page of the synthetic devices may look so
+    assert int(told[1]) in (count, count + 1)  # one page of the synthetic devices may look like it
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_a_tail_that_the_kernel_alone_names_is_remarked_on(system: str, tmp_path
 def test_devices_behind_memory_are_not(
     system: str, flags: int, *, in_a_row: bool, tmp_path: Path
 ) -> None:
-    """They are not cached, or they are mapped side by side, as tables of the firmware are, too."""
+    """Devices are not cached, or mapped in a row, as tables of the firmware are, too."""
     elsewhere(tmp_path / "dump", system, flags, in_a_row=in_a_row)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     said = [*snapshot.remarks, *snapshot.dump.remarks]
@@ -176,9 +175,9 @@ HEADERS = [64, 512, 1024, 4096 + 8]
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("is_whole", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.many
+@pytest.mark.many(8)
 def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path: Path) -> None:
-    """One that no format has; with as much behind the memory as makes whole pages, or without."""
+    """A header of no known format, with or without padding to whole pages at the end."""
     path, classes = moved(tmp_path, system, [])
     rng = np.random.default_rng(header)
     behind = -header % PAGE if is_whole else 0
@@ -189,7 +188,7 @@ def test_a_header_in_front(system: str, header: int, *, is_whole: bool, tmp_path
 
 
 def test_a_file_with_neither_header_nor_whole_pages(tmp_path: Path) -> None:
-    """Memory that was cut within a page is refused as it was, unless it is to be read so."""
+    """Memory that was cut within a page is refused, and read with lenient."""
     path, classes = moved(tmp_path, "7, x64", [])
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(DamagedInputError, match="not a whole number"):
@@ -208,7 +207,7 @@ def test_a_dump_that_was_cut_short_is_not_mended(tmp_path: Path) -> None:
 
 
 def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path) -> None:
-    """A Windows that was understood stays so; a remark tells of tables that name frames far off."""
+    """A Windows that was found stays; a remark tells the tables that name distant frames."""
     path = tmp_path / "dump"
     truth = forge(path, profiles()["Win7SP1x64"], size=32 * MIB, processes=8, seed=3)
     words = np.fromfile(path, "<u8").reshape(-1, 512)
@@ -223,7 +222,7 @@ def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path)
     words[roots, 1] = (tables[100:].astype(np.uint64) + shift) << 12 | flags
     top = truth.processes[3].dtb // PAGE
     free = np.flatnonzero(words[top, 1:256] == 0)[0] + 1
-    words[top, free] = len(words) + 50 << 12 | flags  # just beyond memory: the dump is in doubt
+    words[top, free] = len(words) + 50 << 12 | flags  # just beyond memory, so the dump is in doubt
     words.tofile(path)
     snapshot = memory_visualizer.open(path)
     np.testing.assert_array_equal(LABELS[snapshot.classes], classes)
@@ -235,7 +234,7 @@ def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path)
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_too_many_pages_that_look_like_tables_are_remarked_on(more: int, tmp_path: Path) -> None:
-    """Where no system is found, and memory that was moved could be why."""
+    """Without a system, a remark says that memory may have been moved."""
     words = np.zeros((4096, 512), np.uint64)
     tables = 4096 // 8 + 2048 + more
     words[:tables, :100] = np.arange(1, 101) * 0x40_0000 + 0x63
@@ -282,7 +281,7 @@ def shared_page(truth: Truth) -> int:
 
 
 def way(words: Words, top: int, virtual: int) -> list[int]:
-    """The frames that a processor reads on the way to an address, the page's at last."""
+    """The frames on a processor's way to an address; the page's frame comes last."""
     frames = [top]
     for shift in (39, 30, 21, 12):
         entry = int(words[frames[-1], virtual >> shift & 511])
@@ -291,10 +290,10 @@ def way(words: Words, top: int, virtual: int) -> list[int]:
 
 
 def survives(old: Truth, words: Words, begin: int) -> bool:
-    """Whether enough is left of a boot, of which only frames from `begin` on are.
+    """Whether enough is left of a boot if only frames from `begin` on remain.
 
-    That is its KUSER_SHARED_DATA, and a way there from two address spaces in the kernel's half, or
-    from three in the user's; ended or not.
+    Enough is its KUSER_SHARED_DATA with a way there from two address spaces in the kernel's half,
+    or from three in the user's; the processes may have ended.
     """
     roots = [process.dtb // PAGE for process in old.processes if process.dtb >= begin * PAGE]
     kernel, user = (
@@ -308,9 +307,9 @@ def survives(old: Truth, words: Words, begin: int) -> bool:
 @pytest.mark.parametrize("later", ["new", "old"])
 @pytest.mark.many
 def test_the_later_of_two_boots_is_painted(name: str, later: str, tmp_path: Path) -> None:
-    """Though the tables of both name themselves, and lead to a page where they must."""
+    """The tables of both boots name themselves and lead to KUSER_SHARED_DATA; the later counts."""
     profile, path = profiles()[name], tmp_path / "dump"
-    begin, end = 0x400, 4096  # there the old boot's frames are left as they were
+    begin, end = 0x400, 4096  # the old boot's frames stay there
     hole = [(begin, end - begin)]
     new = forge(path, profile, size=32 * MIB, processes=8, seed=1, holes=hole)
     words = np.fromfile(path, "<u8").reshape(-1, 512)
@@ -340,7 +339,7 @@ def test_the_later_of_two_boots_is_painted(name: str, later: str, tmp_path: Path
 
 
 def time(year: int) -> npt.NDArray[np.uint8]:
-    """The beginning of a year as Windows counts, nearly: 100 ns since 1601."""
+    """The beginning of a year, nearly, in Windows' time: 100 ns since 1601."""
     ticks = np.array([(year - 1601) * 365.2425 * 86400 * 10**7]).astype("<u8")
     return ticks.view("u1")
 
@@ -350,7 +349,7 @@ def time(year: int) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("first", [1, 100])
 def test_a_linux_kernel_says_where_it_lies(first: int, tmp_path: Path) -> None:
-    """As where the first ranges of memory were left out."""
+    """The kernel tells its address, as after the first ranges of memory were left out."""
     path = tmp_path / "dump"
     truth = forge_linux(path, "6.1", size=32 * MIB, processes=8)
     contents = path.read_bytes()
@@ -380,7 +379,7 @@ def test_a_header_in_front_of_linux(header: int, *, is_whole: bool, tmp_path: Pa
 @pytest.mark.parametrize("era", ["6.1", "5.10", "4.19"])
 @pytest.mark.many
 def test_a_hole_left_out_of_linux(era: str, seed: int, tmp_path: Path) -> None:
-    """Whether its kernel lies before the hole or behind it."""
+    """The hole may lie behind the kernel or before it."""
     path = tmp_path / "dump"
     truth = forge_linux(
         path, era, size=64 * MIB, processes=12, hole=True, five_levels=seed % 2 == 1, seed=seed
@@ -410,7 +409,7 @@ def test_how_far_memory_reached_where_linux_was_cut(tmp_path: Path) -> None:
 
 
 def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
-    """As LiME's, written without their headers: the first ends at 0x9fbff on many machines."""
+    """LiME's ranges without their headers: the first ends at 0x9fbff on many machines."""
     path = tmp_path / "dump"
     forge_linux(path, "6.1", size=32 * MIB, processes=8)
     contents = path.read_bytes()
@@ -421,7 +420,7 @@ def test_ranges_that_end_within_a_page_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_pieces_than_any_memory_has() -> None:
-    """The pieces with the fewest tables are left out, and a remark tells how many."""
+    """The pieces with the fewest tables are left out, and a remark counts them."""
     budget = Budget(16)
     limit = budget.limit("piece of misplaced memory")
     shift = np.repeat(np.arange(limit + 3) * 256, np.arange(limit + 3) + 2)

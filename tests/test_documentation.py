@@ -1,4 +1,4 @@
-"""The documentation is true: examples run, pages are made of the docstrings, help is as printed."""
+"""The documentation is true: examples run, the reference builds, help is as printed."""
 
 import doctest
 import importlib
@@ -30,7 +30,7 @@ MODULES = sorted(
 
 
 def test_examples_in_docstrings() -> None:
-    """All doctests of all modules."""
+    """The doctests of all modules pass."""
     attempted = 0
     for name in MODULES:
         result = doctest.testmod(importlib.import_module(name))
@@ -42,7 +42,7 @@ def test_examples_in_docstrings() -> None:
 @pytest.mark.packaging
 @pytest.mark.long
 def test_pages_of_the_library(tmp_path: Path) -> None:
-    """There is one for each module, and they are made without a warning."""
+    """There is a page for each module, and pdoc does not warn."""
     named = [name for name in MODULES if not brought_along(name)]
     result = subprocess.run(
         [sys.executable, "-m", "pdoc", "memory_visualizer", *named, "-o", tmp_path],
@@ -59,14 +59,14 @@ def test_pages_of_the_library(tmp_path: Path) -> None:
 
 
 def brought_along(name: str) -> bool:
-    """Whether pdoc makes a module's page for its package's sake: if that does not leave it out."""
+    """Whether pdoc makes a module's page with its package's, as the package does not hide it."""
     package, _, own = name.rpartition(".")
     public = getattr(importlib.import_module(package), "__all__", None)
     return package != "memory_visualizer" and (public is None or own in public)
 
 
 def test_help_in_the_chapter_on_memviz() -> None:
-    """docs/using.md shows what `memviz --help` prints, to the letter."""
+    """The help in docs/using.md equals that of `memviz --help`."""
     result = subprocess.run(
         [sys.executable, "-m", "memory_visualizer", "--help"],
         capture_output=True,
@@ -85,19 +85,19 @@ def test_help_in_the_chapter_on_memviz() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    """Files that the documents point to are there."""
+    """The files that documents link to exist."""
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
     for target in targets:
         assert (ROOT / name).parent.joinpath(target).exists(), target
 
 
 def test_the_readme_is_short() -> None:
-    """What does not fit into it has a page in docs/."""
+    """It has at most 150 lines; the rest belongs into docs/."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_one_version() -> None:
-    """The program's, that of the first release in CHANGELOG.md, and that to be cited."""
+    """Program, CHANGELOG.md's first release and CITATION.cff have the same version."""
     changed = re.search(r"^## (\S+), (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert changed
     citation = (ROOT / "CITATION.cff").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ print what is written below them, and snippets run."""
+"""Commands in README.md and docs/ print the output below them, and snippets run."""
 
 import doctest
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.frontdoor, pytest.mark.posix]
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REAL = "debian12.raw"
-"""How the pages name the real guest's memory."""
+"""The name of the real guest's memory in the documents."""
 SKIPPED_LINES = r"(?:.*\n)*?"
 
 
@@ -28,7 +28,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def commands(document: Path) -> list[tuple[str, str]]:
-    """Each command of a document, and a pattern of what it prints.
+    """Each command of a document, and a pattern of its output.
 
     A line ``…`` stands for any lines.
     """
@@ -42,7 +42,7 @@ def commands(document: Path) -> list[tuple[str, str]]:
 
 
 def documents_with_commands() -> list[ParameterSet]:
-    """Their paths; those that show the real guest are marked."""
+    """Paths of documents with commands; documents with the real guest are marked."""
     return [
         pytest.param(
             str(document.relative_to(ROOT)),
@@ -55,7 +55,7 @@ def documents_with_commands() -> list[ParameterSet]:
 
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dump that ``./visualizer.sh --demo`` writes."""
+    """The dump from ``./visualizer.sh --demo``."""
     path = tmp_path_factory.mktemp("demo") / "demo.raw"
     arguments = ["Win10x64_17763", str(path), "--size", "64M"]
     subprocess.run([sys.executable, "-m", "tests.synth", *arguments], cwd=ROOT, check=True)
@@ -87,7 +87,7 @@ def memviz(tmp_path: Path) -> dict[str, str]:
 def test_commands_print_what_is_shown(
     name: str, demo: Path, memviz: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """One after the other, in one folder; those on the real guest where its memory is at hand."""
+    """A document's commands run in order in a folder; the real guest's only if its dump is here."""
     shown = commands(ROOT / name)
     if any(REAL in command for command, _ in shown):
         raw, _ = request.getfixturevalue("qemu_core")
@@ -106,7 +106,7 @@ def test_commands_print_what_is_shown(
 
 
 def test_the_documents_show_enough() -> None:
-    """A change of their form must not leave the tests above with nothing to do."""
+    """The tests above have commands to run, whatever form documents have."""
     assert len(commands(ROOT / "README.md")) >= 5
     questions = re.findall(
         r"^## \d+\. .*\?$", (ROOT / "docs/cookbook.md").read_text(), re.MULTILINE
@@ -116,7 +116,7 @@ def test_the_documents_show_enough() -> None:
 
 
 def test_the_librarys_chapter(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its examples, as doctests on the demo's dump."""
+    """The examples of the chapter pass as doctests on the demo's dump."""
     for package in ("pandas", "pyarrow"):
         pytest.importorskip(package)
     monkeypatch.chdir(demo)

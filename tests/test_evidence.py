@@ -1,4 +1,4 @@
-"""A dump is evidence: opened for reading only, and the same afterwards."""
+"""A dump is evidence: it is opened only for reading, and stays the same."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("format_", containers.WRITERS)
 @pytest.mark.many
 def test_dump_is_only_read(format_: str, memory: bytes, strace: str, tmp_path: Path) -> None:
-    """With all outputs asked for, it is opened for reading each time; bytes and times stay."""
+    """With all outputs it is only opened for reading; bytes and times stay."""
     dump = tmp_path / "evidence.dump"
     containers.WRITERS[format_](dump, [(0, memory)])
     contents, before = dump.read_bytes(), dump.stat()
@@ -53,7 +53,7 @@ def test_dump_is_only_read(format_: str, memory: bytes, strace: str, tmp_path: P
 
 
 def test_the_renderer_only_reads_it(memory: bytes, strace: str, tmp_path: Path) -> None:
-    """imagegenerator.py likewise."""
+    """imagegenerator.py opens the dump only for reading."""
     dump, map_, log = tmp_path / "evidence.raw", tmp_path / "a.map", tmp_path / "log"
     dump.write_bytes(memory)
     map_.write_text("0x1000 0x2000 0x1000 True\n")
@@ -69,9 +69,9 @@ def test_the_renderer_only_reads_it(memory: bytes, strace: str, tmp_path: Path) 
 
 
 def test_a_folder_that_is_read_only(memory: bytes, tmp_path: Path) -> None:
-    """Said before the work, in a sentence."""
+    """A read-only folder is told in a sentence before any work."""
     if os.geteuid() == 0:
-        folder = Path("/proc/self")  # nobody can write there, not even root
+        folder = Path("/proc/self")  # no user can write there, not even root
     else:
         folder = tmp_path / "locked"
         folder.mkdir(mode=0o555)

@@ -64,7 +64,7 @@ class Files:
 
     @property
     def png(self) -> Path:
-        """Where the picture goes."""
+        """The picture's path."""
         return self.folder / "out.png"
 
     def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -72,7 +72,7 @@ class Files:
         return run([str(self.dump), str(self.map), "-o", str(self.png), *options])
 
     def check_failed(self, *options: str, code: int, sentence: str) -> None:
-        """The program ends with that code, says just that sentence, and writes no picture."""
+        """The program ends with that code, exactly that sentence, and no picture."""
         result = self.run(*options)
         assert result.stderr == f"imagegenerator.py: {sentence}\n"
         assert (result.returncode, result.stdout) == (code, "")
@@ -82,7 +82,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """The example."""
+    """The example's files."""
     files = Files(tmp_path)
     files.dump.write_bytes(DUMP)
     files.map.write_text(MAP)
@@ -113,7 +113,7 @@ def painted(path: Path) -> list[str]:
 
 
 def test_picture_and_printed_legend(files: Files) -> None:
-    """Each frame in its colour; counts and percentages on standard output."""
+    """Each frame has its colour; standard output has counts and percentages."""
     result = files.run()
     assert (result.returncode, result.stderr) == (0, "")
     assert painted(files.png) == PAINTED
@@ -129,7 +129,7 @@ def test_picture_and_printed_legend(files: Files) -> None:
 
 
 def test_png_and_its_text_chunks(files: Files) -> None:
-    """Mode P and the chunks that other programs read; the same bytes when run again."""
+    """The mode is P, other programs' chunks are there, and bytes repeat on each run."""
     files.run()
     with Image.open(files.png) as picture:
         assert picture.mode == "P"
@@ -146,7 +146,7 @@ def test_png_and_its_text_chunks(files: Files) -> None:
 
 
 def test_name_goes_to_the_images_folder(files: Files) -> None:
-    """NAME stands for images/NAME.png beside the program; the folder is made when missing."""
+    """NAME means images/NAME.png beside the program; the folder is made if missing."""
     program = files.folder / "imagegenerator.py"
     shutil.copy(PROGRAM, program)
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_name_goes_to_the_images_folder(files: Files) -> None:
 
 
 def test_map_from_standard_input(files: Files) -> None:
-    """A pipe, with the seed's decimal numbers and CRLF."""
+    """A map with the seed's decimal numbers and CRLF is read from a pipe."""
     decimal = "0 0 4096 False\r\n4096 4096 8192 True\r\n8192 8192 4096 False\r\n0 20480 4096 False"
     result = run([str(files.dump), "-", "-o", str(files.png)], stdin=decimal)
     assert (result.returncode, result.stderr) == (0, "")
@@ -163,7 +163,7 @@ def test_map_from_standard_input(files: Files) -> None:
 
 
 def test_width(files: Files) -> None:
-    """--width gives the width, and as many rows as are needed."""
+    """--width sets the width; there are as many rows as needed."""
     files.run("--width", "2")
     with Image.open(files.png) as picture:
         assert picture.size == (2, 3)
@@ -171,7 +171,7 @@ def test_width(files: Files) -> None:
 
 
 def test_drawn_legend(files: Files) -> None:
-    """--legend leaves the picture at its place and stands below."""
+    """--legend leaves the picture at its place, and adds the legend below."""
     files.run("--legend", "--palette", "colour-blind", "--width", "2")
     with Image.open(files.png) as picture:
         assert picture.mode == "P"
@@ -186,20 +186,20 @@ def test_drawn_legend(files: Files) -> None:
 
 
 def test_missing_dump(files: Files) -> None:
-    """Named, with exit code 2."""
+    """A missing dump is named, with exit code 2."""
     files.dump.unlink()
     sentence = f"cannot read {files.dump}: No such file or directory"
     files.check_failed(code=2, sentence=sentence)
 
 
 def test_missing_map(files: Files) -> None:
-    """Named, with exit code 2."""
+    """A missing map is named, with exit code 2."""
     files.map.unlink()
     files.check_failed(code=2, sentence=f"cannot read {files.map}: No such file or directory")
 
 
 def test_empty_dump(files: Files) -> None:
-    """There is nothing to paint, lenient or not."""
+    """An empty dump is refused, lenient or not."""
     files.dump.write_bytes(b"")
     sentence = f"{files.dump} holds 0 bytes, less than one page"
     files.check_failed(code=2, sentence=sentence)
@@ -210,7 +210,7 @@ LENIENT = "(--lenient paints what can be painted)"
 
 
 def test_partial_page(files: Files) -> None:
-    """An error that --lenient turns into a note."""
+    """A partial page is an error, and with --lenient a note."""
     files.dump.write_bytes(DUMP + b"rest")
     sentence = f"{files.dump} is not a whole number of 4,096-byte pages: 4 bytes follow page 6"
     files.check_failed(code=2, sentence=f"{sentence} {LENIENT}")
@@ -223,7 +223,7 @@ def test_partial_page(files: Files) -> None:
 
 
 def test_broken_line(files: Files) -> None:
-    """An error with the line's number; --lenient skips and counts."""
+    """An error names the line; --lenient skips and counts such lines."""
     files.map.write_text(MAP.replace("0x2000        0x1000", "2000h 0x1000") + "junk\n")
     reason = "line 5: the physical address is not a number below 2**64"
     files.check_failed(code=2, sentence=f"{files.map}, {reason} {LENIENT}")
@@ -236,7 +236,7 @@ def test_broken_line(files: Files) -> None:
 
 
 def test_frame_beyond_the_dump(files: Files) -> None:
-    """An error with the line's number; --lenient cuts and counts."""
+    """An error names the line; --lenient cuts and counts such lines."""
     files.map.write_text(MAP.replace("0x5000        0x1000", "0x5000 0x200000"))
     reason = "line 6: the mapping reaches to 0x204fff, beyond the dump's 6 pages"
     files.check_failed(code=2, sentence=f"{files.map}, {reason} {LENIENT}")
@@ -249,7 +249,7 @@ def test_frame_beyond_the_dump(files: Files) -> None:
 
 
 def test_map_without_rows(files: Files) -> None:
-    """Painted, but not in silence: most likely the plugin failed."""
+    """The dump is painted with a warning, since most likely the plugin failed."""
     files.map.write_text(MAP.split("0x", 1)[0])
     result = files.run()
     assert result.returncode == 0
@@ -276,7 +276,7 @@ def test_map_without_rows(files: Files) -> None:
 )
 @pytest.mark.many
 def test_usage_errors(arguments: list[str], sentence: str) -> None:
-    """Exit code 2 and what is wrong."""
+    """A usage error is explained, with exit code 2."""
     result = run(arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert sentence in result.stderr
@@ -294,7 +294,7 @@ def test_help() -> None:
 
 @pytest.mark.parametrize("source", ["dump.raw", "dump.map"])
 def test_inputs_are_never_overwritten(files: Files, source: str) -> None:
-    """Not even under another name."""
+    """An input is not overwritten, not even under another name."""
     link = files.folder / "link.png"
     link.hardlink_to(files.folder / source)
     result = run([str(files.dump), str(files.map), "-o", str(link)])
@@ -304,7 +304,7 @@ def test_inputs_are_never_overwritten(files: Files, source: str) -> None:
 
 
 def test_what_others_wrote_stays(files: Files) -> None:
-    """Unless --force is given; and then, too, what may be a dump."""
+    """Another program's file stays without --force; a possible dump stays even with it."""
     files.png.write_bytes(b"mine")
     result = files.run()
     assert (result.returncode, result.stdout) == (1, "")
@@ -323,7 +323,7 @@ def test_what_others_wrote_stays(files: Files) -> None:
 
 
 def test_another_dump_of_that_name(files: Files) -> None:
-    """Its picture in images/ is not replaced unasked."""
+    """The other dump's picture in images/ stays without --force."""
     copy = files.folder / "checkout"
     copy.mkdir()
     shutil.copy(PROGRAM, copy)
@@ -342,7 +342,7 @@ def test_another_dump_of_that_name(files: Files) -> None:
 
 @pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdout", marks=pytest.mark.posix)])
 def test_standard_output(files: Files, name: str) -> None:
-    """The picture alone; the legend goes to standard error."""
+    """Standard output has the picture only; standard error has the legend."""
     assert files.run().returncode == 0
     command = [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", name]
     result = subprocess.run(command, capture_output=True, check=True)
@@ -351,7 +351,7 @@ def test_standard_output(files: Files, name: str) -> None:
 
 
 def test_output_folder_is_missing(files: Files) -> None:
-    """Exit code 1: the input is not to blame."""
+    """A missing output folder gives exit code 1, as the input is sound."""
     path = files.folder / "nowhere" / "a.png"
     result = files.run("-o", str(path))
     assert (result.returncode, result.stdout) == (1, "")
@@ -360,7 +360,7 @@ def test_output_folder_is_missing(files: Files) -> None:
 
 @pytest.mark.posix
 def test_output_is_a_pipe(files: Files) -> None:
-    """What is not a plain file stays what it is."""
+    """A pipe as output is refused, and stays."""
     os.mkfifo(files.png)
     result = files.run()
     assert result.returncode == 1
@@ -372,7 +372,7 @@ def test_output_is_a_pipe(files: Files) -> None:
 
 @pytest.mark.posix
 def test_full_disk(files: Files) -> None:
-    """The old picture stays, and no half of the new one."""
+    """The old picture stays, and no part of the new one."""
     assert files.run().returncode == 0
     old = files.png.read_bytes()
     result = subprocess.run(
@@ -389,7 +389,7 @@ def test_full_disk(files: Files) -> None:
 
 
 def test_nobody_reads_the_legend(files: Files) -> None:
-    """A closed pipe is no reason for a traceback."""
+    """A closed pipe does not cause a traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
@@ -413,11 +413,11 @@ def test_interrupt(files: Files) -> None:
         stderr=subprocess.PIPE,
     )
     assert process.stdin and process.stderr
-    # More than a pipe holds: once it is written, the program is at work on it.
+    # The map is larger than a pipe: once it is written, the program is reading.
     process.stdin.write(b"0 0 4096 True\n" * 100_000)
     process.send_signal(signal.SIGINT)
-    # A signal that comes just before a read is seen when the read ends; as with a real Ctrl-C,
-    # which ends the program at the pipe's other side, too.
+    # A signal just before a read takes effect when the read ends, as a real Ctrl-C also ends the
+    # program at the other side of the pipe.
     process.stdin.close()
     assert process.wait(60) == 130
     assert process.stderr.read() == b"imagegenerator.py: interrupted\n"
@@ -447,7 +447,7 @@ def test_hostile_names(files: Files) -> None:
 @pytest.mark.posix
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colour_on_a_terminal(files: Files, no_color: str) -> None:
-    """Swatches on a terminal, and none where NO_COLOR is set."""
+    """A terminal gets swatches, unless NO_COLOR is set."""
     master, slave = pty.openpty()
     subprocess.run(
         [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", str(files.png)],
@@ -460,7 +460,7 @@ def test_colour_on_a_terminal(files: Files, no_color: str) -> None:
     try:
         while chunk := os.read(master, 4096):
             output += chunk
-    except OSError:  # how Linux says that the other side is closed
+    except OSError:  # Linux' error if the other side is closed
         pass
     finally:
         os.close(master)

@@ -1,4 +1,4 @@
-"""What a dump may cost, and that whatever is refused is told."""
+"""The limits on a dump's costs; each refusal is told."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.synth import MIB
 
 @pytest.mark.parametrize("thing", sorted(RATES))
 def test_limits_grow_with_memory(thing: str) -> None:
-    """More memory, more of everything; a small one has something of each."""
+    """Limits grow with memory, and even a small memory has some of each."""
     limits = [Budget(frames).limit(thing) for frames in (1, 1 << 16, 1 << 20, 1 << 28)]
     assert limits == sorted(set(limits))
     assert limits[0] > 0
@@ -23,7 +23,7 @@ def test_limits_grow_with_memory(thing: str) -> None:
 
 
 def test_nothing_is_refused_in_silence() -> None:
-    """One sentence for each kind of thing; what is asked for again is not counted again."""
+    """Each kind of refused thing has one sentence, which counts a repeated request once."""
     budget = Budget(16)
     assert not budget.remarks
     values = np.arange(10)
@@ -40,7 +40,7 @@ def test_nothing_is_refused_in_silence() -> None:
 
 
 def test_all_of_a_kind_are_noted_once() -> None:
-    """The largest number of things left out of all of a kind counts, not the sum."""
+    """For refusals of whole kinds, the largest number counts, not the sum."""
     budget = Budget(16)
     for count in (0, 3, 2):
         budget.note("address space", count)
@@ -53,7 +53,7 @@ def test_all_of_a_kind_are_noted_once() -> None:
 
 
 def test_owners_share_a_limit() -> None:
-    """An owner with more things than anybody has costs the others nothing."""
+    """An owner with more things than anybody else does not cost others theirs."""
     budget = Budget(0)
     limit = budget.limit("heap")
     assert budget.shares("heap", np.array([3, limit - 6, 3])).tolist() == [3, limit - 6, 3]
@@ -67,7 +67,7 @@ def test_owners_share_a_limit() -> None:
 
 
 def test_places_of_a_text() -> None:
-    """As many places as the budget allows, wherever batches meet; the others are noted."""
+    """As many places as the budget allows are kept, across batches; the others are counted."""
     rng = np.random.default_rng(5)
     contents = rng.integers(0, 3, (1 << 21) + 77, dtype=np.uint8)
     text = bytes([1, 2, 0, 1, 1, 2, 0, 2, 2])
@@ -85,6 +85,12 @@ def test_places_of_a_text() -> None:
     )
 
 
+def test_too_many_resources_are_told(tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(crafted("Linux, resources", 32 * MIB))
+    remarks = memory_visualizer.open(tmp_path / "dump").remarks
+    assert any("rest of the list of resources left out" in remark for remark in remarks)
+
+
 @pytest.mark.parametrize("thing", sorted(RATES))
 def test_plurals(thing: str) -> None:
     assert plural(thing) != thing
@@ -93,7 +99,7 @@ def test_plurals(thing: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CRAFTED if "own anywhere" in name])
 def test_too_many_are_told(name: str, tmp_path: Path) -> None:
-    """A dump of nothing but pages that name themselves."""
+    """A dump of pages that name themselves gets a remark with the number left out."""
     (tmp_path / "dump").write_bytes(crafted(name, 16 * MIB))
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert any(

@@ -1,7 +1,7 @@
-"""A second opinion on the synthetic dumps: MemProcFS, which knows nothing of Volatility.
+"""A second opinion on the synthetic dumps: MemProcFS, which does not use Volatility.
 
-It accepts 64-bit images of Vista and later that look like the real thing, finds the processes
-with its own methods, and maps their page tables with its own walker.
+It accepts 64-bit images of Vista and later that look real, finds processes with its own methods,
+and maps their page tables with its own walker.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_lists_the_processes_and_maps_their_pages(
         for owner in truth.listed:
             process = seen[truth.processes[owner].pid]
             assert process.dtb == truth.processes[owner].dtb & ~0xFFF
-            if not process.is_usermode:  # of these it also lists the kernel's half
+            if not process.is_usermode:  # for these it also lists the kernel's half
                 continue
             expected = user_pages(truth, owner)
             assert addresses(process) == set(expected)
@@ -65,19 +65,20 @@ LISTS = {
     "Active": "active",
     "Transit": "transition",
 }
-"""Its words for the lists of the page frame database, as it spells them."""
+"""MemProcFS's names for the lists of the page frame database."""
 USES = {
-    "ProcPriv": {"process private", "session", "kernel"},  # all that one process's tables have
-    "PageTable": {"page table", "kernel"},  # large pages of the kernel, too
+    "ProcPriv": {"process private", "session", "kernel"},  # all pages in one process's tables
+    "PageTable": {"page table", "kernel"},  # also large pages of the kernel
     "DriverLock": {"driver locked", "AWE"},
-    "File": {"mapped file", "metafile", "image", "shareable"},  # what was not changed
+    "File": {"mapped file", "metafile", "image", "shareable"},  # unchanged pages
     "Shareable": {"mapped file", "metafile", "image", "shareable"},
     "Unused": {"unused", "unknown"},
 }
-"""For each of its words for uses what this program may say; "-" is what it does not know."""
+"""For each of MemProcFS's names for uses, this program's possible answers; "-" means unknown."""
 
 
-# It knows the layout of records by the build: that of a preview of Windows 10 (9841) it takes for
+# MemProcFS takes layouts from the build: a preview of Windows 10 (9841) gets Windows 8's, and the
+# profile Win81U1x64, which names build 17031, gets Windows 10's.
 # Windows 8's, and the profile Win81U1x64 names a build (17031) that it takes for Windows 10's.
 _OTHER_BUILDS = ("Win10x64", "Win81U1x64")
 
@@ -85,7 +86,7 @@ _OTHER_BUILDS = ("Win10x64", "Win81U1x64")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _OTHER_BUILDS])
 @pytest.mark.many
 def test_has_each_frame_on_the_same_list(name: str, memprocfs: ModuleType, tmp_path: Path) -> None:
-    """The state of each frame, the kind of its use, and the process behind its record."""
+    """State, kind of use, and the process of each frame's record agree."""
     truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, database=True)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     records = snapshot.records
@@ -96,13 +97,13 @@ def test_has_each_frame_on_the_same_list(name: str, memprocfs: ModuleType, tmp_p
     finally:
         vmm.close()
     rows = list(seen.values()) if isinstance(seen, dict) else seen
-    assert len({row["pfn"] for row in rows}) >= truth.frames - 1  # it has none for frame 0
+    assert len({row["pfn"] for row in rows}) >= truth.frames - 1  # MemProcFS has none for frame 0
     known = {truth.processes[i].pid for i in truth.listed} - {4}
     owned = 0
     for row in rows:
         frame = row["pfn"]
         state, use = WindowsState(records.states[frame]).label, PageUse(records.uses[frame]).label
-        # Where the record is empty this program says that it does not know.
+        # For an empty record this program says unknown.
         assert LISTS[row["tp"]] == state or (row["tp"] == "Zero" and state == "unknown"), row
         assert row["tpex"] == "-" or use in USES[row["tpex"]], (row, use)
         pid = snapshot.processes[records.last_owners[frame]].pid
@@ -116,9 +117,9 @@ def test_has_each_frame_on_the_same_list(name: str, memprocfs: ModuleType, tmp_p
 
 
 def user_pages(truth: Truth, owner: int) -> dict[int, int]:
-    """Virtual to physical address of each 4 KiB that a process reaches in user mode.
+    """Virtual to physical address of each 4 KiB that a process can use in user mode.
 
-    Without pages in transition, which the processor does not reach.
+    Pages in transition are left out, as the processor cannot use them.
     """
     notes = truth.mappings[(truth.mappings["owner"] == owner) & truth.mappings["user"]]
     pages = {}
@@ -135,7 +136,7 @@ def trimmed(truth: Truth, owner: int) -> set[int]:
 
 
 def engine_addresses(snapshot: Snapshot, pid: int) -> set[int]:
-    """Virtual addresses of each 4 KiB that a process reaches in user mode, by our own engine."""
+    """Virtual addresses of each 4 KiB that a process can use in user mode, by our own engine."""
     [index] = [i for i, process in enumerate(snapshot.processes) if process.pid == pid]
     rows = snapshot.mappings.take(snapshot.mappings.is_user & (snapshot.mappings.space == index))
     return {
@@ -151,7 +152,7 @@ def addresses(process: ModuleType) -> set[int]:
     for run in process.maps.pte(False):
         for number in range(run["pages"]):
             virtual = run["va"] + number * PAGE_SIZE
-            if run["pages-sw"]:  # some of the run is not present: ask page by page
+            if run["pages-sw"]:  # only a part of the run is present: ask page by page
                 try:
                     process.memory.virt2phys(virtual)
                 except RuntimeError:

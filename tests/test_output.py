@@ -1,4 +1,4 @@
-"""Output files: whole or not at all, whatever comes in between."""
+"""Output files are written whole or not at all, despite any interruption."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from tests.synth import MIB, containers, forge, profiles
 
 OLD = f'{{\n  "generator": "{GENERATOR}"\n}}\n'.encode()
-"""What an output of this program may hold: it may be replaced."""
+"""Contents of an output of this program, which may be replaced."""
 
 
 def test_appears_at_the_end(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.posix
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_ended_from_outside(name: str, code: int, tmp_path: Path) -> None:
-    """A command that is told to end leaves nothing half written."""
+    """A terminated command leaves no half-written file."""
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -85,7 +85,7 @@ sys.exit(run("test", work))
 
 @pytest.mark.posix
 def test_killed(tmp_path: Path) -> None:
-    """Without a chance to tidy up: no leftover, and the old file is as it was."""
+    """A killed command leaves no extra file, and the old file stays."""
     (tmp_path / "a").write_bytes(OLD)
     program = """
 import os, signal
@@ -104,7 +104,7 @@ with whole_file(Path("a")) as file:
 
 @pytest.mark.posix
 def test_where_files_must_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that knows no unnamed files: whole or not at all, still."""
+    """Without unnamed files in the file system, files are still written whole or not at all."""
     monkeypatch.setattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
     path = tmp_path / "a"
     with pytest.raises(ValueError, match="half"), whole_file(path) as file:
@@ -118,7 +118,7 @@ def test_where_files_must_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_permissions_are_the_users_own(tmp_path: Path) -> None:
-    """As of any other new file."""
+    """Permissions are those of any other new file."""
     (tmp_path / "other").touch()
     with whole_file(tmp_path / "a") as file:
         file.write(b"new")
@@ -126,7 +126,7 @@ def test_permissions_are_the_users_own(tmp_path: Path) -> None:
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    """Each writes its own; the last one to end is there, whole."""
+    """Each writes its own whole file; the last one to finish stays."""
     path = tmp_path / "a"
     with whole_file(path) as one, whole_file(path) as other:
         one.write(OLD + b"1" * 1000)
@@ -137,7 +137,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_the_disk_is_full(tmp_path: Path) -> None:
-    """A file larger than may be written: a sentence's worth of error, the old file as it was."""
+    """A file beyond the size limit is an error in a sentence, and the old file stays."""
     path = tmp_path / "a"
     path.write_bytes(OLD)
     program = """
@@ -217,7 +217,7 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(OSError) as caught:
             check_target(path)
         assert (caught.value.errno, caught.value.filename) == (error, str(path))
-    # Root may write everywhere, so the system's answer is played.
+    # Root may write everywhere, so the test plays the system's answer.
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="its folder cannot be written to"):
         check_target(tmp_path / "a")
@@ -237,7 +237,7 @@ OWN = ("a.png", "a.html", "a.json", "a.csv", "a.npz", "a.parquet", "a.map")
 
 
 def write_own(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
-    """Write an output of the kind that the path's ending names."""
+    """Write an output of the kind that the path's ending tells."""
     if path.suffix == ".png":
         colouring = by_class(snapshot, DEFAULT)
         picture = picture_of(snapshot.dump, colouring)
@@ -256,7 +256,7 @@ def write_own(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
 
 
 def write_foreign(path: Path) -> None:
-    """Write a sound file of such a kind as other programs do."""
+    """Write a sound file of such a kind, as other programs do."""
     if path.suffix == ".png":
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text("Software", "Another Visualizer 1")
@@ -284,7 +284,7 @@ def write_foreign(path: Path) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_what_this_program_wrote_is_replaced(name: str, snapshot: Snapshot, tmp_path: Path) -> None:
-    """Each kind is known by its own mark, whatever it is called."""
+    """The mark in each kind of file tells it, whatever its name."""
     write_own(tmp_path / name, snapshot)
     assert is_own(tmp_path / name)
     check_target(tmp_path / name)
@@ -296,7 +296,7 @@ def test_what_this_program_wrote_is_replaced(name: str, snapshot: Snapshot, tmp_
 
 @pytest.mark.parametrize("name", OWN)
 def test_what_another_program_wrote_is_not(name: str, snapshot: Snapshot, tmp_path: Path) -> None:
-    """Not even where it mentions this one; but if that is asked for."""
+    """Another program's file stays even if it names this program; --force replaces it."""
     path = tmp_path / name
     write_foreign(path)
     before = path.read_bytes()
@@ -310,7 +310,7 @@ def test_what_another_program_wrote_is_not(name: str, snapshot: Snapshot, tmp_pa
 
 
 def test_an_empty_file_is_no_evidence(snapshot: Snapshot, tmp_path: Path) -> None:
-    """As mktemp makes it."""
+    """An empty file, as mktemp makes it, is replaced."""
     (tmp_path / "a.json").touch()
     write_own(tmp_path / "a.json", snapshot)
     assert json.loads((tmp_path / "a.json").read_text())
@@ -318,7 +318,7 @@ def test_an_empty_file_is_no_evidence(snapshot: Snapshot, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("format_", [name for name in containers.WRITERS if name != "raw"])
 def test_a_dump_is_never_replaced(format_: str, tmp_path: Path) -> None:
-    """Of no known format, small as it may be, and whatever it is called."""
+    """A small dump of any format stays, whatever its name."""
     path = tmp_path / "a.csv"
     containers.WRITERS[format_](path, [(0, bytes(4096) + b"x" * 4096)])
     before = path.read_bytes()
@@ -330,7 +330,7 @@ def test_a_dump_is_never_replaced(format_: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("begin", [b"QFI\xfb", b"hibr", b"EVF\t\r\n\xff\0", b"\x1f\x8b\x08\0"])
 def test_what_holds_dumps_is_never_replaced(begin: bytes, tmp_path: Path) -> None:
-    """Nor containers that this program cannot read."""
+    """Containers that this program cannot read stay, too."""
     path = tmp_path / "a.csv"
     path.write_bytes(begin + b" and more")
     with pytest.raises(FileExistsError, match="which --force never replaces"):
@@ -338,7 +338,7 @@ def test_what_holds_dumps_is_never_replaced(begin: bytes, tmp_path: Path) -> Non
 
 
 def test_raw_dumps_are_never_replaced(tmp_path: Path) -> None:
-    """They begin anyhow: by their sizes."""
+    """Raw dumps have no magic, so their sizes tell them."""
     path = tmp_path / "a.csv"
     for size, refused in (
         (1 << 20, True),
@@ -357,7 +357,7 @@ def test_raw_dumps_are_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile(tmp_path: Path) -> None:
-    """Between the first look and the last step somebody else may write there."""
+    """A file that appears between the check and the end of writing stays."""
     path = tmp_path / "a.json"
     with pytest.raises(FileExistsError, match="it exists"), whole_file(path) as file:
         file.write(OLD)
@@ -374,7 +374,7 @@ def test_a_file_that_appears_meanwhile(tmp_path: Path) -> None:
 def test_without_what_only_linux_has(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with a name of its own is renamed then."""
+    """Without Linux' functions, a temporary file with a name is renamed."""
     if missing == "O_TMPFILE":
         monkeypatch.delattr(os, "O_TMPFILE")
     else:
@@ -412,7 +412,7 @@ sys.exit(run("test", lambda: 7))
 def test_names_that_windows_forbids(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said in a sentence there; elsewhere they are names like others."""
+    """There a sentence refuses them; elsewhere they are ordinary names."""
     monkeypatch.setattr(output, "_is_windows", False)
     check_target(tmp_path / name)
     monkeypatch.setattr(output, "_is_windows", True)
@@ -423,7 +423,7 @@ def test_names_that_windows_forbids(
 
 
 def test_standard_output(tmp_path: Path) -> None:
-    """What is written goes there at once, after what was printed before."""
+    """Output goes there at once, after earlier prints."""
     program = """
 import sys
 from memory_visualizer.output import STANDARD_OUTPUT, whole_file

@@ -1,4 +1,4 @@
-"""Wheel and sdist are whole, and give a `memviz` that works wherever it is installed."""
+"""Wheel and sdist are complete, and install a `memviz` that works anywhere."""
 
 import shutil
 import subprocess
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.packaging
 
 
 def files(package: Path) -> set[Path]:
-    """All files of a package but compiled ones."""
+    """All files of a package except compiled ones."""
     found = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
     return {path for path in found if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with an sdist and, made of it, a wheel."""
+    """The folder with an sdist, and a wheel made from it."""
     folder = tmp_path_factory.mktemp("built")
     sources = folder / "sources"
     ignored = shutil.ignore_patterns("__pycache__")
@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_licences_are_with_the_package(built: Path) -> None:
-    """Its own, and those of what it bundles, in the wheel and in the sdist."""
+    """The wheel and the sdist have the package's licence and those of bundled parts."""
     [wheel], [sdist] = built.glob("*.whl"), built.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
@@ -56,7 +56,7 @@ def test_licences_are_with_the_package(built: Path) -> None:
 
 
 def test_the_wheel_gives_memviz(built: Path, tmp_path: Path) -> None:
-    """With all parts of the package, in an environment that knows nothing of this checkout."""
+    """The wheel's memviz works with all its parts in an environment without this checkout."""
     environment = tmp_path / "environment"
     [wheel] = built.glob("*.whl")
     python = environment / "bin/python"

@@ -1,4 +1,4 @@
-"""The program on other systems, as far as this one can be made like them: see tests.elsewhere."""
+"""The program on other systems, as far as tests.elsewhere can imitate them."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ from tests.conftest import ROOT
 from tests.elsewhere import environment
 from tests.synth import MIB, containers, forge, profiles
 
-pytestmark = pytest.mark.posix  # they compare the one with the other
+pytestmark = pytest.mark.posix  # they compare both systems
 
 MEMVIZ = ("-m", "memory_visualizer")
 
 
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic Windows, in a file whose name holds what consoles may not have."""
+    """A synthetic Windows, in a file whose name has characters that consoles may lack."""
     path = tmp_path_factory.mktemp("portability") / "mémoire Ω 内存.raw"
     forge(path, profiles()["Win10x64_17763"], size=32 * MIB, processes=8)
     return path
@@ -52,7 +52,7 @@ def _run(
 
 
 def test_nothing_is_left_elsewhere(tmp_path: Path) -> None:
-    """What the other tests are about is really taken away in what they start."""
+    """The functions are really taken away from the programs that the tests start."""
     program = (
         "import os, mmap, signal, sys\n"
         "print([hasattr(os, 'pread'), hasattr(mmap, 'MADV_SEQUENTIAL'), hasattr(signal, 'SIGBUS'),"
@@ -66,7 +66,7 @@ def test_nothing_is_left_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["raw", "lime", "avml", "kdump"])
 @pytest.mark.many
 def test_all_outputs_are_the_same_elsewhere(tmp_path: Path, kind: str, dump: Path) -> None:
-    """Picture, page, tables and summary, byte for byte, of mapped and of packed formats."""
+    """Picture, page, tables and summary are the same bytes, for mapped and packed formats."""
     given = tmp_path / f"dump.{kind}"
     pieces = [(0, dump.read_bytes())]
     getattr(containers, f"write_{kind}")(given, pieces)
@@ -102,7 +102,7 @@ def test_all_outputs_are_the_same_elsewhere(tmp_path: Path, kind: str, dump: Pat
 @pytest.mark.parametrize("command", ["memviz", "imagegenerator.py"])
 @pytest.mark.many
 def test_consoles_without_utf8(tmp_path: Path, dump: Path, encoding: str, command: str) -> None:
-    """What the console cannot show is escaped; nothing ends in a traceback."""
+    """Characters that the console lacks are escaped; no traceback appears."""
     if command == "memviz":
         arguments: list[object] = [*MEMVIZ, dump, "-o", tmp_path / "a.png"]
     else:
@@ -124,7 +124,7 @@ def test_consoles_without_utf8(tmp_path: Path, dump: Path, encoding: str, comman
 
 @pytest.mark.parametrize("name", ["con.raw", "what?.raw", "a|b", "memory: today"])
 def test_names_that_windows_forbids(tmp_path: Path, dump: Path, name: str) -> None:
-    """A picture named by its dump is never given such a name; one that is asked for, neither."""
+    """Such a picture's name is refused, whether given or taken from the dump."""
     given = tmp_path / "dumps" / name
     given.parent.mkdir()
     given.symlink_to(dump)
@@ -137,14 +137,14 @@ def test_names_that_windows_forbids(tmp_path: Path, dump: Path, name: str) -> No
 
 
 def test_errors_of_the_disk_are_sentences_elsewhere(tmp_path: Path) -> None:
-    """Where the file cannot be mapped safely it is read, and what goes wrong is said."""
+    """A file that cannot be mapped safely is read, and an error is a sentence."""
     run = elsewhere(*MEMVIZ, tmp_path, folder=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith(b"memviz: cannot read ")
 
 
 def test_this_system_maps(tmp_path: Path) -> None:
-    """The other tests are about both ways only if this one, on Linux, is the first."""
+    """The other tests compare both ways only if this system, on Linux, maps files."""
     if sys.platform != "linux":
         pytest.skip("only Linux can map a file safely")
     path = tmp_path / "file"

@@ -1,4 +1,4 @@
-"""Runs of a program by a copy of a server are as those by a Python that starts."""
+"""Runs by a copy of the server equal runs by a new Python."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ sys.exit(3)
 
 
 def test_as_if_started(tmp_path: Path) -> None:
-    """The same arguments, folder, streams, exit code and system; as on Windows, too."""
+    """Arguments, folder, streams, exit code and system are the same, also as on Windows."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     forked, started = (
@@ -29,7 +29,7 @@ def test_as_if_started(tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It serves all tests, though pytest names each in a variable."""
+    """One server serves all tests, though pytest sets a variable for each."""
     program = tmp_path / "program.py"
     program.write_text("import os; print(os.getppid())", encoding="utf-8")
     servers = set()

@@ -27,20 +27,20 @@ from memory_visualizer.printable import binary_size, printable
     ],
 )
 def test_printable(text: str, shown: str) -> None:
-    """What is escaped, and how."""
+    """Each kind of unsafe character is escaped in its form."""
     assert printable(text) == shown
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_printable_is_safe_and_unambiguous(one: str, other: str) -> None:
-    """Nothing that is not a visible character or a space is left; no two texts look the same."""
+    """Only visible characters and spaces are left, and different texts stay different."""
     assert all(unicodedata.category(c)[0] not in "CZ" or c == " " for c in printable(one))
     assert (printable(one) == printable(other)) == (one == other)
 
 
 @given(st.text(st.sampled_from("\\xuU01b\x1b\x00\u202e\U000e0041")))
 def test_what_is_shown_tells_the_text(text: str) -> None:
-    """Read as the docstring says, escapes lead back to the text, whatever stands beside them."""
+    """The escapes give the text back, by the docstring's rules, whatever is next to them."""
     escape = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
     def meant(found: re.Match[str]) -> str:
@@ -64,5 +64,5 @@ def test_what_is_shown_tells_the_text(text: str) -> None:
     ],
 )
 def test_binary_size(size: int, shown: str) -> None:
-    """The largest unit that is filled."""
+    """The unit is the largest that gives at least 1."""
     assert binary_size(size) == shown

@@ -1,4 +1,4 @@
-"""Columns of very large dumps lie in scratch files, and nothing else changes."""
+"""Columns of very large dumps are in scratch files, with the same results."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from tests.fuzz.seeds import seed
 
 
 def lies_in_a_file(values: NDArray[Any]) -> bool:
-    """Whether some values lie in a mapped file that has no name."""
+    """Whether values are in a mapped file that has no name."""
     address = values.ctypes.data
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(text, 16) for text in line.split()[0].split("-"))
@@ -48,7 +48,7 @@ def test_the_same_results(system: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_disk_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The column is in memory then, if there is room."""
+    """Without room on the disk, the column is in memory, if there is room."""
 
     def fail(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

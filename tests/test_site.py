@@ -1,4 +1,4 @@
-"""The pages in docs/ become a site in which every link leads somewhere, and which loads nothing."""
+"""The site of docs/: each link leads somewhere, and no page loads anything from elsewhere."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built so that a link or an anchor that leads nowhere is an error."""
+    """The site; a link or an anchor that leads nowhere fails the build."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copy2(ROOT / "zensical.toml", folder)
     ignored = shutil.ignore_patterns("__pycache__")
@@ -51,7 +51,7 @@ def test_each_page_is_in_the_navigation(site: Path) -> None:
 
 
 def test_the_reference_has_every_public_name(site: Path) -> None:
-    """With its docstring."""
+    """Each public name is there with its docstring."""
     reference = (site / "api.html").read_text()
     named = set(re.findall(r'id="memory_visualizer\.(\w+)"', reference))
     assert set(memory_visualizer.__all__) - {"__version__"} <= named
@@ -59,7 +59,7 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
 
 
 def test_pictures_are_there(site: Path) -> None:
-    """Each that a page shows."""
+    """Each picture of a page exists."""
     shown = 0
     for page in site.rglob("*.html"):
         for source in re.findall(r'<img [^>]*src="([^"]+)"', page.read_text()):
@@ -69,7 +69,7 @@ def test_pictures_are_there(site: Path) -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
-    """No script, style, font or picture: whoever reads about evidence tells nobody."""
+    """No script, style, font or picture is on another host, which would learn of the reader."""
     loading = (
         r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//|<link\b[^>]*\bhref="(?:https?:)?//'
     )

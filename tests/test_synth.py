@@ -1,4 +1,4 @@
-"""Synthetic dumps hold what real dumps hold, and their truth agrees with their tables."""
+"""Synthetic dumps are like real ones, and their truth agrees with their tables."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.simple_walker import ADDRESS, LARGE, PRESENT, PROTOTYPE, TRANSITION, 
 from tests.synth import GIB, KERNEL, MIB, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
-# One of each way of paging, and those that differ in what this file looks at.
+# One profile for each way of paging, and profiles that differ in properties tested here.
 KINDS = [
     pytest.param("WinXPSP2x86", {}, id="x86"),
     pytest.param("WinXPSP3x86", {"pae": True}, id="pae-xp"),
@@ -24,7 +24,7 @@ KINDS = [
     pytest.param("Win10x64_17763", {}, id="x64-10"),
 ]
 
-# So much of everything that nothing may lie too close to its neighbour.
+# So many pages of everything that overlaps would show.
 MUCH = {"size": 256 * MIB, "processes": 3, "kernel_pages": 43_000, "user_pages": 2_000}
 LARGE_KINDS = [
     pytest.param("WinXPSP2x86", MUCH, id="x86-large"),
@@ -42,7 +42,7 @@ def pages_of(memory: bytes, truth: Truth, owner: int) -> list[Page]:
 @pytest.mark.parametrize(("name", "options"), [*KINDS, *LARGE_KINDS])
 @pytest.mark.many
 def test_truth_is_what_the_tables_say(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """What was noted when pages were given out equals what a plain walk of the tables finds."""
+    """The records of given pages equal the pages that a plain walk of the tables finds."""
     truth = forge(tmp_path / "dump", profiles()[name], seed=3, **options)
     memory = (tmp_path / "dump").read_bytes()
     notes = truth.mappings
@@ -79,7 +79,7 @@ def test_zero_flags_are_the_contents(name: str, options: dict[str, Any], tmp_pat
 def test_holds_all_that_real_memory_holds(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Every kind of page and of entry that can mislead a reader is there."""
+    """Each kind of page and entry that can mislead a reader is there."""
     truth = forge(tmp_path / "dump", profiles()[name], **options)
     memory = (tmp_path / "dump").read_bytes()
     pages = [pages_of(memory, truth, owner) for owner in truth.listed]
@@ -95,7 +95,7 @@ def test_holds_all_that_real_memory_holds(
     if truth.paging != "x86":
         assert {page.execute for page in everything} == {True, False}
 
-    # Shared by several processes, and the page that kernel and all processes see.
+    # Pages that several processes share, and the page that kernel and all processes map.
     owners = [{page.physical for page in of_one if page.user} for of_one in pages]
     assert sum(len(set.intersection(owners[i], owners[-1])) for i in range(len(owners) - 1)) > 0
     shared_data = {p.physical for p in everything if p.virtual == 0x7FFE0000 and p.user}
@@ -108,7 +108,7 @@ def test_holds_all_that_real_memory_holds(
     assert len(set.union(*mapped)) == 2
     assert any(not frames for frames in mapped)
 
-    # Pages in use that hold zeros; old data in free ones; data only in a page's last byte.
+    # Used pages with zeros; old data in free pages; data only in a page's last byte.
     assert (truth.zero & (seen == "user")).any()
     assert (truth.zero & (seen == "kernel")).any()
     frames = np.frombuffer(memory, dtype=np.uint8).reshape(-1, PAGE_SIZE)
@@ -117,7 +117,7 @@ def test_holds_all_that_real_memory_holds(
     assert (seen[1:256] == "unused-data").any()
     assert seen[0] == "kernel"
 
-    # Entries that map nothing, and entries that point past the end of memory.
+    # Entries without a page, and entries that name a page beyond memory.
     kinds = leaf_kinds(memory, truth)
     assert kinds >= {"demand-zero", "paged-out", "prototype", "prototype+transition"}
     top = truth.processes[0].dtb
@@ -131,7 +131,7 @@ def test_holds_all_that_real_memory_holds(
     assert hidden.any()
     assert set(seen[hidden]) <= {"unused-data", "unused-zero"}
 
-    # Scattered: neighbours in virtual memory are hardly ever neighbours in physical memory.
+    # Pages are scattered: neighbours in virtual memory are rarely neighbours in physical memory.
     heap = [p.physical for p in pages[-1] if p.user and p.size == PAGE_SIZE]
     assert np.mean(np.diff(heap) == PAGE_SIZE) < 0.05
 
@@ -167,7 +167,7 @@ def test_huge_pages_in_large_memory(tmp_path: Path) -> None:
     assert len(huge) == 1
     frame = int(huge["frame"][0])
     seen = truth.classes(truth.listed)[frame : frame + GIB // PAGE_SIZE]
-    # Through the tables' own mapping its first 2 MiB are the kernel's as well.
+    # By the self-map, the first 2 MiB of it belong to the kernel as well.
     assert set(seen[:512]) == {"both"}
     assert set(seen[512:]) == {"user"}
 
@@ -219,12 +219,12 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_large_image_needs_little_memory(tmp_path: Path) -> None:
-    """16 GiB are written as a stream: mostly holes on disk, far less than that in memory."""
+    """16 GiB are written as a stream: mostly holes on disk, and far less memory than that."""
     program = (
         "import re, sys; from pathlib import Path; from tests.synth import *;"
         "forge(Path(sys.argv[1]), profiles()['Win7SP1x64'], size=16 * GIB, free_data=0.0,"
         " kernel_pages=1000, user_pages=100);"
-        # Its own, unlike ru_maxrss, which begins with that of whoever started it.
+        # the process's own, unlike ru_maxrss, which begins with the parent's
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "dump")]
@@ -236,7 +236,7 @@ def test_a_large_image_needs_little_memory(tmp_path: Path) -> None:
 
 
 def test_no_dump_of_another_is_replaced(tmp_path: Path) -> None:
-    """Neither by the command line: only what has its truth beside it."""
+    """A dump without its truth beside it stays, also with the command line."""
     command = ["-m", "tests.synth", "WinXPSP2x86", tmp_path / "a.raw", "--size", "16M"]
     (tmp_path / "a.raw").write_bytes(b"evidence")
     result = prestarted.run(command)

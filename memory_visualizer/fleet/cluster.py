@@ -19,6 +19,7 @@ from memory_visualizer.packages import how_to_get
 
 _LIBRARIES = ("dask", "distributed", "cryptography", "pyarrow")
 _CONNECT_SECONDS = 10
+_START_SECONDS = 10
 
 _LOCAL_CONFIG: Mapping[str, Any] = {
     # A worker has one dump at a time, so the end of a worker costs one dump.
@@ -69,8 +70,14 @@ def connected(place: Place) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _reached(address: str) -> Iterator[Any]:
-    from distributed import Client
+    from distributed import Client, Security
 
+    is_encrypted = address.startswith("tls://")
+    if is_encrypted and Security().get_connection_args("client").get("ssl_context") is None:
+        raise ClusterError(
+            f"{address} asks for a certificate, but Dask's configuration names none"
+            " (distributed.comm.tls)"
+        )
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, RuntimeError) as error:
@@ -106,6 +113,9 @@ def _local(workers: int | None) -> Iterator[Any]:
             client = Client(cluster, set_as_default=False)
             stack.callback(_close, client)
         yield client
+        # A worker that has just taken another one's place would end with an outcry.
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(len(cluster.workers), timeout=_START_SECONDS)
 
 
 def _close(opened: Any) -> None:

@@ -587,7 +587,8 @@ def _resources(
         yield found.kernel.read(name, len(_RAM)) or b"", start, end, at
         at = read(at + sibling_at)
     if at and at not in seen:
-        found.memory.budget.refuse("resource of the machine", 1)
+        # How many there are behind is not known.
+        found.memory.budget.note("rest of the list of resources", 1)
 
 
 def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:

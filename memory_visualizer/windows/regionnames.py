@@ -78,9 +78,12 @@ def region_names(
         some = slice(first, first + at_once)
         rows = slice(trees.of(first).start, trees.of(first + at_once - 1).stop)
         memory = _UserMemory(kernel.memory, mappings, processes[some], shift)
-        memory.word = kernel.word
         regions = _Regions.of(trees, rows, first, is_private[rows], shift)
-        codes[rows] = _Namer(memory, regions, kernel, objects[some]).codes()
+        # On 64 bits a 32-bit program has blocks, heaps and stacks of both kinds (WOW64).
+        for word in sorted({4, kernel.word}):
+            memory.word = word
+            own = _Namer(memory, regions, kernel, objects[some]).codes()
+            codes[rows] = np.where(own, own, codes[rows])
     return [_NAMES[code] for code in codes.tolist()]
 
 
@@ -185,7 +188,7 @@ class _Namer:
         self._regions = regions
         self._kernel = kernel
         self._objects = objects
-        self._places = _PLACES[kernel.word]
+        self._places = _PLACES[memory.word]
         self._mask = (np.uint64(1) << memory.shift) - np.uint64(1)
         self._budget = kernel.memory.budget
 
@@ -210,7 +213,7 @@ class _Namer:
 
     def _threads(self) -> _Threads:
         """All pages that may be blocks of threads: by their regions, or as they lie in none."""
-        regions, places, word = self._regions, self._places, self._kernel.word
+        regions, places, word = self._regions, self._places, self._memory.word
         size = (regions.end - regions.start) // np.uint64(PAGE_SIZE)
         likely = regions.is_private & ((size <= _SMALL_PAGES) | (size == _COMMON_PAGES))
         chosen = ~self._memory.rows_in(regions.start, regions.end)
@@ -229,9 +232,12 @@ class _Namer:
         """The address of each process's block, 0 if unknown.
 
         The process's object tells it, at the place on which most processes agree with their
-        threads; several threads that agree with one another outvote it.
+        threads; several threads that agree with one another outvote it. Of the block that is not
+        of the kernel's width only threads tell.
         """
         told, votes = self._blocks_by_threads(threads)
+        if self._memory.word != self._kernel.word:
+            return told
         contents = self._kernel.read_partly(self._objects, OBJECT_BYTES[8 * self._kernel.word])
         words = self._kernel.words(contents)
         right = np.count_nonzero((words == told[:, None]) & (told != 0)[:, None], axis=0)

@@ -35,7 +35,7 @@ def diff(*arguments: object) -> int:
 def test_split_dumps(
     windows_series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The files of a split kdump stand one after another; those of one dump alone are too few."""
+    """Two split kdumps, file after file, are two dumps; the files of a single dump are refused."""
     files, half = [], 2048
     for number, path in enumerate(windows_series.paths[:2]):
         memory = path.read_bytes()
@@ -67,7 +67,7 @@ def test_all_outputs(
         }.items()
     }
     options = [word for pair in outputs.items() for word in pair]
-    for _ in range(2):  # the second time they replace this program's own files
+    for _ in range(2):  # the second run replaces this program's own files
         assert diff(second, first, *options) == 0
     found = memory_visualizer.diff(first, second)
     printed = capsys.readouterr()
@@ -95,7 +95,7 @@ def assert_picture(path: Path, codes: Any) -> None:
 
 
 def assert_rows(path: Path, series: Series) -> None:
-    """A row for each changed page, with what was noted."""
+    """The table has a row for each changed page, with the noted change."""
     noted = series.steps[0]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -137,7 +137,7 @@ def assert_json(path: Path, series: Series) -> None:
 def test_a_series(
     windows_series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each dump with the one before it; the picture has the strongest change of all steps."""
+    """Each dump is compared with the one before; the picture has the strongest change of all."""
     table, picture, moving = (tmp_path / name for name in ("s.npz", "s.png", "s.gif"))
     assert diff(*windows_series.paths, "--table", table, "-o", picture, "--animate", moving) == 0
     steps = [memory_visualizer.diff(*windows_series.paths[at : at + 2]) for at in (0, 1)]
@@ -190,8 +190,8 @@ def test_the_last_picture_of_an_animation(windows_series: Series, tmp_path: Path
 
 
 def test_long_holes_are_folded(windows_series: Series, tmp_path: Path) -> None:
-    """In the picture and in the animation, if no dump has memory there."""
-    far = (1 << 32) + (1 << 20)  # a gap of whole 16 MiB could be zeros that AVML left out
+    """The picture and the animation fold a hole that all dumps have."""
+    far = (1 << 32) + (1 << 20)  # AVML could have left out zeros in a gap of whole 16 MiB
     for path in windows_series.paths[:2]:
         memory = path.read_bytes()
         write_lime(tmp_path / path.name, [(0, memory), (far, bytes(1 << 20))])
@@ -214,7 +214,7 @@ def test_other_machines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It says so, compares what makes sense, and the exit code tells."""
+    """A sentence and the exit code tell it; only figures that still make sense are compared."""
     monkeypatch.setattr(kernel, "IMAGE_TIME", kernel.IMAGE_TIME + 864_000_000_000)
     other = tmp_path / "other.raw"
     forge(other, profiles()["Win10x64"], size=16 << 20, seed=123)
@@ -270,7 +270,7 @@ def test_evidence_is_never_replaced(
 def test_changes_are_apart_for_all_eyes(
     palettes: Mapping[str, Mapping[Change, Colour]], name: str, vision: str
 ) -> None:
-    """CIE 1976 colour difference, as for classes."""
+    """The CIE 1976 colour differences are large enough, as for classes."""
     seen = [cielab(colour, vision) for colour in palettes[name].values()]
     apart = min(_distance(one, other) for at, one in enumerate(seen) for other in seen[:at])
     assert apart > (15 if name == "default" else 20)

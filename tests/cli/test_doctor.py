@@ -1,4 +1,4 @@
-"""`memviz doctor`: what is there is found, what is not is said to be missing."""
+"""`memviz doctor` lists the parts that are present, and says which ones are missing."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ def parts() -> dict[str, Part]:
 
 
 def test_doctor_prints_what_is_there() -> None:
-    """A line for each part, in the words of a person; nothing is wrong."""
+    """Each part has a line in plain words; nothing is wrong."""
     result = subprocess.run(
         [sys.executable, "-m", "memory_visualizer", "doctor"],
         capture_output=True,
@@ -37,7 +37,7 @@ def test_doctor_prints_what_is_there() -> None:
 
 
 def test_programs_are_found_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the PATH, in the checkout, or where the user says."""
+    """Programs are found on the PATH, in the checkout, or where the user says."""
     monkeypatch.setattr(doctor, "CHECKOUT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("VOLATILITY", raising=False)
@@ -59,7 +59,7 @@ def test_programs_are_found_where_they_are(tmp_path: Path, monkeypatch: pytest.M
 def test_a_missing_part(
     is_needed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the way to get it; an error only where nothing works without it."""
+    """A missing part is told with a remedy; it is an error only if the program needs it."""
     missing = doctor._package("no-such-package", "something", is_needed=is_needed)
     assert missing.found is None
     monkeypatch.setattr(doctor, "examine", lambda: [missing])
@@ -71,7 +71,7 @@ def test_a_missing_part(
 
 
 def test_a_dump_of_that_name(tmp_path: Path) -> None:
-    """It can be given by a path."""
+    """A dump called `doctor` can be given by a path."""
     (tmp_path / "doctor").write_bytes(bytes(4096))
     result = subprocess.run(
         [sys.executable, "-m", "memory_visualizer", "./doctor"],
@@ -84,7 +84,7 @@ def test_a_dump_of_that_name(tmp_path: Path) -> None:
 
 
 def test_every_part_is_known() -> None:
-    """Whatever the package imports, and whatever extras pyproject.toml names for its users."""
+    """The doctor knows all imported packages, and all extras of pyproject.toml for users."""
     imported: set[str] = set()
     for path in (ROOT / "memory_visualizer").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -92,7 +92,7 @@ def test_every_part_is_known() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").partition(".")[0])
-    newer = {"compression"}  # of Python 3.14's library
+    newer = {"compression"}  # in the standard library since Python 3.14
     others = imported - set(sys.stdlib_module_names) - {"memory_visualizer"} - newer
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {
@@ -118,7 +118,7 @@ def test_every_part_is_known() -> None:
 def test_remedies_fit_the_way_of_installation(
     marker: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package beside this copy goes where this copy is."""
+    """The advice for a package is to install it beside this copy of the program."""
     (tmp_path / marker).touch()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert packages.how_to_get("lzallright") == remedy
@@ -127,7 +127,7 @@ def test_remedies_fit_the_way_of_installation(
 def test_volatility_2_of_a_copy_without_the_front_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What pip installed has no visualizer.sh to be run."""
+    """A copy that pip installed has no visualizer.sh, so the advice names the source."""
     assert parts()["Volatility 2"].remedy.startswith(f"{ROOT}/visualizer.sh --setup")
     monkeypatch.setattr(doctor, "CHECKOUT", tmp_path)
     assert "in this program's source" in parts()["Volatility 2"].remedy

@@ -1,4 +1,4 @@
-"""The command memviz fleet; tests/fleet has its tasks and clusters."""
+"""The command memviz fleet; tests/fleet tests its tasks and clusters."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from memory_visualizer.output import is_own
 
 @pytest.fixture
 def serial(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The tasks are done one after the other, in this process; returns what they were asked for."""
+    """Run the tasks one after another in this process; returns the arguments of the run."""
     asked: dict[str, Any] = {}
 
     def results(
@@ -46,7 +46,7 @@ def dumps(tmp_path: Path) -> Path:
 def test_a_run(
     serial: dict[str, Any], dumps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line for each dump, and for all; failed ones on standard error. Again: what is left."""
+    """Each dump and the run get a line, failures on standard error; a second run does the rest."""
     out = tmp_path / "out"
     assert main(["fleet", str(dumps), "--out", str(out)]) == 2
     said = capsys.readouterr()
@@ -70,7 +70,7 @@ def test_a_run(
 def test_an_index_of_another_program_stays(
     serial: dict[str, Any], dumps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told before any work."""
+    """An index of another program is an error before any work."""
     index = tmp_path / "out/index.html"
     index.parent.mkdir()
     index.write_text("my site")
@@ -83,7 +83,7 @@ def test_an_index_of_another_program_stays(
 
 
 def test_options_reach_the_tasks(serial: dict[str, Any], dumps: Path, tmp_path: Path) -> None:
-    """Those of memviz that change its outputs, and the cluster."""
+    """The tasks get the options that change outputs, and the options of the cluster."""
     arguments = ["--layout", "hilbert", "--scale", "2", "--palette", "colour-blind", "--legend"]
     arguments += ["--holes", "draw", "--color-by", "entropy", "--leads", "--lenient"]
     arguments += ["--scheduler", "tcp://there:1", "-q"]
@@ -109,7 +109,7 @@ def test_a_cluster_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One sentence, and an exit code of its own."""
+    """A fault of the cluster ends with one sentence, exit code 1, and an index of what is done."""
 
     def fail(*_: object, **__: object) -> Iterator[Result]:
         raise ClusterError("the scheduler went away")
@@ -118,6 +118,7 @@ def test_a_cluster_that_fails(
     monkeypatch.setattr(command, "results", fail)
     assert main(["fleet", str(dumps), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr() == ("", "memviz: the scheduler went away\n")
+    assert (tmp_path / "out/index.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_options_that_contradict(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """They are told before any work."""
+    """Contradicting options are an error before any work."""
     try:
         code = main(["fleet", str(dumps), "--out", str(tmp_path / "out"), *arguments])
     except SystemExit as ended:
@@ -147,7 +148,7 @@ def test_options_that_contradict(
 
 
 def test_nothing_of_the_extra_is_loaded_without_need() -> None:
-    """Neither by memviz nor by the help of the fleet."""
+    """Neither memviz nor the help of the fleet loads a library of the extra."""
     program = """
 import sys
 from memory_visualizer.cli.memviz import main

@@ -44,10 +44,10 @@ with suppress(ImportError):  # Windows has none of these
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = [page_class.label for page_class in PageClass]
 WIDTH = 91
-"""Of the picture of 32 MiB: the smallest square that holds 8,192 pages."""
+"""Width of the picture of 32 MiB: the smallest square that holds 8,192 pages."""
 MEMVIZ = ("-m", "memory_visualizer")
 ENDINGS = {"-o": ".png", "--html": ".html", "--table": ".csv", "--json": ".json", "--map": ".map"}
-"""An ending that each output may have."""
+"""A file name's ending for each output."""
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """What the program is run with."""
+    """The environment in which the program runs."""
     return prestarted.environment() | changes
 
 
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(folder: Path) -> Truth:
-    """A Windows 7, in folder / "win7.raw"."""
+    """The truth about a Windows 7, whose dump is folder / "win7.raw"."""
     return forge(folder / "win7.raw", profiles()["Win7SP1x64"])
 
 
@@ -93,14 +93,14 @@ def dump(folder: Path, truth: Truth) -> Path:
 
 @pytest.fixture(scope="module")
 def holes(truth: Truth) -> list[tuple[int, int]]:
-    """First frame and end of three: at the beginning, and amid large pages of both kinds."""
+    """First frame and end of three holes: at the beginning, and amid large pages of both kinds."""
     large = truth.mappings[truth.mappings["size"] > PAGE_SIZE]["frame"].tolist()
     return [(0, 16), *((first + 100, first + 300) for first in sorted(set(large))[:2])]
 
 
 @pytest.fixture(scope="module")
 def lime(folder: Path, dump: Path, truth: Truth, holes: list[tuple[int, int]]) -> Path:
-    """The same with holes."""
+    """The same dump as a LiME file with holes."""
     contents = dump.read_bytes()
     edges = [*(edge for hole in holes for edge in hole), truth.frames]
     pieces = [
@@ -113,14 +113,14 @@ def lime(folder: Path, dump: Path, truth: Truth, holes: list[tuple[int, int]]) -
 
 @pytest.fixture(scope="module")
 def noise(folder: Path) -> Path:
-    """No Windows: four pages of noise, then four of zeros."""
+    """A dump without Windows: four pages of noise, then four of zeros."""
     contents = np.random.default_rng(0).bytes(4 * PAGE_SIZE) + bytes(4 * PAGE_SIZE)
     (folder / "noise.raw").write_bytes(contents)
     return folder / "noise.raw"
 
 
 def indexes(path: Path) -> npt.NDArray[np.uint8]:
-    """Each pixel's place in the palette: a class's value, or, where dimmed, six more."""
+    """Each pixel's index in the palette: the value of its class, which dimming raises."""
     with Image.open(path) as picture:
         assert picture.mode == "P"
         return np.asarray(picture).ravel()
@@ -133,14 +133,14 @@ def colours(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def classes_in(path: Path, frames: int) -> list[str]:
-    """The class of each frame by its pixel; behind the last one, nothing is painted."""
+    """The class of each frame by its pixel; pixels behind the last frame are absent."""
     pixels = indexes(path)
     assert (pixels[frames:] == PageClass.ABSENT).all()
     return [LABELS[pixel] for pixel in pixels[:frames]]
 
 
 def pages_of(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
-    """For each frame whether one of these processes has it."""
+    """Whether one of these processes has each frame."""
     owned = np.zeros(truth.frames, bool)
     for note in truth.mappings[np.isin(truth.mappings["owner"], list(chosen))]:
         owned[note["frame"] : note["frame"] + note["size"] // PAGE_SIZE] = True
@@ -151,7 +151,7 @@ def pages_of(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
 
 
 def test_picture_in_this_folder(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """DUMP's name and .png, each pixel as the truth says, and nothing else written."""
+    """The picture is DUMP's name and .png with the true colours; no other file appears."""
     result = run([dump], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["win7.raw.png"]
@@ -166,14 +166,14 @@ def test_picture_in_this_folder(dump: Path, truth: Truth, tmp_path: Path) -> Non
 
 
 def size_and_share(label: str, count: int) -> list[str]:
-    """Of the legend, in a dump of 8,192 pages that holds all of them."""
+    """The columns of size and share in the legend of a dump of 8,192 pages."""
     digits = 0 if not count else 1 if count >= 256 else 2 if count > 2 else 3
     share = ["-"] if label == LABELS[0] else [f"{count / 81.92:.1f}", "%"]
     return [f"{count / 256:.{digits}f}", "MiB", *share]
 
 
 def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """What the dump is, of what system, the classes, the processes."""
+    """The summary tells the dump, its system, its classes and its processes."""
     head, picture, processes, code = run([dump], tmp_path).stdout.split("\n\n")
     assert head == (
         "win7.raw: raw, 32 MiB, 8,192 pages in 1 run\n"
@@ -186,7 +186,7 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
     assert [line.split() for line in legend] == [
         [hex_colour(DEFAULT[page_class]), label, f"{count:,}", *size_and_share(label, count)]
         for page_class, label, count in zip(PageClass, LABELS, counts, strict=True)
-        if count or page_class != PageClass.LEFT_OUT  # named only where it is
+        if count or page_class != PageClass.LEFT_OUT  # the legend names it only if a page has it
     ]
     title, columns, *rows, left = processes.splitlines()
     assert title == (
@@ -216,7 +216,7 @@ def test_summary(dump: Path, truth: Truth, tmp_path: Path) -> None:
 
 
 def user_pages(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
-    """For each frame whether one of these processes has it in user mode."""
+    """Whether one of these processes has each frame in user mode."""
     notes = truth.mappings[truth.mappings["user"] & np.isin(truth.mappings["owner"], list(chosen))]
     owned = np.zeros(truth.frames, bool)
     for note in notes:
@@ -225,7 +225,7 @@ def user_pages(truth: Truth, chosen: Iterable[int]) -> npt.NDArray[np.bool_]:
 
 
 def test_holes(lime: Path, truth: Truth, holes: list[tuple[int, int]], tmp_path: Path) -> None:
-    """A format with holes: told, counted, and painted as absent."""
+    """Holes are told, counted, and painted as absent."""
     result = run([lime, "--json", "a.json"], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(
@@ -242,7 +242,7 @@ def test_holes(lime: Path, truth: Truth, holes: list[tuple[int, int]], tmp_path:
 
 
 def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """Page tables without process objects, and the other way round."""
+    """Page tables without process objects are reported, and process objects without page tables."""
     contents = dump.read_bytes()
     pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
     memory = Memory(profiles()["Win7SP1x64"], truth, pages, contents)
@@ -256,7 +256,7 @@ def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) 
     )
     title, _, row, *_ = result.stdout.split("\n\n")[2].splitlines()
     assert re.fullmatch(r"Pages of (\d+) processes, \1 known by their page tables only", title)
-    assert re.fullmatch(r" +\? +\? +\d+ +\d+  unknown    \(unknown\)", row)
+    assert re.fullmatch(r" +\? +\? +\d+ +\d+ +[\d.]+ MiB  unknown    \(unknown\)", row)
 
     lost = truth.processes[6]
     damaged = bytearray(contents)
@@ -264,7 +264,7 @@ def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) 
     (tmp_path / "dump").write_bytes(damaged)
     processes = run(["dump"], tmp_path).stdout.split("\n\n")[2]
     assert ", 1 with page tables that the dump does not hold\n" in processes
-    assert f"0  no tables  {lost.name}\n" in processes
+    assert f"0 MiB  no tables  {lost.name}\n" in processes
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_systems(profile: str, system: str, tmp_path: Path) -> None:
 
 
 def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
-    """The same as imagegenerator.py's."""
+    """The options of the picture are the same as imagegenerator.py's."""
     options = ["--width", 100, "--palette", "colour-blind", "--legend", "-o", "a.png"]
     result = run([dump, *options], tmp_path)
     assert result.returncode == 0
@@ -298,7 +298,7 @@ def test_options_of_the_picture(dump: Path, tmp_path: Path) -> None:
     "color_by", [name for name in COLOURINGS if name not in ("state", "use", "file")]
 )
 def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
-    """The picture and the printed legend have the colours of that colouring, and only these."""
+    """The picture and the printed legend have the colours of the chosen colouring only."""
     result = run([dump, "-o", "a.png", "--color-by", color_by], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     with Image.open(tmp_path / "a.png") as picture:
@@ -307,7 +307,7 @@ def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(dump)
     expected = colour_by(color_by, snapshot, DEFAULT, lambda: contents.entropy(snapshot.dump))
     swatches = {s.label: hex_colour(s.colour) for s in expected.swatches}
-    swatches.pop(PageClass.LEFT_OUT.label, None)  # named only where it is
+    swatches.pop(PageClass.LEFT_OUT.label, None)  # the legend names it only if a page has it
     assert legend == swatches
     table = np.array([swatch.colour for swatch in expected.swatches])
     pixels = colours(tmp_path / "a.png").reshape(-1, 3)[: expected.values.size]
@@ -317,7 +317,7 @@ def test_colour_by(color_by: str, dump: Path, tmp_path: Path) -> None:
 
 
 def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """Along the curve, three by three pixels a page; each where the curve puts it."""
+    """Each page of the Hilbert curve has three by three pixels at its place."""
     options = ["--layout", "hilbert", "--scale", 3, "--legend", "-o", "a.png"]
     result = run([dump, *options], tmp_path)
     assert result.stdout.splitlines()[3] == (
@@ -339,7 +339,7 @@ def test_layout_and_scale(dump: Path, truth: Truth, tmp_path: Path) -> None:
 @pytest.mark.parametrize("attempt", range(5))
 @pytest.mark.many
 def test_a_dump_cut_while_it_is_read(attempt: int, tmp_path: Path) -> None:
-    """Whatever is being read just then: one sentence, and nothing left behind."""
+    """A dump that is cut during any step ends in one sentence; no file is left behind."""
     path = tmp_path / "dump.raw"
     path.write_bytes(b"x" * (512 << 20))
     process = subprocess.Popen(
@@ -349,13 +349,13 @@ def test_a_dump_cut_while_it_is_read(attempt: int, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    # From the moment on in which the dump is mapped.
+    # Wait until the dump is mapped.
     while process.poll() is None and str(path) not in _maps(process.pid):
         pass
     time.sleep(0.01 * attempt)
     os.truncate(path, 4096)
     printed, said = process.communicate(timeout=60)
-    if process.returncode == 3:  # it was quicker
+    if process.returncode == 3:  # the program was quicker
         return
     assert (process.returncode, printed) == (2, "")
     assert re.fullmatch("memviz: .*(got shorter|Input/output error).*\n", said)
@@ -370,7 +370,7 @@ def _maps(pid: int) -> str:
 
 
 def test_width_is_for_rows(dump: Path, tmp_path: Path) -> None:
-    """With the curve it is an error, before any work, and not left aside."""
+    """--width with the Hilbert curve is an error before any work."""
     result = run([dump, "--width", "100", "--layout", "hilbert"], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
@@ -381,7 +381,7 @@ def test_width_is_for_rows(dump: Path, tmp_path: Path) -> None:
 
 
 def test_a_pixel_for_many_pages(dump: Path, tmp_path: Path) -> None:
-    """What is lost is said in the summary, the picture's text, and the legend."""
+    """The summary, the picture's text and the legend say how many pages are not shown."""
     result = run([dump, "--scale", "1/4", "--legend", "-o", "a.png"], tmp_path)
     assert result.returncode == 0, result.stderr
     lost = re.search(r"one for each 16 pages of .*; ([0-9.]+ %) of the pages", result.stdout)
@@ -398,7 +398,7 @@ def test_a_pixel_for_many_pages(dump: Path, tmp_path: Path) -> None:
 
 
 def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
-    """A sentence instead of no memory left."""
+    """A picture that does not fit into memory ends in a sentence."""
     options = ["--width", "60000", "--scale", "64", "--layout", "rows"]
     (tmp_path / "large.raw").touch()
     os.truncate(tmp_path / "large.raw", 60_000 * 10 * PAGE_SIZE)
@@ -426,7 +426,7 @@ def test_a_picture_too_large(dump: Path, tmp_path: Path) -> None:
 def test_chosen_processes(
     options: list[str], names: set[str] | None, dump: Path, truth: Truth, tmp_path: Path
 ) -> None:
-    """Theirs keep the colours of their classes; the others turn pale."""
+    """Pages of chosen processes keep the colours of their classes; all others turn pale."""
     run([dump, "-o", "all.png"], tmp_path)
     result = run([dump, "-o", "some.png", *options], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -436,7 +436,7 @@ def test_chosen_processes(
 
     shown = np.zeros(WIDTH * WIDTH, bool)
     shown[: truth.frames] = pages_of(truth, set(chosen) & set(truth.alive))
-    shown[truth.frames :] = True  # what is behind the last frame is of nobody, and stays
+    shown[truth.frames :] = True  # pixels behind the last frame keep their colour
     full, some = indexes(tmp_path / "all.png"), indexes(tmp_path / "some.png")
     np.testing.assert_array_equal(some, np.where(shown, full, full + len(PageClass)))
     before, after = (
@@ -451,7 +451,7 @@ def test_chosen_processes(
 
 
 def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
-    """Beside one that is, a remark; alone, an error, and nothing is written."""
+    """An unknown process is a remark beside a known one, and alone an error without output."""
     result = run([dump, "--pid", "4,17"], tmp_path)
     assert (result.returncode, result.stderr) == (0, "memviz: the dump has no process 17\n")
     (tmp_path / "win7.raw.png").unlink()
@@ -463,7 +463,7 @@ def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
 
 
 def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """Tables, JSON and map tell of them only, the page opens with them, the summary lists them."""
+    """All outputs are about the chosen processes: tables, JSON, map, page and summary."""
     chosen = [n for n, p in enumerate(truth.processes) if p.name in ("csrss.exe", "lsass.exe")]
     pids = {truth.processes[n].pid for n in chosen}
     options = ["--name", "csrss|lsass", "--json", "a.json", "--map", "a.map", "--html", "a.html"]
@@ -524,7 +524,7 @@ def test_chosen_processes_in_every_output(dump: Path, truth: Truth, tmp_path: Pa
 
 
 def test_all_outputs(dump: Path, truth: Truth, tmp_path: Path) -> None:
-    """Each holds what it should (test_tables.py looks closer), and the summary names it."""
+    """The summary names all outputs, and each has its content (details: test_tables.py)."""
     options = ["--table", "a.npz", "--json", "a.json", "--map", "a.map"]
     result = run([dump, *options], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -551,7 +551,7 @@ def test_all_outputs(dump: Path, truth: Truth, tmp_path: Path) -> None:
 def test_the_map_paints_the_same_picture(
     kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path
 ) -> None:
-    """By imagegenerator.py, pixel by pixel; only the map's picture does not tell the system."""
+    """imagegenerator.py paints the map as memviz does; only the text on the system is missing."""
     source = {"raw": dump, "lime": lime, "noise": noise}[kind]
     assert run([source, "-o", "a.png", "--map", "a.map"], tmp_path).returncode in (0, 3)
     program = [str(ROOT / "imagegenerator.py")]
@@ -565,7 +565,7 @@ def test_the_map_paints_the_same_picture(
 
 
 def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
-    """Same dump, same options: same files, same words, whatever order a set has in this Python."""
+    """The same dump and options give the same files and words, whatever the order of sets."""
     printed = set()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -587,7 +587,7 @@ def test_the_same_bytes_again(lime: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ENDINGS)
 @pytest.mark.many
 def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> None:
-    """The same bytes as in a file, alone; the summary goes to standard error."""
+    """Standard output gets just the file's bytes; the summary goes to standard error."""
     others = [] if option == "-o" else ["-o", "b.png"]
     assert not run([dump, option, f"a{ENDINGS[option]}", *others], tmp_path).returncode
     expected = (tmp_path / f"a{ENDINGS[option]}").read_bytes()
@@ -606,7 +606,7 @@ def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> 
 
 
 def test_nobody_reads_standard_output(dump: Path, tmp_path: Path) -> None:
-    """The other outputs are written all the same."""
+    """If nobody reads standard output, the other outputs are still written."""
     reader, writer = os.pipe()
     os.close(reader)
     result = run([dump, "--map", "-", "--json", "a.json"], tmp_path, stdout=writer)
@@ -627,7 +627,7 @@ def test_no_picture_on_a_terminal(dump: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_called_minus(noise: Path, tmp_path: Path) -> None:
-    """By a path, as everywhere; standard input is no dump, and is not waited for."""
+    """`-` is refused at once, without waiting for input; a file of that name needs a path."""
     (tmp_path / "-").write_bytes(noise.read_bytes())
     result = run(["-"], tmp_path, stdin=subprocess.PIPE)
     assert (result.returncode, result.stdout) == (2, "")
@@ -648,7 +648,7 @@ def test_a_pipe_as_dump(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "lime", "noise"])
 def test_hash(kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path) -> None:
-    """Of the file itself, in all that is written; without the option nowhere."""
+    """With --hash all outputs have the hash of the file; without, none has it."""
     source = {"raw": dump, "lime": lime, "noise": noise}[kind]
     expected = hashlib.sha256(source.read_bytes()).hexdigest()
     outputs = ["-o", "a.png", "--json", "a.json", "--html", "a.html"]
@@ -668,7 +668,7 @@ def test_hash(kind: str, dump: Path, lime: Path, noise: Path, tmp_path: Path) ->
 
 
 def test_quiet(dump: Path, noise: Path, tmp_path: Path) -> None:
-    """No summary; what is wrong is said."""
+    """--quiet leaves out the summary, but not the warnings."""
     result = run([dump, "-q", "--json", "a.json"], tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert len(list(tmp_path.iterdir())) == 2
@@ -678,7 +678,7 @@ def test_quiet(dump: Path, noise: Path, tmp_path: Path) -> None:
 
 
 def test_verbose(dump: Path, tmp_path: Path) -> None:
-    """Each step's time, on standard error; the summary stays as it is."""
+    """--verbose tells each step's time on standard error; the summary stays the same."""
     plain = run([dump, "--json", "a.json"], tmp_path)
     result = run([dump, "--json", "a.json", "-v"], tmp_path)
     assert result.stdout == plain.stdout
@@ -697,7 +697,7 @@ def test_other_spellings(palette: str, dump: Path, tmp_path: Path) -> None:
 
 
 def test_consoles_without_utf_8(tmp_path: Path) -> None:
-    """cp1252 and cp437: what cannot be shown is escaped, and nothing fails."""
+    """Consoles with cp1252 and cp437 get escapes for other characters, and no traceback."""
     forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 << 20, names=["日本ß.exe"])
     for encoding, name in (("cp1252", r"\u65e5\u672cß.exe"), ("cp437", r"\u65e5\u672cß.exe")):
         result = run(
@@ -727,7 +727,7 @@ def test_consoles_without_utf_8(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_dump_without_a_system_looks_like(kind: str, words: str, tmp_path: Path) -> None:
-    """Zeros, noise and what else there may be are told apart, by what the pages hold."""
+    """Without a system, pages of zeros, of noise and of other data get different colours."""
     rng = np.random.default_rng(0)
     code = b"".join(
         path.read_bytes() for path in sorted((ROOT / "memory_visualizer").rglob("*.py"))
@@ -749,7 +749,7 @@ def test_what_a_dump_without_a_system_looks_like(kind: str, words: str, tmp_path
 
 
 def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
-    """Its architecture is named, zeros and data are painted."""
+    """The architecture of an unread machine is named; zeros and data are painted."""
     (tmp_path / "core").write_bytes(elf(">", 64, 22))
     result = run(["core", "-o", "core.png"], tmp_path)
     assert result.returncode == 3
@@ -764,7 +764,7 @@ def test_a_machine_that_is_not_read(tmp_path: Path) -> None:
     ("machine", "name"), [(b"s390x", "IBM Z"), (b"ppc64", "64-bit PowerPC"), (b"ppc", "PowerPC")]
 )
 def test_a_big_endian_kdump_file(machine: bytes, name: str, tmp_path: Path) -> None:
-    """The header's names tell the machine; zeros and data are painted."""
+    """The header of a big-endian kdump file tells the machine; zeros and data are painted."""
     contents = bytes(4 * PAGE_SIZE) + b"data" * PAGE_SIZE
     bits = 32 if machine == b"ppc" else 64
     write_kdump(tmp_path / "dump", [(0, contents)], order=">", machine=machine, bits=bits)
@@ -777,7 +777,7 @@ def test_a_big_endian_kdump_file(machine: bytes, name: str, tmp_path: Path) -> N
 
 
 def test_a_machine_without_no_execute(tmp_path: Path) -> None:
-    """Where no page is barred from execution, that a page may be executed tells nothing."""
+    """Without the no-execute bit every page is executable, so the right to execute is not told."""
     forge(tmp_path / "dump", profiles()["WinXPSP2x86"], pae=False)
     result = run(["dump"], tmp_path)
     assert result.returncode == 0
@@ -788,7 +788,7 @@ def test_a_machine_without_no_execute(tmp_path: Path) -> None:
 
 
 def test_no_windows(noise: Path, tmp_path: Path) -> None:
-    """Said plainly, painted all the same, all outputs written, a code of its own."""
+    """A dump without Windows is painted with a sentence, all outputs, and exit code 3."""
     options = ["--table", "a.csv", "--json", "a.json", "--map", "a.map"]
     result = run([noise, *options], tmp_path)
     assert result.returncode == 3
@@ -810,7 +810,7 @@ def test_no_windows(noise: Path, tmp_path: Path) -> None:
 
 
 def test_no_windows_and_a_choice(noise: Path, tmp_path: Path) -> None:
-    """Nothing can be chosen, so nothing is dimmed."""
+    """Without processes none can be chosen, and no page is dimmed."""
     result = run([noise, "--name", "lsass"], tmp_path)
     assert result.returncode == 3
     assert classes_in(tmp_path / "noise.raw.png", 8)[0] == "unused-data"
@@ -829,11 +829,11 @@ HOSTILE = {
     "\\x41": r"\\x41",
     "日本.exe": "日本.exe",
 }
-"""Names of processes, and how they are shown."""
+"""Names of processes, and their forms on the screen."""
 
 
 def test_hostile_names(tmp_path: Path) -> None:
-    """Inert on the screen, in JSON and in CSV; a name that is not UTF-8 too."""
+    """Hostile names are escaped on the screen, in JSON and in CSV, also if they are not UTF-8."""
     names = [*HOSTILE, "not-utf-8-name"]
     forge(tmp_path / "dump", profiles()["Win7SP1x64"], names=names)
     contents = (tmp_path / "dump").read_bytes()
@@ -875,7 +875,7 @@ def test_hostile_names(tmp_path: Path) -> None:
 
 @pytest.mark.posix  # Windows allows no such names
 def test_hostile_file_names(noise: Path, tmp_path: Path) -> None:
-    """Escaped on the screen, in the PNG and in JSON."""
+    """Hostile names of files are escaped on the screen, in the PNG and in JSON."""
     name = "\x1b[31m\u202e\udcff\n.raw"
     (tmp_path / name).write_bytes(noise.read_bytes())
     result = run([name, "--json", f"{name}.json", "--legend"], tmp_path)
@@ -893,7 +893,7 @@ def test_hostile_file_names(noise: Path, tmp_path: Path) -> None:
 
 
 def test_the_dump_is_only_read(dump: Path, tmp_path: Path) -> None:
-    """It is never opened in another way, and stays as it is."""
+    """The dump is opened only for reading, and does not change."""
     before, contents = dump.stat(), dump.read_bytes()
     program = """
 import os, sys
@@ -924,7 +924,7 @@ sys.exit(code)
 def test_the_dump_is_never_replaced(
     force: list[str], option: str, ending: str, noise: Path, tmp_path: Path
 ) -> None:
-    """By no output, and not under another name either."""
+    """No output replaces the dump, not even under another name."""
     (tmp_path / f"dump{ending}").write_bytes(noise.read_bytes())
     (tmp_path / f"link{ending}").symlink_to(f"dump{ending}")
     result = run([f"dump{ending}", option, f"link{ending}", *force], tmp_path)
@@ -938,7 +938,7 @@ def test_the_dump_is_never_replaced(
 def test_what_lies_beside_the_dump_is_never_replaced(
     force: list[str], noise: Path, tmp_path: Path
 ) -> None:
-    """VMware's dumps are two files."""
+    """Neither file of a VMware dump is replaced."""
     (tmp_path / "a.vmem").write_bytes(noise.read_bytes())
     (tmp_path / "a.vmss").write_bytes(b"state")
     (tmp_path / "a.json").symlink_to("a.vmss")
@@ -950,7 +950,7 @@ def test_what_lies_beside_the_dump_is_never_replaced(
 
 @pytest.mark.parametrize("option", ENDINGS)
 def test_two_dumps_where_one_is_meant(option: str, dump: Path, noise: Path, tmp_path: Path) -> None:
-    """`memviz --html *.raw`: the shell puts a dump where the output's name should be."""
+    """`memviz --html *.raw`, where the shell puts a dump in the place of the output, is refused."""
     for name, source in (("a.raw", dump), ("b.raw", noise)):
         (tmp_path / name).write_bytes(source.read_bytes())
         (tmp_path / name).chmod(0o444)
@@ -967,7 +967,7 @@ def test_two_dumps_where_one_is_meant(option: str, dump: Path, noise: Path, tmp_
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
 @pytest.mark.many
 def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
-    """Unless --force is given; what this program wrote gives way, whatever it was."""
+    """Another program's file stays without --force; this program's own outputs are replaced."""
     path = tmp_path / f"a{ending}"
     path.write_bytes(b"mine")
     result = run([noise, option, path.name], tmp_path)
@@ -986,7 +986,7 @@ def test_what_others_wrote_stays(option: str, ending: str, noise: Path, tmp_path
 
 
 def test_dumps_of_one_name(dump: Path, noise: Path, tmp_path: Path) -> None:
-    """In two folders: the second one's picture does not take the place of the first one's."""
+    """Dumps of one name in two folders: the second picture does not replace the first."""
     for folder, source in (("a", dump), ("b", noise)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "memory.raw").write_bytes(source.read_bytes())
@@ -1034,7 +1034,7 @@ def test_usage_errors(arguments: list[str], sentence: str, tmp_path: Path) -> No
 
 
 def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
-    """Exit code 2, one sentence, and nothing written; --lenient takes what is there."""
+    """A bad dump ends with exit code 2, a sentence and no file; --lenient reads the rest."""
     (tmp_path / "cut").write_bytes(noise.read_bytes()[:-1])
     (tmp_path / "empty").touch()
     (tmp_path / "packed").write_bytes(b"PK\x03\x04 and so on")
@@ -1059,7 +1059,7 @@ def test_bad_dumps(noise: Path, tmp_path: Path) -> None:
 
 
 def test_two_dumps(noise: Path, tmp_path: Path) -> None:
-    """Several files are one dump, which only kdump has."""
+    """Several files are only taken as parts of one kdump dump."""
     result = run([noise, noise], tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
@@ -1086,7 +1086,7 @@ def test_an_output_for_two(noise: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("option", "ending"), ENDINGS.items())
 def test_folder_is_missing(option: str, ending: str, noise: Path, tmp_path: Path) -> None:
-    """Known before the work, so nothing is written at all."""
+    """A missing folder is an error before any work, so no output is written."""
     result = run([noise, option, f"nowhere/a{ending}"], tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == f"memviz: cannot write nowhere/a{ending}: its folder does not exist\n"
@@ -1095,9 +1095,9 @@ def test_folder_is_missing(option: str, ending: str, noise: Path, tmp_path: Path
 
 @pytest.mark.posix
 def test_some_outputs_cannot_be_written(dump: Path, tmp_path: Path) -> None:
-    """Each that cannot is named, the others are there, and nothing is left half written.
+    """Each failed output is named, the others are written, and no half-written file is left.
 
-    What failed is said last, after the summary, where it is seen.
+    Failures come last, after the summary.
     """
     old = "(Virtual) (Physical) (Size) (Kernel)\n---\n"
     (tmp_path / "a.map").write_text(old)
@@ -1123,7 +1123,7 @@ def test_some_outputs_cannot_be_written(dump: Path, tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_the_picture_cannot_be_written(dump: Path, tmp_path: Path) -> None:
-    """The rest is, and the summary is printed all the same."""
+    """If the picture fails, all other outputs and the summary still appear."""
     result = run(
         [dump, "--map", "a.map"],
         tmp_path,
@@ -1137,7 +1137,7 @@ def test_the_picture_cannot_be_written(dump: Path, tmp_path: Path) -> None:
 
 
 def test_nobody_reads_the_summary(dump: Path, tmp_path: Path) -> None:
-    """All files are written, and there is no traceback."""
+    """If nobody reads the summary, all files are written, and there is no traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     result = run([dump, "--json", "a.json", "--map", "a.map"], tmp_path, stdout=writer)
@@ -1149,7 +1149,7 @@ def test_nobody_reads_the_summary(dump: Path, tmp_path: Path) -> None:
 @pytest.mark.posix
 @pytest.mark.parametrize("stream", [1, 2])
 def test_a_closed_stream(stream: int, noise: Path, tmp_path: Path) -> None:
-    """What would have been said there is said nowhere, and lands in no file."""
+    """Messages for a closed stream are dropped, and get into no file."""
     result = run([noise, "--json", "a.json"], tmp_path, preexec_fn=lambda: os.close(stream))
     assert result.returncode == 3
     said = (result.stdout, result.stderr)
@@ -1172,7 +1172,7 @@ def test_the_screen_is_full(dump: Path, tmp_path: Path) -> None:
 
 
 def test_pyarrow_is_missing(dump: Path, tmp_path: Path) -> None:
-    """Said before the work, with what to do."""
+    """A missing pyarrow is an error before any work, with advice."""
     program = """
 import sys
 from memory_visualizer.cli import memviz as cli
@@ -1193,7 +1193,7 @@ sys.exit(cli.main())
 
 
 def test_help(tmp_path: Path) -> None:
-    """Options and all exit codes are in the help; lines fit a terminal."""
+    """The help has all options and exit codes, in lines that fit a terminal."""
     result = run(["--help"], tmp_path, env=environment(COLUMNS="80"))
     assert (result.returncode, result.stderr) == (0, "")
     for option in ("-o", "--table", "--json", "--map", "--pid", "--name", "--lenient", "--legend"):
@@ -1204,7 +1204,7 @@ def test_help(tmp_path: Path) -> None:
 
 
 def test_the_console_script() -> None:
-    """`memviz` itself, where the package is installed."""
+    """The installed command `memviz` works."""
     script = Path(sys.executable).with_name("memviz")
     if not script.exists():
         pytest.skip("memory-visualizer is not installed beside this Python")
@@ -1213,7 +1213,7 @@ def test_the_console_script() -> None:
 
 
 def on_a_terminal(run_it: Callable[[int], object]) -> str:
-    """What a program writes to a terminal, whose file descriptor it is given."""
+    """The text that a program writes to a terminal, whose file descriptor the program gets."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80))
     run_it(slave)
@@ -1222,7 +1222,7 @@ def on_a_terminal(run_it: Callable[[int], object]) -> str:
     try:
         while chunk := os.read(master, 4096):
             output += chunk
-    except OSError:  # how Linux says that the other side is closed
+    except OSError:  # Linux' error if the other side is closed
         pass
     finally:
         os.close(master)
@@ -1231,7 +1231,7 @@ def on_a_terminal(run_it: Callable[[int], object]) -> str:
 
 @pytest.mark.posix
 def test_on_a_terminal(dump: Path, tmp_path: Path) -> None:
-    """Swatches; and no progress of what takes less than two seconds."""
+    """A terminal gets swatches, and no progress in the first two seconds."""
     output = on_a_terminal(lambda slave: run([dump], tmp_path, stdout=slave, stderr=slave))
     assert "\x1b[48;2;95;194;205m" in output
     assert "reading" not in output
@@ -1240,7 +1240,7 @@ def test_on_a_terminal(dump: Path, tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_progress_on_a_terminal(dump: Path, tmp_path: Path) -> None:
-    """Of what takes longer; here at once. On standard error, and gone when the work is done."""
+    """Progress appears on standard error (here at once), and is gone at the end of the work."""
     program = """
 import sys
 from memory_visualizer.cli import memviz as cli
@@ -1260,7 +1260,7 @@ sys.exit(cli.main())
 def test_a_command_without_its_arguments(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says what it needs; with a dump of its name, the dump is painted."""
+    """Without arguments a command says what it needs; a dump of its name is painted."""
     from memory_visualizer.cli import memviz as cli
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The progress line, with a clock of the test's own."""
+"""The progress line, with a clock that the tests set."""
 
 import io
 import subprocess
@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Always true."""
         return True
 
 
@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_nothing_is_shown_in_the_first_two_seconds(clock: list[float]) -> None:
-    """Short tasks leave the terminal alone."""
+    """Tasks of less than two seconds write nothing to the terminal."""
     terminal = Terminal()
     with ProgressLine("reading", terminal) as progress:
         clock[0] += 1.9
@@ -35,7 +35,7 @@ def test_nothing_is_shown_in_the_first_two_seconds(clock: list[float]) -> None:
 
 
 def test_long_tasks_show_a_line_and_take_it_away(clock: list[float]) -> None:
-    """Bytes and percent after two seconds, not more often than ten times a second."""
+    """After two seconds bytes and percent appear, at most ten times a second, then vanish."""
     terminal = Terminal()
     with ProgressLine("reading", terminal) as progress:
         clock[0] += 2.5
@@ -52,7 +52,7 @@ def test_long_tasks_show_a_line_and_take_it_away(clock: list[float]) -> None:
 
 
 def test_the_total_may_be_unknown(clock: list[float]) -> None:
-    """As with a pipe."""
+    """A total may be unknown, as for a pipe."""
     terminal = Terminal()
     with ProgressLine("reading", terminal) as progress:
         clock[0] += 2.5
@@ -61,7 +61,7 @@ def test_the_total_may_be_unknown(clock: list[float]) -> None:
 
 
 def test_the_line_goes_when_the_task_fails(clock: list[float]) -> None:
-    """The sentence that says why begins on an empty line."""
+    """The line is cleared before the sentence on a failure."""
     terminal = Terminal()
     with pytest.raises(ValueError, match="broken"), ProgressLine("reading", terminal) as progress:
         clock[0] += 3
@@ -80,7 +80,7 @@ def test_only_on_a_terminal(clock: list[float]) -> None:
 
 
 def test_costs_nothing_where_nothing_is_shown() -> None:
-    """The library is not even loaded."""
+    """The library of the progress line is not loaded if no line is shown."""
     code = """
 import io, sys
 from memory_visualizer.cli.progress import ProgressLine

@@ -1,1 +1,1 @@
-"""Tests of memory_visualizer.snapshot."""
+"""Tests of the difference of two dumps."""

@@ -1,4 +1,4 @@
-"""Dumps of a machine that went on, shared by all tests of differences."""
+"""Successive dumps of one machine, shared by all tests of differences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.synth.profiles import profiles
 
 @dataclass(frozen=True)
 class Series:
-    """Successive dumps of one machine, and what happened from each to the next."""
+    """Successive dumps of one machine, and the events between them."""
 
     paths: list[Path]
     steps: list[Happened]
@@ -40,12 +40,12 @@ def series_of(machine: EvolvingWindows | EvolvingLinux, folder: Path) -> Series:
 
 @pytest.fixture(scope="session")
 def windows_series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    """Of a Windows 10."""
+    """Three dumps of a Windows 10."""
     machine = EvolvingWindows(profiles()["Win10x64"], seed=7)
     return series_of(machine, tmp_path_factory.mktemp("windows"))
 
 
 @pytest.fixture(scope="session")
 def linux_series(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    """Of a Linux."""
+    """Three dumps of a Linux."""
     return series_of(EvolvingLinux("6.1", seed=7), tmp_path_factory.mktemp("linux"))

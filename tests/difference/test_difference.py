@@ -45,7 +45,7 @@ def test_other_formats_and_holes(windows_series: Series, tmp_path: Path) -> None
     plain = memory_visualizer.diff(first, second)
     memory = second.read_bytes()
     frames = len(memory) // PAGE_SIZE
-    # A hole where nothing of the machine is needed, to tell: zeros and unused data.
+    # A hole over zeros and unused data, without which the machine is still understood.
     snapshot = memory_visualizer.open(second)
     unused = np.flatnonzero(snapshot.classes >= 4)
     start = int(unused[np.flatnonzero(unused[2:] - unused[:-2] == 2)[0]])
@@ -77,7 +77,7 @@ def test_a_dump_that_ends_earlier(windows_series: Series, tmp_path: Path) -> Non
 
 
 def test_any_byte_counts(windows_series: Series, tmp_path: Path) -> None:
-    """One byte of a page, the first, the last or one within, is enough."""
+    """A page differs if a single byte differs: the first, the last or one within."""
     memory = bytearray(windows_series.paths[0].read_bytes())
     snapshot = memory_visualizer.open(windows_series.paths[0])
     data = np.flatnonzero(snapshot.classes == 4)[:3].tolist()
@@ -105,7 +105,7 @@ def test_the_clock_tells_the_order(moments: list[Moment], windows_series: Series
 
 
 def test_the_clock_of_linux(linux_series: Series) -> None:
-    """Ten minutes lie between two dumps; the machine's start is the same in all."""
+    """Two dumps are ten minutes apart; both tell the same start of the machine."""
     found = memory_visualizer.diff(*linux_series.paths[1::-1])
     assert (found.before.name, found.after.name) == ("1.raw", "2.raw")
     assert found.before.time is not None
@@ -143,7 +143,7 @@ def test_packed_columns_are_the_same(moments: list[Moment]) -> None:
 
 
 def test_each_witness_alone_decides_nothing(moments: list[Moment]) -> None:
-    """Whatever a single thing says, the frames are compared, and a remark tells."""
+    """A single witness against one machine costs a remark; the frames are still compared."""
     first, second, _ = moments
     assert compare(first, second).remarks == ()
     assert second.booted is not None
@@ -166,7 +166,7 @@ def _known_by_tables(one: Process) -> Process:
 def test_another_start_is_another_machine(
     windows_series: Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same system a day later: only classes, and processes by name, are compared."""
+    """The same system a day later is another machine: only classes and names are compared."""
     monkeypatch.setattr(kernel, "IMAGE_TIME", kernel.IMAGE_TIME + 864_000_000_000)
     forge(tmp_path / "other.raw", profiles()["Win10x64"], size=16 << 20, seed=123)
     found = memory_visualizer.diff(windows_series.paths[0], tmp_path / "other.raw", order=False)
@@ -179,7 +179,7 @@ def test_another_start_is_another_machine(
 
 
 def test_nothing_tells(tmp_path: Path) -> None:
-    """Dumps without a system are compared, and a remark says what is not known."""
+    """Dumps without a system are compared, and a remark says that the machine is not known."""
     (tmp_path / "a.raw").write_bytes(bytes(PAGE_SIZE) + b"a" * 3 * PAGE_SIZE)
     (tmp_path / "b.raw").write_bytes(b"b" * 2 * PAGE_SIZE + bytes(PAGE_SIZE) + b"a" * PAGE_SIZE)
     found = memory_visualizer.diff(tmp_path / "a.raw", tmp_path / "b.raw")
@@ -216,12 +216,12 @@ OLD = process(100, "a.exe", 0x8000_1000, created=5)
     ("new", "is_same"),
     [
         (OLD, True),
-        (replace(OLD, name="b.exe", dtb=0x77000), True),  # it started another program
+        (replace(OLD, name="b.exe", dtb=0x77000), True),  # the process started another program
         (replace(OLD, pid=104), True),  # a flipped bit
         (replace(OLD, created=None), True),
         (replace(OLD, object_address=0x8000_2000), True),
-        (process(100, "a.exe", 0x8000_9000, created=6), False),  # the pid was given again
-        (process(104, "b.exe", 0x8000_1000, created=6), False),  # the object's memory, too
+        (process(100, "a.exe", 0x8000_9000, created=6), False),  # the pid is another process's now
+        (process(104, "b.exe", 0x8000_1000, created=6), False),  # its memory was reused, too
         (process(100, "b.exe", 0x8000_9000), False),
     ],
 )
@@ -236,13 +236,13 @@ def test_the_best_match_wins() -> None:
 
 
 def test_tables_alone() -> None:
-    """Processes of which only page tables are known are matched by these."""
+    """Processes that are known only by page tables are matched by these."""
     nameless = process(-1, "(unknown)", 0, dtb=0x5000)
     assert matched([nameless], [replace(nameless, dtb=0x6000), nameless]) == [(0, 1)]
 
 
 def test_many_alike_are_not_compared_each_with_each() -> None:
-    """A dump that was made to waste time: each is compared with as many as there are kinds."""
+    """In a dump made to waste time, equal processes are not compared each with each."""
     many = [replace(OLD) for _ in range(20_000)]
     assert len(matched(many, many)) == 20_000
 
@@ -305,7 +305,7 @@ def test_owner_sets_are_the_owners() -> None:
 
 
 def test_who_has_the_frames_now(windows_series: Series) -> None:
-    """From whom to whom: as many frames as noted, for each pair of owners."""
+    """For each pair of owners, as many frames changed hands as noted."""
     found = memory_visualizer.diff(*windows_series.paths[:2])
     noted = windows_series.steps[0]
     expected: dict[tuple[frozenset[int], frozenset[int]], int] = {}
@@ -354,7 +354,7 @@ def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -
     held = (found.codes != Change.ABSENT) & (found.codes < Change.ONLY_EARLIER)
     assert held.any()
     np.testing.assert_array_equal(found.codes[held], plain.codes[held])
-    # AVML leaves out blocks of zeros: such a page is in neither, or in one dump only.
+    # AVML leaves out blocks of zeros: such a page is absent from one dump, or from both.
     zero = memory_visualizer.open(first).zero | memory_visualizer.open(second).zero
     assert zero[~held].all()
 
@@ -381,7 +381,7 @@ def test_files_with_more_or_fewer_pages(moments: list[Moment]) -> None:
 
 
 def test_new_leads(windows_series: Series, moments: list[Moment]) -> None:
-    """Code that may be written now, and a process that left the list; no lead that was known."""
+    """Code that became writable and a process that left the list are new; known leads are not."""
     assert {lead.kind for lead in moments[0].leads} == {"unlinked process"}  # rootkit.exe
     first, second = (compare(*pair) for pair in pairwise(moments))
     made = windows_series.steps[0].made_executable

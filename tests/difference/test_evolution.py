@@ -1,4 +1,4 @@
-"""The difference of two dumps of a machine that went on: on every frame what was noted."""
+"""The difference of two dumps of one machine: each frame changed as noted."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def assert_is_noted(found: Difference, noted: Happened, memory: PhysicalMemory) 
 def assert_processes(found: Difference, before: Known, after: Known) -> None:
     """Compare the processes that came, went, grew, shrank, and got another name."""
     told = {(one.process.pid, one.change) for one in found.processes if one.change != "same"}
-    old, new = before.pages.keys(), after.pages.keys()  # of live processes
+    old, new = before.pages.keys(), after.pages.keys()  # of live processes only
     expected = {(pid, "came") for pid in new - old} | {(pid, "went") for pid in old - new}
     expected |= {(pid, "came and went") for pid in after.names.keys() - before.names.keys() - new}
     for pid in old & new:
@@ -56,7 +56,7 @@ def assert_processes(found: Difference, before: Known, after: Known) -> None:
     }
 
 
-@pytest.mark.many
+@pytest.mark.many(8)
 @pytest.mark.parametrize("seed", range(EVOLUTIONS))
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_each_frame_is_as_noted(system: str, seed: int, tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_each_frame_is_as_noted(system: str, seed: int, tmp_path: Path) -> None:
     assert_is_noted(found, machine.happened(before, after), machine.memory)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("system", ["Win7SP1x64", "6.1"])
 @pytest.mark.parametrize(
     "name", ["start", "end", "move", "unlink", "reuse", "make executable", "write", "clear"]

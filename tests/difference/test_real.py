@@ -1,4 +1,4 @@
-"""A real Linux guest beside itself: in another format, and with changes that are known."""
+"""Dumps of one real Linux guest: in two formats, and with known changes."""
 
 from pathlib import Path
 
@@ -31,12 +31,12 @@ def test_another_format_of_the_same_moment(qemu_core: tuple[Path, Path]) -> None
 
 
 class Edited:
-    """The guest's memory, with changes to it."""
+    """The guest's memory with known changes."""
 
     def __init__(self, snapshot: Snapshot, memory: bytearray) -> None:
         self.snapshot, self.memory = snapshot, memory
         self.touched: set[int] = set()
-        """Frames that were written to."""
+        """Frames that were changed."""
 
     def write(self, physical: int, contents: bytes) -> None:
         self.memory[physical : physical + len(contents)] = contents

@@ -1,4 +1,4 @@
-"""What is converted: the same memory and page map in every format, as others read it too."""
+"""Conversion keeps the memory and the page map in every format, also for other readers."""
 
 import hashlib
 import os
@@ -50,26 +50,26 @@ by_ending = pytest.mark.parametrize("ending", ENDINGS)
 
 
 def converted(path: Path, ending: str) -> tuple[Snapshot, Path]:
-    """What a dump was, and where it is now."""
+    """Convert a dump; returns the snapshot of the source, and the new file."""
     snapshot, target = memory_visualizer.open(path), path.with_name(f"out{ending}")
     convert_dump(snapshot, target, layout_of(snapshot, target))
     return snapshot, target
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder."""
+    """The names of the files in a folder."""
     return [path.name for path in folder.iterdir()]
 
 
 def as_raw(frames: dict[int, bytes]) -> dict[int, bytes]:
-    """The same with zeros in holes."""
+    """The same frames, with zeros in holes."""
     return {pfn: frames.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(frames) + 1)}
 
 
 @pytest.mark.many
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_memory_of_every_format(tmp_path: Path, name: str) -> None:
-    """Nothing is lost or made up, and the source stays as it was."""
+    """Conversion loses and invents nothing, and leaves the source as it was."""
     _, pieces, write = WRITERS[name]
     path = tmp_path / "dump.vmem"
     write(path, pieces)
@@ -77,7 +77,7 @@ def test_the_memory_of_every_format(tmp_path: Path, name: str) -> None:
     for ending in (".lime", ".elf"):
         check(open_dump(unrecognised(path, ending)), frames_of(pieces))
     assert path.read_bytes() == before
-    low = [piece for piece in pieces if piece[0] < GIB]  # no pass over gigabytes of holes
+    low = [piece for piece in pieces if piece[0] < GIB]  # holes of gigabytes are not read
     if low != list(pieces):
         write(path, low)
     dump, frames = open_dump(unrecognised(path, ".raw")), as_raw(frames_of(low))
@@ -97,7 +97,7 @@ def unrecognised(path: Path, ending: str) -> Path:
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """A small Windows with a hole; its pieces are whole mebibytes, as some formats want it."""
+    """A small Windows with a hole; its pieces are whole mebibytes, as some formats need."""
     path, hole = tmp_path_factory.mktemp("windows") / "dump", (512, 2560)
     few: dict[str, Any] = {"processes": 2, "kernel_pages": 80, "user_pages": 12, "free_data": 0}
     forge(path, profiles()["Win7SP1x64"], size=16 * MIB, holes=[hole], **few)
@@ -107,7 +107,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
 
 @pytest.fixture(scope="module")
 def used(windows: Pieces, tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """The same Windows without most pages of zeros that nobody has."""
+    """The same Windows without most of its unused pages of zeros."""
     path = tmp_path_factory.mktemp("windows") / "dump"
     containers.write_lime(path, windows)
     unused = unused_zeros(path)
@@ -124,14 +124,14 @@ def _blocks(piece: bytes) -> list[bytes]:
 
 
 def unused_zeros(path: Path) -> np.ndarray:
-    """Whether a dump holds a page of zeros that nobody has; one bool for each frame."""
+    """Whether each frame is an unused page of zeros."""
     found: np.ndarray = memory_visualizer.open(path).classes == PageClass.UNUSED_ZERO
     return found
 
 
 @pytest.fixture(scope="module")
 def linux(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """A Linux with a hole where nobody has pages."""
+    """A Linux with a hole where no page is in use."""
     path = tmp_path_factory.mktemp("linux") / "dump"
     forge_linux(path, size=32 * MIB, processes=3)
     unused, contents = np.flatnonzero(unused_zeros(path)), path.read_bytes()
@@ -142,7 +142,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
 
 @pytest.fixture(scope="module")
 def maps() -> dict[bytes, Snapshot]:
-    """Page maps of converted files, by digests of the files: equal files have equal maps."""
+    """Page maps of converted files by the files' digests: equal files have equal maps."""
     return {}
 
 
@@ -151,10 +151,10 @@ def maps() -> dict[bytes, Snapshot]:
 def test_the_page_map_stays(
     windows: Pieces, used: Pieces, tmp_path: Path, name: str, maps: dict[bytes, Snapshot]
 ) -> None:
-    """From every format into every format to which a dump is converted."""
-    if name == "crash-ranges":  # frame 0 is never in its ranges
+    """Every format of the source keeps its page map in every format of the target."""
+    if name == "crash-ranges":  # its ranges never have frame 0
         windows = [(PAGE_SIZE, windows[0][1][PAGE_SIZE:]), *windows[1:]]
-    if name.startswith("hibernation"):  # whose writer takes its time
+    if name.startswith("hibernation"):  # its writer is slow
         windows = used
     assert_the_page_map_stays(windows, tmp_path / "dump.vmem", WRITERS[name][2], maps)
 
@@ -164,7 +164,7 @@ def test_the_page_map_stays(
 def test_the_page_map_of_linux_stays(
     linux: Pieces, tmp_path: Path, name: str, maps: dict[bytes, Snapshot]
 ) -> None:
-    """The kernel's note is in the ELF core, too."""
+    """The ELF core has the kernel's note, too."""
     assert_the_page_map_stays(linux, tmp_path / "dump", WRITERS[name][2], maps)
 
 
@@ -192,14 +192,14 @@ def assert_same_map(after: Snapshot, before: Snapshot, ending: str) -> None:
     assert np.array_equal(after.classes[held], before.classes[held])
     others = PageClass.UNUSED_ZERO if ending == ".raw" else PageClass.ABSENT
     assert (after.classes[1:][~held[1:]] == others).all()
-    first = PageClass.KERNEL if ending == ".raw" else PageClass.ABSENT  # it maps what is not there
+    first = PageClass.KERNEL if ending == ".raw" else PageClass.ABSENT  # the kernel's large page
     assert held[0] or after.classes[0] == first
     assert np.array_equal(after.owners.frame, before.owners.frame)
     assert np.array_equal(after.owners.virtual, before.owners.virtual)
 
 
 def test_memory_out_of_place_is_put_in_place(tmp_path: Path) -> None:
-    """A raw file with a header of its own, as a LiME file without it."""
+    """A raw file with a header becomes a LiME file without it."""
     forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB, processes=3)
     contents = (tmp_path / "dump").read_bytes()
     (tmp_path / "dump").write_bytes(b"header".ljust(64) + contents)
@@ -210,7 +210,7 @@ def test_memory_out_of_place_is_put_in_place(tmp_path: Path) -> None:
 
 
 def test_lime_ranges(tmp_path: Path) -> None:
-    """By the format's description; no range looks like a block of AVML's with zeros behind."""
+    """Ranges are as the format's description says; none looks like an AVML block before zeros."""
     block = 16 * MIB
     pieces = [(0, bytes(4096) + b"a" * (block - 4096)), (2 * block, b"b" * block)]
     containers.write_elf(tmp_path / "dump", pieces)
@@ -227,7 +227,7 @@ def test_lime_ranges(tmp_path: Path) -> None:
 
 
 def test_many_runs(tmp_path: Path) -> None:
-    """More segments than e_phnum can say; pages of zeros but for the last one."""
+    """The file has more segments than e_phnum can tell; all pages but the last are zeros."""
     path, target, count = tmp_path / "dump", tmp_path / "out.elf", 0xFFFF
     with path.open("wb") as file:
         file.seek((count - 1) * PAGE_SIZE)
@@ -257,7 +257,7 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
 
 @by_ending
 def test_left_out(tmp_path: Path, ending: str) -> None:
-    """Pages that the dump leaves out are in no file, and this is said with their number."""
+    """Pages that the dump leaves out are in no file, and the number of them is told."""
     containers.write_avml(
         tmp_path / "dump",
         [(0, b"a" * 0x8000 + bytes(0x10000) + b"b" * 0x8000)],
@@ -308,7 +308,7 @@ def put_and_die(pages, place, contents):
 _Pages.put = put_and_die
 main(sys.argv[2:])
 """
-"""The command, which ends at once, as if killed, when so many bytes are written."""
+"""The command, which ends at once, as if killed, after writing so many bytes."""
 
 
 def killed(arguments: list[str], folder: Path, size: int) -> None:
@@ -319,14 +319,14 @@ def killed(arguments: list[str], folder: Path, size: int) -> None:
 
 
 SCATTERED = [(n * 3 * PAGE_SIZE, bytes([n]) * PAGE_SIZE) for n in range(1, 41)]
-"""Forty pages, none beside another; no two are equal."""
+"""Forty pages, all different, with a hole between any two."""
 
 
 @by_ending
 def test_an_interrupted_conversion_goes_on(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed twice; each run keeps what is there, and the file is as if written at once."""
+    """After being killed twice, the conversion goes on; the file is as if written at once."""
     containers.write_lime(tmp_path / "dump", SCATTERED)
     snapshot, target = converted(tmp_path / "dump", ending)
     whole = target.read_bytes()
@@ -356,7 +356,7 @@ def test_an_interrupted_conversion_goes_on(
 
 @by_ending
 def test_nothing_in_a_part_is_trusted(tmp_path: Path, ending: str) -> None:
-    """Altered pages, pages of another dump, bytes in holes and beyond the end, a cut."""
+    """Altered or foreign pages, bytes in holes or beyond the end, and a cut are found."""
     containers.write_lime(tmp_path / "dump", SCATTERED)
     snapshot, target = converted(tmp_path / "dump", ending)
     whole = target.read_bytes()
@@ -381,7 +381,7 @@ def test_nothing_in_a_part_is_trusted(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.posix
 def test_a_part_is_no_other_file(tmp_path: Path) -> None:
-    """Neither evidence behind a link, nor what another process is writing."""
+    """The part never replaces evidence behind a link, nor a file that another process writes."""
     containers.write_lime(tmp_path / "dump", PIECES[:1])
     (tmp_path / "evidence").write_bytes(evidence := b"never touched" * 1000)
     command = ["convert", "dump", "-o", "out.raw"]
@@ -403,7 +403,7 @@ def test_a_part_is_no_other_file(tmp_path: Path) -> None:
 def test_an_error_of_the_disk_keeps_the_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told as an error of the new file, not of the dump."""
+    """A disk error is told as an error of the new file, not of the dump; the part stays."""
     import resource
 
     containers.write_lime(tmp_path / "dump", SCATTERED)
@@ -444,7 +444,7 @@ _Usage = namedtuple("_Usage", "total used free")
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holes of a raw file need room where the file system has no sparse files."""
+    """Holes of a raw file need room if the file system has no sparse files."""
     containers.write_lime(tmp_path / "dump", [(0, b"x" * 8192), (1 << 32, b"y" * 4096)])
     snapshot = memory_visualizer.open(tmp_path / "dump")
     target = tmp_path / "out.raw"
@@ -472,7 +472,7 @@ def test_a_disk_that_writes_something_else(tmp_path: Path, monkeypatch: pytest.M
         words[3, 5] ^= np.uint64(1)
         add(sums, frames, words)
 
-    monkeypatch.setattr(Checksums, "add", faulty)  # as the file is read back
+    monkeypatch.setattr(Checksums, "add", faulty)  # while the file is read back
     with pytest.raises(BadInputError, match="read back, it does not hold the memory"):
         convert_dump(snapshot, target, layout_of(snapshot, target))
     assert blocks and names(tmp_path) == ["dump"]
@@ -517,7 +517,7 @@ def test_volatility3_reads_it(tmp_path: Path, ending: str, layer: str) -> None:
 
 
 def test_drgn_reads_it(tmp_path: Path, drgn: ModuleType) -> None:
-    """A raw dump of Linux, with the note that its kernel has in memory, which drgn needs."""
+    """A converted raw dump of Linux has its kernel's note in memory, by which drgn reads it."""
     truth = forge_linux(tmp_path / "dump", size=32 * MIB, processes=3)
     contents = (tmp_path / "dump").read_bytes()
     _, target = converted(tmp_path / "dump", ".elf")

@@ -1,4 +1,4 @@
-"""What is extracted: the pages that the truth gives to each file, and no name that leads out."""
+"""Extracted files have the pages that the truth gives them, and no name leads out of the folder."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, FilesTruth
 
 
 def test_files(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> None:
-    """Each page in its place, zeros elsewhere, and what the manifest says of it."""
+    """Each page is at its place, with zeros elsewhere, and the manifest describes each file."""
     snapshot, truth, path = dump
     memory = np.memmap(path, np.uint8, "r").reshape(-1, PAGE_SIZE)
     manifest = write_pieces(tmp_path, snapshot.dump, pieces_of_files(snapshot, EVERY))
@@ -90,7 +90,7 @@ def test_a_hole_takes_no_room(dump: tuple[Snapshot, FilesTruth, Path], tmp_path:
 
 
 def test_a_process(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> None:
-    """All of its pages are in the files of its regions."""
+    """The files of a process's regions have all of its pages."""
     snapshot, truth, path = dump
     memory = np.memmap(path, np.uint8, "r").reshape(-1, PAGE_SIZE)
     [process] = [process for process in snapshot.processes if process.pid == 1]
@@ -114,7 +114,7 @@ def test_a_process(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> N
 
 
 def test_a_process_without_known_regions(tmp_path: Path) -> None:
-    """Stretches of pages stand for regions."""
+    """Without regions, a file stands for each run of pages."""
     forge(tmp_path / "dump", profiles()["Win7SP1x64"])
     snapshot = memory_visualizer.open(tmp_path / "dump")
     process = next(one for one in snapshot.processes if one.has_tables and one.is_alive)
@@ -135,7 +135,7 @@ def test_frames(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> None
 
 
 def test_offsets_that_lie(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> None:
-    """Two frames for one place, a place before the beginning, and one that is far away."""
+    """Two frames for one place, a negative offset, and a huge offset."""
     snapshot, _, _ = dump
     offset = np.array([0, 0, -4096, LARGEST, 1 << 62, 8192])
     frame = np.array([0x301, 0x300, 0x302, 0x303, 0x304, 0x305])
@@ -162,7 +162,7 @@ def test_nothing_is_replaced_unless_asked_for(
     assert own.stat().st_size == 2 * PAGE_SIZE
     with pytest.raises(FileExistsError):
         write_pieces(tmp_path, snapshot.dump, pieces)
-    # What an earlier run wrote may go, though it looks like a dump.
+    # An earlier run's output may be replaced, though it looks like a dump.
     many = [piece_of_frames(snapshot.dump, 0, 511)]
     write_pieces(tmp_path / "many", snapshot.dump, many)
     write_pieces(tmp_path / "many", snapshot.dump, many, force=True)
@@ -187,7 +187,7 @@ def test_the_dump_is_never_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_links_are_not_followed(dump: tuple[Snapshot, FilesTruth, Path], tmp_path: Path) -> None:
-    """Neither a folder that is a link, nor a file that is."""
+    """Neither linked folders nor linked files are written to."""
     snapshot, _, _ = dump
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()
@@ -228,7 +228,7 @@ NASTY = st.text(
 
 @given(st.lists(NASTY, max_size=12))
 def test_any_name_stays_in_the_folder(texts: list[str]) -> None:
-    """Parts that every system takes for plain names, short enough, each path once."""
+    """Each path is unique; its parts are short plain names on every system."""
     names = SafeNames()
     paths = [names.path(text) for text in texts]
     assert len({tuple(part.casefold() for part in path) for path in paths}) == len(paths)
@@ -259,7 +259,7 @@ def test_names_that_are_the_same_elsewhere() -> None:
 
 
 def test_one_name_for_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tries grow with the files, not with their square."""
+    """The number of tries grows with the files, not with their square."""
     tries = 0
 
     def counting(name: str, mark: str) -> str:

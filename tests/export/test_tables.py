@@ -1,4 +1,4 @@
-"""What other programs get: tables, JSON and the text page map, compared with the truth."""
+"""Tables, JSON and the text page map, compared with the truth."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(folder: Path) -> Truth:
-    """A Windows 7, in folder / "win7.raw"."""
+    """The truth about a Windows 7, whose dump is folder / "win7.raw"."""
     return forge(folder / "win7.raw", profiles()["Win7SP1x64"])
 
 
@@ -46,13 +46,13 @@ def snapshot(folder: Path, truth: Truth) -> Snapshot:
 
 @pytest.fixture(scope="module")
 def nothing(folder: Path) -> Snapshot:
-    """No Windows: three frames, the second one zeros."""
+    """A dump without Windows: three frames, of which the second is zeros."""
     (folder / "nothing").write_bytes(b"a" * PAGE_SIZE + bytes(PAGE_SIZE) + b"b" * PAGE_SIZE)
     return memory_visualizer.open(folder / "nothing")
 
 
 def true_owners(truth: Truth) -> set[tuple[int, int]]:
-    """Frame and pid of all pages that processes have."""
+    """Frame and pid of all pages of processes."""
     notes = truth.mappings[truth.mappings["owner"] >= 0]
     return {
         (int(note["frame"]) + part, truth.processes[note["owner"]].pid)
@@ -100,7 +100,7 @@ def test_npz(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
     assert set(owners) == true_owners(truth)
     by_pid = {process.pid: index for index, process in enumerate(truth.processes)}
     notes = set(truth.mappings[["frame", "virtual", "owner", "user"]].tolist())
-    small = table["owner_virtual"] % (2 * MIB) != 0  # of a large page only the first frame is noted
+    small = table["owner_virtual"] % (2 * MIB) != 0  # notes have a large page's first frame
     columns = ("owner_pfn", "owner_virtual", "owner_pid", "owner_user")
     rows = zip(*(table[name][small].tolist() for name in columns), strict=True)
     large = {int(note["frame"]) for note in truth.mappings if note["size"] > PAGE_SIZE}
@@ -110,7 +110,7 @@ def test_npz(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
 
 
 def test_npz_holds_no_time(tmp_path: Path, snapshot: Snapshot) -> None:
-    """Else the same dump would not give the same bytes tomorrow."""
+    """The file has no time, so the same dump always gives the same bytes."""
     export.write_table(tmp_path / "a.npz", snapshot)
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -168,7 +168,7 @@ def test_arrow_and_parquet(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> 
 
 
 def test_parquet_does_not_load_pandas(tmp_path: Path, nothing: Snapshot) -> None:
-    """It takes 30 MiB, and a third of a second."""
+    """pandas, which takes 30 MiB and a third of a second, is not loaded."""
     pytest.importorskip("pyarrow", exc_type=ImportError)
     pytest.importorskip("pandas", exc_type=ImportError)
     program = (
@@ -209,7 +209,7 @@ def test_pandas(snapshot: Snapshot, truth: Truth) -> None:
 
 
 def test_entropy_in_pandas_once_it_is_measured(tmp_path: Path) -> None:
-    """In bits per byte, as Snapshot.entropy has it in steps."""
+    """Entropy is in bits per byte, and equals the steps of Snapshot.entropy."""
     pytest.importorskip("pandas", exc_type=ImportError)
     rng = np.random.default_rng(0)
     (tmp_path / "dump").write_bytes(bytes(PAGE_SIZE) + rng.bytes(PAGE_SIZE))
@@ -221,7 +221,7 @@ def test_entropy_in_pandas_once_it_is_measured(tmp_path: Path) -> None:
 
 
 def test_processes_in_pandas(snapshot: Snapshot, truth: Truth) -> None:
-    """A row for each process, by the index that owners have."""
+    """The frame has a row for each process, by the index that owners use."""
     pytest.importorskip("pandas", exc_type=ImportError)
     frame = snapshot.processes_frame()
     assert len(frame) == len(snapshot.processes)
@@ -237,7 +237,7 @@ def test_processes_in_pandas(snapshot: Snapshot, truth: Truth) -> None:
 def test_a_library_is_missing(
     tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sentence that says what to do, and no file."""
+    """A missing library is a sentence with advice, and no file."""
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(memory_visualizer.MemoryVisualizerError, match="pip install pyarrow"):
         export.write_table(tmp_path / "a.parquet", snapshot)
@@ -267,7 +267,7 @@ def test_tables_where_nothing_is_known(tmp_path: Path, nothing: Snapshot) -> Non
 
 
 def test_summary(tmp_path: Path, snapshot: Snapshot, truth: Truth) -> None:
-    """All fields, and the same as JSON."""
+    """The summary and its JSON have all fields with the same values."""
     summary = snapshot.summary()
     classes = truth.classes(truth.alive)
     processes, leads = summary.pop("processes"), summary.pop("leads")
@@ -330,14 +330,14 @@ def test_summary_where_nothing_is_known(nothing: Snapshot) -> None:
 
 
 def changed(snapshot: Snapshot, **values: Any) -> Snapshot:
-    """The same snapshot, with something else in its second process."""
+    """The same snapshot with other values in its second process."""
     first, second, *rest = snapshot.processes
     return replace(snapshot, processes=(first, replace(second, **values), *rest))
 
 
 @pytest.mark.parametrize("timestamp", [2**64 - 1, 10**18 * 9, 0, 1])
 def test_times_that_are_none(timestamp: int) -> None:
-    """The dump may hold anything there."""
+    """Numbers that are no time give None, and the first second of 1601 a time."""
     time = time_of(timestamp)
     assert (time.isoformat() if time else None) == (
         "1601-01-01T00:00:00+00:00" if timestamp == 1 else None
@@ -348,7 +348,7 @@ def test_times_that_are_none(timestamp: int) -> None:
     "name", ["\x1b[2J\r\n\0", "\u202egpj.exe", '"},{"', "\ud800", "<script>", "\\xff", "日本"]
 )
 def test_any_name_in_json(name: str, tmp_path: Path, snapshot: Snapshot) -> None:
-    """Nothing but ASCII, no control character but the line ends, and the same name read back."""
+    """JSON is ASCII without control characters but line ends, and gives the same name back."""
     write_json(tmp_path / "a.json", changed(snapshot, name=name))
     text = (tmp_path / "a.json").read_text("ascii")
     assert all(line.isprintable() for line in text.splitlines())
@@ -366,7 +366,7 @@ def test_any_file_name_in_json(folder: Path, nothing: Snapshot) -> None:
 
 
 def read_back(snapshot: Snapshot, folder: Path) -> Any:
-    """The classes that the written map gives, read as imagegenerator.py does."""
+    """The classes of the written map, as imagegenerator.py reads it."""
     export.write_text_map(folder / "a.map", snapshot)
     dump = snapshot.dump
     text = io.BytesIO((folder / "a.map").read_bytes())
@@ -377,7 +377,7 @@ def read_back(snapshot: Snapshot, folder: Path) -> Any:
 def test_text_map(tmp_path: Path, snapshot: Snapshot) -> None:
     np.testing.assert_array_equal(read_back(snapshot, tmp_path), snapshot.classes)
     titles, rule, *lines = (tmp_path / "a.map").read_text().splitlines()
-    assert titles == "(Virtual)           (Physical)    (Size)    (Kernel)"  # as the plugin's
+    assert titles == "(Virtual)           (Physical)    (Size)    (Kernel)"  # as the plugin has it
     assert rule == 54 * "-"
     assert "0x7ffe0000          " in {line[:20] for line in lines}
 
@@ -385,7 +385,7 @@ def test_text_map(tmp_path: Path, snapshot: Snapshot) -> None:
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "WinXPSP3x86", "Win81U1x64"])
 @pytest.mark.parametrize("size", [32 * MIB, 33 * MIB + PAGE_SIZE])
 def test_text_map_of_others(name: str, size: int, tmp_path: Path) -> None:
-    """32-bit and PAE too, and memory that ends within a large page."""
+    """The map is also right for 32-bit, for PAE, and for memory that ends within a large page."""
     forge(tmp_path / "dump", profiles()[name], size=size)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     np.testing.assert_array_equal(read_back(snapshot, tmp_path), snapshot.classes)
@@ -395,7 +395,7 @@ def test_text_map_of_others(name: str, size: int, tmp_path: Path) -> None:
 
 
 def test_text_map_with_holes(folder: Path, truth: Truth, tmp_path: Path) -> None:
-    """Holes in large pages, at both ends and amid them, are no rows of the map."""
+    """Holes at both ends of large pages, or amid them, have no rows in the map."""
     contents = (folder / "win7.raw").read_bytes()
     large = truth.mappings[truth.mappings["size"] > PAGE_SIZE]["frame"].astype(int)
     assert large.size >= 2

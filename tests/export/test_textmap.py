@@ -36,7 +36,7 @@ class Row:
 
 
 def naive_parse(text: bytes) -> tuple[list[Row], list[int]]:
-    """Rows, and the numbers of the lines that are broken, by the words of the specification."""
+    """Rows and the numbers of broken lines, as the specification words them."""
     rows, broken = [], []
     for number, line in enumerate(text.split(b"\n"), start=1):
         fields = [field for field in re.split(rb"[ \t\r]+", line) if field]
@@ -51,7 +51,7 @@ def naive_parse(text: bytes) -> tuple[list[Row], list[int]]:
 
 
 def naive_row(line: int, fields: list[bytes]) -> Row | None:
-    """The row that a line's fields make, if they make one."""
+    """The row that a line's fields give, or None."""
     if len(fields) < 4 or not all(NUMBER.fullmatch(field) for field in fields[:3]):
         return None
     numbers = [int(field, 16 if field[:2] in (b"0x", b"0X") else 10) for field in fields[:3]]
@@ -64,7 +64,7 @@ def naive_row(line: int, fields: list[bytes]) -> Row | None:
 
 
 def parse(text: bytes, first_line: int = 1) -> tuple[list[Row], Fault | None]:
-    """What the code under test makes of a text, in the test's words."""
+    """The result of the code under test, in the test's words."""
     rows, fault = parse_lines(text, first_line)
     columns = (rows.line, rows.virtual, rows.physical, rows.size, rows.kernel)
     return [Row(*row) for row in zip(*(column.tolist() for column in columns), strict=True)], fault
@@ -79,7 +79,7 @@ def check_against_naive(text: bytes) -> None:
 
 
 def test_the_plugins_map() -> None:
-    """The map that the documentation shows."""
+    """The map in the documentation is read."""
     rows = [Row(3, 0x80400000, 0x400000, 0x1000, True), Row(4, 0x10000, 0x5000, 0x2000, False)]
     assert parse(MAP) == (rows, None)
 
@@ -112,7 +112,7 @@ def test_the_plugins_map() -> None:
     ],
 )
 def test_ways_to_write_the_same_map(text: bytes) -> None:
-    """What may differ does not make a difference."""
+    """Spellings that the format allows give the same rows."""
     rows, fault = parse(text)
     assert fault is None
     assert [(row.virtual, row.physical, row.size, row.kernel) for row in rows[:2]] == [
@@ -137,7 +137,7 @@ def test_numbers_up_to_64_bits(number: str) -> None:
     ],
 )
 def test_what_is_not_a_number_of_64_bits(number: str) -> None:
-    """Larger numbers and all else are broken lines, and never another number."""
+    """A larger number, or any other text, is a broken line and never another number."""
     rows, fault = parse(f"{number} 0 4096 True".encode())
     assert rows == []
     assert fault == Fault(1, "the virtual address is not a number below 2**64", 1)
@@ -161,7 +161,7 @@ def test_what_is_not_a_number_of_64_bits(number: str) -> None:
     ],
 )
 def test_sentence_for_each_kind_of_broken_line(line: str, reason: str) -> None:
-    """The error names the map, the line and what is wrong; lenient readers get it as a Fault."""
+    """The error names the map, the line and the fault; lenient readers get a Fault."""
     text = MAP + line.encode() + b"\n" + MAP + b"junk\n"
     with pytest.raises(DamagedInputError) as caught:
         read(text, 0x1000)
@@ -196,14 +196,14 @@ LINES = st.one_of(
 @example(b"\n0 0 4096\n0 0 4096 True")
 @example(b"0 0 4096 True" + b"\r\n")
 def test_lines_against_the_naive_parser(text: bytes) -> None:
-    """Texts of lines that are rows or nearly so."""
+    """Lines that are rows, or nearly rows, are read as the plain parser reads them."""
     check_against_naive(text)
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(b"0123459afxXTrueFals(V)-- \t\r\n\0\xff"), max_size=80).map(bytes))
 def test_any_bytes_against_the_naive_parser(text: bytes) -> None:
-    """Texts of anything."""
+    """Any bytes are read as the plain parser reads them."""
     check_against_naive(text)
 
 
@@ -243,7 +243,7 @@ def test_frames_of_any_rows(rows: list[tuple[int, int, bool]], block_bytes: int)
 
 
 def test_line_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A very long line does not grow in memory, and line numbers stay right behind it."""
+    """A very long line takes no more memory, and line numbers behind it are right."""
     monkeypatch.setattr(textmap, "_BLOCK_BYTES", 64)
     text = b"0 0 4096 True " + b"x" * 1000 + b"\n0 4096 4096 False\nbroken"
     mapped = read(text, 2, lenient=True)
@@ -261,7 +261,7 @@ def test_line_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_sentence_for_a_frame_beyond_the_dump(row: str, last_byte: str) -> None:
-    """The error names the line; a lenient reader gets what lies within the dump."""
+    """The error names the line; a lenient reader gets the part within the dump."""
     text = f"0 0 4096 True\n\n{row}\n".encode()
     with pytest.raises(DamagedInputError) as caught:
         read(text, 2)
@@ -274,7 +274,7 @@ def test_sentence_for_a_frame_beyond_the_dump(row: str, last_byte: str) -> None:
 
 
 def test_the_earlier_fault_is_told() -> None:
-    """Whichever comes first in the file, broken line or frame beyond the dump."""
+    """The first fault in the file is told: a broken line, or a frame beyond the dump."""
     beyond, broken = b"0 0x5000 4096 True\n", b"broken\n"
     with pytest.raises(DamagedInputError, match="line 1: the mapping"):
         read(beyond + broken, 1)
@@ -283,7 +283,7 @@ def test_the_earlier_fault_is_told() -> None:
 
 
 def test_empty_map() -> None:
-    """A map may have no rows; the caller is told how many there were."""
+    """A map may have no rows; the caller learns the number of rows."""
     assert read(b"", 3).row_count == 0
     assert read(MAP.split(b"0x8")[0], 3).row_count == 0
 
@@ -300,7 +300,7 @@ def test_unreadable_map() -> None:
 
 
 def test_progress_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress ends at the number of bytes, and hands the total on."""
+    """Progress ends at the number of bytes, and passes the total on."""
     monkeypatch.setattr(textmap, "_BLOCK_BYTES", 100)
     calls: list[tuple[int, int | None]] = []
     read_mapped_frames(

@@ -1,4 +1,4 @@
-"""Which profiles of Volatility 2 fit a dump: by Volatility's own table, and on synthetic dumps."""
+"""The profiles of Volatility 2 that fit a dump: Volatility's own table, and synthetic dumps."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
 
 @pytest.mark.long
 def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Config) -> None:
-    """To the letter what the script in tests/volatility2 writes."""
+    """The table is byte for byte the output of the script in tests/volatility2."""
     if not takes_all(pytestconfig):
         pytest.skip("Volatility 2 takes ten seconds to load all profiles: tests/run --all does so")
     readme, plugins = ROOT / "README.md", "tests/volatility2"
@@ -29,7 +29,7 @@ def test_the_table_is_volatilitys_own(volatility2: Path, pytestconfig: pytest.Co
 
 
 def test_the_table_is_whole() -> None:
-    """All profiles of synthetic dumps, which were read in another way."""
+    """The table has all profiles of synthetic dumps, which were read in another way."""
     table = json.loads(TABLE.read_text())
     assert {name: (row["bits"], *row["version"], row["build"]) for name, row in table.items()} == {
         name: (one.bits, *one.version, one.build) for name, one in profiles().items()
@@ -39,7 +39,7 @@ def test_the_table_is_whole() -> None:
 @pytest.mark.parametrize("name", profiles())
 @pytest.mark.many
 def test_the_profile_itself_fits(name: str, tmp_path: Path) -> None:
-    """And no other than those of the same version, build and bits."""
+    """The dump's own profile fits; all that fit have the same version, build and bits."""
     forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=3)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     found = profiles_of(snapshot)
@@ -64,12 +64,12 @@ def test_the_profile_itself_fits(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_builds_between(build: int, expected: tuple[str, ...]) -> None:
-    """Of the tests of a version, the newest build that is not newer; newer ones are not known."""
+    """The newest known build that is not newer fits; builds newer than all have no profile."""
     assert profiles_for((10, 0), build, 64) == expected
 
 
 def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
-    """With the reason, for the front door to say."""
+    """A reason is given, for the front door to print."""
     name = next(name for name, one in builds().items() if one.build > 17763)
     forge(tmp_path / "dump", builds()[name], size=16 * MIB, processes=3)
     newer = memory_visualizer.open(tmp_path / "dump")
@@ -88,7 +88,7 @@ def test_what_volatility_2_cannot_know(tmp_path: Path) -> None:
     assert why_unknown(known) == ""
     known.dump.format = "AVML"
     assert why_unknown(known) == "Volatility 2 does not read AVML"
-    # Where the version cannot be read, Volatility may know more.
+    # If the version cannot be read, Volatility may still know it.
     unread = replace(known, system=System("Windows"))
     unread.dump.format = "raw"
     assert (profiles_of(unread), why_unknown(unread)) == ((), "")

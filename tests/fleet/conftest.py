@@ -1,4 +1,4 @@
-"""Some dumps, analysed once for all tests."""
+"""Some dumps, which are analysed once for all tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from tests.fleet.dumps import Expected, write_systems
 
 @dataclass(frozen=True)
 class Analysed:
-    """A run's folder, and what is true of its dumps."""
+    """A run's folder, and the truth about its dumps."""
 
     folder: Path
     dumps: Path
     """The folder of the dumps."""
     expected: Mapping[str, Expected]
-    """By name."""
+    """The truth by the dump's file name."""
 
 
 @pytest.fixture(scope="session")
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
-    """Dumps of each system and one without, by the tasks of a fleet; tests must not change them."""
+    """Dumps of each system and one without, analysed by the tasks of a fleet; never changed."""
     dumps = tmp_path_factory.mktemp("fleet-dumps")
     folder = tmp_path_factory.mktemp("fleet")
     expected = write_systems(dumps)

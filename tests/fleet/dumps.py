@@ -1,4 +1,4 @@
-"""Two hundred small dumps of many kinds, ten of them broken, with what is true of each."""
+"""Two hundred small dumps of many kinds, ten of them broken, with the truth about each."""
 
 import functools
 import gzip
@@ -15,19 +15,19 @@ from tests.synth.linux import forge_linux
 
 SOUND, BROKEN = 190, 10
 _PAGES = 24
-"""Of a dump without a system."""
+"""The number of pages in a dump without a system."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is true of a dump."""
+    """The truth about a dump."""
 
     system: str | None = None
-    """None where it has no system."""
+    """None without a system."""
     processes: frozenset[str] = frozenset()
-    """Names of live processes, in the system's list or not; without threads of the kernel."""
+    """Names of live processes, in the system's list or not; no threads of the kernel."""
     frames: int = 0
-    """Frames that the dump holds."""
+    """The number of frames that the dump holds."""
     is_broken: bool = False
 
 
@@ -56,7 +56,7 @@ def _windows(profile: str, *, objects: bool = False) -> Callable[[Path], Expecte
         kind = builds()[profile] if profile in builds() else profiles()[profile]
         truth = forge(path, kind, size=16 * MIB, processes=3, objects=objects)
         name = "Windows " + ".".join(map(str, kind.version))
-        if kind.version == (6, 4):  # as Volatility calls it
+        if kind.version == (6, 4):  # the name that Volatility gives it
             name = f"Windows 10.0.{kind.build}"
         alive = {one.name for one in truth.processes if one.eprocess and not one.exited}
         return Expected(name, frozenset(alive), 16 * MIB // PAGE_SIZE)
@@ -82,14 +82,14 @@ SYSTEMS: Mapping[str, Callable[[Path], Expected]] = {
 
 
 def write_systems(folder: Path) -> dict[str, Expected]:
-    """Write a raw dump of each system; returns what is true of each by its file's name."""
+    """Write a raw dump of each system; returns the truth about each by its file's name."""
     return {f"{name}.raw": write(folder / f"{name}.raw") for name, write in SYSTEMS.items()}
 
 
 def write_many(folder: Path) -> dict[str, Expected]:
-    """Write all dumps into an existing folder; returns what is true of each by its file's name."""
+    """Write all dumps into an existing folder; returns the truth about each by its file's name."""
     expected = write_systems(folder)
-    for name in list(expected):  # each system in another format, too
+    for name in list(expected):  # a copy of each system in another format
         contents = (folder / name).read_bytes()
         other = Path(name).with_suffix(".lime").name
         containers.write_lime(folder / other, [(0, contents)])
@@ -108,14 +108,14 @@ def write_many(folder: Path) -> dict[str, Expected]:
 
 
 def _noise(seed: int) -> bytes:
-    """Pages of which a third are zeros."""
+    """Pages, of which one third holds only zeros."""
     pages = np.random.default_rng(seed).integers(256, size=(_PAGES, PAGE_SIZE), dtype=np.uint8)
     pages[::3] = 0
     return pages.tobytes()
 
 
 def _broken(folder: Path) -> dict[str, bytes]:
-    """Files of which no whole dump can be made, by name."""
+    """Files that hold no whole dump, by name."""
     cut = {
         f"cut.{ending}": (folder / f"noise{number}.{ending}").read_bytes()[:-5000]
         for number, ending in enumerate(FORMATS)

@@ -1,4 +1,4 @@
-"""A fleet on real clusters: processes on the loopback address, which are disturbed."""
+"""A fleet on real clusters: processes on the loopback address that are disturbed."""
 
 import json
 import os
@@ -22,12 +22,12 @@ from tests.fleet.test_task import files_of
 pytestmark = [pytest.mark.frontdoor, pytest.mark.posix]
 
 _PATIENCE = 120
-"""Seconds until a test gives up, on whatever machine."""
+"""Seconds after which a test gives up on any machine."""
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def wait_until(is_so: Callable[[], bool], *processes: "subprocess.Popen[str]") -> None:
-    """Wait for something that one of these processes is to do."""
+    """Wait until a condition holds that one of these processes fulfils."""
     end = time.monotonic() + _PATIENCE
     while not is_so():
         assert time.monotonic() < end
@@ -36,7 +36,7 @@ def wait_until(is_so: Callable[[], bool], *processes: "subprocess.Popen[str]") -
 
 
 def started(*arguments: object) -> "subprocess.Popen[str]":
-    """A program of Python in a group of its own."""
+    """Start a Python program in a process group of its own."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -54,13 +54,13 @@ def fleet(*arguments: object) -> "subprocess.Popen[str]":
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Exit code and both outputs."""
+    """Wait for the end: exit code and both outputs."""
     out, err = process.communicate(timeout=_PATIENCE)
     return process.returncode, out, err
 
 
 class Cluster:
-    """A scheduler and workers, each a process."""
+    """A scheduler and workers, each in a process."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scheduler.json"
@@ -70,7 +70,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """The scheduler's address; empty until it has written it."""
+        """The scheduler's address; empty until the scheduler has written it."""
         try:
             return str(json.loads(self._file.read_bytes())["address"])
         except (OSError, ValueError):
@@ -94,7 +94,7 @@ class Cluster:
             self.workers.append(worker)
 
     def end(self) -> None:
-        """End all that still runs."""
+        """End all processes that still run."""
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
@@ -112,12 +112,12 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def done(folder: Path) -> int:
-    """How many outcomes there are in a run's folder."""
+    """The number of outcomes in a run's folder."""
     return len(list(folder.glob("dumps/*/outcome.json")))
 
 
 def assert_whole(folder: Path) -> None:
-    """Nothing half is left, and each outcome tells the truth."""
+    """No file is half written, and each outcome tells the truth."""
     assert not list(folder.rglob(".*"))
     for outcome in outcomes_in(folder):
         for path, size in outcome.outputs.items():
@@ -125,7 +125,7 @@ def assert_whole(folder: Path) -> None:
 
 
 def test_two_hundred_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A worker is killed, the run is interrupted, the scheduler is killed: all is done at last."""
+    """A worker is killed, the run interrupted, the scheduler killed; at last all dumps are done."""
     dumps, folder = tmp_path / "dumps", tmp_path / "fleet"
     dumps.mkdir()
     expected = write_many(dumps)
@@ -172,7 +172,7 @@ def test_two_hundred_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def _assert_true(folder: Path, expected: dict[str, Expected], err: str) -> None:
-    """Each outcome is what the writers know."""
+    """Each outcome agrees with the truth of the writers."""
     outcomes = {outcome.name: outcome for outcome in outcomes_in(folder)}
     assert outcomes.keys() == expected.keys()
     for name, outcome in outcomes.items():
@@ -191,9 +191,9 @@ def _assert_true(folder: Path, expected: dict[str, Expected], err: str) -> None:
 
 
 def test_the_local_cluster_is_for_nobody_else() -> None:
-    """It listens on the loopback address, speaks TLS with its own keys, and has limits.
+    """The cluster listens on the loopback address, uses TLS with keys of its own, and has limits.
 
-    Ctrl-C in a terminal, which reaches all processes, ends it without a word.
+    Ctrl-C in a terminal, which reaches all processes, ends it without a message.
     """
     program = """
 import psutil, time
@@ -232,7 +232,7 @@ if __name__ == "__main__":
 
 
 def test_a_task_without_the_package() -> None:
-    """A worker that lacks it can read the task, and says what is missing."""
+    """A worker that lacks the package can read the task, and names the package."""
     import cloudpickle
 
     from memory_visualizer.fleet.runner import _task

@@ -1,4 +1,4 @@
-"""What is asked over all dumps of a fleet."""
+"""Questions over all dumps of a fleet."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def parts(analysed: Analysed, dataset: str) -> list[Path]:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_one_schema_for_all_systems(dataset: str, analysed: Analysed) -> None:
-    """Also where a dump has no rows; readers take the schema of any file."""
+    """The schema is the same without rows, since readers take the schema of any file."""
     schemas = [pyarrow.parquet.read_schema(path) for path in parts(analysed, dataset)]
     assert all(schema == schemas[0] for schema in schemas)
     assert "dump" not in schemas[0].names  # the folder tells it
@@ -42,7 +42,7 @@ def test_one_schema_for_all_systems(dataset: str, analysed: Analysed) -> None:
 
 
 def test_page_maps_are_those_of_tables(analysed: Analysed, tmp_path: Path) -> None:
-    """Column by column; what a dump does not tell is null."""
+    """Columns equal those of the tables; values that a dump does not tell are null."""
     for name, expected in analysed.expected.items():
         snapshot = memory_visualizer.open(analysed.dumps / name)
         write_table(tmp_path / f"{name}.parquet", snapshot)
@@ -58,7 +58,7 @@ def test_page_maps_are_those_of_tables(analysed: Analysed, tmp_path: Path) -> No
 
 
 def test_processes(analysed: Analysed) -> None:
-    """Each live one that the writers made, in the dump that has it."""
+    """Each live process that the writers made is in the rows of its dump."""
     for name, expected in analysed.expected.items():
         rows = rows_of(analysed, "processes", name)
         summary = json.loads((analysed.folder / f"dumps/{name}/{name}.json").read_bytes())
@@ -72,11 +72,11 @@ def test_processes(analysed: Analysed) -> None:
             for word in ("created", "exit_time"):
                 assert (row[word].isoformat() if row[word] else None) == told[word]
     hidden = {row["dump"] for row in rows_of(analysed, "processes") if row["state"] == "unlinked"}
-    assert hidden == {"xp.raw", "win7.raw", "win10.raw"}  # the Linux writer hides none
+    assert hidden == {"xp.raw", "win7.raw", "win10.raw"}  # the Linux writer hides no process
 
 
 def test_files_and_regions(analysed: Analysed, tmp_path: Path) -> None:
-    """As `--files` and `--regions` tell them."""
+    """The rows equal the output of `--files` and `--regions`."""
     count = 0
     for name in analysed.expected:
         snapshot = memory_visualizer.open(analysed.dumps / name)
@@ -103,7 +103,7 @@ def test_files_and_regions(analysed: Analysed, tmp_path: Path) -> None:
 
 
 def test_modules_and_leads(analysed: Analysed) -> None:
-    """As the library tells them; leads are complete though the summary's are not."""
+    """The rows equal the library's answers; leads are complete, unlike those in the summary."""
     for name in analysed.expected:
         snapshot = memory_visualizer.open(analysed.dumps / name)
         modules = rows_of(analysed, "modules", name)
@@ -122,7 +122,7 @@ def test_modules_and_leads(analysed: Analysed) -> None:
 
 
 def test_a_question_over_all_dumps(analysed: Analysed) -> None:
-    """On which machines rootkit.exe is unlinked."""
+    """The datasets name the machines on which rootkit.exe is unlinked."""
     machines = {
         row["dump"]
         for row in rows_of(analysed, "processes")

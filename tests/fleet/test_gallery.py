@@ -1,4 +1,4 @@
-"""The index of all dumps: what it knows, against outcomes and tables that the tests write."""
+"""The index of all dumps, against outcomes and tables that the tests write."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def write_part(folder: Path, dataset: str, name: str, columns: Mapping[str, Sequ
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run's folder with four dumps, one of which failed."""
+    """A run's folder with four dumps; one of them failed."""
     for outcome in RUN:
         write_outcome(tmp_path, outcome)
     for name, rows in PROCESSES.items():
@@ -84,7 +84,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def occurrences(kind: Mapping[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
-    """By name: the dumps that have it, and those in which it is unlinked."""
+    """For each name, the dumps that have it, and the dumps in which it is unlinked."""
     return {
         name: (kind["dumps"][group], kind["unlinked"][group])
         for name, group in zip(kind["names"], kind["group"], strict=True)
@@ -112,7 +112,7 @@ def test_the_facts_of_each_dump(folder: Path) -> None:
 
 
 def test_which_names_occur_where(folder: Path) -> None:
-    """Dumps are numbered by their names: note, srv, ws-1, ws-2."""
+    """Each name has its dumps by number: 0 note, 1 srv, 2 ws-1, 3 ws-2."""
     write_gallery(folder)
     _, names = read(folder)
     assert occurrences(names["process"]) == {
@@ -127,7 +127,7 @@ def test_which_names_occur_where(folder: Path) -> None:
 
 
 def test_names_beyond_the_limit_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlinked processes stay, then what occurs in the fewest dumps."""
+    """Unlinked processes stay first, then the names in the fewest dumps."""
     monkeypatch.setattr(data, "MOST_NAMES", 2)
     write_gallery(folder)
     about, names = read(folder)
@@ -136,7 +136,7 @@ def test_names_beyond_the_limit_are_counted(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_an_index_is_written_anew(folder: Path) -> None:
-    """The same folder makes the same bytes, another run's is replaced, and nobody else's file."""
+    """Bytes depend on the folder alone; another run's index is replaced, a foreign file never."""
     write_gallery(folder)
     before = (folder / FILE).read_bytes()
     write_gallery(folder)
@@ -154,5 +154,5 @@ def test_nothing_in_a_dump_becomes_markup(folder: Path) -> None:
     write_gallery(folder)
     text = (folder / FILE).read_text("utf-8")
     assert "a text file <b>" not in text
-    assert "evil" not in text  # packed
+    assert "evil" not in text  # it is packed
     assert text.count("</script>") == 3

@@ -1,4 +1,4 @@
-"""The example that asks a fleet's datasets, run as its reader would run it."""
+"""The example notebook on a fleet's datasets, run as its reader runs it."""
 
 import os
 from collections import Counter
@@ -23,14 +23,14 @@ Rows = Sequence[tuple[str, ...]]
 
 
 def rows_of(text: str) -> Rows:
-    """The rows of a table that DuckDB drew, without its head."""
+    """The rows of a table that DuckDB printed, without the header."""
     lines = [line for line in text.splitlines() if line.startswith("│")]
     return [tuple(cell.strip() for cell in line.strip("│").split("│")) for line in lines[2:]]
 
 
 @pytest.fixture(scope="module")
 def dumps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Truth], LinuxTruth]:
-    """Two Windows, on one of which other programs run, and a Linux."""
+    """Two Windows, which run different programs, and a Linux."""
     folder = tmp_path_factory.mktemp("machines")
     kind = profiles()["Win10x64_17763"]
     windows = {
@@ -55,7 +55,7 @@ def test_the_example(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Every cell runs, and says what is true."""
+    """Every cell runs, and its output is true."""
     folder, windows, linux = dumps
     report = tmp_path / "report's"
     report.mkdir()
@@ -108,7 +108,7 @@ def test_the_example(
 
 
 def is_hidden(truth: Truth, number: int) -> bool:
-    """Whether a process lives and is not in the list."""
+    """Whether a process is alive and not in the list."""
     one = truth.processes[number]
     return bool(one.eprocess) and not one.listed and not one.exited
 
@@ -129,7 +129,7 @@ def hidden_processes(windows: dict[str, Truth], linux: LinuxTruth) -> Rows:
 
 
 def programs_on_one(windows: dict[str, Truth], linux: LinuxTruth) -> Rows:
-    """Name and dump of the live programs that one dump has."""
+    """Name and dump of the live programs that only one dump has."""
     names = {
         dump: {one.name for one in truth.processes if one.eprocess and not one.exited}
         for dump, truth in windows.items()

@@ -1,6 +1,7 @@
-"""The tasks of a fleet, as the runner sees them end; Dask's part is played by the tests."""
+"""The runner of a fleet and the ends of its tasks; the tests play Dask's part."""
 
 import concurrent.futures
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -9,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import KilledWorker
-from distributed.comm.core import CommClosedError
 
 from memory_visualizer.errors import BadInputError, MemoryVisualizerError, MissingLibraryError
 from memory_visualizer.fleet import cluster, runner
@@ -22,12 +21,17 @@ from memory_visualizer.fleet.task import ClusterError, Options, Result
 from tests.fleet.conftest import Analysed
 from tests.fleet.test_task import files_of
 
+if sys.platform == "elsewhere":
+    pytest.skip("psutil, of Dask, knows no such system", allow_module_level=True)
+from distributed import KilledWorker
+from distributed.comm.core import CommClosedError
+
 SOURCES = [Source(f"/dumps/{name}", name) for name in ("a", "b", "c")]
 
 
 @dataclass(eq=False)
 class Future:
-    """A task that has ended in some way: with a result, an error, or a status of its own."""
+    """An ended task with a result, an error, or another status."""
 
     end: object
     callbacks: list[Callable[["Future"], None]] = field(default_factory=list)
@@ -90,7 +94,7 @@ def killed(name: str) -> KilledWorker:
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, list[object]]], tuple[Client, Iterator[Result]]]:
-    """A run on a cluster whose tasks end as one says."""
+    """Begin a run on a cluster with given ends of its tasks."""
 
     def begin(ends: dict[str, list[object]]) -> tuple[Client, Iterator[Result]]:
         client = Client(ends)
@@ -105,7 +109,7 @@ Run = Callable[[dict[str, list[object]]], tuple[Client, Iterator[Result]]]
 
 
 def test_a_dump_that_ends_its_workers(run: Run, tmp_path: Path) -> None:
-    """What waited for its worker is tried again, one at a time; what ends one again has failed."""
+    """Dumps that lost their worker run again, one at a time; a second such end is a failure."""
     client, found = run(
         {
             "a": [killed("a"), well("a")],
@@ -126,7 +130,7 @@ def test_a_dump_that_ends_its_workers(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_task_costs_its_dump(run: Run) -> None:
-    """Such as an outcome that cannot be written."""
+    """An error such as an outcome that cannot be written costs its dump only."""
     full = OSError(28, "No space left on device")
     _, found = run({"a": [well("a")], "b": [full], "c": [well("c")]})
     sentences = {one.outcome.name: one.outcome.sentence for one in found}
@@ -143,7 +147,7 @@ def test_an_error_of_a_task_costs_its_dump(run: Run) -> None:
     ],
 )
 def test_faults_of_the_cluster_end_the_run(end: object, sentence: str, run: Run) -> None:
-    """In a sentence; what waits is taken back, and what is done was told."""
+    """A sentence tells the fault; waiting tasks are cancelled, and finished ones were told."""
     client, found = run({"a": [well("a")], "b": [end], "c": [well("c")]})
     assert next(found).outcome.name == "a"
     with pytest.raises(ClusterError, match=sentence):
@@ -152,7 +156,7 @@ def test_faults_of_the_cluster_end_the_run(end: object, sentence: str, run: Run)
 
 
 def test_a_result_that_cannot_be_fetched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its scheduler went away in this moment."""
+    """The scheduler goes away when the result is fetched: the run ends."""
     monkeypatch.setattr(Future, "status", "finished")
     _, found = run({"a": [OSError("closed")], "b": [well("b")], "c": [well("c")]})
     with pytest.raises(ClusterError, match="went away: 3 dumps left"):
@@ -162,7 +166,7 @@ def test_a_result_that_cannot_be_fetched(run: Run, monkeypatch: pytest.MonkeyPat
 def test_a_scheduler_without_workers(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told once, and waited for."""
+    """A remark is made once, and the run waits for workers."""
     monkeypatch.setattr(runner, "_TICK_SECONDS", 0)
     client = Client({"a": ["pending"]})
     told: list[str] = []
@@ -186,15 +190,21 @@ def test_a_scheduler_without_workers(
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sentence names it."""
+    """A sentence names the scheduler."""
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         with pytest.raises(ClusterError, match=f"no scheduler answers at {address}: "):
             next(results(SOURCES, tmp_path, Options(), Place(address)))
 
 
+def test_a_scheduler_with_tls_and_nothing_to_show(tmp_path: Path) -> None:
+    """A sentence tells what is missing, before anything is tried."""
+    with pytest.raises(ClusterError, match="tls://there:1 asks for a certificate, but Dask's"):
+        next(results(SOURCES, tmp_path, Options(), Place("tls://there:1")))
+
+
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sentence names them, and the way to get them."""
+    """A sentence names the libraries, and the way to install them."""
     check_libraries()
     monkeypatch.setattr(
         cluster, "find_spec", lambda name: None if name in ("dask", "distributed") else name
@@ -206,7 +216,7 @@ def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_split_dumps_are_those_of_one_machine(
     analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their scan is shared by workers; all outputs are the same bytes."""
+    """Workers share the scan of each dump; all outputs are the same bytes."""
     client = Client({})
     parts: list[object] = []
     monkeypatch.setattr(runner, "connected", lambda _: nullcontext(client))
@@ -237,7 +247,7 @@ def test_split_dumps_are_those_of_one_machine(
     ],
 )
 def test_faults_of_a_part_of_a_scan(fault: Exception, kind: type[Exception], sentence: str) -> None:
-    """The cluster's end the run; the dump's cost the dump."""
+    """A fault of the cluster ends the run; a fault of the dump costs the dump."""
     future: concurrent.futures.Future[None] = concurrent.futures.Future()
     future.set_exception(fault)
     with pytest.raises(kind, match=sentence) as raised:

@@ -1,4 +1,4 @@
-"""Which dumps a fleet has: files, folders, globs, lists and URLs, and their names."""
+"""The dumps of a fleet and their names: files, folders, globs, lists and URLs."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +15,7 @@ DUMP = np.random.default_rng(7).bytes(3 * 4096)
 
 
 def lay(folder: Path, *names: str, content: bytes = DUMP) -> None:
-    """Make files below a folder."""
+    """Make files in a folder."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def lay(folder: Path, *names: str, content: bytes = DUMP) -> None:
 
 
 def names(found: list[Source]) -> list[str]:
-    """The names alone."""
+    """The names of sources."""
     return [one.name for one in found]
 
 
@@ -128,7 +128,7 @@ def test_further_parts_belong_to_the_first(tmp_path: Path) -> None:
     (tmp_path / "s.003").write_bytes(DUMP[:4096])
     found = names(expand([str(tmp_path)]))
     assert found == ["a.ad1", "i.E01", "only.vmss", "s.001", "v.vmem"]
-    # Words that the shell made of a pattern are treated alike.
+    # All words that the shell made from one pattern are treated alike.
     assert names(expand([str(path) for path in sorted(tmp_path.iterdir())])) == found
 
 

@@ -1,4 +1,4 @@
-"""A scan that is cut into ranges gives what one machine's scan gives, also where limits cut."""
+"""A scan in ranges gives the result of one machine's scan, also where limits cut."""
 
 import gzip
 import pickle
@@ -32,11 +32,11 @@ from tests.fuzz.seeds import SYSTEMS, seed
 from tests.synth import MIB
 
 RANGE, BLOCK = 700, 256
-"""Frames: ranges are no multiples of blocks."""
+"""Frames; a range is not a multiple of a block."""
 
 
 class Late:
-    """An executor like a cluster: all goes through pickles, and the last task is done first."""
+    """An executor like a cluster: tasks and results are pickled; the last task is done first."""
 
     def __init__(self) -> None:
         self.waiting: list[LateFuture] = []
@@ -76,7 +76,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(path: Path, scanner: SplitScan | None = None) -> Iterator[tuple[str, Any]]:
-    """All that is found in a dump."""
+    """All that a snapshot tells of a dump."""
     snapshot = memory_visualizer.open(path, lenient=True, scanner=scanner)
     yield "summary", snapshot.summary()
     yield "remarks", (snapshot.dump.remarks, snapshot.remarks)
@@ -88,7 +88,7 @@ def told(path: Path, scanner: SplitScan | None = None) -> Iterator[tuple[str, An
 
 
 def check_alike(path: Path) -> Late:
-    """Compare; returns the executor that was used."""
+    """Compare a split scan with a whole one; returns the executor."""
     executor = Late()
     split = told(path, SplitScan(executor, workers=3, range_frames=RANGE))
     for (name, whole), (_, joined) in zip(told(path), split, strict=True):
@@ -108,7 +108,7 @@ def test_each_system(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("container", ["lime", "elf", "kdump", "avml", "e01", "qemu"])
 @pytest.mark.many
 def test_some_containers(container: str, tmp_path: Path) -> None:
-    """How each format is cut, test_formats tests."""
+    """A split scan of each format agrees (test_formats tests the ranges)."""
     path = tmp_path / "dump"
     path.write_bytes(seed("xp", container).contents)
     check_alike(path)
@@ -116,7 +116,7 @@ def test_some_containers(container: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["a hole left out", "an unknown header", "cut"])
 def test_memory_that_is_not_where_it_belongs(change: str, tmp_path: Path) -> None:
-    """Several scans, also of a dump that was put right."""
+    """Several scans are split, also of a dump whose frames were put in place."""
     memory = seed("win7", "raw").contents
     path = tmp_path / "dump"
     hole = 3 * MIB
@@ -145,42 +145,42 @@ def test_dumps_made_to_hit_limits(name: str, tmp_path: Path) -> None:
 
 
 def objects(words: Any) -> None:
-    """Three places in each page that begin like a process, or sixty in some batches of pages."""
+    """Three places in each page begin like a process; in some batches of pages sixty do."""
     words[:, 0:24:8], words[:, 5:29:8] = 3, 0x1000
     many = words.reshape(-1, 256, 512)[1::3]
     many[:, :, 0:480:8], many[:, :, 5:485:8] = 3, 0x1000
 
 
 def tables(words: Any) -> None:
-    """Pages that look like tables, and name themselves by some entries at a distance."""
+    """Pages that look like tables, some of whose entries name them at a distance."""
     frames = np.arange(len(words))[:, None] + np.arange(44)
     words[:, 256:300] = frames << 12 | 0x63
 
 
 def last_entries(words: Any) -> None:
-    """Pages whose last entry leads to a table, as those of Linux do."""
+    """Pages whose last entry leads to a table, as Linux' tables have it."""
     words[::5, -1] = np.arange(len(words))[::5] << 12 | 0x63
 
 
 def near_entries(words: Any) -> None:
-    """Entries that name what lies shortly before them, as behind a header."""
+    """Entries that name an address shortly before them, as behind a header."""
     places = np.arange(words.size, dtype=np.uint64).reshape(words.shape) * np.uint64(8)
     words[:] = (places - np.uint64(5000)) & np.uint64(0xFFFFF000) | np.uint64(0x63)
 
 
 def banners(words: Any) -> None:
-    """More banners in a block than are kept."""
+    """More banners in a block than the limit."""
     words[:, 0:8:2], words[:, 1:9:2] = np.frombuffer(BANNER.ljust(16), "<u8")
 
 
 def texts(words: Any) -> None:
-    """More texts in a part than are kept."""
+    """More texts in a part than the limit."""
     words[:, ::4] = np.frombuffer(b"OSRELEAS", "<u8")[0]
     words[:, 1::4] = np.frombuffer(b"E=6.1.0\n", "<u8")[0]
 
 
 def own_entries(words: Any) -> None:
-    """Tables that name themselves, at three places."""
+    """Tables that name themselves at one of three indices."""
     frames = np.arange(len(words)) << 12 | 0x63
     words[::3, 0x1ED], words[1::3, 3], words[2::3, 0x180] = frames[::3], frames[1::3], frames[2::3]
 
@@ -204,7 +204,7 @@ SEARCHES: dict[str, tuple[Callable[[Any], None], Callable[[Dump], Search[Any]]]]
 
 @pytest.fixture(params=SEARCHES)
 def search(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Dump, Callable[[], Any]]:
-    """A dump that is full of what a search looks for, and the search."""
+    """A dump full of matches for a search, and the search."""
     fill, make = SEARCHES[request.param]
     words = np.zeros((4096, 512), np.uint64)
     fill(words)
@@ -219,10 +219,10 @@ def visitors_of(search: Any) -> list[Visitor[Any]]:
 
 
 def test_each_search_beyond_its_limit(search: tuple[Dump, Callable[[], Any]]) -> None:
-    """Nothing but the order of the blocks decides what is kept."""
+    """Only the order of the blocks decides which matches are kept."""
     dump, make = search
     one, split = make(), make()
-    # One block after the other, in one thread.
+    # The reference takes one block after the other, in one thread.
     frames = np.arange(dump.frame_count)
     for start in range(0, len(frames), BLOCK):
         part = frames[start : start + BLOCK]
@@ -238,7 +238,7 @@ def test_each_search_beyond_its_limit(search: tuple[Dump, Callable[[], Any]]) ->
 
 
 def state(search: Any) -> Any:
-    """All that a search has found."""
+    """All results of a search."""
     if isinstance(search, np.ndarray):
         return search.tolist()
     if isinstance(search, dict):
@@ -247,7 +247,7 @@ def state(search: Any) -> Any:
         return [state(one) for one in search]
     if hasattr(search, "__dict__") and type(search).__module__.startswith("memory_visualizer"):
         values = {key: state(value) for key, value in vars(search).items()}
-        if values.get("_room", 0) < 0:  # by how much does not matter
+        if values.get("_room", 0) < 0:  # the excess does not matter
             values["_room"] = -1
         return values
     return search
@@ -257,7 +257,7 @@ def state(search: Any) -> Any:
 
 
 def test_processes(tmp_path: Path) -> None:
-    """Real workers, which import the program anew and open the dump for themselves."""
+    """Real workers import the program anew, and open the dump themselves."""
     path = tmp_path / "dump"
     path.write_bytes(seed("linux", "lime").contents)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
@@ -271,7 +271,7 @@ def test_processes(tmp_path: Path) -> None:
 
 
 def test_ranges(tmp_path: Path) -> None:
-    """They have so many frames that the dump holds, and adjoin."""
+    """Ranges adjoin, and each holds the same number of frames of the dump."""
     path = tmp_path / "dump"
     path.write_bytes(seed("xp", "lime").contents)
     dump = open_dump(path)
@@ -283,7 +283,7 @@ def test_ranges(tmp_path: Path) -> None:
 
 
 def test_a_scan_that_ends_early(tmp_path: Path) -> None:
-    """What is not needed any more is not asked for, or cancelled."""
+    """Tasks that are no longer needed are not submitted, or cancelled."""
     path = tmp_path / "dump"
     path.write_bytes(bytes(range(256)) * 4096 * 8)
     executor, seen = Late(), list[int]()
@@ -313,7 +313,7 @@ def test_another_file_on_a_worker(tmp_path: Path) -> None:
 
 
 def test_a_packed_file_is_scanned_by_one_machine(tmp_path: Path) -> None:
-    """Each worker would have to unpack all of it."""
+    """Each worker would have to unpack the whole file."""
     path = tmp_path / "dump.gz"
     path.write_bytes(gzip.compress(seed("xp", "raw").contents, 1))
     dump = open_dump(path)

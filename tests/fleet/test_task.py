@@ -1,4 +1,4 @@
-"""What is done for one dump of a fleet."""
+"""The task of one dump in a fleet."""
 
 import json
 import platform
@@ -38,7 +38,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("more", [[], ["--leads", "--color-by", "process", "--legend"]])
 def test_outputs_are_those_of_memviz(more: list[str], analysed: Analysed, tmp_path: Path) -> None:
-    """To the byte, for each system, in whatever order the task reads what it needs."""
+    """The outputs are memviz's to the byte, for each system, in any order of reading."""
     folder, made = analysed.folder, Options()
     if more:
         folder, made = tmp_path / "fleet", Options(leads=True, color_by="process", legend=True)
@@ -56,7 +56,7 @@ def test_outputs_are_those_of_memviz(more: list[str], analysed: Analysed, tmp_pa
 
 
 def test_the_outcome_tells_the_dump(analysed: Analysed) -> None:
-    """System, frames and processes as the writers know them; every output with its size."""
+    """System, frames and processes are the writers'; every output is listed with its size."""
     outcomes = {outcome.name: outcome for outcome in outcomes_in(analysed.folder)}
     assert outcomes.keys() == analysed.expected.keys()
     for name, expected in analysed.expected.items():
@@ -79,7 +79,7 @@ def test_the_outcome_tells_the_dump(analysed: Analysed) -> None:
 
 
 def test_what_is_done_is_kept(analysed: Analysed, tmp_path: Path) -> None:
-    """Until the file, the options or an output change; then all is made anew."""
+    """A finished analysis stays until the file, the options or an output change."""
     dump, folder = tmp_path / "dump.raw", tmp_path / "fleet"
     shutil.copy(analysed.dumps / "nothing", dump)
     folder.mkdir()
@@ -110,7 +110,7 @@ def test_what_is_done_is_kept(analysed: Analysed, tmp_path: Path) -> None:
 def test_a_dump_that_fails_costs_itself(
     analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of an earlier analysis is left, whatever the error; the outcome has its sentence."""
+    """Any error removes the earlier analysis, and its sentence is in the outcome."""
     dump = tmp_path / "dump.raw"
     source = Source(str(dump), "dump.raw")
     folder = tmp_path / "fleet"
@@ -138,7 +138,7 @@ def test_a_dump_that_fails_costs_itself(
 
 
 def test_a_file_that_is_away(analysed: Analysed, tmp_path: Path) -> None:
-    """It fails, but what was made of it is still there and true."""
+    """A missing file fails, but the outputs of the earlier analysis stay."""
     dump, folder = tmp_path / "dump.raw", tmp_path / "fleet"
     folder.mkdir()
     source = Source(str(dump), "dump.raw")
@@ -154,7 +154,7 @@ def test_a_file_that_is_away(analysed: Analysed, tmp_path: Path) -> None:
 
 
 def test_files_of_others_stay(analysed: Analysed, tmp_path: Path) -> None:
-    """A file that another program wrote is no output: the dump fails, and says so."""
+    """Another program's file in the place of an output stays, and a sentence fails the dump."""
     own = tmp_path / "dumps/nothing/nothing.png"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"a holiday")
@@ -166,7 +166,7 @@ def test_files_of_others_stay(analysed: Analysed, tmp_path: Path) -> None:
 
 
 def test_machines_that_cannot_do_the_tasks(analysed: Analysed, tmp_path: Path) -> None:
-    """Another version, or a folder that is not there: the cluster's fault, and no dump's."""
+    """Another version, or a missing folder, is a fault of the cluster and not of the dump."""
     source = {"url": str(analysed.dumps / "nothing"), "name": "nothing"}
     with pytest.raises(ClusterError, match=f"Memory Visualizer {__version__}, but this is 0.0.1"):
         analyse_plain(source, str(tmp_path), {}, "0.0.1", force=False)
@@ -180,7 +180,7 @@ def test_machines_that_cannot_do_the_tasks(analysed: Analysed, tmp_path: Path) -
 def test_a_worker_that_is_killed_while_it_writes(
     output: str, analysed: Analysed, tmp_path: Path
 ) -> None:
-    """It leaves whole outputs, and no outcome; the next task leaves nothing of it."""
+    """Only whole outputs and no outcome are left; the next task removes the rest."""
     program = f"""
 import os, signal
 from pathlib import Path
@@ -211,7 +211,7 @@ analyse_plain(source, {str(tmp_path)!r}, {{}}, {__version__!r}, force=False)
 
 
 def test_the_outcome_is_the_same_elsewhere(analysed: Analysed, tmp_path: Path) -> None:
-    """No time, no machine: another run at another time writes the same bytes."""
+    """Another run at another time writes the same bytes: the outcome has no time and no machine."""
     time.sleep(0.01)
     analyse(Source(str(analysed.dumps / "xp.raw"), "xp.raw"), tmp_path, Options())
     path = Path("dumps/xp.raw/outcome.json")
@@ -223,7 +223,7 @@ def test_the_outcome_is_the_same_elsewhere(analysed: Analysed, tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", [(1, 1), (256, 256), (257, 3), (1000, 700)])
 def test_a_thumbnail_has_the_colour_of_most(shape: tuple[int, int]) -> None:
-    """By counting each square's pixels one by one."""
+    """Each pixel has the most frequent colour of its square, counted pixel by pixel here."""
     pixels = np.random.default_rng(shape[0]).choice(
         np.arange(4, dtype=np.uint8), shape, p=[0.4, 0.3, 0.2, 0.1]
     )
@@ -241,7 +241,7 @@ def test_a_thumbnail_has_the_colour_of_most(shape: tuple[int, int]) -> None:
 
 
 def test_thumbnails_are_pictures(analysed: Analysed) -> None:
-    """Small, and with no colour that the picture does not have."""
+    """Thumbnails are small, and have only colours of the picture."""
     for name in analysed.expected:
         own = analysed.folder / "dumps" / name
         with Image.open(own / "thumbnail.png") as thumbnail:
@@ -251,12 +251,12 @@ def test_thumbnails_are_pictures(analysed: Analysed) -> None:
 
 
 def colours(path: Path) -> set[tuple[int, ...]]:
-    """All colours of a picture."""
+    """All colours in a picture."""
     with Image.open(path) as picture:
         return {*map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist())}
 
 
 def test_an_outcome_of_another_name_is_none(tmp_path: Path) -> None:
-    """Folders may be copied."""
+    """An outcome under another dump's name, as in a copied folder, does not count."""
     assert Outcome("a", "b").name == "b"
     assert read_outcome(tmp_path, "b") is None

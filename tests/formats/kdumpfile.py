@@ -1,9 +1,9 @@
 """The files of libkdumpfile's own tests, read by both: python -m tests.formats.kdumpfile FOLDER.
 
 FOLDER is the built source of libkdumpfile (github.com/ptesarik/libkdumpfile), in which ``make
-check`` has run: tests/out then holds the dumps, and tests/dumpdata reads them. For each dump, what
-this project says of it is printed; frames that it holds must have the same bytes in dumpdata, and
-frames that it does not hold must be none that dumpdata reads. 1 where they differ.
+check`` has run: tests/out then holds the dumps, and tests/dumpdata reads them. For each dump, this
+project's result is printed. Each frame that it holds must have the same bytes in dumpdata, and
+dumpdata must not read any other frame. Exit code 1 if they differ.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 
 _MOST_FRAMES = 64
-"""Of each dump, so many from the first on are compared, and as many of those held."""
+"""Frames of each dump that are compared: so many from the first on, and so many held frames."""
 
 
 def main() -> int:
-    """Compare all dumps; 1 where any differs."""
+    """Compare all dumps; 1 if any differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     tests = parser.parse_args().folder / "tests"
@@ -49,7 +49,7 @@ def _dumps(folder: Path) -> list[list[Path]]:
 
 
 def _verdict(reader: Path, files: Sequence[Path]) -> str:
-    """What this project says of a dump, and whether libkdumpfile says the same."""
+    """The result for a dump here, and whether libkdumpfile agrees."""
     try:
         dump = open_dump(files)
     except BadInputError as error:
@@ -60,15 +60,15 @@ def _verdict(reader: Path, files: Sequence[Path]) -> str:
 
 
 def _frames(reader: Path, files: Sequence[Path], dump: Dump) -> list[int]:
-    """The frames in which both differ."""
+    """The frames that differ."""
     pfns = np.unique([*range(_MOST_FRAMES), *np.flatnonzero(dump.held)[:_MOST_FRAMES].tolist()])
     pages = dump.read_frames(pfns)
     held = set(np.flatnonzero(dump.held).tolist())
     differ = []
     for pfn, page in zip(pfns.tolist(), pages, strict=True):
         theirs = _page(reader, files, pfn)
-        # Of ELF cores it gives zeros for the page before a segment, which by its own page map
-        # (tests/elf-overlap) is not in the file.
+        # It gives zeros for the page before a segment of an ELF core, which the file does not hold
+        # by its own page map (tests/elf-overlap).
         is_before = pfn + 1 in held and theirs is not None and not any(theirs)
         if theirs != page.tobytes() if pfn in held else not (theirs is None or is_before):
             differ.append(pfn)
@@ -76,7 +76,7 @@ def _frames(reader: Path, files: Sequence[Path], dump: Dump) -> list[int]:
 
 
 def _page(reader: Path, files: Sequence[Path], pfn: int) -> bytes | None:
-    """A frame, as libkdumpfile reads it; None where it has not all of it."""
+    """A frame as libkdumpfile reads it; None if it lacks a part of it."""
     number = ("-n", str(len(files))) if files[1:] else ()
     command = [reader, *number, *files, hex(pfn * PAGE_SIZE), str(PAGE_SIZE)]
     run = subprocess.run(command, capture_output=True, text=True)

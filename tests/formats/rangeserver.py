@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback address that sends ranges of files in memory, and counts them."""
+"""An HTTP server on the loopback address that serves ranges of files, and records the requests."""
 
 import hashlib
 import re
@@ -19,26 +19,26 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 @dataclass
 class Store:
-    """What the server has, how it behaves, and what it was asked for."""
+    """The files of the server, its behaviour, and the requests that it got."""
 
     files: dict[str, Path] = field(default_factory=dict)
     """By path of a URL, such as ``/x.raw``."""
     ranges: bool = True
     tags: bool = True
-    """Whether it tells an ETag, and refuses ranges of another file than was asked for."""
+    """Whether it sends an ETag, and refuses ranges if the ETag in the request is another."""
     refuse: Callable[[str, int], int] = lambda path, number: 0
-    """Gives the status with which a request, by its path and number from 0, fails; 0 for none."""
+    """The status of a failing request by its path and number from 0; 0 lets it succeed."""
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """Path, start and end of each answered range."""
     heads: int = 0
     headers: list[dict[str, str]] = field(default_factory=list)
     """The headers of each request."""
     at_once: int = 0
-    """The most requests that were under way at once."""
+    """The largest number of requests under way at once."""
     pause: float = 0
-    """Seconds before each answer, as on a long way."""
+    """Seconds before each answer, as on a slow line."""
     wait_for: int = 0
-    """Answers wait until so many requests were under way at once, but no longer than PATIENCE."""
+    """Answers wait until so many requests are under way, but at most PATIENCE."""
     address: str = ""
     _under_way: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -49,12 +49,12 @@ class Store:
         return sum(end - start for _, start, end in self.asked)
 
     def url(self, name: str) -> str:
-        """The URL of a file."""
+        """A file's URL."""
         return f"{self.address}/{name}"
 
     @contextmanager
     def counted(self) -> Iterator[int]:
-        """A request, while it is under way: gives its number."""
+        """Count a request while it is under way; gives its number."""
         with self._lock:
             self._under_way += 1
             self.at_once = max(self.at_once, self._under_way)
@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     store: Store
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         with self.store.counted() as number:
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             while start < end and (piece := file.read(min(end - start, 1 << 20))):
                 self.wfile.write(piece)
                 start += len(piece)
-        except (BrokenPipeError, ConnectionResetError):  # the client has enough
+        except (BrokenPipeError, ConnectionResetError):  # the client needs no more
             self.close_connection = True
 
 
@@ -136,12 +136,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: a client that has enough closes its connection."""
+        """Print nothing: a client that needs no more closes its connection."""
 
 
 @contextmanager
 def serving() -> Iterator[Store]:
-    """A server as long as the block runs."""
+    """Run a server during the block."""
     store = Store()
     handler = type("Handler", (_Handler,), {"store": store})
     server = _Server(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""AD1 images: which file in them is the dump; whole, split and damaged; as dissect reads them."""
+"""AD1 images, whole, split and damaged: the dump among their files is found; dissect agrees."""
 
 import struct
 from pathlib import Path
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("per_file", [0, 1 << 20, 100_000, 1024])
 def test_raw(path: Path, per_file: int) -> None:
-    """A raw dump, in one, a few and many files; the size of a file cuts chunks and entries."""
+    """A raw dump in one, a few and many files; the size of a file cuts chunks and entries."""
     contents = CONTENTS if per_file != 1024 else memory(20, 1)
     files = write_ad1(path, {"memdump.mem": contents}, per_file=per_file)
     assert (len(files) > 1) == (per_file > 0 and per_file < len(contents) // 2)
@@ -39,7 +39,7 @@ def test_raw(path: Path, per_file: int) -> None:
 
 @pytest.mark.parametrize("name", ["lime", "elf", "crash", "kdump", "avml"])
 def test_any_format(path: Path, name: str) -> None:
-    """The file may be a dump of any kind, in a folder, beside larger files that are none."""
+    """A dump of any format is found in a folder, beside larger files of other kinds."""
     raw = path.with_suffix(".raw")
     containers.WRITERS[name](raw, PIECES)
     write_ad1(path, {"a": {"b": {"it": raw.read_bytes()}, "noise": bytes(9 << 20)}, "c": b""})
@@ -54,7 +54,7 @@ def _size(path: Path) -> str:
 
 
 def test_memory_beside_its_page_file(path: Path) -> None:
-    """As FTK Imager's capture writes both; the page file is larger, and known by its name."""
+    """FTK Imager's capture has both; the page file is larger, and known by its name."""
     write_ad1(path, {"memdump.mem": CONTENTS, "Pagefile.sys": bytes(17 << 20), "readme": b"x"})
     dump = open_dump(path)
     check(dump, frames_of([(0, CONTENTS)]))
@@ -64,7 +64,7 @@ def test_memory_beside_its_page_file(path: Path) -> None:
 
 
 def test_programs_are_no_dumps(path: Path) -> None:
-    """An image of a disk's files: a program of Linux begins as a core does, but is none."""
+    """Programs of Linux in a disk's image begin as a core does, but are not taken for dumps."""
     program = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<H", 3) + NOISE
     write_ad1(path, {"libc.so": program[: 20 * CHUNK], "memory": NOISE})
     check(open_dump(path), frames_of([(0, NOISE)]))
@@ -80,20 +80,20 @@ def test_without_a_dump(path: Path) -> None:
 
 
 def test_names_cannot_steer(path: Path) -> None:
-    """A name is text from the dump."""
+    """Names of files are text from the dump, and are escaped."""
     write_ad1(path, {"\x1b[2J../‮x": CONTENTS})
     assert open_dump(path).remarks[0].startswith("\\x1b[2J../\\u202ex (")
 
 
 def _check_chunks(dump: Dump, lost: int) -> None:
-    """All of NOISE is there but for so many chunks, whose frames are left out."""
+    """All frames of NOISE are there, except those of so many chunks, which are left out."""
     left_out = np.flatnonzero(dump.left_out).tolist()
     assert len(left_out) == lost * CHUNK // PAGE_SIZE
     check_without(dump, frames_of([(0, NOISE)]), left_out)
 
 
 def test_a_missing_file(path: Path) -> None:
-    """It is named; lenient leaves out the chunks that lie in it, and keeps all others."""
+    """A missing file is named; lenient leaves out the chunks in it, and keeps all others."""
     files = write_ad1(path, {"memory": NOISE}, per_file=3 * CHUNK)
     with pytest.raises(BadInputError, match=r"is file 2 of an AD1 image; give the first file"):
         open_dump(files[1])
@@ -107,7 +107,7 @@ def test_a_missing_file(path: Path) -> None:
 
 
 def test_a_file_that_is_something_else(path: Path) -> None:
-    """As a missing one: named, and with lenient only the chunks in it are left out."""
+    """A foreign file is treated like a missing one: named, and lenient leaves out its chunks."""
     files = write_ad1(path, {"memory": NOISE}, per_file=3 * CHUNK)
     files[3].write_bytes(bytes(files[3].stat().st_size))
     with pytest.raises(DamagedInputError, match=r"dump\.ad4 is not file 4 of it"):
@@ -126,7 +126,7 @@ def test_a_file_with_the_name_of_another(path: Path) -> None:
 
 
 def test_a_broken_chunk(path: Path) -> None:
-    """Its checksum tells; lenient leaves out the frames in it."""
+    """The checksum finds it; lenient leaves out the frames in it."""
     write_ad1(path, {"memory": NOISE})
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -139,7 +139,7 @@ def test_a_broken_chunk(path: Path) -> None:
 
 
 def test_a_broken_entry(path: Path) -> None:
-    """An entry that leads nowhere is an error, and left out with lenient."""
+    """An entry that leads nowhere is an error; lenient leaves it out."""
     write_ad1(path, {"memdump": NOISE, "lost": NOISE, "more": b""})
     data = bytearray(path.read_bytes())
     at = data.index(b"memdump") - 48
@@ -153,7 +153,7 @@ def test_a_broken_entry(path: Path) -> None:
 
 
 def test_entries_in_circles(path: Path) -> None:
-    """Each is read once."""
+    """Entries that lead in circles are read once each."""
     write_ad1(path, {"memdump": NOISE, "next": b"x"})
     data = bytearray(path.read_bytes())
     at = data.index(b"next") - 48
@@ -164,7 +164,7 @@ def test_entries_in_circles(path: Path) -> None:
 
 
 def test_folders_without_an_end(path: Path) -> None:
-    """Paths do not grow with the folders in folders."""
+    """The length of paths does not grow with the depth of folders."""
     tree: Tree = {"lost": NOISE}
     for _ in range(60):
         tree = {100 * "f": tree}
@@ -191,7 +191,7 @@ def test_many_broken_entries(path: Path) -> None:
 
 
 def test_cut_off_and_wrong_bytes(path: Path) -> None:
-    """A dump or a sentence, and soon."""
+    """Cuts and wrong bytes end quickly in a dump or a sentence."""
     files = write_ad1(path, {"memory": CONTENTS, "a": {"b": b"c"}}, per_file=400_000)
     rng = np.random.default_rng(3)
     for file in files:
@@ -214,7 +214,7 @@ def test_cut_off_and_wrong_bytes(path: Path) -> None:
 
 @pytest.mark.parametrize("per_file", [0, 300_000])
 def test_dissect_reads_the_same(path: Path, per_file: int) -> None:
-    """What these tests write is what dissect.evidence takes it for, with its hashes."""
+    """dissect.evidence reads the same contents and hashes from the images of these tests."""
     ad1 = pytest.importorskip("dissect.evidence.ad1")
     files = write_ad1(path, {"a": {"memory": NOISE, "c": b"d"}, "b": b""}, per_file=per_file)
     image: Any = ad1.AD1(files)

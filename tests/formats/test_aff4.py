@@ -1,4 +1,4 @@
-"""AFF4 containers: all ways of packing, both forms, what is not there, and hostile ones."""
+"""AFF4 containers: all ways of packing, both forms, missing parts, and hostile files."""
 
 import functools
 import time
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("draft", [False, True])
 @pytest.mark.parametrize("own_name", [False, True])
 def test_all_ways(path: Path, compression: str, draft: bool, own_name: bool) -> None:
-    """The same frames, however they are packed and named."""
+    """The frames are the same in all packings and under all names."""
     write_aff4(path, HIGH_FIRST, compression=compression, draft=draft, own_name=own_name)
     for lenient in (False, True):
         dump = open_dump(path, lenient=lenient)
@@ -35,7 +35,7 @@ def test_all_ways(path: Path, compression: str, draft: bool, own_name: bool) -> 
 
 
 def test_known_by_the_comment(path: Path) -> None:
-    """Some have other files first; a zip that is none is told to be one."""
+    """The comment tells AFF4 if another file comes first; another zip is refused as such."""
     write_aff4(path, PIECES)
     again = path.with_name("again")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
@@ -51,7 +51,7 @@ def test_known_by_the_comment(path: Path) -> None:
 
 
 def test_symbolic_streams(path: Path) -> None:
-    """Zeros are held and not looked at; other bytes are what they are; the rest is left out."""
+    """Zeros are held without being read, other symbols give bytes, unread memory is left out."""
     filled = [(0x200000, bytes(40 * PAGE_SIZE)), (0x300000, b"\xff" * 5 * PAGE_SIZE)]
     filled += [(0x400000, bytes(3 * PAGE_SIZE))]
     not_read = [(0xA0000, bytes(0x10000)), (0xC8000, bytes(0x4800))]
@@ -65,7 +65,7 @@ def test_symbolic_streams(path: Path) -> None:
 
 
 def test_a_stream_without_a_map(path: Path) -> None:
-    """All of it is memory, from address 0 on."""
+    """A stream without a map is memory from address 0 on."""
     write_aff4(path, [(0, memory(100, 1))])
     again = path.with_name("again")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
@@ -87,7 +87,7 @@ def _without(path: Path, *names: str) -> Path:
 
 
 def test_missing_parts(path: Path) -> None:
-    """A missing segment costs the frames in it; without a map's list there is nothing."""
+    """A missing segment costs its own frames; without the list of the map no frame is left."""
     contents = np.random.default_rng(1).bytes(64 * PAGE_SIZE)
     write_aff4(path, [(0, contents)])
     cut = _without(path, "PhysicalMemory/data/00000001.index")
@@ -103,7 +103,7 @@ def test_missing_parts(path: Path) -> None:
 
 
 def test_a_stream_in_another_file(path: Path) -> None:
-    """It is named; what is here is read with lenient."""
+    """The other file is named; lenient reads the streams that are here."""
     write_aff4(path, PIECES)
     again = path.with_name("again.aff4")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w") as new:
@@ -130,7 +130,7 @@ def _with_map(path: Path, change: Callable[[bytes], bytes]) -> Path:
 
 
 def test_an_entry_of_a_stream_that_is_not_listed(path: Path) -> None:
-    """Its frames are lost, which is told."""
+    """Frames of such an entry are lost, and a remark tells them."""
     write_aff4(path, PIECES)
     again = _with_map(path, lambda data: data[: 28 * 5 - 4] + b"\7\0\0\0")
     with pytest.raises(DamagedInputError, match="lacks a stream of its map, 'number 7'"):
@@ -139,7 +139,7 @@ def test_an_entry_of_a_stream_that_is_not_listed(path: Path) -> None:
 
 
 def test_an_entry_that_leads_behind_its_stream(path: Path) -> None:
-    """It is cut there: behind the stream lies the next one, or nothing."""
+    """Such an entry is cut at the end of its stream, as the next stream, or no data, follows."""
     pieces = [(0, memory(8, 1)), (1 << 20, memory(8, 2))]
     write_aff4(path, pieces, filled=[(1 << 21, b"\xff" * PAGE_SIZE)])
     again = _with_map(
@@ -160,7 +160,7 @@ def test_a_map_with_a_part_of_an_entry(path: Path) -> None:
 
 
 def test_pages_not_read_behind_the_last(path: Path) -> None:
-    """They are left out, up to where a machine with so much memory can have any."""
+    """Unread pages are left out, but only below the highest address of such a machine."""
     not_read = [(1 << 24, bytes(PAGE_SIZE)), (1 << 48, bytes(2 * PAGE_SIZE))]
     write_aff4(path, PIECES, not_read=not_read)
     dump = open_dump(path)
@@ -170,7 +170,7 @@ def test_pages_not_read_behind_the_last(path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["zlib", "deflate", "snappy", "lz4"])
 def test_a_broken_chunk(path: Path, compression: str) -> None:
-    """It is left out with lenient, and the rest kept."""
+    """Lenient leaves out the chunk, and keeps all others."""
     contents = b"".join(memory(8, number) for number in range(8))
     write_aff4(path, [(0, contents)], compression=compression)
     data = bytearray(path.read_bytes())
@@ -186,7 +186,7 @@ def test_a_broken_chunk(path: Path, compression: str) -> None:
 
 
 def test_cut_off(path: Path) -> None:
-    """The directory of a zip is at its end."""
+    """Without its end, a zip has no directory."""
     write_aff4(path, PIECES)
     whole = path.read_bytes()
     for cut in (len(whole) - 100, len(whole) // 2, 300):
@@ -197,7 +197,7 @@ def test_cut_off(path: Path) -> None:
 
 
 def test_a_directory_moved(path: Path) -> None:
-    """Its place in the file is wrong, so all members would begin before the file."""
+    """With a wrong place of the directory, all members would begin before the file."""
     write_aff4(path, PIECES)
     data = bytearray(path.read_bytes())
     at = data.rfind(b"PK\5\6") + 16
@@ -210,7 +210,7 @@ def test_a_directory_moved(path: Path) -> None:
 
 
 def test_wrong_bytes(path: Path) -> None:
-    """Each gives a dump or a sentence."""
+    """Wrong bytes end in a dump or a sentence."""
     write_aff4(path, PIECES)
     whole = path.read_bytes()
     rng = np.random.default_rng(5)
@@ -243,7 +243,7 @@ def test_wrong_bytes(path: Path) -> None:
     ],
 )
 def test_hostile_texts(path: Path, change: tuple[bytes, bytes]) -> None:
-    """Numbers without limit, and texts made to take long."""
+    """Huge numbers, and texts made to take long, are bounded."""
     write_aff4(path, PIECES)
     again = path.with_name("again.aff4")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as new:
@@ -261,7 +261,7 @@ def test_hostile_texts(path: Path, change: tuple[bytes, bytes]) -> None:
 
 
 def test_turtle() -> None:
-    """What AFF4's writers make of it, and what they might."""
+    """Turtle as AFF4's writers write it, and other forms that the language allows."""
     facts = aff4._facts(
         "@prefix a: <http://a#> .\n@base <aff4://v> .\n# comment .\n"
         'a:b a a:T, a:U; a:p "x. \\"y\\";", """z\n""" ; a:n 5.\n</s>a:q<t>,"7"^^a:long.'
@@ -277,7 +277,7 @@ def test_turtle() -> None:
 
 
 def test_no_memory(path: Path) -> None:
-    """As a container of files, or of programs."""
+    """Containers of files or programs have no memory."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("container.description", VOLUME)
         archive.writestr("information.turtle", f"<{VOLUME}/a.exe> <x#original_filename> 'a' .")
@@ -287,7 +287,7 @@ def test_no_memory(path: Path) -> None:
 
 
 def test_a_small_map_of_much(path: Path) -> None:
-    """Zeros without end make no tables without end."""
+    """A small map of endless zeros does not make large tables."""
     write = functools.partial(write_aff4, path, PIECES)
     filled = [(1 << 40, bytes(PAGE_SIZE))]
     write(filled=filled)

@@ -15,7 +15,7 @@ from memory_visualizer.formats import bitmap
 from memory_visualizer.formats.bitmap import Bitmap
 
 _AHEAD = b"\xff" * 3
-"""What stands in the file before the bitmap."""
+"""Bytes of the file before the bitmap."""
 _NAME = Path("some dump")
 
 
@@ -37,7 +37,7 @@ def _bits(data: bytes, count: int) -> NDArray[np.bool_]:
 
 
 def _frames(runs: NDArray[np.int64]) -> list[int]:
-    """The frames of runs; the runs are ascending, not empty, and do not adjoin."""
+    """The frames of runs; runs are ascending, not empty, and do not adjoin."""
     first, count = runs.T
     assert runs.dtype == np.int64
     assert (count > 0).all()
@@ -45,7 +45,7 @@ def _frames(runs: NDArray[np.int64]) -> list[int]:
     return [frame for first, count in runs.tolist() for frame in range(first, first + count)]
 
 
-# Long stretches of the same bits are what dumps have, and what has edges where pieces meet.
+# Dumps have long stretches of equal bits, and these meet the edges of pieces.
 _data = st.lists(
     st.one_of(st.binary(max_size=3), st.sampled_from([b"\0" * 4, b"\xff" * 4])), max_size=6
 ).map(b"".join)

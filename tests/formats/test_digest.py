@@ -1,4 +1,4 @@
-"""The SHA-256 of a dump's file, computed beside other work."""
+"""The SHA-256 of a dump's file, computed in parallel with other work."""
 
 import hashlib
 import threading
@@ -36,10 +36,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_it_ends_with_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the other work fails, nobody waits for the rest of the file."""
+    """If the other work fails, the digest is abandoned at once."""
     monkeypatch.setattr(digest, "_CHUNK", 4096)
     with (tmp_path / "a").open("wb") as file:
-        file.truncate(1 << 40)  # a hole that takes an hour to read
+        file.truncate(1 << 40)  # a hole that would take an hour
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt), FileHash(tmp_path / "a"):
         assert threading.active_count() == before + 1

@@ -1,4 +1,4 @@
-"""E01 images: of one and several files, whole and damaged, and as libewf reads and writes them."""
+"""E01 images of one and several files, whole and damaged; libewf reads and writes them as well."""
 
 import gzip
 import shutil
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("per_file", [1 << 20, 20, 1])
 def test_raw(path: Path, per_file: int) -> None:
-    """A raw dump, in one, a few and many files."""
+    """A raw dump in one, a few and many files."""
     write_e01(path, CONTENTS, per_file=per_file)
     dump = open_dump(path)
     assert (dump.format, dump.remarks) == ("raw (E01)", ())
@@ -35,7 +35,7 @@ def test_raw(path: Path, per_file: int) -> None:
 
 @pytest.mark.parametrize("name", ["lime", "elf", "crash", "kdump", "avml"])
 def test_any_format(path: Path, name: str) -> None:
-    """What was acquired may be a dump of any kind."""
+    """The image may hold a dump of any format."""
     raw = path.with_suffix(".raw")
     containers.WRITERS[name](raw, PIECES)
     write_e01(path, raw.read_bytes(), per_file=7)
@@ -45,7 +45,7 @@ def test_any_format(path: Path, name: str) -> None:
 
 
 def test_more_than_99_files(path: Path) -> None:
-    """The names go on with letters, in the case of the first."""
+    """After .E99 file names go on with letters, in the case of the first name."""
     path = path.with_suffix(".e01")
     contents = np.random.default_rng(1).bytes(110 * CHUNK)
     for number, file in enumerate(write_e01(path, contents, per_file=1)):
@@ -56,7 +56,7 @@ def test_more_than_99_files(path: Path) -> None:
 
 
 def test_a_missing_file(path: Path) -> None:
-    """It is named; lenient takes what comes before."""
+    """A missing file is named; lenient reads up to it."""
     files = write_e01(path, CONTENTS, per_file=10)
     with pytest.raises(BadInputError, match=r"is file 2 of an E01 image; give the first file"):
         open_dump(files[1])
@@ -73,7 +73,7 @@ def test_a_missing_file(path: Path) -> None:
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_broken_chunk(path: Path, stored: bool) -> None:
-    """Its checksum tells; lenient leaves out the frames in it. libewf gives zeros instead."""
+    """The checksum finds it; lenient leaves out its frames. libewf gives zeros instead."""
     noise = np.random.default_rng(1).bytes(4 * CHUNK)
     contents = noise if stored else b"".join(memory(8, number) for number in range(4))
     write_e01(path, contents)
@@ -95,7 +95,7 @@ NOT_READ = [40, *range(100, 140)]
 
 @pytest.mark.parametrize("per_file", [1 << 20, 20])
 def test_what_could_not_be_read(path: Path, per_file: int) -> None:
-    """The sectors that the image lists are zeros in it; their frames are left out, not absent."""
+    """The image lists unread sectors, which hold zeros; their frames are left out, not absent."""
     write_e01(path, CONTENTS, per_file=per_file, errors=ERRORS)
     for lenient in (False, True):
         dump = open_dump(path, lenient=lenient)
@@ -116,7 +116,7 @@ def test_a_broken_list_of_what_could_not_be_read(path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("ewfinfo"), reason="no ewf-tools here")
 def test_ewfinfo_tells_the_same(path: Path) -> None:
-    """What these tests write is what libewf takes it for."""
+    """The program ewfinfo tells the same about images of these tests."""
     write_e01(path, CONTENTS, errors=ERRORS[:2])
     said = subprocess.run(["ewfinfo", str(path)], check=True, capture_output=True, text=True).stdout
     assert "total number: 2" in said
@@ -125,7 +125,7 @@ def test_ewfinfo_tells_the_same(path: Path) -> None:
 
 
 def test_a_broken_table(path: Path) -> None:
-    """There is a second one; without it, a sentence."""
+    """The second table replaces it; without that table, a sentence tells it."""
     write_e01(path, CONTENTS)
     data = bytearray(path.read_bytes())
     for name in (b"table\0", b"table2"):
@@ -138,7 +138,7 @@ def test_a_broken_table(path: Path) -> None:
 
 
 def test_fewer_sectors_than_chunks(path: Path) -> None:
-    """The image ends where its sectors do."""
+    """The dump ends at the image's last sector."""
     write_e01(path, CONTENTS)
     data = bytearray(path.read_bytes())
     at = data.find(b"volume") + 76
@@ -149,7 +149,7 @@ def test_fewer_sectors_than_chunks(path: Path) -> None:
 
 
 def test_cut_off_and_wrong_bytes(path: Path) -> None:
-    """A dump or a sentence, and soon."""
+    """Cuts and wrong bytes end quickly in a dump or a sentence."""
     files = write_e01(path, CONTENTS, per_file=15)
     rng = np.random.default_rng(3)
     for file in files:
@@ -171,7 +171,7 @@ def test_cut_off_and_wrong_bytes(path: Path) -> None:
 
 
 def test_in_another_container(path: Path) -> None:
-    """Its other files cannot be found there."""
+    """Other files of an image in a container are not found, which a sentence tells."""
     write_e01(path, CONTENTS)
     path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(BadInputError, match="unpack that container first"):
@@ -182,7 +182,7 @@ def test_in_another_container(path: Path) -> None:
 
 
 def test_libewf_reads_the_same(path: Path) -> None:
-    """What these tests write is what libewf takes it for."""
+    """The library libewf reads the same bytes from images of these tests."""
     pyewf = pytest.importorskip("pyewf")
     write_e01(path, CONTENTS, per_file=20)
     handle = pyewf.handle()
@@ -193,7 +193,7 @@ def test_libewf_reads_the_same(path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("ewfexport"), reason="no ewf-tools here")
 def test_ewfexport_gives_the_same(path: Path) -> None:
-    """And so does its program."""
+    """The program ewfexport gives the same bytes."""
     write_e01(path, CONTENTS, per_file=20)
     target = path.with_name("exported")
     command = ["ewfexport", "-q", "-u", "-f", "raw", "-t", str(target), str(path)]
@@ -206,7 +206,7 @@ def test_ewfexport_gives_the_same(path: Path) -> None:
 @pytest.mark.parametrize("compression", ["none", "fast", "best"])
 @pytest.mark.many
 def test_what_libewf_writes(path: Path, format_: str, compression: str) -> None:
-    """Each dialect, split, with its own sizes of chunks."""
+    """Images by libewf in each dialect, split, and with different chunk sizes."""
     target = path.with_suffix("")
     contents = CONTENTS + np.random.default_rng(1).bytes(1500 * PAGE_SIZE)
     options = ["-f", format_, "-c", compression, "-S", "3MiB", "-b", "128", "-t", str(target)]

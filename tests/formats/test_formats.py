@@ -1,4 +1,4 @@
-"""Every format gives back the memory that was written in it, and survives what is broken."""
+"""Each format gives back the memory that was written, and reports damage."""
 
 import functools
 import importlib
@@ -56,7 +56,7 @@ def memory(pages: int, seed: int) -> bytes:
 PIECES = [
     (0x1000, memory(19, 1)),
     (0x20000, memory(40, 2)),
-    (0x48000, memory(8, 3)),  # adjoins the one before
+    (0x48000, memory(8, 3)),  # adjoins the piece before it
     (0x100000, memory(1, 4)),
     (5 * GIB, memory(72, 5)),
 ]
@@ -67,7 +67,7 @@ MEBIBYTES = [
     (0x100000, bytes(0x100000)),
     (5 * GIB, PIECES[4][1]),
 ]
-"""Where memory comes in mebibytes."""
+"""The same for formats whose memory comes in whole mebibytes."""
 HIGH_FIRST = [PIECES[4], PIECES[1], PIECES[0], PIECES[3], PIECES[2]]
 
 Writer = Callable[[Path, Pieces], object]
@@ -214,7 +214,7 @@ every_format = pytest.mark.parametrize(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a test may put its dump; the name says nothing but that VMware's is beside it."""
+    """A path for a test's dump; its name says nothing, except that VMware's files need .vmem."""
     return tmp_path / "dump.vmem"
 
 
@@ -228,7 +228,7 @@ def frames_of(pieces: Pieces) -> dict[int, bytes]:
 
 
 def not_sent(frames: dict[int, bytes], hole: int = 3 * GIB) -> list[int]:
-    """What QEMU's machine has besides these frames: RAM up to a hole, and from 4 GiB on."""
+    """Frames of QEMU's machine besides these: RAM up to a hole, and from 4 GiB on."""
     last = max(frames)
     ram = [*range(min(last, hole // PAGE_SIZE)), *range(4 * GIB // PAGE_SIZE, last)]
     return sorted(set(ram) - frames.keys())
@@ -247,7 +247,7 @@ def copied_blocks(
 
 
 def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) -> None:
-    """The dump holds these frames and nothing else, whichever way they are asked for."""
+    """The dump holds exactly these frames, in each way of reading them."""
     pfns = np.array(sorted(frames))
     assert dump.frame_count == max([*frames, *left_out]) + 1
     assert np.array_equal(np.flatnonzero(dump.held), pfns)
@@ -269,7 +269,7 @@ def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) ->
     assert seen == {pfn: page for pfn, page in frames.items() if pfn not in skipped}
     assert not any(any(frames[pfn]) for pfn in skipped)
 
-    # Ranges of frames that adjoin have the same blocks, each once, wherever they are cut.
+    # Ranges that adjoin have the same blocks together, each block once, wherever they are cut.
     whole = [block.tolist() for block, _ in copied_blocks(dump)]
     cuts = np.random.default_rng(len(pfns)).integers(0, dump.frame_count, 5)
     edges = sorted([0, *cuts.tolist(), *whole[len(whole) // 2][:1], dump.frame_count])
@@ -292,7 +292,7 @@ def check(dump: Dump, frames: dict[int, bytes], left_out: Sequence[int] = ()) ->
 def check_without(
     dump: Dump, frames: dict[int, bytes], lost: Iterable[int], left_out: Iterable[int] = ()
 ) -> None:
-    """As `check`, where some frames could not be read: these are left out, too."""
+    """As `check`, but without lost frames: these are left out, too."""
     lost = set(lost)
     there = {pfn: page for pfn, page in frames.items() if pfn not in lost}
     check(dump, there, sorted({*lost, *left_out}))
@@ -301,7 +301,7 @@ def check_without(
 @every_format
 @pytest.mark.many
 def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
-    """Frames, contents, and which are zeros come back from each format; blocks may be small."""
+    """Frames, contents and zeros are as written, also in small blocks."""
     write(path, pieces)
     before = path.read_bytes()
     dump = open_dump(path)
@@ -318,7 +318,7 @@ def test_all_that_was_written(path: Path, format_: str, pieces: Pieces, write: W
 
 
 def check_plain(dump: Dump, frames: dict[int, bytes]) -> None:
-    """Where the dump says that a page lies in its file, there it lies; in most formats, all do."""
+    """A page that the dump calls plain lies at its place in the file."""
     plain = dump.plain_pages()
     if plain is None:
         return
@@ -336,7 +336,7 @@ def check_plain(dump: Dump, frames: dict[int, bytes]) -> None:
 
 
 def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
-    """The same memory, where every page lies `by` bytes further on in the file."""
+    """A copy of the file in which each page lies `by` bytes further on."""
     source = dump._source
     path.write_bytes(bytes(by) + source.read_bytes())
     extents = dump._extents
@@ -357,7 +357,7 @@ def shifted(dump: MappedDump, path: Path, by: int) -> MappedDump:
 def test_pages_at_any_byte_of_the_file(
     path: Path, name: str, is_mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No format promises that words of memory are aligned in the file."""
+    """Pages may lie at any byte of the file, as no format aligns words of memory."""
     _, pieces, write = WRITERS[name]
     write(path, pieces)
     dump = open_dump(path)
@@ -370,7 +370,7 @@ def test_pages_at_any_byte_of_the_file(
 
 @pytest.mark.parametrize("by", range(8))
 def test_only_what_is_asked_for_is_copied(path: Path, by: int) -> None:
-    """Wherever pages begin: once the whole file was copied for each read of odd ones."""
+    """Only requested pages are copied, wherever pages begin."""
     pages = 16_384
     with path.open("wb") as file:
         for address, size in ((pages * PAGE_SIZE * 2, by), (0, pages * PAGE_SIZE)):
@@ -395,7 +395,7 @@ def test_only_what_is_asked_for_is_copied(path: Path, by: int) -> None:
 def test_same_picture_from_every_format(
     path: Path, format_: str, pieces: Pieces, write: Writer
 ) -> None:
-    """The renderer paints holes as absent and the rest as from a raw dump."""
+    """The renderer paints holes as absent, and all other pages as those of a raw dump."""
     pieces = [piece for piece in pieces if piece[0] < GIB]
     write(path, pieces)
     raw = path.with_name("dump.raw")
@@ -415,7 +415,7 @@ def test_same_picture_from_every_format(
     held = np.zeros(painted.size, np.bool_)
     held[list(frames_of(pieces))] = True
     expected = np.where(held, painted_raw, PageClass.ABSENT)
-    left_out = open_dump(path).left_out  # some formats tell of RAM that was not saved
+    left_out = open_dump(path).left_out  # some formats tell RAM that was not saved
     expected[: left_out.size][left_out] = PageClass.LEFT_OUT
     assert np.array_equal(painted, expected)
 
@@ -440,7 +440,7 @@ _byte_pieces = st.lists(
 def test_pieces_that_are_not_whole_pages(
     path: Path, gaps_and_sizes: list[tuple[int, int]], order: Any, write: Writer
 ) -> None:
-    """A frame is held if all its bytes are in one piece, wherever that begins and ends."""
+    """A frame is held only if all its bytes are in one piece."""
     pieces = []
     address = 0
     for seed, (gap, size) in enumerate(gaps_and_sizes):
@@ -461,7 +461,7 @@ def test_pieces_that_are_not_whole_pages(
 
 
 def test_lime_range_that_ends_within_a_page(path: Path) -> None:
-    """As LiME writes where firmware keeps the end of low memory: the last page is not held."""
+    """LiME writes it if firmware keeps the end of low memory: the last page is not held."""
     contents = memory(0x9F, 1)[: 0x9FC00 - 0x1000]
     containers.write_lime(path, [(0x1000, contents), (0x100000, memory(4, 2))])
     dump = open_dump(path)
@@ -469,7 +469,7 @@ def test_lime_range_that_ends_within_a_page(path: Path) -> None:
 
 
 def test_avml_with_noise(path: Path) -> None:
-    """Blocks that do not compress are stored as they are; Volatility 3 2.28.2 hangs on them."""
+    """Blocks that do not compress are stored unpacked; Volatility 3 2.28.2 hangs on them."""
     noise = np.random.default_rng(1).bytes(40 << 20)
     containers.write_avml(path, [(0x100000, noise)])
     assert path.stat().st_size > len(noise)
@@ -481,11 +481,11 @@ def test_avml_with_noise(path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [(True,), (False,), (True, False)])
 def test_avml_without_blocks_of_zeros(path: Path, packed: tuple[bool, ...]) -> None:
-    """What is missing between two blocks of a stretch was left out; at its end nobody knows."""
+    """A gap between two blocks of a stretch was left out; the end of a stretch tells nothing."""
     block = 16 << 20
     noise, end = memory(2, 1) + memory(4094, 2), memory(100, 3)
     pieces = [
-        (0x1000, noise + bytes(2 * block) + noise + end),  # ends within a block
+        (0x1000, noise + bytes(2 * block) + noise + end),  # the end lies within a block
         (0x1000 + 5 * block, noise + bytes(block)),
         (0x100000 + 8 * block, noise + bytes(block) + noise),
     ]
@@ -504,7 +504,7 @@ def test_avml_without_blocks_of_zeros(path: Path, packed: tuple[bool, ...]) -> N
 
 
 def test_lime_with_holes_of_the_machine(path: Path) -> None:
-    """Ranges of other sizes are no blocks, and nothing was left out."""
+    """Ranges of other sizes are not AVML's blocks, so no frame is left out."""
     containers.write_lime(path, PIECES)
     assert not open_dump(path).left_out.any()
     block = bytes(16 << 20)
@@ -519,14 +519,14 @@ def test_lime_with_holes_of_the_machine(path: Path) -> None:
 def test_garbage_in_the_place_of_a_header(
     path: Path, packed: tuple[bool, ...], garbage: bytes
 ) -> None:
-    """Only what it stood before is lost, though memory holds headers, too."""
+    """Only the range behind the header is lost, though memory may hold headers, too."""
     header = struct.pack("<4sIQQQ", b"EMiL", 1, 0x5000, 0x5FFF, 0)
     contents = [(header + memory(9, number))[: 8 * PAGE_SIZE] for number in range(5)]
     pieces = [(0x10000 * number, data) for number, data in enumerate(contents, 1)]
     starts = containers.write_avml(path, pieces, packed=packed)
     data = path.read_bytes()
     for number in range(5):
-        at = starts[number]  # the first one must begin as such a dump does
+        at = starts[number]  # the first header must be sound
         path.write_bytes(
             data[:at] + (b"EMiL" if number == 0 else garbage[:4]) + garbage[4:] + data[at + 32 :]
         )
@@ -539,7 +539,7 @@ def test_garbage_in_the_place_of_a_header(
 
 
 def test_lime_range_of_a_wrong_length(path: Path) -> None:
-    """What follows is found again."""
+    """The range behind the wrong length is found again."""
     pieces = [(0x10000 * number, memory(4, number)) for number in range(1, 5)]
     containers.write_lime(path, pieces)
     data = bytearray(path.read_bytes())
@@ -553,7 +553,7 @@ def test_lime_range_of_a_wrong_length(path: Path) -> None:
 
 
 def test_elf_notes(path: Path) -> None:
-    """Notes come as they are, those of one name one after another."""
+    """Notes are as written; notes of one name follow one another."""
     text = b"OSRELEASE=6.1\nPAGESIZE=4096\n"
     notes = [(b"QEMU", b"first CPU"), (b"QEMU", b"second"), (b"VMCOREINFO", text)]
     containers.write_elf(path, PIECES, notes=notes)
@@ -563,7 +563,7 @@ def test_elf_notes(path: Path) -> None:
 
 
 def test_elf_notes_that_are_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit, or behind a broken one: how much, and where, is told."""
+    """Notes beyond the limit, or behind a broken note, are told with their size and place."""
     notes = [(b"QEMU", b"first CPU"), (b"QEMU", bytes(100)), (b"VMCOREINFO", b"OSRELEASE=6.1\n")]
     containers.write_elf(path, PIECES, notes=notes)
     [segment] = [row for row in program_headers(path) if row[0] == 4]
@@ -584,14 +584,14 @@ def test_elf_notes_that_are_lost(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def program_headers(path: Path) -> list[tuple[int, ...]]:
-    """Those of a 64-bit ELF file."""
+    """The program headers of a 64-bit ELF file."""
     data = path.read_bytes()
     at, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
     return [struct.unpack_from("<IIQQQQQQ", data, at + 56 * number) for number in range(count)]
 
 
 def test_elf_with_the_same_memory_twice(path: Path) -> None:
-    """/proc/vmcore has the kernel's text twice; which one is taken does not matter."""
+    """A core that holds the same bytes twice, as /proc/vmcore does, is read."""
     contents = memory(8, 1)
     containers.write_elf(path, [(0, contents), (0x2000, contents[0x2000:0x5000])])
     check(open_dump(path), frames_of([(0, contents)]))
@@ -599,7 +599,7 @@ def test_elf_with_the_same_memory_twice(path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_crash_dump_tells_of_its_machine(path: Path, bits: int) -> None:
-    """The header's fields are notes."""
+    """The fields of the header become notes."""
     containers.write_crash(path, PIECES, bits=bits)
     notes = open_dump(path).notes
     assert notes["MinorVersion"] == 19041
@@ -609,7 +609,7 @@ def test_crash_dump_tells_of_its_machine(path: Path, bits: int) -> None:
 
 
 def test_vmware_is_opened_by_either_file(path: Path) -> None:
-    """The .vmem and the .vmss are one dump; a .vmsn will do."""
+    """A .vmem with its .vmss, or its .vmsn, is one dump, opened by either file."""
     _vmware(path, PIECES)
     check(open_dump(path.with_suffix(".vmss")), frames_of(PIECES))
     path.with_suffix(".vmss").rename(path.with_suffix(".vmsn"))
@@ -618,7 +618,7 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
 
 
 def test_vmware_with_more_groups_than_are_read(path: Path) -> None:
-    """Whether the memory is among the others is not known."""
+    """A remark tells that the memory may be in an unread group."""
     _vmware(path, PIECES)
     state = path.with_suffix(".vmss")
     data = bytearray(state.read_bytes().replace(b"memory\0", b"others\0", 1))
@@ -630,7 +630,7 @@ def test_vmware_with_more_groups_than_are_read(path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".VMSS", ".Vmsn"])
 def test_names_in_upper_case(tmp_path: Path, suffix: str) -> None:
-    """As Windows' file systems may give them."""
+    """Endings may be in upper case, as Windows' file systems may give them."""
     ram, state = tmp_path / "Machine.VMEM", tmp_path / f"MACHINE{suffix}"
     containers.write_vmware(ram, state, PIECES)
     for path in (ram, state):
@@ -640,7 +640,7 @@ def test_names_in_upper_case(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_vmem_that_was_renamed(tmp_path: Path) -> None:
-    """The state that has lost its file, and describes just as much, is taken; which is said."""
+    """A state whose memory has another name is matched by its size, which a remark tells."""
     ram, state = tmp_path / "memory.bin", tmp_path / "machine.vmsn"
     containers.write_vmware(ram, state, PIECES)
     containers.write_vmware(tmp_path / "b.vmem", tmp_path / "b.vmss", PIECES)
@@ -656,7 +656,7 @@ def test_a_vmem_that_was_renamed(tmp_path: Path) -> None:
 
 
 def test_vmsn_alone(path: Path) -> None:
-    """It asks for its .vmem; --lenient does not help."""
+    """A .vmsn asks for its .vmem; --lenient does not help."""
     state = path.with_suffix(".vmsn")
     containers.write_vmware(path, state, PIECES)
     path.unlink()
@@ -667,7 +667,7 @@ def test_vmsn_alone(path: Path) -> None:
 
 
 def test_vmware_region_lost(path: Path) -> None:
-    """A region whose description is broken is told, and left out with lenient."""
+    """A region with a broken description is told, and lenient leaves it out."""
     _vmware(path, PIECES)
     state = path.with_suffix(".vmss")
     contents = bytearray(state.read_bytes())
@@ -684,7 +684,7 @@ def test_vmware_region_lost(path: Path) -> None:
 
 
 def test_vmem_alone(path: Path) -> None:
-    """A .vmem without its other file is raw, and of more than 3 GiB that is worth a remark."""
+    """A .vmem alone is raw; above 3 GiB a remark warns."""
     path.write_bytes(memory(4, 1))
     path.with_suffix(".vmss").write_text("not VMware's")
     dump = open_dump(path)
@@ -696,9 +696,9 @@ def test_vmem_alone(path: Path) -> None:
     )
 
 
-@pytest.mark.posix  # without SEEK_DATA holes cannot be told from what is in a file
+@pytest.mark.posix  # without SEEK_DATA holes cannot be told from data
 def test_sparse_dump_of_4_tib(path: Path) -> None:
-    """What is a hole in the file is not read."""
+    """Holes in the file are not read."""
     page = memory(30, 1)
     with path.with_suffix(".raw").open("wb") as file:
         file.seek(3 << 40)
@@ -711,7 +711,7 @@ def test_sparse_dump_of_4_tib(path: Path) -> None:
 
 
 def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holes between runs are no progress; the end is the size."""
+    """Progress counts held frames only, and ends at the size."""
     monkeypatch.setattr(base, "BLOCK_FRAMES", 16)
     containers.write_lime(path, HIGH_FIRST)
     calls: list[tuple[int, int | None]] = []
@@ -735,7 +735,7 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
-    """Each gets a sentence that says what to do."""
+    """A sentence for each kind of file says what to do."""
     path.write_bytes(head + bytes(PAGE_SIZE))
     with pytest.raises(BadInputError, match=sentence):
         open_dump(path)
@@ -744,7 +744,7 @@ def test_files_of_other_kinds(path: Path, head: bytes, sentence: str) -> None:
 @every_format
 @pytest.mark.many
 def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
-    """Wherever the file ends, there is one sentence; lenient gives what is before the end."""
+    """Wherever the file ends, one sentence tells it; lenient reads up to the end."""
     write(path, pieces)
     frames = frames_of(pieces)
     size = path.stat().st_size
@@ -773,7 +773,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
 @every_format
 @pytest.mark.many
 def test_broken_headers(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
-    """Any number of wrong bytes in the headers gives a dump or a sentence, and soon."""
+    """Any number of wrong bytes in the headers ends quickly in a dump or a sentence."""
     write(path, pieces)
     state = path.with_suffix(".vmss")
     target = state if state.exists() else path
@@ -799,13 +799,13 @@ def test_broken_headers(path: Path, format_: str, pieces: Pieces, write: Writer)
 
 
 def state_size(state: Path) -> int:
-    """Bytes of the file beside a .vmem, if there is one."""
+    """The size of the state file beside a .vmem, or 0."""
     return state.stat().st_size if state.exists() else 0
 
 
 @pytest.mark.parametrize("write", [containers.write_lime, containers.write_avml])
 def test_the_same_frame_twice(path: Path, write: Writer) -> None:
-    """Two contents for one frame are an error; lenient takes one of them and says so."""
+    """Two contents for one frame are an error; lenient takes the first and says so."""
     one, other = memory(8, 1), memory(8, 2)
     write(path, [(0x4000, one), (0x8000, other)])
     with pytest.raises(DamagedInputError, match=r"in (more than one place|several places)"):
@@ -820,7 +820,7 @@ def test_the_same_frame_twice(path: Path, write: Writer) -> None:
     [(0, 2**64 - 1), (2**63, 2**63 + 0xFFF), (2**52 << 12 & 2**64 - 1, 2**64 - 1), (0, 2**44)],
 )
 def test_more_memory_than_there_is(path: Path, first: int, last: int) -> None:
-    """No table is made for frames that no machine has."""
+    """Frames that no machine has do not make a table."""
     for magic, version in ((b"EMiL", 1), (b"AVML", 2)):
         header = struct.pack("<4sIQQQ", magic, version, first, last, 0)
         path.write_bytes(header + bytes(PAGE_SIZE))
@@ -833,7 +833,7 @@ def test_more_memory_than_there_is(path: Path, first: int, last: int) -> None:
     "write", [containers.write_lime, containers.write_elf, containers.write_avml]
 )
 def test_a_few_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
-    """No machine has them there, but what is near can be read; no table is made for all between."""
+    """Pages beyond any machine are left out; near pages are read, and the gap makes no table."""
     near = memory(4, 1)
     write(path, [(0x1000, near), (1 << 42, memory(2, 2))])
     with pytest.raises(DamagedInputError, match="far too high for the 24 KiB"):
@@ -846,7 +846,7 @@ def test_a_few_pages_far_away(path: Path, write: Callable[[Path, Pieces], None])
 
 @pytest.mark.parametrize("write", [containers.write_avml, containers.write_lime])
 def test_all_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -> None:
-    """Nothing is left to be read."""
+    """If all pages are beyond any machine, a sentence refuses the file."""
     write(path, [(1 << 42, memory(2, 2))])
     for lenient in (False, True):
         with pytest.raises(BadInputError, match="far too high for the 8 KiB"):
@@ -854,7 +854,7 @@ def test_all_pages_far_away(path: Path, write: Callable[[Path, Pieces], None]) -
 
 
 def test_what_is_far_away_only_for_the_rest(path: Path) -> None:
-    """What makes up for the distance of other pieces may be too far away itself."""
+    """Memory that would justify the distance of other pieces may be too far away itself."""
     with path.open("wb") as file:
         for address, size in ((0, 2 * PAGE_SIZE), (100 << 30, PAGE_SIZE), (8 << 40, 1 << 31)):
             file.write(struct.pack("<4sIQQQ", b"EMiL", 1, address, address + size - 1, 0))
@@ -864,7 +864,7 @@ def test_what_is_far_away_only_for_the_rest(path: Path) -> None:
 
 
 def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
-    """Segments that show the same bytes at other addresses cannot make a small file large."""
+    """Segments with the same bytes at many addresses do not make a small file a large dump."""
     contents = memory(4, 1)
     containers.write_elf(path, [(0, contents)])
     data = bytearray(path.read_bytes())
@@ -879,7 +879,7 @@ def test_runs_of_a_crash_dump_share_no_bytes(path: Path) -> None:
 
 
 def test_a_paravirtual_guest_of_xen(path: Path) -> None:
-    """Its pages are where the guest has them; that its page tables have others is said."""
+    """Pages are at the guest's own frames; a remark tells that page tables have the host's."""
     containers.write_xen(path, HIGH_FIRST, paravirtual=True)
     dump = open_dump(path)
     check(dump, frames_of(HIGH_FIRST))
@@ -888,7 +888,7 @@ def test_a_paravirtual_guest_of_xen(path: Path) -> None:
 
 
 def test_a_core_of_xen_with_many_names(path: Path) -> None:
-    """Where the names of sections begin does not matter."""
+    """The place of the names of sections does not matter."""
     containers.write_xen(path, HIGH_FIRST, more_names=1 << 18)
     dump = open_dump(path)
     check(dump, frames_of(HIGH_FIRST))
@@ -896,7 +896,7 @@ def test_a_core_of_xen_with_many_names(path: Path) -> None:
 
 
 def test_a_core_of_xen_without_its_table(path: Path) -> None:
-    """It comes last in the file; nothing else tells where pages belong."""
+    """Without the table, which comes last in the file, the places of pages are unknown."""
     containers.write_xen(path, LOW)
     size = path.stat().st_size
     os.truncate(path, size - 8 * 20)
@@ -911,7 +911,7 @@ def test_a_core_of_xen_without_its_table(path: Path) -> None:
 
 
 def test_elf_files_that_are_no_dumps(path: Path) -> None:
-    """A program, and the core of a process."""
+    """Programs, and cores of processes, are refused."""
     with pytest.raises(BadInputError, match="is an ELF file, but not a core"):
         open_dump(sys.executable)
     containers.write_elf(path, [(0, memory(1, 1)), (0, memory(2, 2))])
@@ -923,7 +923,7 @@ def test_elf_files_that_are_no_dumps(path: Path) -> None:
     ("dump_type", "what"), [(2, "a kernel dump"), (4, "a minidump"), (77, "77")]
 )
 def test_crash_dumps_without_pages(path: Path, dump_type: int, what: str) -> None:
-    """Each other kind is named."""
+    """Each other kind of crash dump is refused by name."""
     containers.write_crash(path, PIECES)
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, 0xF98, dump_type)
@@ -933,7 +933,7 @@ def test_crash_dumps_without_pages(path: Path, dump_type: int, what: str) -> Non
 
 
 def test_fields_of_a_crash_dump_that_windows_never_wrote(path: Path) -> None:
-    """They are full of PAGE, which is no address."""
+    """Such fields are full of PAGE, which is not an address."""
     containers.write_crash(path, PIECES, kind="live bitmap", machine=0xAA64)
     data = bytearray(path.read_bytes())
     data[0x18:0x20] = data[0x80:0x88] = b"PAGEPAGE"
@@ -945,7 +945,7 @@ def test_fields_of_a_crash_dump_that_windows_never_wrote(path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_what_a_crash_dump_leaves_out(path: Path, bits: int) -> None:
-    """The header's runs are all of the machine's memory, where Windows wrote them."""
+    """Windows' header lists all memory, so missing pages are left out, not absent."""
     gaps = [(0x14000, bytes(0xC000)), (0x101000, bytes(0x9000))]
     containers.write_crash(path, LOW, kind="bitmap", bits=bits, left_out=gaps)
     dump = open_dump(path)
@@ -963,16 +963,16 @@ CRASH_RUNS = [(0x1000 * 40 * number, memory(3 + number, number)) for number in r
     ("number", "run", "lost"),
     [
         (2, (1 << 20, 1 << 31), [2]),  # too many pages
-        (2, (1 << 31, 5), [2]),  # in no place
+        (2, (1 << 31, 5), [2]),  # no such place
         (0, (0x45474150, 0x45474150), [0]),
         (4, (0x45474150, 0x45474150), [4]),
-        (1, (40, 81), [1]),  # over the one that follows
+        (1, (40, 81), [1]),  # overlaps the next run
     ],
 )
 def test_a_run_of_garbage_in_a_crash_dump(
     path: Path, bits: int, number: int, run: tuple[int, int], lost: list[int]
 ) -> None:
-    """It is left out, and those behind it are found from the file's end."""
+    """The run is left out; the runs behind it are found from the end of the file."""
     containers.write_crash(path, CRASH_RUNS, bits=bits)
     data = bytearray(path.read_bytes())
     at, word = (0x98, "<QQ") if bits == 64 else (0x6C, "<II")
@@ -988,7 +988,7 @@ def test_a_run_of_garbage_in_a_crash_dump(
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_a_crash_dump_with_more_runs_than_its_header_has_room_for(path: Path, bits: int) -> None:
-    """The runs that are there tell enough, if they are followed by what is no run."""
+    """The listed runs suffice if garbage follows them at once."""
     containers.write_crash(path, CRASH_RUNS, bits=bits)
     data = bytearray(path.read_bytes())
     at = 0x88 if bits == 64 else 0x64
@@ -1004,11 +1004,11 @@ def test_a_crash_dump_with_more_runs_than_its_header_has_room_for(path: Path, bi
     for lenient in (False, True):
         with pytest.raises(BadInputError, match="nothing else in it gives") as caught:
             open_dump(path, lenient=lenient)
-        assert not isinstance(caught.value, DamagedInputError)  # --lenient does not help
+        assert not isinstance(caught.value, DamagedInputError)  # so --lenient is not offered
 
 
 def test_a_bitmap_larger_than_its_room(path: Path) -> None:
-    """What there is room for is taken."""
+    """The bitmap is read as far as it has room."""
     containers.write_crash(path, CRASH_RUNS, kind="bitmap")
     data = bytearray(path.read_bytes())
     struct.pack_into("<Q", data, 0x2030, 1 << 40)
@@ -1019,7 +1019,7 @@ def test_a_bitmap_larger_than_its_room(path: Path) -> None:
 
 
 def test_one_piece_beyond_all_limits(path: Path) -> None:
-    """It does not refuse the others."""
+    """A piece beyond all limits does not cost other pieces."""
     near = memory(4, 1)
     containers.write_elf(path, [(0x1000, near), (1 << 50, memory(2, 2))])
     with pytest.raises(DamagedInputError, match="16 TiB"):
@@ -1047,7 +1047,7 @@ def test_avml_with_a_wrong_byte(path: Path) -> None:
 
 @every_format
 def test_dump_that_gets_shorter(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
-    """A dump cut after it was opened is an error, not the end of the process."""
+    """A dump that was cut after opening is an error, not the end of the process."""
     write(path, pieces)
     dump, first_use = open_dump(path), open_dump(path)
     dump.read_frames(np.arange(4))
@@ -1063,13 +1063,13 @@ def test_dump_that_gets_shorter(path: Path, format_: str, pieces: Pieces, write:
 def test_dump_that_gets_shorter_between_two_blocks(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel is asked before a page is touched, even where the size looks right."""
+    """The kernel is asked before a page is touched, even if the size looks right."""
     monkeypatch.setattr(base, "BLOCK_FRAMES", 1)
     monkeypatch.setattr(files._MappedFile, "check_size", lambda self: None)
     path.write_bytes(b"x" * (40 * PAGE_SIZE))
     blocks = copied_blocks(open_dump(path))
     next(blocks)
-    # Some of the pages after the first are being looked at just then; these stay.
+    # Some pages after the first are in use at this moment, and stay.
     os.truncate(path, 20 * PAGE_SIZE)
     with pytest.raises(BadInputError, match="Input/output error"):
         for _ in blocks:
@@ -1077,7 +1077,7 @@ def test_dump_that_gets_shorter_between_two_blocks(
 
 
 def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers can be read; the contents need it, which is said."""
+    """Headers are read without cramjam; a sentence says that contents need it."""
     containers.write_avml(path, PIECES)
     monkeypatch.setitem(sys.modules, "cramjam", None)
     dump = open_dump(path)
@@ -1087,7 +1087,7 @@ def test_without_cramjam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kdump_without_some_pages(path: Path) -> None:
-    """What makedumpfile left out is not held; the kernel's note is there."""
+    """Pages that makedumpfile left out are not held; the kernel's note is there."""
     left_out = [0x3, 0x21, 0x22, 0x100]
     kdump(path, LOW, left_out=left_out, vmcoreinfo=b"OSRELEASE=6.1\n")
     dump = open_dump(path)
@@ -1098,7 +1098,7 @@ def test_kdump_without_some_pages(path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["place", "size"])
 def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
-    """The sub-header leads to a text beyond the file, or of more than 64 KiB."""
+    """A text beyond the file, or of more than 64 KiB, is ignored."""
     text = b"OSRELEASE=6.1\n"
     kdump(path, LOW, vmcoreinfo=text)
     data = bytearray(path.read_bytes())
@@ -1113,7 +1113,7 @@ def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
 
 
 def test_left_out_frames_far_away(path: Path) -> None:
-    """Of frames that nobody needs a header must not make a table of gigabytes."""
+    """Unheld frames far away do not make a table of gigabytes."""
     kdump(path, [(0, memory(4, 1)), (1 << 40, memory(1, 2))], left_out=[1 << 28])
     dump = open_dump(path)
     assert dump.frame_count == 4
@@ -1123,7 +1123,7 @@ def test_left_out_frames_far_away(path: Path) -> None:
 
 @pytest.mark.parametrize("flattened", [(), (1,), (0, 1, 2)])
 def test_kdump_in_several_files(path: Path, flattened: tuple[int, ...]) -> None:
-    """All files of a split dump are one, in any order; what a missing one holds is said."""
+    """The files of a split dump may come in any order; frames of a missing file are told."""
     cuts = [0, 0x22, 0x30, 0x101]
     left_out = [0x3, 0x21]
     paths = []
@@ -1146,7 +1146,7 @@ def test_kdump_in_several_files(path: Path, flattened: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("flattened", [(), (1, 4)])
 def test_files_of_several_split_dumps(path: Path, flattened: tuple[int, ...]) -> None:
-    """Parts that follow one another are put together, until one has the same page frames again."""
+    """Consecutive parts are one dump, until a part repeats page frames."""
     paths = [path.with_suffix(f".{number}") for number in range(7)]
     parts = [(0, 0x22), (0x22, 0x101), (0x30, 0x101), (0, 0x30), (0, 0x101), None]
     for number, (one, part) in enumerate(zip(paths, parts, strict=False)):
@@ -1163,7 +1163,7 @@ def test_files_of_several_split_dumps(path: Path, flattened: tuple[int, ...]) ->
 
 
 def test_files_that_are_no_parts_of_one_dump(path: Path) -> None:
-    """Of another machine, or of another format; and the same one twice."""
+    """Parts of another machine or format are refused, and a part that is given twice."""
     one, other = path.with_suffix(".1"), path.with_suffix(".2")
     kdump(one, LOW, part=(0, 0x30))
     kdump(other, LOW, part=(0x30, 0x101), machine=b"i686")
@@ -1190,7 +1190,7 @@ def test_files_that_are_no_parts_of_one_dump(path: Path) -> None:
 def test_kdump_of_a_big_endian_machine(
     path: Path, machine: bytes, bits: int, padded: bool, block: int
 ) -> None:
-    """Its numbers are turned around; its pages are as they were."""
+    """Numbers are byte-swapped; pages are as they were."""
     pieces = [(0, memory(64, 1)), (1 << 20, memory(32, 2))]
     text = b"OSRELEASE=5.14.0\n"
     kdump(
@@ -1210,7 +1210,7 @@ def test_kdump_of_a_big_endian_machine(
 
 
 def test_kdump_of_a_big_endian_machine_in_two_files(path: Path) -> None:
-    """Each file tells which pages it has."""
+    """Each file's own header tells its pages."""
     paths = [path.with_suffix(".1"), path.with_suffix(".2")]
     for each, part in zip(paths, [(0, 0x22), (0x22, 0x101)], strict=True):
         kdump(each, LOW, order=">", machine=b"s390x", part=part)
@@ -1218,14 +1218,14 @@ def test_kdump_of_a_big_endian_machine_in_two_files(path: Path) -> None:
 
 
 def test_flattened_file_of_something_else(path: Path) -> None:
-    """It holds what makedumpfile writes, never a raw dump."""
+    """A flattened file must hold makedumpfile's format, never a raw dump."""
     kdump(path, LOW, flattened=True, magic=b"        ")
     with pytest.raises(BadInputError, match="holds no kdump file or ELF core"):
         open_dump(path)
 
 
 def _place_of_page(data: bytes, number: int) -> tuple[int, int]:
-    """Where in a kdump file the contents of a page are, and how many bytes."""
+    """Place and packed size of a page in a kdump file."""
     [blocks] = struct.unpack_from("<I", data, 436)
     offset, size = struct.unpack_from("<QI", data, PAGE_SIZE * (2 + blocks) + 24 * number)
     return offset, size
@@ -1253,7 +1253,7 @@ def test_kdump_with_broken_pages(path: Path, compression: str) -> None:
 
 
 def test_qemu_core(qemu_core: tuple[Path, Path]) -> None:
-    """The real core gives the raw dump's frames, and the BIOS below 4 GiB."""
+    """QEMU's ELF core gives the raw dump's frames, and the BIOS below 4 GiB."""
     raw, core = (open_dump(path) for path in qemu_core)
     assert core.runs.tolist() == [[0, 0x10000], [0xFFFC0, 0x40]]
     assert np.array_equal(core.zero_frames()[:0x10000], raw.zero_frames())
@@ -1275,7 +1275,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _volatility_layer(path: Path, layer: str) -> Any:
-    """The physical memory that Volatility 3 sees in a file, by its layer's module and class."""
+    """The physical memory that Volatility 3 reads from a file with this layer."""
     contexts = _import("volatility3.framework.contexts")
     physical = _import("volatility3.framework.layers.physical")
     module, class_ = layer.split(".")
@@ -1306,11 +1306,11 @@ def _volatility_layer(path: Path, layer: str) -> Any:
     ],
 )
 def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
-    """What these tests write is what Volatility 3 takes it for."""
+    """Volatility 3 reads the same pages from files of these tests."""
     _, pieces, write = WRITERS[name]
-    pieces = sorted(pieces)  # it looks in no others
+    pieces = sorted(pieces)  # it looks in no other places
     if name == "vmware":
-        write = functools.partial(_vmware, padding=0)  # Volatility 3 takes no other
+        write = functools.partial(_vmware, padding=0)  # Volatility 3 takes only this version
     write(path, pieces)
     seen = _volatility_layer(path, layer)
     for pfn, page in frames_of(pieces).items():
@@ -1322,7 +1322,7 @@ def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
 @pytest.mark.peer
 @pytest.mark.parametrize("name", ["crash-complete", "crash-bitmap", "crash-live", "crash-ranges"])
 def test_kdmp_parser_reads_the_same(path: Path, name: str) -> None:
-    """What these tests write is what kdmp-parser takes it for."""
+    """kdmp-parser reads the same pages from files of these tests."""
     kdmp = _import("kdmp_parser")
     _, pieces, write = WRITERS[name]
     write(path, pieces)
@@ -1346,7 +1346,7 @@ DRGN_WRITERS: dict[str, Callable[[Path, Pieces, bytes], None]] = {
 
 @pytest.mark.parametrize("name", DRGN_WRITERS)
 def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
-    """What these tests write of a Linux machine is what drgn takes it for, page by page."""
+    """The same pages of a Linux machine are read by drgn from files of these tests."""
     forge_linux(path, "6.1", size=32 << 20, processes=3)
     contents = path.read_bytes()
     at = contents.find(b"OSRELEASE=")
@@ -1365,7 +1365,7 @@ def test_drgn_reads_the_same(path: Path, name: str, drgn: ModuleType) -> None:
 
 @pytest.mark.skipif(not files._can_populate(), reason="files are read here, not mapped")
 def test_mapped_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a process has much of a dump in memory, it is unmapped; what is read stays right."""
+    """A dump is unmapped once a process has much of it in memory; later reads are right."""
     path, pages = tmp_path / "dump", (64 << 20) // PAGE_SIZE
     path.write_bytes(np.arange(pages, dtype="<u8").repeat(PAGE_SIZE // 8).tobytes())
     before, left = files._resident(), []

@@ -1,4 +1,4 @@
-"""The records of headers are as others have them: Volatility 3's symbols, and C's own alignment."""
+"""The records of headers agree with Volatility 3's symbols, and with C's alignment."""
 
 import ctypes
 import json
@@ -14,7 +14,7 @@ from memory_visualizer.formats.records import RecordType, end_of, read_record
 
 
 def _places(type_: RecordType) -> dict[str, tuple[int, int]]:
-    """Offset and size of each field."""
+    """Offset and size of each field of a record."""
     assert type_.fields is not None
     return {name: (field[1], field[0].itemsize) for name, field in type_.fields.items()}
 
@@ -27,7 +27,7 @@ def _symbols(file: str) -> dict[str, Any]:
 
 
 def _check_places(type_: RecordType, file: str, name: str, *others: str) -> None:
-    """All fields that Volatility 3 has are where it has them, but some others."""
+    """All fields that Volatility 3 has are at the same places; `but` has its names for others."""
     symbols = _symbols(file)
     fields = symbols["user_types"][name]["fields"]
     places = _places(type_)
@@ -60,7 +60,7 @@ def test_crash_of_64_bits() -> None:
 
 
 def test_crash_bitmap() -> None:
-    """Volatility 3 has other names for these fields than kdmp-parser."""
+    """Volatility 3 and kdmp-parser have different names for these fields."""
     fields = _symbols("windows/crash_common.json")["user_types"]["_SUMMARY_DUMP"]["fields"]
     names = {
         "Signature": "Signature",
@@ -133,7 +133,7 @@ def _c_places(fields: str, word: int, alignment: int) -> tuple[int, dict[str, tu
     ],
 )
 def test_kdump(header: RecordType, sub_header: RecordType, word: int, alignment: int) -> None:
-    """As a compiler aligns what makedumpfile's diskdump_mod.h declares."""
+    """The records are laid out as a compiler lays out makedumpfile's diskdump_mod.h."""
     for type_, fields in (
         (header, _HEADER),
         (sub_header, _SUB_HEADER),

@@ -1,4 +1,4 @@
-"""Hibernation files of every Windows: what was written comes back, damage costs its own pages."""
+"""Hibernation files of every Windows give back the written pages; damage costs its own pages."""
 
 import ctypes
 import itertools
@@ -19,7 +19,7 @@ from tests.synth.xpress import pack_huffman, pack_plain
 from tests.test_volatility2 import volatility
 
 MANY = [(0x1000, memory(600, 1)), (0x400000, memory(37, 2)), (0x1200000, memory(30, 3))]
-"""More ranges than a table has room for, where no range is longer than a page."""
+"""More ranges than a table has room for, if each range is at most a page."""
 NEW_PIECES = [*MANY, (5 * GIB, memory(40, 4))]
 
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("system", OLD)
 @pytest.mark.many
 def test_tables_one_after_another(path: Path, system: str, cleared: bool) -> None:
-    """As many as it takes; the first page, which Windows clears on a resume, is not needed."""
+    """All tables are read; the first page, which Windows clears on a resume, is not needed."""
     write_hibernation(path, MANY, system=system, longest=1, cleared=cleared)
     dump = open_dump(path)
     assert (dump.format, dump.remarks) == ("Windows hibernation file (up to Windows 7)", ())
@@ -40,14 +40,14 @@ def test_tables_one_after_another(path: Path, system: str, cleared: bool) -> Non
 
 
 def test_a_raw_dump_with_a_block_in_it(path: Path) -> None:
-    """Zeros and a block's magic make no hibernation file."""
+    """A raw dump with zeros and a block's magic is not taken for a hibernation file."""
     path = path.with_name("memory.raw")
     path.write_bytes(bytes(6 * PAGE_SIZE) + b"\x81\x81xpress" + bytes(3 * PAGE_SIZE - 8))
     assert open_dump(path).format == "raw"
 
 
 def test_an_old_block_in_a_newer_file(path: Path) -> None:
-    """What is left of an older Windows' file does not count."""
+    """A leftover block of an older Windows in the file is ignored."""
     write_hibernation(path, PIECES, system="10 x64")
     data = bytearray(path.read_bytes())
     data[3 * PAGE_SIZE : 3 * PAGE_SIZE + 8] = b"\x81\x81xpress"
@@ -59,7 +59,7 @@ def test_an_old_block_in_a_newer_file(path: Path) -> None:
 @pytest.mark.parametrize("system", NEW)
 @pytest.mark.many
 def test_both_sections(path: Path, system: str, plain: bool) -> None:
-    """Of each build, packed in either way, sets of many short runs or of one."""
+    """The pages of both sections are read, for each build and packing, in short and long runs."""
     write_hibernation(path, NEW_PIECES, system=system, longest=3 if plain else 16, plain=plain)
     dump = open_dump(path)
     assert (dump.format, dump.remarks) == ("Windows hibernation file (from Windows 8 on)", ())
@@ -68,14 +68,14 @@ def test_both_sections(path: Path, system: str, plain: bool) -> None:
 
 @pytest.mark.parametrize("magic", [b"hibr", b"wake", b"WAKE", b"RSTR", b"HIBR"])
 def test_every_magic(path: Path, magic: bytes) -> None:
-    """What the first bytes say of the machine's state changes nothing in the file."""
+    """The magic tells the machine's state; the contents are read the same."""
     for system in ("XP", "10 x64"):
         write_hibernation(path, PIECES[:4], system=system, magic=magic)
         check(open_dump(path), frames_of(PIECES[:4]))
 
 
 def test_a_build_that_is_not_known(path: Path) -> None:
-    """All but the number of pages in the last section is where it was."""
+    """Of an unknown build all fields but the number of pages in the last section are known."""
     write_hibernation(path, NEW_PIECES, system="11 24H2 x64")
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, 12, 0x520)
@@ -87,7 +87,7 @@ def test_a_build_that_is_not_known(path: Path) -> None:
 
 @pytest.mark.parametrize("cleared", [False, True])
 def test_contents_that_were_cleared(path: Path, cleared: bool) -> None:
-    """As from Windows 8 on after a resume; --lenient does not help."""
+    """Windows 8 and later clear the file on a resume; --lenient does not help."""
     write_hibernation(path, NEW_PIECES, system="10 x64", cleared=cleared)
     data = path.read_bytes()
     path.write_bytes(data[:PAGE_SIZE] + bytes(len(data) - PAGE_SIZE))
@@ -99,7 +99,7 @@ def test_contents_that_were_cleared(path: Path, cleared: bool) -> None:
 
 @pytest.mark.parametrize("system", ["7 x64", "10 x64"])
 def test_a_broken_block(path: Path, system: str) -> None:
-    """It cannot be unpacked; lenient leaves out its pages and no others."""
+    """Lenient leaves out the pages of a block that cannot be unpacked, and no others."""
     if system == "7 x64":
         magic = b"\x81\x81xpress"
         write_hibernation(path, MANY, system=system)
@@ -121,7 +121,7 @@ def test_a_broken_block(path: Path, system: str) -> None:
 
 
 def test_a_broken_table(path: Path) -> None:
-    """What it lists is lost, and what follows it; the pages before it are not."""
+    """The ranges of the table are lost, and all later ones; earlier pages are read."""
     write_hibernation(path, MANY, system="XP", longest=1)
     data = bytearray(path.read_bytes())
     second = int.from_bytes(data[5 * PAGE_SIZE + 4 :][:4], "little")
@@ -136,7 +136,7 @@ def test_a_broken_table(path: Path) -> None:
 
 
 def test_a_page_in_both_sections(path: Path) -> None:
-    """The kernel's comes last when Windows resumes; that there were two is said."""
+    """The kernel's page, which Windows reads last, is taken; a remark tells that there were two."""
     one, other = memory(40, 1), memory(40, 2)
     write_hibernation(path, [(0x1000, one), (0x100000, other)])
     data = bytearray(path.read_bytes())
@@ -176,7 +176,7 @@ BLOCKS = [
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_xpress(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With libfwnt and, plain, without it."""
+    """Xpress is unpacked with libfwnt and, if plain, without it."""
     block = BLOCKS[number]
     assert xpress.unpack_huffman(pack_huffman(block), len(block)) == block
     assert xpress.unpack_plain(pack_plain(block), len(block)) == block
@@ -187,14 +187,14 @@ def test_xpress(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_longest_copies() -> None:
-    """Lengths of more than 16 bits have a form of their own."""
+    """Lengths of more than 16 bits, which have a form of their own, are unpacked."""
     block = bytes(80 << 10)
     assert xpress.unpack_plain(pack_plain(block), len(block)) == block
 
 
 @pytest.mark.parametrize("with_library", [False, True])
 def test_broken_xpress(with_library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives what was asked for or an error, never more."""
+    """Broken data give the requested bytes or an error, never more bytes."""
     if not with_library:
         monkeypatch.setattr(xpress, "_library", lambda name: None)
     rng = np.random.default_rng(0)
@@ -219,7 +219,7 @@ def test_broken_xpress(with_library: bool, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ms_compress_unpacks_the_same() -> None:
-    """What these tests pack is what ms-compress, which LeechCore brings with it, takes it for."""
+    """ms-compress, which LeechCore brings with it, unpacks the same bytes."""
     leechcore = pytest.importorskip("leechcorepyc")
     found = Path(leechcore.__file__).parent / "libMSCompression.so"
     if not found.exists():
@@ -238,11 +238,11 @@ def test_ms_compress_unpacks_the_same() -> None:
 @pytest.mark.parametrize("system", NEW)
 @pytest.mark.many
 def test_leechcore_reads_the_same(path: Path, system: str) -> None:
-    """But for the highest run, which LeechCore 2.23.3 forgets."""
+    """LeechCore 2.23.3 reads the same pages, except for the highest run, which it forgets."""
     leechcore = pytest.importorskip("leechcorepyc")
     highest = [(6 * GIB, memory(1, 6))]
     write_hibernation(path, [*NEW_PIECES, *highest], system=system)
-    os.truncate(path, 20 << 20)  # it takes no smaller ones
+    os.truncate(path, 20 << 20)  # it takes no smaller blocks
     try:
         reader = leechcore.LeechCore(f"hibr://file={path}")
     except (RuntimeError, OSError) as error:

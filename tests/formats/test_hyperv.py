@@ -1,4 +1,4 @@
-"""Hyper-V's saved states: what was written comes back, damage costs its own mebibyte."""
+"""Hyper-V's saved states give back the written pages; damage costs its own mebibyte."""
 
 import struct
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.synth.hyperv import write_hyperv
 
 MIB = 1 << 20
 PIECES = [(0, memory(3 * 256, 1)), (4 * GIB, memory(300, 2))]
-"""The last mebibyte has more room than pages."""
+"""The last mebibyte is only partly used by pages."""
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_many_keys(path: Path, packed: bool) -> None:
-    """In more than one table of keys."""
+    """Keys may fill more than one table."""
     many = [*PIECES, (8 * GIB, bytes(200 * MIB))]
     write_hyperv(path, many if packed else PIECES, packed=packed)
     dump = open_dump(path)
@@ -38,7 +38,7 @@ def test_many_keys(path: Path, packed: bool) -> None:
 
 
 def test_more_tables_than_any_file_has(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not left out in silence."""
+    """A remark tells the tables beyond the limit."""
     monkeypatch.setattr(hyperv, "_MAX_TABLES", 0)
     write_hyperv(path, PIECES)
     with pytest.raises(BadInputError, match="has more than 0 tables of objects"):
@@ -46,7 +46,7 @@ def test_more_tables_than_any_file_has(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_broken_block(path: Path) -> None:
-    """Its mebibyte is left out with --lenient, and nothing else."""
+    """Lenient leaves out the mebibyte of the block, and nothing else."""
     write_hyperv(path, PIECES)
     sound = path.read_bytes()
     text = sound.index(b"memory visualizer")
@@ -61,7 +61,7 @@ def test_a_broken_block(path: Path) -> None:
 
 
 def test_a_broken_key(path: Path) -> None:
-    """The keys behind it are found by their names."""
+    """Keys behind a broken key are found by their names."""
     write_hyperv(path, PIECES, packed=False)
     data = bytearray(path.read_bytes())
     at = data.index(b"VmVersion\0") - 21
@@ -85,7 +85,7 @@ def test_changes_that_were_not_applied(path: Path) -> None:
 
 
 def test_a_machine_that_was_not_saved(path: Path) -> None:
-    """As the .vmrs and the .vmcx of one that runs or is off."""
+    """The .vmrs and the .vmcx of a running or stopped machine are refused."""
     write_hyperv(path, PIECES)
     path.write_bytes(path.read_bytes().replace(b"RamMemoryBlock", b"OtherKindBlock"))
     for lenient in (False, True):
@@ -95,7 +95,7 @@ def test_a_machine_that_was_not_saved(path: Path) -> None:
 
 
 def test_tables_of_one_index(path: Path) -> None:
-    """The one with the higher sequence counts."""
+    """The table with the higher sequence counts."""
     write_hyperv(path, PIECES, packed=False)
     data = bytearray(path.read_bytes())
     (count,) = struct.unpack_from("<I", data, 0x2004)
@@ -111,7 +111,7 @@ def test_tables_of_one_index(path: Path) -> None:
 
 
 def test_a_block_of_two_ranges(path: Path) -> None:
-    """It belongs to the first; so a small file tells of no more memory than it has."""
+    """A block belongs to one range only; the pages of the other range are reported missing."""
     write_hyperv(path, PIECES, packed=False)
     data = bytearray(path.read_bytes())
     at = data.index(b"RamMemoryBlock1\0") + 16 + 4 + 16

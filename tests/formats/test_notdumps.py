@@ -1,4 +1,4 @@
-"""Files that are no dumps: each is told what it is, and what makes a dump of it."""
+"""Files that are not dumps: a sentence names each kind, and the way to a dump."""
 
 import io
 import os
@@ -23,7 +23,7 @@ PAGE = 4096
 
 
 def said_of(path: Path, *, lenient: bool = False) -> str:
-    """What is said of a file that is refused, without its name."""
+    """The sentence on a refused file, without its name."""
     with pytest.raises(BadInputError) as caught:
         open_dump(path, lenient=lenient)
     sentence = str(caught.value)
@@ -65,7 +65,7 @@ def test_archives(name: str, tmp_path: Path) -> None:
     assert said_of(path) == f"packed with {name}; unpack it first ({tool})"
 
 
-# Everything else, by the first bytes that its format's description gives
+# All other kinds, by the first bytes that their descriptions give
 
 CONTAINERS = {
     "7-Zip": (b"7z\xbc\xaf\x27\x1c", "7z x"),
@@ -104,7 +104,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_beginnings(name: str, tmp_path: Path) -> None:
-    """With the way to a dump; and a word of the same in the middle of one is no reason."""
+    """The beginning tells the kind and the way to a dump; the same bytes elsewhere do not."""
     begin, words = CONTAINERS[name]
     path = tmp_path / "dump"
     rest = np.random.default_rng(0).bytes(4 * PAGE)
@@ -116,7 +116,7 @@ def test_beginnings(name: str, tmp_path: Path) -> None:
 
 
 def test_sadump_on_media(tmp_path: Path) -> None:
-    """Its header is told a page later only (libkdumpfile's tests/sadump.h)."""
+    """Its header comes one page later (libkdumpfile's tests/sadump.h)."""
     path = tmp_path / "dump"
     path.write_bytes(bytes(range(52)).ljust(PAGE, b"\0") + b"sadump\0\0\1\0\0\0" + bytes(PAGE))
     assert "sadump" in said_of(path)
@@ -140,7 +140,7 @@ def _program(size_of_image: int) -> bytes:
 
 
 def test_programs_of_windows(tmp_path: Path) -> None:
-    """But a dump may begin as one, where a kernel lies at its start: it is longer by far."""
+    """A dump may begin with a kernel's headers: it is then much longer than the program."""
     path = tmp_path / "dump"
     path.write_bytes(_program(2 * PAGE).ljust(4 * PAGE, b"\x90"))
     assert said_of(path) == "a program or library of Windows, not a dump"
@@ -163,7 +163,7 @@ def test_texts_of_other_languages(encoding: str, tmp_path: Path) -> None:
 
 
 def test_a_dump_that_begins_with_text(tmp_path: Path) -> None:
-    """One page of text makes no text of it."""
+    """A page of text at the beginning does not make the file a text."""
     path = tmp_path / "dump"
     path.write_bytes((b"some text \n" * PAGE)[:PAGE] + bytes(PAGE))
     assert open_dump(path).format == "raw"
@@ -174,7 +174,7 @@ def test_a_dump_that_begins_with_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("memory.zdmp", "Z2Dmp"),  # its first bytes are described nowhere
+        ("memory.zdmp", "Z2Dmp"),  # no description has its first bytes
         ("hiberfil.sys", "was cleared, as after a resume"),
         ("machine.VSV", "vm2dmp makes a dump of both, the file without the memory"),
         ("Pagefile.sys", "a page file of Windows"),
@@ -195,18 +195,18 @@ def test_the_memory_beside_an_old_state_of_hyper_v(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("begin", [b"BZh", b"BZh91AX", b"\x1f\x8b\x08\xff", b"\x1f\x9d", b"<<< "])
 def test_a_few_bytes_in_common_are_too_few(begin: bytes, tmp_path: Path) -> None:
-    """A raw dump may begin with anything."""
+    """A raw dump may begin with a few of these bytes."""
     path = tmp_path / "dump"
     path.write_bytes(begin + bytes(PAGE - len(begin)))
     assert open_dump(path).format == "raw"
 
 
-# What is no file
+# Paths that are not files
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
-    """Nobody writes into it: to open it would be to wait."""
+    """A pipe that nobody writes to is refused without opening it, which would block."""
     os.mkfifo(tmp_path / "pipe")
     assert "a pipe; a dump is read more than once" in said_of(tmp_path / "pipe")
     program = f"from memory_visualizer.cli.memviz import main; main(['{tmp_path / 'pipe'}'])"
@@ -223,7 +223,7 @@ def test_a_device_is_refused() -> None:
 
 
 def test_fingerprints(tmp_path: Path) -> None:
-    """Of the same contents the same, whatever the name; of others others."""
+    """Equal contents have equal fingerprints under any name; different contents different ones."""
     contents = bytearray(np.random.default_rng(0).bytes(64 * PAGE))
     (tmp_path / "a").write_bytes(contents)
     (tmp_path / "b").write_bytes(contents)

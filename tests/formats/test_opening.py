@@ -1,4 +1,4 @@
-"""Raw dumps, against files whose pages the test wrote one by one."""
+"""Raw dumps, against files whose pages the tests wrote one by one."""
 
 import os
 from pathlib import Path
@@ -16,18 +16,18 @@ ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 def page_with(offset: int, value: int = 1) -> bytes:
-    """A page of zeros but for one byte."""
+    """A page of zeros except for one byte."""
     return ZERO_PAGE[:offset] + bytes([value]) + ZERO_PAGE[offset + 1 :]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a test may put its dump."""
+    """A path for a test's dump."""
     return tmp_path / "dump.raw"
 
 
 def test_zero_frames_sees_a_single_byte_anywhere_in_a_page(path: Path) -> None:
-    """The first, the last, and bytes at each place in a word make a page not zero."""
+    """The first byte, the last, and one at each place in a word make a page not zero."""
     pages = [ZERO_PAGE, page_with(0), page_with(4095, 255), ZERO_PAGE]
     pages += [page_with(2048 + n, 1 << n) for n in range(8)]
     path.write_bytes(b"".join(pages))
@@ -41,7 +41,7 @@ def test_zero_frames_sees_a_single_byte_anywhere_in_a_page(path: Path) -> None:
     st.lists(st.sampled_from(["hole", "zeros", "data"]), min_size=1, max_size=40), st.integers(1, 9)
 )
 def test_zero_frames_of_sparse_files(path: Path, pages: list[str], chunk_pages: int) -> None:
-    """Holes count as zeros, wherever the chunks that are read begin and end."""
+    """Holes count as zeros, wherever chunks begin and end."""
     with path.open("wb") as file:
         file.truncate(len(pages) * PAGE_SIZE)
         for pfn, kind in enumerate(pages):
@@ -81,7 +81,7 @@ def test_progress_ends_at_the_dumps_size(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_dump_is_not_changed(path: Path) -> None:
-    """A dump may be read-only, and is as it was afterwards."""
+    """A read-only dump can be opened, and stays as it was."""
     path.write_bytes(page_with(5))
     path.chmod(0o444)
     before = path.stat()
@@ -92,7 +92,7 @@ def test_dump_is_not_changed(path: Path) -> None:
 
 
 def test_partial_last_page(path: Path) -> None:
-    """An incomplete last page is an error, or left out where the caller is lenient."""
+    """An incomplete last page is an error; lenient leaves it out."""
     path.write_bytes(ZERO_PAGE + page_with(0) + b"rest")
     with pytest.raises(DamagedInputError) as caught:
         RawDump.open(path)
@@ -144,5 +144,5 @@ def test_dump_that_gets_shorter(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_bytes(page_with(0) * 40)
     dump = RawDump.open(path)
     with pytest.raises(BadInputError, match="got shorter while it was read"):
-        # Some of the pages after the first are being looked at just then; these stay.
+        # Some pages after the first are in use at this moment, and stay.
         dump.zero_frames(lambda done, total: os.truncate(path, 20 * PAGE_SIZE))

@@ -1,4 +1,4 @@
-"""Dumps of any format, packed in all ways that are read, and what is broken in them."""
+"""Packed dumps of any format, in all ways that are read, and damaged."""
 
 import bz2
 import gzip
@@ -26,7 +26,7 @@ from tests.synth.containers import Pieces
 
 
 def _limes(data: bytes) -> bytes:
-    """As LiME does it (src/deflate.c): a window of 11 bits, little memory."""
+    """Pack as LiME does (src/deflate.c): with a window of 11 bits and little memory."""
     stream = zlib.compressobj(wbits=11, memLevel=5)
     return stream.compress(data) + stream.flush()
 
@@ -40,7 +40,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 every_kind = pytest.mark.parametrize("kind", PACKERS)
 MANY = [name for name in PACKERS if name != "zlib"]
-"""Those of which several streams may follow one another."""
+"""The ways in which several streams may follow one another."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where scratch files go; nothing is left there."""
+    """The folder of scratch files, which is empty after the test."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -59,7 +59,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def written(path: Path, write: Callable[[Path, Pieces], object], pieces: Pieces) -> bytes:
-    """The contents of a dump."""
+    """The bytes of a dump, as a writer writes it."""
     write(path, pieces)
     return path.read_bytes()
 
@@ -67,7 +67,7 @@ def written(path: Path, write: Callable[[Path, Pieces], object], pieces: Pieces)
 @every_kind
 @pytest.mark.parametrize("name", ["lime", "avml", "elf", "crash", "kdump"])
 def test_any_format(path: Path, kind: str, name: str, scratch: Path) -> None:
-    """The same frames as from the file itself, with a word on the room that it takes."""
+    """The frames are those of the plain file; a remark tells the room that unpacking takes."""
     if kind == "zlib" and name != "lime":
         pytest.skip("only LiME packs so")
     data = written(path, containers.WRITERS[name], PIECES)
@@ -82,7 +82,7 @@ def test_any_format(path: Path, kind: str, name: str, scratch: Path) -> None:
 
 @every_kind
 def test_raw(path: Path, kind: str) -> None:
-    """Holes stay holes: what is all zeros is not written, and not looked at again."""
+    """Holes stay holes: zeros are not written to the scratch file, and not read again."""
     contents = memory(40, 1) + bytes(512 * PAGE_SIZE) + memory(3, 2)
     path.write_bytes(PACKERS[kind](contents))
     dump = open_dump(path)
@@ -94,7 +94,7 @@ def test_raw(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", MANY)
 def test_streams_one_after_the_other(path: Path, kind: str) -> None:
-    """As pigz, pixz and pzstd write them, or cat; some tapes add zeros."""
+    """pigz, pixz, pzstd and cat write several streams; some tapes add zeros."""
     contents = memory(64, 1)
     pack = PACKERS[kind]
     streams = b"".join(
@@ -107,7 +107,7 @@ def test_streams_one_after_the_other(path: Path, kind: str) -> None:
 
 @every_kind
 def test_cut_off(path: Path, kind: str) -> None:
-    """One sentence; lenient takes what comes before the end."""
+    """One sentence tells the cut; lenient reads up to it."""
     contents = np.random.default_rng(1).bytes(600 * PAGE_SIZE)
     whole = PACKERS[kind](contents)
     for cut in (len(whole) - 1, len(whole) // 2, 100_000):
@@ -117,7 +117,7 @@ def test_cut_off(path: Path, kind: str) -> None:
         try:
             dump = open_dump(path, lenient=True)
         except BadInputError:
-            assert cut < 1 << 20  # a block of bzip2 or zstd is only given when it is whole
+            assert cut < 1 << 20  # bzip2 and zstd give only whole blocks
             continue
         there = dump.frame_count
         assert dump.read_frames(np.arange(there)).tobytes() == contents[: there * PAGE_SIZE]
@@ -126,7 +126,7 @@ def test_cut_off(path: Path, kind: str) -> None:
 
 @every_kind
 def test_wrong_bytes(path: Path, kind: str) -> None:
-    """Each stream has a checksum."""
+    """The checksum of a stream finds wrong bytes."""
     whole = bytearray(PACKERS[kind](memory(64, 1)))
     rng = np.random.default_rng(2)
     for _ in range(40):
@@ -142,7 +142,7 @@ def test_wrong_bytes(path: Path, kind: str) -> None:
 
 
 def test_pickles(path: Path) -> None:
-    """A pickle holds the container's path, which is opened again; never the path inside alone."""
+    """A pickle holds the container's path, which is opened again; the path inside has no pickle."""
     path.write_bytes(gzip.compress(written(path, containers.write_lime, LOW)))
     dump = open_dump(path)
     check(pickle.loads(pickle.dumps(dump)), frames_of(LOW))
@@ -152,7 +152,7 @@ def test_pickles(path: Path) -> None:
 
 
 def test_packed_twice(path: Path) -> None:
-    """A container in a container, but not for ever."""
+    """A container in a container is read, up to a limit."""
     data = written(path, containers.write_lime, LOW)
     path.write_bytes(lzma.compress(gzip.compress(data)))
     dump = open_dump(path)
@@ -167,7 +167,7 @@ def test_packed_twice(path: Path) -> None:
 
 @pytest.mark.parametrize("wbits", [11, 15])
 def test_lime_with_compress(path: Path, wbits: int) -> None:
-    """format=lime is known by its own header, format=raw by the stream's parameters."""
+    """LiME's header tells format=lime, and the stream's parameters tell format=raw."""
     data = written(path, containers.write_lime, LOW)
     stream = zlib.compressobj(wbits=wbits)
     path.write_bytes(stream.compress(data) + stream.flush())
@@ -179,7 +179,7 @@ def test_lime_with_compress(path: Path, wbits: int) -> None:
 
 
 def test_no_room(path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
-    """Said before the disk is full."""
+    """A full disk is told before unpacking."""
     path.write_bytes(gzip.compress(memory(64, 1)))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, 300 << 20))
@@ -191,7 +191,7 @@ def test_no_room(path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> 
 
 
 def test_without_a_decompressor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is named."""
+    """The sentence names the package."""
     path.write_bytes(PACKERS["zstd"](memory(4, 1)))
     for module in ("compression", "backports"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -200,7 +200,7 @@ def test_without_a_decompressor(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_packed(path: Path) -> None:
-    """An empty stream is no dump; what only begins like gzip is a raw one."""
+    """An empty stream is refused; a file that merely begins like gzip is a raw dump."""
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(BadInputError, match="is packed, but holds nothing"):
         open_dump(path)
@@ -209,7 +209,7 @@ def test_nothing_packed(path: Path) -> None:
 
 
 def test_progress(path: Path) -> None:
-    """Unpacking tells how far it is."""
+    """Progress is told while unpacking."""
     path.write_bytes(gzip.compress(np.random.default_rng(1).bytes(3 << 20)))
     calls: list[tuple[int, int | None]] = []
     open_dump(path, progress=lambda done, total: calls.append((done, total)))

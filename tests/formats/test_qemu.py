@@ -1,4 +1,4 @@
-"""QEMU's migration streams: what was sent last comes back, as QEMU itself has it."""
+"""QEMU's migration streams: the last sent state of each page is read, as QEMU has it."""
 
 import shutil
 import socket
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("machine", [b"pc-i440fx-7.2", b"pc-q35-7.2", b"pc-1.0"])
 def test_where_memory_is(path: Path, machine: bytes) -> None:
-    """Each machine makes room for devices elsewhere."""
+    """Each machine has its hole for devices at its own place."""
     hole = {b"pc-i440fx-7.2": 3 * GIB, b"pc-q35-7.2": 2 * GIB, b"pc-1.0": 0xE0000000}[machine]
     pieces = [*LOW, (hole - 8 * PAGE_SIZE, memory(8, 7)), (4 * GIB, memory(9, 8)), PIECES[4]]
     write_qemu(path, pieces, machine=machine)
@@ -49,7 +49,7 @@ def test_where_memory_is(path: Path, machine: bytes) -> None:
 
 @pytest.mark.parametrize("how", ["again", "zlib"])
 def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
-    """Changes of what was sent before, and what is packed, by themselves and one over the other."""
+    """Pages are made from changes of earlier pages, from packed pages, and from both."""
     write_qemu(path, PIECES, how=how)
     dump = open_dump(path)
     check(dump, frames_of(PIECES), not_sent(frames_of(PIECES)))
@@ -57,7 +57,7 @@ def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
 
 
 def test_what_is_not_sent(path: Path) -> None:
-    """RAM that the guest calls free is left out on purpose; of a cut stream nobody knows."""
+    """RAM that the guest calls free is left out; a cut stream does not tell what was left out."""
     write_qemu(path, LOW, devices=False)
     dump = open_dump(path)
     assert np.array_equal(dump.left_out, ~dump.held)
@@ -68,7 +68,7 @@ def test_what_is_not_sent(path: Path) -> None:
 
 @pytest.mark.parametrize("libvirt", [b"", b"LibvirtQemudSave"])
 def test_pages_at_places_of_their_own(path: Path, libvirt: bytes) -> None:
-    """With mapped-ram all of the machine's memory is there, what is not in the bitmap as zeros."""
+    """With mapped-ram, pages that the bitmap lacks are held as zeros."""
     write_qemu(path, LOW, mapped=True, libvirt=libvirt)
     pages = frames_of(LOW)
     held = {pfn: pages.get(pfn, bytes(PAGE_SIZE)) for pfn in range(max(pages) + 1)}
@@ -89,7 +89,7 @@ def test_mapped_memory_that_is_not_there(path: Path) -> None:
 
 
 def test_a_bitmap_of_more_than_any_machine_has(path: Path) -> None:
-    """Few bytes on disk, and bits for 4 TiB, none of them set: nothing is made of each."""
+    """A bitmap for 4 TiB without a set bit, small on disk, takes no memory for each frame."""
     frames = 1 << 30
     write_qemu(path, LOW, mapped=True)
     data = bytearray(path.read_bytes()[:MIB])
@@ -120,7 +120,7 @@ def test_what_libvirt_did_not_finish(path: Path) -> None:
 
 @pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz", "zstd"])
 def test_what_libvirt_packed(path: Path, packing: str) -> None:
-    """It is unpacked first."""
+    """Packed streams of libvirt are unpacked first."""
     write_qemu(path, PIECES, libvirt=b"LibvirtQemudSave", packing=packing)
     dump = open_dump(path)
     assert dump.format == f"QEMU migration stream ({packing}) (libvirt save)"
@@ -128,14 +128,14 @@ def test_what_libvirt_packed(path: Path, packing: str) -> None:
 
 
 def test_what_libvirt_packed_with_lzop(path: Path) -> None:
-    """The way to a dump is said."""
+    """A sentence tells the way to a dump."""
     write_qemu(path, LOW, libvirt=b"LibvirtQemudSave", packing="lzop")
     with pytest.raises(BadInputError, match=r"packed with lzop; .*tail -c \+1093 FILE"):
         open_dump(path)
 
 
 def test_a_backup_of_proxmox(path: Path) -> None:
-    """The stream is in the clusters of a device of its own."""
+    """The stream lies in the clusters of a device in the backup."""
     write_vma(path, PIECES)
     dump = open_dump(path)
     assert dump.format == "QEMU migration stream (Proxmox backup)"
@@ -163,7 +163,7 @@ def test_a_backup_that_was_cut(path: Path) -> None:
 
 
 def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read of it is told."""
+    """A remark tells that only a part was read."""
     monkeypatch.setattr(vma, "_MAX_CLUSTERS", 2)
     write_vma(path, PIECES)
     with pytest.raises(DamagedInputError, match=r"more than 2 clusters$"):
@@ -172,13 +172,13 @@ def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_backup_with_long_names(path: Path) -> None:
-    """Names of other devices cost nothing, however long they are."""
+    """Long names of other devices do not matter."""
     write_vma(path, PIECES, long_names=(1 << 16) - 1)
     check(open_dump(path), frames_of(PIECES), not_sent(frames_of(PIECES)))
 
 
 def test_a_machine_that_is_not_known(path: Path) -> None:
-    """Its largest block is taken for the RAM; both guesses are said."""
+    """The largest block is taken for RAM; remarks tell both guesses."""
     write_qemu(path, PIECES)
     data = path.read_bytes().replace(b"\x06pc.ram", b"\x06my-ram")
     path.write_bytes(data.replace(b"pc-i440fx-7.2", b"fantasy-12345"))
@@ -187,7 +187,7 @@ def test_a_machine_that_is_not_known(path: Path) -> None:
 
 
 def test_broken_changes(path: Path) -> None:
-    """A page that cannot be made is an error, and left out with --lenient."""
+    """A page that cannot be made is an error; --lenient leaves it out."""
     contents = memory(40, 2)
     write_qemu(path, [(0x20000, contents)], how="again")
     data = bytearray(path.read_bytes())
@@ -226,7 +226,7 @@ def _qemu(folder: Path, arguments: Sequence[str]) -> "subprocess.Popen[str]":
 
 
 def _check_saved(folder: Path, regions: Sequence[tuple[int, int]]) -> None:
-    """What the stream holds is what QEMU saw, but for the memory of devices below 1 MiB."""
+    """The saved stream equals QEMU's memory, except for memory of devices below 1 MiB."""
     dump = open_dump(folder / "saved")
     for number, (address, size) in enumerate(regions):
         raw = np.fromfile(folder / f"raw{number}", np.uint64).reshape(-1, 512)
@@ -253,7 +253,7 @@ def _check_saved(folder: Path, regions: Sequence[tuple[int, int]]) -> None:
 def test_qemu_saved_the_same(
     tmp_path: Path, machine: str, size: str, capability: str, regions: list[tuple[int, int]]
 ) -> None:
-    """A stopped machine of QEMU's, with known contents."""
+    """A stopped machine of QEMU with known contents is read as QEMU has it."""
     more = ["-device", f"loader,file={tmp_path / 'more'},addr={4 * GIB:#x},force-raw=on"]
     qemu = _qemu(tmp_path, ["-M", machine, "-m", size, *(more if len(regions) > 1 else [])])
     place = "file:" if capability == "mapped-ram" else "exec:cat > "
@@ -271,7 +271,7 @@ def test_qemu_saved_the_same(
 
 
 def _debugger(connection: socket.socket, command: bytes) -> None:
-    """Say something to QEMU's debugger stub, and wait for its answer."""
+    """Send a command to QEMU's debugger stub, and wait for its answer."""
     connection.sendall(b"$%s#%02x" % (command, sum(command) % 256))
     said = b""
     while b"#" not in said or len(said.split(b"#")[-1]) < 2:
@@ -280,7 +280,7 @@ def _debugger(connection: socket.socket, command: bytes) -> None:
 
 
 def test_changes_while_qemu_saves(tmp_path: Path) -> None:
-    """Pages that change all the time are sent again and again, as XBZRLE."""
+    """Pages that change all the time are sent again and again, as XBZRLE changes."""
     stub = tmp_path / "gdb"
     qemu = _qemu(tmp_path, ["-M", "pc", "-m", "32M", "-gdb", f"unix:{stub},server=on,wait=off"])
     assert qemu.stdin is not None

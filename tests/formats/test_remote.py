@@ -1,4 +1,4 @@
-"""Dumps behind URLs: the results of local files, by few ranges; errors are sentences."""
+"""Dumps behind URLs: results equal those of local files, requests are few, errors are sentences."""
 
 import base64
 import gc
@@ -33,12 +33,12 @@ from tests.synth.ewf import write_e01
 
 SECRET = "hunter2-Tr0ub4dor"
 SYSTEM = 16 * MIB
-"""Bytes of a dump that a system fills."""
+"""Bytes at the beginning of a dump that its system fills."""
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A server; a failed request is tried again at once."""
+    """A server; failed requests are repeated without a pause."""
     monkeypatch.setattr(remote, "_PAUSES", (0, 0, 0))
     with serving() as found:
         yield found
@@ -65,7 +65,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_memory() -> Iterator[Callable[[Path], str]]:
-    """Gives the URL of a copy of a file, and of all beside it, in a file system in memory."""
+    """Copy a file, and all files beside it, into a file system in memory; gives the URL."""
     system = fsspec.filesystem("memory")
 
     def copy(path: Path) -> str:
@@ -80,7 +80,7 @@ def in_memory() -> Iterator[Callable[[Path], str]]:
 
 
 def sentence_of(action: Callable[[], object]) -> str:
-    """The sentence of the error that an action raises."""
+    """The sentence of an action's error."""
     with pytest.raises(BadInputError) as raised:
         action()
     return str(raised.value)
@@ -96,7 +96,7 @@ def test_each_format(
     in_memory: Callable[[Path], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As from a file, though blocks are small and few of them are kept."""
+    """Frames equal the file's, also with small blocks and a small cache."""
     monkeypatch.setattr(remote, "BLOCK", 3 * 1024)
     monkeypatch.setattr(remote, "_ZEROS", memoryview(bytes(3 * 1024)))
     monkeypatch.setattr(remote, "BUDGET", 100 * 1024)
@@ -121,7 +121,7 @@ def test_each_format(
 
 
 def test_files_in_parts(tmp_path: Path, in_memory: Callable[[Path], str]) -> None:
-    """Where a folder can be listed: E01 and split images."""
+    """The parts of E01 and split images are found if the folder can be listed."""
     data = memory(96, 5)
     write_e01(tmp_path / "image.E01", data, per_file=4)
     for number, start in enumerate(range(0, len(data), 100_000), 1):
@@ -133,7 +133,7 @@ def test_files_in_parts(tmp_path: Path, in_memory: Callable[[Path], str]) -> Non
 
 
 def test_parts_that_cannot_be_looked_for_are_told(tmp_path: Path, store: Store) -> None:
-    """A web server has no list of a folder."""
+    """A web server does not list its folders, so a remark says that the part was read alone."""
     (tmp_path / "x.001").write_bytes(memory(16, 1))
     store.files["/x.001"] = tmp_path / "x.001"
     [remark] = open_dump(store.url("x.001")).remarks
@@ -161,7 +161,7 @@ def test_the_same_outputs_and_each_byte_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A large sparse dump, with room for an eighth of it."""
+    """The cache has room for an eighth of the dump; no byte but those of the system comes twice."""
     monkeypatch.setattr(remote, "BUDGET", 32 * MIB)
     monkeypatch.setattr(remote._cache, "most", 0)
     store.files["/win.raw"] = windows
@@ -175,7 +175,7 @@ def test_the_same_outputs_and_each_byte_once(
     for path in sorted((tmp_path / "here").iterdir()):
         assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
     size = windows.stat().st_size
-    # Zeros are never read again; pages of the system may be.
+    # Zeros are never requested again; pages of the system may be.
     asked = np.zeros(size // remote.BLOCK, np.int64)
     for _, start, end in store.asked:
         asked[start // remote.BLOCK : -(-end // remote.BLOCK)] += 1
@@ -185,12 +185,12 @@ def test_the_same_outputs_and_each_byte_once(
 
 
 def test_requests_are_under_way_at_once(windows: Path, store: Store) -> None:
-    """A scan is read ahead of, in large requests."""
+    """A scan requests data ahead, in large requests at once."""
     store.files["/win.raw"] = windows
     dump = open_dump(store.url("win.raw"))
     more = base._MAX_THREADS + 2
     for number, _ in enumerate(dump.each_block(lambda *_: None)):
-        if number == 12:  # the server answers no more until so many ask
+        if number == 12:  # the server now waits for so many requests
             store.at_once, store.wait_for = 0, more
         if number == 24:
             break
@@ -199,7 +199,7 @@ def test_requests_are_under_way_at_once(windows: Path, store: Store) -> None:
 
 
 def test_pages_are_asked_for_together(small: Path, store: Store) -> None:
-    """Pages that lie near one another come in one request, others in requests at once."""
+    """Near pages come in one request, distant pages in parallel requests."""
     dump = open_dump(store.url("small.raw"))
     before, store.wait_for, store.at_once = len(store.asked), 4, 0
     near = np.arange(100, 116)
@@ -216,7 +216,7 @@ def test_pages_are_asked_for_together(small: Path, store: Store) -> None:
 def test_the_library_and_other_commands(
     windows: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`open` and its pickle, diff, convert, extract."""
+    """`open` and its pickle, diff, convert and extract work with URLs."""
     small = tmp_path / "win.raw"
     small.write_bytes(windows.read_bytes()[:SYSTEM])
     store.files["/win.raw"] = small
@@ -241,7 +241,7 @@ def test_the_library_and_other_commands(
 
 
 def test_a_server_without_ranges_is_refused(small: Path, store: Store) -> None:
-    """Before anything but the last byte was asked for."""
+    """Only the last byte is requested; then a sentence refuses the server."""
     store.ranges = False
     said = sentence_of(lambda: open_dump(store.url("small.raw")))
     assert said == (
@@ -262,7 +262,7 @@ def test_a_server_without_ranges_is_refused(small: Path, store: Store) -> None:
     ],
 )
 def test_statuses(small: Path, store: Store, status: int, said: str, tries: int) -> None:
-    """Each is a sentence; those that may pass are tried again, a few times."""
+    """Each status gives a sentence; temporary ones are tried again, a few times."""
     dump = open_dump(store.url("small.raw"))
     before = len(store.headers)
     store.refuse = lambda *_: status
@@ -276,20 +276,20 @@ def test_statuses(small: Path, store: Store, status: int, said: str, tries: int)
 
 
 def test_a_fault_that_passes_is_not_seen(small: Path, store: Store) -> None:
-    """Every other request fails."""
+    """Reading succeeds though every other request fails."""
     store.refuse = lambda _, __: 503 * (len(store.headers) % 2)
     check(open_dump(store.url("small.raw")), frames_of([(0, small.read_bytes())]))
 
 
 def test_no_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody answers at the address."""
+    """A sentence names the address if no server answers."""
     said = sentence_of(lambda: open_dump("http://127.0.0.1:9/x.raw"))
     assert said.startswith("cannot read http://127.0.0.1:9/x.raw: ")
     assert "127.0.0.1:9" in said and said.endswith("(tried 4 times)")
 
 
 def test_patience_ends(small: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow fault is not tried as often."""
+    """Slow faults are tried less often."""
     monkeypatch.setattr(remote, "_PATIENCE", 0.0)
     store.refuse = lambda *_: 503
     assert sentence_of(lambda: open_dump(store.url("small.raw"))).endswith("(tried 1 time)")
@@ -299,7 +299,7 @@ def test_patience_ends(small: Path, store: Store, monkeypatch: pytest.MonkeyPatc
 def test_a_file_that_changes_is_an_error(
     small: Path, store: Store, tags: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its ETag at each range; else by its date, when it is asked for next."""
+    """A change is told by the ETag of each answer, otherwise by the date at the next check."""
     store.tags = tags
     monkeypatch.setattr(remote, "_CHECK_AFTER", 0.0)
     dump = open_dump(store.url("small.raw"))
@@ -315,7 +315,7 @@ def test_a_file_that_changes_is_an_error(
 def test_a_change_is_seen_at_the_end_of_a_scan(
     tmp_path: Path, in_memory: Callable[[Path], str]
 ) -> None:
-    """Though all ranges came in time."""
+    """The change is told though all ranges came."""
     (tmp_path / "x.raw").write_bytes(memory(64, 1))
     url = in_memory(tmp_path / "x.raw")
 
@@ -328,7 +328,7 @@ def test_a_change_is_seen_at_the_end_of_a_scan(
 
 
 def secret_urls(store: Store) -> Sequence[str]:
-    """A password, and a signature, in the URL of win.raw."""
+    """URLs of win.raw with a password, and with a signature."""
     host = store.address.removeprefix("http://")
     return (
         f"http://me:{SECRET}@{host}/win.raw",
@@ -340,7 +340,7 @@ def secret_urls(store: Store) -> Sequence[str]:
 def test_credentials_are_used_and_shown_nowhere(
     windows: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: int
 ) -> None:
-    """Not in any output, error, traceback or pickle."""
+    """No output, error, traceback or pickle has the credentials."""
     small = tmp_path / "win.raw"
     small.write_bytes(windows.read_bytes()[:SYSTEM])
     store.files["/win.raw"] = small
@@ -379,7 +379,7 @@ def test_credentials_are_used_and_shown_nowhere(
 def test_netrc_has_the_password(
     small: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As other programs find it."""
+    """The password in .netrc is used, as by other programs."""
     (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -391,7 +391,7 @@ def test_netrc_has_the_password(
 
 @pytest.mark.posix
 def test_what_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of this machine stay paths, whatever they look like."""
+    """Paths of this machine stay paths, even if they look like URLs."""
     monkeypatch.chdir(tmp_path)
     for name in ("x.raw", "C:\\dumps\\x.raw", "C:/x.raw", "c://x.raw", "a:b", "://x", "s3:x", "@x"):
         assert not isinstance(as_path(name), RemotePath), name
@@ -413,7 +413,7 @@ def test_an_output_never_replaces_the_dump_behind_a_file_url(tmp_path: Path) -> 
 
 
 def test_urls_that_cannot_be_read(in_memory: Callable[[Path], str], tmp_path: Path) -> None:
-    """A sentence for each."""
+    """Each bad URL gives a sentence."""
     (tmp_path / "x.raw").write_bytes(memory(4, 1))
     url = in_memory(tmp_path / "x.raw")
     assert "is a folder" in sentence_of(lambda: open_dump("memory://folder"))
@@ -424,7 +424,7 @@ def test_urls_that_cannot_be_read(in_memory: Callable[[Path], str], tmp_path: Pa
 
 
 def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence tells how to get it."""
+    """One sentence tells how to install it."""
     for name in [name for name in sys.modules if name.split(".")[0] == "fsspec"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fsspec", None)
@@ -433,7 +433,7 @@ def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_package_of_a_protocol() -> None:
-    """The same for what fsspec itself needs; no package of this one is among the tests' own."""
+    """The sentence names the package that fsspec needs; the tests' environment lacks this one."""
     with pytest.raises(MissingLibraryError, match=r"pip install fsspec gcsfs$"):
         open_dump("gs://bucket/x.raw")
 
@@ -441,7 +441,7 @@ def test_without_the_package_of_a_protocol() -> None:
 def test_a_hostile_table_of_contents_costs_no_more_than_the_budget(
     small: Path, store: Store
 ) -> None:
-    """Places and sizes that a file tells may be anything."""
+    """Any places and sizes in a file are cut to the budget."""
     file = RemoteFile(store.url("small.raw"))
     before = store.sent
     file.ask(np.array([0, 1 << 60, -5, 4096]), np.array([1 << 62, 10, 10, 1 << 50]))
@@ -450,7 +450,7 @@ def test_a_hostile_table_of_contents_costs_no_more_than_the_budget(
 
 
 def test_what_nobody_has_any_more_takes_no_room(small: Path, store: Store) -> None:
-    """The blocks of a dump go with it."""
+    """The blocks of a closed dump are dropped."""
     dump = open_dump(store.url("small.raw"))
     dump.read_frames(np.arange(512))
     number = cast(RemotePath, dump.path)._file._number

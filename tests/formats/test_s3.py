@@ -1,4 +1,4 @@
-"""Dumps in S3, as a server of the project moto on the loopback address plays it."""
+"""Dumps in S3, served on the loopback address by the project moto."""
 
 import logging
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SECRET = "hunter2-Tr0ub4dor"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Where the server is."""
+    """The server's address."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -35,7 +35,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty bucket; its address and credentials are in the environment only."""
+    """The URL of an empty bucket; only the environment has its address and credentials."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
@@ -51,12 +51,12 @@ def bucket(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def put(url: str, data: bytes) -> None:
-    """Make a file in the bucket."""
+    """Store a file in the bucket."""
     fsspec.filesystem("s3").pipe_file(url, data)
 
 
 def test_the_same_outputs(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As from a file."""
+    """All outputs equal those of a local file."""
     path = tmp_path / "win.raw"
     forge(path, profiles()["Win7SP1x64"], size=16 * MIB)
     put(f"{bucket}/h1/win.raw", path.read_bytes())
@@ -72,7 +72,7 @@ def test_the_same_outputs(bucket: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_folders_patterns_and_split_images(bucket: str) -> None:
-    """What a fleet's words mean; the parts of an image are found beside one another."""
+    """Folders and patterns are expanded for a fleet; the parts of an image are found."""
     data = memory(64, 3)
     put(f"{bucket}/h1/m.raw", data)
     put(f"{bucket}/h2/m.raw", data)
@@ -90,7 +90,7 @@ def test_folders_patterns_and_split_images(bucket: str) -> None:
 
 
 def test_a_file_that_changes_is_an_error(bucket: str) -> None:
-    """By its ETag, in the very request."""
+    """The request itself fails, by the ETag."""
     put(f"{bucket}/x.raw", memory(512, 1))
     dump = open_dump(f"{bucket}/x.raw")
     dump.read_frames(np.array([1]))
@@ -100,7 +100,7 @@ def test_a_file_that_changes_is_an_error(bucket: str) -> None:
 
 
 def test_what_cannot_be_read(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentences without credentials."""
+    """Errors are sentences without credentials."""
     monkeypatch.setattr(remote, "_PAUSES", ())
     for url, said in ((f"{bucket}/gone.raw", "does not exist"), ("s3://no/x.raw", "cannot read")):
         with pytest.raises(BadInputError, match=said) as raised:

@@ -1,4 +1,4 @@
-"""Snappy and S2 streams: every element, every block, and what is broken in them."""
+"""Snappy and S2 streams: each element, each kind of block, and damage."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ every_unpacker = pytest.mark.parametrize("name", UNPACKERS)
 
 
 def without_slowness(dump: Dump) -> list[str]:
-    """The remarks of a dump, but for the word on wasmtime, which may be missing."""
+    """The remarks of a dump, except for the one about a missing wasmtime."""
     return [remark for remark in dump.remarks if "wasmtime" not in remark]
 
 
@@ -50,7 +50,7 @@ _elements = st.lists(
 @settings(deadline=None)
 @given(elements=_elements)
 def test_every_element(name: str, elements: list[tuple[str, int | bytes, int]]) -> None:
-    """Literals, copies with all widths of offsets and repeats make what they say."""
+    """Literals, copies with each width of offsets, and repeats give the right bytes."""
     data, block, last = bytearray(), bytearray(), 0
     for kind, value, back in elements:
         if isinstance(value, bytes):
@@ -71,26 +71,26 @@ def test_every_element(name: str, elements: list[tuple[str, int | bytes, int]]) 
 @pytest.mark.parametrize(
     "block",
     [
-        b"\x01",  # no offset
-        b"\x01\x00",  # repeats nothing
-        synth.literal(b"a") + b"\x15\x00",  # no length
+        b"\x01",  # offset missing
+        b"\x01\x00",  # nothing to repeat
+        synth.literal(b"a") + b"\x15\x00",  # length missing
         synth.literal(b"a") + synth.copy(2, 4),  # from before the beginning
-        synth.literal(b"a") + synth.copy(1, 60),  # too long
-        synth.literal(b"a") + b"\x02\x00\x00",  # offset 0 that is no repeat
-        b"\xf0",  # no length
+        synth.literal(b"a") + synth.copy(1, 60),  # beyond the end
+        synth.literal(b"a") + b"\x02\x00\x00",  # offset 0 in a copy that is not a repeat
+        b"\xf0",  # length missing
         b"\xfc\xff\xff\xff\xff",  # a length of 2**32
         b"\x28abc",  # a literal that is cut off
     ],
 )
 def test_broken_blocks(name: str, block: bytes) -> None:
-    """Each is refused, and nothing before or behind is touched."""
+    """Each broken block is refused, and no memory around it is changed."""
     with pytest.raises(ValueError):
         UNPACKERS[name](block, 5)
 
 
 @every_unpacker
 def test_noise(name: str) -> None:
-    """Any bytes give bytes or an error."""
+    """Random bytes give bytes or an error."""
     rng = np.random.default_rng(1)
     sound = synth.block(memory(4, 1))
     for attempt in range(2000):
@@ -103,14 +103,14 @@ def test_noise(name: str) -> None:
 
 
 def test_too_large_a_block() -> None:
-    """No header makes more room than a block may have."""
+    """A header cannot claim more room than a block may have."""
     with pytest.raises(ValueError, match="too large"):
         s2.unpack(b"a", s2.MAX_BLOCK + 1)
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 20])
 def test_s2(path: Path, size: int) -> None:
-    """As WinPmem writes it; small blocks, too."""
+    """WinPmem's S2 streams are read, also with small blocks."""
     contents = memory(300, 1)
     path.write_bytes(synth.stream(contents, size))
     dump = open_dump(path)
@@ -119,7 +119,7 @@ def test_s2(path: Path, size: int) -> None:
 
 
 def test_s2_without_wasmtime(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slower, and the same."""
+    """Without wasmtime the result is the same; a remark says that it is slow."""
     monkeypatch.setattr(s2, "_compiled", lambda: None)
     contents = memory(60, 1)
     path.write_bytes(synth.stream(contents, 1 << 16))
@@ -129,7 +129,7 @@ def test_s2_without_wasmtime(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_snappy(path: Path) -> None:
-    """As WinPmem writes it, and as cramjam does; any format may be inside."""
+    """Streams of WinPmem and of cramjam are read; any format may be inside."""
     contents = memory(300, 1)
     path.write_bytes(synth.stream(contents, 1 << 16, is_snappy=True))
     dump = open_dump(path)
@@ -148,7 +148,7 @@ def _stream(contents: bytes, *, is_snappy: bool) -> bytes:
 
 @pytest.mark.parametrize("is_snappy", [True, False])
 def test_cut_off(path: Path, is_snappy: bool) -> None:
-    """One sentence; lenient takes what comes before."""
+    """One sentence tells the cut; lenient reads up to it."""
     contents = np.random.default_rng(2).bytes(64 * PAGE_SIZE)
     whole = _stream(contents, is_snappy=is_snappy)
     for cut in (len(whole) - 1, len(whole) // 2, 100_000):
@@ -157,7 +157,7 @@ def test_cut_off(path: Path, is_snappy: bool) -> None:
             open_dump(path)
         dump = open_dump(path, lenient=True)
         there = dump.frame_count
-        assert there == (cut - 35) // ((1 << 16) + 8) * 16  # stored, as noise does not shrink
+        assert there == (cut - 35) // ((1 << 16) + 8) * 16  # stored, as noise cannot be packed
         assert dump.read_frames(np.arange(there)).tobytes() == contents[: there * PAGE_SIZE]
     path.write_bytes(whole[:40])
     with pytest.raises(BadInputError):
@@ -166,7 +166,7 @@ def test_cut_off(path: Path, is_snappy: bool) -> None:
 
 @pytest.mark.parametrize("is_snappy", [True, False])
 def test_a_broken_chunk(path: Path, is_snappy: bool) -> None:
-    """It is left out, and the rest is kept; a mapped format inside loses just these frames."""
+    """Lenient leaves out the chunk and keeps the rest, also in a mapped format inside."""
     contents = b"".join(memory(16, number) for number in range(4))
     whole = bytearray(_stream(contents, is_snappy=is_snappy))
     at = 10
@@ -186,7 +186,7 @@ def test_a_broken_chunk(path: Path, is_snappy: bool) -> None:
 
 @pytest.mark.parametrize("is_snappy", [True, False])
 def test_wrong_bytes(path: Path, is_snappy: bool) -> None:
-    """Each gives a dump or a sentence."""
+    """Wrong bytes end in a dump or a sentence."""
     whole = _stream(memory(64, 1), is_snappy=is_snappy)
     rng = np.random.default_rng(2)
     for _ in range(60):
@@ -202,7 +202,7 @@ def test_wrong_bytes(path: Path, is_snappy: bool) -> None:
 
 
 def test_dump_that_gets_shorter(path: Path) -> None:
-    """An error, not zeros."""
+    """A dump that was cut while it is read is an error, not zeros."""
     path.write_bytes(_stream(np.random.default_rng(2).bytes(64 * PAGE_SIZE), is_snappy=False))
     dump = open_dump(path)
     path.write_bytes(path.read_bytes()[:70_000])

@@ -1,4 +1,4 @@
-"""Split images: parts of one size, .001 and so on, read as one file."""
+"""Split images: parts of equal size, .001 and so on, are read as one file."""
 
 import gzip
 from pathlib import Path
@@ -28,7 +28,7 @@ def cut(path: Path, contents: bytes, size: int, *, first: int = 1) -> list[Path]
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("size", [64 * PAGE_SIZE, 100_001, len(CONTENTS) - 1, len(CONTENTS) // 17])
 def test_raw(tmp_path: Path, first: int, size: int) -> None:
-    """By any of its parts; pages may lie across two."""
+    """Any part opens the image; a page may lie across two parts."""
     parts = cut(tmp_path / "memory.dd", CONTENTS, size, first=first)
     (tmp_path / "memory.txt").write_text("a log")
     (tmp_path / "other.007").write_bytes(b"x")
@@ -44,7 +44,7 @@ def test_raw(tmp_path: Path, first: int, size: int) -> None:
 
 
 def test_all_parts_given(tmp_path: Path) -> None:
-    """In any order; they are the same image."""
+    """Parts may be given in any order."""
     parts = cut(tmp_path / "memory", CONTENTS, 64 * PAGE_SIZE)
     check(open_dump(parts[::-1]), frames_of([(0, CONTENTS)]))
     other = tmp_path / "other"
@@ -55,7 +55,7 @@ def test_all_parts_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lime", "elf", "crash", "kdump", "avml", "gzip"])
 def test_any_format(tmp_path: Path, name: str) -> None:
-    """The whole decides what it is."""
+    """The joined contents tell the format."""
     raw = tmp_path / "raw"
     containers.WRITERS["lime" if name == "gzip" else name](raw, PIECES)
     if name == "gzip":
@@ -68,7 +68,7 @@ def test_any_format(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("lost", [1, 3])
 def test_a_missing_part(tmp_path: Path, lost: int) -> None:
-    """It is named; lenient leaves out its frames, and the others keep their places."""
+    """A missing part is named; lenient leaves out its frames, and other parts keep their places."""
     parts = cut(tmp_path / "memory", CONTENTS, 50 * PAGE_SIZE)
     parts[lost - 1].unlink()
     with pytest.raises(DamagedInputError) as caught:
@@ -82,7 +82,7 @@ def test_a_missing_part(tmp_path: Path, lost: int) -> None:
 
 
 def test_a_short_part(tmp_path: Path) -> None:
-    """A part that was cut costs what it lacks."""
+    """A short part costs the frames that it lacks."""
     parts = cut(tmp_path / "memory", CONTENTS, 50 * PAGE_SIZE)
     parts[1].write_bytes(parts[1].read_bytes()[: 20 * PAGE_SIZE + 5])
     with pytest.raises(DamagedInputError, match=r"memory\.002 has 81,925 bytes, and others have"):
@@ -96,7 +96,7 @@ def test_a_short_part(tmp_path: Path) -> None:
 
 
 def test_many_missing_parts(tmp_path: Path) -> None:
-    """Three are named, the others counted; where most are missing, a file is one of its own."""
+    """Three missing parts are named, the others counted; a part with most missing is read alone."""
     parts = cut(tmp_path / "memory", bytes(21 * PAGE_SIZE), PAGE_SIZE)
     for part in parts[2:16:2]:
         part.unlink()
@@ -111,7 +111,7 @@ def test_many_missing_parts(tmp_path: Path) -> None:
 
 
 def test_what_is_no_split_image(tmp_path: Path) -> None:
-    """A lone file, one of another size, and a series of dumps in a format that says so."""
+    """A lone file, a file of another size, and a series of LiME dumps are not split images."""
     lone, larger, longer = (tmp_path / name for name in ("a.001", "a.002", "b.0001"))
     lone.write_bytes(bytes(PAGE_SIZE))
     assert open_dump(lone).format == "raw"
@@ -126,7 +126,7 @@ def test_what_is_no_split_image(tmp_path: Path) -> None:
 
 
 def test_a_folder_named_as_a_part(tmp_path: Path) -> None:
-    """It is no part, though two parts lie beside it."""
+    """Such a folder is not a part, though two parts lie beside it."""
     cut(tmp_path / "memory", CONTENTS[: 128 * PAGE_SIZE], 64 * PAGE_SIZE)
     folder = tmp_path / "memory.003"
     folder.mkdir()
@@ -135,13 +135,13 @@ def test_a_folder_named_as_a_part(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The summary tells of the parts, and `--lenient` is offered where one is missing."""
+    """The summary tells the parts, and `--lenient` is offered if a part is missing."""
     noise = np.random.default_rng(1).bytes(40 * PAGE_SIZE)
     parts = cut(tmp_path / "memory", noise, 10 * PAGE_SIZE)
     command = [str(parts[0]), "-o", str(tmp_path / "a.png")]
-    assert memviz.main(command) == 3  # no system is in it
+    assert memviz.main(command) == 3  # the noise has no system
     assert "memory.004 were read as a split image of 4 parts" in "".join(capsys.readouterr())
-    assert memviz.main([*command, "--force", "--hash"]) == 2  # else it were that of one part
+    assert memviz.main([*command, "--force", "--hash"]) == 2  # it would be the hash of one part
     assert "--hash covers a single file" in capsys.readouterr().err
     parts[1].unlink()
     assert memviz.main([*command, "--force"]) == 2

@@ -1,12 +1,12 @@
 """Run mutated dumps: python -m tests.fuzz [--count N] [--seed N] [--processes N] [--laws N].
 
-Then the laws are tried: that damage to one thing changes what is said of that thing alone (LAWS),
-with as many examples of each as --laws says.
+Then the laws are tried with --laws examples each (LAWS): damage to one thing changes only the
+report on that thing.
 
-Each case runs in a process that may take 300 MiB more memory than an honest dump's beginning, and
-that is ended after a minute. What takes more than twice the processor time of the sound dump, with
-the same options, fails, too. What fails is printed as a line of JSON; append it to
-tests/fuzz/regressions.json when it is mended.
+Each case runs in a process that may take 300 MiB more memory than at its start, and that is ended
+after a minute. A case also fails if it takes more than twice the processor time of the sound dump
+with the same options. A failing case is printed as a line of JSON; append it to
+tests/fuzz/regressions.json together with the fix.
 """
 
 import argparse
@@ -40,14 +40,14 @@ LAWS = (
     "tests/linux/test_law.py",
     "tests/paging/test_smear.py",
 )
-"""Each runs with fewer examples in CI."""
+"""The laws, each of which runs with fewer examples in CI."""
 _TIMES = 2
 _NOISE = 0.05
-"""Seconds by which processor time may be off on a busy machine."""
+"""Seconds by which measured processor time may be wrong on a busy machine."""
 
 
 def main() -> int:
-    """Run and count; 1 where any case fails."""
+    """Run and count; 1 if any case fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="cases (20,000)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other cases (0)")
@@ -78,13 +78,13 @@ def main() -> int:
 
 
 def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome] | None]") -> None:
-    """Run as many cases, and tell how they end."""
+    """Run so many cases, and count their ends."""
     try:
         with worker_of_its_own() as worker:
 
             @functools.cache
             def sound(case: Case) -> float:
-                """Seconds that the sound input of such a case takes."""
+                """Seconds that the sound input of a case takes."""
                 return min(worker.outcome(case, sound=True).seconds for _ in range(3))
 
             numbers = itertools.count(number << 32)
@@ -93,7 +93,7 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
                 results.put((case, _outcome(worker, case, sound)))
 
             def check_anew(case: Case) -> None:
-                # Hypothesis likes to try the same numbers again, with other options.
+                # Hypothesis likes to repeat numbers with other options.
                 check(dataclasses.replace(case, number=next(numbers)))
 
             if number % 1000 == 0:
@@ -112,7 +112,7 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
 
 
 def _outcome(worker: Worker, case: Case, sound: Callable[[Case], float]) -> Outcome:
-    """How a case ends; what seems to be slow is looked at again."""
+    """The end of a case; a slow case is measured again."""
     outcome = worker.outcome(case)
     plain = dataclasses.replace(case, mutation="", number=0, options=())
     if outcome.fault or outcome.seconds <= _TIMES * sound(plain) + _NOISE:
@@ -124,7 +124,7 @@ def _outcome(worker: Worker, case: Case, sound: Callable[[Case], float]) -> Outc
 
 
 def _report(processes: int, results: "SimpleQueue[tuple[Case, Outcome] | None]") -> int:
-    """Print what fails while it comes in, and what came of all."""
+    """Print failing cases while they come in, and a summary."""
     times: dict[str, list[float]] = {}
     codes: Counter[int] = Counter()
     inputs: set[tuple[str, str, str, int]] = set()

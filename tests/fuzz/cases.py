@@ -42,19 +42,19 @@ _MEMVIZ_OPTIONS = (
 
 @dataclass(frozen=True)
 class Case:
-    """All that is needed to make a mutated dump again."""
+    """All values from which a mutated dump can be made again."""
 
     system: str
     container: str
     mutation: str
     number: int
-    """Of the random numbers."""
+    """Seed of the random numbers."""
     options: Sequence[str] = ()
-    """Of the command."""
+    """Options of the command."""
 
 
 def cases(systems: Sequence[str] = ()) -> st.SearchStrategy[Case]:
-    """Cases of some systems, or of all; raw dumps most often."""
+    """Cases of some systems, or of all; most are raw dumps."""
 
     def of_container(container: str) -> st.SearchStrategy[Case]:
         options = _OPTIONS if container == "map" else (*_OPTIONS, *_MEMVIZ_OPTIONS)
@@ -73,17 +73,17 @@ def cases(systems: Sequence[str] = ()) -> st.SearchStrategy[Case]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended."""
+    """The end of a case."""
 
     fault: str
-    """What must not be; empty where all is well."""
+    """The fault; empty if the case ended well."""
     seconds: float
-    """Of the processor's time."""
+    """Processor time."""
     code: int
 
 
 def mutated(case: Case) -> bytearray:
-    """What a case has made of the sound input."""
+    """The mutated input of a case."""
     sound = seed(case.system, case.container)
     data = bytearray(sound.contents)
     rng = np.random.default_rng([case.number, len(case.mutation)])
@@ -92,14 +92,14 @@ def mutated(case: Case) -> bytearray:
 
 
 def _flip(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
-    """A few wrong bytes near what matters."""
+    """A few wrong bytes near important places."""
     for _ in range(int(rng.integers(1, 12))):
         at = (int(rng.choice(places)) + int(rng.integers(0, PAGE))) % len(data)
         data[at] ^= int(rng.integers(1, 256))
 
 
 def _extreme(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
-    """Counts, lengths and addresses at their limits."""
+    """Counts, lengths and addresses of extreme size."""
     for _ in range(int(rng.integers(1, 6))):
         size = int(rng.choice([1, 2, 4, 8]))
         at = (int(rng.choice(places)) + int(rng.integers(0, PAGE // 8)) * 8) % (len(data) - 8)
@@ -133,7 +133,7 @@ def _entries(rng: np.random.Generator, data: bytearray, places: list[int]) -> No
 
 
 def _smear(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
-    """Pages of another moment: pages copied over others, some of them shifted."""
+    """Pages from another moment: pages copied over others, some of them shifted."""
     pages = max(1, len(data) // PAGE)
     for _ in range(int(rng.integers(1, max(2, pages // 50)))):
         source, target = (int(n) * PAGE for n in rng.integers(pages, size=2))
@@ -142,7 +142,7 @@ def _smear(rng: np.random.Generator, data: bytearray, places: list[int]) -> None
 
 
 def _noise(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
-    """Noise where a table, an object or a header was."""
+    """Noise in the place of a table, an object or a header."""
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.choice(places)) // PAGE * PAGE
         size = int(rng.choice([64, 512, PAGE]))
@@ -150,7 +150,7 @@ def _noise(rng: np.random.Generator, data: bytearray, places: list[int]) -> None
 
 
 def _numbers(rng: np.random.Generator, data: bytearray, places: list[int]) -> None:
-    """Numbers of a text that are too large, too small, or none; elsewhere as `_extreme`."""
+    """Numbers in a text that are too large, too small, or not numbers; else as `_extreme`."""
     if b"\0" in data[:PAGE]:
         return _extreme(rng, data, places)
     for _ in range(int(rng.integers(1, 12))):
@@ -174,9 +174,9 @@ MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray, list[int]], None]
 
 
 def prepare(case: Case, folder: Path, *, sound: bool = False) -> Seed:
-    """Write a case's files into an empty folder; `sound` leaves the mutation out.
+    """Write a case's files into an empty folder; `sound` leaves out the mutation.
 
-    Returns what `run` needs to know of them, without the contents.
+    Returns the parameters of `run`, without the contents.
     """
     given = seed(case.system, case.container)
     for name, contents in given.beside.items():
@@ -186,7 +186,7 @@ def prepare(case: Case, folder: Path, *, sound: bool = False) -> Seed:
 
 
 def run(given: Seed, options: Sequence[str], folder: Path) -> Outcome:
-    """Run the command on files that are alone in a folder, and remove all."""
+    """Run the command on the files, which are alone in a folder, and remove all files."""
     inputs = {path: path.stat() for path in folder.iterdir()}
     arguments = [str(folder / name) for name in given.arguments]
     arguments += ["-o", str(folder / "a.png")]
@@ -218,7 +218,7 @@ def run(given: Seed, options: Sequence[str], folder: Path) -> Outcome:
 def _fault(
     given: Seed, code: int, printed: str, said: str, left: set[str], outputs: set[str]
 ) -> str:
-    """What is wrong with how the command ended, if anything is."""
+    """The fault in the end of a command; empty if it ended well."""
     if code not in _EXIT_CODES:
         return f"exit code {code}: {said[:300]}"
     program = "imagegenerator.py" if given.is_map else "memviz"
@@ -233,7 +233,7 @@ def _fault(
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """An empty folder, in memory where there is one for that."""
+    """An empty folder, in memory if there is a file system for it."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         yield Path(folder)

@@ -1,6 +1,6 @@
-"""Dumps made to waste time and memory: most of what they hold are page tables that lead nowhere.
+"""Dumps made to waste time and memory: most of their pages are page tables that lead nowhere.
 
-Each begins as a sound dump, beside which its cost is measured, and keeps its size.
+Each begins as a sound dump, which its cost is compared with, and keeps its size.
 """
 
 import tempfile
@@ -8,66 +8,87 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.fuzz.crafted_linux import CRAFTED_FILES, CRAFTED_LINUX, many_files
 from tests.fuzz.crafted_linux import Spoiler as LinuxSpoiler
-from tests.synth import Profile, forge, profiles
+from tests.synth import Profile, Truth, forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
+from tests.synth.linux386 import forge_linux_on_i386
+from tests.synth.linuxarm import forge_linux_on_arm64
 
 PAGE = 4096
 _OWN = 0x1ED
-"""The entry by which Windows' top-level tables name themselves, until 2016."""
+"""The index of the self-map in Windows' top-level tables, until 2016."""
 _USER, _KERNEL = 0x67, 0x63
-"""Flags of entries: present, writable, used before; for user mode or not."""
+"""Flags of entries: present, writable, accessed and dirty; for user mode, and for the kernel."""
 _PROCESSES = 12
-_PROFILES = {"windows": "Win7SP1x64", "pae": "Win7SP1x86", "levels": "Win10x64_17763"}
+_PROFILES = {
+    "windows": "Win7SP1x64",
+    "pae": "Win7SP1x86",
+    "levels": "Win10x64_17763",
+    "files": "Win7SP1x64",
+}
+_TABLES = 200
+"""Made-up top-level tables of a Linux kernel that is known by the form of its tables."""
 
 Words = npt.NDArray[np.uint64]
-"""All of the memory, shape (frames, 512)."""
+"""All memory, shape (frames, 512)."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound dump, to be spoiled."""
+    """A sound dump, to be altered."""
 
     contents: bytes
     roots: Sequence[int]
-    """Frames of the processes' top-level tables; under PAE those of the four pointers' pages."""
+    """Frames of the processes' top-level tables; under PAE, of the pages with four pointers."""
     unused: npt.NDArray[np.int64]
-    """Frames that nobody uses."""
+    """Unused frames."""
     bases: Sequence[int] = ()
-    """What the processes' objects name as their tables, of Windows."""
+    """The table bases in the objects of Windows' processes."""
     objects: Sequence[int] = ()
-    """Physical addresses of the processes' objects, of Windows; System's is the first."""
+    """Physical addresses of the objects of Windows' processes, System's first."""
     links: int = 0
-    """Where in an object the list of processes goes on."""
+    """Offset of the list's links in a process object."""
     regions: int = 0
-    """Where in an object the root of the tree of regions is named, of Windows 7."""
+    """Offset of the root of the tree of regions in a process object, of Windows 7."""
+    modules: Sequence[int] = ()
+    """Physical addresses of the entries of its list of modules, of ``files``."""
     linux: LinuxTruth | None = None
-    """All that is true of it, if it is of Linux."""
+    """The truth about the dump of a Linux."""
 
 
 Spoiler = Callable[[np.random.Generator, Words, Sound], None]
-"""Spoils a dump's memory, in place."""
+"""Alters the memory of a dump, in place."""
 
 
 @cache
 def sound(system: str, size: int) -> Sound:
     """A synthetic dump of so many bytes.
 
-    `system` is ``windows``, ``pae``, ``levels`` (five), ``linux`` or ``linux, many files``: then
-    each page that nobody uses is of another file, all of which lie in one folder.
+    `system` is ``windows``, ``pae``, ``levels`` (five), ``files`` (of Windows, with modules),
+    ``linux`` or ``linux, many files``: in the last, each unused page belongs to another file, and
+    all files lie in one folder. ``arm``, ``i386`` and ``i386, pae`` are of Linux without
+    VMCOREINFO.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         if system in _PROFILES:
             profile = profiles()[_PROFILES[system]]
-            return _windows(path, profile, size, five_levels=system == "levels")
+            return _windows(path, profile, size, system)
         files = system == "linux, many files"
-        truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES, files=files)
+        if system == "arm":
+            truth = forge_linux_on_arm64(path, size=size)
+        elif system.startswith("i386"):
+            truth = forge_linux_on_i386(path, pae=system.endswith("pae"), size=size)
+        else:
+            truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES, files=files)
+        if not system.startswith("linux"):
+            _hide(path, truth.text_frames)
         roots = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
         contents = path.read_bytes()
         if files:
@@ -77,17 +98,25 @@ def sound(system: str, size: int) -> Sound:
         return Sound(contents, roots, _unused(truth.classes), linux=truth)
 
 
-def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> Sound:
-    truth = forge(path, profile, size=size, processes=_PROCESSES, five_levels=five_levels)
+def _hide(path: Path, frames: Sequence[int]) -> None:
+    """Let some frames be zeros."""
+    with path.open("r+b") as file:
+        for frame in frames:
+            file.seek(frame * PAGE)
+            file.write(bytes(PAGE))
+
+
+def _windows(path: Path, profile: Profile, size: int, system: str) -> Sound:
+    # About a fifth of memory is of files, 50 pages each.
+    files: dict[str, Any] = (
+        {"objects": True, "files": size >> 20, "stretch": 64} if system == "files" else {}
+    )
+    truth = forge(
+        path, profile, size=size, processes=_PROCESSES, five_levels=system == "levels", **files
+    )
     processes = sorted((truth.processes[one] for one in truth.alive), key=lambda one: one.pid)
-    notes = truth.mappings
-    objects = []
-    for process in processes:
-        inside = (notes["virtual"] <= process.eprocess) & (
-            process.eprocess < notes["virtual"] + notes["size"].astype(np.uint64)
-        )
-        note = notes[inside][0]
-        objects.append(int(note["frame"]) * PAGE + process.eprocess - int(note["virtual"]))
+    objects = [_physical(truth, process.eprocess) for process in processes]
+    modules = [_physical(truth, module.entry) for module in truth.modules]
     return Sound(
         path.read_bytes(),
         [process.dtb // PAGE for process in processes],
@@ -96,16 +125,26 @@ def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> S
         objects,
         int(profile.structures["_EPROCESS"]["members"]["ActiveProcessLinks"]),
         int(profile.structures["_EPROCESS"]["members"]["VadRoot"]) + 2 * profile.pointer_size,
+        modules,
     )
+
+
+def _physical(truth: Truth, virtual: int) -> int:
+    notes = truth.mappings
+    inside = (notes["virtual"] <= virtual) & (
+        virtual < notes["virtual"] + notes["size"].astype(np.uint64)
+    )
+    note = notes[inside][0]
+    return int(note["frame"]) * PAGE + virtual - int(note["virtual"])
 
 
 def _unused(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
     frames = np.flatnonzero(np.char.startswith(classes, "unused"))
-    return frames[frames > 256]  # not where firmware and the kernel have their own
+    return frames[frames > 256]  # firmware and the kernel have the lower pages
 
 
 def crafted(name: str, size: int) -> bytes:
-    """A dump of so many bytes, one of CRAFTED."""
+    """A dump of so many bytes; `kind` is a key of CRAFTED."""
     system, spoil = CRAFTED[name]
     given = sound(system, size)
     words = np.frombuffer(given.contents, "<u8").reshape(-1, PAGE // 8).copy()
@@ -126,13 +165,13 @@ def _name_themselves(words: Words, step: int = 1) -> None:
 
 
 def _tell_of_windows(words: Words) -> None:
-    """Let all tables lead to one page where Windows has its word of itself."""
+    """Let all tables lead to KUSER_SHARED_DATA, by which Windows is known."""
     words[:, 0x1EF] = words[5] = 5 << 12 | _KERNEL
     words[5, 0x4D:0x4F] = 6 << 32, 1  # NtMajorVersion and NtMinorVersion
 
 
 def _web(flags: int, step: int, *, is_windows: bool) -> Spoiler:
-    """Every page a table that leads anywhere; each, or some, name themselves."""
+    """Every page is a table with random entries; all, or some, name themselves."""
 
     def spoil(rng: np.random.Generator, words: Words, given: Sound) -> None:
         _random(rng, words, flags)
@@ -145,7 +184,7 @@ def _web(flags: int, step: int, *, is_windows: bool) -> Spoiler:
 
 
 def _circle(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page a table of which all entries lead to the next page."""
+    """Every page is a table, all entries of which lead to the next page."""
     frames = np.arange(len(words))
     words[:] = _entries(np.roll(frames, -1), _USER)[:, None]
     _name_themselves(words)
@@ -153,14 +192,14 @@ def _circle(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _star(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page a table of which all entries lead to one page."""
+    """Every page is a table, all entries of which lead to one page."""
     words[:] = 5 << 12 | _USER
     _name_themselves(words)
     _tell_of_windows(words)
 
 
 def _own_anywhere(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page names itself by four of its entries."""
+    """Every page names itself in four of its entries."""
     _random(rng, words, _USER)
     frames = np.arange(len(words))
     for _ in range(4):
@@ -168,7 +207,7 @@ def _own_anywhere(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _grafted(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """A sound system whose processes' tables also lead to tables in all pages left unused."""
+    """In a sound system, the processes' tables also lead to tables in all unused pages."""
     table = _entries(rng.choice(given.unused, (len(given.unused), 512)), _USER)
     words[given.unused] = table
     for top in given.roots:
@@ -177,7 +216,7 @@ def _grafted(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _one_table(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """All that a sound system's processes leave empty leads to one table, and that to itself."""
+    """All empty entries of a sound system's processes lead to one table, which leads to itself."""
     table = int(given.unused[0])
     words[table] = table << 12 | _USER
     for top in given.roots:
@@ -185,7 +224,7 @@ def _one_table(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _layers(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """The same in layers: what stands in one level of tables stands in no other."""
+    """The same in layers: each table serves on one level only."""
     layers = np.array_split(rng.permutation(given.unused), (1, 64))
     upper, middle = given.unused[:64], given.unused[64:576]
     lower = given.unused[576:]
@@ -198,7 +237,7 @@ def _layers(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _alike(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page a table that has its upper half in common with all others."""
+    """Every page is a table whose upper half equals that of all others."""
     _random(rng, words, _USER)
     words[:, 192:256] = 0
     words[:, 256:] = 0
@@ -206,9 +245,9 @@ def _alike(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
-    """Let the kernel map most unused pages, one after the other; where, and which."""
+    """Let the kernel map most unused pages in a row; returns its address and the pages."""
     frames = given.unused
-    tables = frames[: min(512, len(frames) // 520)]  # as many as one directory leads to
+    tables = frames[: min(512, len(frames) // 520)]  # as many as one directory maps
     directory, pointers = frames[-1], frames[-2]
     pages = frames[len(tables) : len(tables) * 513].reshape(len(tables), 512)
     words[directory] = words[pointers] = 0
@@ -221,14 +260,14 @@ def _as_kernel(words: Words, given: Sound) -> tuple[int, npt.NDArray[np.int64]]:
 
 
 def _objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's, and full of what begins as a process does."""
+    """The kernel has most unused pages, which are full of beginnings of process objects."""
     _, pages = _as_kernel(words, given)
     words[pages, ::8] = 3
     words[pages, 5::8] = given.bases[0]
 
 
 def _list(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """The list of processes goes on through most unused pages, sixteen bytes at a time."""
+    """The list of processes goes on through most unused pages, every sixteen bytes."""
     virtual, pages = _as_kernel(words, given)
     links = virtual + 16 * np.arange(len(pages) * PAGE // 16, dtype=np.uint64)
     words[pages] = np.stack((links + 16, links - 16), axis=1).reshape(-1, 512)
@@ -237,7 +276,7 @@ def _list(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _fakes(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's, and hold copies of a process in a list of their own."""
+    """The kernel has most unused pages, which hold copies of a process in a list of their own."""
     virtual, pages = _as_kernel(words, given)
     place = given.objects[1]
     words[pages] = words[place // PAGE]
@@ -250,13 +289,13 @@ def _fakes(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _homeless(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every unused page is a copy of a process' top-level table that nobody leads to."""
+    """Every unused page is a copy of a process's top-level table, without a process."""
     words[given.unused] = words[given.roots[1]]
     words[given.unused, _OWN] = _entries(given.unused, _KERNEL)
 
 
 def _homeless_objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Half of the unused pages are such tables, and the others full of what names these."""
+    """Half of the unused pages are such tables, and the other half is full of their addresses."""
     _, pages = _as_kernel(words, given)
     tables = np.setdiff1d(given.unused, pages)[:-8]
     pages, tables = pages[::2], np.concatenate((tables, pages[1::2]))
@@ -266,7 +305,7 @@ def _homeless_objects(rng: np.random.Generator, words: Words, given: Sound) -> N
 
 
 def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's, and full of one process's four pointers (PAE)."""
+    """The kernel has most unused pages, which are full of one process's four pointers (PAE)."""
     at = given.bases[1] // 8
     pointers = words.reshape(-1)[at : at + 4].copy()
     directory = int(pointers[3]) >> 12
@@ -279,25 +318,25 @@ def _pointers(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 _ENTRIES = 0xFFFFF680_00000000
-"""Where such tables show their entries."""
+"""The virtual address of such tables' entries."""
 
 
 def _entry_of(virtual: int, pages: npt.NDArray[np.int64]) -> Words:
-    """The addresses of the entries of some pages, by their number from an address on."""
+    """The virtual addresses of the entries of pages, by number from an address on."""
     first = _ENTRIES + ((virtual & (1 << 48) - 1) >> 12) * 8
     return np.uint64(first) + np.uint64(8) * pages.astype(np.uint64)
 
 
 def _witnesses(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's, and full of addresses of entries that map others."""
+    """The kernel has most unused pages, which are full of addresses of entries that map others."""
     virtual, pages = _as_kernel(words, given)
     words[pages] = _entry_of(virtual, rng.integers(len(pages), size=(len(pages), 512)))
 
 
 def _records(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Page frame databases side by side, each for all frames: whatever leads on leads in circles.
+    """Page frame databases side by side, each for all frames; all pointers lead in circles.
 
-    Every record is that of a standby page of a file, which is described by the record itself.
+    Every record is that of a standby page of a file, and the record itself describes the file.
     """
     virtual, pages = _as_kernel(words, given)
     size = -(-len(words) * 48 // PAGE)
@@ -318,13 +357,13 @@ def _records(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _regions(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's, and hold one tree of regions that all processes have."""
+    """The kernel has most unused pages, which hold one tree of regions that all processes share."""
     virtual, pages = _as_kernel(words, given)
     depth = (len(pages) * 32).bit_length() - 1
     number = np.arange((1 << depth) - 1)
     level = np.frexp(number + 1)[1].astype(np.int64) - 1
     below = depth - level
-    # From left to right: so each node lies on its side of all nodes above.
+    # From left to right, so that each node lies on its side of all upper nodes.
     page = ((number + 1 - (1 << level)) << below) + (1 << (below - 1))
     node = virtual + 16 + 128 * number.astype(np.uint64)
     cells = np.zeros((len(pages) * 32, 16), np.uint64)
@@ -340,13 +379,13 @@ def _regions(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 _DRIVER_PAGES = 1 << 12
-"""Pages of an image: 16 MiB."""
+"""Pages of an image, which are 16 MiB."""
 
 
 def _modules(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Most unused pages are the kernel's: images that hold nothing but entries of modules.
+    """The kernel has most unused pages: images that hold only entries of modules.
 
-    All entries are in one list, each may be its head, and names the image in which it lies.
+    All entries are in one list, each may be its head, and each names the image that holds it.
     """
     virtual, pages = _as_kernel(words, given)
     at = virtual + 128 * np.arange(len(pages) * 32, dtype=np.uint64)
@@ -366,8 +405,88 @@ def _modules(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[pages[::_DRIVER_PAGES]] = header.view(np.uint64)
 
 
+_TYPED = 0xD8 << 16 | 5
+"""The first word of a 64-bit file object: its type, and its size."""
+_NAME_PLACE = 0x58 // 8
+
+
+def _names(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The names of all files are as long as a name may be, and most unused pages are such names."""
+    virtual, pages = _as_kernel(words, given)
+    words[pages] = int.from_bytes("name".encode("utf-16-le"), "little")
+    flat = words.reshape(-1)
+    at = np.flatnonzero(flat & np.uint64(0xFFFF_FFFF) == _TYPED)
+    at = at[at % 2 == 0] + _NAME_PLACE
+    flat[at] = 0xFFFE_FFFC
+    flat[at + 1] = virtual + PAGE * rng.integers(len(pages) - 16, size=len(at)).astype(np.uint64)
+
+
+def _long_list(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and begin as images that hold the list of modules.
+
+    The list goes on through all of them; each entry looks like the head of such a list, and its
+    image is as large as an image may be.
+    """
+    virtual, pages = _as_kernel(words, given)
+    entry = virtual + 256 * np.arange(len(pages) * 16, dtype=np.uint64)
+    cells = np.zeros((len(entry), 32), np.uint64)
+    cells[:, 0], cells[:, 1] = np.roll(entry, -1), np.roll(entry, 1)
+    cells[:, 6] = entry // PAGE * PAGE
+    cells[:, 8] = 1 << 28
+    cells[:, 9] = cells[:, 11] = 1 << 26 | 1 << 10  # 1024 bytes in each name
+    cells[:, 10] = cells[:, 12] = entry + np.uint64(128)
+    cells[:, 16:] = int.from_bytes("name".encode("utf-16-le"), "little")
+    begins = cells[::16]  # an image's header in place of an entry
+    begins[:] = 0
+    begins[:, 0], begins[:, 7] = 0x5A4D, 0x40 << 32
+    begins[:, 8], begins[:, 11] = 0x4550, 0x20B
+    begins[:, 18] = 1 << 28
+    kept = np.flatnonzero(np.arange(len(entry)) % 16)
+    cells[kept, 0], cells[kept, 1] = np.roll(entry[kept], -1), np.roll(entry[kept], 1)
+    words[pages] = cells.reshape(-1, 512)
+    for place in given.modules:
+        words.reshape(-1)[place // 8 : place // 8 + 2] = entry[kept[0]]
+
+
+def _arm_tables(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Many fuller copies of the kernel's own top-level table: to each, all memory is its image."""
+    assert given.linux
+    own = words[given.linux.top]
+    upper, lower, *frames = given.unused[: _TABLES + 2].tolist()
+    blocks = np.arange(len(words) // 512, dtype=np.uint64) << np.uint64(21)
+    words[[upper, lower]] = 0
+    words[lower, : len(blocks)] = blocks | np.uint64(1 << 54 | 0x781)  # read-only, the kernel's
+    words[upper, 0] = lower << 12 | 3
+    empty = np.flatnonzero(own == 0)
+    behind = empty[empty > 256]  # where images lie
+    words[frames] = own
+    words[frames, rng.choice(behind, len(frames))] = upper << 12 | 3
+
+
+def _directories(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Many page directories, each of a kind of its own, to which all memory is the image."""
+    frames = given.unused[:_TABLES]
+    directories = np.zeros((len(frames), 1024), np.uint32)
+    large = len(words) // 1024
+    directories[:, 768 : 768 + large] = np.arange(large) << 22 | 0x1E1
+    directories[:, 768 + large :] = np.arange(1, len(frames) + 1)[:, None] << 12
+    words[frames] = directories.view(np.uint64)
+
+
+def _directories_of_pae(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The same under PAE: tables of the last gigabyte, each with a page of four pointers."""
+    frames = given.unused[: 2 * _TABLES].reshape(-1, 2)
+    words[frames] = 0
+    large = len(words) // 512
+    words[frames[:, 0], :large] = np.arange(large, dtype=np.uint64) << np.uint64(21) | np.uint64(
+        0x1E1
+    )
+    words[frames[:, 0], large:] = np.arange(1, len(frames) + 1)[:, None] << 12
+    words[frames[:, 1], 3] = _entries(frames[:, 0], 1)
+
+
 def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
-    """A Linux kernel's word of itself that does not end."""
+    """A Linux kernel's description of itself that does not end."""
 
     def of_sound(rng: np.random.Generator, words: Words, given: Sound) -> None:
         assert given.linux
@@ -405,6 +524,11 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "databases of frames": ("windows", _records),
     "trees of regions": ("windows", _regions),
     "lists of modules": ("windows", _modules),
+    "names of files": ("files", _names),
+    "long list of modules": ("files", _long_list),
+    "ARM by form": ("arm", _arm_tables),
+    "i386 by form": ("i386", _directories),
+    "i386 with PAE by form": ("i386, pae", _directories_of_pae),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
     **{
         f"Linux, {name}": ("linux, many files", _by_its_word(CRAFTED_FILES[name]))

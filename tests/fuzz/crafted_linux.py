@@ -1,6 +1,6 @@
-"""Linux dumps made to waste time and memory: a kernel's word of itself that does not end.
+"""Linux dumps made to waste time and memory: the kernel's description of itself does not end.
 
-Each begins as a sound dump, beside which its cost is measured, and keeps its size.
+Each begins as a sound dump, which its cost is compared with, and keeps its size.
 """
 
 import struct
@@ -24,7 +24,7 @@ _CLOCK = (1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 
 Words = npt.NDArray[np.uint64]
-"""All of the memory, shape (frames, 512)."""
+"""All memory, shape (frames, 512)."""
 Frames = npt.NDArray[np.int64]
 Spoiler = Callable[[np.random.Generator, Words, LinuxTruth], None]
 
@@ -47,7 +47,7 @@ class Memory:
 
 
 class Machine:
-    """A sound dump, to be spoiled."""
+    """A sound dump, to be altered."""
 
     def __init__(self, words: Words, truth: LinuxTruth) -> None:
         self.words, self.truth = words, truth
@@ -68,7 +68,7 @@ class Machine:
         self.unused: Frames = unused[unused > 256]
         runs = np.split(self.unused, np.flatnonzero(np.diff(self.unused) != 1) + 1)
         self.run: Frames = max(runs, key=len)
-        """The longest stretch of unused frames."""
+        """The longest run of unused frames."""
 
     def _page(self, frame: int) -> bytes:
         return bytes(self.words[frame].data)
@@ -88,17 +88,17 @@ class Machine:
         return int(self.words[self.kernel.frame(address), address % PAGE // 8])
 
     def offset(self, structure: str, member: str) -> int:
-        """Where in a structure a member stands."""
+        """Offset of a member in a structure."""
         place = self.btf.offset(structure, member)
         assert place is not None
         return place
 
     def task(self, member: str) -> int:
-        """Where in a task a member stands."""
+        """Offset of a member in a task."""
         return self.offset("task_struct", member)
 
     def fill(self, frames: Frames, text: bytes) -> None:
-        """Write a text once and again into frames, as one stretch."""
+        """Fill frames with repetitions of a text, as one run."""
         raw = np.resize(np.frombuffer(text, np.uint8), len(frames) * PAGE)
         self.words[frames] = raw.view("<u8").reshape(-1, 512)
 
@@ -116,7 +116,7 @@ class Machine:
             self.words[frame] = np.frombuffer(contents.ljust(PAGE, b"\0")[:PAGE], "<u8")
 
     def hide_symbols(self) -> None:
-        """Let nobody know where the table of symbols lies, nor find it."""
+        """Hide the table of symbols, which then can neither be looked up nor be found."""
         self.tell(
             {line.split(b"=")[0].decode(): None for line in self.lines if b"kallsyms" in line}
         )
@@ -125,11 +125,11 @@ class Machine:
         self.put(table, *[0] * 64)
 
     def hide_types(self) -> None:
-        """Spoil the header of the description of types."""
+        """Damage the header of the description of types."""
         self.put(self.symbols["__start_BTF"] // 8 * 8, 0, 0)
 
     def enlarge_image(self) -> None:
-        """Let the kernel's image be followed by all memory, in large pages, the run first."""
+        """Extend the kernel's image over all memory by large pages, the longest run first."""
         start = self.info.symbol("_stext")
         assert start
         table = self.truth.top
@@ -141,13 +141,13 @@ class Machine:
             self.words[table, (start >> 21) % 512 + number] = entry
 
     def write(self, addresses: Words, values: "Words | Frames | int", size: int = 8) -> None:
-        """Write numbers at addresses of the direct map."""
+        """Write numbers at addresses in the direct map."""
         place = (addresses - np.uint64(self.direct)).astype(np.int64)
         octets = self.words.reshape(-1).view(f"<u{size}")
         octets[place // size] = values
 
     def link_tasks(self, tasks: Words) -> None:
-        """Let the list of tasks be these."""
+        """Make a list of these tasks."""
         first = self.symbols["init_task"]
         links = np.append(tasks, np.uint64(first)) + np.uint64(self.task("tasks"))
         self.write(links[:-1], links[1:])
@@ -156,7 +156,7 @@ class Machine:
         self.write(links[:1] + np.uint64(8), int(links[-1]))
 
     def make_tasks(self, frames: Frames, **members: "Words | int") -> Words:
-        """Make a task in each of these frames, and list them."""
+        """Make a task in each of these frames, and list all of them."""
         tasks = self.at(frames)
         self.words[frames] = 0
         for member, value in members.items():
@@ -174,19 +174,19 @@ class Machine:
 
     @property
     def memory(self) -> int:
-        """An mm_struct that is sound."""
+        """A sound mm_struct."""
         task = next(task for task in self.truth.tasks if task.dtb and task.alive)
         return self.get(task.address + self.task("mm"))
 
     @property
     def array(self) -> int:
-        """Where the array of struct page begins."""
+        """Address of the array of struct page."""
         place = self.info.symbol("mem_section")
         assert place
         return self.get(self.get(place)) & ~0xFFF
 
     def link_spaces(self, frames: Frames) -> None:
-        """Let the list of address spaces be these top-level tables."""
+        """Make a list of address spaces with these top-level tables."""
         links = np.uint64(self.array + 8) + frames.astype(np.uint64) * np.uint64(64)
         head = self.symbols["pgd_list"]
         self.put(head, int(links[0]), int(links[-1]))
@@ -200,7 +200,7 @@ def _entries(frames: Frames, flags: int) -> Words:
 
 
 def each(pages: Words, step: int) -> Words:
-    """All addresses in pages, so many bytes apart."""
+    """All addresses in pages at this distance."""
     addresses: Words = np.add.outer(pages, np.arange(0, PAGE, step, dtype=np.uint64))
     return addresses.ravel()
 
@@ -214,7 +214,7 @@ def _dense_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> N
 
 
 def _apart_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """A task of no memory in each unused frame, in any order."""
+    """A task without memory in each unused frame, in random order."""
     machine = Machine(words, truth)
     machine.make_tasks(rng.permutation(machine.unused))
 
@@ -226,7 +226,7 @@ def _sharing_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) ->
 
 
 def _own_tables(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Tasks with tables of their own, which are all in use by one another."""
+    """Tasks with tables of their own, each of which leads to many of the others."""
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     half = len(frames) // 2
@@ -238,7 +238,7 @@ def _own_tables(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> No
 
 
 def _workers(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Each task a kernel's worker with a long name."""
+    """Each task is a worker of the kernel with a long name."""
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     flags = _KERNEL_THREAD | _WORKER
@@ -251,7 +251,7 @@ def _workers(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
 
 
 def _ended(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Each task has ended, and its list of threads, the same for all, leads through all of them."""
+    """All tasks have ended, and share one list of threads with all of them."""
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     signal = machine.at(frames)[0] + np.uint64(3072)
@@ -263,7 +263,7 @@ def _ended(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
 
 
 def _distant_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Each task behind a page table of its own."""
+    """Each task lies behind a page table of its own."""
     machine = Machine(words, truth)
     third = len(machine.unused) // 3
     tasks, tables, directories = rng.permutation(machine.unused)[: 3 * third].reshape(3, -1)
@@ -275,7 +275,7 @@ def _distant_tasks(rng: np.random.Generator, words: Words, truth: LinuxTruth) ->
     number = np.arange(third)
     words[directories[number // 512], number % 512] = _entries(tables, _KERNEL)
     words[tables, 0] = _entries(tasks, _KERNEL)
-    # Above them the top level's bits, repeated.
+    # The top level's highest bit is repeated above.
     virtual = (0xFFFF << 48) + (slot << 39) + (number.astype(np.uint64) << np.uint64(21))
     words[tasks] = 0
     link = machine.task("tasks")
@@ -300,7 +300,7 @@ def _idle_spaces(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> N
 
 
 def _sections(bits: int) -> Spoiler:
-    """Each small section has an array of struct pages of its own; the list of spaces is long."""
+    """Each section is small and has its own array of struct pages; the list of spaces is long."""
 
     def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
         machine = Machine(words, truth)
@@ -317,7 +317,7 @@ def _sections(bits: int) -> Spoiler:
 
 
 def _large_struct_pages(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """A struct page has a whole page."""
+    """Each struct page fills a whole page."""
     machine = Machine(words, truth)
     machine.tell({"SIZE(page)": "4096", "NUMBER(SECTION_SIZE_BITS)": "40"})
 
@@ -329,7 +329,7 @@ def _large_sections(rng: np.random.Generator, words: Words, truth: LinuxTruth) -
 
 
 def _relatives(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """The list of tasks is broken; each unused frame is a task that is only the next's brother."""
+    """The list of tasks is broken; each unused frame is a task that only its sibling names."""
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     tasks = machine.make_tasks(frames)
@@ -345,9 +345,9 @@ def _relatives(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
 
 
 def _pairs(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """A tree of tasks, two children each; in the list each second one leads to the next and back.
+    """A tree of tasks, each with two children; every second task of the list leads on and back.
 
-    Pids ascend, so that behind each pair there may be others by their pids.
+    Pids ascend, so other tasks could lie behind each pair by their pids.
     """
     machine = Machine(words, truth)
     tasks = machine.make_tasks(rng.permutation(machine.unused))
@@ -373,7 +373,7 @@ def _pairs(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
 
 
 def _linked(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """All frames are said to be free and in lists, each with a head in another page."""
+    """All frames are free and in lists, each of which has its head in another page."""
     machine = Machine(words, truth)
     frames = np.arange(len(words))
     rows = np.zeros((len(words), 8), np.uint64)
@@ -388,7 +388,7 @@ def _linked(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
 
 
 def _symbols(packed: bytes) -> Spoiler:
-    """The table of symbols has nothing but one packed name, again and again."""
+    """The table of symbols is a single packed name, repeated."""
 
     def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
         machine = Machine(words, truth)
@@ -411,7 +411,7 @@ def _symbols(packed: bytes) -> Spoiler:
 
 
 def _image(text: bytes, *, types: bool = True) -> Spoiler:
-    """The kernel's image is all memory, the unused part of it full of one text."""
+    """The kernel's image is all memory, and its unused part repeats one text."""
 
     def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
         machine = Machine(words, truth)
@@ -425,7 +425,7 @@ def _image(text: bytes, *, types: bool = True) -> Spoiler:
 
 
 def _bases(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Where the table of symbols may begin, many times, and many indexes of tokens."""
+    """Many places may be the beginning of the table of symbols, and many the index of tokens."""
     machine = Machine(words, truth)
     start = machine.info.symbol("_stext")
     assert start
@@ -438,7 +438,7 @@ def _bases(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
 
 
 def _types(kind: str) -> Spoiler:
-    """The description of types is large, and of one kind of trick."""
+    """The description of types is large, and repeats one kind of trick."""
 
     def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
         machine = Machine(words, truth)
@@ -452,7 +452,7 @@ def _types(kind: str) -> Spoiler:
             types[1::3] = 2 << 24
         elif kind == "named":
             types[:] = place
-        elif kind == "nested":  # structures of nothing but structures without a name
+        elif kind == "nested":  # structures that contain only structures without a name
             each = 3 + 3 * 0xFFFF
             number = len(types) // each
             table = types[: number * each].reshape(number, each)
@@ -484,7 +484,7 @@ def _texts(kind: str) -> Spoiler:
         if kind == "lines":
             lines = b"OSRELEASE=6.1\nSYMBOL(a)=1\n" + b"A=1\n" * 1017
             machine.fill(machine.unused, lines.ljust(PAGE, b"B"))
-        elif kind == "alike":  # all is right but for the release
+        elif kind == "alike":  # everything but the release is right
             text = b"\n".join(machine.lines).replace(b"OSRELEASE=6", b"OSRELEASE=7")
             machine.fill(machine.unused, text.ljust(PAGE, b"\n"))
         else:
@@ -499,7 +499,7 @@ def _texts(kind: str) -> Spoiler:
 
 
 def _resources(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """All unused memory is resources, each of which has all of them below it."""
+    """All unused memory is resources, each of which has all the others below it."""
     machine = Machine(words, truth)
     name = machine.at(machine.unused[-1:])
     machine.write(name, int.from_bytes(b"System R", "little"))
@@ -513,7 +513,7 @@ def _resources(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> Non
 
 
 def _formless(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
-    """Without types: a long list of tasks, of which each word may lead to memory."""
+    """Without types: a long list of tasks, whose words may all be pointers."""
     machine = Machine(words, truth)
     frames = rng.permutation(machine.unused)
     tasks = machine.at(frames)
@@ -579,13 +579,13 @@ CRAFTED_LINUX: dict[str, Spoiler] = {
     "formless": _formless,
     "nameless": _nameless,
 }
-"""Makers: each spoils, in place, the words of the dump that the truth is of (era 6.1)."""
+"""Makers; each alters a dump's words in place, by its truth (era 6.1)."""
 
 
 def _cached(folders: Callable[[Words], Words]) -> Spoiler:
     """Each unused frame is a page of a file of its own, and holds its inode and directory entry.
 
-    `folders` tells in which directory entry each lies; an entry that lies in itself is a root.
+    `folders` gives each one's parent directory entry; an entry that is its own parent is a root.
     """
 
     def spoil(rng: np.random.Generator, words: Words, truth: LinuxTruth) -> None:
@@ -614,7 +614,7 @@ def _cached(folders: Callable[[Words], Words]) -> Spoiler:
 
 
 def _cache(machine: Machine, frames: Frames, spaces: Words, like: int) -> None:
-    """Let the struct pages of some frames be like one of a cached page, each of another file."""
+    """Make the struct pages of frames like that of a cached page, each with a file of its own."""
     place = machine.info.offset("page.mapping")
     assert place
     array = machine.array
@@ -636,7 +636,7 @@ def _in_a_circle(entries: Words) -> Words:
 
 
 def _deep(entries: Words) -> Words:
-    """In chains of 2,000."""
+    """Folders in chains of 2,000."""
     return np.where(np.arange(len(entries)) % 2000, np.roll(entries, 1), entries)
 
 
@@ -647,4 +647,4 @@ CRAFTED_FILES: dict[str, Spoiler] = {
     "files, in a circle": _cached(_in_a_circle),
     "files, deep": _cached(_deep),
 }
-"""Makers for dumps of as many files."""
+"""Makers for dumps with as many files."""

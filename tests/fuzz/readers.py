@@ -1,8 +1,9 @@
 """Many mutated files for each reader: python -m tests.fuzz.readers [NAME ...] [--count N].
 
-The files are small, and go through the reader alone, not through a command: opened, with --lenient
-and without, scanned, and some frames read. Each must end in a dump or a sentence, within 300 MiB
-more than the sound one takes, and twice its processor time. What fails is printed.
+The files are small, and go through the reader alone, not through a command: each is opened, with
+--lenient and without, scanned, and some frames are read. It must end in a dump or a sentence,
+within 300 MiB more than the sound file takes, and twice its processor time. Failing files are
+printed.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from tests.fuzz.seeds import WRITERS
 
 _MEMORY = 300 << 20
 _PATIENCE = 20
-"""Seconds after which a file hangs."""
+"""Seconds after which a file counts as hanging."""
 _TIMES, _NOISE = 2, 0.1
 _PAGE = 4096
 
 
 def main() -> int:
-    """Try all readers, or those named; 1 where any file fails."""
+    """Try all readers, or the named ones; 1 if any file fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *WRITERS], metavar="NAME")
     parser.add_argument("--count", type=int, default=10_000, help="files for each (10,000)")
@@ -47,8 +48,8 @@ def _hangs(*_: object) -> None:
 
 
 def _limit_memory() -> None:
-    """Let this process take so much more memory, and no more."""
-    import resource  # not on Windows, where test_lenient.py asks for places_of alone
+    """Limit the memory of this process to so much more than now."""
+    import resource  # not on Windows, where only test_lenient.py uses this module, for places_of
 
     with open("/proc/self/status") as status:  # noqa: PTH123
         used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
@@ -56,7 +57,7 @@ def _limit_memory() -> None:
 
 
 def _try_reader(name: str, count: int, seed: int) -> int:
-    """Run one reader's files; returns how many failed."""
+    """Run one reader's files; returns the number of failures."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         path = Path(folder) / "dump.001"
@@ -93,14 +94,14 @@ def small_memory(seed: int = 0) -> list[tuple[int, bytes]]:
 
 
 def places_of(sound: bytes) -> list[int]:
-    """Bytes at which a file tells most: its beginning and end, and what lies between at steps."""
+    """Important bytes of a file: its beginning and end, and places between them at equal steps."""
     size = len(sound)
     ends = [*range(0, min(size, 2048), 64), *range(max(0, size - 2048), size, 64)]
     return sorted({*ends, *range(0, size, max(1, size // 64))})
 
 
 def _run(path: Path) -> tuple[str, float]:
-    """How a file ends: as a dump, in a sentence, or in what must not be; and its seconds."""
+    """The end of a file (a dump, a sentence or a fault), and its seconds."""
     started = time.process_time()
     signal.alarm(_PATIENCE)
     end = "sentence"

@@ -1,4 +1,4 @@
-"""Sound dumps to begin with, each with the places in it at which a wrong byte tells most."""
+"""Sound dumps to mutate, each with its most important places."""
 
 import contextlib
 import functools
@@ -30,18 +30,18 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Seed:
-    """A sound input of one of the commands."""
+    """A sound input for one of the commands."""
 
     contents: bytes
-    """Of the file that is going to be mutated."""
+    """The file to mutate."""
     places: npt.NDArray[np.int64]
-    """Bytes of it where headers, page tables and the system's objects begin."""
+    """Bytes of it at which headers, page tables and the system's objects begin."""
     name: str = "dump"
     """Its name."""
     beside: Mapping[str, bytes] = field(default_factory=dict)
-    """Other files, by name, that the command needs."""
+    """Other files that the command needs, by name."""
     arguments: tuple[str, ...] = ("dump",)
-    """The names to give to the command."""
+    """The command's arguments."""
     is_map: bool = False
     """Whether it is a text page map, for imagegenerator.py."""
 
@@ -84,7 +84,7 @@ def _linux_of_32_bits(*, pae: bool) -> tuple[bytes, list[int]]:
 
 def _places(truth: LinuxTruth, contents: bytes) -> list[int]:
     places = [truth.top * PAGE, *(frame * PAGE for frame in truth.text_frames)]
-    for name in (b"\x9f\xeb\x01", b"swapper/0"):  # BTF, the first task
+    for name in (b"\x9f\xeb\x01", b"swapper/0"):  # BTF and the first task
         if (place := contents.find(name)) >= 0:
             places.append(place)
     return places
@@ -119,17 +119,17 @@ def _e01(path: Path, pieces: containers.Pieces) -> None:
 
 
 def _vmware_state(path: Path, pieces: containers.Pieces) -> None:
-    """The description of a suspended machine, with the memory beside it."""
+    """The description of a suspended machine; its memory lies beside it."""
     containers.write_vmware(path.with_suffix(".vmem"), path, pieces)
 
 
 def _vmware_memory(path: Path, pieces: containers.Pieces) -> None:
-    """The memory of a suspended machine, with its description beside it."""
+    """The memory of a suspended machine; its description lies beside it."""
     containers.write_vmware(path, path.with_suffix(".vmss"), pieces)
 
 
 def _split(path: Path, pieces: containers.Pieces) -> None:
-    """A LiME dump in five parts; the file is the first."""
+    """A LiME dump in five parts; the first part is mutated."""
     containers.write_lime(path, pieces)
     contents = path.read_bytes()
     size = -(-len(contents) // 5)
@@ -159,13 +159,13 @@ _XPRESS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "hyper-v": write_hyperv,
     "hyper-v-stored": functools.partial(write_hyperv, packed=False),
 }
-"""Xpress is packed in Python, which takes too long for whole systems."""
+"""Xpress is packed in Python, which is too slow for whole systems."""
 _BESIDE: dict[str, Callable[[Path, containers.Pieces], object]] = {
     "split": _split,
     "vmware": _vmware_state,
     "vmware-memory": _vmware_memory,
 }
-"""Each writes another file beside; `_vmware` has whole systems in such files."""
+"""Each writes a second file; `_vmware` has such files of whole systems."""
 WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **containers.WRITERS,
     "aff4": write_aff4,
@@ -196,7 +196,7 @@ WRITERS: dict[str, Callable[[Path, containers.Pieces], object]] = {
     **_BESIDE,
     **_XPRESS,
 }
-"""Each writes some pieces to a file, and what that file needs beside it."""
+"""Each writes pieces to a file, and the other files that it needs."""
 _ALONE = [name for name in WRITERS if name not in (*_XPRESS, *_BESIDE)]
 CONTAINERS = [*_ALONE, "vmware", "map"]
 
@@ -215,11 +215,11 @@ def seed(system: str, container: str) -> Seed:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         pieces = [(0, memory[:half]), (half + (1 << 20), memory[half:])]
-        if system != "noise":  # as one piece, so that frames stay where the tables say
+        if system != "noise":  # one piece, so that frames keep their places
             pieces = [(0, memory)]
         WRITERS[container](path, pieces)
         contents = path.read_bytes()
-    # Where a page lies uncompressed, what is at its places lies there, too.
+    # If pages are not compressed, their places in the file are found by the first page.
     start = contents.find(memory[places[0] : places[0] + 64]) - places[0] if places else -1
     moved = [start + place for place in places] if start >= 0 else []
     headers = [0, 16, 64, 128, 512, 1024, len(contents) - 64]
@@ -227,7 +227,7 @@ def seed(system: str, container: str) -> Seed:
 
 
 def _vmware(memory: bytes) -> Seed:
-    """A suspended machine; the file to mutate is the one that says where the RAM belongs."""
+    """A suspended machine; its state file, which tells the places of the RAM, is mutated."""
     half = len(memory) // 2
     with tempfile.TemporaryDirectory() as folder:
         ram, state = Path(folder) / "dump.vmem", Path(folder) / "dump.vmss"
@@ -238,7 +238,7 @@ def _vmware(memory: bytes) -> Seed:
 
 
 def _text_map(memory: bytes) -> Seed:
-    """The text page map that memviz writes of the dump."""
+    """The text page map that memviz writes for the dump."""
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),

@@ -21,7 +21,7 @@ from tests.synth import MIB
 pytestmark = pytest.mark.fuzz
 
 COUNT = int(os.environ.get("FUZZ_CASES", "100"))
-"""Cases of each system; a minute or two in all."""
+"""Cases of each system; they take a minute or two in all."""
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +41,20 @@ def worker() -> Iterator[Worker]:
 @given(data=st.data())
 @pytest.mark.long
 def test_mutated_dumps(system: str, worker: Worker, data: st.DataObject) -> None:
-    """A picture or one sentence, within 300 MiB, no leftovers, the dump as it was."""
+    """Each ends in a picture or a sentence, within 300 MiB; the dump stays, nothing else does."""
     case = data.draw(cases([system]))
     assert worker.outcome(case).fault == ""
 
 
 @pytest.mark.parametrize("case", json.loads(REGRESSIONS.read_text()), ids=str)
 def test_what_once_failed(case: dict[str, object], worker: Worker) -> None:
-    """Every case that ever failed; those that took too long are measured by the longer run."""
+    """Every case that ever failed ends well; the longer run measures the time of slow ones."""
     assert worker.outcome(Case(**case)).fault == ""  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", CRAFTED)
 @pytest.mark.many
 def test_dumps_made_to_waste_time(name: str, worker: Worker) -> None:
-    """The same of dumps in which nearly every page is a trick; bench/crafted.py measures them."""
+    """Dumps in which nearly every page is a trick end likewise; bench/crafted.py measures them."""
     (worker.folder / "dump").write_bytes(crafted(name, 32 * MIB))
     assert worker.run(Seed(b"", np.zeros(1, np.int64))).fault == ""

@@ -1,4 +1,4 @@
-"""--lenient is offered where it helps, and nowhere else: damaged files of every format."""
+"""--lenient is offered if it helps, and only then: damaged files of every format."""
 
 import contextlib
 import io
@@ -19,14 +19,14 @@ from tests.fuzz.seeds import WRITERS
 
 _OFFER = "(--lenient "
 _FILES = 28
-"""Of each format."""
+"""The number of damaged files for each format."""
 _LEAST = 200
 
 
 @pytest.mark.fuzz
 @pytest.mark.long
 def test_the_offer() -> None:
-    """Where it is made, --lenient paints pages; where a damaged file has none, it does not."""
+    """With the offer, --lenient paints pages; if a damaged file has none, no offer is made."""
     offered: Counter[str] = Counter()
     refused = 0
     for name in WRITERS:
@@ -58,7 +58,7 @@ def test_the_offer() -> None:
 
 
 def _memviz(path: Path, *options: str) -> tuple[int, str, int]:
-    """Exit code, what was said, and the pages that the summary has."""
+    """Exit code, messages, and the number of pages in the summary."""
     printed, said = io.StringIO(), io.StringIO()
     summary = path.with_name("a.json")
     command = [str(path), "-o", str(path.with_name("a.png")), "--json", str(summary), *options]
@@ -72,7 +72,7 @@ def _memviz(path: Path, *options: str) -> tuple[int, str, int]:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether the error is one of those after which --lenient may be offered."""
+    """Whether the error is one after which --lenient may be offered."""
     try:
         open_dump(path).zero_frames()
     except DamagedInputError:

@@ -1,4 +1,4 @@
-"""A process that runs cases within bounds, and is replaced when one of them ends it."""
+"""A process that runs cases within limits, and is replaced if a case ends it."""
 
 import contextlib
 import multiprocessing
@@ -15,20 +15,20 @@ from tests.fuzz.seeds import Seed
 _MEMORY = 300 << 20
 _BLOCK_FRAMES = 512
 _PATIENCE = 60
-"""Seconds after which a case hangs."""
+"""Seconds after which a case counts as hanging."""
 
 
 def _limit_memory() -> None:
-    """Let this process take so much more memory, and no more."""
+    """Limit the memory of this process to so much more than now."""
     with open("/proc/self/status") as status:  # noqa: PTH123
         used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + _MEMORY, resource.RLIM_INFINITY))
 
 
 def _work(pipe: Connection, folder: Path) -> None:
-    """Run the cases that come through the pipe, and send back how they end."""
+    """Run cases from the pipe, and send back their ends."""
     _limit_memory()
-    base.BLOCK_FRAMES = _BLOCK_FRAMES  # so that small dumps have many blocks, too
+    base.BLOCK_FRAMES = _BLOCK_FRAMES  # so that small dumps also have many blocks
     while task := pipe.recv():
         given, options = task
         signal.alarm(_PATIENCE)
@@ -42,7 +42,7 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        """Where a case's files are put; empty before and after."""
+        """The folder of a case's files; empty before and after it."""
         self._context = multiprocessing.get_context("fork")
         self._start()
 
@@ -53,11 +53,11 @@ class Worker:
         theirs.close()
 
     def outcome(self, case: Case, *, sound: bool = False) -> Outcome:
-        """Run a case, or what it is a mutation of, and wait for how it ends."""
+        """Run a case, or its sound input, and wait for its end."""
         return self.run(prepare(case, self.folder, sound=sound), case.options)
 
     def run(self, given: Seed, options: Sequence[str] = ()) -> Outcome:
-        """Run what lies in the folder, as `given` says, and wait for how it ends."""
+        """Run the files in the folder with the given parameters, and wait for the end."""
         try:
             self._pipe.send((given, options))
             outcome: Outcome = self._pipe.recv()

@@ -61,14 +61,15 @@ class Comparison:
     owners_missing: int
     owners_extra: int
     """Pairs that only memviz has: mostly memory that /proc/PID/pagemap does not show, such as rings
-    and /dev/mem."""
+    and /dev/mem.
+    """
     processes: int
     sound: int
     """Processes found exactly once, with the right pid, parent and name."""
     regions: int = 0
     """The number of lines in all processes' /proc/PID/maps; 0 if the guest did not read them."""
     regions_right: int = 0
-    """Those that memviz tells with the same addresses, rights, offset and name."""
+    """Lines whose region memviz tells with the same addresses, rights, offset and name."""
     faults: dict[str, list[str]] = field(default_factory=dict)
     """The disagreements, with examples."""
 
@@ -96,7 +97,7 @@ def ask_memviz(dump: Path, folder: Path) -> Answer:
 
 
 def compare(truth: Arrays, answer: Answer, regions: Regions | None = None) -> Comparison:
-    """Compare memviz's output with the truth; `regions` by the guest's own /proc/PID/maps."""
+    """Compare memviz's output with the truth; `regions` are the guest's own /proc/PID/maps."""
     own = int(answer.summary.get("page_size", _MEMVIZ_PAGE))
     wider = int(truth["page_size"]) // own
     table = of_pages(answer.table, wider)
@@ -179,7 +180,7 @@ _OWNER = np.dtype([("pid", "<i8"), ("pfn", "<i8"), ("virtual", "<u8")])
 
 
 def first_addresses(pid: Any, pfn: Any, virtual: Any) -> NDArray[np.void]:
-    """Rows of pid, frame and lowest virtual address, each pair of pid and frame once, in order."""
+    """Rows of pid, frame and lowest virtual address, in order: each pid and frame once."""
     rows = np.empty(len(pid), _OWNER)
     rows["pid"], rows["pfn"], rows["virtual"] = pid, pfn, virtual
     rows.sort(order=("pid", "pfn", "virtual"))
@@ -230,12 +231,12 @@ class _Known:
     pid: int
     parent: int
     names: tuple[str, str]
-    """Before and after the stop."""
+    """Names before and after the stop."""
     has_ended: bool
     """Whether the whole process has ended, not only its first thread."""
 
     def is_called(self, name: str) -> bool:
-        """Whether it may have had this name at the moment of the dump.
+        """Whether the process may have had this name at the moment of the dump.
 
         A worker of the kernel changes the end of its name with its work.
         """

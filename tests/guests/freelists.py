@@ -1,9 +1,9 @@
 """The free pages on each processor's own lists, which no flag in /proc/kpageflags tells.
 
 They are read from the saved memory with the types of the kernel (kerneltypes.py) and its own
-symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. Nothing here uses the reader
-that is tested. If the types are not known, such pages cannot be told apart; /proc/zoneinfo tells
-their number.
+symbols (/proc/kallsyms): include/linux/mmzone.h has the structures. The tested reader takes no
+part. If the types are not known, such pages cannot be told apart; /proc/zoneinfo tells their
+number.
 
 The allocator's own lists of free blocks are read likewise: they tell which frames were freed or
 taken after the guest had read itself.
@@ -70,7 +70,7 @@ class KernelMemory:
         return 4 if self.architecture == "i386" else 8
 
     def is_address(self, number: int) -> bool:
-        """Whether it is one of the kernel's."""
+        """Whether a number is one of the kernel's addresses."""
         return number >> (8 * self.word - 1) == 1
 
     def symbol(self, name: str) -> int:
@@ -115,7 +115,7 @@ class KernelMemory:
         shift = self.page_size.bit_length() - 1
         width = shift - 3
         if self.architecture == "arm64":
-            # With pages of 64 KiB the tables are as for all bits of which the kernel is capable.
+            # The tables for pages of 64 KiB are as for the largest supported addresses.
             is_large = self.page_size == 1 << 16
             unused = int(self.info["NUMBER(TCR_EL1_T1SZ)"], 16)
             bits = int(self.info["NUMBER(VA_BITS)"]) if is_large else 64 - unused
@@ -213,7 +213,7 @@ def _zones(memory: KernelMemory, types: Types) -> Iterator[int]:
 
 
 def _nodes(memory: KernelMemory) -> Iterator[int]:
-    """Where each struct pglist_data is."""
+    """Addresses of each struct pglist_data."""
     if "node_data" not in memory.symbols:  # without CONFIG_NUMA
         yield memory.symbol("contig_page_data")
         return

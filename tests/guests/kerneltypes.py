@@ -1,8 +1,8 @@
-"""The types of a guest's kernel: sizes of structures, and where their members stand.
+"""The types of a guest's kernel: sizes of structures, and offsets of their members.
 
-Most kernels describe them (BTF). For others there are: the kernel of Debian's debug package, of
-whose debugging information pahole makes BTF, and which has all symbols; a profile of Volatility 2;
-and VMCOREINFO, which tells a little.
+Most kernels describe them (BTF). Other sources are the kernel in Debian's debug package, which has
+all symbols, and whose debugging information pahole turns into BTF; a profile of Volatility 2; and
+VMCOREINFO, which tells a little.
 """
 
 import json
@@ -31,7 +31,7 @@ class Types:
         self._by_number = {each["id"]: each for each in types}
         self._named: dict[str, dict[str, Any]] = {}
         for each in types:
-            # What is only declared has no size; what it is stands elsewhere.
+            # A declaration has no size; the definition is another entry.
             if each["kind"] in ("STRUCT", "UNION") and each["size"]:
                 self._named.setdefault(each["name"], each)
 
@@ -51,7 +51,7 @@ class Types:
     def of_file(cls, path: Path) -> "Types":
         """Read a file of BTF, a kernel with debugging information, or a profile of Volatility 2.
 
-        GuestError where it is none of them, or a program that it needs is not there.
+        GuestError for any other file, and if a program is missing.
         """
         with path.open("rb") as file:
             begin = file.read(4)
@@ -68,7 +68,7 @@ class Types:
 
     @classmethod
     def told_by(cls, info: Mapping[str, str]) -> "Types":
-        """The structures of which VMCOREINFO tells a little: sizes, and where members stand."""
+        """The structures of which VMCOREINFO tells a little: sizes, and offsets of members."""
         structures: dict[str, dict[str, Any]] = {}
         for line, value in info.items():
             if not (match := re.fullmatch(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)", line)):
@@ -97,7 +97,7 @@ class Types:
         return int(self._named[structure]["size"])
 
     def has(self, structure: str, member: str) -> bool:
-        """Whether a structure has a member, itself or in one without a name."""
+        """Whether a structure has a member, itself or in a part without a name."""
         return structure in self._named and self._find(self._named[structure], member) is not None
 
     def offset(self, structure: str, member: str) -> int:
@@ -105,7 +105,7 @@ class Types:
         return self._member(structure, member)[0]
 
     def length(self, structure: str, member: str) -> int:
-        """How many elements an array has."""
+        """The number of elements of an array."""
         return int(self._bare(self._member(structure, member)[1])["nr_elems"])
 
     def is_array(self, structure: str, member: str) -> bool:
@@ -137,10 +137,10 @@ class Types:
 
 
 def symbols_of_file(path: Path, running: Mapping[str, int]) -> dict[str, int]:
-    """All symbols of a kernel in ELF, where the running one has them; none of another file.
+    """All symbols of a kernel in ELF, at the running kernel's addresses; empty for another file.
 
-    `running` are those that the guest tells: a kernel without CONFIG_KALLSYMS_ALL tells its
-    functions only. It lies elsewhere than it was linked to.
+    `running` are the symbols that the guest tells: a kernel without CONFIG_KALLSYMS_ALL tells only
+    its functions. It runs at other addresses than it was linked to.
     """
     with path.open("rb") as file:
         if file.read(4) != _ELF:

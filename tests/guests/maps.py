@@ -65,7 +65,7 @@ def told_regions(rows: Iterable[Mapping[str, Any]]) -> Regions:
 
 
 def differences(known: Regions, told: Regions) -> Iterator[tuple[str, str]]:
-    """The kind and a description of each region that is not told as the kernel tells it."""
+    """Kind and description of each region that memviz does not tell as the kernel does."""
     for place, region in known.items():
         if place not in told:
             yield "missing", f"{_where(place)} {region}"

@@ -108,7 +108,7 @@ class Recipe:
 
     @property
     def hardware(self) -> Architecture:
-        """What depends on the architecture."""
+        """The properties of the recipe's architecture."""
         return ARCHITECTURES[self.architecture]
 
     @property

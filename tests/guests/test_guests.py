@@ -1,4 +1,4 @@
-"""What of the tool for real guests needs no guest: archives, truth from its parts, comparison."""
+"""The parts of the tool for real guests that need no guest: archives, truth, comparison."""
 
 import gzip
 import re
@@ -38,7 +38,7 @@ from tests.guests.truth import Flag, Says, classify, mark_stretches, read_proces
 
 
 def unpacked(contents: bytes) -> dict[str, tuple[int, bytes]]:
-    """Mode and contents by name, read as the kernel's description of the format says."""
+    """Mode and contents by name, read as the kernel's documentation describes the format."""
     found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
@@ -71,7 +71,7 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
     texts = {
         "ext4": b"\0depends=jbd2,mbcache\0\0softdep=pre: crc32c\0",
         "jbd2": b"\0depends=\0",
-        "mbcache": b"\0depends=ext4\0",  # a ring, as a broken module might tell
+        "mbcache": b"\0depends=ext4\0",  # a loop, as a broken module might have it
         "crc32c": b"\0license=GPL\0",
     }
     modules = {}
@@ -131,7 +131,7 @@ def test_a_machines_command_line(name: str) -> None:
 
 
 def record(name: str, contents: bytes) -> bytes:
-    """A record as inside/collect.c writes it, the padding behind it included."""
+    """A record as inside/collect.c writes it, including its padding."""
     head = b"REC1" + name.encode().ljust(92, b"\0") + struct.pack("<Q", len(contents))
     return head + contents + bytes(-(len(head) + len(contents)) % 8)
 
@@ -167,7 +167,7 @@ def test_resources_and_the_frames_in_them() -> None:
     assert found.ram == [(0x1000, 0x9FC00), (0x100000, 0xFFE0000)]
     assert found.image == {"Kernel code": (0x1000000, 0x15360C5)}
     assert found.reserved == [(0x10000000, 0x10001000)]
-    # A frame of which only a part is RAM is none.
+    # A frame that is only partly RAM does not count as RAM.
     marks = mark_stretches(found.ram, 0, 0x200, 4096)
     assert np.flatnonzero(marks).tolist() == [*range(1, 0x9F), *range(0x100, 0x200)]
     assert mark_stretches([(0x4000, 0x8000)], 5, 4, 4096).tolist() == [True, True, True, False]
@@ -188,7 +188,7 @@ def test_what_the_kernel_says() -> None:
         (flags(Flag.LRU), False, True, False, Says.FILE_CACHE),
         (flags(Flag.RESERVED), True, True, True, Says.IMAGE_MAPPED),
         (flags(Flag.RESERVED), False, True, True, Says.IMAGE),
-        (0, False, True, True, Says.KERNEL_OTHER),  # a page of the image that was freed
+        (0, False, True, True, Says.KERNEL_OTHER),  # a freed page of the image
         (0, True, True, False, Says.OTHER_MAPPED),
         (flags(Flag.COMPOUND_TAIL), False, True, False, Says.COMPOUND),
         (flags(Flag.HUGE, Flag.COMPOUND_HEAD), True, True, False, Says.HUGE_MAPPED),
@@ -235,7 +235,7 @@ def test_types_of_a_profile() -> None:
 
 
 def test_files_of_types(tmp_path: Path) -> None:
-    """A profile of Volatility 2 tells types alone; other files are refused, not guessed at."""
+    """A profile of Volatility 2 tells types only; other files are refused."""
     profile = tmp_path / "profile.zip"
     with zipfile.ZipFile(profile, "w") as zipped:
         zipped.writestr("volatility/tools/linux/module.dwarf", DWARF)
@@ -258,7 +258,7 @@ def test_symbols_of_a_kernel_lie_where_it_was_moved_to(
 
 @pytest.mark.parametrize(("pae", "entry"), [(False, 0x0040_0081), (True, 0x0060_0081)])
 def test_addresses_of_a_kernel_of_32_bits(pae: bool, entry: int) -> None:
-    """Large pages of 4 MiB, or with PAE of 2 MiB, below a table of pointers."""
+    """Large pages have 4 MiB, or under PAE 2 MiB, below a table of pointers."""
     raw = np.zeros(8 << 20, np.uint8)
     size = 8 if pae else 4
     top = 0x3000
@@ -294,7 +294,7 @@ def test_types_and_symbols_that_the_kernel_tells() -> None:
 
 
 def small_guest() -> tuple[dict[str, Any], Answer]:
-    """A truth of eight frames and two processes, and an answer that agrees with it."""
+    """A truth of eight frames and two processes, and output of memviz that agrees with it."""
     says = [Says.KERNEL_OTHER, Says.FREE, Says.FREE, Says.ANONYMOUS, Says.OTHER_MAPPED]
     says += [Says.NOT_RAM, Says.HUGE_POOL, Says.ANONYMOUS_UNMAPPED]
     truth = {
@@ -348,9 +348,9 @@ def test_each_fault_is_counted() -> None:
         {"pid": 5, "ppid": 1, "name": "ghost", "exited": False, "listed": True},
     ]
     result = compare(truth, Answer(table, {"processes": processes}))
-    # The free page of zeros, the anonymous page, and the kernel's own that a process maps.
+    # The free page of zeros, the anonymous page, and the kernel's page that a process maps.
     assert (result.frames, result.agree) == (6, 3)
-    # The first address in the first process is another one.
+    # The first address in the first process is different.
     assert (result.owners_missing, result.owners_extra) == (1, 1)
     assert result.sound == 0
     kinds = ["parent", "name", "end", "listed", "missing", "extra"]
@@ -399,7 +399,7 @@ MAPS = """\
 
 
 def test_regions_as_the_kernel_tells_them() -> None:
-    """What /proc/PID/maps says, and rows of memviz that agree but for two."""
+    """Rows of memviz are compared with lines of /proc/PID/maps; all but two agree."""
     known = read_lines(MAPS)
     assert len(known) == 4
     row = {"pid": 7, "sharing": "private", "name": "", "file": "", "offset": None, "deleted": False}
@@ -426,7 +426,7 @@ def test_lines_of_all_processes() -> None:
 
 
 def test_the_options_of_kernels_that_are_built() -> None:
-    """Each recipe's are a choice of its own, and what a kernel does not take is named."""
+    """Each recipe has options of its own; options that a kernel does not accept are named."""
     built = [recipe for recipe in read_recipes().values() if recipe.source]
     options = {recipe.name: recipe.whole_configuration for recipe in built}
     assert "CONFIG_ARM64_64K_PAGES=y\n" in options["arm64-64k-42"]

@@ -1,4 +1,4 @@
-"""The guests that were made on this machine, held against the words of their own kernels."""
+"""The guests on this machine, compared with the records of their own kernels."""
 
 import os
 from datetime import timedelta
@@ -18,14 +18,14 @@ _MOST_LAG = 15
 
 
 def made_guests() -> list[Folder]:
-    """Those with their /proc/PID/maps, in the folder that MEMVIZ_GUESTS names, or in the usual."""
+    """The guests with their /proc/PID/maps, in the folder MEMVIZ_GUESTS or in the usual one."""
     place = Path(os.environ.get("MEMVIZ_GUESTS", GUESTS))
     folders = [Folder(path.parent) for path in sorted(place.glob("*/maps"))]
     return [folder for folder in folders if folder.memory("raw").exists()]
 
 
 def test_a_later_dump_of_a_guest() -> None:
-    """By its own clock, which QEMU set to the host's, each dump is as old as the host says."""
+    """The later dump is as much older as the host says, by the guest's clock, which QEMU set."""
     guests = [guest for guest in made_guests() if guest.later.exists()]
     if not guests:
         pytest.skip("no guest with a later dump here: python -m tests.guests make NAME --again 90")
@@ -44,7 +44,7 @@ def test_a_later_dump_of_a_guest() -> None:
 
 
 def test_made_guests(tmp_path: Path) -> None:
-    """Frames, owners and regions; names of workers change while a guest is saved."""
+    """Frames, owners and regions agree; names of workers may change while a guest is saved."""
     guests = made_guests()
     if not guests:
         pytest.skip("no guest here: python -m tests.guests make NAME makes one")

@@ -55,7 +55,7 @@ class Flag(IntEnum):
 
 
 class Says(IntEnum):
-    """The kernel's record of a frame: the first of these that fits, except the last."""
+    """The kernel's record of a frame: the first member that fits, except the last."""
 
     NOT_RAM = 0
     NO_STRUCT_PAGE = 1

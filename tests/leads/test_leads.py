@@ -1,4 +1,4 @@
-"""Each kind of lead is found where it was put, with its pages, and nowhere else."""
+"""Each kind of lead is found at its place, with its pages, and nowhere else."""
 
 import json
 import struct
@@ -54,7 +54,7 @@ def of_kind(snapshot: Snapshot, kind: str) -> list[Lead]:
 
 
 def pages_of(image: Image, name: str) -> set[int]:
-    """The frames that a process has, as the truth has them."""
+    """The frames that the truth gives to a process."""
     rows = image.truth.mappings
     index = next(n for n, one in enumerate(image.truth.processes) if one.name == name)
     mine = rows[(rows["owner"] == index) & rows["user"] & ~rows["transition"]]
@@ -62,7 +62,7 @@ def pages_of(image: Image, name: str) -> set[int]:
 
 
 def test_a_sound_windows(windows: Image, tmp_path: Path) -> None:
-    """It has an unlinked process, and one with injected code; there is no other lead."""
+    """Its only leads are an unlinked process and injected code in another process."""
     snapshot = opened(windows.pages, tmp_path)
     kinds = {lead.kind for lead in snapshot.leads.found}
     assert kinds == {"unlinked process", "writable code"}
@@ -78,7 +78,7 @@ def test_a_sound_windows(windows: Image, tmp_path: Path) -> None:
 
 
 def test_a_machine_without_the_no_execute_bit(tmp_path: Path) -> None:
-    """Where all may be executed, that tells nothing."""
+    """On a machine where all pages are executable, that right is not a lead."""
     forge(tmp_path / "dump", profiles()["WinXPSP2x86"], pae=False)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert {lead.kind for lead in snapshot.leads.found} == {"unlinked process"}
@@ -131,7 +131,7 @@ def test_an_object_that_is_lost(windows: Image, tmp_path: Path) -> None:
 
 
 def real_images() -> Iterator[tuple[str, bytes]]:
-    """First pages of programs and libraries of this machine, by the linkers of others."""
+    """First pages of this machine's programs and libraries, which other projects' linkers wrote."""
     folder = Path(sys.prefix, "lib")
     for path in sorted({*folder.rglob("*.exe"), *folder.rglob("*.so")})[:40]:
         page = path.read_bytes()[:PAGE_SIZE]
@@ -183,7 +183,7 @@ def test_two_letters_are_no_image() -> None:
 
 @pytest.mark.parametrize("place", [0x3C + 0xAC, 0x3C + 0xB0, 0x104])
 def test_one_altered_field_hides_no_image(place: int) -> None:
-    """The fields vote, since liars alter one of them."""
+    """The fields of a header vote, so an altered one does not hide the image."""
     page = bytearray(pe_header())
     page[place] ^= 0x55
     assert image_in(bytes(page))
@@ -208,7 +208,7 @@ def test_an_image_in_private_memory(
 
 
 def test_images_in_unused_memory(windows: Image, tmp_path: Path) -> None:
-    """All of them are one lead."""
+    """All such images together are one lead."""
     snapshot, image = opened(windows.pages, tmp_path), windows.copy()
     unused = np.flatnonzero(snapshot.classes == PageClass.UNUSED_DATA)[5:50:9]
     image.pages[unused] = np.frombuffer(pe_header(), np.uint8)
@@ -247,13 +247,13 @@ def entry_of(pages: Bytes, dtb: int, virtual: int) -> int:
 
 
 def pointed(pages: Bytes, place: int, frame: int) -> None:
-    """Let an entry lead to another frame."""
+    """Point an entry to another frame."""
     entry = pages.reshape(-1)[place : place + 8].view("<u8")
     entry[0] = int(entry[0]) & ~0xF_FFFF_FFFF_F000 | frame * PAGE_SIZE
 
 
 def test_a_sound_linux(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
-    """It has a process out of the list, and in each process a region that is rwx, without pages."""
+    """Its leads: an unlinked process, and in each process a region that is rwx without pages."""
     truth, contents = linux
     assert truth.files
     snapshot = opened(np.frombuffer(contents, np.uint8), tmp_path)
@@ -271,7 +271,7 @@ def test_a_sound_linux(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
 
 
 def test_altered_code(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
-    """A process has a copy of a library's page of its own; a copy that is alike is no lead."""
+    """A process's own copy of a library's page is a lead if it differs, and none if it is equal."""
     truth, contents = linux
     assert truth.files
     pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
@@ -293,7 +293,7 @@ def test_altered_code(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
 
 
 def test_altered_code_on_windows(tmp_path: Path) -> None:
-    """A library is one region, data and all; the right to execute tells which pages are code."""
+    """A library is one region of code and data; the right to execute tells the code pages."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], database=True, objects=True)
     contents = (tmp_path / "dump").read_bytes()
     pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
@@ -319,12 +319,12 @@ def test_altered_code_on_windows(tmp_path: Path) -> None:
     assert lead.process and lead.process.pid == process.pid
     assert lead.frames.tolist() == [copy]
     assert library.file in lead.reason
-    pages.reshape(-1)[entry + 7] |= 0x80  # no-execute: it is data now
+    pages.reshape(-1)[entry + 7] |= 0x80  # no-execute: the page is data now
     assert not of_kind(opened(pages, tmp_path), "altered code")
 
 
 def test_rights_that_were_changed(tmp_path: Path) -> None:
-    """A region made as rw-, which page tables let execute now, is writable code, too."""
+    """A region made as rw- that page tables let execute is writable code, too."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], database=True, objects=True)
     contents = (tmp_path / "dump").read_bytes()
     pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
@@ -360,7 +360,7 @@ def test_a_free_page_that_is_mapped(linux: tuple[LinuxTruth, bytes], tmp_path: P
 
 
 def test_windows_records_that_disagree(contradicted: tuple[Path, int, int]) -> None:
-    """A process has a page that its record calls free, and none has one that is a process's own."""
+    """A mapped page whose record says free is a lead, and a process's page that no process maps."""
     path, free, hidden = contradicted
     found = of_kind(memory_visualizer.open(path), "records disagree")
     assert [lead.frames.tolist() for lead in found] == [[free], [hidden]]
@@ -377,7 +377,7 @@ def test_windows_records_that_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["WinXPSP3x86", "Win7SP1x64", "Win10x86_17763", "Win11x64_22000"])
 @pytest.mark.many
 def test_a_driver_that_is_in_no_list(name: str, tmp_path: Path) -> None:
-    """Its image is there with its rights; listed drivers are no leads, with or without headers."""
+    """Its image with its rights is a lead; listed drivers are none, with or without headers."""
     truth = dump_with_objects(
         tmp_path / "dump", name, unlisted="HTTP.sys", **WITH_PAE.get(name, {})
     )
@@ -390,11 +390,11 @@ def test_a_driver_that_is_in_no_list(name: str, tmp_path: Path) -> None:
 
 
 WITH_PAE = {"WinXPSP3x86": {"pae": True}}
-"""Without, these processors do not know the right to execute."""
+"""Without PAE these processors have no right to execute."""
 
 
 def test_a_list_of_modules_that_is_lost(tmp_path: Path) -> None:
-    """Then it says nothing that a driver is not in it."""
+    """If the list of modules is lost, absence from it is not a lead."""
     truth = dump_with_objects(tmp_path / "dump", "Win7SP1x64")
     patch = Patch(tmp_path / "dump", truth)
     for driver in truth.modules[1:]:
@@ -405,7 +405,7 @@ def test_a_list_of_modules_that_is_lost(tmp_path: Path) -> None:
 
 
 def test_outputs(windows: Image, tmp_path: Path) -> None:
-    """The summary lists leads with --leads only; JSON has those that cost nothing in any case."""
+    """The summary lists leads only with --leads; JSON always has those that cost no extra time."""
     opened(windows.pages, tmp_path)
     plain = run(["dump", "-o", "a.png", "--json", "plain.json"], tmp_path)
     asked = run(["dump", "-o", "b.png", "--json", "asked.json", "--leads"], tmp_path)
@@ -442,7 +442,7 @@ def test_the_number_of_leads_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 def test_runs_in_the_summary(
     windows: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them, or the number of those that are left out."""
+    """The summary lists all runs of frames, or the number of runs that it leaves out."""
     snapshot = opened(windows.pages, tmp_path)
     for told, lead in zip(summary(snapshot)["leads"], leads_so_far(snapshot).found, strict=True):
         runs = [[int(number, 16) for number in run.split("-")] for run in told["runs"]]

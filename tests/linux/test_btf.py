@@ -1,4 +1,4 @@
-"""BTF read from a blob that pahole made of C sources, as the compiler understands these."""
+"""BTF from C sources by pahole, compared with the compiler's own layout of these sources."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.conftest import do_without
 SAMPLE = Path(__file__).with_name("sample")
 CONTENTS = (SAMPLE / "sample.btf").read_bytes()
 KNOWN: dict[str, list[int]] = json.loads((SAMPLE / "sample.json").read_text())
-"""By the compiler: offset and size of members, size of structures, value of enumerators."""
+"""The compiler's answers: offset and size of members, size of structures, value of enumerators."""
 MEMBERS = [name for name in KNOWN if "." in name]
 STRUCTURES = [name for name in KNOWN if name.isidentifier() and name != "compiler"]
 ENUMERATORS = [name for name in KNOWN if name.startswith("= ")]
@@ -27,7 +27,7 @@ def parsed(contents: bytes) -> Btf | None:
 
 @pytest.fixture(scope="module")
 def btf() -> Btf:
-    """What the blob tells."""
+    """The types in the blob."""
     found = parsed(CONTENTS)
     assert found
     return found
@@ -35,7 +35,7 @@ def btf() -> Btf:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_where_members_stand(name: str, btf: Btf) -> None:
-    """Members of structures without a name are those of the one around them."""
+    """Members of unnamed structures count as members of the structure around them."""
     structure, member = name.split(".")
     assert btf.offset(structure, member) == KNOWN[name][0]
     assert btf.offset(structure, "no_such", member) == KNOWN[name][0]
@@ -48,18 +48,18 @@ def test_sizes_of_structures(name: str, btf: Btf) -> None:
 
 @pytest.mark.parametrize("name", ENUMERATORS)
 def test_enumerators(name: str, btf: Btf) -> None:
-    """Of those of 64 bits the lower 32."""
+    """Enumerators of 64 bits give their lower 32."""
     assert btf.enumerator(name.removeprefix("= ")) == KNOWN[name][0] & 0xFFFF_FFFF
 
 
 def test_what_there_is_not(btf: Btf) -> None:
-    """Names of other things, parts of names, and none at all."""
+    """Names of other things, parts of names, and unknown names give None."""
     assert btf.size("no_such") is None
     assert btf.size("word_t") is None  # a typedef
     assert btf.size("order") is None  # an enumeration
     assert btf.size("forward") is None
     assert btf.offset("no_such", "name") is None
-    assert btf.offset("inner", "name") is None  # a member, but of others
+    assert btf.offset("inner", "name") is None  # a member of other structures
     assert btf.offset("plain", "plain", "nam", "names") is None
     assert btf.offset("nothing", "anything") is None
     assert btf.enumerator("plain") is None
@@ -68,7 +68,7 @@ def test_what_there_is_not(btf: Btf) -> None:
 
 
 def test_a_name_of_many_things() -> None:
-    """What is asked for is found behind any number of other things with its name."""
+    """A structure and an enumerator are found behind any number of other things of that name."""
     text = b"\0name\0"
     typedef, structure, enumeration = 8 << 24, 4 << 24, 6 << 24 | 1
     words = [1, typedef, 0] * 5000 + [1, structure, 24] + [0, enumeration, 4, 1, 77]
@@ -81,7 +81,7 @@ def test_a_name_of_many_things() -> None:
 
 
 def test_one_behind_another_in_memory() -> None:
-    """What follows the text is not read."""
+    """Bytes behind the strings are ignored."""
     behind = parsed(CONTENTS + b"\xff" * 4096)
     assert behind
     assert behind.size("plain") == KNOWN["plain"][0]
@@ -90,14 +90,14 @@ def test_one_behind_another_in_memory() -> None:
 
 
 def test_cut_off() -> None:
-    """A blob that is not all there is none; so is what begins in another way."""
+    """A truncated blob gives None, and so does another magic."""
     assert all(parsed(CONTENTS[:size]) is None for size in range(len(CONTENTS)))
     assert parsed(CONTENTS[1:]) is None
     assert parsed(b"\x9f\xeb\x02" + CONTENTS[3:]) is None
 
 
 def test_any_damage(btf: Btf) -> None:
-    """With any one byte another, what is told is told, or is not; most of it is as it was."""
+    """With any one byte changed, answers may change or be missing; most stay the same."""
     asked = [name.split(".") for name in MEMBERS]
     sound = [btf.offset(*words) for words in asked]
     same = 0
@@ -115,11 +115,11 @@ def test_any_damage(btf: Btf) -> None:
 
 
 def test_more_unnamed_parts_than_any_compiler_makes() -> None:
-    """All that the limit allows are read, and the others are counted."""
+    """All parts up to the limit are read, and the others are counted."""
     budget = Budget(0)
     limit = budget.limit("unnamed part of a kernel type")
     text, structure, count = b"\0outer\0member\0", 4 << 24, 2 * limit
-    # The first type has an unnamed member of each of the others, which have one member each.
+    # The first type has an unnamed member of each other type, and these have one member each.
     words = [1, structure | count, 8 * count]
     for number in range(count):
         words += [0, 2 + number, 64 * number]
@@ -138,7 +138,7 @@ def test_more_unnamed_parts_than_any_compiler_makes() -> None:
 
 @pytest.mark.peer
 def test_the_sample_is_what_the_tools_make(tmp_path: Path) -> None:
-    """The compiler here understands the sources as the one did that the sample is of."""
+    """The compiler here lays the sources out as the sample's compiler did."""
     if not (shutil.which("gcc") and shutil.which("pahole")):
         do_without("REQUIRE_PAHOLE", "no gcc and pahole here (on Debian: apt install gcc dwarves)")
     subprocess.run([SAMPLE / "make-btf", tmp_path], check=True)

@@ -1,4 +1,4 @@
-"""The clock of Linux: against the synthetic machine's time, and against a real kernel's log."""
+"""The clock of Linux, against a synthetic machine's time and a real kernel's log."""
 
 import lzma
 import re
@@ -24,7 +24,7 @@ from tests.synth.linuxclock import LinuxClock
 NOW = 1_795_353_943_976_023_456
 SECOND = 10**9
 MEMBERS = [1_795_353_943, 57, -1_795_353_887, 455_343_377, 1_795_353_886_544_656_623, 0]
-"""Of a real timekeeper, from xtime_sec on."""
+"""Members of a real timekeeper, from xtime_sec on."""
 BOOTED = NOW - 3_725_250_000_000 - 90_000_000_000
 
 
@@ -33,7 +33,7 @@ def date(nanoseconds: int) -> datetime:
 
 
 def clock_of(path: Path) -> Clock:
-    """The clock alone, without the analysis of the dump."""
+    """The clock, without the rest of the analysis."""
     dump = open_dump(path)
     texts, tables = VmcoreInfoSearch(), TopTableSearch()
     dump.scan([texts.scan, tables.scan])
@@ -44,7 +44,7 @@ def clock_of(path: Path) -> Clock:
 
 @pytest.mark.parametrize("era", ["4.19", "5.10", "6.1", "6.12-plain", "7.0"])
 def test_time_and_start(era: str, tmp_path: Path) -> None:
-    """With types and without; fractions of a second are in the kernel's description only."""
+    """Types are not needed; fractions of a second need the kernel's description."""
     forge_linux(tmp_path / "dump", era, now=NOW)
     found = clock_of(tmp_path / "dump")
     assert found.remarks == ()
@@ -60,7 +60,7 @@ def test_32_bits(pae: bool, tmp_path: Path) -> None:
 
 
 def test_a_kernel_without_symbols_of_data(tmp_path: Path) -> None:
-    """The clock is found in the image by its form."""
+    """Without symbols of data, the clock is found in the image by its form."""
     forge_linux(tmp_path / "dump", "6.1", now=NOW, data_symbols=False)
     found = clock_of(tmp_path / "dump")
     assert (found.time, found.booted) == (date(NOW // SECOND * SECOND), date(BOOTED))
@@ -81,7 +81,7 @@ class Clocked:
         self.machine.write(path)
 
     def damaged(self, *places: tuple[int, bytes]) -> Clock:
-        """What is told with other bytes at some addresses, which are restored then."""
+        """The clock with other bytes at some addresses, which are restored afterwards."""
         self.clock.write()
         for address, contents in places:
             self.machine.put(address, contents)
@@ -97,30 +97,30 @@ def clocked(tmp_path_factory: pytest.TempPathFactory) -> Clocked:
 @pytest.mark.many
 @pytest.mark.parametrize("member", range(112, 160, 8))
 def test_one_altered_member_changes_no_second(member: int, clocked: Clocked) -> None:
-    """The other witnesses outvote it, and a remark counts what disagrees."""
+    """The other witnesses outvote an altered member, and a remark counts the disagreement."""
     place = clocked.clock.timekeepers[0] + member
     found = clocked.damaged((place, (NOW // SECOND - 500_000).to_bytes(8, "little")))
     assert found.time is not None
     assert abs(found.time - date(NOW)) < timedelta(seconds=1)
     assert found.booted == date(BOOTED)
-    if member not in (136, 152):  # nanoseconds, and what tells the start alone
+    if member not in (136, 152):  # nanoseconds, and members that tell only the start
         (remark,) = found.remarks
         assert re.fullmatch(r"[1-3] of 7 witnesses of the kernel's clock .*", remark)
 
 
 def test_lost_pages(clocked: Clocked) -> None:
-    """The timekeeper and its copy are one page on most machines: the other page tells seconds."""
+    """Timekeeper and copy are mostly on one page; if it is lost, the other page tells the time."""
     first, second = clocked.clock.timekeepers
     alone = clocked.damaged((first, bytes(320)))
     assert (alone.time, alone.booted) == (date(NOW), date(BOOTED))
     none = clocked.damaged((first, bytes(320)), (second, bytes(320)))
-    assert (none.time, none.booted) == (None, None)  # a single witness decides nothing
+    assert (none.time, none.booted) == (None, None)  # a single witness is not believed
     shared = clocked.damaged((clocked.clock.shared, bytes(512)))
     assert (shared.time, shared.booted) == (date(NOW), date(BOOTED))
 
 
 def test_a_copy_with_another_time(clocked: Clocked) -> None:
-    """Two pages against one: the page that user mode reads has the casting vote."""
+    """With two pages against one, the page that user mode reads decides."""
     clock, other = clocked.clock, LinuxClock(clocked.machine, NOW + 3600 * SECOND)
     found = clocked.damaged((clock.timekeepers[0], other._timekeeper()))
     assert found.time is not None
@@ -135,7 +135,7 @@ def test_the_largest_group_counts() -> None:
 
 
 def test_words_that_look_like_times_cost_little() -> None:
-    """A kernel full of them has no clock; it is searched piece by piece."""
+    """A kernel full of such words has no clock, and is searched piece by piece."""
     contents, budget = np.full(1 << 20, 1_795_353_943, "<i8").view(np.uint8), Budget(256)
     assert _by_form(contents, 8, budget) == _by_form(contents, 4, budget) == []
     assert budget.remarks == ()
@@ -174,7 +174,7 @@ def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.real
 def test_a_real_kernel(guest: Path) -> None:
-    """Its log tells the time of the machine's hardware clock, a few seconds after the start."""
+    """The log has the time of the hardware clock, a few seconds after the start."""
     found = memory_visualizer.open(guest)
     told = {int(seconds) for _, seconds in _SET.findall(guest.read_bytes())}
     (seconds,) = told

@@ -1,4 +1,4 @@
-"""Dumps of Linux that end too early: what is left is painted, and what was seen is said."""
+"""Dumps of Linux that end too early: the rest is painted, and a remark says what was seen."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.synth.linux import MIB, forge_linux
 @pytest.mark.parametrize("era", ["6.1", "4.19"])
 @pytest.mark.many
 def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Path) -> None:
-    """Wherever the kernel lay, processes of which the tables are left are painted."""
+    """Processes with remaining tables are painted, wherever the kernel was."""
     path = tmp_path / "dump"
     truth = forge_linux(path, era, size=64 * MIB, processes=12, seed=seed)
     contents = path.read_bytes()
@@ -35,7 +35,7 @@ def test_what_is_left_of_a_dump(era: str, seed: int, quarters: int, tmp_path: Pa
 @pytest.mark.parametrize("release", ["5.10.0-46-amd64", "6.1.192-rt"])
 @pytest.mark.parametrize("place", [0x40, 0x1FF8])
 def test_what_is_left_has_a_banner_only(release: str, place: int, tmp_path: Path) -> None:
-    """As the first quarter of a real guest: no tables are left, nor a text of VMCOREINFO."""
+    """The first quarter of a real guest has a banner, but neither tables nor VMCOREINFO."""
     contents = bytearray(np.random.default_rng(1).bytes(64 * 4096))
     banner = f"Linux version {release} (builder@host) (gcc 12) #1 SMP".encode()
     for at in (place, 40 * 4096):
@@ -59,7 +59,7 @@ def test_no_banner_no_kernel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_quarter_is_not_passed_over_in_silence(seed: int, tmp_path: Path) -> None:
-    """If the banner, a text or tables are left, a remark says what was seen, or the system is."""
+    """If a banner, a text or tables are left, the system is named, or a remark tells them."""
     path = tmp_path / "dump"
     forge_linux(path, "6.1", size=64 * MIB, processes=12, seed=seed)
     contents = path.read_bytes()

@@ -1,6 +1,6 @@
-"""A second opinion on Linux dumps: drgn, by VMCOREINFO alone, for there are no debug symbols.
+"""A second opinion on Linux dumps: drgn, with VMCOREINFO only, since debug symbols are missing.
 
-It walks the tables of processes and unpacks the table of symbols by its own means.
+It walks the tables of processes and unpacks the table of symbols with its own code.
 """
 
 import importlib
@@ -23,7 +23,7 @@ _ADDRESS = (1 << 51) - PAGE_SIZE
 
 
 def vmcoreinfo(contents: bytes) -> bytes:
-    """The text that the kernel keeps in a page of its own; old copies elsewhere are shorter."""
+    """The text that the kernel keeps in a page of its own; older copies elsewhere are shorter."""
     at = contents.find(b"\0OSRELEASE=") + 1
     while b"NUMBER(phys_base)=" not in contents[at : at + 4096]:
         at = contents.find(b"OSRELEASE=", at + 1)
@@ -32,7 +32,7 @@ def vmcoreinfo(contents: bytes) -> bytes:
 
 
 def opened(drgn: ModuleType, core: Path, text: bytes | None = None) -> Any:
-    """A core as drgn has it."""
+    """A core as drgn opens it."""
     program = drgn.Program(vmcoreinfo=text)
     program.set_core_dump(core)
     return program
@@ -50,9 +50,9 @@ def leaf(program: Any, top: int, virtual: int) -> int:
 
 
 def assert_walks_agree(program: Any, snapshot: Snapshot, direct: int, each: int) -> None:
-    """Every `each`th mapping of every process leads to the same frame, the others into nothing.
+    """Every `each`th mapping of every process leads to the same frame; drgn finds no others.
 
-    drgn knows no pages of PROT_NONE. `direct` is where the kernel maps all memory.
+    Pages of PROT_NONE are unknown to drgn. `direct` is the address of the direct map.
     """
     walker = importlib.import_module("_drgn")
     rows = snapshot.mappings
@@ -75,7 +75,7 @@ def assert_walks_agree(program: Any, snapshot: Snapshot, direct: int, each: int)
 
 
 def symbols(program: Any) -> Any:
-    """All symbols, by drgn's own reading of the kernel's table."""
+    """All symbols, by drgn's own code for the kernel's table."""
     kallsyms = importlib.import_module("drgn.helpers.linux.kallsyms")
     program.register_symbol_finder("table", kallsyms.load_vmlinux_kallsyms(program), enable_index=0)
     return program
@@ -99,7 +99,7 @@ def test_synthetic_processes_and_symbols(drgn: ModuleType, tmp_path: Path) -> No
 
 
 def test_a_real_guest(drgn: ModuleType, qemu_core: tuple[Path, Path]) -> None:
-    """Each tenth mapping of each process; symbols as the symbol file of that kernel has them."""
+    """Every tenth mapping of each process agrees; symbols agree with that kernel's symbol file."""
     raw, core = qemu_core
     text = vmcoreinfo(raw.read_bytes())
     program = opened(drgn, core, text)

@@ -2,8 +2,8 @@
 
 drgn reads DWARF, and Debian's debug package of a kernel has hundreds of megabytes. The guest's own
 BTF describes the same types: pahole writes them as C, and gcc compiles this C with debug
-information. drgn's helpers then read tasks and pages as in any kernel with symbols. Nothing of
-Memory Visualizer takes part, not even in finding the BTF.
+information. drgn's helpers then read tasks and pages as in any kernel with symbols. Memory
+Visualizer takes no part, not even in finding the BTF.
 """
 
 import importlib
@@ -28,12 +28,13 @@ _VARIABLES = {
     "init_pid_ns": "struct pid_namespace",
     "node_data": "struct pglist_data *[1]",
 }
-"""Variables of the kernel that the helpers read, and their types, which BTF does not tell."""
+"""Variables of the kernel that the helpers read, with their types, which BTF lacks."""
 _TYPED, _BUDDY, _TABLE = 0xF000_0000, 0x80, 0x200
-"""PAGE_TYPE_BASE, PG_buddy and PG_table (include/linux/page-flags.h of 6.1). These are macros, of
-which BTF knows nothing; a page has a type if the type's bit is clear."""
+"""PAGE_TYPE_BASE, PG_buddy and PG_table (include/linux/page-flags.h of 6.1). They are macros, which
+BTF lacks; a page has a type if the type's bit is clear.
+"""
 _ANONYMOUS = 1
-"""PAGE_MAPPING_ANON, a macro as well."""
+"""PAGE_MAPPING_ANON, also a macro."""
 _SECTIONS = (
     ("_text", "_etext"),
     ("__start_rodata", "__end_rodata"),
@@ -57,7 +58,7 @@ _EXPECTED = (
 def guest(
     drgn: ModuleType, qemu_core: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """The guest as drgn has it, with the kernel's types and the variables above."""
+    """The guest as drgn opens it, with the kernel's types and the variables above."""
     if not (shutil.which("gcc") and shutil.which("pahole")):
         do_without("REQUIRE_PAHOLE", "no gcc and pahole here (on Debian: apt install gcc dwarves)")
     raw, core = qemu_core
@@ -99,14 +100,15 @@ def _compiled_types(program: Any, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def snapshot(qemu_core: tuple[Path, Path]) -> Snapshot:
-    """The same guest as Memory Visualizer has it."""
+    """The same guest in Memory Visualizer."""
     return memory_visualizer.open(qemu_core[1])
 
 
 def test_processes(guest: Any, snapshot: Snapshot) -> None:
     """Each thread group has the same pid, parent, name, object and page tables.
 
-    Of a kernel's worker drgn knows `comm` alone; the full name (`kworker/0:1-events`) begins so.
+    drgn has only `comm` of a kernel's worker, which is the beginning of the full name
+    (`kworker/0:1-events`).
     """
     helpers = importlib.import_module("drgn.helpers.linux")
     read = {}
@@ -134,9 +136,9 @@ def test_page_flags(guest: Any, snapshot: Snapshot) -> None:
     image = _image(guest, len(read))
     read[image & (read == PageState.RESERVED)] = PageState.KERNEL_IMAGE
     found = snapshot.states[: len(read)].copy()
-    # The firmware's tables are reserved, but no RAM by the kernel's map of resources.
+    # The firmware's tables are reserved, but not RAM in the kernel's map of resources.
     read[(read == PageState.RESERVED) & (found == PageState.ABSENT)] = PageState.ABSENT
-    # Upper tables have no type of their own in 6.1: no flag tells them from other kernel pages.
+    # In 6.1 upper tables have no type of their own: no flag tells them from other kernel pages.
     found[(read == PageState.KERNEL_OTHER) & (found == PageState.PAGE_TABLE)] = (
         PageState.KERNEL_OTHER
     )
@@ -167,7 +169,7 @@ def _frame_count(guest: Any) -> int:
 
 
 def _states_by_flags(guest: Any, count: int) -> NDArray[np.uint8]:
-    """What drgn's helpers say of each frame."""
+    """The state of each frame by drgn's helpers."""
     pages = importlib.import_module("drgn.helpers.linux.mm")
 
     def state(page: Any, own: Any) -> PageState:

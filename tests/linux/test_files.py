@@ -1,4 +1,4 @@
-"""Files behind pages, regions of processes and modules: as the truth says, whatever is damaged."""
+"""Files behind pages, regions of processes and modules agree with the truth, despite damage."""
 
 import mmap
 import pickle
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import Snapshot
+from memory_visualizer import Snapshot, limits
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.filelayout import by_btf
 from memory_visualizer.linux.mapletree import read_tree
@@ -35,7 +35,7 @@ LOST = "[file without an inode]"
 def sound(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, LinuxTruth, FilesTruth]:
-    """A dump with files of each era, and the truth about it."""
+    """A dump with the files of an era, and the truth about it."""
     path = tmp_path_factory.mktemp("files") / "dump"
     truth = forge_linux(path, request.param, files=True)
     assert truth.files
@@ -50,7 +50,7 @@ def files_of_pages(snapshot: Snapshot) -> dict[int, tuple[str, int]]:
 
 
 def true_files(truth: FilesTruth) -> dict[int, tuple[str, int]]:
-    """The same by the truth; of pages whose file is lost nobody knows the name."""
+    """The same by the truth, without pages whose file's name is lost."""
     return {
         frame: (file.path if file else LOST, offset)
         for frame, (file, offset) in truth.pages.items()
@@ -58,7 +58,7 @@ def true_files(truth: FilesTruth) -> dict[int, tuple[str, int]]:
 
 
 def regions_of(snapshot: Snapshot) -> dict[int, list[RegionTruth]]:
-    """The regions by pid, in the truth's words."""
+    """The regions by pid, in the truth's form."""
     return {
         process.pid: [as_truth(region) for region in regions]
         for process in snapshot.processes
@@ -67,7 +67,7 @@ def regions_of(snapshot: Snapshot) -> dict[int, list[RegionTruth]]:
 
 
 def as_truth(region: Region) -> RegionTruth:
-    """A region in the truth's words."""
+    """A region in the truth's form."""
     return RegionTruth(
         region.start,
         region.end,
@@ -81,7 +81,7 @@ def as_truth(region: Region) -> RegionTruth:
 
 
 def test_a_file_of_huge_pages(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """All frames of a huge page of hugetlbfs, in both units of `index`, also where HVO is on."""
+    """All frames of a page of hugetlbfs have the file, in both units of `index`, also with HVO."""
     path, truth, _ = sound
     snapshot = memory_visualizer.open(path)
     [file] = [one for one in snapshot.files if one.file_system == "hugetlbfs"]
@@ -91,6 +91,26 @@ def test_a_file_of_huge_pages(sound: tuple[Path, LinuxTruth, FilesTruth]) -> Non
     rows = pages.file == [one.path for one in pages.files].index(file.path)
     assert pages.offset[rows].tolist() == list(range(3 << 21, 4 << 21, PAGE_SIZE))
     assert (truth.states[pages.frame[rows]] == "huge page").all()
+
+
+def test_more_names_than_are_looked_at(
+    sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with three names, of which one is looked at: the others are counted."""
+    monkeypatch.setattr("memory_visualizer.linux.filecache._MOST_NAMES", 1)
+    snapshot = memory_visualizer.open(sound[0])
+    assert snapshot.files and snapshot.inventory
+    assert any("further name of a file left out" in one for one in snapshot.inventory.remarks)
+
+
+def test_types_that_are_too_large(
+    sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not read, and how much they are too large is told."""
+    rates = {**limits.RATES, "byte of kernel types": limits.Rate(1 << 30, 1, 1000)}
+    monkeypatch.setattr(limits, "RATES", rates)
+    snapshot = memory_visualizer.open(sound[0])
+    assert any("bytes of kernel types left out" in remark for remark in snapshot.remarks)
 
 
 def test_the_file_of_each_page(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
@@ -156,7 +176,7 @@ def test_the_modules(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
 
 
 def test_a_pickle_asks_again(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """Before and after the kernel was read."""
+    """A pickle asks the kernel again, whether or not it was asked before."""
     path, _, truth = sound
     snapshot = memory_visualizer.open(path)
     for _ in range(2):
@@ -169,13 +189,13 @@ def test_a_pickle_asks_again(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None
 def test_without_types(
     sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What leads back proves itself; what nothing shows is missing, and a remark says so."""
+    """Without types, offsets are proved by links that lead back; a remark says what is missing."""
     path, linux, truth = sound
     monkeypatch.setattr("memory_visualizer.linux.kernel.Btf.parse", lambda *_: None)
     snapshot = memory_visualizer.open(path)
     assert snapshot.inventory
     is_old = linux.era.release.startswith(("5.10", "6.1.", "6.12."))
-    # Which name space a mount is of is not known, and since 6.18 one mount of each file system.
+    # The name space of a mount is unknown then, and since 6.18 some mounts are unknown, too.
     elsewhere = {"/mnt/data/deep/two\nlines": "/mnt/two\nlines"}
     elsewhere |= {} if is_old else {"/mnt/data/large": "/large"}
     assert files_of_pages(snapshot) == {
@@ -183,7 +203,7 @@ def test_without_types(
         for frame, (file, offset) in true_files(truth).items()
     }
     found = regions_of(snapshot)
-    # Whose first thread has ended has no task that leads to its memory.
+    # A process whose first thread has ended has no task that leads to its memory.
     known = {pid: regions for pid, regions in truth.regions.items() if pid != 121}
     named = {
         pid: [replace(r, name="" if r.name.startswith("[anon:") else r.name) for r in regions]
@@ -198,7 +218,7 @@ def test_without_types(
 
 
 class Dump:
-    """A dump that is damaged, one thing at a time, and mended when a test is over."""
+    """A dump that takes one damage at a time, and is restored after each test."""
 
     def __init__(self, path: Path, truth: LinuxTruth) -> None:
         self.truth = truth
@@ -208,7 +228,7 @@ class Dump:
             self.contents = mmap.mmap(file.fileno(), 0)
 
     def put(self, address: int, contents: bytes) -> None:
-        """Write at an address of the direct map."""
+        """Write at an address in the direct map."""
         self.put_at(address - self.truth.direct, contents)
 
     def put_at(self, place: int, contents: bytes) -> None:
@@ -218,13 +238,13 @@ class Dump:
         self.contents[part] = contents
 
     def mend(self) -> None:
-        """Take back all that was written."""
+        """Undo all writes."""
         while self._undo:
             place, contents = self._undo.pop()
             self.contents[place : place + len(contents)] = contents
 
     def places_of(self, number: int) -> list[int]:
-        """Where in the file this 64-bit number stands."""
+        """Places in the file that hold this 64-bit number."""
         words = np.frombuffer(self.contents, "<u8")
         return [row * 8 for row in np.flatnonzero(words == np.uint64(number)).tolist()]
 
@@ -237,7 +257,7 @@ class Dump:
 def damaged(
     sound: tuple[Path, LinuxTruth, FilesTruth], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dump]:
-    """A copy of the sound dump, for all tests in turn."""
+    """A copy of the sound dump that the tests use in turn."""
     path = tmp_path_factory.mktemp("damaged") / "dump"
     shutil.copyfile(sound[0], path)
     dump = Dump(path, sound[1])
@@ -291,7 +311,7 @@ def test_a_damaged_name_costs_its_file(
 def test_a_damaged_area_costs_its_region(
     damage: str, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
 ) -> None:
-    """Its addresses stay known where a tree tells them."""
+    """The region's addresses remain if a tree tells them."""
     truth = sound[2]
     start = truth.regions[1][5].start
     dump.put(truth.areas[1, start], DAMAGE[damage](120))
@@ -308,7 +328,7 @@ def test_a_damaged_area_costs_its_region(
 
 
 def test_folders_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """A folder that lies in a folder of its own."""
+    """A folder lies in a folder of its own: paths end."""
     truth = sound[2]
     dump.put(truth.dentries["/lib"] + 24, truth.dentries["/mnt/rest.bin"].to_bytes(8, "little"))
     dump.put(truth.dentries["/mnt/rest.bin"] + 24, truth.dentries["/lib"].to_bytes(8, "little"))
@@ -319,7 +339,7 @@ def test_folders_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTru
 
 
 def test_mounts_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """Mounts that lie in each other: paths lose their fronts."""
+    """Mounts lie in each other: paths lose their beginnings."""
     mounts = sound[2].mounted
     for mount, other in zip(mounts, [*mounts[1:], mounts[0]], strict=True):
         dump.put(mount + 16, other.to_bytes(8, "little"))
@@ -329,7 +349,7 @@ def test_mounts_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTrut
 
 
 def test_a_tree_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """A node that leads to itself, or a list that never ends, costs this process at most."""
+    """A node that leads to itself, or an endless list, costs at most this process."""
     truth = sound[2]
     areas = [truth.areas[1, region.start] for region in truth.regions[1]]
     if sound[1].era.release.startswith("5.10"):
@@ -349,7 +369,7 @@ def test_a_tree_in_a_circle(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTrut
 
 
 def test_folders_without_an_end(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """Thousands of folders, each in the next: a path as no kernel has it is not made."""
+    """Thousands of folders, each in the next, give no path, as a kernel limits its length."""
     truth = sound[2]
     frames = [frame for frame, file in true_files(truth).items() if file[0].endswith("two\nlines")]
     places = [
@@ -373,10 +393,10 @@ def test_folders_without_an_end(dump: Dump, sound: tuple[Path, LinuxTruth, Files
 
 
 def test_modules_that_are_too_large(dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]) -> None:
-    """A part with more pages than the dump is none; the other modules stay."""
+    """A part with more pages than the dump is ignored; the other modules stay."""
     truth = sound[2]
     for place in dump.places_of(truth.modules[1][1][0][0]):
-        # Its size stands 8 or 12 bytes behind.
+        # Its size follows 8 or 12 bytes later.
         dump.put_at(place + 8, struct.pack("<II", 0x0FFF_FFFF, 0x0FFF_FFFF))
     snapshot = dump.open()
     assert snapshot.modules is not None and snapshot.inventory
@@ -389,7 +409,7 @@ def test_modules_that_are_too_large(dump: Dump, sound: tuple[Path, LinuxTruth, F
 def test_a_broken_list_of_modules(
     direction: int, dump: Dump, sound: tuple[Path, LinuxTruth, FilesTruth]
 ) -> None:
-    """One link is broken, or leads in a circle: the other direction finds the rest."""
+    """If one link is broken, or leads in a circle, the other direction finds the rest."""
     snapshot = memory_visualizer.open(sound[0])
     assert snapshot.modules
     link, place = sound[2].module_links[1]
@@ -407,7 +427,7 @@ REAL = ("linux-5.10-x64-136m", "linux-7.3-arm64-160m")
 def real(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """A real guest's dump, of which files.npz tells what its pages hold."""
+    """A real guest's dump, whose pages files.npz describes."""
     import subprocess
 
     packed = real_dumps() / f"{request.param}.raw.xz"
@@ -421,7 +441,7 @@ def real(
 
 @pytest.mark.real
 def test_real_files(real: tuple[str, Path]) -> None:
-    """Path and offset of the cached pages, by the kernel's own word."""
+    """Path and offset of cached pages agree with the kernel's records."""
     name, path = real
     told = np.load(real_dumps() / f"{name}.files.npz")
     found = files_of_pages(memory_visualizer.open(path))
@@ -436,7 +456,7 @@ def test_real_files(real: tuple[str, Path]) -> None:
 
 @pytest.mark.real
 def test_real_regions(real: tuple[str, Path]) -> None:
-    """Each page of each process lies in one of its regions, and what is named is what it is."""
+    """Each page of a process lies in one of its regions, and names agree with the kernel's."""
     name, path = real
     told = np.load(real_dumps() / f"{name}.truth.npz")
     snapshot = memory_visualizer.open(path)
@@ -455,7 +475,7 @@ def test_real_regions(real: tuple[str, Path]) -> None:
 
 
 class _Memory:
-    """Memory with some words at addresses."""
+    """A memory with words at some addresses."""
 
     upper = 1 << 63
     word = 8
@@ -479,7 +499,7 @@ def test_a_tree_of_one_entry_and_of_none() -> None:
 
 
 def test_a_tree_whose_nodes_are_all_alike() -> None:
-    """Sixteen slots that lead to the node itself: each node is read once."""
+    """Sixteen slots lead to the node itself: each node is read once."""
     node = 0xFFFF_8000_0000_1000
     words = [0, *range(10, 160, 10), *[node | 0x14] * 16]
     found = read_tree(_Memory({node: words}), node | 0x16, 1000)  # type: ignore[arg-type]
@@ -488,7 +508,7 @@ def test_a_tree_whose_nodes_are_all_alike() -> None:
 
 
 class LyingTypes:
-    """The types of a kernel, with one member at another place."""
+    """The types of a kernel, with a wrong offset for one member."""
 
     def __init__(self, lie: tuple[str, str], offset: int) -> None:
         self._lie = lie
@@ -512,7 +532,7 @@ class LyingTypes:
     ],
 )
 def test_types_that_lie(lie: tuple[str, str], offset: int) -> None:
-    """No member is read behind the end of its structure, and no structure is large."""
+    """No read goes beyond the end of a structure, and structures are of limited size."""
     types = cast(Btf, LyingTypes(lie, offset))
     if area := layout_by_btf(types):
         assert area.vma_size % 8 == 0
@@ -529,7 +549,7 @@ def test_types_that_lie(lie: tuple[str, str], offset: int) -> None:
 
 
 class _Numbers:
-    """A kernel's memory of some numbers by addresses."""
+    """A kernel's memory with numbers at some addresses."""
 
     def __init__(self, numbers: dict[int, int]) -> None:
         self._numbers = numbers
@@ -554,7 +574,7 @@ _AREA, _MODE = 0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_8200_0000
 def test_the_page_of_old_system_calls(
     mode: int | None, start: int, flags: int, protection: str | None
 ) -> None:
-    """As arch/x86/entry/vsyscall/vsyscall_64.c has it; a lost or odd object tells nothing."""
+    """A region as in arch/x86/entry/vsyscall/vsyscall_64.c; a lost or odd object gives None."""
     layout = layout_by_btf(cast(Btf, _AreaTypes()))
     assert layout
     numbers = {_AREA + layout.vm_start: start, _AREA + layout.vm_end: 0xFFFF_FFFF_FF60_1000}
@@ -571,7 +591,7 @@ def test_the_page_of_old_system_calls(
 
 
 class _AreaTypes:
-    """Types of which each member stands behind the one before."""
+    """Types whose members follow one another."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}

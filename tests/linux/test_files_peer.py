@@ -38,7 +38,7 @@ def test_regions(
     symbol_files: Path,
     tmp_path: Path,
 ) -> None:
-    """The same regions with the same rights, files and names; a few names are missing there."""
+    """Regions have the same rights, files and names; Volatility lacks a few names."""
     told: dict[int, list[tuple[object, ...]]] = {}
     for row in rows_of(volatility3, symbol_files, tmp_path, qemu_core[0], "linux.proc.Maps"):
         name = "" if row["File Path"] == _UNNAMED else row["File Path"] or ""
@@ -72,7 +72,7 @@ def test_start_of_the_machine(
     symbol_files: Path,
     tmp_path: Path,
 ) -> None:
-    """Volatility computes it from the timekeeper, by the kernel's symbols."""
+    """Volatility computes the same start from the timekeeper, by the kernel's symbols."""
     plugin = "linux.boottime.Boottime"
     (row,) = rows_of(volatility3, symbol_files, tmp_path, qemu_core[0], plugin)
     told = datetime.fromisoformat(row["Boot Time"])
@@ -87,7 +87,7 @@ def test_files(
     symbol_files: Path,
     tmp_path: Path,
 ) -> None:
-    """Each inode that Volatility reaches from a name: as many cached pages, and the same path."""
+    """Each inode that Volatility reaches by name has as many cached pages, and the same path."""
     paths: dict[int, set[str]] = {}
     pages: dict[int, int] = {}
     for row in rows_of(volatility3, symbol_files, tmp_path, qemu_core[0], "linux.pagecache.Files"):
@@ -100,6 +100,6 @@ def test_files(
     assert all(found[inode].pages == pages[inode] for inode in both)
     assert all(found[inode].path in paths[inode] for inode in both)
     assert not any(count for inode, count in pages.items() if inode not in found)
-    # Volatility walks the names from each root down: it does not reach these.
+    # Volatility walks names down from each root, and does not reach these.
     others = [found[inode] for inode in set(found) - both]
     assert all(file.path.startswith("[") or file.kind == "shared memory" for file in others)

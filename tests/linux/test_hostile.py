@@ -33,7 +33,7 @@ SIZE = 32 * MIB
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, LinuxTruth]:
-    """A sound dump, and its truth."""
+    """A sound dump, and the truth about it."""
     path = tmp_path_factory.mktemp("hostile") / "dump"
     truth = forge_linux(path, "6.1", size=SIZE, processes=6)
     return path.read_bytes(), truth
@@ -49,14 +49,14 @@ def spoiled(name: str, sound: tuple[bytes, LinuxTruth], folder: Path) -> Path:
 
 
 def written(words: Words, folder: Path) -> Path:
-    """A dump of this memory."""
+    """Write this memory as a dump."""
     path = folder / "dump"
     path.write_bytes(words.tobytes())
     return path
 
 
 def opened(name: str, sound: tuple[bytes, LinuxTruth], folder: Path) -> Snapshot:
-    """What is understood of one of the crafted dumps."""
+    """The result for one of the crafted dumps."""
     return memory_visualizer.open(spoiled(name, sound, folder))
 
 
@@ -67,7 +67,7 @@ def opened(name: str, sound: tuple[bytes, LinuxTruth], folder: Path) -> Snapshot
 def test_more_tasks_than_any_machine_has(
     name: str, sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:
-    """So many are read as there may be, and it is said that there are more."""
+    """Tasks are read up to the limit, and a remark tells that there are more."""
     snapshot = opened(name, sound, tmp_path)
     limit = task_limit(snapshot.dump)
     assert limit == SIZE // 4096 // 16 + 1024
@@ -76,10 +76,10 @@ def test_more_tasks_than_any_machine_has(
 
 
 def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """As many relatives are told as there may be tasks, and how many are not."""
+    """Relatives are told up to the limit of tasks, and a remark counts the others."""
     snapshot = opened("tasks, in pairs", sound, tmp_path)
     known = sum(process.object_address != 0 for process in snapshot.processes)
-    # Owners of address spaces come to them.
+    # Owners of address spaces are added.
     assert known <= task_limit(snapshot.dump) + len(sound[1].tasks)
     assert any("found outside the list, but left out" in one for one in snapshot.remarks)
 
@@ -87,7 +87,7 @@ def test_more_tasks_beside_the_list(sound: tuple[bytes, LinuxTruth], tmp_path: P
 def test_slabs_that_may_hold_more_tasks(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A remark tells that the last search of the slabs still found some, and only then."""
+    """A remark appears only if the last permitted search of the slabs still found tasks."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
@@ -103,10 +103,10 @@ def test_slabs_that_may_hold_more_tasks(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_pids_between_others(seed: int) -> None:
-    """Where the list is broken is told as by looking at each end and each beginning."""
+    """Breaks of the list are told as by comparing all ends with all beginnings."""
     rng = np.random.default_rng(seed)
     ends, begins = (rng.integers(0, 60, 8).tolist() for _ in range(2))
-    # A task that leads on to none is an end, one that none leads to a beginning.
+    # A task without a next one is an end; a task without one before it is a beginning.
     pids = [pid for pair in zip(ends, begins, strict=True) for pid in pair]
     following = [-1 if n % 2 == 0 else (n + 1) % 16 for n in range(16)]
     before = [-1] * 16
@@ -124,7 +124,7 @@ def test_pids_between_others(seed: int) -> None:
 def test_more_address_spaces_than_any_machine_has(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of them is not followed to its end; their tables are walked together."""
+    """The list of address spaces is cut, and its tables are walked together."""
     walks = 0
 
     def counted(*arguments: object, **options: object) -> object:
@@ -143,7 +143,7 @@ def test_more_address_spaces_than_any_machine_has(
 def test_a_process_for_every_sixteen_frames(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:
-    """As many as a machine may have, ended ones among them, are all told."""
+    """As many processes as a machine may have are all told, also ended ones."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
@@ -161,7 +161,7 @@ def test_a_process_for_every_sixteen_frames(
 def test_threads_are_looked_for_within_bounds(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended tasks share what may be looked at of lists of threads."""
+    """Ended tasks share a limit for reading lists of threads."""
     asked = 0
     numbers, members = TableMemory.numbers, TableMemory.members
 
@@ -180,14 +180,14 @@ def test_threads_are_looked_for_within_bounds(
     monkeypatch.setattr(TableMemory, "numbers", counted)
     monkeypatch.setattr(TableMemory, "members", counted_members)
     snapshot = opened("ended", sound, tmp_path)
-    # Some words of each task, and of each thread that is looked at, of which there are as many.
+    # Some words of each task, and of as many threads.
     assert asked <= 20 * task_limit(snapshot.dump)
 
 
 def test_resources_within_bounds(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All below all others are not read for each of them."""
+    """Resources that have all others below them do not multiply the reads."""
     reads = 0
     read = TableMemory.read
 
@@ -205,7 +205,7 @@ def test_resources_within_bounds(
 
 
 def find(path: Path) -> linux.LinuxKernel:
-    """The kernel in a dump."""
+    """The kernel of a dump."""
     dump = memory_visualizer.formats.opening.open_dump(path)
     texts = VmcoreInfoSearch()
     for _ in dump.each_block(texts.scan):
@@ -216,7 +216,7 @@ def find(path: Path) -> linux.LinuxKernel:
 
 
 def test_tables_within_bounds(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """Addresses, each behind a table of its own, are translated until there are too many."""
+    """Addresses, each behind a table of its own, are translated up to a limit."""
     path = spoiled("tasks, distant", sound, tmp_path)
     kernel = find(path)
     small = Memory(np.fromfile(path, "<u8").reshape(-1, 512))
@@ -233,7 +233,7 @@ def test_tables_within_bounds(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -
 
 
 def test_addresses_one_by_one_and_together(sound: tuple[bytes, LinuxTruth]) -> None:
-    """Both ways of translating tell the same, of all kinds of addresses."""
+    """Both ways of translation agree on all kinds of addresses."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
@@ -264,7 +264,7 @@ def test_addresses_one_by_one_and_together(sound: tuple[bytes, LinuxTruth]) -> N
 
 
 def test_numbers_across_pages(sound: tuple[bytes, LinuxTruth]) -> None:
-    """What crosses the border of two pages is read whole, or not at all."""
+    """A number across the border of two pages is read whole, or not at all."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
@@ -277,7 +277,7 @@ def test_numbers_across_pages(sound: tuple[bytes, LinuxTruth]) -> None:
 
 
 def test_names_that_are_alike(sound: tuple[bytes, LinuxTruth]) -> None:
-    """Of many names as long, with the same end, the right one is found if it is among the first."""
+    """Among names of equal length and end, the right one is found if it is one of the first."""
     tokens = [bytes([code]) for code in range(256)]
     wrong, right = b"\x05Txame", b"\x05Tname"
 
@@ -293,7 +293,7 @@ def test_names_that_are_alike(sound: tuple[bytes, LinuxTruth]) -> None:
 
 
 def test_texts_that_are_no_ones(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """Lines are looked for when they are asked for, and numbers have 64 bits."""
+    """Lines are searched on demand, and numbers have at most 64 bits."""
     text = b"OSRELEASE=1\nSYMBOL(a)=fff\nNUMBER(b)=-5\nSIZE(c)=-8\nNUMBER(b)=0x10\n"
     info = VmcoreInfo.parse(text + b"SYMBOL(d)=%s\nOFFSET(e)=7" % (b"f" * 17))
     assert info
@@ -311,7 +311,7 @@ def test_texts_that_are_no_ones(sound: tuple[bytes, LinuxTruth], tmp_path: Path)
 
 @pytest.mark.parametrize("filler", [b"OSRE", b"OSRELEAS", b"SRELEASE", b"XXXELEAS", b"X=RELEAX"])
 def test_words_of_a_text(filler: bytes) -> None:
-    """A text anywhere among what is nearly one is found."""
+    """A text among many near matches is found."""
     contents = np.frombuffer(filler * (64 * 4096 // len(filler)), np.uint8).copy()
     places = [0, 4097, 70001, 70014, 131070, 200003, len(contents) - 10]
     for place in places:
@@ -323,7 +323,7 @@ def test_words_of_a_text(filler: bytes) -> None:
 
 @pytest.mark.parametrize("place", [0, 24, 700, 3600, 4080, 4091, 8191, 63 * 4096, 63 * 4096 + 3280])
 def test_a_text_among_other_pages(place: int) -> None:
-    """Wherever in its page a text begins, and whatever the other pages hold."""
+    """A text is found at any place of its page, whatever other pages hold."""
     contents = np.random.default_rng(0).integers(128, 256, 64 * 4096, np.uint8)
     text = b"OSRELEASE=" + b"SYMBOL(name)=ffff\n" * 45
     contents[place : place + len(text)] = np.frombuffer(text, np.uint8)[: len(contents) - place]
@@ -333,7 +333,7 @@ def test_a_text_among_other_pages(place: int) -> None:
 
 
 def test_structures_that_are_not_sound(sound: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """Structures of nothing but structures without a name have no members, and no end of them."""
+    """Nested unnamed structures have no members, and are read up to a limit."""
     kernel = find(spoiled("types, nested", sound, tmp_path))
     assert isinstance(kernel.btf, Btf)
     assert kernel.btf.offset("task_struct", "tasks") is None
@@ -344,7 +344,7 @@ def test_structures_that_are_not_sound(sound: tuple[bytes, LinuxTruth], tmp_path
 def test_numbers_that_cannot_be(
     value: str, sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:
-    """Any line of VMCOREINFO may lie."""
+    """Any line of VMCOREINFO may be false."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)
@@ -360,7 +360,7 @@ def test_numbers_that_cannot_be(
 def test_an_offset_that_cannot_be(
     member: str, offset: int, sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:
-    """One word of the description of types is wrong: the processes are told all the same."""
+    """With one wrong word in the description of types, the processes are still found."""
     contents, truth = sound
     start = contents.index(b"\x9f\xeb\x01\0\x18")
     size, text = struct.unpack_from("<II", contents, start + 12)
@@ -377,7 +377,7 @@ def test_an_offset_that_cannot_be(
 def test_one_object_does_not_decide_where_all_lie(
     sound: tuple[bytes, LinuxTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Places in slabs are those of most; one within another, or mapped elsewhere, costs nothing."""
+    """Most objects tell the slabs; an object inside another, or mapped elsewhere, does no harm."""
     contents, truth = sound
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     machine = Machine(words, truth)

@@ -1,4 +1,4 @@
-"""Linux on 32 bits: synthetic memory with and without PAE, with high memory."""
+"""Linux on 32 bits: synthetic memory with high memory, with and without PAE."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NO_TYPES = (
 @WITH_PAE
 @pytest.mark.parametrize("seed", range(2))
 def test_every_frame_and_process(pae: bool, seed: int, tmp_path: Path) -> None:
-    """A quarter of the memory is high: the kernel sees but a page of it."""
+    """A quarter of memory is high; the kernel maps only one page of it."""
     truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, seed=seed)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
@@ -39,7 +39,7 @@ def test_no_high_memory(pae: bool, tmp_path: Path) -> None:
 
 @WITH_PAE
 def test_a_hole(pae: bool, tmp_path: Path) -> None:
-    """It is absent, though the one array describes it as well."""
+    """The hole is absent, though the array of struct pages covers it."""
     size, low = 128 * MIB, 112 * MIB
     truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, size=size, low=low, hole=True, seed=1)
     assert (truth.states[64 * MIB // 4096 : 96 * MIB // 4096] == "absent").all()
@@ -48,7 +48,7 @@ def test_a_hole(pae: bool, tmp_path: Path) -> None:
 
 @WITH_PAE
 def test_a_line_that_is_damaged(pae: bool, tmp_path: Path) -> None:
-    """Of both kinds of tables those are taken that translate, whatever the text says."""
+    """The kind of tables that translates is taken, despite the damaged line."""
     truth = forge_linux_on_i386(tmp_path / "whole", pae=pae)
     line = rb"CONFIG_X86_PAE=(y)" if pae else rb"NUMBER\(PG_lru\)=(4)"
     places = lines_changed(tmp_path / "whole", truth, line, b"n" if pae else b"x")
@@ -61,7 +61,7 @@ def test_a_line_that_is_damaged(pae: bool, tmp_path: Path) -> None:
 
 @WITH_PAE
 def test_without_its_text(pae: bool, tmp_path: Path) -> None:
-    """A kernel is known by its page tables and banner; what a page is for nobody tells."""
+    """Page tables and banner tell the kernel; states of pages are unknown."""
     truth = forge_linux_on_i386(tmp_path / "whole", pae=pae)
     places = {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
     snapshot = memory_visualizer.open(changed(tmp_path / "whole", tmp_path / "dump", places))
@@ -81,7 +81,7 @@ def test_without_its_text(pae: bool, tmp_path: Path) -> None:
 def with_directories(
     whole: Path, truth: LinuxTruth, dump: Path, others: NDArray[np.uint32]
 ) -> Path:
-    """Copy a dump without the kernel's text, with page directories in its lowest free pages."""
+    """Copy a dump without the kernel's text, with page directories in the lowest free pages."""
     frames = np.flatnonzero(truth.states == "free")[: len(others)]
     assert len(frames) == len(others)
     places = {int(frame) * 4096: one.tobytes() for frame, one in zip(frames, others, strict=True)}
@@ -90,14 +90,14 @@ def with_directories(
 
 
 def of_another_machine(count: int) -> NDArray[np.uint32]:
-    """Directories with low memory in a row that can be written to, so without a kernel's image."""
+    """Page directories that map low memory in a row, writable, and so no kernel's image."""
     directories = np.zeros((count, 1024), np.uint32)
     directories[:, 768:784] = np.arange(16) << 22 | 0x1E3
     return directories
 
 
 def test_many_page_directories_of_another_machine(tmp_path: Path) -> None:
-    """As many as a guest inside the machine may leave: all are of one kind."""
+    """A guest inside the machine may leave so many directories; all of them are of one kind."""
     truth = forge_linux_on_i386(tmp_path / "whole", pae=False)
     others = of_another_machine(1100)
     dump = with_directories(tmp_path / "whole", truth, tmp_path / "dump", others)
@@ -107,7 +107,7 @@ def test_many_page_directories_of_another_machine(tmp_path: Path) -> None:
 
 
 def test_page_directories_that_are_not_tried(tmp_path: Path) -> None:
-    """Each is of its own kind and fuller than the kernel's, so a remark tells what was left out."""
+    """Each directory is of its own kind, fuller than the kernel's; a remark counts the untried."""
     truth = forge_linux_on_i386(tmp_path / "whole", pae=False)
     others = of_another_machine(100)
     others[:, 784:] = np.arange(1, 101)[:, None] << 12
@@ -115,6 +115,6 @@ def test_page_directories_that_are_not_tried(tmp_path: Path) -> None:
     snapshot = memory_visualizer.open(dump)
     assert snapshot.system is None
     [told] = [said for said in snapshot.remarks if "kinds of page directory left out" in said]
-    # The kernel's own kind, too; the processes' directories are of it.
+    # The kernel's own kind, which its processes' directories share, counts, too.
     tried = snapshot.dump.budget.limit("kind of page directory")
     assert told.startswith(f"{len(others) + 1 - tried} ")

@@ -16,18 +16,18 @@ from memory_visualizer.paging.tablememory import TableMemory
 
 SAMPLE = Path(__file__).with_name("sample")
 TEXT, TABLE, SIZE = 0xFFFFFFFF9B400000, 0x603000, 0x620000
-"""Where the kernel begins; how far behind it the table; bytes of all."""
+"""The kernel's address, the table's distance from it, and the size of both in bytes."""
 PARTS = {
     "x86": "offsets 3000 relative_base 47a8 num_syms 47b0 names 47b8 markers 75a8"
     " token_table 8780 token_index 8b10",
     "arm64": "offsets 3000 relative_base 4798 num_syms 47a0 names 47a8 markers 7578"
     " token_table 8748 token_index 8ad8",
 }
-"""Where the linker put the parts: the last digits of addresses, as nm prints them."""
+"""The places of the parts by the linker: the last digits of addresses, as nm prints them."""
 
 
 def symbols(kind: str) -> dict[str, int]:
-    """All symbols in the table by name; of those for each processor addresses are offsets."""
+    """All symbols in the table by name; per-processor symbols have offsets."""
     text = lzma.decompress((SAMPLE / "kallsyms.map.xz").read_bytes()).decode()
     rows = [line.split() for line in text.splitlines()]
     return {
@@ -46,7 +46,7 @@ def contents(kind: str) -> npt.NDArray[np.uint8]:
 
 
 def info(kind: str, *, parts: bool = True) -> VmcoreInfo:
-    """VMCOREINFO, with the places of the parts or without."""
+    """VMCOREINFO, with or without the places of the parts."""
     lines = ["OSRELEASE=6.1.0", "SYMBOL(_stext)=ffffffff9b400000"]
     words = PARTS[kind].split()
     for name, place in zip(words[::2], words[1::2], strict=True):
@@ -63,12 +63,12 @@ Read = Callable[..., KernelSymbols | None]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Reads the table of a kernel whose image is mapped in a row from frame 0 on."""
+    """Read the table of a kernel whose image is mapped in a row from frame 0 on."""
 
     def reading(
         kind: str, image: npt.NDArray[np.uint8], known: dict[str, int], *, parts: bool
     ) -> KernelSymbols | None:
-        # Behind it memory that a kernel with so many symbols needs.
+        # A kernel with so many symbols has more memory behind its image.
         (tmp_path / kind).write_bytes(image.tobytes() + bytes(16 << 20))
         dump = open_dump(tmp_path / kind)
         kernel = TableMemory(
@@ -83,9 +83,9 @@ def read(tmp_path: Path) -> Read:
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("parts", [True, False], ids=["by VMCOREINFO", "by form"])
 def test_all_symbols(kind: str, parts: bool, read: Read) -> None:
-    """Each by its name, the longest of two bytes of length among them; nothing that is not there.
+    """Each symbol is found by its name, also with a length of two bytes; other names are not.
 
-    On x86 those of each processor are told as offsets, all others below the first one.
+    On x86, per-processor symbols are offsets, and all others count down from the first one.
     """
     expected = symbols(kind)
     assert max(map(len, expected)) > 0x7F
@@ -105,7 +105,7 @@ def test_a_table_that_knows_another_address_is_not_believed(kind: str, read: Rea
 
 @pytest.mark.parametrize("lost", ["token_table", "token_index", "names"])
 def test_parts_lost(lost: str, read: Read) -> None:
-    """Without its tokens or its names nothing is told, and nothing breaks."""
+    """Without tokens or names the table gives nothing, and no error."""
     words = PARTS["x86"].split()
     place = (TABLE & ~0xFFFF) + int(words[words.index(lost) + 1], 16)
     for filler in (0, 0xFF):
@@ -118,14 +118,14 @@ def test_parts_lost(lost: str, read: Read) -> None:
 
 
 def test_one_name_damaged(read: Read) -> None:
-    """A byte of one name is another: that name is not found, most of the others are."""
+    """One changed byte hides its own name, and most other names are found."""
     expected = symbols("x86")
     words = PARTS["x86"].split()
     names = (TABLE & ~0xFFFF) + int(words[words.index("names") + 1], 16)
     image = contents("x86")
     lengths = image[names:]
     at = 0
-    for _ in range(700):  # the 700th name: skip one after the other, by their lengths
+    for _ in range(700):  # find the 700th name by the lengths of names
         at += (
             int(lengths[at]) + 1
             if lengths[at] < 0x80

@@ -1,8 +1,8 @@
-"""The law of Linux dumps: damage to one task changes what is said of that task alone.
+"""The law of Linux dumps: damage to one task changes only the report on that task.
 
-For any task p, any member of it and any bytes written there, everything said of all other
-processes stays the same, and no frame changes class that p does not map. The same for tasks whose
-pages are lost, up to a third of all. With MEMVIZ_LAW=N in the environment N examples of each are
+For any task p, any member of it and any bytes written there, the report on all other processes
+stays the same, and no frame that p does not map changes class. The same holds for tasks whose
+pages are lost, up to a third of all. With MEMVIZ_LAW=N in the environment, N examples of each are
 tried instead of a few.
 """
 
@@ -29,15 +29,15 @@ PAGE = 4096
 TASK_PAGES = 2
 WIDTHS = {"comm": 16, "tasks": 16, "children": 16, "sibling": 16}
 WIDTHS |= dict.fromkeys(("pid", "tgid", "flags", "exit_state"), 4)
-"""Bytes of members that have not 8."""
+"""Bytes of members that are not 8 bytes long."""
 
 Said = dict[int, tuple[object, ...]]
-"""What is said of processes, by the addresses of their objects."""
+"""The report on processes, by the addresses of their objects."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A synthetic dump in a file, and what is said of it while it is sound."""
+    """A synthetic dump in a file, and the report on it while it is sound."""
 
     name: str
     path: Path = field(repr=False)
@@ -46,17 +46,17 @@ class World:
     contents: bytes = field(repr=False)
 
     def physical(self, task: Task) -> int:
-        """Where in the file a task lies."""
+        """A task's place in the file."""
         return task.address - self.truth.direct
 
     @property
     def first(self) -> Task:
-        """The first task of all, which lies in the kernel's image and is shown as no process."""
+        """The first task, which lies in the kernel's image and is not shown as a process."""
         place = self.contents.index(b"swapper/0\0") - self.truth.places["comm"]
         return Task(0, 0, "swapper/0", address=place + self.truth.direct)
 
     def opened(self, changes: dict[int, bytes]) -> Snapshot:
-        """What is understood with other bytes at some places; the file is sound again then."""
+        """The snapshot with other bytes at some places; the file is sound again afterwards."""
         with self.path.open("r+b") as file:
             for place, octets in changes.items():
                 file.seek(place)
@@ -72,7 +72,7 @@ class World:
 
 @pytest.fixture(scope="module", params=["6.1", "6.12", "6.1 without BTF", "4.19"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A dump with the kernel's description of its types, or without."""
+    """A dump with or without the kernel's description of its types."""
     path = tmp_path_factory.mktemp("law") / "dump"
     era, _, without = request.param.partition(" ")
     truth = forge_linux(path, era, size=32 * MIB, processes=12, seed=1)
@@ -87,7 +87,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def said(snapshot: Snapshot, *, apart_from: set[int]) -> Said:
-    """All that is said of processes but of some, by the addresses of their objects."""
+    """The report on all processes but some, by the addresses of their objects."""
     pages = snapshot.pages_of_processes().tolist()
     return {
         process.object_address or -process.dtb: (
@@ -122,12 +122,12 @@ def frames_of(snapshot: Snapshot, addresses: set[int]) -> set[int]:
 
 
 def unreachable(world: World, damaged: list[Task]) -> list[Task]:
-    """Tasks that are in no list of all, and to which both neighbours as siblings are damaged."""
+    """Tasks in no list of all tasks, both of whose neighbours as siblings are damaged."""
     places, lost = world.truth.places, {task.address for task in damaged}
     found: list[Task] = []
     for task in world.truth.tasks:
         links = struct.unpack_from("<QQ", world.contents, world.physical(task) + places["sibling"])
-        # At the ends of the list it is the parent that leads to it.
+        # At both ends of the list, the parent leads to the sibling.
         leading = {
             one.address
             for one in (*world.truth.tasks, world.first)
@@ -140,9 +140,9 @@ def unreachable(world: World, damaged: list[Task]) -> list[Task]:
 
 
 def in_broken_list(world: World, damaged: list[Task]) -> set[int]:
-    """Tasks out of the list, by address, next to whose place in it by their pid one is damaged.
+    """Addresses of unlisted tasks whose place in the list, by their pid, is beside a damaged task.
 
-    `unlinked` is an accusation, and not to be made where the list is broken.
+    The report must not accuse a task as `unlinked` if the list is broken at its place.
     """
     lost = {task.address for task in damaged}
     listed = sorted((task.pid, task.address) for task in world.truth.tasks if task.listed)
@@ -156,15 +156,14 @@ def in_broken_list(world: World, damaged: list[Task]) -> set[int]:
 
 
 def assert_law(world: World, damaged: Snapshot, tasks: list[Task]) -> None:
-    """Compare what is said of all but these tasks, and of all frames but theirs.
+    """Compare the report on all tasks but these, and on all frames but theirs.
 
-    A process that was taken out of the list is known by its siblings' links, or its parent's: it
-    may be lost, too, where all that lead to it are. Where the list is broken beside its place, it
-    may be taken for a part of it.
+    An unlisted process is found through its siblings' or parent's links, so it may be lost if these
+    are. If the list is broken beside its place, it may count as a part of the list.
     """
     doubtful = in_broken_list(world, tasks)
     addresses = {task.address for task in tasks}
-    # What nobody claims any more is shown for itself, by its page tables.
+    # Page tables that lost their task are shown on their own.
     addresses |= {-task.dtb for task in tasks if task.dtb}
     if len(tasks) > 1:
         tasks = [*tasks, *unreachable(world, tasks)]
@@ -181,7 +180,7 @@ def assert_law(world: World, damaged: Snapshot, tasks: list[Task]) -> None:
 
 
 def values(world: World, width: int) -> st.SearchStrategy[bytes]:
-    """Bytes that are worst: any, addresses of other things, small numbers, nothing."""
+    """The worst bytes: random ones, addresses of other objects, small numbers, zeros."""
     addresses = [task.address for task in world.truth.tasks]
     places = [0, *world.truth.places.values()]
     words = st.one_of(
@@ -201,7 +200,7 @@ def values(world: World, width: int) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("octets", [bytes(16), b"\xff" * 16, b"\5" + bytes(15)], ids=bytes.hex)
 def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
-    """Where the kernel does not tell its types nothing rests on the first task alone, either."""
+    """Even without the kernel's types, no decision rests on the first task alone."""
     for member, place in world.truth.places.items():
         change = octets[: WIDTHS.get(member, 8)]
         damaged = world.opened({world.physical(world.first) + place: change})
@@ -221,7 +220,7 @@ LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
-    phases=(Phase.explicit, Phase.generate),  # what fails is small as it is
+    phases=(Phase.explicit, Phase.generate),  # a failing example is small anyway
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -229,7 +228,7 @@ LAW = settings(
 @LAW
 @given(data=st.data())
 def test_any_bytes_in_any_member(world: World, data: st.DataObject) -> None:
-    """One member of one task is anything, the first task of all among them."""
+    """One member of one task has any bytes; the first task of all is tried, too."""
     tasks = (*world.truth.tasks, world.first)
     task = tasks[data.draw(st.integers(0, len(tasks) - 1))]
     member = data.draw(st.sampled_from(sorted(world.truth.places)))
@@ -241,7 +240,7 @@ def test_any_bytes_in_any_member(world: World, data: st.DataObject) -> None:
 @LAW
 @given(data=st.data())
 def test_pages_lost(world: World, data: st.DataObject) -> None:
-    """All of up to a third of the tasks is zeros, ones, or what stands for pages not read."""
+    """The pages of up to a third of the tasks are zeros, ones, or the mark of unread pages."""
     limit = len(world.truth.tasks) // 3
     numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=limit)
     tasks = [world.truth.tasks[number] for number in data.draw(numbers)]
@@ -253,7 +252,7 @@ def test_pages_lost(world: World, data: st.DataObject) -> None:
 @LAW
 @given(data=st.data())
 def test_links_lost(world: World, data: st.DataObject) -> None:
-    """With the links of up to a third of the tasks zeroed, no process is lost, these neither."""
+    """With zeroed links in up to a third of the tasks, no process is lost, not even these."""
     limit = len(world.truth.tasks) // 3
     numbers = st.sets(st.integers(0, len(world.truth.tasks) - 1), min_size=1, max_size=limit)
     tasks = [world.truth.tasks[number] for number in data.draw(numbers)]

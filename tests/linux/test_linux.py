@@ -1,4 +1,4 @@
-"""Linux dumps: each page, each owner and each process as the truth says."""
+"""Linux dumps: each page, owner and process is as the truth says."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def states(snapshot: Snapshot) -> npt.NDArray[np.str_]:
 
 
 def owned(snapshot: Snapshot) -> set[tuple[int, int, int]]:
-    """Pid, virtual address and frame of all that processes have."""
+    """Pid, virtual address and frame of all pages of processes."""
     rows = snapshot.mappings
     assert rows.is_user.all()
     found = set()
@@ -59,7 +59,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
     assert str(snapshot.system) == f"Linux {truth.era.release}"
     assert snapshot.kernel_dtb == truth.top * 4096
     tasks = {task.pid: task for task in truth.tasks}
-    # Without BTF nobody knows whose a space is that no first thread has.
+    # Without BTF, the owner of a space whose first thread has ended is unknown.
     unknown = {pid for pid, task in tasks.items() if is_unnamed(task, truth)}
     assert owned(snapshot) == {
         (-1 if pid in unknown else pid, virtual, frame) for pid, virtual, frame in truth.owners
@@ -95,7 +95,7 @@ def assert_is_truth(snapshot: Snapshot, truth: LinuxTruth) -> None:
 
 
 def is_unnamed(task: Task, truth: LinuxTruth) -> bool:
-    """Whether its memory cannot be known for its own."""
+    """Whether the owner of its memory cannot be known."""
     shows_threads = truth.era.has_btf or truth.era.lists_threads or "thread_group" in truth.places
     return task.leader_has_ended and not shows_threads
 
@@ -109,7 +109,7 @@ def test_every_era(era: str, tmp_path: Path) -> None:
 
 
 def test_two_small_descriptions_of_sections(tmp_path: Path) -> None:
-    """Where a section is told in 16 bytes, the usual 32 would lose each second one."""
+    """Descriptions of sections have 16 bytes here; reading 32 would lose every second section."""
     truth = forge_linux(tmp_path / "dump", "4.14-plain", size=256 * MIB)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
 
@@ -119,7 +119,7 @@ def test_two_small_descriptions_of_sections(tmp_path: Path) -> None:
 @pytest.mark.parametrize("era", ["4.19", "6.12", "7.0"])
 @pytest.mark.many
 def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) -> None:
-    """Four levels and five; page-table isolation, under which a process has two tables."""
+    """Four and five levels; with page-table isolation, a process has two tables."""
     truth = forge_linux(tmp_path / "dump", era, five_levels=five_levels, pti=pti, seed=5)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
@@ -129,7 +129,7 @@ def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hole(seed: int, tmp_path: Path) -> None:
-    """What is no RAM is absent, though a raw dump has zeros there."""
+    """A hole is absent, though a raw dump has zeros there."""
     truth = forge_linux(tmp_path / "dump", "6.1", size=128 * MIB, hole=True, seed=seed)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
 
@@ -145,11 +145,11 @@ CLASS_OF = {
     "kernel image page mapped by user": "both",
     "other, mapped by user": "both",
 }
-"""The class by what the kernel says; see also `true_classes`."""
+"""The class by the kernel's record; see also `true_classes`."""
 
 
 def true_classes(truth: "np.lib.npyio.NpzFile[np.generic]") -> npt.NDArray[np.str_]:
-    """The class of each frame of a real dump, by the kernel's own word."""
+    """The class of each frame of a real dump, by the kernel's records."""
     unused = np.where(truth["zero"], "unused-zero", "unused-data")
     classes = np.full(len(unused), "kernel", dtype="U11")
     for code, name in enumerate(truth["kernel_says_names"].tolist()):
@@ -162,13 +162,13 @@ def true_classes(truth: "np.lib.npyio.NpzFile[np.generic]") -> npt.NDArray[np.st
 
 
 def test_a_real_guest(qemu_core: tuple[Path, Path]) -> None:
-    """What a real kernel said of itself a moment before; the same from QEMU's ELF core."""
+    """The report agrees with a real kernel's records of a moment before; so does the ELF core's."""
     snapshot, of_core = map(memory_visualizer.open, qemu_core)
     truth = np.load(qemu_truth())
     steady = ~truth["changed"]
     agree = labels(snapshot)[steady] == true_classes(truth)[steady]
-    # The one is the page of the clock that is mapped into processes ([vvar]), which the kernel's
-    # pagemap leaves out.
+    # The first is the clock's page that processes map ([vvar]), which the kernel's pagemap
+    # leaves out.
     assert np.count_nonzero(~agree) <= 1
     kinds = truth["kernel_says_names"][truth["kernel_says"]]
     for says, state in (
@@ -202,13 +202,13 @@ def test_a_real_guest(qemu_core: tuple[Path, Path]) -> None:
     np.testing.assert_array_equal(of_core.classes[:frames], snapshot.classes)
     assert of_core.states is not None and snapshot.states is not None
     np.testing.assert_array_equal(of_core.states[:frames], snapshot.states)
-    # The firmware above is no RAM.
+    # The firmware above is not RAM.
     assert set(labels(of_core)[frames:]) == {"absent"}
     assert of_core.processes == snapshot.processes
 
 
 def test_a_real_guests_marked_pages(qemu_core: tuple[Path, Path]) -> None:
-    """Pages of its workers tell whose they are; of workers that ended they are free, with data."""
+    """Marked pages have their workers as owners; those of ended workers are free, with data."""
     snapshot = memory_visualizer.open(qemu_core[0])
     truth = np.load(qemu_truth())
     words = np.fromfile(qemu_core[0], "<u8").reshape(-1, 512)
@@ -219,7 +219,7 @@ def test_a_real_guests_marked_pages(qemu_core: tuple[Path, Path]) -> None:
     mapped = marked[alive & truth["user_mapped"][marked]]
     assert len(mapped) > 5000
     assert set(labels(snapshot)[mapped]) == {"user"}
-    # Each is where its mark says, in the worker that wrote it or a child that shares it.
+    # Each address is the marked one, in the worker that wrote it or in a child that shares it.
     for frame in mapped.tolist():
         assert int(words[frame, 2]) in {virtual for _, virtual in snapshot.owners_of(frame)}
 
@@ -262,7 +262,7 @@ def changed(source: Path, target: Path, places: dict[int, bytes]) -> Path:
 
 
 def lines_changed(source: Path, truth: LinuxTruth, line: bytes, digit: bytes) -> dict[int, bytes]:
-    """Other digits for the value of some lines in both copies of VMCOREINFO, by their place."""
+    """Places of some lines' values in both copies of VMCOREINFO, with other digits to write."""
     contents = source.read_bytes()
     return {
         frame * 4096 + match.start(1): digit * len(match[1])
@@ -272,7 +272,7 @@ def lines_changed(source: Path, truth: LinuxTruth, line: bytes, digit: bytes) ->
 
 
 def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """VMCOREINFO is found as it is, as a note, or anywhere else."""
+    """VMCOREINFO is found as plain text, as a note, or elsewhere in memory."""
     source, truth = small
     plain, note = (frame * 4096 for frame in truth.text_frames)
     text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
@@ -286,7 +286,7 @@ def test_one_text_left(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 
 def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """What only looks like its beginning does not hide it."""
+    """Texts that resemble its beginning do not hide it."""
     source, truth = small
     plain, note = (frame * 4096 for frame in truth.text_frames)
     text = source.read_bytes()[plain : plain + 4096].rstrip(b"\0")
@@ -302,7 +302,7 @@ def test_one_text_left_among_many_words(small: tuple[Path, LinuxTruth], tmp_path
 @pytest.mark.parametrize("era", ["4.19", "5.10", "6.1", "6.12", "7.0"])
 @pytest.mark.many
 def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
-    """A kernel is known by its page tables and banner; BTF tells the rest."""
+    """Page tables and banner tell the kernel, and BTF tells the rest."""
     truth = forge_linux(tmp_path / "whole", era, five_levels=five_levels, pti=five_levels)
     places = {frame * 4096: b"?" * 4096 for frame in truth.text_frames}
     snapshot = memory_visualizer.open(changed(tmp_path / "whole", tmp_path / "dump", places))
@@ -314,7 +314,7 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
         assert any("the meaning of its page flags" in remark for remark in snapshot.remarks)
         known = {(p.pid, p.name) for p in snapshot.processes if p.pid != -1}
         assert known == {(task.pid, task.comm) for task in truth.tasks}
-        # But for those whose memory no listed task has, which struct pages would lead to.
+        # Except for processes that only struct pages lead to, without a listed task.
         unknown = {task.pid for task in truth.tasks if is_unnamed(task, truth)}
         user = {frame for pid, _, frame in truth.owners if pid not in unknown}
         assert set(np.flatnonzero(labels(snapshot) == "user").tolist()) == user
@@ -322,7 +322,7 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("era", ["2.6.32", "3.16", "4.14"])
 def test_without_symbols(era: str, tmp_path: Path) -> None:
-    """A kernel without a table of symbols (CONFIG_KALLSYMS): its first task shows itself."""
+    """Without CONFIG_KALLSYMS, the kernel's first task is found by its form."""
     truth = forge_linux(tmp_path / "dump", era)
     raw = (tmp_path / "dump").read_bytes()
     digits = b"\0".join(b"%d" % digit for digit in range(10))
@@ -341,7 +341,7 @@ def test_without_symbols(era: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("era", ["3.16", "4.14", "6.1"])
 def test_symbols_of_functions_only(era: str, tmp_path: Path) -> None:
-    """A kernel whose table has no data (CONFIG_KALLSYMS_ALL): it is known by where _stext is."""
+    """Without CONFIG_KALLSYMS_ALL the table has no data; the address of _stext still proves it."""
     truth = forge_linux(tmp_path / "dump", era, data_symbols=False)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert not any("table of symbols" in remark for remark in snapshot.remarks)
@@ -355,11 +355,11 @@ def test_symbols_of_functions_only(era: str, tmp_path: Path) -> None:
 
 
 def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """A list of processes that ends in nothing is walked from both sides, and said to be."""
+    """A list of processes with a gap is walked from both sides, and a remark tells it."""
     source, truth = small
     contents = source.read_bytes()
     victim = next(task for task in truth.tasks if task.pid == 107)
-    # The task's object is gone: the lists that lead through it are cut there.
+    # The task's object is gone, so the lists through it are cut there.
     physical = contents.find(victim.comm.encode().ljust(16, b"\0"))
     start = physical // 8192 * 8192
     snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", {start: bytes(8192)}))
@@ -377,7 +377,7 @@ def test_a_broken_list(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 
 def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Owners are still known; which other pages are used is not, and is said not to be."""
+    """Owners are known without struct pages; a remark says that other used pages are not."""
     source, truth = small
     changes = lines_changed(source, truth, rb"OFFSET\(page[^)]*\)=(\d+)", b"9")
     changes |= lines_changed(source, truth, rb"SIZE\(page\)=(\d+)", b"9")
@@ -393,12 +393,12 @@ def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) ->
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.many
 def test_noise_in_it(seed: int, small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Whatever is overwritten: an answer, soon and without an error."""
+    """Any overwritten pages end in a result, soon and without an error."""
     source, truth = small
     rng = np.random.default_rng(seed)
     frames = rng.choice(len(truth.zero), int(rng.integers(1, 4000)), replace=False)
     places = {int(frame) * 4096: rng.bytes(int(rng.integers(8, 4096))) for frame in frames}
-    if seed % 2:  # the list of tasks, kernel's tables and symbols among them, but for the text
+    if seed % 2:  # also the list of tasks, the kernel's tables and symbols, but not the text
         image = np.arange(truth.top - 320, truth.top + 600)
         for frame in rng.choice(image, 40):
             places[int(frame) * 4096 + int(rng.integers(0, 500)) * 8] = rng.bytes(8)
@@ -422,20 +422,20 @@ def test_containers(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 
 def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Without its kernel's word a system is known by its tables; the direct map is left out."""
+    """Without its own text, a system is known by its tables; the direct map is left out."""
     source, truth = small
     places = {frame * 4096: bytes(4096) for frame in truth.text_frames}
     places[source.read_bytes().find(b"Linux version ")] = bytes(64)
     snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", places))
     assert snapshot.system is None and snapshot.states is None
-    # What the table is for with which processors start only Linux' own way tells.
+    # Only Linux' own reader recognises the table that starts other processors.
     assert {process.dtb for process in snapshot.processes} - {truth.trampoline * 4096} == {
         task.dtb for task in truth.tasks if task.dtb
     }
     assert {process.name for process in snapshot.processes} == {"(unknown)"}
-    # A copy of its word of itself is left, as in a boot image.
+    # A copy of VMCOREINFO is left, as in a boot image.
     assert [truth.era.release in remark for remark in snapshot.remarks] == [False, False, True]
-    # Pages of PROT_NONE are a matter of Linux; all others are found.
+    # Only Linux' reader finds pages of PROT_NONE; all others are found.
     mapped = np.isin(labels(snapshot), ["user", "both"])
     assert mapped.sum() > 1000
     assert (np.isin(truth.classes, ["user", "both"])[mapped]).all()
@@ -445,7 +445,7 @@ def test_another_system(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bit", [47, 51])
 def test_encrypted_memory(bit: int, tmp_path: Path) -> None:
-    """A dump taken inside a machine whose memory AMD's processor encrypts."""
+    """The dump was taken inside a machine whose memory AMD's processor encrypts."""
     truth = forge_linux(tmp_path / "dump", "6.1", encryption=1 << bit, seed=3)
     assert_is_truth(memory_visualizer.open(tmp_path / "dump"), truth)
 
@@ -472,7 +472,9 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
     own = len(truth.tasks) - threads
     title = f"Pages of {own} processes, 1 unlinked (not in the list of active processes), 1 exited"
     assert f"{title}; {threads} kernel threads, which have none" in lines
-    assert any(line.split() == ["99", "1", "0", "0", "exited", "gone"] for line in lines)
+    assert any(
+        line.split() == ["99", "1", "0", "0", "0", "MiB", "exited", "gone"] for line in lines
+    )
     assert not any("kthreadd" in line for line in lines)
 
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
@@ -491,18 +493,19 @@ def test_the_command(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 
 def test_a_chosen_kernel_thread(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """The summary lists it, though it has no pages, and counts the others."""
+    """The summary lists the chosen kernel thread, which has no pages, and counts the others."""
     source, truth = small
     result = memviz(source, "--name", "^kthreadd$", folder=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     title = lines.index("Pages of 0 processes; 1 kernel thread, which have none")
-    assert lines[title + 2].split() == ["2", "0", "0", "0", "kernel", "thread", "kthreadd"]
+    shown = ["2", "0", "0", "0", "0", "MiB", "kernel", "thread", "kthreadd"]
+    assert lines[title + 2].split() == shown
     assert lines[-1].startswith(f"{len(truth.tasks) - 1} other processes not chosen")
 
 
 def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Neither a process's name nor the kernel's steers the terminal."""
+    """The names of processes and of the kernel are escaped on the terminal."""
     source, truth = small
     contents = source.read_bytes()
     name = b"worker \xc3\xa92".ljust(16, b"\0")
@@ -519,12 +522,12 @@ def test_hostile_names(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pti", [False, True], ids=["one table", "two tables"])
 def test_no_task_is_recognised(pti: bool, tmp_path: Path) -> None:
-    """Then address spaces are known by the kernel's half; the picture is right all the same."""
+    """Address spaces are then known by the kernel's half, and the picture is still right."""
     truth = forge_linux(tmp_path / "whole", "4.19", pti=pti)
     contents = bytearray((tmp_path / "whole").read_bytes())
     first = contents.index(b"swapper/0\0") - truth.places["comm"]
     contents[first : first + 8192] = bytes(8192)
-    for task in truth.tasks:  # nor by its name
+    for task in truth.tasks:  # and not by its name
         name = task.comm.encode()[:15] + b"\0"
         contents = contents.replace(name, bytes(len(name)))
     (tmp_path / "dump").write_bytes(contents)
@@ -561,7 +564,7 @@ LINES = [
 def test_a_damaged_line(
     line: bytes, byte: bytes, small: tuple[Path, LinuxTruth], tmp_path: Path
 ) -> None:
-    """One byte of both copies of VMCOREINFO is another: nothing is lost, as BTF tells the same."""
+    """One byte of both copies of VMCOREINFO changed: the report stays, as BTF has the values."""
     source, truth = small
     changes = lines_changed(source, truth, line, byte)
     assert len(changes) == 2
@@ -569,7 +572,7 @@ def test_a_damaged_line(
 
 
 def test_a_table_used_again(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Of a process that ended while memory was saved, the top-level table holds small numbers."""
+    """A process ended while memory was saved: its top-level table holds small numbers."""
     source, truth = small
     victim = next(task for task in truth.tasks if task.pid == 107)
     numbers = np.arange(512, dtype="<u8") % 200 | 0x85
@@ -587,11 +590,11 @@ def test_a_table_used_again(small: tuple[Path, LinuxTruth], tmp_path: Path) -> N
 
 
 def test_mappings_that_cannot_be(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """A page that is free or slab by the kernel's word is no process's; a remark counts them."""
+    """A page that the kernel calls free or slab has no process; a remark counts such mappings."""
     source, truth = small
     words = np.fromfile(source, "<u8").reshape(-1, 512)
     victim = next(task for task in truth.tasks if task.pid == 114)
-    # Its lowest tables, entry by entry down the tree.
+    # The entries of its lowest tables, which are found down the tree.
     tables = [victim.dtb // 4096]
     for _ in range(3):
         entries = words[tables, :256] if len(tables) == 1 else words[tables]
@@ -612,7 +615,7 @@ def test_mappings_that_cannot_be(small: tuple[Path, LinuxTruth], tmp_path: Path)
 
 
 def test_a_large_mapping_of_free_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """That its first frame is in use does not save it: most of it is no process's."""
+    """Its first frame is in use, but most frames are free, so the mapping is refused."""
     source, truth = small
     words = np.fromfile(source, "<u8").reshape(-1, 512)
     victim = next(task for task in truth.tasks if task.pid == 114)
@@ -630,7 +633,7 @@ def test_a_large_mapping_of_free_memory(small: tuple[Path, LinuxTruth], tmp_path
 
 
 def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, LinuxTruth]) -> None:
-    """If the kernel says of the first frame alone that it is free, the mapping is believed."""
+    """If the kernel calls only the first frame free, the mapping is believed."""
     snapshot = memory_visualizer.open(small[0])
     assert snapshot.states is not None
     states, mappings = snapshot.states.copy(), snapshot.mappings
@@ -642,7 +645,7 @@ def test_a_large_mapping_with_a_first_frame_that_is_none(small: tuple[Path, Linu
 
 
 def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path: Path) -> None:
-    """Both have its pages, which are mapped once."""
+    """Both processes have its pages, which are mapped once."""
     source, truth = small
     sound = memory_visualizer.open(source)
     one, other = (next(t for t in truth.tasks if t.pid == pid) for pid in (107, 114))
@@ -659,7 +662,7 @@ def test_two_processes_with_one_memory(small: tuple[Path, LinuxTruth], tmp_path:
 
 @pytest.mark.parametrize("without", [b"", b"\x9f\xeb\x01\0\x18"], ids=["BTF", "no BTF"])
 def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
-    """What is left is painted as Linux."""
+    """The remaining three quarters are painted as Linux."""
     truth = forge_linux(tmp_path / "whole", "6.1", seed=2)
     contents = bytearray((tmp_path / "whole").read_bytes())
     if without:
@@ -672,7 +675,7 @@ def test_cut_to_three_quarters(without: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.many
 def test_cut_anywhere(era: str, tmp_path: Path) -> None:
-    """However much is left of a dump, it is painted; no process is told that there was not."""
+    """Any remaining part of a dump is painted, and all reported processes were there."""
     truth = forge_linux(tmp_path / "whole", era, size=32 * MIB, processes=12, seed=1)
     contents = (tmp_path / "whole").read_bytes()
     tasks = {(task.pid, task.address) for task in truth.tasks}
@@ -688,7 +691,7 @@ def test_cut_anywhere(era: str, tmp_path: Path) -> None:
 
 
 def test_accessed_bits_are_cleared(tmp_path: Path) -> None:
-    """As Linux does in entries that lead to tables, to learn which of them are in use (lru_gen)."""
+    """Linux clears them in entries that lead to tables, to learn which are in use (lru_gen)."""
     truth = forge_linux(tmp_path / "dump", "6.1")
     words = np.fromfile(tmp_path / "dump", np.uint64).reshape(-1, 512)
     tables = {task.dtb // 4096 for task in truth.tasks if task.dtb and task.alive}

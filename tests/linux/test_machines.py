@@ -1,4 +1,4 @@
-"""Linux on other machines than x86-64: what is told of them, and synthetic memory."""
+"""Linux on machines other than x86-64: descriptions of them, and synthetic memory."""
 
 import struct
 from pathlib import Path
@@ -23,7 +23,7 @@ PAGE = 4096
 
 @pytest.mark.parametrize("era", ["6.1", "6.6", "6.10", "6.12", "7.0"])
 def test_64_bit_arm(era: str, tmp_path: Path) -> None:
-    """Every frame, every process and what it has; without a descriptor that cannot be."""
+    """Every frame, every process and its pages agree, although one invalid descriptor is there."""
     truth = forge_linux_on_arm64(tmp_path / "dump", era)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
@@ -33,21 +33,21 @@ def test_64_bit_arm(era: str, tmp_path: Path) -> None:
 
 
 def test_addresses_of_64_bit_arm(tmp_path: Path) -> None:
-    """A process's are in its own tables, the kernel's in others: none stands in for the other."""
+    """A process's own tables have its addresses, and other tables the kernel's."""
     truth = forge_linux_on_arm64(tmp_path / "dump")
     snapshot = memory_visualizer.open(tmp_path / "dump")
     process = next(one for one in snapshot.processes if one.pid == 1)
     owned = {virtual: frame for pid, virtual, frame in truth.owners if pid == 1}
     for virtual in sorted(owned)[:40]:
         assert snapshot.translate(process, virtual + 5) == owned[virtual] * PAGE + 5
-    # All memory is mapped from here on, by the kernel alone.
+    # The direct map begins here, for the kernel only.
     assert snapshot.translate(process, truth.direct + 0x20_3005) == 0x20_3005
     assert snapshot.translate(process, (truth.direct + 0x20_3005) % 2**48) is None
 
 
 @pytest.mark.parametrize("era", ["6.6", "7.0"])
 def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
-    """The kernel shows itself by its tables, its image and its banner."""
+    """The kernel is found by its tables, image and banner."""
     truth = forge_linux_on_arm64(tmp_path / "dump", era)
     with (tmp_path / "dump").open("r+b") as file:
         for frame in truth.text_frames:
@@ -65,18 +65,18 @@ def test_64_bit_arm_without_vmcoreinfo(era: str, tmp_path: Path) -> None:
     ("entries", "bits"), [(2, (14, 48)), (16, (12, 52)), (32, (14, 52)), (64, (16, 48))]
 )
 def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int]) -> None:
-    """By the place of the last entry; not where anything stands behind, or the entries differ.
+    """The last entry tells the size, unless data follow it, or the entries differ in kind.
 
-    A process's own comes after the kernel's.
+    A process's table comes after the kernel's.
     """
     table = np.array([0x1_0003, 0, 0x2_0003], np.uint64)
     words = np.zeros((7, 512), np.uint64)
     words[:6, 0], words[:6, entries - 1] = table[0], table[2]
-    words[0, 0] |= np.uint64(1 << 59)  # of a process
+    words[0, 0] |= np.uint64(1 << 59)  # a process's table
     words[2, 300] = 7  # data behind it
-    words[3, entries - 1] |= np.uint64(0x40)  # a page's descriptor
-    words[4, entries] = table[2]  # as many as no kernel has
-    words[5, 0] = 0  # no memory
+    words[3, entries - 1] |= np.uint64(0x40)  # a descriptor of a page
+    words[4, entries] = table[2]  # more than any kernel has
+    words[5, 0] = 0  # no table
     search = TopLevelSearch()
     search.scan(np.arange(20, 27), words)
     assert search.tops == [(21, bits), (20, bits)]
@@ -86,12 +86,12 @@ def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int])
     ("frames", "of_page", "bits"), [(2, 16, (16, 52)), (16, 16, (16, 42)), (4, 4, (14, 47))]
 )
 def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int, int]) -> None:
-    """By their last frame; the fuller one comes first, and one that begins no page does not."""
+    """The last frame tells them; the fuller table comes first, and one within a page is refused."""
     words = np.zeros((3 * of_page, 512), np.uint64)
     last = np.arange(3) * of_page + frames - 1
     words[last, 511], words[last[1], 508] = 0x3_0003, 0x2_0003
-    words[last[2], 40] = 7  # data, or a page that is mapped
-    words[of_page + frames, 511] = 0x1_0003  # that is the last frame of none
+    words[last[2], 40] = 7  # data, or a mapped page
+    words[of_page + frames, 511] = 0x1_0003  # not the last frame of a table
     search = TopLevelSearch()
     search.scan(np.arange(0x400, 0x400 + len(words)), words)
     of_size = [top for top, size in search.tops if size == bits]
@@ -100,7 +100,7 @@ def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int
 
 @pytest.mark.parametrize("entry", [0x1003, 0x4003])
 def test_tables_that_begin_no_page(entry: int) -> None:
-    """A top level of 64 entries is of pages of 64 KiB, so its tables begin with such pages."""
+    """A top level of 64 entries belongs to pages of 64 KiB, so its tables begin at such pages."""
     words = np.zeros((1, 512), np.uint64)
     words[0, [0, 63]] = entry
     search = TopLevelSearch()
@@ -110,7 +110,7 @@ def test_tables_that_begin_no_page(entry: int) -> None:
 
 @pytest.mark.parametrize("altered", [0x3_0007, 0x3_0043, 0x3_1003])
 def test_an_altered_entry_among_others(altered: int) -> None:
-    """Most entries tell that it is a table: of eight, one or two may be altered, but not three."""
+    """Most entries tell a table: of eight, one or two may be altered, but not three."""
     words = np.zeros((3, 512), np.uint64)
     words[:, [0, 1, 2, 3, 4, 5, 6, 63]] = 0x3_0003
     words[0, 3], words[1, [3, 4]], words[2, [3, 4, 5]] = altered, altered, altered
@@ -120,7 +120,7 @@ def test_an_altered_entry_among_others(altered: int) -> None:
 
 
 def test_each_size_of_top_levels_has_its_turn() -> None:
-    """However many there are of another size."""
+    """Other sizes are tried, however many tables there are of one size."""
     words = np.zeros((50, 512), np.uint64)
     words[:, 0] = words[:49, 1] = 0x1_0003
     words[49, 63] = 0x1_0003
@@ -130,12 +130,12 @@ def test_each_size_of_top_levels_has_its_turn() -> None:
 
 
 def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:
-    """Pages of a kernel at `begin`, of which the first four are its tables, each leading on."""
+    """Pages of a kernel at `begin`; four of them are its tables, and each leads to the next."""
     table = begin + voffset + 4 * PAGE
     indexes = [table >> shift & 511 for shift in (39, 30, 21, 12)]
     pages = [bytearray(PAGE) for _ in range(16)]
     for number, index in enumerate(indexes):
-        # The top-level table is page 4, those below are pages 5 to 7; the last leads to page 4.
+        # The top-level table is page 4, the lower ones are pages 5 to 7; the last leads to page 4.
         target = begin + (5 + number if number < 3 else 4) * PAGE
         flags = 0x403 if number < 3 else 0x60_0000_0000_0F03
         struct.pack_into("<Q", pages[4 + number], index * 8, target | flags)
@@ -162,15 +162,15 @@ def arm_memory(begin: int, voffset: int, told: int) -> tuple[bytes, VmcoreInfo]:
     ("begin", "told", "found"),
     [
         (0x4000_0000, 0x4000_0000, 0x4000_0000),
-        (0x8020_0000, 0x8000_0000, 0x8020_0000),  # told is a round address: its names tell
-        (0x4000_0000, 0xFFF1_0000_4000_0000, 0x4000_0000),  # built for 52 bits, run with 48
-        (0, 0, None),  # it lies where it lies
+        (0x8020_0000, 0x8000_0000, 0x8020_0000),  # the text has a rounded address
+        (0x4000_0000, 0xFFF1_0000_4000_0000, 0x4000_0000),  # built for 52 bits, running with 48
+        (0, 0, None),  # already in its place
     ],
 )
 def test_memory_that_does_not_begin_at_0(
     begin: int, told: int, found: int | None, tmp_path: Path
 ) -> None:
-    """A raw file has no addresses: the kernel tells them, and its tables prove it."""
+    """A raw file has no addresses: the kernel tells them, and its tables prove them."""
     contents, info = arm_memory(begin, 0xFFFF_8000_0000_0000, told)
     (tmp_path / "raw").write_bytes(contents)
     dump = open_dump(tmp_path / "raw")
@@ -185,7 +185,7 @@ def test_memory_that_does_not_begin_at_0(
 
 
 def test_memory_of_which_the_kernel_does_not_make_sense(tmp_path: Path) -> None:
-    """Where its tables do not lead to themselves nothing is believed."""
+    """Without tables that lead to themselves, an address is not believed."""
     contents, info = arm_memory(0x4000_0000, 0xFFFF_8000_0000_0000, 0x4000_0000)
     (tmp_path / "raw").write_bytes(contents[: 6 * PAGE] + bytes(10 * PAGE))
     assert put_where_it_begins(open_dump(tmp_path / "raw"), [info]) is None
@@ -199,7 +199,7 @@ def info_of(lines: dict[str, int], *more: str) -> VmcoreInfo:
 
 
 def test_which_machine() -> None:
-    """By the lines that only the kernels of one architecture tell."""
+    """Lines that only one architecture's kernels have tell the machine."""
     x64 = machines(info_of({"SYMBOL(swapper_pg_dir)": 0xFFFF_FFFF_8200_0000}))
     assert x64[0].kernel.architecture is X64
     i386 = {"SYMBOL(swapper_pg_dir)": 0xC1E7_4000}
@@ -222,7 +222,7 @@ def test_which_machine() -> None:
     ],
 )
 def test_which_arm(page: int, built: int, unused: int, name: str, bits: int) -> None:
-    """Levels are left out where the processor has fewer bits than the kernel was built for."""
+    """Levels are left out if the processor has fewer bits than the kernel was built for."""
     lines = {
         "PAGESIZE": page,
         "NUMBER(VA_BITS)": built,
@@ -237,6 +237,6 @@ def test_which_arm(page: int, built: int, unused: int, name: str, bits: int) -> 
 
 
 def test_kernels_before_they_told_their_bits() -> None:
-    """Up to 5.3 there is VA_BITS alone."""
+    """Kernels up to 5.3 tell only VA_BITS."""
     lines = {"NUMBER(VA_BITS)": 48, "NUMBER(kimage_voffset)": 0xFFFF_0000_0000_0000}
     assert machines(info_of(lines))[0].user.address_bits == 48

@@ -1,6 +1,6 @@
-"""How kernels say the type of a page, by their own include/linux/page-flags.h.
+"""The types of pages in kernels of many versions, by their include/linux/page-flags.h.
 
-What is read of whole arrays of struct pages is tested through open(): tests/linux/test_linux.py.
+Reading of whole arrays of struct pages is tested through open(): tests/linux/test_linux.py.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from memory_visualizer.linux.pagestates import _head_address
 
 @dataclass(frozen=True)
 class Kernel:
-    """The numbers of some versions, as the word of struct page has them."""
+    """The numbers of some versions, as they stand in the word of struct page."""
 
     buddy: int
     types: dict[str, int]
-    """All of a page's word but for the type that is asked for may be anything in the newest."""
+    """The whole word in older kernels; in the newest, only the bits of the type matter."""
     counts: tuple[int, ...]
-    """Words of pages that processes have mapped, or may have."""
+    """Words of pages that processes map, or may map."""
 
 
 def bit(number: int, base: int = 0xF000_0000) -> int:
-    """A type whose bit is cleared in a word of ones, but only below `base`: PAGE_TYPE_BASE."""
+    """A word of ones with the type's bit cleared; only bits below `base` (PAGE_TYPE_BASE) count."""
     return 0xFFFF_FFFF & ~number | base
 
 
 KERNELS = {
-    # _mapcount: -1 where nobody maps the page, fixed negative values for types.
+    # _mapcount: -1 if the page is not mapped, and fixed negative values for types.
     "4.14": Kernel(
         -128 & 0xFFFF_FFFF,
         {"buddy": -128, "balloon": -256, "kmemcg": -512},
@@ -83,7 +83,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("release", KERNELS)
 def test_types(release: str) -> None:
-    """A page has a type or is counted, and has that one type and no other."""
+    """A page has exactly one type, or is counted."""
     kernel = KERNELS[release]
     kinds = PageTypes(kernel.buddy)
     words = np.array([word & 0xFFFF_FFFF for word in kernel.types.values()], np.uint32)
@@ -91,16 +91,16 @@ def test_types(release: str) -> None:
     assert kinds.any(words).all()
     assert not kinds.any(counted).any()
     for number, (name, word) in enumerate(kernel.types.items()):
-        told = word if release != "6.12" else word >> 24 << 24  # as VMCOREINFO has it
+        told = word if release != "6.12" else word >> 24 << 24  # as VMCOREINFO has the number
         same = kinds.are(words, told)
         assert same.nonzero()[0].tolist() == [number], name
-        # As VMCOREINFO's signed numbers, too.
+        # also as VMCOREINFO's signed numbers
         np.testing.assert_array_equal(kinds.are(words, told - (1 << 32)), same)
     assert kinds.are(words, kinds.of_buddy).tolist() == [name == "buddy" for name in kernel.types]
 
 
 def test_where_the_head_of_a_compound_page_is() -> None:
-    """A pointer whose lowest bit is set; in the newest kernels a mask for the tail's own address.
+    """It is a pointer whose lowest bit is set; in the newest kernels a mask for the tail's address.
 
     (page.compound_head, include/linux/mm_types.h; page.compound_info, 7.0.) 64 bytes a page.
     """

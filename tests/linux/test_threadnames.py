@@ -1,4 +1,4 @@
-"""Names of kernel threads in full where nothing describes the kernel's types."""
+"""Full names of kernel threads without a description of the kernel's types."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -21,7 +21,7 @@ _WITHOUT: dict[str, Any] = dict.fromkeys((*_PLACES, "rescued", "queue_name"))
 
 
 def test_a_real_guests_names(qemu_core: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threads themselves show what BTF tells; names are those that the kernel told."""
+    """Offsets follow from the threads themselves and equal BTF's; names are the kernel's."""
     by_btf, by_form = list[Offsets](), list[Offsets]()
     real_btf, real_form = offsets_by_btf, threadnames.with_thread_names
 
@@ -48,7 +48,7 @@ def test_a_real_guests_names(qemu_core: tuple[Path, Path], monkeypatch: pytest.M
 
 @pytest.mark.parametrize("lost", [1, 2])
 def test_some_names_are_lost(lost: int, tmp_path: Path) -> None:
-    """What leads to a thread's own name is damaged: the others' names are as they were."""
+    """A damaged link costs its own thread's name; the names of others stay."""
     truth = forge_linux_on_i386(tmp_path / "whole", seed=3)
     chosen = [task for task in truth.tasks if task.full_name]
     place = truth.places["worker_private"]

@@ -14,7 +14,7 @@ PAGE = 4096
 
 @dataclass
 class Memory:
-    """Physical memory in bytes, which counts how many frames are read."""
+    """Physical memory in bytes, which counts the frames that are read."""
 
     contents: bytes
     missing: frozenset[int] = frozenset()
@@ -22,21 +22,21 @@ class Memory:
 
     @property
     def frame_count(self) -> int:
-        """Frames in all."""
+        """The number of frames."""
         return len(self.contents) // PAGE
 
     @cached_property
     def budget(self) -> Budget:
-        """What may be had of it."""
+        """The budget for this memory."""
         return Budget(self.frame_count)
 
     @property
     def held(self) -> npt.NDArray[np.bool_]:
-        """Those that are not missing."""
+        """Frames that are not missing."""
         return ~np.isin(np.arange(self.frame_count), list(self.missing))
 
     def read_frames(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """Contents, zeros where there are none."""
+        """Contents of frames; zeros for missing ones."""
         self.frames_read += len(frames)
         words = np.frombuffer(self.contents, "<u8").reshape(-1, 512)
         inside = (frames >= 0) & (frames < len(words))
@@ -46,7 +46,7 @@ class Memory:
 
 
 def chain(flags: Sequence[int]) -> npt.NDArray[np.uint64]:
-    """Memory with a tree in frames 1 to 4, whose lowest table has entries of these flags."""
+    """Memory with a chain of tables in frames 1 to 4; the lowest has entries with these flags."""
     words = np.zeros((64, 512), np.uint64)
     for frame in (1, 2, 3):
         words[frame, 0] = frame + 1 << 12 | 0x67

@@ -28,7 +28,7 @@ from memory_visualizer.paging.architecture import (
 def test_levels(
     architecture: Architecture, address_bits: int, entries: int, pages: list[int]
 ) -> None:
-    """How much is translated, and what an entry of each level covers (table 4-2)."""
+    """The translated bits, and the size that an entry of each level covers (table 4-2)."""
     assert architecture.address_bits == address_bits
     assert architecture.entries == entries
     assert [level.pages for level in architecture.levels] == pages
@@ -46,12 +46,12 @@ def test_levels(
     ],
 )
 def test_canonical_addresses(architecture: Architecture, virtual: int, written: int) -> None:
-    """The topmost translated bit is repeated above."""
+    """Bits above the topmost translated bit repeat it."""
     assert architecture.canonical(np.array([virtual], np.uint64)).tolist() == [written]
 
 
 def test_entries_of_32_bits() -> None:
-    """Two of them in a word, the lower one first."""
+    """A word holds two entries, the lower one first."""
     words = np.full((1, 512), 0x2222_2063_1111_1067, np.uint64)
     entries = X86.decode(words)
     assert entries.shape == (1, 1024)
@@ -60,7 +60,7 @@ def test_entries_of_32_bits() -> None:
 
 
 def test_frames() -> None:
-    """The address is in bits 12 to 51, of a large page in the upper ones of these."""
+    """The address has bits 12 to 51; a large page's address has only the upper ones."""
     entry = np.array([0x8000_1234_5678_9067 | bits(52, 58)], np.uint64)
     assert X64.frames(entry).tolist() == [0x1_2345_6789]
     assert X64.large_frames(entry, X64.levels[2]).tolist() == [0x1_2345_6600]
@@ -68,14 +68,14 @@ def test_frames() -> None:
 
 
 def test_high_large_pages_of_32_bits() -> None:
-    """PSE-36: bits 32 to 39 of the address stand in bits 13 to 20 (table 4-4)."""
+    """PSE-36: bits 32 to 39 of the address are bits 13 to 20 of the entry (table 4-4)."""
     entry = np.array([0x0040_00E7 | 0xA5 << 13], np.uint64)
     assert X86.large_frames(entry, X86.levels[0]).tolist() == [0xA5_0040_0000 >> 12]
 
 
 @pytest.mark.parametrize("architecture", [X86, PAE, X64, X64_5_LEVELS])
 def test_access(architecture: Architecture) -> None:
-    """U/S and R/W grant, XD takes away; without XD in the entry all may be executed (4.6.1)."""
+    """U/S and R/W grant, XD takes away; entries without XD allow execution (4.6.1)."""
     entries = np.array([0x1, 0x3, 0x5, 0x7, 0x7 | 1 << 63], np.uint64)
     may_execute = [MAY_EXECUTE] * 5
     if architecture.entry_bytes == 8:

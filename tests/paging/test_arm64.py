@@ -1,4 +1,4 @@
-"""Page tables of 64-bit ARM: the walk, against a reader that does one descriptor at a time."""
+"""Page tables of 64-bit ARM: the walk, against a reader that reads one descriptor at a time."""
 
 import struct
 
@@ -37,7 +37,7 @@ REGIMES = {
     "64 KiB, 52 bits": ArmRegime(16, 52),
 }
 PAGES = 12
-"""Of the regime's size."""
+"""Pages of the regime's size."""
 FLAGS = st.sampled_from(
     [
         *[0x703, 0x743, 0x7C3, 0x783, 0xF43, 0x003],  # pages or tables, and their rights
@@ -70,19 +70,19 @@ Tables = list[list[tuple[int, int, int, set[int], int]]]
 
 
 def paging_of(regime: ArmRegime) -> Paging:
-    """By the manual alone, whatever descriptors a system would not make."""
+    """The paging by the manual alone, also for descriptors that no system makes."""
     architecture = arm64(regime.page_bits, regime.address_bits, upper=regime.upper, large=regime.ds)
     return as_processor_has_it(architecture)
 
 
 def memory_with(tables: Tables, regime: ArmRegime) -> bytes:
-    """Memory with these descriptors; now and then a bit of a high address."""
+    """Memory with these descriptors; some have a bit of a high address."""
     size = 1 << regime.page_bits
     memory = bytearray(PAGES * size)
     for page, descriptors in enumerate(tables):
         for index, target, flags, upper, high in descriptors:
             if regime.ds and not high:
-                flags &= ~0x300  # shareability stands elsewhere: these are bits of the address
+                flags &= ~0x300  # shareability is elsewhere: these bits belong to the address
             entry = target << regime.page_bits | flags | sum(1 << bit for bit in upper)
             struct.pack_into("<Q", memory, page * size + index * 8 % size, entry & (1 << 64) - 1)
     return bytes(memory)
@@ -91,7 +91,7 @@ def memory_with(tables: Tables, regime: ArmRegime) -> bytes:
 @pytest.mark.parametrize("name", REGIMES)
 @pytest.mark.many
 def test_finds_what_a_simple_reader_finds(name: str) -> None:
-    """The same frames, first at the same addresses, with the same rights."""
+    """The simple reader finds the same frames, with the same first addresses and rights."""
     regime = REGIMES[name]
     paging = paging_of(regime)
     root_bytes = paging.architecture.root_bytes
@@ -100,7 +100,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
     @given(tables=TABLES, slot=st.sampled_from([0, 0, 0, 1]))
     def check(tables: Tables, slot: int) -> None:
         contents = memory_with(tables, regime)
-        # Small top tables lie anywhere in a page, others begin with one.
+        # Small top tables lie anywhere in a page; others begin with a page.
         base = slot << regime.page_bits if paging.architecture.is_whole else slot * root_bytes
         roots = paging.architecture.roots_at(np.array([base]))
         found = found_by_walk(Memory(contents), paging, roots)
@@ -132,7 +132,7 @@ def frames_of(page: ArmPage, size: int) -> list[tuple[int, int]]:
 def found_by_walk(
     memory: Memory, paging: Paging, roots: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> dict[tuple[int, bool], tuple[int, set[tuple[bool, bool]]]]:
-    """The first address of each frame, by whether user mode has it; and what is allowed."""
+    """The first address of each frame for user mode and for the kernel, and its rights."""
     rows = Mappings.join(list(walk(memory, paging, roots)))
     found: dict[tuple[int, bool], tuple[int, set[tuple[bool, bool]]]] = {}
     columns = (rows.virtual, rows.pfn, rows.count, rows.access)
@@ -151,7 +151,7 @@ def check_single_addresses(
     roots: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
     pages: list[ArmPage],
 ) -> None:
-    """Both ways of looking up an address agree with the pages: at their ends, and where none is."""
+    """Both ways of translation agree with the pages, at their ends and in unmapped places."""
     frames = len(contents) // PAGE
     space = TableMemory(Memory(contents), paging, roots[0].tolist())
     for page in pages[:20]:
@@ -164,7 +164,7 @@ def check_single_addresses(
 
 
 def test_levels_and_top_tables() -> None:
-    """As table D8-5 and those behind it have them: how many levels, how large the top table is."""
+    """Number of levels and size of the top table are as in table D8-5 and the tables after it."""
     sizes = {
         (12, 39): (3, 4096),
         (12, 48): (4, 4096),
@@ -195,7 +195,7 @@ def test_addresses_of_the_upper_half() -> None:
 
 
 def test_tops_of_several_processes_in_one_frame() -> None:
-    """Each has the mappings below its own entries only."""
+    """Each process has only the mappings below its own entries."""
     architecture = arm64(14, 48)
     words = np.zeros((4 * 16, 512), np.uint64)
     for slot in range(3):
@@ -224,7 +224,7 @@ def test_tops_of_several_processes_in_one_frame() -> None:
     ],
 )
 def test_pages_that_nobody_may_use(before: bool, entry: int, seen: bool) -> None:
-    """By bit 58 up to 6.9, by the bit nG since; they are user mode's, and allow nothing."""
+    """Bit 58 marks them up to 6.9, the bit nG later; they belong to user mode, without rights."""
     paging = as_linux_on_arm64_has_it(arm64(12, 48), is_before_6_10=before)
     entries = np.array([entry], np.uint64)
     assert paging.is_present(entries).tolist() == [seen]

@@ -1,4 +1,4 @@
-"""Tables of mappings: joined, and made one where they are the same."""
+"""Tables of mappings: joined, and merged if they are equal."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ Row = tuple[int, int, int, int, int]
 
 
 def mappings(*rows: Row) -> Mappings:
-    """Of rows: space, virtual address, frame, number of frames, access."""
+    """Mappings from rows of space, virtual address, frame, number of frames, access."""
     space, virtual, frame, frames, access = np.array(rows, np.int64).reshape(-1, 5).T
     return Mappings(
         space.astype(np.int32),
@@ -35,7 +35,7 @@ def rows_of(found: Mappings) -> set[Row]:
 
 
 def test_joined() -> None:
-    """In the order given, whatever there is of each; the batches are let go of."""
+    """Batches are joined in their order, and released."""
     batches = [mappings((0, 1, 2, 1, 0)), mappings(), mappings((1, 3, 4, 512, USER))]
     joined = Mappings.join(batches)
     assert joined.virtual.tolist() == [1, 3]
@@ -45,7 +45,7 @@ def test_joined() -> None:
 
 
 def test_alike() -> None:
-    """User mode's in one space only, the kernel's in any; what one allows is allowed."""
+    """Equal rows become one, with all rights: of one user space, or of the kernel in any spaces."""
     found = mappings(
         (0, 0x1000, 7, 1, USER),
         (0, 0x1000, 7, 1, USER | WRITE),
@@ -75,7 +75,7 @@ def test_the_kernels_alike() -> None:
 
 
 def test_a_large_page_over_single_ones() -> None:
-    """What processes have page by page is no large page: told, if it is more than a quarter."""
+    """A large page is refused if processes map more than a quarter of it singly."""
     single = [(0, n << 12, n, 1, USER) for n in range(512, 512 + 129)]
     wrong, right = (1, 0x4000_0000, 512, 512, USER), (1, 0x8000_0000, 0, 512, 0)
     losses = Losses()

@@ -1,4 +1,4 @@
-"""The walk of page tables, against a recursive reader that does one entry at a time."""
+"""The walk of page tables, against a recursive reader that reads one entry at a time."""
 
 import struct
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ MANUAL = {
     name: replace(paging, software=replace(paging.software, table_flags=None, beginning=None))
     for name, paging in KINDS.items()
 }
-"""By the manual alone, whatever entries a system would not make."""
+"""Pagings by the manual alone, also for entries that no system makes."""
 
 
 FRAMES = 12
@@ -58,8 +58,8 @@ FRAME = st.one_of(
 )
 Entry = tuple[int, int, int, bool]
 ENTRY: st.SearchStrategy[Entry] = st.tuples(
-    st.integers(0, 1023),  # where in the table
-    FRAME,  # some lie past the end
+    st.integers(0, 1023),  # index in the table
+    FRAME,  # some are beyond the end
     FLAGS,
     st.booleans(),  # no-execute
 )
@@ -67,7 +67,7 @@ ENTRY: st.SearchStrategy[Entry] = st.tuples(
 
 @st.composite
 def side_by_side(draw: st.DrawFn) -> list[Entry]:
-    """Entries for pages that are far away, in a row or not: as a device's, or as numbers are."""
+    """Entries for distant pages, in a row or not: like a device's pages, or like numbers."""
     index = draw(st.integers(0, 500))
     frame = draw(st.sampled_from([(1 << 22) - 512, 1 << 22, 1 << 23, 1 << 30, (1 << 33) + 512]))
     step = draw(st.sampled_from([1, 1, 3, 512, 1 << 18, (1 << 20) + 1]))
@@ -101,7 +101,7 @@ def memory_with(tables: Tables, size: int) -> bytes:
 
 
 def tops_of(name: str, roots: Sequence[int], memory: bytes) -> npt.NDArray[np.int64]:
-    """The top-level frames behind some table bases."""
+    """The top-level frames of some table bases."""
     if name != "pae":
         return np.array([[root] for root in roots])
     return np.array(
@@ -116,7 +116,7 @@ def found_by_walk(memory: Memory, paging: Paging, roots: npt.NDArray[np.int64]) 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.many
 def test_finds_what_a_simple_reader_finds(name: str) -> None:
-    """The same frames, for the same spaces, first at the same addresses."""
+    """The simple reader finds the same frames for the same spaces at the same first addresses."""
     paging = MANUAL[name]
 
     @settings(max_examples=100, deadline=None)
@@ -127,7 +127,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
     )
     def check(tables: Tables, roots: list[int], data: st.DataObject) -> None:
         contents = memory_with(tables, paging.entry_bytes)
-        if name == "pae":  # its pointers are always there; the bits above them mean nothing here
+        if name == "pae":  # the processor ignores a pointer's present bit and upper bits here
             pointers = data.draw(st.lists(st.integers(0, FRAMES - 1), min_size=4, max_size=4))
             changed = bytearray(contents)
             for root in roots:
@@ -194,7 +194,7 @@ def test_translates_as_a_simple_reader_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["x86", "x64", "x64-5"])
 def test_all_entries_lead_to_one_table(name: str) -> None:
-    """Stars and circles: tables are read once for each level and each way of access."""
+    """Stars and circles: each table is read once for each level and kind of access."""
     paging = MANUAL[name]
     entry = struct.pack("<I" if name == "x86" else "<Q", 0x67)  # frame 0: the table itself
     memory = Memory(entry * (PAGE // paging.entry_bytes) + bytes(3 * PAGE))
@@ -204,14 +204,14 @@ def test_all_entries_lead_to_one_table(name: str) -> None:
 
 
 def test_many_spaces_share_all_tables() -> None:
-    """Hundreds of top levels that all lead to all: no more ways than pages are followed."""
+    """Hundreds of top levels that all lead to all others: ways are bounded by the pages."""
     count = 64
     words = np.zeros((count, 512), np.uint64)
     for frame in range(count):
         words[frame, :256] = (np.arange(256, dtype=np.uint64) % count << 12) | 0x67
     memory = Memory(words.tobytes())
     parts = list(walk(memory, KINDS["x64"], np.arange(count)[:, None]))
-    # Each top-level table is read once more, to vote on the width of addresses.
+    # Each top-level table is read once more, for its vote on the width of addresses.
     assert memory.frames_read <= count * (len(X64.levels) + 1)
     assert sum(len(part.pfn) for part in parts) < 40 * count * 512
 
@@ -229,9 +229,9 @@ def test_frames_that_the_dump_lacks_are_left_out() -> None:
 
 
 def test_two_tops_of_one_space() -> None:
-    """What two tables of one process lead to counts once; what one allows is allowed."""
+    """A mapping in two tables of one process counts once, with the rights of both."""
     words = np.zeros((6, 512), np.uint64)
-    words[0, 0], words[5, 0] = 0x1067 | 1 << 63, 0x1067  # the first bars execution
+    words[0, 0], words[5, 0] = 0x1067 | 1 << 63, 0x1067  # the first forbids execution
     words[1, 0], words[2, 0], words[3, 0] = 0x2067, 0x3067, 0x4067
     spaces = np.zeros(2, np.int32)
     parts = list(walk(Memory(words.tobytes()), KINDS["x64"], np.array([[0], [5]]), spaces))
@@ -241,7 +241,7 @@ def test_two_tops_of_one_space() -> None:
     assert rows.access[0] & MAY_EXECUTE
 
 
-# -- entries that cannot be, and pages that are no tables ---------------------------------------
+# -- impossible entries, and pages that are not tables ------------------------------------------
 
 
 def frames_of(words: npt.NDArray[np.uint64], paging: Paging, losses: Losses | None = None) -> Any:
@@ -259,9 +259,9 @@ def test_a_flipped_bit_costs_its_entry(bit: int) -> None:
 
 
 def test_a_page_is_no_table_behind_a_break() -> None:
-    """As where the page was given to another use while it was saved: the rest looks sound in part.
+    """A page with another use since it was saved is partly sound: from the break on it is cut.
 
-    A flipped bit before the break and sound entries behind another do not move it.
+    Neither a flipped bit before the break nor sound entries behind another one move it.
     """
     flags = [0x67] * 40
     for index in (3, *range(22, 40, 2), 23, 39):
@@ -275,7 +275,7 @@ def test_a_page_is_no_table_behind_a_break() -> None:
 @settings(max_examples=200)
 @given(broken=st.lists(st.sampled_from([None, None, False, False, True]), min_size=1, max_size=60))
 def test_a_break_costs_no_more_than_it_proves(broken: list[bool | None]) -> None:
-    """At most one sound entry is lost for each broken one, and the first part is kept."""
+    """Each broken entry costs at most one sound entry, and the first part is kept."""
     flags = [0 if one is None else 0x67 | one << 50 for one in broken]
     words = chain(flags)
     words[4, : len(flags)] *= np.array(flags, np.uint64) != 0
@@ -294,7 +294,7 @@ def test_a_break_costs_no_more_than_it_proves(broken: list[bool | None]) -> None
 def test_a_page_of_numbers_is_no_table(level: int) -> None:
     """Small numbers would be tables at frame 0, or pages of a gigabyte there."""
     words = chain([0x67] * 20)
-    words[1, 1] = 1 << 12 | 0x63  # the top-level table names itself, so all serve once more
+    words[1, 1] = 1 << 12 | 0x63  # the top-level table names itself: two levels
     words[level + 1, :] = np.arange(512) % 256
     losses = Losses()
     found = frames_of(words, KINDS["x64"], losses)
@@ -304,7 +304,7 @@ def test_a_page_of_numbers_is_no_table(level: int) -> None:
 
 
 def test_what_is_out_of_sight_means_something_to_its_system_only() -> None:
-    """A page in transition is Windows', one that nobody may use is Linux'."""
+    """Only Windows has pages in transition, and only Linux pages that nobody may use."""
     words = chain([0x67, 0x880, 0x67])
     inverted = ~np.uint64(40 << 12) & np.uint64(0x000F_FFFF_FFFF_F000)
     words[4, 3] = inverted | np.uint64(1 << 8 | 0x20)
@@ -314,7 +314,7 @@ def test_what_is_out_of_sight_means_something_to_its_system_only() -> None:
 
 
 def test_a_table_in_transition_is_no_large_page() -> None:
-    """What is bit 7 in an entry that is present belongs to its protection there."""
+    """Bit 7 of an entry in transition belongs to its protection, and does not tell a large page."""
     words = chain([0x67])
     words[3, 0] = 4 << 12 | 0x880 | 4
     assert frames_of(words, KINDS["x64"]) == [5]
@@ -323,7 +323,7 @@ def test_a_table_in_transition_is_no_large_page() -> None:
 @pytest.mark.parametrize("level", [2, 3])
 @pytest.mark.parametrize("low", [0xE7, 0xE5, 0xE1, 0x83, 0x81, 0xFF, 0x67, 0x65, 0x63])
 def test_one_byte_in_an_empty_slot_maps_nothing(level: int, low: int) -> None:
-    """It names frame 0, where there is no table, and no large page but the kernel's own."""
+    """The entry names frame 0, where no table is, and no large page but the kernel's own."""
     words = np.concatenate([chain([0x67] * 20), np.zeros((1 << 10, 512), np.uint64)])
     words[level, 300] = low
     losses = Losses()
@@ -333,7 +333,7 @@ def test_one_byte_in_an_empty_slot_maps_nothing(level: int, low: int) -> None:
 
 @pytest.mark.parametrize(("frames", "kept"), [(255, False), (256, True)])
 def test_the_kernels_large_page_at_the_beginning(frames: int, kept: bool) -> None:
-    """The loader's stays, unless most of it would lie beyond the memory of the machine."""
+    """The loader's page stays, unless most of it would lie beyond the machine's memory."""
     words = np.concatenate([chain([0x67] * 20), np.zeros((frames - 64, 512), np.uint64)])
     words[3, 300] = 0xE3
     losses = Losses()

@@ -1,7 +1,8 @@
-"""Memory of another moment in the place of page tables: it costs what these led to, nothing else.
+"""Memory of another moment in the place of page tables costs only the pages below these.
 
-Against what the writer of a synthetic dump noted when it gave out each page. MEMVIZ_SMEAR=all tries
-every kind of page in the place of each table, and larger dumps; without, one kind for each table.
+The reference is the synthetic dump's record of each page that it gave out. MEMVIZ_SMEAR=all tries
+every kind of page in the place of each table, and larger dumps; the default is one kind for each
+table.
 """
 
 import os
@@ -42,7 +43,7 @@ Words = npt.NDArray[np.uint64]
 LABELS = [page_class.label for page_class in PageClass]
 
 
-# -- pages that are no tables ---------------------------------------------------------------
+# -- pages that are not tables ------------------------------------------------------------------
 
 
 def heap(rng: np.random.Generator) -> Words:
@@ -59,7 +60,7 @@ def heap(rng: np.random.Generator) -> Words:
 
 
 def code(rng: np.random.Generator) -> Words:
-    """The processor's instructions: some bytes are much more common than others."""
+    """The processor's instructions, in which some bytes are much more common than others."""
     common = np.frombuffer(bytes.fromhex("488b4c8d894889c7e80f84c30000ff5541544157cc909000"), "u1")
     octets = np.where(
         rng.random(PAGE) < 0.6, rng.choice(common, PAGE), rng.integers(0, 256, PAGE)
@@ -68,14 +69,14 @@ def code(rng: np.random.Generator) -> Words:
 
 
 def text(rng: np.random.Generator) -> Words:
-    """A page of a file that people read."""
+    """A page of a text file."""
     raw = Path(__file__).read_bytes()
     start = int(rng.integers(0, len(raw) - PAGE))
     return np.frombuffer(raw[start : start + PAGE], "<u8")
 
 
 def noise(rng: np.random.Generator) -> Words:
-    """What is packed or encrypted."""
+    """Packed or encrypted data."""
     return rng.integers(0, 1 << 64, 512, np.uint64, endpoint=False)
 
 
@@ -87,7 +88,7 @@ KINDS: list[Callable[[np.random.Generator], Words]] = [heap, code, text, noise]
 
 @dataclass
 class Memory:
-    """Physical memory that is held in whole."""
+    """Physical memory that is held completely."""
 
     words: Words
     held: npt.NDArray[np.bool_] = field(init=False)
@@ -108,17 +109,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sound:
-    """A synthetic dump, its truth, and what stands below each of its tables."""
+    """A synthetic dump, its truth, and the content of each of its tables."""
 
     raw: bytes
     truth: Truth
     classes: npt.NDArray[np.str_]
     roots: tuple[tuple[int, ...], ...]
-    """Frames of the live processes' top-level tables, those for user mode included."""
+    """Frames of the live processes' top-level tables, including those for user mode."""
     levels: dict[int, int]
-    """The highest level on which each table serves; the last is 1."""
+    """The highest level on which each table serves; the lowest level is 1."""
     below: dict[int, set[tuple[int, int]]]
-    """What each names: first frame, and how many."""
+    """The entries of each table: first frame, and number of frames."""
 
     @property
     def words(self) -> Words:
@@ -130,7 +131,7 @@ class Sound:
         return sorted(frame for frame, level in self.levels.items() if level > 1)
 
     def led_to(self, table: int) -> npt.NDArray[np.bool_]:
-        """By frame: whether the table leads there, be it through others."""
+        """By frame: whether the table leads there, also through other tables."""
         found = np.zeros(len(self.raw) // PAGE, bool)
         known = set()
         todo = [(table, LEVELS[self.truth.paging])]
@@ -180,7 +181,7 @@ def sound(system: str) -> Sound:
 
 
 def entries_of(raw: bytes, paging: str, frame: int, level: int) -> Iterator[tuple[int, int]]:
-    """What the present entries of a table, and those in transition, name."""
+    """The targets of a table's entries that are present or in transition."""
     size = 4 if paging == "x86" else 8
     for entry in np.frombuffer(raw, f"<u{size}", PAGE // size, frame * PAGE).tolist():
         if not (entry & 1 or entry & 0xC00 == 0x800):
@@ -190,14 +191,14 @@ def entries_of(raw: bytes, paging: str, frame: int, level: int) -> Iterator[tupl
         yield address // PAGE, (PAGE // size) ** (level - 1) if is_large else 1
 
 
-# -- what the program makes of them --------------------------------------------------------------
+# -- the program's result -----------------------------------------------------------------------
 
 
 def top_levels(memory: Memory) -> TopLevels | None:
     search = TopLevelSearch()
     frames = np.arange(len(memory.words))
     search.scan_everywhere(frames, memory.words)
-    for _ in range(2):  # what was met on the first look is looked for on the second
+    for _ in range(2):  # the second scan searches for indices that the first one found
         search.scan(frames, memory.words)
         search.scan_only()
     return search.found(memory) or search.alike(memory)
@@ -206,7 +207,7 @@ def top_levels(memory: Memory) -> TopLevels | None:
 def painted(
     words: Words, alive: set[tuple[int, ...]], path: Path
 ) -> tuple[npt.NDArray[np.str_], set[tuple[int, ...]]]:
-    """The classes by the live processes' tables, as far as these are found; and which are."""
+    """The classes by those tables of live processes that are found, and these tables."""
     memory = Memory(words)
     found = top_levels(memory)
     assert found
@@ -220,14 +221,14 @@ def painted(
 
 
 def without_contents(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    """The classes, whatever is in pages that nobody has."""
+    """The classes, without the contents of unused pages."""
     return np.where(np.char.startswith(classes, "unused"), "unused", classes)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_the_sound_dump_is_painted_as_it_was_made(system: str, tmp_path: Path) -> None:
-    """Else the other tests here would compare with something else than the truth."""
+    """The reference of the other tests here is the truth."""
     given = sound(system)
     classes, _ = painted(given.words, set(given.roots), tmp_path / "dump")
     np.testing.assert_array_equal(classes, given.classes)
@@ -236,7 +237,7 @@ def test_the_sound_dump_is_painted_as_it_was_made(system: str, tmp_path: Path) -
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> None:
-    """Of the frames that the table did not lead to at most 0.2 % change their class."""
+    """At most 0.2 % of the frames that the table did not lead to change their class."""
     given = sound(system)
     rng = np.random.default_rng(7)
     upper = given.upper
@@ -260,7 +261,7 @@ def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
-    """The same as the user sees it: all names stay, too, and nobody is made up."""
+    """The same holds for the user's output: all names stay, and no process is invented."""
     given = sound(system)
     rng = np.random.default_rng(11)
     names = {(p.pid, p.name) for p in given.truth.processes}
@@ -279,7 +280,7 @@ def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
 
 
 def with_flips(given: Sound, rng: np.random.Generator) -> Iterator[tuple[str, Words, set[int]]]:
-    """Dumps with one entry of each upper table altered; what, contents, and what it leads to."""
+    """Dumps with one altered entry of each upper table: description, contents, lost frames."""
     size = 4 if given.truth.paging == "x86" else 8
     for number, table in enumerate(given.upper):
         entries = np.frombuffer(given.raw, f"<u{size}", PAGE // size, table * PAGE)
@@ -294,7 +295,7 @@ def with_flips(given: Sound, rng: np.random.Generator) -> Iterator[tuple[str, Wo
             words = given.words
             at, bit = int(rng.choice(present)), int(rng.integers(0, 8 * size))
             if entries[at] & 0x80 and 12 < bit < 52:
-                bit = int(rng.integers(0, 8))  # nothing tells where else a large page was
+                bit = int(rng.integers(0, 8))  # the large page's former place is unknown
             words[table].view(f"<u{size}")[at] ^= entries.dtype.type(1 << bit)
             named = given.below[table] if entries[at] & 0x80 else set()
             frames = {first + n for first, count in named if count > 1 for n in range(count)}
@@ -305,9 +306,9 @@ def with_flips(given: Sound, rng: np.random.Generator) -> Iterator[tuple[str, Wo
 
 
 def kernels_own(given: Sound, table: int, entries: npt.NDArray[np.unsignedinteger]) -> list[int]:
-    """The entries of the kernel's half of a top-level table, without that which names the table.
+    """The kernel's half of a top-level table, without the entry that names the table.
 
-    Without the only one, as with five levels, nothing tells that the table is of this Windows.
+    With five levels this is the only such entry, without which Windows' table is not recognised.
     """
     if given.levels[table] < LEVELS[given.truth.paging]:
         return []
@@ -322,7 +323,7 @@ SLOTS = [0xE7, 0x67, 0xE5]
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
-    """A byte in an empty slot, or a flipped bit, costs no more than what the entry led to."""
+    """A byte in an empty slot, or a flipped bit, costs at most the pages below the entry."""
     given = sound(system)
     for what, words, named in with_flips(given, np.random.default_rng(13)):
         elsewhere = np.ones(len(words), bool)
@@ -338,7 +339,7 @@ def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [0xE7, 0xE3])
 @pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
 def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Path) -> None:
-    """Many of its frames are single pages of user mode: no system gives them out twice."""
+    """Many of its frames are single pages of user mode, so the large page is refused."""
     truth = forge(tmp_path / "dump", profiles()[name], size=16 * MIB, processes=24)
     words = np.fromfile(tmp_path / "dump", "<u8").reshape(-1, 512)
     classes = truth.classes(truth.alive)
@@ -352,7 +353,7 @@ def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Pa
     words.tofile(tmp_path / "dump")
     snapshot = memory_visualizer.open(tmp_path / "dump")
     changed = np.flatnonzero(np.array(LABELS)[snapshot.classes] != classes)
-    # Its first frame shows where the tables map themselves, as if the entry were of the last level.
+    # The self-map shows its first frame, as if the entry were of the last level.
     assert set(changed) <= {int(np.argmax(users)) * 512}
     assert any(one.startswith("1 large page left out") for one in snapshot.remarks)
 
@@ -361,7 +362,7 @@ def test_a_large_page_of_what_processes_have(name: str, flags: int, tmp_path: Pa
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Path) -> None:
-    """All address spaces whose own top level survives are found; elsewhere little changes."""
+    """All address spaces with a sound top level are found; elsewhere little changes."""
     given = sound(system)
     frames = len(given.raw) // PAGE
     for seed in range(8):
@@ -373,7 +374,7 @@ def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Pa
         assert whole <= found
         elsewhere = np.ones(frames, bool)
         lost = set(moved.tolist()) & set(given.levels)
-        for top in given.roots:  # with one of PAE's directories the others are lost, too
+        for top in given.roots:  # without one of PAE's directories the others are lost, too
             if set(top) & lost:
                 lost |= set(top)
         for frame in lost:
@@ -385,9 +386,9 @@ def test_pages_exchanged_with_each_other(system: str, share: float, tmp_path: Pa
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_the_way_to_the_shared_page_is_lost(system: str, tmp_path: Path) -> None:
-    """The tables by which the kernel sees KUSER_SHARED_DATA are shared by all, and so their loss.
+    """All processes share the kernel's tables for KUSER_SHARED_DATA, so all lose them.
 
-    And the page itself: then nothing tells the version, but the address spaces are still found.
+    Without the page itself, the version is unknown, but the address spaces are found.
     """
     given = sound(system)
     memory = Memory(given.words)

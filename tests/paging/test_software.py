@@ -1,4 +1,4 @@
-"""What Windows and Linux mean by entries that the processor takes as not present."""
+"""The meanings that Windows and Linux give to entries that are not present."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ NOT_ALLOWED = (~0x5000 & 0x000F_FFFF_FFFF_F000) | 1 << 8
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_an_architecture_stays_itself(architecture: Architecture) -> None:
-    """Whose it is makes no difference to its levels, and each system has its own meaning."""
+    """The system does not change the levels, and each system has its own meaning."""
     systems = [as_processor_has_it, as_windows_has_it, as_linux_has_it]
     pagings = [has_it(architecture) for has_it in systems]
     assert {paging.architecture for paging in pagings} == {architecture}
@@ -49,13 +49,13 @@ def test_an_architecture_stays_itself(architecture: Architecture) -> None:
     ],
 )
 def test_what_leads_somewhere(has_it: Callable[[Architecture], Paging], seen: list[bool]) -> None:
-    """Pages in transition are Windows', pages that nobody may use Linux', and of no other."""
+    """Pages in transition are Windows', pages that nobody may use are Linux', others nobody's."""
     entries = np.array([0x5001, IN_TRANSITION, PROTOTYPE, NOBODYS, NOT_ALLOWED], np.uint64)
     assert has_it(X64).is_present(entries).tolist() == seen
 
 
 def test_addresses_out_of_sight() -> None:
-    """Linux inverts them, all bits; Windows sets one above those that are used."""
+    """Linux inverts all bits of the address; Windows sets one bit above the used ones."""
     marked = np.array([IN_TRANSITION, IN_TRANSITION | 1 << 46], np.uint64)
     assert as_windows_has_it(X64).frames(marked, LEAF).tolist() == [5, 5]
     inverted = np.array([NOT_ALLOWED], np.uint64)
@@ -63,7 +63,7 @@ def test_addresses_out_of_sight() -> None:
 
 
 def test_one_mark_at_most() -> None:
-    """Of the bits above the address in an entry in transition more than one is damage."""
+    """More than one bit above the address in an entry in transition is damage."""
     entries = np.array([IN_TRANSITION | 1 << 46, IN_TRANSITION | 3 << 46], np.uint64)
     paging = as_windows_has_it(X64)
     found = paging.is_impossible(entries, paging.frames(entries, LEAF), LEAF)
@@ -71,7 +71,7 @@ def test_one_mark_at_most() -> None:
 
 
 def test_the_bit_of_encryption_is_no_address() -> None:
-    """AMD's C-bit."""
+    """AMD's C-bit is not part of the address."""
     entries = np.array([0x5067 | 1 << 51], np.uint64)
     assert as_linux_has_it(X64, 1 << 51).frames(entries, LEAF).tolist() == [5]
     assert as_linux_has_it(X64).frames(entries, LEAF).tolist() == [1 << 39 | 5]
@@ -88,7 +88,7 @@ def test_the_bit_of_encryption_is_no_address() -> None:
     ],
 )
 def test_rights_in_transition(protection: int, allowed: int) -> None:
-    """They stand in bits 5 to 9, by the numbers of ntosp.h; a table's own say nothing."""
+    """Bits 5 to 9 have the rights, by the numbers of ntosp.h; a table's rights do not count."""
     entries = np.array([IN_TRANSITION | protection << 5 | 4], np.uint64)
     paging = as_windows_has_it(X64)
     assert paging.access(entries, np.ones(1, bool)).tolist() == [MAY_USER | allowed]
@@ -98,14 +98,14 @@ def test_rights_in_transition(protection: int, allowed: int) -> None:
 
 
 def test_nobody_may_use_it() -> None:
-    """A page of PROT_NONE is user mode's, and allows nothing."""
+    """A page of PROT_NONE belongs to user mode, without rights."""
     assert as_linux_has_it(X64).access(
         np.array([NOT_ALLOWED], np.uint64), np.ones(1, bool)
     ).tolist() == [MAY_USER]
 
 
 def test_whose_entries() -> None:
-    """Half of the addresses are a Linux process's own, of 32 bits three quarters."""
+    """Half of the addresses are a Linux process's own; of 32 bits, three quarters are."""
     own = [as_linux_has_it(each).software.user_entries for each in ALL]
     assert own == [range(768), range(1536), range(256), range(256)]
     assert [as_windows_has_it(each).software.self_entries for each in ALL] == [
@@ -117,7 +117,7 @@ def test_whose_entries() -> None:
 
 
 def test_habits() -> None:
-    """Linux clears the accessed bit of what leads to tables; neither system bars writing there."""
+    """Linux clears accessed bits of entries that lead to tables; all such entries allow writing."""
     entries = np.array([0x5067, 0x5047, 0x5065, 0x507F], np.uint64)
     upper = X64.levels[1]
     for paging, odd in (

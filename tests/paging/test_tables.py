@@ -1,4 +1,4 @@
-"""Which pages are page tables, and what tables lead to."""
+"""Which pages are page tables, and where tables lead."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ LAST = len(X64.levels) - 1
 
 
 def test_what_is_a_table() -> None:
-    """Most entries decide: a table with an odd entry is one, text and empty pages are none."""
+    """Most entries decide: an odd entry does not matter; text and empty pages are not tables."""
     words = np.zeros((16, 512), np.uint64)
     words[1, :20] = np.arange(2, 22, dtype=np.uint64) << np.uint64(12) | np.uint64(0x67)
     words[2] = words[1]
@@ -29,7 +29,7 @@ def test_what_is_a_table() -> None:
 
 
 def test_what_a_table_leads_to() -> None:
-    """By index; entries that cannot be lead nowhere, and large pages are told from tables."""
+    """Targets by index; impossible entries lead nowhere, and large pages are told from tables."""
     words = chain([0x67, 0, 0x63])
     words[3, 5] = 0x40_00E7
     words[3, 6] = 0x40_20E7  # bit 13 of a large page is reserved
@@ -45,7 +45,7 @@ def test_what_a_table_leads_to() -> None:
 
 @pytest.mark.parametrize("entry", [0, 300])
 def test_tables_of_a_space(entry: int) -> None:
-    """All that are on the way, the lowest apart; with `own_only` the process's own half."""
+    """All tables on the way, the lowest apart; with `own_only` only the process's own half."""
     words = chain([0x67] * 20)
     words[1, [0, entry]] = words[1, [entry, 0]]
     memory, paging = Memory(words.tobytes()), as_linux_has_it(X64)
@@ -60,7 +60,7 @@ def test_tables_of_a_space(entry: int) -> None:
 
 
 def test_behind_an_address() -> None:
-    """A frame beyond the dump is told by frames_behind, not by translate."""
+    """frames_behind tells a frame beyond the dump, translate does not."""
     words = chain([0x67, 0x67, 0])
     words[4, 1] = 0x123_4067
     memory = Memory(words.tobytes())

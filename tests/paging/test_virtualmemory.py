@@ -19,7 +19,7 @@ def space(missing: frozenset[int] = frozenset()) -> TableMemory:
 
 
 def test_reads_over_the_ends_of_pages() -> None:
-    """All of it or nothing."""
+    """A read across pages gives all bytes or None."""
     memory = space()
     assert memory.read(0xFFE, 4) == bytes([5, 5, 6, 6])
     assert memory.read(0x4FFE, 4) is None
@@ -29,7 +29,7 @@ def test_reads_over_the_ends_of_pages() -> None:
 
 
 def test_reads_many_at_once() -> None:
-    """The same as one by one; zeros where any byte is not there."""
+    """Results equal single reads; a range with a missing byte gives zeros."""
     memory = space(frozenset({8}))
     addresses = np.array([0x0, 0xFFC, 0x2FFC, 0x3000, LOST, 0x4FF8], np.uint64)
     numbers, known = memory.numbers(addresses)
@@ -42,7 +42,7 @@ def test_reads_many_at_once() -> None:
 
 
 def test_members_of_objects() -> None:
-    """The same as one by one, also of more objects than are read at once, and of places before."""
+    """Results equal single reads, also for more objects than a batch, and for negative offsets."""
     memory, lost = space(frozenset({8})), frozenset({8})
     objects = np.array([0x1010, 0x2FF8, LOST, 0x4000] * 400, np.uint64)
     offsets = (0, 4, -8, 0xFFC)
@@ -59,7 +59,7 @@ def test_members_of_objects() -> None:
 
 
 def test_stretches_that_stand_in_for_lost_tables() -> None:
-    """Only where the tables tell nothing."""
+    """Stand-in ranges are used only if the tables tell nothing."""
     memory = space().with_regular((0x4000, 0x7000, 6))
     assert [memory.frame(place << 12) for place in range(8)] == [5, 6, 7, 8, 9, 7, 8, -1]
     assert memory.frames(np.arange(8, dtype=np.uint64) * np.uint64(PAGE)).tolist() == [

@@ -31,7 +31,7 @@ DEVICE = 0x3_8000_0000
 
 
 def found(words: Words, paging: Paging, roots: list[int], losses: Losses | None = None) -> set[int]:
-    """The frames that the walk finds below some roots; the simple reader has to find the same."""
+    """The frames that the walk finds below some roots, which the simple reader finds, too."""
     memory = Memory(words.tobytes())
     tops = np.array(roots)[:, None]
     frames = set(Mappings.join(list(walk(memory, paging, tops, losses=losses))).pfn.tolist())
@@ -48,9 +48,9 @@ def found(words: Words, paging: Paging, roots: list[int], losses: Losses | None 
 
 
 def text() -> Words:
-    """Strings of four bytes a letter (wchar_t of Linux): two letters are an entry, a last one, too.
+    """Strings of four bytes a letter (wchar_t of Linux): two letters make an entry, or a last one.
 
-    It names frame 0 then, or what the letter before it makes of that.
+    The last one names frame 0, or a frame that the letter before it gives.
     """
     strings = ["visualize", "memory", "pages", "and", "windows", "linux", "kernels", "processes"]
     letters = "".join(one + "\0" * (2 - len(one) % 2) for one in strings).encode("utf-32-le")
@@ -58,14 +58,14 @@ def text() -> Words:
 
 
 def numbers() -> Words:
-    """An array of pairs: an odd number, and one that counts up."""
+    """Pairs of numbers: the first is odd, the second counts up."""
     return np.arange(512, dtype=np.uint64) << np.uint64(32) | np.uint64(1)
 
 
 @pytest.mark.parametrize("paging", PAGINGS.values(), ids=list(PAGINGS))
 @pytest.mark.parametrize("data", [text, numbers])
 def test_a_page_of_ordinary_data_is_no_table(data: object, paging: Paging) -> None:
-    """Its words are entries that the processor allows, but name pages that no machine has."""
+    """The processor allows its words as entries, but they name pages that no machine has."""
     assert callable(data)
     words = chain([0x67] * len(MEMORY))
     words[3, 1] = 40 << 12 | 0x67
@@ -89,7 +89,7 @@ def test_a_page_of_ordinary_data_is_no_table(data: object, paging: Paging) -> No
     ids=["in a row", "scattered", "few"],
 )
 def test_a_table_of_a_device_is_one(pages: list[int], paging: Paging) -> None:
-    """Of its pages nothing is in the dump, but beside them the table maps memory."""
+    """Its pages are not in the dump, but the table also maps memory beside them."""
     count = 0 if len(pages) == 7 else len(MEMORY)
     words = chain([0x67] * count)
     words[TABLE, 100 : 100 + len(pages)] = np.array(pages, np.uint64) << np.uint64(12) | np.uint64(
@@ -114,10 +114,9 @@ def test_pages_far_apart_are_no_devices(paging: Paging) -> None:
 @pytest.mark.parametrize("paging", PAGINGS.values(), ids=list(PAGINGS))
 @pytest.mark.parametrize("far", [2, 3])
 def test_top_level_tables_vote(far: int, paging: Paging) -> None:
-    """Of a large machine the first pages: most tables that are named lie beyond them, far away.
+    """The dump has a large machine's first pages: most named tables lie far beyond them.
 
-    Where half of the top-level tables say so, it is believed; of fewer only the tables are refused
-    that lead there.
+    If half of the top-level tables agree, they are believed; otherwise only they are refused.
     """
     words = chain([0x67] * len(MEMORY))
     words[1, 0] = 0
@@ -134,7 +133,7 @@ def test_top_level_tables_vote(far: int, paging: Paging) -> None:
 
 @pytest.mark.parametrize("paging", PAGINGS.values(), ids=list(PAGINGS))
 def test_one_table_does_not_vote_alone(paging: Paging) -> None:
-    """What is in the place of a single one would decide of itself."""
+    """A single page must not decide on itself."""
     words = chain([0x67] * len(MEMORY))
     beyond = np.arange(1 << 30, (1 << 30) + 9, dtype=np.uint64)
     words[1, 20:29] = beyond << np.uint64(12) | np.uint64(0x67)

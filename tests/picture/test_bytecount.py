@@ -1,4 +1,4 @@
-"""Counts of bytes, against counting them one by one."""
+"""Counts of byte values, against counting them one by one."""
 
 import sys
 from collections import Counter
@@ -36,7 +36,7 @@ TABLE = np.random.default_rng(1).integers(1 << 20, size=PAGE_SIZE + 1, dtype=np.
 
 
 def check_sums(sums: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
-    """Each page's sum is that of the table's numbers for its counts, also of values it lacks."""
+    """Each page's sum adds the table's numbers for its counts, also for values that it lacks."""
     assert sums.shape == (len(pages),)
     for told, page in zip(sums.tolist(), pages, strict=True):
         counted = Counter(page.tobytes())
@@ -53,16 +53,16 @@ def check(counts: NDArray[np.integer], pages: NDArray[np.uint8]) -> None:
 
 @pytest.mark.parametrize("many", [1, 3, 8, 9, PAGES_AT_ONCE])
 def test_with_numpy(pages: NDArray[np.uint8], many: int) -> None:
-    """Whole and half groups of pages."""
+    """Whole and half groups of pages are counted."""
     check(count_with_numpy(pages[-many:]), pages[-many:])
     check_sums(measure_with_numpy(TABLE)(pages[-many:]), pages[-many:])
 
 
 def test_compiled(pages: NDArray[np.uint8]) -> None:
-    """WebAssembly counts the same, however often it is called, in each thread with its own."""
+    """WebAssembly gives the same counts at each call, and in each thread."""
     try:
         import wasmtime  # noqa: F401
-    except (ImportError, OSError, RuntimeError):  # tests.elsewhere is a system unknown to it
+    except (ImportError, OSError, RuntimeError):  # as on an unknown system (tests.elsewhere)
         pytest.skip("the package wasmtime is not installed, or does not know the system")
     measure = page_measure(TABLE)
     assert measure.__module__ == bytecount.__name__ and measure.__name__ == "measure"
@@ -86,7 +86,7 @@ def test_compiled(pages: NDArray[np.uint8]) -> None:
 
 
 def test_without_wasmtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not needed."""
+    """Counting works without wasmtime."""
     monkeypatch.setitem(sys.modules, "wasmtime", None)
     monkeypatch.setattr(bytecount, "_wasmtime", bytecount._wasmtime.__wrapped__)
     assert page_measure(TABLE).__name__ == "<lambda>"

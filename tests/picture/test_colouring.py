@@ -1,4 +1,4 @@
-"""Colourings: each frame's colour against the truth of the dump, or worked out the plain way."""
+"""Colourings: each frame's colour against the truth of the dump, or against a plain computation."""
 
 import math
 from collections import Counter
@@ -35,14 +35,14 @@ OF_ALL_SYSTEMS = [name for name in COLOURINGS if name not in ("state", "use", "f
 def synthetic(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Snapshot, Truth, bytes]:
-    """A small Windows: as read, as it is, and its contents."""
+    """A small Windows: its snapshot, its truth and its bytes."""
     path = tmp_path_factory.mktemp("colouring") / "dump"
     truth = forge(path, profiles()[request.param], size=16 * MIB, processes=5)
     return memory_visualizer.open(path), truth, path.read_bytes()
 
 
 def labels(snapshot: Snapshot, name: str) -> npt.NDArray[np.str_]:
-    """What the colour of each frame means."""
+    """The meaning of each frame's colour."""
     colouring = colour_by(name, snapshot, DEFAULT, lambda: contents.entropy(snapshot.dump))
     meaning: npt.NDArray[np.str_] = np.array([swatch.label for swatch in colouring.swatches])
     found: npt.NDArray[np.str_] = meaning[colouring.values]
@@ -50,7 +50,7 @@ def labels(snapshot: Snapshot, name: str) -> npt.NDArray[np.str_]:
 
 
 def test_by_process(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """A page of one process has its colour, a shared one that of several."""
+    """A process's own page has its colour; a shared page has the colour of pages of several."""
     snapshot, truth, _ = synthetic
     holders: list[set[str]] = [set() for _ in range(truth.frames)]
     for note in truth.mappings[truth.mappings["user"]]:
@@ -68,7 +68,7 @@ def test_by_process(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
 
 
 def test_by_protection(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """What user mode may do, or else the kernel, by a reader of one entry after another."""
+    """The rights of user mode, or else of the kernel, equal those of a plain reader of entries."""
     snapshot, truth, memory = synthetic
     rights: dict[bool, list[set[str]]] = {
         user: [set() for _ in range(truth.frames)] for user in (True, False)
@@ -90,7 +90,7 @@ def test_by_protection(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
 
 
 def test_by_mappings(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """How many mappings lead to a frame, by the truth."""
+    """The number of mappings of each frame equals the truth's."""
     snapshot, truth, _ = synthetic
     count = np.zeros(truth.frames, int)
     notes = truth.mappings
@@ -110,7 +110,7 @@ def test_by_mappings(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
 
 
 def test_entropy_as_shannon_has_it(tmp_path: Path) -> None:
-    """Computed byte by byte: constant, text, two values, noise, and a page that is not held."""
+    """Constant pages, text, two values, noise and an unheld page have Shannon's entropy."""
     rng = np.random.default_rng(0)
     pages = [
         bytes(PAGE_SIZE),
@@ -131,7 +131,7 @@ def test_entropy_as_shannon_has_it(tmp_path: Path) -> None:
 
 
 def test_by_entropy(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """Bins of half a bit; zeros apart from other pages without information."""
+    """Bins are half a bit wide; zeros differ from other pages without information."""
     snapshot, truth, _ = synthetic
     steps = np.zeros(truth.frames, np.uint8)
     steps[1:] = np.arange(truth.frames - 1) % 256
@@ -144,7 +144,7 @@ def test_by_entropy(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
 
 
 def test_kernel_pages_by_no_table(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """A kernel's page that no table leads to has no protection, and is not called unused."""
+    """A kernel page without a table has no protection, but is not called unused."""
     snapshot, *_ = synthetic
     kernel = np.flatnonzero(labels(snapshot, "class") == "kernel")
     snapshot.mapping_count[kernel[0]] = 0
@@ -155,7 +155,7 @@ def test_kernel_pages_by_no_table(synthetic: tuple[Snapshot, Truth, bytes]) -> N
 
 
 def test_by_state(tmp_path: Path) -> None:
-    """What each page is to a Linux kernel; Windows dumps do not tell."""
+    """Each page has its state in the Linux kernel; Windows dumps tell none."""
     truth = forge_linux(tmp_path / "dump")
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert labels(snapshot, "state").tolist() == truth.states.tolist()
@@ -166,7 +166,7 @@ def test_by_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OF_ALL_SYSTEMS)
 def test_holes_are_absent_in_all(name: str, tmp_path: Path) -> None:
-    """Frames that the dump does not hold are that, whatever the colours tell."""
+    """Frames that the dump does not hold are absent in each colouring."""
     build = builds()["Win11x64_22000"]
     holes = [(0x1000, 0x400)]
     forge(tmp_path / "dump", build, size=24 * MIB, processes=3, holes=holes)
@@ -182,13 +182,13 @@ def test_holes_are_absent_in_all(name: str, tmp_path: Path) -> None:
 
 
 def test_shared_and_kernel_pages_are_grey(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """So that colours stand for processes only."""
+    """They are grey, so that colours stand for processes only."""
     for swatch in by_process(synthetic[0], DEFAULT).swatches[1:5]:
         assert max(swatch.colour) - min(swatch.colour) < 20
 
 
 def test_counts(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
-    """Every frame is counted once."""
+    """Each frame is counted once."""
     snapshot = synthetic[0]
     for colouring in (by_mappings(snapshot, DEFAULT), by_protection(snapshot, DEFAULT)):
         assert sum(colouring.counts()) == snapshot.classes.size
@@ -197,7 +197,7 @@ def test_counts(synthetic: tuple[Snapshot, Truth, bytes]) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(COLOURINGS) - {"state", "use", "file"}))
 def test_swatches_without_frames(synthetic: tuple[Snapshot, Truth, bytes], name: str) -> None:
-    """What the page asks for is what a picture's legend has."""
+    """The page gets the same swatches as a picture's legend."""
     snapshot, _, _ = synthetic
     nothing = np.zeros(snapshot.classes.size, np.uint8)
     painted = colour_by(name, snapshot, DEFAULT, lambda: nothing)

@@ -1,4 +1,4 @@
-"""Layouts: each frame has its pixel, and along the curve neighbours stay neighbours."""
+"""Layouts: each frame has its pixel, and neighbours along the curve stay neighbours."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from memory_visualizer.picture.layout import (
     ("frame_count", "side"), [(1, 1), (2, 2), (4, 2), (5, 3), (131_072, 363), (262_144, 512)]
 )
 def test_rows_are_the_smallest_square(frame_count: int, side: int) -> None:
-    """The whole square, as the seed's pictures: 363 x 363 for 512 MiB."""
+    """The square is as in the seed's pictures: 363 x 363 for 512 MiB."""
     assert arrange_rows(np.zeros(frame_count, np.uint8)).shape == (side, side)
 
 
 @pytest.mark.parametrize(("frame_count", "width"), [(7, 3), (6, 3), (2, 5), (10, None), (1, 1)])
 def test_frames_lie_in_rows(frame_count: int, width: int | None) -> None:
-    """First frame top left, left to right, top to bottom; the rest is beyond."""
+    """The first frame is top left, and rows go left to right, top to bottom; the rest is beyond."""
     rows = arrange_rows(np.arange(frame_count), width, beyond=-1)
     if width:
         assert rows.shape[1] == width
@@ -35,7 +35,7 @@ COUNTS = [1, 2, 3, 4, 5, 8, 9, 16, 17, 64, 100, 1000, 4096, 70_000]
 
 @pytest.mark.parametrize("frame_count", COUNTS)
 def test_neighbours_in_memory_are_neighbours_on_the_curve(frame_count: int) -> None:
-    """Each frame lies one pixel beside the one before it, and none lies twice."""
+    """Each frame is one pixel beside the previous one, and no pixel is used twice."""
     pixels = arrange_hilbert(np.arange(frame_count), beyond=-1)
     y, x = np.nonzero(pixels >= 0)
     order = np.argsort(pixels[y, x])
@@ -47,7 +47,7 @@ def test_neighbours_in_memory_are_neighbours_on_the_curve(frame_count: int) -> N
 
 @pytest.mark.parametrize("frame_count", COUNTS)
 def test_the_square_holds_no_more_than_it_must(frame_count: int) -> None:
-    """A power of two to a side; half as wide where all frames are in the left half."""
+    """A side is a power of two; the width is half of it if all frames are in the left half."""
     height, width = arrange_hilbert(np.zeros(frame_count, np.uint8)).shape
     assert height & (height - 1) == 0
     assert width in (height, height // 2)
@@ -55,7 +55,7 @@ def test_the_square_holds_no_more_than_it_must(frame_count: int) -> None:
 
 
 def test_known_curve() -> None:
-    """The second order, as it is drawn in textbooks, beginning downwards."""
+    """The second order equals the textbooks' curve that begins downwards."""
     assert arrange_hilbert(np.arange(16)).tolist() == [
         [0, 1, 14, 15],
         [3, 2, 13, 12],
@@ -66,6 +66,6 @@ def test_known_curve() -> None:
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5, 8])
 def test_frames_by_pixel(order: int) -> None:
-    """The way back, worked out pixel by pixel, agrees with the arrangement."""
+    """The inverse, computed pixel by pixel, agrees with the arrangement."""
     y, x = np.indices((1 << order, 1 << order))
     assert np.array_equal(hilbert_frames(x, y, order), arrange_hilbert(np.arange(4**order)))

@@ -1,4 +1,4 @@
-"""In a notebook: what is shown, and the example, run as its reader would run it."""
+"""In a notebook: the picture of a snapshot, and the example notebook, run as its reader runs it."""
 
 import base64
 import io
@@ -22,13 +22,13 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples/first-look.ipynb"
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
-    """A small Windows 10 under a name that is markup."""
+    """A small Windows 10 in a file whose name is markup."""
     path = tmp_path_factory.mktemp("notebook") / '<b>"&.raw'
     return path, forge(path, profiles()["Win10x64_17763"], size=32 * MIB)
 
 
 def test_shows_itself_as_its_picture(synthetic: tuple[Path, Truth]) -> None:
-    """With the legend; the file's name is text."""
+    """The picture has a legend, and the file's name is shown as text."""
     path, _ = synthetic
     snapshot = memory_visualizer.open(path)
     html = snapshot._repr_html_()
@@ -46,7 +46,7 @@ def test_shows_itself_as_its_picture(synthetic: tuple[Path, Truth]) -> None:
     "color_by", [name for name in COLOURINGS if name not in ("state", "use", "file")]
 )
 def test_image(color_by: str, synthetic: tuple[Path, Truth]) -> None:
-    """A Pillow image with the options of the command line."""
+    """It is a Pillow image, with the options of the command line."""
     snapshot = memory_visualizer.open(synthetic[0])
     assert snapshot.image(color_by=color_by).size == (91, 91)
     assert snapshot.image(color_by=color_by, width=64, scale=3).size == (192, 384)
@@ -55,7 +55,7 @@ def test_image(color_by: str, synthetic: tuple[Path, Truth]) -> None:
 
 
 def test_pixels_of_the_image(synthetic: tuple[Path, Truth]) -> None:
-    """Each has the colour of its page's class."""
+    """Each pixel has the colour of its page's class."""
     path, truth = synthetic
     picture = memory_visualizer.open(path).image(width=128, palette="colour-blind")
     colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -66,7 +66,7 @@ def test_pixels_of_the_image(synthetic: tuple[Path, Truth]) -> None:
 def test_large_pictures_are_thinned_out(
     synthetic: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notebook is no place for a picture of a terabyte."""
+    """The picture has at most as many pixels as the limit allows."""
     monkeypatch.setattr(notebook, "_PIXEL_LIMIT", 5000)
     with Image.open(io.BytesIO(memory_visualizer.open(synthetic[0])._repr_png_())) as picture:
         assert 4000 < picture.width * picture.height <= 5000
@@ -76,7 +76,7 @@ def test_large_pictures_are_thinned_out(
 def test_the_example(
     synthetic: tuple[Path, Truth], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every cell runs, and says what is true."""
+    """Every cell runs, and its output is true."""
     path, truth = synthetic
     monkeypatch.setenv("MEMVIZ_EXAMPLE_DUMP", str(path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Pictures, legends and colours: pixels one by one, and distances between colours computed."""
+"""Pictures, legends and colours: single pixels, and computed distances between colours."""
 
 import ast
 import io
@@ -45,7 +45,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 
 def some_page_map(frame_count: int) -> PageMap:
-    """A page map in which all classes occur."""
+    """A page map that has all classes."""
     generator = np.random.default_rng(frame_count)
     classes = generator.integers(0, 6, frame_count, dtype=np.uint8)
     return PageMap(classes, classes == PageClass.UNUSED_ZERO)
@@ -56,7 +56,7 @@ def some_page_map(frame_count: int) -> PageMap:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_painted_colours(palette: Palette) -> None:
-    """Each pixel has its class's colour exactly, and is the class in the palette."""
+    """Each pixel has exactly its class's colour, and its palette index is the class."""
     page_map = some_page_map(30)
     picture = paint(by_class(page_map, palette), width=6).image()
     assert (picture.mode, picture.size) == ("P", (6, 5))
@@ -69,7 +69,7 @@ def test_painted_colours(palette: Palette) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("scale", [1, 2, 5])
 def test_scale(layout: str, scale: int) -> None:
-    """Each pixel becomes a square, wherever it lies."""
+    """Each pixel becomes a square at its place."""
     colouring = by_class(some_page_map(50), DEFAULT)
     plain = paint(colouring, layout)
     scaled = paint(colouring, layout, scale=Scale(scale))
@@ -78,7 +78,7 @@ def test_scale(layout: str, scale: int) -> None:
 
 
 def test_more_colours_than_a_palette_holds() -> None:
-    """Such as those of 300 processes: the picture is in true colour, dimmed pixels, too."""
+    """A picture of 300 processes' colours is in true colour, also its dimmed pixels."""
     colours = [(n % 256, n // 256, 7) for n in range(300)]
     swatches = tuple(Swatch(str(n), colour) for n, colour in enumerate(colours))
     colouring = Colouring("process", np.arange(300, dtype=np.uint16), swatches)
@@ -92,7 +92,7 @@ def test_more_colours_than_a_palette_holds() -> None:
 
 @pytest.mark.parametrize("count", [6, 127, 128, 129])
 def test_dimmed(count: int) -> None:
-    """The pale colours follow the others, for however many of these."""
+    """Pale colours follow the others in the palette, for any number of colours."""
     swatches = tuple(Swatch(str(n), (n, 0, 0)) for n in range(count))
     colouring = Colouring("process", np.arange(count, dtype=np.uint8), swatches)
     painting = paint(colouring, width=count, dimmed=np.arange(count) % 2 == 1)
@@ -115,7 +115,7 @@ def test_dimmed(count: int) -> None:
     ],
 )
 def test_folds(held: list[tuple[int, int]], width: int | None, layout: str) -> None:
-    """Each frame that is there has one pixel, in order; breaks are thin; the text tells them."""
+    """Each held frame has one pixel, in order; breaks are thin; the text lists the folds."""
     there = np.zeros(sum(held[-1]), bool)
     for first, count in held:
         there[first : first + count] = True
@@ -126,7 +126,7 @@ def test_folds(held: list[tuple[int, int]], width: int | None, layout: str) -> N
     pixels = planned.pixels(values, 1 << 31)
     shown = pixels[(pixels > 0) & (pixels < 1 << 31)]
     assert np.array_equal(np.sort(shown), values[there])
-    # Much less than without: the frames, short holes, a few rows for each break.
+    # Only the frames, short holes, and a few rows for each break are left.
     drawn = there.size - sum(count for _, count in holes)
     assert planned.size <= drawn + len(holes) * (2 * max(pixels.shape) + 2 * pixels.size // 256)
     if layout == "rows" and width is None:
@@ -136,7 +136,7 @@ def test_folds(held: list[tuple[int, int]], width: int | None, layout: str) -> N
         )
     elif layout == "rows":
         assert pixels.shape[1] == width
-    # The order in the text: a reader needs nothing else to find each frame's place.
+    # The layout in the text alone tells each frame's place.
     name, *folds = planned.described().split("; ")
     assert name == layout and len(folds) == len(holes)
     order: list[int] = []
@@ -175,7 +175,7 @@ def test_a_dump_without_long_holes_is_not_folded(tmp_path: Path) -> None:
 
 
 def test_marks_of_folds() -> None:
-    """Beside a break stand its address and its size."""
+    """Address and size stand beside each break."""
     holes = [(60_000, 900_000)]
     for layout in LAYOUTS:
         planned = plan(1_000_000, layout, None, holes)
@@ -191,7 +191,7 @@ def test_marks_of_folds() -> None:
 
 
 def test_png_file(tmp_path: Path) -> None:
-    """Palette-coded, with its text chunks, and the same bytes each time."""
+    """The file has a palette and text chunks, and the same bytes each time."""
     path = tmp_path / "a.png"
     picture = paint(by_class(some_page_map(100), DEFAULT)).image()
     texts = {"Software": "Memory Visualizer 0", "Source": "漢字.raw"}
@@ -209,7 +209,7 @@ def test_png_file(tmp_path: Path) -> None:
 
 
 class Unfinished(Image.Image):
-    """A picture that fails when it is half written."""
+    """A picture that fails in the middle of writing."""
 
     error: BaseException = OSError(28, "No space left on device")
 
@@ -222,7 +222,7 @@ class Unfinished(Image.Image):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_png_is_written_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
-    """After an error the old file is there as it was, and nothing beside it."""
+    """After an error the old file is as it was, and no other file is there."""
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     picture = Unfinished()
@@ -237,7 +237,7 @@ def test_png_is_written_whole_or_not_at_all(tmp_path: Path, error: BaseException
 
 @pytest.mark.posix
 def test_symbolic_link_stays_one(tmp_path: Path) -> None:
-    """What it points to is replaced."""
+    """The target of the link is replaced."""
     target, link = tmp_path / "target.png", tmp_path / "link.png"
     link.symlink_to(target)
     write_png(link, paint(by_class(some_page_map(4), DEFAULT)).image(), {})
@@ -246,7 +246,7 @@ def test_symbolic_link_stays_one(tmp_path: Path) -> None:
 
 
 def test_check_target(tmp_path: Path) -> None:
-    """A missing folder, and what is no plain file, are refused."""
+    """A missing folder and a special file are refused."""
     check_target(tmp_path / "new.png")
     with pytest.raises(FileNotFoundError, match="its folder does not exist"):
         check_target(tmp_path / "nowhere" / "a.png")
@@ -266,7 +266,7 @@ def example_legend() -> list[LegendEntry]:
 
 
 def test_legend_counts() -> None:
-    """All classes, in their order, with counts and shares."""
+    """The legend has all classes in order, with counts and shares."""
     entries = [(e.label, e.count, e.percent, e.colour) for e in example_legend()]
     assert entries == [
         ("absent", 0, "-", (24, 26, 30)),
@@ -279,7 +279,7 @@ def test_legend_counts() -> None:
 
 
 def test_legend_lines() -> None:
-    """Plain text has no escape sequences; with ANSI there is a swatch of the very colour."""
+    """Plain text has no escape sequences; with ANSI each swatch has its exact colour."""
     plain = legend_lines(example_legend())
     assert plain[3] == "  #5fc2cd  kernel       3   0.01 MiB   37.5 %"
     assert "\x1b" not in "".join(plain)
@@ -289,7 +289,7 @@ def test_legend_lines() -> None:
 
 
 def test_legend_json() -> None:
-    """One object, class name to colour, as the PNG carries it."""
+    """The legend in the PNG is one object from class names to colours."""
     colours = json.loads(legend_json(by_class(some_page_map(4), DEFAULT)))
     assert list(colours) == ["absent", "both", "user", "kernel", "unused-data", "unused-zero"]
     assert colours["kernel"] == "#5fc2cd"
@@ -297,7 +297,7 @@ def test_legend_json() -> None:
 
 
 def test_legend_of_many() -> None:
-    """Those with the most frames are named in their order, the rest counted together."""
+    """The labels with the most frames are listed in order, and the others counted together."""
     swatches = tuple(Swatch(f"process {n}", (n, n, n)) for n in range(6))
     colouring = Colouring("process", np.array([1, 1, 3, 3, 3, 5, 2], np.uint8), swatches)
     entries = [(entry.label, entry.colour, entry.count) for entry in legend(colouring, 3)]
@@ -321,7 +321,7 @@ def test_legend_of_many() -> None:
 
 
 def test_legend_lines_are_for_terminals() -> None:
-    """A label may hold anything; what a terminal would obey is escaped."""
+    """Labels may hold any characters; escape sequences are escaped."""
     swatches = (Swatch("\x1b[31mred\u202e\n", (1, 2, 3)),)
     [line] = legend_lines(legend(Colouring("process", np.zeros(1, np.uint8), swatches)))
     assert line.isprintable()
@@ -334,7 +334,7 @@ def test_legend_lines_are_for_terminals() -> None:
 )
 @pytest.mark.parametrize("title", ["win7.raw", "x" * 255, "\x1b[31m\u202e漢字\n.raw", ""])
 def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> None:
-    """The picture stays as it is; the legend below has a swatch of each class, and text."""
+    """The picture is unchanged; the legend below has each class's swatch, and text."""
     colouring = by_class(some_page_map(frame_count), DEFAULT)
     plain = paint(colouring, layout, scale=Scale(scale))
     painting = add_panel(plain, title, ["subtitle"], legend(colouring))
@@ -350,10 +350,10 @@ def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> 
     assert painting.colours == (*DEFAULT.values(), *SHADES)
     darkest, paper = len(painting.colours) - 1, len(PageClass)
     assert np.count_nonzero(below == darkest) > 50
-    # Nothing touches the panel's edges, so nothing was cut off.
+    # The edges of the panel are empty, so nothing was cut off.
     assert (below[1:, [0, -1]] == paper).all()
     assert (below[-1] == paper).all()
-    # Addresses stand at the left of all but the smallest, and are not cut off either.
+    # All but the smallest have addresses on the left, which are not cut off.
     assert (left > 0) == (bottom > 3 * 14)
     if left:
         assert (painting.pixels[:bottom, 0] == paper).all()
@@ -361,7 +361,7 @@ def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> 
 
 @pytest.mark.parametrize(("frame_count", "width"), [(262_144, None), (65_536, 100), (9_000, 17)])
 def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None:
-    """At each mark the row in which that page lies; round addresses, far enough apart."""
+    """Each mark has its page's row; addresses are round and far enough apart."""
     height = -(-frame_count // (width or 512))
     told = ticks(plan(frame_count, "rows", width), (height, width or 512), 1, 14)
     marks = [(row, int(label, 16)) for row, label in told]
@@ -375,7 +375,7 @@ def test_addresses_at_the_left_edge(frame_count: int, width: int | None) -> None
 
 
 def test_addresses_along_hilberts_curve() -> None:
-    """Each mark stands beside a square that holds one stretch of memory, and tells its start."""
+    """Each mark has a square of contiguous memory beside it, and tells its first address."""
     pixels = arrange(np.arange(60_000), "hilbert", beyond=-1)
     marks = ticks(plan(60_000, "hilbert"), (256, 256), 2, 14)
     assert len(marks) > 3
@@ -389,7 +389,7 @@ def test_addresses_along_hilberts_curve() -> None:
 
 
 def test_drawn_legend_needs_no_subtitle() -> None:
-    """The narrowest panel still holds one column of classes."""
+    """The narrowest panel still has room for a column of classes."""
     plain = paint(by_class(some_page_map(1), DEFAULT))
     assert add_panel(plain, "", [""], example_legend()).pixels.shape[1] > 100
 
@@ -426,7 +426,7 @@ VISION = {
 
 
 def cielab(colour: Colour, vision: str = "normal") -> tuple[float, float, float]:
-    """CIE L*a*b* (D65) of an sRGB colour (IEC 61966-2-1) as somebody with that vision sees it."""
+    """CIE L*a*b* (D65) of an sRGB colour (IEC 61966-2-1) as seen with that vision."""
     encoded = np.array(colour) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     linear = np.clip(VISION[vision] @ linear, 0, 1)
@@ -439,14 +439,14 @@ def cielab(colour: Colour, vision: str = "normal") -> tuple[float, float, float]
 
 
 def test_cielab_itself() -> None:
-    """White, black and sRGB red, as published."""
+    """White, black and red of sRGB have the published values."""
     assert cielab((255, 255, 255)) == pytest.approx((100, 0, 0), abs=0.05)
     assert cielab((0, 0, 0)) == pytest.approx((0, 0, 0), abs=0.05)
     assert cielab((255, 0, 0)) == pytest.approx((53.24, 80.09, 67.20), abs=0.05)
 
 
 def test_the_seeds_colours() -> None:
-    """Kernel, user and unused as in the seed's published pictures."""
+    """Kernel, user and unused have the colours of the seed's published pictures."""
     assert DEFAULT[PageClass.KERNEL] == (95, 194, 205)
     assert DEFAULT[PageClass.USER] == (212, 70, 45)
     assert DEFAULT[PageClass.UNUSED_ZERO] == (255, 255, 255)
@@ -455,7 +455,7 @@ def test_the_seeds_colours() -> None:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_lightness_is_a_staircase(palette: Palette) -> None:
-    """In print without colour, too, each class differs clearly from the next lighter one."""
+    """In print without colour, each class differs clearly from the next lighter one."""
     lightness = sorted(cielab(palette[page_class])[0] for page_class in PageClass)
     assert min(lighter - darker for darker, lighter in pairwise(lightness)) > 12
 
@@ -463,14 +463,14 @@ def test_lightness_is_a_staircase(palette: Palette) -> None:
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_classes_are_apart_for_all_eyes(palette: Palette, vision: str) -> None:
-    """CIE 1976 colour difference; about 2.3 can just be noticed, 20 is plain to see."""
+    """CIE 1976 colour differences are large: 2.3 can just be noticed, 20 is plain to see."""
     seen = [cielab(colour, vision) for colour in palette.values()]
     assert min(dist(one, other) for one, other in combinations(seen, 2)) > 20
 
 
 @pytest.mark.parametrize("vision", VISION)
 def test_windows_states_and_uses_are_apart_for_all_eyes(vision: str) -> None:
-    """All states, and all uses but that of files whose kind is not known."""
+    """All states differ, and all uses except files of unknown kind."""
     states = [DEFAULT[PageClass.ABSENT], *_WINDOWS_STATES.values()]
     seen = [cielab(colour, vision) for colour in states]
     assert min(dist(one, other) for one, other in combinations(seen, 2)) > 20
@@ -481,7 +481,7 @@ def test_windows_states_and_uses_are_apart_for_all_eyes(vision: str) -> None:
 
 @pytest.mark.parametrize("vision", ["protan", "deutan"])
 def test_the_palette_for_colour_blind_eyes(vision: str) -> None:
-    """For red-green blindness, by far the most common, its distances are larger still."""
+    """Its distances are larger for red-green blindness, by far the most common kind."""
     seen = [cielab(colour, vision) for colour in COLOUR_BLIND.values()]
     assert min(dist(one, other) for one, other in combinations(seen, 2)) > 30
 
@@ -490,7 +490,7 @@ def test_the_palette_for_colour_blind_eyes(vision: str) -> None:
 
 
 def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """From dump and map to the PNG without a word, damaged input included."""
+    """From dump and map to the PNG no text is printed, also for damaged input."""
     (tmp_path / "dump.raw").write_bytes(bytes(PAGE_SIZE) + b"x" * PAGE_SIZE + b"rest")
     dump = RawDump.open(tmp_path / "dump.raw", lenient=True)
     map_text = io.BytesIO(b"0 0 8192 True\nbroken\n0 0 0x10000 False\n")
@@ -503,7 +503,7 @@ def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_the_library_neither_prints_nor_exits_in_its_source() -> None:
-    """No call of print, exit or sys.exit in any module but those of the commands."""
+    """Only modules of the commands call print, exit or sys.exit."""
     [folder] = memory_visualizer.__path__
     for path in Path(folder).glob("**/*.py"):
         if path.parent.name == "cli" or path.name == "__main__.py":

@@ -1,4 +1,4 @@
-"""Colours of processes, rights and scales: differences computed by CIEDE2000."""
+"""Colours of processes, rights and scales, compared by CIEDE2000."""
 
 import colorsys
 from dataclasses import replace
@@ -39,7 +39,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 
 def of_sizes(snapshot: Snapshot, sizes: list[tuple[int, bool]]) -> Snapshot:
-    """With a process for each number of pages; True where it is not in the system's list."""
+    """A snapshot with a process for each number of pages; True means unlinked."""
     processes = tuple(
         Process(
             pid=4 * n,
@@ -61,7 +61,7 @@ def of_sizes(snapshot: Snapshot, sizes: list[tuple[int, bool]]) -> Snapshot:
 
 @pytest.mark.parametrize("palette", ALL)
 def test_the_largest_processes_are_apart(snapshot: Snapshot, palette: Palette) -> None:
-    """Any two of 40 by at least 12; those out of the list from all, and greys from all."""
+    """40 processes differ by at least 12 from each other, from unlinked ones and from greys."""
     rng = np.random.default_rng(3)
     sizes = [(int(size), n % 20 == 3) for n, size in enumerate(rng.permutation(120) + 1)]
     colours = process_colours(of_sizes(snapshot, sizes), palette)
@@ -80,7 +80,7 @@ def test_the_largest_processes_are_apart(snapshot: Snapshot, palette: Palette) -
 
 @pytest.mark.parametrize("vision", VISION)
 def test_twenty_processes_are_apart_for_all_eyes(vision: str) -> None:
-    """With the palette that is made for them; blindness to blue is the rarest."""
+    """The palette for colour-blind eyes keeps them apart; blindness to blue is the rarest."""
     seen = [cielab(colour, vision) for colour in COLOUR_BLIND.sequence[:APART_FOR_ALL]]
     least = min(ciede2000(one, other) for one, other in combinations(seen, 2))
     assert len(seen) == 20
@@ -89,7 +89,7 @@ def test_twenty_processes_are_apart_for_all_eyes(vision: str) -> None:
 
 @pytest.mark.parametrize("name", COLOURINGS)
 def test_the_palette_changes_each_colouring(name: str, snapshot: Snapshot) -> None:
-    """Or the colouring is one whose colours are for all eyes, as the program says."""
+    """Each palette has colours of its own, unless a colouring's colours are for all eyes."""
     sized = of_sizes(snapshot, [(9, False), (5, False), (3, True)])
     swatches = [
         {swatch.colour for swatch in swatches_of(name, sized, palette)}
@@ -97,14 +97,14 @@ def test_the_palette_changes_each_colouring(name: str, snapshot: Snapshot) -> No
     ]
     absent = {palette[PageClass.ABSENT] for palette in (DEFAULT, COLOUR_BLIND)}
     changed = len(swatches[0] - swatches[1] - absent) > 1
-    if name == "file":  # this dump has none; files have the colours of processes
+    if name == "file":  # this dump has no files, which have the colours of processes
         changed = DEFAULT.sequence != COLOUR_BLIND.sequence
     assert changed == (name not in COLOURED_FOR_ALL)
 
 
 @pytest.mark.parametrize("palette", ALL)
 def test_what_must_be_seen_is_seen(snapshot: Snapshot, palette: Palette) -> None:
-    """A page that is mapped once beside one that is not; writable code beside all else."""
+    """Pages with one mapping differ from unmapped ones, and writable code differs from all else."""
     mappings = {s.label: s.colour for s in swatches_of("mappings", snapshot, palette)}
     once, never = (cielab(mappings[label]) for label in ("1 mapping", "not mapped"))
     assert ciede2000(once, never) > 14
@@ -117,7 +117,7 @@ def test_what_must_be_seen_is_seen(snapshot: Snapshot, palette: Palette) -> None
 
 @pytest.mark.parametrize("palette", ALL)
 def test_a_scale_goes_one_way(palette: Palette) -> None:
-    """So that the order is seen without colour, too: from the paper's lightness to its opposite."""
+    """Lightness changes in one direction, from the paper's to its opposite."""
     lightness = [cielab(colour)[0] for colour in palette.ramp(16)]
     steps = [later - earlier for earlier, later in pairwise(lightness)]
     sign = 1 if palette in DARK.values() else -1
@@ -127,7 +127,7 @@ def test_a_scale_goes_one_way(palette: Palette) -> None:
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("palette", DARK.values(), ids=DARK)
 def test_classes_on_a_dark_page_are_apart(palette: Palette, vision: str) -> None:
-    """Zeros are dark, kernel and user as ever, and all apart (CIE 1976), also from holes."""
+    """Zeros are dark, kernel and user as usual, and all differ (CIE 1976), also from holes."""
     seen = [cielab(colour, vision) for colour in palette.values()]
     assert min(dist(one, other) for one, other in combinations(seen, 2)) > 15
     assert cielab(palette[PageClass.UNUSED_ZERO])[0] < 20
@@ -177,6 +177,6 @@ def ciede2000(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 def test_ciede2000_itself(
     one: tuple[float, ...], other: tuple[float, ...], expected: float
 ) -> None:
-    """Published: Sharma, Wu, Dalal, "The CIEDE2000 Color-Difference Formula", 2005."""
+    """The published pairs have their published differences (Sharma, Wu, Dalal, 2005)."""
     assert ciede2000(one, other) == pytest.approx(expected, abs=5e-5)
     assert ciede2000(other, one) == pytest.approx(expected, abs=5e-5)

@@ -1,4 +1,4 @@
-"""Pictures in which a pixel stands for many pages."""
+"""Pictures in which each pixel stands for many pages."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ from memory_visualizer.snapshot.pagemap import PageMap
 
 
 def some_classes(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Stretches of a class, with other pages among them."""
+    """Runs of classes, with other pages among them."""
     rng = np.random.default_rng(seed)
     stretches = np.repeat(rng.integers(7, size=count // 37 + 1), 37)[:count].astype(np.uint8)
     return np.where(rng.random(count) < 0.3, rng.integers(7, size=count), stretches).astype(
@@ -36,7 +36,7 @@ def painted(classes: NDArray[np.uint8], layout: str = "rows", scale: str | int =
 
 
 def most(pages: list[int]) -> int:
-    """The most frequent of some classes, by another way than the program's."""
+    """The most frequent class, computed in another way than by the program."""
     there = [one for one in pages if one] or [0]
     votes = Counter(sorted(there))
     return max(votes, key=lambda one: (votes[one], -one))
@@ -48,7 +48,7 @@ def most(pages: list[int]) -> int:
     st.sets(st.integers(0, 4)),
 )
 def test_majority(values: list[int], part: int, absent: set[int]) -> None:
-    """Absent values count only where nothing else is; each other value that loses is counted."""
+    """Absent values count only if all are absent; all other values that lose are counted."""
     pages = part * part
     is_absent = np.isin(np.arange(5), list(absent))
     pixels, lost = majority(np.array(values, np.uint8), pages, is_absent)
@@ -67,7 +67,7 @@ def test_majority(values: list[int], part: int, absent: set[int]) -> None:
 
 
 def test_of_many_colours_and_pages() -> None:
-    """In batches, the result is the same."""
+    """Batches do not change the result."""
     values = np.random.default_rng(1).integers(3000, size=400_000).astype(np.uint16)
     pixels, _ = majority(values, 64 * 64, np.arange(3000) == 0)
     for number in (0, 1, 50, len(pixels) - 1):
@@ -76,7 +76,7 @@ def test_of_many_colours_and_pages() -> None:
 
 @pytest.mark.parametrize("part", [2, 4, 16])
 def test_a_square_of_the_curve(part: int) -> None:
-    """Along Hilbert's curve a pixel stands for what is a square of the picture in full size."""
+    """On Hilbert's curve a pixel stands for a square of the full picture."""
     full = painted(some_classes(64 * 64), "hilbert").pixels
     small = painted(some_classes(64 * 64), "hilbert", f"1/{part}").pixels
     assert small.shape == (64 // part, 64 // part)
@@ -98,7 +98,7 @@ def test_pages_that_follow_one_another(layout: str, count: int) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_holes(layout: str) -> None:
-    """A folded hole is one where no pixel has a page; the rest of the pages are drawn."""
+    """A hole is folded if none of its pixels has a page; all other pages are drawn."""
     classes = some_classes(300_000) % 6 + 1
     classes[70_001:230_003] = 0
     holes = long_holes(classes > 0)
@@ -117,7 +117,7 @@ def test_holes(layout: str) -> None:
     by_place = np.zeros(painting.pixels.size, np.uint8)
     by_place[order.ravel()] = painting.pixels.ravel()
     assert by_place[places].tolist() == votes
-    # Addresses on the left are those of the pages.
+    # Addresses on the left are those of pages, not of pixels.
     marks = ticks(painting.plan, painting.pixels.shape, 1, 1)
     assert marks[0] == (0, "0x0")
     frames = [int(label.split()[0], 16) // 4096 for _, label in marks]
@@ -126,7 +126,7 @@ def test_holes(layout: str) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 9000)), min_size=1, max_size=9))
 def test_holes_by_runs(stretches: list[tuple[int, int]]) -> None:
-    """They are those by frames."""
+    """Holes from runs equal holes from frames."""
     there = np.concatenate([np.repeat([False, True], stretch) for stretch in stretches])
     assert long_holes_between(runs_in(np.flatnonzero(there))) == long_holes(there)
 
@@ -155,7 +155,7 @@ def test_of_changes() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_largest_dump(layout: str) -> None:
-    """16 TiB of pages are too many pixels; the advice is one that works."""
+    """16 TiB of pages have too many pixels, and the error advises a scale that works."""
     swatches = by_class(PageMap(np.zeros(1, np.uint8), np.zeros(1, bool)), DEFAULT).swatches
     every = Colouring("class", np.broadcast_to(np.uint8(3), 2**32), swatches)
     with pytest.raises(BadInputError, match=r"65,536 x 65,536 pixels.* such as --scale 1/2$"):

@@ -1,4 +1,4 @@
-"""Uses of frames: what follows from Linux' states, and counts of both."""
+"""Uses of frames that follow from Linux' states, and counts of both."""
 
 from pathlib import Path
 

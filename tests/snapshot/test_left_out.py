@@ -1,4 +1,4 @@
-"""Frames that a dump leaves out on purpose: what is known of them is kept."""
+"""Frames that a dump leaves out on purpose keep their owners and states."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ from tests.synth.containers import PAGE, write_avml, write_kdump
 from tests.synth.linux import forge_linux
 
 _FILTERED = (PageState.FREE, PageState.ANONYMOUS, PageState.FILE_CACHE, PageState.SHARED_MEMORY)
-"""What makedumpfile -d 31 leaves out, beside zeros."""
+"""The states that makedumpfile -d 31 leaves out, besides zeros."""
 
 
 def _owners(snapshot: Snapshot) -> set[tuple[int, int, int]]:
@@ -32,7 +32,7 @@ def _owners(snapshot: Snapshot) -> set[tuple[int, int, int]]:
 
 @pytest.fixture(scope="module")
 def linux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A raw dump, and the same as makedumpfile filters it."""
+    """A raw dump, and the same dump as makedumpfile filters it."""
     raw, kdump = (tmp_path_factory.mktemp("linux") / name for name in ("raw", "kdump"))
     forge_linux(raw, "6.1", size=32 * MIB, processes=3)
     states = memory_visualizer.open(raw).states
@@ -46,7 +46,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_linux_keeps_states_and_owners(linux: tuple[Path, Path]) -> None:
-    """The kernel's array and the page tables are there, so all is known but the contents."""
+    """The kernel's array and the page tables are in the dump, so only the contents are unknown."""
     raw, kdump = map(memory_visualizer.open, linux)
     assert raw.states is not None and kdump.states is not None
     assert kdump.dump.left_out.mean() > 0.3
@@ -58,12 +58,12 @@ def test_linux_keeps_states_and_owners(linux: tuple[Path, Path]) -> None:
     assert np.array_equal(left_out, kdump.dump.left_out)
     assert np.array_equal(raw.classes[~left_out], kdump.classes[~left_out])
     assert raw.pages_of_processes().tolist() == kdump.pages_of_processes().tolist()
-    # What the kernel says is no RAM.
+    # Frames that are not RAM for the kernel.
     assert kdump.counts()[PageClass.ABSENT] == raw.counts()[PageClass.ABSENT]
 
 
 def test_windows_keeps_owners(tmp_path: Path) -> None:
-    """What page tables say of frames, whatever left them out; tables themselves are not among."""
+    """Mappings of left-out frames are kept, since page tables themselves are never left out."""
     raw, kdump = tmp_path / "raw", tmp_path / "kdump"
     forge(raw, builds()["Win10x64_19041"], size=32 * MIB, processes=3)
     whole = memory_visualizer.open(raw)
@@ -76,7 +76,7 @@ def test_windows_keeps_owners(tmp_path: Path) -> None:
 
 
 def test_colourings(linux: tuple[Path, Path]) -> None:
-    """Whatever the contents do not matter for is coloured as ever; the rest says `left-out`."""
+    """Colours that do not need the contents stay; all others are `left-out`."""
     raw, kdump = map(memory_visualizer.open, linux)
     left_out = kdump.dump.left_out
     for name in set(COLOURINGS) - {"file"}:  # these dumps do not describe inodes
@@ -91,7 +91,7 @@ def test_colourings(linux: tuple[Path, Path]) -> None:
             assert np.array_equal(whole.values, filtered.values)
         elif name in ("class", "entropy", "protection"):
             assert {labels[value] for value in np.unique(filtered.values[left_out])} == {"left-out"}
-        else:  # by process: those of one process are its own
+        else:  # by process: one process's own pages keep its colour
             alone = whole.values >= whole.general
             assert np.array_equal(whole.values[alone], filtered.values[alone])
             others = left_out & ~alone
@@ -101,7 +101,7 @@ def test_colourings(linux: tuple[Path, Path]) -> None:
 def test_all_outputs(
     linux: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Summary, JSON, tables, text page map and page are written, and tell of them."""
+    """Summary, JSON, tables, text page map and page are written, and tell these frames."""
     outputs = {name: str(tmp_path / f"a.{name}") for name in ("png", "json", "csv", "html", "map")}
     arguments = ["-o", outputs["png"], "--json", outputs["json"], "--table", outputs["csv"]]
     arguments += ["--html", outputs["html"], "--map", outputs["map"]]
@@ -116,7 +116,7 @@ def test_all_outputs(
 
 
 def test_avml_blocks_of_zeros(tmp_path: Path) -> None:
-    """What AVML leaves out lies between what it has."""
+    """AVML leaves out blocks of zeros between other blocks."""
     path = tmp_path / "dump"
     block = np.random.default_rng(1).bytes(16 * MIB)
     write_avml(path, [(0, block + bytes(32 * MIB) + block)], without_zeros=True)

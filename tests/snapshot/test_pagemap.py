@@ -9,13 +9,13 @@ from memory_visualizer.snapshot.pagemap import PageClass, classify
 
 
 def test_labels() -> None:
-    """The names that pictures and legends carry."""
+    """The names are those of pictures and legends."""
     labels = ["absent", "both", "user", "kernel", "unused-data", "unused-zero", "left-out"]
     assert [page_class.label for page_class in PageClass] == labels
 
 
 def expected_class(user: bool, kernel: bool, zero: bool, absent: bool) -> str:
-    """The class by the words of the specification."""
+    """The class as the specification words it."""
     if absent:
         return "absent"
     if user and kernel:
@@ -28,7 +28,7 @@ def expected_class(user: bool, kernel: bool, zero: bool, absent: bool) -> str:
 
 
 def test_every_combination_has_its_class() -> None:
-    """All sixteen combinations of what can be said of a frame."""
+    """Each of the sixteen combinations of a frame's properties has its class."""
     frames = [tuple(bool(n >> bit & 1) for bit in range(4)) for n in range(16)]
     user, kernel, zero, absent = (np.array(column) for column in zip(*frames, strict=True))
     page_map = classify(user, kernel, zero, absent)
@@ -42,7 +42,7 @@ def test_every_combination_has_its_class() -> None:
 
 
 def test_a_raw_dump_has_all_frames() -> None:
-    """Without a fourth column no frame is absent, and classes without frames are counted."""
+    """No frame of it is absent, and classes without frames are counted as 0."""
     nothing = np.zeros(3, dtype=np.bool_)
     counts = classify(nothing, nothing, nothing).counts()
     assert counts[PageClass.UNUSED_DATA] == 3
@@ -51,7 +51,7 @@ def test_a_raw_dump_has_all_frames() -> None:
 
 @given(st.data(), st.integers(1, 60))
 def test_mark_runs(data: st.DataObject, frame_count: int) -> None:
-    """Runs of any length, overlapping and adjoining, on top of earlier marks."""
+    """Runs of any length may overlap, adjoin, and cover earlier marks."""
     run = st.integers(0, frame_count - 1).flatmap(
         lambda first: st.tuples(st.just(first), st.integers(1, frame_count - first))
     )

@@ -1,4 +1,4 @@
-"""What a notebook asks a snapshot: a process's pages, addresses, bytes; pickles; `with`."""
+"""A notebook's questions to a snapshot: a process's pages, addresses, bytes; pickles; `with`."""
 
 import pickle
 from pathlib import Path
@@ -26,13 +26,13 @@ def asked(
 
 
 def of(snapshot: Snapshot, truth: Truth, index: int) -> Process:
-    """The process that the truth has at this index."""
+    """The process at this index of the truth."""
     address = truth.processes[index].eprocess
     return next(one for one in snapshot.processes if one.object_address == address)
 
 
 def test_pages_addresses_and_bytes(asked: tuple[Snapshot, Truth, Path]) -> None:
-    """As they were given to each process."""
+    """A process's pages, addresses and bytes are as it got them."""
     snapshot, truth, path = asked
     contents = np.fromfile(path, np.uint8).reshape(-1, PAGE)
     notes = truth.mappings
@@ -52,7 +52,7 @@ def test_pages_addresses_and_bytes(asked: tuple[Snapshot, Truth, Path]) -> None:
 
 
 def test_bytes_over_a_page_s_end(asked: tuple[Snapshot, Truth, Path]) -> None:
-    """Two pages that follow one another in a process lie anywhere in memory."""
+    """Two successive pages of a process may lie anywhere in memory."""
     snapshot, truth, path = asked
     contents = np.fromfile(path, np.uint8).reshape(-1, PAGE)
     tried = 0
@@ -69,7 +69,7 @@ def test_bytes_over_a_page_s_end(asked: tuple[Snapshot, Truth, Path]) -> None:
 
 
 def test_where_nothing_is(asked: tuple[Snapshot, Truth, Path]) -> None:
-    """One clear error, with the first address at fault; or None."""
+    """An unmapped address is a clear error that names it first, or None."""
     snapshot, truth, _ = asked
     process = of(snapshot, truth, truth.alive[-1])
     assert snapshot.translate(process, 0x10) is None
@@ -79,7 +79,7 @@ def test_where_nothing_is(asked: tuple[Snapshot, Truth, Path]) -> None:
 
 
 def test_a_kernel_address_of_linux(tmp_path: Path) -> None:
-    """It is translated by the kernel's own tables, which are no part of the mappings."""
+    """The kernel's own tables translate it, though the mappings do not have them."""
     forge_linux(tmp_path / "dump", "6.1", size=64 * MIB)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     for process in snapshot.processes:
@@ -90,11 +90,11 @@ def test_a_kernel_address_of_linux(tmp_path: Path) -> None:
             assert file.read(64) == snapshot.read(process, process.object_address, 64)
             file.seek(place // PAGE * PAGE)
         task = snapshot.read(process, process.object_address, 3 * PAGE)
-        assert process.name.encode()[:11] in task  # the rest stands elsewhere
+        assert process.name.encode()[:11] in task  # the next page is elsewhere
 
 
 def test_pickles_and_with(asked: tuple[Snapshot, Truth, Path]) -> None:
-    """A pickle holds what was found, and where the dump is."""
+    """A pickle has the results and the dump's path."""
     snapshot, *_ = asked
     again = pickle.loads(pickle.dumps(snapshot))
     assert isinstance(again, Snapshot)
@@ -110,7 +110,7 @@ def test_pickles_and_with(asked: tuple[Snapshot, Truth, Path]) -> None:
 
 
 def test_short_words(asked: tuple[Snapshot, Truth, Path]) -> None:
-    """What a notebook shows of each thing is a line."""
+    """The repr of each object is a short line."""
     snapshot, truth, _ = asked
     text = repr(snapshot)
     assert text == (
@@ -124,12 +124,12 @@ def test_short_words(asked: tuple[Snapshot, Truth, Path]) -> None:
 
 
 def again_of(snapshot: Snapshot) -> Snapshot:
-    """The same once more."""
+    """Open the same dump again."""
     return memory_visualizer.open(snapshot.dump.path)
 
 
 def test_bases_are_addresses(tmp_path: Path) -> None:
-    """Windows with shadow tables has flags in the low bits of what it loads into CR3."""
+    """Bases are addresses although Windows with shadow tables has flags in CR3's low bits."""
     truth = forge(tmp_path / "dump", builds()[sorted(builds())[-1]], shadow_tables=True)
     assert any(process.dtb % PAGE for process in truth.processes)
     snapshot = memory_visualizer.open(tmp_path / "dump")

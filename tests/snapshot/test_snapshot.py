@@ -1,4 +1,4 @@
-"""The engine on synthetic dumps: each page, each owner and each process as the truth says."""
+"""The engine on synthetic dumps: each page, owner and process is as the truth says."""
 
 import os
 import tempfile
@@ -32,7 +32,7 @@ from tests.synth.truth import CLASSES
 
 FAMILIES = {profile.family: name for name, profile in sorted(profiles().items(), reverse=True)}
 AT_LARGE = sorted(profiles()) if os.environ.get("ALL_SIZES") else sorted(FAMILIES.values())
-"""Profiles tried at 256 MiB: all with ALL_SIZES=1, else one of each family."""
+"""Profiles for tests at 256 MiB: all with ALL_SIZES=1, else one of each family."""
 
 
 def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:
@@ -44,7 +44,7 @@ NUMBERS = np.array(
     [CLASSES.index(each.label) if each.label in CLASSES else len(CLASSES) for each in PageClass],
     np.uint8,
 )
-"""The truth's number of each class; of those that no truth has, one more than all."""
+"""The truth's number of each class; for classes unknown to the truth, one more than all."""
 
 
 def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
@@ -56,13 +56,13 @@ def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
         for p in snapshot.processes
     } == {
         (p.pid, p.ppid, p.name, p.dtb & ~0x1F, p.eprocess, p.listed, not p.exited)
-        for p in truth.processes  # what CR3 holds has flags in its low bits
+        for p in truth.processes  # CR3's low bits have flags
     }
     notes, frame, virtual = expanded(truth)
     count = np.bincount(frame, minlength=truth.frames)
     np.testing.assert_array_equal(snapshot.mapping_count, count)
 
-    # Owners: process and first virtual address, user mode's before the kernel's.
+    # Owners: process and first virtual address; user mode comes before the kernel.
     pids = np.array([process.pid for process in truth.processes])
     owned = notes["owner"] >= 0
     frame, virtual, notes = frame[owned], virtual[owned], notes[owned]
@@ -81,7 +81,7 @@ def assert_is_truth(snapshot: Snapshot, truth: Truth) -> None:
 def expanded(
     truth: Truth,
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """The notes with one row for each frame: note, frame, virtual address."""
+    """The notes with a row for each frame: note, frame, virtual address."""
     notes = truth.mappings
     pages = notes["size"] // PAGE_SIZE
     row = np.repeat(np.arange(len(notes)), pages)
@@ -108,7 +108,7 @@ def test_every_profile_at_32_mib(name: str, tmp_path: Path) -> None:
 
 
 def truth_version(name: str) -> tuple[int, int]:
-    """NT version of a profile as Volatility has it."""
+    """The NT version of a profile, as in Volatility."""
     return profiles()[name].version
 
 
@@ -130,7 +130,7 @@ def test_the_other_32_bit_paging(name: str, pae: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"shadow_tables": True}], ids=["plain", "shadow"])
 @pytest.mark.parametrize("name", sorted(builds()))
 def test_builds_without_a_profile(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """Windows 10, 11 and Server with the offsets of their real kernels; KVA shadow tables."""
+    """Windows 10, 11 and Server have the offsets of their real kernels, and KVA shadow tables."""
     truth = forge(tmp_path / "dump", builds()[name], seed=4, **options)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
@@ -150,7 +150,7 @@ def test_five_levels(shadow: bool, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="no holes of files: 64 GiB are read here")
 def test_64_gib_of_addresses_with_holes(tmp_path: Path) -> None:
-    """Memory in three pieces, the last just below 64 GiB; tables and pages in all of them."""
+    """Memory is in three pieces, the last just below 64 GiB; all have tables and pages."""
     frames = 64 * GIB // PAGE_SIZE
     holes = [(3000, 2_000_000), (2_004_000, frames - 2_004_000 - 4000)]
     truth = forge(
@@ -165,7 +165,7 @@ def test_64_gib_of_addresses_with_holes(tmp_path: Path) -> None:
 def test_processes_that_the_first_look_misses(
     what: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the kernel's pages are not known while all pages pass by, they are read afterwards."""
+    """If the kernel's pages are not known during the first scan, they are read afterwards."""
     if what == "nothing learned":
         monkeypatch.setattr(windows_system, "_LEARNING_FRAMES", 0)
     elif what == "too many places":
@@ -178,7 +178,7 @@ def test_processes_that_the_first_look_misses(
 
 
 def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's pages are not read a second time."""
+    """The kernel's pages are not read twice."""
     truth = forge(tmp_path / "dump", profiles()["Win10x64_17763"], processes=5)
     kernel = np.count_nonzero(truth.classes(truth.alive) == "kernel")
     read: list[int] = []
@@ -198,7 +198,7 @@ def test_the_first_look_finds_processes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def half_of_the_kernel(*given: Any) -> kernelmemory.KernelMemory:
-    """What the kernel maps, every other frame left out."""
+    """The kernel's mappings without every other frame."""
     kernel = kernelmemory.kernel_memory(*given)
     kernel.all_frames = lambda: type(kernel).all_frames(kernel)[::2]  # type: ignore[method-assign]
     return kernel
@@ -229,7 +229,7 @@ def test_too_many_mappings_of_the_kernel_are_counted(
 
 
 def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
-    """A process whose top table was overwritten is still listed; the others are untouched."""
+    """A process with an overwritten top table is still listed; the others are unchanged."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"])
     lost = next(p for p in truth.processes if p.name == "explorer.exe")
     with (tmp_path / "dump").open("r+b") as file:
@@ -247,7 +247,7 @@ def test_processes_whose_tables_are_gone(tmp_path: Path) -> None:
 
 
 def test_tables_without_process_objects(tmp_path: Path) -> None:
-    """Where no process can be recognised, the address spaces are shown without names."""
+    """Without recognisable processes, address spaces are shown without names."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"])
     pages = np.fromfile(tmp_path / "dump", np.uint8).reshape(-1, PAGE_SIZE)
     image = Image(profiles()["Win7SP1x64"], truth, pages, b"")
@@ -261,7 +261,7 @@ def test_tables_without_process_objects(tmp_path: Path) -> None:
 
 
 def test_copies_of_what_looks_like_a_process(tmp_path: Path) -> None:
-    """Pages that hold a table base behind the right byte outnumber the process objects."""
+    """Pages with a table base behind the right byte outnumber the process objects."""
     truth = forge(tmp_path / "dump", profiles()["WinXPSP2x86"])
     notes = truth.mappings
     paged_pool = (notes["owner"] == -1) & (notes["virtual"] >= 0xE1000000) & (notes["size"] == 4096)
@@ -328,14 +328,14 @@ def test_pages_of_processes(tmp_path: Path) -> None:
             st.integers(0, 3),  # the process
             st.one_of(st.integers(0, 40), st.integers(0, 1499)),  # the frame
             st.sampled_from([1, 1, 1, 512, 1024]),  # frames
-            st.booleans(),  # whether user mode may use it
+            st.booleans(),  # whether user mode has it
         ),
         max_size=30,
     ),
     at_once=st.sampled_from([37, 1 << 16]),
 )
 def test_large_pages(rows: list[tuple[int, int, int, bool]], at_once: int) -> None:
-    """What is counted by stretches is what counting page by page gives; so are the owners."""
+    """Counts and owners by runs equal those page by page."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         path.write_bytes(bytes(1500 * PAGE_SIZE))
@@ -384,7 +384,7 @@ def test_large_pages(rows: list[tuple[int, int, int, bool]], at_once: int) -> No
 
 
 def test_large_pages_beyond_all_bounds_are_not_listed(tmp_path: Path) -> None:
-    """Hundreds of processes that share one huge page: counted, but not listed one by one."""
+    """Hundreds of processes share one huge page: it is counted, but not listed for each."""
     (tmp_path / "dump").write_bytes(bytes(8192 * PAGE_SIZE))
     count = 200
     number = np.arange(count)
@@ -414,11 +414,11 @@ def test_the_dump_is_only_read(tmp_path: Path) -> None:
 def everything_is_a_table(
     path: Path, frames: int, entry: Callable[[int], npt.NDArray[np.uint64]]
 ) -> None:
-    """A dump in which each page is full of entries, and some name themselves as top tables."""
+    """A dump whose pages are full of entries; some pages name themselves as top tables."""
     words = np.stack([entry(frame) for frame in range(frames)])
     roots = np.arange(16, 16 + 40, dtype=np.uint64)
     words[roots, 0x1ED] = roots << np.uint64(12) | np.uint64(0x63)
-    # KUSER_SHARED_DATA, by which tables are believed, lies at one place for all.
+    # KUSER_SHARED_DATA, which proves tables, is at the same place for all.
     at = [0xFFFFF780_00000000 >> shift & 511 for shift in (39, 30, 21, 12)]
     words[:, at[0]] = 7 << 12 | 0x63
     for table, index in zip((7, 8, 9), at[1:], strict=True):
@@ -429,7 +429,7 @@ def everything_is_a_table(
 
 @pytest.mark.parametrize("kind", ["star", "thicket"])
 def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
-    """All entries lead to one table, or each to another: memory and mappings stay few."""
+    """All entries lead to one table, or each to another: memory and mappings stay bounded."""
     rng = np.random.default_rng(3)
     frames = 8192
 
@@ -448,7 +448,7 @@ def test_tables_made_to_waste_memory(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_process_with_too_many_tables_loses_its_own(tmp_path: Path) -> None:
-    """One process leads to thousands of tables: what others have is found all the same."""
+    """One process leads to thousands of tables: others keep all of theirs."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=32 * MIB, seed=5)
     before = memory_visualizer.open(tmp_path / "dump")
     words = np.fromfile(tmp_path / "dump", "<u8").reshape(-1, 512)
@@ -474,18 +474,18 @@ def test_a_process_with_too_many_tables_loses_its_own(tmp_path: Path) -> None:
         )
         return {row for row in rows if row[0] != spoiled.pid}
 
-    # What it shared with one other alone may now seem to be that one's alone.
+    # A page shared with only one other process may seem to be the other's own.
     assert owned(before) <= owned(after)
     assert len(owned(after) - owned(before)) < 10
 
 
 def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
-    """Smear: where a table is overwritten, its pages are lost, and no others are found instead."""
+    """Smear: an overwritten table costs its pages, and no others appear instead."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=64 * MIB, seed=6)
     data = bytearray((tmp_path / "dump").read_bytes())
     notes = truth.mappings
-    # The writer records the tables where Windows maps them into themselves; upper-level tables lie
-    # where the next index is the same.
+    # The writer notes tables where Windows maps them into themselves; upper-level tables
+    # have the same index one level further.
     top, next_ = (notes["virtual"] >> np.uint64(shift) & np.uint64(511) for shift in (39, 30))
     lowest = np.unique(notes["frame"][(top == 0x1ED) & (next_ != 0x1ED)])
     rng = np.random.default_rng(1)
@@ -502,7 +502,7 @@ def test_pages_of_another_moment_in_the_place_of_tables(tmp_path: Path) -> None:
     )
     assert len(snapshot.processes) == len(truth.processes)
     changed = before != after
-    # No page is taken for used that is not; what is lost was used.
+    # No unused page is called used; lost pages are unused.
     assert set(before[changed]) <= {"user", "kernel", "both"}
     used = np.isin(before, ["user", "kernel", "both"])
     assert (~changed & used).sum() > 0.6 * used.sum()

@@ -24,7 +24,7 @@ from tests.synth.framedatabase import (
 )
 from tests.synth.kernel import READ_ONLY_PAGES, Kernel, ObjectTypes, Pool, Region, image_pages
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
-from tests.synth.profiles import Profile
+from tests.synth.profiles import Profile, profiles
 from tests.synth.tables import (
     PAE,
     PROTOTYPE,
@@ -115,6 +115,10 @@ _STACK_PAGES = 0x11
 _MORE_STACK = 0x60000
 """Distance of a second stack from the first, and of further heaps, and a segment, behind it."""
 _MORE_HEAPS = (0x80000, 0x90000, 0xA0000)
+_NARROW = "lsass.exe"
+"""On 64 bits a 32-bit program."""
+_NARROW_PLACES = (0xC0000, 0xE0000, 0xF0000, 0xF2000)
+"""Of its stack, its heap and its two blocks, behind the first stack."""
 _BLOCKS = 2 * MIB
 """Since Windows 8.1 the blocks of a process and of its threads lie in a region of this size."""
 _PAGES_OF_TYPES = 4
@@ -811,6 +815,8 @@ class _Builder:
             if self._has_objects and not process.exited:
                 there = {places.heap: first_of_heap, own_copies: int(copies[0])}
                 self._user_blocks(tree, {**there, places.process_block: int(block[0])})
+                if self.profile.bits == 64 and process.name == _NARROW:
+                    self._narrow_blocks(tree)
         # A supervisor page among user pages.
         barred = self._take(1)
         tree.map(places.stack + 0x10000, barred, user=False, user_above=True, use=own)
@@ -895,6 +901,34 @@ class _Builder:
             self._region(start, _BLOCKS // PAGE_SIZE, READ_WRITE, commit=3)
         else:
             self._region(places.process_block, 1, READ_WRITE, commit=1)
+
+    def _narrow_blocks(self, tree: TableTree) -> None:
+        """Blocks, a stack and a heap of the 32-bit program in a 64-bit process (WOW64)."""
+        stack, heap, block, thread = (self.places.stack + at for at in _NARROW_PLACES)
+        end = stack + _STACK_PAGES * PAGE_SIZE
+        frames = {}
+        for at in (end - PAGE_SIZE, heap, block, thread):
+            page = self._take(1)
+            tree.map(at, page, user=True, use="process private")
+            frames[at] = int(page[0])
+
+        def write(virtual: int, data: bytes) -> None:
+            at = virtual % PAGE_SIZE
+            self.memory.page(frames[virtual - at])[at : at + len(data)] = data
+
+        like = next(
+            one
+            for one in profiles().values()
+            if one.bits == 32 and one.version == self.profile.version
+        )
+        blocks = UserBlocks(like, block, write)
+        blocks.process([heap], block + 0x800)
+        blocks.heap(heap)
+        blocks.thread(thread, end, end - PAGE_SIZE)
+        self._region(stack, _STACK_PAGES, READ_WRITE, commit=1, name=_STACK_NAME)
+        self._region(heap, 8, READ_WRITE, commit=1, name=_HEAP_NAME)
+        self._region(block, 1, READ_WRITE, commit=1)
+        self._region(thread, 2, READ_WRITE, commit=1)
 
     def _inject(self, tree: TableTree, process: Process) -> None:
         """Injected code in a process: pages that may be written and executed."""

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import memory_visualizer
 from tests.synth import MIB, Truth, builds, forge, profiles
@@ -59,14 +58,14 @@ def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pages.offset, [places[row] for row in rows])
 
 
-@pytest.mark.parametrize("name", ["Win10x64_19041", "Win2016x64_14393"])
-def test_volatility_3(name: str, volatility3: Path, symbol_files: Path, tmp_path: Path) -> None:
+def test_volatility_3(volatility3: Path, symbol_files: Path, tmp_path: Path) -> None:
     """`windows.filescan` with the symbols of the real kernel: all file objects of these files.
 
-    It knows them by their pool's tag, and by the number of their type in the kernel's table.
+    It knows them by their pool's tag, and by the number of their type in the kernel's table. The
+    other builds with symbols agree in the same way, but each takes ten seconds.
     """
     program = Volatility(volatility3, tmp_path, symbol_files)
-    forge(program.dump, builds()[name], size=16 * MIB, database=True)
+    forge(program.dump, builds()["Win10x64_19041"], size=16 * MIB, database=True)
     theirs = [(int(row["Offset"], 16), row["Name"]) for row in program.rows("windows.filescan")]
     snapshot = memory_visualizer.open(program.dump)
     ours = [
