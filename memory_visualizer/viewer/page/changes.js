@@ -74,7 +74,7 @@ class ChangeColours {
     return { values: page.map((facts) => facts & 7), shades, bright, pale, hole };
   }
 
-  // How each frame is painted, and how it would be if the legend hid nothing and all kinds counted.
+  // How each frame is painted; and how it would be if the legend hid and paled nothing.
   shades({ off, view }, lit) {
     const { codes, frames, isOne } = this.model;
     const base = new Uint8Array(frames).fill(LIT),
