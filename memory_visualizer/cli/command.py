@@ -224,8 +224,8 @@ def add_picture_options(parser: argparse.ArgumentParser, *, legend: bool = False
         metavar="N",
         type=_scale,
         default=1,
-        help="N by N pixels for each page; or, as 1/N for large dumps, a pixel for each N x N pages"
-        " that follow one another, in the colour of most (default: %(default)s)",
+        help="N by N pixels for each page; or, as 1/N for large dumps, a pixel for each N x N"
+        " successive pages, in the colour of most (default: %(default)s)",
     )
     parser.add_argument(
         "--palette",
@@ -254,8 +254,8 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
         "--holes",
         choices=HOLES,
         default="fold",
-        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
-        " a pixel for each absent page (default: %(default)s)",
+        help="how to show long stretches of addresses without memory: as a thin dashed break, or"
+        " with a pixel for each absent page (default: %(default)s)",
     )
 
 

@@ -209,8 +209,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given, and names regions if --regions is",
+        help="write a page for the browser that explains each pixel; with --color-by entropy or"
+        " file it also shows these, and with --regions the names of regions",
     )
     parser.add_argument(
         "--table",
@@ -248,17 +248,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leads",
         action="store_true",
-        help="list what to look at first, each with its reason: hidden processes, injected images,"
-        " altered code and so on; contents, regions and files are read for this",
+        help="list leads (findings to look at first), each with its reason: hidden processes,"
+        " injected images, altered code and so on; reads contents, regions and files",
     )
     parser.add_argument(
         "--yara",
         metavar="RULES",
         type=Path,
         action="append",
-        help="search the memory for what YARA rules describe, and show the pages with hits, dim the"
-        " rest; with --pid or --name the memory of these processes, in the order of their"
-        " addresses; may be given several times (needs yara-x)",
+        help="search the memory with YARA rules, show the pages with hits, dim the rest; with --pid"
+        " or --name search only these processes, in the order of their addresses; may be given"
+        " several times (needs yara-x)",
     )
     parser.add_argument(
         "--hits",

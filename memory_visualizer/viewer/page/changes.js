@@ -494,7 +494,7 @@ async function startChanges() {
 // Why frames of two dumps are not compared.
 function notCompared({ all, dump }) {
   const step = all ? about.steps.find(({ one }) => !one) : about.steps[dump - 1];
-  return `Not of one machine since one start, so pages are not compared: ${step.why}`;
+  return `Not of one machine without a restart, so pages are not compared: ${step.why}`;
 }
 
 startChanges().catch((error) => {
