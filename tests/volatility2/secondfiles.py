@@ -26,7 +26,7 @@ class SecondFiles(common.AbstractWindowsCommand):
             config.add_option("DUMPS", default=None, help="File that lists profiles and dumps")
 
     def calculate(self):
-        """Yield what is seen in each of the dumps."""
+        """Yield the files of each dump."""
         with open(self._config.DUMPS) as dumps:
             for line in dumps:
                 profile, path = line.rstrip("\n").split(" ", 1)
