@@ -82,9 +82,10 @@ def moment(
     """What is kept of a dump to compare it with others; the arguments are as for `diff`."""
     from memory_visualizer.difference.moment import Moment
 
-    if not isinstance(dump, snapshot.Snapshot):
-        dump = open(dump, lenient=lenient, progress=progress)
-    return Moment.of(dump)
+    if isinstance(dump, snapshot.Snapshot):
+        return Moment.of(dump)
+    # Nothing else may refer to the snapshot: its largest columns are freed on the way.
+    return Moment.of(open(dump, lenient=lenient, progress=progress))
 
 
 class Snapshot(snapshot.Snapshot):
@@ -95,7 +96,7 @@ class Snapshot(snapshot.Snapshot):
         """Shannon's entropy of each frame, measured at the first access: see entropy.entropy."""
         from memory_visualizer.picture.entropy import entropy
 
-        return entropy(self.dump)
+        return entropy(self.dump, zero=self.zero)
 
     @cached_property
     def leads(self) -> Leads:

@@ -23,7 +23,7 @@ from memory_visualizer.fleet.outcome import Outcome, outcomes_in
 from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import expand
 from memory_visualizer.fleet.split import AUTOMATIC_SIZE
-from memory_visualizer.fleet.task import Options, clear_parts
+from memory_visualizer.fleet.task import ClusterError, Options, clear_parts
 from memory_visualizer.printable import binary_size, counted, printable
 
 SOME_FAILED = 2
@@ -139,7 +139,6 @@ def main(program: str, options: argparse.Namespace) -> int:
     check_outputs([folder / INDEX], [], force=options.force)
     before = {outcome.name for outcome in outcomes_in(folder)}
     place = Place(options.scheduler, options.workers)
-    kept, failed = 0, 0
     made = results(
         sources,
         folder,
@@ -149,17 +148,23 @@ def main(program: str, options: argparse.Namespace) -> int:
         split=options.split,
         remark=partial(say, program),
     )
-    for number, result in enumerate(made, 1):
-        outcome = result.outcome
-        # A result may be lost with its worker: the dump's second task finds all done in this run.
-        is_kept = result.is_kept and outcome.name in before
-        kept += is_kept
-        line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
-        if not outcome.is_done:
-            failed += 1
-            say(program, line)
-        elif not options.quiet and not is_kept:
-            print(printable(line), flush=True)
+    kept, failed = 0, 0
+    try:
+        for number, result in enumerate(made, 1):
+            outcome = result.outcome
+            # A result may be lost with its worker: the dump's second task finds all done in this
+            # run.
+            is_kept = result.is_kept and outcome.name in before
+            kept += is_kept
+            line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
+            if not outcome.is_done:
+                failed += 1
+                say(program, line)
+            elif not options.quiet and not is_kept:
+                print(printable(line), flush=True)
+    except ClusterError:
+        write_gallery(folder, force=options.force)  # of the dumps that are done
+        raise
     write_gallery(folder, force=options.force)
     if not options.quiet:
         print(_summary(len(sources), kept, failed, folder))

@@ -520,9 +520,9 @@ def _no_system(snapshot: Snapshot) -> str:
 
 
 def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
-    """The entropy of all frames, for which the whole dump is read a second time."""
+    """The entropy of all frames, for which the dump is read a second time."""
     with ProgressLine("measuring entropy") as progress:
-        return entropy(snapshot.dump, progress)
+        return entropy(snapshot.dump, progress, zero=snapshot.zero)
 
 
 def _write_page(

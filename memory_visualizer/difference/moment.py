@@ -96,12 +96,15 @@ class Moment:
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
         """Take from a snapshot what is compared; the snapshot is not needed afterwards."""
-        owners, sets = owner_sets(
-            snapshot.owners_by_frame(), len(snapshot.processes), snapshot.classes.size
-        )
+        # What takes much memory for a while comes one after the other.
         files = _files_of(snapshot)
         told = snapshot.inventory.remarks if snapshot.inventory else ()
         leads = _leads_of(snapshot)
+        pages = snapshot.pages_of_processes()
+        snapshot = replace(snapshot, frame_records=None, inventory=None)
+        owners, sets = owner_sets(
+            snapshot.owners_by_frame(), len(snapshot.processes), snapshot.classes.size
+        )
         snapshot.dump.release()  # other dumps follow
         return cls(
             dump=snapshot.dump,
@@ -111,7 +114,7 @@ class Moment:
             paging=snapshot.paging,
             kernel_dtb=snapshot.kernel_dtb,
             processes=snapshot.processes,
-            pages=snapshot.pages_of_processes(),
+            pages=pages,
             sets=sets,
             files=files,
             leads=leads,

@@ -70,8 +70,14 @@ def connected(place: Place) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _reached(address: str) -> Iterator[Any]:
-    from distributed import Client
+    from distributed import Client, Security
 
+    is_encrypted = address.startswith("tls://")
+    if is_encrypted and Security().get_connection_args("client").get("ssl_context") is None:
+        raise ClusterError(
+            f"{address} asks for a certificate, but Dask's configuration names none"
+            " (distributed.comm.tls)"
+        )
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, RuntimeError) as error:

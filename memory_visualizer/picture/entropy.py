@@ -37,16 +37,18 @@ _of_thread = threading.local()
 class EntropyScan(Search[_Entropies]):
     """Measures the entropy of each frame, during a scan of the dump."""
 
-    def __init__(self, dump: Dump) -> None:
+    def __init__(self, dump: Dump, zero: NDArray[np.bool_] | None = None) -> None:
+        """`zero` tells which frames are all zeros, if that is known already."""
         self.steps: NDArray[np.uint8] = column(dump.frame_count, np.uint8)
         """As `entropy` gives them."""
+        self._zero = zero
 
-    @staticmethod
-    def look(frames: NDArray[np.int64], words: Words) -> _Entropies | None:
+    def look(self, frames: NDArray[np.int64], words: Words) -> _Entropies | None:
         """Measure some frames."""
         if not hasattr(_of_thread, "measure"):
             _of_thread.measure = page_measure(_BITS)
-        filled = np.flatnonzero(~zero_pages(words))
+        is_zero = zero_pages(words) if self._zero is None else self._zero[place_of(frames)]
+        filled = np.flatnonzero(~is_zero)
         steps = np.empty(len(filled), np.uint8)
         for start in range(0, len(filled), PAGES_AT_ONCE):
             rows = filled[start : start + PAGES_AT_ONCE]
@@ -60,15 +62,18 @@ class EntropyScan(Search[_Entropies]):
         self.steps[place] = steps
 
 
-def entropy(dump: Dump, progress: Progress | None = None) -> NDArray[np.uint8]:
+def entropy(
+    dump: Dump, progress: Progress | None = None, *, zero: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
     """Shannon's entropy of the bytes of each frame, by PFN, in 8/255 bits per byte.
 
     0 for zeros, other pages of one repeated byte, and frames that the dump does not hold; text has
     about 4 to 5 bits, code 5 to 6.5, compressed and encrypted data 7.9 and more (4096 bytes of
     perfect noise 7.95). (C. Shannon, "A Mathematical Theory of Communication", 1948.) Reads the
-    whole dump; `progress` is told the bytes of held frames. Errors as for Dump.scan.
+    dump, except for the frames that `zero` tells to be all zeros; `progress` is told the bytes of
+    held frames. Errors as for Dump.scan.
     """
-    measured = EntropyScan(dump)
+    measured = EntropyScan(dump, zero)
     dump.scan([measured.visitor], progress)
     return measured.steps
 

@@ -84,7 +84,7 @@ class OwnedPages:
         """
         self._mappings = mappings
         self._shared = shared
-        self._is_there = classes != PageClass.ABSENT
+        self._classes = classes
         chosen = (mappings.space == SHARED) == shared
         number = np.min_scalar_type(len(chosen))
         large = np.flatnonzero(chosen & (mappings.count > 1))
@@ -116,7 +116,7 @@ class OwnedPages:
         start = 0
         for number, end in enumerate(self._ends):
             first = number * PIECE_FRAMES
-            frames = range(first, min(first + PIECE_FRAMES, self._is_there.size))
+            frames = range(first, min(first + PIECE_FRAMES, self._classes.size))
             row = self._small[start:end]
             frame = self._mappings.pfn[row]
             start = end
@@ -152,7 +152,7 @@ class OwnedPages:
         count = np.maximum(end - begin, 0)
         frame = np.repeat(begin - np.cumsum(count) + count, count)
         frame += np.arange(len(frame))
-        inside = self._is_there[frame]
+        inside = self._classes[frame] != PageClass.ABSENT
         return np.repeat(row, count)[inside], frame[inside]
 
     def _first_of_each(self, row: Rows, frame: NDArray[np.int64], first: int) -> NDArray[np.intp]:

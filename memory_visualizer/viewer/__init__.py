@@ -122,6 +122,7 @@ def page(
     `start` names the layout, the colouring (`color`), the palette, and the highlighted processes
     (`show`, as in the page's address), if any. `holes` is one of folding.HOLES.
     """
+    snapshot.pages_of_processes()  # which takes memory for a while, as the owners do
     with PageColumns(snapshot) as packing:
         packing.add(_file_columns(snapshot))
         packing.add(_record_columns(snapshot))

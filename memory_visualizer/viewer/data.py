@@ -125,9 +125,9 @@ class PageColumns:
     def _pack_owners(self) -> "tuple[dict[str, Future[Column]], NDArray[np.bool_]]":
         """The columns of owners, and whether a frame has mappings beyond the first in a process."""
         columns, held_by = owner_columns(self._snapshot)
-        further = self._snapshot.mapping_count - held_by
-        del held_by
-        further = further.astype(np.min_scalar_type(int(further.max(initial=0))))
+        counts = self._snapshot.mapping_count
+        further = counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+        further -= held_by.astype(further.dtype, copy=False)  # no frame has more owners
         has_further = further > 0
         return self._submit({"further": further}) | self._submit(columns), has_further
 
@@ -150,29 +150,28 @@ def owner_columns(
     # Arrays are made in pieces and freed as soon as possible, since there are millions of pages.
     alone, groups, held_by = _gather(snapshot)
     sets = _number_sets(groups, alone)
-    mappings, frame_count = snapshot.mappings, snapshot.classes.size
+    mappings = snapshot.mappings
     count = np.bincount(sets.of_group, minlength=len(sets.size))
     count += count_values(sets.of_alone, len(count))
-    runs = [_NO_RUNS]
+    runs = [[*_NO_RUNS]]
     for low, high in _ranges(count):
         chosen = (sets.of_group >= low) & (sets.of_group < high)
         ones = (sets.of_alone >= low) & (sets.of_alone < high)
-        of_one = alone.mapping[ones]
-        pfn = mappings.pfn[of_one]
-        mapping = np.concatenate((of_one, groups.mapping[chosen]))
-        frame: NDArray[np.int64] = np.concatenate((pfn, groups.frame[chosen]))
-        length = np.ones(len(frame), np.uint32)
-        length[: len(pfn)] = np.minimum(mappings.count[of_one], frame_count - pfn)
-        of_set: NDArray[np.int32] = np.concatenate(
-            (sets.of_alone[ones].astype(np.int32), sets.of_group[chosen])
+        pages = _Pages.join(
+            _Pages.of_alone(snapshot, alone.mapping[ones], sets.of_alone[ones]),
+            _Pages(
+                sets.of_group[chosen],
+                _page_number(address_in(mappings, groups.mapping[chosen], groups.frame[chosen])),
+                groups.frame[chosen],
+                np.ones(np.count_nonzero(chosen), np.uint32),
+            ),
         )
-        virtual = _page_number(address_in(mappings, mapping, frame))
-        order = _order_of_pages(of_set, virtual, frame)
-        runs.append(
-            _runs(of_set[order], virtual[order], frame[order].astype(np.uint32), length[order])
-        )
+        pages.sort()
+        runs.append(_runs(pages))
+        del pages
+    del alone, groups
     run_frame, run_length, run_gap, set_runs = (
-        np.concatenate(column) for column in zip(*runs, strict=True)
+        np.concatenate([part.pop(0) for part in runs]) for _ in range(len(_NO_RUNS))
     )
     return {
         "run_frame": run_frame,
@@ -282,7 +281,9 @@ def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
     mine = owners[: len(own.alone)]
     mine[:] = own.process(own.alone)
     mine[own.is_user(own.alone)] += mine.dtype.type(everyone + 1)
-    return _Alone(np.concatenate((own.alone, shared.alone)), owners, everyone + 1)
+    mapping = np.concatenate((own.alone, shared.alone))
+    own.alone = shared.alone = mapping[:0]  # several megabytes
+    return _Alone(mapping, owners, everyone + 1)
 
 
 def _held(snapshot: Snapshot, alone: _Alone) -> NDArray[np.bool_]:
@@ -345,49 +346,96 @@ def _ranges(count: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise([*edges, len(count)]))
 
 
-_NO_RUNS = tuple(np.empty(0, kind) for kind in (np.uint32, np.uint32, np.int64, np.int64))
+_NO_RUNS = tuple(np.empty(0, kind) for kind in (np.uint32, np.uint8, np.int64, np.int64))
 _GROUPS_AT_ONCE = 1 << 17
 _RANGES = 16
 """All groups are searched for each range."""
 
 
-def _runs(
-    of_set: NDArray[np.int32],
-    virtual: NDArray[np.int64],
-    frame: NDArray[np.uint32],
-    length: NDArray[np.uint32],
-) -> tuple[NDArray[Any], ...]:
+@dataclass(eq=False)
+class _Pages:
+    """Pages at addresses, each with its set of owners.
+
+    A set may have a third of all pages, so that each column counts.
+    """
+
+    of_set: NDArray[np.int32]
+    virtual: NDArray[np.int64]
+    """Number of the page of address space."""
+    frame: NDArray[np.uint32]
+    length: NDArray[np.uint32]
+    """Frames: a page may be a large one."""
+
+    @classmethod
+    def of_alone(
+        cls, snapshot: Snapshot, rows: Rows, of_set: NDArray[np.unsignedinteger[Any]]
+    ) -> "_Pages":
+        """The pages of some mappings."""
+        mappings = snapshot.mappings
+        length = np.minimum(mappings.count[rows], snapshot.classes.size - mappings.pfn[rows])
+        return cls(
+            of_set.astype(np.int32),
+            _page_number(mappings.virtual[rows]),
+            mappings.pfn[rows].astype(np.uint32),
+            length.astype(np.uint32),
+        )
+
+    @classmethod
+    def join(cls, first: "_Pages", second: "_Pages") -> "_Pages":
+        """The pages of both."""
+        return cls(
+            np.concatenate((first.of_set, second.of_set)),
+            np.concatenate((first.virtual, second.virtual)),
+            np.concatenate((first.frame, second.frame)),
+            np.concatenate((first.length, second.length)),
+        )
+
+    def sort(self) -> None:
+        """Sort by set, virtual page, and frame."""
+        order = self._order()
+        self.of_set = self.of_set[order]
+        self.virtual = self.virtual[order]
+        self.frame = self.frame[order]
+        self.length = self.length[order]
+
+    def _order(self) -> NDArray[np.signedinteger[Any]]:
+        # Addresses are canonical: the bits above these are all ones or all zeros.
+        bits = _CANONICAL_BITS
+        if int(self.of_set.max(initial=0)) >= 1 << (63 - bits):
+            return np.lexsort((self.frame, self.virtual, self.of_set))
+        key = self.virtual & ((1 << bits) - 1)
+        key |= self.of_set.astype(np.int64) << bits
+        order = np.argsort(key)  # much faster than a stable sort, and rarely different
+        key.sort()
+        if (key[1:] == key[:-1]).any():
+            return np.lexsort((self.frame, self.virtual, self.of_set))
+        return order
+
+
+def _runs(pages: _Pages) -> list[NDArray[Any]]:
     """Make stretches from the pages of some sets, in the order of set and virtual page.
 
-    `length` is the number of frames of each page, which may be a large one. Returns frame, length
-    and gap of each stretch, and the number of stretches of each set.
+    Returns frame, length and gap of each stretch, and the number of stretches of each set. `pages`
+    must not be used afterwards.
     """
-    is_next = ~changes(of_set)
-    is_next[1:] &= virtual[1:] == virtual[:-1] + length[:-1]
-    is_next[1:] &= frame[1:] - frame[:-1] == length[:-1]
+    is_next = ~changes(pages.of_set)
+    is_next[1:] &= pages.virtual[1:] == pages.virtual[:-1] + pages.length[:-1]
+    is_next[1:] &= pages.frame[1:] - pages.frame[:-1] == pages.length[:-1]
     begins = np.flatnonzero(~is_next)
-    length = np.add.reduceat(length, begins, dtype=np.uint32)
-    run_set, gap = of_set[begins], virtual[begins]
-    end = gap[:-1] + length[:-1]
-    end[changes(run_set)[1:]] = 0
-    gap[1:] -= end
+    pages.length = np.add.reduceat(pages.length, begins, dtype=np.uint32)
+    pages.of_set, pages.frame = pages.of_set[begins], pages.frame[begins]
+    pages.virtual = pages.virtual[begins]
+    del begins
+    is_first = changes(pages.of_set)
+    first = pages.virtual[is_first]
+    pages.virtual = gap = np.diff(pages.virtual, prepend=0)
+    gap[1:] -= pages.length[:-1]
+    gap[is_first] = first
     # A large page may begin below the end of the page before: gaps are modulo the address space.
     gap %= _ADDRESS_SPACE
-    return frame[begins], length, gap, np.bincount(run_set - run_set[0])
-
-
-def _order_of_pages(
-    of_set: NDArray[np.int32], virtual: NDArray[np.int64], frame: NDArray[np.int64]
-) -> NDArray[np.signedinteger[Any]]:
-    """The order by set, virtual page, and frame."""
-    # Addresses are canonical: the bits above these are all ones or all zeros.
-    bits = _CANONICAL_BITS
-    if int(of_set.max(initial=0)) >= 1 << (63 - bits):
-        return np.lexsort((frame, virtual, of_set))
-    key = of_set.astype(np.int64) << bits | virtual & ((1 << bits) - 1)
-    order = np.argsort(key)  # much faster than a stable sort, and rarely different
-    key = key[order]
-    return np.lexsort((frame, virtual, of_set)) if (key[1:] == key[:-1]).any() else order
+    # Nearly all stretches of some dumps are short.
+    length = pages.length.astype(np.min_scalar_type(int(pages.length.max())))
+    return [pages.frame, length, gap, np.bincount(pages.of_set - pages.of_set[0])]
 
 
 _CANONICAL_BITS = 45

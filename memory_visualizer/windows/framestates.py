@@ -106,6 +106,7 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
         if agreement > BELIEVED:
             return _Reader(snapshot, inventory, self_map, database, tops).read(agreement)
         doubted.append((agreement, database.base))
+    inventory.release()  # nothing else may ask for the kernel's memory
     if not doubted:
         return ()
     agreement, base = max(doubted)

@@ -64,6 +64,10 @@ class WindowsInventory(Inventory):
         refused = self._snapshot.dump.budget.remarks
         return (*self._told, *(each for each in refused if each not in self._refused_before))
 
+    def release(self) -> None:
+        """Give back the memory of columns that are made again when they are asked for."""
+        vars(self).pop("kernel", None)
+
     def remark(self, *sentences: str) -> None:
         """Add sentences, each once."""
         self._told |= dict.fromkeys(sentences)

@@ -109,7 +109,7 @@ def test_a_cluster_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A fault of the cluster ends with one sentence and exit code 1."""
+    """A fault of the cluster ends with one sentence, exit code 1, and an index of what is done."""
 
     def fail(*_: object, **__: object) -> Iterator[Result]:
         raise ClusterError("the scheduler went away")
@@ -118,6 +118,7 @@ def test_a_cluster_that_fails(
     monkeypatch.setattr(command, "results", fail)
     assert main(["fleet", str(dumps), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr() == ("", "memviz: the scheduler went away\n")
+    assert (tmp_path / "out/index.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) 
     )
     title, _, row, *_ = result.stdout.split("\n\n")[2].splitlines()
     assert re.fullmatch(r"Pages of (\d+) processes, \1 known by their page tables only", title)
-    assert re.fullmatch(r" +\? +\? +\d+ +\d+  unknown    \(unknown\)", row)
+    assert re.fullmatch(r" +\? +\? +\d+ +\d+ +[\d.]+ MiB  unknown    \(unknown\)", row)
 
     lost = truth.processes[6]
     damaged = bytearray(contents)
@@ -264,7 +264,7 @@ def test_processes_that_are_not_known(dump: Path, truth: Truth, tmp_path: Path) 
     (tmp_path / "dump").write_bytes(damaged)
     processes = run(["dump"], tmp_path).stdout.split("\n\n")[2]
     assert ", 1 with page tables that the dump does not hold\n" in processes
-    assert f"0  no tables  {lost.name}\n" in processes
+    assert f"0 MiB  no tables  {lost.name}\n" in processes
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,12 @@ def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mo
             next(results(SOURCES, tmp_path, Options(), Place(address)))
 
 
+def test_a_scheduler_with_tls_and_nothing_to_show(tmp_path: Path) -> None:
+    """A sentence tells what is missing, before anything is tried."""
+    with pytest.raises(ClusterError, match="tls://there:1 asks for a certificate, but Dask's"):
+        next(results(SOURCES, tmp_path, Options(), Place("tls://there:1")))
+
+
 def test_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence names the libraries, and the way to install them."""
     check_libraries()

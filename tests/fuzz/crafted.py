@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.fuzz.crafted_linux import CRAFTED_FILES, CRAFTED_LINUX, many_files
 from tests.fuzz.crafted_linux import Spoiler as LinuxSpoiler
-from tests.synth import Profile, forge, profiles
+from tests.synth import Profile, Truth, forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
+from tests.synth.linux386 import forge_linux_on_i386
+from tests.synth.linuxarm import forge_linux_on_arm64
 
 PAGE = 4096
 _OWN = 0x1ED
@@ -23,7 +26,14 @@ _OWN = 0x1ED
 _USER, _KERNEL = 0x67, 0x63
 """Flags of entries: present, writable, accessed and dirty; for user mode, and for the kernel."""
 _PROCESSES = 12
-_PROFILES = {"windows": "Win7SP1x64", "pae": "Win7SP1x86", "levels": "Win10x64_17763"}
+_PROFILES = {
+    "windows": "Win7SP1x64",
+    "pae": "Win7SP1x86",
+    "levels": "Win10x64_17763",
+    "files": "Win7SP1x64",
+}
+_TABLES = 200
+"""Made-up top-level tables of a Linux kernel that is known by the form of its tables."""
 
 Words = npt.NDArray[np.uint64]
 """All memory, shape (frames, 512)."""
@@ -46,6 +56,8 @@ class Sound:
     """Offset of the list's links in a process object."""
     regions: int = 0
     """Offset of the root of the tree of regions in a process object, of Windows 7."""
+    modules: Sequence[int] = ()
+    """Physical addresses of the entries of its list of modules, of ``files``."""
     linux: LinuxTruth | None = None
     """The truth about the dump of a Linux."""
 
@@ -58,16 +70,25 @@ Spoiler = Callable[[np.random.Generator, Words, Sound], None]
 def sound(system: str, size: int) -> Sound:
     """A synthetic dump of so many bytes.
 
-    `system` is ``windows``, ``pae``, ``levels`` (five), ``linux`` or ``linux, many files``: in the
-    last, each unused page belongs to another file, and all files lie in one folder.
+    `system` is ``windows``, ``pae``, ``levels`` (five), ``files`` (of Windows, with modules),
+    ``linux`` or ``linux, many files``: in the last, each unused page belongs to another file, and
+    all files lie in one folder. ``arm``, ``i386`` and ``i386, pae`` are of Linux without
+    VMCOREINFO.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
         if system in _PROFILES:
             profile = profiles()[_PROFILES[system]]
-            return _windows(path, profile, size, five_levels=system == "levels")
+            return _windows(path, profile, size, system)
         files = system == "linux, many files"
-        truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES, files=files)
+        if system == "arm":
+            truth = forge_linux_on_arm64(path, size=size)
+        elif system.startswith("i386"):
+            truth = forge_linux_on_i386(path, pae=system.endswith("pae"), size=size)
+        else:
+            truth = forge_linux(path, "6.1", size=size, processes=_PROCESSES, files=files)
+        if not system.startswith("linux"):
+            _hide(path, truth.text_frames)
         roots = [task.dtb // PAGE for task in truth.tasks if task.dtb and task.alive]
         contents = path.read_bytes()
         if files:
@@ -77,17 +98,25 @@ def sound(system: str, size: int) -> Sound:
         return Sound(contents, roots, _unused(truth.classes), linux=truth)
 
 
-def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> Sound:
-    truth = forge(path, profile, size=size, processes=_PROCESSES, five_levels=five_levels)
+def _hide(path: Path, frames: Sequence[int]) -> None:
+    """Let some frames be zeros."""
+    with path.open("r+b") as file:
+        for frame in frames:
+            file.seek(frame * PAGE)
+            file.write(bytes(PAGE))
+
+
+def _windows(path: Path, profile: Profile, size: int, system: str) -> Sound:
+    # About a fifth of memory is of files, 50 pages each.
+    files: dict[str, Any] = (
+        {"objects": True, "files": size >> 20, "stretch": 64} if system == "files" else {}
+    )
+    truth = forge(
+        path, profile, size=size, processes=_PROCESSES, five_levels=system == "levels", **files
+    )
     processes = sorted((truth.processes[one] for one in truth.alive), key=lambda one: one.pid)
-    notes = truth.mappings
-    objects = []
-    for process in processes:
-        inside = (notes["virtual"] <= process.eprocess) & (
-            process.eprocess < notes["virtual"] + notes["size"].astype(np.uint64)
-        )
-        note = notes[inside][0]
-        objects.append(int(note["frame"]) * PAGE + process.eprocess - int(note["virtual"]))
+    objects = [_physical(truth, process.eprocess) for process in processes]
+    modules = [_physical(truth, module.entry) for module in truth.modules]
     return Sound(
         path.read_bytes(),
         [process.dtb // PAGE for process in processes],
@@ -96,7 +125,17 @@ def _windows(path: Path, profile: Profile, size: int, *, five_levels: bool) -> S
         objects,
         int(profile.structures["_EPROCESS"]["members"]["ActiveProcessLinks"]),
         int(profile.structures["_EPROCESS"]["members"]["VadRoot"]) + 2 * profile.pointer_size,
+        modules,
     )
+
+
+def _physical(truth: Truth, virtual: int) -> int:
+    notes = truth.mappings
+    inside = (notes["virtual"] <= virtual) & (
+        virtual < notes["virtual"] + notes["size"].astype(np.uint64)
+    )
+    note = notes[inside][0]
+    return int(note["frame"]) * PAGE + virtual - int(note["virtual"])
 
 
 def _unused(classes: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
@@ -366,6 +405,86 @@ def _modules(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[pages[::_DRIVER_PAGES]] = header.view(np.uint64)
 
 
+_TYPED = 0xD8 << 16 | 5
+"""The first word of a 64-bit file object: its type, and its size."""
+_NAME_PLACE = 0x58 // 8
+
+
+def _names(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The names of all files are as long as a name may be, and most unused pages are such names."""
+    virtual, pages = _as_kernel(words, given)
+    words[pages] = int.from_bytes("name".encode("utf-16-le"), "little")
+    flat = words.reshape(-1)
+    at = np.flatnonzero(flat & np.uint64(0xFFFF_FFFF) == _TYPED)
+    at = at[at % 2 == 0] + _NAME_PLACE
+    flat[at] = 0xFFFE_FFFC
+    flat[at + 1] = virtual + PAGE * rng.integers(len(pages) - 16, size=len(at)).astype(np.uint64)
+
+
+def _long_list(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Most unused pages are the kernel's, and begin as images that hold the list of modules.
+
+    The list goes on through all of them; each entry looks like the head of such a list, and its
+    image is as large as an image may be.
+    """
+    virtual, pages = _as_kernel(words, given)
+    entry = virtual + 256 * np.arange(len(pages) * 16, dtype=np.uint64)
+    cells = np.zeros((len(entry), 32), np.uint64)
+    cells[:, 0], cells[:, 1] = np.roll(entry, -1), np.roll(entry, 1)
+    cells[:, 6] = entry // PAGE * PAGE
+    cells[:, 8] = 1 << 28
+    cells[:, 9] = cells[:, 11] = 1 << 26 | 1 << 10  # 1024 bytes in each name
+    cells[:, 10] = cells[:, 12] = entry + np.uint64(128)
+    cells[:, 16:] = int.from_bytes("name".encode("utf-16-le"), "little")
+    begins = cells[::16]  # an image's header in place of an entry
+    begins[:] = 0
+    begins[:, 0], begins[:, 7] = 0x5A4D, 0x40 << 32
+    begins[:, 8], begins[:, 11] = 0x4550, 0x20B
+    begins[:, 18] = 1 << 28
+    kept = np.flatnonzero(np.arange(len(entry)) % 16)
+    cells[kept, 0], cells[kept, 1] = np.roll(entry[kept], -1), np.roll(entry[kept], 1)
+    words[pages] = cells.reshape(-1, 512)
+    for place in given.modules:
+        words.reshape(-1)[place // 8 : place // 8 + 2] = entry[kept[0]]
+
+
+def _arm_tables(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Many fuller copies of the kernel's own top-level table: to each, all memory is its image."""
+    assert given.linux
+    own = words[given.linux.top]
+    upper, lower, *frames = given.unused[: _TABLES + 2].tolist()
+    blocks = np.arange(len(words) // 512, dtype=np.uint64) << np.uint64(21)
+    words[[upper, lower]] = 0
+    words[lower, : len(blocks)] = blocks | np.uint64(1 << 54 | 0x781)  # read-only, the kernel's
+    words[upper, 0] = lower << 12 | 3
+    empty = np.flatnonzero(own == 0)
+    behind = empty[empty > 256]  # where images lie
+    words[frames] = own
+    words[frames, rng.choice(behind, len(frames))] = upper << 12 | 3
+
+
+def _directories(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Many page directories, each of a kind of its own, to which all memory is the image."""
+    frames = given.unused[:_TABLES]
+    directories = np.zeros((len(frames), 1024), np.uint32)
+    large = len(words) // 1024
+    directories[:, 768 : 768 + large] = np.arange(large) << 22 | 0x1E1
+    directories[:, 768 + large :] = np.arange(1, len(frames) + 1)[:, None] << 12
+    words[frames] = directories.view(np.uint64)
+
+
+def _directories_of_pae(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """The same under PAE: tables of the last gigabyte, each with a page of four pointers."""
+    frames = given.unused[: 2 * _TABLES].reshape(-1, 2)
+    words[frames] = 0
+    large = len(words) // 512
+    words[frames[:, 0], :large] = np.arange(large, dtype=np.uint64) << np.uint64(21) | np.uint64(
+        0x1E1
+    )
+    words[frames[:, 0], large:] = np.arange(1, len(frames) + 1)[:, None] << 12
+    words[frames[:, 1], 3] = _entries(frames[:, 0], 1)
+
+
 def _by_its_word(spoil: LinuxSpoiler) -> Spoiler:
     """A Linux kernel's description of itself that does not end."""
 
@@ -405,6 +524,11 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "databases of frames": ("windows", _records),
     "trees of regions": ("windows", _regions),
     "lists of modules": ("windows", _modules),
+    "names of files": ("files", _names),
+    "long list of modules": ("files", _long_list),
+    "ARM by form": ("arm", _arm_tables),
+    "i386 by form": ("i386", _directories),
+    "i386 with PAE by form": ("i386, pae", _directories_of_pae),
     **{f"Linux, {name}": ("linux", _by_its_word(CRAFTED_LINUX[name])) for name in CRAFTED_LINUX},
     **{
         f"Linux, {name}": ("linux, many files", _by_its_word(CRAFTED_FILES[name]))

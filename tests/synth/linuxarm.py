@@ -22,14 +22,16 @@ _PROTECTION_NONE_BEFORE_6_10 = 1 << 58
 _NEW_ERAS = ("6.10", "6.11", "6.12", "6.14", "7.0")
 
 
-def forge_linux_on_arm64(path: Path, era: str = "6.12", *, seed: int = 0) -> LinuxTruth:
-    """Write a raw dump of 32 MiB, from address 0 on; the truth about it is returned."""
-    return _ArmMachine(ERAS[era], era, seed).write(path)
+def forge_linux_on_arm64(
+    path: Path, era: str = "6.12", *, size: int = 32 * MIB, seed: int = 0
+) -> LinuxTruth:
+    """Write a raw dump of so many bytes, from address 0 on; the truth about it is returned."""
+    return _ArmMachine(ERAS[era], era, size, seed).write(path)
 
 
 class _ArmMachine(_Machine):
-    def __init__(self, era: object, name: str, seed: int) -> None:
-        super().__init__(era, 32 * MIB, False, False, False, 6, seed)  # type: ignore[arg-type]
+    def __init__(self, era: object, name: str, size: int, seed: int) -> None:
+        super().__init__(era, size, False, False, False, 6, seed)  # type: ignore[arg-type]
         self._is_new = name in _NEW_ERAS
         # The direct map comes first in the kernel's half.
         chance = int(self.rng.integers(1, 64)) << 30

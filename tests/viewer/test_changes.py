@@ -345,7 +345,7 @@ def test_lists(open_page: Opener, opened: Opened) -> None:
     lit = {frame for frame in owned if opened.words[0][frame] not in ("SAME", "ABSENT")}
     assert set(shaded(page)) == lit
     page.get_by_role("tab", name="Owners").click()
-    counts = page.locator("#move-list tbody tr td:last-child").all_inner_texts()
+    counts = page.locator("#move-list tbody tr td:nth-child(3)").all_inner_texts()
     moved = int(np.count_nonzero(opened.words[0] == "OWNER"))
     assert sum(int(count.replace(",", "")) for count in counts) == moved
     page.locator("#move-list tbody button").first.click()

@@ -108,7 +108,6 @@ def test_sorting(page: "Page", dump: Dump) -> None:
     assert numbers == sorted(dump.snapshot.pages_of_processes()[:, 0].tolist(), reverse=True)
 
 
-@both_browsers
 def test_search(page: "Page", dump: Dump) -> None:
     page.keyboard.press("/")
     page.keyboard.type("SVC")
@@ -139,7 +138,6 @@ def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
     assert [box.is_checked() for box in boxes.all()][:3] == [False, True, True]
 
 
-@both_browsers
 def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
     """Counts and shares are of the chosen process, within the filters of other legends."""
     choose(page, "lsass.exe")
@@ -215,7 +213,6 @@ def test_private_user_writable_and_executable(
     assert "4 pages (16 KiB) lit" in bar.inner_text()
 
 
-@both_browsers
 def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
     counts = {
         name: int(np.count_nonzero(dump.classes == name))

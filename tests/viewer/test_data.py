@@ -86,6 +86,15 @@ def snapshot_of(path: Path, rows: list[tuple[int, int, int, int, bool]]) -> Snap
     return of_mappings(dump, dump.zero_frames(), mappings, processes=processes)
 
 
+def test_nobody_has_a_page(tmp_path: Path) -> None:
+    """As in a dump of an unknown system: there are no stretches, and no sets."""
+    (tmp_path / "dump").write_bytes(bytes(FRAMES * PAGE_SIZE))
+    dump = open_dump(tmp_path / "dump")
+    columns, held_by = owner_columns(of_mappings(dump, dump.zero_frames(), Mappings.join([])))
+    assert not any(column.size for column in columns.values())
+    assert held_by.tolist() == [0] * FRAMES
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=_ROWS.filter(bool), at_once=st.sampled_from([3, 1 << 16]))
 def test_owners_of_every_page(

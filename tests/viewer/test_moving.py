@@ -104,7 +104,6 @@ def test_an_answer_of_go_to_goes_with_the_next_action(page: "Page") -> None:
         assert page.locator("#facts").is_visible()
 
 
-@both_browsers
 def test_strip_navigates(page: "Page", dump: Dump) -> None:
     box = page.locator("#strip").bounding_box()
     assert box
@@ -242,7 +241,6 @@ def test_another_layout_keeps_the_spot(page: "Page", dump: Dump) -> None:
     assert after == before
 
 
-@both_browsers
 def test_the_link_leads_a_colleague_to_the_same_spot(
     open_page: Callable[..., "Page"], dump: Dump
 ) -> None:

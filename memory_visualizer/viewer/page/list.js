@@ -10,13 +10,17 @@ const MOST_ITEMS = 1000; // rows that are made; a search finds the others
  *   cell?: (item: any) => any, down?: boolean, grows?: boolean }} ListColumn
  */
 
-// Columns for an item's number of pages and for their size.
-const pagesColumns = (hint) => [
-  { title: "Pages", value: ({ pages }) => pages, down: true, hint },
+/**
+ * Columns for an item's number of pages and for their size.
+ * @param {string} hint
+ * @param {(item: any) => number} value
+ */
+const pagesColumns = (hint, value = ({ pages }) => pages) => [
+  { title: "Pages", value, down: true, hint },
   {
     title: "MiB",
-    value: ({ pages }) => pages,
-    cell: ({ pages }) => element("span", { className: "size" }, inMebibytes(pages)),
+    value,
+    cell: (item) => element("span", { className: "size" }, inMebibytes(value(item))),
     down: true,
     hint: `${hint}, in MiB`,
   },
