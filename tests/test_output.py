@@ -223,7 +223,7 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_target(tmp_path / "a")
 
 
-# What may be replaced
+# Files that may be replaced
 
 
 @pytest.fixture(scope="module")

@@ -722,7 +722,7 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
     assert calls == sorted(calls)
 
 
-# What cannot be read
+# Files that cannot be read
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
 
 
 def test_what_is_not_sent(path: Path) -> None:
-    """RAM that the guest calls free is left out; a cut stream does not tell what was left out."""
+    """RAM that the guest calls free is left out; a cut stream does not tell the left-out RAM."""
     write_qemu(path, LOW, devices=False)
     dump = open_dump(path)
     assert np.array_equal(dump.left_out, ~dump.held)

@@ -87,7 +87,7 @@ def snapshot_of(path: Path, rows: list[tuple[int, int, int, int, bool]]) -> Snap
 
 
 def test_nobody_has_a_page(tmp_path: Path) -> None:
-    """As in a dump of an unknown system: there are no stretches, and no sets."""
+    """A dump of an unknown system has neither runs nor sets of owners."""
     (tmp_path / "dump").write_bytes(bytes(FRAMES * PAGE_SIZE))
     dump = open_dump(tmp_path / "dump")
     columns, held_by = owner_columns(of_mappings(dump, dump.zero_frames(), Mappings.join([])))

@@ -1,4 +1,4 @@
-"""The file objects, and the pages of their sections, that Volatility 2 itself sees in many dumps.
+"""The file objects, and the pages of their sections, that Volatility 2 sees in many dumps.
 
     vol.py --plugins=tests/volatility2 -f ANY --profile=WinXPSP2x86 secondfiles --dumps=LIST
 

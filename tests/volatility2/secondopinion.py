@@ -1,4 +1,4 @@
-"""What Volatility 2 itself, and this project's plugin in it, see in many dumps at one go.
+"""The views of Volatility 2, and of this project's plugin in it, on many dumps at once.
 
     vol.py --plugins=plugins:tests/volatility2 -f ANY --profile=WinXPSP2x86 secondopinion \
         --dumps=LIST
