@@ -182,7 +182,7 @@ def _written(
     _ = snapshot.record_remarks
     if options.leads:
         snapshot.look_for_leads()
-    measured = cache(lambda: entropy(snapshot.dump))
+    measured = cache(lambda: entropy(snapshot.dump, zero=snapshot.zero))
     colouring = colour_by(options.color_by, snapshot, PALETTES[options.palette], measured)
     paint_file(
         picture,
