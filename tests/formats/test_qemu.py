@@ -163,7 +163,7 @@ def test_a_backup_that_was_cut(path: Path) -> None:
 
 
 def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A remark tells that only a part was read."""
+    """Clusters beyond the limit are an error; lenient ignores them, and a remark tells it."""
     monkeypatch.setattr(vma, "_MAX_CLUSTERS", 2)
     write_vma(path, PIECES)
     with pytest.raises(DamagedInputError, match=r"more than 2 clusters$"):

@@ -355,7 +355,7 @@ def test_find_text(open_page: Opener, lime: Opened) -> None:
     page.locator("#hits tbody tr").nth(1).click()
     page.wait_for_function("() => memviz.bench.hex.bytes && memviz.state.pin === 9")
     assert page.evaluate("memviz.bench.hex.selection") == [PAGE_SIZE - 7, PAGE_SIZE]
-    # A search leads to lit pages, which can be searched again, until they are dropped.
+    # The pages stay lit, and can be searched again, until their chip is clicked.
     page.locator("#lit .chip").click()
     assert len(lit_frames(page)) == page.evaluate("memviz.model.frames")
 

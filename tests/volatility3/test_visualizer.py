@@ -318,7 +318,7 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
     assert whole in mine
     for rows in (mine, theirs):
         assert all(size < 1 << 21 for _, at, size in rows if at == truth.frames * PAGE_SIZE)
-        assert not any(start <= at < start + (1 << 21) for at, _, _ in rows)  # by either program
+        assert not any(start <= at < start + (1 << 21) for at, _, _ in rows)  # equal entries
     # All others lie in these tables, seen directly or through the tables' self-map.
     inside = {leaf, *(frame * PAGE_SIZE for frame in (directory, table, same))}
     inside |= {(truth.frames - 512) * PAGE_SIZE, truth.frames * PAGE_SIZE}
